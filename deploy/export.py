@@ -1,0 +1,210 @@
+"""One graph from the raw frame to the class mask, in a form that every runtime takes.
+
+The form matters at both ends: NVIDIA's parser refuses to transpose uint8, so the frame is cast first, and it
+documents uint8 outputs only behind a cast from float. Argmax inside the graph costs nothing; on the host it
+costs a third of the network.
+
+Shapes: H W input size, K image channels, C classes.
+"""
+
+from __future__ import annotations
+
+import copy
+import logging
+import os
+import shutil
+import tempfile
+import warnings
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from deploy.graph_file import read_graph_file
+from edgemt.contract import Normalise
+from edgemt.files import no_space, whole
+
+INPUT, OUTPUT = "frame", "mask"
+OPSETS = (18, 19, 20, 21)  # what the exporter writes and all three runtimes read
+
+
+class Shippable(nn.Module):
+    """frame uint8 [N, H, W, K] -> mask uint8 [N, H, W], around a network that returns contract.Output."""
+
+    def __init__(self, network: nn.Module, *, normalise: Normalise, channels: int) -> None:
+        super().__init__()
+        self.network = network
+        self.per_image = normalise.per_image
+        for name, values in (("mean", normalise.mean), ("std", normalise.std)):
+            if len(values) not in (1, channels):
+                raise ValueError(
+                    f"normalise.{name}: {len(values)} numbers for {channels} channels; give 1 or {channels}"
+                )
+        if not all(std > 0 for std in normalise.std):
+            raise ValueError(f"normalise.std = {normalise.std}: every number must be above 0")
+        mean = torch.tensor(normalise.mean, dtype=torch.float64).expand(channels)
+        std = torch.tensor(normalise.std, dtype=torch.float64).expand(channels)
+        # (x / 255 - mean) / std as one multiplication and one addition
+        self.scale: Tensor
+        self.shift: Tensor
+        self.register_buffer("scale", (1 / (255 * std)).float().view(1, -1, 1, 1))
+        self.register_buffer("shift", (-mean / std).float().view(1, -1, 1, 1))
+
+    def normalised(self, frame: Tensor) -> Tensor:
+        """uint8 [N, H, W, K] -> float [N, K, H, W]."""
+        x = frame.float().permute(0, 3, 1, 2)
+        if not self.per_image:
+            return x * self.scale + self.shift
+        x = x / 255
+        x = x - x.mean((2, 3), keepdim=True)
+        std = (x * x).mean((2, 3), keepdim=True).sqrt()
+        return x / std.clamp_min(1e-3)  # a black frame has no spread
+
+    def forward(self, frame: Tensor) -> Tensor:
+        return self.network(self.normalised(frame)).logits.argmax(1).float().to(torch.uint8)
+
+
+def export_onnx(
+    network: nn.Module,
+    path: str | Path,
+    *,
+    size: tuple[int, int],
+    channels: int,
+    normalise: Normalise,
+    opset: int = 20,
+) -> Path:
+    """Write frame uint8 [1, H, W, K] -> mask uint8 [1, H, W] as one checked file without side files.
+
+    The network itself is left as it was, device and mode included. Raises ValueError when it cannot be
+    exported.
+    """
+    if opset not in OPSETS:
+        raise ValueError(f"export.opset = {opset}: choose one of {', '.join(map(str, OPSETS))}")
+    module = (
+        Shippable(copy.deepcopy(network).cpu(), normalise=normalise, channels=channels).eval().requires_grad_(False)
+    )
+    frame = torch.zeros((1, *size, channels), dtype=torch.uint8)
+    with quiet(), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                module,
+                (frame,),
+                input_names=[INPUT],
+                output_names=[OUTPUT],
+                opset_version=opset,
+                dynamo=True,
+                external_data=False,
+                verbose=False,
+            )
+        except Exception as error:  # the exporter raises a dozen types of its own
+            reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
+            raise ValueError(f"{path}: the network cannot be exported to ONNX ({reason})") from error
+    assert program is not None
+    model = program.model_proto
+    without_traces(model)
+    with whole(path) as part:
+        part.write_bytes(model.SerializeToString(deterministic=True))
+        check(part, name=str(path))
+    return Path(path)
+
+
+def without_traces(model) -> None:  # type: ignore[no-untyped-def]
+    """Drop what the exporter notes of our source files and their folders: it is no business of the device."""
+    graph = model.graph
+    for message in (
+        model,
+        graph,
+        *graph.node,
+        *graph.input,
+        *graph.output,
+        *graph.value_info,
+        *graph.initializer,
+    ):
+        message.doc_string = ""
+        del message.metadata_props[:]
+
+
+def check(path: str | Path, *, name: str = "") -> None:
+    """Raises ValueError, naming the file, unless this is a complete ONNX model of our form."""
+    import onnx
+
+    name = name or str(path)
+    try:
+        beside = read_graph_file(path).external
+        model = onnx.load(str(path), load_external_data=False)
+        if not beside:
+            onnx.checker.check_model(model, full_check=True)
+    except Exception as error:  # protobuf's and onnx's own types
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise ValueError(f"{name}: not a valid ONNX model ({reason}); export it again") from error
+    if beside:
+        raise ValueError(f"{name}: keeps weights in a side file; export it again with external_data=False")
+    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    if foreign:
+        raise ValueError(f"{name}: has operators of {', '.join(foreign)}, which not every runtime knows")
+    for value, rank in ((model.graph.input, 4), (model.graph.output, 3)):
+        kind = value[0].type.tensor_type
+        sizes = [dim.dim_value for dim in kind.shape.dim]
+        if len(value) != 1 or kind.elem_type != onnx.TensorProto.UINT8 or len(sizes) != rank or not all(sizes):
+            raise ValueError(f"{name}: must have one uint8 input and output of {rank} fixed sizes, has {sizes}")
+
+
+def export_openvino(
+    onnx_path: str | Path, xml_path: str | Path, *, weights: Literal["as-is", "float16"] = "as-is"
+) -> Path:
+    """Write the graph as OpenVINO IR: `xml_path` and the .bin beside it.
+
+    weights="float16" halves the file of a float graph and moves its masks by less than a runtime's bfloat16
+    does; an INT8 graph stays as it is: its scales must not be rounded.
+    """
+    import openvino as ov
+
+    xml_path = Path(xml_path)
+    if xml_path.suffix != ".xml":
+        raise ValueError(f"{xml_path}: an OpenVINO model must be called .xml")
+    xml_path.parent.mkdir(parents=True, exist_ok=True)
+    with quiet(), tempfile.TemporaryDirectory(dir=xml_path.parent, prefix=".part-") as folder:
+        part = Path(folder) / xml_path.name
+        try:
+            model = ov.convert_model(str(onnx_path))
+        except Exception as error:
+            raise ValueError(f"{onnx_path}: OpenVINO cannot read it ({str(error).splitlines()[0]})") from error
+        try:
+            ov.save_model(model, part, compress_to_fp16=weights == "float16")
+            ov.Core().read_model(part)  # a weights file cut short does not read
+        except (RuntimeError, OSError) as error:
+            full = no_space(error) or shutil.disk_usage(xml_path.parent).free < 1 << 20
+            reason = "no space left on the disk; free some" if full else str(error).strip().splitlines()[-1]
+            raise ValueError(f"{xml_path}: cannot be written ({reason})") from error
+        # The pair cannot be renamed in one go: without its .xml an old pair is gone, not mixed.
+        xml_path.unlink(missing_ok=True)
+        os.replace(part.with_suffix(".bin"), xml_path.with_suffix(".bin"))
+        os.replace(part, xml_path)
+    return xml_path
+
+
+@contextmanager
+def quiet() -> Iterator[None]:
+    """Exporters and quantizers talk at length of what is theirs: keep their errors alone."""
+    names = (
+        "torch.onnx",
+        "onnxscript",
+        "onnx_ir",
+        "nncf",
+        "openvino",
+        "torch.utils.cpp_extension",
+        "torch.export",
+    )
+    levels = {name: logging.getLogger(name).level for name in names}
+    try:
+        for name in names:
+            logging.getLogger(name).setLevel(logging.ERROR)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        for name, level in levels.items():
+            logging.getLogger(name).setLevel(level)

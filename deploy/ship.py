@@ -1,0 +1,199 @@
+"""The folder that goes to the device. It is checked whole before any runtime sees a file of it.
+
+    ship/  model.onnx  model.int8.onnx  openvino/model.xml|.bin  openvino/model.int8.xml|.bin
+           card.json   golden/NAME.png  golden/NAME.mask.png
+
+Shapes: N batch, H W size in pixels, K channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, replace
+from datetime import datetime, timezone
+from io import BytesIO
+from pathlib import Path, PurePosixPath
+
+import numpy as np
+from PIL import Image
+
+from deploy.graph_file import read_graph_file
+from edgemt.contract import Card, Runner
+from edgemt.files import sha256, write_bytes, write_text
+from edgemt.frames import read_image, read_label
+
+CARD = "card.json"
+GOLDEN = "golden"
+_MASK = ".mask.png"
+
+
+@dataclass(frozen=True)
+class Ship:
+    """A folder whose every listed file had the hash that its card says."""
+
+    folder: Path
+    card: Card
+
+    def path(self, file: str) -> Path:
+        """Raises ValueError for a file the card does not list: what is not listed was not checked."""
+        if file not in self.card.files:
+            held = ", ".join(sorted(f for f in self.card.files if not f.startswith(f"{GOLDEN}/")))
+            raise ValueError(f"{self.folder}: no file {file!r} on the card; it lists {held}")
+        return self.folder / file
+
+
+@dataclass(frozen=True)
+class Golden:
+    name: str
+    frame: np.ndarray  # uint8 [1, H, W, K]
+    mask: np.ndarray  # uint8 [H, W], what the unquantized graph said when the ship was built
+
+
+@dataclass(frozen=True)
+class SelfTest:
+    """How a runner's masks compare with the golden ones."""
+
+    frames: int
+    pixels: float  # share of pixels with the same class, worst frame
+    foreground: float  # Dice between the two over everything but background, all frames together
+    ok: bool
+    message: str
+
+
+def seal(folder: str | Path, card: Card) -> Card:
+    """Write the card with the sha256 of every file in `folder`, last. Returns what was written."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such folder to seal")
+    files = {}
+    for path in sorted(folder.rglob("*")):
+        name = path.relative_to(folder).as_posix()
+        if path.is_dir() or name == CARD or path.name.startswith("."):
+            continue
+        _stays_inside(folder, name)
+        if path.suffix == ".onnx":
+            _refuse_external_data(path)
+        files[name] = sha256(path)
+    if not files:
+        raise ValueError(f"{folder}: nothing to seal; export a model into it first")
+    created = card.created or datetime.now(timezone.utc).isoformat(timespec="seconds")
+    sealed = replace(card, files=files, created=created)
+    write_text(folder / CARD, sealed.to_json())
+    return sealed
+
+
+def open_ship(folder: str | Path) -> Ship:
+    """Check the whole folder. Raises ValueError, one line that names the file, for what is off."""
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise ValueError(f"{folder}: no such ship folder")
+    try:
+        text = (folder / CARD).read_text(encoding="utf-8")
+    except FileNotFoundError:
+        raise ValueError(f"{folder}: no {CARD}, so this is no ship; name the folder that `edgemt run` wrote") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{folder / CARD}: cannot be read ({error}); copy the folder again") from None
+    card = Card.from_json(text, source=folder / CARD)
+    _check_card(folder / CARD, card)
+    for name, digest in card.files.items():
+        path = _stays_inside(folder, name)
+        if not path.is_file():
+            raise ValueError(f"{path}: missing, though {CARD} lists it; copy the folder again")
+        if sha256(path) != digest:
+            raise ValueError(f"{path}: changed since the card was written (sha256 differs); copy the folder again")
+        if path.suffix == ".onnx":
+            _refuse_external_data(path)
+    return Ship(folder, card)
+
+
+def card_hash(card: Card) -> str:
+    """What a child artefact writes into its `parents`."""
+    return hashlib.sha256(card.to_json().encode()).hexdigest()
+
+
+def write_golden(folder: str | Path, name: str, *, frame: np.ndarray, mask: np.ndarray) -> None:
+    """Add one self-test pair to a ship that is not sealed yet: uint8 [H, W, K] and uint8 [H, W]."""
+    if frame.dtype != np.uint8 or mask.dtype != np.uint8 or frame.shape[:2] != mask.shape:
+        raise ValueError(f"golden {name}: frame {frame.shape} {frame.dtype} and mask {mask.shape} {mask.dtype} differ")
+    grey = frame.ndim == 3 and frame.shape[2] == 1
+    for suffix, array in ((".png", frame[..., 0] if grey else frame), (_MASK, mask)):
+        buffer = BytesIO()
+        Image.fromarray(array).save(buffer, "PNG")
+        write_bytes(Path(folder) / GOLDEN / f"{name}{suffix}", buffer.getvalue())
+
+
+def golden(ship: Ship) -> list[Golden]:
+    """The self-test pairs, by name. Empty when the ship has none."""
+    pairs = []
+    for file in sorted(ship.card.files):
+        if not file.startswith(f"{GOLDEN}/") or file.endswith(_MASK) or not file.endswith(".png"):
+            continue
+        name = file.removeprefix(f"{GOLDEN}/").removesuffix(".png")
+        frame = read_image(ship.path(file))
+        mask = read_label(ship.path(f"{GOLDEN}/{name}{_MASK}"))
+        frame = frame.reshape(*frame.shape[:2], -1)
+        if frame.shape != (*ship.card.size, ship.card.channels) or mask.shape != ship.card.size:
+            raise ValueError(
+                f"{ship.folder / file}: frame {frame.shape} and mask {mask.shape} do not fit the card's "
+                f"{ship.card.size} x {ship.card.channels}; export the model again"
+            )
+        pairs.append(Golden(name, frame[None], mask.astype(np.uint8)))
+    return pairs
+
+
+def self_test(ship: Ship, runner: Runner) -> SelfTest:
+    """Run the golden frames. A float file must repeat the masks; a quantized or bf16 one must stay near them.
+
+    This finds a runtime that is broken or fed wrongly. What INT8 costs in accuracy is measured, on the card.
+    """
+    pairs = golden(ship)
+    if not pairs:
+        return SelfTest(0, float("nan"), float("nan"), False, "the ship has no golden frames, so nothing was compared")
+    masks = [(pair.mask, runner(pair.frame)[0]) for pair in pairs]
+    pixels = min(float((want == got).mean()) for want, got in masks)
+    foreground = _overlap(*(np.stack(part) for part in zip(*masks, strict=True)))
+    exact = runner.precision == "f32"
+    floors = (0.999, 0.99) if exact else (0.95, 0.8)
+    ok = pixels >= floors[0] and foreground >= floors[1]
+    said = f"{pixels:.2%} of pixels and foreground Dice {foreground:.3f} against the golden masks"
+    if not ok:
+        said += f", wanted {floors[0]:.1%} and {floors[1]}; do not use {runner.file} with {runner.runtime} here"
+    return SelfTest(len(pairs), pixels, foreground, ok, said)
+
+
+def _overlap(want: np.ndarray, got: np.ndarray) -> float:
+    same = int(((want == got) & (want > 0)).sum())
+    total = int((want > 0).sum()) + int((got > 0).sum())
+    slack = want.size / 1000  # a stray pixel on an empty frame is no failure
+    return (2 * same + slack) / (total + slack)
+
+
+def _check_card(path: Path, card: Card) -> None:
+    whole = len(card.size) == 2 and all(isinstance(n, int) and n > 0 for n in card.size)
+    for field, fine in (
+        ("size", whole),
+        ("channels", card.channels in (1, 3)),
+        ("classes", len(card.classes) >= 2),
+        ("files", bool(card.files) and all(isinstance(v, str) for v in card.files.values())),
+    ):
+        if not fine:
+            raise ValueError(f"{path}: {field} {getattr(card, field)!r} makes no sense; export the model again")
+    for name in card.files:
+        if name.endswith(".xml") and name.removesuffix(".xml") + ".bin" not in card.files:
+            raise ValueError(f"{path}: lists {name} without its .bin; export the model again")
+
+
+def _stays_inside(folder: Path, name: str) -> Path:
+    """Links and `..` could make a listed name point at anything: only paths below the folder are opened."""
+    pure = PurePosixPath(name)
+    path = folder / name
+    if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name:
+        raise ValueError(f"{folder}: {name!r} points outside the folder; refuse this ship")
+    if not path.resolve().is_relative_to(folder.resolve()):
+        raise ValueError(f"{path}: is a link that leaves the folder; copy the file itself")
+    return path
+
+
+def _refuse_external_data(path: Path) -> None:
+    if read_graph_file(path).external:
+        raise ValueError(f"{path}: keeps weights in another file; export it with external_data=False")

@@ -1,0 +1,138 @@
+"""How calls are timed: warmed up, in turns, and on a camera's clock.
+
+Shapes: H W size in pixels, K channels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from typing import Any
+
+import numpy as np
+
+from deploy.machine import Calibrator
+from deploy.percentiles import summary
+
+Call = Callable[[np.ndarray], Any]  # uint8 [1, H, W, K] in host memory; returns when its mask is in host memory
+
+
+@dataclass(frozen=True)
+class BenchOptions:
+    """How long to measure. Nothing here drops a slow call."""
+
+    warmup: int = 50
+    """Calls thrown away before the first round, each; at most `warmup_seconds`, at least 3 calls."""
+    warmup_seconds: float = 2.0
+    iterations: int = 1000
+    """Calls to keep of each; p99 is anecdotal below 1000."""
+    seconds: float = 8.0
+    """A slow call stops after so long in its own blocks, with the iterations it has then."""
+    rounds: int = 5
+    """At least so many turns for each."""
+    block_ms: float = 150.0
+    settle: int = 2
+    """Calls thrown away at the start of a block: the caches and threads are still the neighbour's."""
+    paced_hz: float = 30.0
+    """Camera clock; 0 leaves the paced part out."""
+    paced_seconds: float = 5.0
+    cold: bool = True
+    """Time import, load and first mask in a fresh process (ships only)."""
+
+    def __post_init__(self) -> None:
+        for name, value in asdict(self).items():
+            floor = 1 if name in ("iterations", "rounds") else 0
+            if value < floor:
+                raise ValueError(f"bench.{name}: must be {floor} or more, not {value}")
+
+
+def warm_up(call: Call, frames: list[np.ndarray], options: BenchOptions) -> int:
+    end, done = time.perf_counter() + options.warmup_seconds, 0
+    while done < 3 or (done < options.warmup and time.perf_counter() < end):
+        call(frames[done % len(frames)])
+        done += 1
+    return done
+
+
+def in_turns(
+    calls: Mapping[str, Call], frames: list[np.ndarray], options: BenchOptions, calibrator: Calibrator
+) -> dict[str, dict[int, list[int]]]:
+    """call -> round -> times in ns. Who goes first changes from round to round."""
+    blocks: dict[str, dict[int, list[int]]] = {name: {} for name in calls}
+    kept, spent, at = dict.fromkeys(calls, 0), dict.fromkeys(calls, 0), 0
+    reference, names = next(iter(calls)), list(calls)
+
+    def wants(name: str, turn: int) -> bool:
+        return turn < options.rounds or (kept[name] < options.iterations and spent[name] < options.seconds * 1e9)
+
+    turn = 0
+    while going := [name for name in names if wants(name, turn)]:
+        going = [name for name in names if name in going or name == reference]
+        shift = turn % len(going)
+        for name in going[shift:] + going[:shift]:
+            times = _block(calls[name], frames, at, options)
+            at += len(times)
+            blocks[name][turn] = times
+            kept[name] += len(times)
+            spent[name] += sum(times)
+            calibrator()
+        turn += 1
+    return blocks
+
+
+def _block(call: Call, frames: list[np.ndarray], at: int, options: BenchOptions) -> list[int]:
+    clock, times = time.perf_counter_ns, []
+    quarter = clock() + options.block_ms * 0.25e6
+    for i in range(options.settle):
+        call(frames[(at + i) % len(frames)])
+        if clock() > quarter:
+            break
+    end = clock() + options.block_ms * 1e6
+    while True:
+        frame = frames[at % len(frames)]
+        at += 1
+        start = clock()
+        call(frame)
+        stop = clock()
+        times.append(stop - start)
+        if stop >= end:
+            return times
+
+
+def paced(call: Call, frames: Sequence[np.ndarray], *, hz: float, seconds: float) -> dict[str, Any]:
+    """A camera that does not wait: frame k appears at k / hz, the newest is taken, the others are dropped.
+
+    Age is from a frame's appearance to its mask, waiting and waking up included; a miss is a frame whose
+    mask was not there one period after it appeared, dropped frames included.
+    """
+    period, offered, clock = 1e9 / hz, max(int(seconds * hz), 1), time.perf_counter_ns
+    ages: list[int] = []
+    work: list[int] = []
+    dropped = k = 0
+    origin = clock() + period
+    while k < offered:
+        due = origin + k * period
+        ahead = due - clock()
+        if ahead > 0:
+            time.sleep(ahead / 1e9)
+        start = clock()
+        call(frames[k % len(frames)])
+        done = clock()
+        ages.append(int(done - due))
+        work.append(done - start)
+        newest = min(max(k + 1, int((done - origin) // period)), offered)
+        dropped += newest - k - 1
+        k = newest
+    late = sum(age > period for age in ages)
+    return {
+        "hz": hz,
+        "offered": offered,
+        "masks": len(ages),
+        "dropped": dropped,
+        "misses": late + dropped,
+        "miss_rate": round((late + dropped) / offered, 5),
+        "age": summary(ages),
+        "work": summary(work),
+        "raw_age_ns": ages,
+    }

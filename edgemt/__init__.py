@@ -1,0 +1,39 @@
+"""EdgeMT: from a few labelled and many unlabelled medical images to a segmentation model that runs in real time."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import Any
+
+__version__ = "0.1.0"
+
+# name -> module that holds it; loaded when first used, so that `import edgemt` needs no torch
+_PUBLIC = {
+    "Batch": "edgemt.contract",
+    "Card": "edgemt.contract",
+    "Case": "edgemt.contract",
+    "Normalise": "edgemt.contract",
+    "Output": "edgemt.contract",
+    "DataOptions": "edgemt.data.layouts",
+    "METHODS": "edgemt.methods",
+    "Method": "edgemt.methods",
+    "RECIPES": "edgemt.recipes",
+    "Recipe": "edgemt.recipes",
+    "Schedule": "edgemt.engine",
+    "run": "edgemt.flow",
+    "open_ship": "deploy.ship",
+    "runner": "deploy.runtime",
+    "evaluate": "edgemt.evaluate",
+}
+
+__all__ = ["__version__", *_PUBLIC]
+
+
+def __getattr__(name: str) -> Any:
+    if name in _PUBLIC:
+        return getattr(import_module(_PUBLIC[name]), name)
+    raise AttributeError(f"module 'edgemt' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted(__all__)

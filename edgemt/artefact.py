@@ -1,0 +1,139 @@
+"""Artefact folders: a stage's weights beside the card that says what they are. Whole, or absent.
+
+A stage works in `NAME.partial`; when it is done the folder takes its name, and the card carries the key of
+everything the stage depended on, so that the same command again skips what stands.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import fields, is_dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from torch import nn
+
+from deploy.prune import Plan, apply_plan
+from deploy.ship import seal
+from edgemt import checkpoint
+from edgemt.contract import Card
+from edgemt.files import sha256
+
+WEIGHTS = "weights.safetensors"
+
+
+def plain(value: Any) -> Any:
+    """Dataclasses, tuples and paths as JSON; a method says which one it is."""
+    if is_dataclass(value) and not isinstance(value, type):
+        own = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        return {"is": type(value).__name__, **own}
+    if isinstance(value, dict):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [plain(v) for v in value]
+    return str(value) if isinstance(value, Path) else value
+
+
+def flat(value: Any, prefix: str = "") -> dict[str, Any]:
+    """A recipe as `field.sub` -> plain value, for the report."""
+    rows: dict[str, Any] = {}
+    for key, inner in plain(value).items() if not isinstance(value, dict) else value.items():
+        rows |= flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
+    return rows
+
+
+def to_json(value: Any) -> str:
+    return json.dumps(plain(value), indent=2) + "\n"
+
+
+def key_of(*parts: Any) -> str:
+    """A hash of everything a stage depends on."""
+    return hashlib.sha256(json.dumps([plain(p) for p in parts], sort_keys=True).encode()).hexdigest()
+
+
+def read_card(folder: Path) -> Card:
+    file = folder / "card.json"
+    try:
+        return Card.from_json(file.read_text(encoding="utf-8"), source=file)
+    except (FileNotFoundError, NotADirectoryError):
+        raise ValueError(f"{folder}: holds no card.json; is it an artefact folder?") from None
+
+
+def stands(folder: Path, *, key: str) -> bool:
+    """Whether the stage is done: its card carries this key and every file it names is there, unchanged."""
+    if not (folder / "card.json").exists():
+        return False
+    card = read_card(folder)
+    if card.recipe_hash != key:
+        return False
+    for name, digest in card.files.items():
+        file = folder / name
+        if not file.exists() or sha256(file) != digest:
+            raise ValueError(f"{file}: missing or changed since it was written; remove {folder} to make it again")
+    return True
+
+
+def identity(folder: Path) -> str:
+    """What a child depends on: its parent's files, not the moment they were written."""
+    return key_of(read_card(folder).files)
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """A working folder that outlives an interruption, and becomes `folder` when the block ends well."""
+    working = folder.with_name(folder.name + ".partial")
+    working.mkdir(parents=True, exist_ok=True)
+    yield working
+    old = folder.with_name(folder.name + ".old")
+    shutil.rmtree(old, ignore_errors=True)
+    if folder.exists():
+        os.replace(folder, old)
+    os.replace(working, folder)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def write_card(folder: Path, card: Card) -> Card:
+    """Seal the folder: the card, written last, carries the hash of every file beside it."""
+    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    return seal(folder, replace(card, created=""))
+
+
+def save_network(folder: Path, network: nn.Module, card: Card) -> Card:
+    checkpoint.save_weights(folder / WEIGHTS, network)
+    return write_card(folder, card)
+
+
+def build_network(network: dict[str, Any]) -> nn.Module:
+    """A fresh network from a card's `network`: room, name, options and, if it was pruned, the plan."""
+    import students
+    import teachers
+
+    rooms: dict[str, Any] = {"teachers": teachers, "students": students}
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in network["options"].items()}
+    fresh = rooms[network["room"]].build(
+        network["name"],
+        channels=network["channels"],
+        classes=network["classes"],
+        heads=tuple(network["heads"]),
+        **options,
+    )
+    if network.get("plan"):
+        apply_plan(fresh, Plan.from_dict(network["plan"]))
+    return fresh
+
+
+def load_network(folder: Path) -> nn.Module:
+    """The trained network of an artefact folder, in eval mode."""
+    card = read_card(folder)
+    described = {**card.network, "options": {**card.network["options"], **_without_download(card.network)}}
+    return checkpoint.load_weights(folder / WEIGHTS, build_network(described)).eval()
+
+
+def _without_download(network: dict[str, Any]) -> dict[str, Any]:
+    """Stored weights replace pretrained ones, so none are fetched."""
+    return {"pretrained": "never"} if "pretrained" in network["options"] else {}

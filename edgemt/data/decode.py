@@ -1,0 +1,118 @@
+"""From cases to arrays: frames at the network's size, labels at their own, and every complaint about a file.
+
+Shapes: n cases, H W the frame size, K channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgemt import frames, phantom
+from edgemt.contract import Case
+
+ProgressCall = Callable[[int, int], None]
+
+
+@dataclass(frozen=True)
+class Form:
+    """What every frame of a set is brought to."""
+
+    size: tuple[int, int]
+    channels: int
+    classes: tuple[str, ...]
+    mask_threshold: int | None = None
+
+
+@dataclass
+class Decoder:
+    """Reads the cases one by one. Slices of a volume follow one another, so the last volume is kept."""
+
+    form: Form
+    _image: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
+    _label: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
+
+    def frame(self, case: Case) -> np.ndarray:
+        """uint8 [H, W, K]."""
+        return frames.fit_frame(self._raw(case), size=self.form.size, channels=self.form.channels)
+
+    def label(self, case: Case) -> np.ndarray:
+        """uint8 class indices at the size of the mask itself; the mask must be as large as its image."""
+        if case.label is None:
+            raise ValueError(f"{case.name}: has no mask that may be read here")
+        if case.label.startswith("phantom:"):
+            return phantom.frame(_seed(case.label), size=self.form.size)[1]
+        if case.slice is None:
+            label = self._classes(frames.read_label(case.label), source=case.label)
+        else:
+            if self._label[0] != case.label:
+                volume = frames.read_volume(case.label).array
+                self._label = case.label, self._classes(volume, source=case.label)
+            label = self._slice(self._label[1], case, path=case.label)
+        shape = self._raw(case).shape[:2]
+        if label.shape != shape:
+            raise ValueError(f"{case.label}: mask is {label.shape}, its image {case.image} is {shape} (rows, columns)")
+        return label
+
+    def _raw(self, case: Case) -> np.ndarray:
+        if case.image.startswith("phantom:"):
+            return phantom.frame(_seed(case.image), size=self.form.size)[0]
+        if self._image[0] != case.image:
+            array = frames.read_image(case.image) if case.slice is None else frames.read_volume(case.image).array
+            self._image = case.image, frames.to_uint8(array)
+        array = self._image[1]
+        return array if case.slice is None else self._slice(array, case, path=case.image)
+
+    def _slice(self, array: np.ndarray, case: Case, *, path: str) -> np.ndarray:
+        if case.slice is None or case.slice >= array.shape[-1]:
+            raise ValueError(f"{path}: has {array.shape[-1]} slices, slice {case.slice} of {case.name} was asked for")
+        return np.ascontiguousarray(array[..., case.slice])
+
+    def _classes(self, label: np.ndarray, *, source: str) -> np.ndarray:
+        if self.form.mask_threshold is not None:
+            return (label >= self.form.mask_threshold).astype(np.uint8)
+        count = len(self.form.classes)
+        values = np.unique(label)
+        wrong = [f"{v:g}" for v in values if not (0 <= v < count and v == int(v))]
+        if wrong:
+            shown = ", ".join(wrong[:4]) + (" ..." if len(wrong) > 4 else "")
+            hint = "set data.mask_threshold=128 for a grey mask" if count == 2 else "name every class in data.classes"
+            raise ValueError(f"{source}: mask holds {shown}, the {count} classes are 0 to {count - 1}; {hint}")
+        return label.astype(np.uint8)
+
+
+def _seed(path: str) -> int:
+    return int(path.partition(":")[2])
+
+
+def decode_frames(cases: Sequence[Case], form: Form, *, progress: ProgressCall | None = None) -> np.ndarray:
+    """uint8 [n, H, W, K]; labels are not touched."""
+    out = np.empty((len(cases), *form.size, form.channels), np.uint8)
+    decoder = Decoder(form)
+    for i, case in enumerate(cases):
+        out[i] = decoder.frame(case)
+        if progress is not None:
+            progress(i + 1, len(cases))
+    return out
+
+
+def decode_pairs(
+    cases: Sequence[Case], form: Form, *, progress: ProgressCall | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """One case at a time: a uint8 frame [H, W, K] and its label at its own size."""
+    decoder = Decoder(form)
+    for i, case in enumerate(cases):
+        label = decoder.label(case)
+        yield decoder.frame(case), label
+        if progress is not None:
+            progress(i + 1, len(cases))
+
+
+def need_every_class(labels: np.ndarray, classes: tuple[str, ...], *, where: str) -> None:
+    """Raises ValueError when a class is never seen: a network cannot learn what it is not shown."""
+    counts = np.bincount(labels.reshape(-1), minlength=len(classes))
+    missing = [name for name, n in zip(classes, counts, strict=True) if n == 0]
+    if missing:
+        raise ValueError(f"data.classes: {missing[0]!r} never occurs in the {where}; label an image of it or drop it")

@@ -1,0 +1,67 @@
+"""How strongly images are changed. Apart from the changing itself, so that a command line loads no torch."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, fields
+from typing import Literal
+
+
+@dataclass(frozen=True)
+class AugmentOptions:
+    """Ranges are drawn uniformly; a width of 0 (or a range of 1 to 1) switches a change off."""
+
+    rotation: float = 25.0
+    """Degrees, to either side."""
+    scale: tuple[float, float] = (0.8, 1.25)
+    translate: float = 0.08
+    """Share of the side, to either side."""
+    flip_horizontal: bool = True
+    flip_vertical: bool = False
+    rot90: bool = False
+    """Quarter turns; only for square frames."""
+    elastic: float = 0.02
+    """Standard deviation of a smooth displacement, share of the side."""
+    padding: Literal["zeros", "border", "reflection"] = "zeros"
+    """What the image shows beyond its rim; the label says background there, unless it is reflected."""
+    strong: bool = True
+    """Give the unlabelled rows a second view, same geometry, strong intensity."""
+    labelled_intensity: float = 0.5
+    """Share of the labelled rows whose intensity is changed too."""
+    chance: float = 0.8
+    """How often brightness, contrast, gamma, saturation and hue are changed; half of it for the rest."""
+    brightness: tuple[float, float] = (0.5, 1.5)
+    contrast: tuple[float, float] = (0.5, 1.5)
+    gamma: tuple[float, float] = (0.6, 1.6)
+    saturation: tuple[float, float] = (0.5, 1.5)
+    hue: float = 0.06
+    """Turns of the colour wheel, to either side."""
+    blur: tuple[float, float] = (0.3, 1.5)
+    """Standard deviation, pixels."""
+    noise: float = 0.08
+    """Largest standard deviation, share of the full range."""
+    cutout: float = 0.2
+    """Largest side of a grey box in the strong view, share of the side."""
+
+    def __post_init__(self) -> None:
+        for field in fields(self):
+            value = getattr(self, field.name)
+            if isinstance(value, tuple) and (len(value) != 2 or not 0 < value[0] <= value[1]):
+                raise ValueError(f"augment.{field.name}: must be (low, high) with 0 < low <= high, not {value}")
+            if isinstance(value, (int, float)) and value < 0:
+                raise ValueError(f"augment.{field.name}: must not be negative, is {value}")
+        for name in ("chance", "labelled_intensity", "cutout", "translate"):
+            if getattr(self, name) > 1:
+                raise ValueError(f"augment.{name}: must lie in 0 to 1, is {getattr(self, name)}")
+        if self.padding not in ("zeros", "border", "reflection"):
+            raise ValueError(f"augment.padding: {self.padding!r} is none of zeros, border, reflection")
+
+
+NO_AUGMENT = AugmentOptions(
+    rotation=0,
+    scale=(1, 1),
+    translate=0,
+    flip_horizontal=False,
+    elastic=0,
+    strong=False,
+    labelled_intensity=0,
+)

@@ -1,0 +1,285 @@
+"""One step of training, and the loop around it. Everything that varies between methods is in the method.
+
+A run is a function of (seed, step number): the generators are seeded anew at each step and batches are drawn
+by number, so players, optimisers and the step number are all that a checkpoint needs for a bit-equal resume.
+"""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from lightning.fabric import Fabric
+from torch import Tensor, nn
+
+from edgemt import checkpoint
+from edgemt.contract import Batch, Step
+from edgemt.methods.method import Method
+from edgemt.progress import Bar
+from edgemt.roles import Frozen, Players, Trainable, gather, rest, set_modes, update_averages
+
+Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """How long and how fast a network learns."""
+
+    steps: int = 2000
+    labelled: int = 8  # labelled rows in a batch
+    unlabelled: int = 8  # unlabelled rows in a batch
+    optimiser: Literal["adamw", "sgd"] = "adamw"
+    learning_rate: float = 1e-3
+    weight_decay: float = 1e-2
+    warmup: int = 50  # steps of linear warm-up
+    power: float = 0.9  # of the polynomial decay to zero
+    clip: float = 5.0  # largest gradient norm; 0 leaves gradients alone
+    precision: Precision = "auto"
+    validations: int = 5  # how often the curve of the validation list is sampled in the run; the last weights are kept
+    checkpoint_every: int = 100  # steps
+    patience: int = 20  # losses in a row that may be NaN before the last checkpoint is restored
+
+    def __post_init__(self) -> None:
+        for name in ("steps", "labelled", "learning_rate", "checkpoint_every", "patience"):
+            if getattr(self, name) <= 0:
+                raise ValueError(f"schedule.{name}: {getattr(self, name)} is not positive")
+        if self.unlabelled < 0 or self.validations < 0:
+            raise ValueError("schedule.unlabelled and schedule.validations cannot be negative")
+
+    def rate(self, index: int) -> float:
+        """Learning rate at a step: linear warm-up, then polynomial decay."""
+        warm = min(1.0, (index + 1) / max(self.warmup, 1))
+        return self.learning_rate * warm * (1 - index / max(self.steps, 1)) ** self.power
+
+
+@dataclass(frozen=True)
+class Trained:
+    """What a finished run leaves: the player that the method delivers, and how it got there."""
+
+    network: nn.Module
+    history: dict[str, Any]
+
+
+Build = Callable[[str, int], nn.Module]  # kind of player, number of the initialisation -> network
+Draw = Callable[[int, torch.device], Batch]
+Evaluate = Callable[[nn.Module], float]
+
+
+def resolve_precision(precision: Precision, device: torch.device) -> str:
+    """`auto` is bf16 where the device has bf16 arithmetic, fp16 on older GPUs, fp32 elsewhere."""
+    if precision != "auto":
+        return precision
+    if device.type == "cuda":
+        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
+
+
+def train(
+    method: Method,
+    *,
+    build: Build,
+    draw: Draw,
+    schedule: Schedule,
+    folder: Path,
+    seed: int = 0,
+    evaluate: Evaluate | None = None,
+    key: str = "",
+    label: str = "train",
+    events: Path | None = None,
+) -> Trained:
+    """Train to the end, from the folder's checkpoint if there is one that carries the same `key`.
+
+    Raises ValueError when the loss stays NaN, when a checkpoint is damaged, and when the disk is full.
+    """
+    run = Run(method, build=build, schedule=schedule, seed=seed)
+    file = folder / "checkpoint.safetensors"
+    run.restore(file, key=key)
+    with Bar(label, total=schedule.steps, done=run.index, events=events) as bar:
+        while run.index < schedule.steps:
+            terms = run.step(draw)
+            if terms is None and run.bad_in_a_row >= schedule.patience:
+                run.recover(file, key=key)
+                continue
+            due = run.validation_due()
+            if due and evaluate is not None:
+                run.note_validation(evaluate(run.delivered))
+            shown = bar.update(run.index, terms, dice=run.history["val"]["dice"][-1:] if due else ())
+            if shown:
+                run.note_terms(shown)
+            if run.index % schedule.checkpoint_every == 0 or run.index == schedule.steps:
+                run.save(file, key=key)
+    return Trained(run.delivered, run.history)
+
+
+class Run:
+    """The state of one run: players, optimisers, step number and curves."""
+
+    def __init__(self, method: Method, *, build: Build, schedule: Schedule, seed: int):
+        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.fabric = _fabric(schedule.precision, device)
+        self.consulted = _fabric("auto", device)  # a frozen player needs no gradients, so no exact arithmetic either
+        self.method, self.schedule, self.seed = method, schedule, seed
+        self.roles = method.roles()
+        torch.manual_seed(seed)
+        self.players: Players = gather(self.roles, build)
+        self.optimisers: dict[str, torch.optim.Optimizer] = {}
+        self.wrapped: dict[str, nn.Module] = {}
+        for name, player in self.players.items():
+            player.to(self.fabric.device)
+            if any(p.ndim == 4 for p in player.parameters()):
+                player.to(memory_format=torch.channels_last)
+            role = self.roles[name]
+            fabric = self.consulted if isinstance(role, Frozen) else self.fabric
+            self.wrapped[name] = fabric.setup_module(player, move_to_device=False)
+            if isinstance(role, Trainable):
+                optimiser = _optimiser(player, role, schedule)
+                self.optimisers[name] = self.fabric.setup_optimizers(optimiser)  # type: ignore[assignment]
+        self.nets = Players(self.wrapped)
+        self.index = 0
+        self.bad_in_a_row = 0
+        self.restores = 0
+        self.history: dict[str, Any] = {
+            "step": [],
+            "terms": {},
+            "val": {"step": [], "dice": []},
+            "skipped": 0,
+        }
+
+    @property
+    def delivered(self) -> nn.Module:
+        return self.players[self.method.delivers]
+
+    def step(self, draw: Draw) -> Mapping[str, Tensor] | None:
+        """One step; the loss terms, or None when one of them was not finite and nothing was changed by it."""
+        seed = _mixed(self.seed, self.index)
+        torch.manual_seed(seed)
+        device = self.fabric.device
+        generator = torch.Generator(device).manual_seed(seed + 1)
+        step = Step(self.index, self.schedule.steps, generator)
+        batch = draw(self.index, device)
+        set_modes(self.players, self.roles)
+        statistics = [b for name in self.optimisers for b in self.players[name].buffers()]
+        before = [b.clone() for b in statistics]  # a forward pass moves them, also one that ends in NaN
+        logged: dict[str, Tensor] = {}
+        finite = True
+        for who, terms in self.method.steps(self.nets, batch, step):
+            total = torch.stack(list(terms.values())).sum()
+            finite = bool(torch.isfinite(total))
+            if not finite:
+                break
+            self._descend(who, total)
+            logged |= {name: term.detach() for name, term in (terms | terms.notes).items()}
+        self.index += 1
+        if not finite:
+            for buffer, old in zip(statistics, before, strict=True):
+                buffer.copy_(old)
+            rest(self.players)
+            self.bad_in_a_row += 1
+            self.history["skipped"] += 1
+            return None
+        self.bad_in_a_row = 0
+        update_averages(self.players, self.roles, step)
+        return logged
+
+    def _descend(self, who: tuple[str, ...], total: Tensor) -> None:
+        for name in who:
+            self.optimisers[name].zero_grad(set_to_none=True)
+        self.fabric.backward(total)
+        for name in who:
+            optimiser, role = self.optimisers[name], self.roles[name]
+            assert isinstance(role, Trainable)
+            for group in optimiser.param_groups:
+                group["lr"] = _rate(role, self.schedule, self.index)
+            if self.schedule.clip:
+                self.fabric.clip_gradients(
+                    self.wrapped[name], optimiser, max_norm=self.schedule.clip, error_if_nonfinite=False
+                )  # type: ignore[arg-type]
+            optimiser.step()
+
+    def validation_due(self) -> bool:
+        count = self.schedule.validations
+        if not count:
+            return False
+        every = max(1, math.ceil(self.schedule.steps / count))
+        return self.index % every == 0 or self.index == self.schedule.steps
+
+    def note_validation(self, dice: float) -> None:
+        self.history["val"]["step"].append(self.index)
+        self.history["val"]["dice"].append(dice)
+
+    def note_terms(self, terms: Mapping[str, float]) -> None:
+        self.history["step"].append(self.index)
+        for name, value in terms.items():
+            self.history["terms"].setdefault(name, []).append(value)
+
+    def save(self, file: Path, *, key: str) -> None:
+        state = {
+            "index": self.index,
+            "restores": self.restores,
+            "bad_in_a_row": self.bad_in_a_row,
+            "history": self.history,
+            "key": key,
+        }
+        checkpoint.save(file, players=self.players, optimisers=self.optimisers, state=state)
+
+    def restore(self, file: Path, *, key: str) -> None:
+        """Take up a checkpoint of the same run; one of another run (other `key`) is left behind."""
+        if not file.exists():
+            return
+        state = checkpoint.read_state(file)
+        if state.get("key") != key:
+            return
+        checkpoint.load(file, players=self.players, optimisers=self.optimisers)
+        self.index, self.restores, self.history = state["index"], state["restores"], state["history"]
+        self.bad_in_a_row = state["bad_in_a_row"]
+
+    def recover(self, file: Path, *, key: str) -> None:
+        """After too many NaN losses: back to the last good students and averages, once; then give up."""
+        at, self.bad_in_a_row = self.index, 0
+        self.restores += 1
+        if self.restores > 1 or not file.exists():
+            raise ValueError(
+                f"the loss is not finite, {self.schedule.patience} steps in a row up to step {at}: lower "
+                "schedule.learning_rate, or set schedule.precision to 32-true"
+            )
+        skipped = self.history["skipped"]
+        restores = self.restores
+        self.restore(file, key=key)
+        # the step number goes on, so that other batches are drawn than the ones that failed
+        self.index, self.restores, self.history["skipped"] = at, restores, skipped
+
+
+def _fabric(precision: Precision, device: torch.device) -> Fabric:
+    kind = resolve_precision(precision, device)
+    for name in ("lightning.fabric", "lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+        logging.getLogger(name).setLevel(logging.WARNING)  # it announces the precision each time
+    return Fabric(accelerator=device.type, devices=1, precision=kind)  # type: ignore[arg-type]
+
+
+def _optimiser(player: nn.Module, role: Trainable, schedule: Schedule) -> torch.optim.Optimizer:
+    kind = role.optimiser or schedule.optimiser
+    rate = _rate(role, schedule, 0)
+    if kind == "sgd":
+        return torch.optim.SGD(player.parameters(), rate, momentum=0.9, weight_decay=schedule.weight_decay)
+    if kind == "adamw":
+        return torch.optim.AdamW(player.parameters(), rate, weight_decay=schedule.weight_decay)
+    if kind == "adam":
+        return torch.optim.Adam(player.parameters(), rate)
+    raise ValueError(f"optimiser: unknown {kind!r}; one of adamw, adam, sgd")
+
+
+def _rate(role: Trainable, schedule: Schedule, index: int) -> float:
+    return schedule.rate(index) * role.lr_scale
+
+
+def _mixed(seed: int, index: int) -> int:
+    """One 62-bit seed for each (seed, step); neighbouring steps get unrelated streams (splitmix64)."""
+    z = (seed * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 + 0x9E3779B97F4A7C15) & (2**64 - 1)
+    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
+    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
+    return (z ^ (z >> 31)) >> 2

@@ -1,0 +1,61 @@
+"""teacher -> student -> slim -> int8 -> ship -> report: each stage a folder, made once, skipped when it stands.
+
+Unlabelled images are used in every stage: in the teacher's consistency, in distillation, in the fine-tuning
+after pruning, and in calibration. A file whose accuracy was not measured is not written.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+from edgemt import artefact, reporting, shipping, slimming
+from edgemt.files import write_text
+from edgemt.methods import METHODS, Method
+from edgemt.recipes import Recipe, Student, Teacher
+from edgemt.training import trained
+from edgemt.workspace import Run, start
+
+STAGES = ("teacher", "student", "slim", "int8", "ship", "report")
+
+
+def run(recipe: Recipe, out: Path, *, until: str = "report") -> Path:
+    """Every stage up to `until`; what stands is skipped, what was cut is resumed. Returns the last stage's folder."""
+    at = start(recipe, out)
+    write_text(out / "recipe.json", artefact.to_json(recipe))
+    makers: dict[str, Callable[[Run], Path]] = {
+        "teacher": teacher,
+        "student": student,
+        "slim": slimming.slim,
+        "int8": slimming.int8,
+        "ship": shipping.ship,
+        "report": lambda at: reporting.report(at, controls(at)),
+    }
+    folder = out
+    for stage in STAGES[: STAGES.index(until) + 1]:
+        folder = makers[stage](at)
+    return folder
+
+
+def teacher(at: Run) -> Path:
+    """The full model: few labels, many unlabelled images."""
+    return trained(at, "teacher", at.recipe.teacher, at.recipe.teacher.method)
+
+
+def student(at: Run) -> Path:
+    """The small model, distilled from the frozen teacher on every image."""
+    return trained(at, "student", at.recipe.student, at.recipe.student.method, parent=at.folder("teacher"))
+
+
+def controls(at: Run) -> list[Path]:
+    """The same networks and budgets without what EdgeMT adds, so that its worth can be read off."""
+    of = at.recipe
+    plan: dict[str, tuple[Teacher | Student, Method, bool]] = {
+        "teacher_supervised": (of.teacher, METHODS["supervised"], False),
+        "student_supervised": (of.student, METHODS["supervised"], False),
+        "student_no_distillation": (of.student, of.teacher.method, False),
+        "student_all_labels": (of.student, METHODS["supervised"], True),
+    }
+    return [
+        trained(at, f"controls/{name}", plan[name][0], plan[name][1], all_labels=plan[name][2]) for name in of.controls
+    ]

@@ -1,0 +1,52 @@
+"""A method: who plays, and which losses they pay at a step. Everything else is the engine's business."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, fields
+from typing import ClassVar
+
+from torch import Tensor
+
+from edgemt.contract import Batch, Step
+from edgemt.ramps import Ramp
+from edgemt.roles import Players, Role, Trainable, trainable
+
+
+class Terms(dict[str, Tensor]):
+    """Named losses, to be summed. `notes` are scalars worth logging that nobody is trained on."""
+
+    notes: dict[str, Tensor]
+
+    def __init__(self, **losses: Tensor) -> None:
+        super().__init__(losses)
+        self.notes = {}
+
+
+Turn = tuple[tuple[str, ...], Terms]
+
+
+@dataclass(frozen=True)
+class Method:
+    """Fields are hyper-parameters. It holds no state and draws only from the generator of the step."""
+
+    heads: ClassVar[tuple[str, ...]] = ()  # what the network must also output: "sdf", "aux", "features"
+    delivers: ClassVar[str] = "student"  # the player whose weights are kept
+    citation: ClassVar[str] = ""
+
+    def __post_init__(self) -> None:
+        for item in fields(self):
+            value = getattr(self, item.name)
+            if isinstance(value, Ramp) and value.idle:
+                warnings.warn(f"{type(self).__name__}.{item.name}.top is 0: this loss is switched off", stacklevel=3)
+
+    def roles(self) -> dict[str, Role]:
+        return {"student": Trainable()}
+
+    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+        raise NotImplementedError
+
+    def steps(self, nets: Players, batch: Batch, step: Step) -> Iterator[Turn]:
+        """Each yield is one optimiser step for the named players, made before the next is asked for."""
+        yield trainable(self.roles()), self.losses(nets, batch, step)

@@ -1,0 +1,50 @@
+"""Without a teacher: labels only, and labels with a liking for certainty."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from edgemt.contract import Batch, Step
+from edgemt.losses import dice_ce, entropy, probabilities
+from edgemt.methods.method import Method, Terms
+from edgemt.ramps import Ramp
+from edgemt.roles import Ema, Players, Role, Trainable
+
+
+@dataclass(frozen=True)
+class Supervised(Method):
+    """Labelled images only: the floor that every method must beat, and with every label the ceiling.
+
+    It delivers the student's average, as mean-teacher methods do, so that a gain is the unlabelled images'
+    own.
+    """
+
+    delivers: ClassVar[str] = "average"
+    citation: ClassVar[str] = "Milletari et al., 3DV 2016, V-Net (soft Dice); with cross-entropy, half and half"
+    ema: Ema = field(default_factory=lambda: Ema(mode="eval"))
+
+    def roles(self) -> dict[str, Role]:
+        return {"student": Trainable(), "average": self.ema}
+
+    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+        return Terms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
+
+
+@dataclass(frozen=True)
+class EntropyMinimisation(Method):
+    """The student should be sure of unlabelled images too. Entropy of the softmax, unlabelled rows only.
+
+    The release works on natural images between domains; the port here follows SSL4MIS (weight 0.1, ramped
+    up).
+    """
+
+    citation: ClassVar[str] = "Grandvalet & Bengio, NeurIPS 2004; Vu et al., CVPR 2019, ADVENT"
+    ramp: Ramp = field(default_factory=Ramp)
+
+    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+        logits = nets.student(batch.image).logits
+        terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label))
+        if len(batch.unlabelled):
+            terms["entropy"] = self.ramp(step) * entropy(probabilities(logits[batch.count :])).mean()
+        return terms

@@ -1,0 +1,130 @@
+"""Masks for files: images, folders of images, NIfTI volumes. Each mask has the size of its own input.
+
+Shapes: H W the input's size, X Y Z a volume's, K channels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from deploy.runtime import runner
+from deploy.ship import open_ship
+from edgemt.contract import Card, Runner
+from edgemt.files import whole, write_bytes
+from edgemt.frames import fit_frame, fit_label, is_image, is_volume, read_image, read_volume, to_uint8
+from edgemt.overlay import class_colours, contours
+
+_OURS = (".mask.png", ".overlay.png", ".mask.nii.gz")
+_VIDEO = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg")
+
+
+def predict(
+    folder: Path,
+    inputs: Sequence[Path],
+    *,
+    out: Path,
+    overlay: bool = True,
+    runtime: str = "auto",
+    file: str | None = None,
+    threads: int | None = None,
+) -> Iterator[Path]:
+    """Write `NAME.mask.png` (class indices, with a palette) or `NAME.mask.nii.gz` for each input.
+
+    Yields each file when it is written; ship and inputs' names are checked before the first mask.
+    Raises ValueError in one line for a refused ship, an input of another kind, and two inputs of one name.
+    """
+    ship = open_ship(folder)
+    jobs = _jobs([Path(path) for path in inputs])
+    made = runner(ship, runtime=runtime, file=file, threads=threads)
+    return _all(made, ship.card, jobs, Path(out), overlay)
+
+
+def _all(made: Runner, card: Card, jobs: dict[str, Path], out: Path, overlay: bool) -> Iterator[Path]:
+    for name, path in jobs.items():
+        one = _volume if is_volume(path) else _image
+        yield from one(made, card, path, out / name, overlay)
+
+
+def _image(made: Runner, card: Card, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
+    picture = to_uint8(read_image(path))
+    frame = fit_frame(picture, size=card.size, channels=card.channels)
+    mask = fit_label(made(frame[None])[0], size=picture.shape[:2])
+    yield _write_png(target, ".mask.png", mask, colours=len(card.classes))
+    if overlay:
+        drawn = contours(picture, mask, colours=class_colours(len(card.classes)))
+        yield _write_png(target, ".overlay.png", drawn)
+
+
+def _volume(made: Runner, card: Card, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
+    """Slice by slice along the last axis, as in training. The overlay is of the fullest slice."""
+    volume = read_volume(path)
+    array = to_uint8(volume.array)
+    mask = np.zeros(array.shape, np.uint8)
+    for k in range(array.shape[2]):
+        slice_ = np.ascontiguousarray(array[..., k])
+        frame = fit_frame(slice_, size=card.size, channels=card.channels)
+        mask[..., k] = fit_label(made(frame[None])[0], size=slice_.shape)
+    import nibabel
+
+    name = target.with_name(f"{target.name}.mask.nii.gz")
+    with whole(name) as part:
+        image = nibabel.Nifti1Image(mask, volume.affine)
+        image.header.set_zooms(volume.spacing_mm)
+        part.write_bytes(_gzip(image.to_bytes()))
+    yield name
+    if overlay:
+        k = int((mask > 0).sum(axis=(0, 1)).argmax())
+        drawn = contours(np.ascontiguousarray(array[..., k]), mask[..., k], colours=class_colours(len(card.classes)))
+        yield _write_png(target, f".slice{k:03d}.overlay.png", drawn)
+
+
+def _gzip(data: bytes) -> bytes:
+    import gzip
+
+    return gzip.compress(data, compresslevel=6, mtime=0)  # equal masks give equal files
+
+
+def _jobs(inputs: list[Path]) -> dict[str, Path]:
+    """Name of the output -> input, a folder's in order; what this program wrote before is not read again."""
+    jobs: dict[str, Path] = {}
+    for given in inputs:
+        if given.is_dir():
+            inside = sorted(p for p in given.iterdir() if is_image(p) or is_volume(p))
+            found = [p for p in inside if not p.name.endswith(_OURS) and not p.name.startswith(".")]
+            if not found:
+                raise ValueError(f"{given}: holds no image or volume; name a folder of images or a single file")
+        elif not given.exists():
+            raise ValueError(f"{given}: no such file or folder")
+        elif given.suffix.lower() in _VIDEO:
+            raise ValueError(f"{given}: videos are not read yet; write its frames as images and name their folder")
+        elif is_image(given) or is_volume(given):
+            found = [given]
+        else:
+            raise ValueError(f"{given}: neither an image nor a NIfTI volume; convert it to PNG, JPEG, TIFF or .nii.gz")
+        for path in found:
+            name = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
+            if name in jobs and jobs[name] != path:
+                raise ValueError(f"{path}: would write the same mask as {jobs[name]}; rename one or predict it apart")
+            jobs[name] = path
+    if not jobs:
+        raise ValueError("inputs: none given; name images, volumes or folders")
+    return jobs
+
+
+def _write_png(target: Path, suffix: str, array: np.ndarray, *, colours: int = 0) -> Path:
+    image = Image.fromarray(array)
+    if colours:
+        # indices stay what they are; the palette only makes them visible
+        image = Image.frombytes("P", (array.shape[1], array.shape[0]), np.ascontiguousarray(array).tobytes())
+        rest = class_colours(colours)[1:]
+        image.putpalette([0, 0, 0, *(value for colour in rest for value in colour)])
+    buffer = BytesIO()
+    image.save(buffer, "PNG")
+    path = target.with_name(f"{target.name}{suffix}")
+    write_bytes(path, buffer.getvalue())
+    return path

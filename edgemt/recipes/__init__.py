@@ -1,0 +1,130 @@
+"""A run is a Python function that returns a Recipe. A recipe of your own is `file.py:function`.
+
+A recipe is a tree of frozen dataclasses, so every field of it is a flag: `--student.schedule.steps 4000`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+from deploy.bench import BenchOptions
+from deploy.prune import PruneOptions
+from edgemt.data.layouts import DataOptions
+from edgemt.data.options import AugmentOptions
+from edgemt.engine import Schedule
+from edgemt.methods import METHODS, Method
+from edgemt.names import unknown
+
+Pretrained = Literal["never", "if-available", "always"]
+Control = Literal["teacher_supervised", "student_supervised", "student_no_distillation", "student_all_labels"]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The full model, trained with few labels and many unlabelled images."""
+
+    network: str = "unet"  # `edgemt list teachers`
+    widths: tuple[int, ...] = ()  # of the U-Net's stages; empty is the table's own
+    encoder: str = ""  # for smp/ networks
+    pretrained: Pretrained = "never"
+    method: Method = field(default_factory=lambda: METHODS["cutmix_mt"])
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+@dataclass(frozen=True)
+class Student:
+    """The small model that ships: distilled from the teacher on every image."""
+
+    network: str = "mobilenetv4_small"  # `edgemt list students`, or any timm encoder
+    decoder: str = "auto"
+    pretrained: Pretrained = "if-available"
+    method: Method = field(default_factory=lambda: METHODS["distillation"])
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+@dataclass(frozen=True)
+class Slim:
+    """Structured pruning, then fine-tuning with the student's own method. `prune.macs` 0 leaves the student whole."""
+
+    prune: PruneOptions = field(default_factory=PruneOptions)
+    batches: int = 8  # real batches whose gradients rank the channels
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=1000, learning_rate=5e-4, validations=3))
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Post-training quantization, calibrated on unlabelled images."""
+
+    images: int = 200  # frames to calibrate on
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run depends on."""
+
+    name: str = "phantom"
+    data: DataOptions = field(default_factory=DataOptions)
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
+    per_image: bool = False  # normalise each frame by its own mean and deviation (MRI) instead of the set's
+    teacher: Teacher = field(default_factory=Teacher)
+    student: Student = field(default_factory=Student)
+    slim: Slim = field(default_factory=Slim)
+    int8: Int8 = field(default_factory=Int8)
+    bench: BenchOptions = field(default_factory=BenchOptions)
+    tolerance: float = 0.01  # mean Dice that pruning, and then INT8, may cost; a worse file is not written
+    controls: tuple[Control, ...] = ()  # trained beside, same size and budget, for the table of the report
+    seed: int = 0
+    threads: int = 0  # CPU threads for training; 0 is every core
+
+
+Make = Callable[[], Recipe]
+
+
+def _table() -> dict[str, Make]:
+    from edgemt.recipes import acdc, kvasir, phantom
+
+    return {
+        "phantom": phantom.phantom,
+        "acdc_cpu": acdc.acdc_cpu,
+        "acdc_slices": acdc.acdc_slices,
+        "kvasir_cpu": kvasir.kvasir_cpu,
+        "kvasir": kvasir.kvasir,
+    }
+
+
+RECIPES: dict[str, Make] = {}  # filled below, after Recipe exists for the files it names
+
+
+def load(name: str) -> Recipe:
+    """A recipe by name, or by `file.py:function`. Raises ValueError with the nearest name, or what is wrong."""
+    if ".py:" in name:
+        return _from_file(name)
+    if name not in RECIPES:
+        raise ValueError(unknown("recipe", name, RECIPES) + ", or write file.py:function")
+    return RECIPES[name]()
+
+
+def _from_file(name: str) -> Recipe:
+    from importlib.util import module_from_spec, spec_from_file_location
+
+    path, _, function = name.rpartition(":")
+    if not Path(path).is_file():
+        raise ValueError(f"{path}: no such recipe file")
+    spec = spec_from_file_location(Path(path).stem, path)
+    assert spec is not None and spec.loader is not None
+    module = module_from_spec(spec)
+    spec.loader.exec_module(module)
+    make = getattr(module, function, None)
+    if not callable(make):
+        names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
+        raise ValueError(f"{path}: " + unknown("function", function, names))
+    recipe = make()
+    if not isinstance(recipe, Recipe):
+        raise ValueError(f"{name}: returned {type(recipe).__name__}, not an edgemt.Recipe")
+    return recipe
+
+
+RECIPES.update(_table())

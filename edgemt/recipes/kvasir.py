@@ -1,0 +1,67 @@
+"""Polyps in colonoscopy frames (Kvasir-SEG): where, from scratch on a CPU, compute is the limit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from deploy.prune import PruneOptions
+from edgemt.data.layouts import DataOptions
+from edgemt.data.options import AugmentOptions
+from edgemt.engine import Schedule
+from edgemt.recipes import Recipe, Slim, Student, Teacher
+
+_CLASSES = ("background", "polyp")
+
+
+def kvasir_cpu() -> Recipe:
+    """80 labelled frames, 720 unlabelled, 128 x 128, from scratch, sized for two cores.
+
+    edgemt run kvasir_cpu --data.root DIR
+    """
+    teacher = Schedule(steps=2000, precision="auto", learning_rate=2e-3, validations=4)
+    student = Schedule(steps=2000, precision="32-true", learning_rate=2e-3, validations=4)
+    return Recipe(
+        name="kvasir_cpu",
+        data=DataOptions(
+            layout="pairs",
+            root=Path("kvasir-seg"),
+            labelled="splits/labelled_80.txt",
+            classes=_CLASSES,
+            channels=3,
+            size=(128, 128),
+            mask_threshold=128,
+        ),
+        augment=AugmentOptions(),
+        teacher=Teacher(schedule=teacher),
+        student=Student(pretrained="never", schedule=student),
+        slim=Slim(
+            prune=PruneOptions(macs=0.45),
+            schedule=Schedule(steps=800, precision="32-true", learning_rate=1e-3, validations=2),
+        ),
+    )
+
+
+def kvasir() -> Recipe:
+    """80 labelled frames at 256 x 256, pretrained U-Net++ and MobileNetV4 encoders, for a GPU.
+
+    edgemt run kvasir --data.root DIR
+    """
+    long = Schedule(steps=20_000, labelled=8, unlabelled=16, learning_rate=5e-4, validations=10, checkpoint_every=500)
+    return Recipe(
+        name="kvasir",
+        data=DataOptions(
+            layout="pairs",
+            root=Path("kvasir-seg"),
+            labelled="splits/labelled_80.txt",
+            classes=_CLASSES,
+            channels=3,
+            size=(256, 256),
+            mask_threshold=128,
+        ),
+        teacher=Teacher(network="smp/UnetPlusPlus", encoder="resnet34", pretrained="if-available", schedule=long),
+        student=Student(network="mobilenetv4_medium", schedule=long),
+        slim=Slim(
+            prune=PruneOptions(macs=0.45),
+            schedule=Schedule(steps=5000, labelled=8, unlabelled=16, learning_rate=3e-4, checkpoint_every=500),
+        ),
+    )

@@ -1,0 +1,71 @@
+"""The report of a run: report.html for reading, report.json for machines, three pictures for slides.
+
+    write_report(folder, record, gallery)
+
+`record` is a plain mapping: name, created, recipe, device, classes, counts, stages, controls, curves, bench,
+messages; "delivered" may name the stage that is shipped (otherwise it is the fastest of the last stages).
+`gallery` is a list of {"name", "image": uint8 [H, W, K], "masks": {"true"|"teacher"|...: integers [H, W]}}.
+Shapes: H W size in pixels, K image channels (1 grey, 3 RGB).
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import warnings
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemt.files import whole, write_text
+from edgemt.report.gallery import contact_sheet
+from edgemt.report.page import page
+
+__all__ = ["plain", "write_report"]
+
+
+def write_report(
+    folder: str | Path, record: Mapping[str, Any], gallery: Sequence[Mapping[str, Any]] = ()
+) -> tuple[Path, ...]:
+    """Write report.html, report.json and the pictures there is something for; return what was written.
+
+    The accuracy and curve pictures need matplotlib and are left out, with a warning, where it is missing.
+    """
+    folder, record = Path(folder), plain(record)
+    write_text(folder / "report.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
+    write_text(folder / "report.html", page(record, gallery))
+    written = [folder / "report.html", folder / "report.json"]
+    sheet = contact_sheet([str(c) for c in record.get("classes") or ()], gallery)
+    if sheet is not None:
+        with whole(folder / "gallery.png") as part:
+            sheet.save(part, "PNG", optimize=True)
+        written.append(folder / "gallery.png")
+    try:
+        from edgemt.report.plots import draw_plots
+
+        written += draw_plots(folder, record)
+    except ModuleNotFoundError as error:
+        if (error.name or "").split(".")[0] != "matplotlib":
+            raise
+        warnings.warn(
+            "accuracy_latency.png and curves.png are left out: matplotlib is missing; pip install matplotlib",
+            stacklevel=2,
+        )
+    return tuple(written)
+
+
+def plain(value: Any) -> Any:
+    """The same value in JSON's own types: NaN and infinities become null, paths become strings."""
+    if isinstance(value, Mapping):
+        return {str(k): plain(v) for k, v in value.items()}
+    if isinstance(value, np.ndarray):
+        return plain(value.tolist())
+    if isinstance(value, list | tuple | set | frozenset):
+        return [plain(v) for v in (sorted(value, key=str) if isinstance(value, set | frozenset) else value)]
+    if isinstance(value, np.generic):
+        return plain(value.item())
+    if isinstance(value, float):
+        return value if math.isfinite(value) else None
+    return value if value is None or isinstance(value, str | int) else str(value)

@@ -1,0 +1,239 @@
+"""The end of the flow: latency of what was shipped beside where it came from, and the report that shows it all."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deploy import export, quantize
+from deploy.bench import BenchOptions
+from deploy.runners import TorchRunner
+from deploy.runtime import runner
+from deploy.ship import seal
+from deploy.ship_bench import bench_ship
+from edgemt import artefact
+from edgemt.contract import Card
+from edgemt.files import write_text
+from edgemt.frames import fit_frame, fit_label
+
+if TYPE_CHECKING:
+    from edgemt.workspace import Run
+
+_GALLERY = 6
+_BENCH = "bench.json"
+
+
+def report(at: Run, controls: list[Path]) -> Path:
+    """Time the ship beside the torch networks, in turns in one run, and write report.html and report.json."""
+    from edgemt.report import write_report
+
+    folder = at.folder("report")
+    key = artefact.key_of(at.recipe.bench, artefact.identity(at.folder("ship")))
+    record = _kept(folder / _BENCH, key) or bench(at)
+    write_text(folder / _BENCH, json.dumps({**record, "key": key}, indent=1) + "\n")
+    write_report(folder, _record(at, record, controls), _gallery(at))
+    at.say(f"report: {folder / 'report.html'}")
+    return folder
+
+
+def bench(
+    at: Run,
+    *,
+    size: tuple[int, int] | None = None,
+    threads: int | None = None,
+    options: BenchOptions | None = None,
+) -> dict[str, Any]:
+    """The ship on every runtime, the slim student and the teacher in eager torch; real frames, in turns.
+
+    At another `size` than the recipe's the student is exported and quantized anew into a folder that is thrown
+    away: such a record holds times alone, no accuracy.
+    """
+    options = options or at.recipe.bench
+    wanted = size or at.recipe.data.size
+    own = wanted == tuple(at.recipe.data.size)
+    frames = _frames(at, wanted, 32)
+    calls = {f"torch/{name}": _eager(at, name, wanted, threads) for name in ("slim", "student", "teacher")}
+    with tempfile.TemporaryDirectory() as scratch:
+        ship = at.folder("ship") if own else _resized(at, wanted, Path(scratch))
+        record = bench_ship(ship, threads=threads, calls=calls, frames=frames, options=options)
+    for entry in record["calls"]:
+        name = entry["name"].removeprefix("torch/")
+        if own and name in ("slim", "student", "teacher"):
+            entry["dice"] = artefact.read_card(at.folder(name)).measured[artefact.WEIGHTS]["dice"]
+        if not own:
+            entry["dice"] = entry["drop"] = None
+    record["size"] = list(wanted)
+    return record
+
+
+def _eager(at: Run, stage: str, size: tuple[int, int], threads: int | None) -> TorchRunner:
+    network = artefact.load_network(at.folder(stage))
+    whole = export.Shippable(network, normalise=at.normalise, channels=at.recipe.data.channels)
+    return TorchRunner(whole.cpu(), size=size, channels=at.recipe.data.channels, name=stage, threads=threads)
+
+
+def _frames(at: Run, size: tuple[int, int], count: int) -> np.ndarray:
+    chosen = np.linspace(0, len(at.val.frames) - 1, min(count, len(at.val.frames))).astype(int)
+    frames = at.val.frames[chosen]
+    channels = at.recipe.data.channels
+    flat = frames[..., 0] if channels == 1 else frames
+    return np.stack([fit_frame(frame, size=size, channels=channels) for frame in flat])
+
+
+def _resized(at: Run, size: tuple[int, int], folder: Path) -> Path:
+    card = artefact.read_card(at.folder("slim"))
+    graph, small = folder / "model.onnx", folder / "model.int8.onnx"
+    export.export_onnx(
+        artefact.load_network(at.folder("slim")),
+        graph,
+        size=size,
+        channels=card.channels,
+        normalise=card.normalise,
+    )
+    frames = _frames(at, size, 64)
+    quantize.quantize(graph, small, calibration=[frames[i : i + 1] for i in range(len(frames))])
+    export.export_openvino(graph, folder / "openvino" / "model.xml")
+    export.export_openvino(small, folder / "openvino" / "model.int8.xml")
+    seal(
+        folder,
+        Card(
+            name=card.name,
+            stage="bench",
+            classes=card.classes,
+            size=size,
+            channels=card.channels,
+            params=card.params,
+        ),
+    )
+    return folder
+
+
+def _kept(file: Path, key: str) -> dict[str, Any] | None:
+    """A bench of the same ship and options is not taken again: a second report costs seconds."""
+    if not file.exists():
+        return None
+    try:
+        record = json.loads(file.read_text())
+    except ValueError:
+        return None
+    return record if record.get("key") == key else None
+
+
+def _record(at: Run, timed: dict[str, Any], controls: list[Path]) -> dict[str, Any]:
+    stages = [_stage(at, name, timed) for name in ("teacher", "student", "slim")]
+    ship = artefact.read_card(at.folder("ship"))
+    stages += [_shipped(at, ship, file, timed) for file in ship.measured]
+    curves = {name: _curves(at.folder(name)) for name in ("teacher", "student", "slim")}
+    return {
+        "name": at.recipe.name,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "recipe": artefact.flat(at.recipe),
+        "device": timed["machine"],
+        "classes": list(at.recipe.data.classes),
+        "counts": {
+            "labelled": len(at.cohort.labelled),
+            "unlabelled": len(at.cohort.unlabelled),
+            "val": len(at.val),
+        },
+        "stages": stages,
+        "controls": [_stage(at, f"controls/{folder.name}", timed) for folder in controls],
+        "curves": curves,
+        "bench": [{k: v for k, v in timed.items() if k != "key"}],
+        "messages": [*_messages(stages), *timed["notes"]],
+    }
+
+
+def _stage(at: Run, name: str, timed: dict[str, Any]) -> dict[str, Any]:
+    folder = at.folder(name)
+    card = artefact.read_card(folder)
+    measured = card.measured[artefact.WEIGHTS]
+    size = (folder / artefact.WEIGHTS).stat().st_size
+    latency = {e["runtime"]: _latency(e) for e in timed["calls"] if e["name"] == f"torch/{name}"}
+    return _row(name, measured, card, size, latency, note="torch, eager")
+
+
+def _shipped(at: Run, card: Card, file: str, timed: dict[str, Any]) -> dict[str, Any]:
+    folder, measured = at.folder("ship"), card.measured[file]
+    size = (folder / file).stat().st_size
+    if file.endswith(".xml"):
+        size += (folder / file).with_suffix(".bin").stat().st_size
+    latency = {
+        f"{e['runtime']} {e['precision']}": _latency(e)
+        for e in timed["calls"]
+        if e["file"] == file and e["runtime"] == measured["runtime"]
+    }
+    kind = "int8" if "int8" in file else "fp32"
+    return _row(f"{kind}/{measured['runtime']}", measured, card, size, latency, note=file)
+
+
+def _row(
+    name: str, measured: dict[str, Any], card: Card, size: int, latency: dict[str, Any], *, note: str
+) -> dict[str, Any]:
+    per_class = {c: {"dice": v.get("dice"), "hd95": v.get("hd95")} for c, v in measured["per_class"].items()}
+    far = [v["hd95"] for v in per_class.values() if v["hd95"] is not None]
+    return {
+        "name": name,
+        "dice": measured["dice"],
+        "hd95_px": sum(far) / len(far) if far else None,
+        "per_class": per_class,
+        "params": card.params,
+        "macs": card.macs,
+        "size_bytes": size,
+        "latency": latency,
+        "drop": measured.get("drop"),
+        "note": note,
+    }
+
+
+def _latency(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: entry[key] for key in ("p50_ms", "p90_ms", "p99_ms", "precision", "n")}
+
+
+def _curves(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "curves.json").read_text())
+
+
+def _messages(stages: list[dict[str, Any]]) -> list[str]:
+    """What the numbers say, good or bad, in words."""
+    by = {stage["name"]: stage for stage in stages}
+    student, slim = by["student"], by["slim"]
+    said = [
+        f"Pruning removed {1 - slim['macs'] / student['macs']:.0%} of the student's multiply-accumulates "
+        f"and moved Dice by {slim['dice'] - student['dice']:+.4f}.",
+        f"The student keeps {student['dice'] / max(by['teacher']['dice'], 1e-9):.0%} of its teacher's Dice "
+        f"with {student['params'] / by['teacher']['params']:.0%} of its parameters.",
+    ]
+    for name, stage in by.items():
+        if name.startswith("int8/"):
+            said.append(
+                f"INT8 on {name[5:]}: Dice {stage['dice'] - student['dice']:+.4f} against the unpruned student."
+            )
+    return said
+
+
+def _gallery(at: Run) -> list[dict[str, Any]]:
+    """Frames with foreground, spread over the validation list, and what each stage says of them."""
+    size = at.recipe.data.size
+    truths: list[np.ndarray] = []
+    for truth in at.val.truths:
+        truths += [fit_label(t, size=size) for t in (truth if truth.ndim == 3 else truth[None])]
+    full = [i for i, truth in enumerate(truths) if len(np.unique(truth)) == len(at.recipe.data.classes)]
+    full = full or [i for i, truth in enumerate(truths) if truth.any()] or list(range(len(truths)))
+    chosen = [full[int(i)] for i in np.linspace(0, len(full) - 1, min(_GALLERY, len(full)))]
+    frames = at.val.frames[chosen]
+    masks = {name: at.predict(artefact.load_network(at.folder(name)))(frames) for name in ("teacher", "student")}
+    masks["int8"] = runner(at.folder("ship") / "openvino" / "model.int8.xml", runtime="openvino")(frames)
+    names = [name for name, rows in zip(at.val.names, at.val.rows, strict=True) for _ in range(rows.stop - rows.start)]
+    return [
+        {
+            "name": names[index],
+            "image": frames[row],
+            "masks": {"true": truths[index], **{name: found[row] for name, found in masks.items()}},
+        }
+        for row, index in enumerate(chosen)
+    ]

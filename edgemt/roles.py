@@ -1,0 +1,184 @@
+"""Who plays in a method, and how averages move. Roles are choices; `gather` turns them into modules."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from copy import deepcopy
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from edgemt.contract import Step
+
+Build = Callable[[str, int], nn.Module]
+
+
+@dataclass(frozen=True)
+class Trainable:
+    """A network that an optimiser moves. Two with different `init` must start from different weights."""
+
+    kind: str = "student"
+    lr_scale: float = 1.0  # times the run's learning rate
+    optimiser: Literal["sgd", "adam", "adamw"] | None = None  # None: the run's own
+    init: int = 0
+
+
+@dataclass(frozen=True)
+class Ema:
+    """w' <- a w' + (1 - a) mean(w), with a = min((1 + t) / (10 + t), decay) while warming up.
+
+    The field warms up with 1 - 1 / (t + 1), the plain mean since step 0, which lags far behind in short
+    runs; this one spans the last tenth of the run so far.
+
+    Floating buffers (batch-norm statistics) move with the weights ("average"), are taken over ("copy"), or
+    are what the average sees in its own forward passes ("own", the released UA-MT: sound in train mode only,
+    never to be exported). Integer buffers are copied. `mode` "train" keeps dropout and batch statistics on.
+    """
+
+    of: tuple[str, ...] = ("student",)
+    decay: float = 0.99
+    warmup: bool = True
+    buffers: Literal["average", "copy", "own"] = "average"
+    mode: Literal["train", "eval"] = "train"
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.decay < 1.0:
+            raise ValueError(f"decay: {self.decay} would never let the average move; give a number from 0 up to, not 1")
+
+    def rate(self, step: Step) -> float:
+        """How much of the old average stays at this step."""
+        return min((1.0 + step.index) / (10.0 + step.index), self.decay) if self.warmup else self.decay
+
+    @torch.no_grad()
+    def update(self, average: nn.Module, sources: list[nn.Module], step: Step) -> None:
+        """Moves `average` in place; `sources` are the networks named in `of`."""
+        move = 1.0 - self.rate(step)
+        _lerp(list(average.parameters()), [list(s.parameters()) for s in sources], move)
+        if self.buffers == "own":
+            return
+        mine, theirs = list(average.buffers()), [list(s.buffers()) for s in sources]
+        real = [i for i, b in enumerate(mine) if b.is_floating_point()]
+        _lerp(
+            [mine[i] for i in real],
+            [[source[i] for i in real] for source in theirs],
+            move if self.buffers == "average" else 1.0,
+        )
+        for i, buffer in enumerate(mine):
+            if not buffer.is_floating_point():
+                buffer.copy_(theirs[0][i])
+
+
+@dataclass(frozen=True)
+class Frozen:
+    """Consulted, never trained: a finished teacher, an ensemble, a foundation model. Always in eval mode."""
+
+    kind: str = "teacher"
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The last `size` feature vectors of each class, kept in buffers so that checkpoints hold them."""
+
+    size: int = 32
+    features: int = 16
+    classes: int = 2
+
+
+Role = Trainable | Ema | Frozen | Memory
+Roles = Mapping[str, Role]
+
+
+class Players(nn.ModuleDict):
+    """The networks of a run by name: `players["student"]` or `players.student`."""
+
+    def __getattr__(self, name: str) -> Any:
+        return super().__getattr__(name)
+
+
+class Bank(nn.Module):
+    """What a `Memory` role becomes: `vectors` [C, size, F], of which the first `filled` [C] are real."""
+
+    vectors: Tensor
+    filled: Tensor
+    place: Tensor
+
+    def __init__(self, role: Memory) -> None:
+        super().__init__()
+        self.register_buffer("vectors", torch.zeros(role.classes, role.size, role.features))
+        self.register_buffer("filled", torch.zeros(role.classes, dtype=torch.int64))
+        self.register_buffer("place", torch.zeros(role.classes, dtype=torch.int64))
+
+    @torch.no_grad()
+    def push(self, vectors: Tensor, *, label: int) -> None:
+        """Writes `vectors` [n, F] of one class over the oldest ones."""
+        size = self.vectors.shape[1]
+        vectors = vectors[-size:]
+        at = (self.place[label] + torch.arange(len(vectors), device=vectors.device)) % size
+        self.vectors[label, at] = vectors.to(self.vectors.dtype)
+        self.place[label] = (self.place[label] + len(vectors)) % size
+        self.filled[label] = (self.filled[label] + len(vectors)).clamp(max=size)
+
+
+def gather(roles: Roles, build: Build) -> Players:
+    """One module a role: `build(kind, init)` makes networks, averages begin as copies of their source."""
+    players = Players()
+    for name, role in roles.items():
+        if isinstance(role, Memory):
+            players[name] = Bank(role)
+        elif not isinstance(role, Ema):
+            players[name] = build(role.kind, role.init if isinstance(role, Trainable) else 0)
+    for name, role in roles.items():
+        if isinstance(role, Ema):
+            missing = [source for source in role.of if source not in roles or isinstance(roles[source], Memory)]
+            if missing or not role.of:
+                raise ValueError(f"of: {name!r} averages {missing or 'nothing'}; name players among {', '.join(roles)}")
+            players[name] = deepcopy(players[role.of[0]])
+        if not isinstance(role, Trainable):
+            players[name].requires_grad_(False)
+    set_modes(players, roles)
+    return players
+
+
+def set_modes(players: Players, roles: Roles) -> None:
+    """Puts every player into the mode of its role; cheap, and done at the start of each step."""
+    for name, role in roles.items():
+        learning = isinstance(role, Trainable) or (isinstance(role, Ema) and role.mode == "train")
+        players[name].train(learning)
+        # Norm layers of an average in train mode would blend what they see into the student's statistics.
+        _track(players[name], not (learning and isinstance(role, Ema) and role.buffers != "own"))
+
+
+def update_averages(players: Players, roles: Roles, step: Step) -> None:
+    """Moves every average, after the optimisers of this step; norm layers are left as they were built."""
+    for name, role in roles.items():
+        if isinstance(role, Ema):
+            role.update(players[name], [players[source] for source in role.of], step)
+    rest(players)
+
+
+def rest(players: Players) -> None:
+    """After a step, moved averages or not: norm layers keep statistics again, as they were built to."""
+    _track(players, True)
+
+
+def trainable(roles: Roles) -> tuple[str, ...]:
+    """The names that an optimiser moves."""
+    return tuple(name for name, role in roles.items() if isinstance(role, Trainable))
+
+
+def _lerp(mine: list[Tensor], theirs: list[list[Tensor]], move: float) -> None:
+    if not mine:
+        return
+    target = [t.detach() for t in theirs[0]]
+    if len(theirs) > 1:
+        target = [torch.stack([t.detach() for t in same]).mean(0) for same in zip(*theirs, strict=True)]
+    torch._foreach_lerp_(mine, target, move)
+
+
+def _track(network: nn.Module, on: bool) -> None:
+    for module in network.modules():
+        if isinstance(module, _BatchNorm) and module.running_mean is not None:
+            module.track_running_stats = on

@@ -1,0 +1,161 @@
+"""What can be done with a ship folder, on a machine without torch: eval, predict, bench, doctor."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deploy.bench import BenchOptions
+from deploy.runtime import runner
+from deploy.ship import Ship, open_ship
+from deploy.ship_bench import bench_ship as _bench_ship
+from edgemt.contract import Case
+from edgemt.data.layouts import DataOptions, find
+from edgemt.doctor import doctor
+from edgemt.evaluate import evaluate, prepare
+from edgemt.predicting import predict
+
+__all__ = ["bench_ship", "doctor", "evaluate_ship", "metrics_table", "predict"]
+
+
+def evaluate_ship(
+    folder: Path,
+    *,
+    data_root: Path | None = None,
+    val: str = "",
+    runtime: str = "auto",
+    file: str | None = None,
+    threads: int | None = None,
+    precision: str | None = None,
+) -> dict[str, Any]:
+    """Every metric on the validation list, by the file as it runs here: a JSON record.
+
+    `data_root` replaces the folder on the card; one with nothing but images and masks is measured whole.
+    Raises ValueError in one line for whatever is wrong with ship, data or runtime.
+    """
+    ship = open_ship(folder)
+    made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision)
+    options, cases = _cases(ship, data_root, val)
+    card = ship.card
+    held = prepare(
+        cases,
+        size=card.size,
+        channels=card.channels,
+        classes=card.classes,
+        mask_threshold=options.mask_threshold,
+    )
+    with_distances = _has_scipy()
+    scores = evaluate(made, held, distances=with_distances).to_json()
+    return {
+        "ship": str(folder),
+        "name": card.name,
+        "runtime": made.runtime,
+        "file": made.file,
+        "precision": made.precision,
+        "threads": made.threads,
+        "root": str(options.root) if options.root else None,
+        "counted": len(held),
+        "card_dice": card.measured.get(made.file, {}).get("dice"),
+        "distances": with_distances,
+        **scores,
+    }
+
+
+def metrics_table(record: dict[str, Any]) -> str:
+    """The record of `evaluate_ship` as text: a row a class."""
+    unit = record["unit"]
+    columns = {
+        "dice": "Dice",
+        "jaccard": "Jaccard",
+        "recall": "recall",
+        "specificity": "specif.",
+        "hd95": f"HD95 {unit}",
+        "asd": f"ASD {unit}",
+        "counted": "cases",
+        "missed": "missed",
+        "invented": "invented",
+    }
+    shown = [key for key in columns if key in next(iter(record["per_class"].values()))]
+    rows = [["class", *(columns[key] for key in shown)]]
+    for name, values in record["per_class"].items():
+        rows.append([name, *(_cell(values[key], whole=key in ("counted", "missed", "invented")) for key in shown)])
+    width = max(len(row[0]) for row in rows)
+    lines = ["  ".join([row[0].ljust(width), *(cell.rjust(8) for cell in row[1:])]) for row in rows]
+    said = f"{record['file']} on {record['runtime']} ({record['precision']}), {record['counted']} cases"
+    before = record["card_dice"]
+    card = f"; the card says {before:.4f}" if before is not None else ""
+    lines += ["", f"mean Dice {_cell(record['dice'])}{card}; {said}"]
+    if not record["distances"]:
+        lines.append("note: no surface distances without scipy; pip install scipy")
+    return "\n".join(lines)
+
+
+def bench_ship(
+    folder: Path,
+    *,
+    runtimes: Sequence[str] = (),
+    seconds: float | None = None,
+    hz: float | None = None,
+    threads: int | None = None,
+    options: BenchOptions | None = None,
+) -> dict[str, Any]:
+    """Latency of every file on `runtimes` (empty: all installed ones); deploy/README.md has the record."""
+    options = options or BenchOptions()
+    if seconds is not None:
+        options = replace(options, seconds=seconds)
+    if hz is not None:
+        options = replace(options, paced_hz=hz)
+    return _bench_ship(folder, runtimes=runtimes, threads=threads, options=options)
+
+
+def _cases(ship: Ship, root: Path | None, val: str) -> tuple[DataOptions, tuple[Case, ...]]:
+    """The validation cases under `root`, found as in training as far as the folder is laid out like that."""
+    if not ship.card.data and root is None:
+        raise ValueError(f"{ship.folder}: the card does not say where the data was; give --data.root")
+    try:
+        trained = DataOptions.from_dict(dict(ship.card.data))
+    except TypeError as error:
+        raise ValueError(f"{ship.folder}/card.json: its data cannot be read ({error}); export it again") from None
+    if root is None:
+        options = replace(trained, val=val or trained.val)
+        return options, find(options).val
+    root = Path(root)
+    same = trained.root is not None and root.resolve() == Path(trained.root).resolve()
+    layout = trained.layout if same else "auto"
+    options = replace(
+        trained,
+        root=root,
+        layout=layout,
+        labelled=trained.labelled if same else "",
+        unlabelled="",
+        val=val or (trained.val if same or (root / trained.val).is_file() else ""),
+    )
+    if options.val or (root / "train").is_dir() or (root / "val").is_dir() or (root / "val.txt").is_file():
+        return options, find(options).val
+    return options, _everything(options)
+
+
+def _everything(options: DataOptions) -> tuple[Case, ...]:
+    """All cases of a folder made for testing: both halves, since a split always keeps one for learning."""
+    cohort = find(replace(options, val="0.5"))
+    if cohort.unlabelled:
+        raise ValueError(
+            f"{cohort.unlabelled[0].image}: has no mask, so {options.root} cannot be measured whole; add it"
+        )
+    return tuple(sorted((*cohort.labelled, *cohort.val), key=lambda case: case.name))
+
+
+def _has_scipy() -> bool:
+    try:
+        import scipy.ndimage  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _cell(value: float | None, *, whole: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if whole else f"{value:.4f}"

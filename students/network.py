@@ -1,0 +1,65 @@
+"""A student: pyramid, decoder, heads.
+
+Shapes: N batch, K image channels, C classes, H W size.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from edgemt.contract import Output
+from students.decoder import build_decoder, resize, row
+from students.mask import phases, upsampled_argmax
+from students.pyramid import Pyramid
+
+
+class Network(nn.Module):
+    """image [N, K, H, W] -> Output; any H and W that the encoder takes (convolutional ones: all).
+
+    heads: "sdf" signed distances in [-1, 1], "aux" logits of the decoder's coarser maps, "features" its
+    finest map.
+    """
+
+    phases: Tensor
+
+    def __init__(
+        self,
+        encoder: str,
+        *,
+        channels: int,
+        classes: int,
+        decoder: str,
+        pretrained: str = "never",
+        heads: Sequence[str] = (),
+        options: dict[str, Any] | None = None,
+    ) -> None:
+        super().__init__()
+        self.pyramid = Pyramid(
+            encoder, channels=channels, finest=row(decoder).finest, pretrained=pretrained, options=options
+        )
+        self.decoder = build_decoder(decoder, channels=self.pyramid.channels, strides=self.pyramid.strides)
+        widths: tuple[int, ...] = self.decoder.widths  # type: ignore[assignment]
+        self.head = nn.Conv2d(widths[-1], classes, 1)
+        self.sdf = nn.Conv2d(widths[-1], classes - 1, 1) if "sdf" in heads else None
+        self.aux = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in widths[:-1] if "aux" in heads)
+        self.keep_features = "features" in heads
+        kernel = phases(self.pyramid.strides[0]).repeat(classes, 1, 1, 1)
+        self.register_buffer("phases", kernel, persistent=False)
+
+    def forward(self, x: Tensor) -> Output:
+        maps = self.decoder(self.pyramid(x))
+        finest = maps[-1]
+        return Output(
+            logits=resize(self.head(finest), x),
+            features=resize(finest, x) if self.keep_features else None,
+            sdf=None if self.sdf is None else torch.tanh(resize(self.sdf(finest), x)),
+            aux=tuple(resize(head(m), x) for head, m in zip(self.aux, maps, strict=False)),
+        )
+
+    def mask(self, x: Tensor) -> Tensor:
+        """Class indices uint8 [N, H, W]: the argmax of the logits, the quick way for a graph that ships."""
+        return upsampled_argmax(self.head(self.decoder(self.pyramid(x))[-1]), self.phases, x.shape[-2:])

@@ -1,0 +1,121 @@
+"""The U-Net of the semi-supervised benchmarks: 16-32-64-128-256, dropout growing with depth.
+
+Ronneberger et al. 2015 (arXiv 1505.04597), in the form that the SSL4MIS results were obtained with: two
+convolutions a level, batch norm, LeakyReLU, dropout 0.05 to 0.5 in the encoder, bilinear upsampling behind
+a 1x1 convolution, a 3x3 head. Only the convolution biases that batch norm cancels are left out.
+
+Shapes: N batch, K image channels, C classes, *space 2 or 3 axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from edgemt.contract import Output
+
+CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
+UNSTRIDE: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
+NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
+POOL: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
+LINEAR = {2: "bilinear", 3: "trilinear"}
+
+
+def resize(x: Tensor, size: Sequence[int]) -> Tensor:
+    """Linear resampling to `size`, in two or three axes."""
+    if tuple(x.shape[2:]) == tuple(size):
+        return x
+    return F.interpolate(x, size=tuple(size), mode=LINEAR[len(size)], align_corners=False)
+
+
+def double_conv(inward: int, outward: int, *, dropout: float, dims: int) -> nn.Sequential:
+    conv, norm = CONV[dims], NORM[dims]
+    return nn.Sequential(
+        conv(inward, outward, 3, padding=1, bias=False),
+        norm(outward),
+        nn.LeakyReLU(inplace=True),
+        nn.Dropout(dropout),
+        conv(outward, outward, 3, padding=1, bias=False),
+        norm(outward),
+        nn.LeakyReLU(inplace=True),
+    )
+
+
+class Up(nn.Module):
+    """Doubles the resolution, puts the skip beside it, convolves twice."""
+
+    def __init__(self, deep: int, skip: int, *, up: str, dims: int) -> None:
+        super().__init__()
+        self.transposed = up == "transposed"
+        self.reduce = UNSTRIDE[dims](deep, skip, 2, stride=2) if self.transposed else CONV[dims](deep, skip, 1)
+        self.convs = double_conv(2 * skip, skip, dropout=0.0, dims=dims)
+
+    def forward(self, x: Tensor, skip: Tensor) -> Tensor:
+        # The 1x1 convolution commutes with the resampling, and is four times cheaper before it.
+        x = resize(self.reduce(x), skip.shape[2:])  # a transposed convolution is one short where a side is odd
+        return self.convs(torch.cat((skip, x), dim=1))
+
+
+class UNet(nn.Module):
+    """image [N, K, *space] -> Output; any size whose sides are at least 2 ** (levels - 1).
+
+    heads: "sdf" signed distances in [-1, 1], "aux" logits of the coarser decoder levels (deep supervision),
+    "features" the last decoder map.
+    """
+
+    def __init__(
+        self,
+        *,
+        channels: int,
+        classes: int,
+        heads: Sequence[str] = (),
+        widths: Sequence[int] = (16, 32, 64, 128, 256),
+        dropout: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.5),
+        up: str = "bilinear",
+        dims: int = 2,
+    ) -> None:
+        super().__init__()
+        if len(widths) < 2:
+            raise ValueError(f"unet: widths = {tuple(widths)}: give at least two levels")
+        if len(dropout) != len(widths):
+            raise ValueError(f"unet: dropout has {len(dropout)} numbers for {len(widths)} widths: give one a level")
+        if up not in ("bilinear", "transposed"):
+            raise ValueError(f"unet: up = {up!r}: choose bilinear or transposed")
+        if dims not in CONV:
+            raise ValueError(f"unet: dims = {dims!r}: choose 2 or 3")
+        conv = CONV[dims]
+        self.deepest = 2 ** (len(widths) - 1)
+        self.pool = POOL[dims](2)
+        self.down = nn.ModuleList(
+            double_conv(inward, outward, dropout=rate, dims=dims)
+            for inward, outward, rate in zip((channels, *widths), widths, dropout, strict=False)
+        )
+        self.up = nn.ModuleList(
+            Up(deep, skip, up=up, dims=dims) for skip, deep in reversed(list(zip(widths, widths[1:], strict=False)))
+        )
+        self.head = conv(widths[0], classes, 3, padding=1)
+        self.sdf = conv(widths[0], classes - 1, 1) if "sdf" in heads else None
+        self.aux = nn.ModuleList(conv(width, classes, 1) for width in reversed(widths[1:-1]) if "aux" in heads)
+        self.keep_features = "features" in heads
+
+    def forward(self, x: Tensor) -> Output:
+        space = x.shape[2:]
+        if min(space) < self.deepest:
+            raise ValueError(f"unet: input {tuple(space)} is too small: every side must be at least {self.deepest}")
+        skips: list[Tensor] = []
+        for index, block in enumerate(self.down):
+            x = block(self.pool(x) if index else x)
+            skips.append(x)
+        maps = []
+        for block, skip in zip(self.up, reversed(skips[:-1]), strict=True):
+            x = block(x, skip)
+            maps.append(x)
+        return Output(
+            logits=self.head(x),
+            features=x if self.keep_features else None,
+            sdf=None if self.sdf is None else torch.tanh(self.sdf(x)),
+            aux=tuple(resize(head(m), space) for head, m in zip(self.aux, maps, strict=False)),
+        )

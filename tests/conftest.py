@@ -1,0 +1,54 @@
+"""Shared by all tests: one thread, warnings of ours are errors, and one tiny run of the whole flow."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+os.environ.setdefault("OMP_NUM_THREADS", "1")
+
+try:
+    import torch
+
+    torch.set_num_threads(1)
+except ImportError:
+    pass
+
+TINY = [
+    "--data.size=64",
+    "64",
+    "--data.phantom=6",
+    "12",
+    "4",
+    "--teacher.widths=4",
+    "8",
+    "8",
+    "8",
+    "8",
+    "--teacher.schedule.steps=12",
+    "--student.schedule.steps=12",
+    "--slim.schedule.steps=6",
+    "--slim.batches=2",
+    "--teacher.schedule.checkpoint-every=4",
+    "--student.schedule.checkpoint-every=4",
+    "--slim.schedule.checkpoint-every=4",
+    "--int8.images=8",
+    "--bench.iterations=5",
+    "--bench.warmup=2",
+    "--bench.paced-seconds=0.2",
+    "--bench.no-cold",
+    "--tolerance=1.0",
+    "--threads=1",
+]
+
+
+@pytest.fixture(scope="session")
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A finished run of the phantom recipe, made small: the folder with every stage in it."""
+    from edgemt import cli
+
+    out = tmp_path_factory.mktemp("tiny") / "run"
+    cli.main(["run", "phantom", "--out", str(out), *TINY])
+    return out

@@ -1,0 +1,128 @@
+"""A method on a small stage: tiny networks, random batches, and an engine of thirty lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor, nn
+
+from edgemt.contract import Batch, Output, Step
+from edgemt.methods import Discriminator, Method
+from edgemt.methods.method import Terms
+from edgemt.roles import gather, set_modes, trainable, update_averages
+
+CHANNELS = 2
+
+
+class Tiny(nn.Module):
+    """The smallest network with everything that goes wrong: batch norm, dropout, and every extra head."""
+
+    def __init__(self, dims: int, classes: int) -> None:
+        super().__init__()
+        conv, norm = (nn.Conv3d, nn.BatchNorm3d) if dims == 3 else (nn.Conv2d, nn.BatchNorm2d)
+        self.body = nn.Sequential(conv(CHANNELS, 8, 3, padding=1), norm(8), nn.ReLU(), nn.Dropout(0.2))
+        self.head, self.sdf = conv(8, classes, 1), conv(8, classes - 1, 1)
+        self.aux = nn.ModuleList(conv(8, classes, 1) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Output:
+        f = self.body(x)
+        return Output(self.head(f), f, self.sdf(f).tanh(), tuple(aux(f) for aux in self.aux))
+
+    def rename(self, order: list[int]) -> None:
+        """Class i of this network becomes what class order[i] was."""
+        for layer in (self.head, *self.aux):
+            layer.weight.data, layer.bias.data = layer.weight.data[order], layer.bias.data[order]
+        foreground = [c - 1 for c in order[1:]]
+        self.sdf.weight.data, self.sdf.bias.data = (
+            self.sdf.weight.data[foreground],
+            self.sdf.bias.data[foreground],
+        )
+
+
+@dataclass
+class Stage:
+    """A method with its players and optimisers, and a seed a step, and does what an engine does."""
+
+    method: Method
+    dims: int = 2
+    classes: int = 3
+    rate: float = 0.05
+    total: int = 100
+    index: int = 0
+
+    def __post_init__(self) -> None:
+        self.roles = self.method.roles()
+        self.nets = gather(self.roles, self.build)
+        self.optimisers = {
+            who: torch.optim.SGD(self.nets[who].parameters(), self.rate, momentum=0.9) for who in trainable(self.roles)
+        }
+
+    def build(self, kind: str, init: int) -> nn.Module:
+        torch.manual_seed(init + 100 * (kind == "teacher"))
+        if kind == "discriminator":
+            return Discriminator(classes=self.classes, channels=CHANNELS, dimensions=self.dims, width=4)
+        return Tiny(self.dims, self.classes)
+
+    def turns(self, batch: Batch) -> Iterator[tuple[tuple[str, ...], Terms]]:
+        torch.manual_seed(self.index)
+        set_modes(self.nets, self.roles)
+        generator = torch.Generator().manual_seed(self.index)
+        yield from self.method.steps(self.nets, batch, Step(self.index, self.total, generator))
+
+    def step(self, batch: Batch) -> dict[str, float]:
+        logged: dict[str, float] = {}
+        for who, terms in self.turns(batch):
+            for name in who:
+                self.optimisers[name].zero_grad(set_to_none=True)
+            torch.stack(list(terms.values())).sum().backward()
+            for name in who:
+                self.optimisers[name].step()
+            logged |= {name: float(term.detach()) for name, term in terms.items()}
+        update_averages(self.nets, self.roles, Step(self.index, self.total))
+        self.index += 1
+        return logged
+
+    def of(self, kind: type) -> list[str]:
+        return [name for name, role in self.roles.items() if isinstance(role, kind)]
+
+
+def batch_of(
+    *,
+    dims: int = 2,
+    classes: int = 3,
+    labelled: int = 2,
+    unlabelled: int = 3,
+    seed: int = 0,
+    strong: bool = True,
+) -> Batch:
+    g = torch.Generator().manual_seed(seed)
+    size = (12, 10, 8)[:dims]
+    image = torch.randn(labelled + unlabelled, CHANNELS, *size, generator=g)
+    label = torch.randint(0, classes, (labelled, *size), generator=g)
+    view = image[labelled:] + 0.3 * torch.randn(image[labelled:].shape, generator=g)
+    return Batch(image, label, view if strong else None)
+
+
+class Says(nn.Module):
+    """A teacher whose probabilities are given."""
+
+    def __init__(self, p: Tensor) -> None:
+        super().__init__()
+        self.p = p
+
+    def forward(self, x: Tensor) -> Output:
+        return Output(self.p.log().expand(len(x), *self.p.shape))
+
+
+class Oracle(nn.Module):
+    """A discriminator that knows the truth: labelled images are bright in the batches of the check below."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale = nn.Parameter(torch.tensor(50.0))
+
+    def forward(self, probability: Tensor, image: Tensor) -> Tensor:
+        bright = self.scale * image.flatten(1).mean(1)
+        return torch.stack([-bright, bright], 1)

@@ -1,0 +1,184 @@
+"""The loop: a run cut anywhere ends as one that was never cut, and a bad loss loses nothing."""
+
+from __future__ import annotations
+
+import errno
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from edgemt import checkpoint, engine, files
+from edgemt.contract import Batch, Output, Step
+from edgemt.engine import Schedule, train
+from edgemt.methods import METHODS, Discriminator
+from edgemt.methods.method import Method, Terms
+from edgemt.roles import Players
+
+FAST = Schedule(steps=8, labelled=2, unlabelled=2, precision="32-true", validations=2, checkpoint_every=2, warmup=2)
+
+
+class Small(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv2d(1, 4, 3, padding=1), nn.BatchNorm2d(4), nn.ReLU(), nn.Dropout(0.2))
+        self.head = nn.Conv2d(4, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> Output:
+        return Output(self.head(self.body(x)))
+
+
+def build(kind: str, init: int) -> nn.Module:
+    torch.manual_seed(init)
+    return Discriminator(classes=3, channels=1) if kind == "discriminator" else Small()
+
+
+def draw(index: int, device: torch.device) -> Batch:
+    g = torch.Generator().manual_seed(index)
+    image = torch.randn(4, 1, 16, 16, generator=g)
+    return Batch(image, torch.randint(0, 3, (2, 16, 16), generator=g), image[2:] * 1.1)
+
+
+class Cut(Exception):
+    pass
+
+
+def cut_at(step: int):
+    def until(index: int, device: torch.device) -> Batch:
+        if index == step:
+            raise Cut
+        return draw(index, device)
+
+    return until
+
+
+@pytest.mark.parametrize("name", ["mean_teacher", "cutmix_mt", "cps", "dan", "distillation"])
+@pytest.mark.parametrize("step", [1, 5])
+def test_a_run_that_was_cut_ends_with_the_same_bits(name: str, step: int, tmp_path: Path) -> None:
+    method = METHODS[name]
+    whole = train(method, build=build, draw=draw, schedule=FAST, folder=tmp_path / "whole", key="k")
+    with pytest.raises(Cut):
+        train(method, build=build, draw=cut_at(step), schedule=FAST, folder=tmp_path / "cut", key="k")
+    resumed = train(method, build=build, draw=draw, schedule=FAST, folder=tmp_path / "cut", key="k")
+    for (key, a), b in zip(whole.network.state_dict().items(), resumed.network.state_dict().values(), strict=True):
+        assert torch.equal(a, b), key
+    assert whole.history == resumed.history
+
+
+def test_a_checkpoint_of_another_recipe_is_not_taken_up(tmp_path: Path) -> None:
+    train(METHODS["supervised"], build=build, draw=draw, schedule=FAST, folder=tmp_path, key="one")
+    seen = []
+
+    def watched(index: int, device: torch.device) -> Batch:
+        seen.append(index)
+        return draw(index, device)
+
+    train(METHODS["supervised"], build=build, draw=watched, schedule=FAST, folder=tmp_path, key="two")
+    assert seen == list(range(8))
+
+
+@pytest.mark.parametrize("size", [0, 7, 400])
+def test_a_truncated_checkpoint_is_named_in_one_line(size: int, tmp_path: Path) -> None:
+    train(METHODS["supervised"], build=build, draw=draw, schedule=FAST, folder=tmp_path, key="k")
+    file = tmp_path / "checkpoint.safetensors"
+    file.write_bytes(file.read_bytes()[:size])
+    with pytest.raises(ValueError, match=r"checkpoint\.safetensors: damaged or cut short") as caught:
+        train(METHODS["supervised"], build=build, draw=draw, schedule=FAST, folder=tmp_path, key="k")
+    assert "delete it" in str(caught.value)
+    assert file.exists()
+
+
+@dataclass(frozen=True)
+class Exploding(Method):
+    """Supervised, but the loss is NaN at some steps."""
+
+    bad: tuple[int, ...] = (3,)
+
+    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+        loss = nets.student(batch.labelled).logits.square().mean()
+        return Terms(supervised=loss * float("nan") if step.index in self.bad else loss)
+
+
+def test_a_nan_loss_skips_the_step_and_training_goes_on(tmp_path: Path) -> None:
+    done = train(Exploding(), build=build, draw=draw, schedule=FAST, folder=tmp_path, key="k")
+    assert done.history["skipped"] == 1
+    assert all(torch.isfinite(p).all() for p in done.network.state_dict().values())
+
+
+def test_a_skipped_step_leaves_no_trace_in_any_player(tmp_path: Path) -> None:
+    run = engine.Run(METHODS["mean_teacher"], build=build, schedule=FAST, seed=0)
+    run.step(draw)
+    before = {k: v.clone() for k, v in run.players.state_dict().items()}
+
+    def broken(index: int, device: torch.device) -> Batch:
+        batch = draw(index, device)
+        return replace(batch, image=batch.image * float("nan"))
+
+    assert run.step(broken) is None
+    for key, value in run.players.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    assert all(m.track_running_stats for m in run.players.modules() if isinstance(m, nn.BatchNorm2d))
+
+
+def test_a_loss_that_stays_nan_is_said_in_one_line_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
+    schedule = replace(FAST, steps=40, patience=3)
+    with pytest.raises(ValueError, match="not finite, 3 steps in a row.*learning_rate"):
+        train(
+            Exploding(bad=tuple(range(4, 40))),
+            build=build,
+            draw=draw,
+            schedule=schedule,
+            folder=tmp_path,
+            key="k",
+        )
+    kept = Small()
+    checkpoint.load(tmp_path / "checkpoint.safetensors", players={"student": kept}, optimisers={})
+    assert all(torch.isfinite(p).all() for p in kept.parameters())
+
+
+def test_after_a_burst_of_nan_the_last_good_weights_come_back(tmp_path: Path) -> None:
+    schedule = replace(FAST, steps=20, patience=3)
+    done = train(Exploding(bad=(5, 6, 7)), build=build, draw=draw, schedule=schedule, folder=tmp_path, key="k")
+    assert done.history["skipped"] == 3
+    assert all(torch.isfinite(p).all() for p in done.network.parameters())
+
+
+def test_a_full_disk_names_the_file_and_keeps_the_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(Cut):
+        train(METHODS["supervised"], build=build, draw=cut_at(3), schedule=FAST, folder=tmp_path, key="k")
+    before = (tmp_path / "checkpoint.safetensors").read_bytes()
+
+    def full(tensors: object, path: Path, metadata: object) -> None:
+        path.write_bytes(b"half")
+        raise OSError(errno.ENOSPC, "No space left on device", str(path))
+
+    monkeypatch.setattr(checkpoint, "save_file", full)
+    with pytest.raises(files.NoSpaceError, match=r"checkpoint\.safetensors: no space left"):
+        train(METHODS["supervised"], build=build, draw=draw, schedule=FAST, folder=tmp_path, key="k")
+    assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"]
+    assert (tmp_path / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_weights_of_another_network_are_refused(tmp_path: Path) -> None:
+    checkpoint.save_weights(tmp_path / "w.safetensors", nn.Linear(2, 2))
+    with pytest.raises(ValueError, match="w.safetensors: does not fit this network"):
+        checkpoint.load_weights(tmp_path / "w.safetensors", Small())
+
+
+@pytest.mark.parametrize("field", ["steps", "labelled", "learning_rate"])
+def test_a_schedule_refuses_what_cannot_train(field: str) -> None:
+    with pytest.raises(ValueError, match=f"schedule.{field}"):
+        Schedule(**{field: 0})
+
+
+def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
+    schedule = Schedule(steps=100, warmup=10, learning_rate=1.0)
+    assert schedule.rate(0) < schedule.rate(9) and schedule.rate(99) < 0.05
+
+
+def test_neighbouring_steps_have_unrelated_seeds() -> None:
+    seeds = [engine._mixed(0, i) for i in range(1000)] + [engine._mixed(1, i) for i in range(1000)]
+    assert len(set(seeds)) == 2000
+    assert len({s % 16 for s in seeds[:400]}) == 16

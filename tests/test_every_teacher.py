@@ -1,0 +1,135 @@
+"""Every row of the table of teachers runs through the same contract."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+import teachers
+
+# Small versions of the rows: the contract is the subject, the size is not.
+SMALL: dict[str, dict[str, Any]] = {
+    "unet": {"widths": (4, 8, 8, 16, 16)},
+    "monai/AttentionUnet": {"widths": (4, 8, 8)},
+    "monai/BasicUNet": {"widths": (4, 4, 8, 8, 16, 4)},
+    "monai/BasicUNetPlusPlus": {"widths": (4, 4, 8, 8, 16, 4)},
+    "monai/UNet": {"widths": (4, 8, 8)},
+    "monai/SegResNet": {"init_filters": 8},
+    "smp/Segformer": {"encoder": "mit_b0"},
+}
+ENCODER = {"encoder": "tu-test_resnet"}
+
+
+def small(name: str, **asked: Any) -> nn.Module:
+    torch.manual_seed(0)
+    default = ENCODER if name.startswith("smp/") else {}
+    return teachers.build(name, **{"channels": 3, "classes": 2, **SMALL.get(name, default), **asked})
+
+
+@pytest.mark.parametrize("name", teachers.names())
+def test_logits_are_finite_at_input_resolution_at_two_sizes(name: str) -> None:
+    for channels, classes, size in ((3, 2, (64, 64)), (1, 4, (70, 96))):
+        network = small(name, channels=channels, classes=classes).train()
+        logits = network(torch.randn(2, channels, *size)).logits
+        assert logits.shape == (2, classes, *size)
+        logits.square().mean().backward()
+        grads = [p.grad for p in network.parameters() if p.grad is not None]
+        assert torch.isfinite(logits).all() and all(torch.isfinite(g).all() for g in grads)
+        assert sum(float(g.abs().sum()) for g in grads) > 0
+
+
+@pytest.mark.parametrize("name", teachers.names())
+def test_weights_survive_safetensors_and_eval_is_deterministic(name: str, tmp_path: Path) -> None:
+    first = small(name).train()
+    first(torch.randn(2, 3, 64, 64))  # moves the batch-norm statistics away from a fresh network's
+    save_file({k: v.contiguous() for k, v in first.state_dict().items()}, tmp_path / "w.safetensors")
+    torch.manual_seed(1)
+    second = teachers.build(name, channels=3, classes=2, **SMALL.get(name, ENCODER if "smp/" in name else {}))
+    second.load_state_dict(load_file(tmp_path / "w.safetensors"))
+    first.eval(), second.eval()
+    x = torch.randn(1, 3, 64, 64)
+    with torch.no_grad():
+        assert torch.equal(first(x).logits, first(x).logits)
+        assert torch.equal(first(x).logits, second(x).logits)
+
+
+@pytest.mark.parametrize(("dims", "size"), [(2, (48, 80)), (3, (16, 16, 32))])
+def test_the_unet_has_every_head_in_two_and_three_axes(dims: int, size: tuple[int, ...]) -> None:
+    network = small("unet", classes=4, heads=teachers.HEADS, dims=dims)
+    out = network(torch.randn(2, 3, *size))
+    assert out.sdf.shape == (2, 3, *size) and out.sdf.abs().max() <= 1
+    assert out.features.shape == (2, 4, *size)
+    assert len(out.aux) == 3 and all(a.shape == out.logits.shape for a in out.aux)
+
+
+def test_without_heads_the_unet_gives_logits_alone() -> None:
+    out = small("unet")(torch.randn(1, 3, 32, 32))
+    assert out.sdf is None and out.features is None and out.aux == ()
+
+
+def test_the_unet_is_that_of_the_benchmarks() -> None:
+    network = teachers.build("unet", channels=1, classes=4)
+    released, cancelled_biases = 1_813_764, 2 * (16 + 32 + 64 + 128) * 2 + 2 * 256
+    assert sum(p.numel() for p in network.parameters()) == released - cancelled_biases
+    rates = [m.p for m in network.modules() if isinstance(m, nn.Dropout) and m.p > 0]
+    assert rates == [0.05, 0.1, 0.2, 0.3, 0.5]
+
+
+def test_dropout_makes_training_passes_differ() -> None:
+    network = small("unet").train()
+    x = torch.randn(2, 3, 32, 32)
+    assert not torch.equal(network(x).logits, network(x).logits)
+
+
+@pytest.mark.parametrize("up", ["bilinear", "transposed"])
+def test_both_ways_up_take_odd_sizes(up: str) -> None:
+    assert small("unet", up=up)(torch.randn(1, 3, 33, 47)).logits.shape == (1, 2, 33, 47)
+
+
+@pytest.mark.parametrize(
+    ("name", "asked", "said"),
+    [
+        ("unett", {}, "nearest: unet"),
+        ("smp/Unets", {}, "nearest: smp/Unet"),
+        ("monai/BasicUnets", {}, "nearest: monai/BasicUNet"),
+        ("monai/FlexibleUNet", {"heads": ("sdf",)}, "head 'sdf'"),
+        ("unet", {"heads": ("sfd",)}, "offers: sdf, aux, features"),
+        ("unet", {"classes": 1}, "at least 2"),
+        ("unet", {"widths": (8, 16)}, "one a level"),
+        ("monai/SegResNet", {"widths": (8, 16)}, "widths cannot be set"),
+        ("unet", {"up": "nearest"}, "bilinear or transposed"),
+        ("unet", {"width": 8}, "'width'"),
+        ("smp/Unet", {"encoder": "resnet43"}, "nearest: resnet34"),
+        ("smp/Unet", {"pretrained": "maybe"}, "if-available"),
+    ],
+)
+def test_a_bad_request_is_named_in_one_line(name: str, asked: dict[str, Any], said: str) -> None:
+    with pytest.raises(ValueError, match=said) as caught:
+        teachers.build(name, **{"channels": 3, "classes": 2, **asked})
+    assert "\n" not in str(caught.value)
+
+
+def test_an_image_smaller_than_the_deepest_stride_is_refused() -> None:
+    with pytest.raises(ValueError, match="at least 16"):
+        small("unet")(torch.randn(1, 3, 8, 64))
+
+
+def test_missing_pretrained_weights_are_one_line_or_an_error(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    from teachers import library
+
+    def nothing(*_: object) -> str:
+        raise OSError("not here")
+
+    monkeypatch.setattr(library, "weights_file", nothing)
+    small("smp/Unet", pretrained="if-available")
+    assert [r.getMessage().count("\n") for r in caplog.records] == [0]
+    assert "from scratch" in caplog.text
+    with pytest.raises(ValueError, match="'always'"):
+        small("smp/Unet", pretrained="always")

@@ -1,0 +1,184 @@
+"""The whole flow on phantom data: what stands is skipped, what was killed resumes, what ships works elsewhere."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+from conftest import TINY
+
+from edgemt import artefact, cli
+from edgemt.files import sha256
+
+ROOT = Path(__file__).parent.parent
+STAGES = ("teacher", "student", "slim", "int8", "ship")
+
+
+def command(*args: str) -> list[str]:
+    return [sys.executable, "-m", "edgemt.cli", *args]
+
+
+def environment() -> dict[str, str]:
+    return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def hashes(run: Path) -> dict[str, str]:
+    return {f"{s}/{f}": h for s in STAGES for f, h in artefact.read_card(run / s).files.items()}
+
+
+def test_a_run_leaves_every_stage_with_its_card_and_a_report(tiny_run: Path) -> None:
+    for stage in STAGES:
+        card = artefact.read_card(tiny_run / stage)
+        assert card.files and all(sha256(tiny_run / stage / f) == h for f, h in card.files.items())
+        assert all(0 <= m["dice"] <= 1 for m in card.measured.values())
+    assert (tiny_run / "report" / "report.html").stat().st_size > 10_000
+    assert not list(tiny_run.glob("*.partial"))
+
+
+def test_pruning_removed_the_macs_it_was_asked_to(tiny_run: Path) -> None:
+    before, after = (artefact.read_card(tiny_run / s).macs for s in ("student", "slim"))
+    assert after <= 0.6 * before
+
+
+def test_the_report_tells_every_stage_and_its_latency(tiny_run: Path) -> None:
+    record = json.loads((tiny_run / "report" / "report.json").read_text())
+    by = {stage["name"]: stage for stage in record["stages"]}
+    assert {"teacher", "student", "slim", "int8/openvino", "int8/onnxruntime"} <= set(by)
+    assert all(stage["latency"] for stage in by.values())
+    assert any("Pruning removed" in line for line in record["messages"])
+
+
+def test_the_same_command_again_makes_nothing_anew(tiny_run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {p: p.stat().st_mtime_ns for s in STAGES for p in (tiny_run / s).rglob("*") if p.is_file()}
+    cli.main(["run", "phantom", "--out", str(tiny_run), *TINY])
+    assert {p: p.stat().st_mtime_ns for p in before} == before
+    assert "teacher: stands" in capsys.readouterr().err
+
+
+def test_a_changed_field_makes_its_stage_and_those_after_it_anew_only(tiny_run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
+    before = hashes(copy)
+    cli.main(["quantize", "phantom", "--out", str(copy), *TINY, "--int8.images=3"])
+    after = hashes(copy)
+    assert all(after[f] == before[f] for f in before if f.startswith(("teacher", "student", "slim")))
+    assert after["int8/model.int8.onnx"] != before["int8/model.int8.onnx"]
+
+
+def test_a_file_changed_behind_the_cards_back_is_refused(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
+    weights = copy / "teacher" / "weights.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"\0")
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["train", "phantom", "--out", str(copy), *TINY])
+    assert stopped.value.code == 2
+    assert "weights.safetensors: missing or changed" in capsys.readouterr().err
+    assert weights.exists()
+
+
+def test_a_gate_refuses_a_worse_file_and_keeps_what_was_made(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
+    card = artefact.read_card(copy / "student")
+    raw = json.loads(card.to_json())
+    raw["measured"]["weights.safetensors"]["dice"] = 1.9  # no student can hold that
+    (copy / "student" / "card.json").write_text(json.dumps(raw))
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["prune", "phantom", "--out", str(copy), *TINY, "--slim.schedule.steps=4", "--tolerance=0.01"])
+    assert stopped.value.code == 2
+    said = capsys.readouterr().err
+    assert "the pruned student" in said and "slim.prune.macs" in said
+    assert artefact.read_card(copy / "slim").files == artefact.read_card(tiny_run / "slim").files
+
+
+@pytest.mark.parametrize("stage", ["teacher", "student", "slim"])
+def test_a_killed_stage_resumes_to_the_same_bits(stage: str, tiny_run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns(*STAGES[STAGES.index(stage) :]))
+    verb = {"teacher": "train", "student": "distil", "slim": "prune"}[stage]
+    args = command(verb, "phantom", "--out", str(copy), *TINY)
+    running = subprocess.Popen(args, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    mark = copy / f"{stage}.partial" / "checkpoint.safetensors"
+    deadline = time.monotonic() + 120
+    while not mark.exists() and running.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.005)
+    running.send_signal(signal.SIGKILL)
+    running.wait()
+    assert mark.exists() and not (copy / stage).exists(), "the kill came too late to prove anything"
+    cli.main([verb, "phantom", "--out", str(copy), *TINY])
+    assert artefact.read_card(copy / stage).files == artefact.read_card(tiny_run / stage).files
+
+
+def test_ctrl_c_is_status_130_and_the_run_resumes(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    args = [*command("train", "phantom", "--out", str(out), *TINY), "--teacher.schedule.steps=4000"]
+    running = subprocess.Popen(args, env=environment(), stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 120
+    while not (out / "teacher.partial" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
+        time.sleep(0.02)
+    running.send_signal(signal.SIGINT)
+    _, said = running.communicate(timeout=60)
+    assert running.returncode == 130
+    assert "the same command resumes" in said and "Traceback" not in said
+    assert (out / "teacher.partial" / "checkpoint.safetensors").exists()
+
+
+WITHOUT_TORCH = """
+import sys
+class Hidden:
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] == "torch":
+            raise ModuleNotFoundError("No module named 'torch'", name="torch")
+sys.meta_path.insert(0, Hidden())
+from edgemt.cli import main
+main(sys.argv[1:])
+"""
+
+
+def test_a_ship_copied_elsewhere_works_without_torch(tiny_run: Path, tmp_path: Path) -> None:
+    ship = shutil.copytree(tiny_run / "ship", tmp_path / "device" / "ship")
+    frame = next(p for p in sorted((ship / "golden").iterdir()) if not p.name.endswith(".mask.png"))
+    for args, expected in (
+        (["eval", str(ship), "--json", str(tmp_path / "e.json")], "mean Dice"),
+        (["predict", str(ship), str(frame), "--out", str(tmp_path / "masks")], "masks"),
+        (["bench", str(ship), "--seconds", "0.2", "--hz", "0", "--json", str(tmp_path / "b.json")], "p50"),
+        (["doctor", str(ship)], "golden"),
+    ):
+        done = subprocess.run(
+            [sys.executable, "-c", WITHOUT_TORCH, *args],
+            capture_output=True,
+            text=True,
+            env=environment(),
+            cwd=tmp_path,
+        )
+        assert done.returncode == 0, done.stderr
+        assert expected in done.stdout
+    evaluated = json.loads((tmp_path / "e.json").read_text())
+    assert evaluated["dice"] == pytest.approx(evaluated["card_dice"], abs=1e-6)
+    assert list((tmp_path / "masks").glob("*.png"))
+
+
+def test_controls_are_trained_beside_and_reported(tiny_run: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
+    names = ("teacher_supervised", "student_supervised", "student_no_distillation", "student_all_labels")
+    cli.main(["run", "phantom", "--out", str(copy), *TINY, "--controls", *names])
+    record = json.loads((copy / "report" / "report.json").read_text())
+    assert [row["name"] for row in record["controls"]] == [f"controls/{name}" for name in names]
+    assert hashes(copy) == hashes(tiny_run)
+
+
+@pytest.mark.parametrize("method", ["supervised", "mean_teacher", "cps", "dan"])
+def test_a_student_can_learn_by_any_method_named_on_the_command_line(method: str, tmp_path: Path) -> None:
+    cli.main(
+        ["distil", "phantom", "--out", str(tmp_path), *TINY, "--student.method", method]
+        + ["--teacher.schedule.steps=2", "--student.schedule.steps=2"]
+    )
+    assert artefact.read_card(tmp_path / "student").measured

@@ -1,0 +1,271 @@
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+
+from tiny_ship import SIZE, expected, frame, graph, make_ship  # noqa: E402
+
+from deploy.graph_file import read_graph_file  # noqa: E402
+from deploy.ship import Ship, card_hash, golden, open_ship, seal, self_test, write_golden  # noqa: E402
+from edgemt.contract import Card  # noqa: E402
+
+
+@pytest.fixture
+def ship(tmp_path: Path) -> Ship:
+    return make_ship(tmp_path / "ship")
+
+
+class Pretend:
+    """A runner that always gives one answer."""
+
+    runtime, file, threads = "pretend", "model.onnx", 1
+
+    def __init__(self, *, precision: str = "f32", wrong: float = 0.0, background: bool = False) -> None:
+        self.precision, self.wrong, self.background = precision, wrong, background
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        mask = expected(frames[0])[None]
+        mask.reshape(-1)[: int(self.wrong * mask.size)] = 2
+        return mask * (not self.background)
+
+
+def one_line(error: pytest.ExceptionInfo[ValueError], *words: str) -> None:
+    text = str(error.value)
+    assert "\n" not in text
+    for word in words:
+        assert word in text, text
+
+
+def rewrite_card(ship: Ship, **changes: object) -> None:
+    raw = json.loads((ship.folder / "card.json").read_text())
+    (ship.folder / "card.json").write_text(json.dumps({**raw, **changes}))
+
+
+def test_a_sealed_ship_opens_with_the_same_card(ship: Ship) -> None:
+    again = open_ship(ship.folder)
+    assert again.card == ship.card
+    assert {"model.onnx", "model.int8.onnx", "golden/frame0.png", "golden/frame0.mask.png"} <= set(again.card.files)
+    assert ship.path("model.onnx").is_file()
+
+
+def test_a_copied_ship_opens(ship: Ship, tmp_path: Path) -> None:
+    shutil.copytree(ship.folder, tmp_path / "device")
+    assert open_ship(tmp_path / "device").card == ship.card
+
+
+def test_one_flipped_bit_is_refused_and_the_file_is_named(ship: Ship) -> None:
+    file = ship.folder / "model.onnx"
+    data = bytearray(file.read_bytes())
+    data[len(data) // 2] ^= 1
+    file.write_bytes(data)
+    with pytest.raises(ValueError) as error:
+        open_ship(ship.folder)
+    one_line(error, "model.onnx", "sha256")
+
+
+def test_a_changed_golden_mask_is_refused(ship: Ship) -> None:
+    write_golden(ship.folder, "frame0", frame=frame(0), mask=np.zeros(SIZE, np.uint8))
+    with pytest.raises(ValueError) as error:
+        open_ship(ship.folder)
+    one_line(error, "frame0.mask.png")
+
+
+def test_a_truncated_file_is_named_in_one_line(ship: Ship) -> None:
+    file = ship.folder / "model.int8.onnx"
+    file.write_bytes(file.read_bytes()[:-20])
+    with pytest.raises(ValueError) as error:
+        open_ship(ship.folder)
+    one_line(error, "model.int8.onnx")
+
+
+def test_a_missing_file_is_named_in_one_line(ship: Ship) -> None:
+    (ship.folder / "model.onnx").unlink()
+    with pytest.raises(ValueError) as error:
+        open_ship(ship.folder)
+    one_line(error, "model.onnx", "missing")
+
+
+def test_a_folder_without_a_card_is_no_ship(ship: Ship, tmp_path: Path) -> None:
+    (ship.folder / "card.json").unlink()
+    with pytest.raises(ValueError) as error:
+        open_ship(ship.folder)
+    one_line(error, "card.json")
+    with pytest.raises(ValueError, match="no such ship folder"):
+        open_ship(tmp_path / "nowhere")
+
+
+@pytest.mark.parametrize(
+    "text",
+    ["", "{", "[]", "null", '{"format": 99}', '{"format": 1, "surprise": 1}', '{"format": 1, "files": 3}'],
+)
+def test_a_card_that_is_no_card_is_refused(ship: Ship, text: str) -> None:
+    (ship.folder / "card.json").write_text(text)
+    with pytest.raises(ValueError) as error:
+        open_ship(ship.folder)
+    one_line(error, "card.json")
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"size": [0, 3]},
+        {"size": ["a", "b"]},
+        {"channels": 2},
+        {"classes": ["x"]},
+        {"files": {}},
+        {"files": {"model.onnx": 7}},
+    ],
+)
+def test_a_card_that_makes_no_sense_names_the_field(ship: Ship, changes: dict[str, object]) -> None:
+    rewrite_card(ship, **changes)
+    with pytest.raises(ValueError) as error:
+        open_ship(ship.folder)
+    one_line(error, "card.json", next(iter(changes)))
+
+
+@pytest.mark.parametrize("name", ["../outside.onnx", "/etc/hostname", "golden/../../outside.onnx", "a\\b"])
+def test_a_card_cannot_point_outside_its_folder(ship: Ship, name: str) -> None:
+    (ship.folder.parent / "outside.onnx").write_bytes(b"x")
+    rewrite_card(ship, files={name: "0" * 64})
+    with pytest.raises(ValueError) as error:
+        open_ship(ship.folder)
+    one_line(error, "outside")
+
+
+def test_a_link_that_leaves_the_folder_is_refused(ship: Ship) -> None:
+    outside = ship.folder.parent / "outside.onnx"
+    shutil.move(ship.folder / "model.onnx", outside)
+    (ship.folder / "model.onnx").symlink_to(outside)
+    with pytest.raises(ValueError) as error:
+        open_ship(ship.folder)
+    one_line(error, "model.onnx", "link")
+
+
+@pytest.mark.parametrize("where", ["initializer", "attribute"])
+def test_external_data_is_refused_even_with_the_right_hash(ship: Ship, where: str) -> None:
+    model = graph()
+    tensor = model.graph.initializer[1]
+    if where == "attribute":
+        model.graph.node.append(onnx.helper.make_node("Constant", [], ["spare"], value=tensor))
+        tensor = model.graph.node[-1].attribute[0].t
+    tensor.ClearField("raw_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="../secrets.bin")
+    (ship.folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="another file"):
+        seal(ship.folder, ship.card)
+    from edgemt.files import sha256
+
+    rewrite_card(ship, files={**ship.card.files, "model.onnx": sha256(ship.folder / "model.onnx")})
+    with pytest.raises(ValueError) as error:
+        open_ship(ship.folder)
+    one_line(error, "model.onnx", "another file")
+
+
+def test_an_ir_without_its_weights_is_refused(ship: Ship) -> None:
+    (ship.folder / "model.xml").write_text("<net/>")
+    seal(ship.folder, ship.card)
+    with pytest.raises(ValueError) as error:
+        open_ship(ship.folder)
+    one_line(error, "model.xml", ".bin")
+
+
+def test_a_file_that_is_not_on_the_card_is_not_handed_out(ship: Ship) -> None:
+    (ship.folder / "extra.onnx").write_bytes(b"x")
+    with pytest.raises(ValueError) as error:
+        open_ship(ship.folder).path("extra.onnx")
+    one_line(error, "extra.onnx", "model.int8.onnx")
+
+
+def test_sealing_nothing_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="nothing to seal"):
+        seal(tmp_path, Card())
+    with pytest.raises(ValueError, match="no such folder"):
+        seal(tmp_path / "nowhere", Card())
+
+
+def test_the_card_hash_follows_the_card(ship: Ship) -> None:
+    assert card_hash(ship.card) == card_hash(open_ship(ship.folder).card)
+    assert card_hash(replace(ship.card, name="other")) != card_hash(ship.card)
+
+
+def test_golden_frames_come_back_as_they_went(ship: Ship) -> None:
+    pairs = golden(ship)
+    assert [pair.name for pair in pairs] == ["frame0", "frame1"]
+    assert np.array_equal(pairs[1].frame[0], frame(1))
+    assert np.array_equal(pairs[1].mask, expected(frame(1)))
+
+
+def test_a_grey_golden_frame_keeps_its_channel_axis(tmp_path: Path) -> None:
+    write_golden(tmp_path / "ship", "grey", frame=frame()[..., :1], mask=expected(frame()))
+    seal(tmp_path / "ship", Card(classes=("a", "b", "c"), size=SIZE, channels=1))
+    assert golden(open_ship(tmp_path / "ship"))[0].frame.shape == (1, *SIZE, 1)
+
+
+def test_a_golden_pair_of_different_sizes_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="golden x"):
+        write_golden(tmp_path, "x", frame=frame(), mask=expected(frame())[:-1])
+
+
+@pytest.mark.parametrize(
+    ("runner", "ok"),
+    [
+        (Pretend(), True),
+        (Pretend(wrong=0.02), False),
+        (Pretend(wrong=0.02, precision="int8"), True),
+        (Pretend(background=True, precision="int8"), False),
+    ],
+)
+def test_the_self_test_is_strict_with_float_and_lenient_with_int8(ship: Ship, runner: Pretend, ok: bool) -> None:
+    result = self_test(ship, runner)
+    assert result.ok is ok
+    assert result.frames == 2
+    assert ok or "model.onnx" in result.message
+
+
+def test_a_ship_without_golden_frames_does_not_pass_its_self_test(tmp_path: Path) -> None:
+    result = self_test(make_ship(tmp_path / "ship", golden=0), Pretend())
+    assert not result.ok
+    assert "no golden" in result.message
+
+
+def test_operators_are_counted_without_the_onnx_package(ship: Ship) -> None:
+    found = read_graph_file(ship.folder / "model.int8.onnx")
+    assert found.ops["QuantizeLinear"] == 3
+    assert found.ops["Conv"] == 1
+    assert not found.external
+
+
+@pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.99])
+def test_every_truncation_of_a_graph_is_a_value_error(ship: Ship, tmp_path: Path, keep: float) -> None:
+    data = (ship.folder / "model.onnx").read_bytes()
+    (tmp_path / "cut.onnx").write_bytes(data[: int(keep * len(data))])
+    with pytest.raises(ValueError) as error:
+        read_graph_file(tmp_path / "cut.onnx")
+    one_line(error, "cut.onnx")
+
+
+def test_random_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for i in range(200):
+        file = tmp_path / "noise.onnx"
+        file.write_bytes(draw.bytes(int(draw.integers(0, 200))))
+        try:
+            read_graph_file(file)
+        except ValueError as error:
+            assert "noise.onnx" in str(error), i
+
+
+def test_a_stray_pixel_on_empty_frames_is_forgiven(tmp_path: Path) -> None:
+    write_golden(tmp_path / "ship", "dark", frame=np.zeros((*SIZE, 3), np.uint8), mask=np.zeros(SIZE, np.uint8))
+    seal(tmp_path / "ship", Card(classes=("a", "b", "c"), size=SIZE))
+    dark = open_ship(tmp_path / "ship")
+    assert self_test(dark, Pretend()).ok
+    assert not self_test(dark, Pretend(wrong=0.5, precision="int8")).ok

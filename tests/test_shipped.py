@@ -1,0 +1,219 @@
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
+
+from deploy.bench import BenchOptions  # noqa: E402
+from deploy.ship import Ship  # noqa: E402
+from edgemt import shipped  # noqa: E402
+from edgemt.data.layouts import DataOptions  # noqa: E402
+from edgemt.frames import read_label, read_volume  # noqa: E402
+
+RUN: dict[str, Any] = {"runtime": "onnxruntime"}
+DATA = DataOptions(layout="pairs", classes=("background", "organ", "tool"), size=SIZE).to_dict()
+
+
+@pytest.fixture
+def ship(tmp_path: Path) -> Ship:
+    return make_ship(tmp_path / "ship", data=DATA, measured={"model.onnx": {"dice": 0.75}})
+
+
+def pairs(folder: Path, count: int = 3, *, big: int = 1) -> Path:
+    """images and masks of `count` phantoms, `big` times the network's size."""
+    for kind in ("images", "masks"):
+        (folder / kind).mkdir(parents=True, exist_ok=True)
+    for seed in range(count):
+        picture = frame(seed).repeat(big, axis=0).repeat(big, axis=1)
+        Image.fromarray(picture).save(folder / "images" / f"case{seed}.png")
+        Image.fromarray(expected(picture)).save(folder / "masks" / f"case{seed}.png")
+    return folder
+
+
+def test_a_folder_of_images_and_masks_is_measured_whole(ship: Ship, tmp_path: Path) -> None:
+    record = shipped.evaluate_ship(ship.folder, data_root=pairs(tmp_path / "test"), **RUN)
+    assert record["counted"] == 3
+    assert record["dice"] == 1.0
+    assert set(record["per_class"]) == {"organ", "tool"}
+    assert (record["runtime"], record["file"], record["card_dice"]) == ("onnxruntime", "model.onnx", 0.75)
+    json.dumps(record)
+
+
+def test_masks_are_scored_at_their_own_size(ship: Ship, tmp_path: Path) -> None:
+    record = shipped.evaluate_ship(ship.folder, data_root=pairs(tmp_path / "test", big=3), **RUN)
+    assert 0.9 < record["dice"] <= 1.0
+
+
+def test_a_wrong_mask_costs_what_it_should(ship: Ship, tmp_path: Path) -> None:
+    root = pairs(tmp_path / "test")
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / "masks" / "case1.png")
+    record = shipped.evaluate_ship(ship.folder, data_root=root, **RUN)
+    assert record["dice"] == pytest.approx(2 / 3)
+    assert record["per_class"]["organ"]["invented"] == 1
+
+
+def test_only_the_val_folder_of_a_training_layout_is_measured(ship: Ship, tmp_path: Path) -> None:
+    pairs(tmp_path / "data" / "train", 4)
+    pairs(tmp_path / "data" / "val", 2)
+    assert shipped.evaluate_ship(ship.folder, data_root=tmp_path / "data", **RUN)["counted"] == 2
+
+
+def test_a_list_names_the_cases(ship: Ship, tmp_path: Path) -> None:
+    root = pairs(tmp_path / "test", 4)
+    (root / "mine.txt").write_text("case2\n")
+    record = shipped.evaluate_ship(ship.folder, data_root=root, val="mine.txt", **RUN)
+    assert [case["name"] for case in record["cases"]] == ["case2"]
+
+
+def test_an_image_without_a_mask_is_not_left_out_silently(ship: Ship, tmp_path: Path) -> None:
+    root = pairs(tmp_path / "test")
+    (root / "masks" / "case1.png").unlink()
+    with pytest.raises(ValueError, match="case1"):
+        shipped.evaluate_ship(ship.folder, data_root=root, **RUN)
+
+
+def test_eval_without_data_says_what_to_give(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="data.root"):
+        shipped.evaluate_ship(make_ship(tmp_path / "ship").folder, **RUN)
+    strange = make_ship(tmp_path / "strange", data={**DATA, "colour": 1})
+    with pytest.raises(ValueError, match="colour"):
+        shipped.evaluate_ship(strange.folder, **RUN)
+
+
+def test_the_table_has_a_row_a_class_and_the_dice_of_the_card(ship: Ship, tmp_path: Path) -> None:
+    text = shipped.metrics_table(shipped.evaluate_ship(ship.folder, data_root=pairs(tmp_path / "test"), **RUN))
+    assert "organ" in text
+    assert "tool" in text
+    assert "the card says 0.7500" in text
+    assert "nan" not in text.lower()
+
+
+def test_bench_takes_seconds_and_a_camera_rate(ship: Ship) -> None:
+    quick = BenchOptions(warmup=1, iterations=5, rounds=1, block_ms=2, paced_seconds=0.05, cold=False)
+    record = shipped.bench_ship(ship.folder, runtimes=("onnxruntime",), seconds=0.05, hz=100, threads=1, options=quick)
+    assert record["options"]["seconds"] == 0.05
+    assert record["calls"][0]["paced"]["hz"] == 100
+
+
+def test_a_mask_has_the_size_of_its_image_and_holds_class_indices(ship: Ship, tmp_path: Path) -> None:
+    root = pairs(tmp_path / "in", 2, big=2)
+    written = list(shipped.predict(ship.folder, [root / "images"], out=tmp_path / "out", **RUN))
+    assert [path.name for path in written] == [
+        "case0.mask.png", "case0.overlay.png", "case1.mask.png", "case1.overlay.png",
+    ]  # fmt: skip
+    mask = read_label(written[0])
+    truth = expected(frame(0)).repeat(2, axis=0).repeat(2, axis=1)
+    assert mask.shape == truth.shape
+    assert (mask == truth).mean() > 0.99
+    overlay = np.asarray(Image.open(written[1]))
+    assert overlay.shape == (*truth.shape, 3)
+
+
+def test_grey_and_deep_images_are_taken_too(ship: Ship, tmp_path: Path) -> None:
+    Image.fromarray(frame(0)[..., 0]).save(tmp_path / "grey.png")
+    Image.fromarray(frame(0)[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.tif")
+    written = list(
+        shipped.predict(ship.folder, [tmp_path / "grey.png", tmp_path / "deep.tif"], out=tmp_path / "out", **RUN)
+    )
+    assert len(written) == 4
+    assert np.array_equal(read_label(written[0]), expected(frame(0)))
+
+
+def test_a_folder_predicted_into_itself_reads_only_the_inputs(ship: Ship, tmp_path: Path) -> None:
+    root = pairs(tmp_path / "in", 2) / "images"
+    first = list(shipped.predict(ship.folder, [root], out=root, **RUN))
+    assert list(shipped.predict(ship.folder, [root], out=root, **RUN)) == first
+
+
+def test_without_overlay_only_masks_are_written(ship: Ship, tmp_path: Path) -> None:
+    root = pairs(tmp_path / "in", 1)
+    written = list(shipped.predict(ship.folder, [root / "images"], out=tmp_path / "out", overlay=False, **RUN))
+    assert [path.name for path in written] == ["case0.mask.png"]
+
+
+def test_a_volume_keeps_its_shape_and_its_place_in_space(ship: Ship, tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    slices = np.stack([frame(seed)[..., 0] for seed in range(3)], axis=-1)
+    affine = np.diag([1.25, 1.25, 8.0, 1.0])
+    affine[:3, 3] = (-4, 5, 6)
+    nibabel.save(nibabel.Nifti1Image(slices, affine), tmp_path / "heart.nii.gz")
+    written = list(shipped.predict(ship.folder, [tmp_path / "heart.nii.gz"], out=tmp_path / "out", **RUN))
+    assert written[0].name == "heart.mask.nii.gz"
+    mask = read_volume(written[0])
+    assert np.array_equal(mask.array, np.stack([expected(frame(seed)) for seed in range(3)], axis=-1))
+    assert np.allclose(mask.affine, affine)
+    assert mask.spacing_mm == pytest.approx((1.25, 1.25, 8.0))
+    assert written[1].name.endswith(".overlay.png")
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("clip.mp4", "videos"),
+        ("notes.txt", "neither"),
+        ("gone.png", "no such"),
+        ("broken.png", "decoded"),
+        ("none", "holds no"),
+    ],
+)
+def test_a_bad_input_is_one_clear_line(ship: Ship, tmp_path: Path, name: str, words: str) -> None:
+    if name == "none":
+        (tmp_path / name).mkdir()
+    elif name != "gone.png":
+        (tmp_path / name).write_bytes(b"not an image")
+    with pytest.raises(ValueError) as error:
+        list(shipped.predict(ship.folder, [tmp_path / name], out=tmp_path / "out", **RUN))
+    assert name in str(error.value)
+    assert words in str(error.value)
+    assert "\n" not in str(error.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_two_inputs_of_one_name_do_not_overwrite_each_other(ship: Ship, tmp_path: Path) -> None:
+    for folder in ("a", "b"):
+        pairs(tmp_path / folder, 1)
+    with pytest.raises(ValueError, match="same mask"):
+        shipped.predict(
+            ship.folder, [tmp_path / "a" / "images", tmp_path / "b" / "images"], out=tmp_path / "out", **RUN
+        )
+
+
+def test_the_doctor_finds_a_sound_ship_sound(ship: Ship) -> None:
+    healthy, lines = shipped.doctor(ship.folder)
+    text = "\n".join(lines)
+    assert healthy, text
+    assert "onnxruntime" in text
+    assert "golden" in text
+
+
+def test_the_doctor_finds_a_changed_file(ship: Ship) -> None:
+    (ship.folder / "model.onnx").write_bytes(b"")
+    healthy, lines = shipped.doctor(ship.folder)
+    assert not healthy
+    assert "model.onnx" in lines[-1]
+
+
+def test_the_doctor_without_a_ship_looks_at_the_machine() -> None:
+    healthy, lines = shipped.doctor()
+    assert healthy
+    assert any(line.startswith("python") for line in lines)
+
+
+def test_the_doctor_says_when_the_masks_are_not_the_golden_ones(tmp_path: Path) -> None:
+    from deploy.ship import seal, write_golden
+
+    ship = make_ship(tmp_path / "ship")
+    write_golden(ship.folder, "frame0", frame=frame(0), mask=expected(frame(5)))
+    seal(ship.folder, ship.card)
+    healthy, lines = shipped.doctor(ship.folder)
+    assert not healthy
+    assert any("do not use" in line for line in lines)

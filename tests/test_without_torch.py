@@ -1,0 +1,140 @@
+"""The run-time side on a machine that has no torch, nor anything else of the training side."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
+
+from edgemt.data.layouts import DataOptions  # noqa: E402
+
+ROOT = Path(__file__).resolve().parent.parent
+MODULES = [
+    "edgemt", "edgemt.contract", "edgemt.frames", "edgemt.metrics", "edgemt.evaluate", "edgemt.phantom",
+    "edgemt.data.layouts", "edgemt.data.splits", "edgemt.shipped", "edgemt.cli", "edgemt.plugins",
+    "edgemt.report", "edgemt.listing",
+    "deploy.runtime", "deploy.bench", "deploy.ship_bench", "deploy.coldstart", "deploy.ship", "deploy.gate",
+]  # fmt: skip
+HEAVY = ["torch", "torchvision", "timm", "lightning", "monai", "nncf", "onnx", "onnxscript", "torch_pruning"]
+
+HOOK = """
+import importlib.abc, json, sys
+
+class Hide(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path=None, target=None):
+        if name.split(".")[0] in HIDDEN:
+            raise ModuleNotFoundError(f"No module named {name!r}", name=name)
+
+HIDDEN = set(json.loads(sys.argv[1]))
+sys.meta_path.insert(0, Hide())
+"""
+
+
+def run(program: str, *, hide: list[str], arguments: list[str] | None = None) -> str:
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-c", HOOK + program, json.dumps(hide), *(arguments or [])],
+        capture_output=True,
+        text=True,
+        env=environment,
+        timeout=120,
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def present(modules: list[str]) -> list[str]:
+    return [
+        name for name in modules if any((ROOT / name.replace(".", "/")).with_suffix(s).exists() for s in (".py", ""))
+    ]
+
+
+def test_the_hook_really_hides() -> None:
+    assert "hidden" in run("try:\n import torch\nexcept ModuleNotFoundError:\n print('hidden')", hide=["torch"])
+
+
+def test_the_run_time_modules_import_without_training_packages_and_load_no_runtime() -> None:
+    lazy = ["onnxruntime", "openvino", "scipy", "nibabel", "matplotlib"]
+    program = f"""
+import importlib
+for name in {present(MODULES)!r}:
+    importlib.import_module(name)
+assert not set({lazy!r}) & set(sys.modules), set({lazy!r}) & set(sys.modules)
+print("done")
+"""
+    assert "done" in run(program, hide=HEAVY)
+
+
+@pytest.fixture(scope="module")
+def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("device")
+    data = DataOptions(layout="pairs", classes=("background", "organ", "tool"), size=SIZE).to_dict()
+    make_ship(folder / "ship", data=data)
+    for kind in ("images", "masks"):
+        (folder / "test" / kind).mkdir(parents=True)
+    for seed in range(3):
+        Image.fromarray(frame(seed)).save(folder / "test" / "images" / f"{seed}.png")
+        Image.fromarray(expected(frame(seed))).save(folder / "test" / "masks" / f"{seed}.png")
+    return folder
+
+
+def test_eval_predict_bench_and_doctor_run_without_torch(there: Path) -> None:
+    program = """
+from pathlib import Path
+from deploy.bench import BenchOptions
+from edgemt import shipped
+
+folder = Path(sys.argv[2])
+quick = BenchOptions(warmup=1, iterations=5, seconds=0.1, rounds=1, paced_seconds=0.05, cold=False)
+record = shipped.evaluate_ship(folder / "ship", data_root=folder / "test")
+bench = shipped.bench_ship(folder / "ship", options=quick)
+written = list(shipped.predict(folder / "ship", [folder / "test" / "images"], out=folder / "out"))
+healthy, lines = shipped.doctor(folder / "ship")
+assert "torch" not in sys.modules
+print(json.dumps([record["dice"], len(bench["calls"]), [p.name for p in written], healthy, lines]))
+"""
+    dice, timed, written, healthy, lines = json.loads(run(program, hide=HEAVY, arguments=[str(there)]))
+    assert dice == 1.0
+    assert timed >= 2
+    assert len(written) == 6
+    assert healthy
+    assert any("torch" in line and line.startswith("--") for line in lines)
+    assert np.array_equal(np.asarray(Image.open(there / "out" / "0.mask.png")), expected(frame(0)))
+
+
+@pytest.mark.parametrize("only", ["onnxruntime", "openvino"])
+def test_one_runtime_is_enough(there: Path, only: str) -> None:
+    pytest.importorskip(only)
+    other = {"onnxruntime": "openvino", "openvino": "onnxruntime"}[only]
+    program = """
+from pathlib import Path
+from edgemt import shipped
+
+folder = Path(sys.argv[2])
+record = shipped.evaluate_ship(folder / "ship", data_root=folder / "test")
+print(json.dumps([record["runtime"], record["dice"], record["distances"]]))
+"""
+    said = json.loads(run(program, hide=[*HEAVY, other, "scipy"], arguments=[str(there)]).splitlines()[-1])
+    assert said == [only, 1.0, False]
+
+
+def test_without_any_runtime_the_doctor_says_what_to_install(there: Path) -> None:
+    program = """
+from edgemt import shipped
+healthy, lines = shipped.doctor()
+print(json.dumps([healthy, lines]))
+"""
+    healthy, lines = json.loads(run(program, hide=[*HEAVY, "openvino", "onnxruntime"]))
+    assert not healthy
+    assert any("pip install" in line for line in lines)

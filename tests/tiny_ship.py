@@ -1,0 +1,92 @@
+"""A ship of a few kilobytes, built without torch: bright pixels are class 1, very bright ones class 2."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from deploy.ship import Ship, open_ship, seal, write_golden
+from edgemt.contract import Card
+
+SIZE, CHANNELS, CLASSES = (32, 40), 3, ("background", "organ", "tool")
+FACE = {"shape": [1, *SIZE, CHANNELS], "kind": TensorProto.UINT8}
+
+
+def expected(frame: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, K] -> [H, W], what the graph below computes."""
+    bright = frame.astype(np.float32).mean(axis=2) / 255
+    return ((bright > 0.4).astype(np.uint8) + (bright > 0.7)).astype(np.uint8)
+
+
+def frame(seed: int = 0) -> np.ndarray:
+    """uint8 [H, W, K] with a grey organ and a white tool, no value near a threshold."""
+    draw = np.random.default_rng(seed)
+    picture = np.full((*SIZE, CHANNELS), 50, np.uint8)
+    y, x = draw.integers(2, 10, 2)
+    picture[y : y + 16, x : x + 16] = 140
+    picture[y + 4 : y + 8, x + 4 : x + 14] = 220
+    return picture + draw.integers(0, 12, picture.shape, dtype=np.uint8)
+
+
+def graph(*, quantized: bool = False, kind: int = TensorProto.UINT8, size: tuple[int, int] = SIZE) -> onnx.ModelProto:
+    """uint8 [1, H, W, K] -> uint8 [1, H, W]: a linear score a class, as a 1 x 1 convolution, then argmax."""
+    weight = np.repeat(np.array([0.0, 1.0, 2.0], np.float32)[:, None] / CHANNELS, CHANNELS, axis=1)[..., None, None]
+    bias = np.array([0.0, -0.4, -1.1], np.float32)
+    constants = [
+        numpy_helper.from_array(np.array(255, np.float32), "full"),
+        numpy_helper.from_array(weight, "weight"),
+        numpy_helper.from_array(bias, "bias"),
+    ]
+    nodes = [
+        helper.make_node("Cast", ["frame"], ["real"], to=TensorProto.FLOAT),
+        helper.make_node("Transpose", ["real"], ["planes"], perm=[0, 3, 1, 2]),
+        helper.make_node("Div", ["planes", "full"], ["scaled"]),
+    ]
+    if quantized:
+        constants += [
+            numpy_helper.from_array(np.array(1 / 255, np.float32), "step"),
+            numpy_helper.from_array(np.array(0, np.uint8), "zero"),
+            numpy_helper.from_array(np.array(2 / 127 / CHANNELS, np.float32), "weight_step"),
+            numpy_helper.from_array(np.array(0, np.int8), "weight_zero"),
+            numpy_helper.from_array(np.array(0.01, np.float32), "score_step"),
+            numpy_helper.from_array(np.array(128, np.uint8), "score_zero"),
+        ]
+        for name, step, zero in (("scaled", "step", "zero"), ("weight", "weight_step", "weight_zero")):
+            nodes.append(helper.make_node("QuantizeLinear", [name, step, zero], [f"{name}_q"]))
+            nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", step, zero], [f"{name}_dq"]))
+    inputs = ["scaled_dq", "weight_dq"] if quantized else ["scaled", "weight"]
+    nodes.append(helper.make_node("Conv", [*inputs, "bias"], ["logits"]))
+    if quantized:
+        nodes.append(helper.make_node("QuantizeLinear", ["logits", "score_step", "score_zero"], ["logits_q"]))
+        nodes.append(helper.make_node("DequantizeLinear", ["logits_q", "score_step", "score_zero"], ["logits_dq"]))
+    nodes += [
+        helper.make_node("ArgMax", ["logits_dq" if quantized else "logits"], ["best"], axis=1, keepdims=0),
+        helper.make_node("Cast", ["best"], ["mask"], to=kind),
+    ]
+    takes = helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, *size, CHANNELS])
+    gives = helper.make_tensor_value_info("mask", kind, [1, *size])
+    body = helper.make_graph(nodes, "tiny", [takes], [gives], constants)
+    model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
+    onnx.checker.check_model(model, full_check=True)
+    return model
+
+
+def make_ship(folder: Path, *, golden: int = 2, openvino: bool = False, **fields: object) -> Ship:
+    """A sealed ship; `openvino` adds the IR files, `fields` go to its card."""
+    folder.mkdir(parents=True)
+    onnx.save(graph(), folder / "model.onnx")
+    onnx.save(graph(quantized=True), folder / "model.int8.onnx")
+    if openvino:
+        import openvino as ov
+
+        for source, target in (("model.onnx", "model.xml"), ("model.int8.onnx", "model.int8.xml")):
+            ov.save_model(ov.convert_model(folder / source), folder / "openvino" / target, compress_to_fp16=False)
+    for seed in range(golden):
+        picture = frame(seed)
+        write_golden(folder, f"frame{seed}", frame=picture, mask=expected(picture))
+    values = {"name": "tiny", "classes": CLASSES, "size": SIZE, "channels": CHANNELS, **fields}
+    seal(folder, Card(**values))  # type: ignore[arg-type]
+    return open_ship(folder)
