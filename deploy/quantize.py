@@ -91,9 +91,13 @@ def _quantized(model: onnx.ModelProto, batch: list[np.ndarray]) -> onnx.ModelPro
 
 
 def left_alone(model: onnx.ModelProto) -> set[str]:
-    """Names of the nodes that no layer has touched yet (normalisation), and of those from argmax on."""
+    """Names of the nodes that no layer has touched yet (normalisation), and of those that choose the classes.
+
+    The choice begins at argmax, or at the fixed upsampling of a network that makes its own mask: the
+    convolution whose weight is the buffer `phases`.
+    """
     raw = {model.graph.input[0].name}  # depends on the frame, and on no layer
-    final: set[str] = set()  # depends on argmax
+    final = {tensor.name for tensor in model.graph.initializer if tensor.name.endswith("phases")}
     names: set[str] = set()
     for node in model.graph.node:  # in topological order, by the standard
         if node.op_type in ("ArgMax", "TopK") or final & set(node.input):

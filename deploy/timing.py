@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -45,6 +45,14 @@ class BenchOptions:
             floor = 1 if name in ("iterations", "rounds") else 0
             if value < floor:
                 raise ValueError(f"bench.{name}: must be {floor} or more, not {value}")
+
+    def with_times(self, *, seconds: float | None = None, hz: float | None = None) -> BenchOptions:
+        """These options, with the seconds and the camera rate that were asked for."""
+        return replace(
+            self,
+            seconds=self.seconds if seconds is None else seconds,
+            paced_hz=self.paced_hz if hz is None else hz,
+        )
 
 
 def warm_up(call: Call, frames: list[np.ndarray], options: BenchOptions) -> int:

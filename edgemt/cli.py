@@ -223,25 +223,17 @@ def _bench_recipe(command: Bench, rest: list[str]) -> None:
     recipe = override(recipes.load(command.target), rest, prog=f"edgemt bench {command.target}")
     out = command.out or Path("runs") / recipe.name
     flow.run(recipe, out, until="ship")
-    options = _timing(recipe.bench, command)
+    options = recipe.bench.with_times(seconds=command.seconds, hz=command.hz)
     record = reporting.bench(workspace.start(recipe, out), size=command.size, threads=command.threads, options=options)
     _show_bench(record, command.json)
 
 
-def _timing(options: Any, command: Bench) -> Any:
-    """The bench options with what was asked for on the command line."""
-    from dataclasses import replace
-
-    asked = {"seconds": command.seconds, "paced_hz": command.hz}
-    return replace(options, **{key: value for key, value in asked.items() if value is not None})
-
-
 def _bench(command: Bench) -> None:
-    from deploy.bench import BenchOptions
-    from deploy.ship_bench import bench_ship
+    from edgemt import shipped
 
-    options = _timing(BenchOptions(), command)
-    record = bench_ship(command.target, runtimes=command.runtime, threads=command.threads, options=options)
+    record = shipped.bench_ship(
+        Path(command.target), runtimes=command.runtime, seconds=command.seconds, hz=command.hz, threads=command.threads
+    )
     _show_bench(record, command.json)
 
 

@@ -20,10 +20,12 @@ from edgemt import artefact
 from edgemt.contract import Card
 from edgemt.files import write_text
 from edgemt.frames import fit_frame, fit_label
+from edgemt.shipping import FLOAT, FLOAT_IR, SMALL, SMALL_IR
 
 if TYPE_CHECKING:
     from edgemt.workspace import Run
 
+DELIVERED = "int8/openvino"  # the stage that the report's first line is about
 _GALLERY = 6
 _BENCH = "bench.json"
 
@@ -127,7 +129,7 @@ def _kept(file: Path, key: str) -> dict[str, Any] | None:
 def _record(at: Run, timed: dict[str, Any], controls: list[Path]) -> dict[str, Any]:
     stages = [_stage(at, name, timed) for name in ("teacher", "student", "slim")]
     ship = artefact.read_card(at.folder("ship"))
-    stages += [_shipped(at, ship, file, timed) for file in ship.measured]
+    stages += [_shipped(at, ship, file, timed) for file in (FLOAT, FLOAT_IR, SMALL, SMALL_IR)]
     curves = {name: _curves(at.folder(name)) for name in ("teacher", "student", "slim")}
     return {
         "name": at.recipe.name,
@@ -141,6 +143,7 @@ def _record(at: Run, timed: dict[str, Any], controls: list[Path]) -> dict[str, A
             "val": len(at.val),
         },
         "stages": stages,
+        "delivered": DELIVERED,
         "controls": [_stage(at, f"controls/{folder.name}", timed) for folder in controls],
         "curves": curves,
         "bench": [{k: v for k, v in timed.items() if k != "key"}],

@@ -231,8 +231,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--size", type=int, default=256, help="side of the square input, pixels")
     parser.add_argument("--classes", type=int, default=4)
     parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--calls", type=int, default=15, help="calls in one block")
+    parser.add_argument("--rounds", type=int, default=30)
+    parser.add_argument("--calls", type=int, default=5, help="calls in one block")
     args = parser.parse_args(argv)
     sizes = Sizes(size=args.size, classes=args.classes, threads=args.threads)
     rows = [prepare(s, d, sizes, columns=args.columns) for s in args.students for d in args.decoders]

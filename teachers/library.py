@@ -25,7 +25,6 @@ SMP = (
     "FPN",
     "Linknet",
     "MAnet",
-    "PAN",
     "PSPNet",
     "Segformer",
     "UPerNet",

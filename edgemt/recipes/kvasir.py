@@ -18,8 +18,8 @@ def kvasir_cpu() -> Recipe:
 
     edgemt run kvasir_cpu --data.root DIR
     """
-    teacher = Schedule(steps=2000, precision="auto", learning_rate=2e-3, validations=4)
-    student = Schedule(steps=2000, precision="32-true", learning_rate=2e-3, validations=4)
+    teacher = Schedule(steps=1000, precision="auto", learning_rate=2e-3, validations=4)
+    student = Schedule(steps=1500, precision="32-true", learning_rate=2e-3, validations=4)
     return Recipe(
         name="kvasir_cpu",
         data=DataOptions(
@@ -36,7 +36,7 @@ def kvasir_cpu() -> Recipe:
         student=Student(pretrained="never", schedule=student),
         slim=Slim(
             prune=PruneOptions(macs=0.45),
-            schedule=Schedule(steps=800, precision="32-true", learning_rate=1e-3, validations=2),
+            schedule=Schedule(steps=500, precision="32-true", learning_rate=1e-3, validations=2),
         ),
     )
 

@@ -1,0 +1,108 @@
+"""What the README tells a reader to type works as it is written."""
+
+from __future__ import annotations
+
+import ast
+import re
+import shlex
+import shutil
+import tomllib
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+from PIL import Image
+
+from edgemt import cli, phantom
+
+ROOT = Path(__file__).parent.parent
+TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
+BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.S)
+COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.strip().splitlines()]
+SNIPPETS = [block for kind, block in BLOCKS if kind == "python"]
+SMALL = [arg for arg in TINY if not arg.startswith("--data.phantom") and arg not in ("6", "12", "4")]
+
+
+def frames(root: Path, classes: int) -> None:
+    """The folder that the README describes, with phantom frames in it; 0/255 masks."""
+    for part, seeds in (("train", range(8)), ("val", range(20, 24))):
+        for kind in ("images", "masks"):
+            (root / part / kind).mkdir(parents=True)
+        for seed in seeds:
+            image, label = phantom.frame(seed, size=(64, 64))
+            Image.fromarray(image).save(root / part / "images" / f"{seed}.png")
+            Image.fromarray(((label == 1) * 255).astype(np.uint8)).save(root / part / "masks" / f"{seed}.png")
+    (root / "labelled.txt").write_text("".join(f"{seed}.png\n" for seed in range(4)))
+
+
+def volumes(root: Path) -> None:
+    import nibabel
+
+    for kind in ("images", "labels"):
+        (root / kind).mkdir(parents=True)
+    names = [f"patient{p:03d}_frame01" for p in range(4)]
+    for p, name in enumerate(names):
+        pairs = [phantom.frame(100 * p + z, size=(64, 64)) for z in range(4)]
+        image = np.stack([frame.mean(-1).astype(np.uint8) for frame, _ in pairs], -1)
+        label = np.stack([label for _, label in pairs], -1)
+        for kind, array in (("images", image), ("labels", label)):
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), root / kind / f"{name}.nii.gz")
+    (root / "train.txt").write_text("\n".join(names[:3]))
+    (root / "val.txt").write_text(names[3])
+    (root / "labelled.txt").write_text("\n".join(names[:2]))
+
+
+@pytest.fixture(scope="module")
+def reader(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
+    """A folder where a reader stands: data as described, and the phantom run already made."""
+    here = tmp_path_factory.mktemp("reader")
+    frames(here / "frames", 2)
+    volumes(here / "volumes")
+    shutil.copytree(tiny_run, here / "runs" / "phantom")
+    return here
+
+
+@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("pip")])
+def test_every_command_of_the_readme_runs(command: str, reader: Path, monkeypatch, capsys) -> None:
+    monkeypatch.chdir(reader)
+    program, *args = shlex.split(command)
+    assert program == "edgemt"
+    if args[0] in ("run", "distil"):
+        args += TINY if args[1] == "phantom" else SMALL
+    if "polyps/ship" in command and not (reader / "runs" / "polyps").exists():
+        pytest.fail("the README uses runs/polyps before it makes it")
+    cli.main(args)
+    assert capsys.readouterr().out.strip()
+
+
+def test_the_two_install_commands_name_extras_that_exist() -> None:
+    installs = [c for c in COMMANDS if c.startswith("pip")]
+    extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
+    assert [c.split("&&")[1].strip() for c in installs] == ["edgemt run phantom", "pytest"]
+    for command in installs:
+        named = re.search(r"\[([\w,]+)\]", command)
+        assert named and set(named.group(1).split(",")) <= set(extras)
+    for named in re.findall(r"edgemt\[(\w+)\]", TEXT):
+        assert named in extras
+
+
+@pytest.mark.parametrize("snippet", SNIPPETS)
+def test_every_snippet_of_the_readme_is_a_recipe_that_loads(snippet: str, tmp_path: Path) -> None:
+    from edgemt import recipes
+
+    file = tmp_path / "polyps.py"
+    file.write_text(snippet)
+    names = [node.name for node in ast.parse(snippet).body if isinstance(node, ast.FunctionDef)]
+    assert recipes.load(f"{file}:{names[0]}").name == names[0]
+
+
+def test_every_number_in_the_readme_has_a_date_and_a_command() -> None:
+    numbers = TEXT.split("## Numbers", 1)[1].split("\n## ", 1)[0]
+    assert re.search(r"20\d\d-\d\d-\d\d", numbers) and "edgemt run acdc_cpu" in numbers
+
+
+@pytest.mark.parametrize("readme", sorted(ROOT.rglob("README.md")), ids=lambda p: p.relative_to(ROOT).as_posix())
+def test_every_link_between_readmes_leads_somewhere(readme: Path) -> None:
+    for target in re.findall(r"\]\((?!#)([^)\s]+)\)", readme.read_text(encoding="utf-8")):
+        assert (readme.parent / target.split("#")[0]).exists(), f"{readme}: {target}"
