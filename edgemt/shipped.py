@@ -12,7 +12,7 @@ from deploy.runtime import runner
 from deploy.ship import Ship, open_ship
 from deploy.ship_bench import bench_ship as _bench_ship
 from edgemt.contract import Case
-from edgemt.data.layouts import DataOptions, find
+from edgemt.data.layouts import DataOptions, every, find
 from edgemt.doctor import doctor
 from edgemt.evaluate import evaluate, prepare
 from edgemt.predicting import predict
@@ -134,17 +134,7 @@ def _cases(ship: Ship, root: Path | None, val: str) -> tuple[DataOptions, tuple[
     )
     if options.val or (root / "train").is_dir() or (root / "val").is_dir() or (root / "val.txt").is_file():
         return options, find(options).val
-    return options, _everything(options)
-
-
-def _everything(options: DataOptions) -> tuple[Case, ...]:
-    """All cases of a folder made for testing: both halves, since a split always keeps one for learning."""
-    cohort = find(replace(options, val="0.5"))
-    if cohort.unlabelled:
-        raise ValueError(
-            f"{cohort.unlabelled[0].image}: has no mask, so {options.root} cannot be measured whole; add it"
-        )
-    return tuple(sorted((*cohort.labelled, *cohort.val), key=lambda case: case.name))
+    return options, every(options)
 
 
 def _has_scipy() -> bool:

@@ -6,46 +6,23 @@ Shapes: N batch, K image channels, H W size.
 from __future__ import annotations
 
 import logging
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
 import timm
 from torch import Tensor, nn
 
+from edgemt.hub import published_weights
+
 log = logging.getLogger("edgemt.students")
 
 PRETRAINED = ("never", "if-available", "always")
-PATIENCE_S = 3.0
 
 
 def weights_file(encoder: str) -> str:
-    """Path of the encoder's published safetensors: from the local cache, or downloaded once.
-
-    Raises OSError within seconds where there is neither; timm's own attempt would retry for most of a minute,
-    and then try a pickle.
-    """
-    import huggingface_hub
-    from huggingface_hub import constants
-
+    """Path of the encoder's published weights. Raises OSError where they cannot be had."""
     config = timm.get_pretrained_cfg(encoder)
-    if config is None or not config.hf_hub_id:
-        raise OSError("no weights are published for it")
-    source: dict[str, Any] = {"repo_id": config.hf_hub_id, "filename": "model.safetensors"}
-    cached = huggingface_hub.try_to_load_from_cache(**source)
-    if isinstance(cached, str):
-        return cached
-    if constants.HF_HUB_OFFLINE:
-        raise OSError("not in the local cache, and HF_HUB_OFFLINE is set")
-    request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-    try:
-        urllib.request.urlopen(request, timeout=PATIENCE_S).close()
-    except urllib.error.HTTPError:
-        pass  # it answered, that is all we ask
-    except OSError as error:
-        raise OSError(f"not in the local cache, and {constants.ENDPOINT} does not answer") from error
-    return huggingface_hub.hf_hub_download(**source)
+    return published_weights(config.hf_hub_id if config else None)
 
 
 class Pyramid(nn.Module):

@@ -6,8 +6,6 @@ Shapes: N batch, K image channels, C classes, H W size.
 from __future__ import annotations
 
 import logging
-import urllib.error
-import urllib.request
 from collections.abc import Sequence
 from typing import Any
 
@@ -15,6 +13,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgemt.contract import Output
+from edgemt.hub import published_weights
 from edgemt.names import unknown
 
 log = logging.getLogger("edgemt.teachers")
@@ -32,7 +31,6 @@ SMP = (
     "UnetPlusPlus",
 )
 PRETRAINED = ("never", "if-available", "always")
-PATIENCE_S = 3.0
 # What the constructors need beyond the image's channels and the classes.
 MONAI: dict[str, dict[str, Any]] = {
     "AttentionUnet": {"channels": (16, 32, 64, 128, 256)},
@@ -112,41 +110,14 @@ def from_smp(
 
 
 def weights_file(encoder: str, encoders: dict[str, Any]) -> str:
-    """Path of the encoder's published safetensors: from the local cache, or downloaded once.
-
-    Raises OSError within seconds where there is neither; the hub's own client would retry for most of a
-    minute.
-    """
-    import huggingface_hub
-    from huggingface_hub import constants
-
+    """Path of the encoder's published weights. Raises OSError where they cannot be had."""
     if encoder.startswith("tu-"):
         import timm
 
         config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"), allow_unregistered=True)
-        source = {"repo_id": config.hf_hub_id if config else None, "revision": None}
-    else:
-        source = encoders[encoder]["pretrained_settings"].get("imagenet", {})
-    if not source.get("repo_id"):
-        raise OSError("no weights are published for it")
-    wanted: dict[str, Any] = {
-        "repo_id": source["repo_id"],
-        "filename": "model.safetensors",
-        "revision": source.get("revision"),
-    }
-    cached = huggingface_hub.try_to_load_from_cache(**wanted)
-    if isinstance(cached, str):
-        return cached
-    if constants.HF_HUB_OFFLINE:
-        raise OSError("not in the local cache, and HF_HUB_OFFLINE is set")
-    try:
-        request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
-        urllib.request.urlopen(request, timeout=PATIENCE_S).close()
-    except urllib.error.HTTPError:
-        pass  # it answered, that is all we ask
-    except OSError as error:
-        raise OSError("not in the local cache, and the model hub does not answer") from error
-    return huggingface_hub.hf_hub_download(**wanted)
+        return published_weights(config.hf_hub_id if config else None)
+    source = encoders[encoder]["pretrained_settings"].get("imagenet", {})
+    return published_weights(source.get("repo_id"), revision=source.get("revision"))
 
 
 def from_monai(

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"contract", "frames", "files", "names"},
+    {"contract", "frames", "files", "names", "hub"},
     {"losses", "perturb", "pseudo", "ramps", "metrics", "roles", "overlay", "checkpoint", "progress"},
     {"targets", "methods"},
     {"engine", "data", "phantom", "evaluate", "deploy", "teachers", "students"},

@@ -6,11 +6,11 @@ import ast
 import re
 import shlex
 import shutil
-import tomllib
 from pathlib import Path
 
 import numpy as np
 import pytest
+import tomllib
 from conftest import TINY
 from PIL import Image
 

@@ -87,17 +87,9 @@ class Cohort:
 
 def find(options: DataOptions) -> Cohort:
     """Lists and splits the cases; decodes no image. Raises ValueError for whatever a user can mend."""
-    layout = options.layout
-    if layout == "phantom":
+    if options.layout == "phantom":
         return _phantom(options)
-    if options.root is None:
-        raise ValueError("data.root: not set; give the folder that holds the images, or use data.layout=phantom")
-    root = Path(options.root)
-    if not root.is_dir():
-        raise ValueError(f"data.root: no such folder {str(root)!r}")
-    if layout == "auto":
-        layout = _recognise(root)
-    wanted = is_volume if layout == "volumes" else is_image
+    root, wanted = _located(options)
     pattern = options.patient_pattern
     held: list[Item] = []
     if (root / "train").is_dir():
@@ -119,6 +111,24 @@ def find(options: DataOptions) -> Cohort:
     if options.unlabelled:
         rest += _extra(options, root, wanted)
     return Cohort(labelled=_cases(labelled, seen=True), unlabelled=_cases(rest, seen=False), val=_cases(val, seen=True))
+
+
+def every(options: DataOptions) -> tuple[Case, ...]:
+    """All cases of a folder made for testing: images and masks, no split. Each image must have its mask."""
+    root, wanted = _located(options)
+    items = _items(root, wanted, options.patient_pattern)
+    return _cases(_need_masks(items, source="data.root"), seen=True)
+
+
+def _located(options: DataOptions) -> tuple[Path, Callable[[Path], bool]]:
+    """The folder, and which of its files count."""
+    if options.root is None:
+        raise ValueError("data.root: not set; give the folder that holds the images, or use data.layout=phantom")
+    root = Path(options.root)
+    if not root.is_dir():
+        raise ValueError(f"data.root: no such folder {str(root)!r}")
+    layout = _recognise(root) if options.layout == "auto" else options.layout
+    return root, is_volume if layout == "volumes" else is_image
 
 
 def _recognise(root: Path) -> Literal["pairs", "volumes"]:

@@ -6,11 +6,19 @@ from pathlib import Path
 
 from deploy.prune import PruneOptions
 from edgemt.data.layouts import DataOptions
-from edgemt.data.options import AugmentOptions
 from edgemt.engine import Schedule
 from edgemt.recipes import Recipe, Slim, Student, Teacher
 
-_CLASSES = ("background", "right ventricle", "myocardium", "left ventricle")
+
+def _slices(side: int) -> DataOptions:
+    return DataOptions(
+        layout="volumes",
+        root=Path("acdc"),
+        labelled="splits/labelled_3.txt",
+        classes=("background", "right ventricle", "myocardium", "left ventricle"),
+        channels=1,
+        size=(side, side),
+    )
 
 
 def acdc_cpu() -> Recipe:
@@ -18,22 +26,15 @@ def acdc_cpu() -> Recipe:
 
     edgemt run acdc_cpu --data.root DIR
     """
-    teacher = Schedule(steps=1000, precision="auto", learning_rate=2e-3, validations=4)
-    student = Schedule(steps=1500, precision="32-true", learning_rate=2e-3, validations=4)
     return Recipe(
         name="acdc_cpu",
-        data=DataOptions(
-            layout="volumes",
-            root=Path("acdc"),
-            labelled="splits/labelled_3.txt",
-            classes=_CLASSES,
-            channels=1,
-            size=(128, 128),
-        ),
-        augment=AugmentOptions(),
+        data=_slices(128),
         per_image=True,
-        teacher=Teacher(schedule=teacher),
-        student=Student(pretrained="never", schedule=student),
+        teacher=Teacher(schedule=Schedule(steps=1000, precision="auto", learning_rate=2e-3, validations=4)),
+        student=Student(
+            pretrained="never",
+            schedule=Schedule(steps=1500, precision="32-true", learning_rate=2e-3, validations=4),
+        ),
         slim=Slim(
             prune=PruneOptions(macs=0.45),
             schedule=Schedule(steps=500, precision="32-true", learning_rate=1e-3, validations=2),
@@ -46,22 +47,13 @@ def acdc_slices() -> Recipe:
 
     edgemt run acdc_slices --data.root DIR
     """
-    long = Schedule(steps=30_000, labelled=12, unlabelled=12, learning_rate=1e-3, validations=10, checkpoint_every=500)
+    long = Schedule(steps=30_000, labelled=12, unlabelled=12, validations=10, checkpoint_every=500)
+    short = Schedule(steps=6000, labelled=12, unlabelled=12, learning_rate=5e-4, checkpoint_every=500)
     return Recipe(
         name="acdc_slices",
-        data=DataOptions(
-            layout="volumes",
-            root=Path("acdc"),
-            labelled="splits/labelled_3.txt",
-            classes=_CLASSES,
-            channels=1,
-            size=(256, 256),
-        ),
+        data=_slices(256),
         per_image=True,
         teacher=Teacher(schedule=long),
         student=Student(schedule=long),
-        slim=Slim(
-            prune=PruneOptions(macs=0.45),
-            schedule=Schedule(steps=6000, labelled=12, unlabelled=12, learning_rate=5e-4, checkpoint_every=500),
-        ),
+        slim=Slim(prune=PruneOptions(macs=0.45), schedule=short),
     )

@@ -6,11 +6,20 @@ from pathlib import Path
 
 from deploy.prune import PruneOptions
 from edgemt.data.layouts import DataOptions
-from edgemt.data.options import AugmentOptions
 from edgemt.engine import Schedule
 from edgemt.recipes import Recipe, Slim, Student, Teacher
 
-_CLASSES = ("background", "polyp")
+
+def _frames(side: int) -> DataOptions:
+    return DataOptions(
+        layout="pairs",
+        root=Path("kvasir-seg"),
+        labelled="splits/labelled_80.txt",
+        classes=("background", "polyp"),
+        channels=3,
+        size=(side, side),
+        mask_threshold=128,  # the masks are JPEG
+    )
 
 
 def kvasir_cpu() -> Recipe:
@@ -18,22 +27,14 @@ def kvasir_cpu() -> Recipe:
 
     edgemt run kvasir_cpu --data.root DIR
     """
-    teacher = Schedule(steps=1000, precision="auto", learning_rate=2e-3, validations=4)
-    student = Schedule(steps=1500, precision="32-true", learning_rate=2e-3, validations=4)
     return Recipe(
         name="kvasir_cpu",
-        data=DataOptions(
-            layout="pairs",
-            root=Path("kvasir-seg"),
-            labelled="splits/labelled_80.txt",
-            classes=_CLASSES,
-            channels=3,
-            size=(128, 128),
-            mask_threshold=128,
+        data=_frames(128),
+        teacher=Teacher(schedule=Schedule(steps=1000, precision="auto", learning_rate=2e-3, validations=4)),
+        student=Student(
+            pretrained="never",
+            schedule=Schedule(steps=1500, precision="32-true", learning_rate=2e-3, validations=4),
         ),
-        augment=AugmentOptions(),
-        teacher=Teacher(schedule=teacher),
-        student=Student(pretrained="never", schedule=student),
         slim=Slim(
             prune=PruneOptions(macs=0.45),
             schedule=Schedule(steps=500, precision="32-true", learning_rate=1e-3, validations=2),
@@ -46,22 +47,12 @@ def kvasir() -> Recipe:
 
     edgemt run kvasir --data.root DIR
     """
-    long = Schedule(steps=20_000, labelled=8, unlabelled=16, learning_rate=5e-4, validations=10, checkpoint_every=500)
+    long = Schedule(steps=20_000, unlabelled=16, learning_rate=5e-4, validations=10, checkpoint_every=500)
+    short = Schedule(steps=5000, unlabelled=16, learning_rate=3e-4, checkpoint_every=500)
     return Recipe(
         name="kvasir",
-        data=DataOptions(
-            layout="pairs",
-            root=Path("kvasir-seg"),
-            labelled="splits/labelled_80.txt",
-            classes=_CLASSES,
-            channels=3,
-            size=(256, 256),
-            mask_threshold=128,
-        ),
+        data=_frames(256),
         teacher=Teacher(network="smp/UnetPlusPlus", encoder="resnet34", pretrained="if-available", schedule=long),
         student=Student(network="mobilenetv4_medium", schedule=long),
-        slim=Slim(
-            prune=PruneOptions(macs=0.45),
-            schedule=Schedule(steps=5000, labelled=8, unlabelled=16, learning_rate=3e-4, checkpoint_every=500),
-        ),
+        slim=Slim(prune=PruneOptions(macs=0.45), schedule=short),
     )
