@@ -146,7 +146,7 @@ def _record(at: Run, timed: dict[str, Any], controls: list[Path]) -> dict[str, A
         "delivered": DELIVERED,
         "controls": [_stage(at, f"controls/{folder.name}", timed) for folder in controls],
         "curves": curves,
-        "bench": [{k: v for k, v in timed.items() if k != "key"}],
+        "bench": [_without_raw(timed)],
         "messages": [*_messages(stages), *timed["notes"]],
     }
 
@@ -195,6 +195,18 @@ def _row(
 
 def _latency(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: entry[key] for key in ("p50_ms", "p90_ms", "p99_ms", "precision", "n")}
+
+
+def _without_raw(timed: dict[str, Any]) -> dict[str, Any]:
+    """The record as the report shows it; bench.json beside it keeps every time."""
+    calls = [
+        {
+            **{key: value for key, value in entry.items() if not key.startswith("raw_")},
+            "paced": entry["paced"] and {k: v for k, v in entry["paced"].items() if not k.startswith("raw_")},
+        }
+        for entry in timed["calls"]
+    ]
+    return {**{key: value for key, value in timed.items() if key != "key"}, "calls": calls}
 
 
 def _curves(folder: Path) -> dict[str, Any]:

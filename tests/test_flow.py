@@ -47,6 +47,14 @@ def test_pruning_removed_the_macs_it_was_asked_to(tiny_run: Path) -> None:
     assert after <= 0.6 * before
 
 
+def test_nvidias_parser_takes_both_shipped_graphs(tiny_run: Path) -> None:
+    pytest.importorskip("tensorrt_rtx_libs")
+    from deploy.quantize import accepted_by_nvidia_parser
+
+    for file in ("model.onnx", "model.int8.onnx"):
+        assert accepted_by_nvidia_parser(tiny_run / "ship" / file, build=True) == []
+
+
 def test_the_report_tells_every_stage_and_its_latency(tiny_run: Path) -> None:
     record = json.loads((tiny_run / "report" / "report.json").read_text())
     by = {stage["name"]: stage for stage in record["stages"]}

@@ -230,6 +230,15 @@ def test_the_self_test_is_strict_with_float_and_lenient_with_int8(ship: Ship, ru
     assert ok or "model.onnx" in result.message
 
 
+def test_the_self_test_asks_of_int8_what_it_reached_where_the_ship_was_made(tmp_path: Path) -> None:
+    ship = make_ship(tmp_path / "ship")
+    poor = Pretend(wrong=0.08, precision="int8")
+    assert not self_test(ship, poor).ok
+    reached = {poor.file: {"golden_pixels": 0.93, "golden_dice": 0.75}}
+    assert self_test(Ship(ship.folder, replace(ship.card, measured=reached)), poor).ok
+    assert not self_test(ship, Pretend(background=True, precision="int8")).ok
+
+
 def test_a_ship_without_golden_frames_does_not_pass_its_self_test(tmp_path: Path) -> None:
     result = self_test(make_ship(tmp_path / "ship", golden=0), Pretend())
     assert not result.ok

@@ -30,14 +30,14 @@ def kvasir_cpu() -> Recipe:
     return Recipe(
         name="kvasir_cpu",
         data=_frames(128),
-        teacher=Teacher(schedule=Schedule(steps=1000, precision="auto", learning_rate=2e-3, validations=4)),
+        teacher=Teacher(schedule=Schedule(steps=800, precision="auto", learning_rate=2e-3, validations=4)),
         student=Student(
             pretrained="never",
-            schedule=Schedule(steps=1500, precision="32-true", learning_rate=2e-3, validations=4),
+            schedule=Schedule(steps=1000, precision="32-true", learning_rate=2e-3, validations=4),
         ),
         slim=Slim(
             prune=PruneOptions(macs=0.45),
-            schedule=Schedule(steps=500, precision="32-true", learning_rate=1e-3, validations=2),
+            schedule=Schedule(steps=350, precision="32-true", learning_rate=1e-3, validations=2),
         ),
     )
 
