@@ -22,7 +22,9 @@ def _methods() -> Rows:
     from edgemt.methods import METHODS
 
     for name, method in METHODS.items():
-        yield name, _first_line(type(method))
+        rule = getattr(method, "target", None)  # what tells the rows of one family apart
+        family = type(method).__name__
+        yield name, f"{family}: {_first_line(type(rule if rule is not None else method))}"
 
 
 def _teachers() -> Rows:

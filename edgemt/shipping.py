@@ -61,7 +61,7 @@ def parity(at: Run, folder: Path, frames: np.ndarray) -> np.ndarray:
     for runtime, file in (("onnxruntime", FLOAT), ("openvino", FLOAT_IR)):
         made = runner(folder / file, runtime=runtime, precision="f32")
         what = f"{file} on {runtime}"
-        same = agree(expected, made(frames), least=PARITY, what=what, knob="export's opset, or report the operator")
+        same = agree(expected, made(frames), least=PARITY, what=what, knob="to another encoder or decoder")
         at.say(f"ship: {what} agrees with torch on {same:.3%} of pixels")
     return expected
 

@@ -74,7 +74,7 @@ def slim(at: Run) -> Path:
             dice=scores.dice,
             tolerance=at.recipe.tolerance,
             what="the pruned student",
-            knob="lower slim.prune.macs, raise slim.schedule.steps, or raise tolerance",
+            knob="slim.schedule.steps up or slim.prune.macs down",
         )
         keep(
             at,
@@ -122,7 +122,7 @@ def int8(at: Run) -> Path:
                 dice=scores.dice,
                 tolerance=at.recipe.tolerance,
                 what=f"the INT8 student on {runtime}",
-                knob="raise int8.images, or raise tolerance",
+                knob="int8.images up",
             )
         kept = replace(card, stage="int8", parents=parents, recipe_hash=key, measured=measured)
         artefact.write_card(working, kept)

@@ -36,8 +36,8 @@ def acdc_cpu() -> Recipe:
             schedule=Schedule(steps=1500, precision="32-true", learning_rate=2e-3, validations=4),
         ),
         slim=Slim(
-            prune=PruneOptions(macs=0.45),
-            schedule=Schedule(steps=500, precision="32-true", learning_rate=1e-3, validations=2),
+            prune=PruneOptions(macs=0.42),
+            schedule=Schedule(steps=1200, precision="32-true", learning_rate=2e-3, validations=3),
         ),
     )
 

@@ -23,21 +23,21 @@ def _frames(side: int) -> DataOptions:
 
 
 def kvasir_cpu() -> Recipe:
-    """80 labelled frames, 720 unlabelled, 128 x 128, from scratch, sized for two cores.
+    """80 labelled frames, 720 unlabelled, 96 x 96, from scratch, sized for two cores.
 
     edgemt run kvasir_cpu --data.root DIR
     """
     return Recipe(
         name="kvasir_cpu",
-        data=_frames(128),
-        teacher=Teacher(schedule=Schedule(steps=800, precision="auto", learning_rate=2e-3, validations=4)),
+        data=_frames(96),
+        teacher=Teacher(schedule=Schedule(steps=900, precision="auto", learning_rate=2e-3, validations=4)),
         student=Student(
             pretrained="never",
-            schedule=Schedule(steps=1000, precision="32-true", learning_rate=2e-3, validations=4),
+            schedule=Schedule(steps=1100, precision="32-true", learning_rate=2e-3, validations=4),
         ),
         slim=Slim(
-            prune=PruneOptions(macs=0.45),
-            schedule=Schedule(steps=350, precision="32-true", learning_rate=1e-3, validations=2),
+            prune=PruneOptions(macs=0.42),
+            schedule=Schedule(steps=600, precision="32-true", learning_rate=2e-3, validations=3),
         ),
     )
 
