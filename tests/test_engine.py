@@ -182,3 +182,18 @@ def test_neighbouring_steps_have_unrelated_seeds() -> None:
     seeds = [engine._mixed(0, i) for i in range(1000)] + [engine._mixed(1, i) for i in range(1000)]
     assert len(set(seeds)) == 2000
     assert len({s % 16 for s in seeds[:400]}) == 16
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+@pytest.mark.parametrize("name", ["cutmix_mt", "distillation", "dan"])
+def test_every_kind_of_player_trains_on_a_gpu_in_mixed_precision(name: str, tmp_path: Path) -> None:
+    def on_device(index: int, device: torch.device) -> Batch:
+        batch = draw(index, device)
+        assert batch.strong is not None
+        return Batch(batch.image.to(device), batch.label.to(device), batch.strong.to(device))
+
+    schedule = replace(FAST, precision="auto")
+    done = train(METHODS[name], build=build, draw=on_device, schedule=schedule, folder=tmp_path, key="k")
+    weights = list(done.network.state_dict().values())
+    assert all(w.device.type == "cuda" and torch.isfinite(w).all() for w in weights)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import random
 import shutil
 import signal
 import subprocess
@@ -123,6 +124,23 @@ def test_a_killed_stage_resumes_to_the_same_bits(stage: str, tiny_run: Path, tmp
     assert mark.exists() and not (copy / stage).exists(), "the kill came too late to prove anything"
     cli.main([verb, "phantom", "--out", str(copy), *TINY])
     assert artefact.read_card(copy / stage).files == artefact.read_card(tiny_run / stage).files
+
+
+@pytest.mark.slow
+def test_a_run_killed_again_and_again_at_any_moment_ends_with_the_same_bits(tiny_run: Path, tmp_path: Path) -> None:
+    moments, kills = random.Random(0), 0
+    args = command("run", "phantom", "--out", str(tmp_path / "run"), *TINY)
+    for _ in range(60):
+        running = subprocess.Popen(args, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+        try:
+            assert running.wait(timeout=moments.uniform(6, 16)) == 0
+            break
+        except subprocess.TimeoutExpired:
+            running.kill()
+            running.wait()
+            kills += 1
+    assert kills >= 3, "the run was too quick to be killed"
+    assert hashes(tmp_path / "run") == hashes(tiny_run)
 
 
 def test_ctrl_c_is_status_130_and_the_run_resumes(tmp_path: Path) -> None:

@@ -102,7 +102,9 @@ def test_every_number_in_the_readme_has_a_date_and_a_command() -> None:
     assert re.search(r"20\d\d-\d\d-\d\d", numbers) and "edgemt run acdc_cpu" in numbers
 
 
-@pytest.mark.parametrize("readme", [ROOT / "README.md", *sorted(ROOT.glob("[a-z]*/README.md"))], ids=lambda p: p.parent.name)
+@pytest.mark.parametrize(
+    "readme", [ROOT / "README.md", *sorted(ROOT.glob("[a-z]*/README.md"))], ids=lambda p: p.parent.name
+)
 def test_every_link_between_readmes_leads_somewhere(readme: Path) -> None:
     for target in re.findall(r"\]\((?!#)([^)\s]+)\)", readme.read_text(encoding="utf-8")):
         assert (readme.parent / target.split("#")[0]).exists(), f"{readme}: {target}"
