@@ -107,7 +107,8 @@ def table(record: Mapping[str, Any]) -> str:
         for row in rows
     ]
     hz = record["options"]["paced_hz"]
-    legend = f"ratio: p50 to {record['reference']}, median over rounds; missed: later than one frame at {hz:g} Hz"
+    legend = f"ratio: p50 to {record['reference']}, median over rounds"
+    legend += f"; missed: later than one frame at {hz:g} Hz" if hz else ""
     return "\n".join(
         [*lines, "", f"{record['machine']['cpu']}; {legend}", *(f"note: {note}" for note in record["notes"])]
     )
