@@ -81,6 +81,15 @@ def test_a_recipe_of_ones_own_is_a_function_in_a_file(tmp_path: Path) -> None:
         recipes.load(f"{file}:smal")
 
 
+def test_a_recipe_file_with_a_mistake_is_named(tmp_path: Path) -> None:
+    from edgemt import recipes
+
+    file = tmp_path / "mine.py"
+    file.write_text("def broken(:\n")
+    with pytest.raises(ValueError, match=r"mine\.py: cannot be imported \(SyntaxError"):
+        recipes.load(f"{file}:broken")
+
+
 def test_every_recipe_survives_its_own_overrides() -> None:
     from edgemt import recipes
     from edgemt.overrides import override

@@ -116,7 +116,10 @@ def _from_file(name: str) -> Recipe:
     spec = spec_from_file_location(Path(path).stem, path)
     assert spec is not None and spec.loader is not None
     module = module_from_spec(spec)
-    spec.loader.exec_module(module)
+    try:
+        spec.loader.exec_module(module)
+    except Exception as error:  # whatever the reader's own file raises
+        raise ValueError(f"{path}: cannot be imported ({type(error).__name__}: {error})") from error
     make = getattr(module, function, None)
     if not callable(make):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
