@@ -30,14 +30,14 @@ def kvasir_cpu() -> Recipe:
     return Recipe(
         name="kvasir_cpu",
         data=_frames(96),
-        teacher=Teacher(schedule=Schedule(steps=900, precision="auto", learning_rate=2e-3, validations=4)),
+        teacher=Teacher(schedule=Schedule(steps=700, precision="auto", learning_rate=2e-3, validations=4)),
         student=Student(
             pretrained="never",
-            schedule=Schedule(steps=1100, precision="32-true", learning_rate=2e-3, validations=4),
+            schedule=Schedule(steps=900, precision="32-true", learning_rate=2e-3, validations=4),
         ),
         slim=Slim(
             prune=PruneOptions(macs=0.42),
-            schedule=Schedule(steps=600, precision="32-true", learning_rate=2e-3, validations=3),
+            schedule=Schedule(steps=500, precision="32-true", learning_rate=2e-3, validations=3),
         ),
     )
 
