@@ -129,11 +129,11 @@ def build_network(network: dict[str, Any]) -> nn.Module:
 
 def load_network(folder: Path) -> nn.Module:
     """The trained network of an artefact folder, in eval mode."""
-    card = read_card(folder)
-    described = {**card.network, "options": {**card.network["options"], **_without_download(card.network)}}
-    return checkpoint.load_weights(folder / WEIGHTS, build_network(described)).eval()
+    fresh = build_network(offline(read_card(folder).network))
+    return checkpoint.load_weights(folder / WEIGHTS, fresh).eval()
 
 
-def _without_download(network: dict[str, Any]) -> dict[str, Any]:
-    """Stored weights replace pretrained ones, so none are fetched."""
-    return {"pretrained": "never"} if "pretrained" in network["options"] else {}
+def offline(network: dict[str, Any]) -> dict[str, Any]:
+    """The same network, its weights to come from a file and not from a hub."""
+    options = network["options"]
+    return {**network, "options": {**options, "pretrained": "never"}} if "pretrained" in options else network

@@ -20,7 +20,7 @@ from edgemt.contract import Batch
 from edgemt.data.stream import TwoStream
 from edgemt.evaluate import evaluate
 from edgemt.losses import dice_ce
-from edgemt.training import builder, frozen_kinds, keep, measurement, offline
+from edgemt.training import builder, frozen_kinds, keep, measurement
 from edgemt.workspace import Run
 
 
@@ -48,7 +48,7 @@ def slim(at: Run) -> Path:
     start = {name: value.clone() for name, value in network.state_dict().items()}
 
     def pruned() -> nn.Module:
-        fresh = artefact.build_network(offline(described))
+        fresh = artefact.build_network(artefact.offline(described))
         fresh.load_state_dict(start)
         return fresh
 

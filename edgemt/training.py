@@ -93,7 +93,7 @@ def keep(
         channels=data.channels,
         channel_order="RGB" if data.channels == 3 else "grey",
         normalise=at.normalise,
-        network=offline(network),
+        network=artefact.offline(network),
         data=data.to_dict(),
         parents=parents,
         recipe_hash=key,
@@ -127,12 +127,6 @@ def described(of: Teacher | Student, at: Run, method: Method) -> dict[str, Any]:
         "heads": list(method.heads),
         "options": options,
     }
-
-
-def offline(network: dict[str, Any]) -> dict[str, Any]:
-    """The same network, its weights to come from a file and not from a hub."""
-    options = network["options"]
-    return {**network, "options": {**options, "pretrained": "never"}} if "pretrained" in options else network
 
 
 def builder(known: dict[str, Callable[[], nn.Module]], at: Run) -> engine.Build:
