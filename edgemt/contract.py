@@ -20,13 +20,13 @@ CARD_FORMAT = 1
 
 @dataclass(frozen=True)
 class Case:
-    """One image, or one slice of a volume. `label` is None where training may not look."""
+    """One image, one volume, or one slice of a volume. `label` is None where training may not look."""
 
     name: str
     group: str  # what a split keeps together: the patient, or the image itself
     image: str  # a path, or phantom:SEED
     label: str | None = None
-    slice: int | None = None  # index along the last axis of a volume
+    slice: int | None = None  # index along the last axis of a volume; None: all of it
 
 
 @dataclass(frozen=True)
@@ -36,6 +36,7 @@ class Batch:
     image: Tensor  # [N, K, *space] float, normalised, weakly augmented
     label: Tensor  # [L, *space] int64
     strong: Tensor | None = None  # [U, K, *space] the unlabelled rows, same geometry, strong intensity view
+    soft: Tensor | None = None  # [N, C, *space] what a finished teacher said of every row beforehand, same geometry
 
     @property
     def count(self) -> int:
@@ -93,7 +94,7 @@ class Card:
     classes: tuple[str, ...] = ()
     size: tuple[int, int] = (0, 0)  # height, width of the fixed input, pixels
     channels: int = 3
-    channel_order: str = "RGB"
+    channel_order: str = "RGB"  # "RGB", "grey", or "slices": neighbours of a volume's slice, itself in the middle
     normalise: Normalise = field(default_factory=Normalise)
     spacing_mm: tuple[float, ...] | None = None
     postprocess: str = "argmax"
