@@ -37,6 +37,8 @@ class DataOptions:
     channels: Literal[1, 3] = 3
     size: tuple[int, int] = (256, 256)
     """Height and width of a frame, pixels."""
+    slices: Literal[1, 3, 5] = 1
+    """Neighbouring slices of a volume that a 2-D network sees as channels, its own in the middle."""
     seed: int = 0
     mask_threshold: int | None = None
     """Binary masks stored as grey images: this value and above is class 1."""
@@ -50,12 +52,21 @@ class DataOptions:
             raise ValueError(f"data.classes: need background and at least one other name, each once: {self.classes}")
         if self.channels not in (1, 3):
             raise ValueError(f"data.channels: must be 1 or 3, not {self.channels}")
+        if self.slices not in (1, 3, 5):
+            raise ValueError(f"data.slices: must be 1, 3 or 5, not {self.slices}")
+        if self.slices > 1 and self.channels != 1:
+            raise ValueError(f"data.slices: {self.slices} neighbouring slices need data.channels 1, not {self.channels}")
         if len(self.size) != 2 or min(self.size) < 8:
             raise ValueError(f"data.size: must be (height, width), each at least 8, not {self.size}")
         if self.mask_threshold is not None and len(self.classes) != 2:
             raise ValueError(f"data.mask_threshold: only for 2 classes, data.classes has {len(self.classes)}")
         if len(self.phantom) != 3 or min(self.phantom) < 0 or min(self.phantom[0], self.phantom[2]) < 1:
             raise ValueError(f"data.phantom: needs labelled >= 1, unlabelled >= 0, val >= 1, not {self.phantom}")
+
+    @property
+    def frame_channels(self) -> int:
+        """K of the frames that a 2-D network gets."""
+        return self.channels * self.slices
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` reads them back."""

@@ -78,18 +78,18 @@ def statistics(*stacks: Stack, per_image: bool = False) -> Normalise:
     return Normalise(tuple(mean), tuple(std), per_image)
 
 
-def _number(*parts: int) -> int:
+def mixed_seed(*parts: int) -> int:
     """One seed out of several, well mixed: neighbours are unrelated."""
     return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
 
 
 @lru_cache(maxsize=64)
 def _epoch(seed: int, stream: int, epoch: int, count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(_number(seed, stream, epoch))
+    generator = torch.Generator().manual_seed(mixed_seed(seed, stream, epoch))
     return torch.randperm(count, generator=generator)
 
 
-def _rows(seed: int, stream: int, *, count: int, first: int, length: int) -> Tensor:
+def rows_of(seed: int, stream: int, *, count: int, first: int, length: int) -> Tensor:
     """`length` places of an endless row of shuffled epochs; each epoch visits every case once."""
     at = range(first, first + length)
     return torch.stack([_epoch(seed, stream, i // count, count)[i % count] for i in at])
@@ -123,14 +123,14 @@ class TwoStream:
     def batch(self, index: int, device: torch.device | str = "cpu") -> Batch:
         """The same for the same (seed, index), whatever came before. U is 0 without unlabelled images."""
         length, others = self.batch_size[0], self.batch_size[1] if len(self.unlabelled) else 0
-        rows = _rows(self.seed, 0, count=len(self.labelled), first=index * length, length=length)
+        rows = rows_of(self.seed, 0, count=len(self.labelled), first=index * length, length=length)
         assert self.labelled.label is not None
         image = _take(self.labelled.image, rows, device)
         label = _take(self.labelled.label, rows, device)
         if others:
-            rows = _rows(self.seed, 1, count=len(self.unlabelled), first=index * others, length=others)
+            rows = rows_of(self.seed, 1, count=len(self.unlabelled), first=index * others, length=others)
             image = torch.cat([image, _take(self.unlabelled.image, rows, device)])
-        generator = torch.Generator().manual_seed(_number(self.seed, 2, index))
+        generator = torch.Generator().manual_seed(mixed_seed(self.seed, 2, index))
         image = image.permute(0, 3, 1, 2).to(torch.float32) / 255
         image, label = warp(image, label, options=self.augment, generator=generator)
         weak, strong = image, None
