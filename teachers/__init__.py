@@ -1,6 +1,6 @@
 """The table of teachers: full networks that are trained on a GPU and then distilled.
 
-build("unet", channels=3, classes=2), or "smp/Unet" with encoder="resnet34", or "monai/BasicUNet".
+build("unet", channels=3, classes=2), or "smp/Unet" with encoder="resnet34", or "vnet" for volumes.
 """
 
 from __future__ import annotations
@@ -22,12 +22,25 @@ class Teacher(NamedTuple):
     about: str
     heads: tuple[str, ...]
     build: Callable[..., nn.Module]
+    dims: int = 2  # axes of its images
 
 
 def _unet(**options: Any) -> nn.Module:
     from teachers.unet import UNet
 
     return UNet(**options)
+
+
+def _unet3d(**options: Any) -> nn.Module:
+    from teachers.unet import UNet
+
+    return UNet(dims=3, **options)
+
+
+def _vnet(**options: Any) -> nn.Module:
+    from teachers.vnet import VNet
+
+    return VNet(**options)
 
 
 def _smp(architecture: str) -> Callable[..., nn.Module]:
@@ -39,11 +52,11 @@ def _smp(architecture: str) -> Callable[..., nn.Module]:
     return build
 
 
-def _monai(network: str) -> Callable[..., nn.Module]:
+def _monai(network: str, dims: int = 2) -> Callable[..., nn.Module]:
     def build(**options: Any) -> nn.Module:
         from teachers.library import from_monai
 
-        return from_monai(network, **options)
+        return from_monai(network, dims=dims, **options)
 
     return build
 
@@ -63,24 +76,39 @@ TEACHERS: dict[str, Teacher] = {
     "monai/SegResNet": Teacher("residual encoder and decoder with group norm", (), _monai("SegResNet")),
     "monai/FlexibleUNet": Teacher("U-Net on an EfficientNet encoder", (), _monai("FlexibleUNet")),
     "monai/BasicUNetPlusPlus": Teacher("U-Net++ of MONAI", (), _monai("BasicUNetPlusPlus")),
+    "vnet": Teacher("V-Net of the left-atrium benchmarks, additive skips", HEADS, _vnet, 3),
+    "unet3d": Teacher("the U-Net above in three axes", HEADS, _unet3d, 3),
+    "monai3d/UNet": Teacher("3-D residual U-Net with strided convolutions", (), _monai("UNet", 3), 3),
+    "monai3d/BasicUNet": Teacher("3-D plain U-Net 32-32-64-128-256-32", (), _monai("BasicUNet", 3), 3),
+    "monai3d/DynUNet": Teacher("3-D U-Net as nnU-Net builds it, isotropic strides", (), _monai("DynUNet", 3), 3),
+    "monai3d/AttentionUnet": Teacher("3-D U-Net with attention gates", (), _monai("AttentionUnet", 3), 3),
+    "monai3d/SegResNet": Teacher("3-D residual encoder and decoder with group norm", (), _monai("SegResNet", 3), 3),
 }
 
 
 def names() -> tuple[str, ...]:
-    """The rows of the table; `find` knows further `smp/Architecture` and `monai/Network` names."""
+    """The rows of the table; `find` knows further `smp/`, `monai/` and `monai3d/` names."""
     return tuple(TEACHERS)
 
 
 def find(name: str) -> Teacher:
     """The row for `name`. Raises ValueError with the nearest name when there is none."""
-    if name in TEACHERS:
-        return TEACHERS[name]
-    from teachers.library import MONAI, SMP
+    from teachers.offered import MONAI, MONAI3D, SMP
 
-    further = {f"smp/{rest}": _smp(rest) for rest in SMP} | {f"monai/{rest}": _monai(rest) for rest in MONAI}
-    if name not in further:
-        raise ValueError(unknown("teacher", name, {*TEACHERS, *further}))
-    return Teacher(name.replace("/", ": "), (), further[name])
+    rows = {
+        **{f"smp/{rest}": Teacher(f"smp: {rest}", (), _smp(rest)) for rest in SMP},
+        **{f"monai/{rest}": Teacher(f"monai: {rest}", (), _monai(rest)) for rest in MONAI},
+        **{f"monai3d/{rest}": Teacher(f"monai3d: {rest}", (), _monai(rest, 3), 3) for rest in MONAI3D},
+        **TEACHERS,
+    }
+    if name not in rows:
+        raise ValueError(unknown("teacher", name, rows))
+    return rows[name]
+
+
+def dims(name: str) -> int:
+    """2 for a network of images, 3 for one of volumes. Raises ValueError for an unknown name."""
+    return find(name).dims
 
 
 def build(name: str, *, channels: int, classes: int, heads: Sequence[str] = (), **options: Any) -> nn.Module:
@@ -92,8 +120,9 @@ def build(name: str, *, channels: int, classes: int, heads: Sequence[str] = (), 
     for head in heads:
         if head not in teacher.heads:
             able = ", ".join(teacher.heads) or "none"
+            other = "unet" if teacher.dims == 2 else "vnet"
             raise ValueError(
-                f"teacher {name}: head {head!r} is not available (it offers: {able}); drop the head, or use unet"
+                f"teacher {name}: head {head!r} is not available (it offers: {able}); drop the head, or use {other}"
             )
     if classes < 2:
         raise ValueError(f"teacher {name}: classes = {classes}: background counts as one, so give at least 2")

@@ -1,6 +1,6 @@
 """Teachers from segmentation_models_pytorch and MONAI, behind this project's contract.
 
-Shapes: N batch, K image channels, C classes, H W size.
+Shapes: N batch, K image channels, C classes, *space 2 or 3 axes.
 """
 
 from __future__ import annotations
@@ -10,47 +10,22 @@ from collections.abc import Sequence
 from typing import Any
 
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edgemt.contract import Output
 from edgemt.hub import published_weights
 from edgemt.names import unknown
+from teachers.layers import continued, cut
+from teachers.offered import MONAI, MONAI3D, Offer
 
 log = logging.getLogger("edgemt.teachers")
 
-SMP = (
-    "DeepLabV3",
-    "DeepLabV3Plus",
-    "FPN",
-    "Linknet",
-    "MAnet",
-    "PSPNet",
-    "Segformer",
-    "UPerNet",
-    "Unet",
-    "UnetPlusPlus",
-)
 PRETRAINED = ("never", "if-available", "always")
-# What the constructors need beyond the image's channels and the classes.
-MONAI: dict[str, dict[str, Any]] = {
-    "AttentionUnet": {"channels": (16, 32, 64, 128, 256)},
-    "BasicUNet": {"features": (32, 32, 64, 128, 256, 32)},
-    "BasicUNetPlusPlus": {"features": (32, 32, 64, 128, 256, 32)},
-    "FlexibleUNet": {"backbone": "efficientnet-b0"},
-    "SegResNet": {"init_filters": 16, "blocks_down": (1, 2, 2, 4), "blocks_up": (1, 1, 1)},
-    "UNet": {"channels": (32, 64, 128, 256, 512), "num_res_units": 2, "act": "RELU"},
-}
-
-
-def offered(library: str) -> tuple[str, ...]:
-    """The networks of "smp" or "monai" that fit: a 2-D image in, logits out."""
-    return {"smp": SMP, "monai": tuple(MONAI)}[library]
 
 
 class Foreign(nn.Module):
-    """A network of another library: image [N, K, H, W] -> Output, any size.
+    """A network of another library: image [N, K, *space] -> Output, any size.
 
-    The image is continued over its lower and right edge to a multiple of 32, and the logits are cut back.
+    The image is continued over its far edges to a multiple of `multiple`, and the logits are cut back.
     """
 
     def __init__(self, network: nn.Module, *, multiple: int = 32) -> None:
@@ -59,11 +34,9 @@ class Foreign(nn.Module):
         self.multiple = multiple
 
     def forward(self, x: Tensor) -> Output:
-        h, w = x.shape[-2:]
-        below, beside = -h % self.multiple, -w % self.multiple
-        y = self.network(F.pad(x, (0, beside, 0, below), mode="replicate") if below or beside else x)
+        y = self.network(continued(x, multiple=self.multiple))
         logits: Tensor = y[-1] if isinstance(y, list | tuple) else y
-        return Output(logits=logits[..., :h, :w] if below or beside else logits)
+        return Output(logits=cut(logits, x.shape[2:]))
 
 
 def from_smp(
@@ -123,21 +96,47 @@ def weights_file(encoder: str, encoders: dict[str, Any]) -> str:
 def from_monai(
     network: str,
     *,
+    dims: int,
     channels: int,
     classes: int,
     heads: Sequence[str] = (),
     widths: Sequence[int] = (),
+    filters: int = 0,
+    norm: str = "",
     **options: Any,
 ) -> nn.Module:
-    """A 2-D network of MONAI. `widths` of its stages; further `options` go to its constructor."""
-    from monai.networks import nets
+    """A network of MONAI in `dims` axes, 2 or 3. Further `options` go to its constructor.
 
-    given: dict[str, Any] = {"spatial_dims": 2, **MONAI[network], **options}
-    named = next((name for name in ("channels", "features") if name in given), None)
-    if widths and named is None:
-        raise ValueError(f"teacher monai/{network}: widths cannot be set; see MONAI for its own options")
-    if widths and named:
-        given[named] = tuple(widths)
-    if named == "channels":
-        given.setdefault("strides", (2,) * (len(given[named]) - 1))
-    return Foreign(getattr(nets, network)(in_channels=channels, out_channels=classes, **given))
+    `widths` of its stages, `filters` of its first and `norm` are set under the names that it has for them;
+    ValueError where it has none.
+    """
+    from monai.networks import nets
+    from monai.utils import OptionalImportError
+
+    title, offer = (f"monai/{network}", MONAI[network]) if dims == 2 else (f"monai3d/{network}", MONAI3D[network])
+    given: dict[str, Any] = {"spatial_dims": dims, **offer.options, **options}
+    grouped = ("group", {"num_groups": 8}) if norm == "group" else norm
+    for field, name, value in (
+        ("widths", offer.widths, tuple(widths)),
+        ("filters", offer.filters, filters),
+        ("norm", offer.norm, grouped),
+    ):
+        if value and not name:
+            raise ValueError(f"teacher {title}: {field} cannot be set; see MONAI for its own options")
+        if value:
+            given[name] = value
+    if offer.widths and offer.strides:
+        given |= {name: value for name, value in _strides(offer, given[offer.widths]).items() if name not in options}
+    try:
+        built = getattr(nets, network)(in_channels=channels, out_channels=classes, **given)
+    except OptionalImportError as error:
+        raise ValueError(f"teacher {title}: {str(error).splitlines()[0]}; install what is missing") from error
+    return Foreign(built, multiple=offer.multiple or 2 ** (len(given[offer.widths]) - 1))
+
+
+def _strides(offer: Offer, widths: Sequence[int]) -> dict[str, Any]:
+    """Halving at every level but the first, in the words of the constructor."""
+    halving = (2,) * (len(widths) - 1)
+    if offer.strides == "between":
+        return {"strides": halving}
+    return {"kernel_size": (3,) * len(widths), "strides": (1, *halving), "upsample_kernel_size": halving}

@@ -1,7 +1,7 @@
 """The U-Net of the semi-supervised benchmarks: 16-32-64-128-256, dropout growing with depth.
 
 Ronneberger et al. 2015 (arXiv 1505.04597), in the form that the SSL4MIS results were obtained with: two
-convolutions a level, batch norm, LeakyReLU, dropout 0.05 to 0.5 in the encoder, bilinear upsampling behind
+convolutions a level, batch norm (or another), LeakyReLU, dropout 0.05 to 0.5 in the encoder, bilinear upsampling behind
 a 1x1 convolution, a 3x3 head. Only the convolution biases that batch norm cancels are left out.
 
 Shapes: N batch, K image channels, C classes, *space 2 or 3 axes.
@@ -13,33 +13,20 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
-from torch.nn import functional as F
 
 from edgemt.contract import Output
-
-CONV: dict[int, type[nn.Module]] = {2: nn.Conv2d, 3: nn.Conv3d}
-UNSTRIDE: dict[int, type[nn.Module]] = {2: nn.ConvTranspose2d, 3: nn.ConvTranspose3d}
-NORM: dict[int, type[nn.Module]] = {2: nn.BatchNorm2d, 3: nn.BatchNorm3d}
-POOL: dict[int, type[nn.Module]] = {2: nn.MaxPool2d, 3: nn.MaxPool3d}
-LINEAR = {2: "bilinear", 3: "trilinear"}
+from teachers.layers import CONV, POOL, UNSTRIDE, Norm, check, normalisation, resize
 
 
-def resize(x: Tensor, size: Sequence[int]) -> Tensor:
-    """Linear resampling to `size`, in two or three axes."""
-    if tuple(x.shape[2:]) == tuple(size):
-        return x
-    return F.interpolate(x, size=tuple(size), mode=LINEAR[len(size)], align_corners=False)
-
-
-def double_conv(inward: int, outward: int, *, dropout: float, dims: int) -> nn.Sequential:
-    conv, norm = CONV[dims], NORM[dims]
+def double_conv(inward: int, outward: int, *, dropout: float, norm: Norm, dims: int) -> nn.Sequential:
+    conv, biased = CONV[dims], norm == "group"  # batch and instance norm cancel a bias
     return nn.Sequential(
-        conv(inward, outward, 3, padding=1, bias=False),
-        norm(outward),
+        conv(inward, outward, 3, padding=1, bias=biased),
+        normalisation(norm, outward, dims=dims),
         nn.LeakyReLU(inplace=True),
         nn.Dropout(dropout),
-        conv(outward, outward, 3, padding=1, bias=False),
-        norm(outward),
+        conv(outward, outward, 3, padding=1, bias=biased),
+        normalisation(norm, outward, dims=dims),
         nn.LeakyReLU(inplace=True),
     )
 
@@ -47,11 +34,11 @@ def double_conv(inward: int, outward: int, *, dropout: float, dims: int) -> nn.S
 class Up(nn.Module):
     """Doubles the resolution, puts the skip beside it, convolves twice."""
 
-    def __init__(self, deep: int, skip: int, *, up: str, dims: int) -> None:
+    def __init__(self, deep: int, skip: int, *, up: str, norm: Norm, dims: int) -> None:
         super().__init__()
         self.transposed = up == "transposed"
         self.reduce = UNSTRIDE[dims](deep, skip, 2, stride=2) if self.transposed else CONV[dims](deep, skip, 1)
-        self.convs = double_conv(2 * skip, skip, dropout=0.0, dims=dims)
+        self.convs = double_conv(2 * skip, skip, dropout=0.0, norm=norm, dims=dims)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         # The 1x1 convolution commutes with the resampling, and is four times cheaper before it.
@@ -75,6 +62,7 @@ class UNet(nn.Module):
         widths: Sequence[int] = (16, 32, 64, 128, 256),
         dropout: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.5),
         up: str = "bilinear",
+        norm: Norm = "batch",
         dims: int = 2,
     ) -> None:
         super().__init__()
@@ -84,17 +72,17 @@ class UNet(nn.Module):
             raise ValueError(f"unet: dropout has {len(dropout)} numbers for {len(widths)} widths: give one a level")
         if up not in ("bilinear", "transposed"):
             raise ValueError(f"unet: up = {up!r}: choose bilinear or transposed")
-        if dims not in CONV:
-            raise ValueError(f"unet: dims = {dims!r}: choose 2 or 3")
+        check("unet", dims=dims, norm=norm)
         conv = CONV[dims]
         self.deepest = 2 ** (len(widths) - 1)
         self.pool = POOL[dims](2)
         self.down = nn.ModuleList(
-            double_conv(inward, outward, dropout=rate, dims=dims)
+            double_conv(inward, outward, dropout=rate, norm=norm, dims=dims)
             for inward, outward, rate in zip((channels, *widths), widths, dropout, strict=False)
         )
         self.up = nn.ModuleList(
-            Up(deep, skip, up=up, dims=dims) for skip, deep in reversed(list(zip(widths, widths[1:], strict=False)))
+            Up(deep, skip, up=up, norm=norm, dims=dims)
+            for skip, deep in reversed(list(zip(widths, widths[1:], strict=False)))
         )
         self.head = conv(widths[0], classes, 3, padding=1)
         self.sdf = conv(widths[0], classes - 1, 1) if "sdf" in heads else None

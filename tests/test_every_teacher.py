@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from monai.utils import OptionalImportError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -21,22 +24,39 @@ SMALL: dict[str, dict[str, Any]] = {
     "monai/UNet": {"widths": (4, 8, 8)},
     "monai/SegResNet": {"init_filters": 8},
     "smp/Segformer": {"encoder": "mit_b0"},
+    "vnet": {"filters": 2},
+    "unet3d": {"widths": (2, 4, 4, 8, 8)},
+    "monai3d/AttentionUnet": {"widths": (2, 4, 4)},
+    "monai3d/BasicUNet": {"widths": (2, 2, 4, 4, 8, 2)},
+    "monai3d/DynUNet": {"widths": (2, 4, 4)},
+    "monai3d/UNet": {"widths": (2, 4, 4)},
+    "monai3d/SegResNet": {"filters": 8},
 }
 ENCODER = {"encoder": "tu-test_resnet"}
+# Two for each number of axes; the second is no multiple of what the networks halve to.
+SIZES = {2: ((64, 64), (70, 96)), 3: ((32, 32, 32), (36, 33, 20))}
+
+
+def options(name: str) -> dict[str, Any]:
+    return {"channels": 3, "classes": 2, **SMALL.get(name, ENCODER if name.startswith("smp/") else {})}
 
 
 def small(name: str, **asked: Any) -> nn.Module:
     torch.manual_seed(0)
-    default = ENCODER if name.startswith("smp/") else {}
-    return teachers.build(name, **{"channels": 3, "classes": 2, **SMALL.get(name, default), **asked})
+    return teachers.build(name, **{**options(name), **asked})
+
+
+def image(name: str, *, channels: int = 3, which: int = 0) -> torch.Tensor:
+    return torch.randn(2, channels, *SIZES[teachers.dims(name)][which])
 
 
 @pytest.mark.parametrize("name", teachers.names())
 def test_logits_are_finite_at_input_resolution_at_two_sizes(name: str) -> None:
-    for channels, classes, size in ((3, 2, (64, 64)), (1, 4, (70, 96))):
+    for which, channels, classes in ((0, 3, 2), (1, 1, 4)):
         network = small(name, channels=channels, classes=classes).train()
-        logits = network(torch.randn(2, channels, *size)).logits
-        assert logits.shape == (2, classes, *size)
+        x = image(name, channels=channels, which=which)
+        logits = network(x).logits
+        assert logits.shape == (2, classes, *x.shape[2:])
         logits.square().mean().backward()
         grads = [p.grad for p in network.parameters() if p.grad is not None]
         assert torch.isfinite(logits).all() and all(torch.isfinite(g).all() for g in grads)
@@ -46,13 +66,13 @@ def test_logits_are_finite_at_input_resolution_at_two_sizes(name: str) -> None:
 @pytest.mark.parametrize("name", teachers.names())
 def test_weights_survive_safetensors_and_eval_is_deterministic(name: str, tmp_path: Path) -> None:
     first = small(name).train()
-    first(torch.randn(2, 3, 64, 64))  # moves the batch-norm statistics away from a fresh network's
-    save_file({k: v.contiguous() for k, v in first.state_dict().items()}, tmp_path / "w.safetensors")
+    first(image(name))  # moves the batch-norm statistics away from a fresh network's
+    save_file({k: v.contiguous().clone() for k, v in first.state_dict().items()}, tmp_path / "w.safetensors")
     torch.manual_seed(1)
-    second = teachers.build(name, channels=3, classes=2, **SMALL.get(name, ENCODER if "smp/" in name else {}))
+    second = teachers.build(name, **options(name))
     second.load_state_dict(load_file(tmp_path / "w.safetensors"))
     first.eval(), second.eval()
-    x = torch.randn(1, 3, 64, 64)
+    x = image(name)[:1]
     with torch.no_grad():
         assert torch.equal(first(x).logits, first(x).logits)
         assert torch.equal(first(x).logits, second(x).logits)
@@ -86,6 +106,55 @@ def test_dropout_makes_training_passes_differ() -> None:
     assert not torch.equal(network(x).logits, network(x).logits)
 
 
+@pytest.mark.parametrize("name", ["unet", "unet3d"])
+@pytest.mark.parametrize("norm", ["group", "instance"])
+def test_the_unet_takes_a_norm_that_leaves_batches_apart(name: str, norm: str) -> None:
+    network, x = small(name, norm=norm, dropout=(0.0,) * 5).double().train(), image(name).double()
+    torch.testing.assert_close(network(x).logits[:1], network(x[:1]).logits)
+
+
+@pytest.mark.parametrize("name", ["monai3d/VNet", "monai3d/BasicUNetPlusPlus"])
+def test_further_networks_of_monai_take_volumes_of_any_shape(name: str) -> None:
+    with torch.device("meta"):
+        network = teachers.build(name, channels=1, classes=3).eval()
+    assert network(torch.empty(1, 1, 40, 33, 50, device="meta")).logits.shape == (1, 3, 40, 33, 50)
+
+
+def test_a_transformer_of_monai_takes_volumes_of_any_shape() -> None:
+    pytest.importorskip("einops")
+    tiny = {"filters": 12, "depths": (1, 1, 1, 1), "num_heads": (1, 1, 2, 2), "window_size": 2}
+    network = teachers.build("monai3d/SwinUNETR", channels=1, classes=3, **tiny).eval()
+    with torch.no_grad():
+        assert network(torch.randn(1, 1, 32, 20, 33)).logits.shape == (1, 3, 32, 20, 33)
+
+
+def test_what_a_network_of_monai_lacks_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
+    from monai.networks import nets
+
+    def lacking(**options: object) -> nn.Module:
+        raise OptionalImportError("from einops import rearrange (No module named 'einops').\n\nFor details ...")
+
+    monkeypatch.setattr(nets, "SwinUNETR", lacking)
+    with pytest.raises(ValueError, match="monai3d/SwinUNETR: .*No module named 'einops'") as caught:
+        teachers.build("monai3d/SwinUNETR", channels=1, classes=2)
+    assert "\n" not in str(caught.value)
+
+
+def test_a_grouped_norm_of_monai_is_asked_for_by_the_same_word() -> None:
+    network = small("monai3d/DynUNet", widths=(8, 8, 16), norm="group")
+    assert any(isinstance(m, nn.GroupNorm) for m in network.modules())
+
+
+def test_the_axes_of_every_teacher_are_known_without_torch() -> None:
+    code = (
+        "import sys, teachers; further = ('smp/PSPNet', 'monai3d/VNet'); "
+        "print([n for n in (*teachers.names(), *further) if teachers.dims(n) == 3]); "
+        "assert 'torch' not in sys.modules"
+    )
+    said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert "vnet" in said and "monai3d/VNet" in said and "smp" not in said and "'unet'" not in said
+
+
 @pytest.mark.parametrize("up", ["bilinear", "transposed"])
 def test_both_ways_up_take_odd_sizes(up: str) -> None:
     assert small("unet", up=up)(torch.randn(1, 3, 33, 47)).logits.shape == (1, 2, 33, 47)
@@ -98,6 +167,13 @@ def test_both_ways_up_take_odd_sizes(up: str) -> None:
         ("smp/Unets", {}, "nearest: smp/Unet"),
         ("monai/BasicUnets", {}, "nearest: monai/BasicUNet"),
         ("monai/FlexibleUNet", {"heads": ("sdf",)}, "head 'sdf'"),
+        ("vnet", {"heads": ("sfd",)}, "offers: sdf, aux, features"),
+        ("monai3d/DynUNet", {"heads": ("sdf",)}, "use vnet"),
+        ("monai3d/VNets", {}, "nearest: monai3d/VNet"),
+        ("monai3d/VNet", {"filters": 8}, "filters cannot be set"),
+        ("monai/SegResNet", {"norm": "batch"}, "norm cannot be set"),
+        ("vnet", {"widths": (8, 16)}, "'widths'"),
+        ("unet3d", {"norm": "layer"}, "batch, group or instance"),
         ("unet", {"heads": ("sfd",)}, "offers: sdf, aux, features"),
         ("unet", {"classes": 1}, "at least 2"),
         ("unet", {"widths": (8, 16)}, "one a level"),
