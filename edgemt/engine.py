@@ -121,6 +121,7 @@ class Run:
 
     def __init__(self, method: Method, *, build: Build, schedule: Schedule, seed: int):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        _tune(device)
         self.fabric = _fabric(schedule.precision, device)
         self.consulted = _fabric("auto", device)  # a frozen player needs no gradients, so no exact arithmetic either
         self.method, self.schedule, self.seed = method, schedule, seed
@@ -131,8 +132,7 @@ class Run:
         self.wrapped: dict[str, nn.Module] = {}
         for name, player in self.players.items():
             player.to(self.fabric.device)
-            if any(p.ndim == 4 for p in player.parameters()):
-                player.to(memory_format=torch.channels_last)
+            _lay_out(player, self.fabric.device)
             role = self.roles[name]
             fabric = self.consulted if isinstance(role, Frozen) else self.fabric
             self.wrapped[name] = fabric.setup_module(player, move_to_device=False)
@@ -168,11 +168,9 @@ class Run:
         logged: dict[str, Tensor] = {}
         finite = True
         for who, terms in self.method.steps(self.nets, batch, step):
-            total = torch.stack(list(terms.values())).sum()
-            finite = bool(torch.isfinite(total))
+            finite = self._descend(who, torch.stack(list(terms.values())).sum())
             if not finite:
                 break
-            self._descend(who, total)
             logged |= {name: term.detach() for name, term in (terms | terms.notes).items()}
         self.index += 1
         if not finite:
@@ -186,10 +184,14 @@ class Run:
         update_averages(self.players, self.roles, step)
         return logged
 
-    def _descend(self, who: tuple[str, ...], total: Tensor) -> None:
-        for name in who:
-            self.optimisers[name].zero_grad(set_to_none=True)
+    def _descend(self, who: tuple[str, ...], total: Tensor) -> bool:
+        """One move of the named players down their gradients, or False and none where the loss is not finite."""
+        self._forget_gradients(who)
+        finite = _answer(torch.isfinite(total))
         self.fabric.backward(total)
+        if not finite():
+            self._forget_gradients(who)
+            return False
         for name in who:
             optimiser, role = self.optimisers[name], self.roles[name]
             assert isinstance(role, Trainable)
@@ -200,6 +202,11 @@ class Run:
                     self.wrapped[name], optimiser, max_norm=self.schedule.clip, error_if_nonfinite=False
                 )  # type: ignore[arg-type]
             optimiser.step()
+        return True
+
+    def _forget_gradients(self, who: tuple[str, ...]) -> None:
+        for name in who:
+            self.optimisers[name].zero_grad(set_to_none=True)
 
     def validation_due(self) -> bool:
         count = self.schedule.validations
@@ -259,6 +266,38 @@ def _fabric(precision: Precision, device: torch.device) -> Fabric:
     for name in ("lightning.fabric", "lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
         logging.getLogger(name).setLevel(logging.WARNING)  # it announces the precision each time
     return Fabric(accelerator=device.type, devices=1, precision=kind)  # type: ignore[arg-type]
+
+
+def _tune(device: torch.device) -> None:
+    """What CUDA may do for speed: choose convolutions by trial, as patches keep their size, and TF32 in fp32."""
+    if device.type == "cuda":
+        torch.backends.cudnn.benchmark = True
+        torch.backends.cudnn.allow_tf32 = True
+        torch.set_float32_matmul_precision("high")
+
+
+def _lay_out(player: nn.Module, device: torch.device) -> None:
+    """Channels last: everywhere in two axes, in three on CPUs, where it was measured to be quicker (1.2 times)."""
+    ndims = {p.ndim for p in player.parameters()}
+    if 4 in ndims:
+        player.to(memory_format=torch.channels_last)
+    if 5 in ndims and device.type == "cpu":
+        player.to(memory_format=torch.channels_last_3d)
+
+
+def _answer(flag: Tensor) -> Callable[[], bool]:
+    """Reads `flag` when called. What was queued on a GPU in between goes on: only what made the flag is waited for."""
+    if not flag.is_cuda:
+        return lambda: bool(flag)
+    host = flag.to("cpu", non_blocking=True)
+    ready = torch.cuda.Event()
+    ready.record()
+
+    def read() -> bool:
+        ready.synchronize()
+        return bool(host)
+
+    return read
 
 
 def _optimiser(player: nn.Module, role: Trainable, schedule: Schedule) -> torch.optim.Optimizer:

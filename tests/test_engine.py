@@ -122,6 +122,59 @@ def test_a_skipped_step_leaves_no_trace_in_any_player(tmp_path: Path) -> None:
     assert all(m.track_running_stats for m in run.players.modules() if isinstance(m, nn.BatchNorm2d))
 
 
+def test_a_bad_loss_leaves_no_gradient_behind() -> None:
+    run = engine.Run(Exploding(bad=(0,)), build=build, schedule=FAST, seed=0)
+    assert run.step(draw) is None and run.history["skipped"] == 1
+    assert all(p.grad is None for p in run.players.parameters())
+
+
+class Volumes(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.body = nn.Sequential(nn.Conv3d(1, 4, 3, padding=1), nn.BatchNorm3d(4), nn.ReLU(), nn.Dropout3d(0.2))
+        self.head = nn.Conv3d(4, 3, 1)
+
+    def forward(self, x: torch.Tensor) -> Output:
+        return Output(self.head(self.body(x)))
+
+
+def draw_volumes(index: int, device: torch.device) -> Batch:
+    g = torch.Generator().manual_seed(index)
+    image = torch.randn(4, 1, 8, 8, 6, generator=g)
+    label = torch.randint(0, 3, (2, 8, 8, 6), generator=g)
+    return Batch(image.to(device), label.to(device))
+
+
+def build_volumes(kind: str, init: int) -> nn.Module:
+    torch.manual_seed(init)
+    return Volumes()
+
+
+@pytest.mark.parametrize("name", ["mean_teacher", "ua_mt"])
+def test_a_run_on_volumes_that_was_cut_ends_with_the_same_bits(name: str, tmp_path: Path) -> None:
+    def until(index: int, device: torch.device) -> Batch:
+        if index == 5:
+            raise Cut
+        return draw_volumes(index, device)
+
+    kept = {"build": build_volumes, "schedule": FAST, "key": "k"}
+    whole = train(METHODS[name], draw=draw_volumes, folder=tmp_path / "whole", **kept)
+    with pytest.raises(Cut):
+        train(METHODS[name], draw=until, folder=tmp_path / "cut", **kept)
+    resumed = train(METHODS[name], draw=draw_volumes, folder=tmp_path / "cut", **kept)
+    for (key, a), b in zip(whole.network.state_dict().items(), resumed.network.state_dict().values(), strict=True):
+        assert torch.equal(a, b), key
+
+
+def test_a_network_of_volumes_is_laid_out_for_the_processor() -> None:
+    run = engine.Run(METHODS["ua_mt"], build=build_volumes, schedule=FAST, seed=0)
+    last = run.fabric.device.type == "cpu"
+    for name in ("student", "teacher"):
+        weight = run.players[name].body[0].weight
+        assert (weight.stride()[1] == 1) is last
+        assert weight.shape == (4, 1, 3, 3, 3)
+
+
 def test_a_loss_that_stays_nan_is_said_in_one_line_and_the_last_good_checkpoint_stays(tmp_path: Path) -> None:
     schedule = replace(FAST, steps=40, patience=3)
     with pytest.raises(ValueError, match="not finite, 3 steps in a row.*learning_rate"):
@@ -197,3 +250,19 @@ def test_every_kind_of_player_trains_on_a_gpu_in_mixed_precision(name: str, tmp_
     done = train(METHODS[name], build=build, draw=on_device, schedule=schedule, folder=tmp_path, key="k")
     weights = list(done.network.state_dict().values())
     assert all(w.device.type == "cuda" and torch.isfinite(w).all() for w in weights)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
+def test_a_nan_on_a_gpu_is_seen_in_the_step_that_had_it() -> None:
+    run = engine.Run(METHODS["ua_mt"], build=build_volumes, schedule=replace(FAST, precision="auto"), seed=0)
+    assert run.step(draw_volumes) is not None
+    before = {k: v.clone() for k, v in run.players.state_dict().items()}
+
+    def broken(index: int, device: torch.device) -> Batch:
+        batch = draw_volumes(index, device)
+        return replace(batch, image=batch.image * float("nan"))
+
+    assert run.step(broken) is None
+    assert all(torch.equal(v, before[k]) for k, v in run.players.state_dict().items())
+    assert run.step(draw_volumes) is not None

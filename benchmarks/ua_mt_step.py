@@ -1,0 +1,172 @@
+"""Milliseconds of one UA-MT step of a 3-D V-Net: this engine beside the published loop, in turns.
+
+    python benchmarks/ua_mt_step.py --patch 112 112 80 --rounds 5
+
+A step takes 2 labelled and 2 unlabelled patches, a student's forward and backward pass, the teacher's target and
+8 stochastic passes, both losses, an optimiser step and the average. The published loop (Yu et al., MICCAI 2019) is
+restated plainly: single precision, the target and then four forward passes of the doubled batch one after another,
+an average moved weight by weight, losses read at every step. Both run the same network on the same patches.
+
+Shapes: N batch, L labelled, U unlabelled, C classes, X Y Z patch.
+"""
+
+from __future__ import annotations
+
+import argparse
+import math
+import os
+import platform
+import statistics
+import time
+from collections.abc import Callable
+from copy import deepcopy
+from pathlib import Path
+from typing import Any
+
+LABELLED, UNLABELLED, CLASSES, PASSES = 2, 2, 2, 8
+
+
+def options() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
+    parser.add_argument("--patch", type=int, nargs=3, default=(112, 112, 80), metavar=("X", "Y", "Z"))
+    parser.add_argument("--filters", type=int, default=16, help="of the first level of V-Net")
+    parser.add_argument("--rounds", type=int, default=5, help="timed steps of each, after one that is not timed")
+    parser.add_argument("--threads", type=int, default=0, help="of the CPU; 0: as torch chooses")
+    parser.add_argument("--device", choices=("auto", "cpu"), default="auto", help="auto: a GPU where there is one")
+    return parser.parse_args()
+
+
+def main() -> None:
+    given = options()
+    if given.device == "cpu":
+        os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks
+    import torch
+
+    if given.threads:
+        torch.set_num_threads(given.threads)
+    device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    torch.manual_seed(0)
+    image = torch.randn(LABELLED + UNLABELLED, 1, *given.patch, device=device)
+    label = (torch.rand(LABELLED, *given.patch, device=device) < 0.1).long()
+    steps = {
+        "ours": ours(image, label, filters=given.filters),
+        "published": published(image, label, filters=given.filters),
+    }
+    times: dict[str, list[float]] = {name: [] for name in steps}
+    for index in range(given.rounds + 1):
+        for name, step in steps.items():
+            took = timed(step, device)
+            if index:
+                times[name].append(took)
+    precision = ours_precision(device)
+    report(times, f"{_device_name(device)}, torch {torch.__version__}, ours in {precision}", given)
+
+
+def ours(image: Any, label: Any, *, filters: int) -> Callable[[], object]:
+    """The engine's own step with the engine's own choices."""
+    import teachers
+    from edgemt.contract import Batch
+    from edgemt.engine import Run, Schedule
+    from edgemt.methods import METHODS
+
+    def build(kind: str, init: int) -> Any:
+        return teachers.build("vnet", channels=1, classes=CLASSES, filters=filters)
+
+    schedule = Schedule(labelled=LABELLED, unlabelled=UNLABELLED, optimiser="sgd", learning_rate=0.01)
+    run = Run(METHODS["ua_mt"], build=build, schedule=schedule, seed=0)
+    batch = Batch(image=image, label=label)
+    return lambda: run.step(lambda index, device: batch)
+
+
+def ours_precision(device: Any) -> str:
+    from edgemt.engine import resolve_precision
+
+    return resolve_precision("auto", device)
+
+
+def published(image: Any, label: Any, *, filters: int) -> Callable[[], object]:
+    """The loop as it was published, restated."""
+    import torch
+
+    import teachers
+
+    student = teachers.build("vnet", channels=1, classes=CLASSES, filters=filters).to(image.device).train()
+    teacher = deepcopy(student).requires_grad_(False)
+    optimiser = torch.optim.SGD(student.parameters(), lr=0.01, momentum=0.9, weight_decay=1e-4)
+    unlabelled, done, log = image[LABELLED:], 0, []
+
+    def noisy(x: Any) -> Any:
+        return x + (torch.randn_like(x) * 0.1).clamp(-0.2, 0.2)
+
+    def looks() -> Any:
+        """Mean probability [U, C, X, Y, Z] of the stochastic passes, two at a time."""
+        doubled = unlabelled.repeat(2, 1, 1, 1, 1)
+        logits = torch.zeros(PASSES * UNLABELLED, CLASSES, *image.shape[2:], device=image.device)
+        for turn in range(PASSES // 2):
+            at = turn * len(doubled)
+            logits[at : at + len(doubled)] = teacher(noisy(doubled)).logits
+        return logits.softmax(1).unflatten(0, (PASSES, UNLABELLED)).mean(0)
+
+    def step() -> None:
+        nonlocal done
+        logits = student(image).logits
+        with torch.no_grad():
+            target = teacher(noisy(unlabelled)).logits.softmax(1)
+            mean = looks()
+            doubt = -(mean * (mean + 1e-6).log()).sum(1, keepdim=True)
+            certain = (doubt < 0.75 * math.log(2)).float()
+        entropy = torch.nn.functional.cross_entropy(logits[:LABELLED], label)
+        p, q = logits[:LABELLED].softmax(1)[:, 1], (label == 1).float()
+        dice = 1 - (2 * (p * q).sum() + 1e-5) / ((p * p).sum() + (q * q).sum() + 1e-5)
+        gap = (logits[LABELLED:].softmax(1) - target) ** 2
+        consistency = 0.1 * (certain * gap).sum() / (2 * certain.sum() + 1e-16)
+        loss = 0.5 * (entropy + dice) + consistency
+        optimiser.zero_grad()
+        loss.backward()
+        optimiser.step()
+        keep = min(1 - 1 / (done + 1), 0.99)
+        for average, weight in zip(teacher.parameters(), student.parameters(), strict=True):
+            average.data.mul_(keep).add_(weight.data, alpha=1 - keep)
+        done += 1
+        log.append([loss.item(), entropy.item(), dice.item(), consistency.item()])
+
+    return step
+
+
+def timed(step: Callable[[], object], device: Any) -> float:
+    """Milliseconds of one call, the device's queue emptied before and after."""
+    import torch
+
+    def settle() -> None:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+
+    settle()
+    began = time.perf_counter()
+    step()
+    settle()
+    return (time.perf_counter() - began) * 1e3
+
+
+def report(times: dict[str, list[float]], where: str, given: argparse.Namespace) -> None:
+    ratios = [old / new for new, old in zip(times["ours"], times["published"], strict=True)]
+    patch = " x ".join(str(side) for side in given.patch)
+    print(f"{LABELLED} + {UNLABELLED} patches of {patch}, V-Net {given.filters}, {PASSES} passes; {where}")
+    for name, took in times.items():
+        print(f"  {name:<10}{statistics.median(took):12.1f} ms  (from {min(took):.1f} to {max(took):.1f})")
+    print(f"  published / ours: {statistics.median(ratios):.2f} (median of {len(ratios)} rounds)")
+
+
+def _device_name(device: Any) -> str:
+    import torch
+
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    info = Path("/proc/cpuinfo")
+    lines = info.read_text().splitlines() if info.exists() else []
+    models = [line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")]
+    return f"{models[0] if models else platform.machine()}, {torch.get_num_threads()} threads"
+
+
+if __name__ == "__main__":
+    main()
