@@ -11,9 +11,11 @@ from itertools import groupby
 
 import numpy as np
 
+from edgemt import phantom_volumes
+from edgemt.components import largest_component
 from edgemt.contract import Case
 from edgemt.data.decode import Form, ProgressCall, decode_pairs
-from edgemt.frames import fit_label
+from edgemt.frames import fit_label, read_volume
 from edgemt.metrics import Scores, compare
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -29,6 +31,7 @@ class EvalSet:
     rows: tuple[slice, ...]
     truths: tuple[np.ndarray, ...]  # [H0, W0] or [S, H0, W0]
     classes: tuple[str, ...]
+    spacing_mm: tuple[tuple[float, ...] | None, ...]  # in the truth's order of axes, as the header states it
 
     def __len__(self) -> int:
         return len(self.names)
@@ -40,19 +43,24 @@ def prepare(
     size: tuple[int, int],
     channels: int,
     classes: tuple[str, ...],
+    slices: int = 1,
     mask_threshold: int | None = None,
     progress: ProgressCall | None = None,
 ) -> EvalSet:
-    """Reads the cases, each with a label; the slices of one volume become one case."""
+    """Reads the cases, each with a label; the slices of one volume become one case, its name and size the volume's.
+
+    With `slices` a frame holds its neighbours as channels, K = channels * slices. Raises ValueError for an empty list
+    and for whatever is wrong with a file.
+    """
     if not cases:
         raise ValueError("evaluation: the list of cases is empty; check data.val")
-    form = Form(size, channels, classes, mask_threshold)
-    frames = np.empty((len(cases), *size, channels), np.uint8)
+    form = Form(size, channels, classes, mask_threshold, slices)
+    frames = np.empty((len(cases), *size, form.frame_channels), np.uint8)
     labels = []
     for i, (frame, label) in enumerate(decode_pairs(cases, form, progress=progress)):
         frames[i] = frame
         labels.append(label)
-    names, rows, truths = [], [], []
+    names, rows, truths, spacings = [], [], [], []
     for _, run in groupby(range(len(cases)), key=lambda i: cases[i].image):
         indices = list(run)
         first, last = indices[0], indices[-1] + 1
@@ -60,7 +68,17 @@ def prepare(
         names.append(cases[first].name.rpartition("/")[0] if volume else cases[first].name)
         rows.append(slice(first, last))
         truths.append(np.stack(labels[first:last]) if volume else labels[first])
-    return EvalSet(tuple(names), frames, tuple(rows), tuple(truths), tuple(classes))
+        spacings.append(_spacing(cases[first].image, truths[-1].shape) if volume else None)
+    return EvalSet(tuple(names), frames, tuple(rows), tuple(truths), tuple(classes), tuple(spacings))
+
+
+def _spacing(path: str, shape: tuple[int, ...]) -> tuple[float, ...] | None:
+    """(slice, row, column) of a volume [S, H0, W0]; a file's own order is row, column, slice. None: it states none."""
+    if path.startswith(phantom_volumes.PREFIX):
+        spacing: tuple[float, ...] | None = phantom_volumes.spacing_mm((*shape[1:], shape[0]))
+    else:
+        spacing = read_volume(path).spacing_mm
+    return None if spacing is None else (spacing[2], spacing[0], spacing[1])
 
 
 def evaluate(
@@ -69,14 +87,19 @@ def evaluate(
     *,
     distances: bool = False,
     dice_only: bool = False,
+    largest: bool = False,
     batch: int = 16,
     progress: ProgressCall | None = None,
 ) -> Scores:
-    """Scores of `predict` on a prepared set: masks go back to each label's size before they are compared.
+    """Scores of `predict` on a prepared set: `score` of `predict_masks`."""
+    masks = predict_masks(predict, cases, batch=batch, progress=progress)
+    return score(masks, cases, distances=distances, dice_only=dice_only, largest=largest)
 
-    Distances are in pixels of the label, slices one pixel apart: a file's voxel size is not always true.
-    """
-    classes = len(cases.classes)
+
+def predict_masks(
+    predict: Predict, cases: EvalSet, *, batch: int = 16, progress: ProgressCall | None = None
+) -> list[np.ndarray]:
+    """A mask a case, brought to the size of its truth: uint8 [H0, W0] or [S, H0, W0]."""
     masks: list[np.ndarray] = []
     for start in range(0, len(cases.frames), batch):
         part = cases.frames[start : start + batch]
@@ -86,10 +109,43 @@ def evaluate(
         masks.extend(found)
         if progress is not None:
             progress(len(masks), len(cases.frames))
+    fitted = []
+    for rows, truth in zip(cases.rows, cases.truths, strict=True):
+        stack = np.stack([fit_label(mask, size=truth.shape[-2:]) for mask in masks[rows]])
+        fitted.append(stack if truth.ndim == 3 else stack[0])
+    return fitted
+
+
+def score(
+    masks: Sequence[np.ndarray],
+    cases: EvalSet,
+    *,
+    distances: bool = False,
+    dice_only: bool = False,
+    largest: bool = False,
+    tolerance: float = 2.0,
+) -> Scores:
+    """Scores of finished masks, one a case in the order of `cases.names`, each of its truth's shape.
+
+    Distances are in voxels of the label under their plain keys and, for a volume whose file states its voxel size, in
+    millimetres under NAME_mm: as the header stands, and that is not always true. `largest` scores what is left when of
+    each class only the largest connected piece stays. `tolerance` is that of the surface Dice, voxels or millimetres.
+    """
+    if len(masks) != len(cases):
+        raise ValueError(f"evaluation: {len(masks)} masks for {len(cases)} cases; give one a case")
+    classes = len(cases.classes)
     records = []
-    for name, rows, truth in zip(cases.names, cases.rows, cases.truths, strict=True):
-        fitted = np.stack([fit_label(mask, size=truth.shape[-2:]) for mask in masks[rows]])
-        prediction = fitted if truth.ndim == 3 else fitted[0]
-        scored = compare(prediction, truth, classes=classes, dice_only=dice_only, with_distances=distances)
+    for name, mask, truth, spacing in zip(cases.names, masks, cases.truths, cases.spacing_mm, strict=True):
+        if mask.shape != truth.shape:
+            raise ValueError(f"{name}: prediction has shape {mask.shape}, its label {truth.shape}; resize it first")
+        scored = compare(
+            largest_component(mask, classes=classes) if largest else mask,
+            truth,
+            classes=classes,
+            spacing_mm=spacing,
+            tolerance=tolerance,
+            dice_only=dice_only,
+            with_distances=distances,
+        )
         records.append({"name": name, **dict(zip(cases.classes[1:], scored, strict=True))})
-    return Scores(tuple(cases.classes[1:]), records)
+    return Scores(tuple(cases.classes[1:]), records, tolerance=tolerance)

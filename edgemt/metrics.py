@@ -12,8 +12,9 @@ from typing import Any
 
 import numpy as np
 
+from edgemt.surface import bounding_box, surface_scores
+
 OVERLAP = ("dice", "jaccard", "accuracy", "recall", "specificity", "volumetric_similarity")
-DISTANCE = ("hausdorff", "hd95", "asd")
 EMPTY = ("both_empty", "missed", "invented")
 
 
@@ -21,10 +22,13 @@ def confusion(prediction: np.ndarray, truth: np.ndarray, *, classes: int) -> np.
     """int64 [C, C], rows are the truth. Both masks hold class indices, shape [*space]."""
     if prediction.shape != truth.shape:
         raise ValueError(f"prediction {prediction.shape} and truth {truth.shape} differ in shape")
-    joint = truth.reshape(-1).astype(np.int64) * classes + prediction.reshape(-1)
-    if joint.size and (int(prediction.max()) >= classes or int(truth.max()) >= classes):
+    if truth.size and (int(prediction.max()) >= classes or int(truth.max()) >= classes):
         raise ValueError(f"a mask holds a value above {classes - 1}, the last of {classes} classes")
-    return np.bincount(joint, minlength=classes * classes).reshape(classes, classes)
+    box = bounding_box((prediction != 0) | (truth != 0))  # most of a volume is background in both
+    joint = truth[box].reshape(-1).astype(np.int64) * classes + prediction[box].reshape(-1)
+    table = np.bincount(joint, minlength=classes * classes).reshape(classes, classes)
+    table[0, 0] += truth.size - joint.size
+    return table
 
 
 def overlap(table: np.ndarray, index: int) -> dict[str, float]:
@@ -43,41 +47,21 @@ def overlap(table: np.ndarray, index: int) -> dict[str, float]:
     }
 
 
-def distances(prediction: np.ndarray, truth: np.ndarray, *, spacing: Sequence[float] | None = None) -> dict[str, float]:
-    """Surface distances of two boolean masks, in the unit of `spacing` (pixels when None).
-
-    hausdorff and hd95 are the larger of the two directions, asd the mean over both surfaces together, as in
-    MONAI. NaN when a mask is empty.
-    """
-    from scipy import ndimage
-
-    if not prediction.any() or not truth.any():
-        return dict.fromkeys(DISTANCE, math.nan)
-    box = ndimage.find_objects((prediction | truth).astype(np.uint8))[0]
-    a, b = prediction[box], truth[box]
-    # Erosion takes what lies beyond the box for background: the frame's rim is a surface too.
-    edge_a, edge_b = (mask & ~ndimage.binary_erosion(mask) for mask in (a, b))
-    to_truth = ndimage.distance_transform_edt(~edge_b, sampling=spacing)[edge_a]
-    to_prediction = ndimage.distance_transform_edt(~edge_a, sampling=spacing)[edge_b]
-    return {
-        "hausdorff": float(max(to_truth.max(), to_prediction.max())),
-        "hd95": float(max(np.percentile(to_truth, 95), np.percentile(to_prediction, 95))),
-        "asd": float(np.concatenate([to_truth, to_prediction]).mean()),
-    }
-
-
 def compare(
     prediction: np.ndarray,
     truth: np.ndarray,
     *,
     classes: int,
-    spacing: Sequence[float] | None = None,
+    spacing_mm: Sequence[float] | None = None,
+    tolerance: float = 2.0,
     dice_only: bool = False,
     with_distances: bool = True,
 ) -> list[dict[str, float]]:
     """The metrics of each foreground class of one case, class 1 first.
 
-    Both empty: dice NaN. One empty: dice 0, distances NaN. both_empty, missed and invented are 0 or 1.
+    Distances are those of `surface_scores`: in voxels, and in millimetres under NAME_mm where `spacing_mm` (one number
+    an axis) is given. Both empty: dice NaN. One empty: dice 0, distances NaN. both_empty, missed and invented are 0
+    or 1.
     """
     table = confusion(prediction, truth, classes=classes)
     rows = []
@@ -87,7 +71,8 @@ def compare(
         if dice_only:
             scores = {"dice": scores["dice"]}
         elif with_distances:
-            scores |= distances(prediction == index, truth == index, spacing=spacing)
+            masks = prediction == index, truth == index
+            scores |= surface_scores(*masks, spacing_mm=spacing_mm, tolerance=tolerance)
         scores |= {
             "both_empty": float(not there and not said),
             "missed": float(there and not said),
@@ -103,7 +88,8 @@ class Scores:
 
     classes: tuple[str, ...]
     cases: list[dict[str, Any]]  # {"name": ..., class: {metric: value}}
-    unit: str = "px"
+    unit: str = "px"  # of the distances; a key that ends in _mm is in millimetres
+    tolerance: float = 2.0  # of nsd in `unit`, of nsd_mm in millimetres
 
     @property
     def per_class(self) -> dict[str, dict[str, float]]:
@@ -111,8 +97,8 @@ class Scores:
         out: dict[str, dict[str, float]] = {}
         for name in self.classes:
             rows = [case[name] for case in self.cases]
-            metrics = [key for key in (rows[0] if rows else {"dice": 0.0}) if key not in EMPTY]
-            out[name] = {key: _mean([row[key] for row in rows]) for key in metrics}
+            metrics = [key for key in {k: 0 for row in rows for k in row} or ("dice",) if key not in EMPTY]
+            out[name] = {key: _mean([row.get(key, math.nan) for row in rows]) for key in metrics}
             out[name]["counted"] = float(sum(not math.isnan(row["dice"]) for row in rows))
             out[name] |= {key: float(sum(row[key] for row in rows)) for key in EMPTY}
         return out
@@ -128,8 +114,8 @@ class Scores:
 
     def to_json(self) -> dict[str, Any]:
         """Plain JSON values; NaN becomes None."""
-        raw = {"dice": self.dice, "unit": self.unit, "per_class": self.per_class, "cases": self.cases}
-        return _no_nan(raw)
+        raw = {"dice": self.dice, "unit": self.unit, "nsd_tolerance": self.tolerance}
+        return _no_nan(raw | {"per_class": self.per_class, "cases": self.cases})
 
 
 def _no_nan(value: Any) -> Any:
