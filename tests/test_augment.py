@@ -87,6 +87,24 @@ def test_intensity_stays_in_range_and_differs_between_images(channels: int) -> N
     assert len({round(float(x.mean()), 5) for x in changed}) > 12
 
 
+@pytest.mark.parametrize("slices", [3, 5])
+def test_neighbouring_slices_change_alike_and_are_no_colours(slices: int) -> None:
+    """Equal slices stay equal: no hue, no saturation, and one contrast for all."""
+    grey = torch.rand(8, 1, 24, 24, generator=_generator()).expand(-1, slices, -1, -1)
+    strong = AugmentOptions(chance=1, hue=0.5, noise=0)
+    changed = intensify(grey, options=strong, generator=_generator(), cutout=True, slices=True)
+    assert torch.allclose(changed, changed[:, :1].expand_as(changed), atol=1e-6)
+    assert not torch.allclose(changed, grey, atol=0.05)
+
+
+def test_the_contrast_of_a_volume_has_one_middle() -> None:
+    """A dark slice beside bright ones stays darker by as much as the contrast says."""
+    frame = torch.stack([torch.full((8, 8), v) for v in (0.4, 0.5, 0.6)])[None]
+    only = AugmentOptions(chance=1, brightness=(1, 1), contrast=(0.5, 0.5), gamma=(1, 1), blur=(1e-3, 1e-3), noise=0)
+    changed = intensify(frame, options=only, generator=_generator(), cutout=False, slices=True)[0]
+    assert torch.allclose(changed[:, 0, 0], torch.tensor([0.45, 0.5, 0.55]), atol=1e-5)
+
+
 def test_intensity_without_ranges_changes_nothing() -> None:
     image = torch.rand(8, 3, 24, 24, generator=_generator())
     still = AugmentOptions(

@@ -10,8 +10,11 @@ import pytest
 from PIL import Image
 
 from edgemt.data.layouts import DataOptions, find
+from edgemt.data.options import VolumeOptions
 from edgemt.data.stream import load
+from edgemt.data.volumes import load_volumes
 from edgemt.evaluate import prepare
+from edgemt.frames import read_label_volume, read_volume, volume_shape
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -195,6 +198,75 @@ def test_a_label_with_fewer_slices_than_its_image_is_named(tmp_path: Path) -> No
     _volume(tmp_path / "labels" / "p1.nii.gz", np.ones((12, 10, 2), np.uint8))
     with pytest.raises(ValueError, match=r"labels/p1\.nii\.gz: has 2 slices"):
         _read(options)
+
+
+def test_a_constant_volume_is_named(tmp_path: Path) -> None:
+    options = _heart(tmp_path)
+    _volume(tmp_path / "images" / "p2.nii.gz", np.full((12, 10, 3), 7, np.int16))
+    with pytest.raises(ValueError, match=r"p2\.nii\.gz: holds one value everywhere"):
+        _read(options)
+
+
+def test_a_flat_file_given_as_a_volume_is_named(tmp_path: Path) -> None:
+    options = _heart(tmp_path)
+    _volume(tmp_path / "images" / "p1.nii.gz", np.zeros((12, 10), np.uint8))
+    with pytest.raises(ValueError, match=r"p1\.nii\.gz: a volume must have 3 axes.*\(12, 10\); a 2-D recipe reads PNG"):
+        find(options, whole=True)
+
+
+def test_a_volume_of_one_slice_is_refused_for_a_3d_network_only(tmp_path: Path) -> None:
+    options = _heart(tmp_path)
+    for folder in ("images", "labels"):
+        _volume(tmp_path / folder / "p2.nii.gz", np.arange(120, dtype=np.uint8).reshape(12, 10, 1))
+    assert len(find(options).labelled) == 4
+    with pytest.raises(ValueError, match=r"p2\.nii\.gz: is one 2-D image; a 3-D network needs volumes"):
+        find(options, whole=True)
+
+
+def test_a_label_of_another_shape_than_its_volume_is_named(tmp_path: Path) -> None:
+    options = _heart(tmp_path)
+    _volume(tmp_path / "labels" / "p1.nii.gz", np.ones((10, 12, 3), np.uint8))
+    with pytest.raises(ValueError, match=r"labels/p1\.nii\.gz: mask is \(10, 12, 3\), its image .* is \(12, 10, 3\)"):
+        load_volumes(find(options, whole=True).labelled, options, VolumeOptions())
+
+
+@pytest.mark.parametrize(
+    ("array", "says"),
+    [
+        (np.full((12, 10, 3), 0.5, np.float32), r"a mask must hold whole numbers, this one holds 0\.5"),
+        (np.full((12, 10, 3), np.inf, np.float32), r"holds NaN or infinite values"),
+        (np.full((12, 10, 3), 9, np.int16), r"mask holds 9, the 2 classes are 0 to 1"),
+    ],
+)
+def test_a_mask_volume_without_classes_is_named(tmp_path: Path, array: np.ndarray, says: str) -> None:
+    options = _heart(tmp_path)
+    _volume(tmp_path / "labels" / "p1.nii.gz", array)
+    with pytest.raises(ValueError, match=rf"labels/p1\.nii\.gz: {says}"):
+        load_volumes(find(options, whole=True).labelled, options, VolumeOptions())
+
+
+def test_damaged_h5_files_are_named(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    path = tmp_path / "v.h5"
+    with h5py.File(path, "w") as file:
+        file["pixels"], file["label"] = np.zeros((4, 4, 4)), np.zeros((4, 4))
+    for read, says in (
+        (read_volume, r"v\.h5: has no dataset 'image', only \['label', 'pixels'\]"),
+        (volume_shape, r"v\.h5: has no dataset 'image'"),
+        (read_label_volume, r"v\.h5: 'label' must have 3 axes, it has shape \(4, 4\); a 3-D recipe"),
+    ):
+        with pytest.raises(ValueError, match=says):
+            read(path)
+    path.write_bytes(path.read_bytes()[:300])
+    with pytest.raises(ValueError, match=r"v\.h5: cannot be read as HDF5 .*copy the file again"):
+        read_volume(path)
+
+
+def test_slices_of_unlike_size_are_named(tmp_path: Path) -> None:
+    for k, size in enumerate([(8, 6), (8, 6), (6, 8)]):
+        Image.new("L", size, 40 * k).save(tmp_path / f"s{k}.png")
+    with pytest.raises(ValueError, match=r"s2\.png: is \(8, 6\), the slices before it are \(6, 8\)"):
+        read_volume(tmp_path)
 
 
 @pytest.mark.parametrize(

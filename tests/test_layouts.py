@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgemt.data.layouts import DataOptions, find
+from edgemt import frames
+from edgemt.data.layouts import DataOptions, every, find
 from edgemt.data.stream import load
 
 nibabel = pytest.importorskip("nibabel")
@@ -36,6 +39,51 @@ def _volumes(root: Path, patients: int, *, depth: int = 3) -> list[str]:
         nibabel.save(nibabel.Nifti1Image(image, np.eye(4)), root / "images" / f"{name}.nii.gz")
         nibabel.save(nibabel.Nifti1Image(label, np.eye(4)), root / "labels" / f"{name}.nii.gz")
     return names
+
+
+def _h5(path: Path, *, shape: tuple[int, ...] = (12, 10, 3), label: bool = True) -> None:
+    h5py = pytest.importorskip("h5py")
+    path.parent.mkdir(parents=True, exist_ok=True)
+    truth = np.zeros(shape, np.uint8)
+    truth[:4], truth[4:6] = 1, 2
+    with h5py.File(path, "w") as file:
+        file["image"] = np.random.default_rng(len(path.name)).normal(size=shape).astype(np.float32)
+        if label:
+            file["label"] = truth
+
+
+def _decathlon(root: Path, patients: int = 4, **changes: object) -> None:
+    names = _volumes(root, patients)
+    (root / "images").rename(root / "imagesTr")
+    (root / "labels").rename(root / "labelsTr")
+    (root / "imagesTs").mkdir()
+    for name in names[-2:]:
+        (root / "imagesTr" / f"{name}.nii.gz").rename(root / "imagesTs" / f"{name}.nii.gz")
+        (root / "labelsTr" / f"{name}.nii.gz").unlink()
+    entries = [{"image": f"./imagesTr/{n}.nii.gz", "label": f"./labelsTr/{n}.nii.gz"} for n in names[:-2]]
+    said = {
+        "modality": {"0": "MRI"},
+        "labels": {"0": "background", "1": "RV", "2": "LV"},
+        "numTraining": len(entries),
+        "training": entries,
+        "test": [f"./imagesTs/{n}.nii.gz" for n in names[-2:]],
+    }
+    (root / "dataset.json").write_text(json.dumps({**said, **changes}))
+
+
+def _nnunet(root: Path, patients: int = 4, **changes: object) -> None:
+    """The second form: no lists, and images that carry the number of their only channel."""
+    _decathlon(root, patients)
+    for folder in ("imagesTr", "imagesTs"):
+        for path in (root / folder).iterdir():
+            path.rename(path.with_name(path.name.replace(".nii.gz", "_0000.nii.gz")))
+    said = {
+        "channel_names": {"0": "MRI"},
+        "labels": {"background": 0, "RV": 1, "LV": 2},
+        "numTraining": 2 * patients - 2,
+        "file_ending": ".nii.gz",
+    }
+    (root / "dataset.json").write_text(json.dumps({**said, **changes}))
 
 
 def _heart(root: Path, **changes: object) -> DataOptions:
@@ -161,9 +209,161 @@ def test_the_phantom_needs_no_files_and_validates_on_the_same_frames_for_every_s
     assert [case.image for case in ceiling.labelled] == images[:7]
 
 
-def test_options_survive_json(tmp_path: Path) -> None:
-    import json
+def test_whole_volumes_are_one_case_each_and_split_as_their_slices_are(tmp_path: Path) -> None:
+    _volumes(tmp_path, 6)
+    options = _heart(tmp_path, labelled="2", val="0.2", seed=3)
+    slices, volumes = find(options), find(options, whole=True)
+    for some, whole in zip(
+        (slices.labelled, slices.unlabelled, slices.val),
+        (volumes.labelled, volumes.unlabelled, volumes.val),
+        strict=True,
+    ):
+        assert [case.name for case in whole] == list(dict.fromkeys(case.name.split("/")[0] for case in some))
+        assert all(case.slice is None for case in whole) and len(some) == 3 * len(whole)
+    assert all(case.label is None for case in volumes.unlabelled)
+    assert all(case.label is not None for case in volumes.labelled + volumes.val)
 
+
+def test_lists_under_splits_are_found_and_validation_volumes_train_only_on_request(tmp_path: Path) -> None:
+    names = _volumes(tmp_path, 5)
+    (tmp_path / "train.txt").write_text("\n".join(names))
+    (tmp_path / "splits").mkdir()
+    (tmp_path / "splits" / "val.txt").write_text("\n".join(names[6:8]))
+    (tmp_path / "splits" / "few.txt").write_text("\n".join(names[:2]))
+    for val in ("", "val.txt", "splits/val.txt"):
+        cohort = find(_heart(tmp_path, labelled="splits/few.txt", val=val), whole=True)
+        assert [len(part) for part in (cohort.labelled, cohort.unlabelled, cohort.val)] == [2, 6, 2]
+        assert not {c.name for c in cohort.unlabelled} & {c.name for c in cohort.val}
+    everyone = find(_heart(tmp_path, labelled="few.txt", val_in_training=True), whole=True)
+    assert sorted(c.name for c in everyone.labelled + everyone.unlabelled) == names
+    assert everyone.val == cohort.val and all(c.label is None for c in everyone.unlabelled)
+
+
+def test_validation_volumes_never_teach_with_their_mask(tmp_path: Path) -> None:
+    names = _volumes(tmp_path, 3)
+    (tmp_path / "val.txt").write_text("\n".join(names[4:]))
+    (tmp_path / "all.txt").write_text("\n".join(names))
+    cohort = find(_heart(tmp_path, val_in_training=True), whole=True)
+    assert not {c.name for c in cohort.labelled} & {c.name for c in cohort.val}
+    with pytest.raises(ValueError, match="share 1 patients"):
+        find(_heart(tmp_path, val_in_training=True, labelled="all.txt"), whole=True)
+
+
+@pytest.mark.parametrize("make", [_decathlon, _nnunet])
+def test_a_decathlon_folder_is_known_by_its_dataset_json(tmp_path: Path, make: Callable[..., None]) -> None:
+    make(tmp_path)
+    options = _heart(tmp_path, labelled="1", val="0.34", seed=1)
+    cohort = find(options, whole=True)
+    assert [len(part) for part in (cohort.labelled, cohort.unlabelled, cohort.val)] == [2, 4, 2]
+    assert {case.name for case in cohort.unlabelled} >= {"patient003_frame01", "patient003_frame02"}
+    for case in cohort.labelled:
+        assert "imagesTr" in case.image and case.name in str(case.label) and case.name in case.image
+    assert len(find(options).labelled) == 2 * 3
+    assert len(every(options, whole=True)) == 6
+
+
+@pytest.mark.parametrize(
+    ("make", "changes", "says"),
+    [
+        (_decathlon, {"labels": {"0": "background", "1": "RV"}}, r"data\.classes: background rv lv are not those of"),
+        (_nnunet, {"labels": {"background": 0, "left atrium": 1, "LV": 2}}, r"background 'left atrium' LV"),
+        (_nnunet, {"labels": {"background": 0, "whole": [1, 2], "LV": 2}}, r"regions are not supported"),
+        (_nnunet, {"labels": {"background": 0, "rv": 1, "ignore": 2}}, r"none ignored"),
+        (_decathlon, {"modality": {"0": "T1", "1": "T2"}}, r"images have 2 channels \(T1, T2\), one is supported"),
+        (_nnunet, {"numTraining": 9}, r"numTraining says 9, 6 images are there"),
+        (_nnunet, {"file_ending": ".mha"}, r"labelsTr: holds no \*\.mha"),
+        (_decathlon, {"training": [{"image": "imagesTr/x.nii.gz", "label": "labelsTr/x.nii.gz"}]}, r"names 'labels"),
+        (_decathlon, {"training": ["imagesTr/x.nii.gz"]}, r"training entry 'imagesTr/x\.nii\.gz' is not"),
+    ],
+)  # fmt: skip
+def test_a_decathlon_that_cannot_be_used_says_why(
+    tmp_path: Path, make: Callable[..., None], changes: dict, says: str
+) -> None:
+    make(tmp_path, **changes)
+    with pytest.raises(ValueError, match=says) as caught:
+        find(_heart(tmp_path, labelled="1", val="0.34"), whole=True)
+    assert "\n" not in str(caught.value)
+
+
+def test_h5_volumes_are_called_after_their_folder_and_hide_the_label_inside(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    names = ["ABC", "DEF", "GHI", "JKL"]
+    for name in names:
+        _h5(tmp_path / "set" / name / "mri_norm2.h5")
+    (tmp_path / "train.list").write_text("\n".join(names[:3]))
+    (tmp_path / "val.list").write_text(names[3])
+    (tmp_path / "few.list").write_text(names[0])
+    options = _heart(tmp_path, labelled="few.list")
+    cohort = find(options, whole=True)
+    assert [[c.name for c in part] for part in (cohort.labelled, cohort.unlabelled, cohort.val)] == [
+        ["ABC"], ["DEF", "GHI"], ["JKL"]
+    ]  # fmt: skip
+    assert cohort.labelled[0].label == cohort.labelled[0].image and cohort.unlabelled[0].label is None
+    assert frames.read_volume(cohort.val[0].image).array.shape == (12, 10, 3)
+    assert frames.read_label_volume(str(cohort.val[0].label)).max() == 2
+    clean = load(find(options).unlabelled, options).image
+    for name in names[1:3]:
+        with h5py.File(tmp_path / "set" / name / "mri_norm2.h5", "a") as file:
+            del file["label"]
+            file["label"] = "never read"
+    assert (load(find(options).unlabelled, options).image == clean).all()
+
+
+def test_h5_slices_are_images_and_a_patient_keeps_all_of_them(tmp_path: Path) -> None:
+    for patient in range(4):
+        for k in range(3):
+            _h5(tmp_path / f"patient{patient:03d}_frame01_slice_{k}.h5", shape=(12, 10))
+    options = _heart(tmp_path, labelled="1", val="0.25")
+    cohort = find(options)
+    assert [len(part) for part in (cohort.labelled, cohort.unlabelled, cohort.val)] == [3, 6, 3]
+    assert {case.group for case in cohort.labelled + cohort.val} <= {f"patient{p:03d}" for p in range(4)}
+    assert load(cohort.labelled, options).image.shape == (3, 16, 16, 1)
+    with pytest.raises(ValueError, match=r"slice_\d\.h5: is one 2-D image; a 3-D network needs volumes"):
+        find(options, whole=True)
+
+
+def test_h5_files_without_a_label_are_unlabelled(tmp_path: Path) -> None:
+    for k in range(4):
+        _h5(tmp_path / f"v{k}.h5", label=k < 2)
+    cohort = find(_heart(tmp_path, val="0.5"), whole=True)
+    assert [len(part) for part in (cohort.labelled, cohort.unlabelled, cohort.val)] == [1, 2, 1]
+
+
+def test_a_folder_of_slice_images_is_a_volume_in_the_order_of_its_numbers(tmp_path: Path) -> None:
+    for name in ("p1", "p2"):
+        for folder in ("images", "labels"):
+            (tmp_path / folder / name).mkdir(parents=True)
+        for k in range(12):
+            Image.fromarray(np.full((8, 6), k + 1, np.uint8)).save(tmp_path / "images" / name / f"slice_{k}.png")
+            Image.fromarray(np.full((8, 6), k % 3, np.uint8)).save(tmp_path / "labels" / name / f"slice_{k}.png")
+    cohort = find(_heart(tmp_path, val="0.5"), whole=True)
+    case = cohort.labelled[0]
+    assert case.name in ("p1", "p2") and case.label is not None
+    assert frames.read_volume(case.image).array[0, 0].tolist() == list(range(1, 13))
+    assert frames.read_label_volume(case.label)[0, 0].tolist() == [k % 3 for k in range(12)]
+    assert len(find(_heart(tmp_path, val="0.5")).labelled) == 12
+
+
+def test_an_image_is_no_volume_and_a_phantom_frame_neither(tmp_path: Path) -> None:
+    _pairs(tmp_path / "train", ["1", "2"])
+    _pairs(tmp_path / "val", ["9"])
+    with pytest.raises(ValueError, match=r"1\.png: is one 2-D image; .* choose a 2-D teacher"):
+        find(DataOptions(root=tmp_path), whole=True)
+    with pytest.raises(ValueError, match="needs phantom_volumes"):
+        find(DataOptions(layout="phantom"), whole=True)
+
+
+def test_phantom_volumes_are_slices_or_whole() -> None:
+    options = DataOptions(layout="phantom_volumes", channels=1, phantom=(2, 3, 1))
+    slices, volumes = find(options), find(options, whole=True)
+    assert [len(part) for part in (volumes.labelled, volumes.unlabelled, volumes.val)] == [2, 3, 1]
+    assert volumes.val[0].image == "phantom3d:0" and volumes.val[0].slice is None
+    assert len(slices.labelled) == 2 * 32 and slices.labelled[31].slice == 31
+    assert {case.group for case in slices.labelled} == {case.name for case in volumes.labelled}
+    assert all(case.label is None for case in volumes.unlabelled)
+
+
+def test_options_survive_json(tmp_path: Path) -> None:
     options = DataOptions(root=tmp_path, classes=("background", "a", "b"), size=(32, 48), channels=1)
     assert DataOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
     with pytest.raises(ValueError, match="unknown field 'rot'"):

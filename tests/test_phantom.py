@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
+from edgemt import phantom_volumes
 from edgemt.phantom import CLASSES, frame, video
+from edgemt.phantom_volumes import volume
 
 
 def test_a_seed_is_a_patient() -> None:
@@ -47,3 +49,39 @@ def test_a_video_begins_with_the_frame_and_moves_a_little_at_a_time() -> None:
     assert all((a[0] == b[0]).all() for a, b in zip(shots, again, strict=True))
     changed = [(a[1] != b[1]).mean() for a, b in zip(shots, shots[1:], strict=False)]
     assert max(changed) < 0.05 and (shots[0][1] != shots[-1][1]).mean() > 0.01
+
+
+def test_a_seed_is_a_heart_the_same_at_any_shape() -> None:
+    (image, label), (again, label_again), (other, _) = volume(3), volume(3), volume(4)
+    assert image.shape == label.shape == phantom_volumes.SHAPE and image.dtype == label.dtype == np.uint8
+    assert (image == again).all() and (label == label_again).all()
+    assert np.abs(image.astype(int) - other).mean() > 5
+    large = volume(3, (192, 192, 96))[1]
+    assert (large[1::3, 1::3, 1::3] == label).all()
+    assert phantom_volumes.spacing_mm((128, 128, 32)) == (0.625, 0.625, 2.5)
+
+
+def test_every_heart_has_every_organ_in_one_piece_over_several_slices() -> None:
+    from scipy.ndimage import label as components
+
+    for seed in range(12):
+        label = volume(seed)[1]
+        for index in range(1, len(phantom_volumes.CLASSES)):
+            organ = label == index
+            assert organ.any(axis=(0, 1)).sum() >= 5
+            sizes = np.bincount(components(organ, np.ones((3, 3, 3)))[0].ravel())[1:]
+            assert sizes.max() > 0.85 * sizes.sum()
+
+
+def test_grey_values_alone_do_not_tell_the_vessel_from_the_chamber() -> None:
+    hits = []
+    for seed in range(8):
+        image, label = volume(seed)
+        chamber, vessel = image[label == 1].astype(float), image[label == 3].astype(float)
+        middle = (chamber.mean() + vessel.mean()) / 2
+        brighter = chamber.mean() > vessel.mean()
+        right = np.concatenate([(chamber > middle) == brighter, (vessel < middle) == brighter])
+        hits.append(right.mean())
+        wall = image[label == 2]
+        assert wall.mean() < 0.8 * chamber.mean()
+    assert np.mean(hits) < 0.9

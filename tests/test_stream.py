@@ -4,16 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 
-from edgemt.contract import Normalise
+from edgemt.contract import Case, Normalise
 from edgemt.data.augment import NO_AUGMENT, AugmentOptions
 from edgemt.data.layouts import DataOptions, find
-from edgemt.data.stream import Stack, TwoStream, load, statistics
+from edgemt.data.stream import Stack, TwoStream, around_of, load, statistics, with_background
+from edgemt.evaluate import prepare
 from edgemt.phantom import CLASSES
+from edgemt.phantom_volumes import CLASSES as HEART
+from edgemt.phantom_volumes import SHAPE
+from edgemt.through import frame_around, neighbours
 
 
 def _stack(count: int, *, first: int = 0, labels: bool = True, channels: int = 1, side: int = 8) -> Stack:
@@ -140,3 +145,139 @@ def test_the_strong_view_shares_the_geometry_of_the_weak_one() -> None:
     assert batch.strong is not None and torch.allclose(batch.strong, batch.unlabelled, atol=1e-5)
     strong = TwoStream(*stacks, batch_size=(2, 4)).batch(3)
     assert strong.strong is not None and not torch.allclose(strong.strong, strong.unlabelled, atol=0.05)
+
+
+# --- neighbouring slices ---
+
+
+def _slices(volume: str, count: int) -> list[Case]:
+    return [Case(f"{volume}/{k:03d}", volume, volume, slice=k) for k in range(count)]
+
+
+def test_neighbours_are_taken_on_both_sides_and_the_ends_repeated() -> None:
+    assert neighbours(4, 3).tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
+    assert neighbours(2, 5).tolist() == [[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]]
+    assert neighbours(3, 1).tolist() == [[0], [1], [2]]
+    with pytest.raises(ValueError, match="slices: 2 has no middle"):
+        neighbours(4, 2)
+
+
+def test_a_slice_never_sees_another_volume() -> None:
+    """Volumes of different depth one after another, and slices in any order."""
+    assert around_of([*_slices("a", 2), *_slices("b", 3)], slices=3).tolist() == [
+        [0, 0, 1], [0, 1, 1], [2, 2, 3], [2, 3, 4], [3, 4, 4],
+    ]  # fmt: skip
+    assert around_of(_slices("a", 3)[::-1], slices=3).tolist() == [[1, 0, 0], [2, 1, 0], [2, 2, 1]]
+
+
+def test_a_volume_with_a_missing_slice_and_a_single_image_are_refused() -> None:
+    with pytest.raises(ValueError, match="some slices are not on the list"):
+        around_of([*_slices("a", 2), *_slices("b", 4)[1:]], slices=3)
+    with pytest.raises(ValueError, match="picture is no slice of a volume"):
+        around_of([Case("picture", "p", "picture.png")], slices=3)
+
+
+def _sliced(count: int, *, labels: bool, first: int = 0, slices: int = 3) -> Stack:
+    """Two volumes of `count` slices."""
+    cases = [*_slices("a", count), *_slices("b", count)]
+    plain = _stack(2 * count, first=first, labels=labels)
+    return Stack(plain.image, plain.label, around=around_of(cases, slices=slices))
+
+
+@pytest.mark.parametrize("slices", [3, 5])
+def test_a_frame_of_slices_has_its_own_in_the_middle(slices: int) -> None:
+    stack = _sliced(6, labels=True, slices=slices)
+    stream = TwoStream(stack, _sliced(6, labels=False, first=100, slices=slices), batch_size=(4, 4), **_raw())
+    batch = stream.batch(3)
+    assert batch.image.shape == (8, slices, 8, 8)
+    numbers = batch.image[:, :, 0, 0].round().long()
+    middle = numbers[:, slices // 2]
+    base = middle // 100 * 100
+    volume = (middle - base) // 6
+    for offset in range(-(slices // 2), slices // 2 + 1):
+        want = base + (middle - base + offset).clamp(volume * 6, volume * 6 + 5)
+        assert torch.equal(numbers[:, slices // 2 + offset], want)
+    assert torch.equal(batch.label[:, 0, 0], middle[:4] % 2)
+
+
+def _heart(*, slices: int, seen: bool) -> tuple[DataOptions, list[Case]]:
+    path = "phantom3d:5"
+    cases = [replace(case, label=path if seen else None) for case in _slices(path, SHAPE[2])]
+    return DataOptions(classes=HEART, channels=1, slices=slices, size=(32, 32)), cases  # type: ignore[arg-type]
+
+
+def test_every_slice_is_kept_once_whatever_the_student_sees() -> None:
+    (one, cases), (five, _) = (_heart(slices=n, seen=False) for n in (1, 5))
+    narrow, wide = load(cases, one), load(cases, five)
+    assert narrow.around is None and torch.equal(narrow.image, wide.image)
+    assert wide.around is not None and wide.around.shape == (len(cases), 5)
+    assert statistics(wide) == statistics(narrow) and len(statistics(wide).mean) == 1
+
+
+def test_training_and_evaluation_make_the_same_frames() -> None:
+    options, cases = _heart(slices=5, seen=True)
+    stack = load(cases, options)
+    held = prepare(cases, size=options.size, channels=1, slices=5, classes=HEART)
+    frames = (stack.frames(torch.arange(len(cases)), "cpu") * 255).round().to(torch.uint8)
+    assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), held.frames)
+    assert np.array_equal(frame_around(stack.image.numpy(), 3, slices=5), held.frames[3])
+
+
+def test_a_single_image_has_no_neighbours_in_evaluation_either() -> None:
+    alone = Case("phantom:1", "phantom:1", "phantom:1", "phantom:1")
+    with pytest.raises(ValueError, match="data.slices: phantom:1 is no slice of a volume"):
+        prepare([alone], size=(32, 32), channels=1, slices=3, classes=CLASSES)
+
+
+# --- soft labels ---
+
+
+def test_soft_labels_move_with_the_image_in_every_row() -> None:
+    """The image itself is the soft label: after any warp the two are still the same."""
+    rng = torch.Generator().manual_seed(0)
+    image = torch.randint(0, 256, (8, 24, 24, 1), generator=rng, dtype=torch.uint8)
+    stacks = [
+        Stack(part, label, soft=(part.permute(0, 3, 1, 2) / 255).half())
+        for part, label in ((image[:4], (image[:4, ..., 0] > 128).to(torch.uint8)), (image[4:], None))
+    ]
+    augment = AugmentOptions(flip_vertical=True, rot90=True, labelled_intensity=0)
+    for index in range(3):
+        batch = TwoStream(*stacks, batch_size=(3, 2), augment=augment, normalise=Normalise((0.0,), (1.0,))).batch(index)
+        assert batch.soft is not None and batch.soft.shape == (5, 2, 24, 24) and batch.soft.dtype == torch.float32
+        assert torch.allclose(batch.soft[:, 1], batch.image[:, 0], atol=1e-3)
+        assert torch.allclose(batch.soft.sum(1), torch.ones(5, 24, 24))
+
+
+def test_soft_labels_do_not_move_the_draws_of_the_augmentation() -> None:
+    bare = _stack(6, side=16), _stack(9, labels=False, side=16)
+    said = [Stack(s.image, s.label, soft=torch.rand(len(s), 2, 16, 16).half() / 2) for s in bare]
+    a, b = TwoStream(*bare, batch_size=(2, 3)).batch(4), TwoStream(*said, batch_size=(2, 3)).batch(4)
+    assert a.soft is None and b.soft is not None
+    assert torch.equal(a.image, b.image) and torch.equal(a.label, b.label)
+    assert a.strong is not None and b.strong is not None and torch.equal(a.strong, b.strong)
+
+
+def test_the_background_is_what_the_others_leave() -> None:
+    foreground = torch.tensor([[0.0, 0.25, 0.6, 0.9], [0.0, 0.25, 0.4, 0.9]])[None, :, None]
+    full = with_background(foreground)
+    assert torch.allclose(full[0, 0, 0], torch.tensor([1.0, 0.5, 0.0, 0.0]))
+    assert torch.allclose(full[0, 1:, 0, 3], torch.tensor([0.5, 0.5]))
+    assert torch.allclose(full.sum(1), torch.ones(1, 1, 4))
+
+
+def test_a_bank_for_one_stack_alone_or_of_another_size_is_refused() -> None:
+    labelled, other = _stack(3), _stack(4, labels=False)
+    said = Stack(labelled.image, labelled.label, soft=torch.zeros(3, 1, 8, 8).half())
+    with pytest.raises(ValueError, match="only one of the two stacks has soft labels"):
+        TwoStream(said, other)
+    with pytest.raises(ValueError, match="soft labels .* do not fit"):
+        TwoStream(Stack(labelled.image, labelled.label, soft=torch.zeros(3, 1, 8, 4).half()), _stack(0, labels=False))
+    none = _stack(0, labels=False)
+    assert TwoStream(said, none).batch(0).soft is not None
+
+
+def test_a_stack_goes_to_a_device_whole() -> None:
+    stack = _sliced(4, labels=True)
+    stack = Stack(stack.image, stack.label, stack.names, stack.around, torch.zeros(8, 1, 8, 8).half())
+    moved = stack.to("meta")
+    assert all(x is not None and x.is_meta for x in (moved.image, moved.label, moved.around, moved.soft))

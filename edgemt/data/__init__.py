@@ -10,10 +10,15 @@ _HOMES = {
     "DataOptions": "layouts",
     "find": "layouts",
     "AugmentOptions": "options",
+    "VolumeOptions": "options",
     "Stack": "stream",
     "TwoStream": "stream",
     "load": "stream",
     "statistics": "stream",
+    "VolumeStack": "volumes",
+    "VolumeStream": "volumes",
+    "load_volumes": "volumes",
+    "volume_statistics": "volumes",
 }
 
 __all__ = sorted(_HOMES)

@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import fields
+from functools import partial
 
 import torch
 import torch.nn.functional as nn
@@ -25,7 +26,10 @@ YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
 def warp(image: Tensor, label: Tensor, *, options: AugmentOptions, generator: Generator) -> tuple[Tensor, Tensor]:
-    """image [N, K, H, W], and label uint8 [L, H, W] of its first L rows, moved alike."""
+    """image [N, K, H, W], and label uint8 [L, H, W] of its first L rows, moved alike.
+
+    K may hold more than the image: soft labels move as it does, and are 0 where it is.
+    """
     count, _, height, width = image.shape
     if options.rot90 and height != width:
         raise ValueError(f"augment.rot90: needs square frames, these are {height} x {width}; set it to false")
@@ -68,25 +72,34 @@ def _pose(count: int, *, aspect: float, options: AugmentOptions, generator: Gene
     return torch.stack(rows, dim=1).view(count, 2, 3)
 
 
-def intensify(image: Tensor, *, options: AugmentOptions, generator: Generator, cutout: bool) -> Tensor:
-    """[N, K, H, W] in [0, 1] -> the same, each image changed by its own draw."""
+def intensify(
+    image: Tensor, *, options: AugmentOptions, generator: Generator, cutout: bool, slices: bool = False
+) -> Tensor:
+    """[N, K, H, W] in [0, 1] -> the same, each image changed by its own draw.
+
+    `slices` says that channels are neighbouring slices: three of them are no colour, and all change alike.
+    """
     if not len(image):
         return image
-    return torch.stack([_intensify_one(x, options=options, generator=generator, cutout=cutout) for x in image])
+    draw = partial(_intensify_one, options=options, generator=generator, cutout=cutout, slices=slices)
+    return torch.stack([draw(x) for x in image])
 
 
-def _intensify_one(x: Tensor, *, options: AugmentOptions, generator: Generator, cutout: bool) -> Tensor:
+def _intensify_one(x: Tensor, *, options: AugmentOptions, generator: Generator, cutout: bool, slices: bool) -> Tensor:
     # Every number is drawn, used or not: one option does not shift the draws of the next.
     use = (torch.rand(8, generator=generator) / max(options.chance, 1e-9)).tolist()
     at = torch.rand(8, generator=generator).tolist()
     seed = int(torch.randint(0, 2**31, (1,), generator=generator))
-    colour = x.shape[0] == 3
+    colour = x.shape[0] == 3 and not slices
+    shape = x.shape
+    x = x if colour else x.reshape(1, -1, shape[-1])  # one grey picture: the contrast of all slices has one middle
     if use[0] < 1 and options.brightness != (1, 1):
         x = v2.adjust_brightness(x, _at(options.brightness, at[0]))
     if use[1] < 1 and options.contrast != (1, 1):
         x = v2.adjust_contrast(x, _at(options.contrast, at[1]))
     if use[2] < 1 and options.gamma != (1, 1):
         x = v2.adjust_gamma(x, _at(options.gamma, at[2]))
+    x = x.reshape(shape)
     if colour and (use[3] < 1 or use[4] < 1):
         saturation = _at(options.saturation, at[3]) if use[3] < 1 else 1.0
         x = _recolour(x, saturation=saturation, turns=_at((-options.hue, options.hue), at[4]) if use[4] < 1 else 0.0)

@@ -1,6 +1,6 @@
 """From cases to arrays: frames at the network's size, labels at their own, and every complaint about a file.
 
-Shapes: n cases, H W the frame size, K channels.
+Shapes: n cases, H W the frame size, K channels (times the neighbouring slices), S slices of a volume.
 """
 
 from __future__ import annotations
@@ -10,8 +10,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgemt import frames, phantom
+from edgemt import frames, phantom, phantom_volumes
 from edgemt.contract import Case
+from edgemt.through import frame_around
 
 ProgressCall = Callable[[int, int], None]
 
@@ -24,6 +25,12 @@ class Form:
     channels: int
     classes: tuple[str, ...]
     mask_threshold: int | None = None
+    slices: int = 1  # neighbouring slices of a volume in one frame
+
+    @property
+    def frame_channels(self) -> int:
+        """K."""
+        return self.channels * self.slices
 
 
 @dataclass
@@ -33,10 +40,22 @@ class Decoder:
     form: Form
     _image: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
     _label: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
+    _fitted: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
 
     def frame(self, case: Case) -> np.ndarray:
-        """uint8 [H, W, K]."""
-        return frames.fit_frame(self._raw(case), size=self.form.size, channels=self.form.channels)
+        """uint8 [H, W, K]: the case and, with `form.slices`, its neighbours as channels, itself in the middle."""
+        raw = self._raw(case)
+        if self.form.slices == 1:
+            return self._fit(raw)
+        if case.slice is None:
+            raise ValueError(f"data.slices: {case.name} is no slice of a volume and has no neighbours; set it to 1")
+        if self._fitted[0] != case.image:
+            volume = self._image[1]
+            self._fitted = case.image, np.stack([self._fit(_slice_of(volume, k)) for k in range(volume.shape[-1])])
+        return frame_around(self._fitted[1], case.slice, slices=self.form.slices)
+
+    def _fit(self, raw: np.ndarray) -> np.ndarray:
+        return frames.fit_frame(raw, size=self.form.size, channels=self.form.channels)
 
     def label(self, case: Case) -> np.ndarray:
         """uint8 class indices at the size of the mask itself; the mask must be as large as its image."""
@@ -45,11 +64,10 @@ class Decoder:
         if case.label.startswith("phantom:"):
             return phantom.frame(_seed(case.label), size=self.form.size)[1]
         if case.slice is None:
-            label = self._classes(frames.read_label(case.label), source=case.label)
+            label = self.class_indices(frames.read_label(case.label), source=case.label)
         else:
             if self._label[0] != case.label:
-                volume = frames.read_volume(case.label).array
-                self._label = case.label, self._classes(volume, source=case.label)
+                self._label = case.label, self.class_indices(label_volume(case.label), source=case.label)
             label = self._slice(self._label[1], case, path=case.label)
         shape = self._raw(case).shape[:2]
         if label.shape != shape:
@@ -60,7 +78,7 @@ class Decoder:
         if case.image.startswith("phantom:"):
             return phantom.frame(_seed(case.image), size=self.form.size)[0]
         if self._image[0] != case.image:
-            array = frames.read_image(case.image) if case.slice is None else frames.read_volume(case.image).array
+            array = frames.read_image(case.image) if case.slice is None else image_volume(case.image)
             self._image = case.image, frames.to_uint8(array)
         array = self._image[1]
         return array if case.slice is None else self._slice(array, case, path=case.image)
@@ -68,9 +86,9 @@ class Decoder:
     def _slice(self, array: np.ndarray, case: Case, *, path: str) -> np.ndarray:
         if case.slice is None or case.slice >= array.shape[-1]:
             raise ValueError(f"{path}: has {array.shape[-1]} slices, slice {case.slice} of {case.name} was asked for")
-        return np.ascontiguousarray(array[..., case.slice])
+        return _slice_of(array, case.slice)
 
-    def _classes(self, label: np.ndarray, *, source: str) -> np.ndarray:
+    def class_indices(self, label: np.ndarray, *, source: str) -> np.ndarray:
         if self.form.mask_threshold is not None:
             return (label >= self.form.mask_threshold).astype(np.uint8)
         count = len(self.form.classes)
@@ -83,13 +101,38 @@ class Decoder:
         return label.astype(np.uint8)
 
 
+def image_volume(path: str) -> np.ndarray:
+    """[X, Y, Z] of a file, or of a phantom volume."""
+    if path.startswith(phantom_volumes.PREFIX):
+        return phantom_volumes.volume(phantom_volumes.seed_of(path))[0]
+    return frames.read_volume(path).array
+
+
+def label_volume(path: str) -> np.ndarray:
+    """[X, Y, Z] integers of a file, or of a phantom volume."""
+    if path.startswith(phantom_volumes.PREFIX):
+        return phantom_volumes.volume(phantom_volumes.seed_of(path))[1]
+    return frames.read_label_volume(path)
+
+
+def depth_of(path: str) -> int:
+    """How many slices a volume has, from its header alone."""
+    if path.startswith(phantom_volumes.PREFIX):
+        return phantom_volumes.SHAPE[2]
+    return frames.volume_shape(path)[2]
+
+
+def _slice_of(volume: np.ndarray, k: int) -> np.ndarray:
+    return np.ascontiguousarray(volume[..., k])
+
+
 def _seed(path: str) -> int:
     return int(path.partition(":")[2])
 
 
 def decode_frames(cases: Sequence[Case], form: Form, *, progress: ProgressCall | None = None) -> np.ndarray:
     """uint8 [n, H, W, K]; labels are not touched."""
-    out = np.empty((len(cases), *form.size, form.channels), np.uint8)
+    out = np.empty((len(cases), *form.size, form.frame_channels), np.uint8)
     decoder = Decoder(form)
     for i, case in enumerate(cases):
         out[i] = decoder.frame(case)

@@ -1,24 +1,29 @@
-"""From a folder to cases: image pairs, NIfTI volumes, or the built-in phantom.
+"""From a folder to cases: who teaches, who is unlabelled, who validates.
 
-pairs    root/{train,val}/{images,masks}/*, or root/{images,masks}/* with `val` as a list or a share
-volumes  root/{images,labels}/*.nii.gz with train.txt and val.txt, or imagesTr/labelsTr; every slice is a case
-phantom  no files: frames are drawn when they are read
+pairs            root/{train,val}/{images,masks}/*, or root/{images,masks}/* with `val` as a list or a share
+volumes          root/{images,labels}/*.nii.gz, or a folder of slice images each, with train.txt and val.txt
+decathlon        root/dataset.json with imagesTr and labelsTr: the decathlon's own, and both forms of nnU-Net
+h5               root/*.h5 or root/NAME/*.h5, each with `image` and `label`, volumes or slices
+phantom          no files: frames are drawn when they are read
+phantom_volumes  the same in 3-D
+
+Of volumes every slice is a case, or, with `whole`, every volume. Lists are found in root and in root/splits.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+from edgemt import phantom_volumes
 from edgemt.contract import Case
-from edgemt.data.splits import Item, amount, draw, find_list, group_of, pick, read_list, refuse_shared
-from edgemt.frames import is_image, is_volume, volume_shape
+from edgemt.data.folders import Found, look, recognise, unpaired
+from edgemt.data.splits import Item, amount, draw, find_list, pick, read_list, refuse_shared
+from edgemt.frames import is_image, volume_shape
 
-IMAGE_FOLDERS = ("images", "imagesTr")
-LABEL_FOLDERS = ("masks", "labels", "labelsTr")
+Layout = Literal["auto", "pairs", "volumes", "decathlon", "h5", "phantom", "phantom_volumes"]
 
 
 @dataclass(frozen=True)
@@ -26,13 +31,15 @@ class DataOptions:
     """Where the images are and which of them may show their mask."""
 
     root: Path | None = None
-    layout: Literal["auto", "pairs", "volumes", "phantom"] = "auto"
+    layout: Layout = "auto"
     labelled: str = ""
     """A list file, a count ("80") or a share ("0.1") of the patients; empty takes every image with a mask."""
     unlabelled: str = ""
     """A further folder of images without masks."""
     val: str = ""
     """A list file, a count or a share; empty takes the val folder or val.txt."""
+    val_in_training: bool = False
+    """Train on the images of the validation list too, without their masks, as the left-atrium papers do."""
     classes: tuple[str, ...] = ("background", "polyp")
     channels: Literal[1, 3] = 3
     size: tuple[int, int] = (256, 256)
@@ -42,10 +49,10 @@ class DataOptions:
     seed: int = 0
     mask_threshold: int | None = None
     """Binary masks stored as grey images: this value and above is class 1."""
-    patient_pattern: str = r"^(.*?)(?:[_-](?:frame|phase|t)\d+)?$"
+    patient_pattern: str = r"^(.*?)(?:[_-](?:frame|phase|t)\d+)?(?:[_-]slice[_-]?\d+)?$"
     """What the first bracket catches in a file name is the patient; a patient is never torn apart."""
     phantom: tuple[int, int, int] = (12, 160, 40)
-    """Frames that are labelled, unlabelled and held out for validation, for the phantom layout."""
+    """Frames, or volumes, that are labelled, unlabelled and held out for validation, for the phantom layouts."""
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
@@ -55,7 +62,9 @@ class DataOptions:
         if self.slices not in (1, 3, 5):
             raise ValueError(f"data.slices: must be 1, 3 or 5, not {self.slices}")
         if self.slices > 1 and self.channels != 1:
-            raise ValueError(f"data.slices: {self.slices} neighbouring slices need data.channels 1, not {self.channels}")
+            raise ValueError(
+                f"data.slices: {self.slices} neighbouring slices need data.channels 1, not {self.channels}"
+            )
         if len(self.size) != 2 or min(self.size) < 8:
             raise ValueError(f"data.size: must be (height, width), each at least 8, not {self.size}")
         if self.mask_threshold is not None and len(self.classes) != 2:
@@ -96,92 +105,61 @@ class Cohort:
     val: tuple[Case, ...]
 
 
-def find(options: DataOptions) -> Cohort:
-    """Lists and splits the cases; decodes no image. Raises ValueError for whatever a user can mend."""
-    if options.layout == "phantom":
-        return _phantom(options)
-    root, wanted = _located(options)
-    pattern = options.patient_pattern
-    held: list[Item] = []
-    if (root / "train").is_dir():
-        pool = _items(root / "train", wanted, pattern)
-        held = _items(root / "val", wanted, pattern) if (root / "val").is_dir() else []
-    else:
-        pool = _items(root, wanted, pattern)
+def find(options: DataOptions, *, whole: bool = False) -> Cohort:
+    """Lists and splits the cases; decodes no image. `whole` keeps a volume one case instead of its slices.
+
+    Raises ValueError for whatever a user can mend.
+    """
+    if options.layout in ("phantom", "phantom_volumes"):
+        return _phantom(options, whole=whole)
+    root, found = _looked(options)
+    pool, held = list(found.pool), list(found.held)
     everyone = pool
-    if (root / "train.txt").is_file():
-        pool = pick(pool, read_list(root / "train.txt"), source=root / "train.txt")
+    listed = _default_list(root, "train")
+    if listed is not None:
+        pool = pick(pool, read_list(listed), source=listed)
     val = _validation(options, root, pool, held, everyone)
     tested = {item.image for item in val}
     pool = [item for item in pool if item.image not in tested]
     labelled = _labelled(options, root, pool, val)
     teaching, testing = {item.name for item in labelled}, {item.group for item in val}
     rest = [item for item in pool if item.name not in teaching]
-    if not held:  # one folder for all: a patient of the validation list must not come back without a mask
+    if options.val_in_training:
+        if held:
+            raise ValueError("data.val_in_training: the val folder is apart; name its images in data.unlabelled")
+        rest += val
+    elif not held:  # one folder for all: a patient of the validation list must not come back without a mask
         rest = [item for item in rest if item.group not in testing]
+    rest += [item for item in found.extra if item.image not in tested]
     if options.unlabelled:
-        rest += _extra(options, root, wanted)
-    return Cohort(labelled=_cases(labelled, seen=True), unlabelled=_cases(rest, seen=False), val=_cases(val, seen=True))
+        rest += _extra(options, root)
+    return Cohort(
+        labelled=_cases(labelled, seen=True, whole=whole),
+        unlabelled=_cases(rest, seen=False, whole=whole),
+        val=_cases(val, seen=True, whole=whole),
+    )
 
 
-def every(options: DataOptions) -> tuple[Case, ...]:
+def every(options: DataOptions, *, whole: bool = False) -> tuple[Case, ...]:
     """All cases of a folder made for testing: images and masks, no split. Each image must have its mask."""
-    root, wanted = _located(options)
-    items = _items(root, wanted, options.patient_pattern)
-    return _cases(_need_masks(items, source="data.root"), seen=True)
+    _, found = _looked(options)
+    return _cases(_need_masks(list(found.pool), source="data.root"), seen=True, whole=whole)
 
 
-def _located(options: DataOptions) -> tuple[Path, Callable[[Path], bool]]:
-    """The folder, and which of its files count."""
+def _looked(options: DataOptions) -> tuple[Path, Found]:
     if options.root is None:
         raise ValueError("data.root: not set; give the folder that holds the images, or use data.layout=phantom")
     root = Path(options.root)
     if not root.is_dir():
         raise ValueError(f"data.root: no such folder {str(root)!r}")
-    layout = _recognise(root) if options.layout == "auto" else options.layout
-    return root, is_volume if layout == "volumes" else is_image
+    layout: Any = recognise(root) if options.layout == "auto" else options.layout
+    return root, look(root, layout=layout, pattern=options.patient_pattern, classes=options.classes)
 
 
-def _recognise(root: Path) -> Literal["pairs", "volumes"]:
-    base = root / "train" if (root / "train").is_dir() else root
-    for name in IMAGE_FOLDERS:
-        if (base / name).is_dir():
-            return "volumes" if any(is_volume(path) for path in (base / name).iterdir()) else "pairs"
-    raise ValueError(f"data.root: {str(root)!r} holds neither train/images nor images; see data.layout for the forms")
-
-
-def _stem(path: Path) -> str:
-    name = path.name
-    return name[:-7] if name.lower().endswith(".nii.gz") else path.stem
-
-
-def _by_stem(folder: Path, wanted: Callable[[Path], bool]) -> dict[str, Path]:
-    found: dict[str, Path] = {}
-    for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not wanted(path):
-            continue
-        if _stem(path) in found:
-            raise ValueError(f"{path}: a second file named {_stem(path)!r}, beside {found[_stem(path)].name}")
-        found[_stem(path)] = path
-    return found
-
-
-def _items(base: Path, wanted: Callable[[Path], bool], pattern: str) -> list[Item]:
-    images = next((base / name for name in IMAGE_FOLDERS if (base / name).is_dir()), None)
-    if images is None:
-        raise ValueError(f"{base}: has no folder 'images'")
-    found = _by_stem(images, wanted)
-    if not found:
-        raise ValueError(f"{images}: holds no image of a known kind; the folder is empty or data.layout is wrong")
-    masks = next((base / name for name in LABEL_FOLDERS if (base / name).is_dir()), None)
-    truths = _by_stem(masks, wanted) if masks is not None else {}
-    items = []
-    for stem, image in found.items():
-        name = stem.removesuffix("_0000")  # nnU-Net numbers the channel of an image, not of a label
-        label = truths.get(stem) or truths.get(name)
-        name = name if label is not None and _stem(label) == name else stem
-        items.append(Item(name, group_of(name, pattern=pattern), image, label))
-    return items
+def _default_list(root: Path, name: str) -> Path | None:
+    """`train` or `val`, as a list beside the data or under splits."""
+    tried = [base / f"{name}{suffix}" for base in (root, root / "splits") for suffix in (".txt", ".list")]
+    return next((path for path in tried if path.is_file()), None)
 
 
 def _need_masks(items: list[Item], *, source: str) -> list[Item]:
@@ -194,7 +172,8 @@ def _need_masks(items: list[Item], *, source: str) -> list[Item]:
 def _validation(
     options: DataOptions, root: Path, pool: list[Item], held: list[Item], everyone: list[Item]
 ) -> list[Item]:
-    text = options.val or ("val.txt" if not held and (root / "val.txt").is_file() else "")
+    listed = _default_list(root, "val")
+    text = options.val or (str(listed.resolve()) if not held and listed is not None else "")
     if not text:
         if not held:
             raise ValueError("data.val: no val folder and no val.txt; give a list file or a share such as 0.2")
@@ -233,43 +212,53 @@ def _labelled(options: DataOptions, root: Path, pool: list[Item], val: list[Item
     return labelled
 
 
-def _extra(options: DataOptions, root: Path, wanted: Callable[[Path], bool]) -> list[Item]:
+def _extra(options: DataOptions, root: Path) -> list[Item]:
     folder = Path(options.unlabelled) if Path(options.unlabelled).is_absolute() else root / options.unlabelled
     if not folder.is_dir():
         raise ValueError(f"data.unlabelled: no such folder {str(folder)!r}")
-    found = _by_stem(folder, wanted)
+    found = unpaired(folder, pattern=options.patient_pattern)
     if not found:
         raise ValueError(f"data.unlabelled: {folder} holds no image")
-    return [Item(n, group_of(n, pattern=options.patient_pattern), path, None) for n, path in found.items()]
+    return found
 
 
-def _cases(items: list[Item], *, seen: bool) -> tuple[Case, ...]:
+def _cases(items: list[Item], *, seen: bool, whole: bool) -> tuple[Case, ...]:
     """`seen=False` strips the label here, once, so that nobody further down can read it."""
     cases = []
     for item in items:
-        image, label = str(item.image), str(item.label) if seen and item.label is not None else None
-        if is_volume(image):
-            depth = volume_shape(image)[2]
-            cases += [Case(f"{item.name}/{k:03d}", item.group, image, label, k) for k in range(depth)]
-        else:
-            cases.append(Case(item.name, item.group, image, label))
+        label = str(item.label) if seen and item.label is not None else None
+        case = Case(item.name, item.group, str(item.image), label)
+        shape = (0, 0) if is_image(item.image) else volume_shape(item.image)
+        if whole and (len(shape) == 2 or shape[2] < 2):
+            raise ValueError(f"{item.image}: is one 2-D image; a 3-D network needs volumes, choose a 2-D teacher")
+        cases += [case] if whole or len(shape) == 2 else _slices(case, shape[2])
     return tuple(cases)
 
 
-def _phantom(options: DataOptions) -> Cohort:
-    """Training frames depend on `seed`; the validation frames are the same for every seed."""
+def _slices(case: Case, depth: int) -> list[Case]:
+    return [dataclasses.replace(case, name=f"{case.name}/{k:03d}", slice=k) for k in range(depth)]
+
+
+def _phantom(options: DataOptions, *, whole: bool) -> Cohort:
+    """What trains depends on `seed`; what validates is the same for every seed."""
+    deep = options.layout == "phantom_volumes"
+    if whole and not deep:
+        raise ValueError("data.layout: phantom draws single frames; a 3-D network needs phantom_volumes")
     given = (options.labelled, options.unlabelled, options.val)
     counts = []
     for name, text, default in zip(("labelled", "unlabelled", "val"), given, options.phantom, strict=True):
         count = amount(text, field=name) if text else default
         if not isinstance(count, int) or (count < 1 and name != "unlabelled"):
-            raise ValueError(f"data.{name}: the phantom layout takes a count, not {text!r}")
+            raise ValueError(f"data.{name}: the phantom layouts take a count, not {text!r}")
         counts.append(count)
     first = 1_000_000 * (options.seed + 1)
 
     def cases(start: int, count: int, *, seen: bool) -> tuple[Case, ...]:
-        paths = [f"phantom:{start + i}" for i in range(count)]
-        return tuple(Case(path, path, path, path if seen else None) for path in paths)
+        paths = [f"{phantom_volumes.PREFIX if deep else 'phantom:'}{start + i}" for i in range(count)]
+        found = [Case(path, path, path, path if seen else None) for path in paths]
+        if deep and not whole:
+            found = [slice_ for case in found for slice_ in _slices(case, phantom_volumes.SHAPE[2])]
+        return tuple(found)
 
     return Cohort(
         labelled=cases(first, counts[0], seen=True),

@@ -1,4 +1,4 @@
-"""How strongly images are changed. Apart from the changing itself, so that a command line loads no torch."""
+"""How images are changed and cut. Apart from the doing itself, so that a command line loads no torch."""
 
 from __future__ import annotations
 
@@ -65,3 +65,55 @@ NO_AUGMENT = AugmentOptions(
     strong=False,
     labelled_intensity=0,
 )
+
+
+@dataclass(frozen=True)
+class VolumeOptions:
+    """Patches that a 3-D network learns from, and the windows it answers in. Lengths are voxels at `scale`."""
+
+    patch: tuple[int, int, int] = (112, 112, 80)
+    """X, Y, Z of what the network sees at once; smaller volumes are padded with their darkest value."""
+    scale: float = 1.0
+    """Resolution of the 3-D network as a share of the file's."""
+    stride: tuple[int, int, int] = (56, 56, 40)
+    """Between windows, in validation and wherever the teacher labels."""
+    report_stride: tuple[int, int, int] = (18, 18, 4)
+    """Between windows for the final figures; (18, 18, 4) is the stride of the left-atrium papers."""
+    blend: Literal["constant", "gaussian"] = "constant"
+    """How overlapping windows are averaged: alike, or the middle of a window counting most."""
+    largest_component: bool = False
+    """Keep the largest connected part of each class of a final mask."""
+    flip: bool = True
+    """Along the first two axes, each by chance."""
+    turn: bool = True
+    """Quarter turns about the last axis; half turns only where the patch is not square."""
+    foreground: float = 0.0
+    """Share of the labelled patches that are centred on a voxel of some class other than background."""
+    strong: bool = True
+    """Give the unlabelled rows a second view, same geometry, changed intensity."""
+    labelled_intensity: float = 0.0
+    """Share of the labelled rows whose intensity is changed too."""
+    brightness: tuple[float, float] = (0.7, 1.3)
+    contrast: tuple[float, float] = (0.65, 1.5)
+    gamma: tuple[float, float] = (0.7, 1.5)
+    noise: float = 0.1
+    """Largest standard deviation, share of the full range."""
+
+    def __post_init__(self) -> None:
+        for name in ("patch", "stride", "report_stride"):
+            value = getattr(self, name)
+            if len(value) != 3 or min(value) < 1:
+                raise ValueError(f"volume.{name}: must be three whole numbers of at least 1, is {value}")
+            if name != "patch" and any(step > side for step, side in zip(value, self.patch, strict=True)):
+                raise ValueError(f"volume.{name}: {value} leaves gaps between windows of volume.patch {self.patch}")
+        if not 0.1 <= self.scale <= 4:
+            raise ValueError(f"volume.scale: must lie in 0.1 to 4, is {self.scale}")
+        if self.blend not in ("constant", "gaussian"):
+            raise ValueError(f"volume.blend: {self.blend!r} is neither constant nor gaussian")
+        for name in ("foreground", "labelled_intensity", "noise"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise ValueError(f"volume.{name}: must lie in 0 to 1, is {getattr(self, name)}")
+        for name in ("brightness", "contrast", "gamma"):
+            low, high = getattr(self, name)
+            if not 0 < low <= high:
+                raise ValueError(f"volume.{name}: must be (low, high) with 0 < low <= high, not {(low, high)}")

@@ -1,6 +1,7 @@
 """Frames cached as small integers, and two-stream batches that are a pure function of (seed, index).
 
-Shapes: n cached cases, N batch, L labelled, U unlabelled, K channels, H W size.
+Shapes: n cached cases, N batch, L labelled, U unlabelled, C classes, H W size, K channels of a frame: 1, 3 (RGB), or
+the neighbouring slices of a volume, which are gathered when a batch is made and cached once.
 """
 
 from __future__ import annotations
@@ -18,27 +19,59 @@ from edgemt.data.augment import AugmentOptions, intensify, normalised, warp
 from edgemt.data.decode import Form, ProgressCall, decode_frames, decode_pairs, need_every_class
 from edgemt.data.layouts import DataOptions
 from edgemt.frames import fit_label
+from edgemt.through import neighbours
 
 
 @dataclass(frozen=True)
 class Stack:
     """Decoded cases. `label` is None for images whose mask may not be read."""
 
-    image: Tensor  # uint8 [n, H, W, K]
+    image: Tensor  # uint8 [n, H, W, 1 or 3]
     label: Tensor | None  # uint8 [n, H, W]
     names: tuple[str, ...] = ()
+    around: Tensor | None = None  # int64 [n, slices]: the rows that a frame is made of, None: the row itself
+    soft: Tensor | None = None  # float16 [n, C - 1, H, W] what a finished teacher said, without background
 
     def __len__(self) -> int:
         return len(self.image)
 
     def to(self, device: torch.device | str) -> Stack:
         """The same stack on a device, where the whole fits; batches are then made there."""
-        label = self.label.to(device) if self.label is not None else None
-        return Stack(self.image.to(device), label, self.names)
+        label, around, soft = (None if x is None else x.to(device) for x in (self.label, self.around, self.soft))
+        return Stack(self.image.to(device), label, self.names, around, soft)
+
+    def frames(self, rows: Tensor, device: torch.device | str) -> Tensor:
+        """float [N, K, H, W] in [0, 1]: rows of the stack, each with its neighbours as channels."""
+        if self.around is None:
+            image = _take(self.image, rows, device).permute(0, 3, 1, 2)
+        else:
+            around = _take(self.around, rows, self.image.device)
+            image = self.image[..., 0][around].to(device, non_blocking=True)
+        return image.to(torch.float32) / 255
 
 
 def form_of(options: DataOptions) -> Form:
+    """A slice alone: a stack keeps each once, and `around_of` says which of them make a frame."""
     return Form(options.size, options.channels, options.classes, options.mask_threshold)
+
+
+def around_of(cases: Sequence[Case], *, slices: int) -> Tensor:
+    """int64 [n, slices]: for each case the places of its neighbours in `cases`, which must hold whole volumes.
+
+    Raises ValueError for a case that is no slice, and for a volume of which a slice is missing.
+    """
+    volumes: dict[str, dict[int, int]] = {}
+    for row, case in enumerate(cases):
+        if case.slice is None:
+            raise ValueError(f"data.slices: {case.name} is no slice of a volume and has no neighbours; set it to 1")
+        volumes.setdefault(case.image, {})[case.slice] = row
+    out = np.empty((len(cases), slices), np.int64)
+    for image, rows in volumes.items():
+        if sorted(rows) != list(range(len(rows))):
+            raise ValueError(f"{image}: some slices are not on the list, and data.slices {slices} needs them all")
+        in_order = np.array([rows[k] for k in range(len(rows))])
+        out[in_order] = in_order[neighbours(len(rows), slices)]
+    return torch.from_numpy(out)
 
 
 def load(cases: Sequence[Case], options: DataOptions, *, progress: ProgressCall | None = None) -> Stack:
@@ -48,17 +81,18 @@ def load(cases: Sequence[Case], options: DataOptions, *, progress: ProgressCall 
     """
     form = form_of(options)
     names = tuple(case.name for case in cases)
+    around = around_of(cases, slices=options.slices) if options.slices > 1 else None
     if not cases or any(case.label is None for case in cases):
         if any(case.label is not None for case in cases):
             raise ValueError("load: labelled and unlabelled cases are mixed; load each kind by itself")
-        return Stack(torch.from_numpy(decode_frames(cases, form, progress=progress)), None, names)
+        return Stack(torch.from_numpy(decode_frames(cases, form, progress=progress)), None, names, around)
     image = np.empty((len(cases), *form.size, form.channels), np.uint8)
     label = np.empty((len(cases), *form.size), np.uint8)
     for i, (frame, truth) in enumerate(decode_pairs(cases, form, progress=progress)):
         image[i] = frame
         label[i] = fit_label(truth, size=form.size)
     need_every_class(label, form.classes, where=f"masks of the {len(cases)} labelled images")
-    return Stack(torch.from_numpy(image), torch.from_numpy(label), names)
+    return Stack(torch.from_numpy(image), torch.from_numpy(label), names, around)
 
 
 def statistics(*stacks: Stack, per_image: bool = False) -> Normalise:
@@ -113,6 +147,15 @@ class TwoStream:
             raise ValueError("TwoStream: the unlabelled stack carries labels; build it from cases without a label")
         if self.batch_size[0] < 1 or self.batch_size[1] < 0:
             raise ValueError(f"batch_size: needs at least 1 labelled and 0 unlabelled images, not {self.batch_size}")
+        stacks = [stack for stack in (self.labelled, self.unlabelled) if len(stack)]
+        if len({stack.soft is None for stack in stacks}) > 1:
+            raise ValueError("TwoStream: only one of the two stacks has soft labels; read the bank for both")
+        for stack in stacks:
+            want = (len(stack), *stack.image.shape[1:3])
+            if stack.soft is not None and (len(stack.soft), *stack.soft.shape[2:]) != want:
+                raise ValueError(
+                    f"TwoStream: soft labels {tuple(stack.soft.shape)} do not fit {want} frames; fill anew"
+                )
 
     @property
     def epoch(self) -> int:
@@ -125,24 +168,42 @@ class TwoStream:
         length, others = self.batch_size[0], self.batch_size[1] if len(self.unlabelled) else 0
         rows = rows_of(self.seed, 0, count=len(self.labelled), first=index * length, length=length)
         assert self.labelled.label is not None
-        image = _take(self.labelled.image, rows, device)
         label = _take(self.labelled.label, rows, device)
+        drawn = [(self.labelled, rows)]
         if others:
             rows = rows_of(self.seed, 1, count=len(self.unlabelled), first=index * others, length=others)
-            image = torch.cat([image, _take(self.unlabelled.image, rows, device)])
+            drawn.append((self.unlabelled, rows))
+        image = torch.cat([stack.frames(rows, device) for stack, rows in drawn])
+        said = [_take(stack.soft, rows, device).to(image.dtype) for stack, rows in drawn if stack.soft is not None]
+        channels = image.shape[1]
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, 2, index))
-        image = image.permute(0, 3, 1, 2).to(torch.float32) / 255
-        image, label = warp(image, label, options=self.augment, generator=generator)
+        moving = torch.cat([image, torch.cat(said)], dim=1) if said else image
+        moved, label = warp(moving, label, options=self.augment, generator=generator)
+        image, soft = moved[:, :channels], with_background(moved[:, channels:]) if said else None
+        weak, strong = self._views(image, length, generator)
+        return Batch(weak, label.long(), strong, soft)
+
+    def _views(self, image: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
+        """All rows, and the strong view of those after the first `length`; both normalised."""
+        slices = self.labelled.around is not None
         weak, strong = image, None
         if self.augment.labelled_intensity > 0:
             chosen = torch.rand(length, generator=generator) < self.augment.labelled_intensity
             chosen = chosen.nonzero()[:, 0].to(image.device)
             weak = image.clone()
-            weak[chosen] = intensify(image[chosen], options=self.augment, generator=generator, cutout=False)
-        if others and self.augment.strong:
-            strong = intensify(image[length:], options=self.augment, generator=generator, cutout=True)
+            weak[chosen] = intensify(
+                image[chosen], options=self.augment, generator=generator, cutout=False, slices=slices
+            )
+        if len(image) > length and self.augment.strong:
+            strong = intensify(image[length:], options=self.augment, generator=generator, cutout=True, slices=slices)
             strong = normalised(strong, self.normalise)
-        return Batch(normalised(weak, self.normalise), label.long(), strong)
+        return normalised(weak, self.normalise), strong
+
+
+def with_background(foreground: Tensor) -> Tensor:
+    """[N, C - 1, *space] probabilities -> [N, C, *space] that sum to 1; what rounding put above 1 is taken off."""
+    total = foreground.sum(1, keepdim=True)
+    return torch.cat([1 - total.clamp_max(1), foreground / total.clamp_min(1)], dim=1)
 
 
 def _take(stack: Tensor, rows: Tensor, device: torch.device | str) -> Tensor:
