@@ -43,7 +43,7 @@ def check_every_term_teaches(method: Method) -> None:
     stage = Stage(method, total=1, index=1)  # the ramps are up
     stage.nets.double()
     b = batch_of()
-    b = replace(b, image=b.image.double(), strong=b.strong.double())
+    b = replace(b, image=b.image.double(), strong=b.strong.double(), soft=b.soft.double())
     for who, terms in stage.turns(b):
         weights = [p for name in who for p in stage.nets[name].parameters()]
         for name, term in terms.items():
@@ -153,7 +153,7 @@ def check_names_of_classes_do_not_matter(method: Method) -> None:
     def terms(renamed: bool) -> dict[str, Tensor]:
         stage, b = Stage(method, classes=4), batch_of(classes=4)
         if renamed:
-            b = replace(b, label=torch.tensor([order.index(c) for c in range(4)])[b.label])
+            b = replace(b, label=torch.tensor([order.index(c) for c in range(4)])[b.label], soft=b.soft[:, order])
             for net in stage.nets.values():
                 if isinstance(net, Tiny):
                     net.rename(order)

@@ -102,7 +102,9 @@ def batch_of(
     image = torch.randn(labelled + unlabelled, CHANNELS, *size, generator=g)
     label = torch.randint(0, classes, (labelled, *size), generator=g)
     view = image[labelled:] + 0.3 * torch.randn(image[labelled:].shape, generator=g)
-    return Batch(image, label, view if strong else None)
+    said = torch.randn(classes, CHANNELS, generator=g) * 2  # a bank's teacher: it reads the image, voxel by voxel
+    soft = torch.einsum("ck,nk...->nc...", said, image).softmax(1)
+    return Batch(image, label, view if strong else None, soft)
 
 
 class Says(nn.Module):

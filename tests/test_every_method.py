@@ -23,9 +23,10 @@ from contract_of_a_method import (
 from small_stage import Stage, batch_of
 
 from edgemt.contract import Output
+from edgemt.losses import onehot
 from edgemt.methods import METHODS, explain, get
 from edgemt.perturb import Box
-from edgemt.roles import Ema, Trainable
+from edgemt.roles import Ema, Trainable, set_modes
 
 every = pytest.mark.parametrize("name", METHODS)
 LEARNS_FROM_UNLABELLED = [name for name in METHODS if name != "supervised"]
@@ -104,6 +105,7 @@ def test_it_learns_an_easy_task(name):
     for i in range(40):
         b = batch_of(classes=2, seed=i)
         b.label.copy_((b.labelled[:, 0] > 0).long())
+        b = replace(b, soft=onehot((b.image[:, 0] > 0).long(), 2))
         terms = stage.step(b)
         paid.append(next(v for k, v in terms.items() if k.startswith("supervised")))
     assert sum(paid[-5:]) < 0.8 * sum(paid[:5])
@@ -147,6 +149,7 @@ class Echo(torch.nn.Module):
         (replace(METHODS["cutmix_mt"], box=Box(chance=1.0)), ("consistency",)),
         (replace(METHODS["distillation"], box=Box(chance=1.0)), ("kl", "consistency")),
         (replace(METHODS["distillation"], box=Box(chance=1.0), teacher_sees="same"), ("kl", "consistency")),
+        (replace(METHODS["slice_distillation"], box=Box(chance=1.0)), ("kl", "overlap", "consistency")),
     ],
 )
 def test_cutmix_cuts_image_and_target_alike(method, terms):
@@ -155,7 +158,53 @@ def test_cutmix_cuts_image_and_target_alike(method, terms):
     for name in stage.nets:
         stage.nets[name] = Echo()
     b = batch_of(classes=2, strong=False)
-    sure = torch.sign(b.image[:, :1]) * 20
-    _, paid = next(stage.turns(replace(b, image=torch.cat([sure, -sure], 1))))
+    sure = torch.sign(b.image[:, :1]) * 6
+    image = torch.cat([sure, -sure], 1)
+    _, paid = next(stage.turns(replace(b, image=image, soft=image.softmax(1))))
     for term in terms:
         assert float(paid[term]) < 1e-3
+
+
+def test_a_bank_guides_as_the_network_that_filled_it():
+    """The teacher's words in half precision give the same terms as the teacher, all but the rounding."""
+    b = batch_of()
+    asked = Stage(replace(METHODS["distillation"], intra=1.0, overlap=1.0, boundary=2.0), total=1, index=1)
+    set_modes(asked.nets, asked.roles)
+    with torch.no_grad():
+        b = replace(b, soft=asked.nets.teacher(b.image).logits.softmax(1).half().float())
+    told = Stage(replace(asked.method, guide="bank"), total=1, index=1)
+    assert "teacher" not in told.nets
+    (_, want), (_, got) = next(asked.turns(b)), next(told.turns(b))
+    assert set(want) == set(got) == {"supervised", "kl", "intra", "overlap", "consistency"}
+    for name in want:
+        torch.testing.assert_close(got[name], want[name], rtol=2e-3, atol=2e-4, msg=name)
+
+
+def test_a_bank_that_is_sure_of_everything_is_harmless():
+    """Exact zeros, as half precision makes them of small probabilities, give finite losses and slopes."""
+    b = batch_of()
+    sure = onehot(torch.randint(0, 3, b.soft[:, 0].shape, generator=torch.Generator().manual_seed(0)), 3)
+    stage = Stage(replace(METHODS["slice_distillation"], cwd=1.0, intra=1.0), total=1, index=1)
+    _, terms = next(stage.turns(replace(b, soft=sure)))
+    torch.stack(list(terms.values())).sum().backward()
+    assert all(torch.isfinite(p.grad).all() for p in stage.nets.student.parameters() if p.grad is not None)
+    assert all(torch.isfinite(term) for term in terms.values())
+
+
+def test_a_student_that_says_what_the_bank_says_pays_nothing_for_it():
+    """Channel-wise distillation too, although a bank knows logits only up to a constant a voxel."""
+    stage = Stage(replace(METHODS["slice_distillation"], cwd=1.0, intra=1.0, mix="none"), total=1, index=1)
+    stage.nets["student"] = stage.nets["average"] = Echo()
+    b = batch_of(classes=2, strong=False)
+    _, terms = next(stage.turns(replace(b, soft=b.image.softmax(1))))
+    assert all(abs(float(terms[name])) < 1e-4 for name in ("kl", "cwd", "intra", "overlap"))
+
+
+def test_without_a_bank_it_says_what_is_missing():
+    stage = Stage(METHODS["slice_distillation"])
+    with pytest.raises(ValueError, match="fill a bank first"):
+        stage.step(replace(batch_of(), soft=None))
+    with pytest.raises(ValueError, match="teacher_sees: 'same'"):
+        replace(METHODS["slice_distillation"], teacher_sees="same")
+    with pytest.raises(ValueError, match="guide: 'Bank' is not known"):
+        replace(METHODS["slice_distillation"], guide="Bank")

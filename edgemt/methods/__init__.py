@@ -16,9 +16,10 @@ from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.methods.method import Method, Terms
 from edgemt.methods.supervised import EntropyMinimisation, Supervised
 from edgemt.names import unknown
+from edgemt.perturb import Noise
 from edgemt.ramps import Ramp
 from edgemt.roles import Ema
-from edgemt.targets import Confident, UncertaintyMasked
+from edgemt.targets import Confident, Soft, UncertaintyMasked
 
 METHODS: dict[str, Method] = {
     "supervised": Supervised(),
@@ -33,9 +34,18 @@ METHODS: dict[str, Method] = {
         strong=True,
         mix="cutmix",
     ),
+    "soft_cutmix_mt": MeanTeacher(
+        target=Soft(noise=Noise(std=0.0)),
+        distance="ce",
+        ramp=Ramp(top=1.0, length=0.5),
+        ema=Ema(mode="eval"),
+        strong=True,
+        mix="cutmix",
+    ),
     "cps": CrossPseudo(),
     "dan": Adversarial(),
     "distillation": Distillation(),
+    "slice_distillation": Distillation(guide="bank", overlap=1.0),
 }
 
 

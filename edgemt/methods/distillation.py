@@ -6,14 +6,17 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
+from torch import Tensor
 
 from edgemt.contract import Batch, Step
 from edgemt.losses import (
     boundary_band,
     channel_wise,
+    dice,
     dice_ce,
     distance,
     intra_class,
+    log_probabilities,
     probabilities,
     temperature_kl,
 )
@@ -24,6 +27,8 @@ from edgemt.pseudo import soft
 from edgemt.ramps import Ramp
 from edgemt.roles import Ema, Frozen, Players, Role, Trainable
 
+FLOOR = 1e-6  # a bank's half precision rounds small probabilities to 0, and 0 has no logarithm
+
 
 @dataclass(frozen=True)
 class Distillation(Method):
@@ -33,6 +38,9 @@ class Distillation(Method):
     "same": soft labels of the very input that the student gets (the "patient teacher" way). All weights 0 is
     the control without distillation. CWD weight 3 is the authors'; it suits convolutional students on
     several classes.
+
+    `guide` "network" asks the teacher at each step; "bank" takes what it said of every row beforehand, in
+    `batch.soft`: a 3-D teacher then guides a 2-D student, and no step runs it.
     """
 
     delivers: ClassVar[str] = "average"
@@ -42,6 +50,7 @@ class Distillation(Method):
     cwd: float = 0.0
     cwd_temperature: float = 4.0
     intra: float = 0.0
+    overlap: float = 0.0  # soft Dice with the teacher's classes: small organs do not drown in background
     boundary: float = 0.0  # extra weight of the KL near the teacher's borders
     hard: float = 1.0  # Dice + cross-entropy on the labelled rows
     consistency: Ramp = field(default_factory=Ramp)
@@ -50,14 +59,20 @@ class Distillation(Method):
     mix: Mix = "cutmix"
     box: Box = field(default_factory=Box)
     teacher_sees: Literal["weak", "same"] = "weak"
+    guide: Literal["network", "bank"] = "network"
 
     def __post_init__(self) -> None:
         for name in ("temperature", "cwd_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: {getattr(self, name)} must be above 0; 2 to 4 is usual")
+        if self.guide not in ("network", "bank"):
+            raise ValueError(f"guide: {self.guide!r} is not known; use 'network' or 'bank'")
+        if self.guide == "bank" and self.teacher_sees == "same":
+            raise ValueError("teacher_sees: 'same' asks a teacher at each step, a bank has spoken before; use 'weak'")
 
     def roles(self) -> dict[str, Role]:
-        return {"student": Trainable(), "teacher": Frozen("teacher"), "average": self.ema}
+        guide: dict[str, Role] = {"teacher": Frozen("teacher")} if self.guide == "network" else {}
+        return {"student": Trainable(), **guide, "average": self.ema}
 
     def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
         count, view = batch.count, student_view(batch, strong=self.strong)
@@ -67,9 +82,9 @@ class Distillation(Method):
         logits = nets.student(image).logits
         terms = Terms(supervised=self.hard * dice_ce(logits[:count], batch.label))
 
-        if self.kl or self.cwd or self.intra:
+        if self.kl or self.cwd or self.intra or self.overlap:
             with torch.no_grad():
-                wise = nets.teacher(batch.image if self.teacher_sees == "weak" else image).logits
+                wise = self._wise(nets, batch, image)
                 if box is not None and self.teacher_sees == "weak":
                     wise = torch.cat([wise[:count], cutmix(box, wise[count:])])
                 near = 1.0 + self.boundary * boundary_band(probabilities(wise)) if self.boundary else None
@@ -77,12 +92,24 @@ class Distillation(Method):
                 gap = temperature_kl(logits, wise, temperature=self.temperature, weight=near)
                 terms["kl"] = self.kl * gap
             if self.cwd:
-                terms["cwd"] = self.cwd * channel_wise(logits, wise, temperature=self.cwd_temperature)
+                # Over space a constant a voxel matters: what is compared with log-probabilities must be some too.
+                said = log_probabilities(logits) if self.guide == "bank" else logits
+                terms["cwd"] = self.cwd * channel_wise(said, wise, temperature=self.cwd_temperature)
             if self.intra:
                 terms["intra"] = self.intra * intra_class(logits, wise)
+            if self.overlap:
+                terms["overlap"] = self.overlap * dice(probabilities(logits), probabilities(wise))
 
         if len(view) and not self.consistency.idle:
             steady = soft(nets.average, batch.unlabelled)
             steady = steady if box is None else cutmix(box, steady)
             terms["consistency"] = self.consistency(step) * distance("mse", logits[count:], steady)
         return terms
+
+    def _wise(self, nets: Players, batch: Batch, image: Tensor) -> Tensor:
+        """The teacher's logits [N, C, *space] of every row; those of a bank are log-probabilities."""
+        if self.guide == "network":
+            return nets.teacher(batch.image if self.teacher_sees == "weak" else image).logits
+        if batch.soft is None:
+            raise ValueError("guide: 'bank' needs soft labels beside the images; fill a bank first or use 'network'")
+        return batch.soft.to(image.dtype).clamp_min(FLOOR).log()
