@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
@@ -43,6 +44,23 @@ def gate(parent_dice: float, dice: float, *, tolerance: float, what: str, knob: 
             **numbers,  # type: ignore[arg-type]
         )
     return drop
+
+
+def gate_classes(
+    parent: Mapping[str, float | None], child: Mapping[str, float | None], *, tolerance: float, what: str, knob: str
+) -> dict[str, float]:
+    """The drop of each class, every one of them held to `tolerance`: a mean hides the organ that was lost.
+
+    Both map a class to its Dice. A class that the parent could not be measured on (no case has it) is passed over.
+    """
+    drops = {}
+    for name, before in parent.items():
+        if before is None or math.isnan(before):
+            continue
+        after = child.get(name)
+        after = math.nan if after is None else after
+        drops[name] = gate(before, after, tolerance=tolerance, what=f"{what}, class {name!r}", knob=knob)
+    return drops
 
 
 def agree(expected: np.ndarray, masks: np.ndarray, *, least: float, what: str, knob: str) -> float:

@@ -1,7 +1,7 @@
-"""What an ONNX file is made of, read from its bytes: which operators, and whether its weights lie elsewhere.
+"""What an ONNX file is made of, read from its bytes: operators, and what must never reach a runtime.
 
 The device has an inference runtime but seldom the `onnx` package, and nothing may be loaded unchecked: so
-this walks the protocol-buffer fields itself and never decodes a weight.
+this walks the protocol-buffer fields itself. A weight is looked at for one thing only: whether it is a number.
 """
 
 from __future__ import annotations
@@ -11,9 +11,12 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
+
 # field numbers of onnx.proto, by message: which fields hold which kind of message
 _INSIDE = {
-    "model": {7: "graph", 25: "function"},
+    "model": {7: "graph", 8: "opset", 25: "function"},
+    "opset": {},
     "graph": {1: "node", 5: "tensor", 15: "sparse"},
     "function": {7: "node"},
     "node": {5: "attribute"},
@@ -21,8 +24,13 @@ _INSIDE = {
     "sparse": {1: "tensor", 2: "tensor"},
     "tensor": {},
 }
-_OP_TYPE = 4  # of a node
+_IR_VERSION = 1  # of a model
+_OP_TYPE, _OP_DOMAIN = 4, 7  # of a node
+_OPSET_DOMAIN, _OPSET_VERSION = 1, 2  # of an opset
+_DATA_TYPE, _FLOATS, _NAME, _RAW, _DOUBLES = 2, 4, 8, 9, 10  # of a tensor
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
+_REAL = {1: "<f4", 10: "<f2", 11: "<f8", 16: "<u2"}  # data types with a NaN; 16 is bfloat16, looked at by its bits
+_STANDARD = ("", "ai.onnx")
 _DEEPEST = 64
 
 
@@ -30,6 +38,10 @@ _DEEPEST = 64
 class GraphFile:
     ops: Counter[str]
     external: bool  # some weight lies in another file
+    foreign: tuple[str, ...] = ()  # operators that are not ONNX's own, as DOMAIN.NAME
+    not_a_number: str | None = None  # the first weight that holds a NaN
+    ir_version: int = 0
+    opset: int = 0
 
 
 def read_graph_file(path: str | Path) -> GraphFile:
@@ -42,29 +54,79 @@ def read_graph_file(path: str | Path) -> GraphFile:
         raise ValueError(f"{path}: not a whole ONNX file ({error}); copy or export it again") from None
     if not found.graphs:
         raise ValueError(f"{path}: not a whole ONNX file (no graph inside); copy or export it again")
-    return GraphFile(found.ops, found.external)
+    foreign = tuple(sorted(found.foreign))
+    return GraphFile(found.ops, found.external, foreign, found.not_a_number, found.ir_version, found.opset)
+
+
+def refuse_unsafe(path: str | Path) -> None:
+    """Raises ValueError for a graph that reads other files, runs code that is not the runtime's, or counts in NaN."""
+    graph = read_graph_file(path)
+    if graph.external:
+        raise ValueError(f"{path}: keeps weights in another file; export it with external_data=False")
+    if graph.foreign:
+        shown = ", ".join(graph.foreign[:3])
+        raise ValueError(f"{path}: has custom operators ({shown}), which only foreign code could run; export it again")
+    if graph.not_a_number is not None:
+        raise ValueError(f"{path}: weight {graph.not_a_number!r} holds NaN; train or export the model again")
 
 
 class _Walk:
     def __init__(self) -> None:
         self.ops: Counter[str] = Counter()
         self.external = False
-        self.graphs = 0
+        self.foreign: set[str] = set()
+        self.not_a_number: str | None = None
+        self.ir_version = self.opset = self.graphs = 0
 
     def walk(self, data: memoryview, kind: str, depth: int) -> None:
         if depth > _DEEPEST:
             raise IndexError("nested too deeply")
+        if kind in ("tensor", "opset"):
+            return self.tensor(data) if kind == "tensor" else self.imports(data)
         inside = _INSIDE[kind]
+        name = domain = ""
         for number, value in _fields(data):
-            if kind == "tensor":
-                self.external |= number == _EXTERNAL_DATA or (number == _DATA_LOCATION and value == 1)
-            elif isinstance(value, int):
-                continue
-            elif kind == "node" and number == _OP_TYPE:
-                self.ops[bytes(value).decode("utf-8", "replace")] += 1
+            if isinstance(value, int):
+                if kind == "model" and number == _IR_VERSION:
+                    self.ir_version = value
+            elif kind == "node" and number in (_OP_TYPE, _OP_DOMAIN):
+                said = _text(value)
+                name, domain = (said, domain) if number == _OP_TYPE else (name, said)
             elif number in inside:
                 self.graphs += inside[number] == "graph"
                 self.walk(value, inside[number], depth + 1)
+        if kind == "node":
+            self.ops[name] += 1
+            if domain not in _STANDARD:
+                self.foreign.add(f"{domain}.{name}")
+
+    def imports(self, data: memoryview) -> None:
+        found = dict(_fields(data))
+        domain, version = found.get(_OPSET_DOMAIN, b""), found.get(_OPSET_VERSION, 0)
+        if isinstance(version, int) and not isinstance(domain, int) and _text(domain) in _STANDARD:
+            self.opset = version
+
+    def tensor(self, data: memoryview) -> None:
+        found = dict(_fields(data))
+        self.external |= _EXTERNAL_DATA in found or found.get(_DATA_LOCATION) == 1
+        kind = found.get(_DATA_TYPE)
+        numbers = [(_RAW, _REAL.get(kind, ""))] if isinstance(kind, int) else []
+        for field, form in (*numbers, (_FLOATS, "<f4"), (_DOUBLES, "<f8")):
+            value = found.get(field, 0)
+            if form and not isinstance(value, int) and _holds_nan(value, form):
+                name = found.get(_NAME, b"")
+                self.not_a_number = self.not_a_number or ("" if isinstance(name, int) else _text(name))
+
+
+def _holds_nan(data: memoryview, form: str) -> bool:
+    if len(data) % np.dtype(form).itemsize:
+        raise IndexError("a weight is cut short")
+    values = np.frombuffer(data, form) if len(data) else np.empty(0, form)
+    return bool(((values & 0x7FFF) > 0x7F80).any() if form == "<u2" else np.isnan(values).any())
+
+
+def _text(data: memoryview | bytes) -> str:
+    return bytes(data).decode("utf-8", "replace")
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int | memoryview]]:

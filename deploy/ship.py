@@ -1,7 +1,7 @@
 """The folder that goes to the device. It is checked whole before any runtime sees a file of it.
 
     ship/  model.onnx  model.int8.onnx  openvino/model.xml|.bin  openvino/model.int8.xml|.bin
-           card.json   golden/NAME.png  golden/NAME.mask.png
+           card.json   golden/NAME.png  golden/NAME.mask.png    card.json.sig, if it was signed
 
 Shapes: N batch, H W size in pixels, K channels.
 """
@@ -9,6 +9,7 @@ Shapes: N batch, H W size in pixels, K channels.
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from io import BytesIO
@@ -17,7 +18,8 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from PIL import Image
 
-from deploy.graph_file import read_graph_file
+from deploy.graph_file import refuse_unsafe
+from deploy.sign import SIGNATURE, TRUSTED, verify
 from edgemt.contract import Card, Runner
 from edgemt.files import sha256, write_bytes, write_text
 from edgemt.frames import read_image, read_label
@@ -62,38 +64,50 @@ class SelfTest:
 
 
 def seal(folder: str | Path, card: Card) -> Card:
-    """Write the card with the sha256 of every file in `folder`, last. Returns what was written."""
+    """Write the card with the sha256 of every file in `folder`, last. Returns what was written.
+
+    A signature of the card before is removed: it would not fit.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such folder to seal")
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
-        if path.is_dir() or name == CARD or path.name.startswith("."):
+        if path.is_dir() or name in (CARD, SIGNATURE) or path.name.startswith("."):
             continue
         _stays_inside(folder, name)
         if path.suffix == ".onnx":
-            _refuse_external_data(path)
+            refuse_unsafe(path)
         files[name] = sha256(path)
     if not files:
         raise ValueError(f"{folder}: nothing to seal; export a model into it first")
     created = card.created or datetime.now(timezone.utc).isoformat(timespec="seconds")
     sealed = replace(card, files=files, created=created)
+    (folder / SIGNATURE).unlink(missing_ok=True)
     write_text(folder / CARD, sealed.to_json())
     return sealed
 
 
-def open_ship(folder: str | Path) -> Ship:
-    """Check the whole folder. Raises ValueError, one line that names the file, for what is off."""
+def open_ship(folder: str | Path, *, trusted: str | Path | None = None) -> Ship:
+    """Check the whole folder. Raises ValueError, one line that names the file, for what is off.
+
+    `trusted` is a PEM file with the public key, or keys, of which one must have signed the card; None takes the file
+    that EDGEMT_TRUSTED_KEY names, if it is set; "" asks for no signature.
+    """
     folder = Path(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such ship folder")
     try:
-        text = (folder / CARD).read_text(encoding="utf-8")
+        signed = (folder / CARD).read_bytes()
+        text = signed.decode("utf-8")
     except FileNotFoundError:
         raise ValueError(f"{folder}: no {CARD}, so this is no ship; name the folder that `edgemt run` wrote") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{folder / CARD}: cannot be read ({error}); copy the folder again") from None
+    key = os.environ.get(TRUSTED, "") if trusted is None else trusted
+    if str(key):
+        verify(signed, folder / SIGNATURE, trusted=key)
     card = Card.from_json(text, source=folder / CARD)
     _check_card(folder / CARD, card)
     for name, digest in card.files.items():
@@ -103,7 +117,7 @@ def open_ship(folder: str | Path) -> Ship:
         if sha256(path) != digest:
             raise ValueError(f"{path}: changed since the card was written (sha256 differs); copy the folder again")
         if path.suffix == ".onnx":
-            _refuse_external_data(path)
+            refuse_unsafe(path)
     return Ship(folder, card)
 
 
@@ -113,11 +127,15 @@ def card_hash(card: Card) -> str:
 
 
 def write_golden(folder: str | Path, name: str, *, frame: np.ndarray, mask: np.ndarray) -> None:
-    """Add one self-test pair to a ship that is not sealed yet: uint8 [H, W, K] and uint8 [H, W]."""
+    """Add one self-test pair to a ship that is not sealed yet: uint8 [H, W, K] and uint8 [H, W].
+
+    What no PNG can hold, five slices say, is laid side by side, grey: [H, K * W].
+    """
     if frame.dtype != np.uint8 or mask.dtype != np.uint8 or frame.shape[:2] != mask.shape:
         raise ValueError(f"golden {name}: frame {frame.shape} {frame.dtype} and mask {mask.shape} {mask.dtype} differ")
-    grey = frame.ndim == 3 and frame.shape[2] == 1
-    for suffix, array in ((".png", frame[..., 0] if grey else frame), (_MASK, mask)):
+    if frame.ndim == 3 and frame.shape[2] != 3:
+        frame = frame.swapaxes(1, 2).reshape(len(frame), -1)
+    for suffix, array in ((".png", frame), (_MASK, mask)):
         buffer = BytesIO()
         Image.fromarray(array).save(buffer, "PNG")
         write_bytes(Path(folder) / GOLDEN / f"{name}{suffix}", buffer.getvalue())
@@ -132,7 +150,8 @@ def golden(ship: Ship) -> list[Golden]:
         name = file.removeprefix(f"{GOLDEN}/").removesuffix(".png")
         frame = read_image(ship.path(file))
         mask = read_label(ship.path(f"{GOLDEN}/{name}{_MASK}"))
-        frame = frame.reshape(*frame.shape[:2], -1)
+        if frame.ndim == 2 and frame.shape[1] % ship.card.channels == 0:
+            frame = np.ascontiguousarray(frame.reshape(len(frame), ship.card.channels, -1).swapaxes(1, 2))
         if frame.shape != (*ship.card.size, ship.card.channels) or mask.shape != ship.card.size:
             raise ValueError(
                 f"{ship.folder / file}: frame {frame.shape} and mask {mask.shape} do not fit the card's "
@@ -179,7 +198,7 @@ def _check_card(path: Path, card: Card) -> None:
     whole = len(card.size) == 2 and all(isinstance(n, int) and n > 0 for n in card.size)
     for field, fine in (
         ("size", whole),
-        ("channels", card.channels in (1, 3)),
+        ("channels", card.channels in ((3, 5) if card.channel_order == "slices" else (1, 3))),
         ("classes", len(card.classes) >= 2),
         ("files", bool(card.files) and all(isinstance(v, str) for v in card.files.values())),
     ):
@@ -199,8 +218,3 @@ def _stays_inside(folder: Path, name: str) -> Path:
     if not path.resolve().is_relative_to(folder.resolve()):
         raise ValueError(f"{path}: is a link that leaves the folder; copy the file itself")
     return path
-
-
-def _refuse_external_data(path: Path) -> None:
-    if read_graph_file(path).external:
-        raise ValueError(f"{path}: keeps weights in another file; export it with external_data=False")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deploy.gate import GateError, agree, gate
+from deploy.gate import GateError, agree, gate, gate_classes
 
 
 def test_a_drop_within_the_tolerance_passes_and_is_returned():
@@ -40,6 +40,25 @@ def test_a_dice_that_was_not_measured_never_passes(parent, dice):
 def test_a_tolerance_that_cannot_hold_is_named(tolerance):
     with pytest.raises(ValueError, match="tolerance"):
         gate(0.8, 0.8, tolerance=tolerance, what="slim", knob="prune.macs")
+
+
+def test_a_class_that_was_lost_is_refused_though_the_mean_rose():
+    before, after = {"liver": 0.90, "vessel": 0.60}, {"liver": 0.96, "vessel": 0.57}
+    assert sum(after.values()) > sum(before.values())
+    with pytest.raises(GateError, match="'vessel'.*0.5700.*0.0300"):
+        gate_classes(before, after, tolerance=0.01, what="int8", knob="int8.images up")
+
+
+def test_the_drop_of_every_class_is_returned_and_one_that_nobody_saw_is_passed_over():
+    drops = gate_classes(
+        {"liver": 0.9, "rare": None}, {"liver": 0.895, "rare": None}, tolerance=0.01, what="int8", knob="int8.images"
+    )
+    assert drops == {"liver": pytest.approx(0.005)}
+
+
+def test_a_class_that_became_unmeasurable_is_refused():
+    with pytest.raises(GateError, match="'liver'.*not measured"):
+        gate_classes({"liver": 0.9}, {"liver": None}, tolerance=0.01, what="int8", knob="int8.images")
 
 
 def test_masks_that_differ_too_much_are_refused():

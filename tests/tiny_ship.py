@@ -31,10 +31,16 @@ def frame(seed: int = 0) -> np.ndarray:
     return picture + draw.integers(0, 12, picture.shape, dtype=np.uint8)
 
 
-def graph(*, quantized: bool = False, kind: int = TensorProto.UINT8, size: tuple[int, int] = SIZE) -> onnx.ModelProto:
+def graph(
+    *,
+    quantized: bool = False,
+    kind: int = TensorProto.UINT8,
+    size: tuple[int, int] = SIZE,
+    channels: int = CHANNELS,
+) -> onnx.ModelProto:
     """uint8 [1, H, W, K] -> uint8 [1, H, W]: a linear score a class, as a 1 x 1 convolution, then argmax."""
-    weight = np.repeat(np.array([0.0, 1.0, 2.0], np.float32)[:, None] / CHANNELS, CHANNELS, axis=1)[..., None, None]
-    bias = np.array([0.0, -0.4, -1.1], np.float32)
+    weight = np.repeat(np.array([0.0, 1.0, 2.0], np.float32)[:, None] / channels, channels, axis=1)[..., None, None]
+    bias = np.array([1.1, 0.7, 0.0], np.float32)  # no score below zero: INT8 that NVIDIA takes has no zero point
     constants = [
         numpy_helper.from_array(np.array(255, np.float32), "full"),
         numpy_helper.from_array(weight, "weight"),
@@ -49,10 +55,10 @@ def graph(*, quantized: bool = False, kind: int = TensorProto.UINT8, size: tuple
         constants += [
             numpy_helper.from_array(np.array(1 / 255, np.float32), "step"),
             numpy_helper.from_array(np.array(0, np.uint8), "zero"),
-            numpy_helper.from_array(np.array(2 / 127 / CHANNELS, np.float32), "weight_step"),
+            numpy_helper.from_array(np.array(2 / 127 / channels, np.float32), "weight_step"),
             numpy_helper.from_array(np.array(0, np.int8), "weight_zero"),
-            numpy_helper.from_array(np.array(0.01, np.float32), "score_step"),
-            numpy_helper.from_array(np.array(128, np.uint8), "score_zero"),
+            numpy_helper.from_array(np.array(0.0125, np.float32), "score_step"),
+            numpy_helper.from_array(np.array(0, np.uint8), "score_zero"),
         ]
         for name, step, zero in (("scaled", "step", "zero"), ("weight", "weight_step", "weight_zero")):
             nodes.append(helper.make_node("QuantizeLinear", [name, step, zero], [f"{name}_q"]))
@@ -66,7 +72,7 @@ def graph(*, quantized: bool = False, kind: int = TensorProto.UINT8, size: tuple
         helper.make_node("ArgMax", ["logits_dq" if quantized else "logits"], ["best"], axis=1, keepdims=0),
         helper.make_node("Cast", ["best"], ["mask"], to=kind),
     ]
-    takes = helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, *size, CHANNELS])
+    takes = helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, *size, channels])
     gives = helper.make_tensor_value_info("mask", kind, [1, *size])
     body = helper.make_graph(nodes, "tiny", [takes], [gives], constants)
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
@@ -74,11 +80,13 @@ def graph(*, quantized: bool = False, kind: int = TensorProto.UINT8, size: tuple
     return model
 
 
-def make_ship(folder: Path, *, golden: int = 2, openvino: bool = False, **fields: object) -> Ship:
+def make_ship(
+    folder: Path, *, golden: int = 2, openvino: bool = False, channels: int = CHANNELS, **fields: object
+) -> Ship:
     """A sealed ship; `openvino` adds the IR files, `fields` go to its card."""
     folder.mkdir(parents=True)
-    onnx.save(graph(), folder / "model.onnx")
-    onnx.save(graph(quantized=True), folder / "model.int8.onnx")
+    onnx.save(graph(channels=channels), folder / "model.onnx")
+    onnx.save(graph(quantized=True, channels=channels), folder / "model.int8.onnx")
     if openvino:
         import openvino as ov
 
@@ -86,7 +94,9 @@ def make_ship(folder: Path, *, golden: int = 2, openvino: bool = False, **fields
             ov.save_model(ov.convert_model(folder / source), folder / "openvino" / target, compress_to_fp16=False)
     for seed in range(golden):
         picture = frame(seed)
+        if channels != CHANNELS:
+            picture = np.stack([frame(seed + k)[..., 0] for k in range(channels)], axis=-1)
         write_golden(folder, f"frame{seed}", frame=picture, mask=expected(picture))
-    values = {"name": "tiny", "classes": CLASSES, "size": SIZE, "channels": CHANNELS, **fields}
+    values = {"name": "tiny", "classes": CLASSES, "size": SIZE, "channels": channels, **fields}
     seal(folder, Card(**values))  # type: ignore[arg-type]
     return open_ship(folder)

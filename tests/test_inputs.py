@@ -1,0 +1,121 @@
+"""Frames of another modality, camera or colour order are noticed, in words and once; those of the same are not."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from deploy.inputs import INPUTS, InputStatistics, Watch, measure, read_inputs, unlike, write_inputs
+from edgemt import phantom
+
+
+def frames(seeds: range) -> np.ndarray:
+    """uint8 [N, 48, 48, 3], a synthetic camera."""
+    return np.stack([phantom.frame(seed, size=(48, 48))[0] for seed in seeds])
+
+
+@pytest.fixture(scope="module")
+def known() -> InputStatistics:
+    return measure(frames(range(60)))
+
+
+@pytest.fixture(scope="module")
+def fresh() -> np.ndarray:
+    return frames(range(1000, 1030))
+
+
+def grey(pictures: np.ndarray) -> np.ndarray:
+    return pictures.mean(-1, keepdims=True).astype(np.uint8)
+
+
+def test_frames_of_the_same_kind_pass_together_and_one_by_one(known: InputStatistics, fresh: np.ndarray) -> None:
+    assert unlike(fresh, known, what="input") is None
+    watch = Watch(known, what="input")
+    assert not any(watch.see(frame) for frame in fresh)
+
+
+@pytest.mark.parametrize("few", [2, 5, 12])
+def test_a_dozen_training_frames_do_not_make_everything_strange(few: int, fresh: np.ndarray) -> None:
+    assert unlike(fresh, measure(frames(range(few))), what="input") is None
+
+
+OTHER = {
+    "a negative": lambda x: 255 - x,
+    "red and blue swapped": lambda x: x[..., ::-1],
+    "a dark room": lambda x: x // 8,
+    "a lamp too bright": lambda x: np.clip(x.astype(int) * 3, 0, 255).astype(np.uint8),
+    "noise": lambda x: np.random.default_rng(0).integers(0, 256, x.shape).astype(np.uint8),
+    "nothing": np.zeros_like,
+}
+
+
+@pytest.mark.parametrize("kind", OTHER)
+def test_frames_of_another_kind_are_said_in_one_sentence(kind: str, known: InputStatistics, fresh: np.ndarray) -> None:
+    said = unlike(OTHER[kind](fresh), known, what="calibration")
+    assert said is not None
+    assert said.startswith("calibration: ") and "unlike those of training" in said and "\n" not in said
+
+
+def test_the_sentence_names_what_is_off(known: InputStatistics, fresh: np.ndarray) -> None:
+    assert "black share" in (unlike(np.zeros_like(fresh), known, what="x") or "")
+    assert "of 30 frames" in (unlike(255 - fresh, known, what="x") or "")
+    assert "the frame looks unlike" in (unlike(np.zeros_like(fresh[:1]), known, what="x") or "")
+
+
+def test_it_is_said_once(known: InputStatistics, fresh: np.ndarray) -> None:
+    watch = Watch(known, what="input")
+    assert sum(watch.see(255 - frame) is not None for frame in fresh) == 1
+
+
+def test_a_single_odd_frame_among_many_is_no_alarm(known: InputStatistics, fresh: np.ndarray) -> None:
+    assert unlike(np.concatenate([fresh, np.zeros_like(fresh[:3])]), known, what="input") is None
+
+
+def test_grey_frames_and_slices_are_known_again() -> None:
+    one = measure(grey(frames(range(40))))
+    assert unlike(grey(frames(range(100, 130))), one, what="input") is None
+    assert unlike(255 - grey(frames(range(100, 130))), one, what="input") is not None
+    five = np.repeat(grey(frames(range(40))), 5, axis=-1)
+    assert unlike(five, measure(five), what="input") is None
+
+
+def test_frames_of_other_channels_are_not_compared_silently(known: InputStatistics, fresh: np.ndarray) -> None:
+    assert "1 channels" in (unlike(grey(fresh), known, what="input") or "")
+
+
+def test_statistics_carry_the_histogram_and_survive_a_file(tmp_path: Path, known: InputStatistics) -> None:
+    text = known.to_json()
+    assert InputStatistics.from_json(text) == known
+    assert np.asarray(known.histogram).sum(axis=1) == pytest.approx(1, abs=1e-4)
+    assert known.mean[0] == pytest.approx(frames(range(60))[..., 0].mean(), abs=1e-3)
+    for spoilt in ("", "[]", "{}", text.replace("reach", "rech"), text.replace("[[", "[[null, ", 1)):
+        with pytest.raises(ValueError, match=r"inputs\.json: holds no input statistics"):
+            InputStatistics.from_json(spoilt)
+
+
+@pytest.mark.parametrize(
+    "wrong", [np.zeros((0, 4, 4, 3), np.uint8), np.zeros((2, 4, 4, 3)), np.zeros((4, 4, 3), np.uint8)]
+)
+def test_nothing_cannot_be_known_again(wrong: np.ndarray) -> None:
+    with pytest.raises(ValueError, match="inputs: needs uint8"):
+        measure(wrong)
+
+
+def test_a_ship_carries_them_under_its_hashes(tmp_path: Path, fresh: np.ndarray) -> None:
+    pytest.importorskip("onnx")
+    from tiny_ship import make_ship
+
+    from deploy.ship import open_ship, seal
+
+    ship = make_ship(tmp_path / "ship")
+    assert read_inputs(ship) is None
+    assert Watch(read_inputs(ship), what="input").see(fresh[0]) is None
+    write_inputs(ship.folder, fresh)
+    seal(ship.folder, ship.card)
+    again = open_ship(ship.folder)
+    assert read_inputs(again) == measure(fresh)
+    (ship.folder / INPUTS).write_text("{}")
+    with pytest.raises(ValueError, match=r"inputs\.json: changed"):
+        open_ship(ship.folder)

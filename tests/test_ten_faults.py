@@ -1,0 +1,267 @@
+"""Ten things that go wrong between a workstation and a device. Each ends in one line that says so, or in nothing lost.
+
+An engine cut short is in test_tensorrt.py, beside what makes engines.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import signal
+import subprocess
+import sys
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+onnx = pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from tiny_ship import CHANNELS, SIZE, expected, frame, graph, make_ship  # noqa: E402
+
+from deploy import runtime  # noqa: E402
+from deploy.inputs import measure, unlike  # noqa: E402
+from deploy.serve import ServeOptions, serve  # noqa: E402
+from deploy.ship import Ship, open_ship, seal  # noqa: E402
+from deploy.sign import keygen, sign  # noqa: E402
+from edgemt import cli  # noqa: E402
+from edgemt.files import NoSpaceError, sha256  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+
+
+@pytest.fixture
+def ship(tmp_path: Path) -> Ship:
+    return make_ship(tmp_path / "ship")
+
+
+@pytest.fixture
+def predicts(ship: Ship, tmp_path: Path, capsys: pytest.CaptureFixture[str]):  # type: ignore[no-untyped-def]
+    """`edgemt predict` on this ship: the one line it is refused with, or "" when a mask was written."""
+    from PIL import Image
+
+    Image.fromarray(frame(0)).save(tmp_path / "in.png")
+
+    def line() -> str:
+        out = tmp_path / "out"
+        try:
+            cli.main(
+                ["predict", str(ship.folder), str(tmp_path / "in.png"), "--out", str(out), "--runtime", "onnxruntime"]
+            )
+        except SystemExit as stopped:
+            assert stopped.code == 2
+            said = capsys.readouterr().err
+            assert "Traceback" not in said and said.count("\n") == 1, said
+            assert not out.exists(), "a mask came out all the same"
+            return said
+        return ""
+
+    return line
+
+
+def rehash(ship: Ship, name: str) -> None:
+    """Make the card fit what lies there, as someone would who edits both."""
+    raw = json.loads((ship.folder / "card.json").read_text())
+    raw["files"][name] = sha256(ship.folder / name)
+    (ship.folder / "card.json").write_text(json.dumps(raw))
+
+
+def test_a_sound_ship_predicts(predicts) -> None:  # type: ignore[no-untyped-def]
+    assert predicts() == ""
+
+
+def test_1_edited_weights(ship: Ship, predicts, tmp_path: Path) -> None:  # type: ignore[no-untyped-def]
+    pytest.importorskip("cryptography")
+    private, public = keygen(tmp_path / "key.pem")
+    sign(ship.folder / "card.json", key=private)
+    model = graph()
+    model.graph.initializer[1].raw_data = np.full(3 * CHANNELS, 7, np.float32).tobytes()
+    (ship.folder / "model.onnx").write_bytes(model.SerializeToString())
+    assert "model.onnx: changed since the card was written" in predicts()
+    rehash(ship, "model.onnx")
+    with pytest.raises(ValueError, match=r"card\.json\.sig: not by a key in key\.pub\.pem, or the card was changed"):
+        open_ship(ship.folder, trusted=public)
+
+
+def test_2_swapped_files(ship: Ship, predicts) -> None:  # type: ignore[no-untyped-def]
+    shutil.copy(ship.folder / "model.int8.onnx", ship.folder / "model.onnx")
+    assert "model.onnx: changed" in predicts()
+
+
+def test_2_a_graph_of_another_size_under_this_card(ship: Ship, predicts) -> None:  # type: ignore[no-untyped-def]
+    (ship.folder / "model.onnx").write_bytes(graph(size=(16, 16)).SerializeToString())
+    rehash(ship, "model.onnx")
+    said = predicts()
+    assert "model.onnx" in said and "16" in said and "export" in said
+
+
+@pytest.mark.parametrize("spoil", ["ir_version", "opset", "operator"])
+def test_4_a_runtime_older_than_the_file(spoil: str, ship: Ship, predicts) -> None:  # type: ignore[no-untyped-def]
+    model = graph()
+    if spoil == "ir_version":
+        model.ir_version = 99
+    elif spoil == "opset":
+        model.opset_import[0].version = 99
+    else:
+        model.graph.node[2].op_type = "Divide2030"
+    (ship.folder / "model.onnx").write_bytes(model.SerializeToString())
+    rehash(ship, "model.onnx")
+    said = predicts()
+    assert "model.onnx" in said and "onnxruntime" in said
+    assert ("99" if spoil != "operator" else "Divide2030") in said
+
+
+def test_4_a_graph_that_needs_code_that_is_not_the_runtimes(ship: Ship, predicts) -> None:  # type: ignore[no-untyped-def]
+    model = graph()
+    model.graph.node[2].domain = "acme"
+    model.opset_import.add(domain="acme", version=1)
+    (ship.folder / "model.onnx").write_bytes(model.SerializeToString())
+    rehash(ship, "model.onnx")
+    assert "custom operators (acme.Div)" in predicts()
+
+
+@pytest.mark.parametrize(
+    "wrong",
+    [
+        np.zeros((1, 16, 16, CHANNELS), np.uint8),
+        np.zeros((1, *SIZE, CHANNELS), np.float32),
+        np.zeros((1, CHANNELS, *SIZE), np.uint8),
+        np.zeros((*SIZE, CHANNELS), np.uint8),
+        np.zeros((1, *SIZE, 1), np.uint8),
+    ],
+    ids=["size", "dtype", "layout", "no batch", "grey"],
+)
+def test_5_a_frame_of_another_size_type_or_layout(ship: Ship, wrong: np.ndarray) -> None:
+    made = runtime.runner(ship, runtime="onnxruntime", threads=1)
+    with pytest.raises(ValueError, match=r"frames: .* takes uint8 \[N, 32, 40, 3\]; use fit_frame") as error:
+        made(wrong)
+    assert str(wrong.dtype) in str(error.value) and "\n" not in str(error.value)
+    assert np.array_equal(made(frame(0)[None])[0], expected(frame(0))), "it works on after that"
+
+
+@pytest.mark.parametrize(
+    ("kind", "raw"),
+    [("FLOAT", True), ("FLOAT", False), ("DOUBLE", True), ("DOUBLE", False), ("FLOAT16", True), ("BFLOAT16", True)],
+)
+def test_6_weights_that_are_no_numbers(kind: str, raw: bool, ship: Ship, predicts) -> None:  # type: ignore[no-untyped-def]
+    model, bits = graph(), {"FLOAT16": 0x7E00, "BFLOAT16": 0x7FC0}.get(kind)
+    spare = model.graph.initializer.add(name="spare", dims=[2], data_type=getattr(onnx.TensorProto, kind))
+    if raw:
+        width = np.uint16 if bits else np.float32 if kind == "FLOAT" else np.float64
+        spare.raw_data = np.array([0, bits or np.nan], width).tobytes()
+    elif kind == "FLOAT":
+        spare.float_data.extend([0, np.nan])
+    else:
+        spare.double_data.extend([0, np.nan])
+    (ship.folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match=r"model\.onnx: weight 'spare' holds NaN"):
+        seal(ship.folder, ship.card)
+    rehash(ship, "model.onnx")
+    assert "model.onnx: weight 'spare' holds NaN; train or export" in predicts()
+
+
+def test_6_an_infinite_bound_is_no_fault(ship: Ship) -> None:
+    model = graph()
+    model.graph.initializer.append(onnx.numpy_helper.from_array(np.array([np.inf, -np.inf], np.float32), "bounds"))
+    (ship.folder / "model.onnx").write_bytes(model.SerializeToString())
+    seal(ship.folder, ship.card)
+    assert open_ship(ship.folder)
+
+
+def test_7_the_disk_full_while_exporting(ship: Ship, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What stood before stands; a folder that was new is no ship."""
+    copy = shutil.copytree(ship.folder, tmp_path / "copy")
+    (copy / "card.json").unlink()
+
+    def full(path: Path, *args: object, **kwargs: object) -> int:
+        with open("/dev/full", "wb", buffering=0) as disk:
+            return disk.write(b"x")
+
+    with monkeypatch.context() as patched:
+        patched.setattr(Path, "write_text", full)
+        for folder in (ship.folder, copy):
+            with pytest.raises(NoSpaceError, match=r"card\.json: no space left on the disk; free some"):
+                seal(folder, ship.card)
+    assert open_ship(ship.folder).card == ship.card
+    with pytest.raises(ValueError, match="no card.json"):
+        open_ship(copy)
+    assert not list(copy.glob(".*")), "half a card stayed behind"
+
+
+KILLED = """
+import os, shutil, signal, sys
+from pathlib import Path
+from deploy import serve
+from deploy.ship import open_ship, seal
+
+ship = open_ship(sys.argv[1])
+
+def killed(source, target, *rest, **more):
+    Path(target).write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+
+if sys.argv[2] == "seal":
+    Path.write_text = lambda path, text, **more: killed(None, path)
+    seal(Path(sys.argv[3]), ship.card)
+else:
+    shutil.copyfile = killed
+    serve.serve(ship, sys.argv[3], serve.ServeOptions("triton"))
+"""
+
+
+@pytest.mark.parametrize("what", ["seal", "serve"])
+def test_8_killed_while_exporting(what: str, ship: Ship, tmp_path: Path) -> None:
+    """Stages that train are killed in test_flow.py."""
+    if what == "seal":
+        target = shutil.copytree(ship.folder, tmp_path / "copy")
+        (target / "card.json").unlink()
+    else:
+        target = tmp_path / "models"
+    program = [sys.executable, "-c", KILLED, str(ship.folder), what, str(target)]
+    done = subprocess.run(program, cwd=ROOT, env={**os.environ, "PYTHONPATH": str(ROOT)}, timeout=60)
+    assert done.returncode == -signal.SIGKILL
+    if what == "seal":
+        with pytest.raises(ValueError, match="no card.json"):
+            open_ship(target)
+        seal(target, ship.card)
+        assert open_ship(target).card.files == ship.card.files
+    else:
+        assert not (target / "tiny").exists()
+        serve(ship, target, ServeOptions("triton"))
+        assert {path.name for path in target.iterdir()} == {"tiny"}
+
+
+def test_9_calibration_with_nothing(tmp_path: Path) -> None:
+    pytest.importorskip("torch")
+    from deploy.quantize import quantize
+
+    onnx.save(graph(), tmp_path / "m.onnx")
+    with pytest.raises(ValueError, match="no calibration frames"):
+        quantize(tmp_path / "m.onnx", tmp_path / "q.onnx", calibration=[])
+    assert not (tmp_path / "q.onnx").exists()
+
+
+def test_9_calibration_with_another_modality() -> None:
+    """Labelled frames of an organ, calibration frames of something else: said in words."""
+    known = measure(np.stack([frame(seed) for seed in range(20)]))
+    assert unlike(np.stack([frame(seed) for seed in range(100, 120)]), known, what="calibration") is None
+    other = np.stack([255 - frame(seed) for seed in range(100, 120)])
+    said = unlike(other, known, what="calibration")
+    assert said is not None and said.startswith("calibration: 20 of 20 frames look unlike those of training")
+
+
+@pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA failure 2: out of memory ; GPU=0\nmore")])
+def test_10_a_device_out_of_memory(
+    error: Exception,
+    predicts,
+    monkeypatch: pytest.MonkeyPatch,  # type: ignore[no-untyped-def]
+) -> None:
+    def load(*_: object) -> None:
+        raise error
+
+    monkeypatch.setitem(runtime.RUNTIMES, "onnxruntime", replace(runtime.RUNTIMES["onnxruntime"], load=load))
+    said = predicts()
+    assert "model.onnx" in said and "out of memory" in said
