@@ -5,15 +5,46 @@ Shapes: N batch, H W size in pixels, K channels.
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from dataclasses import dataclass
+import re
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from importlib import import_module
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
 OneFrame = Callable[[np.ndarray], np.ndarray]  # uint8 [1, H, W, K] -> uint8 [1, H, W], the caller's to keep
+
+
+@dataclass(frozen=True)
+class Choice:
+    """How a runtime shall run a file. None leaves it to the runtime."""
+
+    threads: int
+    precision: str | None = None
+    device: str | None = None
+    hint: Literal["latency", "throughput"] = "latency"
+    streams: int | None = None  # frames in flight at once, for `infer_many`
+    cache: Path | None = None  # where compiled graphs are kept
+
+
+class Lane(Protocol):
+    """One frame in flight: `start` returns at once, `finish` waits for the mask."""
+
+    def start(self, frame: np.ndarray) -> None: ...
+
+    def finish(self) -> np.ndarray: ...
+
+
+class Stages(NamedTuple):
+    """The parts of one call, each of which returns when its work is done."""
+
+    copy_in: Callable[[np.ndarray], None]
+    infer: Callable[[], None]
+    copy_out: Callable[[], np.ndarray]
 
 
 @dataclass(frozen=True)
@@ -25,6 +56,11 @@ class Loaded:
     gives: tuple[tuple[int, ...], str]
     precision: str
     threads: int
+    device: str = "CPU"
+    lanes: Callable[[], Sequence[Lane]] | None = None  # made when first asked for; None: one frame after the other
+    streams: int = 1
+    stages: Stages | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)  # what else a record of a measurement should say
 
 
 class GraphRunner:
@@ -33,16 +69,70 @@ class GraphRunner:
     def __init__(self, loaded: Loaded, *, runtime: str, file: str, version: str, path: Path) -> None:
         self.runtime, self.file, self.version, self.path = runtime, file, version, path
         self.precision, self.threads = loaded.precision, loaded.threads
+        self.device, self.streams, self.details = loaded.device, loaded.streams, dict(loaded.details)
         self.shape = loaded.takes[0]  # (1, H, W, K)
-        self._call = loaded.call
+        self.stages = loaded.stages
+        self._call, self._make_lanes = loaded.call, loaded.lanes
+        self._lanes: Sequence[Lane] = ()
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, K] -> uint8 [N, H, W]. Raises ValueError for any other shape or type."""
         if frames.dtype != np.uint8 or frames.ndim != 4 or frames.shape[1:] != self.shape[1:] or not len(frames):
             _refuse_frames(frames, self.file, self.shape)
-        if len(frames) == 1:
-            return self._call(frames)
-        return np.concatenate([self._call(frames[i : i + 1]) for i in range(len(frames))])
+        try:
+            if len(frames) == 1:
+                return self._call(frames)
+            return np.concatenate([self._call(frames[i : i + 1]) for i in range(len(frames))])
+        except Exception as error:  # each runtime has exceptions of its own
+            if not out_of_memory(error):
+                raise
+            where = f"{self.runtime} is out of memory on {self.device}"
+            raise ValueError(f"{self.file}: {where} ({first_line(error)}); close other programs") from error
+
+    def infer_many(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
+        """uint8 [1, H, W, K] each -> uint8 [1, H, W] each, in the same order, `streams` of them in flight."""
+        if self._make_lanes is None or self.streams == 1:
+            yield from (self(frame) for frame in frames)
+            return
+        self._lanes = self._lanes or self._make_lanes()
+        free, busy = deque(self._lanes), deque[Lane]()
+        try:
+            for frame in frames:
+                if frame.dtype != np.uint8 or frame.shape != self.shape:
+                    _refuse_frames(frame, self.file, self.shape)
+                mask = None
+                if free:
+                    lane = free.popleft()
+                else:
+                    lane = busy.popleft()
+                    mask = lane.finish()
+                lane.start(frame)
+                busy.append(lane)
+                if mask is not None:
+                    yield mask
+            while busy:
+                yield busy.popleft().finish()
+        finally:
+            for lane in busy:  # the caller stopped listening: leave no frame behind for the next one
+                lane.finish()
+
+    def staged(self, frame: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
+        """One call in three parts: the mask, and nanoseconds of copying in, inference and copying out.
+
+        Raises ValueError where the runtime does all three in one go.
+        """
+        if self.stages is None:
+            raise ValueError(f"{self.file}: {self.runtime} on {self.device} does not split a call into stages")
+        if frame.dtype != np.uint8 or frame.shape != self.shape:
+            _refuse_frames(frame, self.file, self.shape)
+        marks = [time.perf_counter_ns()]
+        self.stages.copy_in(frame)
+        marks.append(time.perf_counter_ns())
+        self.stages.infer()
+        marks.append(time.perf_counter_ns())
+        mask = self.stages.copy_out()
+        marks.append(time.perf_counter_ns())
+        return mask, (marks[1] - marks[0], marks[2] - marks[1], marks[3] - marks[2])
 
 
 class TorchRunner:
@@ -91,14 +181,62 @@ def checked_threads(threads: int) -> int:
     return threads
 
 
-def imported(package: str, runtime: str) -> Any:
+_LIBRARIES = {"tensorrt_rtx_bindings": "tensorrt_rtx_libs"}  # what has to be loaded first
+
+
+def imported(package: str, runtime: str, *, pip: str | None = None) -> Any:
+    """The runtime's module. Raises ValueError with what to install."""
     try:
+        if package in _LIBRARIES:
+            import_module(_LIBRARIES[package])
         return import_module(package)
-    except ImportError as error:
+    except (ImportError, OSError) as error:
         why = first_line(error)
-        raise ValueError(f"runtime {runtime!r}: not installed here ({why}); pip install {package}") from None
+        raise ValueError(f"runtime {runtime!r}: not installed here ({why}); pip install {pip or package}") from None
 
 
 def first_line(error: BaseException) -> str:
+    """What an error says first, without the source lines that some runtimes put before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    return lines[0] if lines else type(error).__name__
+    telling = [line for line in lines if not line.startswith("Exception from ")]
+    return (telling or lines or [type(error).__name__])[0]
+
+
+_NO_MEMORY = re.compile(
+    r"out of memory|out of \w+ resources|failed to allocate|cannot allocate memory|bad.?alloc|CL_OUT_OF_|"
+    r"CL_MEM_OBJECT_ALLOCATION_FAILURE",
+    re.IGNORECASE,
+)
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Runtimes have no exception in common for it, only the words."""
+    return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
+
+
+_ELEMENTS = {
+    "u8": "uint8",
+    "i32": "int32",
+    "i64": "int64",
+    "float32": "f32",
+    "float": "f32",
+    "bfloat16": "bf16",
+    "float16": "f16",
+    "half": "f16",
+}
+
+
+def element_type(kind: str) -> str:
+    """One word for what every runtime calls otherwise: `tensor(uint8)`, `u8`, `uint8_t` -> uint8."""
+    kind = kind.removeprefix("tensor(").removesuffix(")").removesuffix("_t")
+    return _ELEMENTS.get(kind, kind)
+
+
+def said(kinds: Mapping[str, int]) -> str:
+    """Precision -> how many layers ran in it, as one word, commonest first: "int8", "int8+bf16"."""
+    return "+".join(k for k, n in sorted(kinds.items(), key=lambda item: -item[1]) if n)
+
+
+def only_one(inputs: Any, outputs: Any) -> None:
+    if len(inputs) != 1 or len(outputs) != 1:
+        raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs, wanted one of each")

@@ -1,26 +1,37 @@
 """One model, one runtime: uint8 frames in, class masks out. Runtimes are imported when they are asked for.
 
-A runner says what it does and not what was asked of it: `precision` is read back from the compiled graph.
+A runner says what it does and not what was asked of it: `precision` is read back from the compiled graph. One that
+comes from a ship has given the golden masks before anybody gets it.
 
 Shapes: N batch, H W size in pixels, K channels. Graphs have batch 1, so N frames are N calls.
 """
 
 from __future__ import annotations
 
-import tempfile
-from collections import Counter
 from collections.abc import Callable
-from dataclasses import dataclass
-from importlib import import_module, metadata
+from dataclasses import dataclass, replace
+from functools import partial
+from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 
+from deploy import onnxruntime_graph, openvino_graph, tensorrt_graph
+from deploy.explain import explain
 from deploy.graph_file import read_graph_file
 from deploy.machine import physical_cores
-from deploy.runners import GraphRunner, Loaded, TorchRunner, checked_threads, first_line, imported
-from deploy.ship import Ship, open_ship
+from deploy.runners import (
+    Choice,
+    GraphRunner,
+    Loaded,
+    TorchRunner,
+    checked_threads,
+    first_line,
+    imported,
+)
+from deploy.ship import Ship, open_ship, self_test
+from deploy.tensorrt_engine import NoEngine, cache_folder
 from edgemt.contract import Runner
 from edgemt.names import unknown
 
@@ -30,10 +41,14 @@ __all__ = ["RUNTIMES", "Runtime", "TorchRunner", "available", "physical_cores", 
 @dataclass(frozen=True)
 class Runtime:
     package: str
-    files: dict[str, tuple[str, ...]]  # "int8" and "fp32" -> files of a ship, first choice first
+    files: dict[str, tuple[str, ...]]  # "int8", "fp16", "fp32" -> files of a ship, first choice first
     precisions: tuple[str, ...]  # what may be asked for
-    load: Callable[[Path, int, str | None], Loaded] | None
+    load: Callable[[Path, Choice], Loaded] | None
     about: str
+    reads: tuple[str, ...] = (".onnx",)  # kinds of file
+    exact: str | None = None  # the precision in which it can be compared with the others, if not what it does unasked
+    pip: str | None = None  # what to install, where it is not the package's own name
+    lacks: Callable[[], str | None] = lambda: None  # what this machine lacks to run it, beside the package
 
 
 def runner(
@@ -43,14 +58,24 @@ def runner(
     file: str | None = None,
     threads: int | None = None,
     precision: str | None = None,
-) -> Runner:
-    """Load a ship, or one bare .onnx or .xml file, on a runtime.
+    device: str | None = None,
+    hint: Literal["latency", "throughput"] = "latency",
+    streams: int | None = None,
+    cache: str | Path | None = None,
+    tested: bool = True,
+) -> GraphRunner:
+    """Load a ship, or one bare .onnx, .xml or .engine file, on a runtime.
 
-    `file` is "int8", "fp32" or a name on the card; None takes what the runtime is usually quickest with.
-    `precision` ("f32", "bf16") is the arithmetic of float layers; None leaves it to the runtime, and the
-    runner's own `.precision` says what it chose. Raises ValueError in one line for an unknown or missing
-    runtime, a ship that is refused and a file that does not load.
+    `file` is "int8", "fp16", "fp32" or a name on the card; None takes what the runtime is usually quickest with.
+    `precision` is the arithmetic of float layers ("f32", "bf16", "f16", "tf32": RUNTIMES says who has which); None
+    leaves it to the runtime, and the runner's own `.precision` says what it chose. `device` is CPU, GPU or NPU for
+    OpenVINO, CPU, CUDA or TENSORRT for ONNX Runtime; `runtime` may carry it: "openvino:GPU". `hint` and `streams`
+    (frames in flight) matter to `infer_many`. `cache` is a folder for compiled graphs and engines.
+    `tested` runs the golden frames of a ship first: a runner that fails them is refused.
+    Raises ValueError in one line for an unknown or missing runtime or device, a ship that is refused, a file that
+    does not load or is another runtime's, and a model that does not give its golden masks here.
     """
+    runtime, _, carried = runtime.partition(":")
     if runtime == "auto":
         runtime = _first_that_works()
     row = RUNTIMES.get(runtime)
@@ -60,148 +85,142 @@ def runner(
         raise ValueError(f"runtime {runtime!r}: a ship holds no torch weights; choose onnxruntime or openvino")
     if precision is not None and precision not in row.precisions:
         raise ValueError(f"precision {precision!r}: {runtime} takes {' or '.join(row.precisions)} on this call")
-    version = str(imported(row.package, runtime).__version__).split("-")[0]
-    bare = not isinstance(ship_or_path, Ship) and Path(ship_or_path).suffix in (".onnx", ".xml")
+    if streams is not None and streams < 1:
+        raise ValueError(f"streams {streams}: must be 1 or more")
+    if hint not in ("latency", "throughput"):
+        raise ValueError(f"hint {hint!r}: latency or throughput")
+    version = str(imported(row.package, runtime, pip=row.pip).__version__).split("-")[0]
+    bare = not isinstance(ship_or_path, Ship) and (Path(ship_or_path).suffix in _KINDS or Path(ship_or_path).is_file())
     ship = None if bare else ship_or_path if isinstance(ship_or_path, Ship) else open_ship(ship_or_path)
     path = _bare(Path(ship_or_path)) if ship is None else _choose(ship, row, file)  # type: ignore[arg-type]
-    count = checked_threads(threads) if threads is not None else physical_cores()
-    try:
-        loaded = row.load(path, count, precision)
-    except Exception as error:  # each runtime has exceptions of its own
-        if str(error).startswith(str(path)):
-            raise ValueError(first_line(error)) from error
-        raise ValueError(f"{path}: {runtime} cannot load it ({first_line(error)}); export it again") from error
+    _refuse_foreign(path, runtime, row)
+    choice = Choice(
+        threads=checked_threads(threads) if threads is not None else physical_cores(),
+        precision=precision,
+        device=device or carried or None,
+        hint=hint,
+        streams=streams,
+        cache=_cache(cache, runtime, device or carried),
+    )
+    loaded = _loaded(path, runtime, version, row.load, choice)
     _check_face(path, loaded)
     name = path.name if ship is None else path.relative_to(ship.folder).as_posix()
     made = GraphRunner(loaded, runtime=runtime, file=name, version=version, path=path)
     if ship is not None and made.shape[1:] != (*ship.card.size, ship.card.channels):
         raise ValueError(f"{path}: takes {made.shape}, the card says {ship.card.size}; export the model again")
+    if ship is not None and tested:
+        _prove(ship, made)
     return made
 
 
 def available() -> dict[str, tuple[bool, str]]:
-    """runtime -> (works, version or the reason why not). Imports each of them."""
+    """runtime -> (works, version or the reason why not). Imports each of them that could work."""
     found = {}
     for name, row in RUNTIMES.items():
         try:
-            import_module(row.package)
-            found[name] = (True, metadata.version(row.package))
+            lacks = row.lacks() if find_spec(row.package) is not None else None
+            if lacks is not None:
+                found[name] = (False, f"installed, but {lacks}")
+                continue
+            found[name] = (True, str(imported(row.package, name, pip=row.pip).__version__).split("-")[0])
         except Exception as error:  # a broken install may raise anything
             found[name] = (False, first_line(error))
     return found
 
 
-def _load_onnxruntime(path: Path, threads: int, precision: str | None) -> Loaded:
-    ort = import_module("onnxruntime")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = threads
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
-    quantized = "QuantizeLinear" in read_graph_file(path).ops
-    with tempfile.TemporaryDirectory() as folder:
-        fused = Path(folder) / "fused.onnx"
-        if quantized:  # the only way to learn which layers really became integer ones
-            options.optimized_model_filepath = str(fused)
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
-        ops = read_graph_file(fused).ops if quantized else Counter()
-    whole = sum(n for op, n in ops.items() if op in _INTEGER_OPS)
-    real = sum(n for op, n in ops.items() if op in _FLOAT_OPS)
-    inputs, outputs = session.get_inputs(), session.get_outputs()
-    _only_one(inputs, outputs)
-    name, run = inputs[0].name, session.run
-    return Loaded(
-        call=lambda frame: run(None, {name: frame})[0],
-        takes=(tuple(inputs[0].shape), _plain(inputs[0].type)),
-        gives=(tuple(outputs[0].shape), _plain(outputs[0].type)),
-        precision=_said({"int8": whole, "f32": real}) if whole else "f32",
-        threads=threads,
-    )
+_FLOAT, _SMALL = "model.onnx", "model.int8.onnx"
+_HALF = "model.fp16.onnx"
+_KINDS = {".onnx": "an ONNX graph", ".xml": "an OpenVINO graph", ".engine": "a TensorRT engine"}
 
 
-def _load_openvino(path: Path, threads: int, precision: str | None) -> Loaded:
-    ov = import_module("openvino")
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    if precision is not None:
-        config["INFERENCE_PRECISION_HINT"] = precision
-    compiled = ov.Core().compile_model(str(path), "CPU", config)
-    _only_one(compiled.inputs, compiled.outputs)
-    ports = compiled.input(0), compiled.output(0)
-    takes, gives = (
-        (tuple(port.get_partial_shape().to_shape()), _plain(port.element_type.to_string())) for port in ports
-    )
-    kinds: Counter[str] = Counter()
-    for node in compiled.get_runtime_model().get_ops():
-        info = node.get_rt_info()
-        if info["layerType"].value in _OPENVINO_HEAVY:
-            kind = info["runtimePrecision"].value
-            kinds["int8" if kind in ("i8", "u8") else kind] += 1
-    request = compiled.create_infer_request()
-    # one buffer that the graph reads in place: half the overhead of handing an array over with each call
-    buffer = np.zeros(takes[0], np.uint8)
-    if takes[1] == gives[1] == "uint8":
-        request.set_input_tensor(ov.Tensor(buffer, shared_memory=True))
-    mask = request.get_output_tensor(0).data
-
-    def call(frame: np.ndarray) -> np.ndarray:
-        np.copyto(buffer, frame)
-        request.infer(share_outputs=True)
-        return mask.copy()
-
-    hint = _plain(compiled.get_property("INFERENCE_PRECISION_HINT").to_string())
-    used = int(compiled.get_property("INFERENCE_NUM_THREADS"))
-    return Loaded(call, takes, gives, _said(kinds) if kinds else hint, used)
+def _no_gpu_but_builds() -> str | None:
+    lack = tensorrt_graph.missing()
+    return None if lack is None else f"{lack}; it builds engines all the same"
 
 
-_INTEGER_OPS = {
-    "QLinearConv",
-    "QGemm",
-    "QLinearMatMul",
-    "ConvInteger",
-    "MatMulInteger",
-    "MatMulIntegerToFloat",
+_ENGINES: dict[str, Any] = {
+    "files": {"int8": (_SMALL,), "fp16": (_HALF,), "fp32": (_FLOAT,)},
+    "precisions": ("f32", "tf32"),
+    "reads": (".onnx", ".engine"),
+    "lacks": tensorrt_graph.missing,
 }
-_FLOAT_OPS = {
-    "Conv",
-    "FusedConv",
-    "NhwcFusedConv",
-    "ConvTranspose",
-    "Gemm",
-    "FusedGemm",
-    "MatMul",
-    "FusedMatMul",
-}
-_OPENVINO_HEAVY = {"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"}
 
 RUNTIMES: dict[str, Runtime] = {
     "openvino": Runtime(
         package="openvino",
         files={
-            "int8": ("openvino/model.int8.xml", "model.int8.onnx"),
-            "fp32": ("openvino/model.xml", "model.onnx"),
+            "int8": ("openvino/model.int8.xml", _SMALL),
+            "fp32": ("openvino/model.xml", _FLOAT),
         },
         precisions=("f32", "bf16", "f16"),
-        load=_load_openvino,
-        about="CPU, latency hint; the quickest with INT8 on x86",
+        load=openvino_graph.load,
+        about="processor, GPU or NPU; the quickest with INT8 on x86",
+        reads=(".xml", ".onnx"),
+        exact="f32",
     ),
     "onnxruntime": Runtime(
         package="onnxruntime",
         # symmetric INT8, the only form that every runtime reads, is slower than float here on most CPUs
-        files={"fp32": ("model.onnx",), "int8": ("model.int8.onnx",)},
-        precisions=("f32",),
-        load=_load_onnxruntime,
-        about="CPU provider; runs everywhere",
+        files={"fp32": (_FLOAT,), "int8": (_SMALL,), "fp16": (_HALF,)},
+        precisions=("f32", "tf32", "f16"),
+        load=onnxruntime_graph.load,
+        about="processor, CUDA or TensorRT provider; runs everywhere",
     ),
-    "torch": Runtime("torch", {}, ("f32",), None, "the network itself, for comparison; not from a ship"),
+    "tensorrt": Runtime(
+        package="tensorrt",
+        load=partial(tensorrt_graph.load, runtime="tensorrt"),
+        about="NVIDIA GPU, engines from `edgemt build`",
+        pip="tensorrt (on a Jetson JetPack brings it)",
+        **_ENGINES,
+    ),
+    "tensorrt_rtx": Runtime(
+        package="tensorrt_rtx_bindings",
+        load=partial(tensorrt_graph.load, runtime="tensorrt_rtx"),
+        about="NVIDIA RTX GPU, engines from `edgemt build`, which needs no GPU",
+        pip="tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs",
+        **{**_ENGINES, "lacks": _no_gpu_but_builds},
+    ),
+    "torch": Runtime("torch", {}, ("f32",), None, "the network itself, for comparison; not from a ship", reads=()),
 }
+
+
+def _loaded(path: Path, runtime: str, version: str, load: Callable[[Path, Choice], Loaded], choice: Choice) -> Loaded:
+    try:
+        return load(path, choice)
+    except NoEngine:
+        raise
+    except ValueError as error:  # ours: it says what to do
+        said = first_line(error)
+        raise ValueError(said if str(path) in said else f"{path}: {said}") from error
+    except Exception as error:  # each runtime has exceptions of its own
+        raise ValueError(explain(error, path=path, runtime=runtime, version=version)) from error
+
+
+def _cache(asked: str | Path | None, runtime: str, device: str | None) -> Path | None:
+    """Compiling for a GPU or an NPU takes long enough to keep the result; for a processor it does not."""
+    if asked is not None:
+        return Path(asked)
+    return cache_folder() / runtime if runtime == "openvino" and device and device.upper() != "CPU" else None
 
 
 def _bare(path: Path) -> Path:
     """A graph on its own, as between two stages of the flow: no card vouches for it."""
     if not path.is_file():
         raise ValueError(f"{path}: no such model file")
+    if path.suffix not in _KINDS:
+        raise ValueError(f"{path}: no graph that a runtime here reads; give a ship folder, .onnx, .xml or .engine")
     if path.suffix == ".onnx" and read_graph_file(path).external:
         raise ValueError(f"{path}: keeps weights in another file; export it with external_data=False")
     return path
+
+
+def _refuse_foreign(path: Path, runtime: str, row: Runtime) -> None:
+    if path.suffix in row.reads:
+        return
+    able = [name for name, other in RUNTIMES.items() if path.suffix in other.reads]
+    what = _KINDS.get(path.suffix, f"a {path.suffix or 'nameless'} file")
+    hint = f"; choose runtime {' or '.join(able)}" if able else ""
+    raise ValueError(f"{path}: is {what}, {runtime} reads {' and '.join(row.reads)}{hint}")
 
 
 def _choose(ship: Ship, row: Runtime, file: str | None) -> Path:
@@ -213,14 +232,45 @@ def _choose(ship: Ship, row: Runtime, file: str | None) -> Path:
 
 def _first_that_works() -> str:
     for name, row in RUNTIMES.items():
-        if row.load is None:
+        if row.load is None or row.lacks() is not None:
             continue
         try:
-            import_module(row.package)
-        except ImportError:
+            imported(row.package, name)
+        except ValueError:
             continue
         return name
     raise ValueError("runtime 'auto': neither openvino nor onnxruntime is installed; pip install openvino")
+
+
+class _Watched:
+    """A runner that notes which classes it has given."""
+
+    def __init__(self, made: Runner) -> None:
+        self.runtime, self.file, self.precision, self.threads = made.runtime, made.file, made.precision, made.threads
+        self.classes: set[int] = set()
+        self._made = made
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        masks = self._made(frames)
+        self.classes.update(np.unique(masks).tolist())
+        return masks
+
+
+def _prove(ship: Ship, made: GraphRunner) -> None:
+    """Nobody gets a runner that does not give the golden masks. A ship without golden frames proves nothing.
+
+    How near an INT8 file comes is measured when the ship is made; until then it must only not say the same everywhere.
+    """
+    watched = _Watched(made)
+    test = self_test(ship, watched)
+    if not test.frames:
+        return
+    known = "int8" not in made.precision or "golden_pixels" in ship.card.measured.get(made.file, {})
+    constant = len(watched.classes) == 1
+    if constant and not test.ok:
+        test = replace(test, message=f"it gives class {watched.classes.pop()} everywhere, as NaN weights would")
+    if not test.ok and (known or constant):
+        raise ValueError(f"{made.path}: fails its self-test on {made.runtime}: {test.message}")
 
 
 def _check_face(path: Path, loaded: Loaded) -> None:
@@ -231,25 +281,3 @@ def _check_face(path: Path, loaded: Loaded) -> None:
             f"{path}: takes {takes_type} {list(takes)} and gives {gives_type} {list(gives)}, wanted "
             "uint8 [1, H, W, K] and uint8 [1, H, W]; export the model with EdgeMT"
         )
-
-
-def _only_one(inputs: Any, outputs: Any) -> None:
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs, wanted one of each")
-
-
-def _said(kinds: dict[str, int]) -> str:
-    """Commonest first: "int8", "int8+bf16"."""
-    return "+".join(k for k, n in sorted(kinds.items(), key=lambda item: -item[1]) if n)
-
-
-def _plain(kind: str) -> str:
-    kind = kind.removeprefix("tensor(").removesuffix(")").removesuffix("_t")
-    return {
-        "u8": "uint8",
-        "i32": "int32",
-        "i64": "int64",
-        "float32": "f32",
-        "bfloat16": "bf16",
-        "float16": "f16",
-    }.get(kind, kind)

@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -205,3 +206,233 @@ def test_a_torch_module_has_the_same_face() -> None:
     assert (made.runtime, made.precision) == ("torch", "f32")
     with pytest.raises(ValueError, match="frames"):
         made(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("streams", [1, 3])
+def test_many_frames_come_back_in_order_whatever_is_in_flight(ship: Ship, runtime: str, streams: int) -> None:
+    made = runner(ship, runtime=runtime, threads=2, streams=streams)
+    assert made.streams == streams
+    buffer = np.empty((1, *SIZE, CHANNELS), np.uint8)
+
+    def camera() -> Iterator[np.ndarray]:  # as a camera does, in one buffer
+        for seed in range(8):
+            buffer[0] = frame(seed)
+            yield buffer
+
+    masks = list(made.infer_many(camera()))
+    assert np.array_equal(np.concatenate(masks), np.stack([expected(frame(seed)) for seed in range(8)]))
+    assert np.array_equal(made(frames(1))[0], expected(frame(0)))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_listener_who_leaves_early_leaves_nothing_behind(ship: Ship, runtime: str) -> None:
+    made = runner(ship, runtime=runtime, threads=1, streams=2)
+    given = made.infer_many(frame(seed)[None] for seed in range(9))
+    next(given)
+    given.close()
+    again = list(made.infer_many([frame(5)[None]]))
+    assert np.array_equal(again[0][0], expected(frame(5)))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_frame_of_the_wrong_size_is_refused_in_flight_too(ship: Ship, runtime: str) -> None:
+    made = runner(ship, runtime=runtime, threads=1, streams=2)
+    for call in (made.staged, lambda bad: list(made.infer_many([bad]))):
+        with pytest.raises(ValueError, match="use fit_frame first"):
+            call(np.zeros((1, 8, 8, 3), np.uint8))
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+def test_a_call_in_stages_gives_the_mask_of_a_whole_one(ship: Ship, runtime: str) -> None:
+    made = runner(ship, runtime=runtime, threads=1)
+    mask, parts = made.staged(frames(1))
+    assert np.array_equal(mask, made(frames(1)))
+    assert parts[1] > 0 and min(parts) >= 0
+
+
+def test_the_throughput_hint_takes_more_streams_than_the_latency_one(ship: Ship) -> None:
+    for runtime in ("openvino", "onnxruntime"):
+        assert runner(ship, runtime=runtime, threads=2, hint="latency").streams == 1
+        many = runner(ship, runtime=runtime, threads=2, hint="throughput")
+        assert many.streams >= 2
+        assert many.details["hint"] == "throughput"
+
+
+def test_openvino_keeps_its_compiled_graph_where_it_is_told(ship: Ship, tmp_path: Path) -> None:
+    first, second = (runner(ship, runtime="openvino", threads=1, cache=tmp_path / "cache") for _ in range(2))
+    assert not first.details["from_cache"] and second.details["from_cache"]
+    assert list((tmp_path / "cache").iterdir())
+    assert second.precision == first.precision
+    assert np.array_equal(second(frames()), first(frames()))
+
+
+@pytest.mark.parametrize(
+    ("runtime", "device", "words"),
+    [
+        ("openvino", "NPU9", ("NPU9", "OpenVINO finds CPU")),
+        ("onnxruntime", "CUDA", ("CUDA", "this onnxruntime has", "onnxruntime-gpu")),
+        ("onnxruntime", "NPU", ("NPU", "CPU, CUDA, TENSORRT")),
+    ],
+)
+def test_a_device_that_is_not_there_is_named_with_those_that_are(
+    ship: Ship, runtime: str, device: str, words: tuple[str, ...]
+) -> None:
+    if device == "CUDA" and "CUDAExecutionProvider" in pytest.importorskip("onnxruntime").get_available_providers():
+        pytest.skip("this onnxruntime has CUDA")
+    for asked in ({"runtime": runtime, "device": device}, {"runtime": f"{runtime}:{device}"}):
+        with pytest.raises(ValueError) as error:
+            runner(ship, **asked)  # type: ignore[arg-type]
+        one_line(error, *words)
+
+
+def test_a_provider_that_would_be_replaced_unseen_is_refused(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    real = onnxruntime.InferenceSession
+    monkeypatch.setattr(  # what onnxruntime-gpu does where cuDNN is missing
+        onnxruntime, "InferenceSession", lambda path, options, providers: real(path, options, ["CPUExecutionProvider"])
+    )
+    with pytest.raises(ValueError) as error:
+        runner(ship, runtime="onnxruntime:cuda")
+    one_line(error, "CUDA", "does not start")
+
+
+def test_a_precision_that_the_device_lacks_is_refused(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deploy import openvino_graph
+
+    real = openvino_graph._property
+    able = {"OPTIMIZATION_CAPABILITIES": ["FP32", "INT8"]}
+    monkeypatch.setattr(
+        openvino_graph, "_property", lambda of, name, *device: able.get(name) or real(of, name, *device)
+    )
+    with pytest.raises(ValueError) as error:
+        runner(ship, runtime="openvino", precision="bf16")
+    one_line(error, "bf16", "FP32, INT8")
+    with pytest.raises(ValueError) as error:
+        runner(ship, runtime="onnxruntime", precision="f16")
+    one_line(error, "f16", "f32")
+
+
+@pytest.mark.parametrize(
+    ("file", "runtime", "words"),
+    [
+        (
+            "openvino/model.xml",
+            "onnxruntime",
+            ("an OpenVINO graph", "onnxruntime reads .onnx", "choose runtime openvino"),
+        ),
+        ("golden/frame0.png", "openvino", (".png", "openvino reads")),
+    ],
+)
+def test_a_file_of_another_runtime_is_explained(ship: Ship, file: str, runtime: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(ValueError) as error:
+        runner(ship, runtime=runtime, file=file)
+    one_line(error, file, *words)
+
+
+def test_a_file_that_no_runtime_reads_is_named(tmp_path: Path) -> None:
+    (tmp_path / "weights.pth").write_bytes(b"x")
+    with pytest.raises(ValueError) as error:
+        runner(tmp_path / "weights.pth", runtime="openvino")
+    one_line(error, "weights.pth", ".onnx, .xml or .engine")
+
+
+def broken_ship(folder: Path, factor: float, *, quantized: bool = False, **fields: object) -> Ship:
+    """A ship whose graph's weights are `factor` times too large, sealed over the golden masks of the real one."""
+    from deploy.ship import open_ship, seal
+
+    ship = make_ship(folder, **fields)  # type: ignore[arg-type]
+    model = graph(quantized=quantized)
+    tensor = next(tensor for tensor in model.graph.initializer if tensor.name == "weight")
+    values = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
+    tensor.CopyFrom(onnx.numpy_helper.from_array(values, "weight"))
+    onnx.save(model, folder / f"model{'.int8' * quantized}.onnx")
+    seal(folder, ship.card)
+    return open_ship(folder)
+
+
+@pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
+@pytest.mark.parametrize("factor", [0.0, -1.0])
+def test_a_model_that_answers_the_same_everywhere_is_not_ready(tmp_path: Path, runtime: str, factor: float) -> None:
+    ship = broken_ship(tmp_path / "ship", factor)
+    with pytest.raises(ValueError) as error:
+        runner(ship, runtime=runtime, file="model.onnx")
+    one_line(error, "model.onnx", "self-test", "everywhere")
+    untested = runner(ship, runtime=runtime, file="model.onnx", tested=False)
+    assert len(np.unique(untested(frames()))) == 1
+
+
+def test_a_model_that_differs_from_its_golden_masks_is_not_ready(tmp_path: Path) -> None:
+    with pytest.raises(ValueError) as error:
+        runner(broken_ship(tmp_path / "ship", 1.5), runtime="openvino", file="model.onnx", precision="f32")
+    one_line(error, "model.onnx", "self-test", "golden")
+
+
+def test_an_int8_file_is_held_to_what_it_reached_where_the_ship_was_made(tmp_path: Path) -> None:
+    reached = {"model.int8.onnx": {"golden_pixels": 1.0, "golden_dice": 1.0}}
+    before = broken_ship(tmp_path / "unmeasured", 0.5, quantized=True)
+    assert runner(before, runtime="openvino", file="int8").precision.startswith("int8")
+    with pytest.raises(ValueError) as error:
+        runner(broken_ship(tmp_path / "ship", 0.5, quantized=True, measured=reached), runtime="openvino", file="int8")
+    one_line(error, "model.int8.onnx", "self-test", "golden")
+
+
+def test_a_ship_without_golden_frames_still_runs(tmp_path: Path) -> None:
+    made = runner(make_ship(tmp_path / "ship", golden=0), runtime="openvino", threads=1)
+    assert np.array_equal(made(frames(1))[0], expected(frame(0)))
+
+
+def test_running_out_of_memory_is_told_in_one_line(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+    import onnxruntime
+
+    def full(*_: object, **__: object) -> None:
+        raise RuntimeError("BFCArena: CUDA out of memory\nat line 3")
+
+    monkeypatch.setattr(onnxruntime, "InferenceSession", full)
+    with pytest.raises(ValueError) as error:
+        runner(ship, runtime="onnxruntime", file="fp32")
+    one_line(error, "model.onnx", "out of memory")
+
+
+def test_running_out_of_memory_later_is_told_in_one_line_too(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = runner(ship, runtime="onnxruntime", threads=1)
+
+    def full(_: np.ndarray) -> np.ndarray:
+        raise RuntimeError("BFCArena::AllocateRawInternal Failed to allocate memory for requested buffer")
+
+    monkeypatch.setattr(made, "_call", full)
+    with pytest.raises(ValueError) as error:
+        made(frames(1))
+    one_line(error, "model.onnx", "out of memory on CPU")
+
+
+def test_the_doctor_states_how_far_runtimes_agree(ship: Ship) -> None:
+    from edgemt.doctor import doctor
+
+    healthy, lines = doctor(ship.folder)
+    assert healthy
+    said = [line for line in lines if "agree on 100.000% of golden pixels" in line]
+    assert [("fp32" in line, "int8" in line) for line in said] == [(True, False), (False, True)]
+
+
+def test_the_doctor_finds_two_runtimes_that_differ(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+    from deploy import onnxruntime_graph
+    from edgemt import doctor
+
+    real = onnxruntime_graph._Held.__init__
+
+    def few(self: onnxruntime_graph._Held, compute: Callable[[np.ndarray], np.ndarray]) -> None:
+        def spoiled(given: np.ndarray) -> np.ndarray:
+            mask = compute(given)
+            mask[:, :4] = 2
+            return mask
+
+        real(self, spoiled)
+
+    monkeypatch.setattr(onnxruntime_graph._Held, "__init__", few)
+    healthy, lines = doctor.doctor(ship.folder)
+    assert not healthy
+    assert any(line.startswith("--") and "agreement" in line and "99.9%" in line for line in lines)

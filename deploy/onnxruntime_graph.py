@@ -1,0 +1,136 @@
+"""A graph on ONNX Runtime: its processor, CUDA or TensorRT provider, refused where another would step in unseen.
+
+Shapes: H W size in pixels, K channels.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.graph_file import read_graph_file
+from deploy.runners import Choice, Lane, Loaded, Stages, element_type, only_one, said
+
+PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider", "TENSORRT": "TensorrtExecutionProvider"}
+_PRECISIONS = {"CPU": ("f32",), "CUDA": ("f32", "tf32"), "TENSORRT": ("f32", "tf32", "f16")}
+_INTEGER_OPS = {
+    "QLinearConv",
+    "QGemm",
+    "QLinearMatMul",
+    "ConvInteger",
+    "MatMulInteger",
+    "MatMulIntegerToFloat",
+}
+_FLOAT_OPS = {
+    "Conv",
+    "FusedConv",
+    "NhwcFusedConv",
+    "ConvTranspose",
+    "Gemm",
+    "FusedGemm",
+    "MatMul",
+    "FusedMatMul",
+}
+
+
+def load(path: Path, choice: Choice) -> Loaded:
+    """Raises ValueError for a provider that this installation lacks or that does not start."""
+    ort = import_module("onnxruntime")
+    device = (choice.device or "CPU").upper()
+    asked = _providers(ort, device, choice)
+    streams = choice.streams or (choice.threads if choice.hint == "throughput" and device == "CPU" else 1)
+    options = ort.SessionOptions()
+    options.intra_op_num_threads = max(choice.threads // streams, 1)
+    options.inter_op_num_threads = 1
+    options.log_severity_level = 3
+    quantized = "QuantizeLinear" in read_graph_file(path).ops and device != "TENSORRT"
+    with tempfile.TemporaryDirectory() as folder:
+        fused = Path(folder) / "fused.onnx"
+        if quantized:  # the only way to learn which layers really became integer ones
+            options.optimized_model_filepath = str(fused)
+        session = ort.InferenceSession(str(path), options, providers=asked)
+        ops = read_graph_file(fused).ops if quantized else Counter()
+    if PROVIDERS[device] not in session.get_providers():  # it falls back to the processor without a word
+        raise ValueError(f"device {device!r}: {PROVIDERS[device]} does not start here; check its CUDA and cuDNN")
+    whole = sum(n for op, n in ops.items() if op in _INTEGER_OPS)
+    real = sum(n for op, n in ops.items() if op in _FLOAT_OPS)
+    inputs, outputs = session.get_inputs(), session.get_outputs()
+    only_one(inputs, outputs)
+    name, run = inputs[0].name, session.run
+    float_kind = choice.precision or ("f32" if device == "CPU" else "tf32")
+    held = _Held(lambda frame: run(None, {name: frame})[0])
+    return Loaded(
+        call=held.compute,
+        takes=(tuple(inputs[0].shape), element_type(inputs[0].type)),
+        gives=(tuple(outputs[0].shape), element_type(outputs[0].type)),
+        precision=said({"int8": whole, float_kind: real}) if whole else float_kind,
+        threads=choice.threads,
+        device=device,
+        lanes=lambda: _lanes(held, streams),
+        streams=streams,
+        stages=Stages(held.put, held.run, held.take) if device == "CPU" else None,
+        details={"provider": PROVIDERS[device], "hint": choice.hint},
+    )
+
+
+def _providers(ort: Any, device: str, choice: Choice) -> list[Any]:
+    if device not in PROVIDERS:
+        raise ValueError(f"device {device!r}: onnxruntime takes {', '.join(PROVIDERS)}")
+    there = ort.get_available_providers()
+    if PROVIDERS[device] not in there:
+        short = ", ".join(name.removesuffix("ExecutionProvider") for name in there)
+        raise ValueError(f"device {device!r}: this onnxruntime has {short} alone; pip install onnxruntime-gpu")
+    if choice.precision not in (None, *_PRECISIONS[device]):
+        raise ValueError(f"precision {choice.precision!r}: onnxruntime on {device} takes {_PRECISIONS[device]}")
+    settings: dict[str, Any] = {}
+    if device == "CUDA":
+        settings = {"use_tf32": int(choice.precision != "f32")}
+    elif device == "TENSORRT":
+        settings = {"trt_fp16_enable": choice.precision == "f16"}
+        if choice.cache is not None:
+            settings |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(choice.cache)}
+    return [(PROVIDERS[device], settings)]
+
+
+class _Held:
+    """A frame on its way through a session, which reads it where it lies."""
+
+    def __init__(self, compute: Any) -> None:
+        self.compute = compute
+        self._frame = self._mask = np.zeros(0, np.uint8)
+
+    def put(self, frame: np.ndarray) -> None:
+        self._frame = frame
+
+    def run(self) -> None:
+        self._mask = self.compute(self._frame)
+
+    def take(self) -> np.ndarray:
+        return self._mask
+
+
+class _Threaded:
+    """A session may be run by several threads at once: a lane is a thread that waits."""
+
+    def __init__(self, pool: ThreadPoolExecutor, compute: Any) -> None:
+        self._pool, self._compute = pool, compute
+        self._future: Future[np.ndarray] | None = None
+
+    def start(self, frame: np.ndarray) -> None:
+        self._future = self._pool.submit(self._compute, frame.copy())  # the caller may reuse its buffer
+
+    def finish(self) -> np.ndarray:
+        assert self._future is not None
+        return self._future.result()
+
+
+def _lanes(held: _Held, count: int) -> Sequence[Lane]:
+    pool = ThreadPoolExecutor(count, thread_name_prefix="lane")
+    return [_Threaded(pool, held.compute) for _ in range(count)]
