@@ -93,6 +93,7 @@ class Card:
     name: str = ""
     classes: tuple[str, ...] = ()
     size: tuple[int, int] = (0, 0)  # height, width of the fixed input, pixels
+    patch: tuple[int, ...] | None = None  # X, Y, Z that a 3-D teacher sees at once, voxels; it has no frame size
     channels: int = 3
     channel_order: str = "RGB"  # "RGB", "grey", or "slices": neighbours of a volume's slice, itself in the middle
     normalise: Normalise = field(default_factory=Normalise)
@@ -133,8 +134,9 @@ class Card:
                     norm[key] = tuple(float(v) for v in norm[key])
             for key in ("classes", "size", "parents", "latency"):
                 raw[key] = tuple(raw.get(key, ()))
-            if raw.get("spacing_mm") is not None:
-                raw["spacing_mm"] = tuple(raw["spacing_mm"])
+            for key in ("spacing_mm", "patch"):
+                if raw.get(key) is not None:
+                    raw[key] = tuple(raw[key])
             return cls(normalise=Normalise(**norm), **raw)
         except (ValueError, TypeError, KeyError) as error:
             raise ValueError(f"{source}: not a readable card ({error}); export the model again") from error

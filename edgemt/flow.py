@@ -1,4 +1,4 @@
-"""teacher -> student -> slim -> int8 -> ship -> report: each stage a folder, made once, skipped when it stands.
+"""teacher -> (bank) -> student -> slim -> int8 -> ship -> report: each stage a folder, made once, then skipped.
 
 Unlabelled images are used in every stage: in the teacher's consistency, in distillation, in the fine-tuning
 after pruning, and in calibration. A file whose accuracy was not measured is not written.
@@ -13,10 +13,10 @@ from edgemt import artefact, reporting, shipping, slimming
 from edgemt.files import write_text
 from edgemt.methods import METHODS, Method
 from edgemt.recipes import Recipe, Student, Teacher
-from edgemt.training import trained
+from edgemt.training import trained, wants_bank
 from edgemt.workspace import Run, start
 
-STAGES = ("teacher", "student", "slim", "int8", "ship", "report")
+STAGES = ("teacher", "bank", "student", "slim", "int8", "ship", "report")
 
 
 def run(recipe: Recipe, out: Path, *, until: str = "report") -> Path:
@@ -25,6 +25,7 @@ def run(recipe: Recipe, out: Path, *, until: str = "report") -> Path:
     write_text(out / "recipe.json", artefact.to_json(recipe))
     makers: dict[str, Callable[[Run], Path]] = {
         "teacher": teacher,
+        "bank": bank,
         "student": student,
         "slim": slimming.slim,
         "int8": slimming.int8,
@@ -40,6 +41,12 @@ def run(recipe: Recipe, out: Path, *, until: str = "report") -> Path:
 def teacher(at: Run) -> Path:
     """The full model: few labels, many unlabelled images."""
     return trained(at, "teacher", at.recipe.teacher, at.recipe.teacher.method)
+
+
+def bank(at: Run) -> Path:
+    """What a 3-D teacher says of every slice, on disk; other teachers are asked while the student learns."""
+    source = at.folder("teacher")
+    return at.volumetric.fill_bank(source) if wants_bank(at.recipe.student.method) else source
 
 
 def student(at: Run) -> Path:

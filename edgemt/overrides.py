@@ -63,8 +63,7 @@ def _choose_methods(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]
 
 def _gist(text: str) -> str:
     """tyro draws a box; its first lines, without the frame, say what is wrong."""
-    lines = [re.sub(r"[│╭╮╰╯─]+", " ", line).strip() for line in text.splitlines()]
-    useful = [
-        line for line in lines if line and not line.lower().startswith(("parsing error", "for full help", "usage"))
-    ]
-    return " ".join(useful[:3])
+    lines = [re.sub(r"[│╭╮╰╯─]+|-{3,}", " ", line).strip() for line in text.splitlines()]
+    passed_over = ("parsing error", "value error", "for full help", "usage")
+    useful = [line for line in lines if line and not line.lower().startswith(passed_over)]
+    return re.sub(r"^Error parsing \w+: ", "", " ".join(useful[:6]))

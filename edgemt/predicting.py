@@ -1,25 +1,31 @@
 """Masks for files: images, folders of images, NIfTI volumes. Each mask has the size of its own input.
 
+A model of neighbouring slices takes volumes alone, a folder of slice images being one: an image has no neighbours.
+
 Shapes: H W the input's size, X Y Z a volume's, K channels.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+import sys
+from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
 
 import numpy as np
 from PIL import Image
 
+from deploy.inputs import Watch, read_inputs
 from deploy.runtime import runner
 from deploy.ship import open_ship
 from edgemt.contract import Card, Runner
 from edgemt.files import whole, write_bytes
-from edgemt.frames import fit_frame, fit_label, is_image, is_volume, read_image, read_volume, to_uint8
+from edgemt.frames import fit_frame, fit_label, is_h5, is_image, is_volume, read_image, read_volume, to_uint8
 from edgemt.overlay import class_colours, contours
+from edgemt.through import frame_around
 
 _OURS = (".mask.png", ".overlay.png", ".mask.nii.gz")
+Predict = Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, K] -> uint8 [N, H, W]
 _VIDEO = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg")
 
 
@@ -39,18 +45,35 @@ def predict(
     Raises ValueError in one line for a refused ship, an input of another kind, and two inputs of one name.
     """
     ship = open_ship(folder)
-    jobs = _jobs([Path(path) for path in inputs])
+    sliced = ship.card.channel_order == "slices"
+    jobs = _jobs([Path(path) for path in inputs], sliced=sliced)
+    for path in jobs.values():
+        if sliced and is_image(path):
+            n = ship.card.channels
+            raise ValueError(f"{path}: is one image, this model reads {n} slices of a volume at a time; name a volume")
     made = runner(ship, runtime=runtime, file=file, threads=threads)
-    return _all(made, ship.card, jobs, Path(out), overlay)
+    return _all(_watched(made, Watch(read_inputs(ship), what="input")), ship.card, jobs, Path(out), overlay)
 
 
-def _all(made: Runner, card: Card, jobs: dict[str, Path], out: Path, overlay: bool) -> Iterator[Path]:
+def _watched(made: Runner, watch: Watch) -> Predict:
+    """The runner, which says once on the way when frames do not look like those of training."""
+
+    def call(frames: np.ndarray) -> np.ndarray:
+        for frame in frames:
+            if (said := watch.see(frame)) is not None:
+                print(f"edgemt: warning: {said}", file=sys.stderr, flush=True)
+        return made(frames)
+
+    return call
+
+
+def _all(made: Predict, card: Card, jobs: dict[str, Path], out: Path, overlay: bool) -> Iterator[Path]:
     for name, path in jobs.items():
-        one = _volume if is_volume(path) else _image
+        one = _image if is_image(path) else _volume
         yield from one(made, card, path, out / name, overlay)
 
 
-def _image(made: Runner, card: Card, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
+def _image(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
     picture = to_uint8(read_image(path))
     frame = fit_frame(picture, size=card.size, channels=card.channels)
     mask = fit_label(made(frame[None])[0], size=picture.shape[:2])
@@ -60,21 +83,20 @@ def _image(made: Runner, card: Card, path: Path, target: Path, overlay: bool) ->
         yield _write_png(target, ".overlay.png", drawn)
 
 
-def _volume(made: Runner, card: Card, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
+def _volume(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
     """Slice by slice along the last axis, as in training. The overlay is of the fullest slice."""
     volume = read_volume(path)
     array = to_uint8(volume.array)
     mask = np.zeros(array.shape, np.uint8)
-    for k in range(array.shape[2]):
-        slice_ = np.ascontiguousarray(array[..., k])
-        frame = fit_frame(slice_, size=card.size, channels=card.channels)
-        mask[..., k] = fit_label(made(frame[None])[0], size=slice_.shape)
+    for k, frame in enumerate(_frames(array, card)):
+        mask[..., k] = fit_label(made(frame[None])[0], size=array.shape[:2])
     import nibabel
 
     name = target.with_name(f"{target.name}.mask.nii.gz")
     with whole(name) as part:
         image = nibabel.Nifti1Image(mask, volume.affine)
-        image.header.set_zooms(volume.spacing_mm)
+        if volume.spacing_mm is not None:
+            image.header.set_zooms(volume.spacing_mm)
         part.write_bytes(_gzip(image.to_bytes()))
     yield name
     if overlay:
@@ -83,29 +105,39 @@ def _volume(made: Runner, card: Card, path: Path, target: Path, overlay: bool) -
         yield _write_png(target, f".slice{k:03d}.overlay.png", drawn)
 
 
+def _frames(array: np.ndarray, card: Card) -> Iterator[np.ndarray]:
+    """uint8 [X, Y, Z] -> the frame [H, W, K] of each slice in turn, as it was made in training."""
+    sliced = card.channel_order == "slices"
+    slices = (np.ascontiguousarray(array[..., k]) for k in range(array.shape[2]))
+    fitted = (fit_frame(slice_, size=card.size, channels=1 if sliced else card.channels) for slice_ in slices)
+    if not sliced:
+        yield from fitted
+        return
+    narrow = np.stack(list(fitted))
+    for k in range(len(narrow)):
+        yield frame_around(narrow, k, slices=card.channels)
+
+
 def _gzip(data: bytes) -> bytes:
     import gzip
 
     return gzip.compress(data, compresslevel=6, mtime=0)  # equal masks give equal files
 
 
-def _jobs(inputs: list[Path]) -> dict[str, Path]:
+def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
     """Name of the output -> input, a folder's in order; what this program wrote before is not read again."""
     jobs: dict[str, Path] = {}
     for given in inputs:
         if given.is_dir():
-            inside = sorted(p for p in given.iterdir() if is_image(p) or is_volume(p))
-            found = [p for p in inside if not p.name.endswith(_OURS) and not p.name.startswith(".")]
-            if not found:
-                raise ValueError(f"{given}: holds no image or volume; name a folder of images or a single file")
+            found = _inside(given, sliced=sliced)
         elif not given.exists():
             raise ValueError(f"{given}: no such file or folder")
         elif given.suffix.lower() in _VIDEO:
             raise ValueError(f"{given}: videos are not read yet; write its frames as images and name their folder")
-        elif is_image(given) or is_volume(given):
+        elif _readable(given):
             found = [given]
         else:
-            raise ValueError(f"{given}: neither an image nor a NIfTI volume; convert it to PNG, JPEG, TIFF or .nii.gz")
+            raise ValueError(f"{given}: neither an image nor a volume; convert it to PNG, JPEG, TIFF or .nii.gz")
         for path in found:
             name = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
             if name in jobs and jobs[name] != path:
@@ -114,6 +146,23 @@ def _jobs(inputs: list[Path]) -> dict[str, Path]:
     if not jobs:
         raise ValueError("inputs: none given; name images, volumes or folders")
     return jobs
+
+
+def _inside(folder: Path, *, sliced: bool) -> list[Path]:
+    """The inputs of a folder; where only volumes are read, images alone are the slices of one."""
+    listed = sorted(p for p in folder.iterdir() if _readable(p) and not p.name.startswith("."))
+    found = [p for p in listed if not p.name.endswith(_OURS)]
+    if not found:
+        raise ValueError(f"{folder}: holds no image or volume; name a folder of images or a single file")
+    if not sliced or not all(map(is_image, found)):
+        return found
+    if len(listed) > len(found):
+        raise ValueError(f"{folder}: masks lie among the slices of this volume; move them and write to another folder")
+    return [folder]
+
+
+def _readable(path: Path) -> bool:
+    return path.is_file() and (is_image(path) or is_volume(path) or is_h5(path))
 
 
 def _write_png(target: Path, suffix: str, array: np.ndarray, *, colours: int = 0) -> Path:

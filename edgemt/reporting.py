@@ -59,13 +59,14 @@ def bench(
     wanted = size or at.recipe.data.size
     own = wanted == tuple(at.recipe.data.size)
     frames = _frames(at, wanted, 32)
-    calls = {f"torch/{name}": _eager(at, name, wanted, threads) for name in ("slim", "student", "teacher")}
+    flat = [name for name in ("slim", "student", "teacher") if name != "teacher" or not at.deep]
+    calls = {f"torch/{name}": _eager(at, name, wanted, threads) for name in flat}
     with tempfile.TemporaryDirectory() as scratch:
         ship = at.folder("ship") if own else _resized(at, wanted, Path(scratch))
         record = bench_ship(ship, threads=threads, calls=calls, frames=frames, options=options)
     for entry in record["calls"]:
         name = entry["name"].removeprefix("torch/")
-        if own and name in ("slim", "student", "teacher"):
+        if own and name in flat:
             entry["dice"] = artefact.read_card(at.folder(name)).measured[artefact.WEIGHTS]["dice"]
         if not own:
             entry["dice"] = entry["drop"] = None
@@ -75,16 +76,17 @@ def bench(
 
 def _eager(at: Run, stage: str, size: tuple[int, int], threads: int | None) -> TorchRunner:
     network = artefact.load_network(at.folder(stage))
-    whole = export.Shippable(network, normalise=at.normalise, channels=at.recipe.data.channels)
-    return TorchRunner(whole.cpu(), size=size, channels=at.recipe.data.channels, name=stage, threads=threads)
+    whole = export.Shippable(network, normalise=at.normalise, channels=at.channels)
+    return TorchRunner(whole.cpu(), size=size, channels=at.channels, name=stage, threads=threads)
 
 
 def _frames(at: Run, size: tuple[int, int], count: int) -> np.ndarray:
     chosen = np.linspace(0, len(at.val.frames) - 1, min(count, len(at.val.frames))).astype(int)
     frames = at.val.frames[chosen]
-    channels = at.recipe.data.channels
-    flat = frames[..., 0] if channels == 1 else frames
-    return np.stack([fit_frame(frame, size=size, channels=channels) for frame in flat])
+    if at.channels == 3 and at.recipe.data.slices == 1:
+        return np.stack([fit_frame(frame, size=size, channels=3) for frame in frames])
+    planes = [[fit_frame(frame[..., k], size=size, channels=1) for k in range(at.channels)] for frame in frames]
+    return np.stack([np.concatenate(each, axis=-1) for each in planes])
 
 
 def _resized(at: Run, size: tuple[int, int], folder: Path) -> Path:
@@ -130,6 +132,9 @@ def _record(at: Run, timed: dict[str, Any], controls: list[Path]) -> dict[str, A
     stages = [_stage(at, name, timed) for name in ("teacher", "student", "slim")]
     ship = artefact.read_card(at.folder("ship"))
     stages += [_shipped(at, ship, file, timed) for file in (FLOAT, FLOAT_IR, SMALL, SMALL_IR)]
+    slices = [len(truth) for truth in at.val.truths if truth.ndim == 3]
+    for stage in stages:
+        stage |= _of_volumes(stage, slices=sum(slices) / len(slices) if slices else 0.0)
     curves = {name: _curves(at.folder(name)) for name in ("teacher", "student", "slim")}
     return {
         "name": at.recipe.name,
@@ -190,7 +195,21 @@ def _row(
         "latency": latency,
         "drop": measured.get("drop"),
         "note": note,
+        "measured": {key: measured[key] for key in ("largest_component", "windows_per_volume") if key in measured},
+        "mean": {key: _mean_of(measured, key) for key in ("jaccard", "hd95_mm", "asd", "asd_mm", "nsd")},
     }
+
+
+def _mean_of(measured: dict[str, Any], metric: str) -> float | None:
+    """Mean over the classes where a metric is defined."""
+    there = [v[metric] for v in measured["per_class"].values() if v.get(metric) is not None]
+    return sum(there) / len(there) if there else None
+
+
+def _of_volumes(stage: dict[str, Any], *, slices: float) -> dict[str, Any]:
+    """What a whole volume costs: windows of a 3-D teacher, slices of a student. Nothing for single frames."""
+    pieces = stage["measured"].get("windows_per_volume", slices)
+    return {"macs_per_volume": stage["macs"] * pieces if pieces else None}
 
 
 def _latency(entry: dict[str, Any]) -> dict[str, Any]:
@@ -223,6 +242,13 @@ def _messages(stages: list[dict[str, Any]]) -> list[str]:
         f"The student keeps {student['dice'] / max(by['teacher']['dice'], 1e-9):.0%} of its teacher's Dice "
         f"with {student['params'] / by['teacher']['params']:.0%} of its parameters.",
     ]
+    teacher = by["teacher"]
+    if "windows_per_volume" in teacher["measured"]:
+        said.append(
+            f"A volume costs the 3-D teacher {teacher['macs_per_volume'] / 1e9:.1f} G multiply-accumulates and the "
+            f"pruned student {slim['macs_per_volume'] / 1e9:.2f} G, "
+            f"{slim['macs_per_volume'] / teacher['macs_per_volume']:.2%} of it."
+        )
     for name, stage in by.items():
         if name.startswith("int8/"):
             said.append(
@@ -234,6 +260,7 @@ def _messages(stages: list[dict[str, Any]]) -> list[str]:
 def _gallery(at: Run) -> list[dict[str, Any]]:
     """Frames with foreground, spread over the validation list, and what each stage says of them."""
     size = at.recipe.data.size
+    middle = at.recipe.data.slices // 2
     truths: list[np.ndarray] = []
     for truth in at.val.truths:
         truths += [fit_label(t, size=size) for t in (truth if truth.ndim == 3 else truth[None])]
@@ -241,14 +268,24 @@ def _gallery(at: Run) -> list[dict[str, Any]]:
     full = full or [i for i, truth in enumerate(truths) if truth.any()] or list(range(len(truths)))
     chosen = [full[int(i)] for i in np.linspace(0, len(full) - 1, min(_GALLERY, len(full)))]
     frames = at.val.frames[chosen]
-    masks = {name: at.predict(artefact.load_network(at.folder(name)))(frames) for name in ("teacher", "student")}
+    masks = {name: _masks(at, name, chosen) for name in ("teacher", "student")}
     masks["int8"] = runner(at.folder("ship") / "openvino" / "model.int8.xml", runtime="openvino")(frames)
     names = [name for name, rows in zip(at.val.names, at.val.rows, strict=True) for _ in range(rows.stop - rows.start)]
     return [
         {
             "name": names[index],
-            "image": frames[row],
+            "image": frames[row] if at.channels == 3 and not middle else frames[row][..., middle : middle + 1],
             "masks": {"true": truths[index], **{name: found[row] for name, found in masks.items()}},
         }
         for row, index in enumerate(chosen)
     ]
+
+
+def _masks(at: Run, stage: str, chosen: list[int]) -> np.ndarray:
+    """uint8 [n, H, W] of the chosen validation frames, by the network of a stage."""
+    network = artefact.load_network(at.folder(stage))
+    if stage != "teacher" or not at.deep:
+        return at.predict(network)(at.val.frames[chosen])
+    volumes = at.volumetric.masks(network.to(at.device), stride=at.recipe.volume.stride)
+    slices = [fit_label(mask, size=at.recipe.data.size) for volume in volumes for mask in volume]
+    return np.stack([slices[i] for i in chosen])

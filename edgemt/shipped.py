@@ -39,10 +39,12 @@ def evaluate_ship(
     made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision)
     options, cases = _cases(ship, data_root, val)
     card = ship.card
+    sliced = card.channel_order == "slices"
     held = prepare(
         cases,
         size=card.size,
-        channels=card.channels,
+        channels=1 if sliced else card.channels,
+        slices=card.channels if sliced else 1,
         classes=card.classes,
         mask_threshold=options.mask_threshold,
     )
@@ -73,6 +75,8 @@ def metrics_table(record: dict[str, Any]) -> str:
         "specificity": "specif.",
         "hd95": f"HD95 {unit}",
         "asd": f"ASD {unit}",
+        "hd95_mm": "HD95 mm",
+        "asd_mm": "ASD mm",
         "counted": "cases",
         "missed": "missed",
         "invented": "invented",

@@ -10,12 +10,13 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.gate import agree
+from deploy.inputs import write_inputs
 from deploy.runtime import runner
 from deploy.ship import Ship, self_test, write_golden
 from edgemt import artefact
-from edgemt.contract import Card
-from edgemt.evaluate import evaluate
-from edgemt.training import measurement
+from edgemt.slimming import frames_of
+from edgemt.training import drop
+from edgemt.workspace import record_of
 
 if TYPE_CHECKING:
     from edgemt.workspace import Run
@@ -44,7 +45,8 @@ def ship(at: Run) -> Path:
         masks = parity(at, working, frames)
         for index in np.linspace(0, len(frames) - 1, min(GOLDEN, len(frames))).astype(int):
             write_golden(working, f"frame{index:03d}", frame=frames[index], mask=masks[index])
-        measured = {**parent.measured, **_float_accuracy(at, working, parent)}
+        write_inputs(working, _seen_in_training(at))
+        measured = {**parent.measured, **_float_accuracy(at, working)}
         card = replace(parent, stage="ship", parents=parents, recipe_hash=key, measured=measured, created="")
         opened = Ship(working, artefact.write_card(working, card))
         for runtime, file in (("openvino", SMALL_IR), ("onnxruntime", SMALL)):
@@ -66,14 +68,16 @@ def parity(at: Run, folder: Path, frames: np.ndarray) -> np.ndarray:
     return expected
 
 
-def _float_accuracy(at: Run, folder: Path, parent: Card) -> dict[str, Any]:
-    scores = evaluate(runner(folder / FLOAT, runtime="onnxruntime"), at.val, distances=True)
+def _seen_in_training(at: Run) -> np.ndarray:
+    """Frames of both streams, uint8 [N, H, W, K]: what the device's frames are compared with."""
+    stacks = [stack for stack in (at.labelled, at.unlabelled) if len(stack.image)]
+    return np.concatenate([frames_of(stack, 500, seed=at.recipe.seed) for stack in stacks])
+
+
+def _float_accuracy(at: Run, folder: Path) -> dict[str, Any]:
     before = artefact.read_card(at.folder("slim")).measured[artefact.WEIGHTS]["dice"]
-    return {
-        FLOAT: measurement(scores, before, "onnxruntime"),
-        FLOAT_IR: measurement(
-            evaluate(runner(folder / FLOAT_IR, runtime="openvino"), at.val, distances=True),
-            before,
-            "openvino",
-        ),
-    }
+    found = {}
+    for file, runtime in ((FLOAT, "onnxruntime"), (FLOAT_IR, "openvino")):
+        record = record_of(runner(folder / file, runtime=runtime), at.val)
+        found[file] = {**record, "drop": drop(before, record), "runtime": runtime}
+    return found

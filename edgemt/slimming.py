@@ -13,15 +13,15 @@ import torch
 from torch import nn
 
 from deploy import export, prune, quantize
-from deploy.gate import gate
+from deploy.gate import gate, gate_classes
+from deploy.inputs import measure, unlike
 from deploy.runtime import runner
-from edgemt import artefact, engine
+from edgemt import artefact, bank, engine
 from edgemt.contract import Batch
-from edgemt.data.stream import TwoStream
-from edgemt.evaluate import evaluate
+from edgemt.data.stream import Stack, TwoStream
 from edgemt.losses import dice_ce
-from edgemt.training import builder, frozen_kinds, keep, measurement
-from edgemt.workspace import Run
+from edgemt.training import builder, drop, frozen_kinds, keep, wants_bank
+from edgemt.workspace import Run, record_of
 
 
 def slim(at: Run) -> Path:
@@ -29,7 +29,12 @@ def slim(at: Run) -> Path:
     of, source, folder = at.recipe.slim, at.folder("student"), at.folder("slim")
     method = at.recipe.student.method
     distilled = "teacher" in frozen_kinds(method)
-    parents = (artefact.identity(source), *((artefact.identity(at.folder("teacher")),) if distilled else ()))
+    said = at.folder("bank") if wants_bank(method) else None
+    parents = (
+        artefact.identity(source),
+        *((artefact.identity(at.folder("teacher")),) if distilled else ()),
+        *((bank.identity(said),) if said is not None else ()),
+    )
     key = artefact.key_of(of, method, at.recipe.tolerance, parents)
     if artefact.stands(folder, key=key):
         at.say(f"slim: stands, Dice {artefact.read_card(folder).measured[artefact.WEIGHTS]['dice']:.4f}")
@@ -37,7 +42,7 @@ def slim(at: Run) -> Path:
     network = artefact.load_network(source)
     parent_dice = artefact.read_card(source).measured[artefact.WEIGHTS]["dice"]
     described = {**artefact.read_card(source).network, "plan": None}
-    stream = at.stream(of.schedule)
+    stream = at.stream(of.schedule, bank=said)
     if of.prune.macs > 0:
         plan = prune.prune(
             network, example=at.example, options=of.prune, gradients=partial(_gradients, stream, of.batches)
@@ -58,7 +63,7 @@ def slim(at: Run) -> Path:
     with artefact.staged(folder) as working:
         done = engine.train(
             method,
-            build=builder(known, at),
+            build=builder(known, at, seed=at.recipe.seed),
             draw=stream.batch,
             schedule=of.schedule,
             folder=working,
@@ -68,10 +73,10 @@ def slim(at: Run) -> Path:
             label="slim",
             events=at.out / "log" / "slim",
         )
-        scores = evaluate(at.predict(done.network), at.val, distances=True)
+        measured = at.measured(done.network)
         gate(
             parent_dice=parent_dice,
-            dice=scores.dice,
+            dice=measured["dice"],
             tolerance=at.recipe.tolerance,
             what="the pruned student",
             knob="slim.schedule.steps up or slim.prune.macs down",
@@ -84,14 +89,14 @@ def slim(at: Run) -> Path:
             described,
             key=key,
             parents=parents,
-            scores=scores,
+            measured=measured,
             parent_dice=parent_dice,
         )
     return folder
 
 
 def int8(at: Run) -> Path:
-    """One Q/DQ ONNX for every runtime, calibrated on unlabelled images, judged as each runtime runs it."""
+    """One Q/DQ ONNX for every runtime, calibrated on unlabelled images, judged class by class as each runs it."""
     source, folder = at.folder("slim"), at.folder("int8")
     parents = (artefact.identity(source),)
     key = artefact.key_of(at.recipe.int8, at.recipe.tolerance, parents)
@@ -99,14 +104,14 @@ def int8(at: Run) -> Path:
         at.say(f"int8: stands, Dice {artefact.read_card(folder).measured['model.int8.onnx']['dice']:.4f}")
         return folder
     card = artefact.read_card(source)
-    parent_dice = card.measured[artefact.WEIGHTS]["dice"]
+    parent = card.measured[artefact.WEIGHTS]
     with artefact.staged(folder) as working:
         graph, small = working / "model.onnx", working / "model.int8.onnx"
         export.export_onnx(
             artefact.load_network(source),
             graph,
             size=at.recipe.data.size,
-            channels=at.recipe.data.channels,
+            channels=card.channels,
             normalise=card.normalise,
         )
         quantize.quantize(graph, small, calibration=_calibration(at), frames=at.recipe.int8.images)
@@ -114,19 +119,24 @@ def int8(at: Run) -> Path:
         export.export_openvino(small, working / "openvino" / "model.int8.xml")
         measured: dict[str, Any] = {}
         for file, runtime in (("model.int8.onnx", "onnxruntime"), ("openvino/model.int8.xml", "openvino")):
-            scores = evaluate(runner(working / file, runtime=runtime), at.val, distances=True)
-            measured[file] = measurement(scores, parent_dice, runtime)
-            at.say(f"int8 on {runtime}: Dice {scores.dice:.4f}, its fp32 parent {parent_dice:.4f}")
-            gate(
-                parent_dice=parent_dice,
-                dice=scores.dice,
-                tolerance=at.recipe.tolerance,
-                what=f"the INT8 student on {runtime}",
-                knob="int8.images up",
-            )
+            found = record_of(runner(working / file, runtime=runtime), at.val)
+            measured[file] = {**found, "drop": drop(parent["dice"], found), "runtime": runtime}
+            at.say(f"int8 on {runtime}: Dice {found['dice']:.4f}, its fp32 parent {parent['dice']:.4f}")
+            allowed: dict[str, Any] = {
+                "tolerance": at.recipe.tolerance,
+                "what": f"the INT8 student on {runtime}",
+                "knob": "int8.images up",
+            }
+            gate(parent["dice"], found["dice"], **allowed)
+            gate_classes(dice_of(parent), dice_of(found), **allowed)
         kept = replace(card, stage="int8", parents=parents, recipe_hash=key, measured=measured)
         artefact.write_card(working, kept)
     return folder
+
+
+def dice_of(measured: dict[str, Any]) -> dict[str, float | None]:
+    """Dice by class out of a card's measurement."""
+    return {name: values["dice"] for name, values in measured["per_class"].items()}
 
 
 def _calibration(at: Run) -> list[np.ndarray]:
@@ -134,8 +144,19 @@ def _calibration(at: Run) -> list[np.ndarray]:
     count = min(at.recipe.int8.images, len(stack.image))
     if count < 1:
         raise ValueError(f"int8.images: {at.recipe.int8.images} frames cannot calibrate; give at least 1")
-    chosen = np.random.default_rng(at.recipe.seed).choice(len(stack.image), count, replace=False)
-    return [stack.image[i : i + 1].numpy() for i in sorted(chosen)]
+    frames = frames_of(stack, count, seed=at.recipe.seed)
+    said = unlike(frames, measure(frames_of(at.labelled, 500, seed=at.recipe.seed)), what="int8: calibration")
+    if said is not None:
+        at.say(f"warning: {said}")
+    return [frame[None] for frame in frames]
+
+
+def frames_of(stack: Stack, count: int, *, seed: int) -> np.ndarray:
+    """At most `count` frames of a stack, uint8 [N, H, W, K], as the graph takes them."""
+    count = min(count, len(stack.image))
+    chosen = np.random.default_rng(seed).choice(len(stack.image), count, replace=False)
+    frames = stack.frames(torch.from_numpy(np.sort(chosen)), "cpu").permute(0, 2, 3, 1)
+    return np.rint(255 * frames.numpy()).astype(np.uint8)
 
 
 def _gradients(stream: TwoStream, batches: int, network: nn.Module) -> None:

@@ -7,19 +7,60 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 import torch
 from torch import nn
 
+import teachers
 from deploy import export
 from edgemt import artefact, engine
-from edgemt.contract import Normalise
+from edgemt.bank import read as read_bank
+from edgemt.contract import Card, Normalise
 from edgemt.data.layouts import Cohort, find
 from edgemt.data.stream import Stack, TwoStream, load, statistics
-from edgemt.evaluate import EvalSet, evaluate, prepare
+from edgemt.evaluate import EvalSet, Predict, evaluate, predict_masks, prepare, score
 from edgemt.progress import counter
-from edgemt.recipes import Recipe
+from edgemt.recipes import Recipe, check
+
+if TYPE_CHECKING:
+    from edgemt.volumetric import Volumetric
+
+
+class Side(Protocol):
+    """What a network learns from and is measured on: frames (`Run` itself) or whole volumes (`Volumetric`)."""
+
+    @property
+    def depends(self) -> tuple[Any, ...]:
+        """The parts of the recipe that change what a network learns here."""
+        ...
+
+    @property
+    def classes(self) -> tuple[str, ...]: ...
+
+    @property
+    def example(self) -> torch.Tensor:
+        """One input of the network, [1, K, *space]."""
+        ...
+
+    def draw(self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None) -> engine.Draw:
+        """Batches by number."""
+        ...
+
+    def dice(self, network: nn.Module) -> float:
+        """Mean Dice on the validation list, the cheap way: for the curve of a run."""
+        ...
+
+    def measured(self, network: nn.Module) -> dict[str, Any]:
+        """Every metric on the validation list, for the card."""
+        ...
+
+    def card(self) -> Card:
+        """A card with all that is the same for every stage."""
+        ...
+
+    def say(self, text: str) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -55,6 +96,7 @@ class Run:
             self.cohort.val,
             size=data.size,
             channels=data.channels,
+            slices=data.slices,
             classes=data.classes,
             mask_threshold=data.mask_threshold,
             progress=counter("validation images"),
@@ -68,18 +110,51 @@ class Run:
     def device(self) -> torch.device:
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
 
+    @cached_property
+    def volumetric(self) -> Volumetric:
+        """The side of a 3-D teacher: the same cases as whole volumes."""
+        from edgemt.volumetric import Volumetric
+
+        return Volumetric(self)
+
+    @property
+    def deep(self) -> bool:
+        """Whether the teacher is a 3-D network."""
+        return teachers.dims(self.recipe.teacher.network) == 3
+
+    @property
+    def depends(self) -> tuple[Any, ...]:
+        return self.recipe.data, self.recipe.augment, self.recipe.per_image
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.recipe.data.classes
+
+    @property
+    def channels(self) -> int:
+        """K of a frame: its colours, or its neighbouring slices."""
+        return self.recipe.data.frame_channels
+
     @property
     def example(self) -> torch.Tensor:
-        return torch.zeros(1, self.recipe.data.channels, *self.recipe.data.size)
+        return torch.zeros(1, self.channels, *self.recipe.data.size)
 
     def folder(self, stage: str) -> Path:
         return self.out / stage
 
-    def stream(self, schedule: engine.Schedule, *, all_labels: bool = False) -> TwoStream:
+    def draw(self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None) -> engine.Draw:
+        return self.stream(schedule, all_labels=all_labels, bank=bank).batch
+
+    def stream(self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None) -> TwoStream:
         labelled, unlabelled = self.labelled, self.unlabelled
         rows = (schedule.labelled, schedule.unlabelled)
         if all_labels:  # the ceiling: the same number of rows, every one labelled
             labelled, unlabelled, rows = self.every_label, load((), self.recipe.data), (sum(rows), 0)
+        elif bank is not None:  # what a 3-D teacher said of each slice goes along
+            labelled, unlabelled = (
+                replace(stack, soft=torch.as_tensor(read_bank(bank, cases)))
+                for stack, cases in ((labelled, self.cohort.labelled), (unlabelled, self.cohort.unlabelled))
+            )
         return TwoStream(
             labelled,
             unlabelled,
@@ -97,7 +172,7 @@ class Run:
 
     def predict(self, network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
         """uint8 [N, H, W, K] -> uint8 [N, H, W] through the graph that ships, in torch."""
-        whole = export.Shippable(network, normalise=self.normalise, channels=self.recipe.data.channels).to(self.device)
+        whole = export.Shippable(network, normalise=self.normalise, channels=self.channels).to(self.device)
 
         @torch.inference_mode()
         def masks(frames: np.ndarray) -> np.ndarray:
@@ -112,11 +187,39 @@ class Run:
     def dice(self, network: nn.Module) -> float:
         return evaluate(self.predict(network), self.val, dice_only=True).dice
 
+    def measured(self, network: nn.Module) -> dict[str, Any]:
+        return record_of(self.predict(network), self.val)
+
+    def card(self) -> Card:
+        data = self.recipe.data
+        order = "slices" if data.slices > 1 else "RGB" if data.channels == 3 else "grey"
+        return Card(
+            name=self.recipe.name,
+            classes=data.classes,
+            size=data.size,
+            channels=self.channels,
+            channel_order=order,
+            normalise=self.normalise,
+            data=data.to_dict(),
+        )
+
     def say(self, text: str) -> None:
         print(text, file=sys.stderr, flush=True)
 
 
+def record_of(predict: Predict, cases: EvalSet) -> dict[str, Any]:
+    """Every metric of `predict` on a prepared list, as the card holds it; volumes also after clean-up."""
+    masks = predict_masks(predict, cases)
+    record = score(masks, cases, distances=True).to_json()
+    if any(truth.ndim == 3 for truth in cases.truths):
+        cleaned = score(masks, cases, distances=True, largest=True)
+        record["largest_component"] = {"dice": cleaned.dice, "hd95": cleaned.mean("hd95"), "asd": cleaned.mean("asd")}
+    return record
+
+
 def start(recipe: Recipe, out: Path) -> Run:
+    """Raises ValueError for a recipe whose parts do not fit together."""
+    check(recipe)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
     return Run(recipe, out)

@@ -12,11 +12,17 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"contract", "frames", "files", "names", "hub"},
-    {"losses", "perturb", "pseudo", "ramps", "metrics", "roles", "overlay", "checkpoint", "progress"},
-    {"targets", "methods"},
-    {"engine", "data", "phantom", "evaluate", "deploy", "teachers", "students"},
     {
-        *("flow", "training", "slimming", "shipping", "reporting", "workspace", "artefact", "recipes"),
+        *("losses", "perturb", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
+        *("overlay", "through", "checkpoint", "progress"),
+    },
+    {"targets", "methods"},
+    {
+        *("engine", "data", "phantom", "phantom_volumes", "evaluate", "sliding", "bank"),
+        *("deploy", "teachers", "students"),
+    },
+    {
+        *("flow", "training", "slimming", "shipping", "reporting", "workspace", "volumetric", "artefact", "recipes"),
         *("report", "plugins", "cli", "overrides", "listing", "shipped", "predicting", "doctor"),
     },
 ]

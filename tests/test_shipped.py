@@ -14,10 +14,11 @@ pytest.importorskip("onnxruntime")
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
 from deploy.bench import BenchOptions  # noqa: E402
-from deploy.ship import Ship  # noqa: E402
+from deploy.inputs import write_inputs  # noqa: E402
+from deploy.ship import Ship, golden, seal  # noqa: E402
 from edgemt import shipped  # noqa: E402
 from edgemt.data.layouts import DataOptions  # noqa: E402
-from edgemt.frames import read_label, read_volume  # noqa: E402
+from edgemt.frames import read_label, read_label_volume, read_volume  # noqa: E402
 
 RUN: dict[str, Any] = {"runtime": "onnxruntime"}
 DATA = DataOptions(layout="pairs", classes=("background", "organ", "tool"), size=SIZE).to_dict()
@@ -155,6 +156,83 @@ def test_a_volume_keeps_its_shape_and_its_place_in_space(ship: Ship, tmp_path: P
     assert written[1].name.endswith(".overlay.png")
 
 
+SLICED = {"channels": 5, "channel_order": "slices"}
+
+
+def heart(path: Path) -> np.ndarray:
+    """A volume [H, W, 7] at `path`, and beside it the mask that the tiny graph gives with five slices at a time."""
+    nibabel = pytest.importorskip("nibabel")
+    array = np.stack([frame(seed)[..., 0] for seed in range(7)], axis=-1)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    nibabel.save(nibabel.Nifti1Image(array, np.diag([1.25, 1.25, 8.0, 1.0])), path)
+    seen = np.pad(array, ((0, 0), (0, 0), (2, 2)), mode="edge")
+    return np.stack([expected(seen[..., k : k + 5]) for k in range(7)], axis=-1)
+
+
+def test_a_model_of_five_slices_sees_the_neighbours_and_repeats_the_ends(tmp_path: Path) -> None:
+    ship = make_ship(tmp_path / "ship", **SLICED)  # type: ignore[arg-type]
+    want = heart(tmp_path / "heart.nii.gz")
+    written = list(shipped.predict(ship.folder, [tmp_path / "heart.nii.gz"], out=tmp_path / "out", **RUN))
+    mask = read_volume(written[0])
+    assert np.array_equal(mask.array, want)
+    assert np.allclose(mask.affine, np.diag([1.25, 1.25, 8.0, 1.0]))
+    alone = np.stack([expected(frame(seed)) for seed in range(7)], axis=-1)
+    assert not np.array_equal(want, alone), "this volume does not tell neighbours from none"
+
+
+def test_evaluation_makes_the_frames_that_prediction_makes(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    data = DataOptions(layout="volumes", classes=("background", "organ", "tool"), size=SIZE, channels=1, slices=5)
+    ship = make_ship(tmp_path / "ship", data=data.to_dict(), **SLICED)  # type: ignore[arg-type]
+    truth = heart(tmp_path / "test" / "images" / "heart.nii.gz")
+    (tmp_path / "test" / "labels").mkdir()
+    nibabel.save(nibabel.Nifti1Image(truth, np.eye(4)), tmp_path / "test" / "labels" / "heart.nii.gz")
+    record = shipped.evaluate_ship(ship.folder, data_root=tmp_path / "test", **RUN)
+    assert (record["counted"], record["dice"]) == (1, 1.0)
+
+
+def test_a_model_of_slices_takes_no_single_image(tmp_path: Path) -> None:
+    ship = make_ship(tmp_path / "ship", **SLICED)  # type: ignore[arg-type]
+    root = pairs(tmp_path / "in", 1) / "images"
+    heart(root / "heart.nii.gz")
+    for given in (root, root / "case0.png"):
+        with pytest.raises(ValueError, match="case0.png: is one image, this model reads 5 slices"):
+            shipped.predict(ship.folder, [given], out=tmp_path / "out", **RUN)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_of_slice_images_is_a_volume_to_a_model_of_slices(tmp_path: Path) -> None:
+    """In the order of their numbers; masks that lie among them are not taken for slices."""
+    ship = make_ship(tmp_path / "ship", **SLICED)  # type: ignore[arg-type]
+    want, root = heart(tmp_path / "heart.nii.gz"), tmp_path / "in"
+    root.mkdir()
+    for k in range(7):
+        Image.fromarray(frame(k)[..., 0]).save(root / f"slice{k + 5}.png")  # slice9 comes before slice10
+    written = list(shipped.predict(ship.folder, [root], out=tmp_path / "out", **RUN))
+    assert written[0].name == "in.mask.nii.gz"
+    assert np.array_equal(read_label_volume(written[0]), want)
+    Image.fromarray(frame(0)).save(root / "slice5.overlay.png")
+    with pytest.raises(ValueError, match="masks lie among the slices"):
+        shipped.predict(ship.folder, [root], out=tmp_path / "out", **RUN)
+
+
+def test_golden_frames_of_five_slices_are_what_they_were(tmp_path: Path) -> None:
+    ship = make_ship(tmp_path / "ship", **SLICED)  # type: ignore[arg-type]
+    pair = golden(ship)[0]
+    assert np.array_equal(pair.frame[0], np.stack([frame(k)[..., 0] for k in range(5)], axis=-1))
+    healthy, lines = shipped.doctor(ship.folder)
+    assert healthy, lines
+    with pytest.raises(ValueError, match="channels 5"):
+        make_ship(tmp_path / "colour", channels=5)
+
+
+def test_a_model_of_slices_is_timed_like_any_other(tmp_path: Path) -> None:
+    ship = make_ship(tmp_path / "ship", **SLICED)  # type: ignore[arg-type]
+    quick = BenchOptions(warmup=1, iterations=5, rounds=1, block_ms=2, paced_seconds=0.05, cold=False)
+    record = shipped.bench_ship(ship.folder, runtimes=("onnxruntime",), seconds=0.05, threads=1, options=quick)
+    assert record["calls"][0]["file"] == "model.onnx"
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [
@@ -217,3 +295,16 @@ def test_the_doctor_says_when_the_masks_are_not_the_golden_ones(tmp_path: Path) 
     healthy, lines = shipped.doctor(ship.folder)
     assert not healthy
     assert any("do not use" in line for line in lines)
+
+
+def test_frames_of_another_kind_are_said_once_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ship = make_ship(tmp_path / "ship")
+    write_inputs(ship.folder, np.stack([frame(seed) for seed in range(20)]))
+    seal(ship.folder, ship.card)
+    root = pairs(tmp_path / "in", 3)
+    list(shipped.predict(ship.folder, [root / "images"], out=tmp_path / "out", **RUN))
+    assert "warning" not in capsys.readouterr().err
+    for path in (root / "images").iterdir():
+        Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
+    assert len(list(shipped.predict(ship.folder, [root / "images"], out=tmp_path / "out2", **RUN))) == 6
+    assert capsys.readouterr().err.count("unlike those of training") == 1

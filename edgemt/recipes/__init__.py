@@ -10,13 +10,15 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Literal
 
+import teachers
 from deploy.bench import BenchOptions
 from deploy.prune import PruneOptions
 from edgemt.data.layouts import DataOptions
-from edgemt.data.options import AugmentOptions
+from edgemt.data.options import AugmentOptions, VolumeOptions
 from edgemt.engine import Schedule
 from edgemt.methods import METHODS, Method
 from edgemt.names import unknown
+from edgemt.roles import Frozen
 
 Pretrained = Literal["never", "if-available", "always"]
 Control = Literal["teacher_supervised", "student_supervised", "student_no_distillation", "student_all_labels"]
@@ -28,6 +30,8 @@ class Teacher:
 
     network: str = "unet"  # `edgemt list teachers`
     widths: tuple[int, ...] = ()  # of the U-Net's stages; empty is the table's own
+    filters: int = 0  # of the V-Net's first stage; 0 is the table's own
+    norm: Literal["", "batch", "group", "instance"] = ""  # of the V-Net and the 3-D U-Net; empty is the table's own
     encoder: str = ""  # for smp/ networks
     pretrained: Pretrained = "never"
     method: Method = field(default_factory=lambda: METHODS["cutmix_mt"])
@@ -68,6 +72,7 @@ class Recipe:
     name: str = "phantom"
     data: DataOptions = field(default_factory=DataOptions)
     augment: AugmentOptions = field(default_factory=AugmentOptions)
+    volume: VolumeOptions = field(default_factory=VolumeOptions)  # for a 3-D teacher
     per_image: bool = False  # normalise each frame by its own mean and deviation (MRI) instead of the set's
     teacher: Teacher = field(default_factory=Teacher)
     student: Student = field(default_factory=Student)
@@ -84,7 +89,7 @@ Make = Callable[[], Recipe]
 
 
 def _table() -> dict[str, Make]:
-    from edgemt.recipes import acdc, kvasir, phantom
+    from edgemt.recipes import acdc, atrium, kvasir, phantom
 
     return {
         "phantom": phantom.phantom,
@@ -92,6 +97,9 @@ def _table() -> dict[str, Make]:
         "acdc_slices": acdc.acdc_slices,
         "kvasir_cpu": kvasir.kvasir_cpu,
         "kvasir": kvasir.kvasir,
+        "la_cpu": atrium.la_cpu,
+        "la": atrium.la,
+        "phantom_volumes": phantom.phantom_volumes,
     }
 
 
@@ -105,6 +113,27 @@ def load(name: str) -> Recipe:
     if name not in RECIPES:
         raise ValueError(unknown("recipe", name, RECIPES) + ", or write file.py:function")
     return RECIPES[name]()
+
+
+def check(recipe: Recipe) -> None:
+    """Raises ValueError when teacher, student and data do not speak of the same thing: frames, or volumes."""
+    network, method = recipe.teacher.network, recipe.student.method
+    deep, wanted = teachers.dims(network) == 3, getattr(method, "guide", "network")
+    if deep and recipe.data.layout in ("pairs", "phantom"):
+        raise ValueError(
+            f"teacher.network: {network} needs volumes, data.layout {recipe.data.layout} has single frames; "
+            "use a 2-D teacher such as unet"
+        )
+    if deep and any(isinstance(role, Frozen) for role in method.roles().values()):
+        raise ValueError(
+            f"student.method: the 3-D teacher {network} cannot look at single frames; "
+            "use slice_distillation, which reads what it said of every slice"
+        )
+    if not deep and wanted == "bank":
+        raise ValueError(
+            f"student.method: only a 3-D teacher leaves a bank, {network} looks at frames; "
+            "use distillation, or teacher.network vnet"
+        )
 
 
 def _from_file(name: str) -> Recipe:

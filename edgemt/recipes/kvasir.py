@@ -7,6 +7,7 @@ from pathlib import Path
 from deploy.prune import PruneOptions
 from edgemt.data.layouts import DataOptions
 from edgemt.engine import Schedule
+from edgemt.methods import METHODS
 from edgemt.recipes import Recipe, Slim, Student, Teacher
 
 
@@ -30,7 +31,10 @@ def kvasir_cpu() -> Recipe:
     return Recipe(
         name="kvasir_cpu",
         data=_frames(96),
-        teacher=Teacher(schedule=Schedule(steps=700, precision="auto", learning_rate=2e-3, validations=4)),
+        teacher=Teacher(
+            method=METHODS["soft_cutmix_mt"],
+            schedule=Schedule(steps=1400, precision="auto", learning_rate=2e-3, validations=4),
+        ),
         student=Student(
             pretrained="never",
             schedule=Schedule(steps=900, precision="32-true", learning_rate=2e-3, validations=4),

@@ -37,7 +37,8 @@ def page(record: Record, gallery: Gallery = ()) -> str:
     name = escape(str(record.get("name") or "run"))
     classes = [str(c) for c in record.get("classes") or ()]
     parts = [_head(record, name), "<main>", _messages(record), _trade(record), _stages(record)]
-    parts += [gallery_section(classes, gallery), _classes(record), _controls(record), latency_section(record)]
+    parts += [gallery_section(classes, gallery), _classes(record), _volumes(record)]
+    parts += [_controls(record), latency_section(record)]
     parts += [_curves(record), _made(record), "</main>", _FOOT]
     body = "\n".join(part for part in parts if part)
     return f"""<!doctype html>
@@ -176,6 +177,26 @@ def _classes(record: Record) -> str:
         body.append(f"<tr><td>{named(str(r.get('name', '')))}</td>{''.join(cells)}</tr>")
     say = f"{DASH} stands for what no case defines, such as the distance to an empty mask."
     return section("Classes", grid(f'<th class="none"></th>{groups}</tr><tr>{heads}', body), say=say)
+
+
+def _volumes(record: Record) -> str:
+    """Volumes as they were put together again: before and after clean-up, in voxels and in millimetres."""
+    rows = []
+    for s in record.get("stages") or ():
+        cleaned, mean = (s.get("measured") or {}).get("largest_component"), s.get("mean") or {}
+        if cleaned is None:
+            continue
+        cells = [fixed(s.get("dice")), fixed(cleaned.get("dice"))]
+        cells += [fixed(s.get("hd95_px"), 1), fixed(cleaned.get("hd95"), 1), fixed(mean.get("hd95_mm"), 1)]
+        cells += [fixed(mean.get("asd"), 2), fixed(mean.get("asd_mm"), 2), fixed(mean.get("nsd"))]
+        rows.append((named(str(s.get("name", ""))), [*cells, scaled(s.get("macs_per_volume"))], False))
+    hd95 = ("HD95|voxels", "HD95|largest part", "HD95|mm")
+    heads = ("Stage", "Dice", "Dice|largest part", *hd95, "ASD|voxels", "ASD|mm", "NSD", "Multiply-adds|a volume")
+    say = (
+        "Volumes in their own size. Largest part: only the largest connected component of each class is kept; "
+        f"published tables mix both. {DASH} where the files do not say how large a voxel is."
+    )
+    return section("Volumes", table(heads, rows), say=say) if rows else ""
 
 
 def _curves(record: Record) -> str:

@@ -1,0 +1,178 @@
+"""A 3-D teacher at work: it learns from patches, sees volumes through a sliding window, and labels every slice.
+
+Shapes: X Y Z a volume, S its slices (Z), C classes, H W the student's frame.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgemt import artefact, bank, engine
+from edgemt.contract import Card, Case, Normalise
+from edgemt.data.layouts import Cohort, find
+from edgemt.data.volumes import VolumeStack, VolumeStream, at_file_size, load_volumes, volume_statistics
+from edgemt.evaluate import score
+from edgemt.progress import counter
+from edgemt.sliding import count_windows, probabilities
+from edgemt.workspace import Run
+
+
+@dataclass(frozen=True)
+class Volumetric:
+    """The volumes behind a run's slices, and what a 3-D network does with them."""
+
+    at: Run
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        return find(self.at.recipe.data, whole=True)
+
+    @property
+    def depends(self) -> tuple[Any, ...]:
+        """Frame size and neighbours are the student's affair: another choice does not train the teacher again."""
+        data = self.at.recipe.data
+        return replace(data, size=(64, 64), slices=1), self.at.recipe.volume, self.at.recipe.per_image
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.at.recipe.data.classes
+
+    @property
+    def example(self) -> Tensor:
+        return torch.zeros(1, 1, *self.at.recipe.volume.patch)
+
+    def say(self, text: str) -> None:
+        self.at.say(text)
+
+    @cached_property
+    def labelled(self) -> VolumeStack:
+        return self._load(self.cohort.labelled, "labelled volumes")
+
+    @cached_property
+    def unlabelled(self) -> VolumeStack:
+        return self._load(self.cohort.unlabelled, "unlabelled volumes")
+
+    @cached_property
+    def val(self) -> VolumeStack:
+        return self._load(tuple(replace(case, label=None) for case in self.cohort.val), "validation volumes")
+
+    @cached_property
+    def normalise(self) -> Normalise:
+        return volume_statistics(self.labelled, self.unlabelled, per_image=self.at.recipe.per_image)
+
+    def draw(self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None) -> engine.Draw:
+        if bank is not None:
+            raise ValueError("teacher.method: a teacher cannot learn from the bank that it fills; choose another")
+        labelled, unlabelled, rows = self.labelled, self.unlabelled, (schedule.labelled, schedule.unlabelled)
+        if all_labels:
+            every = find(replace(self.at.recipe.data, labelled=""), whole=True).labelled
+            labelled, unlabelled, rows = self._load(every, "all labels"), self._load((), ""), (sum(rows), 0)
+        return VolumeStream(
+            labelled.to(self.at.device),
+            unlabelled.to(self.at.device),
+            batch_size=rows,
+            volume=self.at.recipe.volume,
+            normalise=self.normalise,
+            seed=self.at.recipe.seed,
+        ).batch
+
+    def dice(self, network: nn.Module) -> float:
+        """With the quick stride."""
+        return score(self.masks(network, stride=self.at.recipe.volume.stride), self.at.val, dice_only=True).dice
+
+    def measured(self, network: nn.Module) -> dict[str, Any]:
+        """With the reporting stride, before and after the largest component alone is kept."""
+        volume = self.at.recipe.volume
+        masks = self.masks(network, stride=volume.report_stride, progress=True)
+        plain, cleaned = (score(masks, self.at.val, distances=True, largest=largest) for largest in (False, True))
+        chosen = cleaned if volume.largest_component else plain
+        windows = [count_windows(image.shape, patch=volume.patch, stride=volume.stride) for image in self.val.image]
+        return {
+            **chosen.to_json(),
+            "largest_component": {"dice": cleaned.dice, "hd95": cleaned.mean("hd95"), "asd": cleaned.mean("asd")},
+            "without_clean_up": {"dice": plain.dice, "hd95": plain.mean("hd95"), "asd": plain.mean("asd")},
+            "stride": list(volume.report_stride),
+            "windows_per_volume": float(np.mean(windows)),
+        }
+
+    def card(self) -> Card:
+        data = self.at.recipe.data
+        return Card(
+            name=self.at.recipe.name,
+            classes=data.classes,
+            patch=self.at.recipe.volume.patch,
+            channels=1,
+            channel_order="grey",
+            normalise=self.normalise,
+            data=data.to_dict(),
+        )
+
+    def masks(self, network: nn.Module, *, stride: tuple[int, int, int], progress: bool = False) -> list[np.ndarray]:
+        """uint8 [S, X, Y] of each validation volume, at its own size."""
+        told = counter("volumes measured") if progress else None
+        found = []
+        for index, (image, shape) in enumerate(zip(self.val.image, self.val.shapes, strict=True)):
+            p = self._probabilities(network, image, stride=stride)
+            whole = at_file_size(p, shape)
+            found.append(np.moveaxis(whole.argmax(0).to(torch.uint8).cpu().numpy(), -1, 0))
+            if told is not None:
+                told(index + 1, len(self.val))
+        return found
+
+    def fill_bank(self, teacher: Path) -> Path:
+        """The teacher's word on every training slice, written once: the student's loop never runs a 3-D network."""
+        folder, data = self.at.folder("bank"), self.at.recipe.data
+        cases = (*self.cohort.labelled, *self.cohort.unlabelled)
+        key = artefact.key_of(
+            artefact.identity(teacher), data.size, self.at.recipe.volume, [c.name for c in cases], self.at.files
+        )
+        network = artefact.load_network(teacher).to(self.at.device)
+        summary = bank.fill(
+            folder,
+            cases,
+            label=lambda case: self._slices(network, case),
+            classes=data.classes,
+            size=data.size,
+            key=key,
+            progress=counter("volumes labelled by the teacher"),
+            say=self.say,
+        )
+        self.say(
+            f"bank: {summary.volumes} volumes, {summary.megabytes:.0f} MB, {summary.megabytes_per_volume:.2f} MB each"
+        )
+        return folder
+
+    def _slices(self, network: nn.Module, case: Case) -> np.ndarray:
+        """float32 [S, C, H, W]: the class probabilities of each slice at the student's frame size."""
+        stack = self._load((replace(case, label=None),), "")
+        p = self._probabilities(network, stack.image[0], stride=self.at.recipe.volume.stride)
+        depth = stack.shapes[0][2]
+        size = (*self.at.recipe.data.size, depth)
+        fitted = at_file_size(p, size)
+        return fitted.permute(3, 0, 1, 2).cpu().numpy()
+
+    def _probabilities(self, network: nn.Module, image: Tensor, *, stride: tuple[int, int, int]) -> Tensor:
+        volume = self.at.recipe.volume
+        kind = engine.resolve_precision("auto", self.at.device)
+        return probabilities(
+            network,
+            image,
+            patch=volume.patch,
+            stride=stride,
+            blend=volume.blend,
+            normalise=self.normalise,
+            device=self.at.device,
+            classes=len(self.classes),
+            precision={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(kind),
+        )
+
+    def _load(self, cases: tuple[Case, ...], what: str) -> VolumeStack:
+        progress = counter(what) if what else None
+        return load_volumes(cases, self.at.recipe.data, self.at.recipe.volume, progress=progress)

@@ -1,0 +1,121 @@
+"""The way from 3-D to 2-D, whole: a small V-Net, its bank, a student of neighbouring slices, INT8, ship, report."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from edgemt import artefact, cli
+
+nibabel = pytest.importorskip("nibabel")
+
+TINY = [
+    "--data.phantom=2",
+    "2",
+    "2",
+    "--data.size=32",
+    "32",
+    "--volume.patch=16",
+    "16",
+    "16",
+    "--volume.stride=16",
+    "16",
+    "16",
+    "--volume.report-stride=16",
+    "16",
+    "8",
+    "--teacher.filters=2",
+    "--teacher.schedule.steps=4",
+    "--teacher.schedule.checkpoint-every=2",
+    "--student.schedule.steps=6",
+    "--student.schedule.checkpoint-every=3",
+    "--slim.schedule.steps=3",
+    "--slim.batches=1",
+    "--int8.images=6",
+    "--bench.iterations=5",
+    "--bench.warmup=2",
+    "--bench.paced-seconds=0.2",
+    "--bench.no-cold",
+    "--tolerance=1.0",
+    "--threads=1",
+]
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    out = tmp_path_factory.mktemp("volumes") / "run"
+    cli.main(["run", "phantom_volumes", "--out", str(out), *TINY])
+    return out
+
+
+def test_every_stage_leaves_its_folder(run: Path) -> None:
+    for stage in ("teacher", "bank", "student", "slim", "int8", "ship", "report"):
+        assert (run / stage).is_dir(), stage
+
+
+def test_the_teacher_is_measured_on_whole_volumes_before_and_after_clean_up(run: Path) -> None:
+    card = artefact.read_card(run / "teacher")
+    measured = card.measured[artefact.WEIGHTS]
+    assert len(measured["cases"]) == 2
+    assert measured["stride"] == [16, 16, 8]
+    assert measured["windows_per_volume"] > 1
+    assert set(measured["largest_component"]) == {"dice", "hd95", "asd"}
+    assert measured["without_clean_up"]["dice"] == pytest.approx(measured["dice"])
+
+
+def test_the_student_takes_three_slices_and_is_measured_on_the_same_volumes(run: Path) -> None:
+    card = artefact.read_card(run / "student")
+    assert (card.channels, card.channel_order, card.network["channels"]) == (3, "slices", 3)
+    teacher = artefact.read_card(run / "teacher").measured[artefact.WEIGHTS]
+    mine = card.measured[artefact.WEIGHTS]
+    assert [case["name"] for case in mine["cases"]] == [case["name"] for case in teacher["cases"]]
+
+
+def test_the_report_shows_both_numbers_and_what_a_volume_costs(run: Path) -> None:
+    record = json.loads((run / "report" / "report.json").read_text())
+    by = {stage["name"]: stage for stage in record["stages"]}
+    assert by["teacher"]["macs_per_volume"] > by["teacher"]["macs"]
+    assert by["slim"]["macs_per_volume"] == pytest.approx(32 * by["slim"]["macs"])
+    page = (run / "report" / "report.html").read_text()
+    assert "Volumes" in page and "largest part" in page
+
+
+def test_the_same_command_again_makes_nothing_anew(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    before = {path: path.stat().st_mtime_ns for path in run.rglob("weights.safetensors")}
+    cli.main(["export", "phantom_volumes", "--out", str(run), *TINY])
+    assert before == {path: path.stat().st_mtime_ns for path in run.rglob("weights.safetensors")}
+    assert "teacher: stands" in capsys.readouterr().err
+
+
+def test_other_slices_for_the_student_leave_the_teacher_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    cli.main(["train", "phantom_volumes", "--out", str(run), *TINY, "--data.slices=1", "--data.size=64", "64"])
+    assert "teacher: stands" in capsys.readouterr().err
+
+
+def test_predict_writes_a_mask_with_the_affine_of_the_volume(run: Path, tmp_path: Path) -> None:
+    from edgemt.phantom_volumes import volume
+
+    image, _ = volume(77, (40, 36, 12))
+    affine = np.array([[-0.6, 0, 0, 7], [0, 0.7, 0.1, -3], [0, -0.1, 2.5, 11], [0, 0, 0, 1.0]])
+    nibabel.save(nibabel.Nifti1Image(image, affine), tmp_path / "patient.nii.gz")
+    cli.main(["predict", str(run / "ship"), str(tmp_path / "patient.nii.gz"), "--out", str(tmp_path / "masks")])
+    mask = nibabel.load(tmp_path / "masks" / "patient.mask.nii.gz")
+    assert mask.shape == image.shape
+    np.testing.assert_allclose(mask.affine, affine, atol=1e-6)
+
+
+def test_a_teacher_of_frames_cannot_fill_a_bank(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["run", "phantom_volumes", "--out", str(tmp_path / "x"), *TINY, "--teacher.network=unet"])
+    assert caught.value.code == 2
+    assert "only a 3-D teacher leaves a bank" in capsys.readouterr().err
+
+
+def test_a_3d_teacher_is_refused_for_frames(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    with pytest.raises(SystemExit) as caught:
+        cli.main(["run", "phantom", "--out", str(tmp_path / "x"), "--teacher.network=vnet"])
+    assert caught.value.code == 2
+    assert "vnet needs volumes, data.layout phantom has single frames" in capsys.readouterr().err
