@@ -8,24 +8,31 @@ Shapes: H W size in pixels, K channels.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict
 from datetime import datetime, timezone
 from typing import Any
 
 import numpy as np
 
-from deploy.machine import Calibrator, Load, describe, memory, temperature
+from deploy.bench_words import budget, notes, table
+from deploy.energy import energy, meters
+from deploy.machine import Calibrator, Load, describe, memory, physical_cores, temperature
+from deploy.nvml import Gpu
 from deploy.percentiles import median, ratio, summary
+from deploy.soak import soak
+from deploy.stages import split, together
 from deploy.timing import BenchOptions, Call, in_turns, paced, warm_up
+from deploy.watch import Watch
 
-__all__ = ["BenchOptions", "Call", "bench", "measure", "notes", "paced", "table"]
+__all__ = ["BenchOptions", "Call", "bench", "measure", "notes", "paced", "table", "without_raw"]
 
 BENCH_FORMAT = 1
 TIMED = (
     "uint8 frame in host memory to class mask in host memory, with hand-over, normalisation "
     "and argmax; without capture, decoding and resizing (see `host`)"
 )
+_SAID = ("runtime", "file", "precision", "threads", "version", "device", "details")
 
 
 def measure(
@@ -36,13 +43,17 @@ def measure(
 
 
 def bench(
-    calls: Mapping[str, Call], frames: Sequence[np.ndarray] | np.ndarray, options: BenchOptions | None = None
+    calls: Mapping[str, Call],
+    frames: Sequence[np.ndarray] | np.ndarray,
+    options: BenchOptions | None = None,
+    *,
+    makers: Mapping[str, Callable[[int], Call]] | None = None,
 ) -> dict[str, Any]:
     """Time every call on the same frames, in turns: a JSON record with stable keys (README.md).
 
     The first call is the one that ratios are to. `frames` are uint8 [H, W, K] or [1, H, W, K], real ones:
-    they are fed in a cycle, so that no call sees the same bytes twice running. Raises ValueError without
-    calls or frames.
+    they are fed in a cycle, so that no call sees the same bytes twice running. `makers[name](threads)` gives
+    another runner like `calls[name]`, for several cameras at once. Raises ValueError without calls or frames.
     """
     options = options or BenchOptions()
     if not calls:
@@ -50,117 +61,100 @@ def bench(
     fed = [np.ascontiguousarray(frame if frame.ndim == 4 else frame[None]) for frame in frames]
     if not fed:
         raise ValueError("bench: no frames; the ship has no golden ones, so pass some of your own")
-    machine, before, calibrator = describe(), Load.now(), Calibrator()
+    machine, before, calibrator, watch = describe(), Load.now(), Calibrator(), Watch(gpu=Gpu.find()[0])
+
+    def between() -> None:
+        calibrator()
+        watch()
+
     warm = {name: warm_up(call, fed, options) for name, call in calls.items()}
-    blocks = in_turns(calls, fed, options, calibrator)
+    blocks = in_turns(calls, fed, options, between)
     reference = next(iter(calls))
-    entries = []
-    for name, call in calls.items():
-        raw = [ns for block in blocks[name].values() for ns in block]
-        medians = {i: median(block) for i, block in blocks[name].items()}
-        shared = [i for i in medians if i in blocks[reference]]
-        entry = {
-            "name": name,
-            **{key: getattr(call, key, None) for key in ("runtime", "file", "precision", "threads", "version")},
-            **summary(raw),
-            "warmup": warm[name],
-            "best_round_ms": round(min(medians.values()) / 1e6, 4),
-            "worst_round_ms": round(max(medians.values()) / 1e6, 4),
-            "ratio": {
-                "to": reference,
-                **ratio([medians[i] for i in shared], [median(blocks[reference][i]) for i in shared]),
-            },
-            "paced": None,
-            "raw_ns": raw,
-            "raw_rounds": [len(block) for block in blocks[name].values()],
-        }
-        entries.append(entry)
-    if options.paced_hz and options.paced_seconds:
-        for entry, call in zip(entries, calls.values(), strict=True):
-            entry["paced"] = paced(call, fed, hz=options.paced_hz, seconds=options.paced_seconds)
+    entries = [_entry(name, call, blocks, to=reference, warm=warm[name]) for name, call in calls.items()]
+    foreign = before.foreign(Load.now())  # while calls took turns; what follows uses other threads on purpose
+    using, told = meters()
+    for entry, call in zip(entries, calls.values(), strict=True):
+        entry["stages"] = split(call, fed, calls=options.stage_calls)
+        entry["paced"] = _paced(call, fed, hz=options.paced_hz, options=options)
+        second = options.second_hz if options.second_hz != options.paced_hz else 0.0
+        entry["paced_second"] = _paced(call, fed, hz=second, options=options)
+        entry["energy"] = energy(call, fed, using=using, seconds=options.energy_seconds)
+        entry["streams"] = _streams((makers or {}).get(entry["name"]), fed, options, entry)
+        between()
     record = {
         "format": BENCH_FORMAT,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine,
         "temperature_end_c": temperature(),
-        "foreign_cores": before.foreign(Load.now()),
+        "foreign_cores": foreign,
         "calibrator": calibrator.summary(),
+        "watch": watch.summary(),
+        "energy_meters": told,
         "options": asdict(options),
         "timed": TIMED,
         "frames": {"count": len(fed), "shape": list(fed[0].shape), "dtype": str(fed[0].dtype)},
         "reference": reference,
-        "memory": memory(),
+        "memory": {**memory(), "gpu_bytes": watch.points[-1]["gpu_bytes"]},
         "calls": entries,
+        "soak": None,
+        "budget": budget(entries, ms=options.budget_ms),
     }
+    if options.soak_minutes:
+        quickest = min(entries, key=lambda entry: entry["p50_ms"])["name"]
+        found = soak(
+            calls[quickest],
+            fed,
+            minutes=options.soak_minutes,
+            interval_s=options.soak_interval_s,
+            watch=Watch(gpu=Gpu.find()[0]),
+        )
+        record["soak"] = {"call": quickest, **found}
     return {**record, "notes": notes(record)}
 
 
-def table(record: Mapping[str, Any]) -> str:
-    """A bench record as text, units in the header, its notes below. A tilde marks an anecdotal p99."""
-    rows = [_HEADER, *(_row(entry) for entry in record["calls"])]
-    widths = [max(len(row[i]) for row in rows) for i in range(len(_HEADER))]
-    lines = [
-        "  ".join(
-            cell.rjust(width) if i else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in rows
+def without_raw(record: Mapping[str, Any]) -> dict[str, Any]:
+    """A record without its single times and time lines, for a report that links to the whole of it."""
+    left_out = ("raw_ns", "raw_rounds", "raw_age_ns", "timeline", "slowest")
+
+    def lean(value: Any) -> Any:
+        if isinstance(value, Mapping):
+            return {key: lean(held) for key, held in value.items() if key not in left_out}
+        return [lean(held) for held in value] if isinstance(value, list) else value
+
+    return {str(key): lean(value) for key, value in record.items()}
+
+
+def _entry(
+    name: str, call: Call, blocks: Mapping[str, Mapping[int, list[int]]], *, to: str, warm: int
+) -> dict[str, Any]:
+    raw = [ns for block in blocks[name].values() for ns in block]
+    medians = {i: median(block) for i, block in blocks[name].items()}
+    shared = [i for i in medians if i in blocks[to]]
+    return {
+        "name": name,
+        **{key: getattr(call, key, None) for key in _SAID},
+        **summary(raw),
+        "warmup": warm,
+        "best_round_ms": round(min(medians.values()) / 1e6, 4),
+        "worst_round_ms": round(max(medians.values()) / 1e6, 4),
+        "ratio": {"to": to, **ratio([medians[i] for i in shared], [median(blocks[to][i]) for i in shared])},
+        "raw_ns": raw,
+        "raw_rounds": [len(block) for block in blocks[name].values()],
+    }
+
+
+def _paced(call: Call, frames: Sequence[np.ndarray], *, hz: float, options: BenchOptions) -> dict[str, Any] | None:
+    return paced(call, frames, hz=hz, seconds=options.paced_seconds) if hz and options.paced_seconds else None
+
+
+def _streams(
+    make: Callable[[int], Call] | None, frames: Sequence[np.ndarray], options: BenchOptions, entry: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Several cameras at once; `gain` is the throughput against that of one."""
+    if make is None or not options.streams_seconds:
+        return []
+    cores = entry["threads"] or physical_cores()
+    found = [
+        together(make, frames, streams=count, cores=cores, seconds=options.streams_seconds) for count in options.streams
     ]
-    hz = record["options"]["paced_hz"]
-    legend = f"ratio: p50 to {record['reference']}, median over rounds"
-    legend += f"; missed: later than one frame at {hz:g} Hz" if hz else ""
-    return "\n".join(
-        [*lines, "", f"{record['machine']['cpu']}; {legend}", *(f"note: {note}" for note in record["notes"])]
-    )
-
-
-_HEADER = [
-    "call",
-    "precision",
-    "threads",
-    "n",
-    "p50 ms",
-    "p90 ms",
-    "p99 ms",
-    "max ms",
-    "ratio",
-    "fps",
-    "missed",
-    "Dice",
-]
-
-
-def _row(entry: Mapping[str, Any]) -> list[str]:
-    tail = "~" if "p99" in entry["anecdotal"] else ""
-    cell = [entry["name"], entry["precision"] or "-", str(entry["threads"] or "-"), str(entry["n"])]
-    cell += [
-        f"{entry['p50_ms']:.2f}",
-        f"{entry['p90_ms']:.2f}",
-        f"{tail}{entry['p99_ms']:.2f}",
-        f"{entry['max_ms']:.2f}",
-    ]
-    cell += [f"{entry['ratio']['median']:.2f}", f"{entry['throughput_hz']:.0f}"]
-    cell.append(f"{entry['paced']['misses']}/{entry['paced']['offered']}" if entry["paced"] else "-")
-    return [*cell, f"{entry['dice']:.4f}" if entry.get("dice") is not None else "-"]
-
-
-def notes(record: Mapping[str, Any]) -> list[str]:
-    """What a reader should know before quoting a number of this record."""
-    said = []
-    few = [f"{e['name']} n = {e['n']}" for e in record["calls"] if "p99" in e["anecdotal"]]
-    if few:
-        said.append(f"p99 is anecdotal below 1000 calls: {', '.join(few)}")
-    for runtime in {e["runtime"] for e in record["calls"] if e["runtime"]}:
-        own = [e for e in record["calls"] if e["runtime"] == runtime]
-        whole = [e for e in own if str(e["precision"]).startswith("int8")]
-        real = [e for e in own if not str(e["precision"]).startswith("int8")]
-        for e in whole:
-            quicker = min(real, key=lambda other: other["p50_ms"], default=None)
-            if quicker is not None and quicker["ratio"]["median"] <= e["ratio"]["median"]:
-                said.append(f"INT8 is not faster than {quicker['precision']} with {runtime} here")
-    if (record["foreign_cores"] or 0) > 0.1:
-        said.append(f"other processes took {record['foreign_cores']:.2f} cores meanwhile: trust ratios, not times")
-    noise = record["calibrator"]
-    if noise["p90_ms"] > 1.25 * noise["p10_ms"]:
-        said.append(f"fixed arithmetic took {noise['p10_ms']} to {noise['p90_ms']} ms (p10, p90): the speed wandered")
-    return said
+    return [{**said, "gain": round(said["throughput_hz"] / entry["throughput_hz"], 4)} for said in found]

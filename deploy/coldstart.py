@@ -43,7 +43,7 @@ def report(job: dict[str, Any]) -> None:
     frame = np.random.default_rng(0).integers(0, 256, (1, *job["shape"]), dtype=np.uint8)
     empty = memory()["resident_bytes"] or 0
     marks = [time.perf_counter_ns()]
-    imported(RUNTIMES[job["runtime"]].package, job["runtime"])
+    imported(RUNTIMES[job["runtime"].partition(":")[0]].package, job["runtime"])
     marks.append(time.perf_counter_ns())
     run = runner(job["path"], runtime=job["runtime"], threads=job.get("threads"), precision=job.get("precision"))
     marks.append(time.perf_counter_ns())

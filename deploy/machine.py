@@ -13,6 +13,8 @@ from typing import Any
 
 import numpy as np
 
+from deploy.nvml import Gpu
+
 # instructions that decide how quick bf16 and INT8 are
 _FLAGS = (
     "avx2",
@@ -26,21 +28,39 @@ _FLAGS = (
     "i8mm",
     "bf16",
 )
-_PACKAGES = ("numpy", "pillow", "onnxruntime", "openvino", "torch")
+_PACKAGES = (
+    "numpy",
+    "pillow",
+    "onnxruntime",
+    "onnxruntime-gpu",
+    "openvino",
+    "tensorrt",
+    "tensorrt-rtx-cu13-bindings",
+    "torch",
+)
+_CPU = "/sys/devices/system/cpu"
 
 
 def describe() -> dict[str, Any]:
     """Model, cores, clocks, governor, temperature, versions: JSON values, None where unknown."""
     info = _cpuinfo()
     flags = set(info.get("flags", info.get("features", "")).split())
-    board = _text("/proc/device-tree/model")
+    board = text_of("/proc/device-tree/model")
+    gpu, _ = Gpu.find()
     return {
         "cpu": info.get("model name") or board or platform.processor() or platform.machine(),
         "board": board,
-        "cores_allowed": len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count(),
+        "cores_allowed": len(_allowed()),
+        "affinity": _ranges(sorted(_allowed())),
+        "niceness": os.nice(0) if hasattr(os, "nice") else None,
         "flags": [name for name in _FLAGS if name in flags],
-        "governor": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_governor"),
-        "clock_khz": _text("/sys/devices/system/cpu/cpu0/cpufreq/scaling_cur_freq"),
+        "governor": text_of(f"{_CPU}/cpu0/cpufreq/scaling_governor"),
+        "boost": _boost(),
+        "clock_khz": text_of(f"{_CPU}/cpu0/cpufreq/scaling_cur_freq"),
+        "top_clock_khz": text_of(f"{_CPU}/cpu0/cpufreq/cpuinfo_max_freq"),
+        "power_mode": text_of("/var/lib/nvpmodel/status"),
+        "jetpack": (text_of("/etc/nv_tegra_release") or "").split("\n")[0] or None,
+        "gpu": gpu.describe() if gpu else None,
         "virtual": "hypervisor" in flags,
         "temperature_c": temperature(),
         "memory_bytes": _total_memory(),
@@ -59,21 +79,28 @@ def version(package: str) -> str | None:
 
 def temperature() -> float | None:
     """The hottest zone, degrees Celsius."""
-    zones = [_text(path) for path in Path("/sys/class/thermal").glob("thermal_zone*/temp")]
-    degrees = [int(zone) / 1000 for zone in zones if zone and zone.lstrip("-").isdigit()]
-    return max(degrees, default=None)
+    return max(zones().values(), default=None)
+
+
+def zones(root: Path = Path("/")) -> dict[str, float]:
+    """Thermal zone -> degrees Celsius. A zone that is switched off says something impossible, and is left out."""
+    found = {}
+    for folder in sorted((root / "sys/class/thermal").glob("thermal_zone*")):
+        raw = text_of(folder / "temp")
+        if raw and raw.lstrip("-").isdigit() and -40 < int(raw) / 1000 < 150:
+            found[f"{folder.name} {text_of(folder / 'type') or ''}".strip()] = int(raw) / 1000
+    return found
 
 
 def physical_cores() -> int:
     """Cores this process may use, counting two hardware threads of one core once."""
-    allowed = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
-    threads = "/sys/devices/system/cpu/cpu{}/topology/thread_siblings_list"
-    return max(len({_text(threads.format(cpu)) or str(cpu) for cpu in allowed}), 1)
+    threads = f"{_CPU}/cpu{{}}/topology/thread_siblings_list"
+    return max(len({text_of(threads.format(cpu)) or str(cpu) for cpu in _allowed()}), 1)
 
 
 def memory() -> dict[str, int | None]:
     """Resident memory of this process now and at its peak, bytes. The peak starts anew with every program."""
-    lines = (_text("/proc/self/status") or "").splitlines()
+    lines = (text_of("/proc/self/status") or "").splitlines()
     sizes = {line.split(":")[0]: line.split()[1] for line in lines if line.startswith(("VmRSS", "VmHWM"))}
     return {
         "resident_bytes": int(sizes["VmRSS"]) * 1024 if "VmRSS" in sizes else None,
@@ -91,7 +118,7 @@ class Load:
 
     @classmethod
     def now(cls) -> Load:
-        fields = (_text("/proc/stat") or "").split("\n")[0].split()[1:9]
+        fields = (text_of("/proc/stat") or "").split("\n")[0].split()[1:9]
         busy = None
         if len(fields) == 8:  # user nice system idle iowait irq softirq steal
             ticks = [int(v) for v in fields]
@@ -126,9 +153,30 @@ class Calibrator:
         return {"n": len(self.times_ns), "p10_ms": low, "p50_ms": mid, "p90_ms": high}
 
 
+def _allowed() -> set[int]:
+    return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
+
+
+def _ranges(numbers: list[int]) -> str:
+    """[0, 1, 2, 5] -> "0-2,5", as taskset writes it."""
+    runs: list[list[int]] = []
+    for number in numbers:
+        if runs and number == runs[-1][-1] + 1:
+            runs[-1].append(number)
+        else:
+            runs.append([number])
+    return ",".join(str(run[0]) if len(run) == 1 else f"{run[0]}-{run[-1]}" for run in runs)
+
+
+def _boost() -> bool | None:
+    """Whether clocks may go above the nominal one; None where unknown."""
+    off, on = text_of(f"{_CPU}/intel_pstate/no_turbo"), text_of(f"{_CPU}/cpufreq/boost")
+    return off == "0" if off is not None else on == "1" if on is not None else None
+
+
 def _cpuinfo() -> dict[str, str]:
     found: dict[str, str] = {}
-    for line in (_text("/proc/cpuinfo") or "").splitlines():
+    for line in (text_of("/proc/cpuinfo") or "").splitlines():
         key, _, value = line.partition(":")
         found.setdefault(key.strip().lower(), value.strip())
     return found
@@ -140,7 +188,8 @@ def _total_memory() -> int | None:
     return os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
 
 
-def _text(path: str | Path) -> str | None:
+def text_of(path: str | Path) -> str | None:
+    """What a small system file says; None where it is missing, hidden or empty."""
     try:
         return Path(path).read_text(errors="replace").strip("\0\n ") or None
     except OSError:

@@ -18,11 +18,16 @@ def summary(times_ns: Sequence[int]) -> dict[str, Any]:
     said: dict[str, Any] = {"n": n}
     for name, share in QUANTILES.items():
         said[f"{name}_ms"] = _ms(ordered[math.ceil(share * n) - 1])
+    tenth, late = (ordered[math.ceil(share * n) - 1] for share in (0.1, 0.95))
     said |= {
+        "p10_ms": _ms(tenth),
+        "p95_ms": _ms(late),
         "mean_ms": _ms(sum(ordered) / n),
         "min_ms": _ms(ordered[0]),
         "max_ms": _ms(ordered[-1]),
         "jitter_ms": round(said["p99_ms"] - said["p50_ms"], 4),
+        "tail_ms": _ms(ordered[-1] - late),
+        "flatness_ms": round(said["p90_ms"] - _ms(tenth), 4),
         "throughput_hz": round(1e9 * n / sum(ordered), 2),
         "ci_ms": {name: _interval(ordered, share) for name, share in QUANTILES.items()},
         "anecdotal": [name for name, share in QUANTILES.items() if round(n * (1 - share), 6) < _BEYOND],

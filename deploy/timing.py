@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 
-from deploy.machine import Calibrator
 from deploy.percentiles import summary
 
 Call = Callable[[np.ndarray], Any]  # uint8 [1, H, W, K] in host memory; returns when its mask is in host memory
@@ -36,22 +35,50 @@ class BenchOptions:
     """Calls thrown away at the start of a block: the caches and threads are still the neighbour's."""
     paced_hz: float = 30.0
     """Camera clock; 0 leaves the paced part out."""
-    paced_seconds: float = 5.0
+    second_hz: float = 60.0
+    """A second camera clock; 0, or the same as the first, leaves it out."""
+    paced_seconds: float = 2.5
+    """On each camera clock."""
+    stage_calls: int = 200
+    """Calls that are timed in three parts, where a runtime can be split; 0 leaves the split out."""
+    streams: tuple[int, ...] = (2,)
+    """So many cameras at once, each with a runner of its own (ships only); empty leaves this out."""
+    streams_seconds: float = 1.0
+    energy_seconds: float = 3.0
+    """Of calls for the energy of each, where the machine has a meter; 0 leaves it out."""
+    soak_minutes: float = 0.0
+    """Go on for so long with the quickest call of a runtime, flat out; 0 leaves the soak out."""
+    soak_interval_s: float = 10.0
+    """Of the soak's time line."""
+    budget_ms: float = 0.0
+    """What p99 may be at most; 0 sets no budget."""
     cold: bool = True
     """Time import, load and first mask in a fresh process (ships only)."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
-            floor = 1 if name in ("iterations", "rounds") else 0
-            if value < floor:
-                raise ValueError(f"bench.{name}: must be {floor} or more, not {value}")
+            least = {"iterations": 1, "rounds": 1, "streams": 2, "soak_interval_s": 0.1}.get(name, 0)
+            for number in value if name == "streams" else (value,):
+                if number < least:
+                    raise ValueError(f"bench.{name}: must be {least} or more, not {number}")
 
-    def with_times(self, *, seconds: float | None = None, hz: float | None = None) -> BenchOptions:
-        """These options, with the seconds and the camera rate that were asked for."""
+    def asked(
+        self,
+        *,
+        seconds: float | None = None,
+        hz: float | None = None,
+        streams: tuple[int, ...] | None = None,
+        soak_minutes: float | None = None,
+        budget_ms: float | None = None,
+    ) -> BenchOptions:
+        """These options with what a command line asked for; None leaves a field as it is."""
         return replace(
             self,
             seconds=self.seconds if seconds is None else seconds,
             paced_hz=self.paced_hz if hz is None else hz,
+            streams=self.streams if streams is None else streams,
+            soak_minutes=self.soak_minutes if soak_minutes is None else soak_minutes,
+            budget_ms=self.budget_ms if budget_ms is None else budget_ms,
         )
 
 
@@ -64,9 +91,12 @@ def warm_up(call: Call, frames: list[np.ndarray], options: BenchOptions) -> int:
 
 
 def in_turns(
-    calls: Mapping[str, Call], frames: list[np.ndarray], options: BenchOptions, calibrator: Calibrator
+    calls: Mapping[str, Call],
+    frames: list[np.ndarray],
+    options: BenchOptions,
+    between: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[int, list[int]]]:
-    """call -> round -> times in ns. Who goes first changes from round to round."""
+    """call -> round -> times in ns. Who goes first changes from round to round; `between` runs after each block."""
     blocks: dict[str, dict[int, list[int]]] = {name: {} for name in calls}
     kept, spent, at = dict.fromkeys(calls, 0), dict.fromkeys(calls, 0), 0
     reference, names = next(iter(calls)), list(calls)
@@ -84,7 +114,7 @@ def in_turns(
             blocks[name][turn] = times
             kept[name] += len(times)
             spent[name] += sum(times)
-            calibrator()
+            between()
         turn += 1
     return blocks
 

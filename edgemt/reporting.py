@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy import export, quantize
-from deploy.bench import BenchOptions
+from deploy.bench import BenchOptions, without_raw
 from deploy.runners import TorchRunner
 from deploy.runtime import runner
 from deploy.ship import seal
@@ -151,7 +151,7 @@ def _record(at: Run, timed: dict[str, Any], controls: list[Path]) -> dict[str, A
         "delivered": DELIVERED,
         "controls": [_stage(at, f"controls/{folder.name}", timed) for folder in controls],
         "curves": curves,
-        "bench": [_without_raw(timed)],
+        "bench": [without_raw(timed)],
         "messages": [*_messages(stages), *timed["notes"]],
     }
 
@@ -214,18 +214,6 @@ def _of_volumes(stage: dict[str, Any], *, slices: float) -> dict[str, Any]:
 
 def _latency(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: entry[key] for key in ("p50_ms", "p90_ms", "p99_ms", "precision", "n")}
-
-
-def _without_raw(timed: dict[str, Any]) -> dict[str, Any]:
-    """The record as the report shows it; bench.json beside it keeps every time."""
-    calls = [
-        {
-            **{key: value for key, value in entry.items() if not key.startswith("raw_")},
-            "paced": entry["paced"] and {k: v for k, v in entry["paced"].items() if not k.startswith("raw_")},
-        }
-        for entry in timed["calls"]
-    ]
-    return {**{key: value for key, value in timed.items() if key != "key"}, "calls": calls}
 
 
 def _curves(folder: Path) -> dict[str, Any]:

@@ -1,23 +1,20 @@
-"""What can be done with a ship folder, on a machine without torch: eval, predict, bench, doctor."""
+"""What can be done with a ship folder, on a machine without torch: eval, predict, doctor."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deploy.bench import BenchOptions
 from deploy.runtime import runner
 from deploy.ship import Ship, open_ship
-from deploy.ship_bench import bench_ship as _bench_ship
 from edgemt.contract import Case
 from edgemt.data.layouts import DataOptions, every, find
 from edgemt.doctor import doctor
 from edgemt.evaluate import evaluate, prepare
 from edgemt.predicting import predict
 
-__all__ = ["bench_ship", "doctor", "evaluate_ship", "metrics_table", "predict"]
+__all__ = ["doctor", "evaluate_ship", "metrics_table", "predict"]
 
 
 def evaluate_ship(
@@ -94,24 +91,6 @@ def metrics_table(record: dict[str, Any]) -> str:
     if not record["distances"]:
         lines.append("note: no surface distances without scipy; pip install scipy")
     return "\n".join(lines)
-
-
-def bench_ship(
-    folder: Path,
-    *,
-    runtimes: Sequence[str] = (),
-    seconds: float | None = None,
-    hz: float | None = None,
-    threads: int | None = None,
-    options: BenchOptions | None = None,
-) -> dict[str, Any]:
-    """Latency of every file on `runtimes` (empty: all installed ones); deploy/README.md has the record."""
-    options = options or BenchOptions()
-    if seconds is not None:
-        options = replace(options, seconds=seconds)
-    if hz is not None:
-        options = replace(options, paced_hz=hz)
-    return _bench_ship(folder, runtimes=runtimes, threads=threads, options=options)
 
 
 def _cases(ship: Ship, root: Path | None, val: str) -> tuple[DataOptions, tuple[Case, ...]]:

@@ -2,7 +2,9 @@ from __future__ import annotations
 
 import json
 import time
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -14,15 +16,16 @@ from tiny_ship import frame, make_ship  # noqa: E402
 
 from deploy import bench as bench_module  # noqa: E402
 from deploy import timing  # noqa: E402
-from deploy.bench import BenchOptions, bench, measure, notes, paced, table  # noqa: E402
+from deploy.bench import BenchOptions, bench, measure, notes, paced, table, without_raw  # noqa: E402
 from deploy.coldstart import cold_start  # noqa: E402
 from deploy.machine import Load, describe, memory  # noqa: E402
 from deploy.percentiles import median, ratio, summary  # noqa: E402
 from deploy.ship_bench import bench_ship  # noqa: E402
 
 QUICK = BenchOptions(
-    warmup=3, iterations=20, seconds=0.2, rounds=3, block_ms=4, paced_hz=200, paced_seconds=0.1, cold=False
-)
+    warmup=3, iterations=20, seconds=0.2, rounds=3, block_ms=4, paced_hz=200, second_hz=0, paced_seconds=0.1,
+    stage_calls=5, streams_seconds=0.02, energy_seconds=0, cold=False,
+)  # fmt: skip
 FRAMES = [frame(seed) for seed in range(3)]
 MS = 1_000_000
 
@@ -70,6 +73,8 @@ def test_percentiles_are_times_that_happened() -> None:
     )
     assert (said["min_ms"], said["max_ms"], said["mean_ms"], said["jitter_ms"]) == (1, 100, 50.5, 49)
     assert said["throughput_hz"] == pytest.approx(1000 / 50.5, abs=0.01)
+    assert (said["p10_ms"], said["p95_ms"]) == (10, 95)
+    assert (said["tail_ms"], said["flatness_ms"]) == (100 - 95, 90 - 10)
 
 
 def test_one_slow_call_is_never_trimmed_away() -> None:
@@ -200,6 +205,51 @@ def test_measure_is_one_entry_of_a_record() -> None:
     assert measure(lambda x: x, FRAMES, QUICK)["n"] >= 20
 
 
+def test_a_second_camera_clock_is_measured_unless_it_is_the_first(clock: Clock) -> None:
+    quick = {"warmup": 0, "rounds": 1, "settle": 0, "iterations": 1, "paced_seconds": 0.1}
+    both = bench({"a": clock.work(5)}, FRAMES, BenchOptions(paced_hz=100, second_hz=250, **quick))["calls"][0]
+    assert (both["paced"]["misses"], both["paced_second"]["hz"]) == (0, 250)
+    assert both["paced_second"]["miss_rate"] > 0.4
+    one = bench({"a": clock.work(5)}, FRAMES, BenchOptions(paced_hz=100, second_hz=100, **quick))["calls"][0]
+    assert one["paced_second"] is None
+
+
+def test_a_budget_is_kept_by_the_quickest_call_or_missed_in_words(clock: Clock) -> None:
+    def judged(ms: float) -> Any:
+        quick = BenchOptions(warmup=0, rounds=1, settle=0, iterations=1100, seconds=99, paced_hz=0, budget_ms=ms)
+        return bench({"a": clock.work(10), "b": clock.work(20)}, FRAMES, quick)["budget"]
+
+    kept, missed = judged(15), judged(5)
+    assert (kept["passed"], kept["within"], missed["passed"], missed["within"]) == (True, ["a"], False, [])
+    assert str(kept["said"]).startswith("fast enough: a has p99 10.00 ms (n = ")
+    assert str(missed["said"]).startswith("too slow: a has p99 10.00 ms") and "INT8" in str(missed["said"])
+    assert judged(0) is None
+
+
+def test_a_record_without_its_single_times_is_small_and_whole() -> None:
+    record = bench({"noop": lambda x: x}, FRAMES, QUICK)
+    lean = without_raw(record)
+    assert "raw_ns" not in lean["calls"][0] and "raw_age_ns" not in lean["calls"][0]["paced"]
+    assert "timeline" not in lean["watch"] and lean["calls"][0]["p50_ms"] == record["calls"][0]["p50_ms"]
+    assert record["calls"][0]["raw_ns"]
+
+
+def test_a_soak_goes_on_with_the_quickest_call() -> None:
+    options = replace(QUICK, soak_minutes=0.001, soak_interval_s=0.1, paced_hz=0)
+    record = bench({"slow": lambda x: time.sleep(0.003), "quick": lambda x: x}, FRAMES, options)
+    assert record["soak"]["call"] == "quick"
+    assert record["soak"]["n"] == sum(point["n"] for point in record["soak"]["timeline"])
+    json.dumps(record)
+
+
+def test_what_a_command_line_asks_for_replaces_only_that() -> None:
+    asked = QUICK.asked(seconds=3, streams=(4,), budget_ms=33)
+    assert (asked.seconds, asked.streams, asked.budget_ms) == (3, (4,), 33)
+    assert replace(asked, seconds=QUICK.seconds, streams=QUICK.streams, budget_ms=QUICK.budget_ms) == QUICK
+    with pytest.raises(ValueError, match="bench.streams: must be 2 or more, not 1"):
+        QUICK.asked(streams=(1,))
+
+
 def test_nothing_to_time_and_no_frames_are_refused() -> None:
     with pytest.raises(ValueError, match="nothing to time"):
         bench({}, FRAMES, QUICK)
@@ -242,6 +292,43 @@ def test_a_ship_is_timed_on_every_runtime_beside_a_plain_call(tmp_path: Path) ->
     guide = (Path(bench_module.__file__).parent / "README.md").read_text()
     assert all(f"`{key}`" in guide for key in (*record, *first))
     assert "0.9000" in table(record)
+
+
+def test_one_file_alone_is_timed_when_it_is_named(tmp_path: Path) -> None:
+    ship = make_ship(tmp_path / "ship")
+    record = bench_ship(ship, runtimes=["onnxruntime"], file="int8", threads=1, options=QUICK)
+    assert [entry["file"] for entry in record["calls"]] == ["model.int8.onnx"]
+    with pytest.raises(ValueError, match="int9"):
+        bench_ship(ship, runtimes=["onnxruntime"], file="int9", options=QUICK)
+
+
+def test_a_runtime_tells_its_parts_and_serves_two_cameras(tmp_path: Path) -> None:
+    entry = bench_ship(make_ship(tmp_path / "ship"), runtimes=["onnxruntime"], file="fp32", options=QUICK)["calls"][0]
+    parts = entry["stages"]
+    assert {name: parts[name]["n"] for name in ("copy_in", "infer", "copy_out", "whole")} == dict.fromkeys(
+        ("copy_in", "infer", "copy_out", "whole"), 5
+    )
+    assert parts["whole"]["p50_ms"] >= parts["infer"]["p50_ms"] and parts["overhead"] >= 0
+    (both,) = entry["streams"]
+    assert both["streams"] == 2 and both["n"] >= 2 and both["throughput_hz"] > 0
+    assert entry["sha256"] and entry["dice_from"] is None
+
+
+def test_accuracy_is_the_cards_or_measured_with_the_very_file_that_was_timed(tmp_path: Path) -> None:
+    measured = {"model.onnx": {"dice": 0.9, "drop": 0.0}, "model.int8.onnx": {"dice": 0.8, "drop": 0.1}}
+    ship = make_ship(tmp_path / "ship", measured=measured)
+    asked: list[tuple[str, str, str | None]] = []
+
+    def evaluate(runtime: str, file: str, precision: str | None) -> dict[str, float]:
+        asked.append((runtime, file, precision))
+        return {"dice": 0.7, "counted": 12}
+
+    card, here = (
+        bench_ship(ship, runtimes=["onnxruntime"], options=QUICK, evaluate=given)["calls"] for given in (None, evaluate)
+    )
+    assert [(entry["dice"], entry["dice_from"]) for entry in card] == [(0.9, "card"), (0.8, "card")]
+    assert {(entry["dice"], entry["dice_from"]) for entry in here} == {(0.7, "measured here, 12 cases")}
+    assert asked == [("onnxruntime", "model.onnx", None), ("onnxruntime", "model.int8.onnx", None)]
 
 
 def test_a_ship_without_golden_frames_needs_frames(tmp_path: Path) -> None:

@@ -16,6 +16,7 @@ from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 from deploy.bench import BenchOptions  # noqa: E402
 from deploy.inputs import write_inputs  # noqa: E402
 from deploy.ship import Ship, golden, seal  # noqa: E402
+from deploy.ship_bench import bench_ship  # noqa: E402
 from edgemt import shipped  # noqa: E402
 from edgemt.data.layouts import DataOptions  # noqa: E402
 from edgemt.frames import read_label, read_label_volume, read_volume  # noqa: E402
@@ -96,13 +97,6 @@ def test_the_table_has_a_row_a_class_and_the_dice_of_the_card(ship: Ship, tmp_pa
     assert "tool" in text
     assert "the card says 0.7500" in text
     assert "nan" not in text.lower()
-
-
-def test_bench_takes_seconds_and_a_camera_rate(ship: Ship) -> None:
-    quick = BenchOptions(warmup=1, iterations=5, rounds=1, block_ms=2, paced_seconds=0.05, cold=False)
-    record = shipped.bench_ship(ship.folder, runtimes=("onnxruntime",), seconds=0.05, hz=100, threads=1, options=quick)
-    assert record["options"]["seconds"] == 0.05
-    assert record["calls"][0]["paced"]["hz"] == 100
 
 
 def test_a_mask_has_the_size_of_its_image_and_holds_class_indices(ship: Ship, tmp_path: Path) -> None:
@@ -228,8 +222,8 @@ def test_golden_frames_of_five_slices_are_what_they_were(tmp_path: Path) -> None
 
 def test_a_model_of_slices_is_timed_like_any_other(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship", **SLICED)  # type: ignore[arg-type]
-    quick = BenchOptions(warmup=1, iterations=5, rounds=1, block_ms=2, paced_seconds=0.05, cold=False)
-    record = shipped.bench_ship(ship.folder, runtimes=("onnxruntime",), seconds=0.05, threads=1, options=quick)
+    quick = BenchOptions(warmup=1, iterations=5, rounds=1, block_ms=2, seconds=0.05, paced_seconds=0.05, cold=False)
+    record = bench_ship(ship.folder, runtimes=("onnxruntime",), threads=1, options=quick)
     assert record["calls"][0]["file"] == "model.onnx"
 
 

@@ -22,9 +22,11 @@ from edgemt.data.layouts import DataOptions  # noqa: E402
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = [
     "edgemt", "edgemt.contract", "edgemt.frames", "edgemt.metrics", "edgemt.evaluate", "edgemt.phantom",
+    "edgemt.surface", "edgemt.components", "edgemt.through", "edgemt.phantom_volumes",
     "edgemt.data.layouts", "edgemt.data.splits", "edgemt.shipped", "edgemt.cli", "edgemt.plugins",
     "edgemt.report", "edgemt.listing",
     "deploy.runtime", "deploy.bench", "deploy.ship_bench", "deploy.coldstart", "deploy.ship", "deploy.gate",
+    "deploy.sign", "deploy.serve", "deploy.inputs", "deploy.explain", "deploy.graph_file",
 ]  # fmt: skip
 HEAVY = ["torch", "torchvision", "timm", "lightning", "monai", "nncf", "onnx", "onnxscript", "torch_pruning"]
 
@@ -93,12 +95,13 @@ def test_eval_predict_bench_and_doctor_run_without_torch(there: Path) -> None:
     program = """
 from pathlib import Path
 from deploy.bench import BenchOptions
+from deploy.ship_bench import bench_ship
 from edgemt import shipped
 
 folder = Path(sys.argv[2])
 quick = BenchOptions(warmup=1, iterations=5, seconds=0.1, rounds=1, paced_seconds=0.05, cold=False)
 record = shipped.evaluate_ship(folder / "ship", data_root=folder / "test")
-bench = shipped.bench_ship(folder / "ship", options=quick)
+bench = bench_ship(folder / "ship", options=quick)
 written = list(shipped.predict(folder / "ship", [folder / "test" / "images"], out=folder / "out"))
 healthy, lines = shipped.doctor(folder / "ship")
 assert "torch" not in sys.modules
