@@ -39,10 +39,43 @@ TINY = [
     "--bench.warmup=2",
     "--bench.paced-seconds=0.2",
     "--bench.no-cold",
+    "--bench.streams-seconds=0",
     "--tolerance=1.0",
     "--threads=1",
 ]
 
+
+TINY_VOLUMES = [
+    "--data.phantom=2",
+    "2",
+    "2",
+    "--data.size=32",
+    "32",
+    "--volume.patch=16",
+    "16",
+    "16",
+    "--volume.stride=16",
+    "16",
+    "16",
+    "--volume.report-stride=16",
+    "16",
+    "8",
+    "--teacher.filters=2",
+    "--teacher.schedule.steps=4",
+    "--teacher.schedule.checkpoint-every=2",
+    "--student.schedule.steps=6",
+    "--student.schedule.checkpoint-every=3",
+    "--slim.schedule.steps=3",
+    "--slim.batches=1",
+    "--int8.images=6",
+    "--bench.iterations=5",
+    "--bench.warmup=2",
+    "--bench.paced-seconds=0.2",
+    "--bench.no-cold",
+    "--bench.streams-seconds=0",
+    "--tolerance=1.0",
+    "--threads=1",
+]
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:

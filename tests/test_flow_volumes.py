@@ -7,47 +7,17 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from conftest import TINY_VOLUMES
 
 from edgemt import artefact, cli
 
 nibabel = pytest.importorskip("nibabel")
 
-TINY = [
-    "--data.phantom=2",
-    "2",
-    "2",
-    "--data.size=32",
-    "32",
-    "--volume.patch=16",
-    "16",
-    "16",
-    "--volume.stride=16",
-    "16",
-    "16",
-    "--volume.report-stride=16",
-    "16",
-    "8",
-    "--teacher.filters=2",
-    "--teacher.schedule.steps=4",
-    "--teacher.schedule.checkpoint-every=2",
-    "--student.schedule.steps=6",
-    "--student.schedule.checkpoint-every=3",
-    "--slim.schedule.steps=3",
-    "--slim.batches=1",
-    "--int8.images=6",
-    "--bench.iterations=5",
-    "--bench.warmup=2",
-    "--bench.paced-seconds=0.2",
-    "--bench.no-cold",
-    "--tolerance=1.0",
-    "--threads=1",
-]
-
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     out = tmp_path_factory.mktemp("volumes") / "run"
-    cli.main(["run", "phantom_volumes", "--out", str(out), *TINY])
+    cli.main(["run", "phantom_volumes", "--out", str(out), *TINY_VOLUMES])
     return out
 
 
@@ -85,13 +55,13 @@ def test_the_report_shows_both_numbers_and_what_a_volume_costs(run: Path) -> Non
 
 def test_the_same_command_again_makes_nothing_anew(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
     before = {path: path.stat().st_mtime_ns for path in run.rglob("weights.safetensors")}
-    cli.main(["export", "phantom_volumes", "--out", str(run), *TINY])
+    cli.main(["export", "phantom_volumes", "--out", str(run), *TINY_VOLUMES])
     assert before == {path: path.stat().st_mtime_ns for path in run.rglob("weights.safetensors")}
     assert "teacher: stands" in capsys.readouterr().err
 
 
 def test_other_slices_for_the_student_leave_the_teacher_alone(run: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    cli.main(["train", "phantom_volumes", "--out", str(run), *TINY, "--data.slices=1", "--data.size=64", "64"])
+    cli.main(["train", "phantom_volumes", "--out", str(run), *TINY_VOLUMES, "--data.slices=1", "--data.size=64", "64"])
     assert "teacher: stands" in capsys.readouterr().err
 
 
@@ -109,7 +79,7 @@ def test_predict_writes_a_mask_with_the_affine_of_the_volume(run: Path, tmp_path
 
 def test_a_teacher_of_frames_cannot_fill_a_bank(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
-        cli.main(["run", "phantom_volumes", "--out", str(tmp_path / "x"), *TINY, "--teacher.network=unet"])
+        cli.main(["run", "phantom_volumes", "--out", str(tmp_path / "x"), *TINY_VOLUMES, "--teacher.network=unet"])
     assert caught.value.code == 2
     assert "only a 3-D teacher leaves a bank" in capsys.readouterr().err
 

@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomllib
-from conftest import TINY
+from conftest import TINY, TINY_VOLUMES
 from PIL import Image
 
 from edgemt import cli, phantom
@@ -22,6 +22,7 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.S)
 COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.strip().splitlines()]
 SNIPPETS = [block for kind, block in BLOCKS if kind == "python"]
 SMALL = [arg for arg in TINY if not arg.startswith("--data.phantom") and arg not in ("6", "12", "4")]
+OWN = {"phantom": TINY, "phantom_volumes": TINY_VOLUMES, "la_cpu": [*TINY_VOLUMES[3:], "--volume.scale=1"]}
 
 
 def frames(root: Path, classes: int) -> None:
@@ -53,12 +54,29 @@ def volumes(root: Path) -> None:
     (root / "labelled.txt").write_text("\n".join(names[:2]))
 
 
+def atria(root: Path) -> None:
+    import nibabel
+
+    from edgemt.phantom_volumes import volume
+
+    for kind in ("images", "labels"):
+        (root / kind).mkdir(parents=True)
+    for seed in range(5):
+        image, label = volume(seed, (32, 32, 16))
+        for kind, array in (("images", image), ("labels", (label == 1).astype(np.uint8))):
+            nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), root / kind / f"atrium{seed}.nii.gz")
+    (root / "train.txt").write_text("atrium0\natrium1\natrium2\natrium3\natrium4")
+    (root / "val.txt").write_text("atrium4")
+    (root / "labelled.txt").write_text("atrium0\natrium1")
+
+
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
     """A folder where a reader stands: data as described, and the phantom run already made."""
     here = tmp_path_factory.mktemp("reader")
     frames(here / "frames", 2)
     volumes(here / "volumes")
+    atria(here / "atria")
     shutil.copytree(tiny_run, here / "runs" / "phantom")
     return here
 
@@ -69,7 +87,7 @@ def test_every_command_of_the_readme_runs(command: str, reader: Path, monkeypatc
     program, *args = shlex.split(command)
     assert program == "edgemt"
     if args[0] in ("run", "distil"):
-        args += TINY if args[1] == "phantom" else SMALL
+        args += OWN.get(args[1], SMALL)
     if "polyps/ship" in command and not (reader / "runs" / "polyps").exists():
         pytest.fail("the README uses runs/polyps before it makes it")
     cli.main(args)

@@ -6,6 +6,7 @@ figure made on them, ours and the published ones, knows where the organ is.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from deploy.prune import PruneOptions
@@ -13,6 +14,7 @@ from edgemt.data.layouts import DataOptions
 from edgemt.data.options import AugmentOptions, VolumeOptions
 from edgemt.engine import Schedule
 from edgemt.methods import METHODS
+from edgemt.ramps import Ramp
 from edgemt.recipes import Recipe, Slim, Student, Teacher
 
 
@@ -49,7 +51,7 @@ def la_cpu() -> Recipe:
         teacher=Teacher(
             network="vnet",
             filters=8,
-            method=METHODS["soft_cutmix_mt"],
+            method=replace(METHODS["mean_teacher"], ramp=Ramp(top=1.0)),
             schedule=Schedule(
                 steps=1200, labelled=2, unlabelled=2, precision="auto", learning_rate=2e-3, validations=3
             ),
