@@ -46,6 +46,7 @@ def acdc_slices() -> Recipe:
     """3 labelled patients at 256 x 256 with a pretrained student, for a GPU.
 
     edgemt run acdc_slices --data.root DIR
+    1 or 7 patients: --data.labelled splits/labelled_1.txt or splits/labelled_7.txt.
     """
     long = Schedule(steps=30_000, labelled=12, unlabelled=12, validations=10, checkpoint_every=500)
     short = Schedule(steps=6000, labelled=12, unlabelled=12, learning_rate=5e-4, checkpoint_every=500)
