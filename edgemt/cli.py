@@ -15,7 +15,7 @@ from tyro.conf import Positional, arg, subcommand
 from edgemt.files import no_space
 from edgemt.names import unknown
 
-Listed = Literal["recipes", "methods", "teachers", "students", "runtimes", "datasets"]
+Listed = Literal["recipes", "methods", "teachers", "students", "runtimes", "datasets", "zoo"]
 _OUT = "Folder of the run; runs/RECIPE if not given. The same command again resumes it."
 
 
@@ -55,7 +55,8 @@ class Quantize(RecipeCommand):
 
 @dataclass(frozen=True)
 class Export(RecipeCommand):
-    """The folder to copy to the device: graphs, card, golden frames. With --serve also, from RECIPE or a ship folder in
+    """The folder to copy to the device: graphs, card, golden frames; of zoo/NAME in RECIPE's place at once, in --out,
+    with INT8 where --data.root is given. With --serve also, from RECIPE or a ship folder in
     its place, a model repository for a server, in serve/ beside the ship; of a ship folder --out names it."""
 
     serve: Literal["triton", "ovms", "monai"] | None = None
@@ -173,8 +174,21 @@ class Sign:
 
 
 @dataclass(frozen=True)
+class Pack:
+    """A trained student as an entry of the zoo: half-precision weights and a card, to export or to start from."""
+
+    stage: Positional[Path]
+    """RUN/slim or RUN/student."""
+    name: Positional[str]
+    out: Path | None = None
+    """Folder that gets NAME; the package's own zoo if not given."""
+    note: str = ""
+    """A line for its card."""
+
+
+@dataclass(frozen=True)
 class List:
-    """What can be named: recipes, methods, teachers, students, runtimes, datasets."""
+    """What can be named: recipes, methods, teachers, students, runtimes, datasets, trained students of the zoo."""
 
     what: Positional[Listed]
 
@@ -214,6 +228,7 @@ _COMMANDS = (
     Build,
     Keygen,
     Sign,
+    Pack,
     List,
     Explain,
     Doctor,
@@ -260,6 +275,8 @@ def _dispatch(args: list[str]) -> None:
     command, rest = tyro.cli(_Command, args=outer, prog="edgemt", description=_about(), return_unknown_args=True)  # type: ignore[call-overload]
     if isinstance(command, Bench) and command.compare is None and _names_a_recipe(command.target):
         return _bench_recipe(command, [*rest, *(["--help"] if wants_fields else [])])
+    if isinstance(command, Export) and _names_an_entry(command.recipe):
+        return _export_entry(command, [*rest, *(["--help"] if wants_fields else [])])
     if isinstance(command, Export) and (command.serve or Path(command.recipe, "card.json").exists()):
         return _serve(command, [*rest, *(["--help"] if wants_fields else [])])
     if isinstance(command, tuple(_UNTIL)):
@@ -279,14 +296,33 @@ def _about() -> str:
 
 
 def _run(command: Any, rest: list[str], *, until: str) -> None:
-    from edgemt import flow, recipes
+    from edgemt import flow, ranks, recipes
     from edgemt.overrides import override
 
     recipe = override(
         recipes.load(command.recipe), rest, prog=f"edgemt {type(command).__name__.lower()} {command.recipe}"
     )
     folder = flow.run(recipe, command.out or Path("runs") / recipe.name, until=until)
-    print(folder / "report.html" if until == "report" else folder)
+    if ranks.first():
+        print(folder / "report.html" if until == "report" else folder)
+
+
+def _names_an_entry(target: str) -> bool:
+    from edgemt.zoo.shelf import is_entry
+
+    return is_entry(target)
+
+
+def _export_entry(command: Export, rest: list[str]) -> None:
+    from edgemt import zoo
+    from edgemt.zoo.exporting import recipe_for
+
+    if "--help" in rest:
+        return _dispatch(["export", "--help"])
+    if command.serve is not None:
+        raise ValueError(f"{command.recipe}: export it first, then give --serve with the folder it became")
+    recipe = recipe_for(command.recipe, rest)
+    print(zoo.export(command.recipe, out=command.out, recipe=recipe, say=_say))
 
 
 def _serve(command: Export, rest: list[str]) -> None:
@@ -463,6 +499,12 @@ def _build(command: Build) -> None:
         print(f"{became}\n{engine.path}")
 
 
+def _pack(command: Pack) -> None:
+    from edgemt import zoo
+
+    print(zoo.pack(command.stage, command.name, into=command.out, note=command.note))
+
+
 def _list(command: List) -> None:
     from edgemt import listing
 
@@ -495,7 +537,10 @@ def _write_json(file: Path | None, record: dict[str, Any]) -> None:
 
 
 def _say(text: str) -> None:
-    print(f"edgemt: {text}", file=sys.stderr, flush=True)
+    from edgemt import ranks
+
+    if ranks.speaks():
+        print(f"edgemt: {text}", file=sys.stderr, flush=True)
 
 
 _LIGHT: dict[type, Any] = {
@@ -505,6 +550,7 @@ _LIGHT: dict[type, Any] = {
     Build: _build,
     Keygen: _keygen,
     Sign: _sign,
+    Pack: _pack,
     List: _list,
     Explain: _explain,
     Doctor: _doctor,

@@ -41,6 +41,13 @@ def _students() -> Rows:
         yield name, f"{row.encoder}: {row.about}"
 
 
+def _zoo() -> Rows:
+    from edgemt.zoo import shelf
+
+    for name in shelf.names():
+        yield shelf.PREFIX + name, shelf.about(shelf.read_card(shelf.HOME / name))
+
+
 def _runtimes() -> Rows:
     from deploy.runtime import RUNTIMES, available
 
@@ -70,4 +77,5 @@ _TABLES: dict[str, Callable[[], Rows]] = {
     "students": _students,
     "runtimes": _runtimes,
     "datasets": _datasets,
+    "zoo": _zoo,
 }

@@ -16,11 +16,11 @@ from deploy import export, prune, quantize
 from deploy.gate import gate, gate_classes
 from deploy.inputs import measure, unlike
 from deploy.runtime import runner
-from edgemt import artefact, bank, engine
+from edgemt import artefact, bank, engine, ranks, zoo
 from edgemt.contract import Batch
 from edgemt.data.stream import Stack, TwoStream
 from edgemt.losses import dice_ce
-from edgemt.training import builder, drop, frozen_kinds, keep, wants_bank
+from edgemt.training import builder, drop, frozen_kinds, keep, staged, wants_bank
 from edgemt.workspace import Run, record_of
 
 
@@ -36,31 +36,28 @@ def slim(at: Run) -> Path:
         *((bank.identity(said),) if said is not None else ()),
     )
     key = artefact.key_of(of, method, at.recipe.tolerance, parents)
-    if artefact.stands(folder, key=key):
+    if ranks.by_first(lambda: artefact.stands(folder, key=key)):
         at.say(f"slim: stands, Dice {artefact.read_card(folder).measured[artefact.WEIGHTS]['dice']:.4f}")
         return folder
     network = artefact.load_network(source)
     parent_dice = artefact.read_card(source).measured[artefact.WEIGHTS]["dice"]
-    described = {**artefact.read_card(source).network, "plan": None}
+    described = {"plan": None, **artefact.read_card(source).network}
     stream = at.stream(of.schedule, bank=said)
     if of.prune.macs > 0:
-        plan = prune.prune(
-            network, example=at.example, options=of.prune, gradients=partial(_gradients, stream, of.batches)
-        )
-        prune.recalibrate(network, (stream.batch(i, torch.device("cpu")).image for i in range(of.batches)))
-        described["plan"] = plan.to_dict()
-        at.say(f"slim: {plan.macs[0] / 1e6:.1f} -> {plan.macs[1] / 1e6:.1f} MMACs; fine-tuning")
+        plan = ranks.by_first(partial(_cut, at, network, stream))
+        described["plan"] = zoo.pruned_further(described["plan"], plan)
     start = {name: value.clone() for name, value in network.state_dict().items()}
 
     def pruned() -> nn.Module:
         fresh = artefact.build_network(artefact.offline(described))
-        fresh.load_state_dict(start)
+        if ranks.first():  # the others get its weights when they begin
+            fresh.load_state_dict(start)
         return fresh
 
     known: dict[str, Callable[[], nn.Module]] = {"student": pruned}
     if distilled:
         known["teacher"] = partial(artefact.load_network, at.folder("teacher"))
-    with artefact.staged(folder) as working:
+    with staged(folder) as working:
         done = engine.train(
             method,
             build=builder(known, at, seed=at.recipe.seed),
@@ -73,26 +70,36 @@ def slim(at: Run) -> Path:
             label="slim",
             events=at.out / "log" / "slim",
         )
-        measured = at.measured(done.network)
-        gate(
-            parent_dice=parent_dice,
-            dice=measured["dice"],
-            tolerance=at.recipe.tolerance,
-            what="the pruned student",
-            knob="slim.schedule.steps up or slim.prune.macs down",
-        )
-        keep(
-            at,
-            working,
-            "slim",
-            done,
-            described,
-            key=key,
-            parents=parents,
-            measured=measured,
-            parent_dice=parent_dice,
-        )
+        if ranks.first():
+            measured = at.measured(done.network)
+            gate(
+                parent_dice=parent_dice,
+                dice=measured["dice"],
+                tolerance=at.recipe.tolerance,
+                what="the pruned student",
+                knob="slim.schedule.steps up or slim.prune.macs down",
+            )
+            keep(
+                at,
+                working,
+                "slim",
+                done,
+                described,
+                key=key,
+                parents=parents,
+                measured=measured,
+                parent_dice=parent_dice,
+            )
     return folder
+
+
+def _cut(at: Run, network: nn.Module, stream: TwoStream) -> dict[str, Any]:
+    """Prunes `network` in place; the plan that does the same to another one."""
+    of = at.recipe.slim
+    plan = prune.prune(network, example=at.example, options=of.prune, gradients=partial(_gradients, stream, of.batches))
+    prune.recalibrate(network, (stream.batch(i, torch.device("cpu")).image for i in range(of.batches)))
+    at.say(f"slim: {plan.macs[0] / 1e6:.1f} -> {plan.macs[1] / 1e6:.1f} MMACs; fine-tuning")
+    return plan.to_dict()
 
 
 def int8(at: Run) -> Path:

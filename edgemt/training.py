@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -12,10 +13,10 @@ import torch
 from torch import nn
 
 from deploy import prune
-from edgemt import artefact, bank, engine
+from edgemt import artefact, bank, engine, ranks, zoo
 from edgemt.files import write_text
 from edgemt.methods import Discriminator, Method
-from edgemt.recipes import Student, Teacher
+from edgemt.recipes import Student, Teacher, student_network
 from edgemt.roles import Frozen
 from edgemt.workspace import Run, Side
 
@@ -40,16 +41,21 @@ def trained(
     parents = (
         *((artefact.identity(parent),) if needs_parent and parent is not None else ()),
         *((bank.identity(said),) if said is not None else ()),
+        *((zoo.open_entry(first_weights(of)).identity,) if first_weights(of) else ()),
     )
-    key = artefact.key_of(of, method, *side.depends, at.recipe.seed, at.files, parents, all_labels)
-    if artefact.stands(folder, key=key):
+    key = artefact.key_of(without_weights(of), method, *side.depends, at.recipe.seed, at.files, parents, all_labels)
+    if ranks.by_first(lambda: artefact.stands(folder, key=key)):
         at.say(f"{stage}: stands, Dice {artefact.read_card(folder).measured[artefact.WEIGHTS]['dice']:.4f}")
         return folder
     network = described(of, side, method)
     known: dict[str, Callable[[], nn.Module]] = {"student": partial(artefact.build_network, network)}
+    if first_weights(of):
+        network = zoo.begun(first_weights(of), network)
+        known["student"] = partial(zoo.begin, first_weights(of), network)
+        at.say(f"{stage}: {zoo.told(first_weights(of), network)}")
     if needs_parent and parent is not None:
         known["teacher"] = partial(artefact.load_network, parent)
-    with artefact.staged(folder) as working:
+    with staged(folder) as working:
         done = engine.train(
             method,
             build=builder(known, side, seed=at.recipe.seed),
@@ -62,8 +68,20 @@ def trained(
             label=stage,
             events=at.out / "log" / stage,
         )
-        keep(side, working, stage, done, network, key=key, parents=parents)
+        if ranks.first():
+            keep(side, working, stage, done, network, key=key, parents=parents)
     return folder
+
+
+@contextmanager
+def staged(folder: Path) -> Iterator[Path]:
+    """`artefact.staged` in the first process; the others know the name, and go on when the folder stands."""
+    if ranks.first():
+        with artefact.staged(folder) as working:
+            yield working
+    else:
+        yield folder.with_name(folder.name + ".partial")
+    ranks.wait()
 
 
 def keep(
@@ -101,22 +119,33 @@ def drop(parent_dice: float | None, measured: dict[str, Any]) -> float | None:
 
 def described(of: Teacher | Student, side: Side, method: Method) -> dict[str, Any]:
     """How to build the network again, for the card."""
-    options: dict[str, Any] = {}
+    channels, classes = side.example.shape[1], len(side.classes)
     if isinstance(of, Student):
-        options = {"pretrained": of.pretrained} | ({"decoder": of.decoder} if of.decoder != "auto" else {})
-    elif of.network.startswith("smp/"):
+        return student_network(of, method, channels=channels, classes=classes)
+    options: dict[str, Any] = {}
+    if of.network.startswith("smp/"):
         options = {"pretrained": of.pretrained} | ({"encoder": of.encoder} if of.encoder else {})
     else:
         given = {"widths": list(of.widths), "filters": of.filters, "norm": of.norm}
         options = {name: value for name, value in given.items() if value}
     return {
-        "room": "students" if isinstance(of, Student) else "teachers",
+        "room": "teachers",
         "name": of.network,
-        "channels": side.example.shape[1],
-        "classes": len(side.classes),
+        "channels": channels,
+        "classes": classes,
         "heads": list(method.heads),
         "options": options,
     }
+
+
+def first_weights(of: Teacher | Student) -> str:
+    """The entry of the zoo, or folder packed alike, that a student starts from; empty for none."""
+    return of.weights if isinstance(of, Student) else ""
+
+
+def without_weights(of: Teacher | Student) -> dict[str, Any]:
+    """What a stage's key says of its network: first weights count by their hash, wherever they lie."""
+    return {name: value for name, value in artefact.plain(of).items() if name != "weights"}
 
 
 def builder(known: dict[str, Callable[[], nn.Module]], side: Side, *, seed: int) -> engine.Build:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import teachers
 from deploy.bench import BenchOptions
@@ -45,6 +45,7 @@ class Student:
     network: str = "mobilenetv4_small"  # `edgemt list students`, or any timm encoder
     decoder: str = "auto"
     pretrained: Pretrained = "if-available"
+    weights: str = ""  # first weights: zoo/NAME (`edgemt list zoo`), or a folder that `edgemt pack` wrote
     method: Method = field(default_factory=lambda: METHODS["distillation"])
     schedule: Schedule = field(default_factory=Schedule)
 
@@ -134,6 +135,23 @@ def check(recipe: Recipe) -> None:
             f"student.method: only a 3-D teacher leaves a bank, {network} looks at frames; "
             "use distillation, or teacher.network vnet"
         )
+    if recipe.student.weights:  # known now, not when the teacher has been trained
+        from edgemt import zoo
+
+        size = {"channels": recipe.data.frame_channels, "classes": len(recipe.data.classes)}
+        zoo.begun(recipe.student.weights, student_network(recipe.student, method, **size))
+
+
+def student_network(of: Student, method: Method, *, channels: int, classes: int) -> dict[str, Any]:
+    """How to build a student again, for a card; its first weights are not looked at."""
+    return {
+        "room": "students",
+        "name": of.network,
+        "channels": channels,
+        "classes": classes,
+        "heads": list(method.heads),
+        "options": {"pretrained": of.pretrained} | ({"decoder": of.decoder} if of.decoder != "auto" else {}),
+    }
 
 
 def _from_file(name: str) -> Recipe:

@@ -6,7 +6,6 @@ figure made on them, ours and the published ones, knows where the organ is.
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from deploy.prune import PruneOptions
@@ -14,6 +13,7 @@ from edgemt.data.layouts import DataOptions
 from edgemt.data.options import AugmentOptions, VolumeOptions
 from edgemt.engine import Schedule
 from edgemt.methods import METHODS
+from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.ramps import Ramp
 from edgemt.recipes import Recipe, Slim, Student, Teacher
 
@@ -51,7 +51,7 @@ def la_cpu() -> Recipe:
         teacher=Teacher(
             network="vnet",
             filters=8,
-            method=replace(METHODS["mean_teacher"], ramp=Ramp(top=1.0)),
+            method=MeanTeacher(ramp=Ramp(top=1.0)),
             schedule=Schedule(
                 steps=1200, labelled=2, unlabelled=2, precision="auto", learning_rate=2e-3, validations=3
             ),

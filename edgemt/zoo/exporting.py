@@ -1,0 +1,141 @@
+"""An entry of the zoo as a folder for the device, at once: float graphs; INT8 too where there are frames for it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.export import export_onnx, export_openvino
+from deploy.gate import agree, gate, gate_classes
+from deploy.runtime import runner
+from deploy.ship import Ship, self_test, write_golden
+from edgemt import artefact
+from edgemt.contract import Card
+from edgemt.recipes import Recipe
+from edgemt.shipping import FLOAT, FLOAT_IR, GOLDEN, PARITY, SMALL, SMALL_IR
+from edgemt.zoo.shelf import Entry, open_entry
+from edgemt.zoo.synthetic import frames_for, masks_of
+
+Say = Callable[[str], None]
+_RUNS = {FLOAT: "onnxruntime", FLOAT_IR: "openvino", SMALL: "onnxruntime", SMALL_IR: "openvino"}
+
+
+def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None = None, say: Say = print) -> Path:
+    """Write the ship folder of `zoo/NAME` (or of a folder packed alike) to `out`; returns it.
+
+    Golden frames are synthetic; torch, ONNX Runtime and OpenVINO must give the same masks on such frames. The card's
+    accuracy is the entry's, measured where it was trained. With a `recipe`, whose data is then read, INT8 files go
+    along, calibrated on its images and judged on its validation list. Raises ValueError in one line for a refused
+    entry, a folder that holds something else, and files that fall short.
+    """
+    entry = open_entry(target)
+    folder = (out or Path("runs") / entry.folder.name / "ship").resolve()
+    asked = (recipe.data, recipe.int8, recipe.tolerance, recipe.seed) if recipe else None
+    key = artefact.key_of("zoo", entry.identity, *([asked] if asked else []))
+    _may_replace(folder)
+    if folder.exists() and artefact.stands(folder, key=key):
+        say(f"{folder}: stands")
+        return folder
+    card, network = entry.card, artefact.load_network(entry.folder)
+    with artefact.staged(folder) as working:
+        export_onnx(network, working / FLOAT, size=card.size, channels=card.channels, normalise=card.normalise)
+        export_openvino(working / FLOAT, working / FLOAT_IR)
+        frames = frames_for(card, count=16)
+        masks = masks_of(network, card, frames)
+        measured = _parity(working, entry, frames, masks, say=say)
+        if recipe is None:
+            say(f"no INT8: it takes frames to calibrate and judge it; add --data.root DIR ({entry.name} once had them)")
+        else:
+            measured |= _int8(working, entry, recipe, say=say)
+        for number, index in enumerate(_telling(masks, len(card.classes))):
+            write_golden(working, f"synthetic{number}", frame=frames[index], mask=masks[index])
+        kept = replace(card, stage="ship", parents=(entry.identity,), recipe_hash=key, measured=measured, files={})
+        opened = Ship(working, artefact.write_card(working, kept))
+        for file in measured:
+            test = self_test(opened, runner(opened, runtime=_RUNS[file], file=file, tested=False))
+            measured[file] |= {"golden_pixels": test.pixels, "golden_dice": test.foreground}
+        artefact.write_card(working, replace(kept, measured=measured))
+    say(f"{folder} is ready to copy; {entry.facts['terms']}")
+    return folder
+
+
+def recipe_for(target: str | Path, flags: Sequence[str]) -> Recipe | None:
+    """A recipe for frames like the entry's, found by the user's flags; None where there are no flags."""
+    from edgemt.data.layouts import DataOptions
+    from edgemt.overrides import override
+
+    entry = open_entry(target)
+    if not flags:
+        return None
+    elsewhere = {"root": None, "layout": "auto", "labelled": "", "unlabelled": "", "val": ""}
+    data = DataOptions.from_dict({**entry.card.data, **elsewhere})
+    recipe = override(Recipe(name=entry.folder.name, data=data), flags, prog=f"edgemt export {target}")
+    fixed = (recipe.data.size, recipe.data.frame_channels, recipe.data.classes)
+    if fixed != (entry.card.size, entry.card.channels, entry.card.classes):
+        raise ValueError(f"{entry.name}: its size, channels and classes are fixed; leave those --data flags away")
+    return recipe
+
+
+def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, *, say: Say) -> dict[str, Any]:
+    """The entry's accuracy for each float file, once the file is shown to give the masks of the entry in torch."""
+    measured = {}
+    for file in (FLOAT, FLOAT_IR):
+        made = runner(working / file, runtime=_RUNS[file], precision="f32")
+        what = f"{file} on {_RUNS[file]}"
+        same = agree(masks, made(frames), least=PARITY, what=what, knob="to another version of the runtime")
+        say(f"{what} agrees with torch on {same:.3%} of pixels")
+        measured[file] = {**entry.measured, "runtime": _RUNS[file], "measured_in": "torch", "agreement": same}
+    return measured
+
+
+def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str, Any]:
+    """INT8 files, held to the float file's Dice on the recipe's own validation list, class by class."""
+    from deploy.quantize import quantize
+    from edgemt.slimming import dice_of, frames_of
+    from edgemt.workspace import record_of, start
+
+    at = start(recipe, working)
+    stack = at.unlabelled if len(at.unlabelled.image) else at.labelled
+    frames = frames_of(stack, recipe.int8.images, seed=recipe.seed)
+    quantize(working / FLOAT, working / SMALL, calibration=(f[None] for f in frames), frames=len(frames))
+    export_openvino(working / SMALL, working / SMALL_IR)
+    before = record_of(runner(working / FLOAT, runtime="onnxruntime"), at.val)
+    measured = {}
+    for file in (SMALL, SMALL_IR):
+        found = record_of(runner(working / file, runtime=_RUNS[file]), at.val)
+        say(f"int8 on {_RUNS[file]}: Dice {found['dice']:.4f} on these cases, in float {before['dice']:.4f}")
+        allowed: dict[str, Any] = {
+            "tolerance": recipe.tolerance,
+            "what": f"{entry.name} in INT8 on {_RUNS[file]}",
+            "knob": "int8.images up",
+        }
+        lost = gate(before["dice"], found["dice"], **allowed)
+        gate_classes(dice_of(before), dice_of(found), **allowed)
+        measured[file] = {**found, "drop": lost, "runtime": _RUNS[file]}
+    return measured
+
+
+def _telling(masks: np.ndarray, classes: int) -> list[int]:
+    """Indices of the masks that say most: many classes, and none of them nearly everywhere. [N, H, W] -> at most 4."""
+    shares = [np.bincount(mask.ravel(), minlength=classes) / mask.size for mask in masks]
+    order = sorted(range(len(masks)), key=lambda i: (-int((shares[i] > 0.002).sum()), shares[i].max()))
+    return sorted(order[:GOLDEN])
+
+
+def _may_replace(folder: Path) -> None:
+    """Raises ValueError for a folder with anything in it but a ship: it would be lost."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file; --out names a folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "card.json").exists() or _stage_of(folder) != "ship":
+        raise ValueError(f"{folder}: holds something else than a ship; give another --out")
+
+
+def _stage_of(folder: Path) -> str:
+    card: Card = artefact.read_card(folder)
+    return card.stage
