@@ -2,12 +2,19 @@
 
 A run is a function of (seed, step number): the generators are seeded anew at each step and batches are drawn
 by number, so players, optimisers and the step number are all that a checkpoint needs for a bit-equal resume.
+
+Several processes (`edgemt.ranks`) multiply the batch: process r of W draws batch W * step + r, gradients are averaged,
+and every process holds the same players. The average is one message after `backward`, and no player is wrapped in
+DistributedDataParallel: a method may ask a player any number of times a step, also in another one's turn, and leave
+heads out of its losses; and a message of one layout gives the same bits after a resume. Norm layers see the rows of
+their own process, as on one device; their running statistics are averaged. SyncBatchNorm exists on GPUs only, would
+put other layers into what is pruned and exported, and would exchange once a layer in each of a teacher's looks.
 """
 
 from __future__ import annotations
 
-import logging
 import math
+import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,13 +22,15 @@ from typing import Any, Literal
 
 import torch
 from lightning.fabric import Fabric
+from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _NormBase
 
-from edgemt import checkpoint
+from edgemt import checkpoint, ranks
 from edgemt.contract import Batch, Step
 from edgemt.methods.method import Method
 from edgemt.progress import Bar
-from edgemt.roles import Frozen, Players, Trainable, gather, rest, set_modes, update_averages
+from edgemt.roles import Ema, Frozen, Memory, Players, Trainable, gather, rest, set_modes, update_averages
 
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
@@ -31,8 +40,8 @@ class Schedule:
     """How long and how fast a network learns."""
 
     steps: int = 2000
-    labelled: int = 8  # labelled rows in a batch
-    unlabelled: int = 8  # unlabelled rows in a batch
+    labelled: int = 8  # labelled rows in a batch, for each process
+    unlabelled: int = 8  # unlabelled rows in a batch, for each process
     optimiser: Literal["adamw", "sgd"] = "adamw"
     learning_rate: float = 1e-3
     weight_decay: float = 1e-2
@@ -79,6 +88,7 @@ def resolve_precision(precision: Precision, device: torch.device) -> str:
     return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
 
 
+@ranks.together()
 def train(
     method: Method,
     *,
@@ -106,7 +116,7 @@ def train(
                 run.recover(file, key=key)
                 continue
             due = run.validation_due()
-            if due and evaluate is not None:
+            if due and evaluate is not None and ranks.first():
                 run.note_validation(evaluate(run.delivered))
             shown = bar.update(run.index, terms, dice=run.history["val"]["dice"][-1:] if due else ())
             if shown:
@@ -139,6 +149,7 @@ class Run:
             if isinstance(role, Trainable):
                 optimiser = _optimiser(player, role, schedule)
                 self.optimisers[name] = self.fabric.setup_optimizers(optimiser)  # type: ignore[assignment]
+        ranks.take_first_([*self.players.parameters(), *self.players.buffers()])
         self.nets = Players(self.wrapped)
         self.index = 0
         self.bad_in_a_row = 0
@@ -156,12 +167,13 @@ class Run:
 
     def step(self, draw: Draw) -> Mapping[str, Tensor] | None:
         """One step; the loss terms, or None when one of them was not finite and nothing was changed by it."""
-        seed = _mixed(self.seed, self.index)
+        number = self.index * ranks.world() + ranks.rank()
+        seed = _mixed(self.seed, number)
         torch.manual_seed(seed)
         device = self.fabric.device
         generator = torch.Generator(device).manual_seed(seed + 1)
         step = Step(self.index, self.schedule.steps, generator)
-        batch = draw(self.index, device)
+        batch = draw(number, device)
         set_modes(self.players, self.roles)
         statistics = [b for name in self.optimisers for b in self.players[name].buffers()]
         before = [b.clone() for b in statistics]  # a forward pass moves them, also one that ends in NaN
@@ -173,6 +185,7 @@ class Run:
                 break
             logged |= {name: term.detach() for name, term in (terms | terms.notes).items()}
         self.index += 1
+        self._align_statistics()
         if not finite:
             for buffer, old in zip(statistics, before, strict=True):
                 buffer.copy_(old)
@@ -189,9 +202,10 @@ class Run:
         self._forget_gradients(who)
         finite = _answer(torch.isfinite(total))
         self.fabric.backward(total)
-        if not finite():
+        if not ranks.agree(finite()):
             self._forget_gradients(who)
             return False
+        self._average_gradients(who)
         for name in who:
             optimiser, role = self.optimisers[name], self.roles[name]
             assert isinstance(role, Trainable)
@@ -203,6 +217,28 @@ class Run:
                 )  # type: ignore[arg-type]
             optimiser.step()
         return True
+
+    def _average_gradients(self, who: tuple[str, ...]) -> None:
+        """Over the processes; a weight that had no gradient in any of them gets 0."""
+        if ranks.world() == 1:
+            return
+        weights = [p for name in who for p in self.players[name].parameters() if p.requires_grad]
+        for weight in weights:
+            if weight.grad is None:
+                weight.grad = torch.zeros_like(weight)
+        ranks.average_([weight.grad for weight in weights if weight.grad is not None])
+
+    def _align_statistics(self) -> None:
+        """What forward passes left in each process: running statistics are averaged, memories are the first one's."""
+        if ranks.world() == 1:
+            return
+        for name, role in self.roles.items():
+            player = self.players[name]
+            if isinstance(role, Trainable) or (isinstance(role, Ema) and role.buffers == "own"):
+                norms = [m for m in player.modules() if isinstance(m, _NormBase)]
+                ranks.average_([b for m in norms for b in (m.running_mean, m.running_var) if b is not None])
+            if isinstance(role, Memory):
+                ranks.take_first_(list(player.buffers()))
 
     def _forget_gradients(self, who: tuple[str, ...]) -> None:
         for name in who:
@@ -225,31 +261,37 @@ class Run:
             self.history["terms"].setdefault(name, []).append(value)
 
     def save(self, file: Path, *, key: str) -> None:
+        """The first process writes for all, who hold the same: the file fits any number of them."""
+        if not ranks.first():
+            return
         state = {
             "index": self.index,
             "restores": self.restores,
             "bad_in_a_row": self.bad_in_a_row,
             "history": self.history,
             "key": key,
+            "processes": ranks.world(),
         }
         checkpoint.save(file, players=self.players, optimisers=self.optimisers, state=state)
 
     def restore(self, file: Path, *, key: str) -> None:
         """Take up a checkpoint of the same run; one of another run (other `key`) is left behind."""
-        if not file.exists():
+        if not ranks.by_first(lambda: file.exists() and checkpoint.read_state(file).get("key") == key):
             return
         state = checkpoint.read_state(file)
-        if state.get("key") != key:
-            return
         checkpoint.load(file, players=self.players, optimisers=self.optimisers)
         self.index, self.restores, self.history = state["index"], state["restores"], state["history"]
         self.bad_in_a_row = state["bad_in_a_row"]
+        began, now = state.get("processes", 1), ranks.world()
+        if began != now and ranks.first():
+            rows = f"a step sees {now} times the rows of schedule, before {began} times"
+            print(f"begun by {began} process(es), resumed by {now}: {rows}", file=sys.stderr, flush=True)
 
     def recover(self, file: Path, *, key: str) -> None:
         """After too many NaN losses: back to the last good students and averages, once; then give up."""
         at, self.bad_in_a_row = self.index, 0
         self.restores += 1
-        if self.restores > 1 or not file.exists():
+        if self.restores > 1 or not ranks.by_first(file.exists):
             raise ValueError(
                 f"the loss is not finite, {self.schedule.patience} steps in a row up to step {at}: lower "
                 "schedule.learning_rate, or set schedule.precision to 32-true"
@@ -263,9 +305,10 @@ class Run:
 
 def _fabric(precision: Precision, device: torch.device) -> Fabric:
     kind = resolve_precision(precision, device)
-    for name in ("lightning.fabric", "lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
-        logging.getLogger(name).setLevel(logging.WARNING)  # it announces the precision each time
-    return Fabric(accelerator=device.type, devices=1, precision=kind)  # type: ignore[arg-type]
+    ranks.hush()
+    devices = [torch.cuda.current_device()] if device.type == "cuda" and ranks.world() > 1 else 1
+    alone = LightningEnvironment()  # whatever a cluster says: `ranks` has joined the processes by now
+    return Fabric(accelerator=device.type, devices=devices, precision=kind, plugins=alone)  # type: ignore[arg-type]
 
 
 def _tune(device: torch.device) -> None:

@@ -9,7 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edgemt import artefact, reporting, shipping, slimming
+import torch
+
+from edgemt import artefact, ranks, reporting, shipping, slimming
 from edgemt.files import write_text
 from edgemt.methods import METHODS, Method
 from edgemt.recipes import Recipe, Student, Teacher
@@ -19,23 +21,42 @@ from edgemt.workspace import Run, start
 STAGES = ("teacher", "bank", "student", "slim", "int8", "ship", "report")
 
 
+@ranks.together()
 def run(recipe: Recipe, out: Path, *, until: str = "report") -> Path:
-    """Every stage up to `until`; what stands is skipped, what was cut is resumed. Returns the last stage's folder."""
+    """Every stage up to `until`; what stands is skipped, what was cut is resumed. Returns the last stage's folder.
+
+    Several processes (`edgemt.ranks`) train together; the first one does all else in a folder that each of them sees.
+    """
     at = start(recipe, out)
-    write_text(out / "recipe.json", artefact.to_json(recipe))
+    _say_what_shares(at)
+    if ranks.first():
+        write_text(out / "recipe.json", artefact.to_json(recipe))
     makers: dict[str, Callable[[Run], Path]] = {
         "teacher": teacher,
-        "bank": bank,
+        "bank": _by_first(bank),
         "student": student,
         "slim": slimming.slim,
-        "int8": slimming.int8,
-        "ship": shipping.ship,
-        "report": lambda at: reporting.report(at, controls(at)),
+        "int8": _by_first(slimming.int8),
+        "ship": _by_first(shipping.ship),
+        "report": report,
     }
     folder = out
     for stage in STAGES[: STAGES.index(until) + 1]:
         folder = makers[stage](at)
     return folder
+
+
+def _by_first(make: Callable[[Run], Path]) -> Callable[[Run], Path]:
+    """A stage that one process makes while the others wait."""
+    return lambda at: Path(ranks.by_first(lambda: str(make(at))))
+
+
+def _say_what_shares(at: Run) -> None:
+    gpus, count = torch.cuda.device_count(), ranks.world()
+    if count > 1:
+        at.say(f"{count} processes: a step sees {count} times the rows of schedule.labelled and schedule.unlabelled")
+    elif gpus > 1:
+        at.say(f"1 of {gpus} GPUs works; for all: torchrun --nproc-per-node {gpus} -m edgemt.cli run RECIPE ...")
 
 
 def teacher(at: Run) -> Path:
@@ -66,3 +87,9 @@ def controls(at: Run) -> list[Path]:
     return [
         trained(at, f"controls/{name}", plan[name][0], plan[name][1], all_labels=plan[name][2]) for name in of.controls
     ]
+
+
+def report(at: Run) -> Path:
+    """After the controls, which all processes train."""
+    beside = controls(at)
+    return _by_first(lambda at: reporting.report(at, beside))(at)

@@ -9,20 +9,26 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from edgemt import ranks
+
 _EVERY_S = 15.0  # between lines where there is no terminal
 
 
 class Bar:
-    """Shows step, loss terms and time left. `update` answers the terms as numbers on the steps it reads them."""
+    """Shows step, loss terms and time left, in the first process of a run. `update` answers the terms as numbers on
+    the steps it reads them."""
 
     def __init__(self, label: str, *, total: int, done: int = 0, events: Path | None = None, every: int = 10):
         self.label, self.total, self.start, self.every, self.events = label, total, done, every, events
         self.rich: Any = None
         self.writer: Any = None
         self.text = ""
+        self.mute = not ranks.first()
 
     def __enter__(self) -> Bar:
         self.began = self.last = time.monotonic()
+        if self.mute:
+            return self
         if sys.stderr.isatty() and os.environ.get("EDGEMT_PROGRESS") != "lines":
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -54,6 +60,8 @@ class Bar:
     ) -> dict[str, float]:
         """`terms` are read only every few steps: reading a value waits for the device."""
         read: dict[str, float] = {}
+        if self.mute:
+            return read
         if terms and (done % self.every == 0 or done == self.total):
             read = {name: float(value) for name, value in terms.items()}
             self.text = "  ".join(f"{name} {value:.3f}" for name, value in read.items())
@@ -94,7 +102,7 @@ def counter(label: str) -> Callable[[int, int], None]:
     began = time.monotonic()
 
     def show(done: int, total: int) -> None:
-        if sys.stderr.isatty() and (time.monotonic() - began > 1.0 or done == total):
+        if ranks.first() and sys.stderr.isatty() and (time.monotonic() - began > 1.0 or done == total):
             end = "\n" if done == total else ""
             print(f"\rreading {label}: {done}/{total}", end=end, file=sys.stderr, flush=True)
 

@@ -15,7 +15,7 @@ from torch import nn
 
 import teachers
 from deploy import export
-from edgemt import artefact, engine
+from edgemt import artefact, engine, ranks
 from edgemt.bank import read as read_bank
 from edgemt.contract import Card, Normalise
 from edgemt.data.layouts import Cohort, find
@@ -204,7 +204,9 @@ class Run:
         )
 
     def say(self, text: str) -> None:
-        print(text, file=sys.stderr, flush=True)
+        """On stderr, once however many processes there are."""
+        if ranks.first():
+            print(text, file=sys.stderr, flush=True)
 
 
 def record_of(predict: Predict, cases: EvalSet) -> dict[str, Any]:

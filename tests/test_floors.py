@@ -14,7 +14,7 @@ FLOORS = [
     {"contract", "frames", "files", "names", "hub"},
     {
         *("losses", "perturb", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
-        *("overlay", "through", "checkpoint", "progress"),
+        *("overlay", "through", "checkpoint", "progress", "ranks"),
     },
     {"targets", "methods"},
     {
@@ -23,7 +23,7 @@ FLOORS = [
     },
     {
         *("flow", "training", "slimming", "shipping", "reporting", "workspace", "volumetric", "artefact", "recipes"),
-        *("report", "plugins", "cli", "overrides", "listing", "shipped", "predicting", "doctor"),
+        *("report", "plugins", "cli", "zoo", "overrides", "listing", "shipped", "predicting", "doctor"),
     },
 ]
 LEVEL = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
