@@ -6,9 +6,10 @@ Shapes: N batch, L labelled, U unlabelled, C classes, K image channels, *space 2
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
 
 if TYPE_CHECKING:
     import numpy as np
@@ -16,6 +17,10 @@ if TYPE_CHECKING:
     from torch import Tensor
 
 CARD_FORMAT = 1
+
+# What `network(x, disturb=...)` puts each encoder map through before a decoder reads it. It may also give more rows
+# than it takes, as many for every map: the decoder then reads several versions of what the encoder saw once.
+Disturb: TypeAlias = "Callable[[Tensor], Tensor]"
 
 
 @dataclass(frozen=True)
@@ -37,6 +42,8 @@ class Batch:
     label: Tensor  # [L, *space] int64
     strong: Tensor | None = None  # [U, K, *space] the unlabelled rows, same geometry, strong intensity view
     soft: Tensor | None = None  # [N, C, *space] what a finished teacher said of every row beforehand, same geometry
+    index: Tensor | None = None  # int64 [N] which case each row shows: its place in the stacks, labelled ones first
+    place: Tensor | None = None  # [N, A, A + 1] where in that case, A axes: rows of `affine_grid`, bending left out
 
     @property
     def count(self) -> int:

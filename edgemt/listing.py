@@ -20,11 +20,14 @@ def _recipes() -> Rows:
 
 def _methods() -> Rows:
     from edgemt.methods import METHODS
+    from edgemt.methods.mean_teacher import MeanTeacher
 
     for name, method in METHODS.items():
-        rule = getattr(method, "target", None)  # what tells the rows of one family apart
-        family = type(method).__name__
-        yield name, f"{family}: {_first_line(type(rule if rule is not None else method))}"
+        if type(method) is not MeanTeacher:
+            yield name, f"{type(method).__name__}: {_first_line(type(method))}"
+            continue
+        mixed = "" if method.mix == "none" else f" Student's images are mixed ({method.mix})."
+        yield name, f"MeanTeacher: {_first_line(type(method.target))}{mixed}"  # the target tells them apart
 
 
 def _teachers() -> Rows:
@@ -63,7 +66,10 @@ def _datasets() -> Rows:
         "volumes",
         "root/{images,labels}/*.nii.gz with train.txt and val.txt: every slice a frame, patients kept together",
     )
+    yield "decathlon", "Medical Segmentation Decathlon or nnU-Net: dataset.json, imagesTr, labelsTr, imagesTs"
+    yield "h5", "NAME/*.h5 or NAME.h5 with image and label, as the mean-teacher repositories have them"
     yield "phantom", "synthetic frames with labels, nothing to download"
+    yield "phantom_volumes", "synthetic volumes with labels, nothing to download"
 
 
 def _first_line(thing: object) -> str:

@@ -98,6 +98,73 @@ def distance(kind: Distance, logits: Tensor, q: Tensor, *, weight: Tensor | None
     raise ValueError(f"distance: {kind!r} is not known; use one of {', '.join(get_args(Distance))}")
 
 
+def uncertain_mse(p: Tensor, q: Tensor, *, beta: float) -> Tensor:
+    """Map: sum over classes of (p - q)^2 / (e^(beta H(p)) + e^(beta H(q))), plus beta (H(p) + H(q)).
+
+    The UnCL of DyCON, Assefa et al., CVPR 2025: the larger `beta`, the less a doubtful voxel must agree and the more
+    its doubt costs.
+    """
+    doubt, other = entropy(p), entropy(q)
+    gap = (p - q).square().sum(1, keepdim=True) / ((beta * doubt).exp() + (beta * other).exp())
+    return gap + beta * (doubt + other)
+
+
+def focal_contrast(features: Tensor, label: Tensor, *, temperature: float = 0.6, focus: float = 2.0) -> Tensor:
+    """How badly each place [N, V] tells its class from others: InfoNCE over cosines of `features` [N, F, V].
+
+    Places of one image with one `label` int64 [N, V] attract, others repel. A pair already told apart counts little:
+    its share s of the softmax weighs it by (1 - s)^focus. A place without a companion costs nothing.
+    """
+    unit = F.normalize(features.float(), dim=1)
+    alike = torch.einsum("nfi,nfj->nij", unit, unit) / temperature
+    same = label.unsqueeze(2) == label.unsqueeze(1)
+    friends = same & ~torch.eye(label.shape[1], dtype=torch.bool, device=label.device)
+    foes = alike.masked_fill(same, -1e4).logsumexp(2, keepdim=True)  # -inf has no gradient where nobody is a foe
+    log_share = alike - torch.logaddexp(alike, foes)
+    cost = -((1.0 - log_share.exp()).clamp_min(0.0) ** focus) * log_share
+    return (friends * cost).sum(2) / friends.sum(2).clamp_min(1)
+
+
+# --- for labels that may be wrong, and for heads that should not all be taught alike ---
+
+
+def noise_robust_dice(p: Tensor, q: Tensor, *, power: float = 1.5, weight: Tensor | None = None) -> Tensor:
+    """Sum of |p - q|^power over sum of p + q, a class at a time, mean of all classes. Wang et al., TMI 2020.
+
+    `power` 1 is as robust as the mean absolute error, 2 is like Dice. PyMIC's denominator; the background counts.
+    """
+    w = 1.0 if weight is None else weight
+    axes = (0, *range(2, p.ndim))
+    gap = (p - q).abs().clamp_min(1e-6) ** power  # the slope of |x|^1.5 at 0 is 0, but not by its formula
+    return ((w * gap).sum(axes) / ((w * (p + q)).sum(axes) + SMOOTH)).mean()
+
+
+def focal(logits: Tensor, target: Tensor, *, focus: float = 2.0, weight: Tensor | None = None) -> Tensor:
+    """Scalar: cross-entropy times (1 - probability of the truth)^focus. Lin et al., ICCV 2017."""
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    cost = F.cross_entropy(logits, target, reduction="none").unsqueeze(1)
+    return weighted_mean((1.0 - (-cost).exp()).clamp_min(0.0) ** focus * cost, weight)
+
+
+def overlap(p: Tensor, q: Tensor, *, weight: Tensor | None = None) -> Tensor:
+    """1 - soft intersection over union of the foreground over the whole batch, mean of the classes that `q` holds."""
+    p, q = p[:, 1:], q[:, 1:]
+    w = 1.0 if weight is None else weight
+    axes = (0, *range(2, p.ndim))
+    both = (w * p * q).sum(axes)
+    either = (w * (p + q - p * q)).sum(axes)
+    held = ((w * q).sum(axes) > 0).to(p.dtype)
+    return (held * (1.0 - (both + SMOOTH) / (either + SMOOTH))).sum() / held.sum().clamp_min(1.0)
+
+
+def pixel_contrast(anchor: Tensor, key: Tensor, label: Tensor, *, temperature: float = 0.1) -> Tensor:
+    """InfoNCE between two [n, F] of the same n places: keys with one's own `label` int64 [n] attract, others repel."""
+    anchor, key = (F.normalize(x.float(), dim=1) for x in (anchor, key))
+    log_share = (anchor @ key.T / temperature).float().log_softmax(1)
+    same = (label[:, None] == label).to(log_share.dtype)
+    return -((same * log_share).sum(1) / same.sum(1)).mean()
+
+
 # --- distillation: student logits first, then the teacher's, both [N, C, *space] ---
 
 

@@ -6,6 +6,7 @@ about 1).
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -98,6 +99,45 @@ def shadow(image: Tensor, box: Tensor, *, strength: float = 0.5) -> Tensor:
     return torch.where(box, torch.lerp(image, low, strength), image)
 
 
+@dataclass(frozen=True)
+class FeatureNoise:
+    """Every value of a feature map times 1 + U(-span, span), one draw a place for all rows. Ouali et al., CVPR 2020."""
+
+    span: float = 0.3
+
+    def __call__(self, feature: Tensor, generator: torch.Generator | None) -> Tensor:
+        draw = torch.rand(feature.shape[1:], generator=generator, device=feature.device)
+        return feature * (1.0 + self.span * (2.0 * draw - 1.0)).to(feature.dtype)
+
+
+@dataclass(frozen=True)
+class FeatureDropout:
+    """Drops whole channels of a feature map, or single places, and enlarges the rest; on in eval mode too."""
+
+    rate: float = 0.5
+    channels: bool = True
+
+    def __call__(self, feature: Tensor, generator: torch.Generator | None) -> Tensor:
+        shape = feature.shape[:2] + (1,) * (feature.ndim - 2) if self.channels else feature.shape
+        kept = torch.rand(shape, generator=generator, device=feature.device) >= self.rate
+        return feature * kept.to(feature.dtype) / (1.0 - self.rate)
+
+
+@dataclass(frozen=True)
+class FeatureDrop:
+    """Silences where a map is most active: above U(low, high) of the largest channel mean. Ouali et al., CVPR 2020."""
+
+    low: float = 0.7
+    high: float = 0.9
+
+    def __call__(self, feature: Tensor, generator: torch.Generator | None) -> Tensor:
+        draw = torch.rand(len(feature), generator=generator, device=feature.device)
+        active = feature.mean(1, keepdim=True)
+        bar = active.amax(tuple(range(1, active.ndim)), keepdim=True)
+        bar = bar * (self.low + (self.high - self.low) * draw).view(bar.shape).to(feature.dtype)
+        return feature * (active < bar).to(feature.dtype)
+
+
 def adversarial(
     loss: Callable[[Tensor], Tensor],
     image: Tensor,
@@ -116,3 +156,152 @@ def adversarial(
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(loss(image.detach() + push), push)
     return (reach * unit(slope)).detach()
+
+
+@dataclass(frozen=True)
+class Jitter:
+    """Contrast, brightness and gamma drawn for each image: a strong view beside the one that a batch brings."""
+
+    contrast: float = 0.5
+    brightness: float = 0.5  # standard deviations of the image
+    power: float = 0.5  # gamma from exp(-power) to exp(power)
+
+    def __call__(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
+        draw = 2.0 * torch.rand((3, len(image)), generator=generator, device=image.device) - 1.0
+        stretch, lift, power = draw.to(image.dtype)
+        image = gamma(image, (self.power * power).exp())
+        axes, column = tuple(range(1, image.ndim)), (-1, *[1] * (image.ndim - 1))
+        mean, spread = image.mean(axes, keepdim=True), image.std(axes, keepdim=True)
+        image = mean + (1.0 + self.contrast * stretch.view(column)) * (image - mean)
+        return image + self.brightness * lift.view(column) * spread
+
+
+@dataclass(frozen=True)
+class DropChannels:
+    """Feature dropout for `disturb`: in rows `start` to `stop` each channel is 0 with chance `rate`, others grow.
+
+    What is dropped is drawn from the step's generator, map by map.
+    """
+
+    rate: float
+    start: int
+    stop: int
+    generator: torch.Generator | None = None
+
+    def __call__(self, x: Tensor) -> Tensor:
+        rows = x[self.start : self.stop]
+        draw = torch.rand(rows.shape[:2], generator=self.generator, device=x.device)
+        keep = (draw >= self.rate).to(x.dtype).view(*rows.shape[:2], *[1] * (x.ndim - 2)) / (1.0 - self.rate)
+        return torch.cat([x[: self.start], rows * keep, x[self.stop :]])
+
+
+# --- turned, shuffled, swapped and shaded views ---
+
+
+@dataclass(frozen=True)
+class Affine:
+    """A turn in the plane of the first two axes, a zoom and a shift; without the zoom it is rigid."""
+
+    degrees: float = 20.0
+    zoom: float = 0.1  # as a share: 0.1 is from 0.9 to 1.1
+    shift: float = 0.1  # as a share of each half side
+
+    def draw(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
+        """[N, D, D + 1]: where each place of the view lies in the image, in half sides from the middle."""
+        dims, half = image.ndim - 2, torch.tensor(image.shape[2:], device=image.device, dtype=torch.float32)
+        draw = 2 * torch.rand((len(image), 2 + dims), generator=generator, device=image.device) - 1
+        angle = draw[:, 0] * math.radians(self.degrees)
+        turn = torch.eye(dims, device=image.device).repeat(len(image), 1, 1)
+        turn[:, 0, 0] = turn[:, 1, 1] = angle.cos()
+        turn[:, 0, 1], turn[:, 1, 0] = -angle.sin(), angle.sin()
+        turn = turn * (1 + self.zoom * draw[:, 1]).view(-1, 1, 1) * half / half[:, None]  # in voxels: no shear
+        return torch.cat([turn, self.shift * draw[:, 2:, None]], 2)
+
+
+def inverse(affine: Tensor) -> Tensor:
+    """[N, D, D + 1]: the way back."""
+    back = torch.linalg.inv_ex(affine[:, :, :-1]).inverse  # unlike inv, it does not wait for the GPU
+    return torch.cat([back, -(back * affine[:, None, :, -1]).sum(2, keepdim=True)], 2)
+
+
+def _places(affine: Tensor, x: Tensor) -> Tensor:
+    """[N, *space, D]: where to look; by products and sums, as a matrix product would be rounded under autocast."""
+    places = affine[:, :, -1].view(-1, *[1] * (x.ndim - 2), x.ndim - 2)
+    for axis, size in enumerate(x.shape[2:]):
+        line = (torch.arange(size, device=x.device) + 0.5) * (2 / size) - 1
+        shape = [1] * x.ndim
+        shape[1 + axis] = size
+        places = places + line.view(shape) * affine[:, :, axis].view(-1, *[1] * (x.ndim - 2), x.ndim - 2)
+    return places
+
+
+def warp(affine: Tensor, x: Tensor) -> Tensor:
+    """x [N, C, *space] seen through `affine`, linearly; beyond its rim, `x` goes on as it ends."""
+    grid = _places(affine, x).flip(-1).to(x.dtype)
+    return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
+
+
+def within(affine: Tensor, x: Tensor) -> Tensor:
+    """bool [N, 1, *space]: true where `warp` looks inside of `x`, not beyond its rim."""
+    return (_places(affine, x).abs() <= 1).all(-1).unsqueeze(1)
+
+
+@dataclass(frozen=True)
+class Cells:
+    """A grid laid over each image, `side` cells an axis (fewer on a short one)."""
+
+    side: int = 4
+    share: float = 0.5  # how many of the cells `draw` picks
+
+    def __post_init__(self) -> None:
+        if self.side < 2:
+            raise ValueError(f"side: {self.side} cell an axis has nothing beside it; give 2 or more")
+
+    def sides(self, image: Tensor) -> tuple[int, ...]:
+        return tuple(min(self.side, size) for size in image.shape[2:])
+
+    def draw(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
+        """bool [N, 1, *space], true in the cells that are picked; as many in every image."""
+        sides = self.sides(image)
+        draw = torch.rand((len(image), math.prod(sides)), generator=generator, device=image.device)
+        picked = draw.argsort(1).argsort(1) < round(self.share * draw.shape[1])
+        return F.interpolate(picked.view(-1, 1, *sides).float(), size=image.shape[2:], mode="nearest") > 0.5
+
+    def order(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
+        """int64 [N, cells]: for `shuffle`, which cell comes to each place."""
+        draw = torch.rand((len(image), math.prod(self.sides(image))), generator=generator, device=image.device)
+        return draw.argsort(1)
+
+    def shuffle(self, order: Tensor, x: Tensor) -> Tensor:
+        """Cells of x [N, C, *space] in another order; what the grid leaves over at the far rims stays in place."""
+        sides = self.sides(x)
+        edge = [size // side for size, side in zip(x.shape[2:], sides, strict=True)]
+        gridded = (slice(None), slice(None), *(slice(n * length) for n, length in zip(sides, edge, strict=True)))
+        inner = x[gridded]
+        split = inner.reshape(*x.shape[:2], *(n for pair in zip(sides, edge, strict=True) for n in pair))
+        dims = x.ndim - 2
+        first, last = [2 + 2 * a for a in range(dims)], [3 + 2 * a for a in range(dims)]
+        cells = split.permute(0, *first, 1, *last).flatten(1, dims)
+        rows = torch.arange(len(x), device=x.device)[:, None]
+        moved = cells[rows, order].view(len(x), *sides, x.shape[1], *edge)
+        back = [0, dims + 1, *(axis for a in range(dims) for axis in (1 + a, dims + 2 + a))]
+        out = x.clone()
+        out[gridded] = moved.permute(back).reshape(inner.shape)
+        return out
+
+
+def darkness(image: Tensor, *, low: float = 1 / 255, high: float = 60 / 255) -> Tensor:
+    """[N, 1, *space] in 0..1: the shadows of an image, 0 where it is black. Half a cosine between two levels.
+
+    Levels are shares of the range of the image itself. SCO-SSL (Xu et al.) multiplies other images by it.
+    """
+    axes = tuple(range(1, image.ndim))
+    least, most = image.amin(axes, keepdim=True), image.amax(axes, keepdim=True)
+    grey = ((image - least) / (most - least).clamp_min(1e-6)).mean(1, keepdim=True)
+    return 0.5 - 0.5 * torch.cos(math.pi * ((grey - low) / (high - low)).clamp(0, 1))
+
+
+def shade(image: Tensor, mask: Tensor) -> Tensor:
+    """Multiplies each image, counted from its darkest value, by a mask [N, 1, *space] in 0..1."""
+    least = image.amin(tuple(range(1, image.ndim)), keepdim=True)
+    return least + (image - least) * mask

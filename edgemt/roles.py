@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from copy import deepcopy
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from random import Random
 from typing import Any, Literal
 
 import torch
@@ -48,6 +49,11 @@ class Ema:
         if not 0.0 <= self.decay < 1.0:
             raise ValueError(f"decay: {self.decay} would never let the average move; give a number from 0 up to, not 1")
 
+    @property
+    def sources(self) -> tuple[str, ...]:
+        """The players that `update` is given."""
+        return self.of
+
     def rate(self, step: Step) -> float:
         """How much of the old average stays at this step."""
         return min((1.0 + step.index) / (10.0 + step.index), self.decay) if self.warmup else self.decay
@@ -69,6 +75,113 @@ class Ema:
         for i, buffer in enumerate(mine):
             if not buffer.is_floating_point():
                 buffer.copy_(theirs[0][i])
+
+
+@dataclass(frozen=True)
+class Turns:
+    """Which of two players has the turn at a step, 0 or 1; no turn is longer than `longest`, a share of the run.
+
+    `drawn` turns last from one step to the longest, each length as likely as any; a pair of them always fills one
+    step more than the longest, so the turn is a function of the step's number and a resumed run takes the same ones.
+    Otherwise all turns are the longest.
+    """
+
+    longest: float = 0.0  # 0, and any share below a step: the players change at each step
+    drawn: bool = False
+
+    def __post_init__(self) -> None:
+        if not 0.0 <= self.longest <= 0.5:
+            raise ValueError(f"longest: {self.longest} is no share of the run that leaves two turns; give 0 to 0.5")
+
+    def __call__(self, step: Step) -> int:
+        longest = max(1, round(self.longest * step.total))
+        if not self.drawn:
+            return step.index // longest % 2
+        pair, place = divmod(step.index, longest + 1)
+        return int(place >= Random(pair).randint(1, longest))
+
+
+@dataclass(frozen=True)
+class Alternating(Ema):
+    """An average that moves in its own turns only: two of one student, moved in turn, grow apart."""
+
+    turns: Turns = field(default_factory=Turns)
+    place: int = 0  # in which of the two turns it moves
+
+    @torch.no_grad()
+    def update(self, average: nn.Module, sources: list[nn.Module], step: Step) -> None:
+        if self.turns(step) == self.place:
+            super().update(average, sources, step)
+
+
+@dataclass(frozen=True)
+class InTurn(Ema):
+    """An average of two players that follows one of them at a time, not their mean."""
+
+    of: tuple[str, ...] = ("student", "peer")
+    turns: Turns = field(default_factory=Turns)
+
+    @torch.no_grad()
+    def update(self, average: nn.Module, sources: list[nn.Module], step: Step) -> None:
+        super().update(average, [sources[self.turns(step)]], step)
+
+
+@dataclass(frozen=True)
+class Residual(Ema):
+    """An average that catches up where it lags: a weight's own residual is fed back into its move.
+
+    A tensor that differs from its source by the share r of its own size moves by (1 - a)(1 + gain r), at most all
+    the way; with gain 0 it is the plain average. Buffers move as in the plain average.
+    """
+
+    gain: float = 1.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.gain < 0:
+            raise ValueError(f"gain: {self.gain} would push the average away from its source; give 0 or more")
+
+    @torch.no_grad()
+    def update(self, average: nn.Module, sources: list[nn.Module], step: Step) -> None:
+        before = [weight.clone() for weight in average.parameters()]
+        super().update(average, sources, step)
+        rest = self.rate(step)
+        for weight, old in zip(average.parameters(), before, strict=True):
+            push = weight - old
+            lag = push.norm() / (1.0 - rest) / old.norm().clamp_min(1e-12)
+            weight.add_(push * (self.gain * lag).clamp(max=rest / (1.0 - rest)))
+
+
+@dataclass(frozen=True)
+class Wary(Ema):
+    """An average that takes little from a student whose last loss stands out: COPLE-Net's adaptive teacher.
+
+    `record` is the Memory player to which the method pushes each loss (one class, one feature); one that lies more
+    than `beyond` standard deviations above the mean of those kept stands out, and `share` of the move is left. On a
+    GPU it waits once a step to read that.
+    """
+
+    record: str = "record"
+    beyond: float = 1.0
+    share: float = 0.1
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if not 0.0 < self.share <= 1.0:
+            raise ValueError(f"share: {self.share} of a move is none; give a number above 0 and up to 1")
+
+    @property
+    def sources(self) -> tuple[str, ...]:
+        return (*self.of, self.record)
+
+    @torch.no_grad()
+    def update(self, average: nn.Module, sources: list[nn.Module], step: Step) -> None:
+        *students, record = sources
+        move = 1.0 - self.rate(step)
+        if record.stands_out(self.beyond):  # type: ignore[operator]
+            move *= self.share
+        plain = Ema(self.of, decay=1.0 - move, warmup=False, buffers=self.buffers, mode=self.mode)
+        plain.update(average, students, step)
 
 
 @dataclass(frozen=True)
@@ -111,15 +224,35 @@ class Bank(nn.Module):
         self.register_buffer("filled", torch.zeros(role.classes, dtype=torch.int64))
         self.register_buffer("place", torch.zeros(role.classes, dtype=torch.int64))
 
+    def need(self, classes: int, *, features: int) -> None:
+        """Raises ValueError where so many classes of so many features do not fit."""
+        room = (len(self.vectors), self.vectors.shape[2])
+        if classes > room[0] or features > room[1]:
+            raise ValueError(
+                f"memory: it has room for {room[0]} classes of {room[1]} features, and {classes} of {features} came; "
+                "raise memory.classes or memory.features"
+            )
+
     @torch.no_grad()
     def push(self, vectors: Tensor, *, label: int) -> None:
-        """Writes `vectors` [n, F] of one class over the oldest ones."""
-        size = self.vectors.shape[1]
+        """Writes `vectors` [n, F] of one class over the oldest ones; narrower ones are filled up with 0."""
+        size, width = self.vectors.shape[1:]
+        self.need(label + 1, features=vectors.shape[1])
+        vectors = nn.functional.pad(vectors, (0, width - vectors.shape[1]))
         vectors = vectors[-size:]
         at = (self.place[label] + torch.arange(len(vectors), device=vectors.device)) % size
         self.vectors[label, at] = vectors.to(self.vectors.dtype)
         self.place[label] = (self.place[label] + len(vectors)) % size
         self.filled[label] = (self.filled[label] + len(vectors)).clamp(max=size)
+
+    def stands_out(self, beyond: float) -> bool:
+        """Is the last vector pushed, of one class and one feature, `beyond` deviations above the mean of all kept?"""
+        kept = self.vectors[0, : int(self.filled[0]), 0]
+        kept = kept[kept.isfinite()]
+        if not len(kept):
+            return False
+        last = self.vectors[0, int(self.place[0]) - 1, 0]
+        return bool(last > kept.mean() + beyond * kept.std(correction=0))
 
 
 def gather(roles: Roles, build: Build) -> Players:
@@ -155,13 +288,21 @@ def update_averages(players: Players, roles: Roles, step: Step) -> None:
     """Moves every average, after the optimisers of this step; norm layers are left as they were built."""
     for name, role in roles.items():
         if isinstance(role, Ema):
-            role.update(players[name], [players[source] for source in role.of], step)
+            role.update(players[name], [players[source] for source in role.sources], step)
     rest(players)
 
 
 def rest(players: Players) -> None:
     """After a step, moved averages or not: norm layers keep statistics again, as they were built to."""
     _track(players, True)
+
+
+def bare(player: nn.Module) -> nn.Module:
+    """The network itself, without an engine's precision around it: for slopes that no optimiser follows.
+
+    An engine takes no backward pass but its own through what it wraps, and half precision loses a small probe.
+    """
+    return getattr(player, "module", player)
 
 
 def trainable(roles: Roles) -> tuple[str, ...]:

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgemt.contract import Step
 from edgemt.losses import entropy
-from edgemt.perturb import Noise
+from edgemt.perturb import Affine, Noise, inverse, warp, within
 from edgemt.pseudo import hard, passes, soft
 from edgemt.ramps import Ramp
 
@@ -91,3 +91,44 @@ class Confident(Soft):
             scaled = self.confidence * mean / mean.amax().clamp_min(1e-6)
             bar = torch.maximum(scaled, torch.full_like(scaled, min(self.floor, self.confidence)))
         return Target(label, (sure >= (label * bar).sum(1, keepdim=True)).to(p.dtype))
+
+
+@dataclass(frozen=True)
+class AffineView(Soft):
+    """Inspired by affine consistency: the teacher looks at a turned, zoomed, shifted view, and its word is put back.
+
+    Of the work of Fu et al. only a survey's sentence is known. It is trusted where it looked; the student's view stays
+    as it is, so no label is interpolated.
+    """
+
+    inspired: ClassVar[bool] = True
+    citation: ClassVar[str] = "Inspired by Fu et al., affine transformation consistency in a mean teacher (survey)"
+    affine: Affine = field(default_factory=Affine)
+
+    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> Target:
+        there = self.affine.draw(image, step.generator)
+        p = soft(teacher, self.noise(warp(there, image), step.generator))
+        back = inverse(there)
+        return Target(warp(back, p), within(back, p).to(p.dtype))
+
+
+@dataclass(frozen=True)
+class AdaptiveThreshold(Soft):
+    """Inspired by adaptive thresholds: trusted where the teacher doubts no more than it does of that class on average.
+
+    Only a survey's sentence is known. The bar is the mean entropy of the voxels of this batch that the teacher gives to
+    a class, plus `slack` standard deviations, which grow over the run.
+    """
+
+    inspired: ClassVar[bool] = True
+    citation: ClassVar[str] = "Inspired by adaptive-threshold selection of reliable voxels (survey)"
+    slack: Ramp = field(default_factory=lambda: Ramp(top=2.0, length=1.0))
+
+    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> Target:
+        p = soft(teacher, self.noise(image, step.generator))
+        label, doubt, axes = hard(p), entropy(p), (0, *range(2, p.ndim))
+        count = label.sum(axes, keepdim=True).clamp_min(1.0)
+        mean = (label * doubt).sum(axes, keepdim=True) / count
+        spread = ((label * (doubt - mean).square()).sum(axes, keepdim=True) / count).sqrt()
+        bar = (label * (mean + self.slack(step) * spread)).sum(1, keepdim=True)
+        return Target(p, (doubt <= bar).to(p.dtype))

@@ -126,7 +126,7 @@ def described(of: Teacher | Student, side: Side, method: Method) -> dict[str, An
     if of.network.startswith("smp/"):
         options = {"pretrained": of.pretrained} | ({"encoder": of.encoder} if of.encoder else {})
     else:
-        given = {"widths": list(of.widths), "filters": of.filters, "norm": of.norm}
+        given = {"widths": list(of.widths), "filters": of.filters, "norm": of.norm, "attention": of.attention}
         options = {name: value for name, value in given.items() if value}
     return {
         "room": "teachers",

@@ -13,7 +13,7 @@ from edgemt.names import unknown
 if TYPE_CHECKING:
     from torch import nn
 
-HEADS = ("sdf", "aux", "features")
+HEADS = ("sdf", "aux", "features", "disturb", "scales")
 
 
 class Student(NamedTuple):

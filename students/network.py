@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Output
+from edgemt.contract import Disturb, Output
 from students.decoder import build_decoder, resize, row
 from students.mask import phases, upsampled_argmax
 from students.pyramid import Pyramid
@@ -20,8 +20,8 @@ from students.pyramid import Pyramid
 class Network(nn.Module):
     """image [N, K, H, W] -> Output; any H and W that the encoder takes (convolutional ones: all).
 
-    heads: "sdf" signed distances in [-1, 1], "aux" logits of the decoder's coarser maps, "features" its
-    finest map.
+    heads: "sdf" signed distances in [-1, 1], "aux" or "scales" logits of the decoder's coarser maps, "features" its
+    finest map; "disturb" the keyword of that name, a function for every map of the pyramid.
     """
 
     phases: Tensor
@@ -45,13 +45,15 @@ class Network(nn.Module):
         widths: tuple[int, ...] = self.decoder.widths  # type: ignore[assignment]
         self.head = nn.Conv2d(widths[-1], classes, 1)
         self.sdf = nn.Conv2d(widths[-1], classes - 1, 1) if "sdf" in heads else None
-        self.aux = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in widths[:-1] if "aux" in heads)
+        deep = {"aux", "scales"} & set(heads)
+        self.aux = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in widths[:-1] if deep)
         self.keep_features = "features" in heads
         kernel = phases(self.pyramid.strides[0]).repeat(classes, 1, 1, 1)
         self.register_buffer("phases", kernel, persistent=False)
 
-    def forward(self, x: Tensor) -> Output:
-        maps = self.decoder(self.pyramid(x))
+    def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
+        pyramid = self.pyramid(x)
+        maps = self.decoder(pyramid if disturb is None else [disturb(m) for m in pyramid])
         finest = maps[-1]
         return Output(
             logits=resize(self.head(finest), x),

@@ -13,7 +13,8 @@ from edgemt.names import unknown
 if TYPE_CHECKING:
     from torch import nn
 
-HEADS = ("sdf", "aux", "features")
+HEADS = ("sdf", "aux", "features", "disturb")
+FURTHER = ("scales", "decoder2", "decoder3")  # of the networks written here
 
 
 class Teacher(NamedTuple):
@@ -62,7 +63,7 @@ def _monai(network: str, dims: int = 2) -> Callable[..., nn.Module]:
 
 
 TEACHERS: dict[str, Teacher] = {
-    "unet": Teacher("U-Net 16-32-64-128-256 of the semi-supervised benchmarks", HEADS, _unet),
+    "unet": Teacher("U-Net 16-32-64-128-256 of the semi-supervised benchmarks", HEADS + FURTHER, _unet),
     "smp/Unet": Teacher("U-Net on an ImageNet encoder (default resnet34)", (), _smp("Unet")),
     "smp/UnetPlusPlus": Teacher("U-Net++ with nested skips", (), _smp("UnetPlusPlus")),
     "smp/DeepLabV3Plus": Teacher("DeepLabV3+ with atrous pyramid pooling", (), _smp("DeepLabV3Plus")),
@@ -76,8 +77,8 @@ TEACHERS: dict[str, Teacher] = {
     "monai/SegResNet": Teacher("residual encoder and decoder with group norm", (), _monai("SegResNet")),
     "monai/FlexibleUNet": Teacher("U-Net on an EfficientNet encoder", (), _monai("FlexibleUNet")),
     "monai/BasicUNetPlusPlus": Teacher("U-Net++ of MONAI", (), _monai("BasicUNetPlusPlus")),
-    "vnet": Teacher("V-Net of the left-atrium benchmarks, additive skips", HEADS, _vnet, 3),
-    "unet3d": Teacher("the U-Net above in three axes", HEADS, _unet3d, 3),
+    "vnet": Teacher("V-Net of the left-atrium benchmarks, additive skips", HEADS + FURTHER, _vnet, 3),
+    "unet3d": Teacher("the U-Net above in three axes", HEADS + FURTHER, _unet3d, 3),
     "monai3d/UNet": Teacher("3-D residual U-Net with strided convolutions", (), _monai("UNet", 3), 3),
     "monai3d/BasicUNet": Teacher("3-D plain U-Net 32-32-64-128-256-32", (), _monai("BasicUNet", 3), 3),
     "monai3d/DynUNet": Teacher("3-D U-Net as nnU-Net builds it, isotropic strides", (), _monai("DynUNet", 3), 3),

@@ -13,8 +13,10 @@ from collections.abc import Sequence
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
-from edgemt.contract import Output
+from edgemt.contract import Disturb, Output
+from teachers.attention import Attention, attend
 from teachers.layers import CONV, POOL, UNSTRIDE, Norm, check, normalisation, resize
 
 
@@ -31,26 +33,32 @@ def double_conv(inward: int, outward: int, *, dropout: float, norm: Norm, dims: 
     )
 
 
+UPS = ("bilinear", "transposed", "nearest")
+
+
 class Up(nn.Module):
-    """Doubles the resolution, puts the skip beside it, convolves twice."""
+    """Doubles the resolution, puts the skip beside it, convolves twice; `up` is one of UPS."""
 
     def __init__(self, deep: int, skip: int, *, up: str, norm: Norm, dims: int) -> None:
         super().__init__()
-        self.transposed = up == "transposed"
-        self.reduce = UNSTRIDE[dims](deep, skip, 2, stride=2) if self.transposed else CONV[dims](deep, skip, 1)
+        self.nearest = up == "nearest"
+        self.reduce = UNSTRIDE[dims](deep, skip, 2, stride=2) if up == "transposed" else CONV[dims](deep, skip, 1)
         self.convs = double_conv(2 * skip, skip, dropout=0.0, norm=norm, dims=dims)
 
     def forward(self, x: Tensor, skip: Tensor) -> Tensor:
         # The 1x1 convolution commutes with the resampling, and is four times cheaper before it.
-        x = resize(self.reduce(x), skip.shape[2:])  # a transposed convolution is one short where a side is odd
+        x, size = self.reduce(x), skip.shape[2:]  # a transposed convolution is one short where a side is odd
+        x = F.interpolate(x, size=tuple(size), mode="nearest") if self.nearest else resize(x, size)
         return self.convs(torch.cat((skip, x), dim=1))
 
 
 class UNet(nn.Module):
     """image [N, K, *space] -> Output; any size whose sides are at least 2 ** (levels - 1).
 
-    heads: "sdf" signed distances in [-1, 1], "aux" logits of the coarser decoder levels (deep supervision),
-    "features" the last decoder map.
+    heads: "sdf" signed distances in [-1, 1], "aux" or "scales" logits of the coarser decoder levels (deep supervision),
+    "features" the last decoder map; "disturb" the keyword of that name, a function for every encoder map.
+    "decoder2" and "decoder3" each add, behind those, the logits of one more decoder that resamples otherwise, as
+    MC-Net and MC-Net+ have them; such decoders run in train mode only. `attention`: see teachers/attention.py.
     """
 
     def __init__(
@@ -63,6 +71,7 @@ class UNet(nn.Module):
         dropout: Sequence[float] = (0.05, 0.1, 0.2, 0.3, 0.5),
         up: str = "bilinear",
         norm: Norm = "batch",
+        attention: Attention = "none",
         dims: int = 2,
     ) -> None:
         super().__init__()
@@ -70,7 +79,7 @@ class UNet(nn.Module):
             raise ValueError(f"unet: widths = {tuple(widths)}: give at least two levels")
         if len(dropout) != len(widths):
             raise ValueError(f"unet: dropout has {len(dropout)} numbers for {len(widths)} widths: give one a level")
-        if up not in ("bilinear", "transposed"):
+        if up not in UPS[:2]:
             raise ValueError(f"unet: up = {up!r}: choose bilinear or transposed")
         check("unet", dims=dims, norm=norm)
         conv = CONV[dims]
@@ -80,16 +89,23 @@ class UNet(nn.Module):
             double_conv(inward, outward, dropout=rate, norm=norm, dims=dims)
             for inward, outward, rate in zip((channels, *widths), widths, dropout, strict=False)
         )
-        self.up = nn.ModuleList(
-            Up(deep, skip, up=up, norm=norm, dims=dims)
-            for skip, deep in reversed(list(zip(widths, widths[1:], strict=False)))
-        )
+        self.attend = attend(attention, widths, dims=dims, network="unet")
+        pairs = list(reversed(list(zip(widths, widths[1:], strict=False))))
+
+        def decoder(up: str) -> nn.ModuleList:
+            return nn.ModuleList(Up(deep, skip, up=up, norm=norm, dims=dims) for skip, deep in pairs)
+
+        self.up = decoder(up)
         self.head = conv(widths[0], classes, 3, padding=1)
         self.sdf = conv(widths[0], classes - 1, 1) if "sdf" in heads else None
-        self.aux = nn.ModuleList(conv(width, classes, 1) for width in reversed(widths[1:-1]) if "aux" in heads)
+        deep = {"aux", "scales"} & set(heads)
+        self.aux = nn.ModuleList(conv(width, classes, 1) for width in reversed(widths[1:-1]) if deep)
+        others = [way for way in UPS if way != up][: sum(head in heads for head in ("decoder2", "decoder3"))]
+        self.further = nn.ModuleList(decoder(way) for way in others)
+        self.further_heads = nn.ModuleList(conv(widths[0], classes, 3, padding=1) for _ in others)
         self.keep_features = "features" in heads
 
-    def forward(self, x: Tensor) -> Output:
+    def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
         space = x.shape[2:]
         if min(space) < self.deepest:
             raise ValueError(f"unet: input {tuple(space)} is too small: every side must be at least {self.deepest}")
@@ -97,13 +113,27 @@ class UNet(nn.Module):
         for index, block in enumerate(self.down):
             x = block(self.pool(x) if index else x)
             skips.append(x)
-        maps = []
-        for block, skip in zip(self.up, reversed(skips[:-1]), strict=True):
-            x = block(x, skip)
-            maps.append(x)
+        skips = skips if self.attend is None else self.attend(skips)
+        if disturb is not None:
+            skips = [disturb(skip) for skip in skips]
+        maps = _climbed(self.up, skips)
+        x = maps[-1]
+        further = zip(self.further, self.further_heads, strict=True) if self.training else ()
         return Output(
             logits=self.head(x),
             features=x if self.keep_features else None,
             sdf=None if self.sdf is None else torch.tanh(self.sdf(x)),
-            aux=tuple(resize(head(m), space) for head, m in zip(self.aux, maps, strict=False)),
+            aux=(
+                *(resize(head(m), space) for head, m in zip(self.aux, maps, strict=False)),
+                *(head(_climbed(blocks, skips)[-1]) for blocks, head in further),  # type: ignore[arg-type]
+            ),
         )
+
+
+def _climbed(blocks: nn.ModuleList, skips: Sequence[Tensor]) -> list[Tensor]:
+    """The maps of a decoder, coarsest first, from those of the encoder, deepest last."""
+    maps, x = [], skips[-1]
+    for block, skip in zip(blocks, reversed(skips[:-1]), strict=True):
+        x = block(x, skip)
+        maps.append(x)
+    return maps

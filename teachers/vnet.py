@@ -15,8 +15,9 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Output
-from teachers.layers import CONV, DROPOUT, LINEAR, UNSTRIDE, Norm, check, continued, cut, normalisation
+from edgemt.contract import Disturb, Output
+from teachers.attention import Attention, attend
+from teachers.layers import CONV, DROPOUT, LINEAR, UNSTRIDE, Norm, check, continued, cut, normalisation, resize
 
 DOWN = (1, 2, 3, 3, 3)  # convolutions of each block, the deepest last
 UP = (3, 3, 2, 1)
@@ -35,7 +36,7 @@ def _unit(norm: Norm, dims: int) -> Unit:
 
 
 class Decoder(nn.Module):
-    """Maps of the encoder, deepest last -> the last map [N, F, *space]; `up` is how it resamples."""
+    """Maps of the encoder, deepest last -> its own, coarsest first [N, F, *space]; `up` is how it resamples."""
 
     def __init__(self, widths: Sequence[int], *, up: str, norm: Norm, dims: int) -> None:
         super().__init__()
@@ -56,19 +57,22 @@ class Decoder(nn.Module):
         self.enlarge = nn.ModuleList(enlarge(deep, width) for deep, width in pairs)
         self.blocks = nn.ModuleList(block(width, count) for (_, width), count in zip(pairs, UP, strict=True))
 
-    def forward(self, maps: Sequence[Tensor]) -> Tensor:
-        x = maps[-1]
+    def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
+        levels, x = [], maps[-1]
         for enlarge, block, skip in zip(self.enlarge, self.blocks, reversed(maps[:-1]), strict=True):
             x = block(enlarge(x) + skip)
-        return x
+            levels.append(x)
+        return levels
 
 
 class VNet(nn.Module):
     """image [N, K, *space] -> Output; a side that is no multiple of 16 is continued inside and cut back.
 
     heads: "sdf" signed distances in [-1, 1], as DTC has them; "features" the last decoder map; "aux" logits of
-    `further` more decoders that resample otherwise (1: linear, as MC-Net; 2: nearest too, as MC-Net+). The
-    further decoders run in train mode only.
+    `further` more decoders that resample otherwise (1: linear, as MC-Net; 2: nearest too, as MC-Net+), which
+    "decoder2" and "decoder3" ask for by name; "scales" logits of the coarser decoder levels, before those in
+    `Output.aux`. All of `Output.aux` is for train mode only. "disturb" is the keyword of that name, a function for
+    every encoder map. `attention`: see teachers/attention.py.
     """
 
     def __init__(
@@ -79,6 +83,7 @@ class VNet(nn.Module):
         heads: Sequence[str] = (),
         filters: int = 16,
         norm: Norm = "batch",
+        attention: Attention = "none",
         dropout: float = 0.5,
         further: int = 1,
         dims: int = 3,
@@ -104,29 +109,39 @@ class VNet(nn.Module):
             return nn.Sequential(*layers)
 
         self.down = nn.ModuleList(level(index, width) for index, width in enumerate(widths))
+        self.attend = attend(attention, widths, dims=dims, network="vnet")
         self.dropout = DROPOUT[dims](dropout)
         self.up = Decoder(widths, up="transposed", norm=norm, dims=dims)
         self.head = conv(filters, classes, 1)
         self.sdf = conv(filters, classes - 1, 1) if "sdf" in heads else None
-        ways = FURTHER[:further] if "aux" in heads else ()
+        self.scales = nn.ModuleList(conv(width, classes, 1) for width in widths[-2:0:-1] if "scales" in heads)
+        named = sum(head in heads for head in ("decoder2", "decoder3"))
+        ways = FURTHER[: max(further, named) if "aux" in heads else named]
         self.further = nn.ModuleList(Decoder(widths, up=up, norm=norm, dims=dims) for up in ways)
         self.further_heads = nn.ModuleList(conv(filters, classes, 1) for _ in ways)
         self.keep_features = "features" in heads
 
-    def forward(self, x: Tensor) -> Output:
+    def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
         space = x.shape[2:]
         x = continued(x, multiple=self.multiple)
         maps: list[Tensor] = []
         for block in self.down:
             x = block(x)
             maps.append(x)
+        maps = maps if self.attend is None else self.attend(maps)
         maps[-1] = self.dropout(maps[-1])
-        last = self.up(maps)
+        maps = maps if disturb is None else [disturb(m) for m in maps]
+        levels = self.up(maps)
+        last = levels[-1]
         x = self.dropout(last)
+        scales = zip(self.scales, levels, strict=False) if self.training else ()
         others = zip(self.further, self.further_heads, strict=True) if self.training else ()
         return Output(
             logits=cut(self.head(x), space),
             features=cut(last, space) if self.keep_features else None,
             sdf=None if self.sdf is None else cut(torch.tanh(self.sdf(x)), space),
-            aux=tuple(cut(head(self.dropout(decoder(maps))), space) for decoder, head in others),
+            aux=(
+                *(cut(resize(head(m), last.shape[2:]), space) for head, m in scales),
+                *(cut(head(self.dropout(decoder(maps)[-1])), space) for decoder, head in others),
+            ),
         )

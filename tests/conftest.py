@@ -77,6 +77,7 @@ TINY_VOLUMES = [
     "--threads=1",
 ]
 
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the phantom recipe, made small: the folder with every stage in it."""

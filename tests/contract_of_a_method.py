@@ -22,6 +22,8 @@ def eager(method: Method) -> Method:
     """The same method where a teacher that has learnt nothing is already believed."""
     if isinstance(method, MeanTeacher) and isinstance(method.target, Confident):
         return replace(method, target=replace(method.target, confidence=0.3))
+    if hasattr(method, "confidence"):
+        return replace(method, confidence=0.3)  # type: ignore[call-arg]
     return method
 
 
@@ -176,6 +178,9 @@ def check_averages_converge(roles: dict[str, Role], method: Method) -> None:
     with torch.no_grad():
         for p in stage.nets.student.parameters():
             p.add_(torch.randn_like(p))
+    for role in quick.values():
+        for peer in role.of[1:] if isinstance(role, Ema) else ():
+            stage.nets[peer].load_state_dict(stage.nets[role.of[0]].state_dict())  # the mean of several is the first
     still = {n: copy.deepcopy(stage.nets[n].state_dict()) for n in trainable(quick)}
     for i in range(40):
         for _ in stage.turns(batch_of(seed=i)):

@@ -8,10 +8,10 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Batch, Output, Step
+from edgemt.contract import Batch, Disturb, Output, Step
 from edgemt.methods import Discriminator, Method
 from edgemt.methods.method import Terms
-from edgemt.roles import gather, set_modes, trainable, update_averages
+from edgemt.roles import Memory, gather, set_modes, trainable, update_averages
 
 CHANNELS = 2
 
@@ -26,8 +26,9 @@ class Tiny(nn.Module):
         self.head, self.sdf = conv(8, classes, 1), conv(8, classes - 1, 1)
         self.aux = nn.ModuleList(conv(8, classes, 1) for _ in range(2))
 
-    def forward(self, x: Tensor) -> Output:
+    def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
         f = self.body(x)
+        f = f if disturb is None else disturb(f)
         return Output(self.head(f), f, self.sdf(f).tanh(), tuple(aux(f) for aux in self.aux))
 
     def rename(self, order: list[int]) -> None:
@@ -55,6 +56,9 @@ class Stage:
     def __post_init__(self) -> None:
         self.roles = self.method.roles()
         self.nets = gather(self.roles, self.build)
+        for name in self.of(Memory) if self.index else ():  # midway a memory holds something
+            self.nets[name].vectors.uniform_(generator=torch.Generator().manual_seed(0))
+            self.nets[name].filled.fill_(self.nets[name].vectors.shape[1])
         self.optimisers = {
             who: torch.optim.SGD(self.nets[who].parameters(), self.rate, momentum=0.9) for who in trainable(self.roles)
         }
@@ -104,7 +108,8 @@ def batch_of(
     view = image[labelled:] + 0.3 * torch.randn(image[labelled:].shape, generator=g)
     said = torch.randn(classes, CHANNELS, generator=g) * 2  # a bank's teacher: it reads the image, voxel by voxel
     soft = torch.einsum("ck,nk...->nc...", said, image).softmax(1)
-    return Batch(image, label, view if strong else None, soft)
+    place = torch.eye(dims, dims + 1).repeat(len(image), 1, 1)
+    return Batch(image, label, view if strong else None, soft, torch.arange(len(image)), place)
 
 
 class Says(nn.Module):

@@ -11,6 +11,7 @@ Shapes: N batch, L labelled, K channels, H W size. Images are float in [0, 1] un
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import fields
 from functools import partial
 
@@ -48,6 +49,17 @@ def warp(image: Tensor, label: Tensor, *, options: AugmentOptions, generator: Ge
     beyond = "reflection" if options.padding == "reflection" else "zeros"
     mask = nn.grid_sample(mask, grid[: len(label)], mode="nearest", padding_mode=beyond, align_corners=False)
     return moved.clamp_(0, 1), mask[:, 0].to(label.dtype)
+
+
+def placed(count: int, *, size: Sequence[int], options: AugmentOptions, generator: Generator) -> Tensor:
+    """[N, 2, 3] output to input coordinates of `warp`, called next with the same generator; elastic bends are left out.
+
+    `generator` stays as it was.
+    """
+    if options == _still(options):
+        return torch.eye(2, 3).repeat(count, 1, 1)
+    twin = Generator().set_state(generator.get_state())
+    return _pose(count, aspect=size[1] / size[0], options=options, generator=twin)
 
 
 def _still(options: AugmentOptions) -> AugmentOptions:

@@ -6,7 +6,7 @@ the neighbouring slices of a volume, which are gathered when a batch is made and
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Case, Normalise
-from edgemt.data.augment import AugmentOptions, intensify, normalised, warp
+from edgemt.data.augment import AugmentOptions, intensify, normalised, placed, warp
 from edgemt.data.decode import Form, ProgressCall, decode_frames, decode_pairs, need_every_class
 from edgemt.data.layouts import DataOptions
 from edgemt.frames import fit_label
@@ -177,11 +177,14 @@ class TwoStream:
         said = [_take(stack.soft, rows, device).to(image.dtype) for stack, rows in drawn if stack.soft is not None]
         channels = image.shape[1]
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, 2, index))
+        place = placed(len(image), size=image.shape[2:], options=self.augment, generator=generator)
         moving = torch.cat([image, torch.cat(said)], dim=1) if said else image
         moved, label = warp(moving, label, options=self.augment, generator=generator)
         image, soft = moved[:, :channels], with_background(moved[:, channels:]) if said else None
         weak, strong = self._views(image, length, generator)
-        return Batch(weak, label.long(), strong, soft)
+        return Batch(
+            weak, label.long(), strong, soft, numbered([rows for _, rows in drawn], self.labelled), place.to(device)
+        )
 
     def _views(self, image: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """All rows, and the strong view of those after the first `length`; both normalised."""
@@ -198,6 +201,11 @@ class TwoStream:
             strong = intensify(image[length:], options=self.augment, generator=generator, cutout=True, slices=slices)
             strong = normalised(strong, self.normalise)
         return normalised(weak, self.normalise), strong
+
+
+def numbered(rows: Sequence[Tensor | Sequence[int]], labelled: Sized) -> Tensor:
+    """int64 [N]: rows of the labelled stack, and of the unlabelled one, as places in both laid end to end."""
+    return torch.cat([torch.as_tensor(r, dtype=torch.int64) + k * len(labelled) for k, r in enumerate(rows)])
 
 
 def with_background(foreground: Tensor) -> Tensor:

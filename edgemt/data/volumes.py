@@ -6,7 +6,7 @@ Shapes: n cached volumes, N batch, L labelled, U unlabelled, C classes, X Y Z vo
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 
 import numpy as np
@@ -19,8 +19,8 @@ from edgemt.contract import Batch, Case, Normalise
 from edgemt.data.decode import Decoder, ProgressCall, label_volume, need_every_class
 from edgemt.data.layouts import DataOptions
 from edgemt.data.options import VolumeOptions
-from edgemt.data.stream import form_of, mixed_seed, rows_of
-from edgemt.data.turns import draw_turns, intensified, turned
+from edgemt.data.stream import form_of, mixed_seed, numbered, rows_of
+from edgemt.data.turns import Turns, draw_turns, intensified, turned
 
 ANCHORS = 4096  # voxels of a class that a patch may be centred on, spread evenly over what there is
 Shape3 = tuple[int, int, int]
@@ -216,7 +216,10 @@ class VolumeStream:
         image = turned(image.to(device, non_blocking=True), turns)[:, None].to(torch.float32) / 255
         label = turned(label.to(device, non_blocking=True), turns[:length])
         which = rows + [len(self.labelled) + row for row in (free if others else [])]
-        return self._seen(image, label, self._moments[which], length=length, generator=generator)
+        batch = self._seen(image, label, self._moments[which], length=length, generator=generator)
+        place = placed(corners, turns, shapes=[x.shape for x in images], patch=self.volume.patch)
+        cases = numbered([rows, free] if others else [rows], self.labelled)
+        return replace(batch, index=cases, place=place.to(device, non_blocking=True))
 
     def _seen(self, image: Tensor, label: Tensor, scales: Tensor, *, length: int, generator: Generator) -> Batch:
         """Intensity, then normalisation by what the volumes were before it."""
@@ -246,6 +249,16 @@ class VolumeStream:
                     corners[i] = voxels[int(at[i] * len(voxels))].long() - patch // 2
         corners = corners.clamp(min=0).minimum(room.clamp_min(0))
         return torch.where(room < 0, room.div(2, rounding_mode="trunc"), corners).tolist()
+
+
+def placed(corners: Sequence[Sequence[int]], turns: Turns, *, shapes: Sequence[Sequence[int]], patch: Shape3) -> Tensor:
+    """[N, 3, 4]: where the voxels of each turned patch lie in its volume, as `affine_grid` writes it (Z, Y, X)."""
+    at, side, whole = (torch.tensor(x, dtype=torch.float32) for x in (corners, patch, shapes))
+    signs = 1.0 - 2.0 * nn.pad(turns.reverse.float(), (0, 1))
+    swapped = torch.eye(3)[[1, 0, 2]].expand(len(at), 3, 3)
+    turn = torch.where(turns.swap[:, None, None], swapped, torch.eye(3)) * signs[:, None]
+    shift = (2 * at + side) / whole - 1
+    return torch.cat([(turn * (side / whole)[:, :, None]).flip(1, 2), shift.flip(1)[:, :, None]], 2)
 
 
 def anchors(label: Tensor) -> Tensor:

@@ -10,16 +10,29 @@ from inspect import cleandoc
 from typing import Any
 
 from edgemt.methods.adversarial import Adversarial, Discriminator
+from edgemt.methods.ambiguity import Ambiguous, AmbiguousByPrototype, Mislabelled, MostDoubtful, Unstable
+from edgemt.methods.consistency import FrequencyRegion, MultiScale, PatchShuffle, PatchSwap, ShadowAugmentation
+from edgemt.methods.correction import LabelCorrection, NoiseRobust, SelfSimilarity
 from edgemt.methods.cross_pseudo import CrossPseudo
+from edgemt.methods.decoders import CrossConsistency, MutualDecoders, MutualThreeDecoders, PyramidConsistency
 from edgemt.methods.distillation import Distillation
 from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.methods.method import Method, Terms
+from edgemt.methods.multitask import Aggregation, MutualTasks, TripledUncertainty
+from edgemt.methods.pasting import CopyPaste
+from edgemt.methods.separation import SmoothSeparate
+from edgemt.methods.several_students import Competitive, HybridDual, MultiStudent, Progressive, SharedTeacher
+from edgemt.methods.several_teachers import AlternateDiverse, Auxiliary, DualTeacher, ResidualDriven, ThreeTeachers
+from edgemt.methods.strong_views import CrossHead, CrossMatch, UncertaintyContrast, UniMatch
 from edgemt.methods.supervised import EntropyMinimisation, Supervised
+from edgemt.methods.tasks import DualTask, ShapeAdversarial
+from edgemt.methods.uncertainty import DoubleUncertainty, HeadsAgree, StructureAware
+from edgemt.methods.views import PiModel, TemporalEnsembling, VirtualAdversarial
 from edgemt.names import unknown
 from edgemt.perturb import Noise
 from edgemt.ramps import Ramp
 from edgemt.roles import Ema
-from edgemt.targets import Confident, Soft, UncertaintyMasked
+from edgemt.targets import AdaptiveThreshold, AffineView, Confident, Soft, UncertaintyMasked
 
 METHODS: dict[str, Method] = {
     "supervised": Supervised(),
@@ -46,6 +59,54 @@ METHODS: dict[str, Method] = {
     "dan": Adversarial(),
     "distillation": Distillation(),
     "slice_distillation": Distillation(guide="bank", overlap=1.0),
+    "bcp": CopyPaste(),
+    "cct": CrossConsistency(),
+    "dtc": DualTask(),
+    "ict": MeanTeacher(target=Soft(noise=Noise(std=0.0)), mix="mixup"),
+    "mc_net": MutualDecoders(),
+    "mc_net_plus": MutualThreeDecoders(),
+    "pi_model": PiModel(),
+    "sassnet": ShapeAdversarial(),
+    "ss_net": SmoothSeparate(),
+    "temporal_ensembling": TemporalEnsembling(),
+    "urpc": PyramidConsistency(),
+    "vat": VirtualAdversarial(),
+    "ad_mt": AlternateDiverse(),
+    "auxiliary": Auxiliary(),
+    "cds": Competitive(),
+    "cmmt": CrossHead(),
+    "cross_match": CrossMatch(),
+    "ddl": MultiStudent(),
+    "dsst": SharedTeacher(),
+    "dual_teacher": DualTeacher(),
+    "dycon": UncertaintyContrast(),
+    "hybrid_mt": HybridDual(),
+    "pmt": Progressive(),
+    "rdmt": ResidualDriven(),
+    "three_teachers": ThreeTeachers(),
+    "unimatch": UniMatch(),
+    "ac_mt": Ambiguous(),
+    "ac_mt_label_errors": Ambiguous(select=Mislabelled()),
+    "ac_mt_most_doubtful": Ambiguous(select=MostDoubtful()),
+    "ac_mt_prototypes": AmbiguousByPrototype(),
+    "ac_mt_unstable": Ambiguous(select=Unstable()),
+    "adaptive_threshold": MeanTeacher(target=AdaptiveThreshold()),
+    "affine_mt": MeanTeacher(target=AffineView()),
+    "cople": NoiseRobust(),
+    "double_uncertainty": DoubleUncertainty(),
+    "er_mt": StructureAware(near=0.0, far=0.0),
+    "feature_aggregation": Aggregation(),
+    "frcnet": FrequencyRegion(),
+    "fussnet": HeadsAgree(),
+    "label_correction": LabelCorrection(),
+    "lg_er_mt": StructureAware(),
+    "ms_mt": MultiScale(),
+    "patch_shuffle": PatchShuffle(),
+    "patch_swap": PatchSwap(),
+    "sco_ssl": ShadowAugmentation(),
+    "self_similarity": SelfSimilarity(),
+    "tripled_uncertainty": TripledUncertainty(),
+    "ug_mcl": MutualTasks(),
 }
 
 

@@ -11,7 +11,7 @@ from torch import Tensor
 from edgemt.contract import Batch, Step
 from edgemt.losses import Distance, dice_ce, distance
 from edgemt.methods.method import Method, Terms
-from edgemt.perturb import Box, cutmix
+from edgemt.perturb import Box, cutmix, mixup, mixup_share
 from edgemt.ramps import Ramp
 from edgemt.roles import Ema, Players, Role, Trainable
 from edgemt.targets import Soft
@@ -32,7 +32,8 @@ class MeanTeacher(Method):
     student gets the harder view and CutMix boxes, target and weight cut alike. Follows the SSL4MIS port
     (noise on the teacher's input, consistency on unlabelled rows, weight 0.1), but batch-norm statistics are
     averaged with the weights, the ramp is a share of the run, and the teacher is delivered. The authors
-    themselves advise a larger weight (C to C^2).
+    themselves advise a larger weight (C to C^2). `mix` "mixup" is interpolation consistency (Verma et al.,
+    IJCAI 2019): at a mixture of two images, the mixture of what is said of each.
     """
 
     delivers: ClassVar[str] = "teacher"
@@ -42,7 +43,7 @@ class MeanTeacher(Method):
     ramp: Ramp = field(default_factory=Ramp)
     ema: Ema = field(default_factory=Ema)
     strong: bool = False
-    mix: Mix = "none"
+    mix: Literal["none", "cutmix", "mixup"] = "none"
     box: Box = field(default_factory=Box)
 
     def roles(self) -> dict[str, Role]:
@@ -57,6 +58,10 @@ class MeanTeacher(Method):
             box = self.box.draw(view, step.generator)
             view, probability = cutmix(box, view), cutmix(box, probability)
             weight = None if weight is None else cutmix(box, weight)
+        elif self.mix == "mixup":
+            share = mixup_share(view, step.generator)
+            view, probability = mixup(share, view), mixup(share, probability)
+            weight = None if weight is None else mixup(share, weight)
         logits = nets.student(torch.cat([batch.labelled, view])).logits
         gap = distance(self.distance, logits[batch.count :], probability, weight=weight)
         terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label), consistency=self.ramp(step) * gap)

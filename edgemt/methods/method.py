@@ -31,9 +31,10 @@ Turn = tuple[tuple[str, ...], Terms]
 class Method:
     """Fields are hyper-parameters. It holds no state and draws only from the generator of the step."""
 
-    heads: ClassVar[tuple[str, ...]] = ()  # what the network must also output: "sdf", "aux", "features"
+    heads: ClassVar[tuple[str, ...]] = ()  # what the network must also output: "sdf", "aux", "features", "disturb" ...
     delivers: ClassVar[str] = "student"  # the player whose weights are kept
     citation: ClassVar[str] = ""
+    inspired: ClassVar[bool] = False  # only a sentence of it could be read: no reproduction
 
     def __post_init__(self) -> None:
         for item in fields(self):

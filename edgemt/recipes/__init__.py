@@ -32,6 +32,7 @@ class Teacher:
     widths: tuple[int, ...] = ()  # of the U-Net's stages; empty is the table's own
     filters: int = 0  # of the V-Net's first stage; 0 is the table's own
     norm: Literal["", "batch", "group", "instance"] = ""  # of the V-Net and the 3-D U-Net; empty is the table's own
+    attention: Literal["", "none", "dual", "gate", "se", "dynamic"] = ""  # of U-Net and V-Net
     encoder: str = ""  # for smp/ networks
     pretrained: Pretrained = "never"
     method: Method = field(default_factory=lambda: METHODS["cutmix_mt"])

@@ -36,7 +36,7 @@ def begun(target: str, network: dict[str, Any]) -> dict[str, Any]:
             f"student.weights: {entry.name} takes {shelf.taken(entry.card)}, {own['channels']} input channels, the "
             f"recipe's frames have {network['channels']}; change data.channels or data.slices, or take other weights"
         )
-    lacking = [head for head in network["heads"] if head in ("sdf", "aux") and head not in own["heads"]]
+    lacking = [head for head in network["heads"] if head in ("sdf", "aux", "scales") and head not in own["heads"]]
     if lacking and own["plan"]:
         raise ValueError(
             f"student.weights: {entry.name} was pruned without the head {lacking[0]!r} that student.method trains; "
@@ -81,8 +81,10 @@ def _recut(plan: dict[str, Any] | None, network: dict[str, Any]) -> dict[str, An
         return None
     outputs = {"head": network["classes"], "sdf": network["classes"] - 1, "aux": network["classes"]}
 
+    wanted = {*network["heads"], *(["aux"] if "scales" in network["heads"] else [])}  # both are the module "aux"
+
     def there(name: str) -> bool:
-        return name.partition(".")[0] not in ("sdf", "aux") or name.partition(".")[0] in network["heads"]
+        return name.partition(".")[0] not in ("sdf", "aux") or name.partition(".")[0] in wanted
 
     sizes, tensors = {}, {}
     for name, values in plan["sizes"].items():

@@ -1,0 +1,121 @@
+"""One encoder, several readings of it: coarser scales, disturbed features, decoders that resample otherwise.
+
+Shapes: N batch, L labelled, U unlabelled, C classes, *space 2 or 3 axes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from itertools import permutations
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from edgemt.contract import Batch, Step
+from edgemt.losses import dice_ce, kl, mse, probabilities, weighted_mean
+from edgemt.methods.method import Method, Terms
+from edgemt.perturb import FeatureDrop, FeatureDropout, FeatureNoise
+from edgemt.pseudo import sharpen
+from edgemt.ramps import Ramp
+from edgemt.roles import Players
+
+Feature = Callable[[Tensor, torch.Generator | None], Tensor]
+
+
+@dataclass(frozen=True)
+class PyramidConsistency(Method):
+    """Predictions of every scale agree with their mean, less so where a scale's KL from it shows doubt.
+
+    Follows the SSL4MIS release: the mean is no fixed target, and the doubt itself is minimised. The scales
+    are the decoder's own levels; supervised with the house's Dice and cross-entropy, mean over scales.
+    """
+
+    heads: ClassVar[tuple[str, ...]] = ("scales",)
+    citation: ClassVar[str] = "Luo et al., MICCAI 2021, Uncertainty rectified pyramid consistency"
+    ramp: Ramp = field(default_factory=Ramp)
+
+    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+        out = nets.student(batch.image)
+        scales = (out.logits, *out.aux)
+        known = [dice_ce(logits[: batch.count], batch.label) for logits in scales]
+        terms = Terms(supervised=torch.stack(known).mean())
+        if len(batch.unlabelled):
+            every = [probabilities(logits[batch.count :]) for logits in scales]
+            middle, gaps = torch.stack(every).mean(0), []
+            for p in every:
+                doubt = kl(p.clamp_min(1e-8).log(), middle)
+                gaps.append(weighted_mean(mse(p, middle), torch.exp(-doubt)) + doubt.mean())
+            terms["consistency"] = self.ramp(step) * torch.stack(gaps).mean()
+        return terms
+
+
+@dataclass(frozen=True)
+class CrossConsistency(Method):
+    """A decoder that reads disturbed features should say what it says of the clean ones.
+
+    The three disturbances of the SSL4MIS port, at its weight. There each has a decoder of its own, labels
+    teach all of them and the clean prediction is taught too; here one decoder reads every version of what
+    was encoded once, labels teach the clean reading, and the clean prediction is a target, as in the
+    authors' code (which has 22 auxiliary decoders and weight 30, for natural images).
+    """
+
+    heads: ClassVar[tuple[str, ...]] = ("disturb",)
+    citation: ClassVar[str] = "Ouali et al., CVPR 2020, Semi-supervised segmentation with cross-consistency training"
+    ramp: Ramp = field(default_factory=Ramp)
+    noise: FeatureNoise = field(default_factory=FeatureNoise)
+    dropout: FeatureDropout = field(default_factory=lambda: FeatureDropout(rate=0.3, channels=False))
+    drop: FeatureDrop = field(default_factory=FeatureDrop)
+
+    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+        ways: tuple[Feature, ...] = (self.noise, self.dropout, self.drop)
+
+        def disturb(feature: Tensor) -> Tensor:
+            free = feature[batch.count :]
+            return torch.cat([feature, *(way(free, step.generator) for way in ways)])
+
+        if not len(batch.unlabelled):
+            return Terms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
+        said = nets.student(batch.image, disturb=disturb).logits.split([len(batch.image), *[len(batch.unlabelled)] * 3])
+        clean = probabilities(said[0][batch.count :].detach())
+        gaps = [mse(probabilities(logits), clean).mean() for logits in said[1:]]
+        return Terms(
+            supervised=dice_ce(said[0][: batch.count], batch.label),
+            consistency=self.ramp(step) * torch.stack(gaps).mean(),
+        )
+
+
+@dataclass(frozen=True)
+class MutualDecoders(Method):
+    """Decoders of one encoder learn from each other's sharpened predictions, and so show where they doubt.
+
+    Follows MC-Net's release: one further decoder, all rows, weight 1, temperature 0.1, and the first decoder
+    is what is kept. Other than there, targets carry no gradient, sharpening is renormalised over classes, and
+    labels are learnt with the house's Dice and cross-entropy.
+    """
+
+    heads: ClassVar[tuple[str, ...]] = ("decoder2",)
+    citation: ClassVar[str] = "Wu et al., MICCAI 2021, Semi-supervised left atrium segmentation with mutual consistency"
+    ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
+    temperature: float = 0.1
+
+    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+        out = nets.student(batch.image)
+        every = (out.logits, *out.aux)
+        known = [dice_ce(logits[: batch.count], batch.label) for logits in every]
+        p = [probabilities(logits) for logits in every]
+        q = [sharpen(said, temperature=self.temperature) for said in p]
+        gaps = [mse(p[i], q[j]).mean() for i, j in permutations(range(len(p)), 2)]
+        return Terms(supervised=torch.stack(known).sum(), mutual=self.ramp(step) * torch.stack(gaps).sum())
+
+
+@dataclass(frozen=True)
+class MutualThreeDecoders(MutualDecoders):
+    """MC-Net with a third decoder, which resamples by nearest neighbours: six pairs learn from each other.
+
+    Follows the release in the same way and with the same differences as with two decoders.
+    """
+
+    heads: ClassVar[tuple[str, ...]] = ("decoder2", "decoder3")
+    citation: ClassVar[str] = "Wu et al., Medical Image Analysis 2022, Mutual consistency learning (MC-Net+)"

@@ -1,0 +1,142 @@
+"""One network, several looks at an image: noisy ones, earlier ones, and the one that confuses it most.
+
+Shapes: N batch, U unlabelled, C classes, *space 2 or 3 axes, G cells of the ensemble's grid.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from edgemt.contract import Batch, Step
+from edgemt.losses import dice_ce, distance, kl, log_probabilities, mse, probabilities, weighted_mean
+from edgemt.methods.method import Method, Terms, Turn
+from edgemt.perturb import Noise, adversarial
+from edgemt.ramps import Ramp
+from edgemt.roles import Memory, Players, Role, Trainable, bare
+
+
+@dataclass(frozen=True)
+class PiModel(Method):
+    """Two noisy looks of one network at an unlabelled image should agree; dropout differs between them too.
+
+    As published both looks are taught, not one by the other. The paper classifies small photographs with a
+    weight of its own kind; here stand the weight and the ramp that segmentation uses, on unlabelled rows only.
+    """
+
+    citation: ClassVar[str] = "Laine & Aila, ICLR 2017, Temporal ensembling for semi-supervised learning (pi-model)"
+    noise: Noise = field(default_factory=Noise)
+    ramp: Ramp = field(default_factory=Ramp)
+
+    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+        looks = [self.noise(batch.unlabelled, step.generator) for _ in range(2)]
+        logits = nets.student(torch.cat([batch.labelled, *looks])).logits
+        terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label))
+        if len(batch.unlabelled):
+            one, other = probabilities(logits[batch.count :]).chunk(2)
+            terms["consistency"] = self.ramp(step) * mse(one, other).mean()
+        return terms
+
+
+@dataclass(frozen=True)
+class TemporalEnsembling(Method):
+    """What is said of an unlabelled image should be what was said of it over the past epochs.
+
+    The paper remembers one vector an image. A segmentation moves under its augmentation, so here the mean
+    probability of each cell of a grid laid over the whole image is remembered, and voxels are led back to
+    their cells through `Batch.place`. The running sum is divided by the weight it has, as published (the
+    start-up correction), which is also how a cell that was never seen is known. Unlabelled rows only. For
+    volumes there are fewer images: `images=128, cells=8000` takes the same memory and is finer.
+    """
+
+    citation: ClassVar[str] = "Laine & Aila, ICLR 2017, Temporal ensembling for semi-supervised learning"
+    ramp: Ramp = field(default_factory=Ramp)
+    momentum: float = 0.6
+    images: int = 2048  # labelled and unlabelled ones that there is room for
+    cells: int = 1024  # of an image: 32 by 32, or 10 by 10 by 10
+    classes: int = 4  # at most
+
+    def roles(self) -> dict[str, Role]:
+        return {"student": Trainable(), "ensemble": Memory(self.images, self.cells, self.classes)}
+
+    def steps(self, nets: Players, batch: Batch, step: Step) -> Iterator[Turn]:
+        count, free = batch.count, len(batch.unlabelled)
+        logits = nets.student(batch.image).logits
+        terms = Terms(supervised=dice_ce(logits[:count], batch.label))
+        if not free:
+            yield ("student",), terms
+            return
+        rows = self._rows(batch, classes=logits.shape[1])
+        assert batch.place is not None
+        said, voxels = cell_means(probabilities(logits[count:]), batch.place[count:], cells=self.cells)
+        past = nets.ensemble.vectors[: said.shape[1], rows, : said.shape[2]].movedim(0, 1)  # [U, C, G]
+        worth = past.sum(1, keepdim=True)
+        gap = weighted_mean(mse(said, past / worth.clamp_min(1e-6)), voxels * (worth > 0))
+        yield ("student",), Terms(**terms, consistency=self.ramp(step) * gap)
+        # Behind the yield: a step whose loss was not finite leaves the ensemble alone.
+        now = torch.where(voxels > 0, self.momentum * past + (1.0 - self.momentum) * said.detach(), past)
+        nets.ensemble.vectors[: said.shape[1], rows, : said.shape[2]] = now.movedim(1, 0).to(past.dtype)
+        nets.ensemble.filled.fill_(self.images)
+
+    def _rows(self, batch: Batch, *, classes: int) -> Tensor:
+        if batch.index is None or batch.place is None:
+            raise ValueError("temporal ensembling: these batches do not say which image a row shows, and where")
+        rows = batch.index[batch.count :]
+        if int(rows.max()) >= self.images:
+            raise ValueError(f"images: {self.images} is too few, image number {int(rows.max())} came; raise it")
+        if classes > self.classes:
+            raise ValueError(f"classes: {self.classes} is too few, the network tells {classes} apart; raise it")
+        return rows
+
+
+def cell_means(p: Tensor, place: Tensor, *, cells: int) -> tuple[Tensor, Tensor]:
+    """Means [U, C, G] of `p` [U, C, *space] over the cells of each whole image, and the voxels in each [U, 1, G].
+
+    `place` is that of a `Batch`; G is the largest power of a whole side up to `cells`.
+    """
+    axes = p.ndim - 2
+    side = int(cells ** (1.0 / axes) + 1e-6)
+    grid = F.affine_grid(place.float(), [len(p), 1, *p.shape[2:]], align_corners=False)
+    at = ((grid + 1.0) / 2.0 * side).floor().long()
+    inside = ((at >= 0) & (at < side)).all(-1)
+    powers = torch.tensor([side**k for k in range(axes)], device=p.device)
+    at = torch.where(inside, (at * powers).sum(-1), side**axes).flatten(1)[:, None]  # the last cell is thrown away
+    voxels = torch.zeros(len(p), 1, side**axes + 1, device=p.device, dtype=p.dtype)
+    voxels = voxels.scatter_add(2, at, torch.ones_like(at, dtype=p.dtype))[..., :-1]
+    sums = torch.zeros(*p.shape[:2], side**axes + 1, device=p.device, dtype=p.dtype)
+    sums = sums.scatter_add(2, at.expand(-1, p.shape[1], -1), p.flatten(2))[..., :-1]
+    return sums / voxels.clamp_min(1.0), voxels
+
+
+@dataclass(frozen=True)
+class VirtualAdversarial(Method):
+    """What is said of an unlabelled image should withstand the small push that changes it most.
+
+    One power iteration, KL, weight 1 from the start, as published. The length of the push and of its probe
+    are SS-Net's for patches of a million voxels (`reach` 6 there for slices): the paper's probe of 1e-6 is
+    lost in half precision.
+    """
+
+    citation: ClassVar[str] = "Miyato et al., TPAMI 2018, Virtual adversarial training"
+    ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0, length=0.0))
+    reach: float = 10.0  # length of the push over all voxels of an image
+    probe: float = 10.0
+
+    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+        logits = nets.student(batch.image).logits
+        terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label))
+        if len(batch.unlabelled):
+            calm = probabilities(logits[batch.count :].detach())
+
+            def moved(image: Tensor) -> Tensor:
+                return kl(log_probabilities(bare(nets.student)(image).logits), calm).mean()
+
+            push = adversarial(moved, batch.unlabelled, step.generator, reach=self.reach, probe=self.probe)
+            pushed = nets.student(batch.unlabelled + push).logits
+            terms["adversarial"] = self.ramp(step) * distance("kl", pushed, calm)
+        return terms
