@@ -143,8 +143,8 @@ def _record(at: Run, timed: dict[str, Any], controls: list[Path]) -> dict[str, A
         "device": timed["machine"],
         "classes": list(at.recipe.data.classes),
         "counts": {
-            "labelled": len(at.cohort.labelled),
-            "unlabelled": len(at.cohort.unlabelled),
+            "labelled": len({case.image for case in at.cohort.labelled}),  # a volume is one case, as in "val"
+            "unlabelled": len({case.image for case in at.cohort.unlabelled}),
             "val": len(at.val),
         },
         "stages": stages,
@@ -252,9 +252,7 @@ def _gallery(at: Run) -> list[dict[str, Any]]:
     truths: list[np.ndarray] = []
     for truth in at.val.truths:
         truths += [fit_label(t, size=size) for t in (truth if truth.ndim == 3 else truth[None])]
-    full = [i for i, truth in enumerate(truths) if len(np.unique(truth)) == len(at.recipe.data.classes)]
-    full = full or [i for i, truth in enumerate(truths) if truth.any()] or list(range(len(truths)))
-    chosen = [full[int(i)] for i in np.linspace(0, len(full) - 1, min(_GALLERY, len(full)))]
+    chosen = _shown(at, truths)
     frames = at.val.frames[chosen]
     masks = {name: _masks(at, name, chosen) for name in ("teacher", "student")}
     masks["int8"] = runner(at.folder("ship") / "openvino" / "model.int8.xml", runtime="openvino")(frames)
@@ -267,6 +265,19 @@ def _gallery(at: Run) -> list[dict[str, Any]]:
         }
         for row, index in enumerate(chosen)
     ]
+
+
+def _shown(at: Run, truths: list[np.ndarray]) -> list[int]:
+    """Frames for the gallery: of a volume the middle one of those that hold the most classes, else spread evenly."""
+    held = [len(np.unique(truth)) for truth in truths]
+    volumes = [range(rows.start, rows.stop) for rows in at.val.rows if rows.stop - rows.start > 1]
+    if volumes:
+        best = [[i for i in rows if held[i] == max(held[j] for j in rows)] for rows in volumes]
+        full = [some[len(some) // 2] for some in best]
+    else:
+        full = [i for i, n in enumerate(held) if n == len(at.recipe.data.classes)]
+        full = full or [i for i, n in enumerate(held) if n > 1] or list(range(len(truths)))
+    return [full[int(i)] for i in np.linspace(0, len(full) - 1, min(_GALLERY, len(full)))]
 
 
 def _masks(at: Run, stage: str, chosen: list[int]) -> np.ndarray:
