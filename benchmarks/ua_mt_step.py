@@ -81,7 +81,8 @@ def ours(image: Any, label: Any, *, filters: int) -> Callable[[], object]:
 def ours_precision(device: Any) -> str:
     from edgemt.engine import resolve_precision
 
-    return resolve_precision("auto", device)
+    learns, looks = (resolve_precision("auto", device, learns_volumes=learns) for learns in (True, False))
+    return f"{learns} (students), {looks} (averages)"
 
 
 def published(image: Any, label: Any, *, filters: int) -> Callable[[], object]:

@@ -79,12 +79,18 @@ Draw = Callable[[int, torch.device], Batch]
 Evaluate = Callable[[nn.Module], float]
 
 
-def resolve_precision(precision: Precision, device: torch.device) -> str:
-    """`auto` is bf16 where the device has bf16 arithmetic, fp16 on older GPUs, fp32 elsewhere."""
+def resolve_precision(precision: Precision, device: torch.device, *, learns_volumes: bool = False) -> str:
+    """`auto` is bf16 where the device has bf16 arithmetic, fp16 on older GPUs, fp32 elsewhere.
+
+    Networks that learn from volumes on a CPU get fp32: with torch 2.15 the bf16 backward pass of a V-Net reads memory
+    that nobody wrote, so that its gradients differ from run to run and are sometimes NaN.
+    """
     if precision != "auto":
         return precision
     if device.type == "cuda":
         return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
+    if learns_volumes:
+        return "32-true"
     return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
 
 
@@ -132,19 +138,22 @@ class Run:
     def __init__(self, method: Method, *, build: Build, schedule: Schedule, seed: int):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         _tune(device)
-        self.fabric = _fabric(schedule.precision, device)
-        self.consulted = _fabric("auto", device)  # a frozen player needs no gradients, so no exact arithmetic either
         self.method, self.schedule, self.seed = method, schedule, seed
         self.roles = method.roles()
         torch.manual_seed(seed)
         self.players: Players = gather(self.roles, build)
+        volumes = any(p.ndim == 5 for p in self.players.parameters())
+        self.fabric = _fabric(resolve_precision(schedule.precision, device, learns_volumes=volumes), device)
+        # A player without gradients needs no exact arithmetic; averages follow their students unless `auto` parts them.
+        quick = (Frozen, Ema) if volumes and schedule.precision == "auto" else Frozen
+        self.consulted = _fabric(resolve_precision("auto", device), device)
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
         self.wrapped: dict[str, nn.Module] = {}
         for name, player in self.players.items():
             player.to(self.fabric.device)
             _lay_out(player, self.fabric.device)
             role = self.roles[name]
-            fabric = self.consulted if isinstance(role, Frozen) else self.fabric
+            fabric = self.consulted if isinstance(role, quick) else self.fabric
             self.wrapped[name] = fabric.setup_module(player, move_to_device=False)
             if isinstance(role, Trainable):
                 optimiser = _optimiser(player, role, schedule)
@@ -215,8 +224,19 @@ class Run:
                 self.fabric.clip_gradients(
                     self.wrapped[name], optimiser, max_norm=self.schedule.clip, error_if_nonfinite=False
                 )  # type: ignore[arg-type]
-            optimiser.step()
+        if not self._usable(who):
+            self._forget_gradients(who)
+            return False
+        for name in who:
+            self.optimisers[name].step()
         return True
+
+    def _usable(self, who: tuple[str, ...]) -> bool:
+        """Whether every gradient is a number: a finite loss does not promise it. A GPU is not kept waiting for that."""
+        if self.fabric.device.type != "cpu":
+            return True
+        gradients = [p.grad for name in who for p in self.players[name].parameters() if p.grad is not None]
+        return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()) if gradients else True
 
     def _average_gradients(self, who: tuple[str, ...]) -> None:
         """Over the processes; a weight that had no gradient in any of them gets 0."""
@@ -303,8 +323,7 @@ class Run:
         self.index, self.restores, self.history["skipped"] = at, restores, skipped
 
 
-def _fabric(precision: Precision, device: torch.device) -> Fabric:
-    kind = resolve_precision(precision, device)
+def _fabric(kind: str, device: torch.device) -> Fabric:
     ranks.hush()
     devices = [torch.cuda.current_device()] if device.type == "cuda" and ranks.world() > 1 else 1
     alone = LightningEnvironment()  # whatever a cluster says: `ranks` has joined the processes by now

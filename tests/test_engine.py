@@ -266,3 +266,24 @@ def test_a_nan_on_a_gpu_is_seen_in_the_step_that_had_it() -> None:
     assert run.step(broken) is None
     assert all(torch.equal(v, before[k]) for k, v in run.players.state_dict().items())
     assert run.step(draw_volumes) is not None
+
+
+def test_volumes_are_learnt_in_exact_arithmetic_on_a_cpu_and_frames_as_before() -> None:
+    """The bf16 backward pass of a 3-D network on a CPU is not to be trusted: it reads memory that nobody wrote."""
+    cpu = torch.device("cpu")
+    assert engine.resolve_precision("auto", cpu, learns_volumes=True) == "32-true"
+    assert engine.resolve_precision("auto", cpu) in ("bf16-mixed", "32-true")
+    assert engine.resolve_precision("bf16-mixed", cpu, learns_volumes=True) == "bf16-mixed"  # who asks gets it
+
+
+def test_a_gradient_that_is_not_a_number_moves_nothing_though_the_loss_was_one() -> None:
+    run = engine.Run(
+        METHODS["supervised"],
+        build=lambda kind, init: torch.nn.Linear(1, 1),
+        schedule=engine.Schedule(steps=2, precision="32-true"),
+        seed=0,
+    )
+    player = run.players["student"]
+    before = player.weight.detach().clone()
+    assert not run._descend(("student",), (player.weight * 0.0).sum().sqrt())  # the slope of sqrt at 0 is infinite
+    assert torch.equal(player.weight, before)

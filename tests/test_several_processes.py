@@ -122,6 +122,7 @@ def environment(**more: str) -> dict[str, str]:
     return {**os.environ, "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": "", **more}
 
 
+@pytest.mark.slow
 def test_torchrun_makes_the_stages_once_and_one_process_goes_on_from_there(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -141,6 +142,7 @@ def test_torchrun_makes_the_stages_once_and_one_process_goes_on_from_there(
     assert artefact.load_network(tmp_path / "slim") is not None
 
 
+@pytest.mark.slow
 def test_srun_joins_too_and_bad_input_is_one_line_with_status_2(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

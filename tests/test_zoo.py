@@ -300,6 +300,7 @@ def test_an_entry_ships_at_once_with_frames_of_nobody(tmp_path: Path, capsys: py
     assert Path(capsys.readouterr().out.strip()).exists()
 
 
+@pytest.mark.slow
 def test_with_data_an_entry_ships_int8_that_was_judged_on_it(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data.layout=phantom", "--data.phantom", "4", "8", "4", "--int8.images=8", "--tolerance=1"]
     cli.main(["export", "zoo/small", "--out", "ship", *flags])
