@@ -120,6 +120,8 @@ class Eval:
     runtime: str = "auto"
     file: str | None = None
     """int8, fp32, or a file on the card."""
+    through_plane: int = 1
+    """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
     json: Path | None = None
 
 
@@ -134,6 +136,8 @@ class Predict:
     """Draw the contours over each image as well."""
     runtime: str = "auto"
     file: str | None = None
+    through_plane: int = 1
+    """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
 
 
 @dataclass(frozen=True)
@@ -467,7 +471,12 @@ def _eval(command: Eval) -> None:
     from edgemt import shipped
 
     record = shipped.evaluate_ship(
-        command.ship, data_root=command.root, val=command.val, runtime=command.runtime, file=command.file
+        command.ship,
+        data_root=command.root,
+        val=command.val,
+        runtime=command.runtime,
+        file=command.file,
+        through_plane=command.through_plane,
     )
     print(shipped.metrics_table(record))
     _write_json(command.json, record)
@@ -483,6 +492,7 @@ def _predict(command: Predict) -> None:
         overlay=command.overlay,
         runtime=command.runtime,
         file=command.file,
+        through_plane=command.through_plane,
     ):
         print(path)
 

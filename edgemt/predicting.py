@@ -18,6 +18,7 @@ from PIL import Image
 from deploy.inputs import Watch, read_inputs
 from deploy.runtime import runner
 from deploy.ship import open_ship
+from edgemt.components import through_plane as vote
 from edgemt.contract import Card, Runner
 from edgemt.files import whole, write_bytes
 from edgemt.frames import fit_frame, fit_label, is_h5, is_image, is_volume, read_image, read_volume, to_uint8
@@ -38,9 +39,11 @@ def predict(
     runtime: str = "auto",
     file: str | None = None,
     threads: int | None = None,
+    through_plane: int = 1,
 ) -> Iterator[Path]:
     """Write `NAME.mask.png` (class indices, with a palette) or `NAME.mask.nii.gz` for each input.
 
+    `through_plane` slices of a volume vote on each voxel between them; 1 leaves the masks as they are.
     Yields each file when it is written; ship and inputs' names are checked before the first mask.
     Raises ValueError in one line for a refused ship, an input of another kind, and two inputs of one name.
     """
@@ -51,8 +54,10 @@ def predict(
         if sliced and is_image(path):
             n = ship.card.channels
             raise ValueError(f"{path}: is one image, this model reads {n} slices of a volume at a time; name a volume")
-    made = runner(ship, runtime=runtime, file=file, threads=threads)
-    return _all(_watched(made, Watch(read_inputs(ship), what="input")), ship.card, jobs, Path(out), overlay)
+    if through_plane < 1 or through_plane % 2 == 0:
+        raise ValueError(f"through_plane: must be odd and above 0, not {through_plane}; 3 or 5 is usual")
+    made = _watched(runner(ship, runtime=runtime, file=file, threads=threads), Watch(read_inputs(ship), what="input"))
+    return _all(made, ship.card, jobs, Path(out), overlay, through_plane)
 
 
 def _watched(made: Runner, watch: Watch) -> Predict:
@@ -67,10 +72,12 @@ def _watched(made: Runner, watch: Watch) -> Predict:
     return call
 
 
-def _all(made: Predict, card: Card, jobs: dict[str, Path], out: Path, overlay: bool) -> Iterator[Path]:
+def _all(made: Predict, card: Card, jobs: dict[str, Path], out: Path, overlay: bool, width: int) -> Iterator[Path]:
     for name, path in jobs.items():
-        one = _image if is_image(path) else _volume
-        yield from one(made, card, path, out / name, overlay)
+        if is_image(path):
+            yield from _image(made, card, path, out / name, overlay)
+        else:
+            yield from _volume(made, card, path, out / name, overlay, width)
 
 
 def _image(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
@@ -83,13 +90,14 @@ def _image(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -
         yield _write_png(target, ".overlay.png", drawn)
 
 
-def _volume(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
+def _volume(made: Predict, card: Card, path: Path, target: Path, overlay: bool, width: int) -> Iterator[Path]:
     """Slice by slice along the last axis, as in training. The overlay is of the fullest slice."""
     volume = read_volume(path)
     array = to_uint8(volume.array)
     mask = np.zeros(array.shape, np.uint8)
     for k, frame in enumerate(_frames(array, card)):
         mask[..., k] = fit_label(made(frame[None])[0], size=array.shape[:2])
+    mask = np.moveaxis(vote(np.moveaxis(mask, -1, 0), width=width), 0, -1)
     import nibabel
 
     name = target.with_name(f"{target.name}.mask.nii.gz")

@@ -8,10 +8,11 @@ from typing import Any
 
 from deploy.runtime import runner
 from deploy.ship import Ship, open_ship
+from edgemt.components import through_plane as vote
 from edgemt.contract import Case
 from edgemt.data.layouts import DataOptions, every, find
 from edgemt.doctor import doctor
-from edgemt.evaluate import evaluate, prepare
+from edgemt.evaluate import predict_masks, prepare, score
 from edgemt.predicting import predict
 
 __all__ = ["doctor", "evaluate_ship", "metrics_table", "predict"]
@@ -26,9 +27,11 @@ def evaluate_ship(
     file: str | None = None,
     threads: int | None = None,
     precision: str | None = None,
+    through_plane: int = 1,
 ) -> dict[str, Any]:
     """Every metric on the validation list, by the file as it runs here: a JSON record.
 
+    `through_plane` slices of a volume vote on each voxel between them; 1 scores the masks as they are.
     `data_root` replaces the folder on the card; one with nothing but images and masks is measured whole.
     Raises ValueError in one line for whatever is wrong with ship, data or runtime.
     """
@@ -46,7 +49,10 @@ def evaluate_ship(
         mask_threshold=options.mask_threshold,
     )
     with_distances = _has_scipy()
-    scores = evaluate(made, held, distances=with_distances).to_json()
+    masks = predict_masks(made, held)
+    if through_plane != 1:
+        masks = [vote(mask, width=through_plane) if mask.ndim == 3 else mask for mask in masks]
+    scores = score(masks, held, distances=with_distances).to_json()
     return {
         "ship": str(folder),
         "name": card.name,
@@ -58,6 +64,7 @@ def evaluate_ship(
         "counted": len(held),
         "card_dice": card.measured.get(made.file, {}).get("dice"),
         "distances": with_distances,
+        "through_plane": through_plane,
         **scores,
     }
 

@@ -89,3 +89,22 @@ def test_a_3d_teacher_is_refused_for_frames(capsys: pytest.CaptureFixture[str], 
         cli.main(["run", "phantom", "--out", str(tmp_path / "x"), "--teacher.network=vnet"])
     assert caught.value.code == 2
     assert "vnet needs volumes, data.layout phantom has single frames" in capsys.readouterr().err
+
+
+def test_slices_may_vote_when_masks_are_written_and_measured(run: Path, tmp_path: Path) -> None:
+    from edgemt import shipped
+    from edgemt.components import through_plane
+    from edgemt.frames import read_label_volume
+    from edgemt.phantom_volumes import volume
+
+    nibabel.save(nibabel.Nifti1Image(volume(78, (32, 32, 16))[0], np.eye(4)), tmp_path / "one.nii.gz")
+    for width in (1, 5):
+        out = tmp_path / str(width)
+        given = ["predict", str(run / "ship"), str(tmp_path / "one.nii.gz"), "--out", str(out)]
+        cli.main([*given, "--through-plane", str(width)])
+    plain, voted = (read_label_volume(tmp_path / str(k) / "one.mask.nii.gz") for k in (1, 5))
+    np.testing.assert_array_equal(np.moveaxis(voted, -1, 0), through_plane(np.moveaxis(plain, -1, 0), width=5))
+    record = shipped.evaluate_ship(run / "ship", through_plane=5)
+    assert record["through_plane"] == 5 and record["counted"] == 2
+    with pytest.raises(ValueError, match="through_plane: must be odd"):
+        shipped.predict(run / "ship", [tmp_path / "one.nii.gz"], out=tmp_path / "x", through_plane=2)
