@@ -14,6 +14,7 @@ from deploy.inputs import write_inputs
 from deploy.runtime import runner
 from deploy.ship import Ship, self_test, write_golden
 from edgemt import artefact
+from edgemt.doctor import golden_masks
 from edgemt.slimming import frames_of
 from edgemt.training import drop
 from edgemt.workspace import record_of
@@ -52,6 +53,8 @@ def ship(at: Run) -> Path:
         for runtime, file in (("openvino", SMALL_IR), ("onnxruntime", SMALL)):
             test = self_test(opened, runner(opened, runtime=runtime, file=file))
             measured[file] = {**measured[file], "golden_pixels": test.pixels, "golden_dice": test.foreground}
+        one, other = (golden_masks(opened, runtime, "int8") for runtime in ("openvino", "onnxruntime"))
+        measured[SMALL] |= {"golden_agreement": float((one == other).mean())}  # the device is held to it
         artefact.write_card(working, replace(card, measured=measured))
     at.say(f"ship: {folder} is ready to copy")
     return folder

@@ -418,6 +418,19 @@ def test_the_doctor_states_how_far_runtimes_agree(ship: Ship) -> None:
     assert [("fp32" in line, "int8" in line) for line in said] == [(True, False), (False, True)]
 
 
+def test_int8_is_held_to_the_agreement_that_was_measured_at_export() -> None:
+    from types import SimpleNamespace
+
+    from edgemt.doctor import INT8_AGREEMENT, _least
+
+    def held(noted: dict[str, float]) -> float:
+        return _least(SimpleNamespace(card=SimpleNamespace(measured={"model.int8.onnx": noted})), "int8")  # type: ignore[arg-type]
+
+    assert held({}) == INT8_AGREEMENT
+    assert held({"golden_agreement": 1.0}) == INT8_AGREEMENT
+    assert held({"golden_agreement": 0.97}) == pytest.approx(0.965)
+
+
 def test_the_doctor_finds_two_runtimes_that_differ(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
     from deploy import onnxruntime_graph
     from edgemt import doctor
