@@ -11,7 +11,7 @@ from pathlib import Path
 
 import torch
 
-from edgemt import artefact, ranks, reporting, shipping, slimming
+from edgemt import artefact, quantizing, ranks, reporting, shipping, slimming
 from edgemt.files import write_text
 from edgemt.methods import METHODS, Method
 from edgemt.recipes import Recipe, Student, Teacher
@@ -36,7 +36,7 @@ def run(recipe: Recipe, out: Path, *, until: str = "report") -> Path:
         "bank": _by_first(bank),
         "student": student,
         "slim": slimming.slim,
-        "int8": _by_first(slimming.int8),
+        "int8": _by_first(quantizing.int8),
         "ship": _by_first(shipping.ship),
         "report": report,
     }

@@ -15,7 +15,7 @@ from deploy.runtime import runner
 from deploy.ship import Ship, self_test, write_golden
 from edgemt import artefact
 from edgemt.doctor import golden_masks
-from edgemt.slimming import frames_of
+from edgemt.quantizing import frames_of
 from edgemt.training import drop
 from edgemt.workspace import record_of
 

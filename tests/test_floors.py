@@ -22,8 +22,19 @@ FLOORS = [
         *("deploy", "teachers", "students"),
     },
     {
-        *("flow", "training", "slimming", "shipping", "reporting", "workspace", "volumetric", "artefact", "recipes"),
-        *("report", "plugins", "cli", "zoo", "overrides", "listing", "shipped", "predicting", "doctor"),
+        *(
+            "flow",
+            "training",
+            "slimming",
+            "quantizing",
+            "shipping",
+            "reporting",
+            "workspace",
+            "volumetric",
+            "artefact",
+            "recipes",
+        ),
+        *("report", "plugins", "cli", "commands", "comparing", "zoo", "overrides", "listing", "shipped", "predicting", "doctor"),
     },
 ]
 LEVEL = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

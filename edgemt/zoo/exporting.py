@@ -95,7 +95,7 @@ def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, 
 def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str, Any]:
     """INT8 files, held to the float file's Dice on the recipe's own validation list, class by class."""
     from deploy.quantize import quantize
-    from edgemt.slimming import dice_of, frames_of
+    from edgemt.quantizing import dice_of, frames_of
     from edgemt.workspace import record_of, start
 
     at = start(recipe, working)
