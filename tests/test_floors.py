@@ -34,7 +34,8 @@ FLOORS = [
             "artefact",
             "recipes",
         ),
-        *("report", "plugins", "cli", "commands", "comparing", "zoo", "overrides", "listing", "shipped", "predicting", "doctor"),
+        *("report", "plugins", "cli", "commands", "comparing", "zoo"),
+        *("overrides", "listing", "shipped", "predicting", "doctor"),
     },
 ]
 LEVEL = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}
