@@ -49,9 +49,9 @@ def test_the_sections_of_a_field_engineer_are_there() -> None:
 @pytest.mark.parametrize("words", COMMANDS, ids=" ".join)
 def test_every_command_and_flag_exists(words: list[str]) -> None:
     if len(words) == 1:  # named alone, in a sentence
-        assert words[0] in [kind.__name__.lower() for kind in cli._COMMANDS]
+        assert words[0] in cli.NAMES
         return
-    parsed, unknown = tyro.cli(cli._Command, args=words, return_unknown_args=True)  # type: ignore[call-overload]
+    parsed, unknown = tyro.cli(cli.Command, args=words, return_unknown_args=True)  # type: ignore[call-overload]
     assert not unknown
     assert type(parsed).__name__.lower() == words[0]
 

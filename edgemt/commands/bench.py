@@ -1,0 +1,159 @@
+"""edgemt bench: latency with what is needed to believe it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any
+
+from tyro.conf import Positional, arg
+
+from edgemt.commands.speaking import alone, show_help, write_json
+from edgemt.names import unknown
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Latency of a shipped folder, or of every stage of a RECIPE's run; or --compare two records. Exit status 3 when
+    --budget-ms is not kept."""
+
+    target: Positional[str | None] = None
+    """A ship folder, or a recipe."""
+    runtime: tuple[str, ...] = ()
+    """openvino, onnxruntime, openvino:GPU ...; every one that works here if not given."""
+    file: str | None = None
+    """Of a ship: int8, fp32, or a file on the card; every one if not given."""
+    json: Path | None = None
+    """Write the record, raw times included."""
+    html: Path | None = None
+    """Write a page: distributions, time lines, the accuracy-latency front."""
+    seconds: float | None = None
+    """Timed seconds for each runtime."""
+    hz: float | None = None
+    """Camera rate of the paced measurement."""
+    streams: tuple[int, ...] | None = None
+    """So many cameras at once, each on a runner of its own: --streams 2 4."""
+    soak: Annotated[float | None, arg(metavar="MINUTES")] = None
+    """Go on for so many minutes: percentiles over time, memory drift, throttling."""
+    budget_ms: float | None = None
+    """What p99 of the quickest call may be at most; later than that is exit status 3."""
+    compare: tuple[Path, Path] | None = None
+    """Two records of --json: the second over the first, with a 95 % interval."""
+    root: Annotated[Path | None, arg(name="data.root")] = None
+    """Measure accuracy anew, on this folder, by each file as it runs here; of a RECIPE where its data is."""
+    val: Annotated[str, arg(name="data.val")] = ""
+    """Another list of cases to measure."""
+    threads: int | None = None
+    size: tuple[int, int] | None = None
+    """Of a RECIPE: time at this height and width instead of the recipe's; times alone, no accuracy."""
+    out: Path | None = None
+    """Folder of the recipe's run."""
+
+
+def bench(command: Bench, rest: list[str]) -> None:
+    """A ship, every stage of a recipe's run, or two records; `rest` are fields of the recipe."""
+    if command.compare is None and _names_a_recipe(command.target):
+        _bench_recipe(command, rest)
+    elif "--help" in rest:
+        show_help(Bench)
+    else:
+        alone(_bench_ship)(command, rest)
+
+
+def _names_a_recipe(target: str | None) -> bool:
+    if target is None:
+        raise ValueError("bench: name a ship folder or a recipe, or give --compare A.json B.json")
+    return not Path(target, "card.json").exists() and _is_recipe(target)
+
+
+def _is_recipe(name: str) -> bool:
+    if ".py:" in name:
+        return True
+    if Path(name).exists():
+        return False
+    from edgemt.recipes import RECIPES
+
+    if name not in RECIPES:
+        raise ValueError(f"{name}: neither a ship folder nor a recipe; " + unknown("recipe", name, RECIPES))
+    return True
+
+
+def _bench_recipe(command: Bench, rest: list[str]) -> None:
+    from edgemt import flow, recipes, reporting, workspace
+    from edgemt.overrides import override
+
+    for name, value in (("file", command.file), ("runtime", command.runtime)):
+        if value:
+            raise ValueError(f"--{name}: of a ship folder alone; run the recipe, then bench its ship folder")
+    data = [("--data.root", command.root), ("--data.val", command.val)]
+    rest = [*rest, *(word for flag, value in data if value for word in (flag, str(value)))]
+    recipe = override(recipes.load(str(command.target)), rest, prog=f"edgemt bench {command.target}")
+    out = command.out or Path("runs") / recipe.name
+    flow.run(recipe, out, until="ship")
+    options = _bench_options(command, recipe.bench)
+    record = reporting.bench(workspace.start(recipe, out), size=command.size, threads=command.threads, options=options)
+    _show_bench(record, command)
+
+
+def _bench_ship(command: Bench) -> None:
+    from deploy.ship_bench import bench_ship
+    from deploy.timing import BenchOptions
+    from edgemt import shipped
+
+    if command.compare is not None:
+        return _compare(command)
+    folder = Path(str(command.target))
+
+    def evaluate(runtime: str, file: str, precision: str | None) -> dict[str, Any]:
+        return shipped.evaluate_ship(
+            folder,
+            data_root=command.root,
+            val=command.val,
+            runtime=runtime,
+            file=file,
+            precision=precision,
+            threads=command.threads,
+        )
+
+    record = bench_ship(
+        folder,
+        runtimes=command.runtime,
+        file=command.file,
+        threads=command.threads,
+        options=_bench_options(command, BenchOptions()),
+        evaluate=evaluate if command.root or command.val else None,
+    )
+    _show_bench(record, command)
+
+
+def _bench_options(command: Bench, options: Any) -> Any:
+    return options.asked(
+        seconds=command.seconds,
+        hz=command.hz,
+        streams=command.streams,
+        soak_minutes=command.soak,
+        budget_ms=command.budget_ms,
+    )
+
+
+def _compare(command: Bench) -> None:
+    from deploy.compare import compare, comparison_table, read_record
+
+    assert command.compare is not None
+    found = compare(*(read_record(file) for file in command.compare))
+    print(comparison_table(found))
+    write_json(command.json, found)
+
+
+def _show_bench(record: dict[str, Any], command: Bench) -> None:
+    from deploy.bench import table
+
+    print(table(record))
+    write_json(command.json, record)
+    if command.html is not None:
+        from edgemt.files import write_text
+        from edgemt.report.bench_page import bench_page
+
+        write_text(command.html, bench_page(record))
+    if record["budget"] and not record["budget"]["passed"]:
+        raise SystemExit(3)

@@ -1,0 +1,83 @@
+"""edgemt export: the folder to copy to the device, and model repositories for servers."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from edgemt.commands.speaking import say, show_help
+from edgemt.commands.stages import RecipeCommand, through
+
+
+@dataclass(frozen=True)
+class Export(RecipeCommand):
+    """The folder to copy to the device: graphs, card, golden frames; of zoo/NAME in RECIPE's place at once, in --out,
+    with INT8 where --data.root is given. With --serve also, from RECIPE or a ship folder in
+    its place, a model repository for a server, in serve/ beside the ship; of a ship folder --out names it."""
+
+    serve: Literal["triton", "ovms", "monai"] | None = None
+    """NVIDIA Triton, OpenVINO Model Server, or a MONAI bundle's description."""
+    serve_file: Literal["int8", "fp16", "fp32"] | None = None
+    """The graph to serve; INT8 where it runs on OpenVINO, else float, if not given."""
+    serve_device: Literal["cpu", "gpu", "npu"] = "cpu"
+    serve_instances: int = 1
+    """Frames that are worked on at the same time."""
+    serve_name: str = ""
+    """Name of the served model; the ship's own if not given."""
+
+
+def export(command: Export, rest: list[str]) -> None:
+    """A recipe up to its ship, an entry of the zoo, or a model repository of a ship that stands."""
+    if _names_an_entry(command.recipe):
+        _export_entry(command, rest)
+    elif command.serve or _is_ship(command.recipe):
+        _serve(command, rest)
+    else:
+        through(command, rest, until="ship")
+
+
+def _names_an_entry(target: str) -> bool:
+    from edgemt.zoo.shelf import is_entry
+
+    return is_entry(target)
+
+
+def _is_ship(target: str) -> bool:
+    return Path(target, "card.json").exists()
+
+
+def _export_entry(command: Export, rest: list[str]) -> None:
+    from edgemt import zoo
+    from edgemt.zoo.exporting import recipe_for
+
+    if "--help" in rest:
+        return show_help(Export)
+    if command.serve is not None:
+        raise ValueError(f"{command.recipe}: export it first, then give --serve with the folder it became")
+    recipe = recipe_for(command.recipe, rest)
+    print(zoo.export(command.recipe, out=command.out, recipe=recipe, say=say))
+
+
+def _serve(command: Export, rest: list[str]) -> None:
+    from deploy.serve import ServeOptions, serve
+    from deploy.ship import open_ship
+
+    if _is_ship(command.recipe) and "--help" in rest:
+        return show_help(Export)
+    if command.serve is None:
+        raise ValueError(f"{command.recipe}: is exported already; add --serve triton, ovms or monai")
+    options = ServeOptions(
+        command.serve, command.serve_file, command.serve_device, command.serve_instances, command.serve_name
+    )
+    if _is_ship(command.recipe):
+        if rest:
+            raise ValueError(f"unknown argument {rest[0]!r}; see edgemt export --help")
+        folder, out = Path(command.recipe), command.out
+    else:
+        from edgemt import flow, recipes
+        from edgemt.overrides import override
+
+        recipe = override(recipes.load(command.recipe), rest, prog=f"edgemt export {command.recipe}")
+        folder, out = flow.run(recipe, command.out or Path("runs") / recipe.name, until="ship"), None
+    print(serve(open_ship(folder), out or folder.resolve().parent / "serve" / command.serve, options))

@@ -1,0 +1,121 @@
+"""The commands that look at a shipped folder, on a machine without torch too."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from edgemt.commands.speaking import write_json
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Measure a shipped folder on labelled images: a table, and JSON with --json FILE."""
+
+    ship: Positional[Path]
+    root: Annotated[Path | None, arg(name="data.root")] = None
+    """Folder laid out as in training; its validation list is measured."""
+    val: Annotated[str, arg(name="data.val")] = ""
+    """Another list of cases to measure."""
+    runtime: str = "auto"
+    file: str | None = None
+    """int8, fp32, or a file on the card."""
+    through_plane: int = 1
+    """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
+    json: Path | None = None
+
+
+def evaluate(command: Eval) -> None:
+    from edgemt import shipped
+
+    record = shipped.evaluate_ship(
+        command.ship,
+        data_root=command.root,
+        val=command.val,
+        runtime=command.runtime,
+        file=command.file,
+        through_plane=command.through_plane,
+    )
+    print(shipped.metrics_table(record))
+    write_json(command.json, record)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Masks for images, folders of images or NIfTI volumes."""
+
+    ship: Positional[Path]
+    inputs: Positional[tuple[Path, ...]]
+    out: Path = Path("masks")
+    overlay: bool = True
+    """Draw the contours over each image as well."""
+    runtime: str = "auto"
+    file: str | None = None
+    through_plane: int = 1
+    """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
+
+
+def predict(command: Predict) -> None:
+    from edgemt import shipped
+
+    for path in shipped.predict(
+        command.ship,
+        command.inputs,
+        out=command.out,
+        overlay=command.overlay,
+        runtime=command.runtime,
+        file=command.file,
+        through_plane=command.through_plane,
+    ):
+        print(path)
+
+
+@dataclass(frozen=True)
+class Build:
+    """TensorRT engines for this device's GPU from a shipped folder, each tried on the golden frames and kept with its
+    key in the user's cache folder ($EDGEMT_CACHE). Without a GPU, TensorRT for RTX builds ahead of time."""
+
+    ship: Positional[Path]
+    runtime: str = "auto"
+    """tensorrt or tensorrt_rtx."""
+    file: str | None = None
+    """int8, fp16, fp32, or an .onnx file on the card; all of them if not given."""
+    out: Path | None = None
+    """Another folder for the engines. Their .engine files can be named in place of a ship."""
+    precision: Literal["tf32", "f32"] = "tf32"
+    """How float layers are computed; half precision and INT8 are in the file."""
+    workspace_mib: int | None = None
+    """Scratch memory for a layer; give less on a board with little memory."""
+    portable: bool = False
+    """One engine for more than one kind of GPU, at some cost in speed."""
+
+
+def build(command: Build) -> None:
+    from deploy.ship import open_ship
+    from deploy.tensorrt_build import BuildOptions, build_ship
+
+    options = BuildOptions(command.precision, command.workspace_mib, command.portable)
+    ship = open_ship(command.ship)
+    for engine, became in build_ship(
+        ship, runtime=command.runtime, file=command.file, options=options, folder=command.out
+    ):
+        print(f"{became}\n{engine.path}")
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """What works on this machine, what does not, and why. With a ship folder, its self-test too."""
+
+    ship: Positional[Path | None] = None
+
+
+def doctor(command: Doctor) -> None:
+    from edgemt import shipped
+
+    healthy, lines = shipped.doctor(command.ship)
+    print("\n".join(lines))
+    if not healthy:
+        raise SystemExit(2)

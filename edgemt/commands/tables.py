@@ -1,0 +1,57 @@
+"""The commands that name what there is, and put a trained student into the zoo."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+Listed = Literal["recipes", "methods", "teachers", "students", "runtimes", "datasets", "zoo"]
+
+
+@dataclass(frozen=True)
+class List:
+    """What can be named: recipes, methods, teachers, students, runtimes, datasets, trained students of the zoo."""
+
+    what: Positional[Listed]
+
+
+def list_names(command: List) -> None:
+    from edgemt import listing
+
+    for name, about in listing.rows(command.what):
+        print(f"{name:24} {about}")
+
+
+@dataclass(frozen=True)
+class Explain:
+    """A method: its idea, roles, target, hyper-parameters and citation."""
+
+    method: Positional[str]
+
+
+def explain_method(command: Explain) -> None:
+    from edgemt.methods import explain
+
+    print(explain(command.method))
+
+
+@dataclass(frozen=True)
+class Pack:
+    """A trained student as an entry of the zoo: half-precision weights and a card, to export or to start from."""
+
+    stage: Positional[Path]
+    """RUN/slim or RUN/student."""
+    name: Positional[str]
+    out: Path | None = None
+    """Folder that gets NAME; the package's own zoo if not given."""
+    note: str = ""
+    """A line for its card."""
+
+
+def pack_stage(command: Pack) -> None:
+    from edgemt import zoo
+
+    print(zoo.pack(command.stage, command.name, into=command.out, note=command.note))
