@@ -24,6 +24,7 @@ _PUBLIC = {
     "open_ship": "deploy.ship",
     "runner": "deploy.runtime",
     "evaluate": "edgemt.evaluate",
+    "stream": "deploy.stream.iterate",
 }
 
 __all__ = ["__version__", *_PUBLIC]

@@ -10,7 +10,7 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import subcommand
 
-from edgemt.commands import bench, export, ships, stages, tables, trust
+from edgemt.commands import bench, check, compare, export, ships, stages, stream, tables, trust
 from edgemt.commands.speaking import alone, say
 from edgemt.files import no_space
 from edgemt.names import unknown
@@ -23,6 +23,8 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     stages.Quantize: stages.stages,
     export.Export: export.export,
     bench.Bench: bench.bench,
+    compare.Compare: compare.compare,
+    check.Check: alone(check.check),
     ships.Eval: alone(ships.evaluate),
     ships.Predict: alone(ships.predict),
     ships.Build: alone(ships.build),
@@ -32,9 +34,14 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     tables.List: alone(tables.list_names),
     tables.Explain: alone(tables.explain_method),
     ships.Doctor: alone(ships.doctor),
+    stream.Stream: alone(stream.stream),
 }
 NAMES = {kind.__name__.lower(): kind for kind in COMMANDS}
-TAKES_FIELDS = (stages.RecipeCommand, bench.Bench)  # after a recipe's name, every field of it is a flag
+TAKES_FIELDS = (
+    stages.RecipeCommand,
+    bench.Bench,
+    compare.Compare,
+)  # after a recipe's name, every field of it is a flag
 Command: Any = Union[tuple(Annotated[kind, subcommand(name)] for name, kind in NAMES.items())]  # noqa: UP007
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Literal
@@ -45,7 +46,8 @@ def evaluate(command: Eval) -> None:
 
 @dataclass(frozen=True)
 class Predict:
-    """Masks for images, folders of images or NIfTI volumes."""
+    """Masks for images, folders of images, NIfTI volumes or, with --format dicom-seg, DICOM. With --prompt, SHIP is the
+    `promptable` folder of a run, or a SAM, and the mask is of the object that the prompts name."""
 
     ship: Positional[Path]
     inputs: Positional[tuple[Path, ...]]
@@ -56,12 +58,33 @@ class Predict:
     file: str | None = None
     through_plane: int = 1
     """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
+    format: Literal["auto", "dicom-seg"] = "auto"
+    """dicom-seg: DICOM images, series or cines in, a DICOM segmentation each out."""
+    prompt: tuple[str, ...] = ()
+    """box=x0,y0,x1,y1 point=x,y not=x,y (pixels), slice=K of a volume: interactive segmentation."""
 
 
 def predict(command: Predict) -> None:
+    for path in _predicted(command):
+        print(path)
+
+
+def _predicted(command: Predict) -> Iterator[Path]:
+    if command.prompt:
+        from edgemt.prompting import predict_prompted
+
+        return predict_prompted(
+            str(command.ship), command.inputs, prompts=command.prompt, out=command.out, overlay=command.overlay
+        )
+    if command.format == "dicom-seg":
+        from deploy.dicom_seg import predict_dicom_seg
+
+        return predict_dicom_seg(
+            command.ship, command.inputs, out=command.out, runtime=command.runtime, file=command.file
+        )
     from edgemt import shipped
 
-    for path in shipped.predict(
+    return shipped.predict(
         command.ship,
         command.inputs,
         out=command.out,
@@ -69,8 +92,7 @@ def predict(command: Predict) -> None:
         runtime=command.runtime,
         file=command.file,
         through_plane=command.through_plane,
-    ):
-        print(path)
+    )
 
 
 @dataclass(frozen=True)

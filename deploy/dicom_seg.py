@@ -1,0 +1,179 @@
+"""DICOM in, DICOM segmentation out: a SEG object of coded segments that refers to the very images it was made from.
+
+Off the hot path. Patient and study are copied into the SEG because the standard demands it, and go nowhere else: files
+are named by their number, and no message holds more than a file's path.
+
+Shapes: F frames, H W size in pixels.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from copy import deepcopy
+from io import BytesIO
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from deploy.dicom_images import library, path_of, pixels_of, said, series_of
+from deploy.inputs import Watch, read_inputs
+from deploy.runtime import runner
+from deploy.ship import Ship, card_hash, open_ship
+from edgemt.contract import Card
+from edgemt.files import write_bytes
+from edgemt.frames import fit_frame, fit_label
+
+Kind = Literal["BINARY", "LABELMAP"]
+Predict = Callable[[np.ndarray], np.ndarray]  # uint8 [1, H, W, K] -> uint8 [1, H, W]
+_STAND_IN = "1.2.840.10008.5.1.4.1.1.6.1"  # a single ultrasound picture
+_FRAME_LABEL, _FRAME_CONTENT = 0x00209453, 0x00209111
+
+
+def predict_dicom_seg(
+    folder: Path,
+    inputs: Sequence[Path],
+    *,
+    out: Path,
+    runtime: str = "auto",
+    file: str | None = None,
+    threads: int | None = None,
+    kind: Kind = "BINARY",
+) -> Iterator[Path]:
+    """`write_dicom_seg` with the model of a ship folder, which says once when frames do not look like its training."""
+    ship = open_ship(folder)
+    made, watch = runner(ship, runtime=runtime, file=file, threads=threads), Watch(read_inputs(ship), what="input")
+
+    def watched(frames: np.ndarray) -> np.ndarray:
+        if (said := watch.see(frames[0])) is not None:
+            print(f"edgemt: warning: {said}", file=sys.stderr, flush=True)
+        return made(frames)
+
+    return write_dicom_seg(ship, watched, inputs, out=out, kind=kind)
+
+
+def write_dicom_seg(
+    ship: Ship, predict: Predict, inputs: Sequence[Path], *, out: Path, kind: Kind = "BINARY"
+) -> Iterator[Path]:
+    """A SEG for each series among `inputs`: files, or folders of them. Yields each file when it is written.
+
+    BINARY is what every viewer reads, LABELMAP is quicker to load. A cine, and an image that lies in no patient
+    coordinates, gets a SEG of its own. Raises ValueError, in one line that names the file, for what cannot be read as
+    an image, a model of neighbouring slices, and missing libraries.
+    """
+    library("highdicom")
+    if ship.card.channel_order == "slices":
+        raise ValueError(f"{ship.folder}: reads slices of a volume; DICOM SEG is written by models of single frames")
+    for number, images in enumerate(series_of(inputs), 1):
+        path = out / f"{number:03d}.seg.dcm"
+        masks = np.concatenate([_masks(ship.card, predict, image) for image in images])
+        try:
+            made = _segmentation(ship.card, images, masks, kind=kind, number=number)
+            data = _bytes(made)
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # what the standard demands is missing
+            raise ValueError(
+                f"{path_of(images[0])}: no SEG can be made of it ({said(error)}); export it again"
+            ) from None
+        write_bytes(path, data)
+        yield path
+
+
+def _segmentation(card: Card, images: list[Any], masks: np.ndarray, *, kind: Kind, number: int) -> Any:
+    from pydicom import Dataset
+
+    placed = "FrameOfReferenceUID" in images[0]
+    if placed or len(masks) == 1:
+        return _made(card, images, masks, kind=kind, number=number)
+    one = Dataset(dict(images[0].items()))  # highdicom takes one frame where there are no coordinates: the rest follows
+    one.file_meta = images[0].file_meta
+    one.add_new("SOPClassUID", "UI", _STAND_IN)
+    del one.NumberOfFrames
+    return _with_frames(_made(card, [one], masks[:1], kind=kind, number=number), masks, images[0])
+
+
+def _with_frames(made: Any, masks: np.ndarray, image: Any) -> Any:
+    """The SEG of a cine's first frame -> that of all its frames, each referring to its own by number."""
+    from pydicom.pixels import pack_bits
+    from pydicom.sequence import Sequence as Items
+
+    for element in made.iterall():
+        if element.keyword == "ReferencedSOPClassUID" and element.value == _STAND_IN:
+            element.value = image.SOPClassUID
+    axes = made.DimensionIndexSequence
+    if axes[0].DimensionIndexPointer != _FRAME_LABEL:  # the segment's number: the frame is another axis
+        axes.append(deepcopy(axes[0]))
+        axes[1].DimensionIndexPointer, axes[1].FunctionalGroupPointer = _FRAME_LABEL, _FRAME_CONTENT
+        axes[1].DimensionDescriptionLabel = "Frame Label"
+    items, planes = [], []
+    for first in made.PerFrameFunctionalGroupsSequence:
+        named = first.get("SegmentIdentificationSequence")
+        for k, mask in enumerate(masks, 1):
+            item = deepcopy(first)
+            content = item.FrameContentSequence[0]
+            content.DimensionIndexValues = [content.DimensionIndexValues, k] if named else k
+            content.FrameLabel = f"Frame {k}"
+            for source in item.DerivationImageSequence[0].SourceImageSequence:
+                source.ReferencedFrameNumber = k
+            items.append(item)
+            planes.append(mask == named[0].ReferencedSegmentNumber if named else mask)
+    made.PerFrameFunctionalGroupsSequence = Items(items)
+    made.NumberOfFrames = len(items)
+    pixels = np.stack(planes).astype(np.uint8)
+    data = pack_bits(pixels) if made.BitsAllocated == 1 else pixels.tobytes()
+    made.PixelData = data + b"\0" * (len(data) % 2)
+    return made
+
+
+def _made(card: Card, images: list[Any], masks: np.ndarray, *, kind: Kind, number: int) -> Any:
+    hd = library("highdicom")
+    return hd.seg.Segmentation(
+        source_images=images,
+        pixel_array=masks,
+        segmentation_type=kind,
+        segment_descriptions=[_described(hd, card, k) for k in range(1, len(card.classes))],
+        series_instance_uid=hd.UID(),
+        series_number=1000 + number,
+        sop_instance_uid=hd.UID(),
+        instance_number=1,
+        manufacturer="EdgeMT",
+        manufacturer_model_name=card.name or "EdgeMT",
+        software_versions=card_hash(card)[:16],
+        device_serial_number=card_hash(card)[:16],
+        series_description=f"EdgeMT {card.name}".strip()[:64],
+        content_label="SEGMENTATION",
+        omit_empty_frames=False,
+    )
+
+
+def _described(hd: Any, card: Card, value: int) -> Any:
+    """The ship knows classes by name only, so the code is the general one and the name stands as the label."""
+    from pydicom.sr.codedict import codes
+
+    algorithm = hd.AlgorithmIdentificationSequence(
+        name=card.name or "EdgeMT", version=card_hash(card)[:16], family=codes.DCM.ArtificialIntelligence
+    )
+    return hd.seg.SegmentDescription(
+        segment_number=value,
+        segment_label=card.classes[value][:64],
+        segmented_property_category=codes.SCT.AnatomicalStructure,
+        segmented_property_type=codes.SCT.AnatomicalStructure,
+        algorithm_type="AUTOMATIC",
+        algorithm_identification=algorithm,
+    )
+
+
+def _masks(card: Card, predict: Predict, image: Any) -> np.ndarray:
+    """uint8 [F, H, W] of the frames of one file, at their own size."""
+    frames = pixels_of(image)
+    out = np.zeros(frames.shape[:3], np.uint8)
+    for k, frame in enumerate(frames):
+        fitted = fit_frame(np.ascontiguousarray(frame), size=card.size, channels=card.channels)
+        out[k] = fit_label(predict(fitted[None])[0], size=frame.shape[:2])
+    return out
+
+
+def _bytes(dataset: Any) -> bytes:
+    buffer = BytesIO()
+    dataset.save_as(buffer, enforce_file_format=True)
+    return buffer.getvalue()

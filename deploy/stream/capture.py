@@ -1,0 +1,120 @@
+"""The thread that reads the source: stamps frames, holds a file to its pace, opens again what was lost.
+
+It puts the newest frame on the board and into the mailbox of inference, and waits for neither.
+"""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass
+
+from deploy.stream.board import Board
+from deploy.stream.frame_record import Frame
+from deploy.stream.mailbox import Mailbox
+from deploy.stream.picture_checks import Corrupt, Freeze, as_picture
+from deploy.stream.sources import Lost, Picture, Source
+
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # between tries to open a lost source again
+_AFTER_DAMAGE_S = 0.002  # so that a source of nothing but damage does not take a whole core
+
+
+@dataclass
+class Captured:
+    """Counters, written by the capture thread alone."""
+
+    frames: int = 0
+    corrupt: int = 0
+    losses: int = 0
+    reopened: int = 0
+    size_changes: int = 0
+    last_damage: str = ""
+
+
+class Capture:
+    """Reads until the source ends, `frames` were read, or it is told to stop."""
+
+    def __init__(
+        self, source: Source, board: Board, inbox: Mailbox[Frame], *, frozen_ms: float, frames: int | None = None
+    ) -> None:
+        self.counted = Captured()
+        self.error: BaseException | None = None
+        self._source, self._board, self._inbox, self._limit = source, board, inbox, frames
+        self._freeze = Freeze(frozen_ms)
+        self._stop = threading.Event()
+        self._epoch, self._due_ns = 0, 0
+        self._size: tuple[int, int] | None = None
+        self._thread = threading.Thread(target=self._run, name="edgemt-capture", daemon=True)
+
+    def start(self) -> None:
+        """Raises ValueError when the source cannot be opened at all."""
+        self._source.open()
+        self._thread.start()
+
+    def stop(self, timeout_s: float = 3.0) -> None:
+        self._stop.set()
+        if self._thread.ident is not None:
+            self._thread.join(timeout_s)
+
+    def _run(self) -> None:
+        try:
+            while not self._stop.is_set() and (self._limit is None or self.counted.frames < self._limit):
+                try:
+                    picture = self._source.read()
+                    if picture is None:
+                        return
+                    self._accept(picture)
+                except Corrupt as damage:
+                    self.counted.corrupt += 1
+                    self.counted.last_damage = str(damage)
+                    self._stop.wait(_AFTER_DAMAGE_S)
+                except Lost as why:
+                    self._again(str(why))
+        except BaseException as error:
+            self.error = error
+        finally:
+            self._source.close()
+            self._board.close()
+
+    def _accept(self, picture: Picture) -> None:
+        pixels = as_picture(picture.pixels)
+        self._pace()
+        if self._stop.is_set():
+            return
+        if self._size is not None and pixels.shape[:2] != self._size:
+            self._epoch += 1
+            self.counted.size_changes += 1
+        self._size = (pixels.shape[0], pixels.shape[1])
+        now = self._board.clock()
+        frame = Frame(self.counted.frames, pixels, now, picture.source_ns, self._epoch)
+        self.counted.frames += 1
+        problem = self._freeze.check(pixels, now)
+        self._board.put_frame(frame, problem)
+        if problem is None:
+            self._inbox.put(frame)
+
+    def _pace(self) -> None:
+        """A file's frame is handed over when it is due, as a camera would. Who is late goes on from there."""
+        if self._source.live or not self._source.hz:
+            return
+        period, now = int(1e9 / self._source.hz), self._board.clock()
+        if now < self._due_ns:
+            self._stop.wait((self._due_ns - now) / 1e9)
+        self._due_ns = self._due_ns + period if now - self._due_ns < period else now + period
+
+    def _again(self, why: str) -> None:
+        """Close, wait a little longer each time, open; until it is there."""
+        self.counted.losses += 1
+        self._epoch += 1
+        self._inbox.clear()
+        self._board.lost(f"source lost: {why}")
+        pause = _FIRST_PAUSE_S
+        while not self._stop.is_set():
+            self._source.close()
+            self._stop.wait(pause)
+            pause = min(2 * pause, _LONGEST_PAUSE_S)
+            try:
+                self._source.open()
+            except (ValueError, Lost):
+                continue
+            self.counted.reopened += 1
+            return

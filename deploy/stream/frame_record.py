@@ -1,0 +1,85 @@
+"""What travels: a frame, what inference made of it, and what may be shown of that now.
+
+Every age is a difference of two readings of one monotonic clock, so a wall clock that is set back changes nothing.
+
+Shapes: H W of a picture, h w of the model's mask, pixels.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+
+from deploy.stream.marker import Marker, drawn
+
+Clock = Callable[[], int]  # nanoseconds, never backwards
+monotonic: Clock = time.monotonic_ns
+State = Literal["fresh", "stale", "invalid", "no-signal"]
+STATES: tuple[State, ...] = ("fresh", "stale", "invalid", "no-signal")
+
+
+@dataclass(frozen=True, eq=False)
+class Frame:
+    """`captured_ns` is when it lay in our memory; `source_ns` what the source says, on a clock of its own."""
+
+    id: int  # counts the frames of a session without gaps
+    pixels: np.ndarray  # uint8 [H, W] or [H, W, 3]; nobody writes to it
+    captured_ns: int
+    source_ns: int | None = None
+    epoch: int = 0  # another after a reconnect or a change of size: masks do not cross it
+
+    @property
+    def size(self) -> tuple[int, int]:
+        return (self.pixels.shape[0], self.pixels.shape[1])
+
+
+@dataclass(frozen=True, eq=False)
+class Result:
+    """A mask, with the very frame that it was made from."""
+
+    frame: Frame
+    mask: np.ndarray  # uint8 [h, w]
+    marker: Marker  # its outline at the frame's size
+    done_ns: int
+    agreement: float | None = None  # foreground Dice with the mask before it, 0 to 1
+    likeness: float | None = None  # of the frame to those of training, 0 to 1
+
+
+@dataclass(frozen=True, eq=False)
+class MaskRecord:
+    """What is said of the mask beside a frame. `mask` is there when `state` is fresh, and never else."""
+
+    state: State
+    reason: str  # in words, for whoever sees no mask; empty when fresh
+    model: str
+    frame_id: int | None = None  # that the mask was made from
+    captured_ns: int | None = None
+    source_ns: int | None = None
+    age_ms: float | None = None
+    confidence: float | None = None
+    confidence_is: str = ""  # what kind of number that is
+    likeness: float | None = None
+    mask: np.ndarray | None = None
+
+    def to_json(self) -> dict[str, Any]:
+        """Everything but pixels."""
+        said = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "mask"}
+        return {**said, "age_ms": None if self.age_ms is None else round(self.age_ms, 3)}
+
+
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """One look at the board: the newest frame, and what may stand on it."""
+
+    frame: Frame | None
+    record: MaskRecord
+    marker: Marker  # outline of a fresh mask, or the words that say why there is none
+    result: Result | None = None  # only while it is fresh
+
+    def picture(self) -> np.ndarray | None:
+        """uint8 [H, W, 3]: the frame with the marker on it; no other pixel differs. None without a frame."""
+        return None if self.frame is None else drawn(self.frame.pixels, self.marker)

@@ -1,0 +1,112 @@
+"""Who gets the masks beside the display. Each output has a thread of its own that looks at the board when there is
+something new: a slow one misses looks, it holds nobody up, and it never gets a mask that was judged some time ago.
+
+A new output is a class with `show` and `close`, and a row in OUTPUTS. One that reads the board itself needs no `show`.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+import threading
+from collections.abc import Sequence
+from dataclasses import dataclass
+from importlib import import_module
+from typing import Any, Protocol, TextIO
+
+from deploy.stream.board import Board
+from deploy.stream.frame_record import Shown
+from deploy.stream.marker import Colour
+from edgemt.contract import Card
+from edgemt.names import unknown
+
+
+class Output(Protocol):
+    def show(self, shown: Shown) -> None:
+        """The newest frame, `shown.frame`, and what may be said of its mask, `shown.record`."""
+
+    def close(self) -> None: ...
+
+
+@dataclass(frozen=True, eq=False)
+class Stage:
+    """What an output may know."""
+
+    board: Board
+    card: Card
+    colours: Sequence[Colour]
+    source: Any = None  # what the frames come from: OpenIGTLink masks keep its place and time stamp
+
+
+@dataclass(frozen=True)
+class OutputKind:
+    made_by: str  # module:function, called with what stands after the colon and the Stage
+    about: str
+
+
+OUTPUTS: dict[str, OutputKind] = {
+    "lines": OutputKind("deploy.stream.outputs:Lines", "a line of JSON on stdout for every mask and change of state"),
+    "page": OutputKind("deploy.stream.page:open_page", "a page in the browser, on this machine: page, page:PORT"),
+    "igtl": OutputKind(
+        "deploy.stream.igtl_server:open_igtl", "OpenIGTLink for 3D Slicer: igtl, igtl:PORT, igtl:HOST:PORT"
+    ),
+    "video": OutputKind("deploy.stream.video_file:open_video", "a video file of what was shown: video:FILE.mp4"),
+}
+
+
+def open_output(text: str, stage: Stage) -> Any:
+    """`lines`, or NAME:ARGUMENT. Raises ValueError in one line for an unknown name and for what the output refuses."""
+    name, _, argument = text.partition(":")
+    if name not in OUTPUTS:
+        raise ValueError(unknown("output", name, OUTPUTS))
+    module, _, maker = OUTPUTS[name].made_by.partition(":")
+    return getattr(import_module(module), maker)(argument, stage)
+
+
+class Outlet:
+    """The thread of one output. An output that raises is closed and says why; the rest goes on."""
+
+    def __init__(self, output: Any, board: Board, *, name: str) -> None:
+        self.name, self.failed = name, ""
+        self._output, self._board = output, board
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name=f"edgemt-output-{name}", daemon=True)
+        if hasattr(output, "show"):
+            self._thread.start()
+
+    def close(self, timeout_s: float = 2.0) -> None:
+        self._stop.set()
+        if self._thread.is_alive():
+            self._thread.join(timeout_s)
+        if not self.failed:
+            self._output.close()
+
+    def _run(self) -> None:
+        seen = -1
+        try:
+            while not self._stop.is_set():
+                seen = self._board.wait(seen, 0.25)
+                self._output.show(self._board.look())
+        except Exception as error:  # a full disk, a closed window
+            self.failed = str(error) or type(error).__name__
+            print(f"edgemt: warning: output {self.name} stopped: {self.failed}", file=sys.stderr, flush=True)
+            self._output.close()
+
+
+class Lines:
+    """Frame id, age, state and the rest of the record; no pixels."""
+
+    def __init__(self, argument: str, stage: Stage, *, to: TextIO | None = None) -> None:
+        if argument:
+            raise ValueError(f"output lines:{argument}: takes no argument; write lines")
+        self._to = to or sys.stdout
+        self._said: tuple[Any, ...] = ()
+
+    def show(self, shown: Shown) -> None:
+        record = shown.record
+        key = (record.frame_id, record.state, record.reason)
+        if key != self._said:
+            self._said = key
+            print(json.dumps(record.to_json()), file=self._to, flush=True)
+
+    def close(self) -> None: ...

@@ -1,0 +1,191 @@
+"""One stream from its source to what is shown: starts the threads, shows, and tells afterwards what it did."""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from deploy.machine import memory
+from deploy.stream.board import Board, Limits
+from deploy.stream.capture import Capture
+from deploy.stream.delays import Delays
+from deploy.stream.frame_record import Clock, Frame, Shown, monotonic
+from deploy.stream.inference import Infer, Inference, Model
+from deploy.stream.lock import SourceLock
+from deploy.stream.mailbox import Mailbox
+from deploy.stream.model_watch import ModelWatch
+from deploy.stream.sources import Source
+
+Display = Callable[[Shown, "np.ndarray | None"], None]  # returns when the picture is on the screen
+_TEND_S = 0.1  # between two looks at inference
+_WATCH_EVERY = 5  # of these, one look at the model's folder
+_WEIGH_EVERY = 50  # and one at memory: the first after five seconds, when caches are full
+
+
+@dataclass(frozen=True)
+class StreamOptions:
+    """How long things may take, in milliseconds, and how many frames to take."""
+
+    budget_ms: float = 100.0
+    """A mask older than this, since its frame was captured, is withdrawn."""
+    no_signal_ms: float = 450.0
+    """Without a new frame for so long there is no signal."""
+    frozen_ms: float = 400.0
+    """The same picture for so long is a frozen one; 0 lets pictures stand still."""
+    hang_ms: float = 2000.0
+    """Inference that takes so long is given up and started again."""
+    frames: int | None = None
+    """Stop after so many; None goes on to the end of the source."""
+
+    def __post_init__(self) -> None:
+        Limits(self.budget_ms, self.no_signal_ms)
+        for name, least in (("frozen_ms", 0.0), ("hang_ms", 1.0)):
+            if getattr(self, name) < least:
+                raise ValueError(f"{name}: must be {least:g} ms or more, not {getattr(self, name):g}")
+        if self.frames is not None and self.frames < 1:
+            raise ValueError(f"frames: must be 1 or more, not {self.frames}")
+
+
+class Session:
+    """`run` shows until the source ends or `stop` is called. Without a model it shows the bare frames."""
+
+    def __init__(
+        self, source: Source, model: Model | None, *, first: Infer | None = None, options: StreamOptions | None = None,
+        display: Display = lambda shown, picture: None, watch: ModelWatch | None = None, clock: Clock = monotonic,
+        delays: Delays | None = None,
+    ) -> None:  # fmt: skip
+        self.options, self.delays = options or StreamOptions(), delays or Delays()
+        limits = Limits(self.options.budget_ms, self.options.no_signal_ms)
+        self.board = Board(limits, model=model.id if model else "", masks=model is not None, clock=clock)
+        self.finished = threading.Event()
+        self.inference: Inference | None = None
+        self._source, self._model, self._first, self._display, self._watch = source, model, first, display, watch
+        self._inbox: Mailbox[Frame] = Mailbox()
+        self.capture = Capture(
+            source, self.board, self._inbox, frozen_ms=self.options.frozen_ms, frames=self.options.frames
+        )
+        self._stop = threading.Event()
+        self._begun: tuple[float, float] = (time.monotonic(), time.process_time())
+        self._ended: tuple[float, float] | None = None
+        self._resident: tuple[int | None, int | None] = (None, None)
+
+    def run(self) -> dict[str, Any]:
+        """The record of the run. Raises ValueError, before anything is shown, for a source that cannot be opened."""
+        lock: SourceLock | None = None
+        tending = threading.Thread(target=self._tend, name="edgemt-tend", daemon=True)
+        try:
+            lock = SourceLock(self._source.name) if self._source.live else None
+            self.capture.start()
+            if self._model is not None:
+                first = self._first or self._model.make()
+                self.inference = Inference(
+                    self._model, self.board, self._inbox, hang_ms=self.options.hang_ms, first=first
+                )
+            tending.start()
+            self._begun = time.monotonic(), time.process_time()
+            self._show()
+        finally:
+            self._ended = time.monotonic(), time.process_time()
+            self.stop()
+            self.capture.stop()
+            if self.inference is not None:
+                self.inference.stop()
+            if lock is not None:
+                lock.release()
+            self.finished.set()
+        if self.capture.error is not None:
+            raise self.capture.error
+        return self.record()
+
+    def record(self) -> dict[str, Any]:
+        """What the session did so far."""
+        ended = self._ended or (time.monotonic(), time.process_time())
+        return self._said(wall_s=ended[0] - self._begun[0], cpu_s=ended[1] - self._begun[1])
+
+    def stop(self) -> None:
+        self._stop.set()
+        self.board.close()
+
+    def _show(self) -> None:
+        seen, last, wait_s, drained = -1, (), 1.0, False
+        while not self._stop.is_set():
+            seen = self.board.wait(seen, wait_s)
+            if self.board.closed and not drained:
+                drained = True
+                self._drain()
+            shown = self.board.look()
+            key = _key(shown)
+            if key != last:
+                last = key
+                self._present(shown)
+            elif drained:
+                return
+            wait_s = 0.0 if drained else self.board.next_change_s(shown)
+
+    def _present(self, shown: Shown) -> None:
+        """A mask that grows too old while it is drawn is not shown either."""
+        picture = self._picture(shown)
+        if shown.result is not None:
+            age = self.board.clock() - shown.result.frame.captured_ns
+            if age > self.options.budget_ms * 1e6:
+                shown = self.board.look()
+                picture = self._picture(shown)
+        self._display(shown, picture)
+        self.delays.note(shown, picture, shown_ns=self.board.clock())
+
+    def _picture(self, shown: Shown) -> np.ndarray | None:
+        if self._model is None:
+            return None if shown.frame is None else shown.frame.pixels
+        return shown.picture()
+
+    def _tend(self) -> None:
+        turn = 0
+        while not self._stop.wait(_TEND_S):
+            if self.inference is not None:
+                self.inference.tend()
+            if turn % _WEIGH_EVERY == _WEIGH_EVERY - 1:
+                weight = memory()["resident_bytes"]
+                self._resident = (self._resident[0] or weight, weight)
+            if self._watch is not None and turn % _WATCH_EVERY == 0:
+                self.board.fault("model", self._watch.look())
+            turn += 1
+
+    def _drain(self) -> None:
+        """The source has ended: the last frame may still get its mask."""
+        until = time.monotonic() + self.options.hang_ms / 1e3
+        while self.inference is not None and time.monotonic() < until and not self._stop.is_set():
+            time.sleep(0.002)
+            if self._inbox.empty and not self.inference.busy:
+                return
+
+    def _said(self, *, wall_s: float, cpu_s: float) -> dict[str, Any]:
+        captured = self.capture.counted
+        inferred = self.inference.counted if self.inference is not None else None
+        return {
+            "model": self.board.model,
+            "source": self._source.name,
+            "frames": captured.frames,
+            "seconds": round(wall_s, 3),
+            "cpu_cores": round(cpu_s / wall_s, 3) if wall_s else None,
+            "resident_bytes": {"first": self._resident[0], "last": self._resident[1]},
+            "corrupt": captured.corrupt,
+            "losses": captured.losses,
+            "reopened": captured.reopened,
+            "size_changes": captured.size_changes,
+            "masks": inferred.masks if inferred else 0,
+            "frames_without_mask": self._inbox.replaced,
+            "failures": inferred.failures if inferred else 0,
+            "restarts": inferred.restarts if inferred else 0,
+            "budget_ms": self.options.budget_ms,
+            **self.delays.summary(),
+        }
+
+
+def _key(shown: Shown) -> tuple[Any, ...]:
+    """What makes two looks the same picture."""
+    return (shown.frame.id if shown.frame else -1, shown.record.frame_id, shown.record.state, shown.record.reason)

@@ -1,0 +1,113 @@
+"""An ultrasound machine through PLUS, or 3D Slicer: pictures of an OpenIGTLink server.
+
+The machine's time stamp is kept as the source's own time; its clock is not ours, so no age is made of it.
+"""
+
+from __future__ import annotations
+
+import re
+import socket
+import time
+from collections import OrderedDict
+
+import numpy as np
+
+from deploy.stream import igtl
+from deploy.stream.frame_record import Frame
+from deploy.stream.sources import Corrupt, Lost, Picture
+
+_CONNECT_S, _SILENCE_S = 2.0, 2.0
+_MOST = 4096 * 2160 * 4 + (1 << 16)  # bytes of a message
+_KEPT = 64  # origins of frames that a mask may still be made of
+_FORM = re.compile(r"igtl://(\[[0-9a-fA-F:]+\]|[^/:\[\]]+)(?::(\d{1,5}))?(?:/(.{1,20}))?")
+
+
+class IgtlSource:
+    """`igtl://HOST[:PORT][/DEVICE]`: the pictures of one device, or of the first that sends any."""
+
+    live = True
+    hz: float | None = None
+
+    def __init__(self, text: str) -> None:
+        found = _FORM.fullmatch(text)
+        if found is None or not 0 < int(found[2] or igtl.PORT) < 65536:
+            raise ValueError(f"source {text}: write igtl://HOST, igtl://HOST:PORT or igtl://HOST:PORT/DEVICE")
+        self.name = text
+        self._address = (found[1].strip("[]"), int(found[2] or igtl.PORT))
+        self._device: str | None = found[3]
+        self._others: set[str] = set()  # devices that sent pictures nobody asked for
+        self._link: socket.socket | None = None
+        self._origins: OrderedDict[int, tuple[igtl.Image, int]] = OrderedDict()
+
+    def open(self) -> None:
+        try:
+            self._link = socket.create_connection(self._address, timeout=_CONNECT_S)
+        except OSError as error:
+            host, port = self._address
+            why = f"nothing answers at {host}, port {port} ({error.strerror or error})"
+            raise ValueError(f"source {self.name}: {why}; start its server") from None
+        self._link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+    def close(self) -> None:
+        if self._link is not None:
+            self._link.close()
+        self._link = None
+
+    def origin(self, frame: Frame) -> tuple[igtl.Image, int] | None:
+        """The message that a frame came in and its time stamp, for a mask that shall lie in the same place."""
+        return None if frame.source_ns is None else self._origins.get(frame.source_ns)
+
+    def read(self) -> Picture:
+        """The next picture. Raises Corrupt for a damaged one, Lost when the server is gone or talks nonsense."""
+        silent_from = time.monotonic()
+        while True:
+            try:
+                header = igtl.read_header(self._exactly(igtl.HEADER.size), most=_MOST)
+                body = self._exactly(header.size)
+                if header.kind != "IMAGE" or not self._wanted(header.device):
+                    self._check(silent_from)
+                    continue
+                content, _ = igtl.read_content(header, body)
+                return self._picture(igtl.read_image(content), header.stamp)
+            except igtl.WireError as error:
+                raise (Corrupt if error.resumable else Lost)(str(error)) from None
+            except OSError as error:
+                raise Lost("no data from the server" if isinstance(error, TimeoutError) else str(error)) from None
+
+    def _wanted(self, device: str) -> bool:
+        self._device = self._device or device
+        if device != self._device:
+            self._others.add(device)
+        return device == self._device
+
+    def _check(self, silent_from: float) -> None:
+        if time.monotonic() - silent_from > _SILENCE_S:
+            others = f"; it sends {', '.join(sorted(self._others))}" if self._others else ""
+            raise Lost(f"no picture of {self._device or 'any device'}{others}")
+
+    def _picture(self, image: igtl.Image, stamp: int) -> Picture:
+        pixels = image.pixels[..., :3] if image.pixels.ndim == 3 and image.pixels.shape[2] == 4 else image.pixels
+        if pixels.dtype != np.uint8 or (pixels.ndim == 3 and pixels.shape[2] != 3):
+            kind = f"{pixels.dtype} {list(pixels.shape)}"
+            raise ValueError(
+                f"source {self.name}: sends {kind}; 8-bit grey or colour is read, let the sender convert it"
+            )
+        source_ns = igtl.nanoseconds_of(stamp)
+        self._origins[source_ns] = (image, stamp)
+        while len(self._origins) > _KEPT:
+            self._origins.popitem(last=False)
+        return Picture(pixels, source_ns)
+
+    def _exactly(self, count: int) -> bytearray:
+        link = self._link
+        if link is None:
+            raise Lost("not connected")
+        data = bytearray(count)
+        view, until = memoryview(data), time.monotonic() + _SILENCE_S
+        while view:
+            link.settimeout(max(until - time.monotonic(), 0.001))
+            got = link.recv_into(view)
+            if not got:
+                raise Lost("the server closed the connection")
+            view = view[got:]
+        return data

@@ -1,0 +1,35 @@
+"""A line now and then for the terminal: state, age, rates. No pixels."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+
+from deploy.stream.session import Session
+
+
+class Ticker:
+    """Speaks at once when the state changes for longer than a blink, and every few seconds besides."""
+
+    def __init__(self, session: Session, *, say: Callable[[str], None], every_s: float = 5.0) -> None:
+        self._session, self._say, self._every_s = session, say, every_s
+        self._stop = threading.Event()
+        self._thread = threading.Thread(target=self._run, name="edgemt-ticker", daemon=True)
+        self._thread.start()
+
+    def close(self) -> None:
+        self._stop.set()
+        self._thread.join(2.0)
+
+    def _run(self) -> None:
+        said, since_s, frames = "", 0.0, 0
+        while not self._stop.wait(0.5):
+            since_s += 0.5
+            record = self._session.board.look().record
+            if self._session.board.closed or (record.state == said and since_s < self._every_s):
+                continue
+            count = self._session.capture.counted.frames
+            age = "" if record.age_ms is None else f", age {record.age_ms:.0f} ms"
+            why = f" ({record.reason})" if record.reason else ""
+            self._say(f"{record.state}{why}{age}, frame {count}, {(count - frames) / since_s:.1f} Hz")
+            said, since_s, frames = record.state, 0.0, count

@@ -1,0 +1,68 @@
+// The border of each class of a mask as smooth paths in mask pixels, and the mask as a translucent picture.
+// Shapes: grid is bytes of [h, w]; a path's unit is one mask pixel, whose centre lies at .5.
+
+export function contours(grid, height, width) {
+  const present = new Set(grid);
+  present.delete(0);
+  const paths = new Map();
+  for (const value of [...present].sort()) paths.set(value, contour(grid, height, width, value));
+  return paths;
+}
+
+function contour(grid, height, width, value) {
+  const soft = softened(grid, height, width, value);
+  const path = new Path2D();
+  const at = (y, x) => soft[(y + 1) * (width + 2) + x + 1];
+  const cross = (a, b) => (0.5 - a) / (b - a);
+  for (let y = -1; y < height; y++) {
+    for (let x = -1; x < width; x++) {
+      const a = at(y, x), b = at(y, x + 1), c = at(y + 1, x + 1), d = at(y + 1, x);
+      const kind = (a > 0.5) | ((b > 0.5) << 1) | ((c > 0.5) << 2) | ((d > 0.5) << 3);
+      if (kind === 0 || kind === 15) continue;
+      const points = [];
+      if ((a > 0.5) !== (b > 0.5)) points.push([x + cross(a, b), y]);
+      if ((b > 0.5) !== (c > 0.5)) points.push([x + 1, y + cross(b, c)]);
+      if ((d > 0.5) !== (c > 0.5)) points.push([x + cross(d, c), y + 1]);
+      if ((a > 0.5) !== (d > 0.5)) points.push([x, y + cross(a, d)]);
+      for (let i = 0; i + 1 < points.length; i += 2) {
+        path.moveTo(points[i][0] + 0.5, points[i][1] + 0.5);
+        path.lineTo(points[i + 1][0] + 0.5, points[i + 1][1] + 0.5);
+      }
+    }
+  }
+  return path;
+}
+
+// 1 inside and 0 outside, averaged with its neighbours so that the level of 0.5 has no stairs; with a rim of zeros.
+// Every pixel stays on its side: a structure of one pixel is still drawn.
+function softened(grid, height, width, value) {
+  const row = width + 2;
+  const hard = new Float32Array((height + 2) * row);
+  for (let y = 0; y < height; y++)
+    for (let x = 0; x < width; x++) hard[(y + 1) * row + x + 1] = grid[y * width + x] === value ? 1 : 0;
+  const half = new Float32Array(hard.length);
+  for (let i = 1; i < hard.length - 1; i++) half[i] = 0.5 * hard[i] + 0.25 * (hard[i - 1] + hard[i + 1]);
+  const soft = new Float32Array(hard.length);
+  for (let y = 1; y <= height; y++) {
+    for (let x = 1; x <= width; x++) {
+      const i = y * row + x;
+      const mean = 0.5 * half[i] + 0.25 * (half[i - row] + half[i + row]);
+      soft[i] = hard[i] ? Math.max(mean, 0.51) : Math.min(mean, 0.49);
+    }
+  }
+  return soft;
+}
+
+export function filling(grid, height, width, colours, hidden) {
+  const picture = new ImageData(width, height);
+  const words = new Uint32Array(picture.data.buffer);
+  const table = new Uint32Array(256);
+  colours.forEach((colour, i) => {
+    const [r, g, b] = [1, 3, 5].map((k) => parseInt(colour.slice(k, k + 2), 16));
+    if (!hidden.has(i + 1)) table[i + 1] = (255 << 24) | (b << 16) | (g << 8) | r;
+  });
+  for (let i = 0; i < grid.length; i++) words[i] = table[grid[i]];
+  const canvas = new OffscreenCanvas(width, height);
+  canvas.getContext("2d").putImageData(picture, 0, 0);
+  return canvas;
+}

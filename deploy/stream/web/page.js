@@ -1,0 +1,185 @@
+// The live page: draws the newest picture and, while it may be shown, its mask. Judged again before every repaint.
+import { contours, filling } from "./contour.js";
+import { Figures } from "./figures.js";
+import { follow, judged } from "./looks.js";
+
+const $ = (id) => document.getElementById(id);
+const video = $("video"), overlay = $("overlay");
+const hidden = new Set(); // classes
+const now = () => performance.now();
+
+let about = { classes: [], budget_ms: 100, no_signal_ms: 500, name: "", model: "" };
+let answers = false;
+let live = null; // the newest look
+let shown = null; // what is on the canvas: the live look, or the frozen one
+let frozen = null;
+let visible = true, dirty = true, figures = null, lastKey = "";
+
+const judgedNow = () => judged(live, now(), { answers, about });
+
+// Picture, mask and what is said of them change together.
+async function take(look) {
+  const before = live;
+  look.bitmap = look.jpeg !== null ? await createImageBitmap(look.jpeg) : before ? before.bitmap : null;
+  if (look.grid !== null) {
+    const [height, width] = look.record.mask_size;
+    look.drawn = { id: look.mask, grid: look.grid, height, width, paths: contours(look.grid, height, width) };
+  } else look.drawn = before && before.drawn && before.drawn.id === look.mask ? before.drawn : null;
+  figures.count(look);
+  live = look;
+  answers = true;
+  if (!frozen) { shown = look; dirty = true; }
+  if (before && before.bitmap && before.bitmap !== look.bitmap && before.bitmap !== shown.bitmap) before.bitmap.close();
+}
+
+function paint() {
+  const said = judgedNow(), mask = frozen ? frozen.mask : allowed(said);
+  const key = `${said.state}|${said.reason}|${mask ? mask.id : ""}|${Boolean(frozen)}`;
+  if (dirty || key !== lastKey) {
+    drawVideo();
+    drawMask(mask);
+  }
+  figures.tell({ said, live, frozen, changed: key !== lastKey });
+  [dirty, lastKey] = [false, key];
+  requestAnimationFrame(paint);
+}
+
+const allowed = (said) => (said.state === "fresh" && live ? live.drawn : null);
+
+function drawVideo() {
+  if (!shown || !shown.bitmap) return;
+  const { width, height } = shown.bitmap;
+  if (video.width !== width || video.height !== height) { [video.width, video.height] = [width, height]; fit(); }
+  video.getContext("2d", { alpha: false }).drawImage(shown.bitmap, 0, 0);
+}
+
+function drawMask(mask) {
+  const pen = overlay.getContext("2d");
+  pen.clearRect(0, 0, overlay.width, overlay.height);
+  if (mask && visible) ink(pen, mask, overlay.width, overlay.height, overlay.width / overlay.clientWidth);
+}
+
+function ink(pen, mask, width, height, ratio) {
+  const colours = about.classes.map((each) => each.colour), opacity = Number($("opacity").value) / 100;
+  if (opacity > 0) {
+    pen.globalAlpha = opacity;
+    pen.drawImage(filling(mask.grid, mask.height, mask.width, colours, hidden), 0, 0, width, height);
+    pen.globalAlpha = 1;
+  }
+  pen.lineJoin = pen.lineCap = "round";
+  for (const [value, path] of mask.paths) {
+    if (hidden.has(value)) continue;
+    const scaled = new Path2D();
+    scaled.addPath(path, new DOMMatrix([width / mask.width, 0, 0, height / mask.height, 0, 0]));
+    for (const [colour, thick] of [["#000a", 5], [colours[value - 1] ?? "#fff", 2.6]]) {
+      [pen.strokeStyle, pen.lineWidth] = [colour, thick * ratio];
+      pen.stroke(scaled);
+    }
+  }
+}
+
+// The picture as large as the room allows, the overlay as sharp as the screen.
+function fit() {
+  const room = $("room"), [width, height] = [video.width || 16, video.height || 9];
+  const scale = Math.min((room.clientWidth - 12) / width, (room.clientHeight - 12) / height);
+  for (const canvas of [video, overlay]) {
+    canvas.style.width = `${Math.floor(width * scale)}px`;
+    canvas.style.height = `${Math.floor(height * scale)}px`;
+  }
+  overlay.width = Math.round(overlay.clientWidth * devicePixelRatio);
+  overlay.height = Math.round(overlay.clientHeight * devicePixelRatio);
+  dirty = true;
+}
+
+function freeze() {
+  if (!frozen && !(shown && shown.bitmap)) return;
+  const said = judgedNow();
+  frozen = frozen ? null : { at: now(), wall: new Date(), said, mask: allowed(said), id: shown.frame };
+  if (!frozen && live) shown = live;
+  $("freeze").setAttribute("aria-pressed", Boolean(frozen));
+  dirty = true;
+}
+
+// A file of this browser; the server stores nothing.
+async function snapshot() {
+  if (!shown || !shown.bitmap) return;
+  const said = frozen ? frozen.said : judgedNow(), mask = frozen ? frozen.mask : allowed(said);
+  const strip = Math.max(26, Math.round(video.height / 26)), id = shown.frame;
+  const sheet = new OffscreenCanvas(video.width, video.height + strip), pen = sheet.getContext("2d");
+  pen.drawImage(video, 0, 0);
+  if (mask && visible) ink(pen, mask, video.width, video.height, Math.max(1, video.width / 900));
+  pen.fillStyle = "#0e1419";
+  pen.fillRect(0, video.height, video.width, strip);
+  [pen.fillStyle, pen.font, pen.textBaseline] = ["#e3ebf1", `${Math.round(strip * 0.5)}px sans-serif`, "middle"];
+  const words = [new Date().toLocaleString(), `picture ${id}`, said.state,
+    said.age === null ? said.reason : `mask ${Math.round(said.age)} ms old`,
+    ...(visible ? [] : ["masks hidden"]), ...(frozen ? ["frozen"] : []), about.model];
+  pen.fillText(words.join("   "), 10, video.height + strip / 2);
+  const link = document.createElement("a");
+  link.href = URL.createObjectURL(await sheet.convertToBlob({ type: "image/png" }));
+  link.download = `edgemt-${id}.png`;
+  link.click();
+  setTimeout(() => URL.revokeObjectURL(link.href), 5000);
+}
+
+function toggleMasks() {
+  visible = !visible;
+  $("masks").setAttribute("aria-pressed", visible);
+  $("masks").firstChild.textContent = visible ? "Masks " : "Hidden ";
+  dirty = true;
+}
+
+function toggleClass(value, button) {
+  if (!hidden.delete(value)) hidden.add(value);
+  button.setAttribute("aria-pressed", !hidden.has(value));
+  dirty = true;
+}
+
+function full() { document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen(); }
+
+function slide(by) {
+  $("opacity").value = Number($("opacity").value) + by;
+  $("opacity-value").textContent = `${$("opacity").value} %`;
+  dirty = true;
+}
+
+function listen() {
+  for (const [id, act] of Object.entries({ freeze, snapshot, masks: toggleMasks, full })) $(id).onclick = act;
+  $("opacity").oninput = () => slide(0);
+  addEventListener("resize", fit);
+  document.addEventListener("visibilitychange", () => { if (document.hidden) drawMask(null); dirty = true; });
+  const keys = { " ": freeze, s: snapshot, m: toggleMasks, f: full, ArrowUp: () => slide(5), ArrowDown: () => slide(-5) };
+  addEventListener("keydown", (event) => {
+    if (event.ctrlKey || event.metaKey || event.altKey) return;
+    const button = $("classes").querySelectorAll("button")[Number(event.key) - 1];
+    const act = keys[event.key.length === 1 ? event.key.toLowerCase() : event.key] ?? (button && (() => button.click()));
+    if (!act) return;
+    event.preventDefault();
+    if (!event.repeat || event.key.startsWith("Arrow")) act();
+  });
+}
+
+function listClasses() {
+  about.classes.forEach(({ name, colour }, i) => {
+    const [item, button, swatch, key] = ["li", "button", "i", "kbd"].map((tag) => document.createElement(tag));
+    swatch.style.setProperty("--c", colour);
+    key.textContent = i < 9 ? i + 1 : "";
+    button.type = "button";
+    button.setAttribute("aria-pressed", true);
+    button.append(swatch, name, key);
+    button.onclick = () => toggleClass(i + 1, button);
+    item.append(button);
+    $("classes").append(item);
+  });
+}
+
+about = await (await fetch("about.json")).json();
+document.title = `${about.name || "EdgeMT"} live`;
+$("model").textContent = about.model;
+figures = new Figures(about);
+listClasses();
+slide(0);
+listen();
+fit();
+requestAnimationFrame(paint);
+follow(take, () => { answers = false; });

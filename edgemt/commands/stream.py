@@ -1,0 +1,139 @@
+"""The command that shows live masks, and the one flag that measures them instead."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from tyro.conf import Positional
+
+from edgemt.commands.speaking import say, write_json
+
+if TYPE_CHECKING:
+    from deploy.stream.opening import Opened
+    from deploy.stream.session import Session
+    from deploy.stream.sources import Source
+
+
+_TURN_S = 0.0005  # the thread that shows gets its turn among Python's threads within half a millisecond, not five
+
+
+@dataclass(frozen=True)
+class Limits:
+    budget_ms: float = 100.0
+    """A mask older than this, since its frame was captured, is withdrawn."""
+    no_signal_ms: float = 450.0
+    """Without a new frame for so long there is no signal."""
+    frozen_ms: float = 400.0
+    """The same picture for so long is a frozen one; 0 lets pictures stand still."""
+    hang_ms: float = 2000.0
+    """Inference that takes so long is given up and started again."""
+
+
+@dataclass(frozen=True)
+class Stream:
+    """Live masks that say how old they are, from a camera, a video, RTSP, images, a DICOM cine or a synthetic video.
+    Nothing is written unless asked for."""
+
+    ship: Positional[Path]
+    source: str = "synthetic"
+    """synthetic, camera:0, camera:0:1920x1080, rtsp://..., igtl://HOST/DEVICE, or a video, a .dcm file, a folder of
+    images."""
+    hz: float | None = None
+    """Pace of a source that is not live; 0 plays it as fast as it can be read."""
+    frames: int | None = None
+    """Stop after so many."""
+    output: tuple[str, ...] = ()
+    """Who else gets the masks: page (a browser on this machine), igtl (3D Slicer), video:FILE.mp4, lines (JSON)."""
+    runtime: str = "auto"
+    file: str | None = None
+    """int8, fp16, fp32, or a file on the card."""
+    threads: int | None = None
+    isolation: Literal["thread", "process"] = "thread"
+    """process: inference apart from the video, so that a driver that crashes takes no picture with it."""
+    limits: Limits = field(default_factory=Limits)
+    evidence: Path | None = None
+    """Measure both delays at 30 and 60 Hz (or at --hz), with and without masks; write report and raw times there."""
+    json: Path | None = None
+
+
+def stream(command: Stream) -> None:
+    from deploy.stream.inference import close
+    from deploy.stream.opening import budget_warning, open_model
+    from deploy.stream.sources import open_source
+    from edgemt.overlay import class_colours
+
+    opened = open_model(
+        command.ship,
+        runtime=command.runtime,
+        file=command.file,
+        threads=command.threads,
+        isolation=command.isolation,
+        hang_ms=command.limits.hang_ms,
+        colours=class_colours,
+    )
+    sys.setswitchinterval(_TURN_S)
+    warning = budget_warning(opened, command.limits.budget_ms)
+    if warning is not None:
+        say(f"warning: {warning}")
+    try:
+        if command.evidence is not None:
+            return _measure(command, opened, command.evidence)
+        source = open_source(command.source, hz=command.hz)
+        record = _watched(_session(command, opened, source), command, opened, source)
+    finally:
+        close(opened.first)
+    say(_summary(record))
+    write_json(command.json, record)
+
+
+def _session(command: Stream, opened: Opened, source: Source) -> Session:
+    from dataclasses import asdict
+
+    from deploy.stream.session import Session, StreamOptions
+
+    options = StreamOptions(**asdict(command.limits), frames=command.frames)
+    return Session(source, opened.model, first=opened.first, options=options, watch=opened.watch)
+
+
+def _watched(session: Session, command: Stream, opened: Opened, source: Source) -> dict[str, Any]:
+    """Run it with its outputs, a line a second on stderr, and Ctrl-C as the usual end."""
+    from deploy.stream.outputs import Outlet, Stage, open_output
+    from deploy.stream.speaking import Ticker
+
+    stage = Stage(session.board, opened.ship.card, opened.model.colours, source)
+    outlets: list[Outlet] = []
+    ticker = Ticker(session, say=say)
+    try:
+        for name in command.output:
+            outlets.append(Outlet(open_output(name, stage), session.board, name=name))
+        say(f"{opened.model.id}; one mask takes {opened.mask_ms:.1f} ms; Ctrl-C ends it")
+        return session.run()
+    except KeyboardInterrupt:
+        return session.record()
+    finally:
+        ticker.close()
+        for outlet in outlets:
+            outlet.close()
+
+
+def _measure(command: Stream, opened: Opened, folder: Path) -> None:
+    from dataclasses import asdict
+
+    from deploy.stream.evidence import measure
+    from deploy.stream.evidence_files import without_raw, write_evidence
+    from deploy.stream.session import StreamOptions
+
+    rates = (30.0, 60.0) if command.hz is None else (command.hz,)
+    options = StreamOptions(**asdict(command.limits), frames=command.frames or 1500)
+    evidence = measure(opened, command.source, rates=rates, options=options, say=say)
+    print(write_evidence(evidence, folder))
+    write_json(command.json, without_raw(evidence))
+
+
+def _summary(record: dict[str, Any]) -> str:
+    annotation = record["annotation"]
+    age = f", masks shown after {annotation['p50_ms']:.1f} ms (p99 {annotation['p99_ms']:.1f})" if annotation else ""
+    return f"{record['frames']} frames, {record['masks']} masks, {record['restarts']} restarts{age}"

@@ -1,0 +1,109 @@
+"""A source that plays a fault in three acts: good frames until a mask is shown, the fault until the screen says so,
+good frames until a mask is back. What was seen decides when an act ends, never a clock.
+
+Every picture on the way is checked: no mask that is too old, of another picture or of none was shown as fresh.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from typing import Any
+
+import numpy as np
+
+from deploy.stream.frame_record import Shown, State
+from deploy.stream.inference import Infer, Model
+from deploy.stream.marker import differing_outside, palette
+from deploy.stream.session import Session, StreamOptions
+from deploy.stream.sources import Picture
+
+SIZE, MODEL_SIZE = (60, 80), (30, 40)
+OPTIONS = StreamOptions(budget_ms=600, no_signal_ms=300, frozen_ms=100, hang_ms=300)
+_TOO_MANY = 4_000
+
+
+def picture(k: int, *, size: tuple[int, int] = SIZE) -> np.ndarray:
+    """uint8 [H, W, 3] with a bright block that moves, and no two alike."""
+    pixels = np.random.default_rng(k).integers(30, 60, (*size, 3), dtype=np.uint8)
+    pixels[10:40, 10 + k % 20 : 50 + k % 20] += 150
+    return pixels
+
+
+def threshold(frames: np.ndarray) -> np.ndarray:
+    """A model: uint8 [1, h, w, K] -> uint8 [1, h, w], 1 where it is bright."""
+    return (frames.mean(axis=-1) > 128).astype(np.uint8)
+
+
+def model(make: Callable[[], Infer] = lambda: threshold, **fields: Any) -> Model:
+    return Model(**{"id": "m", "make": make, "size": MODEL_SIZE, "channels": 3, "colours": palette(3), **fields})
+
+
+class Drama:
+    """The source, and the display that watches."""
+
+    name = "drama"
+
+    def __init__(
+        self,
+        fault: Callable[[int], Any] = lambda k: Picture(picture(k)),
+        *,
+        sees: State,
+        live: bool = False,
+        opens: Callable[[], None] = lambda: None,
+        after: Callable[[int], np.ndarray] = picture,
+    ) -> None:
+        self.live, self.hz = live, 200.0
+        self.told_s = self.back_s = -1.0  # from the fault to the screen that says so, from its end to the next mask
+        self.act, self.why, self.back_after = 0, "", -1
+        self.states: list[State] = []
+        self._fault, self._sees, self._opens, self._after = fault, sees, opens, after
+        self._read, self._mended, self._since = 0, -1, 0.0
+
+    def open(self) -> None:
+        if self.act == 1:
+            self._opens()
+
+    def read(self) -> Picture | None:
+        k = self._read
+        self._read += 1
+        if self.act == 3 or k > _TOO_MANY:
+            return None
+        if self.live:
+            time.sleep(1 / self.hz)
+        if self.act == 1:
+            return self._fault(k)
+        return Picture(picture(k) if self.act == 0 else self._after(k))
+
+    def close(self) -> None: ...
+
+    def watch(self, shown: Shown, drawn: np.ndarray | None) -> None:
+        record, frame = shown.record, shown.frame
+        self.states.append(record.state)
+        honest(shown, drawn)
+        if self.act == 0 and record.state == "fresh":
+            self.act, self._since = 1, time.monotonic()
+        elif self.act == 1 and record.state == self._sees:
+            self.act, self.why, self._mended = 2, record.reason, frame.id if frame else 0
+            self.told_s, self._since = time.monotonic() - self._since, time.monotonic()
+        elif self.act == 2 and record.frame_id is not None and record.frame_id > self._mended:
+            self.act, self.back_after = 3, record.frame_id - self._mended
+            self.back_s = time.monotonic() - self._since
+
+    def play(self, made: Model | None = None, *, options: StreamOptions = OPTIONS, **fields: Any) -> dict[str, Any]:
+        record = Session(self, made or model(), options=options, display=self.watch, **fields).run()
+        assert self.act == 3, f"stuck in act {self.act} after {self._read} reads; seen {set(self.states)}"
+        return record
+
+
+def honest(shown: Shown, drawn: np.ndarray | None) -> None:
+    record, frame = shown.record, shown.frame
+    assert (record.mask is not None) == (record.state == "fresh") == (shown.result is not None)
+    if shown.result is not None:
+        assert frame is not None and record.age_ms is not None and 0 <= record.age_ms <= OPTIONS.budget_ms
+        assert shown.result.frame.epoch == frame.epoch and shown.result.frame.size == frame.size
+        assert record.frame_id <= frame.id and not record.reason
+    else:
+        assert record.reason
+    if frame is not None and drawn is not None:
+        assert differing_outside(drawn, frame.pixels, shown.marker) == 0

@@ -1,0 +1,151 @@
+"""DICOM in, DICOM segmentation out: read back by highdicom, frame by frame."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+pydicom = pytest.importorskip("pydicom")
+highdicom = pytest.importorskip("highdicom")
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from pydicom import uid  # noqa: E402
+from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
+from tiny_ship import CLASSES, expected, frame, make_ship  # noqa: E402
+
+from deploy.dicom_seg import predict_dicom_seg, write_dicom_seg  # noqa: E402
+from deploy.ship import Ship  # noqa: E402
+
+FRAMES = np.stack([frame(k) for k in range(3)])
+SECRETS = ("Secret^Name", "ID-4711", "19700101")
+pytestmark = pytest.mark.filterwarnings("ignore")
+
+
+@pytest.fixture(scope="module")
+def ship(tmp_path_factory: pytest.TempPathFactory) -> Ship:
+    return make_ship(tmp_path_factory.mktemp("dicom") / "ship")
+
+
+def write(path: Path, pixels: np.ndarray, kind: str, **more: object) -> Path:
+    """uint8 or uint16 [F, H, W] or [F, H, W, 3]; one frame for a kind that is not multi-frame."""
+    image = Dataset()
+    image.file_meta = FileMetaDataset()
+    image.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = kind
+    image.SOPInstanceUID = image.file_meta.MediaStorageSOPInstanceUID = uid.generate_uid()
+    image.PatientName, image.PatientID, image.PatientBirthDate = SECRETS
+    image.PatientSex, image.StudyInstanceUID, image.SeriesInstanceUID = "F", uid.generate_uid(), uid.generate_uid()
+    image.StudyID, image.SeriesNumber, image.InstanceNumber, image.Modality = "1", 1, 1, "US"
+    image.StudyDate, image.StudyTime, image.AccessionNumber, image.ReferringPhysicianName = "20240101", "1010", "A", ""
+    image.SamplesPerPixel = 3 if pixels.ndim == 4 else 1
+    image.PhotometricInterpretation = "RGB" if pixels.ndim == 4 else "MONOCHROME2"
+    if pixels.ndim == 4:
+        image.PlanarConfiguration = 0
+    image.Rows, image.Columns = pixels.shape[1:3]
+    image.BitsAllocated = image.BitsStored = 8 * pixels.dtype.itemsize
+    image.HighBit, image.PixelRepresentation = image.BitsStored - 1, 0
+    if kind == uid.UltrasoundMultiFrameImageStorage:
+        image.NumberOfFrames, image.FrameTime, image.FrameIncrementPointer = len(pixels), "40", 0x00181063
+    for name, value in more.items():
+        setattr(image, name, value)
+    image.PixelData = pixels.tobytes()
+    image.save_as(path, enforce_file_format=True)
+    return path
+
+
+def segmentations(ship: Ship, inputs: list[Path], out: Path, **options: str) -> list[Path]:
+    return list(predict_dicom_seg(ship.folder, inputs, out=out, runtime="onnxruntime", **options))  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
+def test_each_frame_of_a_cine_gets_its_own_mask(kind: str, ship: Ship, tmp_path: Path) -> None:
+    cine = write(tmp_path / "cine.dcm", FRAMES, uid.UltrasoundMultiFrameImageStorage)
+    (path,) = segmentations(ship, [cine], tmp_path / "out", kind=kind)
+    seg = highdicom.seg.segread(path)
+    source = pydicom.dcmread(cine)
+    masks = seg.get_pixels_by_source_frame(
+        source.SOPInstanceUID, [1, 2, 3], combine_segments=True, ignore_spatial_locations=True
+    )
+    assert np.array_equal(masks, np.stack([expected(picture) for picture in FRAMES]))
+    named = {item.segment_number: item.segment_label for item in seg.SegmentSequence if item.SegmentNumber}
+    assert named == dict(enumerate(CLASSES[1:], 1))
+    assert {
+        str(element.value) for element in seg.iterall() if element.keyword == "ReferencedSOPClassUID"
+    } == {uid.UltrasoundMultiFrameImageStorage}  # fmt: skip
+    assert all(
+        len(np.atleast_1d(item.FrameContentSequence[0].DimensionIndexValues)) == len(seg.DimensionIndexSequence)
+        for item in seg.PerFrameFunctionalGroupsSequence
+    )
+
+
+def test_the_slices_of_a_series_share_a_segmentation_and_keep_their_places(ship: Ship, tmp_path: Path) -> None:
+    folder = tmp_path / "series"
+    folder.mkdir()
+    same = {"SeriesInstanceUID": uid.generate_uid(), "StudyInstanceUID": uid.generate_uid(), "PixelSpacing": [1, 2],
+            "FrameOfReferenceUID": uid.generate_uid(), "ImageOrientationPatient": [1, 0, 0, 0, 1, 0],
+            "SliceThickness": 3}  # fmt: skip
+    grey = FRAMES[..., 0].astype(np.uint16)
+    window = {"WindowCenter": 127.5 * 4, "WindowWidth": 255 * 4}  # what 8-bit grey stood for
+    for k in range(3):
+        place = {"InstanceNumber": 3 - k, "ImagePositionPatient": [0, 0, 9.0 - 3 * k]}
+        write(folder / f"{k}.dcm", grey[k][None] * 4, uid.MRImageStorage, **same, **window, **place)
+    (path,) = segmentations(ship, [folder], tmp_path / "out")
+    seg = highdicom.seg.segread(path)
+    names = {k: pydicom.dcmread(folder / f"{k}.dcm").SOPInstanceUID for k in range(3)}
+    masks = seg.get_pixels_by_source_instance([names[k] for k in range(3)], combine_segments=True)
+    for k in range(3):
+        wanted = expected(np.repeat(grey[k][..., None], 3, axis=2))
+        assert (masks[k] == wanted).mean() > 0.99
+    measures = seg.SharedFunctionalGroupsSequence[0].PixelMeasuresSequence[0]
+    assert list(measures.PixelSpacing) == [1, 2]
+
+
+def test_single_pictures_without_coordinates_get_one_each(ship: Ship, tmp_path: Path) -> None:
+    series = uid.generate_uid()
+    for k in range(2):
+        write(tmp_path / f"{k}.dcm", FRAMES[k][None], uid.UltrasoundImageStorage, SeriesInstanceUID=series)
+    paths = segmentations(ship, [tmp_path], tmp_path / "out")
+    assert [path.name for path in paths] == ["001.seg.dcm", "002.seg.dcm"]
+
+
+def test_the_patient_is_inside_the_segmentation_and_nowhere_else(
+    ship: Ship, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    write(tmp_path / "cine.dcm", FRAMES, uid.UltrasoundMultiFrameImageStorage)
+    broken = write(tmp_path / "broken.dcm", FRAMES, uid.UltrasoundMultiFrameImageStorage)
+    broken.write_bytes(broken.read_bytes()[:-2000])
+    (path,) = segmentations(ship, [tmp_path / "cine.dcm"], tmp_path / "out")
+    with pytest.raises(ValueError) as refused:
+        segmentations(ship, [broken], tmp_path / "out")
+    captured = capfd.readouterr()
+    said = f"{captured.out}{captured.err}{refused.value}{path}"
+    assert pydicom.dcmread(path).PatientID == "ID-4711"
+    assert not any(secret in said for secret in SECRETS)
+
+
+def test_what_is_no_picture_is_refused_in_one_line_that_names_it(ship: Ship, tmp_path: Path) -> None:
+    text = tmp_path / "notes.dcm"
+    text.write_text("no DICOM at all")
+    empty = tmp_path / "empty"
+    empty.mkdir()
+    report = Dataset()
+    report.file_meta = FileMetaDataset()
+    report.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    report.SOPClassUID, report.SOPInstanceUID = uid.BasicTextSRStorage, uid.generate_uid()
+    report.save_as(tmp_path / "report.dcm", enforce_file_format=True)
+    for path, words in ((text, "cannot be read as DICOM"), (empty, "no DICOM file"), (tmp_path / "gone.dcm", "no such"),
+                        (tmp_path / "report.dcm", "holds no picture")):  # fmt: skip
+        with pytest.raises(ValueError, match=words) as refused:
+            segmentations(ship, [path], tmp_path / "out")
+        assert str(path) in str(refused.value)
+        assert "\n" not in str(refused.value)
+    assert not (tmp_path / "out").exists()
+
+
+def test_a_model_of_slices_is_refused(tmp_path: Path) -> None:
+    ship = make_ship(tmp_path / "ship", channel_order="slices")
+    with pytest.raises(ValueError, match="reads slices of a volume"):
+        list(write_dicom_seg(ship, lambda frames: frames[..., 0], [tmp_path], out=tmp_path / "out"))

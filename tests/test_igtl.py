@@ -1,0 +1,456 @@
+"""OpenIGTLink: what is sent is what others read, and no client can damage or delay it."""
+
+from __future__ import annotations
+
+import json
+import socket
+import struct
+import time
+from collections.abc import Callable, Iterator
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from deploy.stream import igtl
+from deploy.stream.board import Board, Limits
+from deploy.stream.crc64 import POLYNOMIAL, crc64
+from deploy.stream.frame_record import Frame, Result
+from deploy.stream.igtl_listening import IgtlOptions
+from deploy.stream.igtl_messages import MASK, STATE, STATUS
+from deploy.stream.igtl_server import IgtlServer, open_igtl
+from deploy.stream.marker import nothing
+from deploy.stream.outputs import Stage
+from deploy.stream.source_igtl import IgtlSource
+from deploy.stream.sources import Corrupt, Lost
+from edgemt.contract import Card
+
+PLACE = (0.25, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 1.0, 10.0, -20.0, 30.5)
+STAMP = (1_700_000_000 << 32) | 0x89ABCDEF
+
+
+def until(true: Callable[[], object], *, seconds: float = 10.0) -> None:
+    """Wait for what another thread does."""
+    ends = time.monotonic() + seconds
+    while not true():
+        assert time.monotonic() < ends, "waited in vain"
+        time.sleep(0.005)
+
+
+def frame(number: int = 0, *, size: tuple[int, int] = (12, 16), source_ns: int | None = None) -> Frame:
+    return Frame(number, np.full((*size, 3), number, np.uint8), time.monotonic_ns(), source_ns)
+
+
+def result(of: Frame, *, size: tuple[int, int] = (6, 8)) -> Result:
+    mask = np.zeros(size, np.uint8)
+    mask[1:3, 2:5] = 1 + of.id % 2
+    return Result(of, mask, nothing(of.size), time.monotonic_ns())
+
+
+def board(budget_ms: float = 60_000) -> Board:
+    return Board(Limits(budget_ms=budget_ms, no_signal_ms=120_000), model="tiny")
+
+
+def show(on: Board, number: int = 0, **size: tuple[int, int]) -> Frame:
+    new = frame(number, **size)
+    on.put_frame(new)
+    on.put_result(result(new))
+    return new
+
+
+@pytest.fixture
+def live() -> Iterator[tuple[Board, IgtlServer]]:
+    on = board()
+    server = IgtlServer(on, options=IgtlOptions(port=0, stall_s=0.3))
+    yield on, server
+    server.close()
+
+
+class Client:
+    """As plain as one can be."""
+
+    def __init__(self, port: int) -> None:
+        self.link = socket.create_connection(("127.0.0.1", port), timeout=10)
+
+    def next(self) -> tuple[igtl.Header, bytes]:
+        header = igtl.read_header(self._take(igtl.HEADER.size), most=1 << 24)
+        content, _ = igtl.read_content(header, self._take(header.size))
+        return header, bytes(content)
+
+    def until(self, kind: str, true: Callable[[bytes], bool] = lambda content: True) -> tuple[igtl.Header, bytes]:
+        for _ in range(1000):
+            header, content = self.next()
+            if header.kind == kind and true(content):
+                return header, content
+        raise AssertionError(f"no such {kind} came")
+
+    def _take(self, count: int) -> bytes:
+        data = b""
+        while len(data) < count:
+            got = self.link.recv(count - len(data))
+            assert got, "the server closed the connection"
+            data += got
+        return data
+
+
+def slow_crc(data: bytes) -> int:
+    out = 0
+    for byte in data:
+        out ^= byte << 56
+        for _ in range(8):
+            out = ((out << 1) & (2**64 - 1)) ^ (POLYNOMIAL if out >> 63 else 0)
+    return out
+
+
+def test_the_crc_of_the_standard_check_text() -> None:
+    assert crc64(b"123456789") == 0x6C40DF5F0B497347
+
+
+@pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 63, 64, 200])
+def test_the_crc_is_that_of_the_definition_bit_by_bit(count: int) -> None:
+    data = np.random.default_rng(count).integers(0, 256, count, dtype=np.uint8).tobytes()
+    assert crc64(data) == slow_crc(data)
+
+
+@pytest.mark.parametrize("count", [32_767, 32_768, 32_769, 100_001])
+def test_a_long_crc_is_that_of_its_two_halves_put_together(count: int) -> None:
+    data = np.random.default_rng(count).integers(0, 256, count, dtype=np.uint8).tobytes()
+    head, tail = data[:1000], data[1000:]
+    alone = crc64(head + bytes(len(tail)))  # a CRC is linear: a text is the sum of its parts at their places
+    assert crc64(data) == alone ^ crc64(tail)
+    assert crc64(data) != crc64(data[:-1] + bytes([data[-1] ^ 1]))
+
+
+@pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i4", "f4", "f8"])
+@pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
+def test_a_picture_comes_back_as_it_was_sent(kind: str, shape: tuple[int, ...]) -> None:
+    pixels = np.random.default_rng(0).integers(0, 100, shape).astype(kind)
+    image = igtl.read_image(igtl.pack_image(igtl.Image(pixels, PLACE, 2)))
+    assert np.array_equal(image.pixels, pixels)
+    assert (image.pixels.dtype, image.place, image.coordinates) == (pixels.dtype, PLACE, 2)
+
+
+def test_another_size_covers_the_same_millimetres() -> None:
+    image = igtl.Image(np.zeros((100, 200), np.uint8), PLACE)
+    half = image.resized(np.zeros((50, 100), np.uint8))
+    assert half.place == (0.5, 0.0, 0.0, 0.0, 1.0, 0.0, *PLACE[6:])
+    assert image.resized(np.ones((100, 200), np.uint8)).place == PLACE
+
+
+def test_words_and_transforms_come_back_as_they_were_sent() -> None:
+    assert igtl.read_string(igtl.pack_string("Größe 3 µm")) == "Größe 3 µm"
+    assert igtl.read_status(igtl.pack_status(igtl.Status(7, "stale", "too old"))) == igtl.Status(7, "stale", "too old")
+    matrix = np.eye(4)
+    matrix[:3] = np.arange(12).reshape(3, 4)
+    assert np.array_equal(igtl.read_transform(igtl.pack_transform(matrix)), matrix)
+
+
+def test_version_2_carries_metadata() -> None:
+    data = igtl.pack(
+        "STRING", igtl.pack_string("x"), device="d", stamp=1, version=2, metadata={"model": "tiny", "µ": "ß"}
+    )
+    header = igtl.read_header(data[:58], most=1000)
+    content, metadata = igtl.read_content(header, data[58:])
+    assert igtl.read_string(content) == "x"
+    assert metadata == {"model": "tiny", "µ": "ß"}
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_one_flipped_bit_anywhere_in_the_body_is_noticed(version: int) -> None:
+    data = igtl.pack("STRING", igtl.pack_string("mask"), device="d", stamp=1, version=version)
+    header = igtl.read_header(data[:58], most=1000)
+    for bit in range(8 * header.size):
+        damaged = bytearray(data[58:])
+        damaged[bit // 8] ^= 1 << bit % 8
+        with pytest.raises(igtl.WireError, match="damaged"):
+            igtl.read_content(header, damaged)
+
+
+def test_a_header_that_promises_too_much_is_refused_before_anything_is_read() -> None:
+    header = igtl.HEADER.pack(1, b"IMAGE", b"probe", 0, 2**63, 0)
+    with pytest.raises(igtl.WireError, match="9223372036854775808 bytes follow"):
+        igtl.read_header(header, most=1 << 20)
+
+
+@settings(max_examples=200, deadline=None)
+@given(
+    kind=st.sampled_from(["IMAGE", "STATUS", "STRING", "TRANSFORM"]),
+    body=st.binary(max_size=200),
+    version=st.integers(1, 3),
+)
+def test_a_sound_message_with_senseless_content_is_one_clear_error(kind: str, body: bytes, version: int) -> None:
+    readers = {"IMAGE": igtl.read_image, "STATUS": igtl.read_status, "STRING": igtl.read_string,
+               "TRANSFORM": igtl.read_transform}  # fmt: skip
+    try:
+        content, _ = igtl.read_content(igtl.Header(version, kind, "d", 0, len(body), crc64(body)), body)
+        readers[kind](content)
+    except igtl.WireError as error:
+        assert error.resumable
+
+
+def test_a_client_gets_mask_state_and_status(live: tuple[Board, IgtlServer]) -> None:
+    on, server = live
+    shown = show(on, 4)
+    client = Client(server.port)
+    header, content = client.until("IMAGE")
+    image = igtl.read_image(content)
+    assert header.device == MASK
+    assert np.array_equal(image.pixels, result(shown).mask)
+    assert image.place[0] == 2.0  # 16 columns of the frame are 8 of the mask
+    header, content = client.until("STRING")
+    said = json.loads(igtl.read_string(content))
+    assert header.device == STATE
+    assert (said["state"], said["frame_id"], said["model"]) == ("fresh", 4, "tiny")
+    assert said["age_ms"] >= 0
+    header, content = client.until("STATUS")
+    assert (header.device, igtl.read_status(content).code) == (STATUS, igtl.OK)
+
+
+def test_a_mask_that_grew_too_old_is_emptied_without_a_new_frame() -> None:
+    on = board(budget_ms=150)
+    server = IgtlServer(on, options=IgtlOptions(port=0))
+    try:
+        show(on, 1)
+        client = Client(server.port)
+        client.until("IMAGE", lambda content: bool(igtl.read_image(content).pixels.any()))
+        client.until("IMAGE", lambda content: not igtl.read_image(content).pixels.any())
+        said = json.loads(igtl.read_string(client.until("STRING")[1]))
+        assert (said["state"], said["age_ms"]) == ("stale", None)
+        assert igtl.read_status(client.until("STATUS")[1]) == igtl.Status(igtl.TIMEOUT, "stale", "mask too old")
+    finally:
+        server.close()
+
+
+def test_a_lost_source_empties_the_mask_and_says_so(live: tuple[Board, IgtlServer]) -> None:
+    on, server = live
+    show(on, 1)
+    client = Client(server.port)
+    client.until("STATUS", lambda content: igtl.read_status(content).code == igtl.OK)
+    on.lost("unplugged")
+    header, content = client.until("IMAGE")
+    assert not igtl.read_image(content).pixels.any()
+    assert igtl.read_status(client.until("STATUS")[1]) == igtl.Status(igtl.NOT_PRESENT, "no-signal", "unplugged")
+
+
+def test_the_mask_of_a_picture_from_the_wire_has_its_size_place_and_time_stamp() -> None:
+    on = board()
+    incoming = igtl.Image(np.zeros((12, 16), np.uint8), PLACE, 2)
+    server = IgtlServer(on, options=IgtlOptions(port=0), origin=lambda frame: (incoming, STAMP))
+    try:
+        show(on, 1)
+        header, content = Client(server.port).until("IMAGE")
+        image = igtl.read_image(content)
+        assert (header.stamp, image.place, image.coordinates, image.pixels.shape) == (STAMP, PLACE, 2, (12, 16))
+        assert np.array_equal(image.pixels[::2, ::2], result(frame(1)).mask)
+    finally:
+        server.close()
+
+
+GARBAGE = {
+    "noise": bytes(range(256)) * 4,
+    "a web request": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + bytes(100),
+    "a size of 2^63": igtl.HEADER.pack(1, b"IMAGE", b"probe", 0, 2**63, 0),
+    "a header cut short": igtl.HEADER.pack(1, b"STATUS", b"x", 0, 100, 0)[:20],
+    "a body cut short": igtl.HEADER.pack(1, b"STATUS", b"x", 0, 100, 0) + b"only this",
+}
+
+
+@pytest.mark.parametrize("what", GARBAGE)
+def test_a_client_that_sends_garbage_is_dropped_and_others_are_served(
+    what: str, live: tuple[Board, IgtlServer]
+) -> None:
+    on, server = live
+    good, bad = Client(server.port), Client(server.port)
+    show(on, 1)
+    good.until("IMAGE")
+    bad.link.sendall(GARBAGE[what])
+    until(lambda: server.dropped)
+    show(on, 2)
+    header, content = good.until("STRING", lambda text: json.loads(igtl.read_string(text))["frame_id"] == 2)
+    assert server.clients == 1
+
+
+def test_a_damaged_message_is_answered_and_the_next_is_read(live: tuple[Board, IgtlServer]) -> None:
+    _, server = live
+    client = Client(server.port)
+    message = bytearray(igtl.pack("STRING", igtl.pack_string("hello"), device="d", stamp=0))
+    message[-1] ^= 1
+    client.link.sendall(message)
+    client.until("STATUS", lambda content: igtl.read_status(content).code == igtl.CHECKSUM)
+    client.link.sendall(igtl.pack("GET_STATUS", b"", device="d", stamp=0))
+    client.until("STATUS", lambda content: igtl.read_status(content).code != igtl.CHECKSUM)
+    for _ in range(20):
+        client.link.sendall(message)
+    until(lambda: server.dropped)
+
+
+def test_a_client_that_does_not_read_is_dropped_and_delays_no_one() -> None:
+    on = board()
+    server = IgtlServer(on, options=IgtlOptions(port=0, stall_s=0.5))
+    try:
+        dead = socket.socket()
+        dead.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        dead.connect(("127.0.0.1", server.port))
+        good = Client(server.port)
+        for k in range(1, 40):
+            new = frame(k)
+            on.put_frame(new)
+            on.put_result(result(new, size=(600, 600)))
+            said = good.until("STRING", lambda text, k=k: json.loads(igtl.read_string(text))["frame_id"] == k)
+            assert said
+        until(lambda: server.dropped)
+        assert "stands still" in server.dropped[0]
+        assert server.clients == 1
+    finally:
+        server.close()
+
+
+def test_more_clients_than_allowed_are_turned_away() -> None:
+    server = IgtlServer(board(), options=IgtlOptions(port=0, clients=1))
+    try:
+        first = Client(server.port)
+        first.until("STATUS")
+        second = Client(server.port)
+        assert second.link.recv(10) == b""
+        until(lambda: server.dropped == ["too many clients"])
+    finally:
+        server.close()
+
+
+def test_a_port_in_use_is_one_clear_line(live: tuple[Board, IgtlServer]) -> None:
+    with pytest.raises(ValueError, match=rf"127.0.0.1:{live[1].port}: cannot listen .*in use.*another port"):
+        IgtlServer(board(), options=IgtlOptions(port=live[1].port))
+
+
+def test_it_listens_on_this_machine_alone_unless_told_otherwise() -> None:
+    server = open_igtl("0", Stage(board(), Card(), ()))
+    assert server.address[0] == "127.0.0.1"
+    server.close()
+    with pytest.raises(ValueError, match="igtl:HOST:PORT"):
+        open_igtl("everywhere", Stage(board(), Card(), ()))
+
+
+class Machine:
+    """An ultrasound machine: it sends what it is told to whoever connects first."""
+
+    def __init__(self) -> None:
+        self.listener = socket.create_server(("127.0.0.1", 0))
+        self.port = self.listener.getsockname()[1]
+
+    def accept(self) -> socket.socket:
+        return self.listener.accept()[0]
+
+
+def picture(value: int, *, device: str = "probe", **kind: int) -> bytes:
+    pixels = np.full((4, 6), value, np.uint8)
+    return igtl.pack("IMAGE", igtl.pack_image(igtl.Image(pixels, PLACE)), device=device, stamp=STAMP + value, **kind)
+
+
+@pytest.fixture
+def machine() -> Iterator[tuple[socket.socket, IgtlSource]]:
+    made = Machine()
+    source = IgtlSource(f"igtl://127.0.0.1:{made.port}")
+    source.open()
+    link = made.accept()
+    yield link, source
+    source.close()
+    link.close()
+    made.listener.close()
+
+
+def test_a_source_gives_pictures_with_the_machines_own_time(machine: tuple[socket.socket, IgtlSource]) -> None:
+    link, source = machine
+    link.sendall(igtl.pack("TRANSFORM", igtl.pack_transform(np.eye(4)), device="arm", stamp=0) + picture(7, version=2))
+    got = source.read()
+    assert got.pixels.shape == (4, 6) and (got.pixels == 7).all()
+    assert got.source_ns == igtl.nanoseconds_of(STAMP + 7)
+    came = source.origin(Frame(0, got.pixels, 0, got.source_ns))
+    assert came is not None and (came[0].place, came[1]) == (PLACE, STAMP + 7)
+
+
+def test_a_damaged_picture_is_left_out_and_the_next_one_read(machine: tuple[socket.socket, IgtlSource]) -> None:
+    link, source = machine
+    damaged = bytearray(picture(1))
+    damaged[-1] ^= 255
+    link.sendall(damaged + picture(2))
+    with pytest.raises(Corrupt, match="damaged"):
+        source.read()
+    assert source.read().pixels[0, 0] == 2
+
+
+@pytest.mark.parametrize("data", [picture(1)[:70], b"HTTP/1.1 400 Bad Request" + bytes(60), GARBAGE["a size of 2^63"]])
+def test_a_machine_that_goes_away_or_talks_nonsense_is_lost(
+    data: bytes, machine: tuple[socket.socket, IgtlSource]
+) -> None:
+    link, source = machine
+    link.sendall(data)
+    link.close()
+    with pytest.raises(Lost):
+        source.read()
+
+
+def test_the_first_device_stays_the_chosen_one(machine: tuple[socket.socket, IgtlSource]) -> None:
+    link, source = machine
+    link.sendall(picture(1) + picture(2, device="other") + picture(3))
+    assert [source.read().pixels[0, 0] for _ in range(2)] == [1, 3]
+
+
+def test_sixteen_bit_pictures_are_refused_in_words(machine: tuple[socket.socket, IgtlSource]) -> None:
+    link, source = machine
+    deep = igtl.pack_image(igtl.Image(np.zeros((4, 4), np.uint16)))
+    link.sendall(igtl.pack("IMAGE", deep, device="probe", stamp=0))
+    with pytest.raises(ValueError, match="sends uint16.*8-bit"):
+        source.read()
+
+
+@pytest.mark.parametrize("text", ["igtl://", "igtl://host:0", "igtl://host:99999", "igtl:host"])
+def test_a_name_that_is_no_address_is_refused(text: str) -> None:
+    with pytest.raises(ValueError, match="write igtl://HOST"):
+        IgtlSource(text)
+
+
+def test_nobody_at_home_is_one_clear_line() -> None:
+    closed = Machine()
+    closed.listener.close()
+    with pytest.raises(ValueError, match=f"nothing answers at 127.0.0.1, port {closed.port}"):
+        IgtlSource(f"igtl://127.0.0.1:{closed.port}").open()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_pyigtl_reads_what_we_send(version: int) -> None:
+    pyigtl = pytest.importorskip("pyigtl")
+    on = board()
+    incoming = igtl.Image(np.zeros((12, 16), np.uint8), PLACE, 2)
+    options = IgtlOptions(port=0, version=version)
+    server = IgtlServer(on, options=options, origin=lambda frame: (incoming, STAMP))
+    client = pyigtl.OpenIGTLinkClient("127.0.0.1", server.port)
+    try:
+        shown = show(on, 1)
+        mask = client.wait_for_message(MASK, timeout=10)
+        assert np.array_equal(mask.image[0, ::2, ::2], result(shown).mask)
+        assert np.allclose(np.diag(mask.ijk_to_world_matrix)[:2], (0.25, 0.5))
+        assert mask.timestamp == pytest.approx(1_700_000_000 + 0x89ABCDEF / 2**32)
+        assert json.loads(client.wait_for_message(STATE, timeout=10).string)["state"] == "fresh"
+    finally:
+        client.stop()
+        server.close()
+
+
+@pytest.mark.parametrize("version", [1, 2])
+def test_we_read_what_pyigtl_sends(version: int) -> None:
+    messages = pytest.importorskip("pyigtl.messages")
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 5, 7, 3), dtype=np.uint8)
+    sent = messages.ImageMessage(
+        pixels, ijk_to_world_matrix=np.diag([0.5, 2, 1, 1]), timestamp=12.25, device_name="probe"
+    )
+    sent.header_version = version
+    data = sent.pack()
+    header = igtl.read_header(data[:58], most=1000)
+    image = igtl.read_image(igtl.read_content(header, data[58:])[0])
+    assert np.array_equal(image.pixels, pixels[0])
+    assert (image.place[0], image.place[4], struct.unpack(">II", struct.pack(">Q", header.stamp))) == (
+        0.5,
+        2.0,
+        (12, 2**30),
+    )

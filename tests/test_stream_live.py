@@ -1,0 +1,346 @@
+"""The fault suite: whatever goes wrong, the video goes on, the screen says what it is, and masks come back."""
+
+from __future__ import annotations
+
+import errno
+import threading
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from misbehaving import MODEL_SIZE, OPTIONS, Drama, honest, model, picture, threshold
+
+from deploy.stream.board import Board, Limits, judge
+from deploy.stream.frame_record import Frame, Result
+from deploy.stream.lock import SourceLock
+from deploy.stream.mailbox import Mailbox
+from deploy.stream.marker import nothing
+from deploy.stream.mask_checks import BadMask, checked
+from deploy.stream.outputs import Outlet
+from deploy.stream.session import Session, StreamOptions
+from deploy.stream.source_iterable import IterableSource
+from deploy.stream.sources import Corrupt, Lost, Picture
+
+MS = 1_000_000
+
+
+def _frame(k: int = 1, *, at_ms: float = 0, epoch: int = 0, size: tuple[int, int] = (60, 80)) -> Frame:
+    return Frame(k, picture(k, size=size), int(at_ms * MS), epoch=epoch)
+
+
+def _result(frame: Frame) -> Result:
+    return Result(frame, np.zeros(MODEL_SIZE, np.uint8), nothing(frame.size), frame.captured_ns)
+
+
+# --- what may be shown, by the clock ---
+
+
+@pytest.mark.parametrize(
+    ("now_ms", "fault", "problem", "epoch", "state", "why"),
+    [
+        (100, None, None, 0, "fresh", ""),
+        (101, None, None, 0, "stale", "too old"),
+        (90, None, None, 1, "stale", "picture before"),
+        (90, None, ("stale", "the picture is frozen"), 0, "stale", "frozen"),
+        (90, "no child", ("stale", "the picture is frozen"), 0, "invalid", "no child"),
+        (90, "no child", ("no-signal", "black"), 0, "no-signal", "black"),
+        (601, "no child", None, 0, "no-signal", "no new frame"),
+    ],
+)
+def test_the_worst_that_is_wrong_is_what_is_said(
+    now_ms: int, fault: str, problem: Any, epoch: int, state: str, why: str
+) -> None:
+    said = judge(
+        _frame(2, at_ms=90, epoch=epoch), _result(_frame(1)),
+        problem=problem, fault=fault, now_ns=now_ms * MS, limits=Limits(budget_ms=100, no_signal_ms=500),
+    )  # fmt: skip
+    assert said[0] == state and why in said[1]
+
+
+def test_a_mask_grows_stale_though_every_thread_is_dead() -> None:
+    now = [0]
+    board = Board(Limits(100, 500), model="m", clock=lambda: now[0])
+    frame = _frame()
+    board.put_frame(frame)
+    board.put_result(_result(frame))
+    assert board.look().record.state == "fresh"
+    assert 0.1 < board.next_change_s(board.look()) < 0.102
+    now[0] = 150 * MS
+    assert board.look().record.state == "stale" and board.look().record.mask is None
+    now[0] = 600 * MS
+    assert board.look().record.state == "no-signal"
+
+
+def test_a_late_mask_of_an_older_frame_does_not_replace_a_newer_one() -> None:
+    board = Board(Limits(100, 500), model="m", clock=lambda: 0)
+    old, new = _frame(1), _frame(2)
+    board.put_frame(new)
+    board.put_result(_result(new))
+    board.put_result(_result(old))
+    assert board.look().record.frame_id == 2
+
+
+def test_a_mask_from_before_a_fault_does_not_come_back_with_its_end() -> None:
+    board, frame = Board(Limits(100, 500), model="m", clock=lambda: 0), _frame()
+    board.put_frame(frame)
+    board.put_result(_result(frame))
+    board.fault("inference", "died")
+    board.fault("model", "edited")
+    board.fault("inference", None)
+    assert board.look().record.reason == "edited"
+    board.fault("model", None)
+    assert (board.look().record.state, board.look().record.reason) == ("stale", "no mask yet")
+
+
+def test_inference_is_not_troubled_with_pictures_that_are_none() -> None:
+    black = (np.zeros((60, 80, 3), np.uint8) for _ in range(10))
+    assert Session(IterableSource(black, hz=100), model(), options=OPTIONS).run()["masks"] == 0
+
+
+def test_the_mailbox_keeps_the_newest_and_counts_the_rest() -> None:
+    box: Mailbox[int] = Mailbox()
+    for k in range(5):
+        box.put(k)
+    assert box.take(0) == 4 and box.replaced == 4 and box.take(0) is None
+
+
+# --- faults of the source ---
+
+
+def test_a_black_picture_is_no_signal() -> None:
+    drama = Drama(lambda k: Picture(np.zeros((60, 80, 3), np.uint8)), sees="no-signal")
+    drama.play()
+    assert "black" in drama.why
+
+
+def test_a_frozen_picture_is_stale() -> None:
+    drama = Drama(lambda k: Picture(picture(0)), sees="stale")
+    drama.play()
+    assert "frozen" in drama.why
+
+
+def test_a_source_that_is_unplugged_is_opened_again_when_it_is_back() -> None:
+    tries = []
+
+    def pull(k: int) -> Picture:
+        raise Lost("pulled out")
+
+    def opens() -> None:
+        tries.append(1)
+        raise ValueError("not there")  # as long as the act lasts
+
+    drama = Drama(pull, sees="no-signal", live=True, opens=opens)
+    record = drama.play()
+    assert "pulled out" in drama.why
+    assert record["losses"] == record["reopened"] == 1
+
+
+def test_damaged_frames_are_counted_and_never_shown() -> None:
+    def damage(k: int) -> Picture:
+        if k % 2:
+            raise Corrupt("half a frame")
+        return Picture(picture(k).astype(np.float32))
+
+    drama = Drama(damage, sees="no-signal")
+    record = drama.play()
+    assert "no new frame" in drama.why and record["corrupt"] > 0 and record["failures"] == 0
+
+
+@pytest.mark.parametrize("now", [picture(3, size=(120, 100)), picture(3)[:32, :32], np.array(picture(3)[:, :40, 0])])
+def test_another_size_in_mid_stream_never_wears_the_old_mask(now: np.ndarray) -> None:
+    shift = iter(range(10**6))
+    release = threading.Event()
+
+    def slow(frames: np.ndarray) -> np.ndarray:
+        if drama.act == 1:
+            release.wait(5)
+        return threshold(frames)
+
+    def changed(k: int) -> Picture:
+        return Picture(np.roll(now, next(shift), axis=1))
+
+    def after(k: int) -> np.ndarray:
+        release.set()
+        return changed(k).pixels
+
+    drama = Drama(changed, sees="stale", after=after)
+    record = drama.play(model(lambda: slow), options=StreamOptions(budget_ms=600, no_signal_ms=300, hang_ms=10_000))
+    assert "picture before" in drama.why and record["size_changes"] == 1
+
+
+def test_grey_frames_among_colour_ones_are_taken() -> None:
+    frames = [picture(k) if k % 2 else picture(k)[..., 0] for k in range(8)]
+    seen = []
+    Session(
+        IterableSource(frames, hz=100), model(), options=OPTIONS,
+        display=lambda shown, drawn: (honest(shown, drawn), seen.append(shown.record.state)),
+    ).run()  # fmt: skip
+    assert "fresh" in seen and "invalid" not in seen
+
+
+# --- faults of inference ---
+
+
+def test_masks_that_take_too_long_are_withdrawn_and_the_video_goes_on() -> None:
+    shown_meanwhile = set()
+
+    def starved(frames: np.ndarray) -> np.ndarray:
+        while drama.act == 1:
+            time.sleep(0.005)
+        return threshold(frames)
+
+    def play(k: int) -> Picture:
+        shown_meanwhile.add(k)
+        return Picture(picture(k))
+
+    drama = Drama(play, sees="stale")
+    drama.play(model(lambda: starved), options=StreamOptions(budget_ms=600, no_signal_ms=300, hang_ms=30_000))
+    assert "too old" in drama.why and len(shown_meanwhile) > 20
+
+
+def test_inference_that_hangs_is_given_up_and_its_late_mask_thrown_away() -> None:
+    release, calls = threading.Event(), []
+
+    def hangs(frames: np.ndarray) -> np.ndarray:
+        if drama.act == 1 and not calls:
+            calls.append(1)
+            release.wait(20)
+            return np.full((1, *MODEL_SIZE), 9, np.uint8)  # no class there is: it would be seen
+        return threshold(frames)
+
+    def make() -> Any:
+        while drama.act == 1 and calls:  # or it would be mended before anybody saw it
+            time.sleep(0.005)
+        return hangs
+
+    drama = Drama(sees="invalid")
+    record = drama.play(model(make))
+    release.set()
+    assert "hangs" in drama.why and record["restarts"] == 1 and record["failures"] == 1
+
+
+def test_inference_that_raises_is_started_again() -> None:
+    def broken(frames: np.ndarray) -> np.ndarray:
+        if drama.act == 1:
+            raise RuntimeError("device lost\nand a stack")
+        return threshold(frames)
+
+    drama = Drama(sees="invalid")
+    record = drama.play(model(lambda: broken))
+    assert drama.why == "device lost" and record["restarts"] >= 1
+
+
+@pytest.mark.parametrize(
+    ("mask", "why"),
+    [
+        (np.full((1, *MODEL_SIZE), np.nan, np.float32), "NaN"),
+        (np.full((1, *MODEL_SIZE), 7, np.uint8), "class 7 of 3"),
+        (np.full((1, *MODEL_SIZE), 1, np.uint8), "class 1 everywhere"),
+        (np.zeros((1, 3, 3), np.uint8), "shape"),
+        (np.zeros((1, *MODEL_SIZE), np.float32), "float32"),
+    ],
+)
+def test_what_is_no_mask_is_not_shown(mask: np.ndarray, why: str) -> None:
+    with pytest.raises(BadMask, match=why):
+        checked(mask, size=MODEL_SIZE, classes=3)
+    drama = Drama(sees="invalid")
+    drama.play(model(lambda: lambda frames: mask if drama.act == 1 else threshold(frames)))
+    assert why in drama.why
+
+
+def test_weights_that_turned_nan_are_found_by_the_golden_frame() -> None:
+    """NaN scores have their argmax at class 0: an empty mask, as honest as any to look at."""
+    golden = picture(1)[None, ::2, ::2]
+
+    def poisoned(frames: np.ndarray) -> np.ndarray:
+        return threshold(frames) * np.uint8(drama.act != 1)
+
+    drama = Drama(sees="invalid")
+    drama.play(model(lambda: poisoned, golden=(golden, threshold(golden)), golden_every=3))
+    assert "golden" in drama.why
+
+
+# --- the wall clock, outputs, two at once, the end ---
+
+
+def test_nothing_reads_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+    def set_back() -> float:
+        raise AssertionError("somebody asked what time it is")
+
+    monkeypatch.setattr(time, "time", set_back)
+    monkeypatch.setattr(time, "time_ns", set_back)
+    Drama(lambda k: Picture(picture(0)), sees="stale").play()
+
+
+class _Slow:
+    def __init__(self) -> None:
+        self.release, self.seen = threading.Event(), []
+
+    def show(self, shown: Any) -> None:
+        self.seen.append(shown)
+        self.release.wait(20)
+
+    def close(self) -> None: ...
+
+
+def test_a_slow_output_holds_nobody_up_and_gets_the_newest_next() -> None:
+    slow = _Slow()
+    session = Session(IterableSource((picture(k) for k in range(60)), hz=200), model(), options=OPTIONS)
+    outlet = Outlet(slow, session.board, name="slow")
+    record = session.run()
+    assert record["frames"] == 60 and len(slow.seen) <= 1
+    slow.release.set()
+    while len(slow.seen) < 2 or slow.seen[-1].frame is None:
+        time.sleep(0.01)
+    outlet.close()
+    assert slow.seen[-1].frame.id == 59
+
+
+def test_an_output_whose_disk_is_full_stops_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    class Full(_Slow):
+        def show(self, shown: Any) -> None:
+            raise OSError(errno.ENOSPC, "No space left on device")
+
+    session = Session(IterableSource((picture(k) for k in range(30)), hz=200), model(), options=OPTIONS)
+    outlet = Outlet(Full(), session.board, name="recorder")
+    assert session.run()["frames"] == 30
+    outlet.close()
+    assert "No space left" in outlet.failed and "recorder stopped" in capsys.readouterr().err
+
+
+def test_two_streams_from_one_live_source_are_refused(tmp_path: Path) -> None:
+    first = SourceLock("camera:0", folder=tmp_path)
+    with pytest.raises(ValueError, match=r"camera:0: process \d+ streams from it already"):
+        SourceLock("camera:0", folder=tmp_path)
+    SourceLock("camera:1", folder=tmp_path).release()
+    first.release()
+    SourceLock("camera:0", folder=tmp_path).release()
+
+
+def test_the_last_frame_of_a_source_still_gets_its_mask() -> None:
+    shown = []
+    Session(
+        IterableSource([picture(0)]), model(), options=OPTIONS, display=lambda s, drawn: shown.append(s.record.frame_id)
+    ).run()
+    assert shown[-1] == 0
+
+
+@pytest.mark.parametrize(
+    ("field", "value"), [("budget_ms", 0), ("no_signal_ms", -1), ("frozen_ms", -1), ("hang_ms", 0), ("frames", 0)]
+)
+def test_an_option_that_makes_no_sense_is_named(field: str, value: float) -> None:
+    with pytest.raises(ValueError, match=f"{field}: must be .*, not {value}"):
+        StreamOptions(**{field: value})
+
+
+def test_a_read_that_blocks_is_no_signal_until_it_returns() -> None:
+    def block(k: int) -> Picture:
+        while drama.act == 1:
+            time.sleep(0.005)
+        return Picture(picture(k))
+
+    drama = Drama(block, sees="no-signal")
+    drama.play()
+    assert drama.why == "no new frame"

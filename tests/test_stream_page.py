@@ -1,0 +1,430 @@
+"""The live page: who may see it, what it is sent, and, in a browser, that nothing old is ever drawn as fresh."""
+
+from __future__ import annotations
+
+import http.client
+import io
+import json
+import socket
+import threading
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import headless_chromium
+import numpy as np
+import pytest
+from PIL import Image
+
+from deploy.stream.board import Board, Limits
+from deploy.stream.frame_record import Frame, Result
+from deploy.stream.marker import nothing, outline
+from deploy.stream.outputs import Stage
+from deploy.stream.page import _FILES, Page, open_page
+from deploy.stream.page_looks import _pillow, jpeg_encoder
+from deploy.stream.recording import recording, under_way
+from edgemt.contract import Card
+
+COLOURS = ((128, 128, 128), (64, 240, 200), (255, 210, 63))
+BUDGET_MS = 400.0
+
+
+def stage(**limits: float) -> Stage:
+    limits = {"budget_ms": 60_000, "no_signal_ms": 120_000, **limits}
+    return Stage(
+        Board(Limits(**limits), model="tiny@0"), Card(name="tiny", classes=("background", "organ", "tool")), COLOURS
+    )
+
+
+def frame(number: int, *, size: tuple[int, int] = (90, 160), epoch: int = 0) -> Frame:
+    pixels = np.full((*size, 3), 40, np.uint8)
+    pixels[:, : 8 * (number % 16)] = 90
+    return Frame(number, pixels, time.monotonic_ns(), None, epoch)
+
+
+def result(of: Frame) -> Result:
+    mask = np.zeros((45, 80), np.uint8)
+    mask[10:30, 20:50] = 1
+    return Result(of, mask, nothing(of.size), time.monotonic_ns(), agreement=0.9)
+
+
+def show(on: Board, number: int) -> Frame:
+    new = frame(number)
+    on.put_frame(new)
+    on.put_result(result(new))
+    return new
+
+
+@pytest.fixture
+def live() -> Iterator[tuple[Board, Page]]:
+    on = stage()
+    page = Page(on)
+    yield on.board, page
+    page.close()
+
+
+class Reply:
+    def __init__(self, page: Page, path: str, *, method: str = "GET", **headers: str) -> None:
+        link = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
+        link.putrequest(method, path, skip_host="Host" in headers)
+        for name, value in headers.items():
+            link.putheader(name.replace("_", "-"), value)
+        link.endheaders()
+        answer = link.getresponse()
+        self.status, self.headers, self.body = answer.status, answer.headers, answer.read()
+        link.close()
+
+    def look(self) -> tuple[dict[str, Any], bytes, bytes]:
+        length = int.from_bytes(self.body[:4], "big")
+        said = json.loads(self.body[4 : 4 + length])
+        jpeg, mask = np.split(np.frombuffer(self.body[4 + length :], np.uint8), [said["jpeg_bytes"]])
+        assert len(mask) == said["mask_bytes"]
+        return said, jpeg.tobytes(), mask.tobytes()
+
+
+PATHS = [*_FILES, "about.json", "look"]
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_without_the_token_nothing_is_given(path: str, live: tuple[Board, Page]) -> None:
+    _, page = live
+    wrong = "x" * len(page.token)
+    for before in ("/", f"/{wrong}/", f"/{page.token[:-1]}/", f"/{page.token}x/"):
+        reply = Reply(page, before + path)
+        assert reply.status == 403
+        assert reply.body == b"no token\n"
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_under_another_name_nothing_is_given(path: str, live: tuple[Board, Page]) -> None:
+    _, page = live
+    for host in (
+        "evil.example",
+        f"evil.example:{page.port}",
+        "127.0.0.1",
+        "127.0.0.1:1",
+        f"127.0.0.1.evil:{page.port}",
+        "",
+    ):
+        assert Reply(page, f"/{page.token}/{path}", Host=host).status == 421
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_with_both_everything_is_given_with_the_safe_headers(path: str, live: tuple[Board, Page]) -> None:
+    _, page = live
+    for host in (f"127.0.0.1:{page.port}", f"localhost:{page.port}"):
+        reply = Reply(page, f"/{page.token}/{path}", Host=host)
+        assert reply.status == 200
+        assert "default-src 'none'" in reply.headers["Content-Security-Policy"]
+        assert "unsafe" not in reply.headers["Content-Security-Policy"]
+        assert reply.headers["Cache-Control"] == "no-store"
+        assert reply.headers["Referrer-Policy"] == "no-referrer"
+        assert "Access-Control-Allow-Origin" not in reply.headers
+
+
+def test_a_page_from_elsewhere_cannot_read_it_with_the_token_either(live: tuple[Board, Page]) -> None:
+    _, page = live
+    assert Reply(page, f"/{page.token}/look", Sec_Fetch_Site="cross-site").status == 403
+
+
+@pytest.mark.parametrize("path", ["nothing", "../page.py", "web/page.html", "page.css/x", "%2e%2e/page.py"])
+def test_there_are_no_other_files(path: str, live: tuple[Board, Page]) -> None:
+    _, page = live
+    assert Reply(page, f"/{page.token}/{path}").status == 404
+
+
+@pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
+def test_nothing_can_be_sent_to_it(method: str, live: tuple[Board, Page]) -> None:
+    _, page = live
+    assert Reply(page, f"/{page.token}/look", method=method).status == 501
+
+
+def test_nothing_is_fetched_from_another_place() -> None:
+    web = Path(headless_chromium.__file__).parent.parent / "deploy" / "stream" / "web"
+    for file in web.iterdir():
+        assert "//" not in file.read_text().replace("// ", "").replace("//\n", ""), file.name
+
+
+def test_two_pages_have_different_tokens(live: tuple[Board, Page]) -> None:
+    other = Page(stage())
+    assert other.token != live[1].token
+    assert len(other.token) >= 32
+    other.close()
+
+
+def test_a_look_holds_the_picture_the_mask_and_its_age(live: tuple[Board, Page]) -> None:
+    board, page = live
+    shown = show(board, 3)
+    said, jpeg, mask = Reply(page, f"/{page.token}/look?seen=-1&frame=-1&mask=-1").look()
+    assert said["record"]["state"] == "fresh"
+    assert said["record"]["frame_id"] == said["picture"]["id"] == 3
+    assert 0 <= said["record"]["age_ms"] <= 60_000
+    assert np.array_equal(np.frombuffer(mask, np.uint8).reshape(said["record"]["mask_size"]), result(shown).mask)
+    decoded = np.asarray(Image.open(io.BytesIO(jpeg)))
+    assert np.abs(decoded.astype(int) - shown.pixels).mean() < 3
+
+
+def test_what_a_page_has_is_not_sent_again(live: tuple[Board, Page]) -> None:
+    board, page = live
+    show(board, 3)
+    said, jpeg, mask = Reply(page, f"/{page.token}/look?seen=-1&frame=3&mask=3").look()
+    assert (jpeg, mask) == (b"", b"")
+    assert said["record"]["mask_size"] == [45, 80]
+    board.put_frame(frame(4))
+    said, jpeg, mask = Reply(page, f"/{page.token}/look?seen=-1&frame=3&mask=3").look()
+    assert (said["picture"]["id"], said["record"]["frame_id"]) == (4, 3)
+    assert jpeg and not mask
+
+
+def test_a_look_waits_for_what_is_new(live: tuple[Board, Page]) -> None:
+    board, page = live
+    show(board, 1)
+    seen = Reply(page, f"/{page.token}/look").look()[0]["seen"]
+    later = threading.Timer(0.05, show, (board, 2))
+    later.start()
+    said, _, _ = Reply(page, f"/{page.token}/look?seen={seen}&frame=1&mask=1").look()
+    later.join()
+    assert said["picture"]["id"] == 2
+    assert said["waited_ms"] >= 40
+
+
+def test_silence_is_answered_all_the_same(live: tuple[Board, Page]) -> None:
+    board, page = live
+    show(board, 1)
+    seen = Reply(page, f"/{page.token}/look").look()[0]["seen"]
+    said, _, _ = Reply(page, f"/{page.token}/look?seen={seen}&frame=1&mask=1").look()
+    assert (said["seen"], said["picture"]["id"]) == (seen, 1)
+
+
+STATES = {
+    "stale": lambda board: board.put_frame(frame(2, epoch=1)),
+    "invalid": lambda board: board.fault("inference", "it gave NaN"),
+    "no-signal": lambda board: board.lost("unplugged"),
+}
+
+
+@pytest.mark.parametrize("state", STATES)
+def test_a_mask_that_may_not_be_shown_is_not_sent(state: str, live: tuple[Board, Page]) -> None:
+    board, page = live
+    show(board, 1)
+    STATES[state](board)
+    said, _, mask = Reply(page, f"/{page.token}/look").look()
+    assert said["record"]["state"] == state
+    assert said["record"]["reason"]
+    assert (mask, said["mask_bytes"], said["record"]["age_ms"]) == (b"", 0, None)
+    assert "mask_size" not in said["record"]
+
+
+def test_a_mask_that_ages_while_the_picture_is_compressed_is_withdrawn() -> None:
+    now = [10**9]
+    board = Board(Limits(budget_ms=100, no_signal_ms=10_000), model="tiny", clock=lambda: now[0])
+
+    def slow(pixels: np.ndarray) -> bytes:
+        now[0] += 200_000_000
+        return _pillow(pixels)
+
+    page = Page(Stage(board, Card(classes=("background", "organ")), COLOURS), encode=slow)
+    try:
+        new = Frame(1, frame(1).pixels, now[0])
+        board.put_frame(new)
+        board.put_result(result(new))
+        said, jpeg, mask = Reply(page, f"/{page.token}/look").look()
+        assert jpeg and not mask
+        assert (said["record"]["state"], said["picture"]["age_ms"]) == ("stale", 200.0)
+    finally:
+        page.close()
+
+
+@pytest.mark.parametrize("encode", [_pillow, jpeg_encoder()], ids=["pillow", "the one that is used"])
+@pytest.mark.parametrize("shape", [(54, 96), (54, 96, 3), (2160, 3840, 3)])
+def test_pictures_are_compressed_in_their_colours_and_never_larger_than_needed(
+    encode: Any, shape: tuple[int, ...]
+) -> None:
+    pixels = np.zeros(shape, np.uint8)
+    pixels[..., :1] = 200
+    decoded = np.asarray(Image.open(io.BytesIO(encode(pixels))))
+    assert decoded.ndim == len(shape)
+    assert max(decoded.shape) <= 1920
+    assert np.abs(decoded[5, 5].astype(int) - pixels[5, 5]).max() < 6
+
+
+def test_recording_is_told_while_it_goes_on(live: tuple[Board, Page]) -> None:
+    _, page = live
+    with recording("cases"):
+        assert Reply(page, f"/{page.token}/look").look()[0]["recording"] is True
+    assert Reply(page, f"/{page.token}/look").look()[0]["recording"] is False
+    assert not under_way()
+
+
+def test_a_silent_peer_holds_nobody_up(live: tuple[Board, Page]) -> None:
+    board, page = live
+    show(board, 1)
+    peers = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(4)]
+    peers[0].sendall(b"GET /")
+    assert Reply(page, f"/{page.token}/look").status == 200
+    for peer in peers:
+        peer.close()
+
+
+def test_numbers_alone_are_read(live: tuple[Board, Page]) -> None:
+    _, page = live
+    assert Reply(page, f"/{page.token}/look?seen=abc").status == 400
+
+
+def test_a_port_in_use_is_one_clear_line(live: tuple[Board, Page]) -> None:
+    with pytest.raises(ValueError, match=rf"127.0.0.1:{live[1].port}: cannot listen .*in use.*another port"):
+        open_page(str(live[1].port), stage())
+
+
+@pytest.mark.parametrize(
+    ("argument", "words"), [("0.0.0.0:80", "every network"), ("door:80", "no address"), ("here", "page:PORT")]
+)
+def test_a_place_that_it_cannot_be_served_at_is_refused(argument: str, words: str) -> None:
+    with pytest.raises(ValueError, match=words):
+        open_page(argument, stage())
+
+
+def test_the_address_is_said_once_and_requests_are_not_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    page = open_page("", stage())
+    Reply(page, f"/{page.token}/about.json")
+    Reply(page, "/wrong")
+    page.close()
+    said = capfd.readouterr()
+    assert said.err == f"edgemt: page: {page.address}\n"
+    assert said.out == ""
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(headless_chromium.BINARY is None, reason="no Chromium here")
+def test_in_a_browser_no_old_mask_is_drawn_as_fresh(tmp_path: Path) -> None:
+    on = stage(budget_ms=BUDGET_MS, no_signal_ms=3000)
+    page, stop, fed = Page(on), threading.Event(), {"frames": True, "masks": True}
+
+    def feed() -> None:
+        number = 0
+        while not stop.wait(0.05):
+            number += 1
+            new = frame(number)
+            if fed["frames"]:
+                on.board.put_frame(new)
+            if fed["masks"] and fed["frames"]:
+                on.board.put_result(result(new))
+
+    feeding = threading.Thread(target=feed)
+    feeding.start()
+    drawn = (
+        "(() => { const o = document.getElementById('overlay');"
+        "return o.getContext('2d').getImageData(0, 0, o.width, o.height).data.some((v) => v > 0); })()"
+    )
+    state = "document.body && document.body.dataset.state"
+    text = "document.getElementById('{}').textContent"
+    try:
+        with headless_chromium.tab(tmp_path / "profile", size=(1280, 720)) as tab:
+            tab.open(page.address)
+            tab.until(f"{state} === 'fresh' && {drawn}")
+            assert 0 <= int(tab.until(text.format("age-value"))) <= BUDGET_MS
+            assert tab.screenshot(tmp_path / "fresh.png")
+            inks = np.asarray(Image.open(tmp_path / "fresh.png").convert("RGB")).reshape(-1, 3).astype(int)
+            assert (np.abs(inks - COLOURS[1]).max(axis=1) < 12).sum() > 100  # the organ's own colour
+
+            fed["masks"] = False
+            tab.until(f"{state} === 'stale' && !{drawn}")
+            assert "No mask" in tab.value(text.format("strip-word"))
+
+            fed["masks"] = True
+            tab.until(f"{state} === 'fresh' && {drawn}")
+            on.board.fault("inference", "it gave NaN")
+            tab.until(f"{state} === 'invalid' && !{drawn}")
+            assert "it gave NaN" in tab.value(text.format("strip-text"))
+            on.board.fault("inference", None)
+
+            tab.until(f"{state} === 'fresh' && {drawn}")
+            tab.press(" ")
+            tab.until("document.body.classList.contains('frozen')")
+            first = tab.value("document.getElementById('video').toDataURL()")
+            assert "Frozen" in tab.value(text.format("strip-word"))
+            time.sleep(0.3)
+            assert tab.value("document.getElementById('video').toDataURL()") == first
+            tab.press(" ")
+            tab.until(f"!document.body.classList.contains('frozen') && {state} === 'fresh' && {drawn}")
+            tab.press("1")
+            tab.until(f"!{drawn}")
+            tab.press("1")
+            tab.until(drawn)
+
+            page.close()
+            tab.until(f"{state} === 'no-signal' && !{drawn}")
+            assert "does not answer" in tab.value(text.format("notice-text"))
+    finally:
+        stop.set()
+        feeding.join()
+
+
+def test_a_video_file_holds_what_was_shown_at_its_times(tmp_path: Path) -> None:
+    av = pytest.importorskip("av")
+    from deploy.stream.video_file import open_video
+
+    now = [10**9]
+    board = Board(Limits(budget_ms=1000), model="tiny", clock=lambda: now[0])
+    output = open_video(str(tmp_path / "case.mp4"), stage())
+    assert under_way()
+    for k in range(6):
+        now[0] += 40_000_000
+        new = Frame(k, np.full((91, 161, 3), 40 * k, np.uint8), now[0])
+        board.put_frame(new)
+        mask = result(new).mask
+        board.put_result(Result(new, mask, outline(mask, size=new.size, colours=COLOURS), now[0]))
+        output.show(board.look())
+        output.show(board.look())  # the same look is no second picture
+    assert not (tmp_path / "case.mp4").exists()
+    output.close()
+    assert not under_way()
+    with av.open(str(tmp_path / "case.mp4")) as video:
+        frames = list(video.decode(video=0))
+    assert [round(1000 * (f.time - frames[0].time)) for f in frames] == [0, 40, 80, 120, 160, 200]
+    last = frames[-1].to_ndarray(format="rgb24")
+    assert last.shape == (90, 160, 3)
+    assert abs(int(last[80, 150].mean()) - 200) < 12
+    assert not list(tmp_path.glob(".*.part"))
+
+
+def test_another_size_begins_another_file_and_none_is_overwritten(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from deploy.stream.video_file import open_video
+
+    board = stage().board
+    output = open_video(str(tmp_path / "case.mkv"), stage())
+    for k, size in enumerate([(64, 64), (64, 64), (80, 64)]):
+        board.put_frame(frame(k, size=size))
+        output.show(board.look())
+    output.close()
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["case.2.mkv", "case.mkv"]
+    with pytest.raises(ValueError, match="is there already"):
+        open_video(str(tmp_path / "case.mkv"), stage())
+    assert not under_way()
+
+
+@pytest.mark.parametrize(("argument", "words"), [("case.avi", "FILE.mp4"), ("gone/case.mp4", "no folder")])
+def test_a_video_that_cannot_be_written_is_refused(argument: str, words: str) -> None:
+    from deploy.stream.video_file import open_video
+
+    with pytest.raises(ValueError, match=words):
+        open_video(argument, stage())
+    assert not under_way()
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_ends_the_recording_in_one_line(tmp_path: Path) -> None:
+    pytest.importorskip("av")
+    from deploy.stream.video_file import open_video
+
+    (tmp_path / ".case.mp4.part").symlink_to("/dev/full")
+    output, board, draw = open_video(str(tmp_path / "case.mp4"), stage()), stage().board, np.random.default_rng(0)
+    with pytest.raises(ValueError, match="case.mp4: no space left on the disk"):
+        for k in range(200):
+            noise = draw.integers(0, 256, (128, 128, 3), dtype=np.uint8)
+            board.put_frame(Frame(k, noise, time.monotonic_ns()))
+            output.show(board.look())
+    output.close()
+    assert not under_way()

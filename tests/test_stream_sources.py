@@ -1,0 +1,322 @@
+"""Where frames come from: files that are whole, files that are not, cameras that come and go."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from misbehaving import picture
+from PIL import Image
+
+from deploy.stream import source_camera, sources
+from deploy.stream.picture_checks import Freeze, as_picture
+from deploy.stream.source_camera import CameraSource
+from deploy.stream.source_iterable import IterableSource
+from deploy.stream.source_synthetic import SyntheticSource, number_of
+from deploy.stream.sources import SOURCES, Corrupt, Lost, Picture, open_source
+
+
+def played(source: Any) -> list[Picture]:
+    source.open()
+    found = []
+    while (picture := source.read()) is not None:
+        found.append(picture)
+    source.close()
+    return found
+
+
+# --- the synthetic video ---
+
+
+def test_the_synthetic_video_is_the_same_each_time_and_knows_its_frames() -> None:
+    a, b = SyntheticSource("synthetic:400x128", frames=4), SyntheticSource("synthetic:400x128", frames=4)
+    first, again = played(a), played(b)
+    assert [number_of(p.pixels) for p in first] == [0, 1, 2, 3]
+    assert all(np.array_equal(x.pixels, y.pixels) for x, y in zip(first, again, strict=True))
+    assert first[1].source_ns == int(1e9 / 30)
+    assert not np.array_equal(first[0].pixels[20:], first[1].pixels[20:])
+    assert len(played(a)) == 4  # and once more
+
+
+def test_its_labels_lie_where_the_organ_and_the_instrument_are() -> None:
+    video = SyntheticSource("synthetic:400x240")
+    pixels, label = video.frame(7), video.label(7)
+    assert set(np.unique(label)) == {0, 1, 2} and label.shape == pixels.shape[:2]
+    pixels, label = pixels[10:].astype(int), label[10:]
+    assert (pixels[label == 2] == (176, 178, 186)).all()
+    assert pixels[label == 1].mean() < 0.7 * pixels[label == 0].mean()
+
+
+# --- files ---
+
+
+def test_a_folder_of_images_plays_in_order_of_its_numbers_and_skips_what_is_damaged(tmp_path: Path) -> None:
+    for k in (1, 2, 10):
+        Image.fromarray(np.full((20, 20), 10 * k, np.uint8)).save(tmp_path / f"f{k}.png")
+    (tmp_path / "f3.png").write_bytes(b"no picture")
+    source = open_source(str(tmp_path), hz=5)
+    source.open()
+    assert source.hz == 5 and not source.live
+    levels: list[int | str] = []
+    while True:
+        try:
+            shown = source.read()
+        except Corrupt as error:
+            levels.append("f3" if "f3.png" in str(error) else str(error))
+            continue
+        if shown is None:
+            break
+        levels.append(int(shown.pixels[0, 0]))
+    assert levels == [10, 20, "f3", 100]
+
+
+@pytest.fixture
+def film(tmp_path: Path) -> Path:
+    av = pytest.importorskip("av")
+    path = tmp_path / "film.mp4"
+    with av.open(str(path), "w") as container:
+        stream = container.add_stream("mpeg4", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for k in range(12):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(np.full((64, 96, 3), 20 * k, np.uint8))))
+        container.mux(stream.encode(None))
+    return path
+
+
+def test_a_video_plays_every_frame_at_its_own_rate(film: Path) -> None:
+    source = open_source(str(film))
+    frames = played(source)
+    assert source.hz == 20 and not source.live
+    assert [abs(int(p.pixels.mean()) - 20 * k) < 6 for k, p in enumerate(frames)] == [True] * 12
+    assert frames[3].source_ns == 150_000_000
+    fast = open_source(str(film), hz=100)
+    fast.open()
+    assert fast.hz == 100
+
+
+def test_a_video_cut_short_or_overwritten_in_places_still_plays_what_it_has(film: Path) -> None:
+    data = bytearray(film.read_bytes())
+    start = data.find(b"mdat")
+    for at in range(start + 200, start + 400):
+        data[at] ^= 0x5A
+    film.write_bytes(bytes(data))
+    source = open_source(str(film))
+    source.open()
+    good = 0
+    for _ in range(40):
+        try:
+            if (shown := source.read()) is None:
+                break
+            as_picture(shown.pixels)
+            good += 1
+        except (Corrupt, Lost):
+            continue
+    assert 0 < good <= 12
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("notes.mp4", b"these are only words", "cannot be played"),
+        ("notes.dcm", b"these are only words", "cannot be read as DICOM"),
+        ("notes.txt", b"words", "no kind of file that is played"),
+    ],
+)
+def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+    pytest.importorskip("av")
+    pytest.importorskip("pydicom")
+    (tmp_path / name).write_bytes(content)
+    with pytest.raises(ValueError, match=said) as error:
+        open_source(str(tmp_path / name)).open()
+    assert name in str(error.value) and "\n" not in str(error.value)
+
+
+def _cine(path: Path, frames: np.ndarray, **fields: Any) -> Path:
+    pydicom = pytest.importorskip("pydicom")
+    from pydicom.dataset import FileDataset, FileMetaDataset
+
+    meta = FileMetaDataset()
+    meta.TransferSyntaxUID = pydicom.uid.ExplicitVRLittleEndian
+    meta.MediaStorageSOPClassUID = "1.2.840.10008.5.1.4.1.1.3.1"
+    meta.MediaStorageSOPInstanceUID = pydicom.uid.generate_uid()
+    data = FileDataset(str(path), {}, file_meta=meta, preamble=b"\0" * 128)
+    bits = 8 * frames.dtype.itemsize
+    colour = frames.ndim == 4
+    data.update({}) if not fields else None
+    data.PatientName, data.NumberOfFrames = "Somebody^Secret", len(frames)
+    data.Rows, data.Columns = frames.shape[1:3]
+    data.SamplesPerPixel, data.PhotometricInterpretation = (3, "RGB") if colour else (1, "MONOCHROME2")
+    if colour:
+        data.PlanarConfiguration = 0
+    data.BitsAllocated = data.BitsStored = bits
+    data.HighBit, data.PixelRepresentation = bits - 1, 0
+    for name, value in fields.items():
+        setattr(data, name, value)
+    data.PixelData = frames.tobytes()
+    data.save_as(path, enforce_file_format=True)
+    return path
+
+
+def test_a_colour_cine_plays_at_its_own_rate(tmp_path: Path) -> None:
+    frames = np.stack([picture(k) for k in range(5)])
+    source = open_source(str(_cine(tmp_path / "a.dcm", frames, FrameTime="40")))
+    shown = played(source)
+    assert source.hz == 25 and all(np.array_equal(p.pixels, f) for p, f in zip(shown, frames, strict=True))
+    assert [p.source_ns for p in shown[:3]] == [0, 40_000_000, 80_000_000]
+
+
+def test_a_deep_grey_cine_keeps_one_window_for_all_its_frames(tmp_path: Path) -> None:
+    frames = np.stack([np.arange(400, dtype=np.uint16).reshape(20, 20) * (k + 1) for k in range(3)])
+    windowed = played(open_source(str(_cine(tmp_path / "w.dcm", frames, WindowCenter="200", WindowWidth="400"))))
+    assert windowed[0].pixels[-1, -1] >= 253 and windowed[1].pixels[10, 0] == 255
+    first, second, _ = played(open_source(str(_cine(tmp_path / "n.dcm", frames))))
+    assert int(second.pixels[5, 0]) - 2 * int(first.pixels[5, 0]) in (-1, 0, 1, 2)
+
+
+def test_an_inverted_cine_is_shown_as_it_is_meant(tmp_path: Path) -> None:
+    frames = np.full((2, 20, 20), 30, np.uint8)
+    (first, _) = played(open_source(str(_cine(tmp_path / "i.dcm", frames, PhotometricInterpretation="MONOCHROME1"))))
+    assert (first.pixels == 225).all()
+
+
+# --- cameras ---
+
+
+class _Cv2:
+    """As much of OpenCV as a camera needs; it gives two frames each time it is plugged in."""
+
+    CAP_V4L2 = CAP_ANY = CAP_PROP_BUFFERSIZE = CAP_PROP_FOURCC = CAP_PROP_FRAME_WIDTH = CAP_PROP_FRAME_HEIGHT = 1
+    CAP_PROP_POS_MSEC = COLOR_BGR2RGB = 0
+
+    def __init__(self) -> None:
+        self.plugged, self.left, self.released = True, 2, 0
+        outer = self
+
+        class VideoCapture:
+            def __init__(self, at: Any, api: int) -> None:
+                outer.left = 2
+
+            def isOpened(self) -> bool:  # noqa: N802
+                return outer.plugged
+
+            def set(self, key: int, value: float) -> None: ...
+
+            def get(self, key: int) -> float:
+                return 5.0
+
+            def read(self) -> tuple[bool, np.ndarray | None]:
+                outer.left -= 1
+                return (True, picture(1)[..., ::-1]) if outer.left >= 0 else (False, None)
+
+            def release(self) -> None:
+                outer.released += 1
+
+        self.VideoCapture = VideoCapture
+
+    @staticmethod
+    def cvtColor(frame: np.ndarray, code: int) -> np.ndarray:  # noqa: N802
+        return frame[..., ::-1]
+
+
+def test_a_camera_gives_rgb_and_is_lost_when_it_is_pulled(monkeypatch: pytest.MonkeyPatch) -> None:
+    cv2 = _Cv2()
+    monkeypatch.setattr(source_camera, "library", lambda *args, **kw: cv2)
+    camera = open_source("camera:0")
+    assert camera.live
+    camera.open()
+    shown = camera.read()
+    assert shown is not None and np.array_equal(shown.pixels, picture(1)) and shown.source_ns == 5_000_000
+    camera.read()
+    cv2.plugged = False
+    with pytest.raises(Lost, match="no frame"):
+        camera.read()
+    camera.close()
+    with pytest.raises(ValueError, match="no camera there"):
+        camera.open()
+    cv2.plugged = True
+    camera.open()
+    assert camera.read() is not None and cv2.released == 1
+
+
+@pytest.mark.parametrize(
+    ("text", "at", "size"),
+    [
+        ("camera", 0, None),
+        ("camera:2", 2, None),
+        ("/dev/video1", "/dev/video1", None),
+        ("camera:0:1920x1080", 0, (1920, 1080)),
+    ],
+)
+def test_how_a_camera_is_named(text: str, at: Any, size: Any) -> None:
+    camera = CameraSource(text)
+    assert (camera._at, camera._size) == (at, size)
+
+
+def test_a_camera_that_is_not_there_and_a_stream_that_nobody_sends_are_one_line() -> None:
+    pytest.importorskip("cv2")
+    pytest.importorskip("av")
+    with pytest.raises(ValueError, match="no camera there"):
+        open_source("camera:91").open()
+    with pytest.raises(ValueError, match="rtsp://127.0.0.1:9/x: cannot be played"):
+        open_source("rtsp://127.0.0.1:9/x").open()
+    with pytest.raises(ValueError, match="write camera:0"):
+        open_source("camera:left")
+
+
+def test_a_library_that_is_missing_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+    def missing(name: str) -> Any:
+        raise ImportError(name)
+
+    monkeypatch.setattr(sources, "import_module", missing)
+    with pytest.raises(ValueError, match="film.mp4: needs av; pip install av"):
+        sources.library("av", pip="av", source="film.mp4")
+
+
+# --- Python, and what may be a picture ---
+
+
+def test_an_iterable_may_carry_its_own_times() -> None:
+    given = [picture(0), (picture(1), 77)]
+    assert [p.source_ns for p in played(IterableSource(given))] == [None, 77]
+
+
+@pytest.mark.parametrize(
+    ("array", "why"),
+    [
+        (None, "NoneType"),
+        (np.zeros((64, 64, 3), np.float32), "float32"),
+        (np.zeros((64, 64, 2), np.uint8), "shape"),
+        (np.zeros((3, 64, 64, 3), np.uint8), "shape"),
+        (np.zeros((8, 64, 3), np.uint8), "64 x 8 pixels"),
+    ],
+)
+def test_what_is_no_picture_is_refused(array: Any, why: str) -> None:
+    with pytest.raises(Corrupt, match=why):
+        as_picture(array)
+
+
+def test_pictures_of_every_kind_become_grey_or_rgb() -> None:
+    assert as_picture(np.zeros((20, 20, 1), np.uint8)).shape == (20, 20)
+    assert as_picture(np.zeros((20, 20, 4), np.uint8)).shape == (20, 20, 3)
+    assert as_picture(picture(0)[:, ::-1]).flags.c_contiguous
+
+
+def test_a_picture_may_stand_still_for_its_time_and_no_longer() -> None:
+    freeze, still, ms = Freeze(100), picture(0), 1_000_000
+    assert [freeze.check(still, t * ms) is None for t in (0, 50, 99, 100, 150)] == [True, True, True, False, False]
+    assert freeze.check(picture(1), 160 * ms) is None and freeze.check(still, 170 * ms) is None
+    assert all(Freeze(0).check(still, t * ms) is None for t in (0, 10**6))
+
+
+def test_one_colour_all_over_is_no_signal_whatever_the_colour() -> None:
+    for level in (0, 128, 255):
+        assert Freeze(100).check(np.full((60, 80, 3), level, np.uint8), 0) is not None
+    blue = np.zeros((60, 80, 3), np.uint8)
+    blue[..., 2] = 200
+    assert Freeze(100).check(blue, 0) is not None
+
+
+def test_every_kind_of_source_can_be_listed() -> None:
+    assert all(kind.about and ":" in kind.made_by for kind in SOURCES.values())
