@@ -26,7 +26,8 @@ class Student(NamedTuple):
 STUDENTS: dict[str, Student] = {
     "mobilenetv3_small": Student("mobilenetv3_small_100", "the fewest multiplications"),
     "mobilenetv3_large": Student("mobilenetv3_large_100", "squeeze-and-excitation, hard-swish"),
-    "mobilenetv4_small": Student("mobilenetv4_conv_small", "plain convolutions and ReLU: the quickest in INT8"),
+    "mobilenetv4_small": Student("mobilenetv4_conv_small", "plain convolutions and ReLU: what INT8 kernels like best"),
+    "mobilenetv4_tiny": Student("mobilenetv4_conv_small_050", "half of its channels: about 0.6 of its time"),
     "mobilenetv4_medium": Student("mobilenetv4_conv_medium", "the same family, about five times the work"),
     "efficientnet_b0": Student("efficientnet_b0", "accurate for its size, slow for its multiplications (SiLU)"),
     "efficientnet_lite0": Student("efficientnet_lite0", "EfficientNet without squeeze-and-excitation, ReLU6"),
