@@ -84,10 +84,10 @@ def _image(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -
     picture = to_uint8(read_image(path))
     frame = fit_frame(picture, size=card.size, channels=card.channels)
     mask = fit_label(made(frame[None])[0], size=picture.shape[:2])
-    yield _write_png(target, ".mask.png", mask, colours=len(card.classes))
+    yield write_png(target, ".mask.png", mask, colours=len(card.classes))
     if overlay:
         drawn = contours(picture, mask, colours=class_colours(len(card.classes)))
-        yield _write_png(target, ".overlay.png", drawn)
+        yield write_png(target, ".overlay.png", drawn)
 
 
 def _volume(made: Predict, card: Card, path: Path, target: Path, overlay: bool, width: int) -> Iterator[Path]:
@@ -110,7 +110,7 @@ def _volume(made: Predict, card: Card, path: Path, target: Path, overlay: bool, 
     if overlay:
         k = int((mask > 0).sum(axis=(0, 1)).argmax())
         drawn = contours(np.ascontiguousarray(array[..., k]), mask[..., k], colours=class_colours(len(card.classes)))
-        yield _write_png(target, f".slice{k:03d}.overlay.png", drawn)
+        yield write_png(target, f".slice{k:03d}.overlay.png", drawn)
 
 
 def _frames(array: np.ndarray, card: Card) -> Iterator[np.ndarray]:
@@ -173,7 +173,7 @@ def _readable(path: Path) -> bool:
     return path.is_file() and (is_image(path) or is_volume(path) or is_h5(path))
 
 
-def _write_png(target: Path, suffix: str, array: np.ndarray, *, colours: int = 0) -> Path:
+def write_png(target: Path, suffix: str, array: np.ndarray, *, colours: int = 0) -> Path:
     image = Image.fromarray(array)
     if colours:
         # indices stay what they are; the palette only makes them visible

@@ -38,11 +38,15 @@ class Soft:
 
 @dataclass(frozen=True)
 class UncertaintyMasked(Soft):
-    """UA-MT: trusted where the entropy of the mean of several noisy looks is under a rising bar.
+    """UA-MT: the average is followed where the mean of several noisy looks is certain.
 
-    The bar is a share of ln C, the most that C classes can have (the released code writes ln 2). The looks
-    and the target share one forward pass, so in train mode they share batch statistics; the release makes
-    five passes.
+    The bar for the entropy rises over the run. The looks and the target share one forward pass, so in train mode they
+    share batch statistics.
+
+    Target: the average's softmax, where the entropy of its mean look is under a rising bar.
+
+    Differs: the bar is a share of ln C, the most that C classes can have, where the release writes ln 2; one forward
+    pass where it makes five. Otherwise as `mean_teacher`.
     """
 
     citation: ClassVar[str] = "Yu et al., MICCAI 2019, Uncertainty-aware self-ensembling model"
@@ -62,11 +66,15 @@ class UncertaintyMasked(Soft):
 
 @dataclass(frozen=True)
 class Confident(Soft):
-    """The teacher's hard label on the weak view, trusted where its probability passes a bar.
+    """The teacher's hard label of the weak view, trusted where it is sure enough.
 
-    `by_class` scales the bar by how sure the teacher is of each class in this batch (FreeMatch's idea
-    without its running means), never under `floor`: one bar for all lets the background through and starves
-    small organs.
+    `by_class` scales the bar by how sure the teacher is of each class in this batch (FreeMatch's idea without its
+    running means), never under `floor`: one bar for all lets the background through and starves small organs.
+
+    Target: the average's hard labels, where its probability passes a bar of their class.
+
+    Differs: both works classify photographs and let the student label itself; here an average labels, voxel by voxel,
+    and the bar of a class comes from this batch alone.
     """
 
     citation: ClassVar[str] = "Sohn et al., NeurIPS 2020, FixMatch; Wang et al., ICLR 2023, FreeMatch"
@@ -95,10 +103,13 @@ class Confident(Soft):
 
 @dataclass(frozen=True)
 class AffineView(Soft):
-    """Inspired by affine consistency: the teacher looks at a turned, zoomed, shifted view, and its word is put back.
+    """Inspired by affine consistency: the teacher sees a turned, zoomed view, and its word is put back.
 
-    Of the work of Fu et al. only a survey's sentence is known. It is trusted where it looked; the student's view stays
-    as it is, so no label is interpolated.
+    It is trusted where it looked; the student's view stays as it is, so no label is interpolated.
+
+    Target: the average's softmax of a moved view, put back, where it looked.
+
+    Differs: of the work of Fu et al. only a survey's sentence is known; sizes of the moves are ours.
     """
 
     inspired: ClassVar[bool] = True
@@ -114,10 +125,14 @@ class AffineView(Soft):
 
 @dataclass(frozen=True)
 class AdaptiveThreshold(Soft):
-    """Inspired by adaptive thresholds: trusted where the teacher doubts no more than it does of that class on average.
+    """Inspired by adaptive thresholds: trusted where the teacher doubts no more than usual for that class.
 
-    Only a survey's sentence is known. The bar is the mean entropy of the voxels of this batch that the teacher gives to
-    a class, plus `slack` standard deviations, which grow over the run.
+    The bar is the mean entropy of the voxels of this batch that the teacher gives to a class, plus `slack` standard
+    deviations, which grow over the run.
+
+    Target: the average's softmax, where its entropy is under the mean of its class plus some deviations.
+
+    Differs: only a survey's sentence is known; the rule is ours.
     """
 
     inspired: ClassVar[bool] = True

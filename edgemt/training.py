@@ -18,6 +18,7 @@ from edgemt.files import write_text
 from edgemt.methods import Discriminator, Method
 from edgemt.recipes import Student, Teacher, student_network
 from edgemt.roles import Frozen
+from edgemt.second_teacher import second_teacher
 from edgemt.workspace import Run, Side
 
 
@@ -38,10 +39,12 @@ def trained(
     folder, side = at.folder(stage), side_of(at, of)
     needs_parent = parent is not None and "teacher" in frozen_kinds(method)
     said = at.folder("bank") if wants_bank(method) else None
+    second = second_teacher(at, side, method, staged=staged) if "promptable" in frozen_kinds(method) else None
     parents = (
         *((artefact.identity(parent),) if needs_parent and parent is not None else ()),
         *((bank.identity(said),) if said is not None else ()),
         *((zoo.open_entry(first_weights(of)).identity,) if first_weights(of) else ()),
+        *((second.identity,) if second is not None else ()),
     )
     key = artefact.key_of(without_weights(of), method, *side.depends, at.recipe.seed, at.files, parents, all_labels)
     if ranks.by_first(lambda: artefact.stands(folder, key=key)):
@@ -55,6 +58,8 @@ def trained(
         at.say(f"{stage}: {zoo.told(first_weights(of), network)}")
     if needs_parent and parent is not None:
         known["teacher"] = partial(artefact.load_network, parent)
+    if second is not None:
+        known["promptable"] = second.ready()
     with staged(folder) as working:
         done = engine.train(
             method,

@@ -22,10 +22,13 @@ from edgemt.roles import Players, Role, Trainable
 class Adversarial(Method):
     """DAN: unlabelled predictions should look like labelled ones to a judge of (softmax, image).
 
-    Follows SSL4MIS (weight 0.1 ramped up, Adam 1e-4, labelled 1 and unlabelled 0), but the discriminator
-    judges the predictions of this step's one forward pass, where the release makes a second one in eval
-    mode, and any numbers of labelled and unlabelled rows are right. The engine builds kind "discriminator",
-    see `Discriminator`.
+    Follows SSL4MIS (weight 0.1 ramped up, Adam 1e-4, labelled 1 and unlabelled 0). The engine builds kind
+    "discriminator", see `Discriminator`.
+
+    Target: the discriminator's word "labelled".
+
+    Differs: the discriminator judges the predictions of this step's one forward pass, where the release makes a second
+    one in eval mode; any numbers of labelled and unlabelled rows are right.
     """
 
     citation: ClassVar[str] = "Zhang et al., MICCAI 2017, Deep adversarial networks for biomedical segmentation"

@@ -43,7 +43,14 @@ class Doubtful(Selector):
 
 @dataclass(frozen=True)
 class MostDoubtful(Selector):
-    """The `share` of an image's voxels with the highest entropy: never none, however sure the student is."""
+    """AC-MT on the most doubtful voxels of each image: never none, however sure the student is.
+
+    `share` is how many of them, by the student's entropy.
+
+    Target: the average's softmax, on the share of voxels with the highest entropy of the student.
+
+    Differs: it takes a share of the voxels, where the release has a bar for the entropy.
+    """
 
     share: float = 0.2
 
@@ -60,7 +67,12 @@ class MostDoubtful(Selector):
 
 @dataclass(frozen=True)
 class Unstable(Selector):
-    """Where the mean of several noisy looks of the student has an entropy above a rising bar."""
+    """AC-MT where the mean of several noisy looks of the student has an entropy above a rising bar.
+
+    Target: the average's softmax, where noisy looks of the student part.
+
+    Differs: the bar is a share of ln C, the most that C classes can have, where the release has ln 2.
+    """
 
     bar: Ramp = field(default_factory=lambda: Ramp(top=0.9, start=0.75, length=1.0))
     passes: int = 8
@@ -73,9 +85,14 @@ class Unstable(Selector):
 
 @dataclass(frozen=True)
 class Mislabelled(Selector):
-    """Where confident learning, told the student's classes and the teacher's probabilities, finds an error (S-Err).
+    """AC-MT where confident learning, student against teacher, finds a label error (S-Err).
 
-    By the off-diagonal of the confident joint; the release prunes with cleanlab, on the CPU, by class and by rate.
+    It is told the student's classes and the teacher's probabilities.
+
+    Target: the average's softmax, where the student's class counts as an error.
+
+    Differs: errors are the off-diagonal of the confident joint; the release prunes with cleanlab, on the CPU, by class
+    and by rate.
     """
 
     def __call__(self, nets: Players, image: Tensor, said: Tensor, step: Step) -> Tensor:
@@ -115,9 +132,13 @@ class FarFromPrototype(Selector):
 class Ambiguous(Pair):
     """AC-MT: consistency on the ambiguous voxels only, the opposite of UA-MT; the rest the student knows.
 
-    Follows the release (weight 0.1, ramp over three quarters of the run, noise on the teacher's input, the mean over
-    chosen voxels). `rest` is the weight of the student's entropy on the voxels that were not chosen, which the release
-    has beside the prototype selector.
+    Follows the release: weight 0.1, noise on the teacher's input, the mean over chosen voxels. `rest` is the weight of
+    the student's entropy on the voxels that were not chosen, which the release has beside the prototype selector.
+
+    Target: the average's softmax, where the student's entropy passes a rising bar.
+
+    Differs: nothing in the losses, whose ramp is the release's as a share of the run; the release tries its weights
+    every 50 steps on a list named test and keeps the best, here the last ones are kept.
     """
 
     citation: ClassVar[str] = "Xu et al., MedIA 2023, Ambiguity-selective consistency regularization (AC-MT)"
@@ -143,7 +164,11 @@ class Ambiguous(Pair):
 class AmbiguousByPrototype(Ambiguous):
     """AC-MT where the student's class is not that of the nearest prototype of the teacher's features.
 
-    As `Ambiguous`, on a network that shows its features: the last decoder map, where the release takes its deepest.
+    Target: the average's softmax, where the student contradicts the nearest prototype.
+
+    Differs: features are those of the last decoder map, where the release takes its deepest; see `FarFromPrototype`
+    for the prototypes: unsteady voxels are in none, where the release calls them background, and softmax serves any
+    classes, where it takes a sigmoid of two logits.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("features",)

@@ -25,12 +25,16 @@ from edgemt.roles import Ema, Players
 
 @dataclass(frozen=True)
 class FrequencyRegion(Pair):
-    """FRCNet: student and teacher agree in classes, in frequencies of features, and in which regions are alike.
+    """FRCNet: student and teacher agree in classes, frequencies of features, and which regions are alike.
 
-    Follows the release (all rows, no noise on the input, weight 0.1 rising over the whole run) on the last decoder
-    map of any network. Left out: SegFormer with prompts, and the learnt attention over frequency bands. Plain cosine
-    transforms keep distances, so without it a band's gap is relative to its energy. Grids of regions are 8, 6 and 4
-    an axis, the release's 32, 24 and 16 in 2-D.
+    Follows the release: all rows, no noise on the input, weight 0.1 rising over the whole run. Grids of regions are 8,
+    6 and 4 an axis.
+
+    Target: the average's softmax, features by frequency, and cosines between regions.
+
+    Differs: it works on the last decoder map of any network. Left out: SegFormer with prompts, and the learnt
+    attention over frequency bands. Plain cosine transforms keep distances, so without it a band's gap is relative to
+    its energy. The release's grids are 32, 24 and 16 an axis in 2-D.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("features",)
@@ -90,10 +94,12 @@ def frequency_gap(mine: Tensor, theirs: Tensor, *, side: int, low: float) -> Ten
 
 @dataclass(frozen=True)
 class MultiScale(Pair):
-    """Inspired by MS-MT: labels and teacher speak to every scale of the decoder, not to the last one alone.
+    """Inspired by MS-MT: labels and teacher speak to every scale of the decoder, not the last one alone.
 
-    Of the paper only the abstract was readable: deep supervision and consistency at several scales, all weighed
-    alike here. Its translation between modalities beforehand (CUT) is not part of a training step.
+    Target: the average's softmax at each scale, trusted everywhere.
+
+    Differs: of the paper only the abstract was readable: deep supervision and consistency at several scales, all
+    weighed alike here. Its translation between modalities beforehand (CUT) is not part of a training step.
     """
 
     inspired: ClassVar[bool] = True
@@ -114,11 +120,14 @@ class MultiScale(Pair):
 
 @dataclass(frozen=True)
 class PatchShuffle(Pair):
-    """Inspired by patch shuffling with pixel contrast: a class is known without its surroundings, and by its features.
+    """Inspired by patch shuffling with pixel contrast: a class is known without its surroundings.
 
-    Of the paper only a survey's sentence is known. The student sees the unlabelled images with their patches
-    shuffled, the target is shuffled alike, and its features are drawn to the teacher's of the same class at `samples`
-    voxels, the classes drawn evenly.
+    The student sees the unlabelled images with their patches shuffled, the target is shuffled alike, and its features
+    are drawn to the teacher's of the same class at `samples` voxels, the classes drawn evenly.
+
+    Target: the average's softmax, shuffled alike, and its features of the same class.
+
+    Differs: of the paper only a survey's sentence is known; weights and grids are ours.
     """
 
     inspired: ClassVar[bool] = True
@@ -157,13 +166,16 @@ def even_draw(label: Tensor, generator: torch.Generator | None, *, classes: int,
 
 @dataclass(frozen=True)
 class ShadowAugmentation(Pair):
-    """SCO-SSL: teacher and student see an ultrasound image under shadows taken from two other images of the batch.
+    """SCO-SSL: teacher and student see ultrasound under shadows taken from two other images of the batch.
 
     Follows the release: shadows are the dark parts of another row, the teacher's of the one before and the student's
     of the one after, the student's also multiplies its encoder's maps; cross-entropy with soft targets on all rows;
-    the whole state averaged, teacher in eval mode. The release turns both views rigidly; here the teacher's alone,
-    the batch having turned the student's. Dice with cross-entropy where it has Dice. Levels are shares of an image's
-    own range, as images come normalised.
+    the whole state averaged, teacher in eval mode.
+
+    Target: the average's softmax of a turned, shadowed view, put back, where it looked.
+
+    Differs: the release turns both views rigidly; here the teacher's alone, the batch having turned the student's.
+    Dice with cross-entropy where it has Dice. Levels are shares of an image's own range, as images come normalised.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("disturb",)
@@ -192,10 +204,14 @@ class ShadowAugmentation(Pair):
 
 @dataclass(frozen=True)
 class PatchSwap(Pair):
-    """Inspired by cross-modal patch swapping: unlabelled images with patches of labelled ones, each with its target.
+    """Inspired by cross-modal patch swapping: unlabelled images with patches of labelled ones.
 
-    Of PrixMatch only a survey's sentence is known. Half of the cells of a grid come from a labelled image with its
-    label, the others keep the teacher's word; two modalities, or two devices, are any labelled and unlabelled row.
+    Half of the cells of a grid come from a labelled image with its label, the others keep the teacher's word.
+
+    Target: the average's softmax, and the label where a patch is a labelled one's.
+
+    Differs: of PrixMatch only a survey's sentence is known; two modalities, or two devices, are any labelled and
+    unlabelled row here.
     """
 
     inspired: ClassVar[bool] = True

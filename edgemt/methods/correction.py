@@ -25,13 +25,19 @@ from edgemt.roles import Ema, Memory, Players, Role, Wary
 
 @dataclass(frozen=True)
 class NoiseRobust(Pair):
-    """COPLE: a Dice that bears wrong labels, a teacher wary of bad steps, a student that follows only a better teacher.
+    """Inspired by COPLE: a Dice that bears wrong labels, a teacher wary of bad steps, followed if better.
 
-    The loss is the release's; its training loop was never released, so the thresholds are ours. The average takes less
-    from a student whose loss stands out among the last hundred (`Wary`). On labelled rows the student follows where
-    the teacher is nearer to the label, on the others everywhere, times the share of such voxels. Left out: COPLE-Net.
+    On labelled rows the student follows where the teacher is nearer to the label, on the others everywhere, times the
+    share of such voxels.
+
+    Target: the average's softmax; the average takes little from a student whose loss stands out.
+
+    Differs: the loss is the release's (gamma 1.5); its training loop was never released and the paper was not
+    readable, so the thresholds of teacher and student are ours: the average takes less from a student whose loss
+    stands out among the last hundred (`Wary`). Left out: its network.
     """
 
+    inspired: ClassVar[bool] = True
     citation: ClassVar[str] = "Wang et al., TMI 2020, A noise-robust framework for COVID-19 lesions (COPLE-Net)"
     ema: Ema = field(default_factory=lambda: Wary(record="record"))
     power: float = 1.5
@@ -56,11 +62,15 @@ class NoiseRobust(Pair):
 
 @dataclass(frozen=True)
 class SelfSimilarity(Pair):
-    """Inspired by the self-similarity student: near patches look alike, so like patches nearby correct each other.
+    """Inspired by the self-similarity student: near patches look alike, so they correct each other.
 
-    Of the paper only the abstract was readable. Features of near patches attract and those of far ones repel; the
-    target of every row is the teacher's word, half of it replaced by the mean over near patches, each weighed by its
-    likeness. Left out: the average of predictions over epochs, which needs a memory of every image.
+    Features of near patches attract and those of far ones repel; the target of every row is the teacher's word, half
+    of it replaced by the mean over near patches, each weighed by its likeness.
+
+    Target: the average's softmax, blended with that of near and like patches.
+
+    Differs: of the paper only the abstract was readable. Left out: the average of predictions over epochs, which needs
+    a memory of every image.
     """
 
     inspired: ClassVar[bool] = True
@@ -107,12 +117,16 @@ def near_cells(grid: Tensor, *, reach: float) -> Tensor:
 
 @dataclass(frozen=True)
 class LabelCorrection(Pair):
-    """Inspired by confident-learning correction: labels that the teacher's confidence contradicts are moved its way.
+    """Inspired by confident-learning correction: labels that the teacher contradicts are moved its way.
 
-    The survey's work (Huang et al.) was not readable; the nearest code, MTCL, is followed: errors by confident
-    learning on the teacher's mean of six looks, moved by 0.8 of the way (`amount`; 1 is its hard form), less where
-    the teacher doubts (`by_doubt`, its third). The move ramps up, as a young teacher is wrong. In the release smoothed
-    labels are cast to integers, so that only errors of the foreground are ever corrected; here they stay soft.
+    `amount` is how far (0.8 of the way, 1 is its hard form), less where the teacher doubts (`by_doubt`). The move
+    ramps up, as a young teacher is wrong.
+
+    Target: the average's softmax of a noisy view; labels are corrected by its mean of six looks.
+
+    Differs: the survey's work (Huang et al.) was not readable; the nearest code, MTCL, is followed: errors by
+    confident learning on the mean of six looks. There smoothed labels are cast to integers, so that only errors of the
+    foreground are ever corrected; here they stay soft.
     """
 
     inspired: ClassVar[bool] = True

@@ -14,11 +14,14 @@ from edgemt.roles import Players, Role, Trainable
 
 @dataclass(frozen=True)
 class CrossPseudo(Method):
-    """Two students with different first weights; each learns the other's hard labels of unlabelled images.
+    """Two students with different first weights; each learns the other's labels of unlabelled images.
 
-    Follows the SSL4MIS port (unlabelled rows only, weight 0.1 ramped up); the authors' own code also
-    supervises the labelled rows so and takes 1 to 1.5. `nets.student` is kept. A term named after a player
-    trains that player only.
+    `nets.student` is kept. A term named after a player trains that player only.
+
+    Target: the other student's hard labels, trusted everywhere.
+
+    Differs: as in the port of SSL4MIS (unlabelled rows only, weight 0.1 ramped up); the authors' own code also teaches
+    the labelled rows so and takes 1 to 1.5.
     """
 
     citation: ClassVar[str] = "Chen et al., CVPR 2021, Semi-supervised segmentation with cross pseudo supervision"

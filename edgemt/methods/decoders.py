@@ -28,8 +28,11 @@ Feature = Callable[[Tensor, torch.Generator | None], Tensor]
 class PyramidConsistency(Method):
     """Predictions of every scale agree with their mean, less so where a scale's KL from it shows doubt.
 
-    Follows the SSL4MIS release: the mean is no fixed target, and the doubt itself is minimised. The scales
-    are the decoder's own levels; supervised with the house's Dice and cross-entropy, mean over scales.
+    Follows the release in SSL4MIS: the mean is no fixed target, and the doubt itself is minimised.
+
+    Target: the mean softmax of all scales, trusted by e^-KL of each from it.
+
+    Differs: the scales are the decoder's own levels; labels are learnt with Dice and cross-entropy, mean over scales.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("scales",)
@@ -55,10 +58,14 @@ class PyramidConsistency(Method):
 class CrossConsistency(Method):
     """A decoder that reads disturbed features should say what it says of the clean ones.
 
-    The three disturbances of the SSL4MIS port, at its weight. There each has a decoder of its own, labels
-    teach all of them and the clean prediction is taught too; here one decoder reads every version of what
-    was encoded once, labels teach the clean reading, and the clean prediction is a target, as in the
-    authors' code (which has 22 auxiliary decoders and weight 30, for natural images).
+    The three disturbances of the port of SSL4MIS, at its weight.
+
+    Target: the student's own softmax of the clean features.
+
+    Differs: in SSL4MIS each disturbance has a decoder of its own, labels teach all of them and the clean prediction is
+    taught too; here one decoder reads every version of what was encoded once, labels teach the clean reading, and the
+    clean prediction is a target, as in the authors' code (which has 22 auxiliary decoders and weight 30, for natural
+    images).
     """
 
     heads: ClassVar[tuple[str, ...]] = ("disturb",)
@@ -88,11 +95,15 @@ class CrossConsistency(Method):
 
 @dataclass(frozen=True)
 class MutualDecoders(Method):
-    """Decoders of one encoder learn from each other's sharpened predictions, and so show where they doubt.
+    """MC-Net: decoders of one encoder learn from each other's sharpened predictions, on every image.
 
-    Follows MC-Net's release: one further decoder, all rows, weight 1, temperature 0.1, and the first decoder
-    is what is kept. Other than there, targets carry no gradient, sharpening is renormalised over classes, and
-    labels are learnt with the house's Dice and cross-entropy.
+    Follows the release: one further decoder, all rows, weight 1, temperature 0.1, and the first decoder is what is
+    kept.
+
+    Target: the other decoder's sharpened softmax, trusted everywhere.
+
+    Differs: targets carry no gradient, sharpening is renormalised over classes, and labels are learnt with Dice and
+    cross-entropy.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("decoder2",)
@@ -114,7 +125,10 @@ class MutualDecoders(Method):
 class MutualThreeDecoders(MutualDecoders):
     """MC-Net with a third decoder, which resamples by nearest neighbours: six pairs learn from each other.
 
-    Follows the release in the same way and with the same differences as with two decoders.
+    Target: each other decoder's sharpened softmax, trusted everywhere.
+
+    Differs: as with two decoders: targets carry no gradient, sharpening is renormalised over classes, and labels are
+    learnt with Dice and cross-entropy.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("decoder2", "decoder3")

@@ -32,15 +32,19 @@ FLOOR = 1e-6  # a bank's half precision rounds small probabilities to 0, and 0 h
 
 @dataclass(frozen=True)
 class Distillation(Method):
-    """Match a frozen teacher on every image, one's own average on the unlabelled, and labels where there are.
+    """Match a frozen teacher on every image, one's own average on unlabelled ones.
 
-    `teacher_sees` "weak": soft labels of the clean view, mixed as the student's images are (FixMatch's way);
-    "same": soft labels of the very input that the student gets (the "patient teacher" way). All weights 0 is
-    the control without distillation. CWD weight 3 is the authors'; it suits convolutional students on
-    several classes.
+    `teacher_sees` "weak": soft labels of the clean view, mixed as the student's images are (FixMatch's way); "same":
+    soft labels of the very input that the student gets (the "patient teacher" way). All weights 0 is the control
+    without distillation. CWD weight 3 is the authors'; it suits convolutional students on several classes.
 
     `guide` "network" asks the teacher at each step; "bank" takes what it said of every row beforehand, in
     `batch.soft`: a 3-D teacher then guides a 2-D student, and no step runs it.
+
+    Target: the frozen teacher's softmax at a temperature, and the average's softmax.
+
+    Differs: a sum of published losses, each behind its weight (KL 1, others 0), with CutMix and a consistency with the
+    student's own average beside them; of DIST the part within classes, as the other says nothing of two classes.
     """
 
     delivers: ClassVar[str] = "average"
@@ -69,6 +73,9 @@ class Distillation(Method):
             raise ValueError(f"guide: {self.guide!r} is not known; use 'network' or 'bank'")
         if self.guide == "bank" and self.teacher_sees == "same":
             raise ValueError("teacher_sees: 'same' asks a teacher at each step, a bank has spoken before; use 'weak'")
+
+    def aside(self) -> str:
+        return "It spoke beforehand." if self.guide == "bank" else ""
 
     def roles(self) -> dict[str, Role]:
         guide: dict[str, Role] = {"teacher": Frozen("teacher")} if self.guide == "network" else {}

@@ -11,7 +11,7 @@ from torch import Tensor
 from edgemt.contract import Batch, Step
 from edgemt.losses import Distance, dice_ce, distance
 from edgemt.methods.method import Method, Terms
-from edgemt.perturb import Box, cutmix, mixup, mixup_share
+from edgemt.perturb import Box, Noise, cutmix, mixup, mixup_share
 from edgemt.ramps import Ramp
 from edgemt.roles import Ema, Players, Role, Trainable
 from edgemt.targets import Soft
@@ -26,14 +26,16 @@ def student_view(batch: Batch, *, strong: bool) -> Tensor:
 
 @dataclass(frozen=True)
 class MeanTeacher(Method):
-    """The student's softmax on unlabelled images should be what its weight average says of a disturbed view.
+    """The student should say of unlabelled images what its weight average says.
 
-    The target rule decides what the teacher says and where it is trusted; with `strong` and `mix` the
-    student gets the harder view and CutMix boxes, target and weight cut alike. Follows the SSL4MIS port
-    (noise on the teacher's input, consistency on unlabelled rows, weight 0.1), but batch-norm statistics are
-    averaged with the weights, the ramp is a share of the run, and the teacher is delivered. The authors
-    themselves advise a larger weight (C to C^2). `mix` "mixup" is interpolation consistency (Verma et al.,
-    IJCAI 2019): at a mixture of two images, the mixture of what is said of each.
+    The target rule decides what the teacher says and where it is trusted; with `strong` and `mix` the student gets the
+    harder view and CutMix boxes, target and weight cut alike. `mix` "mixup" is `Interpolation`.
+
+    Target: the average's softmax of a weak or noisy view, trusted everywhere.
+
+    Differs: as in the port of SSL4MIS (noise on the teacher's input, consistency on unlabelled rows, weight 0.1), but
+    batch-norm statistics are averaged with the weights, the ramp is a share of the run, and the teacher is delivered.
+    The authors themselves advise a larger weight (C to C^2).
     """
 
     delivers: ClassVar[str] = "teacher"
@@ -45,6 +47,9 @@ class MeanTeacher(Method):
     strong: bool = False
     mix: Literal["none", "cutmix", "mixup"] = "none"
     box: Box = field(default_factory=Box)
+
+    def aside(self) -> str:
+        return "Strong views, CutMix." if self.mix == "cutmix" else ""
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "teacher": self.ema}
@@ -68,3 +73,18 @@ class MeanTeacher(Method):
         if weight is not None:
             terms.notes["accepted"] = weight.mean()
         return terms
+
+
+@dataclass(frozen=True)
+class Interpolation(MeanTeacher):
+    """ICT: what is said of a mixture of two images should be the mixture of what is said of each.
+
+    Target: the mixture of the average's softmax of both images, trusted everywhere.
+
+    Differs: as in the port of SSL4MIS (shares drawn from Beta(0.2, 0.2), squared error, weight 0.1); an image is mixed
+    with its neighbour in the batch. Otherwise as `mean_teacher`.
+    """
+
+    citation: ClassVar[str] = "Verma et al., IJCAI 2019, Interpolation consistency training"
+    target: Soft = field(default_factory=lambda: Soft(noise=Noise(std=0.0)))
+    mix: Literal["none", "cutmix", "mixup"] = "mixup"

@@ -25,12 +25,16 @@ from edgemt.roles import Players
 
 @dataclass(frozen=True)
 class MutualTasks(Pair):
-    """UG-MCL: the student follows a certain teacher, and its distance map tells the same masks as its classes do.
+    """UG-MCL: the student follows a certain teacher, and its distances tell the same masks as its classes.
 
     Follows the release: 0.5 (cross-entropy + Dice + Dice of the mask that the distance gives), half the masked MSE as
     in UA-MT, the squared gap between the two tasks, weights 0.1 rising over the whole run, all rows. Masks are
-    sigmoid(-1500 distance): steep, so that slopes reach a few voxels near a border. One distance a foreground class;
-    the release has one for the background too, and shares of ln 2 where we have ln C.
+    sigmoid(-1500 distance): steep, so that slopes reach a few voxels near a border.
+
+    Target: the average's softmax, where several looks of it are certain; and the student's other task.
+
+    Differs: one distance a foreground class, where the release has one for the background too; the bar is a share of
+    ln C, where it has ln 2.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("sdf",)
@@ -61,12 +65,15 @@ class MutualTasks(Pair):
 
 @dataclass(frozen=True)
 class TripledUncertainty(Pair):
-    """Tri-U-MT: three tasks each follow the teacher's mean of several looks, each trusted by its own uncertainty.
+    """Tri-U-MT: three tasks follow the teacher's mean of several looks, each by its own uncertainty.
 
     Follows the release: eight looks at noise 0.02, classes weighed by 1 - H and regressions by e^-variance, weights
-    0.1 ramped up, distances of labelled rows from labels and, at 0.1, of the others from the student's own mask. Its
-    third task, to reconstruct the foreground, needs a head of its own and is left out; consistency of features stands
-    in its place. Dice with cross-entropy where it has Dice.
+    0.1 ramped up, distances of labelled rows from labels and, at 0.1, of the others from the student's own mask.
+
+    Target: the mean softmax, distances and features of several looks of the average, by certainty.
+
+    Differs: the third task, to reconstruct the foreground, needs a head of its own and is left out; consistency of
+    features stands in its place. Dice with cross-entropy where it has Dice.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("sdf", "features")
@@ -98,10 +105,14 @@ class TripledUncertainty(Pair):
 
 @dataclass(frozen=True)
 class Aggregation(Pair):
-    """Inspired by adaptive feature aggregation: every depth of the decoder follows the teacher's depths, put together.
+    """Inspired by adaptive feature aggregation: each decoder depth follows the teacher's depths joined.
 
-    Of the paper only a survey's sentence is known. The teacher's scales are put together voxel by voxel, each by how
-    sure it is there (e^-H), and a second task, the signed distance, is learnt from labels and followed beside it.
+    The teacher's scales are put together voxel by voxel, each by how sure it is there (e^-H), and a second task, the
+    signed distance, is learnt from labels and followed beside it.
+
+    Target: the average's scales joined by certainty, and its signed distances.
+
+    Differs: of the paper only a survey's sentence is known; weights are ours, that of the distance is DTC's.
     """
 
     inspired: ClassVar[bool] = True

@@ -23,11 +23,15 @@ from edgemt.roles import Ema, Players, Role, Trainable
 class CopyPaste(Method):
     """A block of an unlabelled image in a labelled one, and the reverse: both kinds share one context.
 
-    Follows the release: blocks of two thirds a side, pseudo-labels from the average, cleaned to each class's
-    largest component, the unlabelled region counts half, no ramp. Its first stage, labelled images pasted into
-    each other (2000 of 17000 iterations), is the first share `pretrain` of this run. Each pair is pasted both
-    ways with one block, where the release pairs each image once; Dice looks at its own region only, which its
-    code for slices forgets; the average includes batch-norm statistics, speaks in eval mode, and is delivered.
+    Follows the release: blocks of two thirds a side, pseudo-labels from the average, the unlabelled region counts
+    half, no ramp. Its first stage, labelled images pasted into each other (2000 of 17000 iterations), is the first
+    share `pretrain` of this run.
+
+    Target: the average's hard labels, cleaned to each class's largest component.
+
+    Differs: each pair is pasted both ways with one block, where the release pairs each image once; Dice looks at its
+    own region only, which the code for slices forgets; the average includes batch-norm statistics, speaks in eval
+    mode, and is delivered.
     """
 
     delivers: ClassVar[str] = "teacher"

@@ -25,12 +25,15 @@ from edgemt.roles import Memory, Players, Role, Trainable, bare
 
 @dataclass(frozen=True)
 class SmoothSeparate(Method):
-    """Predictions withstand an adversarial push, and features lie near those that were right before, by class.
+    """Predictions withstand an adversarial push; features lie near remembered right ones of their class.
 
-    Follows the release (one power iteration, probe and push of length 10, 6 for slices; Dice distance; 32
-    remembered vectors a class, cosine distance, contrast weight 0.1, all times a weight of 1 ramped up). Left
-    out are the trained projections and selectors: features are compared as they are, and vectors to remember
-    are drawn at random among labelled voxels that were classified right. The background is remembered too;
+    Follows the release: one power iteration, probe and push of length 10, 6 for slices; Dice distance; 32 remembered
+    vectors a class, cosine distance, contrast weight 0.1, all times a weight of 1 ramped up.
+
+    Target: the student's softmax of the calm image, and the mean remembered feature of each class.
+
+    Differs: the trained projections and selectors are left out: features are compared as they are, and vectors to
+    remember are drawn at random among labelled voxels that were classified right. The background is remembered too;
     the release filters it away first, so its memory stays empty.
     """
 

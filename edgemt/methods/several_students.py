@@ -33,10 +33,14 @@ PAIR = ("student", "peer")
 
 @dataclass(frozen=True)
 class SharedTeacher(Method):
-    """Inspired by DSST: two students with different first weights, and one average that follows them by turns.
+    """Inspired by DSST: two students with different first weights share an average that follows by turns.
 
-    Only the survey's sentence is known: two students alternately update one teacher. Both learn at every step and
-    both follow the teacher on unlabelled images; the length of a turn, a step here, is our choice.
+    Both learn at every step and both follow the teacher on unlabelled images.
+
+    Target: the average's softmax of a noisy view, trusted everywhere.
+
+    Differs: only the survey's sentence is known: two students alternately update one teacher. The length of a turn, a
+    step here, is our choice.
     """
 
     delivers: ClassVar[str] = "teacher"
@@ -62,10 +66,13 @@ class SharedTeacher(Method):
 
 @dataclass(frozen=True)
 class Competitive(Method):
-    """CDS: of two students, the surer one at a voxel learns the label of the teacher, their mean's average.
+    """CDS: of two students the surer one at a voxel learns the label of the teacher, an average of both.
 
-    Follows the release in its losses (cross-entropy alone, weight 1, noise for the students and none for the teacher)
-    with these repairs: both its students are one object, here they have their own weights; it multiplies the loser's
+    Losses as released: cross-entropy alone, weight 1, noise for the students and none for the teacher.
+
+    Target: the average's hard labels, for the surer student of each voxel.
+
+    Differs: both students of the release are one object, here they have their own weights; it multiplies the loser's
     logits by 0, so lost voxels stay in the mean, here they are left out. Its two contrast losses (0.01 and 0.1, over
     memories of projected features) are left out.
     """
@@ -96,10 +103,14 @@ class Competitive(Method):
 
 @dataclass(frozen=True)
 class MultiStudent(Method):
-    """Inspired by DDL: several students with different first weights, each taught where all the others agree.
+    """Inspired by DDL: several students with different first weights, each taught where all others agree.
 
-    The repository holds a supervised trainer only, and the survey speaks of students with different mask branches;
-    the vote is ours. With two students it is cross pseudo supervision.
+    With two students it is cross pseudo supervision.
+
+    Target: the other students' hard labels, where all of them agree.
+
+    Differs: the repository holds a supervised trainer only, and the survey speaks of students with different mask
+    branches; the vote is ours.
     """
 
     citation: ClassVar[str] = "Zhou et al., DDL: multi-student learning, as the survey names it"
@@ -138,10 +149,14 @@ class Progressive(Method):
 
     Follows the release: turns of 80 of 24000 steps; the lag is the labelled Dice loss; the one behind gets the other's
     sharpened prediction (T 0.1) and a squared error where the two differ on labelled voxels; each follows its own
-    teacher, sharpened too. Its supervised loss is cross-entropy plus Dice, ours half of that. Its weights, 20 and 10,
-    belong to a learning rate that falls tenfold every 2500 steps and is near 0 when they bite; under a rate that lasts
-    they drown the labels, so here both are a tenth. In the release a student does not see the other before its second
-    turn; here it always does.
+    teacher, sharpened too.
+
+    Target: the sharpened softmax of its own teacher, and of the other student when that one is ahead.
+
+    Differs: the supervised loss is cross-entropy plus Dice there, half of that here. Its weights, 20 and 10, belong to
+    a learning rate that falls tenfold every 2500 steps and is near 0 when they bite; under a rate that lasts they
+    drown the labels, so here both are a tenth. There a student does not see the other before its second turn; here it
+    always does.
     """
 
     delivers: ClassVar[str] = "teacher"
@@ -182,13 +197,17 @@ class Progressive(Method):
 
 @dataclass(frozen=True)
 class HybridDual(Method):
-    """Hybrid dual mean teacher, in one space: two pairs of student and teacher, the first also hears the second.
+    """Hybrid dual mean teacher, in one space: two pairs of student and teacher, one also hears the other.
 
-    Each has a mask and a signed-distance head. A teacher speaks from several noisy looks, joined by e^-entropy; the
-    mask counts by 1 - entropy and the distance by e^-variance. In the paper the second pair sees slices, and the first
-    takes its probabilities as input and its features besides; here both see the same image and meet in the target.
-    The squared error between a distance and that of its own mask (0.1) is left out. The release scales the student's
-    distance by 2 and not the teacher's; here they are alike.
+    Each has a mask and a signed-distance head.
+
+    Target: several noisy looks of the teacher(s), joined by e^-entropy; masks count by 1 - entropy, distances by
+    e^-variance.
+
+    Differs: in the paper the second pair sees slices, and the first takes its probabilities as input and its features
+    besides; here both see the same image and meet in the target. The squared error between a distance and that of its
+    own mask (0.1) is left out. The release scales the student's distance by 2 and not the teacher's; here they are
+    alike.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("sdf",)

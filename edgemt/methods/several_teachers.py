@@ -35,11 +35,13 @@ def agreed(looks: Tensor) -> tuple[Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class DualTeacher(Method):
-    """Inspired by the dual teacher: two averages, of short and of long memory, and trust where they agree.
+    """Inspired by the dual teacher: two averages, of short and of long memory, trusted where they agree.
 
-    The paper's teachers learn from 2-D and from 2-D with 3-D context and share one 2-D student; its weights are not
-    published. Here both live in the space of the student and differ by decay and noise, voxels weigh by how certain
-    each teacher is and how near the two are, and the context of neighbouring slices is left out.
+    Target: what both averages say together, trusted by e^-KL where they name the same class.
+
+    Differs: the paper's teachers learn from 2-D and from 2-D with 3-D context and share one 2-D student; its weights
+    are not published. Here both live in the space of the student and differ by decay and noise; the context of
+    neighbouring slices is left out.
     """
 
     delivers: ClassVar[str] = "teacher"
@@ -75,8 +77,10 @@ class DualTeacher(Method):
 class ThreeTeachers(DualTeacher):
     """Inspired by three teachers: averages of short, middle and long memory vote, each as it is certain.
 
-    Only the survey's sentence is known: three teachers guide one student. What sets them apart, decay and noise here,
-    is our choice.
+    Target: what the three averages say together, trusted by e^-KL where they name the same class.
+
+    Differs: only the survey's sentence is known: three teachers guide one student. What sets them apart, decay and
+    noise here, is our choice.
     """
 
     citation: ClassVar[str] = "Qiu et al., three teachers, as the survey names it"
@@ -85,13 +89,16 @@ class ThreeTeachers(DualTeacher):
 
 @dataclass(frozen=True)
 class AlternateDiverse(Method):
-    """AD-MT: two averages of one student move in turn and grow apart; where they part, the most certain voice counts.
+    """AD-MT: two averages move in turn and grow apart; where they part, the most certain voice counts.
 
-    Each turn has its own view: strong intensities, or CutMix of the weak ones. The teachers' words are joined by
-    e^-entropy; where their labels conflict the student's own weak view speaks if it is surer. Follows the released
-    3-D script (cross-entropy, confidence 0.8, weight 2, turns of 1 to 19 steps of 15000, mean 10); its 2-D script
-    takes Dice, 0.95, and turns of up to 50 of 30000. The release compares a student that was not cut by CutMix with
-    a target that was: here all are cut alike. It keeps one teacher in eval mode, by turns; here both always are.
+    Each turn has its own view: strong intensities, or CutMix of the weak ones. Follows the released 3-D script
+    (cross-entropy, confidence 0.8, weight 2, turns of 1 to 19 steps of 15000, mean 10); its 2-D script takes Dice,
+    0.95, and turns of up to 50 of 30000.
+
+    Target: hard labels of both averages, joined by e^-entropy; in conflict the student's own if surer; above a bar.
+
+    Differs: the release compares a student that was not cut by CutMix with a target that was: here all are cut alike.
+    It keeps one teacher in eval mode, by turns; here both always are.
     """
 
     delivers: ClassVar[str] = "teacher"
@@ -134,11 +141,13 @@ class AlternateDiverse(Method):
 
 @dataclass(frozen=True)
 class ResidualDriven(MeanTeacher):
-    """Inspired by RDMT: a mean teacher whose average catches up fastest where it lags most behind the student.
+    """Inspired by RDMT: a mean teacher whose average catches up fastest where it lags behind most.
 
-    The abstract tells of a residual fed back into the average's update, and the survey of the difference between
-    teacher and averaged weights; the formula is ours (`roles.Residual`). The paper's exponential Dice loss is left
-    out.
+    Target: the average's softmax of a noisy view, trusted everywhere.
+
+    Differs: the abstract tells of a residual fed back into the average's update, and the survey of the difference
+    between teacher and averaged weights; the formula is ours (`roles.Residual`). The paper's exponential Dice loss is
+    left out.
     """
 
     citation: ClassVar[str] = "Mei et al., RDMT: residual-driven mean teacher for semi-supervised segmentation"
@@ -148,10 +157,13 @@ class ResidualDriven(MeanTeacher):
 
 @dataclass(frozen=True)
 class Auxiliary(Method):
-    """Inspired by auxiliary pseudo-label networks: a second network learns from labels alone and labels the rest.
+    """Inspired by auxiliary pseudo-label networks: one learns from labels alone and labels the rest.
 
-    Only the survey's sentence is known. The student follows its average everywhere, and the auxiliary network's hard
-    labels where the average names the same class; it never teaches the auxiliary network, so the two stay apart.
+    The auxiliary network is never taught by the student, so the two stay apart.
+
+    Target: the average's softmax, and the auxiliary network's hard labels where the average names the same class.
+
+    Differs: only the survey's sentence is known; weights and the rule of agreement are ours.
     """
 
     delivers: ClassVar[str] = "teacher"

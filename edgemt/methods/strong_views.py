@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import ClassVar
 
 import torch
@@ -29,7 +30,7 @@ from edgemt.methods.pair import Pair
 from edgemt.perturb import Box, DropChannels, Jitter, adversarial, cutmix, mixup_share
 from edgemt.pseudo import hard, sharpen, soft
 from edgemt.ramps import Ramp
-from edgemt.roles import Ema, Players, Role, Trainable
+from edgemt.roles import Ema, Players, Role, Trainable, bare
 
 Label = tuple[Tensor, Tensor]  # hard labels [U, C, *space] and where they are believed [U, 1, *space]
 
@@ -46,12 +47,16 @@ def cut(box: Tensor, label: Label) -> Label:
 
 @dataclass(frozen=True)
 class UniMatch(Method):
-    """The student's confident labels of the weak view teach two strong views and one with disturbed features.
+    """Confident labels of the weak view teach two strong views and one with disturbed features.
 
-    Follows the release for ACDC (confidence 0.95, Dice, weights 0.25, 0.25 and 0.5, half the channels dropped, CutMix
-    from other unlabelled images), without the halving of the whole loss. The first strong view is the batch's, the
-    second is jittered here; CutMix takes the other image from the same batch; one forward serves all views; an
-    average of the student is delivered, as for the supervised control.
+    Follows the release for ACDC: confidence 0.95, Dice, weights 0.25, 0.25 and 0.5, half the channels dropped, CutMix
+    from other unlabelled images.
+
+    Target: the student's own hard labels of the weak view, above a bar.
+
+    Differs: the whole loss is not halved. The first strong view is the batch's, the second is jittered here; CutMix
+    takes the other image from the same batch; one forward serves all views; an average of the student is delivered, as
+    for the supervised control.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("disturb",)
@@ -77,7 +82,8 @@ class UniMatch(Method):
         views = zip(boxes, (student_view(batch, strong=True), self.jitter(weak, step.generator)), strict=True)
         image = torch.cat([batch.image, weak, *(cutmix(box, view) for box, view in views)])
         dropout = DropChannels(self.drop, count + rows, count + 2 * rows, step.generator)
-        logits = nets.student(image, disturb=dropout).logits
+        # Bound, as an engine searches a dataclass that it is given for tensors.
+        logits = nets.student(image, disturb=dropout.__call__).logits
         said, dropped, *strong = logits[count:].chunk(4)
         label = believed(said, confidence=self.confidence)
         gaps = [self.apart(pupil, cut(box, label)) for pupil, box in zip(strong, boxes, strict=True)]
@@ -95,12 +101,16 @@ class UniMatch(Method):
 
 @dataclass(frozen=True)
 class CrossMatch(UniMatch):
-    """Two strong views, and a decoder fed weakly and strongly disturbed features that learns from the clean one.
+    """Two strong views, and weakly and strongly disturbed features that learn from the clean ones.
 
     Follows the LA script: channels dropped at 0.25 and 0.75; Dice; strong views 0.25 each; self-distillation 0.7 times
     the mean of four (the clean word to both disturbed ones, on the weak and on the second strong view) plus 0.3 times
-    the mean of two (each disturbed word of the weak view to its like on the strong). The release multiplies a rising
-    bar by ln 2 and so passes almost everything; here the bar is `confidence` as it stands.
+    the mean of two (each disturbed word of the weak view to its like on the strong).
+
+    Target: the student's own hard labels of the weak view, clean and disturbed, above a bar.
+
+    Differs: the release multiplies a rising bar by ln 2 and so passes almost everything; here the bar is `confidence`
+    as it stands. Views, CutMix and what is delivered are as in `unimatch`.
     """
 
     citation: ClassVar[str] = "Zhao et al., IEEE JBHI 2024, CrossMatch: perturbation strategies and distillation"
@@ -144,12 +154,16 @@ class CrossMatch(UniMatch):
 
 @dataclass(frozen=True)
 class CrossHead(Pair):
-    """CMMT-Net: two heads of a student follow the other head of their average, under noise, pushes and mixtures.
+    """CMMT-Net: two heads follow the other head of their average, under noise, pushes and mixtures.
 
     Sharpened squared error (T 0.1, ramped up), Dice with the other head's hard labels, adversarial smoothness (VAT,
-    reach 10), all weight 1 as released, and mixtures of labelled and unlabelled images. Released code does not run
-    (the mixing share is undefined), never uses the mixed outputs and takes cross-entropy of a softmax; here mixtures
-    are compared with the mixture of label and teacher, and the supervised loss is that of the house.
+    reach 10), all weight 1 as released, and mixtures of labelled and unlabelled images.
+
+    Target: the average's other head, sharpened and as hard labels, trusted everywhere.
+
+    Differs: the released code does not run (the mixing share is undefined), never uses the mixed outputs and takes
+    cross-entropy of a softmax; here mixtures are compared with the mixture of label and teacher, and labels are learnt
+    with Dice and cross-entropy.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("decoder2",)
@@ -173,10 +187,11 @@ class CrossHead(Pair):
         gaps = (mse(p, sharpen(q, temperature=self.temperature)).mean() for p, q in pairs)
         own = [p.detach() for p in said]
 
-        def moved(image: Tensor) -> Tensor:
-            return mean(dice(probabilities(h), p) for h, p in zip(both(nets.student, image), own, strict=True))
+        def moved(image: Tensor, student: nn.Module) -> Tensor:
+            return mean(dice(probabilities(h), p) for h, p in zip(both(student, image), own, strict=True))
 
-        pushed = weak + adversarial(moved, weak, step.generator, reach=self.reach, probe=self.reach)
+        calmly = partial(moved, student=bare(nets.student))
+        pushed = weak + adversarial(calmly, weak, step.generator, reach=self.reach, probe=self.reach)
         partner = torch.arange(rows, device=weak.device) % count
         share = mixup_share(weak, step.generator, alpha=self.alpha)
         image = torch.lerp(weak, batch.labelled[partner], share)
@@ -184,7 +199,7 @@ class CrossHead(Pair):
         targets = [torch.lerp(q, truth, share.to(q.dtype)) for q in wise[::-1]]
         terms["consistency"] = self.ramp(step) * mean(gaps)
         terms["pseudo"] = self.ramp(step) * self.pseudo * mean(dice(p, hard(q)) for p, q in pairs)
-        terms["push"] = self.ramp(step) * self.push * moved(pushed)
+        terms["push"] = self.ramp(step) * self.push * moved(pushed, nets.student)
         mixtures = zip(both(nets.student, image), targets, strict=True)
         terms["mixed"] = self.ramp(step) * self.mixed * mean(distance("mse", h, q) for h, q in mixtures)
         return terms
@@ -202,14 +217,18 @@ def mean(losses: Iterable[Tensor]) -> Tensor:
 
 @dataclass(frozen=True)
 class UncertaintyContrast(Pair):
-    """DyCON: agreement that discounts doubt less and less, and features that tell classes apart, doubtful ones most.
+    """DyCON: agreement that discounts doubt less and less; features that part classes where in doubt.
 
     `beta` falls geometrically from 5 to 0.5 over the run, weight 0.5 for both losses beside cross-entropy plus Dice
-    (0.25 beside their mean), and a mean-teacher term; T 0.6, focus 2. The release, read in a public copy, contrasts
-    patches of unlabelled images by their true labels, which is a leak: here the teacher labels them. Its focal weight
-    of negatives multiplies positive pairs only and has no effect, and its doubt mask is switched off; here positives
-    are focal and places weigh by entropy, as in the paper. Features are the decoder's last map averaged over a coarse
-    grid, where the release projects the deepest one; its extra teacher negatives are left out.
+    (0.25 beside their mean), and a mean-teacher term; T 0.6, focus 2.
+
+    Target: the average's softmax, discounted by the doubt of both.
+
+    Differs: the release, read in a public copy, contrasts patches of unlabelled images by their true labels, which is
+    a leak: here the teacher labels them. Its focal weight of negatives multiplies positive pairs only and has no
+    effect, and its doubt mask is switched off; here positives are focal and places weigh by entropy, as in the paper.
+    Features are the decoder's last map averaged over a coarse grid, where the release projects the deepest one; its
+    extra teacher negatives are left out.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("features",)

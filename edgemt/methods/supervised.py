@@ -16,8 +16,11 @@ from edgemt.roles import Ema, Players, Role, Trainable
 class Supervised(Method):
     """Labelled images only: the floor that every method must beat, and with every label the ceiling.
 
-    It delivers the student's average, as mean-teacher methods do, so that a gain is the unlabelled images'
-    own.
+    It delivers the student's average, as mean-teacher methods do, so that a gain is the unlabelled images' own.
+
+    Target: none, unlabelled images are not looked at.
+
+    Differs: cross-entropy stands beside the soft Dice, half and half, as in SSL4MIS.
     """
 
     delivers: ClassVar[str] = "average"
@@ -33,10 +36,12 @@ class Supervised(Method):
 
 @dataclass(frozen=True)
 class EntropyMinimisation(Method):
-    """The student should be sure of unlabelled images too. Entropy of the softmax, unlabelled rows only.
+    """The student should be sure of unlabelled images too: the entropy of its softmax is made small.
 
-    The release works on natural images between domains; the port here follows SSL4MIS (weight 0.1, ramped
-    up).
+    Target: certainty; the entropy of the student's own softmax.
+
+    Differs: the release works on natural images between domains; this follows the port of SSL4MIS (weight 0.1, ramped
+    up), unlabelled rows only.
     """
 
     citation: ClassVar[str] = "Grandvalet & Bengio, NeurIPS 2004; Vu et al., CVPR 2019, ADVENT"

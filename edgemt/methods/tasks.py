@@ -40,10 +40,13 @@ def mask_of(sdf: Tensor, *, steepness: float) -> Tensor:
 class DualTask(Method):
     """The mask that follows from predicted distances and the predicted mask should agree, on every image.
 
-    Follows the release: steepness 1500, weight 1, distance weight 0.3, all rows. So steep, the gradient
-    reaches the distances only within a fraction of a voxel of the predicted surface; 50 to 200 is a fair
-    thing to try. Classes have one distance map each and labels are learnt with the house's Dice and
-    cross-entropy, where the release has one class and Dice alone.
+    Follows the release: steepness 1500, weight 1, distance weight 0.3, all rows. So steep, the gradient reaches the
+    distances only within a fraction of a voxel of the predicted surface; 50 to 200 is a fair thing to try.
+
+    Target: the student's own mask, by its other head.
+
+    Differs: classes have one distance map each and labels are learnt with Dice and cross-entropy, where the release
+    has one class and Dice alone.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("sdf",)
@@ -60,11 +63,15 @@ class DualTask(Method):
 
 @dataclass(frozen=True)
 class ShapeAdversarial(Method):
-    """Distance maps of unlabelled images should look like those of labelled ones to a judge of (distances, image).
+    """Distances of unlabelled images should look like those of labelled ones to a judge of both.
 
-    Follows the release (distance weight 0.3, adversarial weight 0.01 as for 16 labels, 0.015 for 8; the judge
-    learns with Adam) in the two-turn form of `dan`: the judge sees the predictions of this step's one forward
-    pass, and is the house's `Discriminator`, four strided convolutions and a mean where theirs are wider.
+    Follows the release: distance weight 0.3, adversarial weight 0.01 as for 16 labels, 0.015 for 8; the judge learns
+    with Adam.
+
+    Target: the discriminator's word "labelled".
+
+    Differs: the two-turn form of `dan`: the judge sees the predictions of this step's one forward pass, and is the
+    `Discriminator` of that method, four strided convolutions and a mean where theirs are wider.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("sdf",)

@@ -36,11 +36,15 @@ from edgemt.roles import Players
 
 @dataclass(frozen=True)
 class DoubleUncertainty(Pair):
-    """Inspired by DUWM: several looks of the teacher weigh voxels by their doubt, and feature channels by theirs.
+    """Inspired by DUWM: looks of the teacher weigh voxels by their doubt, and feature channels by theirs.
 
-    Of the paper only the abstract was readable: segmentation uncertainty and, among channels, feature uncertainty
-    weigh the inconsistency on all rows. Here a voxel has the weight e^-H, H the entropy of the mean softmax as a share
-    of ln C, and a channel e^-variance, as a share of its mean square. Its learnable loss is left out.
+    A voxel has the weight e^-H, H the entropy of the mean softmax as a share of ln C, and a channel e^-variance, as a
+    share of its mean square.
+
+    Target: the mean softmax and features of several looks of the average, by certainty.
+
+    Differs: of the paper only the abstract was readable: segmentation uncertainty and, among channels, feature
+    uncertainty weigh the inconsistency on all rows. Its learnable loss is left out.
     """
 
     inspired: ClassVar[bool] = True
@@ -75,11 +79,14 @@ def steady_features(seen: Output) -> tuple[Tensor, Tensor, Tensor]:
 
 @dataclass(frozen=True)
 class StructureAware(Pair):
-    """Inspired by LG-ER-MT: a sure student that shares with its teacher which voxels are alike, and where doubt lies.
+    """Inspired by LG-ER-MT: a sure student that finds alike what its teacher finds alike.
 
-    Of the paper only the abstract was readable: entropy minimisation, similarity of voxels within small regions, and
-    self-information maps -p ln p, compared with the teacher's. Weights are ours, shares of the ramp; `near` and `far`
-    0 leave ER-MT.
+    `near` and `far` 0 leave ER-MT: a mean teacher whose student is also made sure.
+
+    Target: the average's softmax; with structure also which voxels it finds alike, and its map -p ln p.
+
+    Differs: of the paper only the abstract was readable: entropy minimisation, similarity of voxels within small
+    regions, and self-information maps -p ln p, compared with the teacher's. Weights are ours, shares of the ramp.
     """
 
     inspired: ClassVar[bool] = True
@@ -88,6 +95,9 @@ class StructureAware(Pair):
     near: float = 1.0
     far: float = 1.0
     reach: int = 1  # of a local region, voxels to each side
+
+    def aside(self) -> str:
+        return "" if self.near or self.far else "Certainty alone."
 
     def compared(self, nets: Players, batch: Batch, step: Step) -> Terms:
         logits, weight = nets.student(batch.image).logits, self.ramp(step)
@@ -136,12 +146,16 @@ TEACH: tuple[Teach, ...] = (  # logits, int64 labels, weight
 
 @dataclass(frozen=True)
 class HeadsAgree(Pair):
-    """FUSSNet: heads taught by unlike losses; where they agree is a pseudo-label, elsewhere the teacher leads softly.
+    """FUSSNet: heads taught by unlike losses label where they agree; elsewhere the teacher leads softly.
 
     Follows the release's losses (cross-entropy, Dice, focal, overlap), its uncertain part (MSE a head, up to weight 1,
-    ramp 40 of 301 epochs) and its order of stages as that ramp. Further decoders stand for its heads, two to four as
-    the network has them; all of them must agree, where it compares two pairs; labels are the teacher's of this very
-    step, where it renews them every ten epochs. Left out: the aleatoric part, a stochastic network of rank ten.
+    ramp 40 of 301 epochs) and its order of stages as that ramp.
+
+    Target: the average's hard labels where all its heads agree, each head's softmax elsewhere.
+
+    Differs: further decoders stand for its heads, two to four as the network has them; all of them must agree, where
+    it compares two pairs; labels are the teacher's of this very step, where it renews them every ten epochs. Left out:
+    the aleatoric part, a stochastic network of rank ten.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("aux",)

@@ -23,10 +23,12 @@ from edgemt.roles import Memory, Players, Role, Trainable, bare
 
 @dataclass(frozen=True)
 class PiModel(Method):
-    """Two noisy looks of one network at an unlabelled image should agree; dropout differs between them too.
+    """Two noisy looks of one network at an unlabelled image should agree; dropout differs as well.
 
-    As published both looks are taught, not one by the other. The paper classifies small photographs with a
-    weight of its own kind; here stand the weight and the ramp that segmentation uses, on unlabelled rows only.
+    Target: the student's other noisy look; both are taught.
+
+    Differs: the paper classifies small photographs with a weight of its own kind; here stand the weight and the ramp
+    that segmentation uses, on unlabelled rows only.
     """
 
     citation: ClassVar[str] = "Laine & Aila, ICLR 2017, Temporal ensembling for semi-supervised learning (pi-model)"
@@ -47,11 +49,15 @@ class PiModel(Method):
 class TemporalEnsembling(Method):
     """What is said of an unlabelled image should be what was said of it over the past epochs.
 
-    The paper remembers one vector an image. A segmentation moves under its augmentation, so here the mean
-    probability of each cell of a grid laid over the whole image is remembered, and voxels are led back to
-    their cells through `Batch.place`. The running sum is divided by the weight it has, as published (the
-    start-up correction), which is also how a cell that was never seen is known. Unlabelled rows only. For
-    volumes there are fewer images: `images=128, cells=8000` takes the same memory and is finer.
+    The running sum is divided by the weight it has, as published (the start-up correction), which is also how a cell
+    that was never seen is known. For volumes there are fewer images: `images=128, cells=8000` takes the same memory
+    and is finer.
+
+    Target: the remembered mean softmax of each place of the image, where it was seen before.
+
+    Differs: the paper remembers one vector an image. A segmentation moves under its augmentation, so here the mean
+    probability of each cell of a grid laid over the whole image is remembered, and voxels are led back to their cells
+    through `Batch.place`. Unlabelled rows only.
     """
 
     citation: ClassVar[str] = "Laine & Aila, ICLR 2017, Temporal ensembling for semi-supervised learning"
@@ -117,9 +123,12 @@ def cell_means(p: Tensor, place: Tensor, *, cells: int) -> tuple[Tensor, Tensor]
 class VirtualAdversarial(Method):
     """What is said of an unlabelled image should withstand the small push that changes it most.
 
-    One power iteration, KL, weight 1 from the start, as published. The length of the push and of its probe
-    are SS-Net's for patches of a million voxels (`reach` 6 there for slices): the paper's probe of 1e-6 is
-    lost in half precision.
+    One power iteration, KL, weight 1 from the start, as published.
+
+    Target: the student's own softmax of the calm image.
+
+    Differs: the length of the push and of its probe are SS-Net's for patches of a million voxels (`reach` 6 there for
+    slices): the paper's probe of 1e-6 is lost in half precision.
     """
 
     citation: ClassVar[str] = "Miyato et al., TPAMI 2018, Virtual adversarial training"
