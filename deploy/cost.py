@@ -1,4 +1,4 @@
-"""What layers cost in multiply-accumulates, and which blocks of channels are the cheapest to lose.
+"""What layers cost in a currency (multiply-accumulates, parameters, measured time), and which channels go for it.
 
 Shapes: N batch, K image channels, *space.
 """
@@ -6,6 +6,7 @@ Shapes: N batch, K image channels, *space.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from typing import Any
 
@@ -14,34 +15,60 @@ from torch import Tensor, nn
 
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
+Cost = Callable[[nn.Module, float, float], float]  # layer, channels in, channels out -> what it costs then
+AHEAD = 4  # blocks of channels that a layer may lose at once: a runtime's time falls in steps
+
 
 @torch.no_grad()
 def count(network: nn.Module, example: Tensor) -> tuple[int, int]:
     """(parameters, multiply-accumulates of convolutions and linear layers for this example)."""
-    places = places_of(network, example)
-    macs = sum(p * work(channels_of(m), m) for m, p in places.items())
+    cost = macs_of(network, example)
+    macs = sum(cost(m, *channels_of(m)) for m in network.modules() if isinstance(m, LAYERS))
     return sum(p.numel() for p in network.parameters()), int(macs)
 
 
-@torch.no_grad()
-def places_of(network: nn.Module, example: Tensor) -> dict[nn.Module, float]:
+def macs_of(network: nn.Module, example: Tensor) -> Cost:
+    """Multiply-accumulates for one example."""
     places: dict[nn.Module, float] = {}
+    for module, spaces in spaces_of(network, example).items():
+        at = sum(math.prod(inward if getattr(module, "transposed", False) else out) for inward, out in spaces)
+        places[module] = at * math.prod(getattr(module, "kernel_size", (1,)))
+    return lambda module, inward, outward: places.get(module, 0.0) * work((inward, outward), module)
+
+
+def params_of(network: nn.Module) -> Cost:
+    """Parameters, those of the normalisation left out."""
+
+    def cost(module: nn.Module, inward: float, outward: float) -> float:
+        kernel = math.prod(getattr(module, "kernel_size", (1,)))
+        return kernel * work((inward, outward), module) + (outward if module.bias is not None else 0)
+
+    return cost
+
+
+Space = tuple[int, ...]
+
+
+@torch.no_grad()
+def spaces_of(network: nn.Module, example: Tensor) -> dict[nn.Module, list[tuple[Space, Space]]]:
+    """Each layer that `example` [1, K, *space] passes, with the sizes of its input and output, once for each pass."""
+    seen: dict[nn.Module, list[tuple[Space, Space]]] = {}
 
     def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
-        inward, outward = channels_of(module)
-        at = inputs[0].numel() / inward if getattr(module, "transposed", False) else output.numel() / outward
-        places[module] = places.get(module, 0) + at * math.prod(getattr(module, "kernel_size", (1,)))
+        first = 1 if isinstance(module, nn.Linear) else 2
+        last = -1 if isinstance(module, nn.Linear) else None
+        seen.setdefault(module, []).append((tuple(inputs[0].shape[first:last]), tuple(output.shape[first:last])))
 
     modes = {module: module.training for module in network.modules()}
     hooks = [m.register_forward_hook(note) for m in network.modules() if isinstance(m, LAYERS)]
     try:
-        network.eval()(example)
+        network.eval()(example[:1])
     finally:
         for hook in hooks:
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
-    return {m: p / len(example) for m, p in places.items()}
+    return seen
 
 
 def channels_of(module: Any) -> tuple[int, int]:
@@ -76,19 +103,25 @@ class Group:
     def left(self) -> int:
         return len(self.order) - self.gone
 
-    def block(self, round_to: int) -> int:
-        """How many channels go next, 0 when no more may."""
-        size = self.left % round_to or round_to
-        return size if self.left - size >= self.floor else 0
+    def blocks(self, round_to: int, *, ahead: int = 1) -> Iterator[int]:
+        """How many channels may go next: one block, two blocks ... at most `ahead`."""
+        size = 0
+        for _ in range(ahead):
+            left = self.left - size
+            step = left % round_to or round_to
+            if left - step < self.floor:
+                return
+            size += step
+            yield size
 
 
 class Ledger:
-    """Counts the multiply-accumulates of a network whose channels are taken away on paper."""
+    """Counts what a network costs whose channels are taken away on paper."""
 
-    def __init__(self, places: dict[nn.Module, float]) -> None:
-        self.places = places
-        self.channels: dict[nn.Module, tuple[float, float]] = {m: channels_of(m) for m in places}
-        self.macs = sum(p * work(self.channels[m], m) for m, p in places.items())
+    def __init__(self, layers: Iterable[nn.Module], cost: Cost) -> None:
+        self.cost = cost
+        self.channels: dict[nn.Module, tuple[float, float]] = {m: channels_of(m) for m in layers}
+        self.total = sum(cost(m, *channels) for m, channels in self.channels.items())
 
     def saving(self, group: Group, size: int, *, book: bool = False) -> float:
         """What removing `size` channels of a group saves; `book` it."""
@@ -99,31 +132,41 @@ class Ledger:
                     inward, outward = touched.get(layer, self.channels[layer])
                     lost = size * factor
                     touched[layer] = (inward - lost, outward) if side == 0 else (inward, outward - lost)
-        saved = sum(self.places[m] * (work(self.channels[m], m) - work(channels, m)) for m, channels in touched.items())
+        saved = sum(self.cost(m, *self.channels[m]) - self.cost(m, *channels) for m, channels in touched.items())
         if book:
             self.channels |= touched
-            self.macs -= saved
+            self.total -= saved
         return saved
 
+    def least(self, groups: list[Group], *, round_to: int) -> float:
+        """What is left when every group is at its floor; nothing is booked."""
+        floor = Ledger((), self.cost)
+        floor.channels, floor.total = dict(self.channels), self.total
+        for group in groups:
+            for size in [0, *group.blocks(round_to, ahead=len(group.order))][-1:]:
+                floor.saving(group, size, book=True)
+        return floor.total
 
-def choose(groups: list[Group], ledger: Ledger, *, target: float, round_to: int) -> None:
-    """Take blocks away on paper, the least importance per multiply-accumulate saved first.
+
+def choose(groups: list[Group], ledger: Ledger, *, target: float, round_to: int, ahead: int = 1) -> None:
+    """Take blocks away on paper, the least importance per unit of cost saved first, until `target` is left.
 
     The last block may overshoot by a hundredth; where every block does, the nearest ends the search.
     """
-    slack = 0.01 * ledger.macs
-    while ledger.macs > target:
+    slack = 0.01 * ledger.total
+    while ledger.total > target:
         offers = [
             (group, size, saved)
             for group in groups
-            if (size := group.block(round_to)) and (saved := ledger.saving(group, size)) > 0
+            for size in group.blocks(round_to, ahead=ahead)
+            if (saved := ledger.saving(group, size)) > 0
         ]
-        small = [offer for offer in offers if ledger.macs - offer[2] >= target - slack]
+        small = [offer for offer in offers if ledger.total - offer[2] >= target - slack]
         if small:
             group, size, _ = min(small, key=lambda o: sum(o[0].scores[o[0].gone : o[0].gone + o[1]]) / o[2])
         elif offers:
             group, size, saved = min(offers, key=lambda o: o[2])
-            if ledger.macs - target < target - (ledger.macs - saved):
+            if ledger.total - target < target - (ledger.total - saved):
                 return
         else:
             return

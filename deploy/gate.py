@@ -24,7 +24,7 @@ class GateError(ValueError):
 def gate(parent_dice: float, dice: float, *, tolerance: float, what: str, knob: str) -> float:
     """The drop in Dice from the parent (negative: a gain). Raises GateError when it exceeds `tolerance`.
 
-    `what` names the artefact ("int8/openvino"), `knob` what the user can turn ("prune.macs"). A Dice that is
+    `what` names the artefact ("int8/openvino"), `knob` what the user can turn ("prune.share"). A Dice that is
     not a number is refused as well: nothing was measured.
     """
     if not (math.isfinite(tolerance) and tolerance >= 0):

@@ -19,15 +19,20 @@ def _recipes() -> Rows:
 
 
 def _methods() -> Rows:
-    from edgemt.methods import METHODS
-    from edgemt.methods.mean_teacher import MeanTeacher
+    from edgemt.methods import METHODS, entry_points
+    from edgemt.methods.table import about
 
     for name, method in METHODS.items():
-        if type(method) is not MeanTeacher:
-            yield name, f"{type(method).__name__}: {_first_line(type(method))}"
+        yield name, about(name, method)
+    for point in entry_points.offered():
+        package = entry_points.package_of(point)
+        if point.name in METHODS:
+            yield point.name, f"{package}: not reachable, the name is that of a method above"
             continue
-        mixed = "" if method.mix == "none" else f" Student's images are mixed ({method.mix})."
-        yield name, f"MeanTeacher: {_first_line(type(method.target))}{mixed}"  # the target tells them apart
+        try:
+            yield point.name, f"{package}: {about(point.name, entry_points.load(point))}"
+        except ValueError as error:  # a broken package does not hide the others
+            yield point.name, " ".join(str(error).split())
 
 
 def _teachers() -> Rows:

@@ -45,16 +45,18 @@ def paths(value: Any, prefix: str = "") -> list[str]:
 
 
 def _choose_methods(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
-    from edgemt.methods import METHODS
+    from edgemt.methods import get
 
     for stage in ("teacher", "student"):
         flag = f"--{stage}.method"
         for index, arg in enumerate(args):
             if arg == flag or arg.startswith(flag + "="):
                 name = arg.partition("=")[2] or (args[index + 1] if index + 1 < len(args) else "")
-                if name not in METHODS:
-                    raise ValueError(f"{stage}.method: " + unknown("method", name, METHODS))
-                of = replace(getattr(recipe, stage), method=METHODS[name])
+                try:
+                    method = get(name)
+                except ValueError as error:
+                    raise ValueError(f"{stage}.method: {error}") from None
+                of = replace(getattr(recipe, stage), method=method)
                 recipe = replace(recipe, **{stage: of})
                 del args[index : index + (1 if "=" in arg else 2)]
                 break

@@ -32,7 +32,7 @@ def said_by(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
             "unknown method 'mean_techer'; nearest: mean_teacher",
         ),
         (["run", "phantom", "--student.schedule.steps", "many"], "student.schedule.steps"),
-        (["run", "phantom", "--slim.prune.macs", "1.5"], "prune.macs = 1.5"),
+        (["run", "phantom", "--slim.prune.share", "1.5"], "prune.share = 1.5"),
         (["run", "nowhere.py:make"], "nowhere.py: no such recipe file"),
         (["run", "kvasir_cpu", "--data.root", "no-such-folder"], "no such folder 'no-such-folder'"),
         (["bench", "no-such-ship"], "neither a ship folder nor a recipe"),

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 import torch
-from small_stage import CHANNELS, Tiny
 from torch import Tensor, nn
 
 import students
 import teachers
+from edgemt.methods.small_stage import CHANNELS, Tiny
 
 ASKED = {"channels": CHANNELS, "classes": 3, "heads": ("disturb",)}
 NETWORKS = {

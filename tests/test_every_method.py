@@ -6,115 +6,26 @@ from dataclasses import replace
 
 import pytest
 import torch
-from contract_of_a_method import (
-    check_averages_converge,
-    check_every_term_teaches,
-    check_finite,
-    check_named_terms_stay_with_their_player,
-    check_names_of_classes_do_not_matter,
-    check_nothing_global_is_drawn,
-    check_only_trainable_players_learn,
-    check_resume_is_exact,
-    check_targets_are_detached,
-    check_the_discriminator_is_told_the_truth,
-    check_unlabelled_images_matter,
-    eager,
-)
-from small_stage import Stage, batch_of
 
 from edgemt.contract import Output
 from edgemt.losses import onehot
 from edgemt.methods import METHODS, explain, get
+from edgemt.methods.promises import CORNERS, PROMISES, Promise
+from edgemt.methods.small_stage import Stage, batch_of
 from edgemt.perturb import Box
-from edgemt.roles import Ema, Trainable, set_modes
+from edgemt.roles import set_modes
 
 every = pytest.mark.parametrize("name", METHODS)
-LEARNS_FROM_UNLABELLED = [name for name in METHODS if name != "supervised"]
-AVERAGED = [name for name, m in METHODS.items() if any(isinstance(r, Ema) for r in m.roles().values())]
-JUDGED = [name for name, m in METHODS.items() if "discriminator" in m.roles()]
 
 
 @every
-@pytest.mark.parametrize(
-    ("dims", "classes", "labelled", "unlabelled"), [(2, 2, 2, 2), (3, 2, 2, 2), (2, 4, 1, 3), (3, 3, 3, 1)]
-)
-def test_it_steps_in_any_space_with_any_classes_and_batch(name, dims, classes, labelled, unlabelled):
-    check_finite(METHODS[name], dims=dims, classes=classes, labelled=labelled, unlabelled=unlabelled)
-
-
-@every
-def test_it_goes_on_without_unlabelled_rows(name):
-    check_finite(METHODS[name], dims=2, classes=3, labelled=2, unlabelled=0)
-
-
-@every
-def test_every_term_teaches_who_pays_it(name):
-    check_every_term_teaches(eager(METHODS[name]))
-
-
-@every
-def test_a_peer_is_a_target_and_not_a_pupil(name):
-    check_named_terms_stay_with_their_player(METHODS[name])
-
-
-@every
-def test_no_gradient_enters_a_teacher(name):
-    check_targets_are_detached(METHODS[name])
-
-
-@pytest.mark.parametrize("name", LEARNS_FROM_UNLABELLED)
-def test_unlabelled_images_teach_the_student(name):
-    check_unlabelled_images_matter(eager(METHODS[name]))
-
-
-@every
-def test_only_trainable_players_learn_and_frozen_ones_stay_bit_identical(name):
-    check_only_trainable_players_learn(METHODS[name])
-
-
-@every
-def test_resuming_equals_never_stopping_bit_for_bit(name):
-    check_resume_is_exact(METHODS[name])
-
-
-@every
-def test_all_chance_comes_from_the_step(name):
-    check_nothing_global_is_drawn(METHODS[name])
-
-
-@every
-def test_renaming_foreground_classes_changes_nothing(name):
-    check_names_of_classes_do_not_matter(eager(METHODS[name]))
-
-
-@pytest.mark.parametrize("name", AVERAGED)
-def test_averages_become_a_student_that_stands_still(name):
-    check_averages_converge(METHODS[name].roles(), METHODS[name])
-
-
-@pytest.mark.parametrize("name", JUDGED)
-def test_the_discriminator_is_told_the_truth(name):
-    check_the_discriminator_is_told_the_truth(METHODS[name])
-
-
-@every
-def test_it_learns_an_easy_task(name):
-    """The class is the sign of the first channel; forty steps on fresh batches lower the loss."""
-    stage = Stage(METHODS[name], classes=2, total=40)
-    paid = []
-    for i in range(40):
-        b = batch_of(classes=2, seed=i)
-        b.label.copy_((b.labelled[:, 0] > 0).long())
-        b = replace(b, soft=onehot((b.image[:, 0] > 0).long(), 2))
-        terms = stage.step(b)
-        paid.append(next(v for k, v in terms.items() if k.startswith("supervised")))
-    assert sum(paid[-5:]) < 0.8 * sum(paid[:5])
-
-
-@every
-def test_what_it_delivers_is_one_of_its_players_or_an_average_of_them(name):
-    role = METHODS[name].roles()[METHODS[name].delivers]
-    assert isinstance(role, Trainable | Ema)
+@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.says.replace(" ", "-"))
+def test_it_keeps_its_promise_in_2d_and_3d_with_2_and_4_classes(promise: Promise, name: str) -> None:
+    method = METHODS[name]
+    if not promise.concerns(method):
+        pytest.skip("does not concern it")
+    for dims, classes in promise.corners or CORNERS[:1]:
+        promise.hold(method, dims=dims, classes=classes)
 
 
 @every

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {"contract", "frames", "files", "names", "hub"},
     {
-        *("losses", "perturb", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
+        *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
         *("overlay", "through", "checkpoint", "progress", "ranks"),
     },
     {"targets", "methods"},
@@ -30,12 +30,16 @@ FLOORS = [
             "shipping",
             "reporting",
             "workspace",
+            "quantization_aware",
+            "fake_quant",
+            "ladder",
+            "second_teacher",
             "volumetric",
             "artefact",
             "recipes",
         ),
         *("report", "plugins", "cli", "commands", "comparing", "zoo"),
-        *("overrides", "listing", "shipped", "predicting", "doctor"),
+        *("overrides", "listing", "shipped", "predicting", "prompting", "doctor"),
     },
 ]
 LEVEL = {room: floor for floor, rooms in enumerate(FLOORS) for room in rooms}

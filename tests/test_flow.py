@@ -105,7 +105,7 @@ def test_a_gate_refuses_a_worse_file_and_keeps_what_was_made(
         cli.main(["prune", "phantom", "--out", str(copy), *TINY, "--slim.schedule.steps=4", "--tolerance=0.01"])
     assert stopped.value.code == 2
     said = capsys.readouterr().err
-    assert "the pruned student" in said and "slim.prune.macs" in said
+    assert "the pruned student" in said and "slim.prune.share" in said
     assert artefact.read_card(copy / "slim").files == artefact.read_card(tiny_run / "slim").files
 
 

@@ -17,7 +17,7 @@ def test_a_drop_of_exactly_the_tolerance_passes_despite_rounding():
 
 
 def test_a_gain_passes_as_a_negative_drop():
-    assert gate(0.85, 0.86, tolerance=0.0, what="slim", knob="prune.macs") < 0
+    assert gate(0.85, 0.86, tolerance=0.0, what="slim", knob="prune.share") < 0
 
 
 def test_a_larger_drop_is_refused_in_one_line_with_numbers_and_knob():
@@ -33,13 +33,13 @@ def test_a_larger_drop_is_refused_in_one_line_with_numbers_and_knob():
 @pytest.mark.parametrize(("parent", "dice"), [(float("nan"), 0.8), (0.8, float("nan")), (float("inf"), 0.8)])
 def test_a_dice_that_was_not_measured_never_passes(parent, dice):
     with pytest.raises(GateError, match="not measured"):
-        gate(parent, dice, tolerance=1.0, what="slim", knob="prune.macs")
+        gate(parent, dice, tolerance=1.0, what="slim", knob="prune.share")
 
 
 @pytest.mark.parametrize("tolerance", [-0.01, float("nan"), float("inf")])
 def test_a_tolerance_that_cannot_hold_is_named(tolerance):
     with pytest.raises(ValueError, match="tolerance"):
-        gate(0.8, 0.8, tolerance=tolerance, what="slim", knob="prune.macs")
+        gate(0.8, 0.8, tolerance=tolerance, what="slim", knob="prune.share")
 
 
 def test_a_class_that_was_lost_is_refused_though_the_mean_rose():

@@ -8,10 +8,10 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from small_stage import Says
 
 from edgemt import losses
 from edgemt.contract import Step
+from edgemt.methods.small_stage import Says
 from edgemt.perturb import Noise
 from edgemt.pseudo import hard, largest_component, passes, sharpen, signed_distance
 from edgemt.targets import Confident, Soft

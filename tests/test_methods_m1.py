@@ -9,7 +9,6 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from small_stage import CHANNELS, Stage, batch_of
 from torch import Tensor, nn
 
 import teachers
@@ -24,6 +23,7 @@ from edgemt.methods import METHODS, Discriminator
 from edgemt.methods.method import Terms
 from edgemt.methods.pasting import paste, regions
 from edgemt.methods.separation import SmoothSeparate, centres, chosen, spread
+from edgemt.methods.small_stage import CHANNELS, Stage, batch_of
 from edgemt.methods.tasks import mask_of
 from edgemt.methods.views import TemporalEnsembling, cell_means
 from edgemt.perturb import Box, FeatureDrop, FeatureDropout, FeatureNoise
@@ -295,10 +295,10 @@ def test_only_labelled_voxels_that_were_right_are_remembered():
     features = torch.arange(2 * 3 * 4 * 4, dtype=torch.float32).view(2, 3, 4, 4)
     where = torch.zeros(2, 4, 4)
     where[1, 2, 3] = where[0, 0, 0] = 1.0
-    got = chosen(features, where, chance(), most=5)
+    got = chosen(features, where, torch.rand(2, 4, 4, generator=chance()), most=5)
     assert sorted(v.tolist() for v in got) == sorted([features[1, :, 2, 3].tolist(), features[0, :, 0, 0].tolist()])
-    assert chosen(features, torch.zeros(2, 4, 4), chance(), most=5).shape == (0, 3)
-    assert chosen(features, torch.ones(2, 4, 4), chance(), most=5).shape == (5, 3)
+    assert chosen(features, torch.zeros(2, 4, 4), torch.rand(2, 4, 4), most=5).shape == (0, 3)
+    assert chosen(features, torch.ones(2, 4, 4), torch.rand(2, 4, 4), most=5).shape == (5, 3)
 
 
 def test_features_are_drawn_to_every_vector_of_their_class_by_cosine():

@@ -9,9 +9,8 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
-from contract_of_a_method import check_every_term_teaches, check_masked_voxels_do_not_count
+from contract_of_a_rule import check_masked_voxels_do_not_count
 from scipy.fft import dctn
-from small_stage import Says, Stage, batch_of
 from torch import nn
 
 from edgemt import losses
@@ -21,6 +20,8 @@ from edgemt.methods import METHODS
 from edgemt.methods.ambiguity import Doubtful, FarFromPrototype, Mislabelled, MostDoubtful, Unstable
 from edgemt.methods.consistency import cosine_transform, even_draw, frequency_gap, region_similarity
 from edgemt.methods.correction import near_cells
+from edgemt.methods.promises.teaching import check_every_term_teaches
+from edgemt.methods.small_stage import Says, Stage, batch_of
 from edgemt.methods.uncertainty import neighbours, self_information
 from edgemt.perturb import Affine, Cells, Noise, darkness, inverse, shade, warp, within
 from edgemt.pseudo import label_errors, looks

@@ -8,7 +8,6 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from small_stage import Says, Stage, batch_of
 from torch import nn
 
 import teachers
@@ -18,6 +17,7 @@ from edgemt.methods import METHODS
 from edgemt.methods.method import Terms
 from edgemt.methods.several_students import Competitive
 from edgemt.methods.several_teachers import AlternateDiverse, agreed
+from edgemt.methods.small_stage import Says, Stage, batch_of
 from edgemt.methods.strong_views import UniMatch, believed, both, coarse
 from edgemt.perturb import Box, DropChannels, Jitter, cutmix
 from edgemt.pseudo import joined, soft

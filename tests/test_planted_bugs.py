@@ -11,20 +11,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 import torch.nn.functional as F
-from contract_of_a_method import (
-    check_averages_converge,
-    check_every_term_teaches,
-    check_finite,
-    check_masked_voxels_do_not_count,
-    check_named_terms_stay_with_their_player,
-    check_names_of_classes_do_not_matter,
-    check_nothing_global_is_drawn,
-    check_only_trainable_players_learn,
-    check_targets_are_detached,
-    check_the_bar_knows_the_number_of_classes,
-    check_the_discriminator_is_told_the_truth,
-    check_unlabelled_images_matter,
-)
+from contract_of_a_rule import check_masked_voxels_do_not_count, check_the_bar_knows_the_number_of_classes
 
 from edgemt import roles
 from edgemt.losses import dice, dice_ce, distance, mse, onehot, probabilities, weighted_mean
@@ -33,6 +20,20 @@ from edgemt.methods.adversarial import Adversarial
 from edgemt.methods.cross_pseudo import CrossPseudo
 from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.methods.method import Terms
+from edgemt.methods.promises.playing import (
+    check_averages_converge,
+    check_nothing_global_is_drawn,
+    check_only_trainable_players_learn,
+)
+from edgemt.methods.promises.teaching import (
+    check_every_term_teaches,
+    check_finite,
+    check_named_terms_stay_with_their_player,
+    check_names_of_classes_do_not_matter,
+    check_targets_are_detached,
+    check_the_discriminator_is_told_the_truth,
+    check_unlabelled_images_matter,
+)
 from edgemt.perturb import Noise
 from edgemt.roles import Ema
 from edgemt.targets import Soft, Target, UncertaintyMasked
@@ -70,13 +71,13 @@ class WithoutBuffers(Ema):
 def test_a_wrong_average_is_caught(ema):
     method = MeanTeacher(ema=ema)
     with caught("does not become"):
-        check_averages_converge(method.roles(), method)
+        check_averages_converge(method)
 
 
 def test_an_average_that_blends_in_its_own_statistics_is_caught(monkeypatch):
     monkeypatch.setattr(roles, "_track", lambda network, on: None)
     with caught("does not become"):
-        check_averages_converge(METHODS["mean_teacher"].roles(), METHODS["mean_teacher"])
+        check_averages_converge(METHODS["mean_teacher"])
 
 
 # --- gradients ---

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import json
+from dataclasses import replace
 
 import pytest
 import torch
@@ -12,10 +13,11 @@ from torch import nn
 from torch.nn import functional as F
 
 import students
+import teachers
 from deploy.prune import Plan, PruneOptions, apply_plan, count, prune, recalibrate
 from edgemt.contract import Output
 
-STUDENTS = ("mobilenetv4_small", "mobilenetv3_small", "efficientnet_lite0")
+STUDENTS = students.names()
 EXAMPLE = torch.zeros(1, 3, 64, 64)
 
 
@@ -58,7 +60,7 @@ def small() -> nn.Module:
 @pytest.mark.parametrize("name", STUDENTS)
 def test_the_target_is_met_within_three_points_and_channels_stay_round(name):
     network = student(name)
-    plan = prune(network, example=EXAMPLE, options=PruneOptions(macs=0.45), gradients=learn)
+    plan = prune(network, example=EXAMPLE, options=PruneOptions(share=0.45, steps=2), gradients=learn)
     assert 1 - plan.macs[1] / plan.macs[0] == pytest.approx(0.45, abs=0.03)
     assert (plan.params[1], plan.macs[1]) == count(network, EXAMPLE)
     assert network.eval()(EXAMPLE).logits.shape == (1, 3, 64, 64)
@@ -85,23 +87,23 @@ def test_a_fresh_network_with_plan_and_weights_gives_the_same_bits(name, tmp_pat
 
 
 def test_two_prunings_in_one_process_do_not_know_of_each_other():
-    options = PruneOptions(macs=0.4)
+    options = PruneOptions(share=0.4)
     first = prune(student(), example=EXAMPLE, options=options, gradients=learn)
-    prune(student("mobilenetv3_small"), example=EXAMPLE, options=PruneOptions(macs=0.6), gradients=learn)
+    prune(student("mobilenetv3_small"), example=EXAMPLE, options=PruneOptions(share=0.6), gradients=learn)
     assert prune(student(), example=EXAMPLE, options=options, gradients=learn) == first
 
 
 def test_a_pruned_network_can_be_pruned_again():
     network = student()
-    prune(network, example=EXAMPLE, options=PruneOptions(macs=0.3, importance="magnitude"))
-    plan = prune(network, example=EXAMPLE, options=PruneOptions(macs=0.2, importance="magnitude"))
+    prune(network, example=EXAMPLE, options=PruneOptions(share=0.3, importance="magnitude"))
+    plan = prune(network, example=EXAMPLE, options=PruneOptions(share=0.2, importance="magnitude"))
     assert 1 - plan.macs[1] / plan.macs[0] == pytest.approx(0.2, abs=0.03)
 
 
 def test_outputs_inputs_and_grouped_layers_keep_their_channels():
     network = small()
     example = torch.zeros(1, 1, 32, 32)
-    plan = prune(network, example=example, options=PruneOptions(macs=0.3, importance="magnitude"))
+    plan = prune(network, example=example, options=PruneOptions(share=0.3, importance="magnitude"))
     output = network(example)
     assert output.logits.shape == (1, 3, 32, 32) and output.sdf.shape == (1, 2, 32, 32)
     assert network.stem[0].in_channels == 1
@@ -113,7 +115,7 @@ def test_outputs_inputs_and_grouped_layers_keep_their_channels():
 def test_heads_beyond_the_class_head_keep_their_channels():
     network = student(heads=("sdf", "features"))
     before = network(EXAMPLE.expand(2, -1, -1, -1))
-    prune(network, example=EXAMPLE, options=PruneOptions(macs=0.4), gradients=learn)
+    prune(network, example=EXAMPLE, options=PruneOptions(share=0.4), gradients=learn)
     after = network(EXAMPLE.expand(2, -1, -1, -1))
     assert after.sdf.shape == before.sdf.shape and after.features.shape == before.features.shape
 
@@ -136,7 +138,7 @@ def test_taylor_keeps_the_channels_that_the_loss_needs():
     def heard(net):
         net(torch.ones(1, 1, 8, 8)).logits[:, 0].mean().backward()
 
-    prune(network, example=torch.zeros(1, 1, 8, 8), options=PruneOptions(macs=0.7, steps=1), gradients=heard)
+    prune(network, example=torch.zeros(1, 1, 8, 8), options=PruneOptions(share=0.7, steps=1), gradients=heard)
     assert network.inner.out_channels == 8
     assert torch.equal(network.head.weight.flatten(), torch.ones(16))
 
@@ -175,11 +177,11 @@ def test_pruning_draws_no_global_random_numbers():
 def test_a_target_out_of_reach_is_refused_before_anything_is_cut():
     network = student()
     state = copy.deepcopy(network.state_dict())
-    with pytest.raises(ValueError, match=r"prune\.macs = 0\.9.*at most 0\.\d+.*max_ratio"):
+    with pytest.raises(ValueError, match=r"prune\.share = 0\.9: at most 0\.\d+ of the macs.*max_ratio"):
         prune(
             network,
             example=EXAMPLE,
-            options=PruneOptions(macs=0.9, max_ratio=0.3, importance="magnitude"),
+            options=PruneOptions(share=0.9, max_ratio=0.3, importance="magnitude"),
         )
     assert all(torch.equal(a, b) for a, b in zip(state.values(), network.state_dict().values(), strict=True))
 
@@ -187,10 +189,14 @@ def test_a_target_out_of_reach_is_refused_before_anything_is_cut():
 @pytest.mark.parametrize(
     ("field", "value"),
     [
-        ("macs", 1.0),
-        ("macs", -0.1),
+        ("share", 1.0),
+        ("share", -0.1),
+        ("target", "joules"),
+        ("runtime", "abacus"),
+        ("precision", "int4"),
         ("importance", "luck"),
-        ("round_to", 0),
+        ("round_to", -1),
+        ("rounds", 0),
         ("steps", 0),
         ("max_ratio", 1.0),
     ],
@@ -208,13 +214,13 @@ def test_taylor_without_gradients_or_with_none_left_behind_is_named():
 
 
 def test_pruning_nothing_warns_and_changes_nothing():
-    with pytest.warns(UserWarning, match=r"prune\.macs = 0"):
-        plan = prune(small(), example=torch.zeros(1, 1, 32, 32), options=PruneOptions(macs=0, importance="magnitude"))
+    with pytest.warns(UserWarning, match=r"prune\.share = 0"):
+        plan = prune(small(), example=torch.zeros(1, 1, 32, 32), options=PruneOptions(share=0, importance="magnitude"))
     assert not plan.tensors and plan.macs[0] == plan.macs[1]
 
 
 def test_a_plan_for_another_network_is_refused_and_changes_nothing():
-    plan = prune(small(), example=torch.zeros(1, 1, 32, 32), options=PruneOptions(macs=0.3, importance="magnitude"))
+    plan = prune(small(), example=torch.zeros(1, 1, 32, 32), options=PruneOptions(share=0.3, importance="magnitude"))
     other = student()
     shapes = [p.shape for p in other.parameters()]
     with pytest.raises(ValueError, match="does not fit this network at"):
@@ -254,3 +260,61 @@ def test_recalibrating_from_no_batches_is_named():
     with pytest.raises(ValueError, match="no batch"):
         recalibrate(network, [])
     assert (network.stem[1].running_mean == 2).all()
+
+
+def test_the_share_may_be_of_the_parameters():
+    network = student()
+    plan = prune(network, example=EXAMPLE, options=PruneOptions(share=0.5, target="params", importance="magnitude"))
+    assert 1 - plan.params[1] / plan.params[0] == pytest.approx(0.5, abs=0.03)
+
+
+def test_a_plan_is_repeated_on_a_network_with_other_weights_by_its_own_importance(tmp_path):
+    options = PruneOptions(importance="magnitude", share=0.4)
+    plan = prune(student(), example=EXAMPLE, options=options)
+    (tmp_path / "plan.json").write_text(json.dumps(plan.to_dict()))
+    torch.manual_seed(7)
+    other = students.build("mobilenetv4_small", channels=3, classes=3)
+    original = {name: p.clone() for name, p in other.named_parameters()}
+    again = prune(other, example=EXAMPLE, options=replace(options, plan=str(tmp_path / "plan.json")))
+    assert (again.tensors, again.sizes) == (plan.tensors, plan.sizes)
+    name = next(n for n, shape in plan.tensors.items() if n.endswith("weight") and len(shape) == 1)
+    kept, before = dict(other.named_parameters())[name], original[name]
+    assert set(kept.tolist()) <= set(before.tolist())
+
+
+def test_a_plan_of_another_network_is_not_repeated(tmp_path):
+    options = PruneOptions(importance="magnitude", share=0.3)
+    plan = prune(small(), example=torch.zeros(1, 1, 32, 32), options=options)
+    (tmp_path / "plan.json").write_text(json.dumps(plan.to_dict()))
+    with pytest.raises(ValueError, match="does not fit this network at"):
+        prune(student(), example=EXAMPLE, options=replace(options, plan=str(tmp_path / "plan.json")))
+    with pytest.raises(ValueError, match=r"nowhere.json: no pruning plan"):
+        prune(student(), example=EXAMPLE, options=replace(options, plan=str(tmp_path / "nowhere.json")))
+
+
+@pytest.mark.parametrize("norm", ["batch", "instance"])
+@pytest.mark.parametrize(
+    ("name", "side", "choices"),
+    [
+        ("unet", (32, 32), {"widths": (8, 16, 32), "dropout": (0.0, 0.0, 0.0)}),
+        ("unet3d", (16, 16, 16), {"widths": (8, 16, 32), "dropout": (0.0, 0.0, 0.0)}),
+        ("vnet", (32, 16, 16), {"filters": 8}),
+        ("vnet", (32, 32), {"filters": 8, "dims": 2}),
+    ],
+)
+def test_a_teacher_is_pruned_and_its_plan_builds_it_again(name, side, choices, norm):
+    def build():
+        return teachers.build(name, channels=1, classes=3, norm=norm, **choices).eval()
+
+    network, example = build(), torch.rand(1, 1, *side)
+    plan = prune(network, example=example, options=PruneOptions(share=0.4, importance="magnitude", round_to=4))
+    assert 1 - plan.macs[1] / plan.macs[0] == pytest.approx(0.4, abs=0.06)
+    fresh = apply_plan(build(), Plan.from_dict(json.loads(json.dumps(plan.to_dict()))))
+    fresh.load_state_dict(network.state_dict())
+    assert torch.equal(network.eval()(example).logits, fresh.eval()(example).logits)
+
+
+def test_group_norm_that_ties_all_channels_is_refused_in_one_line():
+    network = teachers.build("vnet", channels=1, classes=3, norm="group", filters=8, dims=2)
+    with pytest.raises(ValueError, match=r"at most 0\.00 of the macs.*"):
+        prune(network, example=torch.zeros(1, 1, 32, 32), options=PruneOptions(share=0.3, importance="magnitude"))

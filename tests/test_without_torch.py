@@ -23,7 +23,7 @@ ROOT = Path(__file__).resolve().parent.parent
 MODULES = [
     "edgemt", "edgemt.contract", "edgemt.frames", "edgemt.metrics", "edgemt.evaluate", "edgemt.phantom",
     "edgemt.surface", "edgemt.components", "edgemt.through", "edgemt.phantom_volumes",
-    "edgemt.data.layouts", "edgemt.data.splits", "edgemt.shipped", "edgemt.cli", "edgemt.plugins",
+    "edgemt.data.layouts", "edgemt.data.splits", "edgemt.shipped", "edgemt.cli",
     "edgemt.report", "edgemt.listing",
     "deploy.runtime", "deploy.bench", "deploy.ship_bench", "deploy.coldstart", "deploy.ship", "deploy.gate",
     "deploy.sign", "deploy.serve", "deploy.inputs", "deploy.explain", "deploy.graph_file",

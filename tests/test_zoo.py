@@ -40,7 +40,7 @@ def stage_of(run: Path, *, channels: int = 3, macs: float = 0.3, **fields: objec
     described = network_of(channels)
     student = artefact.build_network(described).eval()
     if macs:
-        options = prune.PruneOptions(macs=macs, importance="magnitude", steps=1)
+        options = prune.PruneOptions(share=macs, importance="magnitude", steps=1)
         described["plan"] = prune.prune(student, example=torch.zeros(1, channels, *SIZE), options=options).to_dict()
     data = DataOptions(root=Path("/home/somebody/heart"), layout="phantom", classes=CLASSES, size=SIZE)
     card = Card(
@@ -261,7 +261,7 @@ def test_without_first_weights_a_key_is_what_it_was_before_there_was_a_zoo() -> 
 def test_a_pruned_entry_can_be_pruned_further_and_built_again() -> None:
     network = zoo.begun("zoo/small", network_of())
     student = zoo.begin("zoo/small", network).eval()
-    options = prune.PruneOptions(macs=0.2, importance="magnitude", steps=1)
+    options = prune.PruneOptions(share=0.2, importance="magnitude", steps=1)
     plan = prune.prune(student, example=torch.zeros(1, 3, *SIZE), options=options)
     both = zoo.pruned_further(network["plan"], plan.to_dict())
     again = artefact.build_network({**network, "plan": both})
@@ -273,7 +273,7 @@ def test_a_pruned_entry_can_be_pruned_further_and_built_again() -> None:
 def test_the_slim_stage_takes_a_student_that_was_pruned_before(
     macs: str, tmp_path_factory: pytest.TempPathFactory, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    few = [*TINY, *LEARNER, "--slim.schedule.steps=2", "--student.weights=zoo/small", f"--slim.prune.macs={macs}"]
+    few = [*TINY, *LEARNER, "--slim.schedule.steps=2", "--student.weights=zoo/small", f"--slim.prune.share={macs}"]
     cli.main(["prune", "phantom", "--out", "run", *few])
     before, after = (artefact.read_card(Path("run") / s) for s in ("student", "slim"))
     assert after.macs < before.macs if float(macs) else after.macs == before.macs

@@ -37,7 +37,7 @@ class Distil(RecipeCommand):
 
 @dataclass(frozen=True)
 class Prune(RecipeCommand):
-    """Prune the student to the MACs target and fine-tune it by distillation."""
+    """Prune the student to the target (MACs, parameters, or measured latency) and fine-tune it by distillation."""
 
 
 @dataclass(frozen=True)

@@ -1,14 +1,12 @@
 """Every method by name, as a value: `replace(METHODS["ua_mt"], ramp=Ramp(1.0))` is another one.
 
-To add one: write a frozen dataclass beside these, add its line here; the contract suite tests it at once.
+To add one: write a frozen dataclass beside these, add its line here; the contract suite tests it at once. Another
+package adds one by an entry point (`entry_points`), and `edgemt check PACKAGE` runs the same suite on it.
 """
 
 from __future__ import annotations
 
-from dataclasses import fields, is_dataclass
-from inspect import cleandoc
-from typing import Any
-
+from edgemt.methods import entry_points
 from edgemt.methods.adversarial import Adversarial, Discriminator
 from edgemt.methods.ambiguity import Ambiguous, AmbiguousByPrototype, Mislabelled, MostDoubtful, Unstable
 from edgemt.methods.consistency import FrequencyRegion, MultiScale, PatchShuffle, PatchSwap, ShadowAugmentation
@@ -16,10 +14,11 @@ from edgemt.methods.correction import LabelCorrection, NoiseRobust, SelfSimilari
 from edgemt.methods.cross_pseudo import CrossPseudo
 from edgemt.methods.decoders import CrossConsistency, MutualDecoders, MutualThreeDecoders, PyramidConsistency
 from edgemt.methods.distillation import Distillation
-from edgemt.methods.mean_teacher import MeanTeacher
+from edgemt.methods.mean_teacher import Interpolation, MeanTeacher
 from edgemt.methods.method import Method, Terms
 from edgemt.methods.multitask import Aggregation, MutualTasks, TripledUncertainty
 from edgemt.methods.pasting import CopyPaste
+from edgemt.methods.sam_assisted import SamAssisted, SamHandover
 from edgemt.methods.separation import SmoothSeparate
 from edgemt.methods.several_students import Competitive, HybridDual, MultiStudent, Progressive, SharedTeacher
 from edgemt.methods.several_teachers import AlternateDiverse, Auxiliary, DualTeacher, ResidualDriven, ThreeTeachers
@@ -28,7 +27,6 @@ from edgemt.methods.supervised import EntropyMinimisation, Supervised
 from edgemt.methods.tasks import DualTask, ShapeAdversarial
 from edgemt.methods.uncertainty import DoubleUncertainty, HeadsAgree, StructureAware
 from edgemt.methods.views import PiModel, TemporalEnsembling, VirtualAdversarial
-from edgemt.names import unknown
 from edgemt.perturb import Noise
 from edgemt.ramps import Ramp
 from edgemt.roles import Ema
@@ -62,7 +60,7 @@ METHODS: dict[str, Method] = {
     "bcp": CopyPaste(),
     "cct": CrossConsistency(),
     "dtc": DualTask(),
-    "ict": MeanTeacher(target=Soft(noise=Noise(std=0.0)), mix="mixup"),
+    "ict": Interpolation(),
     "mc_net": MutualDecoders(),
     "mc_net_plus": MutualThreeDecoders(),
     "pi_model": PiModel(),
@@ -104,6 +102,8 @@ METHODS: dict[str, Method] = {
     "patch_shuffle": PatchShuffle(),
     "patch_swap": PatchSwap(),
     "sco_ssl": ShadowAugmentation(),
+    "s_acmt": SamAssisted(),
+    "sam_handover": SamHandover(),
     "self_similarity": SelfSimilarity(),
     "tripled_uncertainty": TripledUncertainty(),
     "ug_mcl": MutualTasks(),
@@ -111,44 +111,15 @@ METHODS: dict[str, Method] = {
 
 
 def get(name: str) -> Method:
-    """The method of that name. Raises ValueError with the nearest one."""
-    if name not in METHODS:
-        raise ValueError(unknown("method", name, METHODS))
-    return METHODS[name]
+    """The method of that name, ours or an installed package's. Raises ValueError with the nearest one."""
+    return METHODS[name] if name in METHODS else entry_points.find(name, own=METHODS)
 
 
 def explain(name: str) -> str:
-    """What a method is: its idea, players, target, fields and citations, as text of one screen."""
-    method = get(name)
-    lines = [f"{name} = {type(method).__name__}", "", cleandoc(type(method).__doc__ or ""), ""]
-    lines += ["roles", *(f"  {who:<14}{_show(role)}" for who, role in method.roles().items())]
-    lines += [f"  delivers      {method.delivers}", ""]
-    target = getattr(method, "target", None)
-    if target is not None:
-        lines += ["target", f"  {type(target).__name__}", *_indent(cleandoc(type(target).__doc__ or "")), ""]
-    lines += ["fields", *_tree(method)]
-    cited = [text for part in (method, target) if (text := getattr(part, "citation", ""))]
-    return "\n".join([*lines, "", "citation", *(f"  {text}" for text in cited)]) + "\n"
+    """What a method is: its idea, players, target, fields, cost and citations, as text of one screen."""
+    from edgemt.methods import table
 
-
-def _indent(text: str) -> list[str]:
-    return [f"  {line}".rstrip() for line in text.splitlines()]
-
-
-def _show(value: Any) -> str:
-    inside = ", ".join(f"{f.name}={getattr(value, f.name)!r}" for f in fields(value))
-    return f"{type(value).__name__}({inside})"
-
-
-def _tree(value: Any, path: str = "") -> list[str]:
-    lines = []
-    for item in fields(value):
-        inner = getattr(value, item.name)
-        if is_dataclass(inner):
-            lines += _tree(inner, f"{path}{item.name}.")
-        else:
-            lines.append(f"  {path + item.name:<28}{inner!r}")
-    return lines
+    return table.explain(name)
 
 
 __all__ = ["METHODS", "Discriminator", "Method", "Terms", "explain", "get"]

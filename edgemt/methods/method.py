@@ -29,7 +29,11 @@ Turn = tuple[tuple[str, ...], Terms]
 
 @dataclass(frozen=True)
 class Method:
-    """Fields are hyper-parameters. It holds no state and draws only from the generator of the step."""
+    """Fields are hyper-parameters. It holds no state and draws only from the generator of the step.
+
+    Of a method's docstring the first line is the idea, and paragraphs that begin with "Target:" (what unlabelled images
+    are compared with) and "Differs:" (from the released code) fill their columns of the table (`methods.table`).
+    """
 
     heads: ClassVar[tuple[str, ...]] = ()  # what the network must also output: "sdf", "aux", "features", "disturb" ...
     delivers: ClassVar[str] = "student"  # the player whose weights are kept
@@ -41,6 +45,10 @@ class Method:
             value = getattr(self, item.name)
             if isinstance(value, Ramp) and value.idle:
                 warnings.warn(f"{type(self).__name__}.{item.name}.top is 0: this loss is switched off", stacklevel=3)
+
+    def aside(self) -> str:
+        """What this value adds to the idea of its class, in a few words: `edgemt list methods` shows them."""
+        return ""
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable()}

@@ -59,7 +59,8 @@ class SmoothSeparate(Method):
         calmly = partial(moved, student=bare(nets.student))
         push = adversarial(calmly, batch.image, step.generator, reach=self.reach, probe=self.probe)
         right = label * hard(calm[:count])
-        found = [chosen(out.features[:count], one, step.generator, most=self.memory.size) for one in right.unbind(1)]
+        draw = torch.rand(batch.label.shape, generator=step.generator, device=batch.label.device)
+        found = [chosen(out.features[:count], one, draw, most=self.memory.size) for one in right.unbind(1)]
         centre, known = centres(nets.memory.vectors, found)
         classes = label if not len(batch.unlabelled) else torch.cat([label, hard(calm[count:])])
         weight = self.ramp(step)
@@ -74,10 +75,9 @@ class SmoothSeparate(Method):
             nets.memory.push(vectors, label=which)
 
 
-def chosen(features: Tensor, where: Tensor, generator: torch.Generator | None, *, most: int) -> Tensor:
-    """Up to `most` vectors [n, F] of `features` [N, F, *space], drawn among the voxels where `where` is 1."""
-    draw = torch.rand(where.shape, generator=generator, device=where.device).masked_fill(where < 0.5, -1.0)
-    score, at = draw.flatten().topk(min(most, draw.numel()))
+def chosen(features: Tensor, where: Tensor, draw: Tensor, *, most: int) -> Tensor:
+    """Up to `most` vectors [n, F] of `features` [N, F, *space], those with the highest `draw` where `where` is 1."""
+    score, at = draw.masked_fill(where < 0.5, -1.0).flatten().topk(min(most, draw.numel()))
     return features.detach().movedim(1, -1).flatten(0, -2)[at[score >= 0]].float()
 
 

@@ -62,7 +62,7 @@ def la_cpu() -> Recipe:
             schedule=Schedule(steps=1500, precision="32-true", learning_rate=2e-3, validations=3),
         ),
         slim=Slim(
-            prune=PruneOptions(macs=0.42),
+            prune=PruneOptions(share=0.42),
             schedule=Schedule(steps=800, precision="32-true", learning_rate=2e-3, validations=2),
         ),
     )
@@ -95,7 +95,7 @@ def la() -> Recipe:
         ),
         student=Student(method=METHODS["slice_distillation"], schedule=long),
         slim=Slim(
-            prune=PruneOptions(macs=0.45),
+            prune=PruneOptions(share=0.45),
             schedule=Schedule(steps=5000, labelled=8, unlabelled=16, learning_rate=5e-4, checkpoint_every=500),
         ),
     )

@@ -40,7 +40,7 @@ def kvasir_cpu() -> Recipe:
             schedule=Schedule(steps=900, precision="32-true", learning_rate=2e-3, validations=4),
         ),
         slim=Slim(
-            prune=PruneOptions(macs=0.42),
+            prune=PruneOptions(share=0.42),
             schedule=Schedule(steps=500, precision="32-true", learning_rate=2e-3, validations=3),
         ),
     )
@@ -58,5 +58,5 @@ def kvasir() -> Recipe:
         data=_frames(256),
         teacher=Teacher(network="smp/UnetPlusPlus", encoder="resnet34", pretrained="if-available", schedule=long),
         student=Student(network="mobilenetv4_medium", schedule=long),
-        slim=Slim(prune=PruneOptions(macs=0.45), schedule=short),
+        slim=Slim(prune=PruneOptions(share=0.45), schedule=short),
     )

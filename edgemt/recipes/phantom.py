@@ -26,7 +26,7 @@ def phantom() -> Recipe:
         teacher=Teacher(widths=(8, 16, 32, 64, 128), schedule=quick),
         student=Student(pretrained="never", schedule=quick),
         slim=Slim(
-            prune=PruneOptions(macs=0.45),
+            prune=PruneOptions(share=0.45),
             schedule=Schedule(steps=250, precision="32-true", validations=2, learning_rate=1e-3, checkpoint_every=50),
         ),
         bench=BenchOptions(),
@@ -59,7 +59,7 @@ def phantom_volumes() -> Recipe:
         ),
         student=Student(pretrained="never", method=METHODS["slice_distillation"], schedule=quick),
         slim=Slim(
-            prune=PruneOptions(macs=0.42),
+            prune=PruneOptions(share=0.42),
             schedule=Schedule(steps=200, precision="32-true", validations=2, learning_rate=1e-3, checkpoint_every=50),
         ),
         bench=BenchOptions(),

@@ -1,4 +1,7 @@
-"""A method on a small stage: tiny networks, random batches, and an engine of thirty lines."""
+"""A method on a small stage: tiny networks, random batches, and an engine of thirty lines.
+
+Shapes: N batch, L labelled, U unlabelled, C classes, K image channels, *space 2 or 3 axes.
+"""
 
 from __future__ import annotations
 
@@ -9,9 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import Batch, Disturb, Output, Step
-from edgemt.methods import Discriminator, Method
-from edgemt.methods.method import Terms
-from edgemt.roles import Memory, gather, set_modes, trainable, update_averages
+from edgemt.methods.adversarial import Discriminator
+from edgemt.methods.method import Method, Terms
+from edgemt.roles import Bank, Memory, gather, set_modes, trainable, update_averages
 
 CHANNELS = 2
 
@@ -33,13 +36,10 @@ class Tiny(nn.Module):
 
     def rename(self, order: list[int]) -> None:
         """Class i of this network becomes what class order[i] was."""
-        for layer in (self.head, *self.aux):
-            layer.weight.data, layer.bias.data = layer.weight.data[order], layer.bias.data[order]
         foreground = [c - 1 for c in order[1:]]
-        self.sdf.weight.data, self.sdf.bias.data = (
-            self.sdf.weight.data[foreground],
-            self.sdf.bias.data[foreground],
-        )
+        for layer, places in ((self.head, order), *((aux, order) for aux in self.aux), (self.sdf, foreground)):
+            for p in layer.parameters():
+                p.data = p.data[places]
 
 
 @dataclass
@@ -57,8 +57,10 @@ class Stage:
         self.roles = self.method.roles()
         self.nets = gather(self.roles, self.build)
         for name in self.of(Memory) if self.index else ():  # midway a memory holds something
-            self.nets[name].vectors.uniform_(generator=torch.Generator().manual_seed(0))
-            self.nets[name].filled.fill_(self.nets[name].vectors.shape[1])
+            bank = self.nets[name]
+            assert isinstance(bank, Bank)
+            bank.vectors.uniform_(generator=torch.Generator().manual_seed(0))
+            bank.filled.fill_(bank.vectors.shape[1])
         self.optimisers = {
             who: torch.optim.SGD(self.nets[who].parameters(), self.rate, momentum=0.9) for who in trainable(self.roles)
         }
@@ -101,12 +103,13 @@ def batch_of(
     seed: int = 0,
     strong: bool = True,
 ) -> Batch:
+    """Noise with random labels; `soft` is what a teacher that reads the image voxel by voxel would say."""
     g = torch.Generator().manual_seed(seed)
-    size = (12, 10, 8)[:dims]
+    size = (12, 10) if dims == 2 else (6, 5, 4)
     image = torch.randn(labelled + unlabelled, CHANNELS, *size, generator=g)
     label = torch.randint(0, classes, (labelled, *size), generator=g)
     view = image[labelled:] + 0.3 * torch.randn(image[labelled:].shape, generator=g)
-    said = torch.randn(classes, CHANNELS, generator=g) * 2  # a bank's teacher: it reads the image, voxel by voxel
+    said = torch.randn(classes, CHANNELS, generator=g) * 2
     soft = torch.einsum("ck,nk...->nc...", said, image).softmax(1)
     place = torch.eye(dims, dims + 1).repeat(len(image), 1, 1)
     return Batch(image, label, view if strong else None, soft, torch.arange(len(image)), place)
@@ -124,7 +127,7 @@ class Says(nn.Module):
 
 
 class Oracle(nn.Module):
-    """A discriminator that knows the truth: labelled images are bright in the batches of the check below."""
+    """A discriminator that knows the truth: labelled images are bright in the batches it is shown."""
 
     def __init__(self) -> None:
         super().__init__()

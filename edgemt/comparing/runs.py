@@ -1,0 +1,148 @@
+"""The runs of a comparison: a folder a method and seed, trained here or in processes beside each other."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import median
+from typing import ClassVar
+
+from edgemt import flow
+from edgemt.artefact import WEIGHTS, read_card
+from edgemt.contract import Card
+from edgemt.files import write_text
+from edgemt.methods import Method, get
+from edgemt.methods.supervised import Supervised
+from edgemt.recipes import Recipe
+from edgemt.roles import Ema
+
+FAILED = "failed.txt"
+
+
+@dataclass(frozen=True)
+class SupervisedStudent(Supervised):
+    """Labelled images only, and the student is delivered as it is: the control of methods that do the same.
+
+    It learns what `supervised` learns, bit for bit; only the average is left behind.
+    """
+
+    delivers: ClassVar[str] = "student"
+
+
+AVERAGED, RAW = "supervised", "supervised_student"
+
+
+@dataclass(frozen=True)
+class One:
+    """A method with a seed, and the run folder of the two."""
+
+    method: str
+    seed: int
+    folder: Path
+
+    @property
+    def stage(self) -> Path:
+        return self.folder / "teacher"
+
+    @property
+    def card(self) -> Card:
+        return read_card(self.stage)
+
+
+def method_of(name: str) -> Method:
+    """By name, the controls of a comparison among them. Raises ValueError with the nearest name."""
+    return SupervisedStudent() if name == RAW else get(name)
+
+
+def control_of(name: str) -> str:
+    """Whom a method is compared with: supervised training that delivers what the method delivers."""
+    method = method_of(name)
+    return AVERAGED if isinstance(method.roles().get(method.delivers), Ema) else RAW
+
+
+def planned(methods: Sequence[str], *, seeds: Sequence[int], out: Path) -> list[One]:
+    """Every run, controls first, one seed of everything before the next."""
+    names = [control for control in (AVERAGED, RAW) if control in {AVERAGED, *map(control_of, methods)}]
+    names += [name for name in dict.fromkeys(methods) if name not in names]
+    return [One(name, seed, out / f"{name}-{seed}") for seed in seeds for name in names]
+
+
+def train(one: One, recipe: Recipe) -> str:
+    """The teacher's stage, skipped if it stands. What it failed of, in one line; the empty text if it did not."""
+    (one.folder / FAILED).unlink(missing_ok=True)
+    teacher = replace(recipe.teacher, method=method_of(one.method))
+    try:
+        flow.run(replace(recipe, seed=one.seed, teacher=teacher), one.folder, until="teacher")
+    except (OSError, MemoryError):
+        raise  # the disk or the machine, not the method
+    except Exception as error:  # a method that fails is a row of the table, not the end of it
+        kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
+        said = kind + " ".join(str(error).split())
+        write_text(one.folder / FAILED, said + "\n")
+        return said
+    return ""
+
+
+def train_all(plan: Sequence[One], recipe: Recipe) -> Iterator[tuple[One, str]]:
+    """Each run when it is done, one after the other."""
+    for one in plan:
+        yield one, train(one, recipe)
+
+
+def train_beside(
+    plan: Sequence[One], command: Callable[[One], Sequence[str]], *, jobs: int
+) -> Iterator[tuple[One, str]]:
+    """The same by `jobs` processes at a time: `command` is what `edgemt` is given to train one. Logs are in train.log.
+
+    An interruption ends them all; the same command again resumes.
+    """
+    waiting, working = list(plan), dict[One, subprocess.Popen[bytes]]()
+    try:
+        while waiting or working:
+            while waiting and len(working) < jobs:
+                one = waiting.pop(0)
+                one.folder.mkdir(parents=True, exist_ok=True)
+                with (one.folder / "train.log").open("ab") as log:
+                    words = [sys.executable, "-m", "edgemt.cli", *command(one)]
+                    working[one] = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            for one in [one for one, process in working.items() if process.poll() is not None]:
+                yield one, _left_behind(one, working.pop(one).returncode)
+            time.sleep(0.2)
+    finally:
+        for process in working.values():
+            process.terminate()
+
+
+def _left_behind(one: One, status: int) -> str:
+    file = one.folder / FAILED
+    if file.exists():
+        return file.read_text(encoding="utf-8").strip()
+    return f"its process ended with status {status}; see {one.folder / 'train.log'}" if status else ""
+
+
+def dice_of_cases(card: Card) -> dict[str, list[float]]:
+    """Case name -> Dice of each foreground class, NaN where it is not defined."""
+    cases = card.measured[WEIGHTS]["cases"]
+    nan = float("nan")
+    found = {case["name"]: [case[name].get("dice") for name in card.classes[1:]] for case in cases}
+    return {case: [nan if value is None else float(value) for value in values] for case, values in found.items()}
+
+
+def step_seconds(one: One) -> float | None:
+    """Median time of a training step by the run's own events, validations and pauses left aside; None without any."""
+    try:
+        from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
+    except ImportError:
+        return None
+    events = EventAccumulator(str(one.folder / "log" / "teacher")).Reload()
+    losses = [tag for tag in events.Tags()["scalars"] if tag.startswith("loss/")]
+    if not losses:
+        return None
+    marks = [(event.step, event.wall_time) for event in events.Scalars(losses[0])]
+    pairs = zip(marks, marks[1:], strict=False)
+    took = [(later - then) / (to - at) for (at, then), (to, later) in pairs if to > at and later > then]
+    return median(took) if took else None

@@ -1,0 +1,160 @@
+"""A comparison of methods as a table in Markdown, a picture, and a page: from the record of `edgemt.comparing`."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from html import escape
+from typing import Any
+
+from edgemt.report.numbers import DASH, finite, fixed, signed
+from edgemt.report.parts import facts, flat, framed, named, section, table
+from edgemt.report.style import STYLE
+from edgemt.report.svg import CHAR, Axis, around, dot, drawing, line, short, text
+
+Record = Mapping[str, Any]
+_POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
+_CONTROLS = ("supervised", "supervised_student")
+
+
+def caption(record: Record) -> str:
+    """What was compared, how it was measured, and what an interval means."""
+    rows, extra = record["batch"]
+    count, seeds = record["cases"], ", ".join(map(str, record["seeds"]))
+    said = (
+        f"{record['recipe']}: {record['network']}, {record['steps']} steps of {rows} labelled and {extra} unlabelled "
+        f"rows, the same batches, augmentation and schedule for all; last weights, {count} validation cases, mean Dice "
+        f"over classes. Seeds {seeds}. A method that delivers the average of its student is compared with supervised "
+        "training that delivers its average (supervised), one that delivers the student as it is with supervised "
+        "training that does so (supervised_student). Difference: paired by case and seed; the 95 % interval is that of "
+        f"{record['draws']} bootstrap draws of the {record['groups']} patients"
+    )
+    said += " and of the seeds" if len(record["seeds"]) > 1 else ", and knows nothing of other seeds"
+    said += ". Step: median time of a training step over that of supervised, the machine being shared with other work."
+    left = record["runs"] - record["finished"]
+    return said + (f" Not finished: {left} of {record['runs']} runs are to come." if left else "")
+
+
+def comparison_table(record: Record) -> str:
+    """Markdown, ending in a line end."""
+    classes = record["classes"]
+    heads = ["method", "delivers", "Dice", "each seed", "difference [95 %]", *classes, "HD95, px", "step"]
+    lines = [caption(record), "", f"{record['created']}, {record['device']}.", "", _line(heads)]
+    lines.append("|---" * len(heads) + "|")
+    lines += [_line(_cells(row, classes)) for row in record["rows"]]
+    return "\n".join(lines) + "\n"
+
+
+def comparison_picture(record: Record) -> str:
+    """picture.svg: the chart with its colours in it, so that it stands alone."""
+    chart = comparison_chart(record) or drawing(880, 40, "nothing to compare", [])
+    return chart.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" ', 1).replace(
+        ">", f"><style>{escape(STYLE, quote=False)}svg{{font-family:sans-serif;background:var(--paper)}}</style>", 1
+    )
+
+
+def comparison_chart(record: Record) -> str:
+    """A row a method, the best first: Dice of each seed and their mean, the difference to its control, its interval."""
+    rows = [row for row in record["rows"] if finite(row["dice"]) is not None]
+    if not rows:
+        return ""
+    rows = sorted(rows, key=lambda row: -row["dice"])
+    gaps = [row["difference"] for row in rows if row["difference"]]
+    pitch, top = 25.0, 30.0
+    left = 12 + CHAR * max(len(short(row["method"], 26)) for row in rows)
+    bottom, split = top + pitch * len(rows), 12 + left + (850 - left) * (0.55 if gaps else 1.0)
+    x = Axis(
+        *around([v for row in rows for v in row["each"].values()], least=0.02, low=0.0, high=1.0), left + 14, split
+    )
+    parts = [line("grid", x(t), top, x(t), bottom) for t in x.ticks(5)]
+    parts += [text("tick mid", x(t), bottom + 18, f"{t:g}") for t in x.ticks(5)]
+    parts.append(text("name", left + 14, top - 12, "Dice: mean, and each seed"))
+    reach = [0.0, *(gap[key] for gap in gaps for key in ("low", "high"))]
+    z = Axis(*around(reach, least=0.02), split + 40, 862.0)
+    if gaps:
+        parts += [line("deadline", z(0.0), top, z(0.0), bottom)]
+        parts += [text("tick mid", z(t), bottom + 18, signed(t, 2)) for t in z.ticks(4)]
+        parts.append(text("name", split + 40, top - 12, "difference to its control, 95 %"))
+    for i, row in enumerate(rows):
+        parts += _mark(row, top + pitch * (i + 0.5), left, x, z)
+    return drawing(880, bottom + 26, "Dice of every method, and its difference to supervised training", parts)
+
+
+def _mark(row: Record, at: float, left: float, x: Axis, z: Axis) -> list[str]:
+    name, control, gap = str(row["method"]), row["method"] in _CONTROLS, row["difference"]
+    parts = [text("label end", left, at + 4, short(name, 26), title=name)]
+    parts += [dot("key", x(v), at, title=f"{name}, seed {seed}: {v:.4f}", size=2.6) for seed, v in row["each"].items()]
+    css = "control" if control else "dot s1"
+    parts.append(dot(css, x(row["dice"]), at, title=f"{name}: {row['dice']:.4f}"))
+    if gap:
+        said = f"{name} over {row['control']}: {signed(gap['mean'])} [{signed(gap['low'])}, {signed(gap['high'])}]"
+        parts.append(line("whisker s1", z(gap["low"]), at, z(gap["high"]), at))
+        parts.append(dot("dot s1", z(gap["mean"]), at, title=said, size=4.2))
+    return parts
+
+
+def comparison_page(record: Record) -> str:
+    """The whole document; every string of the record is escaped."""
+    name = escape(f"{record['recipe']}: {len(record['rows'])} methods")
+    classes = record["classes"]
+    heads = (
+        "Method",
+        "Delivers",
+        "Dice",
+        "Each seed",
+        "Difference|95 % interval",
+        *map(escape, classes),
+        "HD95|px",
+        "Step",
+    )
+    rows = []
+    for row in record["rows"]:  # each seed is in the chart, and what failed is in the note
+        _, delivers, dice, _, *others = _cells(row, classes)
+        rows.append((named(row["method"], note=_failed(row)), [delivers, dice, *others], False))
+    body = [f'<header><p class="over">EdgeMT comparison \N{MIDDLE DOT} {escape(str(record["created"]))} ']
+    body += [f"\N{MIDDLE DOT} {escape(str(record['device']))}</p><h1>{name}</h1>"]
+    body += [f'<p class="lede">{escape(_lede(record))}</p></header><main>']
+    body.append(section("Methods", framed(comparison_chart(record)) + table(heads, rows), css="long"))
+    made = {key: value for key, value in record.items() if key != "rows"}
+    body.append(section("How it was made", f'<p class="say">{escape(caption(record))}</p>{facts(flat(made))}'))
+    return f"""<!doctype html>
+<html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">
+<meta name="viewport" content="width=device-width,initial-scale=1">
+<title>{name}: EdgeMT comparison</title><style>{STYLE}</style></head>
+<body>
+{"".join(body)}</main><footer>One file, readable without a network. The same numbers are in table.json.</footer>
+</body></html>
+"""
+
+
+def _lede(record: Record) -> str:
+    others = [row for row in record["rows"] if row["difference"] and row["method"] not in _CONTROLS]
+    if not others:
+        return "No method has been trained beside its control yet."
+    best = max(others, key=lambda row: row["dice"])
+    sure = [row for row in others if row["difference"]["low"] > 0]
+    worse = [row for row in others if row["difference"]["high"] < 0]
+    said = (
+        f"{best['method']} has the highest Dice, {fixed(best['dice'])}, {signed(best['difference']['mean'])} over its "
+    )
+    said += f"control. Of {len(others)} methods, {len(sure)} lie above their control and {len(worse)} below it with an "
+    return said + f"interval that leaves out zero; of {len(others) - len(sure) - len(worse)} this cannot be said."
+
+
+def _cells(row: Record, classes: list[str]) -> list[str]:
+    gap, spread = row["difference"], f" \N{PLUS-MINUS SIGN} {fixed(row['sd'])}" if row["sd"] is not None else ""
+    step = DASH if row["times"] is None else f"{row['times']:.1f} x"
+    cells = [str(row["method"]), row["delivers"], fixed(row["dice"]) + spread]
+    cells.append(", ".join(fixed(value) for value in row["each"].values()) or DASH)
+    cells.append(f"{signed(gap['mean'])} [{signed(gap['low'])}, {signed(gap['high'])}]" if gap else DASH)
+    cells += [*(fixed(row["per_class"].get(name)) for name in classes), fixed(row["hd95"], 1), step]
+    if row["failed"]:
+        cells[3] = f"{cells[3]}; {_failed(row)}" if row["each"] else _failed(row)
+    return cells
+
+
+def _failed(row: Record) -> str:
+    return "; ".join(f"seed {seed}: {reason}" for seed, reason in row["failed"].items())
+
+
+def _line(cells: list[str]) -> str:
+    return "| " + " | ".join(cell.replace("|", "/") for cell in cells) + " |"

@@ -1,0 +1,214 @@
+"""Methods under one budget: what is trained, what is paired with what, and what the table says."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+import teachers
+from edgemt import cli
+from edgemt.comparing import runs
+from edgemt.comparing.paired import dice, difference
+from edgemt.contract import Batch
+from edgemt.methods import METHODS
+from edgemt.methods.mean_teacher import MeanTeacher
+from edgemt.recipes import load
+from edgemt.report.comparison import comparison_page, comparison_picture, comparison_table
+
+TINY = [
+    *("--data.size", "32", "32", "--data.phantom", "3", "4", "4", "--teacher.widths", "2", "4", "4", "4", "4"),
+    *("--teacher.schedule.steps=20", "--teacher.schedule.labelled=2", "--teacher.schedule.unlabelled=2"),
+    *("--teacher.schedule.validations=1", "--teacher.schedule.patience=5"),
+    *("--teacher.schedule.precision=32-true", "--threads=1"),
+]
+
+
+@dataclass(frozen=True)
+class Exploding(MeanTeacher):
+    """A method whose loss is never a number."""
+
+    def losses(self, nets, batch: Batch, step):
+        terms = super().losses(nets, batch, step)
+        terms["consistency"] = terms["consistency"] * float("nan")
+        return terms
+
+
+@pytest.fixture(scope="module")
+def compared(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Mean teacher, which delivers an average, and cross pseudo supervision, which does not; a third one fails."""
+    out = tmp_path_factory.mktemp("compare") / "all"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setitem(METHODS, "exploding", Exploding())
+        names = ["mean_teacher", "cps", "exploding"]
+        cli.main(["compare", *names, "--recipe", "phantom", "--seeds", "2", "--out", str(out), *TINY])
+    return out
+
+
+def record(folder: Path) -> dict:
+    return json.loads((folder / "table.json").read_text())
+
+
+def row(folder: Path, name: str) -> dict:
+    return next(row for row in record(folder)["rows"] if row["method"] == name)
+
+
+def test_every_method_and_seed_has_a_run_folder_with_a_stage_in_it(compared):
+    for name in ("supervised", "supervised_student", "mean_teacher", "cps"):
+        for seed in (0, 1):
+            assert (compared / f"{name}-{seed}" / "teacher" / "card.json").exists()
+
+
+def test_each_is_compared_with_the_control_that_delivers_the_same(compared):
+    assert row(compared, "mean_teacher")["control"] == "supervised"
+    assert row(compared, "cps")["control"] == "supervised_student"
+    assert row(compared, "supervised")["difference"] is None
+
+
+def test_the_difference_is_that_of_the_means_and_lies_in_its_interval(compared):
+    for name in ("mean_teacher", "cps"):
+        mine = row(compared, name)
+        control, gap = row(compared, mine["control"]), mine["difference"]
+        assert gap["mean"] == pytest.approx(mine["dice"] - control["dice"], abs=1e-9)
+        assert gap["low"] <= gap["mean"] <= gap["high"]
+
+
+def test_the_two_controls_learn_the_same_and_deliver_different_players(compared):
+    average, student = (json.loads((compared / f"{n}-0/teacher/curves.json").read_text()) for n in runs_of_control())
+    assert average["terms"]["supervised"] == student["terms"]["supervised"]
+    weights = [(compared / f"{n}-0/teacher/weights.safetensors").read_bytes() for n in runs_of_control()]
+    assert weights[0] != weights[1]
+
+
+def runs_of_control() -> tuple[str, str]:
+    return runs.AVERAGED, runs.RAW
+
+
+def test_a_method_that_fails_is_a_row_that_says_so(compared):
+    failed = row(compared, "exploding")
+    assert failed["dice"] is None and set(failed["failed"]) == {"0", "1"}
+    assert "not finite" in failed["failed"]["0"]
+    assert "seed 0: the loss is not finite" in (compared / "table.md").read_text()
+
+
+def test_the_table_says_what_was_measured_and_how(compared):
+    text = (compared / "table.md").read_text()
+    for words in ("20 steps of 2 labelled and 2 unlabelled rows", "last weights", "paired by case and seed"):
+        assert words in text
+    assert "| mean_teacher | average |" in text and "| cps | student |" in text
+
+
+def test_the_same_command_again_trains_nothing(compared, capsys):
+    before = {file: file.stat().st_mtime_ns for file in compared.rglob("weights.safetensors")}
+    told = record(compared)
+    cli.main(["compare", "mean_teacher", "cps", "--recipe", "phantom", "--seeds", "2", "--out", str(compared), *TINY])
+    assert {file: file.stat().st_mtime_ns for file in compared.rglob("weights.safetensors")} == before
+    for again in record(compared)["rows"]:
+        assert again == next(first for first in told["rows"] if first["method"] == again["method"])
+    assert capsys.readouterr().out.strip().endswith("report.html")
+
+
+def test_a_seed_can_be_trained_alone_and_is_found_by_the_table(compared, tmp_path):
+    one = ["compare", "mean_teacher", "--recipe", "phantom", "--out", str(tmp_path), *TINY]
+    cli.main([*one, "--seed", "1"])
+    assert not (tmp_path / "table.md").exists()
+    same = [f / "mean_teacher-1" / "teacher" / "weights.safetensors" for f in (tmp_path, compared)]
+    assert same[0].read_bytes() == same[1].read_bytes()
+
+
+@pytest.mark.slow
+def test_processes_beside_each_other_give_the_same_table(compared, tmp_path):
+    flags = ["--recipe", "phantom", "--seeds", "2", "--jobs", "2", "--out", str(tmp_path), *TINY]
+    cli.main(["compare", "mean_teacher", "cps", *flags])
+    for name in ("supervised", "mean_teacher", "cps"):
+        assert row(tmp_path, name)["each"] == row(compared, name)["each"]
+
+
+@pytest.mark.parametrize(
+    ("words", "says"),
+    [
+        (["--recipe", "phantom"], "name the methods"),
+        (["mean_techer", "--recipe", "phantom"], "nearest: mean_teacher"),
+        (["cps", "--recipe", "phantom", "--seeds", "0"], "--seeds 0"),
+        (["cps", "--recipe", "phantom", "--teacher.method", "cps"], "leave out --teacher.method"),
+        (["cps", "ict", "--recipe", "phantom", "--seed", "0"], "trains one method"),
+    ],
+)
+def test_bad_input_is_one_line_and_status_2(words, says, capsys):
+    with pytest.raises(SystemExit) as left:
+        cli.main(["compare", *words])
+    assert left.value.code == 2
+    assert says in capsys.readouterr().err
+
+
+def test_page_and_picture_are_whole_and_escape_what_they_are_given(compared):
+    told = record(compared)
+    told["rows"][-1] |= {"method": "<script>", "failed": {"0": "a < b | c"}}
+    page, picture = comparison_page(told), comparison_picture(told)
+    assert "<script>" not in page and "&lt;script&gt;" in page and "<svg" in page
+    assert "<script>" not in picture and picture.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
+    assert "a < b / c" in comparison_table(told)
+
+
+def scores(*, seeds: int = 3, cases: int = 12, shift: float = 0.0, noise: float = 0.0) -> np.ndarray:
+    draw = np.random.default_rng(0)
+    common = draw.uniform(0.2, 0.9, (seeds, cases, 2))
+    return common + shift + noise * np.random.default_rng(1).normal(size=common.shape)
+
+
+def test_pairing_takes_away_what_cases_and_seeds_have_in_common():
+    gap = difference(scores(shift=0.05), scores(), groups=list("abcdefghijkl"))
+    assert gap.low == pytest.approx(0.05) and gap.high == pytest.approx(0.05)
+
+
+def test_an_interval_of_nothing_but_chance_holds_zero_and_one_of_a_real_gap_does_not():
+    groups = list("abcdefghijkl")
+    chance = difference(scores(noise=0.05), scores(), groups=groups)
+    real = difference(scores(noise=0.01, shift=0.1), scores(), groups=groups)
+    assert chance.low < 0 < chance.high
+    assert real.low > 0.05
+
+
+def test_two_images_of_a_patient_are_not_two_patients():
+    """Twice the cases, each a copy of another: as patients the interval stays, as cases of their own it shrinks."""
+    mine, control = scores(noise=0.05, seeds=1), scores(seeds=1)
+    once = difference(mine, control, groups=list("abcdefghijkl"))
+    twice = [np.repeat(part, 2, axis=1) for part in (mine, control)]
+    kept = difference(*twice, groups=[letter for letter in "abcdefghijkl" for _ in range(2)])
+    wrong = difference(*twice, groups=[str(i) for i in range(24)])
+    assert kept.high - kept.low == pytest.approx(once.high - once.low)
+    assert wrong.high - wrong.low < 0.85 * (once.high - once.low)
+
+
+def test_a_class_that_a_case_has_not_is_left_out_and_not_counted_as_zero():
+    mine = scores(seeds=1)
+    mine[0, 0, 1] = np.nan
+    want = np.mean([mine[0, :, 0].mean(), np.nanmean(mine[0, :, 1])])
+    assert dice(mine)[0] == pytest.approx(want)
+    assert np.isfinite(difference(mine, scores(seeds=1), groups=list("abcdefghijkl")).high)
+
+
+def test_scores_that_do_not_match_are_refused():
+    with pytest.raises(ValueError, match="groups"):
+        difference(scores(), scores(cases=11), groups=list("abcdefghijkl"))
+
+
+def test_the_controls_come_first_and_only_those_that_are_needed():
+    averaged = runs.planned(["mean_teacher"], seeds=[0], out=Path("x"))
+    assert [one.method for one in averaged] == ["supervised", "mean_teacher"]
+    both = runs.planned(["cps", "supervised", "cps"], seeds=[3], out=Path("x"))
+    assert [one.folder.name for one in both] == ["supervised-3", "supervised_student-3", "cps-3"]
+
+
+def test_the_network_of_the_recipe_for_comparing_has_the_heads_of_every_method():
+    recipe = load("acdc_methods")
+    of, size = recipe.teacher, {"channels": recipe.data.frame_channels, "classes": len(recipe.data.classes)}
+    for heads in {method.heads for method in METHODS.values()}:
+        network = teachers.build(of.network, heads=heads, widths=of.widths, **size)
+        said = network(torch.zeros(2, 1, 32, 32))
+        assert said.logits.shape == (2, 4, 32, 32)
+        assert ("sdf" in heads) == (said.sdf is not None)
