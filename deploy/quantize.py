@@ -12,7 +12,7 @@ import contextlib
 import importlib
 import io
 import logging
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -34,11 +34,13 @@ def quantize(
     *,
     calibration: Iterable[np.ndarray],
     frames: int = 300,
+    keep: Collection[str] = (),
 ) -> Path:
     """Write an INT8 copy of a float graph, its ranges taken from at most `frames` frames uint8 [1, H, W, K].
 
-    The steps before the first convolution and from argmax on stay as they are. The same frames give the same
-    file. Raises ValueError when there is no frame, or one that does not fit the graph.
+    The steps before the first convolution and from argmax on stay as they are, and so do the nodes named in `keep`
+    (`deploy.sensitivity` says which are worth it). The same frames give the same file. Raises ValueError when there
+    is no frame, one that does not fit the graph, and for a name in `keep` that no node has.
     """
     import onnx
 
@@ -56,9 +58,11 @@ def quantize(
         batch.append(frame)
     if not batch:
         raise ValueError(f"{onnx_in}: no calibration frames; quantization needs real ones, unlabelled images do")
-    for number, node in enumerate(model.graph.node):
-        node.name = node.name or f"{node.op_type}_{number}"
-    quantized = _quantized(model, batch)
+    name_nodes(model)
+    strangers = sorted(set(keep) - {node.name for node in model.graph.node})
+    if strangers:
+        raise ValueError(f"{onnx_in}: keep names {', '.join(strangers)}, and no node is called so")
+    quantized = _quantized(model, batch, alone=left_alone(model) | set(keep))
     for message in (quantized, quantized.graph, *quantized.graph.node):
         message.doc_string = ""
         del message.metadata_props[:]
@@ -68,7 +72,13 @@ def quantize(
     return Path(onnx_out)
 
 
-def _quantized(model: onnx.ModelProto, batch: list[np.ndarray]) -> onnx.ModelProto:
+def name_nodes(model: onnx.ModelProto) -> None:
+    """Gives every node without a name one that is the same each time, for `keep`."""
+    for number, node in enumerate(model.graph.node):
+        node.name = node.name or f"{node.op_type}_{number}"
+
+
+def _quantized(model: onnx.ModelProto, batch: list[np.ndarray], *, alone: set[str]) -> onnx.ModelProto:
     talk = io.StringIO()
     with quiet(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
         import nncf
@@ -83,7 +93,7 @@ def _quantized(model: onnx.ModelProto, batch: list[np.ndarray]) -> onnx.ModelPro
             nncf.Dataset(batch, lambda frame: {INPUT: frame}),
             preset=nncf.QuantizationPreset.PERFORMANCE,
             subset_size=len(batch),
-            ignored_scope=nncf.IgnoredScope(names=sorted(left_alone(model)), validate=False),
+            ignored_scope=nncf.IgnoredScope(names=sorted(alone), validate=False),
             advanced_parameters=AdvancedQuantizationParameters(
                 activations_quantization_params=QuantizationParameters(per_channel=False)
             ),

@@ -19,6 +19,7 @@ import numpy as np
 
 from deploy import onnxruntime_graph, openvino_graph, tensorrt_graph
 from deploy.explain import explain
+from deploy.fastest import fastest
 from deploy.graph_file import read_graph_file
 from deploy.machine import physical_cores
 from deploy.runners import (
@@ -66,7 +67,9 @@ def runner(
 ) -> GraphRunner:
     """Load a ship, or one bare .onnx, .xml or .engine file, on a runtime.
 
-    `file` is "int8", "fp16", "fp32" or a name on the card; None takes what the runtime is usually quickest with.
+    `file` is "int8", "fp16", "fp32" or a name on the card; None takes the one that was the quickest when the ship was
+    made (`deploy.fastest`; `runtime` "auto" the quickest of all that work here), or, where a card does not say, what
+    the runtime is usually quickest with.
     `precision` is the arithmetic of float layers ("f32", "bf16", "f16", "tf32": RUNTIMES says who has which); None
     leaves it to the runtime, and the runner's own `.precision` says what it chose. `device` is CPU, GPU or NPU for
     OpenVINO, CPU, CUDA or TENSORRT for ONNX Runtime; `runtime` may carry it: "openvino:GPU". `hint` and `streams`
@@ -76,11 +79,17 @@ def runner(
     does not load or is another runtime's, and a model that does not give its golden masks here.
     """
     runtime, _, carried = runtime.partition(":")
+    bare = not isinstance(ship_or_path, Ship) and (Path(ship_or_path).suffix in _KINDS or Path(ship_or_path).is_file())
+    if runtime != "auto" and runtime not in RUNTIMES:
+        raise ValueError(unknown("runtime", runtime, ["auto", *RUNTIMES]))
+    ship = None
+    if not bare:
+        ship = ship_or_path if isinstance(ship_or_path, Ship) else open_ship(ship_or_path)
+    if ship is not None and not (file or precision or device or carried):
+        runtime, file, precision = _quickest(ship, runtime)
     if runtime == "auto":
         runtime = _first_that_works()
-    row = RUNTIMES.get(runtime)
-    if row is None:
-        raise ValueError(unknown("runtime", runtime, ["auto", *RUNTIMES]))
+    row = RUNTIMES[runtime]
     if row.load is None:
         raise ValueError(f"runtime {runtime!r}: a ship holds no torch weights; choose onnxruntime or openvino")
     if precision is not None and precision not in row.precisions:
@@ -90,8 +99,6 @@ def runner(
     if hint not in ("latency", "throughput"):
         raise ValueError(f"hint {hint!r}: latency or throughput")
     version = str(imported(row.package, runtime, pip=row.pip).__version__).split("-")[0]
-    bare = not isinstance(ship_or_path, Ship) and (Path(ship_or_path).suffix in _KINDS or Path(ship_or_path).is_file())
-    ship = None if bare else ship_or_path if isinstance(ship_or_path, Ship) else open_ship(ship_or_path)
     path = _bare(Path(ship_or_path)) if ship is None else _choose(ship, row, file)  # type: ignore[arg-type]
     _refuse_foreign(path, runtime, row)
     choice = Choice(
@@ -151,6 +158,7 @@ RUNTIMES: dict[str, Runtime] = {
         files={
             "int8": ("openvino/model.int8.xml", _SMALL),
             "fp32": ("openvino/model.xml", _FLOAT),
+            "fp16": ("openvino/model.fp16.xml", _HALF),
         },
         precisions=("f32", "bf16", "f16"),
         load=openvino_graph.load,
@@ -230,14 +238,27 @@ def _choose(ship: Ship, row: Runtime, file: str | None) -> Path:
     return ship.path(next((name for name in names if name in ship.card.files), names[-1]))
 
 
+def _quickest(ship: Ship, runtime: str) -> tuple[str, str | None, str | None]:
+    """Runtime, file and precision that were the quickest when the ship was made, of those that work here."""
+    for name, record in fastest(ship.card).items():
+        if runtime == name or (runtime == "auto" and _works(name)):
+            return name, str(record["file"]), record.get("asked")
+    return runtime, None, None
+
+
+def _works(name: str) -> bool:
+    row = RUNTIMES.get(name)
+    if row is None or row.load is None or row.lacks() is not None:
+        return False
+    try:
+        imported(row.package, name)
+    except ValueError:
+        return False
+    return True
+
+
 def _first_that_works() -> str:
-    for name, row in RUNTIMES.items():
-        if row.load is None or row.lacks() is not None:
-            continue
-        try:
-            imported(row.package, name)
-        except ValueError:
-            continue
+    for name in filter(_works, RUNTIMES):
         return name
     raise ValueError("runtime 'auto': neither openvino nor onnxruntime is installed; pip install openvino")
 

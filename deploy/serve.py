@@ -32,7 +32,7 @@ SERVERS: dict[str, str] = {
 }
 _DEVICES = {"triton": ("cpu", "gpu"), "ovms": ("cpu", "gpu", "npu"), "monai": ("cpu",)}
 _GRAPHS = {
-    "openvino": {"int8": "openvino/model.int8.xml", "fp32": "openvino/model.xml"},
+    "openvino": {"int8": "openvino/model.int8.xml", "fp16": "openvino/model.fp16.xml", "fp32": "openvino/model.xml"},
     "onnxruntime": {"int8": "model.int8.onnx", "fp16": "model.fp16.onnx", "fp32": "model.onnx"},
 }
 

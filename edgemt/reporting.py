@@ -20,12 +20,12 @@ from edgemt import artefact
 from edgemt.contract import Card
 from edgemt.files import write_text
 from edgemt.frames import fit_frame, fit_label
-from edgemt.shipping import FLOAT, FLOAT_IR, SMALL, SMALL_IR
+from edgemt.report.chosen import choices, delivered, kind_of
+from edgemt.shipping import FLOAT, FLOAT_IR, HALF, HALF_IR, SMALL, SMALL_IR
 
 if TYPE_CHECKING:
     from edgemt.workspace import Run
 
-DELIVERED = "int8/openvino"  # the stage that the report's first line is about
 _GALLERY = 6
 _BENCH = "bench.json"
 
@@ -91,7 +91,7 @@ def _frames(at: Run, size: tuple[int, int], count: int) -> np.ndarray:
 
 def _resized(at: Run, size: tuple[int, int], folder: Path) -> Path:
     card = artefact.read_card(at.folder("slim"))
-    graph, small = folder / "model.onnx", folder / "model.int8.onnx"
+    graph, small = folder / FLOAT, folder / SMALL
     export.export_onnx(
         artefact.load_network(at.folder("slim")),
         graph,
@@ -100,9 +100,12 @@ def _resized(at: Run, size: tuple[int, int], folder: Path) -> Path:
         normalise=card.normalise,
     )
     frames = _frames(at, size, 64)
-    quantize.quantize(graph, small, calibration=[frames[i : i + 1] for i in range(len(frames))])
-    export.export_openvino(graph, folder / "openvino" / "model.xml")
-    export.export_openvino(small, folder / "openvino" / "model.int8.xml")
+    held = artefact.read_card(at.folder("int8")).measured.get(SMALL)
+    if held is not None:
+        keep = held.get("quantization", {}).get("kept", [])
+        quantize.quantize(graph, small, calibration=[frames[i : i + 1] for i in range(len(frames))], keep=keep)
+        export.export_openvino(small, folder / SMALL_IR)
+    export.export_openvino(graph, folder / FLOAT_IR)
     seal(
         folder,
         Card(
@@ -131,7 +134,8 @@ def _kept(file: Path, key: str) -> dict[str, Any] | None:
 def _record(at: Run, timed: dict[str, Any], controls: list[Path]) -> dict[str, Any]:
     stages = [_stage(at, name, timed) for name in ("teacher", "student", "slim")]
     ship = artefact.read_card(at.folder("ship"))
-    stages += [_shipped(at, ship, file, timed) for file in (FLOAT, FLOAT_IR, SMALL, SMALL_IR)]
+    shipped = [file for file in (FLOAT, FLOAT_IR, HALF, HALF_IR, SMALL, SMALL_IR) if file in ship.measured]
+    stages += [_shipped(at, ship, file, timed) for file in shipped]
     slices = [len(truth) for truth in at.val.truths if truth.ndim == 3]
     for stage in stages:
         stage |= _of_volumes(stage, slices=sum(slices) / len(slices) if slices else 0.0)
@@ -148,11 +152,11 @@ def _record(at: Run, timed: dict[str, Any], controls: list[Path]) -> dict[str, A
             "val": len(at.val),
         },
         "stages": stages,
-        "delivered": DELIVERED,
+        "delivered": delivered(ship),
         "controls": [_stage(at, f"controls/{folder.name}", timed) for folder in controls],
         "curves": curves,
         "bench": [without_raw(timed)],
-        "messages": [*_messages(stages), *timed["notes"]],
+        "messages": [*_messages(stages), *choices(ship), *timed["notes"]],
     }
 
 
@@ -175,8 +179,7 @@ def _shipped(at: Run, card: Card, file: str, timed: dict[str, Any]) -> dict[str,
         for e in timed["calls"]
         if e["file"] == file and e["runtime"] == measured["runtime"]
     }
-    kind = "int8" if "int8" in file else "fp32"
-    return _row(f"{kind}/{measured['runtime']}", measured, card, size, latency, note=file)
+    return _row(f"{kind_of(file)}/{measured['runtime']}", measured, card, size, latency, note=file)
 
 
 def _row(
@@ -255,7 +258,9 @@ def _gallery(at: Run) -> list[dict[str, Any]]:
     chosen = _shown(at, truths)
     frames = at.val.frames[chosen]
     masks = {name: _masks(at, name, chosen) for name in ("teacher", "student")}
-    masks["int8"] = runner(at.folder("ship") / "openvino" / "model.int8.xml", runtime="openvino")(frames)
+    small = at.folder("ship") / SMALL_IR
+    shown = small if small.exists() else at.folder("ship") / FLOAT_IR
+    masks[kind_of(shown.name)] = runner(shown, runtime="openvino")(frames)
     names = [name for name, rows in zip(at.val.names, at.val.rows, strict=True) for _ in range(rows.stop - rows.start)]
     return [
         {

@@ -9,13 +9,18 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from deploy.export import export_openvino
+from deploy.fastest import QUICK, latency_records
 from deploy.gate import agree
+from deploy.half import halve
 from deploy.inputs import write_inputs
+from deploy.machine import describe
+from deploy.runners import GraphRunner
 from deploy.runtime import runner
 from deploy.ship import Ship, self_test, write_golden
 from edgemt import artefact
 from edgemt.doctor import golden_masks
-from edgemt.quantizing import frames_of
+from edgemt.quantizing import FLOAT, FLOAT_IR, SMALL, SMALL_IR, frames_of, judged
 from edgemt.training import drop
 from edgemt.workspace import record_of
 
@@ -24,15 +29,22 @@ if TYPE_CHECKING:
 
 PARITY = 0.999  # share of pixels that two runtimes must agree on, at the same precision
 GOLDEN = 4  # frames that go along for the device's self-test
-FLOAT, SMALL = "model.onnx", "model.int8.onnx"
-FLOAT_IR, SMALL_IR = "openvino/model.xml", "openvino/model.int8.xml"
+HALF, HALF_IR = "model.fp16.onnx", "openvino/model.fp16.xml"
+_RUNS = {
+    SMALL_IR: "openvino",
+    FLOAT_IR: "openvino",
+    HALF_IR: "openvino",
+    SMALL: "onnxruntime",
+    FLOAT: "onnxruntime",
+    HALF: "onnxruntime",
+}
 
 
 def ship(at: Run) -> Path:
     """One folder to copy: graphs, card and golden frames. Refused when two runtimes give different masks."""
     source, folder = at.folder("int8"), at.folder("ship")
     parents = (artefact.identity(source),)
-    key = artefact.key_of("ship", parents)
+    key = artefact.key_of("ship with half precision", at.recipe.tolerance, parents)
     if artefact.stands(folder, key=key):
         at.say("ship: stands")
         return folder
@@ -47,15 +59,17 @@ def ship(at: Run) -> Path:
         for index in np.linspace(0, len(frames) - 1, min(GOLDEN, len(frames))).astype(int):
             write_golden(working, f"frame{index:03d}", frame=frames[index], mask=masks[index])
         write_inputs(working, _seen_in_training(at))
-        measured = {**parent.measured, **_float_accuracy(at, working)}
+        measured = _accuracy(at, working, parent.measured) | _half(at, working, frames, masks)
         card = replace(parent, stage="ship", parents=parents, recipe_hash=key, measured=measured, created="")
         opened = Ship(working, artefact.write_card(working, card))
-        for runtime, file in (("openvino", SMALL_IR), ("onnxruntime", SMALL)):
-            test = self_test(opened, runner(opened, runtime=runtime, file=file))
+        for file in (file for file in measured if file not in (FLOAT, FLOAT_IR)):
+            test = self_test(opened, runner(opened, runtime=_RUNS[file], file=file))
             measured[file] = {**measured[file], "golden_pixels": test.pixels, "golden_dice": test.foreground}
-        one, other = (golden_masks(opened, runtime, "int8") for runtime in ("openvino", "onnxruntime"))
-        measured[SMALL] |= {"golden_agreement": float((one == other).mean())}  # the device is held to it
-        artefact.write_card(working, replace(card, measured=measured))
+        if SMALL in measured:
+            one, other = (golden_masks(opened, runtime, "int8") for runtime in ("openvino", "onnxruntime"))
+            measured[SMALL] |= {"golden_agreement": float((one == other).mean())}  # the device is held to it
+        latency = _timed(at, replace(opened, card=replace(opened.card, measured=measured)), frames)
+        artefact.write_card(working, replace(card, measured=measured, latency=latency))
     at.say(f"ship: {folder} is ready to copy")
     return folder
 
@@ -77,10 +91,79 @@ def _seen_in_training(at: Run) -> np.ndarray:
     return np.concatenate([frames_of(stack, 500, seed=at.recipe.seed) for stack in stacks])
 
 
-def _float_accuracy(at: Run, folder: Path) -> dict[str, Any]:
-    before = artefact.read_card(at.folder("slim")).measured[artefact.WEIGHTS]["dice"]
-    found = {}
-    for file, runtime in ((FLOAT, "onnxruntime"), (FLOAT_IR, "openvino")):
-        record = record_of(runner(folder / file, runtime=runtime), at.val)
-        found[file] = {**record, "drop": drop(before, record), "runtime": runtime}
+def _parent(at: Run) -> dict[str, Any]:
+    return artefact.read_card(at.folder("slim")).measured[artefact.WEIGHTS]
+
+
+def _accuracy(at: Run, folder: Path, measured: dict[str, Any]) -> dict[str, Any]:
+    """The card's measurements with those of the float files, as each runtime likes to run them."""
+    found = dict(measured)
+    for file in (FLOAT, FLOAT_IR):
+        record = record_of(runner(folder / file, runtime=_RUNS[file]), at.val)
+        found[file] = {**found.get(file, {}), **record, "drop": drop(_parent(at)["dice"], record)}
+        found[file]["runtime"] = _RUNS[file]
     return found
+
+
+def _half(at: Run, folder: Path, frames: np.ndarray, masks: np.ndarray) -> dict[str, Any]:
+    """Half precision beside float, held to the same parity and gate; left out in one line where it falls short."""
+    found: dict[str, Any] = {}
+    try:
+        halve(folder / FLOAT, folder / HALF)
+        export_openvino(folder / FLOAT, folder / HALF_IR, weights="float16")
+        for file in (HALF, HALF_IR):
+            runtime, what = _RUNS[file], f"{file} on {_RUNS[file]}"
+            exact = runner(folder / file, runtime=runtime, precision="f32")
+            same = agree(masks, exact(frames), least=PARITY, what=what, knob="to float")
+            record = record_of(runner(folder / file, runtime=runtime), at.val)
+            refused = judged(_parent(at), record, tolerance=at.recipe.tolerance, what=what)
+            if refused:
+                raise ValueError(refused)
+            found[file] = {**record, "drop": drop(_parent(at)["dice"], record), "runtime": runtime, "agreement": same}
+    except ValueError as error:
+        at.say(f"ship: no half precision: {str(error).partition('; nothing was written')[0]}")
+        for file in (HALF, HALF_IR, HALF_IR.removesuffix(".xml") + ".bin"):
+            (folder / file).unlink(missing_ok=True)
+        return {}
+    at.say(
+        f"ship: half precision, Dice {found[HALF]['dice']:.4f} on onnxruntime, {found[HALF_IR]['dice']:.4f} on openvino"
+    )
+    return found
+
+
+def _timed(at: Run, ship: Ship, frames: np.ndarray) -> tuple[dict[str, Any], ...]:
+    """Every runtime, file and precision that passed its gate, in turns; the card says which was the quickest."""
+    calls: dict[tuple[str, str, str | None], GraphRunner] = {}
+    for file, runtime in _RUNS.items():
+        if file not in ship.card.measured:
+            continue
+        exact = ("f32",) if file == FLOAT_IR else ()  # held to parity, whatever bf16 does
+        for precision in (None, *exact):
+            refused = "" if precision else _refused(at, file, ship.card.measured[file])
+            try:
+                made = runner(ship, runtime=runtime, file=file, precision=precision)
+            except ValueError as error:
+                refused = refused or str(error)
+            if refused:
+                at.say(f"ship: {refused}; `runner` will not choose it")
+            else:
+                calls[runtime, file, precision] = made
+    few = replace(QUICK, iterations=min(QUICK.iterations, at.recipe.bench.iterations))
+    records = latency_records(calls, frames[:16], few, device=str(describe().get("cpu", "")))
+    for record in records:
+        if record["fastest"]:
+            others = [r for r in records if r["runtime"] == record["runtime"] and r is not record]
+            second = (
+                f", {others[0]['ratio'] / record['ratio']:.2f} times as fast as {_named(others[0])}" if others else ""
+            )
+            at.say(f"ship: quickest on {record['runtime']}: {_named(record)}, {record['p50_ms']:.2f} ms{second}")
+    return records
+
+
+def _refused(at: Run, file: str, found: dict[str, Any]) -> str:
+    """Why the file, as its runtime likes to run it, is no choice; empty if it is one."""
+    return judged(_parent(at), found, tolerance=at.recipe.tolerance, what=f"{file} on {_RUNS[file]}")
+
+
+def _named(record: dict[str, Any]) -> str:
+    return f"{record['file']} ({record['precision']})"

@@ -53,7 +53,7 @@ class Student:
 
 @dataclass(frozen=True)
 class Slim:
-    """Structured pruning, then fine-tuning with the student's own method. `prune.macs` 0 leaves the student whole."""
+    """Structured pruning, then fine-tuning with the student's own method. `prune.share` 0 leaves the student whole."""
 
     prune: PruneOptions = field(default_factory=PruneOptions)
     batches: int = 8  # real batches whose gradients rank the channels
@@ -62,9 +62,16 @@ class Slim:
 
 @dataclass(frozen=True)
 class Int8:
-    """Post-training quantization, calibrated on unlabelled images."""
+    """Eight bits, calibrated on unlabelled images; where that costs more than the tolerance, a ladder is climbed."""
 
     images: int = 200  # frames to calibrate on
+    ladder: tuple[Literal["mixed", "distil"], ...] = ("mixed", "distil")  # what may be tried after calibration alone
+    kept: int = 8  # most layers that "mixed" leaves in float, the most sensitive ones
+    gain: float = 1.0  # "mixed" ends where the graph is not more than so many times as fast as float on OpenVINO
+    schedule: Schedule = field(  # of "distil": the student's own method, with eight bits in its way
+        default_factory=lambda: Schedule(steps=600, learning_rate=2e-4, validations=3)
+    )
+    otherwise: Literal["stop", "float"] = "stop"  # "float": when no rung holds, ship half precision and float alone
 
 
 @dataclass(frozen=True)
@@ -97,6 +104,7 @@ def _table() -> dict[str, Make]:
         "phantom": phantom.phantom,
         "acdc_cpu": acdc.acdc_cpu,
         "acdc_slices": acdc.acdc_slices,
+        "acdc_methods": acdc.acdc_methods,
         "kvasir_cpu": kvasir.kvasir_cpu,
         "kvasir": kvasir.kvasir,
         "la_cpu": atrium.la_cpu,

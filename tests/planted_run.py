@@ -1,0 +1,105 @@
+"""A run up to its slim student, in seconds and without training: a network whose masks are the truth by definition.
+
+`plant` scales one channel up and undoes that in the next layer: in float nothing changes, while one scale a tensor has
+no steps left for the other channels.
+"""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+
+from edgemt import artefact
+from edgemt.engine import Schedule
+from edgemt.methods import METHODS
+from edgemt.recipes import RECIPES, Int8
+from edgemt.training import described, drop
+from edgemt.workspace import Run
+
+READER = "down.0.4"  # the convolution that reads what was planted
+
+
+def network(seed: int = 0) -> nn.Module:
+    """A small U-Net with batch statistics of its own."""
+    return artefact.build_network(
+        {
+            "room": "teachers",
+            "name": "unet",
+            "channels": 3,
+            "classes": 4,
+            "heads": [],
+            "options": {"widths": [8, 8, 8], "dropout": [0.0, 0.0, 0.0]},
+        }
+    )
+
+
+def plant(net: nn.Module, *, by: float) -> nn.Module:
+    first, second = net.down[0][1], net.down[0][4]  # type: ignore[index]
+    with torch.no_grad():
+        first.weight[0] *= by
+        first.bias[0] *= by
+        second.weight[:, 0] /= by
+    return net
+
+
+def begin(out: Path, *, by: float, int8: Int8, tolerance: float) -> Run:
+    """A run whose teacher, student and slim student are one network; planted in the slim student alone."""
+    base = RECIPES["phantom"]()
+    recipe = replace(
+        base,
+        data=replace(base.data, size=(48, 48), phantom=(4, 12, 6)),
+        teacher=replace(base.teacher, widths=(8, 8, 8)),
+        # the teacher sees what the student sees: untrained, it says something else of every other view
+        student=replace(base.student, method=replace(METHODS["distillation"], teacher_sees="same", hard=0.0)),  # type: ignore[call-arg]
+        int8=int8,
+        bench=replace(base.bench, iterations=5),
+        tolerance=tolerance,
+    )
+    at = Run(recipe, out)
+    torch.manual_seed(0)
+    net = network().train()
+    for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = None  # the plain mean: learning later starts where the statistics say
+    with torch.no_grad():
+        for index in range(12):
+            net(at.stream(Schedule(steps=6)).batch(index, torch.device("cpu")).image)
+        for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
+            norm.momentum = 0.1
+        _balance(net.eval(), at.stream(Schedule(steps=6)).batch(7, torch.device("cpu")).image)
+    said = at.predict(net)
+    at.__dict__["labelled"] = replace(at.labelled, label=torch.from_numpy(said(at.labelled.image.numpy())))
+    truths = tuple(said(at.val.frames))
+    at.__dict__["val"] = replace(at.val, truths=truths)
+    for stage in ("teacher", "slim"):
+        _keep(at, stage, plant(net, by=by) if stage == "slim" else net)
+    return at
+
+
+def _balance(net: nn.Module, image: torch.Tensor) -> None:
+    """Every class gets its share of the pixels: logits of one mean and one deviation."""
+    logits = net(image).logits
+    head: Any = net.head
+    deviation, mean = logits.std((0, 2, 3)), logits.mean((0, 2, 3))
+    head.bias.copy_(4 * (head.bias - mean) / deviation)  # sure of itself, as a trained network is
+    head.weight.mul_(4 / deviation[:, None, None, None])
+
+
+def _keep(at: Run, stage: str, net: nn.Module) -> None:
+    folder = at.folder(stage)
+    folder.mkdir(parents=True)
+    measured: dict[str, Any] = at.measured(net)
+    card = replace(
+        at.card(),
+        stage=stage,
+        network={
+            **described(at.recipe.teacher, at, METHODS["supervised"]),
+            "options": {"widths": [8, 8, 8], "dropout": [0.0] * 3},
+        },
+        recipe_hash=stage,
+        measured={artefact.WEIGHTS: {**measured, "drop": drop(None, measured), "runtime": "torch"}},
+    )
+    artefact.save_network(folder, net, card)

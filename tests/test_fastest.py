@@ -1,0 +1,92 @@
+"""What the card says was the quickest is what `runner` takes when nobody chooses."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnxruntime")
+
+from tiny_ship import frame, make_ship  # noqa: E402
+
+from deploy.fastest import fastest, latency_records  # noqa: E402
+from deploy.runtime import runner  # noqa: E402
+from deploy.ship import Ship  # noqa: E402
+from deploy.timing import BenchOptions  # noqa: E402
+from edgemt.contract import Card  # noqa: E402
+
+FEW = BenchOptions(iterations=5, rounds=3, warmup=1, block_ms=1)
+
+
+class Sleeper:
+    """A runner that takes so long."""
+
+    precision, threads = "f32", 1
+
+    def __init__(self, seconds: float) -> None:
+        self.seconds = seconds
+
+    def __call__(self, frames: np.ndarray) -> np.ndarray:
+        time.sleep(self.seconds)
+        return frames[..., 0]
+
+
+def said(runtime: str, file: str, ratio: float, **more: Any) -> dict[str, Any]:
+    return {"runtime": runtime, "file": file, "asked": None, "ratio": ratio, "fastest": True, **more}
+
+
+def told(ship: Ship, *latency: dict[str, Any]) -> Ship:
+    return replace(ship, card=replace(ship.card, latency=latency))
+
+
+def test_the_quickest_of_each_runtime_is_marked_and_the_quickest_of_all_comes_first() -> None:
+    calls = {
+        ("openvino", "slow.xml", None): Sleeper(0.02),
+        ("openvino", "quick.xml", "f32"): Sleeper(0.005),
+        ("onnxruntime", "model.onnx", None): Sleeper(0.01),
+    }
+    records = latency_records(calls, [frame(0)], FEW)
+    assert [(r["file"], r["fastest"]) for r in records] == [
+        ("quick.xml", True),
+        ("model.onnx", True),
+        ("slow.xml", False),
+    ]
+    assert records[0]["asked"] == "f32" and records[0]["ratio"] < 1 == records[2]["ratio"]
+
+
+def test_a_card_that_was_never_timed_names_nothing() -> None:
+    assert fastest(Card()) == {}
+
+
+def test_a_file_that_the_card_does_not_list_is_never_the_quickest() -> None:
+    assert fastest(Card(files={"model.onnx": ""}, latency=(said("onnxruntime", "../other.onnx", 0.1),))) == {}
+
+
+@pytest.mark.parametrize("file", ["model.onnx", "model.int8.onnx"])
+def test_a_runner_without_a_choice_takes_what_the_card_says(file: str, tmp_path: Path) -> None:
+    ship = told(make_ship(tmp_path / "ship"), said("onnxruntime", file, 0.5))
+    for runtime in ("auto", "onnxruntime"):
+        made = runner(ship, runtime=runtime)
+        assert (made.runtime, made.file) == ("onnxruntime", file)
+
+
+def test_a_named_file_overrules_the_card(tmp_path: Path) -> None:
+    ship = told(make_ship(tmp_path / "ship"), said("onnxruntime", "model.int8.onnx", 0.5))
+    assert runner(ship, runtime="onnxruntime", file="fp32").file == "model.onnx"
+
+
+def test_auto_passes_over_a_runtime_that_is_not_here(tmp_path: Path) -> None:
+    latency = (said("tensorrt", "model.int8.onnx", 0.1), said("onnxruntime", "model.int8.onnx", 0.5))
+    assert runner(told(make_ship(tmp_path / "ship"), *latency)).runtime == "onnxruntime"
+
+
+def test_the_precision_that_was_the_quickest_is_asked_for(tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    ship = make_ship(tmp_path / "ship", openvino=True)
+    made = runner(told(ship, said("openvino", "openvino/model.xml", 0.5, asked="f32")))
+    assert (made.runtime, made.file, made.precision) == ("openvino", "openvino/model.xml", "f32")

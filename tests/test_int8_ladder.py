@@ -1,0 +1,114 @@
+"""Calibration that really fails, and each rung that mends it; when none does, nothing is written and all is said."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+import pytest
+from planted_run import READER, begin
+
+from deploy.gate import GateError
+from edgemt import artefact, engine
+from edgemt.engine import Schedule
+from edgemt.quantizing import FLOAT, SMALL, SMALL_IR, int8
+from edgemt.recipes import Int8
+from edgemt.workspace import Run
+
+pytest.importorskip("nncf")
+SHORT = Schedule(steps=250, learning_rate=2e-3, labelled=4, unlabelled=4, precision="32-true", validations=0)
+SMALL_LADDER = {"images": 8, "gain": 0.0}  # so small a network is no quicker in eight bits
+
+
+def held(at: Run) -> dict[str, Any]:
+    return artefact.read_card(at.folder("int8")).measured[SMALL]["quantization"]
+
+
+def weight_of(path: Path, layer: str) -> str:
+    return next(str(node.input[1]) for node in onnx.load(path).graph.node if node.name == layer)
+
+
+def test_a_healthy_network_needs_calibration_alone(tmp_path: Path) -> None:
+    at = begin(tmp_path, by=1.0, int8=Int8(**SMALL_LADDER), tolerance=0.2)
+    int8(at)
+    assert [step["rung"] for step in held(at)["rungs"]] == ["calibrated"]
+    assert not at.folder("qad").exists()
+
+
+def test_an_outlier_channel_fails_calibration_and_one_layer_in_float_mends_it(tmp_path: Path) -> None:
+    at = begin(tmp_path, by=1000.0, int8=Int8(**SMALL_LADDER), tolerance=0.25)
+    folder = int8(at)
+    failed, mended = held(at)["rungs"]
+    assert not failed["passed"] and max(failed["dice"].values()) < 0.7
+    assert mended["passed"] and mended["rung"] == "mixed" and min(mended["dice"].values()) > 0.75
+    (layer,) = mended["kept"]
+    assert weight_of(folder / FLOAT, layer) == f"network.{READER}.weight"
+    assert held(at)["sensitivity"][0]["layer"] == layer
+    assert (folder / SMALL_IR).exists() and not at.folder("qad").exists()
+
+
+@pytest.mark.slow
+def test_a_milder_one_is_mended_by_learning_under_eight_bits(tmp_path: Path) -> None:
+    at = begin(tmp_path, by=20.0, int8=Int8(ladder=("distil",), schedule=SHORT, **SMALL_LADDER), tolerance=0.3)
+    int8(at)
+    failed, mended = held(at)["rungs"]
+    assert not failed["passed"] and mended["passed"] and mended["rung"] == "distilled"
+    assert min(mended["dice"].values()) > max(failed["dice"].values()) + 0.05
+    slim, learnt = (artefact.read_card(at.folder(stage)) for stage in ("slim", "qad"))
+    assert learnt.network == slim.network and learnt.files != slim.files
+
+
+def test_when_no_rung_holds_nothing_is_written_and_every_rung_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    at = begin(tmp_path, by=1000.0, int8=Int8(ladder=("mixed",), kept=1, **SMALL_LADDER), tolerance=0.001)
+    with pytest.raises(GateError) as caught:
+        int8(at)
+    said = str(caught.value)
+    assert "\n" not in said and not at.folder("int8").exists()
+    assert not list(tmp_path.rglob("*int8*.onnx")) and not list(tmp_path.rglob("*int8*.xml"))
+    for part in ("calibrated 0.", "mixed (1 layers in float) 0.", "onnxruntime", "nothing was written", "int8.kept"):
+        assert part in said
+    assert "refused" in capsys.readouterr().err
+
+
+def test_float_is_shipped_alone_where_the_recipe_prefers_that(tmp_path: Path) -> None:
+    at = begin(tmp_path, by=100.0, int8=Int8(ladder=(), otherwise="float", **SMALL_LADDER), tolerance=0.01)
+    card = artefact.read_card(int8(at))
+    assert set(card.measured) == {FLOAT} and not any("int8" in file for file in card.files)
+    assert card.measured[FLOAT]["quantization"]["rung"] == "none"
+    assert not card.measured[FLOAT]["quantization"]["rungs"][0]["passed"]
+
+    from edgemt.report.chosen import choices
+    from edgemt.shipping import ship
+
+    shipped = artefact.read_card(ship(at))
+    assert FLOAT in shipped.measured and SMALL not in shipped.measured
+    assert {record["runtime"] for record in shipped.latency if record["fastest"]} == {"openvino", "onnxruntime"}
+    assert any("none held, and no INT8 file is shipped" in line for line in choices(shipped))
+
+
+@pytest.mark.slow
+def test_learning_under_eight_bits_that_was_cut_resumes_to_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgemt.quantization_aware import distil_in_eight_bits
+
+    short = Schedule(steps=8, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=2)
+    runs = [begin(tmp_path / name, by=30.0, int8=Int8(schedule=short), tolerance=0.2) for name in ("whole", "cut")]
+    distil_in_eight_bits(runs[0])
+    real, calls = engine.Run.step, iter(range(5))
+
+    def cut(self: engine.Run, draw: engine.Draw) -> Any:
+        if next(calls, None) is None:
+            raise KeyboardInterrupt
+        return real(self, draw)
+
+    monkeypatch.setattr(engine.Run, "step", cut)
+    with pytest.raises(KeyboardInterrupt):
+        distil_in_eight_bits(runs[1])
+    monkeypatch.setattr(engine.Run, "step", real)
+    assert not runs[1].folder("qad").exists()
+    distil_in_eight_bits(runs[1])
+    assert artefact.read_card(runs[1].folder("qad")).files == artefact.read_card(runs[0].folder("qad")).files
