@@ -106,6 +106,7 @@ def calls_of(
     missing: dict[str, str] = {}
     face = {"size": (size, size), "channels": entrant.channels, "threads": at.threads}
     module = Shippable(network, normalise=entrant.normalise, channels=entrant.channels).eval()
+    torch.compiler.reset()  # eight graphs of one function, and it would go on in eager without a word in the table
     for column in at.columns:
         try:
             if column in ON_RUNTIMES:
@@ -116,7 +117,7 @@ def calls_of(
             else:
                 made = module if column == "torch eager" else torch.compile(module)
                 calls[column] = TorchRunner(made, name=column, **face)
-            calls[column](np.zeros((1, size, size, entrant.channels), np.uint8))  # compiles, where it does
+            calls[column](np.zeros((size, size, entrant.channels), np.uint8)[None])  # compiles, where it does
         except Exception as error:  # of whatever compiler or runtime
             calls.pop(column, None)
             missing[column] = first_line(error)

@@ -22,7 +22,7 @@ _NOT_SAID = "not stated"
 
 def write_bundle(ship: Ship, folder: Path, *, name: str) -> Path:
     """Write configs/metadata.json, docs/README.md and models/*.onnx; returns `folder`."""
-    graphs = [file for file in ship.card.files if file.endswith(".onnx")]
+    graphs = [file for file in ship.card.files if file.endswith(".onnx") and "/" not in file]
     for file in graphs:
         target = folder / "models" / Path(file).name
         with whole(target) as part:

@@ -15,12 +15,14 @@ from deploy.gate import agree
 from deploy.half import halve
 from deploy.inputs import write_inputs
 from deploy.machine import describe
+from deploy.prompt_ship import put_prompt
 from deploy.runners import GraphRunner
 from deploy.runtime import runner
 from deploy.ship import Ship, self_test, write_golden
 from edgemt import artefact
 from edgemt.doctor import golden_masks
 from edgemt.quantizing import FLOAT, FLOAT_IR, SMALL, SMALL_IR, frames_of, judged
+from edgemt.second_teacher import load_promptable
 from edgemt.training import drop
 from edgemt.workspace import record_of
 
@@ -43,12 +45,12 @@ _RUNS = {
 def ship(at: Run) -> Path:
     """One folder to copy: graphs, card and golden frames. Refused when two runtimes give different masks."""
     source, folder = at.folder("int8"), at.folder("ship")
-    parents = (artefact.identity(source),)
+    parent, prompt = artefact.read_card(source), _prompt_input(at)
+    parents = (artefact.identity(source), *([artefact.identity(prompt)] if prompt else []))
     key = artefact.key_of("ship with half precision", at.recipe.tolerance, parents)
     if artefact.stands(folder, key=key):
         at.say("ship: stands")
         return folder
-    parent = artefact.read_card(source)
     with artefact.staged(folder) as working:
         for file in parent.files:
             (working / file).parent.mkdir(parents=True, exist_ok=True)
@@ -59,6 +61,10 @@ def ship(at: Run) -> Path:
         for index in np.linspace(0, len(frames) - 1, min(GOLDEN, len(frames))).astype(int):
             write_golden(working, f"frame{index:03d}", frame=frames[index], mask=masks[index])
         write_inputs(working, _seen_in_training(at))
+        if prompt is not None:
+            put_prompt(
+                working, load_promptable(prompt), artefact.read_card(prompt), of=parent, frames=list(frames[:GOLDEN])
+            )
         measured = _accuracy(at, working, parent.measured) | _half(at, working, frames, masks)
         card = replace(parent, stage="ship", parents=parents, recipe_hash=key, measured=measured, created="")
         opened = Ship(working, artefact.write_card(working, card))
@@ -72,6 +78,14 @@ def ship(at: Run) -> Path:
         artefact.write_card(working, replace(card, measured=measured, latency=latency))
     at.say(f"ship: {folder} is ready to copy")
     return folder
+
+
+def _prompt_input(at: Run) -> Path | None:
+    """The small promptable network of the run, where it looks at the frames that the student looks at."""
+    folder = at.folder("promptable")
+    if not (folder / "card.json").is_file() or at.recipe.data.slices > 1:
+        return None
+    return folder if artefact.read_card(folder).patch is None else None
 
 
 def parity(at: Run, folder: Path, frames: np.ndarray) -> np.ndarray:

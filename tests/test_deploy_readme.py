@@ -42,7 +42,7 @@ def section(title: str) -> str:
 
 
 def test_the_sections_of_a_field_engineer_are_there() -> None:
-    for title in ("Trust", "Serving", "Intel box", "Jetson Orin"):
+    for title in ("Live masks", "Trust", "Serving", "Intel box", "Jetson Orin"):
         assert commands(section(title)), title
 
 
@@ -74,6 +74,33 @@ def test_trust_and_serving_run_as_written(
     checks = re.findall(r"`(openssl [^`]+)`", section(title))
     if checks and shutil.which("openssl"):
         assert "Verified Successfully" in subprocess.run(shlex.split(checks[0]), capture_output=True, text=True).stdout
+
+
+def test_every_fault_in_the_table_has_a_test_that_plays_it() -> None:
+    here = "".join(path.read_text(encoding="utf-8") for path in Path(__file__).parent.glob("test_*.py"))
+    rows = re.findall(r"^\|.*\|$", section("Live masks").partition("### What can go wrong")[2], re.M)[2:]
+    assert len(rows) > 20
+    for row in rows:
+        (name,) = re.findall(r"`(test_\w+)`", row)
+        assert f"def {name}(" in here, row
+
+
+def test_every_file_has_its_row() -> None:
+    folder = Path(__file__).parent.parent / "deploy"
+    table = TEXT.partition("| file |")[2].partition("\n\n")[0]
+    named = re.findall(r"`([\w/]+(?:\.py)?/?)`", table)
+    assert {path.name for path in folder.glob("*.py")} - {"__init__.py"} == {name for name in named if name[-1] != "/"}
+    assert all((folder / name).exists() for name in named)
+
+
+def test_sources_outputs_and_states_in_the_tables_are_those_there_are() -> None:
+    from deploy.stream.frame_record import STATES
+    from deploy.stream.outputs import OUTPUTS
+
+    live = section("Live masks")
+    for head, there in (("`--output`, one or several", OUTPUTS), ("state", STATES)):
+        table = live.partition(f"| {head} |")[2].partition("\n\n")[0]
+        assert set(re.findall(r"^\| `([\w-]+)", table, re.M)) == set(there)
 
 
 def test_the_extras_named_there_exist() -> None:

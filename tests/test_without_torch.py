@@ -28,7 +28,8 @@ MODULES = [
     "deploy.runtime", "deploy.bench", "deploy.ship_bench", "deploy.coldstart", "deploy.ship", "deploy.gate",
     "deploy.sign", "deploy.serve", "deploy.inputs", "deploy.explain", "deploy.graph_file",
     "deploy.stream.iterate", "deploy.stream.session", "deploy.stream.evidence_files", "deploy.stream.page",
-    "deploy.stream.igtl_server", "deploy.stream.video_file", "deploy.dicom_seg",
+    "deploy.stream.igtl_server", "deploy.stream.video_file", "deploy.dicom_seg", "deploy.prompted",
+    "deploy.local_change", "deploy.stream.correcting", "deploy.stream.collecting",
     *(f"deploy.stream.source_{kind}" for kind in ("camera", "dicom", "igtl", "images", "synthetic", "video")),
 ]  # fmt: skip
 HEAVY = ["torch", "torchvision", "timm", "lightning", "monai", "nncf", "onnx", "onnxscript", "torch_pruning"]

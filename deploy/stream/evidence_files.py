@@ -11,10 +11,12 @@ from deploy.stream.evidence import raw_table, sentences, table
 from edgemt.files import write_text
 
 _PAGE = """<!doctype html><html lang="en"><meta charset="utf-8"><title>Delays</title>
-<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:70rem;margin:2rem auto;padding:0 1rem}}
-table{{border-collapse:collapse}}td,th{{border-bottom:1px solid #ccc;padding:.3rem .7rem;text-align:right}}
-td:nth-child(2),th:nth-child(2){{text-align:left}}</style>
-<h1>Video delay and annotation delay</h1>{paragraphs}<table>{rows}</table>{bars}
+<style>body{{font:15px/1.5 system-ui,sans-serif;max-width:64rem;margin:2rem auto;padding:0 1rem;color:#222}}
+p{{max-width:52rem}}table{{border-collapse:collapse;font-variant-numeric:tabular-nums;width:100%}}
+td,th{{border-bottom:1px solid #ccc;padding:.3rem .6rem;text-align:right}}
+td:nth-child(2),th:nth-child(2){{text-align:left}}tr.last td{{border-bottom:2px solid #888}}
+figure{{margin:.6rem 0}}figcaption{{font-weight:600}}svg{{fill:#2a7}}svg text{{fill:#555;font-size:10px}}</style>
+<h1>Video delay and annotation delay</h1>{paragraphs}<table>{rows}</table>{charts}
 """
 
 
@@ -39,37 +41,47 @@ def without_raw(evidence: dict[str, Any]) -> dict[str, Any]:
 def page(evidence: dict[str, Any]) -> str:
     rows = [line.strip("|").split("|") for line in table(evidence).splitlines() if not line.startswith("|---")]
     cells = [
-        "<tr>" + "".join(f"<{tag}>{html.escape(cell.strip())}</{tag}>" for cell in row) + "</tr>"
+        ("<tr class=last>" if "added" in row[1] else "<tr>")
+        + "".join(f"<{tag}>{html.escape(cell.strip())}</{tag}>" for cell in row)
+        + "</tr>"
         for row, tag in zip(rows, ["th"] + ["td"] * len(rows), strict=False)
     ]
-    bars = [
-        _histogram(list(part[f"raw_{kind}_ns"].values()), f"{rate['hz']:g} Hz, {name}")
-        for rate in evidence["rates"]
-        for part, kind, name in (
-            (rate["without"], "video", "video without masks"),
-            (rate["with_masks"], "video", "video with masks"),
-            (rate["with_masks"], "annotation", "annotation"),
-        )
-        if part.get(f"raw_{kind}_ns")
-    ]
+    charts = "".join(_charts(rate, budget_ms=evidence["budget_ms"]) for rate in evidence["rates"])
     paragraphs = "".join(f"<p>{html.escape(said)}</p>" for said in sentences(evidence))
-    return _PAGE.format(paragraphs=paragraphs, rows="".join(cells), bars="".join(bars))
+    return _PAGE.format(paragraphs=paragraphs, rows="".join(cells), charts=charts)
 
 
-def _histogram(times_ns: list[int], title: str, *, bins: int = 60) -> str:
-    """Counts on a square-root scale, so that a single late frame is seen."""
-    top_ms = max(max(times_ns) / 1e6, 0.1)
+def _charts(rate: dict[str, Any], *, budget_ms: float) -> str:
+    """The two of the video on one axis, one above the other, and the masks'."""
+    found = {
+        "video without masks": rate["without"].get("raw_video_ns", {}),
+        "video with masks": rate["with_masks"].get("raw_video_ns", {}),
+        "annotation": rate["with_masks"].get("raw_annotation_ns", {}),
+    }
+    times = {name: [ns / 1e6 for ns in raw.values()] for name, raw in found.items()}
+    longest = max([*times["video without masks"], *times["video with masks"], 0.1])
+    tops = {name: longest for name in times} | {"annotation": max([budget_ms, *times["annotation"]])}
+    bars = "".join(_histogram(of, name, top_ms=tops[name]) for name, of in times.items() if of)
+    return f"<h2>{rate['hz']:g} Hz</h2><p>Frames by delay; heights are square roots, so that one is seen.</p>{bars}"
+
+
+def _histogram(times_ms: list[float], title: str, *, top_ms: float, bins: int = 60) -> str:
     counts = [0] * bins
-    for ns in times_ns:
-        counts[min(int(ns / 1e6 / top_ms * bins), bins - 1)] += 1
+    for ms in times_ms:
+        counts[min(int(ms / top_ms * bins), bins - 1)] += 1
     most = max(counts) ** 0.5
     bars = "".join(
-        f'<rect x="{12 * i}" y="{80 - 78 * count**0.5 / most:.1f}" width="10" height="{78 * count**0.5 / most:.1f}"/>'
+        f'<rect x="{12 * i}" y="{60 - 58 * count**0.5 / most:.1f}" width="10" height="{58 * count**0.5 / most:.1f}">'
+        f"<title>{i * top_ms / bins:.1f} to {(i + 1) * top_ms / bins:.1f} ms: {count}</title></rect>"
         for i, count in enumerate(counts)
         if count
     )
+    marks = "".join(
+        f'<text x="{3 * bins * q}" y="74" text-anchor="{anchor}">{q / 4 * top_ms:.1f} ms</text>'
+        for q, anchor in enumerate(("start", "middle", "middle", "middle", "end"))
+    )
     return (
-        f"<h2>{html.escape(title)}</h2><svg viewBox='0 0 {12 * bins} 100' width='100%' fill='#2a7'>{bars}"
-        f"<text y='96' fill='#333' font-size='12'>0 ms</text>"
-        f"<text x='{12 * bins}' y='96' text-anchor='end' fill='#333' font-size='12'>{top_ms:.1f} ms</text></svg>"
+        f"<figure><figcaption>{html.escape(title)}, n {len(times_ms)}</figcaption>"
+        f"<svg viewBox='0 0 {12 * bins} 80' width='100%'><path d='M0 60H{12 * bins}' stroke='#999'/>{bars}{marks}</svg>"
+        "</figure>"
     )

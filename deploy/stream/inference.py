@@ -18,11 +18,14 @@ from deploy.stream.frame_record import Frame, Result
 from deploy.stream.mailbox import Mailbox
 from deploy.stream.marker import Colour, outline
 from deploy.stream.mask_checks import BadMask, Belief, checked
+from deploy.stream.standby import Standby, close
 from edgemt.frames import fit_frame
+
+__all__ = ["Counted", "Infer", "Inference", "Model", "close"]
 
 Infer = Callable[[np.ndarray], np.ndarray]  # uint8 [1, h, w, K] -> uint8 [1, h, w]
 _WHO = "inference"
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0  # before a new start
+_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0  # before a new start; the first after a good mask is at once
 _MOST_HUNG = 4  # threads that may hang at once; a thread cannot be killed
 
 
@@ -51,24 +54,31 @@ class Counted:
 class Inference:
     """Takes frames from `inbox`, puts results on the board."""
 
-    def __init__(self, model: Model, board: Board, inbox: Mailbox[Frame], *, hang_ms: float, first: Infer) -> None:
+    def __init__(
+        self, model: Model, board: Board, inbox: Mailbox[Frame], *, hang_ms: float, first: Infer, standby: bool = True
+    ) -> None:
+        """`standby`: where `first` is a process, keep another one ready behind it."""
         self.counted = Counted()
         self._model, self._board, self._inbox, self._hang_ns = model, board, inbox, hang_ms * 1e6
+        self._standby = Standby(first, make=model.make, prove=self._prove, keep=standby)
         self._stop = threading.Event()
+        self._lock = threading.Lock()  # around whose turn it is, and what the one whose turn it is has to say
         self._turn = 0  # of the thread that may speak; those before it were given up
         self._busy_ns: int | None = None
-        self._hung = 0
         self._threads: list[threading.Thread] = []
         self._begin(first)
 
     def tend(self) -> None:
         """Call it often: gives up a thread that hangs and starts another."""
-        busy = self._busy_ns
-        if busy is None or self._board.clock() - busy < self._hang_ns or self._hung >= _MOST_HUNG:
-            return
-        self._hung += 1
-        self._failed(f"inference hangs since {self._hang_ns / 1e6:.0f} ms")
-        self._begin(None)
+        self._standby.tend()
+        with self._lock:
+            busy = self._busy_ns
+            if busy is None or self._board.clock() - busy < self._hang_ns:
+                return
+            if sum(thread.is_alive() for thread in self._threads) > _MOST_HUNG:
+                return
+            self._failed(f"inference hangs since {self._hang_ns / 1e6:.0f} ms")
+            self._begin(None)
 
     @property
     def busy(self) -> bool:
@@ -77,6 +87,7 @@ class Inference:
     def stop(self, timeout_s: float = 3.0) -> None:
         self._stop.set()
         self._inbox.close()
+        self._standby.close()
         self._threads[-1].join(timeout_s)
 
     def _begin(self, infer: Infer | None) -> None:
@@ -87,12 +98,12 @@ class Inference:
         thread.start()
 
     def _run(self, turn: int, infer: Infer | None) -> None:
-        pause, belief = _FIRST_PAUSE_S, Belief(self._model.known)
+        pause, belief = 0.0, Belief(self._model.known)
         given = infer  # closed by whoever made it
         while not self._stop.is_set() and turn == self._turn:
             try:
                 if infer is None:
-                    infer = self._model.make()
+                    infer = self._standby.take()
                     self.counted.restarts += 1
                 frame = self._inbox.take(0.1)
                 if frame is None:
@@ -100,47 +111,52 @@ class Inference:
                 self._busy_ns = self._board.clock()
                 result = self._result(infer, frame, belief)
             except Exception as error:  # whatever a runtime may raise
-                if turn != self._turn:
-                    return
-                self._failed(str(error).splitlines()[0] if str(error) else type(error).__name__)
+                self._give_up(turn, str(error).splitlines()[0] if str(error) else type(error).__name__)
                 close(infer)
-                infer, self._busy_ns = None, None
+                infer = None
                 self._stop.wait(pause)
-                pause = min(2 * pause, _LONGEST_PAUSE_S)
+                pause = min(max(2 * pause, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
                 continue
-            if turn != self._turn:
-                return  # came back from the dead: its mask is old, another thread is at work
-            self._busy_ns, pause = None, _FIRST_PAUSE_S
-            self.counted.masks += 1
-            self._board.fault(_WHO, None)
-            self._board.put_result(result)
+            self._deliver(turn, result)
+            pause = 0.0
         if infer is not given:
             close(infer)
 
     def _result(self, infer: Infer, frame: Frame, belief: Belief) -> Result:
         model = self._model
-        if model.golden is not None and self.counted.masks % model.golden_every == model.golden_every - 1:
-            _try_golden(infer, *model.golden)
+        if self.counted.masks % model.golden_every == model.golden_every - 1:
+            self._prove(infer)
         fitted = fit_frame(frame.pixels, size=model.size, channels=model.channels)
         mask = checked(infer(fitted[None]), size=model.size, classes=len(model.colours))
         agreement, likeness = belief.of(mask, fitted, epoch=frame.epoch)
         marker = outline(mask, size=frame.size, colours=model.colours, thickness=max(2, frame.size[0] // 360))
         return Result(frame, mask, marker, self._board.clock(), agreement, likeness)
 
+    def _deliver(self, turn: int, result: Result) -> None:
+        """Unless the thread was given up: then its mask is old, and another thread is at work."""
+        with self._lock:
+            if turn == self._turn:
+                self._busy_ns = None
+                self.counted.masks += 1
+                self._board.fault(_WHO, None)
+                self._board.put_result(result)
+
+    def _give_up(self, turn: int, why: str) -> None:
+        with self._lock:
+            if turn == self._turn and not self._stop.is_set():
+                self._busy_ns = None
+                self._failed(why)
+
     def _failed(self, why: str) -> None:
         self.counted.failures += 1
         self.counted.last_failure = why
         self._board.fault(_WHO, why)
 
-
-def close(infer: Infer | None) -> None:
-    """Of one that has something to close: a child process."""
-    done = getattr(infer, "close", None)
-    if done is not None:
-        done()
-
-
-def _try_golden(infer: Infer, frame: np.ndarray, mask: np.ndarray) -> None:
-    same = float((np.asarray(infer(frame)) == mask).mean())
-    if not same > 0.99:
-        raise BadMask(f"the model no longer gives its golden mask ({same:.1%} of pixels)")
+    def _prove(self, infer: Infer) -> None:
+        """Raises BadMask for one that does not give the golden mask: another model, or weights turned NaN."""
+        if self._model.golden is None:
+            return
+        frame, mask = self._model.golden
+        same = float((np.asarray(infer(frame)) == mask).mean())
+        if not same > 0.99:
+            raise BadMask(f"the model no longer gives its golden mask ({same:.1%} of pixels)")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import tempfile
 from pathlib import Path
 from typing import IO
@@ -19,25 +20,42 @@ class SourceLock:
 
     def __init__(self, source: str, *, folder: str | Path | None = None) -> None:
         """Raises ValueError when another process, or another stream of this one, holds it."""
-        name = f"edgemt-{hashlib.sha256(source.encode()).hexdigest()[:16]}.lock"
+        name = f"edgemt-{hashlib.sha256(_device(source).encode()).hexdigest()[:16]}.lock"
         self._file: IO[str] | None = None
         if fcntl is None:
             return
         folder = Path(folder or os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-        self._file = open(folder / name, "a+", encoding="utf-8")  # noqa: SIM115
+        self._file = _opened(folder / name, source)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
-            self._file.seek(0)
             other = self._file.read().strip() or "unknown"
-            self._file.close()
-            self._file = None
+            self.release()
             raise ValueError(f"source {source}: process {other} streams from it already; stop that one first") from None
-        self._file.truncate(0)
-        self._file.write(str(os.getpid()))
-        self._file.flush()
+        if self._file.writable():
+            self._file.truncate(0)
+            self._file.write(str(os.getpid()))
+            self._file.flush()
 
     def release(self) -> None:
         if self._file is not None:
             self._file.close()
             self._file = None
+
+
+def _device(source: str) -> str:
+    """camera:0, camera:0:1920x1080 and /dev/video0 are one."""
+    camera = re.fullmatch(r"camera(?::(\d+))?(?::\d+x\d+)?", source)
+    return f"/dev/video{camera[1] or 0}" if camera else re.sub(r"^(/dev/video\w+):\d+x\d+$", r"\1", source)
+
+
+def _opened(path: Path, source: str) -> IO[str]:
+    """A file of another user, which may be left over from yesterday, is locked as well as one's own; a link is not
+    followed."""
+    try:
+        return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+", encoding="utf-8")
+    except PermissionError:
+        pass
+    except OSError as error:
+        raise ValueError(f"source {source}: cannot be locked ({path}: {error.strerror}); remove that file") from None
+    return os.fdopen(os.open(path, os.O_RDONLY | os.O_NOFOLLOW), encoding="utf-8")

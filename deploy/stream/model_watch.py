@@ -9,12 +9,15 @@ import os
 from deploy.ship import CARD, Ship
 from edgemt.files import sha256
 
+Stamp = tuple[int, ...]
+_UNKNOWN: Stamp = ()  # so that the first look finds what was edited while the model was loaded
+
 
 class ModelWatch:
     def __init__(self, ship: Ship) -> None:
         self._ship = ship
         self._hashes = {**ship.card.files, CARD: sha256(ship.folder / CARD)}
-        self._stamps = {name: self._stamp(name) for name in self._hashes}
+        self._stamps: dict[str, Stamp | None] = dict.fromkeys(self._hashes, _UNKNOWN)
         self._bad: dict[str, str] = {}
 
     def look(self) -> str | None:
@@ -37,9 +40,9 @@ class ModelWatch:
         except OSError:
             return False
 
-    def _stamp(self, name: str) -> tuple[int, int, int] | None:
+    def _stamp(self, name: str) -> Stamp | None:
         try:
             found = os.stat(self._ship.folder / name)
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_size, found.st_ino
+        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino

@@ -75,11 +75,14 @@ class Outlet:
             self._thread.start()
 
     def close(self, timeout_s: float = 2.0) -> None:
+        """Never raises: the others are to be closed too."""
         self._stop.set()
         if self._thread.is_alive():
             self._thread.join(timeout_s)
-        if not self.failed:
-            self._output.close()
+        if self._thread.is_alive():  # in the middle of a write that does not end; closing it now could crash
+            self._failed(f"does not come to an end within {timeout_s:g} s; what it wrote last may be missing")
+        elif not self.failed:
+            self._end()
 
     def _run(self) -> None:
         seen = -1
@@ -88,9 +91,19 @@ class Outlet:
                 seen = self._board.wait(seen, 0.25)
                 self._output.show(self._board.look())
         except Exception as error:  # a full disk, a closed window
-            self.failed = str(error) or type(error).__name__
-            print(f"edgemt: warning: output {self.name} stopped: {self.failed}", file=sys.stderr, flush=True)
+            self._failed(str(error) or type(error).__name__)
+            self._end()
+
+    def _end(self) -> None:
+        try:
             self._output.close()
+        except Exception as error:
+            if not self.failed:
+                self._failed(str(error) or type(error).__name__)
+
+    def _failed(self, why: str) -> None:
+        self.failed = why
+        print(f"edgemt: warning: output {self.name} stopped: {why}", file=sys.stderr, flush=True)
 
 
 class Lines:

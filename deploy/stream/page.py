@@ -3,34 +3,35 @@ elsewhere and nothing is stored.
 
 The address holds a random token; without it, or under another host name (as a page from outside would come after DNS
 rebinding), everything is refused. A page asks for the next look and the answer waits until there is one, so that at
-most one picture is under way to it and a slow page gets fewer, never older ones.
+most one picture is under way to it and a slow page gets fewer, never older ones. Where the model takes corrections, a
+page may also say where it clicked; anything else that is sent to it is refused.
 """
 
 from __future__ import annotations
 
-import contextlib
 import hmac
-import ipaddress
 import json
 import secrets
-import socket
 import sys
 import threading
 from collections.abc import Callable
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from http.server import BaseHTTPRequestHandler
 from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
+from deploy.stream.correcting import CorrectableStage, NotHeld
 from deploy.stream.outputs import Stage
+from deploy.stream.page_corrections import ENDPOINTS, LONGEST
 from deploy.stream.page_looks import Encode, Looks
+from deploy.stream.page_server import PageServer, listening_place
 from deploy.stream.recording import under_way
 
 _SCRIPT = "text/javascript; charset=utf-8"
 _FILES = {  # what may be asked for -> the file in web/ and its type
     "": ("page.html", "text/html; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),
-    **{name: (name, _SCRIPT) for name in ("page.js", "looks.js", "figures.js", "contour.js")},
+    **{name: (name, _SCRIPT) for name in ("page.js", "looks.js", "figures.js", "contour.js", "correct.js")},
 }
 _HEADERS = {
     "Content-Security-Policy": "default-src 'none'; script-src 'self'; style-src 'self'; img-src 'self' blob: data:; "
@@ -42,7 +43,6 @@ _HEADERS = {
     "Cache-Control": "no-store",
 }
 _WAIT_S = 0.4  # an answer comes so often even when nothing happens: silence means that we are gone
-_CONNECTIONS = 16
 
 
 def open_page(argument: str, stage: Stage) -> Page:
@@ -63,11 +63,15 @@ class Page:
         encode: Encode | None = None,
     ) -> None:  # fmt: skip
         self.token = secrets.token_urlsafe(24)
+        correcting = stage.correcting if isinstance(stage, CorrectableStage) else None
         looks = Looks(
-            stage.board, classes=stage.card.classes, colours=stage.colours, recording=recording, encode=encode
-        )
+            stage.board, classes=stage.card.classes, colours=stage.colours, recording=recording, encode=encode,
+            sent=correcting.sent if correcting is not None else lambda shown: None,
+        )  # fmt: skip
         about = {**looks.about, "name": stage.card.name, "model": stage.board.model}
-        self._server = _Server(_address(host, port), _Handler, token=self.token, looks=looks, about=about)
+        about["correct"] = correcting.about if correcting is not None else None
+        self._server = PageServer(listening_place(host, port), _Handler, token=self.token, looks=looks, about=about)
+        self._server.correcting = correcting
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="edgemt-page", daemon=True
         )
@@ -88,54 +92,8 @@ class Page:
         self._thread.join(2)
 
 
-class _Server(ThreadingHTTPServer):
-    daemon_threads = True
-    block_on_close = False
-
-    def __init__(
-        self, address: tuple[str, int], handler: Any, *, token: str, looks: Looks, about: dict[str, Any]
-    ) -> None:
-        self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
-        self.token, self.looks, self.about = token, looks, about
-        self._peers: set[Any] = set()
-        self._free = threading.BoundedSemaphore(_CONNECTIONS)
-        try:
-            super().__init__(address, handler)
-        except (OSError, OverflowError) as error:
-            why = error.strerror if isinstance(error, OSError) else str(error)
-            where = f"{address[0]}:{address[1]}"
-            raise ValueError(
-                f"output page:{where}: cannot listen ({why}); name another port, or 0 for a free one"
-            ) from None
-        host = f"[{address[0]}]" if ":" in address[0] else address[0]
-        also = ["localhost"] if ipaddress.ip_address(address[0]).is_loopback else []
-        self.host_names = [f"{name}:{self.server_address[1]}" for name in (host, *also)]
-        if self.server_address[1] == 80:  # which browsers leave out
-            self.host_names += [host, *also]
-
-    def process_request_thread(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        self._peers.add(request)
-        try:
-            super().process_request_thread(request, client_address)
-        finally:
-            self._peers.discard(request)
-            self._free.release()
-
-    def hang_up(self) -> None:
-        """On everyone: a page must see at once that nothing comes any more."""
-        for peer in list(self._peers):
-            with contextlib.suppress(OSError):
-                peer.shutdown(socket.SHUT_RDWR)
-
-    def handle_error(self, request: Any, client_address: Any) -> None:
-        """A page that was closed in the middle of an answer is no news."""
-
-
 class _Handler(BaseHTTPRequestHandler):
-    server: _Server
+    server: PageServer
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "EdgeMT", ""
     timeout = 10  # seconds that a peer may stand still
@@ -143,22 +101,52 @@ class _Handler(BaseHTTPRequestHandler):
     disable_nagle_algorithm = True
 
     def do_GET(self) -> None:
-        if self.headers.get("Host", "") not in self.server.host_names:
-            return self._refuse(421, "another host")
-        if self.headers.get("Sec-Fetch-Site", "none") not in ("none", "same-origin"):
-            return self._refuse(403, "from another page")
-        url = urlsplit(self.path)
-        token, _, name = url.path.removeprefix("/").partition("/")
-        if not hmac.compare_digest(token.encode(), self.server.token.encode()):
-            return self._refuse(403, "no token")
+        name = self._asked_for()
+        if name is None:
+            return
         if name in _FILES:
             file, kind = _FILES[name]
             return self._answer(200, kind, (files("deploy.stream") / "web" / file).read_bytes())
         if name == "about.json":
             return self._answer(200, "application/json", json.dumps(self.server.about).encode())
         if name == "look":
-            return self._look(url.query)
+            return self._look(urlsplit(self.path).query)
         self._refuse(404, "no such page")
+
+    def do_POST(self) -> None:
+        """A click, a box, or a case to keep: a little JSON, from the page itself."""
+        name, correcting = self._asked_for(), self.server.correcting
+        if name is None:
+            return
+        if correcting is None or name not in ENDPOINTS:
+            return self._refuse(501, "nothing can be sent here")
+        if self.headers.get("Content-Type", "").partition(";")[0] != "application/json":
+            return self._refuse(415, "JSON only")
+        length = self.headers.get("Content-Length", "")
+        if not (length.isdecimal() and len(length) < 10 and int(length) <= LONGEST):
+            return self._refuse(413, f"say at most {LONGEST} bytes, and how many")
+        try:
+            data = ENDPOINTS[name](correcting, self.rfile.read(int(length)), self.server.looks.picture)
+        except NotHeld as error:
+            return self._refuse(410, str(error))
+        except ValueError as error:
+            return self._refuse(400, str(error))
+        self._answer(200, "application/octet-stream", data)
+
+    def _asked_for(self) -> str | None:
+        """What stands behind the token; None where that is not for whoever asks, who has been told."""
+        own = {"", *(f"http://{name}" for name in self.server.host_names)}
+        token, _, name = urlsplit(self.path).path.removeprefix("/").partition("/")
+        site = self.headers.get("Sec-Fetch-Site", "none")
+        if self.headers.get("Host", "") not in self.server.host_names:
+            self._refuse(421, "another host")
+        elif site not in ("none", "same-origin") or self.headers.get("Origin", "") not in own:
+            self._refuse(403, "from another page")
+        elif not hmac.compare_digest(token.encode(), self.server.token.encode()):
+            self._refuse(403, "no token")
+        else:
+            return name
+        return None
 
     def _look(self, query: str) -> None:
         try:
@@ -184,15 +172,3 @@ class _Handler(BaseHTTPRequestHandler):
 
     def log_message(self, format: str, *args: Any) -> None:
         """The address holds the token, so requests are not written anywhere."""
-
-
-def _address(host: str, port: int) -> tuple[str, int]:
-    try:
-        address = ipaddress.ip_address("127.0.0.1" if host == "localhost" else host.strip("[]"))
-    except ValueError:
-        raise ValueError(
-            f"output page:{host}:{port}: {host!r} is no address; write 127.0.0.1, or one of this machine"
-        ) from None
-    if address.is_unspecified:
-        raise ValueError(f"output page:{host}:{port}: means every network; write the address of the one it shall be")
-    return str(address), port

@@ -42,9 +42,9 @@ class Looks:
 
     def __init__(
         self, board: Board, *, classes: Sequence[str], colours: Sequence[Colour], recording: Callable[[], bool],
-        encode: Encode | None = None,
+        encode: Encode | None = None, sent: Callable[[Shown], None] = lambda shown: None,
     ) -> None:  # fmt: skip
-        self._board, self._recording, self._encode = board, recording, encode or jpeg_encoder()
+        self._board, self._recording, self._encode, self._sent = board, recording, encode or jpeg_encoder(), sent
         shown = list(zip(classes, colours, strict=False))[1:]
         self.about: dict[str, Any] = {
             "classes": [{"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour)} for name, colour in shown],
@@ -59,6 +59,7 @@ class Looks:
         clock, came = self._board.clock, self._board.clock()
         version = self._board.wait(seen, min(wait_s, self._board.next_change_s(self._board.look())))
         shown, jpeg = self._with_picture(frame)
+        self._sent(shown)
         record, grid = shown.record.to_json(), b""
         if shown.record.mask is not None:
             record["mask_size"] = list(shown.record.mask.shape)
@@ -69,11 +70,12 @@ class Looks:
             "record": record,
             "picture": _picture(shown.frame, clock()),
             "recording": self._recording(),
-            "jpeg_bytes": len(jpeg),
-            "mask_bytes": len(grid),
         }
-        text = json.dumps(said).encode()
-        return len(text).to_bytes(4, "big") + text + jpeg + grid
+        return packed(said, jpeg, grid)
+
+    def picture(self, frame: Frame) -> bytes:
+        """Any frame as the JPEG that a page is sent."""
+        return self._encode(frame.pixels)
 
     def _with_picture(self, had: int) -> tuple[Shown, bytes]:
         """Compressing takes a while: what is said of the mask is judged again afterwards, for the same picture."""
@@ -91,6 +93,12 @@ class Looks:
             if self._jpeg[0] != frame.id:
                 self._jpeg = (frame.id, self._encode(frame.pixels))
             return self._jpeg[1]
+
+
+def packed(said: dict[str, Any], jpeg: bytes, grid: bytes) -> bytes:
+    """JSON, picture and mask in one, as at the top of this file."""
+    text = json.dumps({**said, "jpeg_bytes": len(jpeg), "mask_bytes": len(grid)}).encode()
+    return len(text).to_bytes(4, "big") + text + jpeg + grid
 
 
 def _picture(frame: Frame | None, now_ns: int) -> dict[str, Any] | None:

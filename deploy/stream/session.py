@@ -13,11 +13,13 @@ import numpy as np
 from deploy.machine import memory
 from deploy.stream.board import Board, Limits
 from deploy.stream.capture import Capture
+from deploy.stream.child import children_cpu_s
 from deploy.stream.delays import Delays
-from deploy.stream.frame_record import Clock, Frame, Shown, monotonic
-from deploy.stream.inference import Infer, Inference, Model
+from deploy.stream.frame_record import Clock, Frame, MaskRecord, Shown, monotonic
+from deploy.stream.inference import Infer, Inference, Model, close
 from deploy.stream.lock import SourceLock
 from deploy.stream.mailbox import Mailbox
+from deploy.stream.marker import words
 from deploy.stream.model_watch import ModelWatch
 from deploy.stream.sources import Source
 
@@ -57,8 +59,9 @@ class Session:
     def __init__(
         self, source: Source, model: Model | None, *, first: Infer | None = None, options: StreamOptions | None = None,
         display: Display = lambda shown, picture: None, watch: ModelWatch | None = None, clock: Clock = monotonic,
-        delays: Delays | None = None,
+        delays: Delays | None = None, standby: bool = True,
     ) -> None:  # fmt: skip
+        """`first` is closed by whoever made it. `standby`: see Inference."""
         self.options, self.delays = options or StreamOptions(), delays or Delays()
         limits = Limits(self.options.budget_ms, self.options.no_signal_ms)
         self.board = Board(limits, model=model.id if model else "", masks=model is not None, clock=clock)
@@ -69,32 +72,39 @@ class Session:
         self.capture = Capture(
             source, self.board, self._inbox, frozen_ms=self.options.frozen_ms, frames=self.options.frames
         )
+        self._standby = standby
         self._stop = threading.Event()
-        self._begun: tuple[float, float] = (time.monotonic(), time.process_time())
+        self._begun = _now()
         self._ended: tuple[float, float] | None = None
         self._resident: tuple[int | None, int | None] = (None, None)
 
     def run(self) -> dict[str, Any]:
         """The record of the run. Raises ValueError, before anything is shown, for a source that cannot be opened."""
         lock: SourceLock | None = None
+        made: Infer | None = None
         tending = threading.Thread(target=self._tend, name="edgemt-tend", daemon=True)
         try:
             lock = SourceLock(self._source.name) if self._source.live else None
             self.capture.start()
             if self._model is not None:
-                first = self._first or self._model.make()
+                made = first = self._first or self._model.make()
                 self.inference = Inference(
-                    self._model, self.board, self._inbox, hang_ms=self.options.hang_ms, first=first
-                )
+                    self._model, self.board, self._inbox, hang_ms=self.options.hang_ms, first=first,
+                    standby=self._standby,
+                )  # fmt: skip
             tending.start()
-            self._begun = time.monotonic(), time.process_time()
+            self._begun = _now()
             self._show()
         finally:
-            self._ended = time.monotonic(), time.process_time()
+            self._ended = _now()
             self.stop()
             self.capture.stop()
             if self.inference is not None:
                 self.inference.stop()
+            if made is not self._first:
+                close(made)
+            if tending.is_alive():
+                tending.join(1.0)
             if lock is not None:
                 lock.release()
             self.finished.set()
@@ -104,7 +114,7 @@ class Session:
 
     def record(self) -> dict[str, Any]:
         """What the session did so far."""
-        ended = self._ended or (time.monotonic(), time.process_time())
+        ended = self._ended or _now()
         return self._said(wall_s=ended[0] - self._begun[0], cpu_s=ended[1] - self._begun[1])
 
     def stop(self) -> None:
@@ -130,13 +140,18 @@ class Session:
     def _present(self, shown: Shown) -> None:
         """A mask that grows too old while it is drawn is not shown either."""
         picture = self._picture(shown)
-        if shown.result is not None:
-            age = self.board.clock() - shown.result.frame.captured_ns
-            if age > self.options.budget_ms * 1e6:
-                shown = self.board.look()
-                picture = self._picture(shown)
+        if self._too_old(shown):
+            shown = self.board.look()
+            picture = self._picture(shown)
+        if self._too_old(shown):  # drawing is what takes so long
+            shown = _without_mask(shown)
+            picture = self._picture(shown)
         self._display(shown, picture)
         self.delays.note(shown, picture, shown_ns=self.board.clock())
+
+    def _too_old(self, shown: Shown) -> bool:
+        made_from = shown.result.frame if shown.result is not None else None
+        return made_from is not None and self.board.clock() - made_from.captured_ns > self.options.budget_ms * 1e6
 
     def _picture(self, shown: Shown) -> np.ndarray | None:
         if self._model is None:
@@ -184,6 +199,18 @@ class Session:
             "budget_ms": self.options.budget_ms,
             **self.delays.summary(),
         }
+
+
+def _without_mask(shown: Shown) -> Shown:
+    assert shown.frame is not None
+    why = "mask too old when drawn"
+    plate = words(f"AI STALE: {why}", shown.frame.size)
+    return Shown(shown.frame, MaskRecord("stale", why, shown.record.model), plate)
+
+
+def _now() -> tuple[float, float]:
+    """Seconds by the clock and of a core, inference in processes of its own included."""
+    return time.monotonic(), time.process_time() + children_cpu_s()
 
 
 def _key(shown: Shown) -> tuple[Any, ...]:

@@ -14,7 +14,8 @@ from edgemt.commands.stages import RecipeCommand, through
 class Export(RecipeCommand):
     """The folder to copy to the device: graphs, card, golden frames; of zoo/NAME in RECIPE's place at once, in --out,
     with INT8 where --data.root is given. With --serve also, from RECIPE or a ship folder in
-    its place, a model repository for a server, in serve/ beside the ship; of a ship folder --out names it."""
+    its place, a model repository for a server, in serve/ beside the ship; of a ship folder --out names it.
+    With --with-prompt a ship folder gets a prompt input: clicks and boxes in the live page then correct its masks."""
 
     serve: Literal["triton", "ovms", "monai"] | None = None
     """NVIDIA Triton, OpenVINO Model Server, or a MONAI bundle's description."""
@@ -25,11 +26,15 @@ class Export(RecipeCommand):
     """Frames that are worked on at the same time."""
     serve_name: str = ""
     """Name of the served model; the ship's own if not given."""
+    with_prompt: Path | None = None
+    """RUN/promptable: the small promptable network that a run with sam_handover or s_acmt has trained."""
 
 
 def export(command: Export, rest: list[str]) -> None:
     """A recipe up to its ship, an entry of the zoo, or a model repository of a ship that stands."""
-    if _names_an_entry(command.recipe):
+    if command.with_prompt is not None:
+        _add_prompt(command, command.with_prompt, rest)
+    elif _names_an_entry(command.recipe):
         _export_entry(command, rest)
     elif command.serve or _is_ship(command.recipe):
         _serve(command, rest)
@@ -57,6 +62,21 @@ def _export_entry(command: Export, rest: list[str]) -> None:
         raise ValueError(f"{command.recipe}: export it first, then give --serve with the folder it became")
     recipe = recipe_for(command.recipe, rest)
     print(zoo.export(command.recipe, out=command.out, recipe=recipe, say=say))
+
+
+def _add_prompt(command: Export, promptable: Path, rest: list[str]) -> None:
+    if not _is_ship(command.recipe) or command.serve is not None or command.out is not None or rest:
+        raise ValueError(f"{command.recipe}: --with-prompt takes a ship folder in RECIPE's place, and nothing else")
+    from deploy.prompt_ship import add_prompt
+    from deploy.sign import SIGNATURE
+    from edgemt import artefact
+    from edgemt.second_teacher import load_promptable
+
+    signed = Path(command.recipe, SIGNATURE).exists()
+    ship = add_prompt(command.recipe, load_promptable(promptable), artefact.read_card(promptable))
+    if signed:
+        say("the ship's signature is gone, its card has changed; sign it again")
+    print(ship.folder)
 
 
 def _serve(command: Export, rest: list[str]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,6 +13,7 @@ from tyro.conf import Positional
 from edgemt.commands.speaking import say, write_json
 
 if TYPE_CHECKING:
+    from deploy.stream.correcting import Correcting
     from deploy.stream.opening import Opened
     from deploy.stream.session import Session
     from deploy.stream.sources import Source
@@ -54,6 +56,9 @@ class Stream:
     isolation: Literal["thread", "process"] = "thread"
     """process: inference apart from the video, so that a driver that crashes takes no picture with it."""
     limits: Limits = field(default_factory=Limits)
+    collect: Path | None = None
+    """Corrections made in the page can be saved in this folder as labelled cases, images/ and masks/; the page says
+    Recording all the while. Nothing is saved if not given."""
     evidence: Path | None = None
     """Measure both delays at 30 and 60 Hz (or at --hz), with and without masks; write report and raw times there."""
     json: Path | None = None
@@ -65,6 +70,7 @@ def stream(command: Stream) -> None:
     from deploy.stream.sources import open_source
     from edgemt.overlay import class_colours
 
+    _refuse_collecting(command)
     opened = open_model(
         command.ship,
         runtime=command.runtime,
@@ -100,10 +106,13 @@ def _session(command: Stream, opened: Opened, source: Source) -> Session:
 
 def _watched(session: Session, command: Stream, opened: Opened, source: Source) -> dict[str, Any]:
     """Run it with its outputs, a line a second on stderr, and Ctrl-C as the usual end."""
-    from deploy.stream.outputs import Outlet, Stage, open_output
+    from deploy.stream.correcting import CorrectableStage
+    from deploy.stream.outputs import Outlet, open_output
     from deploy.stream.speaking import Ticker
 
-    stage = Stage(session.board, opened.ship.card, opened.model.colours, source)
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service that is stopped closes its recording too
+    correcting = _correcting(command, opened)
+    stage = CorrectableStage(session.board, opened.ship.card, opened.model.colours, source, correcting)
     outlets: list[Outlet] = []
     ticker = Ticker(session, say=say)
     try:
@@ -117,6 +126,29 @@ def _watched(session: Session, command: Stream, opened: Opened, source: Source) 
         ticker.close()
         for outlet in outlets:
             outlet.close()
+        if correcting is not None:
+            correcting.close()
+
+
+def _refuse_collecting(command: Stream) -> None:
+    if command.collect is not None and (command.evidence is not None or not _has_page(command)):
+        raise ValueError(
+            f"collect {command.collect}: masks are corrected in the page; add --output page, no --evidence"
+        )
+
+
+def _has_page(command: Stream) -> bool:
+    return any(name.partition(":")[0] == "page" for name in command.output)
+
+
+def _correcting(command: Stream, opened: Opened) -> Correcting | None:
+    """Where there is a page to click on, and a model that takes clicks."""
+    if not _has_page(command):
+        return None
+    from deploy.stream.correcting import open_correcting
+
+    runtime = getattr(opened.first, "runtime", "auto")
+    return open_correcting(opened.ship, model=opened.model.id, runtime=runtime, collect=command.collect)
 
 
 def _measure(command: Stream, opened: Opened, folder: Path) -> None:

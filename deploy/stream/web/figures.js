@@ -41,7 +41,8 @@ export class Figures {
   tellState(said, frozen) {
     document.body.dataset.state = said.state;
     document.body.classList.toggle("frozen", Boolean(frozen));
-    $("word").textContent = said.state === "fresh" ? "Mask is fresh" : WORDS[said.state];
+    const word = said.state === "fresh" ? "Mask is fresh" : WORDS[said.state];
+    $("word").textContent = frozen ? `Live: ${word.toLowerCase()}` : word;
     $("notice").hidden = said.state !== "no-signal" || Boolean(frozen);
   }
 
@@ -55,7 +56,8 @@ export class Figures {
 
   tellStrip(said, live, frozen, now) {
     const words = { fresh: "Fresh", "no-signal": "No signal" }[said.state] ?? `No mask: ${said.state}`;
-    $("strip-word").textContent = frozen ? "Frozen picture" : words;
+    const still = frozen && frozen.corrected ? `Corrected by hand, picture ${frozen.id}` : "Frozen picture";
+    $("strip-word").textContent = frozen ? still : words;
     $("strip-text").textContent = frozen
       ? `of ${frozen.wall.toLocaleTimeString()}, ${seconds(now - frozen.at)} ago; Space goes on`
       : said.age !== null ? `mask ${Math.round(said.age)} ms old` : said.reason;

@@ -13,7 +13,7 @@ export async function follow(take, lost) {
       const signal = AbortSignal.timeout(3000);
       const response = await fetch(`look?seen=${seen}&frame=${frame}&mask=${mask}`, { signal });
       if (!response.ok) throw new Error(response.status);
-      const look = unpack(await response.arrayBuffer());
+      const look = asLook(unpack(await response.arrayBuffer()));
       look.came = performance.now();
       look.under_way_ms = Math.max(0, look.came - asked - look.waited_ms); // at most: it counts the question as well
       have = look;
@@ -28,14 +28,19 @@ export async function follow(take, lost) {
   }
 }
 
-function unpack(data) {
+// What was said, with its picture and its mask, if they came.
+export function unpack(data) {
   const length = new DataView(data).getUint32(0);
-  const look = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+  const said = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
   const start = 4 + length;
-  look.jpeg = look.jpeg_bytes ? new Blob([new Uint8Array(data, start, look.jpeg_bytes)], { type: "image/jpeg" }) : null;
+  said.jpeg = said.jpeg_bytes ? new Blob([new Uint8Array(data, start, said.jpeg_bytes)], { type: "image/jpeg" }) : null;
+  said.grid = said.mask_bytes ? new Uint8Array(data, start + said.jpeg_bytes, said.mask_bytes) : null;
+  return said;
+}
+
+function asLook(look) {
   look.frame = look.picture ? look.picture.id : -1;
   look.mask = look.record.mask_size ? look.record.frame_id : -1;
-  look.grid = look.mask_bytes ? new Uint8Array(data, start + look.jpeg_bytes, look.mask_bytes) : null;
   return look;
 }
 

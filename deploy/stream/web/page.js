@@ -1,5 +1,6 @@
 // The live page: draws the newest picture and, while it may be shown, its mask. Judged again before every repaint.
 import { contours, filling } from "./contour.js";
+import { Correct } from "./correct.js";
 import { Figures } from "./figures.js";
 import { follow, judged } from "./looks.js";
 
@@ -13,7 +14,7 @@ let answers = false;
 let live = null; // the newest look
 let shown = null; // what is on the canvas: the live look, or the frozen one
 let frozen = null;
-let visible = true, dirty = true, figures = null, lastKey = "";
+let visible = true, dirty = true, figures = null, correct = null, lastKey = "";
 
 const judgedNow = () => judged(live, now(), { answers, about });
 
@@ -56,7 +57,9 @@ function drawVideo() {
 function drawMask(mask) {
   const pen = overlay.getContext("2d");
   pen.clearRect(0, 0, overlay.width, overlay.height);
-  if (mask && visible) ink(pen, mask, overlay.width, overlay.height, overlay.width / overlay.clientWidth);
+  const ratio = overlay.width / overlay.clientWidth;
+  if (mask && visible) ink(pen, mask, overlay.width, overlay.height, ratio);
+  if (frozen && correct) correct.marks(pen, overlay.width, overlay.height, ratio);
 }
 
 function ink(pen, mask, width, height, ratio) {
@@ -96,7 +99,16 @@ function freeze() {
   const said = judgedNow();
   frozen = frozen ? null : { at: now(), wall: new Date(), said, mask: allowed(said), id: shown.frame };
   if (!frozen && live) shown = live;
+  if (correct) frozen ? correct.begin(frozen) : correct.end();
   $("freeze").setAttribute("aria-pressed", Boolean(frozen));
+  dirty = true;
+}
+
+// Another picture or mask for the frozen one: a mask is corrected on the very picture that it was made from.
+function refreeze({ bitmap, ...change }) {
+  if (!frozen) return;
+  Object.assign(frozen, change);
+  if (bitmap) shown = { ...shown, bitmap, frame: frozen.id };
   dirty = true;
 }
 
@@ -111,8 +123,8 @@ async function snapshot() {
   pen.fillStyle = "#0e1419";
   pen.fillRect(0, video.height, video.width, strip);
   [pen.fillStyle, pen.font, pen.textBaseline] = ["#e3ebf1", `${Math.round(strip * 0.5)}px sans-serif`, "middle"];
-  const words = [new Date().toLocaleString(), `picture ${id}`, said.state,
-    said.age === null ? said.reason : `mask ${Math.round(said.age)} ms old`,
+  const words = [new Date().toLocaleString(), `picture ${id}`, ...(frozen && frozen.corrected ? [] : [said.state]),
+    frozen && frozen.corrected ? "mask corrected by hand" : said.age === null ? said.reason : `mask ${Math.round(said.age)} ms old`,
     ...(visible ? [] : ["masks hidden"]), ...(frozen ? ["frozen"] : []), about.model];
   pen.fillText(words.join("   "), 10, video.height + strip / 2);
   const link = document.createElement("a");
@@ -149,6 +161,7 @@ function listen() {
   addEventListener("resize", fit);
   document.addEventListener("visibilitychange", () => { if (document.hidden) drawMask(null); dirty = true; });
   const keys = { " ": freeze, s: snapshot, m: toggleMasks, f: full, ArrowUp: () => slide(5), ArrowDown: () => slide(-5) };
+  if (correct) Object.assign(keys, { z: () => correct.undo(), Enter: () => correct.keep() });
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const button = $("classes").querySelectorAll("button")[Number(event.key) - 1];
@@ -177,6 +190,7 @@ about = await (await fetch("about.json")).json();
 document.title = `${about.name || "EdgeMT"} live`;
 $("model").textContent = about.model;
 figures = new Figures(about);
+if (about.correct) correct = new Correct(about, $("frame"), { show: refreeze, redraw: () => { dirty = true; } });
 listClasses();
 slide(0);
 listen();

@@ -1,0 +1,621 @@
+"""Faults end to end: through the command line, with real sockets, processes and files. What can be played with a source
+that misbehaves alone is in test_stream_live.py."""
+
+from __future__ import annotations
+
+import http.client
+import json
+import os
+import re
+import select
+import signal
+import socket
+import subprocess
+import sys
+import threading
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+pytest.importorskip("onnx")
+pytest.importorskip("onnxruntime")
+
+from misbehaving import MODEL_SIZE, OPTIONS, Drama, honest, model, picture, threshold  # noqa: E402
+from tiny_ship import expected, frame, make_ship  # noqa: E402
+
+from deploy.stream import session as sessions  # noqa: E402
+from deploy.stream import standby as standbys  # noqa: E402
+from deploy.stream.child import ChildLost, ChildRunner, children_cpu_s  # noqa: E402
+from deploy.stream.frame_record import Frame, Result, Shown  # noqa: E402
+from deploy.stream.igtl_server import IgtlServer, open_igtl  # noqa: E402
+from deploy.stream.lock import SourceLock  # noqa: E402
+from deploy.stream.marker import nothing  # noqa: E402
+from deploy.stream.mask_checks import BadMask  # noqa: E402
+from deploy.stream.model_watch import ModelWatch  # noqa: E402
+from deploy.stream.opening import open_model  # noqa: E402
+from deploy.stream.outputs import Lines, Outlet, Stage  # noqa: E402
+from deploy.stream.page import Page, open_page  # noqa: E402
+from deploy.stream.session import Session  # noqa: E402
+from deploy.stream.source_iterable import IterableSource  # noqa: E402
+from deploy.stream.sources import Picture  # noqa: E402
+from deploy.stream.standby import Standby  # noqa: E402
+from edgemt import cli  # noqa: E402
+from edgemt.contract import Card  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+SYNTHETIC = ("--source", "synthetic:320x96", "--limits.budget-ms", "60000", "--limits.no-signal-ms", "60000")
+posix = pytest.mark.skipif(os.name != "posix", reason="processes apart need Linux or macOS")
+linux = pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="looks processes up in /proc")
+
+
+@pytest.fixture(scope="module")
+def ship(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return make_ship(tmp_path_factory.mktemp("faults") / "ship").folder
+
+
+def until(true: Callable[[], Any], *, seconds: float = 60.0) -> Any:
+    ends = time.monotonic() + seconds
+    while not (value := true()):
+        assert time.monotonic() < ends, "never became true"
+        time.sleep(0.01)
+    return value
+
+
+# --- the inference process ---
+
+
+@posix
+@pytest.mark.parametrize(
+    ("by", "why"), [("SIGKILL", r"the inference process ended \(signal 9\)"), ("SIGSTOP", "did not answer|hangs since")]
+)
+def test_a_killed_inference_process_is_replaced_by_the_one_that_waits(by: str, why: str, ship: Path) -> None:
+    opened = open_model(ship, runtime="onnxruntime", file="fp32", isolation="process", hang_ms=2_000)
+    first: Any = opened.first
+    waiting, killed, another = [], [], first.another
+    first.another = lambda: waiting.append(another()) or waiting[-1]
+
+    def kill(k: int) -> Picture:
+        if not killed and waiting and waiting[0].loaded:
+            killed.append(k)
+            os.kill(first.process.pid, getattr(signal, by))
+        return Picture(picture(k))
+
+    def cold() -> Any:
+        raise AssertionError("loaded anew, though one was waiting")
+
+    drama = Drama(kill, sees="invalid")
+    options = replace(OPTIONS, hang_ms=2_000)
+    record = drama.play(replace(opened.model, make=cold), first=first, options=options)
+    assert re.search(why, drama.why)
+    assert record["restarts"] == record["failures"] == 1
+    first.close()
+    assert not any(child.alive for child in waiting)
+
+
+@posix
+def test_a_process_that_stands_still_holds_nobody_up(ship: Path) -> None:
+    child = ChildRunner(ship, hang_ms=100, runtime="onnxruntime", file="fp32", threads=1)
+    child.process.send_signal(signal.SIGSTOP)
+    with pytest.raises(ChildLost, match=r"did not answer within 0\.1 s"):
+        child._write(bytes(1 << 22))  # more than a pipe holds
+    child.close()
+    assert not child.alive
+    with pytest.raises(ChildLost, match="was closed"):
+        child(frame(0)[None])
+
+
+@posix
+def test_one_that_waits_for_another_model_than_the_one_at_work_is_refused(ship: Path, tmp_path: Path) -> None:
+    child = ChildRunner(ship, hang_ms=10_000, runtime="onnxruntime", file="fp32", threads=1)
+    used = children_cpu_s()
+    assert used > 0
+    child._ship = make_ship(tmp_path / "other", name="other").folder  # as if the folder had been replaced
+    with pytest.raises(ValueError, match="another model than the one at work"):
+        child.another().ready()
+    child._ship = ship
+    second = child.another().ready()
+    assert np.array_equal(second(frame(3)[None])[0], expected(frame(3)))
+    child.close()
+    second.close()
+    assert children_cpu_s() >= used
+
+
+@posix
+def test_a_process_that_dies_while_it_loads_is_one_line(ship: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "executable", "/bin/false")
+    with pytest.raises(ValueError, match=r"^isolation process: the inference process ended \(status 1\)$"):
+        ChildRunner(ship, hang_ms=100)
+
+
+class _Kept:
+    """A runner of which another can be kept."""
+
+    def __init__(self) -> None:
+        self.alive, self.closed, self.others = True, False, []
+
+    def another(self) -> _Kept:
+        self.others.append(_Kept())
+        return self.others[-1]
+
+    def ready(self) -> _Kept:
+        return self
+
+    def close(self) -> None:
+        self.alive, self.closed = False, True
+
+
+def test_one_waits_at_a_time_and_is_replaced_when_it_dies_though_not_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    first = _Kept()
+    standby = Standby(first, make=_Kept, prove=lambda infer: None)
+    standby.tend()
+    standby.tend()
+    assert len(first.others) == 1
+    first.others[0].alive = False
+    standby.tend()
+    assert len(first.others) == 1  # too soon
+    monkeypatch.setattr(standbys, "_APART_S", 0.0)
+    standby.tend()
+    assert len(first.others) == 2 and standby.take() is first.others[1]
+    assert standby.take() not in first.others  # none was waiting
+    standby.tend()
+    standby.close()
+    standby.tend()
+    assert len(first.others) == 3 and first.others[2].closed
+
+
+def test_a_new_runner_that_does_not_give_the_golden_mask_is_never_used() -> None:
+    golden, made = picture(1)[None, ::2, ::2], []
+
+    def other(frames: np.ndarray) -> np.ndarray:
+        return 1 - threshold(frames)
+
+    def make() -> Any:
+        made.append(other if drama.act == 1 else threshold)
+        return made[-1]
+
+    def broken(frames: np.ndarray) -> np.ndarray:
+        if drama.act == 1:
+            raise RuntimeError("device lost")
+        return threshold(frames)
+
+    drama = Drama(sees="invalid")
+    drama.play(model(make, golden=(golden, threshold(golden))), first=broken)
+    assert made[-1] is threshold
+    with pytest.raises(BadMask, match="golden"):
+        Standby(None, make=lambda: other, prove=_refuse).take()
+
+
+def _refuse(infer: Any) -> None:
+    raise BadMask("not the golden mask")
+
+
+def test_threads_that_hung_and_came_back_do_not_count_for_ever() -> None:
+    """Seven hangs one after the other, of which no more than one at a time."""
+    hangs, release, states = [0], threading.Event(), []
+
+    def sticky(frames: np.ndarray) -> np.ndarray:
+        if hangs[0] < 7:
+            hangs[0] += 1
+            release.clear()
+            release.wait(20)
+        return threshold(frames)
+
+    def make() -> Any:
+        release.set()
+        return sticky
+
+    def frames() -> Iterator[np.ndarray]:
+        for k in range(4000):
+            if "fresh" in states:
+                return
+            yield picture(k)
+
+    options = replace(OPTIONS, hang_ms=20)
+    record = Session(
+        IterableSource(frames(), hz=200), model(make), first=sticky, options=options,
+        display=lambda shown, drawn: (honest(shown, drawn), states.append(shown.record.state)),
+    ).run()  # fmt: skip
+    assert states[-1] == "fresh" and record["restarts"] == 7
+
+
+def test_inference_that_only_drew_too_long_shows_no_old_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+    now, seen = [0], []
+    session = Session(
+        IterableSource([]),
+        model(),
+        options=OPTIONS,
+        clock=lambda: now[0],
+        display=lambda shown, drawn: seen.append(shown),
+    )
+    one = Frame(0, picture(0), 0)
+    session.board.put_frame(one)
+    session.board.put_result(Result(one, np.zeros(MODEL_SIZE, np.uint8), nothing(one.size), 0))
+    draw, slow = Shown.picture, []
+
+    def drawn(self: Shown) -> Any:
+        if len(slow) < 2:  # and in the meantime there is a new mask, which grows old in the same way
+            slow.append(1)
+            now[0] += int(OPTIONS.budget_ms * 1e6) + 1
+            new = Frame(len(slow), picture(1), now[0] - 1000)
+            session.board.put_frame(new)
+            session.board.put_result(Result(new, np.zeros(MODEL_SIZE, np.uint8), nothing(new.size), now[0]))
+        return draw(self)
+
+    monkeypatch.setattr(Shown, "picture", drawn)
+    session._present(session.board.look())
+    assert seen[0].record.state == "stale" and seen[0].record.mask is None and seen[0].result is None
+
+
+# --- the end ---
+
+
+@linux
+@pytest.mark.parametrize("by", ["SIGINT", "SIGTERM", "SIGKILL"])
+def test_however_it_ends_no_process_is_left_behind(by: str, ship: Path) -> None:
+    """The signal goes to the whole group, as from a terminal."""
+    command = [sys.executable, "-m", "edgemt.cli", "stream", str(ship), *SYNTHETIC, "--isolation", "process"]
+    outputs = ["--output", "page", "igtl:0", "lines"]
+    running = subprocess.Popen(
+        [*command, *outputs],
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        text=True,
+        start_new_session=True,
+    )
+    try:
+        for line in running.stdout:  # type: ignore[union-attr]
+            if '"fresh"' in line:
+                break
+        children = until(lambda: _children(running.pid))
+        os.killpg(running.pid, getattr(signal, by))
+        said = running.communicate(timeout=60)[1]
+    finally:
+        running.kill()
+    until(lambda: not any(_alive(child) for child in children))
+    assert "Traceback" not in said
+    if by == "SIGINT":
+        assert running.returncode == 0 and " frames, " in said.splitlines()[-1]
+
+
+def _children(pid: int) -> list[int]:
+    return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+
+
+def _alive(pid: int) -> bool:
+    try:
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
+    except OSError:
+        return False
+
+
+def test_threads_and_sockets_end_with_the_stream(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    _stream(ship, "--frames", 5, "--hz", 0, "--output", "page", "igtl:0")
+    address = next(line for line in capsys.readouterr().err.splitlines() if "http://" in line)
+    port = int(address.partition("127.0.0.1:")[2].partition("/")[0])
+    until(lambda: not [t for t in threading.enumerate() if t.name.startswith("edgemt")])
+    with pytest.raises(OSError, match="refused"):
+        socket.create_connection(("127.0.0.1", port))
+
+
+# --- two at once ---
+
+
+def _stream(ship: Path, *arguments: Any) -> None:
+    cli.main(["stream", str(ship), *SYNTHETIC, *map(str, arguments)])
+
+
+@posix
+def test_a_second_instance_is_refused_until_the_first_is_gone(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    source = f"igtl://127.0.0.1:1/{os.getpid()}"
+    hold = f"from deploy.stream.lock import SourceLock; held = SourceLock({source!r}); print(1, flush=True); input()"
+    other = subprocess.Popen([sys.executable, "-c", hold], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
+    try:
+        assert other.stdout is not None and other.stdout.readline()
+        with pytest.raises(SystemExit) as left:
+            cli.main(["stream", str(ship), "--source", source])
+        assert left.value.code == 2
+        (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+        assert f"process {other.pid} streams from it already; stop that one first" in line
+    finally:
+        other.kill()
+        other.wait()
+    SourceLock(source).release()
+
+
+def test_a_camera_is_one_camera_however_it_is_written(tmp_path: Path) -> None:
+    held = SourceLock("camera:0", folder=tmp_path)
+    for name in ("camera", "camera:0:1920x1080", "/dev/video0", "/dev/video0:640x480"):
+        with pytest.raises(ValueError, match=f"source {name}: process {os.getpid()} streams"):
+            SourceLock(name, folder=tmp_path)
+    SourceLock("camera:1", folder=tmp_path).release()
+    held.release()
+
+
+@posix
+def test_a_lock_follows_no_link_and_minds_no_file_of_another_user(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    SourceLock("camera:0", folder=tmp_path).release()
+    (lock,) = tmp_path.iterdir()
+    real = os.open
+    monkeypatch.setattr(
+        os, "open", lambda path, flags, *mode: real(path, flags, *mode) if not flags & os.O_CREAT else _no()
+    )
+    first = SourceLock("camera:0", folder=tmp_path)  # left over, and not ours to write
+    with pytest.raises(ValueError, match="streams from it already"):
+        SourceLock("camera:0", folder=tmp_path)
+    first.release()
+    monkeypatch.undo()
+    lock.unlink()
+    (tmp_path / "precious").write_text("keep me")
+    lock.symlink_to(tmp_path / "precious")
+    with pytest.raises(ValueError, match="cannot be locked"):
+        SourceLock("camera:0", folder=tmp_path)
+    assert (tmp_path / "precious").read_text() == "keep me"
+
+
+def _no() -> int:
+    raise PermissionError(13, "Permission denied")
+
+
+@pytest.mark.parametrize("output", ["page", "igtl"])
+def test_a_port_in_use_is_one_line_and_exit_status_2(
+    output: str, ship: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as left:
+        _stream(ship, "--output", "lines", f"{output}:{taken.getsockname()[1]}")
+    assert left.value.code == 2
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if "error" in line]
+    assert "cannot listen" in line and "name another port" in line
+
+
+# --- who listens ---
+
+
+def stage(session: Session) -> Stage:
+    return Stage(session.board, Card(name="tiny", classes=("background", "organ", "tool")), ((0, 0, 0),) * 3)
+
+
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
+def test_a_full_disk_ends_the_recording_and_not_the_stream(
+    ship: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("av")
+    (tmp_path / ".case.mp4.part").symlink_to("/dev/full")
+    _stream(
+        ship, "--frames", 400, "--hz", 200, "--output", f"video:{tmp_path / 'case.mp4'}", "--json", tmp_path / "said"
+    )
+    assert "stopped: " in (said := capsys.readouterr().err) and "no space left on the disk" in said
+    record = json.loads((tmp_path / "said").read_text())
+    assert record["frames"] == 400 and record["states"]["fresh"] > 0
+
+
+class _Bad:
+    """An output that goes wrong."""
+
+    def __init__(self, *, hangs: bool) -> None:
+        self.hangs, self.release, self.closed = hangs, threading.Event(), 0
+
+    def show(self, shown: Any) -> None:
+        if self.hangs:
+            self.release.wait(20)
+
+    def close(self) -> None:
+        self.closed += 1
+        raise OSError(28, "No space left on device")
+
+
+def test_an_output_that_cannot_end_keeps_no_other_from_ending(capsys: pytest.CaptureFixture[str]) -> None:
+    session = Session(IterableSource([picture(0)]), model(), options=OPTIONS)
+    outlets = [Outlet(_Bad(hangs=hangs), session.board, name=f"bad {hangs}") for hangs in (True, False)]
+    session.run()
+    for outlet in outlets:
+        outlet.close(0.05)
+    said = capsys.readouterr().err
+    assert "bad True stopped: does not come to an end" in said and "bad False stopped: " in said
+    assert outlets[0]._output.closed == 0  # closing what another thread writes to could crash
+    outlets[0]._output.release.set()
+
+
+@pytest.fixture
+def watched() -> Iterator[tuple[Session, Page, IgtlServer, list[str]]]:
+    """A stream at 100 Hz with both servers, until the test ends."""
+    stop, states = threading.Event(), []
+
+    def frames() -> Iterator[np.ndarray]:
+        k = 0
+        while not stop.is_set():
+            yield picture(k)
+            k += 1
+
+    def display(shown: Shown, drawn: Any) -> None:
+        honest(shown, drawn)
+        states.append(shown.record.state)
+
+    session = Session(
+        IterableSource(frames(), hz=100),
+        model(),
+        options=replace(OPTIONS, no_signal_ms=60_000, hang_ms=30_000),
+        display=display,
+    )
+    page, igtl = open_page("", stage(session)), open_igtl("0", stage(session))
+    thread = threading.Thread(target=session.run)
+    thread.start()
+    yield session, page, igtl, states
+    stop.set()
+    thread.join(20)
+    assert session.capture.error is None and not thread.is_alive()
+    page.close()
+    igtl.close()
+
+
+def _look(page: Page) -> dict[str, Any]:
+    link = http.client.HTTPConnection("127.0.0.1", page.port, timeout=20)
+    link.request("GET", f"/{page.token}/look")
+    body = link.getresponse().read()
+    link.close()
+    return json.loads(body[4 : 4 + int.from_bytes(body[:4], "big")])
+
+
+def test_clients_that_send_garbage_or_leave_do_not_touch_the_stream(watched: Any) -> None:
+    session, page, igtl, states = watched
+    until(lambda: "fresh" in states)
+    draw = np.random.default_rng(0)
+    for k in range(30):
+        for port in (page.port, igtl.port):
+            with socket.create_connection(("127.0.0.1", port)) as bad:
+                if k % 3 == 0:
+                    bad.sendall(draw.integers(0, 256, 2000, dtype=np.uint8).tobytes())
+                elif k % 3 == 1:
+                    bad.sendall(
+                        f"GET /{page.token}/look?seen=-1 HTTP/1.1\r\nHost: 127.0.0.1:{page.port}\r\n\r\n".encode()
+                    )
+    before = len(states)
+    until(lambda: len(states) > before + 20 and "fresh" in states[before:])
+    assert until(lambda: (said := _look(page))["record"]["state"] == "fresh" and said)["picture"]["id"] > 0
+    assert session.inference is not None and session.inference.counted.failures == 0
+
+
+def test_a_page_that_is_closed_takes_nothing_with_it(watched: Any) -> None:
+    _, page, _, states = watched
+    until(lambda: "fresh" in states)
+    page.close()
+    before = len(states)
+    until(lambda: len(states) > before + 20 and states[-1] == "fresh")
+    with pytest.raises(OSError):
+        _look(page)
+
+
+def test_a_reader_of_lines_that_goes_away_ends_the_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:
+    reads, writes = os.pipe()
+    session = Session(IterableSource((picture(k) for k in range(40)), hz=200), model(), options=OPTIONS)
+    outlet = Outlet(Lines("", stage(session), to=os.fdopen(writes, "w")), session.board, name="lines")
+    os.close(reads)
+    assert session.run()["frames"] == 40
+    until(lambda: outlet.failed)
+    outlet.close()
+    assert "lines stopped" in capsys.readouterr().err
+
+
+# --- the machine ---
+
+
+def test_a_wall_clock_that_is_set_back_an_hour_changes_nothing(watched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    _, page, igtl, states = watched
+    until(lambda: "fresh" in states)
+    real, ns = time.time, time.time_ns
+    for hours in (-1, 1, -24):
+        monkeypatch.setattr(time, "time", lambda h=hours: real() + 3600 * h)
+        monkeypatch.setattr(time, "time_ns", lambda h=hours: ns() + 3600 * h * 10**9)
+        before = len(states)
+        until(lambda before=before: len(states) > before + 10 and states[-1] == "fresh")
+        said = until(lambda: (said := _look(page))["record"]["state"] == "fresh" and said)
+        assert 0 <= said["record"]["age_ms"] <= OPTIONS.budget_ms and said["picture"]["age_ms"] >= 0
+        with socket.create_connection(("127.0.0.1", igtl.port)) as client:
+            assert select.select([client], [], [], 20)[0] and client.recv(2)
+    assert "no-signal" not in states[states.index("fresh") :]
+
+
+@pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot hold a process to one core here")
+def test_a_starved_machine_shows_older_masks_or_none_and_never_an_old_one_as_fresh() -> None:
+    """One core for the stream and three that want it all."""
+    cores = os.sched_getaffinity(0)
+    busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
+    try:
+        for pid in (0, *(process.pid for process in busy)):
+            os.sched_setaffinity(pid, {min(cores)})
+        seen: list[str] = []
+        record = Session(
+            IterableSource((picture(k) for k in range(120)), hz=100), model(), options=replace(OPTIONS, budget_ms=30),
+            display=lambda shown, drawn: (_in_time(shown, 30), seen.append(shown.record.state)),
+        ).run()  # fmt: skip
+    finally:
+        os.sched_setaffinity(0, cores)
+        for process in busy:
+            process.kill()
+            process.wait()
+    assert record["frames"] == 120 and record["pixels_outside_marker"] == 0 and seen
+
+
+def _in_time(shown: Shown, budget_ms: float) -> None:
+    record = shown.record
+    assert (record.mask is not None) == (record.state == "fresh")
+    assert record.age_ms is None or record.age_ms <= budget_ms
+
+
+# --- the picture ---
+
+
+@pytest.mark.parametrize(
+    "strange",
+    [
+        lambda k: picture(k).astype(np.uint16) * 256,
+        lambda k: np.concatenate([picture(k), picture(k)], axis=2),
+        lambda k: picture(k).tobytes(),
+    ],
+    ids=["sixteen bits", "six planes", "no array"],
+)
+def test_a_format_of_colour_that_nobody_knows_is_no_signal_until_it_is_changed_back(
+    strange: Callable[[int], Any],
+) -> None:
+    drama = Drama(lambda k: Picture(strange(k)), sees="no-signal")
+    record = drama.play()
+    assert drama.why == "no new frame" and record["corrupt"] > 0 and record["failures"] == 0
+
+
+def test_colour_that_turns_grey_or_gets_transparency_keeps_its_masks() -> None:
+    kinds = (lambda k: picture(k)[..., 0], lambda k: np.dstack([picture(k), np.full((60, 80), 255, np.uint8)]))
+    for kind in kinds:
+        frames = [picture(k) if k < 20 else kind(k) for k in range(60)]
+        seen: list[Shown] = []
+        Session(
+            IterableSource(frames, hz=100), model(), options=OPTIONS,
+            display=lambda shown, drawn, seen=seen: (honest(shown, drawn), seen.append(shown)),
+        ).run()  # fmt: skip
+        last = seen[-1].record
+        assert last.frame_id == 59 and np.array_equal(last.mask, threshold(_fitted(frames[59])[None])[0])
+
+
+def _fitted(pixels: np.ndarray) -> np.ndarray:
+    from edgemt.frames import fit_frame
+
+    return fit_frame(pixels if pixels.ndim == 2 else pixels[..., :3], size=MODEL_SIZE, channels=3)
+
+
+# --- the model's folder ---
+
+
+def test_a_file_edited_while_the_model_was_loaded_or_behind_its_own_date_is_noticed(tmp_path: Path) -> None:
+    opened = make_ship(tmp_path / "ship")
+    weights = tmp_path / "ship" / "model.onnx"
+    before, stat = weights.read_bytes(), weights.stat()
+    weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
+    watch = ModelWatch(opened)
+    assert watch.look() == "model folder: model.onnx was changed"
+    weights.write_bytes(before)
+    assert watch.look() is None
+    with open(weights, "r+b") as file:  # in place, same size, and its date put back
+        file.write(bytes([before[0] ^ 1]))
+    os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
+    assert watch.look() == "model folder: model.onnx was changed"
+
+
+def test_what_the_session_made_the_session_closes() -> None:
+    class Made:
+        closed = 0
+
+        def __call__(self, frames: np.ndarray) -> np.ndarray:
+            return threshold(frames)
+
+        def close(self) -> None:
+            self.closed += 1
+
+    made = Made()
+    Session(IterableSource([picture(0)]), model(lambda: made), options=OPTIONS).run()
+    assert made.closed == 1 and sessions.Session is Session
