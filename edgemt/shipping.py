@@ -162,7 +162,13 @@ def _timed(at: Run, ship: Ship, frames: np.ndarray) -> tuple[dict[str, Any], ...
                 at.say(f"ship: {refused}; `runner` will not choose it")
             else:
                 calls[runtime, file, precision] = made
-    few = replace(QUICK, iterations=min(QUICK.iterations, at.recipe.bench.iterations))
+    asked = at.recipe.bench
+    few = replace(
+        QUICK,
+        iterations=min(QUICK.iterations, asked.iterations),
+        rounds=min(QUICK.rounds, asked.rounds),
+        block_ms=min(QUICK.block_ms, asked.block_ms),
+    )
     records = latency_records(calls, frames[:16], few, device=str(describe().get("cpu", "")))
     for record in records:
         if record["fastest"]:

@@ -17,6 +17,7 @@ except ImportError:
     pass
 
 TINY = [
+    "--student.network=test_efficientnet",  # timm's own for tests: every kind of layer, few of them
     "--data.size=64",
     "64",
     "--data.phantom=6",
@@ -36,6 +37,8 @@ TINY = [
     "--slim.schedule.checkpoint-every=4",
     "--int8.images=8",
     "--bench.iterations=5",
+    "--bench.rounds=2",
+    "--bench.block-ms=5",
     "--bench.warmup=2",
     "--bench.paced-seconds=0.2",
     "--bench.no-cold",
@@ -68,7 +71,10 @@ TINY_VOLUMES = [
     "--slim.schedule.steps=3",
     "--slim.batches=1",
     "--int8.images=6",
+    "--student.network=test_efficientnet",
     "--bench.iterations=5",
+    "--bench.rounds=2",
+    "--bench.block-ms=5",
     "--bench.warmup=2",
     "--bench.paced-seconds=0.2",
     "--bench.no-cold",
