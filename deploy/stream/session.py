@@ -22,6 +22,7 @@ from deploy.stream.mailbox import Mailbox
 from deploy.stream.marker import words
 from deploy.stream.model_watch import ModelWatch
 from deploy.stream.sources import Source
+from deploy.stream.time_limits import TimeLimits
 
 Display = Callable[[Shown, "np.ndarray | None"], None]  # returns when the picture is on the screen
 _TEND_S = 0.1  # between two looks at inference
@@ -30,17 +31,9 @@ _WEIGH_EVERY = 50  # and one at memory: the first after five seconds, when cache
 
 
 @dataclass(frozen=True)
-class StreamOptions:
-    """How long things may take, in milliseconds, and how many frames to take."""
+class StreamOptions(TimeLimits):
+    """How long things may take, and how many frames to take."""
 
-    budget_ms: float = 100.0
-    """A mask older than this, since its frame was captured, is withdrawn."""
-    no_signal_ms: float = 450.0
-    """Without a new frame for so long there is no signal."""
-    frozen_ms: float = 400.0
-    """The same picture for so long is a frozen one; 0 lets pictures stand still."""
-    hang_ms: float = 2000.0
-    """Inference that takes so long is given up and started again."""
     frames: int | None = None
     """Stop after so many; None goes on to the end of the source."""
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from tyro.conf import Positional
 
+from deploy.stream.time_limits import TimeLimits
 from edgemt.commands.speaking import say, write_json
 
 if TYPE_CHECKING:
@@ -20,18 +21,6 @@ if TYPE_CHECKING:
 
 
 _TURN_S = 0.0005  # the thread that shows gets its turn among Python's threads within half a millisecond, not five
-
-
-@dataclass(frozen=True)
-class Limits:
-    budget_ms: float = 100.0
-    """A mask older than this, since its frame was captured, is withdrawn."""
-    no_signal_ms: float = 450.0
-    """Without a new frame for so long there is no signal."""
-    frozen_ms: float = 400.0
-    """The same picture for so long is a frozen one; 0 lets pictures stand still."""
-    hang_ms: float = 2000.0
-    """Inference that takes so long is given up and started again."""
 
 
 @dataclass(frozen=True)
@@ -55,7 +44,7 @@ class Stream:
     threads: int | None = None
     isolation: Literal["thread", "process"] = "thread"
     """process: inference apart from the video, so that a driver that crashes takes no picture with it."""
-    limits: Limits = field(default_factory=Limits)
+    limits: TimeLimits = field(default_factory=TimeLimits)
     collect: Path | None = None
     """Corrections made in the page can be saved in this folder as labelled cases, images/ and masks/; the page says
     Recording all the while. Nothing is saved if not given."""
