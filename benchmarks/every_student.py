@@ -3,11 +3,11 @@
     python benchmarks/every_student.py --frames kvasir-seg/val/images --runs runs/polyps --out runs/every-student
 
 Nothing is trained. A network of a finished run (--runs) has its weights and its Dice; any other has random weights and
-batch-norm statistics of the frames, which changes no time. A row is one network at one size. Its calls take turns with
-two that every row has: the INT8 file of the first network, which ratios are to, and a pile of dense INT8 convolutions,
-whose operations a second are the machine's measured peak. A row is written when it is done and graphs are kept, so the
-same command goes on where it was cut; --prepare makes and compiles graphs alone. Students are named as in `edgemt list
-students`, or NAME/DECODER.
+batch-norm statistics of the frames, which changes no time, and the Dice that every_student_dice.py measured (--dice). A
+row is one network at one size. Its calls take turns with two that every row has: the INT8 file of the first network,
+which ratios are to, and a pile of dense INT8 convolutions, whose operations a second are the machine's measured peak. A
+row is written when it is done and graphs are kept, so the same command goes on where it was cut; --prepare makes and
+compiles graphs alone. Students are named as in `edgemt list students`, or NAME/DECODER.
 """
 
 from __future__ import annotations
@@ -173,6 +173,7 @@ def main() -> None:
     parser.add_argument("--students", nargs="+", default=list(students.names()))
     parser.add_argument("--baselines", nargs="*", default=list(BASELINES), choices=list(BASELINES))
     parser.add_argument("--runs", nargs="*", type=Path, default=[], help="folders of finished runs: weights and Dice")
+    parser.add_argument("--dice", type=Path, help="folder that every_student_dice.py wrote")
     parser.add_argument("--sizes", nargs="+", type=int, default=[256, 512])
     parser.add_argument("--channels", type=int, choices=(1, 3), default=3, help="of a frame")
     parser.add_argument("--frames", type=Path, help="folder of images; noise of several scales if not given")
@@ -189,7 +190,7 @@ def main() -> None:
         asked = {"channels": given.channels}
         entrants = [*named(given.students, **asked), *baselines(given.baselines, **asked)]
         entrants += [entrant for folder in given.runs for entrant in trained(folder, **asked)]
-        run(entrants, given.sizes, at, prepare=given.prepare)
+        run(entrants, given.sizes, at, prepare=given.prepare, dice=given.dice)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
 
@@ -202,7 +203,7 @@ def same_as_before(at: Sitting) -> None:
     write_text(file, asked)
 
 
-def run(entrants: list[Entrant], sizes: list[int], at: Sitting, *, prepare: bool) -> None:
+def run(entrants: list[Entrant], sizes: list[int], at: Sitting, *, prepare: bool, dice: Path | None = None) -> None:
     rows = []
     same_as_before(at)
     for size in sizes:
@@ -217,11 +218,18 @@ def run(entrants: list[Entrant], sizes: list[int], at: Sitting, *, prepare: bool
                 fixed = fixed or yardsticks(entrants[0], size, at)
                 write_text(file, json.dumps(row(entrant, size, fixed, at), indent=1))
                 _say(entrant, size, "timed", start)
-            rows.append(json.loads(file.read_text()))
+            learnt = {"dice": _learnt(entrant, dice)} if dice and not entrant.dice else {}
+            rows.append(json.loads(file.read_text()) | learnt)
     if rows:
         text = report(rows, columns=at.columns)
         write_text(at.out / "table.md", text)
         print(text)
+
+
+def _learnt(entrant: Entrant, dice: Path) -> dict[str, Any]:
+    """What every_student_dice.py measured of this network, or nothing."""
+    file = dice / f"{entrant.slug}.json"
+    return json.loads(file.read_text()) if file.exists() else {}
 
 
 def _say(entrant: Entrant, size: int, what: str, start: float) -> None:
