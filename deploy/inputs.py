@@ -1,8 +1,9 @@
 """What the frames of training look like, and whether other frames look alike: another modality, a swapped colour
 order or a dark camera gives masks all the same, and nothing but the frames themselves tells.
 
-A frame is described by a few numbers, brightness, contrast, black and white share, colour, detail, and its distance to
-the training frames is a Mahalanobis distance with a shrunk covariance, in units of what 99 % of training frames reach.
+A frame is described by a few numbers (`deploy.descriptors`). Its distance to the training frames is the larger of two:
+a Mahalanobis distance with a shrunk covariance, in units of what 99 % of training frames reach, which sees odd
+combinations; and how far it lies outside the ranges of training, which sees a single number that is far off.
 
 Shapes: N frames, H W size in pixels, K channels, D descriptors.
 """
@@ -10,12 +11,12 @@ Shapes: N frames, H W size in pixels, K channels, D descriptors.
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
 from dataclasses import asdict, dataclass, fields
 from pathlib import Path
 
 import numpy as np
 
+from deploy.descriptors import describe, described_as
 from deploy.ship import Ship
 from edgemt.files import write_text
 
@@ -23,6 +24,7 @@ INPUTS = "inputs.json"
 _BINS = 32  # of the histogram that goes along
 _FLOOR = 3.0  # grey levels: a descriptor that hardly varied in training may vary this much
 _SHRINK = 0.2  # of the covariance towards the identity
+_OUTSIDE = 1.5  # half widths of the ranges, all together, that 99 % of frames like those of training stay within
 _MOST = 1000  # frames of training that are looked at
 _FEWEST = 5  # frames of training that show anything
 _WATCHED = 100  # frames without a complaint after which none is expected
@@ -64,7 +66,19 @@ class InputStatistics:
     def distances(self, described: np.ndarray) -> np.ndarray:
         """[N, D] -> [N]: 1 is where 99 % of the training frames lie within."""
         apart = (described - np.array(self.mean)) / np.array(self.std)
-        return _lengths(apart, np.array(self.inverse)) / self.reach
+        return np.maximum(_lengths(apart, np.array(self.inverse)) / self.reach, self._outside(described) / _OUTSIDE)
+
+    def likeness(self, described: np.ndarray) -> np.ndarray:
+        """[N, D] -> [N]: 1 for a usual frame, above 0.5 for 99 % of the training frames, towards 0 beyond."""
+        return 1 / (1 + np.maximum(2 * self.distances(described) - 1, 0) ** 3)  # type: ignore[no-any-return]
+
+    def _outside(self, described: np.ndarray) -> np.ndarray:
+        """[N, D] -> [N], in half widths of the ranges. Few frames do not show how wide these are."""
+        low, high = np.array(self.low), np.array(self.high)
+        half = np.maximum((high - low) / 2, 2 * np.array(self.std))
+        slack = 2 * self.frames**-0.5 * half
+        beyond = np.maximum(np.maximum(low - slack - described, described - high - slack), 0) / half
+        return np.linalg.norm(beyond, axis=1)  # type: ignore[no-any-return]
 
 
 def measure(frames: np.ndarray) -> InputStatistics:
@@ -95,20 +109,19 @@ def measure(frames: np.ndarray) -> InputStatistics:
     )
 
 
-def describe(frames: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """uint8 [N, H, W, K] -> [N, D] descriptors, all in grey levels, and their names."""
-    return np.stack([_describe(frame) for frame in frames]), _names(frames.shape[-1])
-
-
 def unlike(frames: np.ndarray, known: InputStatistics, *, what: str) -> str | None:
     """A sentence when `frames` [N, H, W, K], taken together, do not look like the training frames; else None.
 
-    One frame has to be farther off than many that all are: the median may be 1 + 0.5 / sqrt(N).
+    One frame has to be farther off than many that all are: the median may be 0.8 + 0.7 / sqrt(N).
     """
-    described, names = describe(frames)
-    if names != known.names:
-        return f"{what}: frames of {frames.shape[-1]} channels cannot be compared with those of training"
+    described = described_as(frames, known.names)
+    if described is None:
+        return _other_channels(what, frames.shape[-1])
     return _said(described, known, what)
+
+
+def _other_channels(what: str, channels: int) -> str:
+    return f"{what}: frames of {channels} channels cannot be compared with those of training"
 
 
 class Watch:
@@ -123,10 +136,21 @@ class Watch:
         """uint8 [H, W, K] -> a sentence the first time that it is needed, else None."""
         if self._done or self._known is None:
             return None
-        self._seen.append(describe(frame[None])[0][0])
+        described = described_as(frame[None], self._known.names)
+        return self.see_described(described) if described is not None else self._strange(frame.shape[-1])
+
+    def see_described(self, described: np.ndarray) -> str | None:
+        """[1, D], of a frame that was described already."""
+        if self._done or self._known is None:
+            return None
+        self._seen.append(described[0])
         said = _said(np.stack(self._seen), self._known, self._what)
         self._done = said is not None or len(self._seen) >= _WATCHED
         return said
+
+    def _strange(self, channels: int) -> str:
+        self._done = True
+        return _other_channels(self._what, channels)
 
 
 def write_inputs(folder: str | Path, frames: np.ndarray) -> None:
@@ -144,7 +168,7 @@ def read_inputs(ship: Ship) -> InputStatistics | None:
 
 def _said(described: np.ndarray, known: InputStatistics, what: str) -> str | None:
     apart = known.distances(described)
-    if known.frames < _FEWEST or np.median(apart) <= 1 + 0.5 * len(described) ** -0.5:
+    if known.frames < _FEWEST or np.median(apart) <= 0.8 + 0.7 * len(described) ** -0.5:
         return None
     middle = np.median(described, axis=0)
     beyond = np.maximum(np.array(known.low) - middle, middle - np.array(known.high))
@@ -153,37 +177,6 @@ def _said(described: np.ndarray, known: InputStatistics, what: str) -> str | Non
     return (
         f"{what}: {frames} unlike those of training ({known.names[worst]} {middle[worst]:.0f}, there "
         f"{known.low[worst]:.0f} to {known.high[worst]:.0f} of 255); check modality, colour order and exposure"
-    )
-
-
-def _describe(frame: np.ndarray) -> np.ndarray:
-    """uint8 [H, W, K] -> [D]. From histograms, which is quick."""
-    channels = frame.shape[-1]
-    levels = np.arange(256.0)
-    shares = [np.bincount(frame[..., k].ravel(), minlength=256) / frame[..., k].size for k in range(channels)]
-    means = [float(share @ levels) for share in shares]
-    stds = [
-        float(np.sqrt(np.maximum(share @ levels**2 - mean**2, 0))) for share, mean in zip(shares, means, strict=True)
-    ]
-    dark, white = ([255 * float(share[part].sum()) for share in shares] for part in (slice(8), slice(248, None)))
-    colour = [means[0] - means[1], means[2] - means[1]] if channels == 3 else []
-    grey = (frame.sum(-1, dtype=np.uint32) // channels).astype(np.int16)
-    below = np.cumsum(np.bincount(grey.ravel(), minlength=256)) / grey.size
-    quantiles = np.searchsorted(below, (0.1, 0.5, 0.9)).tolist()
-    detail = [float(np.abs(np.diff(grey, axis=axis)).mean()) if grey.shape[axis] > 1 else 0.0 for axis in (0, 1)]
-    return np.array([*means, *stds, *dark, *white, *colour, *quantiles, sum(detail) / 2])
-
-
-def _names(channels: int) -> tuple[str, ...]:
-    letters: Sequence[str] = {1: ("",), 3: (" of channel 1", " of channel 2", " of channel 3")}.get(
-        channels, [f" of slice {k + 1}" for k in range(channels)]
-    )
-    kinds = ("brightness", "contrast", "black share", "white share")
-    colour = ("channel 1 over 2", "channel 3 over 2") if channels == 3 else ()
-    return (
-        *(f"{kind}{letter}" for kind in kinds for letter in letters),
-        *colour,
-        *("dark level", "middle level", "bright level", "detail"),
     )
 
 

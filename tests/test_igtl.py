@@ -373,9 +373,10 @@ def test_a_damaged_picture_is_left_out_and_the_next_one_read(machine: tuple[sock
     link, source = machine
     damaged = bytearray(picture(1))
     damaged[-1] ^= 255
-    link.sendall(damaged + picture(2))
+    link.sendall(damaged)
     with pytest.raises(Corrupt, match="damaged"):
         source.read()
+    link.sendall(picture(2))
     assert source.read().pixels[0, 0] == 2
 
 
@@ -392,8 +393,31 @@ def test_a_machine_that_goes_away_or_talks_nonsense_is_lost(
 
 def test_the_first_device_stays_the_chosen_one(machine: tuple[socket.socket, IgtlSource]) -> None:
     link, source = machine
-    link.sendall(picture(1) + picture(2, device="other") + picture(3))
-    assert [source.read().pixels[0, 0] for _ in range(2)] == [1, 3]
+    link.sendall(picture(1))
+    assert source.read().pixels[0, 0] == 1
+    link.sendall(picture(2, device="other") + picture(3))
+    assert source.read().pixels[0, 0] == 3
+
+
+def test_pictures_that_waited_in_the_socket_are_left_out_for_the_newest(
+    machine: tuple[socket.socket, IgtlSource],
+) -> None:
+    link, source = machine
+    waiting = b"".join(picture(value) for value in range(1, 6))
+    other = igtl.pack("TRANSFORM", igtl.pack_transform(np.eye(4)), device="arm", stamp=0)
+    link.sendall(waiting + other + picture(6)[:40])  # the last has only begun to arrive
+    assert source.read().pixels[0, 0] == 5
+    link.sendall(picture(6)[40:])
+    assert source.read().pixels[0, 0] == 6
+
+
+def test_a_sender_that_never_pauses_is_read_too(
+    machine: tuple[socket.socket, IgtlSource], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    link, source = machine
+    monkeypatch.setattr(IgtlSource, "_another_waits", lambda self: True)
+    link.sendall(b"".join(picture(value % 251) for value in range(600)))
+    assert [source.read().pixels[0, 0] for _ in range(2)] == [255 % 251, 511 % 251]
 
 
 def test_sixteen_bit_pictures_are_refused_in_words(machine: tuple[socket.socket, IgtlSource]) -> None:

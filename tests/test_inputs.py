@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 
+from deploy.descriptors import described_as
 from deploy.inputs import INPUTS, InputStatistics, Watch, measure, read_inputs, unlike, write_inputs
+from deploy.stream.source_synthetic import SyntheticSource
 from edgemt import phantom
+from edgemt.frames import fit_frame
 
 
 def frames(seeds: range) -> np.ndarray:
@@ -83,6 +87,45 @@ def test_grey_frames_and_slices_are_known_again() -> None:
 
 def test_frames_of_other_channels_are_not_compared_silently(known: InputStatistics, fresh: np.ndarray) -> None:
     assert "1 channels" in (unlike(grey(fresh), known, what="input") or "")
+
+
+def synthetic() -> np.ndarray:
+    """uint8 [24, 48, 48, 3], of the synthetic video, which is no picture of any camera."""
+    video = SyntheticSource("synthetic:640x360")
+    return np.stack([fit_frame(video.frame(k), size=(48, 48), channels=3) for k in range(0, 120, 5)])
+
+
+def likeness(pictures: np.ndarray, known: InputStatistics) -> np.ndarray:
+    described = described_as(pictures, known.names)
+    assert described is not None
+    return known.likeness(described)
+
+
+def test_frames_of_another_kind_in_usual_colours_and_tones_are_still_unlike(known: InputStatistics) -> None:
+    assert unlike(synthetic(), known, what="source") is not None
+    assert np.median(likeness(synthetic(), known)) < 0.5
+
+
+def test_likeness_is_high_for_frames_of_the_same_kind_and_falls_with_the_distance(
+    known: InputStatistics, fresh: np.ndarray
+) -> None:
+    own = likeness(fresh, known)
+    assert np.median(own) > 0.95 and (own > 0.5).mean() > 0.9
+    brighter = [float(np.median(likeness(np.clip(fresh * by, 0, 255).astype(np.uint8), known))) for by in (1, 1.5, 3)]
+    assert brighter == sorted(brighter, reverse=True) and brighter[-1] < 0.1
+
+
+def test_statistics_of_fewer_descriptors_are_still_compared(known: InputStatistics, fresh: np.ndarray) -> None:
+    few = [at for at, name in enumerate(known.names) if "saturation" not in name and "edges" not in name]
+    old = replace(
+        known,
+        names=tuple(known.names[at] for at in few),
+        **{key: tuple(getattr(known, key)[at] for at in few) for key in ("mean", "std", "low", "high")},
+        inverse=tuple(tuple(known.inverse[at][other] for other in few) for at in few),
+    )  # as written before those were known
+    assert unlike(fresh, old, what="x") is None and not any(Watch(old, what="x").see(frame) for frame in fresh)
+    assert unlike(255 - fresh, old, what="x") is not None
+    assert "4 channels" in (unlike(np.zeros((2, 48, 48, 4), np.uint8), old, what="x") or "")
 
 
 def test_statistics_carry_the_histogram_and_survive_a_file(tmp_path: Path, known: InputStatistics) -> None:

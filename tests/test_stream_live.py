@@ -12,8 +12,10 @@ import numpy as np
 import pytest
 from misbehaving import MODEL_SIZE, OPTIONS, Drama, honest, model, picture, threshold
 
+from deploy.inputs import measure
 from deploy.stream.board import Board, Limits, judge
 from deploy.stream.frame_record import Frame, Result
+from deploy.stream.lateness import Lateness
 from deploy.stream.lock import SourceLock
 from deploy.stream.mailbox import Mailbox
 from deploy.stream.marker import nothing
@@ -22,6 +24,8 @@ from deploy.stream.outputs import Outlet
 from deploy.stream.session import Session, StreamOptions
 from deploy.stream.source_iterable import IterableSource
 from deploy.stream.sources import Corrupt, Lost, Picture
+from deploy.stream.speaking import Ticker
+from edgemt.frames import fit_frame
 
 MS = 1_000_000
 
@@ -94,6 +98,23 @@ def test_a_mask_from_before_a_fault_does_not_come_back_with_its_end() -> None:
     assert (board.look().record.state, board.look().record.reason) == ("stale", "no mask yet")
 
 
+@pytest.mark.parametrize("other", [False, True])
+def test_a_picture_of_another_kind_is_warned_of_once(other: bool) -> None:
+    def source(first: int) -> list[np.ndarray]:
+        return [picture(k) for k in range(first, first + 60)]
+
+    known = measure(np.stack([fit_frame(shown, size=MODEL_SIZE, channels=3) for shown in source(0)]))
+    frames = [255 - shown if other else shown for shown in source(100)]
+    session = Session(IterableSource(frames, hz=200), model(known=known), options=OPTIONS)
+    said: list[str] = []
+    ticker = Ticker(session, say=said.append)
+    record = session.run()
+    ticker.close()
+    warnings = [line for line in said if "warning" in line]
+    assert len(warnings) == other == bool(record["unlike_training"])
+    assert all("source: " in line and "unlike those of training" in line for line in warnings)
+
+
 def test_inference_is_not_troubled_with_pictures_that_are_none() -> None:
     black = (np.zeros((60, 80, 3), np.uint8) for _ in range(10))
     assert Session(IterableSource(black, hz=100), model(), options=OPTIONS).run()["masks"] == 0
@@ -135,6 +156,71 @@ def test_a_source_that_is_unplugged_is_opened_again_when_it_is_back() -> None:
     record = drama.play()
     assert "pulled out" in drama.why
     assert record["losses"] == record["reopened"] == 1
+
+
+def test_frames_that_lay_on_the_way_are_stale_by_the_sources_own_clock() -> None:
+    class Late(Drama):
+        """In its second act the network stops for a while, and all that comes from then on is old."""
+
+        def read(self) -> Picture | None:
+            if self.act == 1 and self._late_ns == 0:
+                self._late_ns = 700_000_000  # over the budget
+                time.sleep(0.7)
+            late_ns = self._late_ns if self.act == 1 else 0
+            shown = super().read()
+            return None if shown is None else Picture(shown.pixels, 10**15 + time.monotonic_ns() - late_ns)
+
+        _late_ns = 0
+
+    drama = Late(sees="stale", live=True)
+    record = drama.play()
+    assert drama.why == "frames come 0.7 s late by the source's own clock" and record["late_frames"] > 0
+
+
+def test_the_age_of_a_mask_has_in_it_what_its_frame_was_late_by() -> None:
+    board = Board(Limits(100, 500), model="m", clock=lambda: 1000 * MS)
+    frame = Frame(0, picture(0), captured_ns=920 * MS, source_ns=5, late_ns=70 * MS)
+    board.put_frame(frame)
+    board.put_result(_result(frame))
+    assert board.look().record.age_ms == 80 and frame.received_ns == 990 * MS
+    long_late = Frame(1, picture(1), captured_ns=100 * MS, late_ns=890 * MS)
+    board.put_frame(long_late)  # it came just now: there is a signal
+    assert board.look().record.state == "fresh"
+
+
+def _late_ms(*pairs: tuple[int | None, int]) -> list[int]:
+    lateness = Lateness()
+    return [round(lateness.of(s if s is None else s * MS, received_ns=r * MS) / MS) for s, r in pairs]
+
+
+def test_a_frame_is_late_by_what_it_took_longer_than_the_quickest() -> None:
+    assert _late_ms((0, 5000), (33, 5033), (66, 5366), (100, 5370), (133, 5113), (166, 5166)) == [0, 0, 300, 270, 0, 20]
+
+
+def test_clocks_that_drift_apart_make_no_frame_late() -> None:
+    hour = [(k * 1000, 77 + round(k * 1000.2)) for k in range(3600)]  # 200 parts in a million
+    assert max(_late_ms(*hour)) <= 1
+    slow = [(k * 500, k * 1000) for k in range(20)]  # a decoder that gives one second every two
+    assert _late_ms(*slow)[-1] > 9000
+
+
+@pytest.mark.parametrize(
+    "pairs",
+    [
+        [(None, 10), (None, 9000)],
+        [(0, 10), (0, 9000), (0, 90_000)],  # a sender without times
+        [(5000, 10), (5033, 43), (1, 76), (34, 109)],  # set back
+        [(5000, 10), (500_000, 43), (500_033, 76)],  # set forward
+    ],
+)
+def test_a_clock_that_says_nothing_makes_no_frame_late(pairs: list[tuple[int | None, int]]) -> None:
+    assert _late_ms(*pairs) == [0] * len(pairs)
+
+
+def test_a_file_is_never_late_however_fast_or_slow_it_is_played() -> None:
+    frames = [(picture(k), k * 10**9) for k in range(6)] + [(picture(k), 6 * 10**9 + k) for k in range(6, 40)]
+    record = Session(IterableSource(frames, hz=200), model(), options=StreamOptions(budget_ms=50)).run()
+    assert record["late_frames"] == 0
 
 
 def test_damaged_frames_are_counted_and_never_shown() -> None:

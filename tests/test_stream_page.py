@@ -9,6 +9,7 @@ import socket
 import threading
 import time
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -299,7 +300,7 @@ def test_the_address_is_said_once_and_requests_are_not_logged(capfd: pytest.Capt
 @pytest.mark.skipif(headless_chromium.BINARY is None, reason="no Chromium here")
 def test_in_a_browser_no_old_mask_is_drawn_as_fresh(tmp_path: Path) -> None:
     on = stage(budget_ms=BUDGET_MS, no_signal_ms=3000)
-    page, stop, fed = Page(on), threading.Event(), {"frames": True, "masks": True}
+    page, stop, fed = Page(on), threading.Event(), {"frames": True, "masks": True, "likeness": 0.9}
 
     def feed() -> None:
         number = 0
@@ -309,7 +310,7 @@ def test_in_a_browser_no_old_mask_is_drawn_as_fresh(tmp_path: Path) -> None:
             if fed["frames"]:
                 on.board.put_frame(new)
             if fed["masks"] and fed["frames"]:
-                on.board.put_result(result(new))
+                on.board.put_result(replace(result(new), likeness=fed["likeness"]))
 
     feeding = threading.Thread(target=feed)
     feeding.start()
@@ -327,6 +328,11 @@ def test_in_a_browser_no_old_mask_is_drawn_as_fresh(tmp_path: Path) -> None:
             assert tab.screenshot(tmp_path / "fresh.png")
             inks = np.asarray(Image.open(tmp_path / "fresh.png").convert("RGB")).reshape(-1, 3).astype(int)
             assert (np.abs(inks - COLOURS[1]).max(axis=1) < 12).sum() > 100  # the organ's own colour
+
+            coloured = "document.getElementById('likeness').classList.contains('unlike')"
+            assert tab.until(text.format("likeness")) == "0.90" and not tab.value(coloured)
+            fed["likeness"] = 0.2
+            tab.until(coloured)
 
             fed["masks"] = False
             tab.until(f"{state} === 'stale' && !{drawn}")

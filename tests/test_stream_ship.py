@@ -178,6 +178,30 @@ def test_evidence_has_both_delays_with_and_without_masks(
     assert "<svg" in (tmp_path / "e" / "evidence.html").read_text()
 
 
+def test_evidence_that_is_broken_off_says_that_there_is_none(
+    ship: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def broken_off(*args: Any, **options: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("deploy.stream.evidence.measure", broken_off)
+    with pytest.raises(SystemExit) as left:
+        _stream(ship, "--evidence", tmp_path / "e")
+    assert left.value.code == 130 and not (tmp_path / "e").exists()
+    assert capsys.readouterr().err.splitlines()[-1] == "edgemt: interrupted; no evidence was written"
+
+
+@pytest.mark.parametrize("flags", [("--output", "lines", "video:{}"), ("--output", "lines", "--output", "video:{}")])
+def test_several_outputs_stand_after_one_flag_or_each_after_its_own(
+    ship: Path, tmp_path: Path, flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
+) -> None:
+    pytest.importorskip("av")
+    film = tmp_path / "shown.mp4"
+    outputs = [flag.format(film) for flag in flags]
+    _stream(ship, "--source", "synthetic:400x128", "--frames", 5, *outputs, "--limits.budget-ms", 2000)
+    assert film.stat().st_size > 0 and '"state": ' in capsys.readouterr().out
+
+
 @pytest.mark.parametrize(
     ("arguments", "said"),
     [
@@ -185,6 +209,12 @@ def test_evidence_has_both_delays_with_and_without_masks(
         (["--source", "nowhere/film.mp4"], "no such file or folder"),
         (["--source", "synthetic", "--output", "linse"], "unknown output 'linse'; nearest: lines"),
         (["--limits.budget-ms", "0"], "budget_ms: must be above 0"),
+        (["--hz", "-3"], "hz: must be above 0, or 0 for as fast as it can be read, not -3"),
+        (["--hz", "nan"], "hz: must be above 0"),
+        (["--output"], "output: name one or several"),
+        (["--evidence", __file__], "a file is in its way; name another folder"),
+        (["--evidence", f"{__file__}/deeper"], "a file is in its way; name another folder"),
+        (["--json", "."], "json .: is a folder; name a file"),
         (["--source", "synthetic:8x8"], "write synthetic:WIDTHxHEIGHT"),
     ],
 )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+from collections import deque
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,9 @@ def test_a_video_plays_every_frame_at_its_own_rate(film: Path) -> None:
     fast = open_source(str(film), hz=100)
     fast.open()
     assert fast.hz == 100
+    fastest = open_source(str(film), hz=0)
+    fastest.open()
+    assert fastest.hz == 0  # as they come, not at the film's own rate
 
 
 def test_a_video_cut_short_or_overwritten_in_places_still_plays_what_it_has(film: Path) -> None:
@@ -206,9 +211,12 @@ class _Cv2:
             def get(self, key: int) -> float:
                 return 5.0
 
-            def read(self) -> tuple[bool, np.ndarray | None]:
+            def grab(self) -> bool:
                 outer.left -= 1
-                return (True, picture(1)[..., ::-1]) if outer.left >= 0 else (False, None)
+                return outer.left >= 0
+
+            def retrieve(self) -> tuple[bool, np.ndarray | None]:
+                return True, picture(1)[..., ::-1]
 
             def release(self) -> None:
                 outer.released += 1
@@ -223,7 +231,7 @@ class _Cv2:
 def test_a_camera_gives_rgb_and_is_lost_when_it_is_pulled(monkeypatch: pytest.MonkeyPatch) -> None:
     cv2 = _Cv2()
     monkeypatch.setattr(source_camera, "library", lambda *args, **kw: cv2)
-    camera = open_source("camera:0")
+    camera = CameraSource("camera:0", clock=itertools.count(step=10_000_000).__next__)  # every frame is waited for
     assert camera.live
     camera.open()
     shown = camera.read()
@@ -240,6 +248,68 @@ def test_a_camera_gives_rgb_and_is_lost_when_it_is_pulled(monkeypatch: pytest.Mo
     assert camera.read() is not None and cv2.released == 1
 
 
+class _Driver(_Cv2):
+    """A camera at 100 Hz whose driver keeps the first four frames that nobody took, on a clock of its own."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.now_ns, self.kept, self.next_ns = 0, deque[int](), 0
+        outer = self
+
+        class VideoCapture(self.VideoCapture):  # type: ignore[name-defined,misc]
+            def grab(self) -> bool:
+                outer.pass_to(outer.now_ns)
+                if not outer.kept:
+                    outer.pass_to(outer.next_ns)
+                self.born_ns = outer.kept.popleft()
+                return True
+
+            def retrieve(self) -> tuple[bool, np.ndarray | None]:
+                return True, np.full((20, 20, 3), self.born_ns // 10_000_000 % 256, np.uint8)
+
+            def get(self, key: int) -> float:
+                return 0.0  # many drivers give no times
+
+        self.VideoCapture = VideoCapture
+
+    def pass_to(self, ns: int) -> None:
+        self.now_ns = max(self.now_ns, ns)
+        while self.next_ns <= self.now_ns:
+            if len(self.kept) < 4:
+                self.kept.append(self.next_ns)
+            self.next_ns += 10_000_000
+
+
+@pytest.mark.parametrize("stall_ms", [0, 3, 12, 35, 400, 5000])
+def test_a_frame_that_waited_in_the_driver_is_never_taken_for_a_new_one(
+    stall_ms: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver = _Driver()
+    monkeypatch.setattr(source_camera, "library", lambda *args, **kw: driver)
+    camera = CameraSource("camera:0", clock=lambda: driver.now_ns)
+    camera.open()
+    driver.now_ns = 5_000_000_000  # opening takes its time, and the driver is at work already
+    for _ in range(6):
+        shown = camera.read()
+        assert shown is not None
+        assert driver.now_ns - camera._camera.born_ns <= 20_000_000
+        driver.now_ns += stall_ms * 1_000_000
+
+
+def test_a_reader_that_keeps_up_gets_every_frame_of_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+    driver = _Driver()
+    monkeypatch.setattr(source_camera, "library", lambda *args, **kw: driver)
+    camera = CameraSource("camera:0", clock=lambda: driver.now_ns)
+    camera.open()
+    numbers = []
+    for _ in range(20):
+        shown = camera.read()
+        assert shown is not None
+        numbers.append(int(shown.pixels[0, 0, 0]))
+        driver.now_ns += 4_000_000
+    assert np.diff(numbers).tolist() == [1] * 19
+
+
 @pytest.mark.parametrize(
     ("text", "at", "size"),
     [
@@ -254,12 +324,15 @@ def test_how_a_camera_is_named(text: str, at: Any, size: Any) -> None:
     assert (camera._at, camera._size) == (at, size)
 
 
-def test_a_camera_that_is_not_there_and_a_stream_that_nobody_sends_are_one_line() -> None:
+def test_a_camera_that_is_not_there_and_a_stream_that_nobody_sends_are_one_line(
+    capfd: pytest.CaptureFixture[str],
+) -> None:
     pytest.importorskip("cv2")
     pytest.importorskip("av")
     with pytest.raises(ValueError, match="no camera there"):
         open_source("camera:91").open()
-    with pytest.raises(ValueError, match="rtsp://127.0.0.1:9/x: cannot be played"):
+    assert not capfd.readouterr().err  # OpenCV's own lines are not for users
+    with pytest.raises(ValueError, match="rtsp://127.0.0.1:9/x: cannot be played.*look at its address"):
         open_source("rtsp://127.0.0.1:9/x").open()
     with pytest.raises(ValueError, match="write camera:0"):
         open_source("camera:left")

@@ -42,7 +42,7 @@ def judge(
         return problem
     if frame is None:
         return "no-signal", "no frame yet"
-    if now_ns - frame.captured_ns > limits.no_signal_ms * 1e6:
+    if now_ns - frame.received_ns > limits.no_signal_ms * 1e6:
         return "no-signal", "no new frame"
     if fault is not None:
         return "invalid", fault
@@ -141,7 +141,7 @@ class Board:
         if shown.result is not None:
             ends.append(shown.result.frame.captured_ns + self.limits.budget_ms * 1e6)
         if shown.frame is not None and shown.record.state != "no-signal":
-            ends.append(shown.frame.captured_ns + self.limits.no_signal_ms * 1e6)
+            ends.append(shown.frame.received_ns + self.limits.no_signal_ms * 1e6)
         return max(min(ends, default=now + 1e9) - now, 0) / 1e9 + 0.001
 
     def _turn(self) -> None:

@@ -8,8 +8,9 @@ from __future__ import annotations
 import threading
 from dataclasses import dataclass
 
-from deploy.stream.board import Board
+from deploy.stream.board import Board, Problem
 from deploy.stream.frame_record import Frame
+from deploy.stream.lateness import Lateness
 from deploy.stream.mailbox import Mailbox
 from deploy.stream.picture_checks import Corrupt, Freeze, as_picture
 from deploy.stream.sources import Lost, Picture, Source
@@ -27,6 +28,7 @@ class Captured:
     losses: int = 0
     reopened: int = 0
     size_changes: int = 0
+    late: int = 0  # frames that were over the budget when they came
     last_damage: str = ""
 
 
@@ -39,7 +41,7 @@ class Capture:
         self.counted = Captured()
         self.error: BaseException | None = None
         self._source, self._board, self._inbox, self._limit = source, board, inbox, frames
-        self._freeze = Freeze(frozen_ms)
+        self._freeze, self._lateness = Freeze(frozen_ms), Lateness()
         self._stop = threading.Event()
         self._epoch, self._due_ns = 0, 0
         self._size: tuple[int, int] | None = None
@@ -85,12 +87,23 @@ class Capture:
             self.counted.size_changes += 1
         self._size = (pixels.shape[0], pixels.shape[1])
         now = self._board.clock()
-        frame = Frame(self.counted.frames, pixels, now, picture.source_ns, self._epoch)
+        late_ns = self._late_ns(picture.source_ns, now)
+        frame = Frame(self.counted.frames, pixels, now - late_ns, picture.source_ns, self._epoch, late_ns)
         self.counted.frames += 1
-        problem = self._freeze.check(pixels, now)
+        problem = self._freeze.check(pixels, now) or self._too_late(late_ns)
         self._board.put_frame(frame, problem)
         if problem is None:
             self._inbox.put(frame)
+
+    def _late_ns(self, source_ns: int | None, now: int) -> int:
+        """Only a live source has a clock that runs by itself; a file's times pass as quickly as we play it."""
+        return self._lateness.of(source_ns, received_ns=now) if self._source.live else 0
+
+    def _too_late(self, late_ns: int) -> Problem | None:
+        if late_ns <= self._board.limits.budget_ms * 1e6:
+            return None
+        self.counted.late += 1
+        return "stale", f"frames come {late_ns / 1e9:.1f} s late by the source's own clock"
 
     def _pace(self) -> None:
         """A file's frame is handed over when it is due, as a camera would. Who is late goes on from there."""
@@ -105,6 +118,7 @@ class Capture:
         """Close, wait a little longer each time, open; until it is there."""
         self.counted.losses += 1
         self._epoch += 1
+        self._lateness = Lateness()
         self._inbox.clear()
         self._board.lost(f"source lost: {why}")
         pause = _FIRST_PAUSE_S

@@ -38,6 +38,12 @@ class Delay:
         order = np.arange(max(n - size, 0), n) % size
         return list(zip(self._ids[order].tolist(), self._ns[order].tolist(), strict=True))
 
+    def since(self, count: int) -> np.ndarray:
+        """Nanoseconds of those added after the first `count`, as far as they are kept."""
+        n, size = self.count, len(self._ns)
+        taken: np.ndarray = self._ns[np.arange(max(count, n - size, 0), n) % size]
+        return taken
+
     def summary(self) -> dict[str, Any] | None:
         """Percentiles in milliseconds and the worst frames; None when there was nothing."""
         if not self.count:
@@ -74,12 +80,12 @@ class Delays:
         if frame.id != self._frame:
             self.skipped += frame.id - self._frame - 1
             self._frame = frame.id
-            self.video.add(frame.id, shown_ns - frame.captured_ns)
+            self.video.add(frame.id, shown_ns - frame.received_ns)
         else:
             self.redrawn += 1
         if result is not None and result.frame.id > self._mask:
             self._mask = result.frame.id
-            self.annotation.add(self._mask, shown_ns - result.frame.captured_ns)
+            self.annotation.add(self._mask, shown_ns - result.frame.received_ns)
         if self._check_every and self.shows % self._check_every == 0:
             self.checked += 1
             self.outside += differing_outside(picture, frame.pixels, shown.marker)

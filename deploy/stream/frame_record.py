@@ -24,13 +24,20 @@ STATES: tuple[State, ...] = ("fresh", "stale", "invalid", "no-signal")
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """`captured_ns` is when it lay in our memory; `source_ns` what the source says, on a clock of its own."""
+    """`captured_ns` is when it lay in our memory, less what it is late by: where the source has a time of its own, that
+    shows how much later a frame comes than the quickest did. `source_ns` is that time, on a clock of its own."""
 
     id: int  # counts the frames of a session without gaps
     pixels: np.ndarray  # uint8 [H, W] or [H, W, 3]; nobody writes to it
     captured_ns: int
     source_ns: int | None = None
     epoch: int = 0  # another after a reconnect or a change of size: masks do not cross it
+    late_ns: int = 0
+
+    @property
+    def received_ns(self) -> int:
+        """When it lay in our memory."""
+        return self.captured_ns + self.late_ns
 
     @property
     def size(self) -> tuple[int, int]:

@@ -49,6 +49,7 @@ class Counted:
     failures: int = 0
     restarts: int = 0
     last_failure: str = ""
+    unlike: str = ""  # a sentence, where the frames do not look like those of training
 
 
 class Inference:
@@ -129,6 +130,7 @@ class Inference:
         fitted = fit_frame(frame.pixels, size=model.size, channels=model.channels)
         mask = checked(infer(fitted[None]), size=model.size, classes=len(model.colours))
         agreement, likeness = belief.of(mask, fitted, epoch=frame.epoch)
+        self.counted.unlike = self.counted.unlike or belief.unlike
         marker = outline(mask, size=frame.size, colours=model.colours, thickness=max(2, frame.size[0] // 360))
         return Result(frame, mask, marker, self._board.clock(), agreement, likeness)
 

@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import numpy as np
 
-from deploy.inputs import InputStatistics, describe
+from deploy.descriptors import described_as
+from deploy.inputs import InputStatistics, Watch
 
 _LOOK_EVERY = 15  # frames between two looks at likeness, which costs a millisecond or two
+_AT_FIRST = 45  # frames of which every third is looked at, to tell soon that they are of another kind
 
 
 class BadMask(Exception):
@@ -38,7 +40,8 @@ class Belief:
     """Agreement and likeness of masks that come in turn."""
 
     def __init__(self, known: InputStatistics | None = None) -> None:
-        self._known = known
+        self.unlike = ""  # in a sentence, once the frames turned out to be of another kind
+        self._known, self._watch = known, Watch(known, what="source")
         self._before: np.ndarray | None = None
         self._epoch = -1
         self._likeness: float | None = None
@@ -48,12 +51,17 @@ class Belief:
         """uint8 [h, w] and its frame [h, w, K] -> (agreement, likeness). No agreement across two pictures."""
         before = self._before if epoch == self._epoch else None
         self._before, self._epoch = mask, epoch
-        if self._known is not None and self._count % _LOOK_EVERY == 0:
-            described, names = describe(fitted[None])
-            apart = float(self._known.distances(described)[0]) if names == self._known.names else float("inf")
-            self._likeness = round(min(1.0, 1 / max(apart, 1e-6)), 4)
+        if self._known is not None and self._count % (3 if self._count < _AT_FIRST else _LOOK_EVERY) == 0:
+            self._likeness = self._look(fitted, self._known)
         self._count += 1
         return (None if before is None else _agreement(before, mask)), self._likeness
+
+    def _look(self, fitted: np.ndarray, known: InputStatistics) -> float:
+        described = described_as(fitted[None], known.names)
+        if described is None:
+            return 0.0
+        self.unlike = self._watch.see_described(described) or self.unlike
+        return round(float(known.likeness(described)[0]), 4)
 
 
 def _agreement(a: np.ndarray, b: np.ndarray) -> float:

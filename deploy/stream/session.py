@@ -23,6 +23,7 @@ from deploy.stream.marker import words
 from deploy.stream.model_watch import ModelWatch
 from deploy.stream.sources import Source
 from deploy.stream.time_limits import TimeLimits
+from deploy.stream.timeline import Timeline
 
 Display = Callable[[Shown, "np.ndarray | None"], None]  # returns when the picture is on the screen
 _TEND_S = 0.1  # between two looks at inference
@@ -69,7 +70,7 @@ class Session:
         self._stop = threading.Event()
         self._begun = _now()
         self._ended: tuple[float, float] | None = None
-        self._resident: tuple[int | None, int | None] = (None, None)
+        self._timeline = Timeline(self.delays.annotation)
 
     def run(self) -> dict[str, Any]:
         """The record of the run. Raises ValueError, before anything is shown, for a source that cannot be opened."""
@@ -157,8 +158,8 @@ class Session:
             if self.inference is not None:
                 self.inference.tend()
             if turn % _WEIGH_EVERY == _WEIGH_EVERY - 1:
-                weight = memory()["resident_bytes"]
-                self._resident = (self._resident[0] or weight, weight)
+                weight, at_s = memory()["resident_bytes"], _now()[0] - self._begun[0]
+                self._timeline.look(at_s=at_s, frames=self.capture.counted.frames, resident_bytes=weight)
             if self._watch is not None and turn % _WATCH_EVERY == 0:
                 self.board.fault("model", self._watch.look())
             turn += 1
@@ -180,15 +181,17 @@ class Session:
             "frames": captured.frames,
             "seconds": round(wall_s, 3),
             "cpu_cores": round(cpu_s / wall_s, 3) if wall_s else None,
-            "resident_bytes": {"first": self._resident[0], "last": self._resident[1]},
+            **self._timeline.said(),
             "corrupt": captured.corrupt,
             "losses": captured.losses,
             "reopened": captured.reopened,
             "size_changes": captured.size_changes,
+            "late_frames": captured.late,
             "masks": inferred.masks if inferred else 0,
             "frames_without_mask": self._inbox.replaced,
             "failures": inferred.failures if inferred else 0,
             "restarts": inferred.restarts if inferred else 0,
+            "unlike_training": inferred.unlike if inferred else "",
             "budget_ms": self.options.budget_ms,
             **self.delays.summary(),
         }

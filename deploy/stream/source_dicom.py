@@ -39,7 +39,7 @@ class DicomSource:
             raise ValueError(f"source {self.name}: holds no picture; export the cine again")
         rate = _rate(header)
         self._step_ns, self._count = int(1e9 / rate), 0
-        self.hz = self.hz or rate
+        self.hz = rate if self.hz is None else self.hz
         self._window = _window(header)
         self._inverted = header.get("PhotometricInterpretation") == "MONOCHROME1"
 

@@ -1,6 +1,7 @@
 """An ultrasound machine through PLUS, or 3D Slicer: pictures of an OpenIGTLink server.
 
-The machine's time stamp is kept as the source's own time; its clock is not ours, so no age is made of it.
+The machine's time stamp is kept as the source's own time; its clock is not ours, so no age is made of it alone.
+Pictures that wait in the socket are old by as much as the reader was late: of those, the newest is given.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ from deploy.stream.sources import Corrupt, Lost, Picture
 
 _CONNECT_S, _SILENCE_S = 2.0, 2.0
 _MOST = 4096 * 2160 * 4 + (1 << 16)  # bytes of a message
+_MOST_SKIPPED = 256  # messages, so that a sender who never pauses is read as well
 _KEPT = 64  # origins of frames that a mask may still be made of
 _FORM = re.compile(r"igtl://(\[[0-9a-fA-F:]+\]|[^/:\[\]]+)(?::(\d{1,5}))?(?:/(.{1,20}))?")
 
@@ -59,16 +61,20 @@ class IgtlSource:
 
     def read(self) -> Picture:
         """The next picture. Raises Corrupt for a damaged one, Lost when the server is gone or talks nonsense."""
-        silent_from = time.monotonic()
+        silent_from, messages = time.monotonic(), 0
+        newest: tuple[igtl.Header, bytearray] | None = None
         while True:
             try:
                 header = igtl.read_header(self._exactly(igtl.HEADER.size), most=_MOST)
                 body = self._exactly(header.size)
-                if header.kind != "IMAGE" or not self._wanted(header.device):
+                messages += 1
+                if header.kind == "IMAGE" and self._wanted(header.device):
+                    newest = header, body
+                if newest is None:
                     self._check(silent_from)
-                    continue
-                content, _ = igtl.read_content(header, body)
-                return self._picture(igtl.read_image(content), header.stamp)
+                elif messages >= _MOST_SKIPPED or not self._another_waits():
+                    content, _ = igtl.read_content(*newest)
+                    return self._picture(igtl.read_image(content), newest[0].stamp)
             except igtl.WireError as error:
                 raise (Corrupt if error.resumable else Lost)(str(error)) from None
             except OSError as error:
@@ -97,6 +103,21 @@ class IgtlSource:
         while len(self._origins) > _KEPT:
             self._origins.popitem(last=False)
         return Picture(pixels, source_ns)
+
+    def _another_waits(self) -> bool:
+        """Whether a whole message lies in the socket already."""
+        link = self._link
+        if link is None:
+            return False
+        link.setblocking(False)
+        try:
+            head = link.recv(igtl.HEADER.size, socket.MSG_PEEK)
+            if len(head) < igtl.HEADER.size:
+                return False
+            whole = igtl.HEADER.size + igtl.read_header(head, most=_MOST).size
+            return len(link.recv(whole, socket.MSG_PEEK)) == whole
+        except (igtl.WireError, OSError):  # whatever it is, the next read says it
+            return False
 
     def _exactly(self, count: int) -> bytearray:
         link = self._link

@@ -38,7 +38,8 @@ class VideoSource:
             raise ValueError(f"source {self.name}: holds no video; name another file") from None
         except (av.error.FFmpegError, OSError, ValueError) as error:
             said = str(error).partition(": '")[0]
-            raise ValueError(f"source {self.name}: cannot be played ({said}); convert it to H.264 in MP4") from None
+            mend = "look at its address and whether it is on" if self.live else "convert it to H.264 in MP4"
+            raise ValueError(f"source {self.name}: cannot be played ({said}); {mend}") from None
         if not self.live and self.hz is None:
             self.hz = float(rate) if rate else 25.0
         self._packets = self._container.demux(stream)

@@ -36,7 +36,7 @@ class Picture(NamedTuple):
 class Source(Protocol):
     name: str
     live: bool  # has a clock of its own, belongs to one program, and may come back when it is lost
-    hz: float | None  # frames a second to play at when it is not live; None: as they come
+    hz: float | None  # frames a second to play at when it is not live; None: its own, 0: as they come
 
     def open(self) -> None:
         """Raises ValueError in one line when it is not there or cannot be read."""
@@ -55,16 +55,18 @@ class SourceKind:
 
 
 def open_source(text: str, *, hz: float | None = None) -> Source:
-    """The source that `text` names, not opened yet. `hz` replaces the pace of one that is not live.
+    """The source that `text` names, not opened yet. `hz` replaces the pace of one that is not live, 0 takes it away.
 
     Raises ValueError in one line for a name or a file that no source takes.
     """
+    if hz is not None and not 0 <= hz < float("inf"):
+        raise ValueError(f"hz: must be above 0, or 0 for as fast as it can be read, not {hz:g}")
     for kind in SOURCES.values():
         if kind.takes(text):
             module, _, name = kind.made_by.partition(":")
             source: Source = getattr(import_module(module), name)(text)
             if hz is not None and not source.live:
-                source.hz = hz or None
+                source.hz = hz
             return source
     path = Path(text)
     if path.is_dir():

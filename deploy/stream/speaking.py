@@ -13,18 +13,20 @@ class Ticker:
 
     def __init__(self, session: Session, *, say: Callable[[str], None], every_s: float = 5.0) -> None:
         self._session, self._say, self._every_s = session, say, every_s
-        self._stop = threading.Event()
+        self._stop, self._warned = threading.Event(), False
         self._thread = threading.Thread(target=self._run, name="edgemt-ticker", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
         self._stop.set()
         self._thread.join(2.0)
+        self._warn()
 
     def _run(self) -> None:
         said, since_s, frames = "", 0.0, 0
         while not self._stop.wait(0.5):
             since_s += 0.5
+            self._warn()
             record = self._session.board.look().record
             if self._session.board.closed or (record.state == said and since_s < self._every_s):
                 continue
@@ -33,3 +35,10 @@ class Ticker:
             why = f" ({record.reason})" if record.reason else ""
             self._say(f"{record.state}{why}{age}, frame {count}, {(count - frames) / since_s:.1f} Hz")
             said, since_s, frames = record.state, 0.0, count
+
+    def _warn(self) -> None:
+        """Once: masks are made of any picture, whether the model knows its kind or not."""
+        inference = self._session.inference
+        if not self._warned and inference is not None and inference.counted.unlike:
+            self._warned = True
+            self._say(f"warning: {inference.counted.unlike}")

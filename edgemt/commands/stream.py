@@ -6,9 +6,9 @@ import signal
 import sys
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, UseAppendAction
 
 from deploy.stream.time_limits import TimeLimits
 from edgemt.commands.speaking import say, write_json
@@ -36,7 +36,7 @@ class Stream:
     """Pace of a source that is not live; 0 plays it as fast as it can be read."""
     frames: int | None = None
     """Stop after so many."""
-    output: tuple[str, ...] = ()
+    output: Annotated[tuple[tuple[str, ...], ...], UseAppendAction] = ()
     """Who else gets the masks: page (a browser on this machine), igtl (3D Slicer), video:FILE.mp4, lines (JSON)."""
     runtime: str = "auto"
     file: str | None = None
@@ -52,6 +52,11 @@ class Stream:
     """Measure both delays at 30 and 60 Hz (or at --hz), with and without masks; write report and raw times there."""
     json: Path | None = None
 
+    @property
+    def outputs(self) -> tuple[str, ...]:
+        """Whether they stood after one flag or each after its own."""
+        return tuple(name for names in self.output for name in names)
+
 
 def stream(command: Stream) -> None:
     from deploy.stream.inference import close
@@ -59,7 +64,7 @@ def stream(command: Stream) -> None:
     from deploy.stream.sources import open_source
     from edgemt.overlay import class_colours
 
-    _refuse_collecting(command)
+    _refuse(command)
     opened = open_model(
         command.ship,
         runtime=command.runtime,
@@ -105,7 +110,7 @@ def _watched(session: Session, command: Stream, opened: Opened, source: Source) 
     outlets: list[Outlet] = []
     ticker = Ticker(session, say=say)
     try:
-        for name in command.output:
+        for name in command.outputs:
             outlets.append(Outlet(open_output(name, stage), session.board, name=name))
         say(f"{opened.model.id}; one mask takes {opened.mask_ms:.1f} ms; Ctrl-C ends it")
         return session.run()
@@ -119,7 +124,16 @@ def _watched(session: Session, command: Stream, opened: Opened, source: Source) 
             correcting.close()
 
 
-def _refuse_collecting(command: Stream) -> None:
+def _refuse(command: Stream) -> None:
+    """What would come to light when the work is done, or never."""
+    if () in command.output:
+        raise ValueError("output: name one or several, as in --output page lines")
+    if command.json is not None and command.json.is_dir():
+        raise ValueError(f"json {command.json}: is a folder; name a file")
+    if command.evidence is not None:
+        folder = command.evidence.absolute()
+        if not next(path for path in (folder, *folder.parents) if path.exists()).is_dir():
+            raise ValueError(f"evidence {command.evidence}: a file is in its way; name another folder")
     if command.collect is not None and (command.evidence is not None or not _has_page(command)):
         raise ValueError(
             f"collect {command.collect}: masks are corrected in the page; add --output page, no --evidence"
@@ -127,7 +141,7 @@ def _refuse_collecting(command: Stream) -> None:
 
 
 def _has_page(command: Stream) -> bool:
-    return any(name.partition(":")[0] == "page" for name in command.output)
+    return any(name.partition(":")[0] == "page" for name in command.outputs)
 
 
 def _correcting(command: Stream, opened: Opened) -> Correcting | None:
@@ -149,7 +163,11 @@ def _measure(command: Stream, opened: Opened, folder: Path) -> None:
 
     rates = (30.0, 60.0) if command.hz is None else (command.hz,)
     options = StreamOptions(**asdict(command.limits), frames=command.frames or 1500)
-    evidence = measure(opened, command.source, rates=rates, options=options, say=say)
+    try:
+        evidence = measure(opened, command.source, rates=rates, options=options, say=say)
+    except KeyboardInterrupt:
+        say("interrupted; no evidence was written")
+        raise SystemExit(130) from None
     print(write_evidence(evidence, folder))
     write_json(command.json, without_raw(evidence))
 
@@ -157,4 +175,16 @@ def _measure(command: Stream, opened: Opened, folder: Path) -> None:
 def _summary(record: dict[str, Any]) -> str:
     annotation = record["annotation"]
     age = f", masks shown after {annotation['p50_ms']:.1f} ms (p99 {annotation['p99_ms']:.1f})" if annotation else ""
-    return f"{record['frames']} frames, {record['masks']} masks, {record['restarts']} restarts{age}"
+    return f"{record['frames']} frames, {record['masks']} masks, {record['restarts']} restarts{age}{_drift(record)}"
+
+
+def _drift(record: dict[str, Any]) -> str:
+    """Of a long stream: what changed from its first third to its last."""
+    drift = record["drift"]
+    if drift is None or drift["p50_ratio"] is None or drift["resident_bytes"] is None:
+        return ""
+    first = next(point["resident_bytes"] for point in record["timeline"] if point["resident_bytes"])
+    return (
+        f"; last third against first: memory {drift['resident_bytes'] / first:+.1%}, "
+        f"masks' age x{drift['p50_ratio']:.2f} (p99 x{drift['p99_ratio']:.2f})"
+    )

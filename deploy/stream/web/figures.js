@@ -76,6 +76,7 @@ export class Figures {
     $("picture-id").textContent = picture ? picture.id : "–";
     for (const [id, key] of [["agreement", "confidence"], ["likeness", "likeness"]])
       $(id).textContent = record && record[key] !== null ? record[key].toFixed(2) : "–";
+    $("likeness").classList.toggle("unlike", Boolean(record) && record.likeness !== null && record.likeness < 0.5);
     $("beat").classList.toggle("on", picture ? picture.id % 16 < 8 : false);
   }
 }

@@ -1,0 +1,106 @@
+"""A frame in a few numbers: brightness, contrast, black and white share, colour, detail, edges, saturation.
+
+They are measured quickly, from histograms, and all in grey levels, so that one sentence can state any of them.
+
+Shapes: N frames, H W size in pixels, K channels, D descriptors.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+
+_OCTAVE = 255 / 9  # grey levels that a doubling of detail counts for: steps of grey reach 2 ** 9
+_STILL = 1  # steps of grey up to this are none
+
+
+def describe(frames: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """uint8 [N, H, W, K] -> [N, D] descriptors, all in grey levels, and their names."""
+    return np.stack([_describe(frame) for frame in frames]), _names(frames.shape[-1])
+
+
+def described_as(frames: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
+    """uint8 [N, H, W, K] -> [N, D], the descriptors that are asked for; None where these frames have no such ones."""
+    described, own = describe(frames)
+    places = {name: at for at, name in enumerate(own)}
+    channels = sum(name.startswith("brightness") for name in names)
+    if channels != frames.shape[-1] or not set(names) <= set(own):
+        return None
+    return described[:, [places[name] for name in names]]
+
+
+def _describe(frame: np.ndarray) -> np.ndarray:
+    """uint8 [H, W, K] -> [D]."""
+    planes = [np.ascontiguousarray(frame[..., k]) for k in range(frame.shape[-1])]
+    levels = np.arange(256.0)
+    shares = [np.bincount(plane.ravel(), minlength=256) / plane.size for plane in planes]
+    means = [float(share @ levels) for share in shares]
+    stds = [
+        float(np.sqrt(np.maximum(share @ levels**2 - mean**2, 0))) for share, mean in zip(shares, means, strict=True)
+    ]
+    dark, white = ([255 * float(share[part].sum()) for share in shares] for part in (slice(8), slice(248, None)))
+    colour = [means[0] - means[1], means[2] - means[1]] if len(planes) == 3 else []
+    total = planes[0].astype(np.uint16)
+    for plane in planes[1:]:
+        total += plane
+    grey = (total // len(planes)).astype(np.int16)
+    tones = _quantiles(grey, (0.1, 0.5, 0.9))
+    return np.array([*means, *stds, *dark, *white, *colour, *tones, *_texture(grey), *_saturation(planes)])
+
+
+def _texture(grey: np.ndarray) -> list[float]:
+    """int16 [H, W] -> mean step from pixel to pixel, share of still pixels, edges, and how detail grows with scale."""
+    if min(grey.shape) < 8:
+        return [0.0] * 6
+    down, across = np.abs(np.diff(grey, axis=0)), np.abs(np.diff(grey, axis=1))
+    detail = (float(down.mean()) + float(across.mean())) / 2
+    steps = down[:, :-1] + across[:-1]
+    still = 255 * float((steps <= _STILL).mean())
+    edges = [_octaves(step) for step in _quantiles(steps, (0.9, 0.99))]
+    fine, coarse = float(steps.mean()), _coarse_step(grey)
+    return [detail, still, *edges, _octaves(fine), _octaves(coarse) - _octaves(fine)]
+
+
+def _coarse_step(grey: np.ndarray) -> float:
+    """The mean step between means over 4 x 4 pixels."""
+    rows, columns = (n // 4 * 4 for n in grey.shape)
+    part = grey[:rows, :columns]
+    down = (part[0::4] + part[1::4] + part[2::4] + part[3::4]).astype(np.int32)
+    means = (down[:, 0::4] + down[:, 1::4] + down[:, 2::4] + down[:, 3::4]) / 16
+    return float(np.abs(np.diff(means, axis=0)).mean() + np.abs(np.diff(means, axis=1)).mean())
+
+
+def _saturation(planes: Sequence[np.ndarray]) -> list[float]:
+    """Of three planes: mean, middle and strong distance between the strongest and the weakest colour of a pixel."""
+    if len(planes) != 3:
+        return []
+    red, green, blue = planes
+    apart = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return [float(apart.mean()), *_quantiles(apart, (0.5, 0.9))]
+
+
+def _quantiles(values: np.ndarray, shares: Sequence[float]) -> list[float]:
+    """Of small whole numbers from zero on."""
+    below = np.cumsum(np.bincount(values.ravel())) / values.size
+    return [float(at) for at in np.searchsorted(below, shares)]
+
+
+def _octaves(steps: float) -> float:
+    """Detail doubles, it does not add: 0 to 510 grey levels on a scale of 0 to 255."""
+    return float(_OCTAVE * np.log2(1 + steps))
+
+
+def _names(channels: int) -> tuple[str, ...]:
+    letters: Sequence[str] = {1: ("",), 3: (" of channel 1", " of channel 2", " of channel 3")}.get(
+        channels, [f" of slice {k + 1}" for k in range(channels)]
+    )
+    kinds = ("brightness", "contrast", "black share", "white share")
+    three = channels == 3
+    return (
+        *(f"{kind}{letter}" for kind in kinds for letter in letters),
+        *(("channel 1 over 2", "channel 3 over 2") if three else ()),
+        *("dark level", "middle level", "bright level"),
+        *("detail", "still share", "edges", "hard edges", "fine detail", "coarse over fine detail"),
+        *(("saturation", "middle saturation", "strong saturation") if three else ()),
+    )
