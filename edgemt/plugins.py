@@ -22,7 +22,7 @@ class Verdict:
 
 
 def check(target: str) -> Iterator[Verdict]:
-    """Every promise of every method that `target` names, as they are tried.
+    """Every promise of every method that `target` names, as they are tried; of one that cannot step, the first ones.
 
     `target` is an installed package (`pip`'s name of it, or the name it is imported by), or the name of one method,
     built in or not. Raises ValueError where neither is known, and where a package offers no methods.
@@ -35,7 +35,10 @@ def check(target: str) -> Iterator[Verdict]:
             yield Verdict(name, "its name is its own", broken=f"{name} is a built-in method; choose another name")
         for promise in PROMISES:
             if promise.concerns(method):
-                yield held(name, method, promise)
+                verdict = held(name, method, promise)
+                yield verdict
+                if promise.first and verdict.broken:
+                    break
 
 
 def methods_of(target: str) -> list[tuple[str, Method | ValueError]]:

@@ -3,6 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
+import re
+import signal
+import subprocess
+import sys
+import time
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,8 +19,9 @@ import torch
 
 import teachers
 from edgemt import cli
-from edgemt.comparing import runs
+from edgemt.comparing import beside, runs
 from edgemt.comparing.paired import dice, difference
+from edgemt.comparing.published import ATRIUM, SAYS, published
 from edgemt.contract import Batch
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher
@@ -128,6 +136,58 @@ def test_processes_beside_each_other_give_the_same_table(compared, tmp_path):
         assert row(tmp_path, name)["each"] == row(compared, name)["each"]
 
 
+SLEEPS = "import time; print('up', flush=True); time.sleep(60)"
+DEAF = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + SLEEPS
+
+
+@pytest.fixture
+def sleepers(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen]:
+    """The processes of a comparison, each a sleep; the one of seed 1 does not hear SIGTERM."""
+    started: list[subprocess.Popen] = []
+
+    class Sleeper(subprocess.Popen):
+        def __init__(self, words: list[str], **options) -> None:
+            code = {"short": "pass", "seed-1": DEAF}.get(words[-1], SLEEPS)
+            super().__init__([sys.executable, "-c", code], **options)
+            started.append(self)
+
+    monkeypatch.setattr(beside.subprocess, "Popen", Sleeper)
+    monkeypatch.setattr(beside, "PATIENCE", 1.0)
+    return started
+
+
+def up(plan: list[runs.One], jobs: int) -> bool:
+    logs = [one.folder / "train.log" for one in plan[:jobs]]
+    return all(log.exists() and log.read_text() for log in logs)
+
+
+def test_a_comparison_that_is_told_to_stop_leaves_no_process_behind(sleepers, tmp_path, monkeypatch):
+    """SIGTERM as a queue or a service sends it: to the parent alone."""
+    plan = runs.planned(["cps"], seeds=[0, 1], out=tmp_path)
+
+    def rest(seconds: float) -> None:
+        time.sleep(0.02)
+        if up(plan, jobs=4):
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(beside, "time", type("Clock", (), {"sleep": rest, "monotonic": time.monotonic}))
+    with pytest.raises(KeyboardInterrupt):
+        list(beside.train_beside(plan, lambda one: [f"seed-{one.seed}"], jobs=4))
+    assert len(sleepers) == 4
+    assert {process.returncode for process in sleepers} == {-signal.SIGTERM, -signal.SIGKILL}
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+
+
+def test_a_comparison_that_breaks_off_between_two_runs_leaves_no_process_behind(sleepers, tmp_path):
+    plan = runs.planned(["mean_teacher"], seeds=[0], out=tmp_path)
+    words = {plan[0]: ["short"], plan[1]: ["long"]}
+    with pytest.raises(ZeroDivisionError), closing(beside.train_beside(plan, words.__getitem__, jobs=2)) as finished:
+        for one, failed in finished:
+            assert (one, failed) == (plan[0], "")
+            raise ZeroDivisionError
+    assert [process.returncode for process in sleepers] == [0, -signal.SIGTERM]
+
+
 @pytest.mark.parametrize(
     ("words", "says"),
     [
@@ -152,6 +212,47 @@ def test_page_and_picture_are_whole_and_escape_what_they_are_given(compared):
     assert "<script>" not in page and "&lt;script&gt;" in page and "<svg" in page
     assert "<script>" not in picture and picture.startswith('<svg xmlns="http://www.w3.org/2000/svg"')
     assert "a < b / c" in comparison_table(told)
+
+
+def test_every_figure_of_the_page_stands_under_its_own_head(compared):
+    told = record(compared)
+    page = comparison_page(told)
+    heads = re.findall(r"<th(?: [^>]*)?>([^<]*)", page)
+    found = {cells[0]: cells[1:] for cells in [re.findall(r"<td[^>]*>([^<]*)", one) for one in page.split("<tr")[2:]]}
+    assert set(found) == {row["method"] for row in told["rows"]}
+    for one in told["rows"]:
+        cells = dict(zip(heads[1:], found[one["method"]], strict=True))
+        if one["dice"] is not None:
+            assert cells["Dice"].startswith(f"{one['dice']:.3f}")
+            assert cells["HD95"] == f"{one['hd95']:.1f}" and cells["Step"].endswith(" x")
+            assert all(cells[name] == f"{value:.3f}" for name, value in one["per_class"].items())
+
+
+def test_a_published_value_stands_beside_a_run_of_the_same_protocol_alone(compared):
+    told = record(compared)
+    assert told["labelled"] == 3 and "Published" not in comparison_table(told) and told["published"] is None
+    assert published("dtc", recipe="la", labelled=8) == 0.8751
+    assert published("dtc", recipe="la", labelled=3) is None and published("dtc", recipe="acdc", labelled=8) is None
+    told["published"], told["rows"][-1]["published"] = SAYS, 0.8751
+    assert comparison_table(told).splitlines()[-1].endswith("| 0.875 |")
+    page = comparison_page(told)
+    assert "Published" in page and page.count('<td class="n">0.875</td>') == 1
+    assert all(set(known) <= set(METHODS) for known in ATRIUM.values())
+
+
+def test_methods_that_were_not_trained_yet_are_named_in_one_line_and_not_as_rows_of_dashes(compared):
+    told = record(compared)
+    told["rows"][-1] |= {"method": "later", "failed": {}, "dice": None, "each": {}, "difference": None}
+    page = comparison_page(told)
+    assert "To come: later." in page and "<td>later</td>" not in page
+    assert "To come" not in comparison_page(record(compared))
+
+
+def test_each_control_has_a_line_through_the_chart(compared):
+    told = record(compared)
+    lines = comparison_picture(told).count('class="deadline"')
+    told["rows"] = [row for row in told["rows"] if row["method"] not in runs_of_control()]
+    assert lines == comparison_picture(told).count('class="deadline"') + 2
 
 
 def scores(*, seeds: int = 3, cases: int = 12, shift: float = 0.0, noise: float = 0.0) -> np.ndarray:

@@ -27,7 +27,7 @@ from edgemt.methods.small_stage import CHANNELS, Stage, batch_of
 from edgemt.methods.tasks import mask_of
 from edgemt.methods.views import TemporalEnsembling, cell_means
 from edgemt.perturb import Box, FeatureDrop, FeatureDropout, FeatureNoise
-from edgemt.pseudo import sharpen, signed_distance, signed_distance_on_device, squared_distance
+from edgemt.pseudo import largest_component, sharpen, signed_distance, signed_distance_on_device, squared_distance
 from edgemt.ramps import Ramp
 from edgemt.roles import Memory, Players, gather, set_modes
 
@@ -365,6 +365,22 @@ def test_the_first_stage_is_a_share_of_the_run_and_sees_labelled_images_only():
         for i in (11, 12)
     }
     assert same == {11: True, 12: False}
+
+
+@pytest.mark.parametrize(("index", "share", "worth"), [(0, 0.5, 0.5), (50, 1.0, 0.5)])
+def test_the_ways_of_pasting_are_summed_once_the_average_labels_and_averaged_before(index, share, worth):
+    """As released: 1 for a labelled region and 0.5 for the other, over two sums; the first stage has one input."""
+    b, logits = batch_of(labelled=3, unlabelled=3), logits_of(6)
+    nets = Players({"student": Given(logits), "teacher": Given(logits_of(3, seed=5))})
+    terms = METHODS["bcp"].losses(nets, b, Step(index, 100, chance()))
+    weight = 1.0 - METHODS["bcp"].box.draw(b.labelled, chance()).float()
+    outward, inward = logits.chunk(2)
+    both = dice_ce(outward, b.label, weight=weight) + dice_ce(inward, b.label, weight=1.0 - weight)
+    torch.testing.assert_close(terms["supervised"], share * both)
+    name = "pasted" if index else "supervised_pasted"
+    said = largest_component(nets.teacher.out.logits.argmax(1), classes=3) if index else b.label.roll(1, 0)
+    other = dice_ce(outward, said, weight=1.0 - weight) + dice_ce(inward, said, weight=weight)
+    torch.testing.assert_close(terms[name], worth * other)
 
 
 def test_pseudo_labels_keep_their_largest_piece_alone():

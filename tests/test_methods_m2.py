@@ -21,7 +21,7 @@ from edgemt.methods.ambiguity import Doubtful, FarFromPrototype, Mislabelled, Mo
 from edgemt.methods.consistency import cosine_transform, even_draw, frequency_gap, region_similarity
 from edgemt.methods.correction import near_cells
 from edgemt.methods.promises.teaching import check_every_term_teaches
-from edgemt.methods.small_stage import Says, Stage, batch_of
+from edgemt.methods.small_stage import Says, Stage, Tiny, batch_of
 from edgemt.methods.uncertainty import neighbours, self_information
 from edgemt.perturb import Affine, Cells, Noise, darkness, inverse, shade, warp, within
 from edgemt.pseudo import label_errors, looks
@@ -399,8 +399,7 @@ def test_inspired_methods_say_so_first(name):
 
 
 def test_looks_show_all_that_a_network_says():
-    stage = Stage(METHODS["tripled_uncertainty"])
-    seen = looks(stage.nets.teacher, batch_of().image, Noise(), chance(), times=3)
+    seen = looks(Tiny(2, 3), batch_of().image, Noise(), chance(), times=3)
     assert seen.logits.shape == (3, 5, 3, 12, 10)
     assert seen.features.shape == (3, 5, 8, 12, 10)
     assert seen.sdf.shape == (3, 5, 2, 12, 10)

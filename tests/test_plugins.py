@@ -8,8 +8,10 @@ from pathlib import Path
 
 import pytest
 
+import teachers
 from edgemt import cli, listing, plugins
 from edgemt.methods import METHODS, explain, get
+from edgemt.methods.method import HEADS
 
 ROOT = Path(__file__).parent.parent
 
@@ -63,6 +65,80 @@ class TwoClasses(Plain):
 
 
 METHOD = Plain()
+'''
+
+MISTAKES = '''
+from dataclasses import dataclass
+from typing import ClassVar
+
+from edgemt.losses import dice_ce
+from edgemt.methods import Method, Terms
+
+
+@dataclass(frozen=True)
+class Right(Method):
+    """Labelled images."""
+
+    citation: ClassVar[str] = "A. Stranger, 2030"
+
+    def losses(self, nets, batch, step):
+        return Terms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
+
+
+class PlainDict(Right):
+    """A mapping is no Terms: the engine logs what Terms has beside the losses."""
+
+    def losses(self, nets, batch, step):
+        return dict(super().losses(nets, batch, step))
+
+
+class NoScalar(Right):
+    """A map of losses."""
+
+    def losses(self, nets, batch, step):
+        return Terms(supervised=nets.student(batch.labelled).logits.square())
+
+
+class OneWord(Right):
+    """The name of a player, not a tuple of names."""
+
+    def steps(self, nets, batch, step):
+        yield "student", self.losses(nets, batch, step)
+
+
+class Nobody(Right):
+    """It moves a player who is not there."""
+
+    def steps(self, nets, batch, step):
+        yield ("studnet",), self.losses(nets, batch, step)
+
+
+class UnknownHead(Right):
+    """A misspelt head."""
+
+    heads = ("sfd",)
+
+
+class UnnamedHead(Right):
+    """It uses a head that it does not ask for."""
+
+    def losses(self, nets, batch, step):
+        return Terms(supervised=nets.student(batch.labelled).sdf.square().mean())
+
+
+class UnnamedDisturb(Right):
+    """It disturbs features and does not ask for it."""
+
+    def losses(self, nets, batch, step):
+        nets.student(batch.labelled, disturb=lambda feature: 2 * feature)
+        return super().losses(nets, batch, step)
+
+
+class BadRoles(Right):
+    """Its players cannot be told."""
+
+    def roles(self):
+        return {"student": Trainable()}
 '''
 
 
@@ -174,3 +250,31 @@ def test_check_of_what_nobody_offers_names_the_nearest(strangers, capsys):
 def test_a_method_of_the_table_can_be_checked_by_its_name(capsys):
     cli.main(["check", "entropy"])
     assert "BROKEN" not in capsys.readouterr().out
+
+
+@pytest.mark.parametrize(
+    ("mistake", "says"),
+    [
+        ("PlainDict", "ValueError: PlainDict.losses: gave a dict; give edgemt.methods.Terms(supervised=...)"),
+        ("NoScalar", "supervised: is no tensor of a single number"),
+        ("OneWord", 'a step yields no pair of players and losses, such as ("student",)'),
+        ("Nobody", "('studnet',) cannot all learn; student can"),
+        ("UnknownHead", "heads: sfd is not known; use sdf, features"),
+        ("UnnamedHead", "an output that heads does not name is None, and it names none"),
+        ("UnnamedDisturb", "disturb: the network is asked for it, and heads does not name it"),
+        ("BadRoles", "NameError: name 'Trainable' is not defined"),
+    ],
+)
+def test_a_mistake_in_a_step_is_one_line_and_ends_the_trial(mistake, says, tmp_path, monkeypatch):
+    package(tmp_path, "mistakes", f"mine = mistakes:{mistake}", MISTAKES)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    *_, last = plugins.check("mistakes")
+    sys.modules.pop("mistakes", None)
+    assert says in last.broken and "\n" not in last.broken
+    assert last.promise == "a step of it names who learns, and losses"
+
+
+def test_every_head_that_a_method_can_name_is_one_that_some_network_has():
+    able = {head for teacher in teachers.TEACHERS.values() for head in teacher.heads}
+    assert set(HEADS) == able
+    assert {head for method in METHODS.values() for head in method.heads} <= able

@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import closing
 from dataclasses import asdict
 from pathlib import Path
 from statistics import mean, median, stdev
@@ -19,7 +20,9 @@ import numpy as np
 
 from edgemt import workspace
 from edgemt.artefact import WEIGHTS
+from edgemt.comparing.beside import train_beside
 from edgemt.comparing.paired import DRAWS, dice, difference
+from edgemt.comparing.published import SAYS, published
 from edgemt.comparing.runs import (
     AVERAGED,
     RAW,
@@ -29,7 +32,6 @@ from edgemt.comparing.runs import (
     planned,
     step_seconds,
     train_all,
-    train_beside,
 )
 from edgemt.files import write_text
 from edgemt.recipes import Recipe
@@ -56,15 +58,17 @@ def compare(
     at = workspace.start(recipe, out)
     plan = planned(methods, seeds=seeds, out=out)
     groups = {_case_name(case.name, case.slice): case.group for case in at.cohort.val}
+    known = len({case.group for case in at.cohort.labelled})
     done: dict[One, str] = {}
     beside = jobs > 1 and command is not None
     finished = train_beside(plan, command, jobs=jobs) if beside and command else train_all(plan, recipe)
     record: dict[str, Any] = {}
-    for one, failed in finished:
-        done[one] = failed
-        at.say(f"{one.folder.name}: {failed or 'done'} ({len(done)} of {len(plan)})")
-        record = record_of(plan, done, recipe, groups)
-        write(record, out)
+    with closing(finished):  # an interruption here ends the processes there
+        for one, failed in finished:
+            done[one] = failed
+            at.say(f"{one.folder.name}: {failed or 'done'} ({len(done)} of {len(plan)})")
+            record = record_of(plan, done, recipe, groups, labelled=known)
+            write(record, out)
     return record
 
 
@@ -75,8 +79,10 @@ def write(record: Mapping[str, Any], out: Path) -> None:
     write_text(out / "report.html", comparison_page(record))
 
 
-def record_of(plan: Sequence[One], done: Done, recipe: Recipe, groups: Mapping[str, str]) -> dict[str, Any]:
-    """Everything the table says, as JSON's own types."""
+def record_of(
+    plan: Sequence[One], done: Done, recipe: Recipe, groups: Mapping[str, str], *, labelled: int
+) -> dict[str, Any]:
+    """Everything the table says, as JSON's own types; `labelled` is the number of labelled patients or volumes."""
     found = {one: dice_of_cases(one.card) for one, failed in done.items() if not failed}
     by_method: dict[str, list[One]] = {}
     for one in plan:
@@ -85,6 +91,7 @@ def record_of(plan: Sequence[One], done: Done, recipe: Recipe, groups: Mapping[s
     own = next((row["step_seconds"] for row in rows if row["method"] == AVERAGED), None)
     for row in rows:
         row["times"] = row["step_seconds"] / own if own and row["step_seconds"] else None
+        row["published"] = published(row["method"], recipe=recipe.name, labelled=labelled)
     controls = [row for row in rows if row["method"] in (AVERAGED, RAW)]
     others = [row for row in rows if row not in controls]
     others.sort(key=lambda row: -1.0 if row["dice"] is None else row["dice"], reverse=True)
@@ -97,6 +104,8 @@ def record_of(plan: Sequence[One], done: Done, recipe: Recipe, groups: Mapping[s
             "classes": list(recipe.data.classes[1:]),
             "steps": schedule.steps,
             "batch": [schedule.labelled, schedule.unlabelled],
+            "labelled": labelled,
+            "published": SAYS if any(row["published"] for row in rows) else None,
             "seeds": sorted({one.seed for one in plan}),
             "runs": len(plan),
             "finished": len(done),

@@ -1,11 +1,8 @@
-"""The runs of a comparison: a folder a method and seed, trained here or in processes beside each other."""
+"""The runs of a comparison: a folder a method and seed, trained here one after the other."""
 
 from __future__ import annotations
 
-import subprocess
-import sys
-import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
@@ -21,6 +18,8 @@ from edgemt.recipes import Recipe
 from edgemt.roles import Ema
 
 FAILED = "failed.txt"
+
+Finished = Generator[tuple["One", str], None, None]  # a run that is over, and what it failed of, in one line
 
 
 @dataclass(frozen=True)
@@ -87,41 +86,10 @@ def train(one: One, recipe: Recipe) -> str:
     return ""
 
 
-def train_all(plan: Sequence[One], recipe: Recipe) -> Iterator[tuple[One, str]]:
+def train_all(plan: Sequence[One], recipe: Recipe) -> Finished:
     """Each run when it is done, one after the other."""
     for one in plan:
         yield one, train(one, recipe)
-
-
-def train_beside(
-    plan: Sequence[One], command: Callable[[One], Sequence[str]], *, jobs: int
-) -> Iterator[tuple[One, str]]:
-    """The same by `jobs` processes at a time: `command` is what `edgemt` is given to train one. Logs are in train.log.
-
-    An interruption ends them all; the same command again resumes.
-    """
-    waiting, working = list(plan), dict[One, subprocess.Popen[bytes]]()
-    try:
-        while waiting or working:
-            while waiting and len(working) < jobs:
-                one = waiting.pop(0)
-                one.folder.mkdir(parents=True, exist_ok=True)
-                with (one.folder / "train.log").open("ab") as log:
-                    words = [sys.executable, "-m", "edgemt.cli", *command(one)]
-                    working[one] = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
-            for one in [one for one, process in working.items() if process.poll() is not None]:
-                yield one, _left_behind(one, working.pop(one).returncode)
-            time.sleep(0.2)
-    finally:
-        for process in working.values():
-            process.terminate()
-
-
-def _left_behind(one: One, status: int) -> str:
-    file = one.folder / FAILED
-    if file.exists():
-        return file.read_text(encoding="utf-8").strip()
-    return f"its process ended with status {status}; see {one.folder / 'train.log'}" if status else ""
 
 
 def dice_of_cases(card: Card) -> dict[str, list[float]]:

@@ -13,6 +13,8 @@ from edgemt.contract import Batch, Step
 from edgemt.ramps import Ramp
 from edgemt.roles import Players, Role, Trainable, trainable
 
+HEADS = ("sdf", "features", "aux", "scales", "decoder2", "decoder3", "disturb")  # what a method can ask a network for
+
 
 class Terms(dict[str, Tensor]):
     """Named losses, to be summed. `notes` are scalars worth logging that nobody is trained on."""
@@ -35,7 +37,7 @@ class Method:
     are compared with) and "Differs:" (from the released code) fill their columns of the table (`methods.table`).
     """
 
-    heads: ClassVar[tuple[str, ...]] = ()  # what the network must also output: "sdf", "aux", "features", "disturb" ...
+    heads: ClassVar[tuple[str, ...]] = ()  # of HEADS: what the network must also do
     delivers: ClassVar[str] = "student"  # the player whose weights are kept
     citation: ClassVar[str] = ""
     inspired: ClassVar[bool] = False  # only a sentence of it could be read: no reproduction
@@ -58,4 +60,10 @@ class Method:
 
     def steps(self, nets: Players, batch: Batch, step: Step) -> Iterator[Turn]:
         """Each yield is one optimiser step for the named players, made before the next is asked for."""
-        yield trainable(self.roles()), self.losses(nets, batch, step)
+        terms = self.losses(nets, batch, step)
+        if not isinstance(terms, Terms):
+            kind = type(terms).__name__
+            raise ValueError(
+                f"{type(self).__name__}.losses: gave a {kind}; give edgemt.methods.Terms(supervised=...), named losses"
+            )
+        yield trainable(self.roles()), terms

@@ -5,7 +5,7 @@ Shapes: N batch, L labelled, U unlabelled, C classes, K image channels, *space 2
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
@@ -13,26 +13,32 @@ from torch import Tensor, nn
 
 from edgemt.contract import Batch, Disturb, Output, Step
 from edgemt.methods.adversarial import Discriminator
-from edgemt.methods.method import Method, Terms
+from edgemt.methods.method import HEADS, Method, Terms
 from edgemt.roles import Bank, Memory, gather, set_modes, trainable, update_averages
 
 CHANNELS = 2
 
 
 class Tiny(nn.Module):
-    """The smallest network with everything that goes wrong: batch norm, dropout, and every extra head."""
+    """The smallest network with everything that goes wrong: batch norm, dropout, and extra heads where asked for."""
 
-    def __init__(self, dims: int, classes: int) -> None:
+    def __init__(self, dims: int, classes: int, heads: Sequence[str] = HEADS) -> None:
         super().__init__()
+        self.heads = frozenset(heads)
+        self.further = 2 if {"aux", "scales"} & self.heads else len({"decoder2", "decoder3"} & self.heads)
         conv, norm = (nn.Conv3d, nn.BatchNorm3d) if dims == 3 else (nn.Conv2d, nn.BatchNorm2d)
         self.body = nn.Sequential(conv(CHANNELS, 8, 3, padding=1), norm(8), nn.ReLU(), nn.Dropout(0.2))
         self.head, self.sdf = conv(8, classes, 1), conv(8, classes - 1, 1)
         self.aux = nn.ModuleList(conv(8, classes, 1) for _ in range(2))
 
     def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
+        if disturb is not None and "disturb" not in self.heads:
+            raise ValueError("disturb: the network is asked for it, and heads does not name it")
         f = self.body(x)
         f = f if disturb is None else disturb(f)
-        return Output(self.head(f), f, self.sdf(f).tanh(), tuple(aux(f) for aux in self.aux))
+        aux = tuple(head(f) for head in list(self.aux)[: self.further])
+        sdf = self.sdf(f).tanh() if "sdf" in self.heads else None
+        return Output(self.head(f), f if "features" in self.heads else None, sdf, aux)
 
     def rename(self, order: list[int]) -> None:
         """Class i of this network becomes what class order[i] was."""
@@ -69,7 +75,7 @@ class Stage:
         torch.manual_seed(init + 100 * (kind == "teacher"))
         if kind == "discriminator":
             return Discriminator(classes=self.classes, channels=CHANNELS, dimensions=self.dims, width=4)
-        return Tiny(self.dims, self.classes)
+        return Tiny(self.dims, self.classes, self.method.heads)
 
     def turns(self, batch: Batch) -> Iterator[tuple[tuple[str, ...], Terms]]:
         torch.manual_seed(self.index)

@@ -46,7 +46,7 @@ class DualTask(Method):
     Target: the student's own mask, by its other head.
 
     Differs: classes have one distance map each and labels are learnt with Dice and cross-entropy, where the release
-    has one class and Dice alone.
+    has one class and Dice alone. The ramp is the first 0.4 of the run where theirs is all of it.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("sdf",)
@@ -71,7 +71,8 @@ class ShapeAdversarial(Method):
     Target: the discriminator's word "labelled".
 
     Differs: the two-turn form of `dan`: the judge sees the predictions of this step's one forward pass, and is the
-    `Discriminator` of that method, four strided convolutions and a mean where theirs are wider.
+    `Discriminator` of that method, four strided convolutions and a mean where theirs are wider. The ramp is the first
+    0.4 of the run where theirs is all of it.
     """
 
     heads: ClassVar[tuple[str, ...]] = ("sdf",)

@@ -30,6 +30,8 @@ def caption(record: Record) -> str:
     )
     said += " and of the seeds" if len(record["seeds"]) > 1 else ", and knows nothing of other seeds"
     said += ". Step: median time of a training step over that of supervised, the machine being shared with other work."
+    said += " Of twenty intervals about one leaves out zero by chance alone."
+    said += f" {record['published']}" if record.get("published") else ""
     left = record["runs"] - record["finished"]
     return said + (f" Not finished: {left} of {record['runs']} runs are to come." if left else "")
 
@@ -38,9 +40,10 @@ def comparison_table(record: Record) -> str:
     """Markdown, ending in a line end."""
     classes = record["classes"]
     heads = ["method", "delivers", "Dice", "each seed", "difference [95 %]", *classes, "HD95, px", "step"]
+    heads += ["published"] if record.get("published") else []
     lines = [caption(record), "", f"{record['created']}, {record['device']}.", "", _line(heads)]
     lines.append("|---" * len(heads) + "|")
-    lines += [_line(_cells(row, classes)) for row in record["rows"]]
+    lines += [_line(_cells(row, classes)[: len(heads)]) for row in record["rows"]]
     return "\n".join(lines) + "\n"
 
 
@@ -67,7 +70,8 @@ def comparison_chart(record: Record) -> str:
     )
     parts = [line("grid", x(t), top, x(t), bottom) for t in x.ticks(5)]
     parts += [text("tick mid", x(t), bottom + 18, f"{t:g}") for t in x.ticks(5)]
-    parts.append(text("name", left + 14, top - 12, "Dice: mean, and each seed"))
+    parts += [line("deadline", x(row["dice"]), top, x(row["dice"]), bottom) for row in rows if _is_control(row)]
+    parts.append(text("name", left + 14, top - 12, "Dice: mean, and each seed; dashed, its controls"))
     reach = [0.0, *(gap[key] for gap in gaps for key in ("low", "high"))]
     z = Axis(*around(reach, least=0.02), split + 40, 862.0)
     if gaps:
@@ -80,7 +84,7 @@ def comparison_chart(record: Record) -> str:
 
 
 def _mark(row: Record, at: float, left: float, x: Axis, z: Axis) -> list[str]:
-    name, control, gap = str(row["method"]), row["method"] in _CONTROLS, row["difference"]
+    name, control, gap = str(row["method"]), _is_control(row), row["difference"]
     parts = [text("label end", left, at + 4, short(name, 26), title=name)]
     parts += [dot("key", x(v), at, title=f"{name}, seed {seed}: {v:.4f}", size=2.6) for seed, v in row["each"].items()]
     css = "control" if control else "dot s1"
@@ -92,29 +96,28 @@ def _mark(row: Record, at: float, left: float, x: Axis, z: Axis) -> list[str]:
     return parts
 
 
+def _is_control(row: Record) -> bool:
+    return row["method"] in _CONTROLS
+
+
 def comparison_page(record: Record) -> str:
     """The whole document; every string of the record is escaped."""
-    name = escape(f"{record['recipe']}: {len(record['rows'])} methods")
+    methods = sum(not _is_control(row) for row in record["rows"])
+    name = escape(f"{record['recipe']}: {methods} method{'s' * (methods != 1)} beside supervised training")
     classes = record["classes"]
-    heads = (
-        "Method",
-        "Delivers",
-        "Dice",
-        "Each seed",
-        "Difference|95 % interval",
-        *map(escape, classes),
-        "HD95|px",
-        "Step",
-    )
+    heads = ["Method", "Delivers", "Dice", "Difference|95 % interval", *map(escape, classes), "HD95|px", "Step"]
+    heads += ["Published"] if record.get("published") else []
     rows = []
-    for row in record["rows"]:  # each seed is in the chart, and what failed is in the note
-        _, delivers, dice, _, *others = _cells(row, classes)
-        rows.append((named(row["method"], note=_failed(row)), [delivers, dice, *others], False))
+    for row in (row for row in record["rows"] if not _to_come(row)):
+        _, delivers, dice, _, *others = _cells(row, classes)  # each seed is in the chart, what failed in the note
+        rows.append((named(row["method"], note=_failed(row)), [delivers, dice, *others][: len(heads) - 1], False))
+    waiting = ", ".join(str(row["method"]) for row in record["rows"] if _to_come(row))
+    later = f'<p class="say">To come: {escape(waiting)}.</p>' if waiting else ""
     body = [f'<header><p class="over">EdgeMT comparison \N{MIDDLE DOT} {escape(str(record["created"]))} ']
     body += [f"\N{MIDDLE DOT} {escape(str(record['device']))}</p><h1>{name}</h1>"]
     body += [f'<p class="lede">{escape(_lede(record))}</p></header><main>']
-    body.append(section("Methods", framed(comparison_chart(record)) + table(heads, rows), css="long"))
-    made = {key: value for key, value in record.items() if key != "rows"}
+    body.append(section("Methods", framed(comparison_chart(record)) + table(heads, rows) + later, css="long"))
+    made = {key: value for key, value in record.items() if key not in ("rows", "published")}
     body.append(section("How it was made", f'<p class="say">{escape(caption(record))}</p>{facts(flat(made))}'))
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">
@@ -127,7 +130,7 @@ def comparison_page(record: Record) -> str:
 
 
 def _lede(record: Record) -> str:
-    others = [row for row in record["rows"] if row["difference"] and row["method"] not in _CONTROLS]
+    others = [row for row in record["rows"] if row["difference"] and not _is_control(row)]
     if not others:
         return "No method has been trained beside its control yet."
     best = max(others, key=lambda row: row["dice"])
@@ -147,9 +150,14 @@ def _cells(row: Record, classes: list[str]) -> list[str]:
     cells.append(", ".join(fixed(value) for value in row["each"].values()) or DASH)
     cells.append(f"{signed(gap['mean'])} [{signed(gap['low'])}, {signed(gap['high'])}]" if gap else DASH)
     cells += [*(fixed(row["per_class"].get(name)) for name in classes), fixed(row["hd95"], 1), step]
+    cells.append(fixed(row.get("published")))  # the last, as most tables have none
     if row["failed"]:
         cells[3] = f"{cells[3]}; {_failed(row)}" if row["each"] else _failed(row)
     return cells
+
+
+def _to_come(row: Record) -> bool:
+    return finite(row["dice"]) is None and not row["failed"]
 
 
 def _failed(row: Record) -> str:

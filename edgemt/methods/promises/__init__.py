@@ -26,7 +26,11 @@ from edgemt.methods.promises.teaching import (
     check_the_discriminator_is_told_the_truth,
     check_unlabelled_images_matter,
 )
-from edgemt.methods.promises.telling import check_it_is_a_value, check_it_says_what_it_is
+from edgemt.methods.promises.telling import (
+    check_it_is_a_value,
+    check_it_says_what_it_is,
+    check_its_turns_are_players_and_losses,
+)
 from edgemt.methods.supervised import Supervised
 from edgemt.roles import Ema
 
@@ -41,6 +45,7 @@ class Promise:
     check: Callable[..., None]
     concerns: Callable[[Method], bool] = lambda method: True
     corners: tuple[tuple[int, int], ...] = CORNERS
+    first: bool = False  # where it is broken the others need not be tried
 
     def hold(self, method: Method, *, dims: int, classes: int) -> None:
         """Raises AssertionError for a promise not kept, and whatever the method itself raises."""
@@ -57,6 +62,12 @@ def _averages(method: Method) -> bool:
 PROMISES: tuple[Promise, ...] = (
     Promise("it is a value", check_it_is_a_value, corners=()),
     Promise("it says what it is, who wrote it and what it delivers", check_it_says_what_it_is, corners=()),
+    Promise(
+        "a step of it names who learns, and losses",
+        check_its_turns_are_players_and_losses,
+        corners=((2, 2),),
+        first=True,
+    ),
     Promise("its losses are finite with any number of labelled and unlabelled rows", check_it_steps_with_any_rows),
     Promise("every term teaches who pays it", check_every_term_teaches),
     Promise("a peer is a target and not a pupil", check_named_terms_stay_with_their_player),

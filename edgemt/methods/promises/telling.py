@@ -5,9 +5,12 @@ from __future__ import annotations
 import json
 from dataclasses import asdict, replace
 
-from edgemt.methods.method import Method
-from edgemt.methods.promises.kept import must
-from edgemt.roles import Ema, Trainable
+from torch import Tensor
+
+from edgemt.methods.method import HEADS, Method, Terms
+from edgemt.methods.promises.kept import Broken, must
+from edgemt.methods.small_stage import Stage, batch_of
+from edgemt.roles import Ema, Trainable, trainable
 
 
 def check_it_is_a_value(method: Method) -> None:
@@ -26,3 +29,28 @@ def check_it_says_what_it_is(method: Method) -> None:
     role = method.roles().get(method.delivers)
     must(role is not None, f"it delivers {method.delivers!r}, who does not play")
     must(isinstance(role, Trainable | Ema), f"{method.delivers} is delivered, but nothing is learnt there")
+
+
+def check_its_turns_are_players_and_losses(method: Method, *, dims: int = 2, classes: int = 2) -> None:
+    """A step can be made at all, and what it yields is what an engine takes."""
+    unknown = [head for head in method.heads if head not in HEADS]
+    must(not unknown, f"heads: {', '.join(unknown)} is not known; use {', '.join(HEADS)}")
+    stage = Stage(method, dims=dims, classes=classes)
+    learning = trainable(stage.roles)
+    try:
+        turns = list(stage.turns(batch_of(dims=dims, classes=classes)))
+    except (AttributeError, TypeError) as error:
+        if "NoneType" not in str(error):
+            raise
+        named = ", ".join(method.heads) or "none"
+        raise Broken(f"{error}; an output that heads does not name is None, and it names {named}") from error
+    must(bool(turns), "a step yields nothing")
+    for turn in turns:
+        pair = isinstance(turn, tuple) and len(turn) == 2 and isinstance(turn[0], tuple)
+        must(pair, 'a step yields no pair of players and losses, such as ("student",), Terms(supervised=...)')
+        who, terms = turn
+        must(bool(who) and set(who) <= set(learning), f"{who} cannot all learn; {', '.join(learning)} can")
+        kind = type(terms).__name__
+        must(isinstance(terms, Terms), f"its losses are a {kind}; give edgemt.methods.Terms(supervised=...)")
+        for name, term in terms.items():
+            must(isinstance(term, Tensor) and term.ndim == 0, f"{name}: is no tensor of a single number")
