@@ -1,4 +1,4 @@
-"""What an ONNX file is made of, read from its bytes: operators, and what must never reach a runtime.
+"""What an ONNX file is made of, read from its bytes: operators, layers, and what must never reach a runtime.
 
 The device has an inference runtime but seldom the `onnx` package, and nothing may be loaded unchecked: so
 this walks the protocol-buffer fields itself. A weight is looked at for one thing only: whether it is a number.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,11 +25,13 @@ _INSIDE = {
     "tensor": {},
 }
 _IR_VERSION = 1  # of a model
-_OP_TYPE, _OP_DOMAIN = 4, 7  # of a node
+_TAKES, _GIVES, _OP_TYPE, _OP_DOMAIN = 1, 2, 4, 7  # of a node
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2  # of an opset
 _DATA_TYPE, _FLOATS, _NAME, _RAW, _DOUBLES = 2, 4, 8, 9, 10  # of a tensor
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
 _REAL = {1: "<f4", 10: "<f2", 11: "<f8", 16: "<u2"}  # data types with a NaN; 16 is bfloat16, looked at by its bits
+_HALF = 10  # data type of half precision
+_LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 _STANDARD = ("", "ai.onnx")
 _DEEPEST = 64
 
@@ -42,6 +44,7 @@ class GraphFile:
     not_a_number: str | None = None  # the first weight that holds a NaN
     ir_version: int = 0
     opset: int = 0
+    layers: Counter[str] = field(default_factory=Counter)  # what their weights are: "int8", "f16", "f32"
 
 
 def read_graph_file(path: str | Path) -> GraphFile:
@@ -55,7 +58,9 @@ def read_graph_file(path: str | Path) -> GraphFile:
     if not found.graphs:
         raise ValueError(f"{path}: not a whole ONNX file (no graph inside); copy or export it again")
     foreign = tuple(sorted(found.foreign))
-    return GraphFile(found.ops, found.external, foreign, found.not_a_number, found.ir_version, found.opset)
+    return GraphFile(
+        found.ops, found.external, foreign, found.not_a_number, found.ir_version, found.opset, found.layers()
+    )
 
 
 def refuse_unsafe(path: str | Path) -> None:
@@ -77,6 +82,9 @@ class _Walk:
         self.foreign: set[str] = set()
         self.not_a_number: str | None = None
         self.ir_version = self.opset = self.graphs = 0
+        self.weights: list[str] = []  # of layers, by name
+        self.scaled: set[str] = set()  # what DequantizeLinear gives
+        self.halves: set[str] = set()  # tensors in half precision
 
     def walk(self, data: memoryview, kind: str, depth: int) -> None:
         if depth > _DEEPEST:
@@ -84,21 +92,30 @@ class _Walk:
         if kind in ("tensor", "opset"):
             return self.tensor(data) if kind == "tensor" else self.imports(data)
         inside = _INSIDE[kind]
-        name = domain = ""
+        words: dict[int, list[str]] = {_TAKES: [], _GIVES: [], _OP_TYPE: [""], _OP_DOMAIN: [""]}  # of a node
         for number, value in _fields(data):
             if isinstance(value, int):
                 if kind == "model" and number == _IR_VERSION:
                     self.ir_version = value
-            elif kind == "node" and number in (_OP_TYPE, _OP_DOMAIN):
-                said = _text(value)
-                name, domain = (said, domain) if number == _OP_TYPE else (name, said)
+            elif kind == "node" and number in words:
+                words[number].append(_text(value))
             elif number in inside:
                 self.graphs += inside[number] == "graph"
                 self.walk(value, inside[number], depth + 1)
         if kind == "node":
-            self.ops[name] += 1
-            if domain not in _STANDARD:
-                self.foreign.add(f"{domain}.{name}")
+            self.node(words[_OP_TYPE][-1], words[_OP_DOMAIN][-1], takes=words[_TAKES], gives=words[_GIVES])
+
+    def node(self, name: str, domain: str, *, takes: list[str], gives: list[str]) -> None:
+        self.ops[name] += 1
+        if domain not in _STANDARD:
+            self.foreign.add(f"{domain}.{name}")
+        if name in _LAYERS and len(takes) > 1:
+            self.weights.append(takes[1])
+        if name == "DequantizeLinear":
+            self.scaled.update(gives)
+
+    def layers(self) -> Counter[str]:
+        return Counter("int8" if w in self.scaled else "f16" if w in self.halves else "f32" for w in self.weights)
 
     def imports(self, data: memoryview) -> None:
         found = dict(_fields(data))
@@ -110,12 +127,15 @@ class _Walk:
         found = dict(_fields(data))
         self.external |= _EXTERNAL_DATA in found or found.get(_DATA_LOCATION) == 1
         kind = found.get(_DATA_TYPE)
+        title = found.get(_NAME, b"")
+        name = "" if isinstance(title, int) else _text(title)
+        if kind == _HALF:
+            self.halves.add(name)
         numbers = [(_RAW, _REAL.get(kind, ""))] if isinstance(kind, int) else []
-        for field, form in (*numbers, (_FLOATS, "<f4"), (_DOUBLES, "<f8")):
-            value = found.get(field, 0)
+        for place, form in (*numbers, (_FLOATS, "<f4"), (_DOUBLES, "<f8")):
+            value = found.get(place, 0)
             if form and not isinstance(value, int) and _holds_nan(value, form):
-                name = found.get(_NAME, b"")
-                self.not_a_number = self.not_a_number or ("" if isinstance(name, int) else _text(name))
+                self.not_a_number = self.not_a_number or name
 
 
 def _holds_nan(data: memoryview, form: str) -> bool:

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from importlib import import_module
 from pathlib import Path
@@ -44,33 +44,31 @@ def load(path: Path, choice: Choice) -> Loaded:
     """Raises ValueError for a provider that this installation lacks or that does not start."""
     ort = import_module("onnxruntime")
     device = (choice.device or "CPU").upper()
-    asked = _providers(ort, device, choice)
+    graph = read_graph_file(path)
+    asked = _providers(ort, device, choice, quantized="QuantizeLinear" in graph.ops)
     streams = choice.streams or (choice.threads if choice.hint == "throughput" and device == "CPU" else 1)
     options = ort.SessionOptions()
     options.intra_op_num_threads = max(choice.threads // streams, 1)
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
-    quantized = "QuantizeLinear" in read_graph_file(path).ops and device != "TENSORRT"
+    fuses = "QuantizeLinear" in graph.ops and device != "TENSORRT"
     with tempfile.TemporaryDirectory() as folder:
         fused = Path(folder) / "fused.onnx"
-        if quantized:  # the only way to learn which layers really became integer ones
+        if fuses:  # the only way to learn which layers really became integer ones
             options.optimized_model_filepath = str(fused)
         session = ort.InferenceSession(str(path), options, providers=asked)
-        ops = read_graph_file(fused).ops if quantized else Counter()
+        layers = _fused(read_graph_file(fused).ops) if fuses else graph.layers
     if PROVIDERS[device] not in session.get_providers():  # it falls back to the processor without a word
         raise ValueError(f"device {device!r}: {PROVIDERS[device]} does not start here; check its CUDA and cuDNN")
-    whole = sum(n for op, n in ops.items() if op in _INTEGER_OPS)
-    real = sum(n for op, n in ops.items() if op in _FLOAT_OPS)
     inputs, outputs = session.get_inputs(), session.get_outputs()
     only_one(inputs, outputs)
     name, run = inputs[0].name, session.run
-    float_kind = choice.precision or ("f32" if device == "CPU" else "tf32")
     held = _Held(lambda frame: run(None, {name: frame})[0])
     return Loaded(
         call=held.compute,
         takes=(tuple(inputs[0].shape), element_type(inputs[0].type)),
         gives=(tuple(outputs[0].shape), element_type(outputs[0].type)),
-        precision=said({"int8": whole, float_kind: real}) if whole else float_kind,
+        precision=executed(layers, device=device, precision=choice.precision),
         threads=choice.threads,
         device=device,
         lanes=lambda: _lanes(held, streams),
@@ -80,7 +78,28 @@ def load(path: Path, choice: Choice) -> Loaded:
     )
 
 
-def _providers(ort: Any, device: str, choice: Choice) -> list[Any]:
+def _fused(ops: Mapping[str, int]) -> dict[str, int]:
+    """Layers by what they became: operators of the graph as the runtime made it."""
+    return {
+        "int8": sum(n for op, n in ops.items() if op in _INTEGER_OPS),
+        "f32": sum(n for op, n in ops.items() if op in _FLOAT_OPS),
+    }
+
+
+def executed(layers: Mapping[str, int], *, device: str, precision: str | None) -> str:
+    """What layers of these weights ("int8", "f16", "f32") are computed in, commonest first: "f16+tf32".
+
+    The processor widens half precision to float. On a GPU float is TF32 unless "f32" is asked for, and TensorRT may be
+    asked to compute it in "f16".
+    """
+    kind = precision or ("f32" if device == "CPU" else "tf32")
+    found: Counter[str] = Counter()
+    for weights, count in layers.items():
+        found[kind if weights == "f32" or (weights == "f16" and device == "CPU") else weights] += count
+    return said(found) or kind
+
+
+def _providers(ort: Any, device: str, choice: Choice, *, quantized: bool) -> list[Any]:
     if device not in PROVIDERS:
         raise ValueError(f"device {device!r}: onnxruntime takes {', '.join(PROVIDERS)}")
     there = ort.get_available_providers()
@@ -93,7 +112,7 @@ def _providers(ort: Any, device: str, choice: Choice) -> list[Any]:
     if device == "CUDA":
         settings = {"use_tf32": int(choice.precision != "f32")}
     elif device == "TENSORRT":
-        settings = {"trt_fp16_enable": choice.precision == "f16"}
+        settings = {"trt_fp16_enable": choice.precision == "f16", "trt_int8_enable": quantized}
         if choice.cache is not None:
             settings |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(choice.cache)}
     return [(PROVIDERS[device], settings)]

@@ -45,7 +45,7 @@ def bench_ship(
     fed = [pair.frame for pair in golden(ship)] if frames is None else frames
     loaded, left_out = _loaded(ship, runtimes, file=file, threads=threads)
     if not loaded and not calls:
-        raise ValueError(f"bench: no runtime works here ({'; '.join(left_out) or 'pip install openvino'})")
+        raise ValueError(_why_nothing(left_out, file=file))
     makers = {name: partial(_another, ship, asked) for name, (_, asked) in loaded.items()}
     record = bench({**{name: made for name, (made, _) in loaded.items()}, **(calls or {})}, fed, options, makers=makers)
     for entry in record["calls"]:
@@ -83,6 +83,13 @@ def _loaded(
                 title += f" {made.file}"
             found.setdefault(title, (made, asked))
     return found, left_out
+
+
+def _why_nothing(left_out: Sequence[str], *, file: str | None) -> str:
+    said = list(dict.fromkeys(left_out))
+    if file is not None and len(said) == 1:  # the file is at fault, the runtimes are not
+        return said[0]
+    return f"bench: no runtime works here ({'; '.join(said) or 'pip install openvino'})"
 
 
 def _another(ship: Ship, asked: Mapping[str, Any], threads: int) -> Call:

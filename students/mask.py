@@ -26,6 +26,12 @@ def phases(factor: int) -> Tensor:
     return torch.einsum("ai,bj->abij", line, line).reshape(factor * factor, 1, 3, 3).float()
 
 
+def mask_kernel(factor: int, classes: int) -> Tensor:
+    """What `upsampled_argmax` convolves with: two classes' difference [f * f, 2, 3, 3], else each on its own."""
+    kernel = phases(factor)
+    return torch.cat((-kernel, kernel), dim=1) if classes == 2 else kernel.repeat(classes, 1, 1, 1)
+
+
 def winners(scores: Sequence[Tensor]) -> Tensor:
     """Index of the largest of C tensors of one shape, as float: elementwise steps, which runtimes fuse."""
     best, index = scores[0], torch.zeros_like(scores[0])
@@ -36,12 +42,21 @@ def winners(scores: Sequence[Tensor]) -> Tensor:
 
 
 def upsampled_argmax(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> Tensor:
-    """[N, C, h, w] -> class indices uint8 [N, H, W]; `kernel` is phases(factor) once for each class."""
-    classes = logits.shape[1]
-    factor = int((kernel.shape[0] // classes) ** 0.5)
+    """[N, C, h, w] -> class indices uint8 [N, H, W]; `kernel` is mask_kernel(factor, C)."""
+    groups = logits.shape[1] // kernel.shape[1]  # 1: the difference of two classes
+    factor = int((kernel.shape[0] // groups) ** 0.5)
     if [side * factor for side in logits.shape[-2:]] != list(size):
         full = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
         return winners(full.unbind(1)).to(torch.uint8)
-    fine = F.conv2d(F.pad(logits, (1, 1, 1, 1), mode="replicate"), kernel.to(logits.dtype), groups=classes)
-    # The cast comes last: NVIDIA's parser takes uint8 at a graph's edge alone.
-    return F.pixel_shuffle(winners(fine.chunk(classes, dim=1)), factor)[:, 0].to(torch.uint8)
+    fine = F.conv2d(F.pad(logits, (1, 1, 1, 1), mode="replicate"), kernel.to(logits.dtype), groups=groups)
+    # The cast to uint8 comes last: NVIDIA's parser takes it at a graph's edge alone.
+    if groups == 1:
+        return spread((fine > 0).to(logits.dtype), factor).to(torch.uint8)
+    return F.pixel_shuffle(winners(fine.chunk(groups, dim=1)), factor)[:, 0].to(torch.uint8)
+
+
+def spread(fine: Tensor, factor: int) -> Tensor:
+    """[N, f * f, h, w] -> [N, f * h, f * w], as pixel_shuffle does, but channels last, as INT8 layers leave them."""
+    count, _, height, width = fine.shape
+    rows = fine.permute(0, 2, 3, 1).reshape(count, height, width, factor, factor)
+    return rows.transpose(2, 3).reshape(count, factor * height, factor * width)

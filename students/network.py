@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgemt.contract import Disturb, Output
 from students.decoder import build_decoder, resize, row
-from students.mask import phases, upsampled_argmax
+from students.mask import mask_kernel, upsampled_argmax
 from students.pyramid import Pyramid
 
 
@@ -48,8 +48,7 @@ class Network(nn.Module):
         deep = {"aux", "scales"} & set(heads)
         self.aux = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in widths[:-1] if deep)
         self.keep_features = "features" in heads
-        kernel = phases(self.pyramid.strides[0]).repeat(classes, 1, 1, 1)
-        self.register_buffer("phases", kernel, persistent=False)
+        self.register_buffer("phases", mask_kernel(self.pyramid.strides[0], classes), persistent=False)
 
     def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
         pyramid = self.pyramid(x)

@@ -14,7 +14,7 @@ pytest.importorskip("onnxruntime")
 
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
-from deploy import timing  # noqa: E402
+from deploy import ship_bench, timing  # noqa: E402
 from edgemt import cli  # noqa: E402
 from edgemt.data.layouts import DataOptions  # noqa: E402
 
@@ -41,6 +41,7 @@ def ship(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert ship_bench  # imported before: its own options are made of the class that is replaced here
     monkeypatch.setattr(timing, "BenchOptions", lambda: QUICK)
 
 
@@ -55,6 +56,24 @@ def test_a_budget_is_an_exit_status_and_a_sentence(ship: Path, capsys: pytest.Ca
         bench(ship, "--runtime", "onnxruntime", "--file", "fp32", "--budget-ms", 0.00001)
     assert stopped.value.code == 3
     assert "too slow: onnxruntime/f32" in capsys.readouterr().out
+
+
+@pytest.mark.parametrize("budget", ["0", "-3", "nan"])
+def test_a_budget_that_nothing_could_keep_or_miss_is_refused(
+    budget: str, ship: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        bench(ship, "--budget-ms", budget)
+    assert stopped.value.code == 2
+    assert f"--budget-ms {budget}" in capsys.readouterr().err
+
+
+def test_a_file_that_no_runtime_finds_is_named_once(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        bench(ship, "--file", "int4")
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert said.count("'int4'") == 1 and "no runtime works" not in said
 
 
 def test_a_record_and_a_page_are_written_and_compared(ship: Path, tmp_path: Path, capsys) -> None:  # noqa: ANN001

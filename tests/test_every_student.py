@@ -13,7 +13,7 @@ from torch import nn
 
 import students
 from students.decoder import DECODERS
-from students.mask import phases, upsampled_argmax
+from students.mask import mask_kernel, phases, upsampled_argmax
 
 TINY = "test_efficientnet"  # stands in for an encoder where the decoder is the subject
 
@@ -198,3 +198,16 @@ def test_pretrained_weights_come_from_the_file_that_was_found(monkeypatch: pytes
         stem = network.pyramid.encoder.conv_stem.weight
         wanted = published["conv_stem.weight"]
         torch.testing.assert_close(stem, wanted if channels == 3 else wanted.sum(1, keepdim=True))
+
+
+@pytest.mark.parametrize("classes", [2, 3, 4])
+def test_the_quick_mask_is_the_argmax_of_the_upsampled_logits(classes: int) -> None:
+    logits = torch.randn(2, classes, 5, 7, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
+    size = (20, 28)
+    whole = nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    assert torch.equal(upsampled_argmax(logits, mask_kernel(4, classes), size), whole.argmax(1).to(torch.uint8))
+
+
+def test_two_classes_cost_one_map_a_phase() -> None:
+    assert mask_kernel(4, 2).shape == (16, 2, 3, 3)
+    assert mask_kernel(4, 3).shape == (48, 1, 3, 3)

@@ -9,12 +9,13 @@ import onnx
 import pytest
 from planted_run import READER, begin
 
-from deploy.gate import GateError
-from edgemt import artefact, engine
+from deploy.gate import GateError, gate
+from edgemt import artefact, cli, engine, zoo
 from edgemt.engine import Schedule
 from edgemt.quantizing import FLOAT, SMALL, SMALL_IR, int8
 from edgemt.recipes import Int8
 from edgemt.workspace import Run
+from edgemt.zoo import exporting, shelf
 
 pytest.importorskip("nncf")
 SHORT = Schedule(steps=250, learning_rate=2e-3, labelled=4, unlabelled=4, precision="32-true", validations=0)
@@ -112,3 +113,19 @@ def test_learning_under_eight_bits_that_was_cut_resumes_to_the_same_bits(
     assert not runs[1].folder("qad").exists()
     distil_in_eight_bits(runs[1])
     assert artefact.read_card(runs[1].folder("qad")).files == artefact.read_card(runs[0].folder("qad")).files
+
+
+def test_an_entry_of_the_zoo_that_eight_bits_cost_too_much_says_why_there_are_no_further_rungs(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def refused(*_: object, **__: object) -> None:
+        gate(0.8, 0.6, tolerance=0.01, what="small in INT8 on openvino", knob="int8.images up")
+
+    monkeypatch.setattr(zoo, "export", refused)
+    for name in ("is_entry", "recipe_for"):
+        monkeypatch.setattr({"is_entry": shelf, "recipe_for": exporting}[name], name, lambda *_: True)
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(["export", "zoo/small", "--out", "ship", "--data.root", "frames"])
+    said = capsys.readouterr().err.strip()
+    assert stopped.value.code == 2 and "\n" not in said
+    assert "0.2000 below" in said and "--student.weights zoo/small" in said and "without the teacher" in said

@@ -1,8 +1,10 @@
 from __future__ import annotations
 
 import sys
+from collections import Counter
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -298,6 +300,62 @@ def test_a_provider_that_would_be_replaced_unseen_is_refused(ship: Ship, monkeyp
     with pytest.raises(ValueError) as error:
         runner(ship, runtime="onnxruntime:cuda")
     one_line(error, "CUDA", "does not start")
+
+
+@pytest.mark.parametrize(
+    ("device", "precision", "words"),
+    [
+        ("CUDA", None, {"fp32": "tf32", "fp16": "f16", "int8": "tf32"}),
+        ("CUDA", "f32", {"fp32": "f32", "fp16": "f16", "int8": "f32"}),
+        ("TENSORRT", None, {"fp32": "tf32", "fp16": "f16", "int8": "int8"}),
+        ("TENSORRT", "f16", {"fp32": "f16", "fp16": "f16", "int8": "int8"}),
+        ("CPU", None, {"fp32": "f32", "fp16": "f32", "int8": "int8"}),
+    ],
+)
+def test_onnxruntime_names_the_arithmetic_of_each_file_on_each_device(
+    device: str, precision: str | None, words: dict[str, str], ship: Ship, tmp_path: Path
+) -> None:
+    from deploy.graph_file import read_graph_file
+    from deploy.half import halve
+    from deploy.onnxruntime_graph import executed
+
+    halve(ship.folder / "model.onnx", tmp_path / "model.fp16.onnx")
+    files = {"fp32": ship.folder / "model.onnx", "fp16": tmp_path / "model.fp16.onnx"}
+    layers = {kind: read_graph_file(path).layers for kind, path in files.items()}
+    # only TensorRT leaves Q/DQ as they are; the others' fused graph is looked at, in which CUDA has no integer layers
+    layers["int8"] = read_graph_file(ship.folder / "model.int8.onnx").layers
+    if device == "CUDA":
+        layers["int8"] = Counter(f32=1)
+    assert {kind: executed(found, device=device, precision=precision) for kind, found in layers.items()} == words
+
+
+def test_layers_of_several_kinds_are_named_commonest_first() -> None:
+    from deploy.onnxruntime_graph import executed
+
+    assert executed({"f16": 30, "f32": 1}, device="CUDA", precision=None) == "f16+tf32"
+    assert executed({"f16": 30, "f32": 1}, device="CPU", precision=None) == "f32"
+    assert executed({}, device="CPU", precision=None) == "f32"
+
+
+@pytest.mark.parametrize(("file", "enabled"), [("model.onnx", False), ("model.int8.onnx", True)])
+def test_the_tensorrt_provider_is_told_of_eight_bits(
+    file: str, enabled: bool, ship: Ship, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    import onnxruntime
+
+    asked: list[Any] = []
+    there = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
+    real = onnxruntime.InferenceSession
+
+    def session(path: str, options: Any, providers: list[Any]) -> Any:
+        asked.extend(providers)
+        return real(path, options, ["CPUExecutionProvider"])
+
+    monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
+    monkeypatch.setattr(onnxruntime, "InferenceSession", session)
+    with pytest.raises(ValueError, match="does not start"):
+        runner(ship, runtime="onnxruntime:tensorrt", file=file)
+    assert asked[0][1]["trt_int8_enable"] is enabled
 
 
 def test_a_precision_that_the_device_lacks_is_refused(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:

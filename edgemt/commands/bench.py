@@ -127,6 +127,8 @@ def _bench_ship(command: Bench) -> None:
 
 
 def _bench_options(command: Bench, options: Any) -> Any:
+    if command.budget_ms is not None and not command.budget_ms > 0:  # 0 would pass anything, unmeasured
+        raise ValueError(f"--budget-ms {command.budget_ms:g}: give milliseconds above 0, or leave it away")
     return options.asked(
         seconds=command.seconds,
         hz=command.hz,

@@ -53,6 +53,7 @@ def _is_ship(target: str) -> bool:
 
 
 def _export_entry(command: Export, rest: list[str]) -> None:
+    from deploy.gate import GateError
     from edgemt import zoo
     from edgemt.zoo.exporting import recipe_for
 
@@ -61,7 +62,15 @@ def _export_entry(command: Export, rest: list[str]) -> None:
     if command.serve is not None:
         raise ValueError(f"{command.recipe}: export it first, then give --serve with the folder it became")
     recipe = recipe_for(command.recipe, rest)
-    print(zoo.export(command.recipe, out=command.out, recipe=recipe, say=say))
+    try:
+        print(zoo.export(command.recipe, out=command.out, recipe=recipe, say=say))
+    except GateError as error:
+        if recipe is None:
+            raise
+        raise ValueError(
+            f"{error}; an entry comes without the teacher that the further rungs to INT8 need: leave the --data flags "
+            f"away for float alone, or edgemt run RECIPE --student.weights {command.recipe} for all of them"
+        ) from error
 
 
 def _add_prompt(command: Export, promptable: Path, rest: list[str]) -> None:
