@@ -1,20 +1,38 @@
-"""Shared by all tests: one thread, warnings of ours are errors, and one tiny run of the whole flow."""
+"""Shared by all tests: one thread, no telemetry, the order of the files, and one tiny run of the whole flow."""
 
 from __future__ import annotations
 
+import fcntl
 import os
+import sys
 from pathlib import Path
 
 import pytest
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else each conversion is told to its maker
 
 try:
     import torch
 
     torch.set_num_threads(1)
+    # torch.manual_seed keeps the whole call stack as text, for a GPU that may yet come
+    if not torch.cuda.is_available():
+        torch.cuda.manual_seed_all = lambda seed: None
+    if not torch.xpu.is_available():
+        torch.xpu.manual_seed_all = lambda seed: None
 except ImportError:
     pass
+
+LONGEST = (  # begun first, so that no process of a test run ends alone with one of them
+    "test_flow", "test_every_method", "test_flow_volumes", "test_int8_ladder", "test_readme", "test_export",
+    "test_prompted", "test_stream_faults", "test_prune_latency", "test_several_processes", "test_half",
+)  # fmt: skip
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
+
 
 TINY = [
     "--student.network=test_efficientnet",  # timm's own for tests: every kind of layer, few of them
@@ -86,9 +104,19 @@ TINY_VOLUMES = [
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A finished run of the phantom recipe, made small: the folder with every stage in it."""
+    """A finished run of the phantom recipe, made small: the folder with every stage in it.
+
+    Made once for all processes of a test run, so never change it: work on a copy.
+    """
     from edgemt import cli
 
-    out = tmp_path_factory.mktemp("tiny") / "run"
-    cli.main(["run", "phantom", "--out", str(out), *TINY])
+    here = tmp_path_factory.getbasetemp()
+    shared = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
+    out, made = shared / "tiny" / "run", shared / "tiny" / "made"
+    out.parent.mkdir(exist_ok=True)
+    with (shared / "tiny" / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system opens it when its holder dies, and the run resumes
+        if not made.exists():
+            cli.main(["run", "phantom", "--out", str(out), *TINY])
+            made.touch()
     return out

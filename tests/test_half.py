@@ -33,7 +33,7 @@ def masks(path: Path) -> np.ndarray:
     return np.concatenate([session.run(None, {"frame": frame})[0] for frame in pictures()])
 
 
-@pytest.fixture(scope="module", params=["mobilenetv4_small", "efficientnet_b0"])
+@pytest.fixture(scope="module", params=["mobilenetv4_small", "test_efficientnet"])
 def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """A float graph, the second with squeeze-excitation and SiLU, and its copy in half precision."""
     folder = tmp_path_factory.mktemp("half")

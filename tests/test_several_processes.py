@@ -26,7 +26,10 @@ WORLD = 2
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes went through every scenario of several_processes.py."""
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.spawn(within.process, args=(WORLD, str(folder)), nprocs=WORLD)
+    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(["edgemt.engine", "edgemt.methods"])
+    torch.multiprocessing.start_processes(  # of a server that imported all that once: most of what a process costs
+        within.process, args=(WORLD, str(folder)), nprocs=WORLD, start_method="forkserver"
+    )
     return folder
 
 
