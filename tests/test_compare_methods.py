@@ -110,6 +110,15 @@ def test_the_table_says_what_was_measured_and_how(compared):
     assert "| mean_teacher | average |" in text and "| cps | student |" in text
 
 
+def test_the_cost_of_a_step_is_what_was_measured_in_turns(compared):
+    from edgemt.methods.table import costs
+
+    known = costs()["relative"]
+    assert row(compared, "mean_teacher")["times"] == known["mean_teacher"]["2d"]
+    assert row(compared, "cps")["times"] == known["cps"]["2d"]
+    assert row(compared, "supervised")["times"] == 1.0
+
+
 def test_the_same_command_again_trains_nothing(compared, capsys):
     before = {file: file.stat().st_mtime_ns for file in compared.rglob("weights.safetensors")}
     told = record(compared)

@@ -18,6 +18,7 @@ from typing import Any
 
 import numpy as np
 
+import teachers
 from edgemt import workspace
 from edgemt.artefact import WEIGHTS
 from edgemt.comparing.beside import train_beside
@@ -34,6 +35,7 @@ from edgemt.comparing.runs import (
     train_all,
 )
 from edgemt.files import write_text
+from edgemt.methods.table import costs
 from edgemt.recipes import Recipe
 from edgemt.report import plain
 from edgemt.report.comparison import comparison_page, comparison_picture, comparison_table
@@ -88,9 +90,8 @@ def record_of(
     for one in plan:
         by_method.setdefault(one.method, []).append(one)
     rows = [_row(name, runs, done, found, groups) for name, runs in by_method.items()]
-    own = next((row["step_seconds"] for row in rows if row["method"] == AVERAGED), None)
+    _cost_of_steps(rows, volumes=teachers.dims(recipe.teacher.network) == 3)
     for row in rows:
-        row["times"] = row["step_seconds"] / own if own and row["step_seconds"] else None
         row["published"] = published(row["method"], recipe=recipe.name, labelled=labelled)
     controls = [row for row in rows if row["method"] in (AVERAGED, RAW)]
     others = [row for row in rows if row not in controls]
@@ -117,6 +118,17 @@ def record_of(
             "rows": [*controls, *others],
         }
     )
+
+
+def _cost_of_steps(rows: Sequence[dict[str, Any]], *, volumes: bool) -> None:
+    """`times` supervised: as the table of methods has it, measured in turns; of others by the runs' own log."""
+    known = costs().get("relative", {})
+    own = next((row["step_seconds"] for row in rows if row["method"] == AVERAGED), None)
+    for row in rows:
+        logged = row["step_seconds"] / own if own and row["step_seconds"] else None
+        row["times"] = known.get(row["method"], {}).get("3d" if volumes else "2d", logged)
+        if row["method"] in (AVERAGED, RAW):
+            row["times"] = 1.0
 
 
 def _row(

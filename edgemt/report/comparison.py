@@ -29,7 +29,8 @@ def caption(record: Record) -> str:
         f"{record['draws']} bootstrap draws of the {record['groups']} patients"
     )
     said += " and of the seeds" if len(record["seeds"]) > 1 else ", and knows nothing of other seeds"
-    said += ". Step: median time of a training step over that of supervised, the machine being shared with other work."
+    said += ". Step: time of a training step over that of a supervised one, as `edgemt explain` has it; of a method "
+    said += "that it has no time of, by the log of these runs."
     said += " Of twenty intervals about one leaves out zero by chance alone."
     said += f" {record['published']}" if record.get("published") else ""
     left = record["runs"] - record["finished"]
