@@ -1,7 +1,7 @@
 """Which file on which runtime is the quickest here: all of them in turns, and what a card says of it afterwards.
 
-Ratios are taken inside a round, so that a machine that wanders does not choose for us. The choice holds for the
-machine that made it: `edgemt bench` on the device has the last word.
+Ratios are taken inside a round, and of the quick tenth of its calls: a machine that wanders, or that others use, does
+not choose for us. The choice holds for the machine that made it: `edgemt bench` on the device has the last word.
 
 Shapes: H W size in pixels, K channels.
 """
@@ -13,7 +13,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy.percentiles import median, ratio, summary
+from deploy.machine import Load
+from deploy.percentiles import ratio, summary
 from deploy.timing import BenchOptions, Call, in_turns, warm_up
 from edgemt.contract import Card
 
@@ -28,13 +29,13 @@ def timed(
     for call in calls.values():
         warm_up(call, fed, options)
     blocks = in_turns(calls, fed, options)
-    middle = {name: {turn: median(times) for turn, times in block.items()} for name, block in blocks.items()}
-    first = middle[next(iter(calls))]
+    quick = {name: {turn: float(np.quantile(t, 0.1)) for turn, t in block.items()} for name, block in blocks.items()}
+    first = quick[next(iter(calls))]
     found = {}
     for name, block in blocks.items():
-        shared = [turn for turn in middle[name] if turn in first]
+        shared = [turn for turn in quick[name] if turn in first]
         said = summary([ns for times in block.values() for ns in times])
-        against = ratio([middle[name][turn] for turn in shared], [first[turn] for turn in shared])
+        against = ratio([quick[name][turn] for turn in shared], [first[turn] for turn in shared])
         found[name] = {**{key: said[key] for key in ("p50_ms", "p90_ms", "n")}, "ratio": against["median"]}
     return found
 
@@ -47,7 +48,9 @@ def latency_records(
     device: str = "",
 ) -> tuple[dict[str, Any], ...]:
     """For a card: (runtime, file, precision asked for) -> runner, each timed; the quickest of all comes first."""
+    before = Load.now()
     found = timed({" ".join(str(part) for part in asked): call for asked, call in calls.items()}, frames, options)
+    foreign = before.foreign(Load.now())
     records = [
         {
             "runtime": runtime,
@@ -56,6 +59,7 @@ def latency_records(
             "precision": call.precision,
             "threads": call.threads,
             "device": device,
+            "foreign_cores": foreign,
             **times,
         }
         for ((runtime, file, precision), call), times in zip(calls.items(), found.values(), strict=True)

@@ -32,6 +32,7 @@ if TYPE_CHECKING:
 PARITY = 0.999  # share of pixels that two runtimes must agree on, at the same precision
 GOLDEN = 4  # frames that go along for the device's self-test
 HALF, HALF_IR = "model.fp16.onnx", "openvino/model.fp16.xml"
+_BUSY = 0.5  # cores of others that make a choice doubtful
 _RUNS = {
     SMALL_IR: "openvino",
     FLOAT_IR: "openvino",
@@ -170,6 +171,10 @@ def _timed(at: Run, ship: Ship, frames: np.ndarray) -> tuple[dict[str, Any], ...
         block_ms=min(QUICK.block_ms, asked.block_ms),
     )
     records = latency_records(calls, frames[:16], few, device=str(describe().get("cpu", "")))
+    if (busy := records[0]["foreign_cores"] if records else None) and busy > _BUSY:
+        at.say(
+            f"ship: others used {busy:.1f} cores while files were timed; `edgemt bench` on a quiet machine knows better"
+        )
     for record in records:
         if record["fastest"]:
             others = [r for r in records if r["runtime"] == record["runtime"] and r is not record]
