@@ -81,7 +81,11 @@ def _student(name: str, decoder: str, *, channels: int) -> Callable[[], nn.Modul
 def _torchvision(channels: int) -> nn.Module:
     from torchvision.models.segmentation import lraspp_mobilenet_v3_large
 
-    return Foreign(lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=CLASSES))
+    network = lraspp_mobilenet_v3_large(weights=None, weights_backbone=None, num_classes=CLASSES)
+    for module in network.modules():
+        if isinstance(module, nn.BatchNorm2d):
+            module.momentum = 0.1  # its 0.01 is for long trainings: after 500 steps statistics are those of the start
+    return Foreign(network)
 
 
 def _teacher(name: str, **options: Any) -> Callable[[int], nn.Module]:
