@@ -55,7 +55,7 @@ def acdc_slices() -> Recipe:
         name="acdc_slices",
         data=_slices(256),
         per_image=True,
-        teacher=Teacher(schedule=long),
+        teacher=Teacher(method=METHODS["soft_cutmix_mt"], schedule=long),
         student=Student(schedule=long),
         slim=Slim(prune=PruneOptions(share=0.45), schedule=short),
     )

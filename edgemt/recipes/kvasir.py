@@ -56,7 +56,13 @@ def kvasir() -> Recipe:
     return Recipe(
         name="kvasir",
         data=_frames(256),
-        teacher=Teacher(network="smp/UnetPlusPlus", encoder="resnet34", pretrained="if-available", schedule=long),
+        teacher=Teacher(
+            network="smp/UnetPlusPlus",
+            encoder="resnet34",
+            pretrained="if-available",
+            method=METHODS["soft_cutmix_mt"],
+            schedule=long,
+        ),
         student=Student(network="mobilenetv4_medium", schedule=long),
         slim=Slim(prune=PruneOptions(share=0.45), schedule=short),
     )
