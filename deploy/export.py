@@ -202,6 +202,8 @@ def quiet() -> Iterator[None]:
         "torch.export",
     )
     levels = {name: logging.getLogger(name).level for name in names}
+    root = logging.getLogger()  # OpenVINO makes it its own, and leaves it so where it cannot read a graph
+    kept = root.level, root.filters[:], root.handlers[:]
     try:
         for name in names:
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -211,3 +213,5 @@ def quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
+        root.setLevel(kept[0])
+        root.filters[:], root.handlers[:] = kept[1:]

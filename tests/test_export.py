@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import logging
 
 import numpy as np
 import onnx
@@ -209,8 +210,11 @@ def test_a_name_openvino_cannot_use_and_a_graph_it_cannot_read_are_named(exporte
     with pytest.raises(ValueError, match=r"m\.ir: an OpenVINO model must be called \.xml"):
         export_openvino(exported, tmp_path / "m.ir")
     (tmp_path / "broken.onnx").write_bytes(exported.read_bytes()[:500])
+    root = logging.getLogger()
+    before = root.level, root.filters[:], root.handlers[:]
     with pytest.raises(ValueError, match=r"broken\.onnx: OpenVINO cannot read it"):
         export_openvino(tmp_path / "broken.onnx", tmp_path / "m.xml")
+    assert (root.level, root.filters, root.handlers) == before
     assert [file.name for file in tmp_path.iterdir()] == ["broken.onnx"]
 
 

@@ -295,7 +295,9 @@ def _alive(pid: int) -> bool:
 
 
 def test_threads_and_sockets_end_with_the_stream(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    told = signal.getsignal(signal.SIGTERM)
     _stream(ship, "--frames", 5, "--hz", 0, "--output", "page", "igtl:0")
+    assert signal.getsignal(signal.SIGTERM) is told
     address = next(line for line in capsys.readouterr().err.splitlines() if "http://" in line)
     port = int(address.partition("127.0.0.1:")[2].partition("/")[0])
     until(lambda: not [t for t in threading.enumerate() if t.name.startswith("edgemt")])

@@ -104,7 +104,8 @@ def _watched(session: Session, command: Stream, opened: Opened, source: Source) 
     from deploy.stream.outputs import Outlet, open_output
     from deploy.stream.speaking import Ticker
 
-    signal.signal(signal.SIGTERM, signal.default_int_handler)  # a service that is stopped closes its recording too
+    # a service that is stopped ends its recording too
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     correcting = _correcting(command, opened)
     stage = CorrectableStage(session.board, opened.ship.card, opened.model.colours, source, correcting)
     outlets: list[Outlet] = []
@@ -122,6 +123,7 @@ def _watched(session: Session, command: Stream, opened: Opened, source: Source) 
             outlet.close()
         if correcting is not None:
             correcting.close()
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
 
 
 def _refuse(command: Stream) -> None:
