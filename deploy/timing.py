@@ -71,11 +71,12 @@ class BenchOptions:
         soak_minutes: float | None = None,
         budget_ms: float | None = None,
     ) -> BenchOptions:
-        """These options with what a command line asked for; None leaves a field as it is."""
+        """These options with what a command line asked for; None leaves a field as it is. `hz` is the one clock then."""
         return replace(
             self,
             seconds=self.seconds if seconds is None else seconds,
             paced_hz=self.paced_hz if hz is None else hz,
+            second_hz=self.second_hz if hz is None else 0.0,
             streams=self.streams if streams is None else streams,
             soak_minutes=self.soak_minutes if soak_minutes is None else soak_minutes,
             budget_ms=self.budget_ms if budget_ms is None else budget_ms,

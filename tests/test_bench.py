@@ -246,6 +246,8 @@ def test_what_a_command_line_asks_for_replaces_only_that() -> None:
     asked = QUICK.asked(seconds=3, streams=(4,), budget_ms=33)
     assert (asked.seconds, asked.streams, asked.budget_ms) == (3, (4,), 33)
     assert replace(asked, seconds=QUICK.seconds, streams=QUICK.streams, budget_ms=QUICK.budget_ms) == QUICK
+    one = BenchOptions().asked(hz=25)
+    assert (one.paced_hz, one.second_hz) == (25, 0)
     with pytest.raises(ValueError, match="bench.streams: must be 2 or more, not 1"):
         QUICK.asked(streams=(1,))
 

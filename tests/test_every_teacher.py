@@ -9,7 +9,6 @@ from typing import Any
 
 import pytest
 import torch
-from monai.utils import OptionalImportError
 from safetensors.torch import load_file, save_file
 from torch import nn
 
@@ -130,6 +129,7 @@ def test_a_transformer_of_monai_takes_volumes_of_any_shape() -> None:
 
 def test_what_a_network_of_monai_lacks_is_said_in_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     from monai.networks import nets
+    from monai.utils import OptionalImportError
 
     def lacking(**options: object) -> nn.Module:
         raise OptionalImportError("from einops import rearrange (No module named 'einops').\n\nFor details ...")

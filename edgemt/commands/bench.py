@@ -30,7 +30,7 @@ class Bench:
     seconds: float | None = None
     """Timed seconds for each runtime."""
     hz: float | None = None
-    """Camera rate of the paced measurement."""
+    """The one camera clock of the paced measurement, in place of 30 and 60 Hz; 0 leaves it out."""
     streams: tuple[int, ...] | None = None
     """So many cameras at once, each on a runner of its own: --streams 2 4."""
     soak: Annotated[float | None, arg(metavar="MINUTES")] = None
