@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from functools import cache
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,13 +20,22 @@ _HEAVY = {"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", 
 _NEEDS = {"f16": "FP16", "bf16": "BF16"}  # precision -> what a device must list to compute in it
 
 
+@cache
+def engine() -> Any:
+    """OpenVINO's Core, one for the whole process.
+
+    Each one's CPU plugin gives the thread that made it a stack for signals, and takes that away when it goes. Two
+    that go in the order they came leave the thread with one that is gone, and the next Ctrl-C is a segmentation fault.
+    """
+    return import_module("openvino").Core()
+
+
 def load(path: Path, choice: Choice) -> Loaded:
     """Raises ValueError for a device that is not there and a precision that it does not compute in."""
     ov = import_module("openvino")
-    engine = ov.Core()
     device = (choice.device or "CPU").upper()
-    _check(engine, device, choice.precision)
-    compiled = engine.compile_model(str(path), device, _config(device, choice))
+    _check(device, choice.precision)
+    compiled = engine().compile_model(str(path), device, _config(device, choice))
     only_one(compiled.inputs, compiled.outputs)
     ports = compiled.input(0), compiled.output(0)
     takes, gives = (
@@ -52,7 +62,7 @@ def load(path: Path, choice: Choice) -> Loaded:
         streams=streams,
         stages=Stages(first.put, first.run, first.take),
         details={
-            "device": _property(compiled, "FULL_DEVICE_NAME") or _property(engine, "FULL_DEVICE_NAME", device),
+            "device": _property(compiled, "FULL_DEVICE_NAME") or _property(engine(), "FULL_DEVICE_NAME", device),
             "hint": choice.hint,
             "num_streams": _number(_property(compiled, "NUM_STREAMS")),
             "from_cache": bool(_property(compiled, "LOADED_FROM_CACHE")),
@@ -73,11 +83,11 @@ def _config(device: str, choice: Choice) -> dict[str, Any]:
     return config
 
 
-def _check(engine: Any, device: str, precision: str | None) -> None:
-    there = [str(name) for name in engine.available_devices]
+def _check(device: str, precision: str | None) -> None:
+    there = [str(name) for name in engine().available_devices]
     if device.split(".")[0] not in {name.split(".")[0] for name in there} and not device.startswith("AUTO"):
         raise ValueError(f"device {device!r}: OpenVINO finds {', '.join(there)} here; is its driver installed?")
-    able = [str(kind) for kind in _property(engine, "OPTIMIZATION_CAPABILITIES", device) or ()]
+    able = [str(kind) for kind in _property(engine(), "OPTIMIZATION_CAPABILITIES", device) or ()]
     if precision in _NEEDS and able and _NEEDS[precision] not in able:
         raise ValueError(f"precision {precision!r}: {device} computes {', '.join(sorted(able))} here; choose f32")
 

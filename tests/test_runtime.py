@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import subprocess
 import sys
 from collections import Counter
 from collections.abc import Callable, Iterator
@@ -17,6 +18,8 @@ from tiny_ship import CHANNELS, SIZE, expected, frame, graph, make_ship  # noqa:
 
 from deploy.runtime import RUNTIMES, TorchRunner, available, physical_cores, runner  # noqa: E402
 from deploy.ship import Ship, self_test  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
@@ -356,6 +359,25 @@ def test_the_tensorrt_provider_is_told_of_eight_bits(
     with pytest.raises(ValueError, match="does not start"):
         runner(ship, runtime="onnxruntime:tensorrt", file=file)
     assert asked[0][1]["trt_int8_enable"] is enabled
+
+
+INTERRUPTED = """
+import signal, sys
+from deploy.runtime import runner
+first, second = (runner(sys.argv[1], runtime="openvino", threads=1) for _ in range(2))
+del first
+del second  # each with a Core of its own, the stack that signals run on would be gone now
+try:
+    signal.raise_signal(signal.SIGINT)
+except KeyboardInterrupt:
+    print("interrupted")
+"""
+
+
+def test_ctrl_c_still_works_after_runners_have_come_and_gone(ship: Ship) -> None:
+    command = [sys.executable, "-X", "faulthandler", "-c", INTERRUPTED, str(ship.folder)]
+    done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
+    assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
 def test_a_precision_that_the_device_lacks_is_refused(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
