@@ -87,7 +87,7 @@ def _quantized(model: onnx.ModelProto, batch: list[np.ndarray], *, alone: set[st
             QuantizationParameters,
         )
 
-        nncf.set_log_level(logging.ERROR)
+        logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function does that to handlers of others too
         return nncf.quantize(
             model,
             nncf.Dataset(batch, lambda frame: {INPUT: frame}),

@@ -71,7 +71,7 @@ class BenchOptions:
         soak_minutes: float | None = None,
         budget_ms: float | None = None,
     ) -> BenchOptions:
-        """These options with what a command line asked for; None leaves a field as it is, `hz` is the one clock then."""
+        """What a command line asked for; None leaves a field as it is, `hz` is then the one clock."""
         return replace(
             self,
             seconds=self.seconds if seconds is None else seconds,
