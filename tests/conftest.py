@@ -34,8 +34,20 @@ def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
 
 
-TINY = [
+BRIEF = [
     "--student.network=test_efficientnet",  # timm's own for tests: every kind of layer, few of them
+    "--bench.iterations=5",
+    "--bench.rounds=2",
+    "--bench.block-ms=5",
+    "--bench.warmup=2",
+    "--bench.paced-seconds=0.05",
+    "--bench.no-cold",
+    "--bench.streams-seconds=0",
+    "--tolerance=1.0",
+    "--threads=1",
+]
+
+TINY = [
     "--data.size=64",
     "64",
     "--data.phantom=6",
@@ -54,17 +66,8 @@ TINY = [
     "--student.schedule.checkpoint-every=4",
     "--slim.schedule.checkpoint-every=4",
     "--int8.images=8",
-    "--bench.iterations=5",
-    "--bench.rounds=2",
-    "--bench.block-ms=5",
-    "--bench.warmup=2",
-    "--bench.paced-seconds=0.05",
-    "--bench.no-cold",
-    "--bench.streams-seconds=0",
-    "--tolerance=1.0",
-    "--threads=1",
+    *BRIEF,
 ]
-
 
 TINY_VOLUMES = [
     "--data.phantom=2",
@@ -89,16 +92,7 @@ TINY_VOLUMES = [
     "--slim.schedule.steps=3",
     "--slim.batches=1",
     "--int8.images=6",
-    "--student.network=test_efficientnet",
-    "--bench.iterations=5",
-    "--bench.rounds=2",
-    "--bench.block-ms=5",
-    "--bench.warmup=2",
-    "--bench.paced-seconds=0.05",
-    "--bench.no-cold",
-    "--bench.streams-seconds=0",
-    "--tolerance=1.0",
-    "--threads=1",
+    *BRIEF,
 ]
 
 
