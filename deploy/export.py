@@ -24,7 +24,7 @@ import torch
 from torch import Tensor, nn
 
 from deploy.graph_file import read_graph_file
-from deploy.openvino_graph import engine
+from deploy.openvino_graph import core
 from edgemt.contract import Normalise
 from edgemt.files import no_space, whole
 
@@ -178,7 +178,7 @@ def export_openvino(
             raise ValueError(f"{onnx_path}: OpenVINO cannot read it ({str(error).splitlines()[0]})") from error
         try:
             ov.save_model(model, part, compress_to_fp16=weights == "float16")
-            engine().read_model(part)  # a weights file cut short does not read
+            core().read_model(part)  # a weights file cut short does not read
         except (RuntimeError, OSError) as error:
             full = no_space(error) or shutil.disk_usage(xml_path.parent).free < 1 << 20
             reason = "no space left on the disk; free some" if full else str(error).strip().splitlines()[-1]

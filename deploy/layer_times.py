@@ -26,7 +26,7 @@ from torch import Tensor, nn
 from deploy.latency_table import Layer
 from deploy.layer_graph import side_by_side
 from deploy.machine import physical_cores
-from deploy.openvino_graph import engine
+from deploy.openvino_graph import core
 from deploy.runners import GraphRunner, imported
 from edgemt.contract import Normalise
 
@@ -129,9 +129,8 @@ def _quickest(made: GraphRunner, frames: Sequence[np.ndarray]) -> float:
 
 def _openvino(model: bytes, threads: int) -> dict[str, float]:
     """Layer -> ms. The runtime tells averages since it was compiled: the first calls are taken out again."""
-    core = engine()
     config = {"PERF_COUNT": True, "INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "NUM_STREAMS": 1}
-    request = core.compile_model(core.read_model(model), "CPU", config).create_infer_request()
+    request = core().compile_model(core().read_model(model), "CPU", config).create_infer_request()
 
     def told(calls: int) -> dict[str, float]:
         for _ in range(calls):

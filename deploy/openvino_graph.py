@@ -14,20 +14,20 @@ from typing import Any
 
 import numpy as np
 
-from deploy.runners import Choice, Lane, Loaded, Stages, element_type, only_one, said
+from deploy.runners import Choice, Lane, Loaded, Stages, element_type, imported, only_one, said
 
 _HEAVY = {"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"}
 _NEEDS = {"f16": "FP16", "bf16": "BF16"}  # precision -> what a device must list to compute in it
 
 
 @cache
-def engine() -> Any:
-    """OpenVINO's Core, one for the whole process.
+def core() -> Any:
+    """OpenVINO's Core, one for the whole process. Raises ValueError where OpenVINO is not installed.
 
     Each one's CPU plugin gives the thread that made it a stack for signals, and takes that away when it goes. Two
     that go in the order they came leave the thread with one that is gone, and the next Ctrl-C is a segmentation fault.
     """
-    return import_module("openvino").Core()
+    return imported("openvino", "openvino").Core()
 
 
 def load(path: Path, choice: Choice) -> Loaded:
@@ -35,7 +35,7 @@ def load(path: Path, choice: Choice) -> Loaded:
     ov = import_module("openvino")
     device = (choice.device or "CPU").upper()
     _check(device, choice.precision)
-    compiled = engine().compile_model(str(path), device, _config(device, choice))
+    compiled = core().compile_model(str(path), device, _config(device, choice))
     only_one(compiled.inputs, compiled.outputs)
     ports = compiled.input(0), compiled.output(0)
     takes, gives = (
@@ -62,7 +62,7 @@ def load(path: Path, choice: Choice) -> Loaded:
         streams=streams,
         stages=Stages(first.put, first.run, first.take),
         details={
-            "device": _property(compiled, "FULL_DEVICE_NAME") or _property(engine(), "FULL_DEVICE_NAME", device),
+            "device": _property(compiled, "FULL_DEVICE_NAME") or _property(core(), "FULL_DEVICE_NAME", device),
             "hint": choice.hint,
             "num_streams": _number(_property(compiled, "NUM_STREAMS")),
             "from_cache": bool(_property(compiled, "LOADED_FROM_CACHE")),
@@ -84,10 +84,10 @@ def _config(device: str, choice: Choice) -> dict[str, Any]:
 
 
 def _check(device: str, precision: str | None) -> None:
-    there = [str(name) for name in engine().available_devices]
+    there = [str(name) for name in core().available_devices]
     if device.split(".")[0] not in {name.split(".")[0] for name in there} and not device.startswith("AUTO"):
         raise ValueError(f"device {device!r}: OpenVINO finds {', '.join(there)} here; is its driver installed?")
-    able = [str(kind) for kind in _property(engine(), "OPTIMIZATION_CAPABILITIES", device) or ()]
+    able = [str(kind) for kind in _property(core(), "OPTIMIZATION_CAPABILITIES", device) or ()]
     if precision in _NEEDS and able and _NEEDS[precision] not in able:
         raise ValueError(f"precision {precision!r}: {device} computes {', '.join(sorted(able))} here; choose f32")
 

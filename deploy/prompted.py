@@ -17,7 +17,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from deploy.openvino_graph import engine
+from deploy.openvino_graph import core
 from deploy.runners import imported
 from deploy.ship import Ship
 from edgemt.frames import fit_frame
@@ -149,9 +149,8 @@ def _onnxruntime(path: Path, threads: int) -> Loaded:
 
 
 def _openvino(path: Path, threads: int) -> Loaded:
-    imported("openvino", "openvino")
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    compiled = engine().compile_model(str(path), "CPU", {**config, "INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(str(path), "CPU", {**config, "INFERENCE_PRECISION_HINT": "f32"})
     request = compiled.create_infer_request()
 
     def run(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

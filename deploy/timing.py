@@ -71,7 +71,10 @@ class BenchOptions:
         soak_minutes: float | None = None,
         budget_ms: float | None = None,
     ) -> BenchOptions:
-        """What a command line asked for; None leaves a field as it is, `hz` is then the one clock."""
+        """These options with what a command line asked for; None leaves a field as it is.
+
+        `hz` takes the place of both camera clocks.
+        """
         return replace(
             self,
             seconds=self.seconds if seconds is None else seconds,

@@ -13,7 +13,7 @@ onnx = pytest.importorskip("onnx")
 from tiny_ship import graph  # noqa: E402
 
 from deploy.explain import explain, telling  # noqa: E402
-from deploy.openvino_graph import engine  # noqa: E402
+from deploy.openvino_graph import core  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -92,7 +92,7 @@ def test_an_operator_that_openvino_does_not_know_is_named(tmp_path: Path) -> Non
     path = tmp_path / "new.onnx"
     path.write_bytes(model.SerializeToString())
     with pytest.raises(RuntimeError) as error:
-        engine().compile_model(path, "CPU")
+        core().compile_model(path, "CPU")
     said = explain(error.value, path=path, runtime="openvino", version="1")
     assert "does not know Divide2030" in said and "\n" not in said
 

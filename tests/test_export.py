@@ -14,7 +14,7 @@ from torch import nn
 import students
 from deploy import export
 from deploy.export import Shippable, check, export_onnx, export_openvino
-from deploy.openvino_graph import engine
+from deploy.openvino_graph import core
 from deploy.quantize import accepted_by_nvidia_parser
 from edgemt.contract import Normalise, Output
 
@@ -58,7 +58,7 @@ def onnxruntime_masks(path, images: np.ndarray) -> np.ndarray:
 
 def openvino_masks(path, images: np.ndarray) -> np.ndarray:
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    model = engine().compile_model(str(path), "CPU", options)
+    model = core().compile_model(str(path), "CPU", options)
     return np.concatenate([model({"frame": image[None]})["mask"] for image in images])
 
 

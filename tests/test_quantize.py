@@ -13,7 +13,7 @@ from torch import nn
 import students
 from deploy import quantize as module
 from deploy.export import export_onnx, export_openvino
-from deploy.openvino_graph import engine
+from deploy.openvino_graph import core
 from deploy.quantize import accepted_by_nvidia_parser, left_alone, quantize
 from edgemt.contract import Normalise, Output
 
@@ -79,7 +79,7 @@ def onnxruntime_masks(path, images) -> np.ndarray:
 
 def openvino_model(path):
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
-    return engine().compile_model(str(path), "CPU", options)
+    return core().compile_model(str(path), "CPU", options)
 
 
 @BOTH

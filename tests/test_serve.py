@@ -16,7 +16,7 @@ pytest.importorskip("onnx")
 from tiny_ship import CHANNELS, CLASSES, SIZE, make_ship  # noqa: E402
 
 from deploy.monai_bundle import SCHEMA, bundle_metadata  # noqa: E402
-from deploy.openvino_graph import engine  # noqa: E402
+from deploy.openvino_graph import core  # noqa: E402
 from deploy.serve import ServeOptions, model_name, serve  # noqa: E402
 from deploy.ship import Ship, golden  # noqa: E402
 from deploy.triton_config import triton_config  # noqa: E402
@@ -126,7 +126,7 @@ def test_what_the_server_loads_turns_the_warm_up_frame_into_the_golden_mask(
         session = ort.InferenceSession(graph, providers=["CPUExecutionProvider"])
         (mask,) = session.run(["mask"], {"frame": frame})
     else:
-        compiled = engine().compile_model(graph, "CPU")
+        compiled = core().compile_model(graph, "CPU")
         mask = compiled({"frame": frame})["mask"]
     assert mask.dtype == np.uint8
     assert np.array_equal(mask[0], pair.mask)

@@ -104,12 +104,11 @@ def _watched(session: Session, command: Stream, opened: Opened, source: Source) 
     from deploy.stream.outputs import Outlet, open_output
     from deploy.stream.speaking import Ticker
 
-    # a service that is stopped ends its recording too
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)
     correcting = _correcting(command, opened)
     stage = CorrectableStage(session.board, opened.ship.card, opened.model.colours, source, correcting)
     outlets: list[Outlet] = []
     ticker = Ticker(session, say=say)
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped as a service, its recording ends well
     try:
         for name in command.outputs:
             outlets.append(Outlet(open_output(name, stage), session.board, name=name))
