@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deploy.prune import PruneOptions
 from edgemt.data.layouts import DataOptions
+from edgemt.data.options import PRESETS
 from edgemt.engine import Schedule
 from edgemt.methods import METHODS
 from edgemt.recipes import Recipe, Slim, Student, Teacher
@@ -24,24 +25,33 @@ def _frames(side: int) -> DataOptions:
 
 
 def kvasir_cpu() -> Recipe:
-    """80 labelled frames, 720 unlabelled, 96 x 96, from scratch, sized for two cores.
+    """80 labelled frames, 720 unlabelled, 256 x 256, ImageNet encoders, for two cores.
 
     edgemt run kvasir_cpu --data.root DIR
     """
+    quick = Schedule(steps=700, precision="32-true", learning_rate=2e-3, validations=4, start_size=0.5)
     return Recipe(
         name="kvasir_cpu",
-        data=_frames(96),
+        data=_frames(256),
+        augment=PRESETS["endoscopy"],
         teacher=Teacher(
-            method=METHODS["soft_cutmix_mt"],
-            schedule=Schedule(steps=1400, precision="auto", learning_rate=2e-3, validations=4),
+            network="students/efficientnet_lite2",
+            decoder="dense2",
+            pretrained="always",
+            method=METHODS["two_stream_mt"],
+            schedule=quick,
         ),
         student=Student(
-            pretrained="never",
-            schedule=Schedule(steps=900, precision="32-true", learning_rate=2e-3, validations=4),
+            network="efficientnet_lite0",
+            pretrained="always",
+            method=METHODS["two_stream_distillation"],
+            schedule=quick,
         ),
         slim=Slim(
-            prune=PruneOptions(share=0.42),
-            schedule=Schedule(steps=500, precision="32-true", learning_rate=2e-3, validations=3),
+            prune=PruneOptions(target="latency", share=0.4),
+            schedule=Schedule(
+                steps=400, precision="32-true", learning_rate=1e-3, validations=2, warmup=20, start_size=0.75
+            ),
         ),
     )
 
