@@ -74,7 +74,7 @@ NO_AUGMENT = AugmentOptions(
 )
 
 
-# docs/training.md has the measurements behind endoscopy and mri; ct and ultrasound follow from how such images are made.
+# docs/training.md has the measurements behind endoscopy and mri; ct and ultrasound follow from how images are made.
 PRESETS: dict[str, AugmentOptions] = {
     "none": replace(NO_AUGMENT, preset="none"),
     # A camera in a tube: no direction is up, distance changes size, light and colour change from frame to frame.

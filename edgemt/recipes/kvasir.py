@@ -1,4 +1,4 @@
-"""Polyps in colonoscopy frames (Kvasir-SEG): where, from scratch on a CPU, compute is the limit."""
+"""Polyps in colonoscopy frames (Kvasir-SEG), with ImageNet encoders."""
 
 from __future__ import annotations
 
@@ -57,7 +57,7 @@ def kvasir_cpu() -> Recipe:
 
 
 def kvasir() -> Recipe:
-    """80 labelled frames at 256 x 256, pretrained U-Net++ and MobileNetV4 encoders, for a GPU.
+    """80 labelled frames at 256 x 256, pretrained U-Net++ and EfficientNet-Lite student, for a GPU.
 
     edgemt run kvasir --data.root DIR
     """
@@ -66,13 +66,14 @@ def kvasir() -> Recipe:
     return Recipe(
         name="kvasir",
         data=_frames(256),
+        augment=PRESETS["endoscopy"],
         teacher=Teacher(
             network="smp/UnetPlusPlus",
-            encoder="resnet34",
+            encoder="efficientnet_lite2",
             pretrained="if-available",
-            method=METHODS["soft_cutmix_mt"],
+            method=METHODS["two_stream_mt"],
             schedule=long,
         ),
-        student=Student(network="mobilenetv4_medium", schedule=long),
+        student=Student(network="efficientnet_lite0", schedule=long),
         slim=Slim(prune=PruneOptions(share=0.45), schedule=short),
     )
