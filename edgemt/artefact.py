@@ -22,6 +22,7 @@ from deploy.prune import Plan, apply_plan
 from deploy.ship import seal
 from edgemt import checkpoint
 from edgemt.contract import Card
+from edgemt.ensemble import ROOM, Ensemble
 from edgemt.files import sha256
 
 WEIGHTS = "weights.safetensors"
@@ -113,6 +114,8 @@ def build_network(network: dict[str, Any]) -> nn.Module:
     import students
     import teachers
 
+    if network["room"] == ROOM:
+        return Ensemble([build_network(member) for member in network["members"]], flips=network["options"]["flips"])
     rooms: dict[str, Any] = {"teachers": teachers, "students": students}
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in network["options"].items()}
     fresh = rooms[network["room"]].build(

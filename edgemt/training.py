@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -16,6 +17,7 @@ import students
 from deploy import prune
 from edgemt import artefact, bank, encoder_weights, engine, ranks, zoo
 from edgemt.encoder_weights import EncoderWeights
+from edgemt.ensemble import ROOM, Ensemble
 from edgemt.files import write_text
 from edgemt.methods import Discriminator, Method
 from edgemt.recipes import STUDENT_PREFIX, Student, Teacher, encoder_options, student_network
@@ -90,6 +92,33 @@ def trained(
         )
         if ranks.first():
             keep(side, working, stage, done, network, key=key, parents=parents)
+    return folder
+
+
+def assembled(at: Run, stage: str, folders: Sequence[Path], *, flips: int) -> Path:
+    """Trained networks as one artefact that predicts their mean (`ensemble.Ensemble`), measured like any other."""
+    folder = at.folder(stage)
+    parents = tuple(artefact.identity(member) for member in folders)
+    key = artefact.key_of("ensemble", flips, parents)
+    if ranks.by_first(lambda: artefact.stands(folder, key=key)):
+        at.say(f"{stage}: stands, Dice {artefact.read_card(folder).measured[artefact.WEIGHTS]['dice']:.4f}")
+        return folder
+    cards = [artefact.read_card(member) for member in folders]
+    network = {
+        "room": ROOM,
+        "name": cards[0].network["name"],
+        "channels": cards[0].network["channels"],
+        "classes": cards[0].network["classes"],
+        "heads": [],
+        "options": {"flips": flips},
+        "members": [artefact.offline(card.network) for card in cards],
+    }
+    with staged(folder) as working:
+        if ranks.first():
+            done = engine.Trained(Ensemble([artefact.load_network(member) for member in folders], flips=flips), {})
+            done.network.to(at.device)
+            curves = json.loads((folders[0] / "curves.json").read_text(encoding="utf-8"))
+            keep(at, working, stage, replace(done, history=curves), network, key=key, parents=parents)
     return folder
 
 

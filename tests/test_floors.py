@@ -14,7 +14,7 @@ FLOORS = [
     {"contract", "frames", "files", "names", "hub", "encoder_weights"},
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
-        *("overlay", "through", "checkpoint", "progress", "ranks"),
+        *("overlay", "through", "ensemble", "checkpoint", "progress", "ranks"),
     },
     {"targets", "methods"},
     {

@@ -40,6 +40,8 @@ class Teacher:
     encoder_weights: str = ""  # a safetensors file (or FILE#sha256=HEX): before packages, the hub's cache and the hub
     first_conv: FirstConv = "auto"  # how the encoder's RGB filters are fitted to grey images and neighbouring slices
     method: Method = field(default_factory=lambda: METHODS["cutmix_mt"])
+    members: int = 1  # networks trained with seeds of their own; their mean probability is the teacher (2-D)
+    flips: Literal[1, 2, 4] = 1  # views whose predictions the teacher averages: mirrored, upside down, both (2-D)
     schedule: Schedule = field(default_factory=Schedule)
 
 
@@ -146,6 +148,10 @@ def check(recipe: Recipe) -> None:
             f"student.method: the 3-D teacher {network} cannot look at single frames; "
             "use slice_distillation, which reads what it said of every slice"
         )
+    if recipe.teacher.members < 1:
+        raise ValueError(f"teacher.members: {recipe.teacher.members} networks teach nothing; give 1 or more")
+    if deep and (recipe.teacher.members > 1 or recipe.teacher.flips > 1):
+        raise ValueError(f"teacher.members and teacher.flips: only for 2-D teachers, {network} is 3-D; leave them at 1")
     if not deep and wanted == "bank":
         raise ValueError(
             f"student.method: only a 3-D teacher leaves a bank, {network} looks at frames; "
