@@ -79,8 +79,10 @@ def digests_of(paths: Iterable[str], *, root: Path | None = None) -> dict[str, s
     cache = _Cache(root) if root is not None else None
     flat = [file for files in inside.values() for file in files]
     known = cache.read() if cache is not None else {}
+    rows = {file: row for file in flat if (row := known.get(file)) is not None and row[:-1] == _state(file)}
+    new = [file for file in flat if file not in rows]
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        rows = dict(zip(flat, pool.map(lambda file: _row(file, known.get(file)), flat), strict=True))
+        rows |= zip(new, pool.map(_row, new), strict=True)
     if cache is not None and any(known.get(file) != row for file, row in rows.items()):
         cache.write({**known, **rows})
     return {path: _joined(path, files, rows) for path, files in inside.items()}
@@ -103,20 +105,25 @@ def _joined(path: str, files: list[str], rows: Mapping[str, list[Any]]) -> str:
     return hashlib.sha256(json.dumps(names).encode()).hexdigest()
 
 
-def _row(file: str, known: list[Any] | None) -> list[Any]:
-    """[device, inode, size, mtime, ctime, sha256], the last one taken from `known` where all others are the same."""
+def _row(file: str) -> list[Any]:
+    """[device, inode, size, mtime, ctime, sha256]; the state is taken before the content."""
+    state = _state(file)
     try:
-        state = _state(file)
-        if known is not None and known[:-1] == state:
-            return known
         return [*state, sha256(file)]
     except OSError as error:
-        raise ValueError(f"{file}: cannot be read ({error.strerror}); mend or remove the file") from None
+        raise _unreadable(file, error) from None
 
 
 def _state(file: str) -> list[int]:
-    s = os.stat(file)
+    try:
+        s = os.stat(file)
+    except OSError as error:
+        raise _unreadable(file, error) from None
     return [s.st_dev, s.st_ino, s.st_size, s.st_mtime_ns, s.st_ctime_ns]
+
+
+def _unreadable(file: str, error: OSError) -> ValueError:
+    return ValueError(f"{file}: cannot be read ({error.strerror}); mend or remove the file")
 
 
 class _Cache:

@@ -50,7 +50,7 @@ def _take(path: Path) -> int:
         try:
             alone = _flock(handle)
             holder = _read(handle)
-            if not alone or (holder and not _ended(holder, flock=alone is True)):
+            if alone is False or (holder and not _ended(holder, flock=alone is True)):
                 raise FolderInUseError(_in_use(path, holder))
             if not _same_file(handle, path):  # the other process removed it between the two calls
                 os.close(handle)

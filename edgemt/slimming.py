@@ -40,11 +40,12 @@ def slim(at: Run) -> Path:
         **({"plan": artefact.key_of(prune.read_plan(Path(of.prune.plan)).to_dict())} if of.prune.plan else {}),
     }
     parents = tuple(named.values())
-    inputs = {"format": FORMAT, "slim": of, "student": {"method": method}, "tolerance": at.recipe.tolerance}
-    inputs |= {"seed": at.recipe.seed, "parents": named}
+    inputs = {"format": FORMAT, "slim": of, "student": {"method": method}, "seed": at.recipe.seed, "parents": named}
     key = artefact.key_of(inputs)
     if stands(at, "slim", inputs):
         measured_again(at, folder, "slim", parent=source, judge=partial(_judged, at))
+        own, its_parent = (measured_of(path, measured_on=at.measured_on)["dice"] for path in (folder, source))
+        _judged(at, its_parent, own)  # the tolerance may be another one: it changes no weight
         at.say(f"slim: stands, {dice_text(artefact.read_card(folder).measured[artefact.WEIGHTS])}")
         return folder
     network = artefact.load_network(source)
