@@ -80,7 +80,9 @@ def name_nodes(model: onnx.ModelProto) -> None:
         node.name = node.name or f"{node.op_type}_{number}"
 
 
-def _quantized(model: onnx.ModelProto, batch: list[np.ndarray], *, alone: set[str], bias: bool = True) -> onnx.ModelProto:
+def _quantized(
+    model: onnx.ModelProto, batch: list[np.ndarray], *, alone: set[str], bias: bool = True
+) -> onnx.ModelProto:
     talk = io.StringIO()
     with quiet(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
         import nncf
@@ -98,7 +100,7 @@ def _quantized(model: onnx.ModelProto, batch: list[np.ndarray], *, alone: set[st
             ignored_scope=nncf.IgnoredScope(names=sorted(alone), validate=False),
             advanced_parameters=AdvancedQuantizationParameters(
                 disable_bias_correction=not bias,
-                activations_quantization_params=QuantizationParameters(per_channel=False)
+                activations_quantization_params=QuantizationParameters(per_channel=False),
             ),
         )
 

@@ -14,7 +14,7 @@ FLOORS = [
     {"contract", "frames", "files", "names", "hub", "encoder_weights"},
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
-        *("overlay", "through", "ensemble", "checkpoint", "progress", "ranks"),
+        *("overlay", "through", "ensemble", "checkpoint", "progress", "ranks", "fingerprints", "locking"),
     },
     {"targets", "methods"},
     {
@@ -36,6 +36,8 @@ FLOORS = [
             "second_teacher",
             "volumetric",
             "artefact",
+            "reuse",
+            "data_changes",
             "recipes",
         ),
         *("report", "plugins", "cli", "commands", "comparing", "zoo"),
