@@ -19,7 +19,9 @@ from edgemt import artefact, engine, ranks
 from edgemt.bank import read as read_bank
 from edgemt.contract import Card, Normalise
 from edgemt.data.layouts import Cohort, find
+from edgemt.data.reading import Reading
 from edgemt.data.stream import Stack, TwoStream, load, statistics
+from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.evaluate import EvalSet, Predict, evaluate, predict_masks, prepare, score
 from edgemt.progress import counter
 from edgemt.recipes import Recipe, check
@@ -82,12 +84,22 @@ class Run:
         return artefact.key_of([part[0] for part in parts], sorted(sizes.values()))
 
     @cached_property
+    def reading(self) -> Reading:
+        """How the files are read, decided from all of them; what was found is said."""
+        reading = reading_of(self.cohort, self.recipe.data)
+        for line in summary(self.cohort, self.recipe.data, reading):
+            self.say(line)
+        return reading
+
+    @cached_property
     def labelled(self) -> Stack:
-        return load(self.cohort.labelled, self.recipe.data, progress=counter("labelled images"))
+        progress = counter("labelled images")
+        return load(self.cohort.labelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
     def unlabelled(self) -> Stack:
-        return load(self.cohort.unlabelled, self.recipe.data, progress=counter("unlabelled images"))
+        progress = counter("unlabelled images")
+        return load(self.cohort.unlabelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
     def val(self) -> EvalSet:
@@ -98,7 +110,7 @@ class Run:
             channels=data.channels,
             slices=data.slices,
             classes=data.classes,
-            mask_threshold=data.mask_threshold,
+            reading=self.reading,
             progress=counter("validation images"),
         )
 
@@ -168,7 +180,8 @@ class Run:
     def every_label(self) -> Stack:
         """Every training image with its mask: only for the control that shows the ceiling."""
         everything = find(replace(self.recipe.data, labelled="", phantom=_all_labelled(self.recipe.data.phantom)))
-        return load(everything.labelled, self.recipe.data, progress=counter("all labels"))
+        data = replace(self.recipe.data, depth=self.reading.depth.rule)
+        return load(everything.labelled, data, progress=counter("all labels"))
 
     def predict(self, network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
         """uint8 [N, H, W, K] -> uint8 [N, H, W] through the graph that ships, in torch."""
@@ -200,7 +213,7 @@ class Run:
             channels=self.channels,
             channel_order=order,
             normalise=self.normalise,
-            data=data.to_dict(),
+            data=on_card(data, self.cohort, self.reading),
         )
 
     def say(self, text: str) -> None:

@@ -15,7 +15,7 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from deploy.stream.picture_checks import Corrupt
-from edgemt.frames import is_image
+from edgemt.frames import is_image, is_stray
 from edgemt.names import unknown
 
 __all__ = ["SOURCES", "Corrupt", "Lost", "Picture", "Source", "library", "open_source"]
@@ -87,7 +87,7 @@ def library(name: str, *, pip: str, source: str) -> Any:
 
 
 def _folder_of(suited: Callable[[str], bool]) -> Callable[[str], bool]:
-    return lambda text: Path(text).is_dir() and any(suited(p.name) for p in Path(text).iterdir())
+    return lambda text: Path(text).is_dir() and any(suited(p.name) and not is_stray(p) for p in Path(text).iterdir())
 
 
 def _file_like(*suffixes: str) -> Callable[[str], bool]:
