@@ -271,7 +271,7 @@ def _refuse_labels(files: Sequence[Evidence], threshold: int) -> None:
             if small and top >= 255:
                 raise ValueError(
                     f"{one.path}: mask holds {_shown(one)}: class indices beside {top}, which often means ignore; "
-                    f"write {small} and 0 alone and leave the threshold out ({_CLEAR})"
+                    f"write 0 and {', '.join(map(str, small))} alone and leave the threshold out ({_CLEAR})"
                 )
             raise ValueError(
                 f"{one.path}: mask holds {_shown(one)}, and {labels[0]} is no edge but an area; "

@@ -130,6 +130,9 @@ def _pairs(
         raise ValueError(
             f"{left[0]}: fits no image of {images} by its name, nor does any other mask; name masks as their images"
         )
+    bare = [image for stem, image in found.items() if matched[stem].mask is None]
+    if truths and bare:
+        notes.append(f"{len(bare)} of {len(found)} images have no mask, first {bare[0]}")
     if left:
         notes.append(f"{len(left)} of {len(truths)} masks fit no image, first {left[0]}")
     return items, tuple(notes)

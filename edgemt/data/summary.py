@@ -66,7 +66,7 @@ def _parts(cohort: Cohort, options: DataOptions) -> str:
 def _pictures(cases: Sequence[Case], reading: Reading) -> str:
     headers = list(reading.headers.values())
     if headers:
-        text = f"images: {_sizes([h.size for h in headers])}, {_modes(headers)}"
+        text = f"images: {_sizes([h.size[::-1] if h.orientation > 4 else h.size for h in headers])}, {_modes(headers)}"
     else:
         text = f"volumes: {_sizes([geometry_of(path).shape for path in dict.fromkeys(c.image for c in cases)])}"
     return f"{text}; depth: {reading.depth}"
