@@ -40,9 +40,9 @@ def quantize(
     """Write an INT8 copy of a float graph, its ranges taken from at most `frames` frames uint8 [1, H, W, K].
 
     The steps before the first convolution and from argmax on stay as they are, and so do the nodes named in `keep`
-    (`deploy.sensitivity` says which are worth it). `bias_correction` runs the graph once a layer to adjust biases: off for
-    a graph that is only timed. The same frames give the same file. Raises ValueError when there
-    is no frame, one that does not fit the graph, and for a name in `keep` that no node has.
+    (`deploy.sensitivity` says which are worth it). `bias_correction` runs the graph once a layer to adjust biases: off
+    for a graph that is only timed. The same frames give the same file. Raises ValueError when there is no frame, one
+    that does not fit the graph, and for a name in `keep` that no node has.
     """
     import onnx
 

@@ -32,6 +32,7 @@ class Case:
     image: str  # a path, or phantom:SEED
     label: str | None = None
     slice: int | None = None  # index along the last axis of a volume; None: all of it
+    axes: str = ""  # the order that the volume's axes are brought to (`edgemt.geometry`); empty: as stored
 
 
 @dataclass(frozen=True)

@@ -78,7 +78,7 @@ def trained(
         known["teacher"] = partial(artefact.load_network, parent)
     if second is not None:
         known["promptable"] = second.ready()
-    with staged(folder, overwrite=at.overwrite) as working:
+    with staged(folder, overwrite=at.overwrite) as working, _enough_for_batch_norm(stage):
         done = engine.train(
             method,
             build=builder(known, side, seed=at.recipe.seed),
@@ -216,6 +216,20 @@ def dice_text(measured: dict[str, Any]) -> str:
 
 def _figure(measured: dict[str, Any]) -> str:
     return "not measured" if measured["dice"] is None else f"{measured['dice']:.4f}"
+
+
+@contextmanager
+def _enough_for_batch_norm(stage: str) -> Iterator[None]:
+    """Names the fields where torch names a shape: one value a channel has no deviation."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"{stage}: batch normalisation sees one value a channel at the network's deepest level; "
+            f"set {stage}.schedule.labelled to at least 2, or data.size to at least 32 32"
+        ) from None
 
 
 @contextmanager

@@ -62,6 +62,7 @@ def stream(command: Stream) -> None:
     from deploy.stream.inference import close
     from deploy.stream.opening import budget_warning, open_model
     from deploy.stream.sources import open_source
+    from edgemt.depth import of_card
     from edgemt.overlay import class_colours
 
     _refuse(command)
@@ -81,7 +82,8 @@ def stream(command: Stream) -> None:
     try:
         if command.evidence is not None:
             return _measure(command, opened, command.evidence)
-        source = open_source(command.source, hz=command.hz)
+        depth = of_card(opened.ship.card.data, source=opened.ship.folder / "card.json")
+        source = open_source(command.source, hz=command.hz, depth=depth)
         record = _watched(_session(command, opened, source), command, opened, source)
     finally:
         close(opened.first)
