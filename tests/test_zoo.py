@@ -16,7 +16,7 @@ from safetensors.torch import load_file
 
 from deploy import prune
 from deploy.ship import golden, open_ship
-from edgemt import artefact, cli, recipes, zoo
+from edgemt import artefact, cli, entries, recipes, zoo
 from edgemt.contract import Card, Normalise
 from edgemt.data.layouts import DataOptions
 from edgemt.files import sha256
@@ -83,7 +83,7 @@ def home(stage: Path) -> Path:
 
 @pytest.fixture(autouse=True)
 def here(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(shelf, "HOME", home)
+    monkeypatch.setattr(entries, "HOME", home)
     monkeypatch.chdir(tmp_path)
 
 
@@ -339,8 +339,8 @@ def test_a_network_of_neighbouring_slices_gets_synthetic_slices(home: Path) -> N
 def test_the_packages_own_table_is_what_the_cards_say_and_packing_renews_it(
     stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(shelf, "HOME", ROOT / "students" / "zoo")
-    text = (shelf.HOME / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(entries, "HOME", ROOT / "students" / "zoo")
+    text = (entries.HOME / "README.md").read_text(encoding="utf-8")
     assert shelf.with_table(text) == text, "write it anew: shelf.with_table"
     for name in shelf.names():
         assert zoo.open_entry(f"zoo/{name}").measured["dice"] > 0
