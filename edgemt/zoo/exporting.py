@@ -1,4 +1,4 @@
-"""An entry of the zoo as a folder for the device, at once: float graphs; INT8 too where there are frames for it."""
+"""An entry of the zoo with float graphs beside its INT8; INT8 anew where there are frames to calibrate it."""
 
 from __future__ import annotations
 
@@ -30,9 +30,9 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
     """Write the ship folder of `zoo/NAME` (or of a folder packed alike) to `out`; returns it.
 
     Golden frames are synthetic; torch, ONNX Runtime and OpenVINO must give the same masks on such frames. The card's
-    accuracy is the entry's, measured where it was trained. With a `recipe`, whose data is then read, INT8 files go
-    along, calibrated on its images and judged on its validation list. Raises ValueError in one line for a refused
-    entry, a folder that holds something else, and files that fall short.
+    accuracy is the entry's, measured where it was trained, and so are its INT8 graph and input statistics. With a
+    `recipe`, whose data is then read, INT8 is calibrated on its images instead, and judged on its validation list.
+    Raises ValueError in one line for a refused entry, a folder that holds something else, and files that fall short.
     """
     entry = open_entry(target)
     folder = (out or Path("runs") / entry.folder.name / "ship").resolve()
