@@ -22,6 +22,7 @@ from PIL import Image
 from deploy.graph_file import refuse_unsafe
 from deploy.sign import SIGNATURE, TRUSTED, verify
 from edgemt.contract import Card, Runner
+from edgemt.entries import located
 from edgemt.files import sha256, write_bytes, write_text
 from edgemt.frames import read_image, read_label
 
@@ -91,12 +92,12 @@ def seal(folder: str | Path, card: Card) -> Card:
 
 
 def open_ship(folder: str | Path, *, trusted: str | Path | None = None) -> Ship:
-    """Check the whole folder. Raises ValueError, one line that names the file, for what is off.
+    """Check the whole folder, or that of `zoo/NAME`. Raises ValueError, one line that names the file, for what is off.
 
     `trusted` is a PEM file with the public key, or keys, of which one must have signed the card; None takes the file
     that EDGEMT_TRUSTED_KEY names, if it is set; "" asks for no signature.
     """
-    folder = Path(folder)
+    folder = located(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such ship folder")
     try:

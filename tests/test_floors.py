@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"contract", "frames", "geometry", "depth", "masks", "files", "names", "hub", "encoder_weights"},
+    {"contract", "frames", "geometry", "depth", "masks", "files", "names", "entries", "hub", "encoder_weights"},
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
         *("overlay", "through", "ensemble", "checkpoint", "progress", "ranks", "fingerprints", "locking"),

@@ -29,6 +29,7 @@ class Stream:
     Nothing is written unless asked for."""
 
     ship: Positional[Path]
+    """A ship folder, or zoo/NAME: a trained student that travels with the package (edgemt list zoo)."""
     source: str = "synthetic"
     """synthetic, camera:0, camera:0:1920x1080, rtsp://..., igtl://HOST/DEVICE, or a video, a .dcm file, a folder of
     images."""
