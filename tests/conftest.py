@@ -5,15 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
+from edgemt.telemetry import switch_off
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a background shell; those we start would be deaf
     signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else each conversion is told to its maker
+switch_off()  # a test may import a runtime before anything of the package
 
 try:
     import torch
