@@ -9,11 +9,11 @@ from collections import Counter
 from collections.abc import Mapping, Sequence
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deploy.model_bytes import ModelBytes
 from deploy.runners import Choice, Lane, Loaded, Stages, element_type, imported, only_one, said
 
 _HEAVY = {"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"}
@@ -30,12 +30,12 @@ def core() -> Any:
     return imported("openvino", "openvino").Core()
 
 
-def load(path: Path, choice: Choice) -> Loaded:
+def load(model: ModelBytes, choice: Choice) -> Loaded:
     """Raises ValueError for a device that is not there and a precision that it does not compute in."""
     ov = import_module("openvino")
     device = (choice.device or "CPU").upper()
     _check(device, choice.precision)
-    compiled = core().compile_model(str(path), device, _config(device, choice))
+    compiled = core().compile_model(read(model), device, _config(device, choice))
     only_one(compiled.inputs, compiled.outputs)
     ports = compiled.input(0), compiled.output(0)
     takes, gives = (
@@ -68,6 +68,13 @@ def load(path: Path, choice: Choice) -> Loaded:
             "from_cache": bool(_property(compiled, "LOADED_FROM_CACHE")),
         },
     )
+
+
+def read(model: ModelBytes) -> Any:
+    """OpenVINO's model of a graph's bytes."""
+    if model.weights is None:
+        return core().read_model(model.data)
+    return core().read_model(model.data, model.weights)
 
 
 def _config(device: str, choice: Choice) -> dict[str, Any]:

@@ -17,19 +17,20 @@ from typing import Any
 import numpy as np
 
 from deploy import cuda, tensorrt_build
-from deploy.graph_file import read_graph_file
+from deploy.graph_file import parse_graph
+from deploy.model_bytes import ModelBytes
 from deploy.runners import Choice, Lane, Loaded, Stages, first_line, only_one, said
 from deploy.tensorrt_engine import SUFFIX, Engine, Key, cache_folder, find_engine, open_engine
 from edgemt.files import write_bytes
 
 
-def load(path: Path, choice: Choice, *, runtime: str) -> Loaded:
-    """`path`: an ONNX file whose engine is looked up, or an engine. Raises ValueError for one that does not fit."""
+def load(model: ModelBytes, choice: Choice, *, runtime: str) -> Loaded:
+    """`model`: an ONNX graph whose engine is looked up, or an engine. Raises ValueError for one that does not fit."""
     trt, driver = tensorrt_build.module(runtime), cuda.cuda()
     if choice.device not in (None, "GPU"):
         raise ValueError(f"device {choice.device!r}: {runtime} runs on the GPU")
     driver.enter()
-    engine = _engine(path, choice, runtime=runtime, version=str(trt.__version__), gpu=driver.gpu)
+    engine = _engine(model, choice, runtime=runtime, version=str(trt.__version__), gpu=driver.gpu)
     log = tensorrt_build.logger(trt)
     plan = trt.Runtime(log)
     data = engine.read()
@@ -67,7 +68,7 @@ def load(path: Path, choice: Choice, *, runtime: str) -> Loaded:
         call=first,
         takes=takes,
         gives=gives,
-        precision=_precision(trt, loaded, engine, path),
+        precision=_precision(trt, loaded, engine, model),
         threads=1,
         device="GPU",
         lanes=lanes,
@@ -95,20 +96,22 @@ def missing() -> str | None:
     return None
 
 
-def _engine(path: Path, choice: Choice, *, runtime: str, version: str, gpu: cuda.Gpu) -> Engine:
+def _engine(model: ModelBytes, choice: Choice, *, runtime: str, version: str, gpu: cuda.Gpu) -> Engine:
     asked = {} if choice.precision is None else {"precision": choice.precision}
-    here = Key.here(onnx_sha256="", runtime=runtime, version=version, gpu=gpu, options=asked)
-    if path.suffix == SUFFIX:
-        return open_engine(path, here)
-    return find_engine(choice.cache or cache_folder() / "tensorrt", path, here)
+    onnx = "" if model.path.suffix == SUFFIX else model.sha256
+    here = Key.here(onnx_sha256=onnx, runtime=runtime, version=version, gpu=gpu, options=asked)
+    if model.path.suffix == SUFFIX:
+        return open_engine(model.path, here)
+    return find_engine(choice.cache or cache_folder() / "tensorrt", model.path, here)
 
 
-def _precision(trt: Any, loaded: Any, engine: Engine, path: Path) -> str:
+def _precision(trt: Any, loaded: Any, engine: Engine, model: ModelBytes) -> str:
     """From the engine itself, else from the builder's list, else from the graph."""
     text = loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     kinds = dict(tensorrt_build.executed(text)) or dict(engine.record.get("layers", {}))
-    if not kinds and path.suffix == ".onnx":
-        kinds = {"int8" if "QuantizeLinear" in read_graph_file(path).ops else "f32": 1}
+    if not kinds and model.path.suffix == ".onnx":
+        quantized = "QuantizeLinear" in parse_graph(model.data, source=model.path).ops
+        kinds = {"int8" if quantized else "f32": 1}
     if "f32" in kinds and engine.key.options.get("precision") == "tf32":
         kinds["tf32"] = kinds.pop("f32")
     return said(kinds) or "unknown"

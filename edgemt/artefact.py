@@ -23,6 +23,7 @@ from deploy.ship import seal
 from edgemt import checkpoint
 from edgemt.contract import Card
 from edgemt.files import sha256
+from edgemt.plain_files import TEXT_LIMIT, read_regular
 
 WEIGHTS = "weights.safetensors"
 
@@ -59,9 +60,12 @@ def key_of(*parts: Any) -> str:
 def read_card(folder: Path) -> Card:
     file = folder / "card.json"
     try:
-        return Card.from_json(file.read_text(encoding="utf-8"), source=file)
+        text = read_regular(file, limit=TEXT_LIMIT).decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder}: holds no card.json; is it an artefact folder?") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: cannot be read ({error}); copy the folder again") from None
+    return Card.from_json(text, source=file)
 
 
 def stands(folder: Path, *, key: str) -> bool:

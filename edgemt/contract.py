@@ -145,7 +145,7 @@ class Card:
                 if raw.get(key) is not None:
                     raw[key] = tuple(raw[key])
             return cls(normalise=Normalise(**norm), **raw)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, RecursionError) as error:
             raise ValueError(f"{source}: not a readable card ({error}); export the model again") from error
 
 

@@ -1,4 +1,4 @@
-"""Switches off what libraries report to their makers. Called by `import edgemt` and `import deploy`, before any of them.
+"""Switches off what libraries report to their makers: called on import of edgemt and deploy, before any of them.
 
 ONNX Runtime 1.29 and later sends events with file, graph and producer names and a device id, and resolves a host name;
 it reads its variable once, when it is imported. Sources: microsoft/onnxruntime pull request 27379; the constants of

@@ -27,7 +27,8 @@ audit, call = {"x86_64": (0xC000003E, 41), "aarch64": (0xC00000B7, 198)}[platfor
 step = lambda code, yes, no, value: struct.pack("HBBI", code, yes, no, value)
 program = b"".join([
     step(0x20, 0, 0, 4), step(0x15, 0, 6, audit), step(0x20, 0, 0, 0), step(0x15, 0, 4, call),
-    step(0x20, 0, 0, 16), step(0x15, 1, 0, 2), step(0x15, 0, 1, 10), step(6, 0, 0, 0x80000000), step(6, 0, 0, 0x7FFF0000),
+    step(0x20, 0, 0, 16), step(0x15, 1, 0, 2), step(0x15, 0, 1, 10),
+    step(6, 0, 0, 0x80000000), step(6, 0, 0, 0x7FFF0000),
 ])
 steps = ctypes.create_string_buffer(program)
 libc = ctypes.CDLL(None, use_errno=True)
@@ -56,7 +57,8 @@ assert sys.modules["openvino_telemetry"] is None
 """
 LIBRARIES = """
 import edgemt, importlib.util as util
-for name in ("onnxruntime", "huggingface_hub", "timm", "transformers", "monai", "lightning", "segmentation_models_pytorch"):
+models = ("timm", "transformers", "monai", "segmentation_models_pytorch")
+for name in ("onnxruntime", "huggingface_hub", "lightning", *models):
     if util.find_spec(name) is not None:
         __import__(name)
 if util.find_spec("huggingface_hub") is not None:
