@@ -113,21 +113,28 @@ def save_network(folder: Path, network: nn.Module, card: Card) -> Card:
 
 
 def build_network(network: dict[str, Any]) -> nn.Module:
-    """A fresh network from a card's `network`: room, name, options and, if it was pruned, the plan."""
+    """A fresh network from a card's `network`: room, name, options and, if it was pruned, the plan.
+
+    Raises ValueError for a description that lacks a field or that no builder takes; nothing of it is executed, and
+    options that would load a file are refused (`edgemt.network_options`).
+    """
     import students
     import teachers
 
     rooms: dict[str, Any] = {"teachers": teachers, "students": students}
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in network["options"].items()}
-    fresh = rooms[network["room"]].build(
-        network["name"],
-        channels=network["channels"],
-        classes=network["classes"],
-        heads=tuple(network["heads"]),
-        **options,
-    )
-    if network.get("plan"):
-        apply_plan(fresh, Plan.from_dict(network["plan"]))
+    try:
+        options = {k: tuple(v) if isinstance(v, list) else v for k, v in network["options"].items()}
+        fresh = rooms[network["room"]].build(
+            network["name"],
+            channels=network["channels"],
+            classes=network["classes"],
+            heads=tuple(network["heads"]),
+            **options,
+        )
+        if network.get("plan"):
+            apply_plan(fresh, Plan.from_dict(network["plan"]))
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"network of a card: cannot be built ({error!r}); train or export it again") from error
     return fresh
 
 

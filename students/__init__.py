@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgemt.names import unknown
+from edgemt.network_options import TIMM, checked, plain_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -53,15 +54,16 @@ def build(
     """A network [N, K, H, W] -> contract.Output with logits at input resolution.
 
     pretrained: "never", "if-available" (one warning line, then from scratch, where the encoder's weights
-    cannot be had) or "always" (ValueError instead). `options` go to timm.create_model (drop_path_rate=0.1).
-    Raises ValueError for an unknown name, decoder or head.
+    cannot be had) or "always" (ValueError instead). `options` go to timm.create_model (drop_path_rate=0.1), those
+    in `edgemt.network_options.TIMM`. Raises ValueError for an unknown name, decoder, head or option.
     """
     import timm
 
     from students.network import Network
 
     encoder = STUDENTS[name].encoder if name in STUDENTS else name
-    if not timm.is_model(encoder):
+    options = checked(options, TIMM, network=name)
+    if not timm.is_model(plain_name(encoder, network=name)):
         raise ValueError(unknown("student", name, [*STUDENTS, *timm.list_models()]))
     for head in heads:
         if head not in HEADS:

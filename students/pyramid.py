@@ -54,7 +54,7 @@ class Pyramid(nn.Module):
                 log.warning("student %s starts from scratch; pretrained weights: %s", encoder, error)
         try:
             self.encoder = timm.create_model(encoder, **extra)
-        except (RuntimeError, AttributeError) as error:
+        except (RuntimeError, AttributeError, TypeError) as error:
             raise ValueError(f"student {encoder}: timm cannot give its feature maps ({error})") from error
         about: Any = self.encoder.feature_info
         strides = [int(stride) for stride in about.reduction()]

@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from edgemt.contract import Output
 from edgemt.hub import published_weights
 from edgemt.names import unknown
+from edgemt.network_options import TIMM, checked, of_constructor, plain_name
 from teachers.layers import continued, cut
 from teachers.offered import MONAI, MONAI3D, Offer
 
@@ -57,6 +58,8 @@ def from_smp(
         raise ValueError(f"teacher smp/{architecture}: {unknown('pretrained', pretrained, PRETRAINED)}")
     if not encoder.startswith("tu-") and encoder not in encoders:
         raise ValueError(f"teacher smp/{architecture}: {unknown('encoder', encoder, encoders)}")
+    plain_name(encoder, network=f"smp/{architecture}")
+    options = checked(options, {*of_constructor(getattr(smp, architecture)), *TIMM}, network=f"smp/{architecture}")
     weights: str | None = None
     if pretrained != "never":
         try:
@@ -114,6 +117,7 @@ def from_monai(
     from monai.utils import OptionalImportError
 
     title, offer = (f"monai/{network}", MONAI[network]) if dims == 2 else (f"monai3d/{network}", MONAI3D[network])
+    options = checked(options, of_constructor(getattr(nets, network)), network=title)
     given: dict[str, Any] = {"spatial_dims": dims, **offer.options, **options}
     grouped = ("group", {"num_groups": 8}) if norm == "group" else norm
     for field, name, value in (

@@ -11,7 +11,7 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"contract", "frames", "files", "names", "hub", "telemetry", "plain_files", "children"},
+    {"contract", "frames", "files", "names", "hub", "telemetry", "plain_files", "children", "network_options", "image_formats"},
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
         *("overlay", "through", "checkpoint", "progress", "ranks"),
