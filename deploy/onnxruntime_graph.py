@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.cache_seal import private_folder
 from deploy.graph_file import parse_graph
 from deploy.model_bytes import ModelBytes
 from deploy.runners import Choice, Lane, Loaded, Stages, element_type, only_one, said
@@ -132,7 +133,8 @@ def _providers(ort: Any, device: str, choice: Choice, *, quantized: bool) -> lis
         settings = {"use_tf32": int(choice.precision != "f32")}
     elif device == "TENSORRT":
         settings = {"trt_fp16_enable": choice.precision == "f16", "trt_int8_enable": quantized}
-        if choice.cache is not None:
+        if choice.cache is not None and not choice.signed:  # its engines cannot be authenticated
+            private_folder(choice.cache)
             settings |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(choice.cache)}
     return [(PROVIDERS[device], settings)]
 

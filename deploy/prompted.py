@@ -22,6 +22,7 @@ from deploy.model_bytes import ModelBytes, read_model
 from deploy.openvino_graph import core
 from deploy.runners import imported
 from deploy.ship import Ship
+from deploy.sign import require_signed
 from edgemt.frames import fit_frame
 from edgemt.names import unknown
 
@@ -106,6 +107,7 @@ def open_prompt(ship: Ship, *, runtime: str = "auto", threads: int = 1) -> Promp
     """Raises ValueError in one line for a ship without a prompt input and for graphs that are none."""
     if not has_prompt(ship):
         raise ValueError(f"{ship.folder}: has no prompt input; add one with edgemt export SHIP --with-prompt")
+    require_signed(ship.folder, signed=ship.signed)
     return load_prompt(ship.model(EMBED), ship.model(DECODE), runtime=runtime, threads=threads)
 
 
@@ -118,6 +120,9 @@ def load_prompt(
     if runtime not in _LOAD:
         raise ValueError(unknown("runtime of a prompt input", runtime, _LOAD))
     loaded = []
+    for part in (embed, decode):
+        if not isinstance(part, ModelBytes):
+            require_signed(part, signed=False)
     models = [part if isinstance(part, ModelBytes) else read_model(part) for part in (embed, decode)]
     for model in models:
         try:

@@ -8,7 +8,7 @@ Shapes: N batch, H W size in pixels, K channels. Graphs have batch 1, so N frame
 
 from __future__ import annotations
 
-import os
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -19,6 +19,7 @@ from typing import Any, Literal
 import numpy as np
 
 from deploy import onnxruntime_graph, openvino_graph, tensorrt_graph
+from deploy.cache_seal import mac, private_folder
 from deploy.explain import explain
 from deploy.fastest import fastest
 from deploy.graph_file import parse_graph
@@ -34,10 +35,12 @@ from deploy.runners import (
     imported,
 )
 from deploy.ship import Ship, open_ship, self_test
-from deploy.sign import TRUSTED
+from deploy.sign import require_signed
 from deploy.tensorrt_engine import NoEngine, cache_folder
 from edgemt.contract import Runner
 from edgemt.names import unknown
+
+log = logging.getLogger("edgemt.deploy")
 
 __all__ = ["RUNTIMES", "Runtime", "TorchRunner", "available", "physical_cores", "runner"]
 
@@ -89,6 +92,7 @@ def runner(
     ship = None
     if not bare:
         ship = ship_or_path if isinstance(ship_or_path, Ship) else open_ship(ship_or_path)
+    require_signed(ship_or_path if ship is None else ship.folder, signed=ship is not None and ship.signed)  # type: ignore[arg-type]
     if ship is not None and not (file or precision or device or carried):
         runtime, file, precision = _quickest(ship, runtime)
     if runtime == "auto":
@@ -119,6 +123,7 @@ def runner(
         hint=hint,
         streams=streams,
         cache=_cache(cache, runtime, device or carried),
+        signed=ship is not None and ship.signed,
     )
     loaded = _loaded(model, runtime, version, row.load, choice)
     _check_face(path, loaded)
@@ -218,18 +223,24 @@ def _loaded(
 
 
 def _cache(asked: str | Path | None, runtime: str, device: str | None) -> Path | None:
-    """Compiling for a GPU or an NPU takes long enough to keep the result; for a processor it does not."""
+    """Compiling for a GPU or an NPU takes long enough to store the result; for a processor it does not.
+
+    Where nothing can be stored, as on a read-only root without a home folder, each start compiles.
+    """
     if asked is not None:
         return Path(asked)
-    return cache_folder() / runtime if runtime == "openvino" and device and device.upper() != "CPU" else None
+    if runtime != "openvino" or not device or device.upper() == "CPU":
+        return None
+    try:
+        mac("probe", b"")
+        return private_folder(cache_folder() / runtime)
+    except ValueError as error:
+        log.warning("compiled graphs are not stored: %s", error)
+        return None
 
 
 def _bare(path: Path) -> ModelBytes:
     """A graph on its own, as between two stages of the flow: no card vouches for it."""
-    if os.environ.get(TRUSTED):
-        raise ValueError(
-            f"{path}: a graph on its own has no signature, and {TRUSTED} asks for one; give the signed ship folder"
-        )
     if not path.is_file():
         raise ValueError(f"{path}: no such model file")
     if path.suffix not in _KINDS:

@@ -10,9 +10,11 @@ Shapes: N batch, H W size in pixels, K channels.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
@@ -25,6 +27,8 @@ from deploy.sign import SIGNATURE, TRUSTED, verify
 from edgemt.contract import Card, Runner
 from edgemt.files import write_bytes, write_text
 from edgemt.plain_files import TEXT_LIMIT, read_regular
+
+log = logging.getLogger("edgemt.deploy")
 
 CARD = "card.json"
 GOLDEN = "golden"
@@ -39,6 +43,7 @@ class Ship:
 
     folder: Path
     card: Card
+    signed: bool = False  # by a trusted key, which was checked
 
     def path(self, file: str) -> Path:
         """Raises ValueError for a file the card does not list: what is not listed was not checked."""
@@ -109,7 +114,8 @@ def open_ship(folder: str | Path, *, trusted: str | Path | None = None) -> Ship:
     """Check the whole folder. Raises ValueError, one line that names the file, for what is off.
 
     `trusted` is a PEM file with the public key, or keys, of which one must have signed the card; None takes the file
-    that EDGEMT_TRUSTED_KEY names, if it is set; "" asks for no signature.
+    that EDGEMT_TRUSTED_KEY names, if it is set; "" asks for no signature. Where there is one and no key to check it
+    with, a warning is logged.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -124,11 +130,23 @@ def open_ship(folder: str | Path, *, trusted: str | Path | None = None) -> Ship:
     key = os.environ.get(TRUSTED, "") if trusted is None else trusted
     if str(key):
         verify(signed, folder / SIGNATURE, trusted=key)
+    elif trusted is None and (folder / SIGNATURE).exists():
+        _unchecked(str(folder.resolve()), hashlib.sha256(signed).hexdigest())
     card = Card.from_json(text, source=folder / CARD)
     _check_card(folder / CARD, card)
     for name, digest in card.files.items():
         _verified(folder, name, digest)
-    return Ship(folder, card)
+    return Ship(folder, card, signed=bool(str(key)))
+
+
+@cache
+def _unchecked(folder: str, card: str) -> None:
+    """Once for each card: whether the signature fits, or is one of an earlier card, cannot be told without a key."""
+    log.warning(
+        "%s: has a signature that was not checked, it may be of another card; set %s to the maker's .pub.pem",
+        folder,
+        TRUSTED,
+    )
 
 
 def card_hash(card: Card) -> str:

@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deploy import cuda
+from deploy.cache_seal import read_sealed, write_sealed
 from deploy.graph_file import parse_graph
 from deploy.model_bytes import ModelBytes, read_model
 from deploy.runners import imported, said
 from deploy.ship import Ship
 from deploy.tensorrt_engine import Engine, Key, cache_folder, write_engine
-from edgemt.files import write_bytes
 from edgemt.names import unknown
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_bindings"}
@@ -214,7 +214,7 @@ def _serialised(
         made = builder.build_serialized_network(network, config)
         if made is not None:
             if cache is not None and here is not None:
-                write_bytes(timings, bytes(cache.serialize()))
+                write_sealed(timings, timings.name, bytes(cache.serialize()))
             return bytes(made)
         if workspace is None or not any("memory" in text.lower() for text in log.errors):
             break
@@ -239,7 +239,7 @@ def _config(trt: Any, builder: Any, *, options: BuildOptions, here: cuda.Gpu | N
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if ahead or not hasattr(config, "create_timing_cache"):
         return config, None
-    for kept in (timings.read_bytes() if timings.is_file() else b"", b""):  # a damaged or foreign file is left aside
+    for kept in (read_sealed(timings, timings.name) or b"", b""):  # a damaged or foreign file is left aside
         cache = config.create_timing_cache(kept)
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
             return config, cache

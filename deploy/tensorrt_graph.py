@@ -11,17 +11,16 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deploy import cuda, tensorrt_build
+from deploy.cache_seal import read_sealed, write_sealed
 from deploy.graph_file import parse_graph
 from deploy.model_bytes import ModelBytes
 from deploy.runners import Choice, Lane, Loaded, Stages, first_line, only_one, said
 from deploy.tensorrt_engine import SUFFIX, Engine, Key, cache_folder, find_engine, open_engine
-from edgemt.files import write_bytes
 
 
 def load(model: ModelBytes, choice: Choice, *, runtime: str) -> Loaded:
@@ -47,7 +46,7 @@ def load(model: ModelBytes, choice: Choice, *, runtime: str) -> Loaded:
         (tuple(loaded.get_tensor_shape(name)), str(loaded.get_tensor_dtype(name).name).lower())
         for name in (inputs[0], outputs[0])
     )
-    kernels = _Kernels(loaded, engine.path.with_suffix(".jit")) if runtime == "tensorrt_rtx" else None
+    kernels = _Kernels(loaded, engine) if runtime == "tensorrt_rtx" else None
     io = ((inputs[0], takes[0]), (outputs[0], gives[0]))
     streams = choice.streams or (2 if choice.hint == "throughput" else 1)
 
@@ -120,11 +119,13 @@ def _precision(trt: Any, loaded: Any, engine: Engine, model: ModelBytes) -> str:
 class _Kernels:
     """The kernels that TensorRT for RTX compiles when an engine is first used, kept for the next start."""
 
-    def __init__(self, engine: Any, file: Path) -> None:
-        self._engine, self._file = engine, file
+    def __init__(self, engine: Any, of: Engine) -> None:
+        self._engine, self._file = engine, of.path.with_suffix(".jit")
+        self._context = f"kernels of {of.record['engine_sha256']}"
         self._config = engine.create_runtime_config()
         self._cache = self._config.create_runtime_cache()
-        self._stood = file.is_file() and bool(self._cache.deserialize(file.read_bytes()))
+        kernels = read_sealed(self._file, self._context)
+        self._stood = kernels is not None and bool(self._cache.deserialize(kernels))
         self._config.set_runtime_cache(self._cache)
 
     def context(self) -> Any:
@@ -134,7 +135,7 @@ class _Kernels:
         if self._stood:
             return
         with suppress(OSError, ValueError):  # a folder that cannot be written costs time at the next start, no more
-            write_bytes(self._file, bytes(self._cache.serialize()))
+            write_sealed(self._file, self._context, bytes(self._cache.serialize()))
 
 
 class _Lane:

@@ -100,6 +100,12 @@ TINY_VOLUMES = [
 ]
 
 
+@pytest.fixture(scope="session", autouse=True)
+def key_of_the_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Not the user's own."""
+    os.environ["EDGEMT_CACHE_KEY"] = str(tmp_path_factory.mktemp("key") / "cache.key")
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the phantom recipe, made small: the folder with every stage in it.
