@@ -18,7 +18,7 @@ import stat
 from contextlib import suppress
 from pathlib import Path
 
-from edgemt.files import whole, write_bytes
+from edgemt.files import write_bytes
 from edgemt.plain_files import read_regular
 
 KEY_FILE = "EDGEMT_CACHE_KEY"
@@ -81,10 +81,12 @@ def _key() -> bytes:
         with suppress(FileNotFoundError):
             return _checked(path)
         path.parent.mkdir(parents=True, exist_ok=True, mode=0o700)
-        with suppress(FileExistsError), whole(path) as part:  # another process may make one: the last one stays
-            descriptor = os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
-            with os.fdopen(descriptor, "wb") as file:
-                file.write(secrets.token_bytes(_SIZE))
+        part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
+        with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
+            file.write(secrets.token_bytes(_SIZE))
+        with suppress(FileExistsError):  # of another process, which was quicker
+            os.link(part, path)
+        part.unlink()
         return _checked(path)
     except OSError as error:
         raise ValueError(f"{path}: no key of the cache can be written ({error.strerror}); set {KEY_FILE}") from None

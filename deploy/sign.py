@@ -103,7 +103,7 @@ def require_signed(path: str | Path, *, signed: bool) -> None:
     """
     if os.environ.get(TRUSTED) and not signed:
         raise ValueError(
-            f"{path}: was not opened with a trusted key, and {TRUSTED} asks for one; open its signed ship with open_ship"
+            f"{path}: was not opened with a trusted key, and {TRUSTED} asks for one; open a signed ship with open_ship"
         )
 
 

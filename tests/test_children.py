@@ -145,13 +145,3 @@ def test_a_network_that_is_none_is_one_line(network: dict[str, object]) -> None:
     with pytest.raises(ValueError) as error:
         build_network(network)
     assert "\n" not in str(error.value)
-
-
-def test_pillow_has_the_formats_that_are_read_here() -> None:
-    from PIL import Image
-
-    from edgemt.image_formats import FORMATS
-
-    Image.init()
-    assert set(FORMATS) <= set(Image.OPEN)
-    assert not {"EPS", "GIF", "ICNS", "FITS", "PDF"} & set(FORMATS)

@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"contract", "frames", "files", "names", "hub", "telemetry", "plain_files", "children", "network_options", "image_formats"},
+    {
+        *("contract", "frames", "files", "names", "hub", "telemetry", "plain_files", "children"),
+        *("network_options", "decode_limits", "h5_links"),
+    },
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
         *("overlay", "through", "checkpoint", "progress", "ranks"),
