@@ -13,11 +13,11 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {
         *("contract", "frames", "files", "names", "hub", "telemetry", "plain_files", "children"),
-        *("network_options", "decode_limits", "h5_links"),
+        *("encoder_weights", "network_options", "decode_limits", "h5_links"),
     },
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
-        *("overlay", "through", "checkpoint", "progress", "ranks"),
+        *("overlay", "through", "ensemble", "checkpoint", "progress", "ranks"),
     },
     {"targets", "methods"},
     {
