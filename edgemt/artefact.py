@@ -119,38 +119,51 @@ def build_network(network: dict[str, Any]) -> nn.Module:
     Raises ValueError for a description that lacks a field or that no builder takes; nothing of it is executed, and
     options that would load a file are refused (`edgemt.network_options`).
     """
+    try:
+        return _built(network)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"network of a card: cannot be built ({error!r}); train or export it again") from error
+
+
+def _built(network: dict[str, Any]) -> nn.Module:
     import students
     import teachers
 
     if network["room"] == ROOM:
-        return Ensemble([build_network(member) for member in network["members"]], flips=network["options"]["flips"])
+        return Ensemble([_built(member) for member in network["members"]], flips=network["options"]["flips"])
     rooms: dict[str, Any] = {"teachers": teachers, "students": students}
-    try:
-        options = {k: tuple(v) if isinstance(v, list) else v for k, v in network["options"].items()}
-        fresh = rooms[network["room"]].build(
-            network["name"],
-            channels=network["channels"],
-            classes=network["classes"],
-            heads=tuple(network["heads"]),
-            **options,
-        )
-        if network.get("plan"):
-            apply_plan(fresh, Plan.from_dict(network["plan"]))
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"network of a card: cannot be built ({error!r}); train or export it again") from error
+    options = {k: tuple(v) if isinstance(v, list) else v for k, v in network["options"].items()}
+    fresh = rooms[network["room"]].build(
+        network["name"],
+        channels=network["channels"],
+        classes=network["classes"],
+        heads=tuple(network["heads"]),
+        **options,
+    )
+    if network.get("plan"):
+        apply_plan(fresh, Plan.from_dict(network["plan"]))
     return fresh
 
 
 def load_network(folder: Path) -> nn.Module:
     """The trained network of an artefact folder, in eval mode."""
-    fresh = build_network(offline(read_card(folder).network))
+    try:
+        network = offline(read_card(folder).network)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'card.json'}: describes no network ({error!r}); train it again") from error
+    fresh = build_network(network)
     return checkpoint.load_weights(folder / WEIGHTS, fresh).eval()
 
 
 def offline(network: dict[str, Any]) -> dict[str, Any]:
     """The same network, all its weights to come from the artefact's own file."""
     options = {key: value for key, value in network["options"].items() if key not in ("weights_file", "first_conv")}
-    return {**network, "options": {**options, **({"pretrained": "never"} if "pretrained" in options else {})}}
+    members = {"members": [offline(member) for member in network["members"]]} if "members" in network else {}
+    return {
+        **network,
+        **members,
+        "options": {**options, **({"pretrained": "never"} if "pretrained" in options else {})},
+    }
 
 
 def encoder_identity(folder: Path) -> str:

@@ -18,10 +18,11 @@ def read_regular(path: str | Path, *, limit: int | None = None) -> bytes:
     or a folder, which would block or never end, and for a larger file.
     """
     descriptor = os.open(path, os.O_RDONLY | getattr(os, "O_NONBLOCK", 0) | getattr(os, "O_BINARY", 0))
+    found = os.fstat(descriptor)
+    if not stat.S_ISREG(found.st_mode):
+        os.close(descriptor)
+        raise ValueError(f"{path}: is no regular file; replace it by a copy of the file itself")
     with os.fdopen(descriptor, "rb") as file:
-        found = os.fstat(descriptor)
-        if not stat.S_ISREG(found.st_mode):
-            raise ValueError(f"{path}: is no regular file; replace it by a copy of the file itself")
         if limit is not None and found.st_size > limit:
             raise ValueError(f"{path}: holds {found.st_size} bytes, at most {limit} are read; is it the right file?")
         data = file.read() if limit is None else file.read(limit + 1)
