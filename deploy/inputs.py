@@ -60,7 +60,7 @@ class InputStatistics:
             for key in ("mean", "std", "low", "high"):
                 raw[key] = tuple(float(v) for v in raw[key])
             return cls(**{**raw, "names": tuple(raw["names"]), "reach": float(raw["reach"])})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise ValueError(f"{source}: holds no input statistics ({error}); export the model again") from None
 
     def distances(self, described: np.ndarray) -> np.ndarray:

@@ -9,7 +9,6 @@ Shapes: H W size in pixels, K channels (1 grey, 3 RGB), X Y Z voxels of a volume
 from __future__ import annotations
 
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -19,6 +18,10 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+
+from edgemt.decode_limits import check_bytes, check_pixels
+from edgemt.decoding import decoding
+from edgemt.h5_links import inside
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
@@ -56,6 +59,7 @@ def read_image(path: str | Path) -> np.ndarray:
         return _finite(_h5(path, "image", axes=2), path)
     try:
         with Image.open(path) as image:
+            check_pixels(path, image.width, image.height)
             image.load()
             if image.mode in ("I;16", "I;16B", "I;16L", "I"):
                 return np.clip(np.asarray(image.convert("I")), 0, 65535).astype(np.uint16)
@@ -74,6 +78,7 @@ def read_label(path: str | Path) -> np.ndarray:
         return _whole_numbers(_h5(path, "label", axes=2), path)
     try:
         with Image.open(path) as image:
+            check_pixels(path, image.width, image.height)
             image.load()
             if image.mode in ("P", "L", "I", "1") or image.mode.startswith("I;16"):
                 return np.asarray(image).astype(np.int64)
@@ -170,13 +175,15 @@ def _nifti(path: str | Path, *, whole: bool) -> tuple[Any, np.ndarray]:
     except ImportError:
         raise ValueError(f"{path}: reading NIfTI needs nibabel; pip install nibabel") from None
     try:
-        with _silent(nibabel.imageglobals.logger):  # it prints of a voxel size that is `_spacing`'s affair
+        with decoding(path, "NIfTI"), _silent(nibabel.imageglobals.logger):  # a voxel size is `_spacing`'s affair
             image: Any = nibabel.load(path)
-        array = np.asarray(image.dataobj) if whole else np.empty(0)
+            stored = image.dataobj
+            scaled = getattr(stored, "slope", 1) != 1 or getattr(stored, "inter", 0) != 0
+            if whole:
+                check_bytes(path, image.shape, 8 if scaled else stored.dtype.itemsize)
+            array = np.asarray(stored) if whole else np.empty(0)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such volume") from None
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise ValueError(f"{path}: cannot be read as NIfTI ({error}); copy the file again") from None
     if len(image.shape) != 3:
         hint = "a 2-D recipe reads PNG slices" if len(image.shape) == 2 else "split it first"
         raise ValueError(f"{path}: a volume must have 3 axes, this one has shape {image.shape}; {hint}")
@@ -196,37 +203,39 @@ def _spacing(path: str | Path, image: Any) -> tuple[float, ...] | None:
     """From the header as it is written: nibabel turns a missing voxel size into 1 mm while it loads."""
     from nibabel.openers import ImageOpener
 
-    with ImageOpener(str(path)) as file:
+    with decoding(path, "NIfTI"), ImageOpener(str(path)) as file:
         zooms = type(image.header).from_fileobj(file, check=False).get_zooms()[:3]
     return tuple(float(v) for v in zooms) if all(np.isfinite(v) and v > 0 for v in zooms) else None
 
 
 def _h5(path: str | Path, name: str, *, axes: int) -> np.ndarray:
     """One dataset, read whole. `label` is not touched while `image` is asked for."""
-    with _h5_file(path) as file:
+    with decoding(path, "HDF5"), _h5_file(path) as file:
         if name not in file:
             raise ValueError(f"{path}: has no dataset {name!r}, only {sorted(file)}; rename it")
-        shape = file[name].shape
+        found = inside(file, name, path=path)
+        shape = found.shape
         if len(shape) != axes:
             hint = "a 3-D recipe needs whole volumes" if axes == 3 else "is it a volume?"
             raise ValueError(f"{path}: {name!r} must have {axes} axes, it has shape {shape}; {hint}")
         try:
-            return np.asarray(file[name])
+            check_bytes(path, shape, found.dtype.itemsize)
+            return np.asarray(found)
         except OSError as error:
             raise ValueError(f"{path}: {name!r} cannot be read ({error}); copy the file again") from None
 
 
 def h5_datasets(path: str | Path) -> tuple[str, ...]:
     """The names inside an .h5 file; nothing is read."""
-    with _h5_file(path) as file:
+    with decoding(path, "HDF5"), _h5_file(path) as file:
         return tuple(sorted(file))
 
 
 def _h5_shape(path: str | Path) -> tuple[int, ...]:
-    with _h5_file(path) as file:
+    with decoding(path, "HDF5"), _h5_file(path) as file:
         if "image" not in file:
             raise ValueError(f"{path}: has no dataset 'image', only {sorted(file)}; rename it")
-        shape = tuple(int(n) for n in file["image"].shape)
+        shape = tuple(int(n) for n in inside(file, "image", path=path).shape)
     if len(shape) not in (2, 3):
         raise ValueError(f"{path}: 'image' must have 2 or 3 axes, it has shape {shape}; split it first")
     return shape

@@ -13,7 +13,7 @@ ROOT = Path(__file__).parent.parent
 FLOORS = [
     {
         *("contract", "frames", "files", "names", "hub", "telemetry", "plain_files", "children"),
-        *("encoder_weights", "network_options", "decode_limits", "h5_links"),
+        *("encoder_weights", "network_options", "decode_limits", "decoding", "h5_links"),
     },
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),

@@ -151,3 +151,43 @@ def test_links_out_of_an_h5_file_are_not_followed(tmp_path: Path) -> None:
             with pytest.raises(ValueError) as error:
                 inside(file, name, path="a.h5")
             one_line(error, "a.h5", name)
+
+
+def test_bombs_are_refused_by_the_readers_before_they_are_decoded(tmp_path: Path) -> None:
+    """A PNG of 20 kB with 144 million pixels, a .nii.gz of 100 bytes and an .h5 file of 64 GiB."""
+    pytest.importorskip("nibabel")
+    h5py = pytest.importorskip("h5py")
+    import gzip
+
+    import nibabel
+    from PIL import Image
+
+    from edgemt.frames import read_image, read_label, read_volume
+
+    Image.new("1", (12_000, 12_000)).save(tmp_path / "a.png")
+    header = nibabel.Nifti1Header()
+    header.set_data_shape((4096, 4096, 2048))
+    header.set_data_dtype(np.int16)
+    header["vox_offset"] = 352
+    header["magic"] = b"n+1"
+    (tmp_path / "a.nii.gz").write_bytes(gzip.compress(header.binaryblock + b"\0" * 8))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file.create_dataset("image", (2048, 4096, 8192), "u1", chunks=(64, 64, 64), compression="gzip")
+    for name, read in (("a.png", read_image), ("a.png", read_label), ("a.nii.gz", read_volume), ("a.h5", read_volume)):
+        with pytest.raises(ValueError) as error:
+            read(tmp_path / name)
+        one_line(error, name, "12000 x 12000" if name == "a.png" else "GiB may be used")
+
+
+def test_a_volume_behind_a_link_is_not_read(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    from edgemt.frames import read_volume, volume_shape
+
+    with h5py.File(tmp_path / "secret.h5", "w") as file:
+        file["image"] = np.random.default_rng(0).random((4, 4, 4))
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["image"] = h5py.ExternalLink(str(tmp_path / "secret.h5"), "/image")
+    for read in (read_volume, volume_shape):
+        with pytest.raises(ValueError) as error:
+            read(tmp_path / "a.h5")
+        one_line(error, "a.h5", "in another file")

@@ -50,6 +50,8 @@ def _json(source: Path) -> dict[str, Any]:
 
 def _one_channel(raw: dict[str, Any], source: Path) -> None:
     channels = raw.get("channel_names") or raw.get("modality") or {"0": "image"}
+    if not isinstance(channels, (dict, list)):
+        raise ValueError(f"{source}: 'channel_names' = {channels!r} names no channels; mend it")
     if not isinstance(channels, dict) or len(channels) != 1:
         names = ", ".join(map(str, channels.values() if isinstance(channels, dict) else channels))
         raise ValueError(f"{source}: images have {len(channels)} channels ({names}), one is supported; keep one")
@@ -124,6 +126,8 @@ def _channel(root: Path, name: Any) -> Path | None:
     """
     if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
         raise ValueError(f"{root / 'dataset.json'}: names {name!r}, which is no file of its folder; copy it there")
+    if not name or len(Path(name).name.encode()) > 250 or "\0" in name:
+        raise ValueError(f"{root / 'dataset.json'}: names {name[:80]!r}, which can be no file; mend it")
     path = root / name
     stem = _name(path)
     numbered = path.with_name(f"{stem}_0000{path.name[len(stem) :]}")
