@@ -110,10 +110,10 @@ class Board:
             self._changed.wait_for(lambda: self._version != seen, timeout_s)
             return self._version
 
-    def look(self) -> Shown:
-        """What may be shown at this moment."""
+    def look(self, of: Result | None = None) -> Shown:
+        """What may be shown at this moment: of the newest mask, or of the mask `of`."""
         with self._changed:
-            frame, result, problem = self._frame, self._result, self._problem
+            frame, result, problem = self._frame, of or self._result, self._problem
             fault = next(iter(self._faults.values()), None)
             now = self.clock()
         if not self._masks:
@@ -131,9 +131,14 @@ class Board:
             age_ms=(now - result.frame.captured_ns) / 1e6,
             confidence=result.agreement,
             confidence_is="" if result.agreement is None else "agreement with the mask before (Dice), no probability",
-            likeness=result.likeness, mask=result.mask,
+            likeness=result.likeness, mask=result.mask, valid_until_ns=self._ends_ns(frame, result),
         )  # fmt: skip
         return Shown(frame, record, result.marker, result)
+
+    def _ends_ns(self, frame: Frame, result: Result) -> int:
+        """When a mask that is fresh now stops being so, unless something newer comes."""
+        mask_ns = result.frame.captured_ns + self.limits.budget_ms * 1e6
+        return int(min(mask_ns, frame.received_ns + self.limits.no_signal_ms * 1e6))
 
     def next_change_s(self, shown: Shown) -> float:
         """When what was shown grows too old, if nothing else happens: seconds from now."""
