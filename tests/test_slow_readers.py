@@ -187,13 +187,15 @@ def test_where_the_system_does_not_tell_what_is_unread_little_lies_on_the_way(
 
 
 def test_unread_bytes_are_those_that_the_other_program_has_not_read() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        with socket.create_connection(listener.getsockname()) as reader, listener.accept()[0] as writer:
-            assert is_observable(writer) and unread_bytes(writer) == 0
-            writer.sendall(bytes(1000))
-            assert unread_bytes(writer) == 1000
-            reader.recv(400)
-            assert unread_bytes(writer) == 600
+    listener = socket.create_server(("127.0.0.1", 0))
+    reader = socket.create_connection(listener.getsockname())
+    writer = listener.accept()[0]
+    with listener, reader, writer:
+        assert is_observable(writer) and unread_bytes(writer) == 0
+        writer.sendall(bytes(1000))
+        assert unread_bytes(writer) == 1000
+        reader.recv(400)
+        assert unread_bytes(writer) == 600
     one, other = socket.socketpair()
     with one, other:
         one.sendall(b"abc")

@@ -1,9 +1,10 @@
 """What an OpenIGTLink client is told of a look at the board.
 
 Three devices: `EdgeMT_Mask`, an 8-bit IMAGE of class indices; `EdgeMT_State`, a STRING of JSON with the state, its age
-when it was sent and until when it holds; `EdgeMT_Status`, a STATUS, whose text holds the same end in UTC. A mask that may no longer be shown is followed by an empty one, for a viewer
-keeps what it has. The mask of a picture that came by OpenIGTLink has that picture's size, place and time stamp; any
-other has its own size, one millimetre being one pixel of the frame.
+when it was sent and until when it holds; `EdgeMT_Status`, a STATUS, whose text holds the same end in UTC. A mask that
+may no longer be shown is followed by an empty one, for a viewer keeps what it has. The mask of a picture that came by
+OpenIGTLink has that picture's size, place and time stamp; any other has its own size, one millimetre being one pixel of
+the frame.
 """
 
 from __future__ import annotations

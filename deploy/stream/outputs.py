@@ -21,7 +21,6 @@ from deploy.stream.marker import Colour
 from edgemt.contract import Card
 from edgemt.names import unknown
 
-
 __all__ = ["OUTPUTS", "Lines", "Outlet", "Output", "OutputKind", "Stage", "open_output"]
 
 
