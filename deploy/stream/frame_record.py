@@ -33,6 +33,7 @@ class Frame:
     source_ns: int | None = None
     epoch: int = 0  # another after a reconnect or a change of size: masks do not cross it
     late_ns: int = 0
+    origin: Any = None  # of the picture, as its source gave it
 
     @property
     def received_ns(self) -> int:
@@ -71,6 +72,7 @@ class MaskRecord:
     confidence_is: str = ""  # what kind of number that is
     likeness: float | None = None
     valid_until_ns: int | None = None  # on the monotonic clock of this machine; a fresh mask is stale from then on
+    refused: str = ""  # without a signal: why the pictures that come cannot be used
     mask: np.ndarray | None = None
 
     def message(self, *, now_ns: int, wall_s: float | None = None) -> dict[str, Any]:

@@ -54,7 +54,7 @@ class Speaker:
         return self._pack("STRING", igtl.pack_string(json.dumps(record.message(now_ns=now_ns))), device=STATE)
 
     def status_of(self, record: MaskRecord) -> bytes:
-        return self.status(igtl.Status(_CODES[record.state], record.state, record.reason or _until(record)))
+        return self.status(igtl.Status(_CODES[record.state], record.state, _reason(record) or _until(record)))
 
     def status(self, status: igtl.Status) -> bytes:
         return self._pack("STATUS", igtl.pack_status(status), device=STATUS)
@@ -84,6 +84,10 @@ def _validity(record: MaskRecord) -> dict[str, str]:
     """Metadata of a mask, for messages of version 2."""
     message = record.message(now_ns=time.monotonic_ns())
     return {name: str(message[name]) for name in ("state", "frame_id", "valid_until_ns", "valid_until_utc")}
+
+
+def _reason(record: MaskRecord) -> str:
+    return f"{record.reason}: {record.refused}" if record.refused else record.reason
 
 
 def _until(record: MaskRecord) -> str:

@@ -236,14 +236,14 @@ class IgtlServer:
             due = client.requested
         if due:
             client.requested, client.sent_news, client.turn_at = False, news, now
-            client.parts, client.mask_of = list(_PARTS), None
+            client.parts, client.mask_of = ["status"] if record.reason == _UNKNOWN else list(_PARTS), None
         return due
 
     def _part(self, client: _Client, part: str) -> tuple[str, bytes]:
         """What is sent now, judged at this moment. A state is that of the mask sent before it: where that mask is no
         longer fresh, or another is, the image comes first again."""
         shown = self._view(client, self._board.look(client.mask_of), parts=(part, *client.parts))
-        if part == "image" or client.mask_of is not shown.result:
+        if part == "image" or (client.mask_of is not shown.result and shown.record.reason != _UNKNOWN):
             client.mask_of, client.parts = shown.result, ["state", "status"]
             return "image", self._speaker.image(shown)
         if part == "state":
