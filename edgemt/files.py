@@ -65,8 +65,10 @@ def sha256(path: str | Path) -> str:
 class Failures:
     """Inputs that could not be used while the others were: told one by one on stderr, and named together at the end."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, total: int = 2) -> None:
+        """Of one input alone, only the end tells."""
         self._why: dict[str, str] = {}
+        self._one = total < 2
 
     def __bool__(self) -> bool:
         return bool(self._why)
@@ -74,7 +76,8 @@ class Failures:
     def add(self, path: str | Path, error: Exception) -> None:
         text = (str(error).splitlines() or [type(error).__name__])[0]
         self._why[str(path)] = text if text.startswith(str(path)) else f"{path}: {text}"
-        print(f"edgemt: warning: left out: {self._why[str(path)]}", file=sys.stderr, flush=True)
+        if not self._one:
+            print(f"edgemt: warning: left out: {self._why[str(path)]}", file=sys.stderr, flush=True)
 
     def raise_if_any(self) -> None:
         """Raises ValueError in one line: the only one with its reason, several with their names."""
