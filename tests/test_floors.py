@@ -26,6 +26,7 @@ FLOORS = [
             "flow",
             "training",
             "slimming",
+            "fallback",
             "quantizing",
             "shipping",
             "reporting",
