@@ -99,7 +99,7 @@ class Recipe:
     slim: Slim = field(default_factory=Slim)
     int8: Int8 = field(default_factory=Int8)
     bench: BenchOptions = field(default_factory=BenchOptions)
-    tolerance: float = 0.01  # mean Dice that pruning, and then INT8, may cost; a worse file is not written
+    tolerance: float = 0.01  # mean Dice that pruning, and then INT8, may cost; a worse file does not ship
     strict: bool = False  # end with status 2 where a gate refuses, instead of shipping something milder
     controls: tuple[Control, ...] = ()  # trained beside, same size and budget, for the table of the report
     seed: int = 0
