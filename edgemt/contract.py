@@ -114,6 +114,7 @@ class Card:
     files: dict[str, str] = field(default_factory=dict)  # relative path -> sha256
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)  # file -> dice, drop, ...
     latency: tuple[dict[str, Any], ...] = ()
+    given_up: tuple[dict[str, Any], ...] = ()  # what was wanted, what ships in its place, and why (`edgemt.fallback`)
     params: int = 0
     macs: int = 0
     created: str = ""
@@ -139,7 +140,7 @@ class Card:
             for key in ("mean", "std"):
                 if key in norm:
                     norm[key] = tuple(float(v) for v in norm[key])
-            for key in ("classes", "size", "parents", "latency"):
+            for key in ("classes", "size", "parents", "latency", "given_up"):
                 raw[key] = tuple(raw.get(key, ()))
             for key in ("spacing_mm", "patch"):
                 if raw.get(key) is not None:
