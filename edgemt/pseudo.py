@@ -33,7 +33,8 @@ def looks(network: nn.Module, image: Tensor, noise: Noise, generator: torch.Gene
     said = network(noise(image.repeat(times, *[1] * (image.ndim - 1)), generator))
     shape = (times, len(image))
     features, sdf = (None if x is None else x.unflatten(0, shape) for x in (said.features, said.sdf))
-    return Output(said.logits.unflatten(0, shape), features, sdf, tuple(x.unflatten(0, shape) for x in said.aux))
+    scales, decoders = (tuple(x.unflatten(0, shape) for x in many) for many in (said.scales, said.decoders))
+    return Output(said.logits.unflatten(0, shape), features, sdf, scales, decoders)
 
 
 def hard(p: Tensor) -> Tensor:

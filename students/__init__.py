@@ -8,12 +8,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgemt.contract import HEADS
 from edgemt.names import unknown
 
 if TYPE_CHECKING:
     from torch import nn
-
-HEADS = ("sdf", "aux", "features", "disturb", "scales")
 
 
 class Student(NamedTuple):

@@ -55,10 +55,10 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """image [N, K, *space] -> Output; any size whose sides are at least 2 ** (levels - 1).
 
-    heads: "sdf" signed distances in [-1, 1], "aux" or "scales" logits of the coarser decoder levels (deep supervision),
+    heads: "sdf" signed distances in [-1, 1], "scales" logits of the coarser decoder levels (deep supervision),
     "features" the last decoder map; "disturb" the keyword of that name, a function for every encoder map.
-    "decoder2" and "decoder3" each add, behind those, the logits of one more decoder that resamples otherwise, as
-    MC-Net and MC-Net+ have them; such decoders run in train mode only. `attention`: see teachers/attention.py.
+    "decoder2" and "decoder3" each add the logits of one more full-size decoder that resamples otherwise, as MC-Net and
+    MC-Net+ have them; such decoders run in train mode only. `attention`: see teachers/attention.py.
     """
 
     def __init__(
@@ -98,8 +98,7 @@ class UNet(nn.Module):
         self.up = decoder(up)
         self.head = conv(widths[0], classes, 3, padding=1)
         self.sdf = conv(widths[0], classes - 1, 1) if "sdf" in heads else None
-        deep = {"aux", "scales"} & set(heads)
-        self.aux = nn.ModuleList(conv(width, classes, 1) for width in reversed(widths[1:-1]) if deep)
+        self.scales = nn.ModuleList(conv(width, classes, 1) for width in reversed(widths[1:-1]) if "scales" in heads)
         others = [way for way in UPS if way != up][: sum(head in heads for head in ("decoder2", "decoder3"))]
         self.further = nn.ModuleList(decoder(way) for way in others)
         self.further_heads = nn.ModuleList(conv(widths[0], classes, 3, padding=1) for _ in others)
@@ -123,10 +122,8 @@ class UNet(nn.Module):
             logits=self.head(x),
             features=x if self.keep_features else None,
             sdf=None if self.sdf is None else torch.tanh(self.sdf(x)),
-            aux=(
-                *(resize(head(m), space) for head, m in zip(self.aux, maps, strict=False)),
-                *(head(_climbed(blocks, skips)[-1]) for blocks, head in further),  # type: ignore[arg-type]
-            ),
+            scales=tuple(resize(head(m), space) for head, m in zip(self.scales, maps, strict=False)),
+            decoders=tuple(head(_climbed(blocks, skips)[-1]) for blocks, head in further),  # type: ignore[arg-type]
         )
 
 

@@ -43,9 +43,10 @@ def chance(seed: int = 0) -> torch.Generator:
 class Given(nn.Module):
     """Says the same whatever it sees, with leaves that gradients can be asked of."""
 
-    def __init__(self, logits: Tensor, *aux: Tensor, sdf: Tensor | None = None) -> None:
+    def __init__(self, logits: Tensor, *others: Tensor, sdf: Tensor | None = None) -> None:
         super().__init__()
-        self.out = Output(logits.requires_grad_(), None, sdf, tuple(a.requires_grad_() for a in aux))
+        leaves = tuple(x.requires_grad_() for x in others)
+        self.out = Output(logits.requires_grad_(), None, sdf, scales=leaves, decoders=leaves)
 
     def forward(self, x: Tensor) -> Output:
         return self.out

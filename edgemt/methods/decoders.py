@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Head, Step
 from edgemt.losses import dice_ce, kl, mse, probabilities, weighted_mean
-from edgemt.methods.method import Method, Terms
+from edgemt.methods.method import Method, Terms, every_decoder, every_scale
 from edgemt.perturb import FeatureDrop, FeatureDropout, FeatureNoise
 from edgemt.pseudo import sharpen
 from edgemt.ramps import Ramp
@@ -35,13 +35,13 @@ class PyramidConsistency(Method):
     Differs: the scales are the decoder's own levels; labels are learnt with Dice and cross-entropy, mean over scales.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("scales",)
+    heads: ClassVar[tuple[Head, ...]] = ("scales",)
     citation: ClassVar[str] = "Luo et al., MICCAI 2021, Uncertainty rectified pyramid consistency"
     ramp: Ramp = field(default_factory=Ramp)
 
     def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
         out = nets.student(batch.image)
-        scales = (out.logits, *out.aux)
+        scales = every_scale(out)
         known = [dice_ce(logits[: batch.count], batch.label) for logits in scales]
         terms = Terms(supervised=torch.stack(known).mean())
         if len(batch.unlabelled):
@@ -68,7 +68,7 @@ class CrossConsistency(Method):
     images).
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("disturb",)
+    heads: ClassVar[tuple[Head, ...]] = ("disturb",)
     citation: ClassVar[str] = "Ouali et al., CVPR 2020, Semi-supervised segmentation with cross-consistency training"
     ramp: Ramp = field(default_factory=Ramp)
     noise: FeatureNoise = field(default_factory=FeatureNoise)
@@ -106,14 +106,14 @@ class MutualDecoders(Method):
     cross-entropy.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("decoder2",)
+    heads: ClassVar[tuple[Head, ...]] = ("decoder2",)
     citation: ClassVar[str] = "Wu et al., MICCAI 2021, Semi-supervised left atrium segmentation with mutual consistency"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
     temperature: float = 0.1
 
     def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
         out = nets.student(batch.image)
-        every = (out.logits, *out.aux)
+        every = every_decoder(out)
         known = [dice_ce(logits[: batch.count], batch.label) for logits in every]
         p = [probabilities(logits) for logits in every]
         q = [sharpen(said, temperature=self.temperature) for said in p]
@@ -131,5 +131,5 @@ class MutualThreeDecoders(MutualDecoders):
     learnt with Dice and cross-entropy.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("decoder2", "decoder3")
+    heads: ClassVar[tuple[Head, ...]] = ("decoder2", "decoder3")
     citation: ClassVar[str] = "Wu et al., Medical Image Analysis 2022, Mutual consistency learning (MC-Net+)"

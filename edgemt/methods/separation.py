@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Head, Step
 from edgemt.losses import dice, dice_ce, onehot, probabilities
 from edgemt.methods.method import Method, Terms, Turn
 from edgemt.perturb import adversarial
@@ -37,7 +37,7 @@ class SmoothSeparate(Method):
     the release filters it away first, so its memory stays empty.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("features",)
+    heads: ClassVar[tuple[Head, ...]] = ("features",)
     citation: ClassVar[str] = "Wu et al., MICCAI 2022, Exploring smoothness and class-separation"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
     contrast: float = 0.1

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Head, Step
 from edgemt.losses import (
     cross_entropy,
     dice,
@@ -210,7 +210,7 @@ class HybridDual(Method):
     alike.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("sdf",)
+    heads: ClassVar[tuple[Head, ...]] = ("sdf",)
     delivers: ClassVar[str] = "teacher"
     citation: ClassVar[str] = "Zhu et al., Hybrid dual mean-teacher network with double-uncertainty guidance"
     passes: int = 4

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Head, Step
 from edgemt.losses import (
     Distance,
     dice,
@@ -25,7 +25,7 @@ from edgemt.losses import (
     weighted_mean,
 )
 from edgemt.methods.mean_teacher import student_view
-from edgemt.methods.method import Method, Terms
+from edgemt.methods.method import Method, Terms, every_decoder
 from edgemt.methods.pair import Pair
 from edgemt.perturb import Box, DropChannels, Jitter, adversarial, cutmix, mixup_share
 from edgemt.pseudo import hard, sharpen, soft
@@ -59,7 +59,7 @@ class UniMatch(Method):
     for the supervised control.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("disturb",)
+    heads: ClassVar[tuple[Head, ...]] = ("disturb",)
     delivers: ClassVar[str] = "average"
     citation: ClassVar[str] = "Yang et al., CVPR 2023, Revisiting weak-to-strong consistency in segmentation (UniMatch)"
     confidence: float = 0.95
@@ -166,7 +166,7 @@ class CrossHead(Pair):
     with Dice and cross-entropy.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("decoder2",)
+    heads: ClassVar[tuple[Head, ...]] = ("decoder2",)
     citation: ClassVar[str] = "Li et al., CMMT-Net: cross-head mutual mean-teaching for segmentation"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
     temperature: float = 0.1
@@ -207,8 +207,8 @@ class CrossHead(Pair):
 
 def both(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
     """Logits of the main decoder and of the second one."""
-    out = network(image)
-    return out.logits, out.aux[-1]
+    logits = every_decoder(network(image))
+    return logits[0], logits[-1]
 
 
 def mean(losses: Iterable[Tensor]) -> Tensor:
@@ -231,7 +231,7 @@ class UncertaintyContrast(Pair):
     extra teacher negatives are left out.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("features",)
+    heads: ClassVar[tuple[Head, ...]] = ("features",)
     citation: ClassVar[str] = "Assefa et al., CVPR 2025, DyCON: dynamic uncertainty-aware consistency and contrast"
     weight: float = 0.25
     beta: tuple[float, float] = (5.0, 0.5)

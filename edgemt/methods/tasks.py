@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemt.contract import Batch, Output, Step
+from edgemt.contract import Batch, Head, Output, Step
 from edgemt.losses import dice_ce, mse, probabilities
 from edgemt.methods.method import Method, Terms, Turn
 from edgemt.pseudo import signed_distance
@@ -49,7 +49,7 @@ class DualTask(Method):
     has one class and Dice alone. The ramp is the first 0.4 of the run where theirs is all of it.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("sdf",)
+    heads: ClassVar[tuple[Head, ...]] = ("sdf",)
     citation: ClassVar[str] = "Luo et al., AAAI 2021, Semi-supervised segmentation through dual-task consistency"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
     shape: float = 0.3
@@ -75,7 +75,7 @@ class ShapeAdversarial(Method):
     0.4 of the run where theirs is all of it.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("sdf",)
+    heads: ClassVar[tuple[Head, ...]] = ("sdf",)
     citation: ClassVar[str] = "Li et al., MICCAI 2020, Shape-aware semi-supervised 3D semantic segmentation"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=0.01))
     shape: float = 0.3
