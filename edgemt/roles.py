@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from random import Random
@@ -295,6 +296,22 @@ def update_averages(players: Players, roles: Roles, step: Step) -> None:
 def rest(players: Players) -> None:
     """After a step, moved averages or not: norm layers keep statistics again, as they were built to."""
     _track(players, True)
+
+
+@contextmanager
+def untracked(player: nn.Module) -> Iterator[None]:
+    """Within it norm layers in train mode normalise by their batch, as ever, and leave running statistics alone.
+
+    For images that inference never meets, such as adversarial ones.
+    """
+    norms = [m for m in player.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
 
 
 def bare(player: nn.Module) -> nn.Module:

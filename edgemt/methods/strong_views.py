@@ -30,7 +30,7 @@ from edgemt.methods.pair import Pair
 from edgemt.perturb import Box, DropChannels, Jitter, adversarial, cutmix, mixup_share
 from edgemt.pseudo import hard, sharpen, soft
 from edgemt.ramps import Ramp
-from edgemt.roles import Ema, Players, Role, Trainable, bare
+from edgemt.roles import Ema, Players, Role, Trainable, bare, untracked
 
 Label = tuple[Tensor, Tensor]  # hard labels [U, C, *space] and where they are believed [U, 1, *space]
 
@@ -191,7 +191,9 @@ class CrossHead(Pair):
             return mean(dice(probabilities(h), p) for h, p in zip(both(student, image), own, strict=True))
 
         calmly = partial(moved, student=bare(nets.student))
-        pushed = weak + adversarial(calmly, weak, step.generator, reach=self.reach, probe=self.reach)
+        with untracked(nets.student):
+            pushed = weak + adversarial(calmly, weak, step.generator, reach=self.reach, probe=self.reach)
+            push = moved(pushed, nets.student)
         partner = torch.arange(rows, device=weak.device) % count
         share = mixup_share(weak, step.generator, alpha=self.alpha)
         image = torch.lerp(weak, batch.labelled[partner], share)
@@ -199,7 +201,7 @@ class CrossHead(Pair):
         targets = [torch.lerp(q, truth, share.to(q.dtype)) for q in wise[::-1]]
         terms["consistency"] = self.ramp(step) * mean(gaps)
         terms["pseudo"] = self.ramp(step) * self.pseudo * mean(dice(p, hard(q)) for p, q in pairs)
-        terms["push"] = self.ramp(step) * self.push * moved(pushed, nets.student)
+        terms["push"] = self.ramp(step) * self.push * push
         mixtures = zip(both(nets.student, image), targets, strict=True)
         terms["mixed"] = self.ramp(step) * self.mixed * mean(distance("mse", h, q) for h, q in mixtures)
         return terms
