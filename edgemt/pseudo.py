@@ -105,14 +105,16 @@ def squared_distance(hit: Tensor, *, voxels: int = 2**25) -> Tensor:
 
 
 def largest_component(label: Tensor, *, classes: int) -> Tensor:
-    """int64 [N, *space]: of each foreground class only its largest connected piece stays (faces connect)."""
+    """int64 [N, *space]: of each foreground class only its largest connected piece stays (a corner connects)."""
+    from scipy.ndimage import generate_binary_structure
     from scipy.ndimage import label as pieces
 
+    touching = generate_binary_structure(label.ndim - 1, label.ndim - 1)
     array = label.cpu().numpy()
     out = np.zeros_like(array)
     for n in range(len(array)):
         for c in range(1, classes):
-            found, count = pieces(array[n] == c)
+            found, count = pieces(array[n] == c, structure=touching)
             if count:
                 sizes = np.bincount(found.ravel())
                 sizes[0] = 0

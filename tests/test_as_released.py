@@ -8,7 +8,9 @@ from torch import Tensor, nn
 
 from edgemt.contract import Output, Step
 from edgemt.methods import METHODS
+from edgemt.methods.pasting import regions
 from edgemt.methods.small_stage import Stage, batch_of
+from edgemt.pseudo import largest_component
 from edgemt.roles import Players
 
 
@@ -74,3 +76,52 @@ def test_adversarial_images_move_no_running_statistics(name: str, forwards: int)
         want = 0.9 * want + 0.1 * mean
     torch.testing.assert_close(norm.running_mean, want)
     assert norm.track_running_stats
+
+
+# --- BCP ---
+
+
+@pytest.mark.parametrize(("dims", "share"), [(2, 0.25), (3, 2000 / 17000)])
+def test_the_first_stage_of_copy_paste_lasts_as_long_as_in_its_release(dims: int, share: float) -> None:
+    stage = Stage(METHODS["bcp"], dims=dims, total=100)
+    first = []
+    for index in (0, 10, 13, 20, 24, 26, 50):
+        stage.index = index
+        (_, terms), *_ = stage.turns(batch_of(dims=dims))
+        first.append((index, "pasted" not in terms))
+    assert first == [(index, index < 100 * share) for index, _ in first]
+
+
+def test_one_block_is_pasted_in_the_whole_batch() -> None:
+    stage = Stage(METHODS["bcp"], total=100)
+    stage.index = 50
+    seen: list[Tensor] = []
+    stage.nets["student"].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
+    batch = batch_of(labelled=3, unlabelled=3)
+    next(iter(stage.turns(batch)))
+    pasted = seen[0][:3] == batch.unlabelled
+    assert 0.2 < float(pasted.float().mean()) < 0.7
+    assert (pasted == pasted[:1]).all()
+
+
+def test_pseudo_labels_that_touch_by_a_corner_are_one_piece() -> None:
+    label = torch.zeros(1, 6, 6, dtype=torch.int64)
+    label[0, 0:2, 0:2] = label[0, 2:4, 2:4] = 1
+    assert torch.equal(largest_component(label, classes=2), label)
+    label[0, 5, 0] = 1
+    assert int(largest_component(label, classes=2).sum()) == 8
+
+
+def test_dice_of_copy_paste_counts_the_background() -> None:
+    """A teacher and labels without any foreground still give a Dice term, as in the release."""
+    label = torch.zeros(2, 8, 8, dtype=torch.int64)
+    logits = torch.randn(2, 3, 8, 8, generator=chance(), requires_grad=True)
+    weight = torch.zeros(2, 1, 8, 8)
+    weight[..., 2:6, 2:6] = 1
+    loss = regions(logits, logits, label, weight)
+    p, gap = logits.softmax(1)[:, 0], nn.functional.cross_entropy(logits, label, reduction="none")
+    want = 0.0
+    for w in (weight[:, 0], 1 - weight[:, 0]):
+        background = 1 - 2 * (w * p).sum() / (w * (p.square() + 1)).sum()
+        want += 0.5 * (background + (w * gap).sum() / w.sum())
+    torch.testing.assert_close(loss, want, rtol=1e-4, atol=1e-5)
