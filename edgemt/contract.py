@@ -22,6 +22,10 @@ CARD_FORMAT = 1
 # than it takes, as many for every map: the decoder then reads several versions of what the encoder saw once.
 Disturb: TypeAlias = "Callable[[Tensor], Tensor]"
 
+# What `network(x, disturb_scales=...)` puts each coarser map of the decoder through before its own class layer (the head
+# "scales") reads it: (level, 0 the coarsest; map) -> map.
+DisturbScales: TypeAlias = "Callable[[int, Tensor], Tensor]"
+
 # What a method may require of a network beside logits, with the same meaning on every network: signed distances, the
 # last decoder map, logits of the coarser decoder levels, one or two further full-size decoders, and the keyword
 # `disturb`.

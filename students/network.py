@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Disturb, Output
+from edgemt.contract import Disturb, DisturbScales, Output
 from students.decoder import build_decoder, resize, row
 from students.mask import mask_kernel, upsampled_argmax
 from students.pyramid import Pyramid
@@ -57,16 +57,17 @@ class Network(nn.Module):
         self.keep_features = "features" in heads
         self.register_buffer("phases", mask_kernel(self.pyramid.strides[0], classes), persistent=False)
 
-    def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
+    def forward(self, x: Tensor, disturb: Disturb | None = None, disturb_scales: DisturbScales | None = None) -> Output:
         pyramid = self.pyramid(x)
         pyramid = pyramid if disturb is None else [disturb(m) for m in pyramid]
         maps = self.decoder(pyramid)
+        coarser = maps if disturb_scales is None else [disturb_scales(level, m) for level, m in enumerate(maps[:-1])]
         finest = maps[-1]
         return Output(
             logits=resize(self.head(finest), x),
             features=resize(finest, x) if self.keep_features else None,
             sdf=None if self.sdf is None else torch.tanh(resize(self.sdf(finest), x)),
-            scales=tuple(resize(head(m), x) for head, m in zip(self.scales, maps, strict=False)),
+            scales=tuple(resize(head(m), x) for head, m in zip(self.scales, coarser, strict=False)),
             decoders=tuple(
                 resize(head(decoder(pyramid)[-1]), x)
                 for decoder, head in zip(self.further, self.further_heads, strict=True)

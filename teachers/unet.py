@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgemt.contract import Disturb, Output
+from edgemt.contract import Disturb, DisturbScales, Output
 from teachers.attention import Attention, attend
 from teachers.layers import CONV, POOL, UNSTRIDE, Norm, check, normalisation, resize
 
@@ -104,7 +104,7 @@ class UNet(nn.Module):
         self.further_heads = nn.ModuleList(conv(widths[0], classes, 3, padding=1) for _ in others)
         self.keep_features = "features" in heads
 
-    def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
+    def forward(self, x: Tensor, disturb: Disturb | None = None, disturb_scales: DisturbScales | None = None) -> Output:
         space = x.shape[2:]
         if min(space) < self.deepest:
             raise ValueError(f"unet: input {tuple(space)} is too small: every side must be at least {self.deepest}")
@@ -117,12 +117,13 @@ class UNet(nn.Module):
             skips = [disturb(skip) for skip in skips]
         maps = _climbed(self.up, skips)
         x = maps[-1]
+        coarser = maps if disturb_scales is None else [disturb_scales(level, m) for level, m in enumerate(maps[:-1])]
         further = zip(self.further, self.further_heads, strict=True) if self.training else ()
         return Output(
             logits=self.head(x),
             features=x if self.keep_features else None,
             sdf=None if self.sdf is None else torch.tanh(self.sdf(x)),
-            scales=tuple(resize(head(m), space) for head, m in zip(self.scales, maps, strict=False)),
+            scales=tuple(resize(head(m), space) for head, m in zip(self.scales, coarser, strict=False)),
             decoders=tuple(head(_climbed(blocks, skips)[-1]) for blocks, head in further),  # type: ignore[arg-type]
         )
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Disturb, Output
+from edgemt.contract import Disturb, DisturbScales, Output
 from teachers.attention import Attention, attend
 from teachers.layers import CONV, DROPOUT, LINEAR, UNSTRIDE, Norm, check, continued, cut, normalisation, resize
 
@@ -116,7 +116,7 @@ class VNet(nn.Module):
         self.further_heads = nn.ModuleList(conv(filters, classes, 1) for _ in ways)
         self.keep_features = "features" in heads
 
-    def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
+    def forward(self, x: Tensor, disturb: Disturb | None = None, disturb_scales: DisturbScales | None = None) -> Output:
         space = x.shape[2:]
         x = continued(x, multiple=self.multiple)
         maps: list[Tensor] = []
@@ -129,7 +129,8 @@ class VNet(nn.Module):
         levels = self.up(maps)
         last = levels[-1]
         x = self.dropout(last)
-        scales = zip(self.scales, levels, strict=False) if self.training else ()
+        coarser = levels if disturb_scales is None else [disturb_scales(i, m) for i, m in enumerate(levels[:-1])]
+        scales = zip(self.scales, coarser, strict=False) if self.training else ()
         others = zip(self.further, self.further_heads, strict=True) if self.training else ()
         return Output(
             logits=cut(self.head(x), space),

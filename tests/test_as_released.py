@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Output, Step
+import teachers
+from edgemt.contract import Batch, Output, Step
 from edgemt.methods import METHODS
 from edgemt.methods.pasting import regions
 from edgemt.methods.small_stage import Stage, batch_of
@@ -125,3 +126,58 @@ def test_dice_of_copy_paste_counts_the_background() -> None:
         background = 1 - 2 * (w * p).sum() / (w * (p.square() + 1)).sum()
         want += 0.5 * (background + (w * gap).sum() / w.sum())
     torch.testing.assert_close(loss, want, rtol=1e-4, atol=1e-5)
+
+
+# --- URPC ---
+
+
+def scales_of(name: str, dims: int) -> tuple[list[tuple[Tensor, Tensor]], tuple[Tensor, Tensor]]:
+    """What each coarser head reads in a step of a method beside the map that the decoder gave; the main head's too."""
+    small = {"widths": (4, 6, 8, 10, 12), "dropout": (0.0,) * 5} if dims == 2 else {"filters": 4, "dropout": 0.0}
+    torch.manual_seed(0)
+    network = teachers.build("unet" if dims == 2 else "vnet", channels=1, classes=3, heads=("scales",), **small)
+    maps: list[Tensor] = []
+    read: list[Tensor] = []
+    levels = network.up if dims == 2 else network.up.blocks  # type: ignore[union-attr]
+    for level in levels:  # type: ignore[union-attr]
+        level.register_forward_hook(lambda _, __, out: maps.append(out.detach()))
+    for head in (*network.scales, network.head):  # type: ignore[misc]
+        head.register_forward_hook(lambda _, inputs, __: read.append(inputs[0].detach()))
+    image = torch.randn(4, 1, *((64, 64) if dims == 2 else (32, 32, 32)), generator=chance())
+    batch = Batch(image, torch.randint(0, 3, (2, *image.shape[2:]), generator=chance()))
+    network.train()
+    next(iter(METHODS[name].steps(Players({"student": network}), batch, Step(1, 1, chance()))))
+    main = next(x for x in read if x.shape == maps[-1].shape)
+    return [(m, next(x for x in read if x.shape == m.shape)) for m in maps[:-1]], (maps[-1], main)
+
+
+def test_the_coarser_heads_of_urpc_read_disturbed_maps_of_slices() -> None:
+    (dropped, cut, noisy), (finest, main) = scales_of("urpc", 2)
+    silent = (dropped[1] == 0) & (dropped[0] != 0)
+    assert float(silent.float().mean()) == pytest.approx(0.5, abs=0.05), "single places, at 0.5"
+    torch.testing.assert_close(dropped[1][~silent], 2 * dropped[0][~silent])
+    attention = cut[0].mean(1)
+    share = attention / attention.flatten(1).amax(1).view(-1, 1, 1)
+    gone = (cut[1] == 0).all(1)
+    assert gone[share > 0.9].all() and not gone[share < 0.7].any() and gone.any()
+    factor = (noisy[1] / noisy[0])[noisy[0].abs() > 1e-3]
+    assert 0.69 < float(factor.min()) < 0.75 and 1.25 < float(factor.max()) < 1.31
+    assert torch.equal(finest, main), "the finest prediction is clean"
+
+
+def test_the_coarser_heads_of_urpc_read_maps_of_volumes_without_some_channels() -> None:
+    pairs, (finest, main) = scales_of("urpc", 3)
+    for (clean, read), rate in zip(pairs, (0.5, 0.3, 0.2), strict=True):
+        silent = (read == 0).flatten(2).all(2)
+        assert float(silent.float().mean()) == pytest.approx(rate, abs=0.25) and silent.any()
+        torch.testing.assert_close(read[~silent], clean[~silent] / (1 - rate))
+    assert torch.equal(finest, main)
+
+
+def test_other_methods_of_scales_read_them_as_they_are() -> None:
+    small = {"widths": (4, 6, 8), "dropout": (0.0,) * 3}
+    network = teachers.build("unet", channels=1, classes=3, heads=("scales",), **small).train()
+    x = torch.randn(2, 1, 32, 32, generator=chance())
+    plain, disturbed = network(x), network(x, disturb_scales=lambda level, m: m * 0)
+    assert torch.equal(plain.logits, disturbed.logits)
+    assert not any(torch.equal(a, b) for a, b in zip(plain.scales, disturbed.scales, strict=True))

@@ -48,7 +48,7 @@ class Given(nn.Module):
         leaves = tuple(x.requires_grad_() for x in others)
         self.out = Output(logits.requires_grad_(), None, sdf, scales=leaves, decoders=leaves)
 
-    def forward(self, x: Tensor) -> Output:
+    def forward(self, x: Tensor, disturb_scales: object = None) -> Output:
         return self.out
 
 

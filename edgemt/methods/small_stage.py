@@ -11,7 +11,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import HEADS, Batch, Disturb, Output, Step
+from edgemt.contract import HEADS, Batch, Disturb, DisturbScales, Output, Step
 from edgemt.methods.adversarial import Discriminator
 from edgemt.methods.method import Method, Terms
 from edgemt.roles import Bank, Memory, gather, set_modes, trainable, update_averages
@@ -31,12 +31,13 @@ class Tiny(nn.Module):
         self.head, self.sdf = conv(8, classes, 1), conv(8, classes - 1, 1)
         self.scales, self.decoders = (nn.ModuleList(conv(8, classes, 1) for _ in range(2)) for _ in range(2))
 
-    def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
+    def forward(self, x: Tensor, disturb: Disturb | None = None, disturb_scales: DisturbScales | None = None) -> Output:
         if disturb is not None and "disturb" not in self.heads:
             raise ValueError("disturb: the network is asked for it, and heads does not name it")
         f = self.body(x)
         f = f if disturb is None else disturb(f)
-        scales = tuple(head(f) for head in self.scales) if "scales" in self.heads else ()
+        coarser = [f if disturb_scales is None else disturb_scales(level, f) for level in range(len(self.scales))]
+        scales = tuple(head(m) for head, m in zip(self.scales, coarser, strict=True)) if "scales" in self.heads else ()
         decoders = tuple(head(f) for head in list(self.decoders)[: self.further])
         sdf = self.sdf(f).tanh() if "sdf" in self.heads else None
         return Output(self.head(f), f if "features" in self.heads else None, sdf, scales, decoders)
