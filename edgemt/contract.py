@@ -22,7 +22,7 @@ CARD_FORMAT = 1
 # than it takes, as many for every map: the decoder then reads several versions of what the encoder saw once.
 Disturb: TypeAlias = "Callable[[Tensor], Tensor]"
 
-# What `network(x, disturb_scales=...)` puts each coarser map of the decoder through before its own class layer (the head
+# What `network(x, disturb_scales=...)` puts each coarser map of the decoder through before its class layer (the head
 # "scales") reads it: (level, 0 the coarsest; map) -> map.
 DisturbScales: TypeAlias = "Callable[[int, Tensor], Tensor]"
 

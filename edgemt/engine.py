@@ -370,12 +370,12 @@ def _optimiser(player: nn.Module, role: Trainable, schedule: Schedule) -> torch.
     if kind == "adamw":
         return torch.optim.AdamW(player.parameters(), rate, weight_decay=schedule.weight_decay)
     if kind == "adam":
-        return torch.optim.Adam(player.parameters(), rate)
+        return torch.optim.Adam(player.parameters(), rate, betas=role.betas)
     raise ValueError(f"optimiser: unknown {kind!r}; one of adamw, adam, sgd")
 
 
 def _rate(role: Trainable, schedule: Schedule, index: int) -> float:
-    return schedule.rate(index) * role.lr_scale
+    return schedule.rate(index) if role.rate is None else role.rate
 
 
 def _mixed(seed: int, index: int) -> int:

@@ -23,8 +23,9 @@ class Trainable:
     """A network that an optimiser moves. Two with different `init` must start from different weights."""
 
     kind: str = "student"
-    lr_scale: float = 1.0  # times the run's learning rate
+    rate: float | None = None  # a constant learning rate of its own; None: the run's schedule
     optimiser: Literal["sgd", "adam", "adamw"] | None = None  # None: the run's own
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam
     init: int = 0
 
 
@@ -312,6 +313,17 @@ def untracked(player: nn.Module) -> Iterator[None]:
     finally:
         for norm in norms:
             norm.track_running_stats = True
+
+
+@contextmanager
+def evaluating(player: nn.Module) -> Iterator[None]:
+    """Within it the player is in eval mode: no dropout, running statistics; gradients pass as ever."""
+    learning = player.training
+    player.eval()
+    try:
+        yield
+    finally:
+        player.train(learning)
 
 
 def bare(player: nn.Module) -> nn.Module:

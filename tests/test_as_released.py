@@ -2,17 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
 import pytest
 import torch
 from torch import Tensor, nn
 
 import teachers
-from edgemt.contract import Batch, Output, Step
-from edgemt.methods import METHODS
+from edgemt import engine, recipes, workspace
+from edgemt.contract import Batch, Normalise, Output, Step
+from edgemt.data.augment import NO_AUGMENT
+from edgemt.data.stream import Stack, TwoStream
+from edgemt.engine import Run, Schedule
+from edgemt.methods import METHODS, Discriminator, Method
 from edgemt.methods.pasting import regions
-from edgemt.methods.small_stage import Stage, batch_of
+from edgemt.methods.small_stage import CHANNELS, Stage, Tiny, batch_of
 from edgemt.pseudo import largest_component
 from edgemt.roles import Players
+from edgemt.training import trained
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -181,3 +190,68 @@ def test_other_methods_of_scales_read_them_as_they_are() -> None:
     plain, disturbed = network(x), network(x, disturb_scales=lambda level, m: m * 0)
     assert torch.equal(plain.logits, disturbed.logits)
     assert not any(torch.equal(a, b) for a, b in zip(plain.scales, disturbed.scales, strict=True))
+
+
+# --- discriminators ---
+
+
+@pytest.mark.parametrize(("dims", "dropouts"), [(2, 2), (3, 3)])
+def test_the_discriminator_is_as_wide_and_as_dropped_as_in_the_release(dims: int, dropouts: int) -> None:
+    network = Discriminator(classes=4, channels=1, dimensions=dims)
+    convs = [m for m in network.modules() if isinstance(m, nn.Conv2d | nn.Conv3d)]
+    assert [c.out_channels for c in convs] == [64, 64, 128, 256, 512]
+    assert all(c.kernel_size == (4,) * dims and c.stride == (2,) * dims for c in convs)
+    drops = [m for m in network.modules() if isinstance(m, nn.Dropout2d | nn.Dropout3d)]
+    assert [m.p for m in drops] == [0.5] * dropouts
+    side = (40,) * dims
+    assert network(torch.rand(2, 4, *side), torch.rand(2, 1, *side)).shape == (2, 2)
+
+
+@pytest.mark.parametrize("name", ["dan", "sassnet"])
+def test_the_discriminator_learns_with_its_own_adam_and_drops_nothing_while_the_student_learns(name: str) -> None:
+    def build(kind: str, init: int) -> nn.Module:
+        return Discriminator(classes=3, channels=CHANNELS, width=4) if kind == "discriminator" else Tiny(2, 3)
+
+    schedule = Schedule(steps=10, labelled=2, unlabelled=3, warmup=5, precision="32-true")
+    run = Run(METHODS[name], build=build, schedule=schedule, seed=0)
+    modes: list[bool] = []
+    run.players["discriminator"].register_forward_hook(lambda module, *_: modes.append(module.training))
+    for _ in range(3):
+        assert run.step(lambda index, device: batch_of(seed=index)) is not None
+        (group,) = run.optimisers["discriminator"].param_groups
+        assert (group["lr"], tuple(group["betas"])) == (1e-4, (0.9, 0.99))
+    assert modes == [False, True] * 3
+
+
+@pytest.mark.parametrize("name", ["dan", "sassnet"])
+def test_a_discriminator_cannot_tell_the_rows_by_their_intensity(name: str) -> None:
+    """All images are the same, so labelled and unlabelled rows must be changed equally often."""
+    image = torch.full((4, 8, 8, 1), 120, dtype=torch.uint8)
+    options = replace(
+        NO_AUGMENT, labelled_intensity=0.5, chance=1.0, brightness=(1.5, 1.5), contrast=(1, 1), gamma=(1, 1)
+    )
+    stacks = Stack(image, torch.zeros(4, 8, 8, dtype=torch.uint8)), Stack(image, None)
+    raw = Normalise((0.0,), (1.0,))
+    alike = METHODS[name].alike
+    batches = [TwoStream(*stacks, (8, 8), options, raw, alike=alike).batch(k).image for k in range(20)]
+    changed = torch.stack([(x.flatten(1).mean(1) - 120 / 255).abs() > 0.05 for x in batches]).float().mean(0)
+    assert float(changed[:8].mean()) == pytest.approx(0.5, abs=0.12)
+    assert float(changed[8:].mean()) == pytest.approx(0.5, abs=0.12)
+
+
+def test_a_training_gives_the_wish_of_its_method_to_its_batches(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Drawn(Exception):
+        pass
+
+    def train(method: Method, *, draw: Callable, **_: object) -> None:
+        raise Drawn(method.alike, draw.__self__.alike)  # type: ignore[attr-defined]
+
+    monkeypatch.setattr(engine, "train", train)
+    recipe = replace(recipes.load("phantom"), data=replace(recipes.load("phantom").data, size=(32, 32)))
+    at = workspace.start(recipe, out=tmp_path / "run")
+    for name, want in (("dan", True), ("mean_teacher", False)):
+        with pytest.raises(Drawn) as caught:
+            trained(at, "teacher", recipe.teacher, METHODS[name])
+        assert caught.value.args == (want, want)

@@ -139,6 +139,7 @@ class TwoStream:
     augment: AugmentOptions = AugmentOptions()
     normalise: Normalise = Normalise()
     seed: int = 0
+    alike: bool = False  # the intensity of unlabelled rows changes too, as often as that of labelled ones
 
     def __post_init__(self) -> None:
         if self.labelled.label is None or not len(self.labelled):
@@ -196,7 +197,8 @@ class TwoStream:
         slices = self.labelled.around is not None
         weak, strong = image, None
         if self.augment.labelled_intensity > 0:
-            chosen = torch.rand(length, generator=generator) < self.augment.labelled_intensity
+            rows = len(image) if self.alike else length
+            chosen = torch.rand(rows, generator=generator) < self.augment.labelled_intensity
             chosen = chosen.nonzero()[:, 0].to(image.device)
             weak = image.clone()
             weak[chosen] = intensify(

@@ -36,6 +36,7 @@ class Method:
     """
 
     heads: ClassVar[tuple[Head, ...]] = ()  # what the network must also do
+    alike: ClassVar[bool] = False  # unlabelled rows change in intensity as labelled ones do: both are compared
     delivers: ClassVar[str] = "student"  # the player whose weights are kept
     citation: ClassVar[str] = ""
     inspired: ClassVar[bool] = False  # only a sentence of it could be read: no reproduction

@@ -56,7 +56,7 @@ def check_nothing_global_is_drawn(method: Method, *, dims: int = 2, classes: int
     """With dropout off, the global generator is not touched: all chance comes from the step."""
     stage = Stage(method, dims=dims, classes=classes)
     for module in stage.nets.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.Dropout | nn.Dropout2d | nn.Dropout3d):
             module.p = 0.0
     torch.manual_seed(0)
     set_modes(stage.nets, stage.roles)
