@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -20,7 +21,7 @@ from edgemt.methods import METHODS, Discriminator, Method
 from edgemt.methods.pasting import regions
 from edgemt.methods.small_stage import CHANNELS, Stage, Tiny, batch_of
 from edgemt.pseudo import largest_component
-from edgemt.roles import Players
+from edgemt.roles import Alternating, Players
 from edgemt.training import trained
 
 
@@ -255,3 +256,31 @@ def test_a_training_gives_the_wish_of_its_method_to_its_batches(
         with pytest.raises(Drawn) as caught:
             trained(at, "teacher", recipe.teacher, METHODS[name])
         assert caught.value.args == (want, want)
+
+
+# --- teachers that take turns ---
+
+
+@pytest.mark.parametrize(
+    ("name", "released", "turn", "decay"), [("ad_mt", 15_000, 19, 0.99), ("pmt", 24_000, 80, 0.999)]
+)
+def test_a_run_as_long_as_the_release_has_its_turns_and_its_decay(
+    name: str, released: int, turn: int, decay: float
+) -> None:
+    role = next(role for role in METHODS[name].roles().values() if isinstance(role, Alternating))
+    turns = [role.turns(Step(index, released)) for index in range(released)]
+    longest = max(len(list(run)) for _, run in itertools.groupby(turns))
+    assert longest == turn
+    assert role.rate(Step(released - 1, released)) == pytest.approx(decay, abs=1e-5)
+
+
+@pytest.mark.parametrize("total", [100, 400, 1_200])
+def test_a_turn_is_more_than_a_step_and_the_average_moves_in_it(total: int) -> None:
+    for name in ("ad_mt", "pmt"):
+        role = next(role for role in METHODS[name].roles().values() if isinstance(role, Alternating))
+        turns = [role.turns(Step(index, total)) for index in range(total)]
+        lengths = [len(list(run)) for _, run in itertools.groupby(turns)][1:-1]
+        assert sum(lengths) / len(lengths) >= 4
+        assert len(lengths) >= 8, "and there are several turns"
+        moved = 1 - role.rate(Step(total // 2, total)) ** (sum(lengths) / len(lengths))
+        assert moved > 0.04, "in a turn an average takes over more than a little"

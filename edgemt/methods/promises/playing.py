@@ -16,7 +16,7 @@ from edgemt.roles import Ema, Frozen, Role, Trainable, set_modes, trainable, upd
 
 
 def check_only_trainable_players_learn(method: Method, *, dims: int = 2, classes: int = 3) -> None:
-    stage = Stage(method, dims=dims, classes=classes)
+    stage = Stage(method, dims=dims, classes=classes, total=2)  # players that take turns have one each
     before = {name: copy.deepcopy(net.state_dict()) for name, net in stage.nets.items()}
     for i in range(2):
         stage.step(batch_of(dims=dims, classes=classes, seed=i))
