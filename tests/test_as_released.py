@@ -10,16 +10,18 @@ from pathlib import Path
 import pytest
 import torch
 from torch import Tensor, nn
+from torchvision.transforms import v2
 
 import teachers
 from edgemt import engine, recipes, workspace
 from edgemt.contract import Batch, Normalise, Output, Step
-from edgemt.data.augment import NO_AUGMENT
+from edgemt.data.augment import NO_AUGMENT, warp
 from edgemt.data.stream import Stack, TwoStream
 from edgemt.engine import Run, Schedule
 from edgemt.methods import METHODS, Discriminator, Method
 from edgemt.methods.pasting import regions
 from edgemt.methods.small_stage import CHANNELS, Stage, Tiny, batch_of
+from edgemt.perturb import Jitter
 from edgemt.pseudo import largest_component
 from edgemt.roles import Alternating, Players
 from edgemt.training import trained
@@ -284,3 +286,71 @@ def test_a_turn_is_more_than_a_step_and_the_average_moves_in_it(total: int) -> N
         assert len(lengths) >= 8, "and there are several turns"
         moved = 1 - role.rate(Step(total // 2, total)) ** (sum(lengths) / len(lengths))
         assert moved > 0.04, "in a turn an average takes over more than a little"
+
+
+# --- UniMatch ---
+
+
+def heart(count: int = 64) -> Tensor:
+    """Grey images in [0, 1] that fill their range, most of them dark as slices of the heart are."""
+    smooth = nn.functional.interpolate(torch.rand(count, 1, 6, 6, generator=chance()), size=(24, 24), mode="bilinear")
+    low, high = smooth.amin((2, 3), keepdim=True), smooth.amax((2, 3), keepdim=True)
+    return ((smooth - low) / (high - low)) ** 2
+
+
+def test_the_jitter_of_unimatch_changes_images_as_much_as_the_release_does() -> None:
+    """ColorJitter(0.5, 0.5) in four images of five, before the images are normalised."""
+    image = heart()
+    mean, deviation = image.mean((1, 2, 3), keepdim=True), image.std((1, 2, 3), keepdim=True)
+    torch.manual_seed(0)
+    colour = v2.ColorJitter(0.5, 0.5)
+    released = torch.stack([colour(x) if torch.rand(()) < 0.8 else x for x in image.repeat(4, 1, 1, 1)])
+    want = float(((released - image.repeat(4, 1, 1, 1)) / deviation.repeat(4, 1, 1, 1)).abs().mean())
+    clean = (image - mean) / deviation
+    jitter = METHODS["unimatch"].jitter  # type: ignore[attr-defined]
+    found = sum(float((jitter(clean, chance(seed)) - clean).abs().mean()) for seed in range(4)) / 4
+    assert found == pytest.approx(want, rel=0.15)
+
+
+def test_brightness_of_a_normalised_image_is_that_of_the_image_before() -> None:
+    image = heart(8)
+    mean, deviation = image.mean((1, 2, 3), keepdim=True), image.std((1, 2, 3), keepdim=True)
+    changed = Jitter(contrast=0.0, brightness=0.5, chance=1.0)((image - mean) / deviation, chance())
+    factor = 1 + 0.5 * (2 * torch.rand((3, 8), generator=chance())[1] - 1).view(-1, 1, 1, 1)
+    torch.testing.assert_close(changed, ((factor * image).clamp(0, 1) - mean) / deviation, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(("share", "noticed"), [(0.98, True), (0.6, False)])
+def test_a_threshold_that_nearly_every_voxel_passes_is_noticed(
+    share: float, noticed: bool, capsys: pytest.CaptureFixture[str]
+) -> None:
+    history = {"terms": {"accepted": [0.1, 0.2, share, share]}}
+    for name in ("unimatch", "cutmix_mt"):
+        engine.note_threshold(METHODS[name], history, label="teacher")
+        said = capsys.readouterr().err
+        assert ("98.0 % of the voxels passed the confidence threshold" in said) == noticed and said.count("\n") <= 1
+    engine.note_threshold(METHODS["ua_mt"], history, label="teacher")
+    assert capsys.readouterr().err == "", "the mask of UA-MT is meant to open"
+
+
+# --- the ground on which methods are compared ---
+
+
+def test_methods_are_compared_on_the_ground_of_their_releases() -> None:
+    recipe = recipes.load("acdc_methods")
+    assert recipe.teacher.widths == (16, 32, 64, 128, 256) and recipe.per_image
+    schedule = recipe.teacher.schedule
+    assert (schedule.steps, schedule.labelled, schedule.unlabelled) == (2000, 4, 4)
+    light = recipe.augment
+    image = torch.zeros(64, 1, 32, 32)
+    image[..., 12:20, 12:20] = 1
+    label = image[:, 0].to(torch.uint8)
+    moved, mask = warp(image, label, options=light, generator=chance())
+    area = mask.flatten(1).sum(1).float()
+    assert float(area.min()) > 0.85 * 64 and float(area.max()) < 1.15 * 64, "nothing is enlarged or made smaller"
+    middle = torch.stack(
+        [(mask == 1).nonzero()[(mask == 1).nonzero()[:, 0] == n, 1:].float().mean(0) for n in range(64)]
+    )
+    assert float((middle - 15.5).abs().max()) < 0.6, "nothing is shifted"
+    assert light.flip_horizontal and light.flip_vertical and light.rot90 and light.rotation == 20
+    assert light.labelled_intensity == 0 and light.strong

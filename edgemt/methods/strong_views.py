@@ -50,13 +50,15 @@ class UniMatch(Method):
     """Confident labels of the weak view teach two strong views and one with disturbed features.
 
     Follows the release for ACDC: confidence 0.95, Dice, weights 0.25, 0.25 and 0.5, half the channels dropped, CutMix
-    from other unlabelled images.
+    from other unlabelled images, brightness and contrast of the second strong view from 0.5 to 1.5 in four images of
+    five. At 0.95 the threshold filters little where the background rules: 98 % of the voxels of heart slices passed
+    while Dice was 0.45. The term `accepted` in the log is that share, and a run that ends above 95 % gives notice.
 
-    Target: the student's own hard labels of the weak view, above a bar.
+    Target: the student's own hard labels of the weak view, above a threshold.
 
-    Differs: the whole loss is not halved. The first strong view is the batch's, the second is jittered here; CutMix
-    takes the other image from the same batch; one forward serves all views; an average of the student is delivered, as
-    for the supervised control.
+    Differs: the whole loss is not halved. The first strong view is the batch's, with its own ranges; the second has no
+    blur; CutMix takes the other image from the same batch; one forward serves all views; an average of the student is
+    delivered, as for the supervised control.
     """
 
     heads: ClassVar[tuple[Head, ...]] = ("disturb",)
