@@ -25,6 +25,7 @@ from deploy.graph_file import refuse_unsafe
 from deploy.model_bytes import ModelBytes
 from deploy.sign import SIGNATURE, TRUSTED, verify
 from edgemt.contract import Card, Runner
+from edgemt.entries import located
 from edgemt.files import write_bytes, write_text
 from edgemt.plain_files import TEXT_LIMIT, read_regular
 
@@ -111,13 +112,13 @@ def seal(folder: str | Path, card: Card) -> Card:
 
 
 def open_ship(folder: str | Path, *, trusted: str | Path | None = None) -> Ship:
-    """Check the whole folder. Raises ValueError, one line that names the file, for what is off.
+    """Check the whole folder, or that of `zoo/NAME`. Raises ValueError, one line that names the file, for what is off.
 
     `trusted` is a PEM file with the public key, or keys, of which one must have signed the card; None takes the file
     that EDGEMT_TRUSTED_KEY names, if it is set; "" asks for no signature. Where there is one and no key to check it
     with, a warning is logged.
     """
-    folder = Path(folder)
+    folder = located(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such ship folder")
     try:

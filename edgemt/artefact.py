@@ -19,14 +19,16 @@ from typing import Any
 from torch import nn
 
 from deploy.prune import Plan, apply_plan
-from deploy.ship import seal
+from deploy.ship import CARD, seal
 from edgemt import checkpoint
 from edgemt.contract import Card
 from edgemt.ensemble import ROOM, Ensemble
-from edgemt.files import sha256
+from edgemt.files import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
 from edgemt.plain_files import TEXT_LIMIT, read_regular
 
 WEIGHTS = "weights.safetensors"
+CURVES = "curves.json"
+_FINISHED = ".finished."  # before the name of a checkpoint whose stage has its card, but not yet its name
 
 
 def plain(value: Any) -> Any:
@@ -85,27 +87,60 @@ def stands(folder: Path, *, key: str) -> bool:
 
 def identity(folder: Path) -> str:
     """What a child depends on: its parent's files, not the moment they were written."""
-    return key_of(read_card(folder).files)
+    return key_of({name: digest for name, digest in read_card(folder).files.items() if name != CURVES})
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A working folder that outlives an interruption, and becomes `folder` when the block ends well."""
+def staged(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A working folder that outlives an interruption, and becomes `folder` when the block ends well.
+
+    A folder that is there is set aside as `folder.previous-1` (the count goes up), or replaced with `overwrite`.
+    """
     working = folder.with_name(folder.name + ".partial")
-    working.mkdir(parents=True, exist_ok=True)
+    make_folder(working)
+    for finished in working.glob(f"{_FINISHED}*"):  # the last run ended between the card and the name
+        (working / CARD).unlink(missing_ok=True)
+        os.replace(finished, working / finished.name.removeprefix(_FINISHED))
     yield working
+    fsync_tree(working)
     old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if folder.exists() and overwrite:
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
+    elif folder.exists():
+        set_aside(folder)
     os.replace(working, folder)
+    fsync_folder(folder.parent)
+    for finished in folder.glob(f"{_FINISHED}*"):
+        finished.unlink()
     shutil.rmtree(old, ignore_errors=True)
 
 
 def write_card(folder: Path, card: Card) -> Card:
-    """Seal the folder: the card, written last, carries the hash of every file beside it."""
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    """Seal the folder: the card, written last, carries the hash of every file beside it.
+
+    A checkpoint is renamed, so that the card does not list it; `staged` removes it when the folder has its name.
+    """
+    for file in (checkpoint.CHECKPOINT, checkpoint.previous(Path(checkpoint.CHECKPOINT)).name):
+        if (folder / file).exists():
+            os.replace(folder / file, folder / f"{_FINISHED}{file}")
     return seal(folder, replace(card, created=""))
+
+
+def rewrite_card(folder: Path, card: Card) -> None:
+    """Replace the card of a finished stage; its files are as they were."""
+    write_text(folder / CARD, card.to_json())
+
+
+def replace_file(folder: Path, name: str, text: str) -> None:
+    """Replace a text file of a finished stage, and its hash on the card.
+
+    The card is written twice: without the file first, so that a run that is cut in between leaves a card that fits.
+    """
+    card = read_card(folder)
+    rewrite_card(folder, replace(card, files={file: h for file, h in card.files.items() if file != name}))
+    write_text(folder / name, text)
+    rewrite_card(folder, replace(card, files={**card.files, name: sha256(folder / name)}))
 
 
 def save_network(folder: Path, network: nn.Module, card: Card) -> Card:

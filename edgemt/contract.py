@@ -32,6 +32,7 @@ class Case:
     image: str  # a path, or phantom:SEED
     label: str | None = None
     slice: int | None = None  # index along the last axis of a volume; None: all of it
+    axes: str = ""  # the order that the volume's axes are brought to (`edgemt.geometry`); empty: as stored
 
 
 @dataclass(frozen=True)
@@ -113,6 +114,7 @@ class Card:
     files: dict[str, str] = field(default_factory=dict)  # relative path -> sha256
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)  # file -> dice, drop, ...
     latency: tuple[dict[str, Any], ...] = ()
+    given_up: tuple[dict[str, Any], ...] = ()  # what was wanted, what ships in its place, and why (`edgemt.fallback`)
     params: int = 0
     macs: int = 0
     created: str = ""
@@ -138,7 +140,7 @@ class Card:
             for key in ("mean", "std"):
                 if key in norm:
                     norm[key] = tuple(float(v) for v in norm[key])
-            for key in ("classes", "size", "parents", "latency"):
+            for key in ("classes", "size", "parents", "latency", "given_up"):
                 raw[key] = tuple(raw.get(key, ()))
             for key in ("spacing_mm", "patch"):
                 if raw.get(key) is not None:

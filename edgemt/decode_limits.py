@@ -12,6 +12,8 @@ import sys
 from collections.abc import Sequence
 from pathlib import Path
 
+from edgemt.decoding import Refused
+
 PIXELS = 100_000_000  # of one picture: 10,000 x 10,000
 BYTES = 8 << 30  # of one volume or sequence, in the type in which it is read
 SHARE = 0.7  # of the memory that is free
@@ -20,7 +22,7 @@ SHARE = 0.7  # of the memory that is free
 def check_pixels(path: str | Path, width: int, height: int) -> None:
     """Raises ValueError, naming the file, for a picture of more than `PIXELS`."""
     if width * height > PIXELS:
-        raise ValueError(
+        raise Refused(
             f"{path}: {width} x {height} pixels, at most {PIXELS // 10**6} million are decoded; cut or resize it"
         )
 
@@ -36,7 +38,7 @@ def check_bytes(path: str | Path, shape: Sequence[int], itemsize: int) -> None:
         limit = min(limit, int(free * SHARE))
     if wanted > limit:
         size = " x ".join(str(n) for n in shape)
-        raise ValueError(
+        raise Refused(
             f"{path}: decodes to {size} values, {wanted / 2**30:.1f} GiB, and {limit / 2**30:.1f} GiB may be used "
             "here; cut it into parts, or use a machine with more memory"
         )

@@ -12,12 +12,12 @@ import pytest
 ROOT = Path(__file__).parent.parent
 FLOORS = [
     {
-        *("contract", "frames", "files", "names", "hub", "telemetry", "plain_files", "children"),
-        *("encoder_weights", "network_options", "decode_limits", "decoding", "h5_links"),
+        *("contract", "frames", "geometry", "depth", "masks", "files", "names", "entries", "hub", "telemetry"),
+        *("plain_files", "children", "encoder_weights", "network_options", "decode_limits", "decoding", "h5_links"),
     },
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
-        *("overlay", "through", "ensemble", "checkpoint", "progress", "ranks"),
+        *("overlay", "through", "ensemble", "checkpoint", "progress", "ranks", "fingerprints", "locking"),
     },
     {"targets", "methods"},
     {
@@ -29,6 +29,7 @@ FLOORS = [
             "flow",
             "training",
             "slimming",
+            "fallback",
             "quantizing",
             "shipping",
             "reporting",
@@ -39,6 +40,8 @@ FLOORS = [
             "second_teacher",
             "volumetric",
             "artefact",
+            "reuse",
+            "data_changes",
             "recipes",
         ),
         *("report", "plugins", "cli", "commands", "comparing", "zoo"),
