@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 H5_SUFFIXES = (".h5", ".hdf5")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # of Pillow; it opens many more by their content
+# what Pillow raises for damaged files: its plugins let through whatever goes wrong in them
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError),
+    *(EOFError, struct.error, Image.DecompressionBombError),
+)
 NEAR_WHOLE = 1e-3  # so far from a whole number a label may be, as resampling in float leaves it
 _CONVERT = {
     **dict.fromkeys((".nrrd", ".nhdr", ".mha", ".mhd"), "SimpleITK.WriteImage(SimpleITK.ReadImage(IN), 'OUT.nii.gz')"),
@@ -121,7 +127,7 @@ def opened_image(path: str | Path, *, what: str = "image") -> Iterator[tuple[Ima
         raise ValueError(f"{path}: no such {what}") from None
     except Refused:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _BROKEN as error:
         reason = str(error).replace(str(path), "").replace("''", "").strip()
         raise ValueError(f"{path}: cannot be decoded ({reason}); replace or remove the file") from None
 
@@ -135,7 +141,7 @@ def image_header(path: str | Path) -> Header:
             return Header((image.height, image.width), _deep(image), turn, image.mode)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _BROKEN as error:
         raise ValueError(f"{path}: cannot be decoded ({error}); replace or remove the file") from None
 
 
