@@ -552,10 +552,11 @@ def to_uint8(array: np.ndarray, *, window: tuple[float, float] | None = None) ->
     """
     if array.dtype == np.uint8:
         return array
-    low, high = window if window is not None else tuple(float(v) for v in np.percentile(array, (0.5, 99.5)))
+    ends = window if window is not None else np.percentile(array, (0.5, 99.5))
+    low, high = (float(value) for value in ends)
     if window is None and not high > low:
         low, high = float(array.min()), float(array.max())
-    wide = np.float64 if array.dtype.kind in "iu" and array.dtype.itemsize > 2 else np.float32
+    wide: type[np.floating[Any]] = np.float64 if array.dtype.kind in "iu" and array.dtype.itemsize > 2 else np.float32
     scaled = (array.astype(wide) - low) * (255.0 / max(high - low, 1e-6))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
