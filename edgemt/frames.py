@@ -184,8 +184,9 @@ def _tag(image: Image.Image, number: int) -> Any:
 
 
 def _rawmode(image: Image.Image) -> str:
-    tile = image.tile[0] if image.tile else None
-    return str(tile[3]) if tile is not None else getattr(image, "_edgemt_rawmode", "")
+    """Of the file, such as `RGB;16B`; empty once it is decoded."""
+    tiles = getattr(image, "tile", None)
+    return str(tiles[0][3]) if tiles else ""
 
 
 def _deep(image: Image.Image) -> bool:
@@ -546,8 +547,8 @@ def to_uint8(array: np.ndarray, *, window: tuple[float, float] | None = None) ->
     low, high = window if window is not None else tuple(float(v) for v in np.percentile(array, (0.5, 99.5)))
     if window is None and not high > low:
         low, high = float(array.min()), float(array.max())
-    wide = np.float64 if array.dtype.kind in "iu" and array.dtype.itemsize > 2 else np.float32
-    scaled = (array.astype(wide) - low) * (255.0 / max(high - low, 1e-6))
+    wide: np.ndarray = array.astype("f8" if array.dtype.kind in "iu" and array.dtype.itemsize > 2 else "f4")
+    scaled = (wide - low) * (255.0 / max(high - low, 1e-6))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 
 
