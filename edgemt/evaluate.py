@@ -34,6 +34,7 @@ class EvalSet:
     truths: tuple[np.ndarray, ...]  # [H0, W0] or [S, H0, W0]
     classes: tuple[str, ...]
     spacing_mm: tuple[tuple[float, ...] | None, ...]  # in the truth's order of axes, as the header states it
+    key: str = ""  # identifies the list by its content, where that is tracked
 
     def __len__(self) -> int:
         return len(self.names)

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import os
 import re
-import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -23,7 +22,10 @@ from typing import Any, NamedTuple
 import numpy as np
 from PIL import Image
 
+from edgemt.decode_limits import check_bytes, check_pixels
+from edgemt.decoding import Refused, decoding
 from edgemt.geometry import Geometry, align, arranged, arranged_sizes
+from edgemt.h5_links import inside
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
@@ -110,21 +112,18 @@ def opened_image(path: str | Path, *, what: str = "image") -> Iterator[tuple[Ima
     """
     try:
         with Image.open(path, formats=FORMATS) as image:
+            check_pixels(path, image.width, image.height)
             _one_page(image, path)
             turn = _orientation(image)
             image.load()
             yield image, turn
     except FileNotFoundError:
         raise ValueError(f"{path}: no such {what}") from None
-    except _Refused:
+    except Refused:
         raise
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
         reason = str(error).replace(str(path), "").replace("''", "").strip()
         raise ValueError(f"{path}: cannot be decoded ({reason}); replace or remove the file") from None
-
-
-class _Refused(ValueError):
-    """A line that is complete."""
 
 
 def image_header(path: str | Path) -> Header:
@@ -171,7 +170,7 @@ def _grey_values(image: Image.Image, path: str | Path) -> np.ndarray:
         array = array.view(np.uint32)  # Pillow has no unsigned kind of 32 bits
     if _tag(image, 262) == 0:  # the smallest value is white
         if not image.mode.startswith("I;16"):
-            raise _Refused(f"{path}: its smallest value is white (TIFF MinIsWhite), with 32 bits; invert and save it")
+            raise Refused(f"{path}: its smallest value is white (TIFF MinIsWhite), with 32 bits; invert and save it")
         array = ((1 << int(_tag(image, 258))) - 1) - array
     return array
 
@@ -206,14 +205,14 @@ def _is_deep_colour(image: Image.Image) -> bool:
 def _deep_colour(image: Image.Image, path: str | Path) -> np.ndarray:
     """uint16 [H, W, 3] by OpenCV."""
     if image.mode == "CMYK":
-        raise _Refused(f"{path}: CMYK with 16 bits is not read; save it as RGB")
+        raise Refused(f"{path}: CMYK with 16 bits is not read; save it as RGB")
     try:
         import cv2
     except ImportError:
-        raise _Refused(f"{path}: colour with 16 bits a channel needs OpenCV; {_DEEP_COLOUR}") from None
+        raise Refused(f"{path}: colour with 16 bits a channel needs OpenCV; {_DEEP_COLOUR}") from None
     array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.dtype != np.uint16 or array.ndim != 3:
-        raise _Refused(f"{path}: colour with 16 bits a channel that OpenCV cannot decode; save it with 8 bits")
+        raise Refused(f"{path}: colour with 16 bits a channel that OpenCV cannot decode; save it with 8 bits")
     return np.ascontiguousarray(array[..., 2::-1])
 
 
@@ -229,7 +228,7 @@ def _one_page(image: Image.Image, path: str | Path) -> None:
         image.seek(0)
         count = max(pages, 1)
     if count > 1:
-        raise _Refused(
+        raise Refused(
             f"{path}: holds {count} pages or frames, one is read; split it into files (a folder of slices is a volume)"
         )
 
@@ -452,13 +451,15 @@ def _nifti(path: str | Path, *, whole: bool) -> tuple[Any, np.ndarray]:
     except ImportError:
         raise ValueError(f"{path}: reading NIfTI needs nibabel; pip install nibabel") from None
     try:
-        with _silent(nibabel.imageglobals.logger):  # it prints of a voxel size that is `_spacing`'s affair
+        with decoding(path, "NIfTI"), _silent(nibabel.imageglobals.logger):  # a voxel size is `_spacing`'s affair
             image: Any = nibabel.load(path)
-        array = np.asarray(image.dataobj) if whole else np.empty(0)
+            stored = image.dataobj
+            scaled = getattr(stored, "slope", 1) != 1 or getattr(stored, "inter", 0) != 0
+            if whole:
+                check_bytes(path, image.shape, 8 if scaled else stored.dtype.itemsize)
+            array = np.asarray(stored) if whole else np.empty(0)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such volume") from None
-    except (OSError, EOFError, ValueError, zlib.error, nibabel.filebasedimages.ImageFileError) as error:
-        raise ValueError(f"{path}: cannot be read as NIfTI ({error}); copy the file again") from None
     if image.get_data_dtype().kind not in "iuf":
         raise ValueError(
             f"{path}: its voxels are colours or complex ({image.get_data_dtype()}); save one grey value each"
@@ -487,37 +488,39 @@ def _spacing(path: str | Path, image: Any) -> tuple[float, ...] | None:
     """From the header as it is written: nibabel turns a missing voxel size into 1 mm while it loads."""
     from nibabel.openers import ImageOpener
 
-    with ImageOpener(str(path)) as file:
+    with decoding(path, "NIfTI"), ImageOpener(str(path)) as file:
         zooms = type(image.header).from_fileobj(file, check=False).get_zooms()[:3]
     return tuple(float(v) for v in zooms) if all(np.isfinite(v) and v > 0 for v in zooms) else None
 
 
 def _h5(path: str | Path, name: str, *, axes: int) -> np.ndarray:
     """One dataset, read whole. `label` is not touched while `image` is asked for."""
-    with _h5_file(path) as file:
+    with decoding(path, "HDF5"), _h5_file(path) as file:
         if name not in file:
             raise ValueError(f"{path}: has no dataset {name!r}, only {sorted(file)}; rename it")
-        shape = file[name].shape
+        found = inside(file, name, path=path)
+        shape = found.shape
         if len(shape) != axes:
             hint = "a 3-D recipe needs whole volumes" if axes == 3 else "is it a volume?"
             raise ValueError(f"{path}: {name!r} must have {axes} axes, it has shape {shape}; {hint}")
         try:
-            return np.asarray(file[name])
+            check_bytes(path, shape, found.dtype.itemsize)
+            return np.asarray(found)
         except OSError as error:
             raise ValueError(f"{path}: {name!r} cannot be read ({error}); copy the file again") from None
 
 
 def h5_datasets(path: str | Path) -> tuple[str, ...]:
     """The names inside an .h5 file; nothing is read."""
-    with _h5_file(path) as file:
+    with decoding(path, "HDF5"), _h5_file(path) as file:
         return tuple(sorted(file))
 
 
 def _h5_shape(path: str | Path) -> tuple[int, ...]:
-    with _h5_file(path) as file:
+    with decoding(path, "HDF5"), _h5_file(path) as file:
         if "image" not in file:
             raise ValueError(f"{path}: has no dataset 'image', only {sorted(file)}; rename it")
-        shape = tuple(int(n) for n in file["image"].shape)
+        shape = tuple(int(n) for n in inside(file, "image", path=path).shape)
     if len(shape) not in (2, 3):
         raise ValueError(f"{path}: 'image' must have 2 or 3 axes, it has shape {shape}; split it first")
     return shape

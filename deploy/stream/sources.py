@@ -31,7 +31,8 @@ class Lost(Exception):
 
 class Picture(NamedTuple):
     pixels: np.ndarray  # uint8 [H, W] or [H, W, 3] (RGB)
-    source_ns: int | None = None  # the source's own time, on its own clock
+    source_ns: int | None = None  # the source's own time, on its own clock; it may repeat
+    origin: Any = None  # what the source needs to place a mask of this very picture
 
 
 class Source(Protocol):
