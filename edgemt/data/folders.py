@@ -148,8 +148,8 @@ def _without_stray_folders(found: dict[str, Path], truths: dict[str, Path], list
 def _foreign(folder: Path, wanted: Callable[[Path], bool]) -> str | None:
     """What to say of files of kinds that are not read, such as .nrrd; None where there are none."""
     lines = [not_read(p) for p in sorted(folder.iterdir()) if p.is_file() and not is_stray(p) and not wanted(p)]
-    lines = [line for line in lines if line is not None]
-    return None if not lines else lines[0] + (f" ({len(lines)} such files)" if len(lines) > 1 else "")
+    others = [line for line in lines if line is not None]
+    return None if not others else others[0] + (f" ({len(others)} such files)" if len(others) > 1 else "")
 
 
 def _h5_files(root: Path) -> list[Path]:
