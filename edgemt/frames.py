@@ -80,7 +80,7 @@ def is_volume(path: str | Path) -> bool:
 
 def is_stray(path: str | Path) -> bool:
     """Files and folders that systems and editors leave behind: names that begin with a dot, __MACOSX, Thumbs.db ..."""
-    name = Path(path).name
+    name = os.path.basename(path)
     return name.startswith(".") or name.lower() in _STRAY
 
 
@@ -96,8 +96,8 @@ def is_h5(path: str | Path) -> bool:
 
 def stem_of(path: str | Path) -> str:
     """The file name without its suffix; `.nii.gz` is one suffix."""
-    name = Path(path).name
-    return name[:-7] if name.lower().endswith(".nii.gz") else Path(path).stem
+    name = os.path.basename(path)
+    return name[:-7] if name.lower().endswith(".nii.gz") else os.path.splitext(name)[0]
 
 
 def not_read(path: str | Path) -> str | None:
