@@ -52,7 +52,7 @@ def test_entropy_is_a_share_of_its_maximum(classes: int) -> None:
     batch = batch_of(classes=classes)
     step = Step(1, 1, chance())
     terms = method.losses(Players({"student": Constant([0.0] * classes)}), batch, step)  # type: ignore[attr-defined]
-    assert float(terms["entropy"]) == pytest.approx(0.1, abs=1e-5), "weight 0.1 of an entropy of 1, ramped up"
+    assert terms["entropy"].item() == pytest.approx(0.1, abs=1e-5), "weight 0.1 of an entropy of 1, ramped up"
 
 
 @pytest.mark.parametrize("name", ["mean_teacher", "ua_mt"])
