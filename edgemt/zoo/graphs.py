@@ -95,12 +95,13 @@ def add_graph(working: Path, source: Source, network: nn.Module, card: Card, *, 
         shutil.copyfile(source.graphs / INPUTS, working / INPUTS)
     else:
         say("no likeness ranges: frames unlike those of training will not be noticed; pack RUN/ship for them")
-    frames = frames_for(card, count=16)
-    masks = masks_of(network, card, frames)
     if source.graphs is not None and made is not None and SMALL in made.files:
         shutil.copyfile(source.graphs / SMALL, working / SMALL)
+        check_weight(working)
         file, found = SMALL, _int8_found(made)
-    else:
+    frames = frames_for(card, count=16)
+    masks = masks_of(network, card, frames)
+    if not (working / SMALL).exists():
         say("no INT8 graph of these weights was found; the entry runs in float16")
         file, found = HALF, _halved(working / HALF, network, card, frames, masks)
     for number, index in enumerate(_steady(working / file, frames, masks, classes=len(card.classes))):
@@ -109,6 +110,21 @@ def add_graph(working: Path, source: Source, network: nn.Module, card: Card, *, 
             say(f"golden frame synthetic{number} shows one class alone, which proves little")
     card = replace(card, measured={**card.measured, file: found})
     return _tried(Ship(working, seal(working, card)), file, frames, say=say)
+
+
+def check_weight(folder: Path) -> None:
+    """Raises ValueError when what is in the folder is more than may travel with a package."""
+    sizes = {path.name: path.stat().st_size / 1e6 for path in folder.rglob("*") if path.is_file()}
+    if sum(sizes.values()) <= shelf.LARGEST / 1e6:
+        return
+    parts = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items() if not name.endswith(".png"))
+    remedy = "prune it further"
+    if HALF in sizes:
+        remedy += ", or finish the run up to INT8, whose graph is half as large"
+    raise ValueError(
+        f"{folder.name.removesuffix('.partial')}: {sum(sizes.values()):.1f} MB in all ({parts}), an entry has "
+        f"{shelf.LARGEST / 1e6:g} at most; {remedy}"
+    )
 
 
 def _int8_found(made: Card) -> dict[str, Any]:
