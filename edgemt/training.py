@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+import json
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -14,14 +15,20 @@ from torch import nn
 
 import students
 from deploy import prune
-from edgemt import artefact, bank, encoder_weights, engine, ranks, zoo
+from edgemt import artefact, bank, encoder_weights, engine, ranks, reuse, zoo
+from edgemt.contract import Card
 from edgemt.encoder_weights import EncoderWeights
+from edgemt.ensemble import ROOM, Ensemble
 from edgemt.files import write_text
+from edgemt.fingerprints import key_of_entries
 from edgemt.methods import Discriminator, Method
 from edgemt.recipes import STUDENT_PREFIX, Student, Teacher, encoder_options, student_network
 from edgemt.roles import Frozen
 from edgemt.second_teacher import second_teacher
-from edgemt.workspace import Run, Side
+from edgemt.workspace import Run, Side, measured_of
+
+FORMAT = 2  # counts up when the same inputs no longer give the same weights
+Judge = Callable[[float, float], object]
 
 
 def side_of(at: Run, of: Teacher | Student) -> Side:
@@ -41,28 +48,24 @@ def trained(
     folder, side = at.folder(stage), side_of(at, of)
     needs_parent = parent is not None and "teacher" in frozen_kinds(method)
     said = at.folder("bank") if wants_bank(method) else None
-    second = second_teacher(at, side, method, staged=staged) if "promptable" in frozen_kinds(method) else None
-    parents = (
-        *((artefact.identity(parent),) if needs_parent and parent is not None else ()),
-        *((bank.identity(said),) if said is not None else ()),
-        *((zoo.open_entry(first_weights(of)).identity,) if first_weights(of) else ()),
-        *((second.identity,) if second is not None else ()),
-    )
+    second = None
+    if "promptable" in frozen_kinds(method):
+        second = second_teacher(at, side, method, staged=partial(staged, overwrite=at.overwrite))
+    parents = {
+        **({"teacher": artefact.identity(parent)} if needs_parent and parent is not None else {}),
+        **({"bank": bank.identity(said)} if said is not None else {}),
+        **({"first weights": zoo.open_entry(first_weights(of)).identity} if first_weights(of) else {}),
+        **({"second teacher": second.identity} if second is not None else {}),
+    }
     weights = first_encoder_weights(of, at, stage)
-
-    def key_with(encoder: str) -> str:
-        return artefact.key_of(
-            without_weights(of), encoder, method, *side.depends, at.recipe.seed, at.files, parents, all_labels
-        )
-
-    key = key_with(weights.identity if weights else "")
-    finished = [key]
-    if weights is None and (before := artefact.encoder_identity(folder)) and of.pretrained == "if-available":
-        finished.append(key_with(before))  # its weights were here then: what was trained from them is no worse now
-    for candidate in finished:
-        if ranks.by_first(lambda key=candidate: artefact.stands(folder, key=key)):  # type: ignore[misc]
-            at.say(f"{stage}: stands, Dice {artefact.read_card(folder).measured[artefact.WEIGHTS]['dice']:.4f}")
-            return folder
+    inputs = inputs_of(at, side, of, method, parents=parents, all_labels=all_labels)
+    inputs = with_encoder(inputs, of, folder, weights)
+    key = artefact.key_of(inputs)
+    if stands(at, stage, inputs):
+        measured_again(side, folder, stage)
+        at.say(f"{stage}: stands, {dice_text(artefact.read_card(folder).measured[artefact.WEIGHTS])}")
+        return folder
+    _need_foreground(at)
     if weights is not None:
         at.say(f"{stage}: {weights.line()}")
     network = described(of, side, method, weights=weights)
@@ -75,7 +78,7 @@ def trained(
         known["teacher"] = partial(artefact.load_network, parent)
     if second is not None:
         known["promptable"] = second.ready()
-    with staged(folder) as working:
+    with staged(folder, overwrite=at.overwrite) as working, _enough_for_batch_norm(stage):
         done = engine.train(
             method,
             build=builder(known, side, seed=at.recipe.seed),
@@ -87,17 +90,154 @@ def trained(
             key=key,
             label=stage,
             events=at.out / "log" / stage,
+            measured_on=side.measured_on,
         )
         if ranks.first():
-            keep(side, working, stage, done, network, key=key, parents=parents)
+            keep(side, working, stage, done, network, key=key, parents=tuple(parents.values()))
     return folder
 
 
+def assembled(at: Run, stage: str, folders: Sequence[Path], *, flips: int) -> Path:
+    """Trained networks as one artefact that predicts their mean (`ensemble.Ensemble`), measured like any other."""
+    folder = at.folder(stage)
+    parents = tuple(artefact.identity(member) for member in folders)
+    inputs = {"members": list(parents), "flips": flips}
+    if stands(at, stage, inputs):
+        measured_again(at, folder, stage)
+        at.say(f"{stage}: stands, {dice_text(artefact.read_card(folder).measured[artefact.WEIGHTS])}")
+        return folder
+    cards = [artefact.read_card(member) for member in folders]
+    network = {
+        "room": ROOM,
+        "name": cards[0].network["name"],
+        "channels": cards[0].network["channels"],
+        "classes": cards[0].network["classes"],
+        "heads": [],
+        "options": {"flips": flips},
+        "members": [artefact.offline(card.network) for card in cards],
+    }
+    with staged(folder, overwrite=at.overwrite) as working:
+        if ranks.first():
+            done = engine.Trained(Ensemble([artefact.load_network(member) for member in folders], flips=flips), {})
+            done.network.to(at.device)
+            curves = json.loads((folders[0] / artefact.CURVES).read_text(encoding="utf-8"))
+            keep(
+                at, working, stage, replace(done, history=curves), network, key=artefact.key_of(inputs), parents=parents
+            )
+    return folder
+
+
+def with_encoder(
+    inputs: dict[str, Any], of: Teacher | Student, folder: Path, weights: EncoderWeights | None
+) -> dict[str, Any]:
+    """The inputs with the encoder's first weights, by hash.
+
+    A stage that was finished with weights which this machine no longer has stays as it is, where `pretrained`
+    "if-available" allows to go without: what was trained from them is no worse now.
+    """
+    if weights is not None:
+        return {**inputs, "encoder weights": weights.identity}
+    before = artefact.encoder_identity(folder) if of.pretrained == "if-available" else ""
+    earlier = {**inputs, "encoder weights": before}
+    return earlier if before and artefact.stands(folder, key=artefact.key_of(earlier)) else inputs
+
+
+def inputs_of(
+    at: Run, side: Side, of: Teacher | Student, method: Method, *, parents: dict[str, str], all_labels: bool
+) -> dict[str, Any]:
+    """Everything that the weights of a stage depend on, by the names of the recipe; its key is their hash."""
+    content = at.content_of_all_labels if all_labels else at.content
+    network = {name: value for name, value in without_weights(of).items() if name not in ("method", "is")}
+    return {
+        "format": FORMAT,
+        "student" if isinstance(of, Student) else "teacher": {**network, "method": artefact.plain(method)},
+        **side.depends,
+        "seed": at.recipe.seed,
+        "training data": key_of_entries(content.labelled, content.unlabelled),
+        "parents": parents,
+        "all_labels": all_labels,
+    }
+
+
+def stands(at: Run, stage: str, inputs: dict[str, Any]) -> bool:
+    """`fits`, called by all processes together."""
+    return ranks.by_first(lambda: fits(at, stage, inputs))
+
+
+def fits(at: Run, stage: str, inputs: dict[str, Any]) -> bool:
+    """Whether the stage is finished with these inputs; if not, what does not fit was set aside."""
+    return reuse.fits(at.folder(stage), inputs=inputs, say=at.say, overwrite=at.overwrite, explain=at.explain)
+
+
+def measured_again(
+    side: Side, folder: Path, stage: str, *, parent: Path | None = None, judge: Judge | None = None
+) -> None:
+    """Measure a finished network again where its card's figures are of another validation list; nothing is trained.
+
+    `judge` takes the parent's Dice and the new one, and raises GateError where the difference is too large: the card
+    then stays as it was.
+    """
+    ranks.by_first(lambda: _measured_again(side, folder, stage, parent, judge))
+
+
+def _measured_again(side: Side, folder: Path, stage: str, parent: Path | None, judge: Judge | None) -> None:
+    card = artefact.read_card(folder)
+    before = card.measured[artefact.WEIGHTS]
+    if before.get("measured_on", before.get("list")) == side.measured_on:
+        return
+    measured = side.measured(artefact.load_network(folder).to(side.device))
+    parent_dice = None if parent is None else measured_of(parent, measured_on=side.measured_on)["dice"]
+    if judge is not None and parent_dice is not None:
+        judge(parent_dice, measured["dice"])
+    _forget_validation_curve(folder, card)
+    noted = {name: before[name] for name in ("attempts",) if name in before}
+    record = {**measured, "drop": drop(parent_dice, measured), "runtime": "torch", **noted}
+    artefact.rewrite_card(
+        folder, replace(artefact.read_card(folder), measured={artefact.WEIGHTS: record}, data=side.card().data)
+    )
+    changed = "validation list" if before.get("list") != measured.get("list") else "options"
+    side.say(f"{stage}: measured again with the changed {changed}, {dice_text(measured)} (was {_figure(before)})")
+
+
+def _forget_validation_curve(folder: Path, card: Card) -> None:
+    """The curve of the run belongs to the other list."""
+    curves = json.loads((folder / artefact.CURVES).read_text(encoding="utf-8"))
+    if curves.get("val", {}).get("step") or artefact.CURVES not in card.files:
+        artefact.replace_file(folder, artefact.CURVES, artefact.to_json({**curves, "val": {"step": [], "dice": []}}))
+
+
+def _need_foreground(at: Run) -> None:
+    """Raises ValueError before anything is trained when the validation list can measure nothing."""
+    ranks.by_first(lambda: len(at.val))
+
+
+def dice_text(measured: dict[str, Any]) -> str:
+    return f"Dice {_figure(measured)}"
+
+
+def _figure(measured: dict[str, Any]) -> str:
+    return "not measured" if measured["dice"] is None else f"{measured['dice']:.4f}"
+
+
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
+def _enough_for_batch_norm(stage: str) -> Iterator[None]:
+    """Names the fields where torch names a shape: one value a channel has no deviation."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"{stage}: batch normalisation sees one value a channel at the network's deepest level; "
+            f"set {stage}.schedule.labelled to at least 2, or data.size to at least 32 32"
+        ) from None
+
+
+@contextmanager
+def staged(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """`artefact.staged` in the first process; the others know the name, and go on when the folder stands."""
     if ranks.first():
-        with artefact.staged(folder) as working:
+        with artefact.staged(folder, overwrite=overwrite) as working:
             yield working
     else:
         yield folder.with_name(folder.name + ".partial")
@@ -118,7 +258,7 @@ def keep(
 ) -> None:
     measured = measured or side.measured(done.network)
     params, macs = prune.count(done.network.cpu().eval(), side.example)
-    write_text(working / "curves.json", artefact.to_json(done.history))
+    write_text(working / artefact.CURVES, artefact.to_json(done.history))
     card = replace(
         side.card(),
         stage=stage,
@@ -130,11 +270,12 @@ def keep(
         macs=macs,
     )
     artefact.save_network(working, done.network, card)
-    side.say(f"{stage}: Dice {measured['dice']:.4f} on the validation list")
+    side.say(f"{stage}: {dice_text(measured)} on the validation list")
 
 
 def drop(parent_dice: float | None, measured: dict[str, Any]) -> float | None:
-    return None if parent_dice is None else parent_dice - measured["dice"]
+    """Of two figures of one list; None where one of them was not measured."""
+    return None if parent_dice is None or measured["dice"] is None else parent_dice - measured["dice"]
 
 
 def described(

@@ -11,10 +11,13 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"contract", "frames", "files", "names", "entries", "hub", "encoder_weights"},
+    {
+        *("contract", "frames", "geometry", "depth", "masks", "files", "names", "entries", "hub", "telemetry"),
+        *("plain_files", "children", "encoder_weights", "network_options", "decode_limits", "decoding", "h5_links"),
+    },
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
-        *("overlay", "through", "checkpoint", "progress", "ranks"),
+        *("overlay", "through", "ensemble", "checkpoint", "progress", "ranks", "fingerprints", "locking"),
     },
     {"targets", "methods"},
     {
@@ -26,6 +29,7 @@ FLOORS = [
             "flow",
             "training",
             "slimming",
+            "fallback",
             "quantizing",
             "shipping",
             "reporting",
@@ -36,6 +40,8 @@ FLOORS = [
             "second_teacher",
             "volumetric",
             "artefact",
+            "reuse",
+            "data_changes",
             "recipes",
         ),
         *("report", "plugins", "cli", "commands", "comparing", "zoo"),

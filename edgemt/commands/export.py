@@ -108,5 +108,6 @@ def _serve(command: Export, rest: list[str]) -> None:
         from edgemt.overrides import override
 
         recipe = override(recipes.load(command.recipe), rest, prog=f"edgemt export {command.recipe}")
-        folder, out = flow.run(recipe, command.out or Path("runs") / recipe.name, until="ship"), None
+        run = command.out or Path("runs") / recipe.name
+        folder, out = flow.run(recipe, run, until="ship", overwrite=command.overwrite), None
     print(serve(open_ship(folder), out or folder.resolve().parent / "serve" / command.serve, options))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from deploy.prune import PruneOptions
@@ -30,6 +31,7 @@ def kvasir_cpu() -> Recipe:
     edgemt run kvasir_cpu --data.root DIR
     """
     quick = Schedule(steps=700, precision="32-true", learning_rate=2e-3, validations=4, start_size=0.5)
+    supervised = replace(METHODS["supervised"], image_dice=True)  # type: ignore[call-arg]
     return Recipe(
         name="kvasir_cpu",
         data=_frames(256),
@@ -38,8 +40,9 @@ def kvasir_cpu() -> Recipe:
             network="students/efficientnet_lite2",
             decoder="dense2",
             pretrained="always",
-            method=METHODS["two_stream_mt"],
-            schedule=quick,
+            method=supervised,
+            members=3,
+            schedule=replace(quick, steps=500, unlabelled=0, validations=2),
         ),
         student=Student(
             network="efficientnet_lite0",
