@@ -389,7 +389,7 @@ def test_the_graph_of_an_entry_gives_the_masks_of_its_weights_and_is_checked_who
     frames = frames_for(ship.card)
     wanted = masks_of(artefact.load_network(ship.folder), ship.card, frames)
     for runtime in graphs.RUNTIMES:
-        assert (runner("zoo/small", runtime=runtime)(frames) == wanted).mean() > 0.99
+        assert (runner("zoo/small", runtime=runtime)(frames) == wanted).mean() > 0.97  # bf16, random weights
     (copy / "model.fp16.onnx").write_bytes(b"else")
     with pytest.raises(ValueError, match=r"model\.fp16\.onnx: changed since the card was written"):
         open_ship(copy)
