@@ -80,7 +80,7 @@ class Run:
 
     recipe: Recipe
     out: Path
-    overwrite: bool = False  # replace what does not fit the recipe, instead of keeping it under another name
+    overwrite: bool = False  # replace what does not fit the recipe, instead of renaming it
 
     @cached_property
     def cohort(self) -> Cohort:
