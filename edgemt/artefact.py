@@ -22,6 +22,7 @@ from deploy.prune import Plan, apply_plan
 from deploy.ship import CARD, seal
 from edgemt import checkpoint
 from edgemt.contract import Card
+from edgemt.ensemble import ROOM, Ensemble
 from edgemt.files import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
 
 WEIGHTS = "weights.safetensors"
@@ -148,6 +149,8 @@ def build_network(network: dict[str, Any]) -> nn.Module:
     import students
     import teachers
 
+    if network["room"] == ROOM:
+        return Ensemble([build_network(member) for member in network["members"]], flips=network["options"]["flips"])
     rooms: dict[str, Any] = {"teachers": teachers, "students": students}
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in network["options"].items()}
     fresh = rooms[network["room"]].build(
@@ -169,6 +172,14 @@ def load_network(folder: Path) -> nn.Module:
 
 
 def offline(network: dict[str, Any]) -> dict[str, Any]:
-    """The same network, its weights to come from a file and not from a hub."""
-    options = network["options"]
-    return {**network, "options": {**options, "pretrained": "never"}} if "pretrained" in options else network
+    """The same network, all its weights to come from the artefact's own file."""
+    options = {key: value for key, value in network["options"].items() if key not in ("weights_file", "first_conv")}
+    return {**network, "options": {**options, **({"pretrained": "never"} if "pretrained" in options else {})}}
+
+
+def encoder_identity(folder: Path) -> str:
+    """`EncoderWeights.identity` of the weights that a finished stage began with; empty where it began without."""
+    if not (folder / "card.json").is_file():
+        return ""
+    record = read_card(folder).network.get("encoder_weights")
+    return f"{record.get('encoder')} {record.get('sha256')}" if isinstance(record, dict) else ""

@@ -29,11 +29,13 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from edgemt import checkpoint, ranks
 from edgemt.contract import Batch, Step
+from edgemt.data.resize import resize_batch
 from edgemt.files import NoSpaceError
 from edgemt.methods.method import Method, Turn
 from edgemt.progress import Bar
 from edgemt.roles import Ema, Frozen, Memory, Players, Trainable, gather, rest, set_modes, update_averages
 
+GROWN = 0.7  # fraction of a run after which progressive resizing has reached the full size
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -49,6 +51,7 @@ class Schedule:
     weight_decay: float = 1e-2
     warmup: int = 50  # steps of linear warm-up
     power: float = 0.9  # of the polynomial decay to zero
+    start_size: float = 1.0  # sides of the first batches, as a fraction; they grow to 1 within `GROWN` of the run
     clip: float = 5.0  # largest gradient norm; 0 leaves gradients alone
     precision: Precision = "auto"
     validations: int = 5  # how often the curve of the validation list is sampled in the run; the last weights are kept
@@ -59,6 +62,8 @@ class Schedule:
         for name in ("steps", "labelled", "learning_rate", "checkpoint_every", "patience"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"schedule.{name}: {getattr(self, name)} is not positive")
+        if not 0.1 <= self.start_size <= 1.0:
+            raise ValueError(f"schedule.start_size: {self.start_size} is no fraction of the size; give 0.1 to 1")
         if self.unlabelled < 0 or self.validations < 0:
             raise ValueError("schedule.unlabelled and schedule.validations cannot be negative")
 
@@ -66,6 +71,10 @@ class Schedule:
         """Learning rate at a step: linear warm-up, then polynomial decay."""
         warm = min(1.0, (index + 1) / max(self.warmup, 1))
         return self.learning_rate * warm * (1 - index / max(self.steps, 1)) ** self.power
+
+    def size_fraction(self, index: int) -> float:
+        """Sides of the batch at a step, as a fraction of the frame: from `start_size`, linearly, to 1 (GROWN)."""
+        return min(1.0, self.start_size + (1 - self.start_size) * index / (GROWN * max(self.steps, 1)))
 
 
 @dataclass(frozen=True)
@@ -188,7 +197,7 @@ class Run:
         device = self.fabric.device
         generator = torch.Generator(device).manual_seed(seed + 1)
         step = Step(self.index, self.schedule.steps, generator)
-        batch = draw(number, device)
+        batch = resize_batch(draw(number, device), self.schedule.size_fraction(self.index))
         set_modes(self.players, self.roles)
         statistics = [b for name in self.optimisers for b in self.players[name].buffers()]
         before = [b.clone() for b in statistics]  # a forward pass moves them, also one that ends in NaN

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
@@ -18,9 +19,10 @@ from edgemt.files import write_text
 from edgemt.locking import locked
 from edgemt.methods import METHODS, Method
 from edgemt.recipes import Recipe, Student, Teacher
-from edgemt.training import trained, wants_bank
+from edgemt.training import assembled, trained, wants_bank
 from edgemt.workspace import Run, start
 
+MEMBER_SEED = 1000  # between the seeds of a teacher's members: far from those that users compare
 STAGES = ("teacher", "bank", "student", "slim", "int8", "ship", "report")
 
 
@@ -75,8 +77,16 @@ def _say_what_shares(at: Run) -> None:
 
 
 def teacher(at: Run) -> Path:
-    """The full model: few labels, many unlabelled images."""
-    return trained(at, "teacher", at.recipe.teacher, at.recipe.teacher.method)
+    """The full model: few labels, many unlabelled images. With several members or flips, their mean."""
+    of = at.recipe.teacher
+    if of.members == 1 and of.flips == 1:
+        return trained(at, "teacher", of, of.method)
+    alone = replace(of, members=1, flips=1)
+    folders = []
+    for number in range(of.members):
+        recipe = replace(at.recipe, seed=at.recipe.seed + MEMBER_SEED * number, teacher=alone)
+        folders.append(trained(replace(at, recipe=recipe), f"members/{number + 1}", alone, of.method))
+    return assembled(at, "teacher", folders, flips=of.flips)
 
 
 def bank(at: Run) -> Path:

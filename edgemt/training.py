@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import replace
 from functools import partial
@@ -13,13 +13,16 @@ from typing import Any
 import torch
 from torch import nn
 
+import students
 from deploy import prune
-from edgemt import artefact, bank, engine, ranks, reuse, zoo
+from edgemt import artefact, bank, encoder_weights, engine, ranks, reuse, zoo
 from edgemt.contract import Card
+from edgemt.encoder_weights import EncoderWeights
+from edgemt.ensemble import ROOM, Ensemble
 from edgemt.files import write_text
 from edgemt.fingerprints import key_of_entries
 from edgemt.methods import Discriminator, Method
-from edgemt.recipes import Student, Teacher, student_network
+from edgemt.recipes import STUDENT_PREFIX, Student, Teacher, encoder_options, student_network
 from edgemt.roles import Frozen
 from edgemt.second_teacher import second_teacher
 from edgemt.workspace import Run, Side, measured_of
@@ -54,14 +57,22 @@ def trained(
         **({"first weights": zoo.open_entry(first_weights(of)).identity} if first_weights(of) else {}),
         **({"second teacher": second.identity} if second is not None else {}),
     }
+    weights = first_encoder_weights(of, at, stage)
     inputs = inputs_of(at, side, of, method, parents=parents, all_labels=all_labels)
+    inputs["network weights"] = weights.identity if weights else ""
+    if weights is None and (before := artefact.encoder_identity(folder)) and of.pretrained == "if-available":
+        with_them = {**inputs, "network weights": before}  # they were here then: the result is no worse now
+        if ranks.by_first(lambda: artefact.stands(folder, key=artefact.key_of(with_them))):
+            inputs = with_them
     key = artefact.key_of(inputs)
     if stands(at, stage, inputs):
         measured_again(side, folder, stage)
         at.say(f"{stage}: stands, {dice_text(artefact.read_card(folder).measured[artefact.WEIGHTS])}")
         return folder
     _need_foreground(at)
-    network = described(of, side, method)
+    if weights is not None:
+        at.say(f"{stage}: {weights.line()}")
+    network = described(of, side, method, weights=weights)
     known: dict[str, Callable[[], nn.Module]] = {"student": partial(artefact.build_network, network)}
     if first_weights(of):
         network = zoo.begun(first_weights(of), network)
@@ -87,6 +98,36 @@ def trained(
         )
         if ranks.first():
             keep(side, working, stage, done, network, key=key, parents=tuple(parents.values()))
+    return folder
+
+
+def assembled(at: Run, stage: str, folders: Sequence[Path], *, flips: int) -> Path:
+    """Trained networks as one artefact that predicts their mean (`ensemble.Ensemble`), measured like any other."""
+    folder = at.folder(stage)
+    parents = tuple(artefact.identity(member) for member in folders)
+    named = {f"member {number}": parent for number, parent in enumerate(parents, start=1)}
+    inputs = {"format": FORMAT, "teacher": {"flips": flips}, "training data": at.files, "parents": named}
+    key = artefact.key_of(inputs)
+    if stands(at, stage, inputs):
+        measured_again(at, folder, stage)
+        at.say(f"{stage}: stands, {dice_text(artefact.read_card(folder).measured[artefact.WEIGHTS])}")
+        return folder
+    cards = [artefact.read_card(member) for member in folders]
+    network = {
+        "room": ROOM,
+        "name": cards[0].network["name"],
+        "channels": cards[0].network["channels"],
+        "classes": cards[0].network["classes"],
+        "heads": [],
+        "options": {"flips": flips},
+        "members": [artefact.offline(card.network) for card in cards],
+    }
+    with staged(folder, overwrite=at.overwrite) as working:
+        if ranks.first():
+            done = engine.Trained(Ensemble([artefact.load_network(member) for member in folders], flips=flips), {})
+            done.network.to(at.device)
+            curves = json.loads((folders[0] / artefact.CURVES).read_text(encoding="utf-8"))
+            keep(at, working, stage, replace(done, history=curves), network, key=key, parents=parents)
     return folder
 
 
@@ -211,14 +252,32 @@ def drop(parent_dice: float | None, measured: dict[str, Any]) -> float | None:
     return None if parent_dice is None or measured["dice"] is None else parent_dice - measured["dice"]
 
 
-def described(of: Teacher | Student, side: Side, method: Method) -> dict[str, Any]:
-    """How to build the network again, for the card."""
+def described(
+    of: Teacher | Student, side: Side, method: Method, *, weights: EncoderWeights | None = None
+) -> dict[str, Any]:
+    """How to build the network again, for the card; `weights` are those that its encoder begins with."""
     channels, classes = side.example.shape[1], len(side.classes)
+    network = _described(of, method, channels=channels, classes=classes)
+    if "pretrained" in network["options"] and weights is None:
+        network["options"]["pretrained"] = "never"  # no source has them: `first_encoder_weights` has looked
+    return network | ({"encoder_weights": weights.record()} if weights is not None else {})
+
+
+def _described(of: Teacher | Student, method: Method, *, channels: int, classes: int) -> dict[str, Any]:
     if isinstance(of, Student):
         return student_network(of, method, channels=channels, classes=classes)
     options: dict[str, Any] = {}
+    if of.network.startswith(STUDENT_PREFIX):
+        as_student = Student(
+            network=of.network.removeprefix(STUDENT_PREFIX),
+            decoder=of.decoder,
+            pretrained=of.pretrained,
+            encoder_weights=of.encoder_weights,
+            first_conv=of.first_conv,
+        )
+        return student_network(as_student, method, channels=channels, classes=classes)
     if of.network.startswith("smp/"):
-        options = {"pretrained": of.pretrained} | ({"encoder": of.encoder} if of.encoder else {})
+        options = encoder_options(of) | ({"encoder": of.encoder} if of.encoder else {})
     else:
         given = {"widths": list(of.widths), "filters": of.filters, "norm": of.norm, "attention": of.attention}
         options = {name: value for name, value in given.items() if value}
@@ -237,9 +296,31 @@ def first_weights(of: Teacher | Student) -> str:
     return of.weights if isinstance(of, Student) else ""
 
 
+def first_encoder_weights(of: Teacher | Student, at: Run, stage: str) -> EncoderWeights | None:
+    """The pretrained weights that the encoder begins with; None for a network without an encoder of others.
+
+    Raises ValueError, naming stage and remedy, where `pretrained` "always" or a named file cannot be had.
+    """
+    if first_weights(of):
+        return None
+    encoder, hub = "", None
+    if isinstance(of, Student) or of.network.startswith(STUDENT_PREFIX):
+        encoder = students.encoder_name(of.network.removeprefix(STUDENT_PREFIX))
+    elif of.network.startswith("smp/"):
+        from teachers.library import published
+
+        encoder, hub = published(of.encoder or "resnet34")
+    elif of.encoder_weights:
+        raise ValueError(f"teacher.encoder_weights: {of.network} has no encoder that takes them; use students/ or smp/")
+    if not encoder:
+        return None
+    pretrained, file = of.pretrained, of.encoder_weights
+    return encoder_weights.find(encoder, file=file, pretrained=pretrained, hub=hub, what=f"{stage}: encoder")
+
+
 def without_weights(of: Teacher | Student) -> dict[str, Any]:
     """What a stage's key says of its network: first weights count by their hash, wherever they lie."""
-    return {name: value for name, value in artefact.plain(of).items() if name != "weights"}
+    return {name: value for name, value in artefact.plain(of).items() if name not in ("weights", "encoder_weights")}
 
 
 def builder(known: dict[str, Callable[[], nn.Module]], side: Side, *, seed: int) -> engine.Build:

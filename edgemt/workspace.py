@@ -13,9 +13,9 @@ import numpy as np
 import torch
 from torch import nn
 
-import teachers
+import students
 from deploy import export
-from edgemt import artefact, engine, ranks
+from edgemt import artefact, encoder_weights, engine, ranks
 from edgemt.bank import read as read_bank
 from edgemt.contract import Card, Normalise
 from edgemt.data.layouts import Cohort, DataOptions, find
@@ -23,7 +23,7 @@ from edgemt.data.stream import Stack, TwoStream, load, statistics
 from edgemt.evaluate import EvalSet, Predict, evaluate, predict_masks, prepare, score
 from edgemt.fingerprints import Content, changes_of, digests_of, entries, key_of_entries, load_content
 from edgemt.progress import counter
-from edgemt.recipes import Recipe, check
+from edgemt.recipes import Recipe, check, teacher_dims
 
 if TYPE_CHECKING:
     from edgemt.volumetric import Volumetric
@@ -152,7 +152,31 @@ class Run:
 
     @cached_property
     def normalise(self) -> Normalise:
+        expected = self._expected_by_encoder()
+        if expected is not None:
+            return expected
         return statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
+
+    def _expected_by_encoder(self) -> Normalise | None:
+        """The normalisation that the student's pretrained weights were trained with, where the recipe wants it.
+
+        It follows from the recipe alone, not from which weights this machine has: teacher, student and the graph that
+        ships see the same input.
+        """
+        student, wanted = self.recipe.student, self.recipe.normalise
+        if wanted == "data" or (wanted == "auto" and (self.recipe.per_image or student.pretrained == "never")):
+            return None
+        expected = encoder_weights.expected_input(students.encoder_name(student.network))
+        if expected is None:
+            if wanted == "encoder":
+                raise ValueError(
+                    f"normalise: no input normalisation is documented for the weights of {student.network}; use data"
+                )
+            return None
+        mean, std = (values if self.channels == 3 else (sum(values) / len(values),) for values in expected)
+        if self.recipe.data.slices > 1 or self.channels == 1:
+            return Normalise(mean[:1], std[:1])
+        return Normalise(mean, std)
 
     @cached_property
     def device(self) -> torch.device:
@@ -168,12 +192,13 @@ class Run:
     @property
     def deep(self) -> bool:
         """Whether the teacher is a 3-D network."""
-        return teachers.dims(self.recipe.teacher.network) == 3
+        return teacher_dims(self.recipe.teacher.network) == 3
 
     @property
     def depends(self) -> dict[str, Any]:
         of = self.recipe
-        return {"data": as_read(of.data), "augment": of.augment, "per_image": of.per_image}
+        expected = self._expected_by_encoder()  # follows from the student, and the teacher's input has it too
+        return {"data": as_read(of.data), "augment": of.augment, "per_image": of.per_image, "normalise": expected}
 
     @property
     def classes(self) -> tuple[str, ...]:

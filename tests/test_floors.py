@@ -11,10 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"contract", "frames", "files", "names", "hub"},
+    {"contract", "frames", "files", "names", "hub", "encoder_weights"},
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
-        *("overlay", "through", "checkpoint", "progress", "ranks", "fingerprints", "locking"),
+        *("overlay", "through", "ensemble", "checkpoint", "progress", "ranks", "fingerprints", "locking"),
     },
     {"targets", "methods"},
     {

@@ -255,7 +255,15 @@ def test_without_first_weights_a_key_is_what_it_was_before_there_was_a_zoo() -> 
     from edgemt.training import without_weights
 
     student = recipes.load("phantom").student
-    assert set(without_weights(student)) == {"is", "network", "decoder", "pretrained", "method", "schedule"}
+    assert set(without_weights(student)) == {
+        "is",
+        "network",
+        "decoder",
+        "pretrained",
+        "first_conv",
+        "method",
+        "schedule",
+    }
 
 
 def test_a_pruned_entry_can_be_pruned_further_and_built_again() -> None:

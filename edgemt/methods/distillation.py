@@ -20,7 +20,7 @@ from edgemt.losses import (
     probabilities,
     temperature_kl,
 )
-from edgemt.methods.mean_teacher import Mix, student_view
+from edgemt.methods.mean_teacher import Mix, student_view, two_streams
 from edgemt.methods.method import Method, Terms
 from edgemt.perturb import Box, cutmix
 from edgemt.pseudo import soft
@@ -64,6 +64,8 @@ class Distillation(Method):
     box: Box = field(default_factory=Box)
     teacher_sees: Literal["weak", "same"] = "weak"
     guide: Literal["network", "bank"] = "network"
+    separate_streams: bool = False  # labelled and unlabelled rows in forward passes of their own: own batch statistics
+    image_dice: bool = False  # Dice of each image in place of that of the batch, also in `overlap`
 
     def __post_init__(self) -> None:
         for name in ("temperature", "cwd_temperature"):
@@ -86,8 +88,8 @@ class Distillation(Method):
         mixed = self.mix == "cutmix" and len(view) > 0
         box = self.box.draw(view, step.generator) if mixed else None
         image = torch.cat([batch.labelled, view if box is None else cutmix(box, view)])
-        logits = nets.student(image).logits
-        terms = Terms(supervised=self.hard * dice_ce(logits[:count], batch.label))
+        logits = torch.cat(two_streams(nets.student, image[:count], image[count:], separate=self.separate_streams))
+        terms = Terms(supervised=self.hard * dice_ce(logits[:count], batch.label, per_image=self.image_dice))
 
         if self.kl or self.cwd or self.intra or self.overlap:
             with torch.no_grad():
@@ -105,7 +107,8 @@ class Distillation(Method):
             if self.intra:
                 terms["intra"] = self.intra * intra_class(logits, wise)
             if self.overlap:
-                terms["overlap"] = self.overlap * dice(probabilities(logits), probabilities(wise))
+                match = dice(probabilities(logits), probabilities(wise), per_image=self.image_dice)
+                terms["overlap"] = self.overlap * match
 
         if len(view) and not self.consistency.idle:
             steady = soft(nets.average, batch.unlabelled)
