@@ -24,6 +24,7 @@ from edgemt import checkpoint
 from edgemt.contract import Card
 from edgemt.ensemble import ROOM, Ensemble
 from edgemt.files import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
+from edgemt.plain_files import TEXT_LIMIT, read_regular
 
 WEIGHTS = "weights.safetensors"
 CURVES = "curves.json"
@@ -62,9 +63,12 @@ def key_of(*parts: Any) -> str:
 def read_card(folder: Path) -> Card:
     file = folder / "card.json"
     try:
-        return Card.from_json(file.read_text(encoding="utf-8"), source=file)
+        text = read_regular(file, limit=TEXT_LIMIT).decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder}: holds no card.json; is it an artefact folder?") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: cannot be read ({error}); copy the folder again") from None
+    return Card.from_json(text, source=file)
 
 
 def stands(folder: Path, *, key: str) -> bool:
@@ -145,12 +149,23 @@ def save_network(folder: Path, network: nn.Module, card: Card) -> Card:
 
 
 def build_network(network: dict[str, Any]) -> nn.Module:
-    """A fresh network from a card's `network`: room, name, options and, if it was pruned, the plan."""
+    """A fresh network from a card's `network`: room, name, options and, if it was pruned, the plan.
+
+    Raises ValueError for a description that lacks a field or that no builder takes; nothing of it is executed, and
+    options that would load a file are refused (`edgemt.network_options`).
+    """
+    try:
+        return _built(network)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"network of a card: cannot be built ({error!r}); train or export it again") from error
+
+
+def _built(network: dict[str, Any]) -> nn.Module:
     import students
     import teachers
 
     if network["room"] == ROOM:
-        return Ensemble([build_network(member) for member in network["members"]], flips=network["options"]["flips"])
+        return Ensemble([_built(member) for member in network["members"]], flips=network["options"]["flips"])
     rooms: dict[str, Any] = {"teachers": teachers, "students": students}
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in network["options"].items()}
     fresh = rooms[network["room"]].build(
@@ -167,14 +182,23 @@ def build_network(network: dict[str, Any]) -> nn.Module:
 
 def load_network(folder: Path) -> nn.Module:
     """The trained network of an artefact folder, in eval mode."""
-    fresh = build_network(offline(read_card(folder).network))
+    try:
+        network = offline(read_card(folder).network)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'card.json'}: describes no network ({error!r}); train it again") from error
+    fresh = build_network(network)
     return checkpoint.load_weights(folder / WEIGHTS, fresh).eval()
 
 
 def offline(network: dict[str, Any]) -> dict[str, Any]:
     """The same network, all its weights to come from the artefact's own file."""
     options = {key: value for key, value in network["options"].items() if key not in ("weights_file", "first_conv")}
-    return {**network, "options": {**options, **({"pretrained": "never"} if "pretrained" in options else {})}}
+    members = {"members": [offline(member) for member in network["members"]]} if "members" in network else {}
+    return {
+        **network,
+        **members,
+        "options": {**options, **({"pretrained": "never"} if "pretrained" in options else {})},
+    }
 
 
 def encoder_identity(folder: Path) -> str:

@@ -59,10 +59,11 @@ def _encoders() -> Rows:
 
 
 def _zoo() -> Rows:
+    from edgemt import entries
     from edgemt.zoo import shelf
 
-    for name in shelf.names():
-        yield shelf.PREFIX + name, shelf.about(shelf.read_card(shelf.HOME / name))
+    for name in entries.names():
+        yield entries.PREFIX + name, shelf.about(shelf.read_card(entries.HOME / name))
 
 
 def _runtimes() -> Rows:

@@ -5,7 +5,8 @@ The rule of the whole flow: nothing that was finished or begun is lost. A folder
 fields that differ are printed with old and new value. The command that made such a folder takes it up again. With
 `overwrite` the folder is replaced instead.
 
-`.inputs.json` in a stage's folder holds the plain inputs of its key. It is no part of what ships.
+`.inputs.json` in a stage's folder holds the plain inputs of its key: fields and hashes, no file names. No
+card lists it.
 """
 
 from __future__ import annotations

@@ -59,11 +59,7 @@ def trained(
     }
     weights = first_encoder_weights(of, at, stage)
     inputs = inputs_of(at, side, of, method, parents=parents, all_labels=all_labels)
-    inputs["network weights"] = weights.identity if weights else ""
-    if weights is None and (before := artefact.encoder_identity(folder)) and of.pretrained == "if-available":
-        with_them = {**inputs, "network weights": before}  # they were here then: the result is no worse now
-        if ranks.by_first(lambda: artefact.stands(folder, key=artefact.key_of(with_them))):
-            inputs = with_them
+    inputs = with_encoder(inputs, of, folder, weights)
     key = artefact.key_of(inputs)
     if stands(at, stage, inputs):
         measured_again(side, folder, stage)
@@ -82,7 +78,7 @@ def trained(
         known["teacher"] = partial(artefact.load_network, parent)
     if second is not None:
         known["promptable"] = second.ready()
-    with staged(folder, overwrite=at.overwrite) as working:
+    with staged(folder, overwrite=at.overwrite) as working, _enough_for_batch_norm(stage):
         done = engine.train(
             method,
             build=builder(known, side, seed=at.recipe.seed),
@@ -105,9 +101,7 @@ def assembled(at: Run, stage: str, folders: Sequence[Path], *, flips: int) -> Pa
     """Trained networks as one artefact that predicts their mean (`ensemble.Ensemble`), measured like any other."""
     folder = at.folder(stage)
     parents = tuple(artefact.identity(member) for member in folders)
-    named = {f"member {number}": parent for number, parent in enumerate(parents, start=1)}
-    inputs = {"format": FORMAT, "teacher": {"flips": flips}, "training data": at.files, "parents": named}
-    key = artefact.key_of(inputs)
+    inputs = {"members": list(parents), "flips": flips}
     if stands(at, stage, inputs):
         measured_again(at, folder, stage)
         at.say(f"{stage}: stands, {dice_text(artefact.read_card(folder).measured[artefact.WEIGHTS])}")
@@ -127,8 +121,25 @@ def assembled(at: Run, stage: str, folders: Sequence[Path], *, flips: int) -> Pa
             done = engine.Trained(Ensemble([artefact.load_network(member) for member in folders], flips=flips), {})
             done.network.to(at.device)
             curves = json.loads((folders[0] / artefact.CURVES).read_text(encoding="utf-8"))
-            keep(at, working, stage, replace(done, history=curves), network, key=key, parents=parents)
+            keep(
+                at, working, stage, replace(done, history=curves), network, key=artefact.key_of(inputs), parents=parents
+            )
     return folder
+
+
+def with_encoder(
+    inputs: dict[str, Any], of: Teacher | Student, folder: Path, weights: EncoderWeights | None
+) -> dict[str, Any]:
+    """The inputs with the encoder's first weights, by hash.
+
+    A stage that was finished with weights which this machine no longer has stays as it is, where `pretrained`
+    "if-available" allows to go without: what was trained from them is no worse now.
+    """
+    if weights is not None:
+        return {**inputs, "encoder weights": weights.identity}
+    before = artefact.encoder_identity(folder) if of.pretrained == "if-available" else ""
+    earlier = {**inputs, "encoder weights": before}
+    return earlier if before and artefact.stands(folder, key=artefact.key_of(earlier)) else inputs
 
 
 def inputs_of(
@@ -179,7 +190,10 @@ def _measured_again(side: Side, folder: Path, stage: str, parent: Path | None, j
     if judge is not None and parent_dice is not None:
         judge(parent_dice, measured["dice"])
     _forget_validation_curve(folder, card)
-    record = {**measured, "drop": drop(parent_dice, measured), "runtime": "torch"}
+    # of the attempts at pruning, this network is the last one
+    attempts = before.get("attempts", ())
+    noted = {"attempts": [*attempts[:-1], {**attempts[-1], "dice": measured["dice"]}]} if attempts else {}
+    record = {**measured, "drop": drop(parent_dice, measured), "runtime": "torch", **noted}
     artefact.rewrite_card(
         folder, replace(artefact.read_card(folder), measured={artefact.WEIGHTS: record}, data=side.card().data)
     )
@@ -205,6 +219,20 @@ def dice_text(measured: dict[str, Any]) -> str:
 
 def _figure(measured: dict[str, Any]) -> str:
     return "not measured" if measured["dice"] is None else f"{measured['dice']:.4f}"
+
+
+@contextmanager
+def _enough_for_batch_norm(stage: str) -> Iterator[None]:
+    """Names the fields where torch names a shape: one value a channel has no deviation."""
+    try:
+        yield
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        raise ValueError(
+            f"{stage}: batch normalisation sees one value a channel at the network's deepest level; "
+            f"set {stage}.schedule.labelled to at least 2, or data.size to at least 32 32"
+        ) from None
 
 
 @contextmanager

@@ -17,6 +17,8 @@ from torch import Tensor, nn
 from edgemt import artefact, bank, engine, reuse
 from edgemt.contract import Card, Case, Normalise
 from edgemt.data.layouts import Cohort, find
+from edgemt.data.reading import Reading
+from edgemt.data.summary import on_card, reading_of
 from edgemt.data.volumes import VolumeStack, VolumeStream, at_file_size, load_volumes, volume_statistics
 from edgemt.evaluate import score
 from edgemt.progress import counter
@@ -86,8 +88,11 @@ class Volumetric:
             raise ValueError("teacher.method: a teacher cannot learn from the bank that it fills; choose another")
         labelled, unlabelled, rows = self.labelled, self.unlabelled, (schedule.labelled, schedule.unlabelled)
         if all_labels:
-            every = find(replace(self.at.recipe.data, labelled=""), whole=True).labelled
-            labelled, unlabelled, rows = self._load(every, "all labels"), self._load((), ""), (sum(rows), 0)
+            data = self.at.recipe.data
+            every = find(replace(data, labelled=""), whole=True).labelled
+            reading = reading_of(replace(self.cohort, labelled=every), replace(data, depth=self.at.reading.depth.rule))
+            labelled, unlabelled = self._load(every, "all labels", reading), self._load((), "")
+            rows = (sum(rows), 0)
         return VolumeStream(
             labelled.to(self.at.device),
             unlabelled.to(self.at.device),
@@ -127,7 +132,7 @@ class Volumetric:
             channels=1,
             channel_order="grey",
             normalise=self.normalise,
-            data=data.to_dict(),
+            data=on_card(data, self.cohort, self.at.reading),
         )
 
     def masks(self, network: nn.Module, *, stride: tuple[int, int, int], progress: bool = False) -> list[np.ndarray]:
@@ -195,6 +200,7 @@ class Volumetric:
             precision={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(kind),
         )
 
-    def _load(self, cases: tuple[Case, ...], what: str) -> VolumeStack:
+    def _load(self, cases: tuple[Case, ...], what: str, reading: Reading | None = None) -> VolumeStack:
         progress = counter(what) if what else None
-        return load_volumes(cases, self.at.recipe.data, self.at.recipe.volume, progress=progress)
+        data, reading = self.at.recipe.data, reading or self.at.reading
+        return load_volumes(cases, data, self.at.recipe.volume, reading=reading, progress=progress)

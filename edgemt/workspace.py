@@ -19,7 +19,9 @@ from edgemt import artefact, encoder_weights, engine, ranks
 from edgemt.bank import read as read_bank
 from edgemt.contract import Card, Normalise
 from edgemt.data.layouts import Cohort, DataOptions, find
+from edgemt.data.reading import Reading
 from edgemt.data.stream import Stack, TwoStream, load, statistics
+from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.evaluate import EvalSet, Predict, evaluate, predict_masks, prepare, score
 from edgemt.fingerprints import Content, changes_of, digests_of, entries, key_of_entries, load_content
 from edgemt.progress import counter
@@ -80,7 +82,7 @@ class Run:
 
     recipe: Recipe
     out: Path
-    overwrite: bool = False  # replace what does not fit the recipe, instead of renaming it
+    overwrite: bool = False  # replace what does not fit the recipe, instead of keeping it under another name
 
     @cached_property
     def cohort(self) -> Cohort:
@@ -122,12 +124,22 @@ class Run:
         return self.list_key
 
     @cached_property
+    def reading(self) -> Reading:
+        """How the files are read, decided from all of them; what was found is said."""
+        reading = reading_of(self.cohort, self.recipe.data)
+        for line in summary(self.cohort, self.recipe.data, reading):
+            self.say(line)
+        return reading
+
+    @cached_property
     def labelled(self) -> Stack:
-        return load(self.cohort.labelled, self.recipe.data, progress=counter("labelled images"))
+        progress = counter("labelled images")
+        return load(self.cohort.labelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
     def unlabelled(self) -> Stack:
-        return load(self.cohort.unlabelled, self.recipe.data, progress=counter("unlabelled images"))
+        progress = counter("unlabelled images")
+        return load(self.cohort.unlabelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
     def val(self) -> EvalSet:
@@ -139,7 +151,7 @@ class Run:
             channels=data.channels,
             slices=data.slices,
             classes=data.classes,
-            mask_threshold=data.mask_threshold,
+            reading=self.reading,
             progress=counter("validation images"),
         )
         if not any(truth.any() for truth in prepared.truths):
@@ -197,7 +209,7 @@ class Run:
     @property
     def depends(self) -> dict[str, Any]:
         of = self.recipe
-        expected = self._expected_by_encoder()  # follows from the student, and the teacher's input has it too
+        expected = self._expected_by_encoder()  # of the student: the teacher's input is normalised alike
         return {"data": as_read(of.data), "augment": of.augment, "per_image": of.per_image, "normalise": expected}
 
     @property
@@ -241,7 +253,8 @@ class Run:
     @cached_property
     def every_label(self) -> Stack:
         """Every training image with its mask: only for the control that shows the ceiling."""
-        return load(self._every_label.labelled, self.recipe.data, progress=counter("all labels"))
+        data = replace(self.recipe.data, depth=self.reading.depth.rule)
+        return load(self._every_label.labelled, data, progress=counter("all labels"))
 
     @cached_property
     def _every_label(self) -> Cohort:
@@ -278,7 +291,7 @@ class Run:
             channels=self.channels,
             channel_order=order,
             normalise=self.normalise,
-            data=data.to_dict(),
+            data=on_card(data, self.cohort, self.reading),
         )
 
     def explain(self, old: str, new: str) -> str:

@@ -9,6 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgemt.names import unknown
+from edgemt.network_options import TIMM, checked, plain_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -79,15 +80,16 @@ def build(
     pretrained: "never", "if-available" (one warning line, then from scratch, where the encoder's weights
     cannot be had) or "always" (ValueError instead). weights_file: a file of them, which comes first.
     first_conv: how its RGB filters are fitted to other channels (`edgemt.encoder_weights.adapt_first_conv`).
-    `options` go to timm.create_model (drop_path_rate=0.1).
-    Raises ValueError for an unknown name, decoder or head.
+    `options` go to timm.create_model (drop_path_rate=0.1), those in `edgemt.network_options.TIMM`.
+    Raises ValueError for an unknown name, decoder, head or option.
     """
     import timm
 
     from students.network import Network
 
     encoder = encoder_name(name)
-    if not timm.is_model(encoder):
+    options = checked(options, TIMM, network=name)
+    if not timm.is_model(plain_name(encoder, network=name)):
         raise ValueError(unknown("student", name, [*STUDENTS, *timm.list_models()]))
     for head in heads:
         if head not in HEADS:

@@ -40,7 +40,7 @@ class Pyramid(nn.Module):
         extra: dict[str, Any] = {**(options or {}), "features_only": True, "in_chans": channels}
         try:
             self.encoder = timm.create_model(encoder, **extra)
-        except (RuntimeError, AttributeError) as error:
+        except (RuntimeError, AttributeError, TypeError) as error:
             raise ValueError(f"student {encoder}: timm cannot give its feature maps ({error})") from error
         if weights is not None:
             encoder_weights.load_into(self.encoder, weights, channels=channels, first_conv=first_conv)

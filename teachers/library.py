@@ -14,6 +14,7 @@ from edgemt import encoder_weights
 from edgemt.contract import Output
 from edgemt.encoder_weights import PRETRAINED, Hub
 from edgemt.names import unknown
+from edgemt.network_options import TIMM, checked, of_constructor, plain_name
 from teachers.layers import continued, cut
 from teachers.offered import MONAI, MONAI3D, Offer
 
@@ -61,6 +62,8 @@ def from_smp(
         raise ValueError(f"{title}: {unknown('pretrained', pretrained, PRETRAINED)}")
     if not encoder.startswith("tu-") and encoder not in encoders:
         raise ValueError(f"{title}: {unknown('encoder', encoder, [*encoders, *LITE])}")
+    plain_name(encoder, network=f"smp/{architecture}")
+    options = checked(options, {*of_constructor(getattr(smp, architecture)), *TIMM}, network=f"smp/{architecture}")
     name, hub = published(encoder)
     weights = encoder_weights.find(name, file=weights_file, pretrained=pretrained, hub=hub, what=title)
     common: dict[str, Any] = {"encoder_name": encoder, "encoder_weights": None, "classes": classes, **options}
@@ -115,6 +118,7 @@ def from_monai(
     from monai.utils import OptionalImportError
 
     title, offer = (f"monai/{network}", MONAI[network]) if dims == 2 else (f"monai3d/{network}", MONAI3D[network])
+    options = checked(options, of_constructor(getattr(nets, network)), network=title)
     given: dict[str, Any] = {"spatial_dims": dims, **offer.options, **options}
     grouped = ("group", {"num_groups": 8}) if norm == "group" else norm
     for field, name, value in (

@@ -11,7 +11,10 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"contract", "frames", "files", "names", "hub", "encoder_weights"},
+    {
+        *("contract", "frames", "geometry", "depth", "masks", "files", "names", "entries", "hub", "telemetry"),
+        *("plain_files", "children", "encoder_weights", "network_options", "decode_limits", "decoding", "h5_links"),
+    },
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
         *("overlay", "through", "ensemble", "checkpoint", "progress", "ranks", "fingerprints", "locking"),
@@ -26,6 +29,7 @@ FLOORS = [
             "flow",
             "training",
             "slimming",
+            "fallback",
             "quantizing",
             "shipping",
             "reporting",

@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY
 from PIL import Image
 
-from edgemt import artefact, cli, flow, training, workspace
+from edgemt import artefact, cli, flow, reuse, training, workspace
 from edgemt.artefact import WEIGHTS
 from edgemt.data.layouts import DataOptions
 from edgemt.engine import Schedule
@@ -152,6 +152,18 @@ def test_a_dice_that_was_not_measured_is_printed_as_such() -> None:
     assert training.drop(0.5, {"dice": None}) is None and training.drop(None, {"dice": 0.5}) is None
 
 
+def test_the_input_normalisation_of_the_student_is_in_the_key_of_the_teacher(root: Path, tmp_path: Path) -> None:
+    """It is that of the student's encoder where the recipe wants it, and the teacher sees the same input."""
+    keys = []
+    for pretrained in ("if-available", "never"):
+        of = recipe(root)
+        of = replace(of, student=replace(of.student, pretrained=pretrained))
+        at = workspace.start(of, tmp_path)
+        given = {"parents": {}, "all_labels": False}
+        keys.append(artefact.key_of(training.inputs_of(at, at, of.teacher, of.teacher.method, **given)))
+    assert keys[0] != keys[1]
+
+
 def test_fields_that_only_choose_files_are_in_no_key() -> None:
     options = DataOptions(root=Path("a"), val="b", labelled="3")
     assert workspace.as_read(options) == workspace.as_read(replace(options, root=Path("c"), val="d", labelled="0.5"))
@@ -206,4 +218,4 @@ def test_a_ship_is_judged_and_made_on_the_changed_list(
     }
     for found in int8.measured.values():
         assert found["drop"] == pytest.approx(slim.measured[WEIGHTS]["dice"] - found["dice"])
-    assert not any("inputs.json" in path.name for path in (copy / "ship").rglob("*") if path.name in ship.files)
+    assert reuse.recorded(copy / "ship") is not None and reuse.INPUTS not in ship.files

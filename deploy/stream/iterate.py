@@ -10,9 +10,10 @@ from typing import Any
 from deploy.stream.frame_record import Frame, MaskRecord
 from deploy.stream.inference import Infer, close
 from deploy.stream.opening import Isolation, open_model
-from deploy.stream.session import Session, StreamOptions
+from deploy.stream.session import Session, StreamOptions, refuse_nothing_shown
 from deploy.stream.source_iterable import IterableSource
 from deploy.stream.sources import Source, open_source
+from edgemt.depth import Depth, of_card
 
 
 def stream(
@@ -35,7 +36,8 @@ def stream(
     """
     options = options or StreamOptions()
     opened = open_model(ship, runtime=runtime, file=file, threads=threads, isolation=isolation, hang_ms=options.hang_ms)
-    session = Session(_source(source, hz), opened.model, first=opened.first, options=options, watch=opened.watch)
+    depth = of_card(opened.ship.card.data, source=opened.ship.folder / "card.json")
+    session = Session(_source(source, hz, depth), opened.model, first=opened.first, options=options, watch=opened.watch)
     return pairs(session, opened.first)
 
 
@@ -45,7 +47,7 @@ def pairs(session: Session, first: Infer | None = None) -> Iterator[tuple[Frame,
 
     def run() -> None:
         try:
-            session.run()
+            refuse_nothing_shown(session.run())
         except BaseException as error:
             failed.append(error)
 
@@ -73,9 +75,9 @@ def pairs(session: Session, first: Infer | None = None) -> Iterator[tuple[Frame,
         raise failed[0]
 
 
-def _source(source: Any, hz: float | None) -> Source:
+def _source(source: Any, hz: float | None, depth: Depth) -> Source:
     if isinstance(source, (str, Path)):
-        return open_source(str(source), hz=hz)
+        return open_source(str(source), hz=hz, depth=depth)
     if all(hasattr(source, name) for name in ("open", "read", "close", "live")):
         return source  # type: ignore[no-any-return]
     try:

@@ -6,6 +6,7 @@ import contextlib
 import ipaddress
 import socket
 import threading
+import time
 from http.server import ThreadingHTTPServer
 from typing import Any
 
@@ -13,6 +14,7 @@ from deploy.stream.correcting import Correcting
 from deploy.stream.page_looks import Looks
 
 _CONNECTIONS = 16
+_RECENT_S = 3.0  # since a page looked last
 
 
 class PageServer(ThreadingHTTPServer):
@@ -28,6 +30,7 @@ class PageServer(ThreadingHTTPServer):
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.token, self.looks, self.about = token, looks, about
         self._peers: set[Any] = set()
+        self._watching: dict[Any, float] = {}
         self._free = threading.BoundedSemaphore(_CONNECTIONS)
         try:
             super().__init__(address, handler)
@@ -52,7 +55,20 @@ class PageServer(ThreadingHTTPServer):
             super().process_request_thread(request, client_address)
         finally:
             self._peers.discard(request)
+            self._watching.pop(request, None)
             self._free.release()
+
+    def looking(self, peer: Any, *, told_end: bool = False) -> None:
+        """A page requests a look, or was sent the one that tells the end of the stream."""
+        if told_end:
+            self._watching.pop(peer, None)
+        else:
+            self._watching[peer] = time.monotonic()
+
+    @property
+    def watched(self) -> bool:
+        """Whether a page that looked lately was not sent the end of the stream yet."""
+        return any(time.monotonic() - at < _RECENT_S for at in list(self._watching.values()))
 
     def hang_up(self) -> None:
         """On everyone: a page must see at once that nothing comes any more."""

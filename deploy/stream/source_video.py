@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from pathlib import Path
 from typing import Any
@@ -15,8 +16,9 @@ _NOW = {"rtsp_transport": "tcp", "fflags": "nobuffer", "flags": "low_delay"}
 class VideoSource:
     """A file plays at its own rate. A network stream is live: when data stops it is opened again."""
 
-    def __init__(self, text: str) -> None:
-        self.name, self.live = text, "://" in text
+    def __init__(self, text: str, *, data: bytes | None = None) -> None:
+        """`data`: the bytes of a file that lies in another one; `text` is its name then."""
+        self.name, self.live, self._data = text, "://" in text, data
         self.hz: float | None = None
         self._container: Any = None
         self._packets: Any = None
@@ -28,7 +30,8 @@ class VideoSource:
             raise ValueError(f"source {self.name}: no such file or folder")
         try:
             options = _NOW if self.live else {}
-            self._container = av.open(self.name, options=options, timeout=_TIMEOUT_S if self.live else None)
+            place = self.name if self._data is None else io.BytesIO(self._data)
+            self._container = av.open(place, options=options, timeout=_TIMEOUT_S if self.live else None)
             stream = self._container.streams.video[0]
             rate = stream.average_rate
             # frame threads hold frames back, which only a file does not mind
