@@ -82,7 +82,7 @@ def trained(
         done = engine.train(
             method,
             build=builder(known, side, seed=at.recipe.seed),
-            draw=side.draw(of.schedule, all_labels=all_labels, bank=said),
+            draw=side.draw(of.schedule, all_labels=all_labels, bank=said, alike=method.alike),
             schedule=of.schedule,
             folder=working,
             seed=at.recipe.seed,

@@ -45,9 +45,10 @@ class MeanTeacher(Method):
 
     Target: the average's softmax of a weak or noisy view, trusted everywhere.
 
-    Differs: as in the port of SSL4MIS (noise on the teacher's input, consistency on unlabelled rows, weight 0.1), but
-    batch-norm statistics are averaged with the weights, the ramp is a share of the run, 0.4 of it unless set otherwise,
-    where theirs is all of it, and the teacher is delivered. The authors themselves advise a larger weight (C to C^2).
+    Differs: as in the port of SSL4MIS (noise on the teacher's input, as strong as there in deviations of the image;
+    consistency on unlabelled rows; weight 0.1), but batch-norm statistics are averaged with the weights, the ramp is a
+    share of the run, 0.4 of it unless set otherwise, where theirs is all of it, and the teacher is delivered. The
+    authors themselves advise a larger weight (C to C^2).
     """
 
     delivers: ClassVar[str] = "teacher"
