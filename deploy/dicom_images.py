@@ -14,7 +14,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy.dicom_pixels import DicomFile, NotAPicture, Range, Window, first_line, is_dicom, window_of
+from deploy.dicom_pixels import AUTO, DicomFile, NotAPicture, Range, Window, first_line, is_dicom, window_of
+from edgemt.depth import Depth
 from edgemt.files import Failures
 
 _SUFFIXES = (".dcm", ".dicom", ".ima")
@@ -43,14 +44,16 @@ class Series:
             return None
         what = f"{self.files[0].path}: {len(self.files)} slices as one volume"
         if isinstance(self.window, Range):
-            return f"{what}, values {self.window.low:g} to {self.window.high:g} (0.5 and 99.5 percentiles)"
+            return f"{what}, values {self.window.low:g} to {self.window.high:g} of all of them, as in training"
         return f"{what}, window {self.window.centre:g}/{self.window.width:g} of the files"
 
 
 def series_of(
-    inputs: Sequence[Path], *, failures: Failures | None = None, tell: Callable[[str], None] = lambda text: None
-) -> list[Series]:
+    inputs: Sequence[Path], *, depth: Depth = AUTO, failures: Failures | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Series]:  # fmt: skip
     """The pictures among `inputs`, files or folders of them, by series; what cannot share a SEG stands alone.
+    `depth`: the rule by which the model's training made eight bits of grey values.
 
     In a folder, objects of other kinds (reports, presentation states) are left out and named to `tell`. Raises
     ValueError, in one line that names the file or folder, for what is no DICOM image; with `failures`, only where
@@ -81,17 +84,17 @@ def series_of(
         )
     if not found and not failures:
         raise ValueError(f"{inputs[0]}: holds no DICOM picture; name another folder")
-    return [_series(sorted(files, key=_number)) for files in found.values()]
+    return [_series(sorted(files, key=_number), depth) for files in found.values()]
 
 
-def _series(files: list[DicomFile]) -> Series:
+def _series(files: list[DicomFile], depth: Depth) -> Series:
     if not files[0].grey:
         return Series(tuple(files), None)
     try:
-        return Series(tuple(files), window_of(files))
+        return Series(tuple(files), window_of(files, depth))
     except ValueError:  # one of them is damaged; which one is told when its turn comes
         sound = [file for file in files if _decodes(file)]
-        return Series(tuple(files), window_of(sound) if sound else None)
+        return Series(tuple(files), window_of(sound, depth) if sound else None)
 
 
 def _decodes(file: DicomFile) -> bool:

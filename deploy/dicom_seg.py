@@ -25,6 +25,7 @@ from deploy.inputs import Watch, read_inputs
 from deploy.runtime import runner
 from deploy.ship import Ship, card_hash, open_ship
 from edgemt.contract import Card
+from edgemt.depth import of_card
 from edgemt.files import Failures, write_bytes
 from edgemt.frames import fit_frame, fit_label
 
@@ -71,7 +72,8 @@ def write_dicom_seg(
     if ship.card.channel_order == "slices":
         raise ValueError(f"{ship.folder}: reads slices of a volume; DICOM SEG is written by models of single frames")
     failures, written = Failures(), set[Path]()
-    for number, series in enumerate(series_of(inputs, failures=failures, tell=_tell), 1):
+    depth = of_card(ship.card.data, source=ship.folder / "card.json")
+    for number, series in enumerate(series_of(inputs, depth=depth, failures=failures, tell=_tell), 1):
         if (about := series.about()) is not None:
             _tell(about)
         kept, masks = _predicted(ship.card, predict, series, failures)

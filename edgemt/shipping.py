@@ -35,7 +35,6 @@ PARITY = 0.999  # share of pixels that two runtimes must agree on, at the same p
 GOLDEN = 4  # frames that go along for the device's self-test
 HALF, HALF_IR = "model.fp16.onnx", "openvino/model.fp16.xml"
 _REMEDY = "another student.network or student.decoder, or another version of the runtime"
-_BUSY = 0.5  # cores of others that make a choice doubtful
 _RUNS = {
     SMALL_IR: "openvino",
     FLOAT_IR: "openvino",
@@ -274,11 +273,13 @@ def _timed(at: Run, ship: Ship, frames: np.ndarray) -> tuple[dict[str, Any], ...
     if not calls:
         return ()
     records = latency_records(calls, frames[:16], few, device=str(describe().get("cpu", "")))
-    if (busy := records[0]["foreign_cores"] if records else None) and busy > _BUSY:
+    if records and records[0]["undecided"]:
+        busy = records[0]["foreign_cores"]
         at.say(
-            f"ship: others used {busy:.1f} cores while files were timed; `edgemt bench` on a quiet machine knows better"
+            f"ship: other processes used {busy:.1f} cores while files were timed; which is the quickest stays "
+            "undecided, and each device finds out for itself"
         )
-    for record in records:
+    for record in records if not (records and records[0]["undecided"]) else ():
         if record["fastest"]:
             others = [r for r in records if r["runtime"] == record["runtime"] and r is not record]
             second = (

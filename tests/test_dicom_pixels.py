@@ -22,6 +22,7 @@ from pydicom.sequence import Sequence  # noqa: E402
 from deploy.dicom_images import series_of  # noqa: E402
 from deploy.dicom_pixels import DicomFile, Window  # noqa: E402
 from deploy.stream.sources import open_source  # noqa: E402
+from edgemt.depth import Depth  # noqa: E402
 from edgemt.frames import to_uint8  # noqa: E402
 
 PICTURES = smooth()
@@ -215,6 +216,22 @@ def test_a_series_is_seen_as_one_volume_as_in_training(windows: list[Any], tmp_p
     got = np.concatenate([found.frames(file) for file in found.files])
     assert np.array_equal(got, to_uint8(np.stack(volume)))
     assert "3 slices as one volume" in str(found.about())
+
+
+def test_the_rule_of_training_comes_before_the_tags_of_a_file(tmp_path: Path) -> None:
+    volume = np.stack(series(tmp_path / "s", [(1000, 800)] * 3))
+    for depth, wanted in [
+        (Depth("percentiles"), to_uint8(volume)),
+        (Depth("window", (100.0, 2000.0)), to_uint8(volume, window=(100.0, 2000.0))),
+        (Depth("stored"), Window(1000, 800).apply(volume)),
+    ]:
+        (found,) = series_of([tmp_path / "s"], depth=depth)
+        assert np.array_equal(np.concatenate([found.frames(file) for file in found.files]), wanted)
+    path = save(grey(DEEP, stored=12, WindowCenter=1000, WindowWidth=800), tmp_path / "cine.dcm")
+    source = open_source(str(path), depth=Depth("percentiles"))
+    source.open()
+    picture = source.read()
+    assert picture is not None and np.array_equal(picture.pixels, to_uint8(DEEP.astype(np.uint16))[0])
 
 
 def test_a_series_with_one_window_is_seen_through_it(tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -294,6 +295,55 @@ def test_the_address_is_said_once_and_requests_are_not_logged(capfd: pytest.Capt
     said = capfd.readouterr()
     assert said.err == f"edgemt: page: {page.address}\n"
     assert said.out == ""
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\nX: "])
+def test_connections_that_say_nothing_do_not_lock_a_page_out(sent: bytes, live: tuple[Board, Page]) -> None:
+    board, page = live
+    show(board, 1)
+    slow = [socket.create_connection(("127.0.0.1", page.port), timeout=10) for _ in range(40)]
+    try:
+        for link in slow:
+            with contextlib.suppress(OSError):  # it had to give way already
+                link.sendall(sent)
+        began = time.monotonic()
+        assert Reply(page, f"/{page.token}/look").look()[0]["record"]["state"] == "fresh"
+        assert time.monotonic() - began < 3
+    finally:
+        for link in slow:
+            link.close()
+
+
+def test_a_request_that_comes_byte_by_byte_is_given_up(
+    live: tuple[Board, Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, page = live
+    monkeypatch.setattr("deploy.stream.page_server._READ_S", 0.4)
+    link = socket.create_connection(("127.0.0.1", page.port), timeout=10)
+    ends = time.monotonic() + 10
+    with pytest.raises(OSError), link:
+        while time.monotonic() < ends:
+            link.sendall(b"G")
+            time.sleep(0.05)
+    assert time.monotonic() < ends
+
+
+def test_pages_that_showed_the_token_keep_their_places(live: tuple[Board, Page]) -> None:
+    board, page = live
+    show(board, 1)
+    keeping = [http.client.HTTPConnection("127.0.0.1", page.port, timeout=10) for _ in range(15)]
+    strangers: list[socket.socket] = []
+    try:
+        for round_ in range(2):
+            for link in keeping:
+                link.request("GET", f"/{page.token}/about.json")
+                assert link.getresponse().read()
+            if not round_:
+                strangers = [socket.create_connection(("127.0.0.1", page.port), timeout=10) for _ in range(10)]
+        assert Reply(page, f"/{page.token}/about.json").status == 200
+    finally:
+        for link in (*keeping, *strangers):
+            link.close()
 
 
 @pytest.mark.parametrize(

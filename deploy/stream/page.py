@@ -120,7 +120,12 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = 1 << 16  # header and body leave together
     disable_nagle_algorithm = True
 
+    def handle_one_request(self) -> None:
+        self.server.reads(self.connection)
+        super().handle_one_request()
+
     def do_GET(self) -> None:
+        self.server.has_read(self.connection)
         name = self._asked_for()
         if name is None:
             return
@@ -146,7 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not (length.isdecimal() and len(length) < 10 and int(length) <= LONGEST):
             return self._refuse(413, f"say at most {LONGEST} bytes, and how many")
         try:
-            data = ENDPOINTS[name](correcting, self.rfile.read(int(length)), self.server.looks.picture)
+            body = self.rfile.read(int(length))
+            self.server.has_read(self.connection)
+            data = ENDPOINTS[name](correcting, body, self.server.looks.picture)
         except NotHeld as error:
             return self._refuse(410, str(error))
         except ValueError as error:
@@ -165,6 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif not hmac.compare_digest(token.encode(), self.server.token.encode()):
             self._refuse(403, "no token")
         else:
+            self.server.proves(self.connection)
             return name
         return None
 

@@ -8,10 +8,14 @@ from pathlib import Path
 from typing import Any
 
 from deploy.stream.sources import Corrupt, Picture, library
+from edgemt.depth import Depth
 
 
 class DicomSource:
+    """`depth` is the rule of the model that looks on (`edgemt.depth`), set before it is opened."""
+
     live = False
+    depth = Depth()
 
     def __init__(self, text: str) -> None:
         self.name = text
@@ -32,7 +36,7 @@ class DicomSource:
             if video is not None:
                 return self._open_video(video)
             self._file = DicomFile(self.name)
-            self._window = self._file.shared_window()
+            self._window = self._file.shared_window(self.depth)
         except ValueError as error:
             raise ValueError(f"source {str(error).removeprefix('source ')}") from None
         rate = _rate(self._file.header)

@@ -64,8 +64,9 @@ class MeanTeacher(Method):
     image_dice: bool = False  # Dice of each image in place of that of the batch
 
     def aside(self) -> str:
-        views = "Strong views, CutMix." if self.mix == "cutmix" else ""
-        return f"{views} Own batch statistics for each stream.".strip() if self.separate_streams else views
+        if self.separate_streams:
+            return "CutMix, separate streams." if self.mix == "cutmix" else "Separate streams."
+        return "Strong views, CutMix." if self.mix == "cutmix" else ""
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "teacher": self.ema}
