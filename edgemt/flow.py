@@ -31,7 +31,7 @@ STAGES = ("teacher", "bank", "student", "slim", "int8", "ship", "report")
 def run(recipe: Recipe, out: Path, *, until: str = "report", overwrite: bool = False) -> Path:
     """Every stage up to `until`; what stands is skipped, what was cut is resumed. Returns the last stage's folder.
 
-    A stage or checkpoint that does not fit the recipe or the data any more is kept under another name, or replaced
+    A stage or checkpoint that does not fit the recipe or the data any more is renamed, or replaced
     with `overwrite` (`edgemt.reuse`). Several processes (`edgemt.ranks`) train together; the first one does all else
     in a folder that each of them sees. Raises ValueError, before anything is trained, for a folder that another run
     uses or that cannot be written.

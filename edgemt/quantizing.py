@@ -86,7 +86,7 @@ def _current(at: Run, folder: Path, inputs: dict[str, Any]) -> bool:
             artefact.rewrite_card(folder, replace(card, measured=measured, data=at.card().data))
             at.say(f"int8: measured again on the changed validation list, {told(first)}")
             return True
-    after = "is replaced" if at.overwrite else f"is kept as {next_name(folder).name}"
+    after = "is replaced" if at.overwrite else f"becomes {next_name(folder).name}"
     at.say(f"int8: made again, its rung was chosen on another validation list; the finished stage {after}")
     return False
 

@@ -73,6 +73,11 @@ def _still_passes(at: Run, folder: Path, source: Path) -> bool:
     with `strict`.
     """
 
+    record = artefact.read_card(folder).measured[artefact.WEIGHTS]
+    if record.get("list") != at.list_key and any(tried["refused"] for tried in record.get("attempts", ())):
+        at.say("slim: attempts were refused on another validation list; they are judged anew")
+        return False
+
     def judge(before: float, dice: float) -> None:
         gate(before, dice, tolerance=at.recipe.tolerance, what="the pruned student", knob=_REMEDY)
 

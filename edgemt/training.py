@@ -190,7 +190,9 @@ def _measured_again(side: Side, folder: Path, stage: str, parent: Path | None, j
     if judge is not None and parent_dice is not None:
         judge(parent_dice, measured["dice"])
     _forget_validation_curve(folder, card)
-    noted = {name: before[name] for name in ("attempts",) if name in before}
+    # of the attempts at pruning, this network is the last one
+    attempts = before.get("attempts", ())
+    noted = {"attempts": [*attempts[:-1], {**attempts[-1], "dice": measured["dice"]}]} if attempts else {}
     record = {**measured, "drop": drop(parent_dice, measured), "runtime": "torch", **noted}
     artefact.rewrite_card(
         folder, replace(artefact.read_card(folder), measured={artefact.WEIGHTS: record}, data=side.card().data)

@@ -211,7 +211,8 @@ class Run:
     @property
     def depends(self) -> dict[str, Any]:
         of = self.recipe
-        return {"data": as_read(of.data), "augment": of.augment, "per_image": of.per_image, "normalise": of.normalise}
+        expected = self._expected_by_encoder()  # of the student: the teacher's input is normalised alike
+        return {"data": as_read(of.data), "augment": of.augment, "per_image": of.per_image, "normalise": expected}
 
     @property
     def classes(self) -> tuple[str, ...]:

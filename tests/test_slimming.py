@@ -184,6 +184,36 @@ def test_at_last_the_student_ships_unpruned_with_its_own_weights(judged) -> None
     assert artefact.load_network(folder)(torch.zeros(1, 3, 32, 32)).logits.shape[2:] == (32, 32)
 
 
+def on_another_list(at: workspace.Run) -> workspace.Run:
+    """The same run with one more validation image; its student has the Dice 0.9 on that list too."""
+    data = replace(at.recipe.data, phantom=(*at.recipe.data.phantom[:2], at.recipe.data.phantom[2] + 1))
+    at = replace(at, recipe=replace(at.recipe, data=data))
+    card = json.loads((at.folder("student") / "card.json").read_text())
+    card["measured"][artefact.WEIGHTS]["list"] = at.list_key
+    (at.folder("student") / "card.json").write_text(json.dumps(card))
+    return at
+
+
+def test_an_attempt_that_only_another_validation_list_refused_is_taken_up_without_training(
+    judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = judged(0.5, 0.6, 0.7, 0.89)
+    assert artefact.read_card(slimming.slim(at)).network["plan"] is None
+    monkeypatch.setattr(engine, "train", None)  # a call would fail
+    card = artefact.read_card(slimming.slim(on_another_list(at)))
+    assert card.files == artefact.read_card(at.folder(slimming.TRIES) / "share0.4").files
+    assert not card.given_up and [step["dice"] for step in card.measured[artefact.WEIGHTS]["attempts"]] == [0.89]
+
+
+def test_the_attempt_that_stands_has_the_figure_of_the_changed_list(judged, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = judged(0.89, 0.885)
+    slimming.slim(at)
+    monkeypatch.setattr(engine, "train", None)
+    measured = artefact.read_card(slimming.slim(on_another_list(at))).measured[artefact.WEIGHTS]
+    assert measured["dice"] == measured["attempts"][0]["dice"] == 0.885
+    assert measured["drop"] == pytest.approx(0.015)
+
+
 def test_strict_refuses_at_once_and_without_it_no_attempt_is_made_twice(
     judged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
