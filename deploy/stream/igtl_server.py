@@ -26,7 +26,7 @@ from deploy.stream.frame_record import MaskRecord, Result, Shown
 from deploy.stream.igtl_listening import IgtlOptions, listen
 from deploy.stream.igtl_messages import Origin, Speaker
 from deploy.stream.outputs import Stage
-from deploy.stream.pacing import Pace, is_observable, unread_bytes
+from deploy.stream.pacing import SLOW, UNKNOWN, Pace, is_observable, unread_bytes, withheld
 
 _BEAT_S = 1.0  # a message at least so often, so that a client can tell a quiet server from a dead one
 _PROBE_S = 0.03  # between two messages to a client whose speed has to be learned anew
@@ -34,7 +34,6 @@ _TICK_S = 0.001
 _UNREAD_STALLS = 2  # a message that arrived whole may lie unread for so many times `stall_s`
 _SEND_BYTES = 1 << 15  # what the system holds for a client; it doubles the number
 _PARTS = ("image", "state", "status")
-_UNKNOWN, _SLOW = "how quickly this reader reads is not known yet", "this reader reads too slowly for the budget"
 
 
 @dataclass(eq=False)
@@ -230,20 +229,20 @@ class IgtlServer:
         record = self._view(client, self._board.look(), parts=_PARTS).record
         news, since = (record.state, record.reason, record.frame_id), now - client.turn_at
         if client.pushed:
-            probe = record.reason == _UNKNOWN or (record.reason == _SLOW and since > _PROBE_S)
+            probe = record.reason == UNKNOWN or (record.reason == SLOW and since > _PROBE_S)
             due = client.requested or news != client.sent_news or probe or since > 0.9 * _BEAT_S
         else:
             due = client.requested
         if due:
             client.requested, client.sent_news, client.turn_at = False, news, now
-            client.parts, client.mask_of = ["status"] if record.reason == _UNKNOWN else list(_PARTS), None
+            client.parts, client.mask_of = ["status"] if record.reason == UNKNOWN else list(_PARTS), None
         return due
 
     def _part(self, client: _Client, part: str) -> tuple[str, bytes]:
         """What is sent now, judged at this moment. A state is that of the mask sent before it: where that mask is no
         longer fresh, or another is, the image comes first again."""
         shown = self._view(client, self._board.look(client.mask_of), parts=(part, *client.parts))
-        if part == "image" or (client.mask_of is not shown.result and shown.record.reason != _UNKNOWN):
+        if part == "image" or (client.mask_of is not shown.result and shown.record.reason != UNKNOWN):
             client.mask_of, client.parts = shown.result, ["state", "status"]
             return "image", self._speaker.image(shown)
         if part == "state":
@@ -255,10 +254,8 @@ class IgtlServer:
         if shown.result is None or shown.record.valid_until_ns is None or not client.pushed:
             return shown
         left_s = (shown.record.valid_until_ns - self._board.clock()) / 1e9
-        if client.pace.lag_s(*parts) < left_s:
-            return shown
-        record = MaskRecord("stale", _SLOW if client.pace.known else _UNKNOWN, shown.record.model)
-        return replace(shown, record=record, result=None)
+        why = withheld(client.pace, *parts, left_s=left_s, budget_s=self._board.limits.budget_ms / 1e3)
+        return replace(shown, record=MaskRecord("stale", why, shown.record.model), result=None) if why else shown
 
     def _patience_s(self) -> float:
         """How long to wait for events: nothing signals that a reader took its message, so that is looked up."""
@@ -266,7 +263,7 @@ class IgtlServer:
         for client in self._clients.values():
             if client.pace.under_way and not client.leaving:
                 patience = min(patience, max(0.0002, min(client.pace.waited_s(now) / 4, 0.01)))
-            elif client.sent_news[1] == _SLOW:
+            elif client.sent_news[1] == SLOW:
                 patience = min(patience, _PROBE_S)
         return patience
 

@@ -13,14 +13,13 @@ import time
 from typing import TYPE_CHECKING, Any, TextIO
 
 from deploy.stream.frame_record import MaskRecord, Shown
-from deploy.stream.pacing import Pace, take_back, unread_in_file
+from deploy.stream.pacing import SLOW, UNKNOWN, Pace, take_back, unread_in_file, withheld
 
 if TYPE_CHECKING:
     from deploy.stream.board import Board
     from deploy.stream.outputs import Stage
 
 _WATCH_S = 0.2  # at a time; the next look at the board goes on with it
-_UNKNOWN, _SLOW = "how quickly this reader reads is not known yet", "this reader reads too slowly for the budget"
 
 
 class Lines:
@@ -72,7 +71,7 @@ class Lines:
     def _write_news(self) -> None:
         record = self._view(self._board.look().record)
         key = (record.frame_id, record.state, record.reason)
-        if key == self._written and record.reason not in (_UNKNOWN, _SLOW):  # these find out how quick the reader is
+        if key == self._written and record.reason not in (UNKNOWN, SLOW):  # these find out how quick the reader is
             return
         now_ns = self._board.clock()
         self._written, self._ends_ns = key, record.valid_until_ns
@@ -85,9 +84,9 @@ class Lines:
         """`record` as this reader may have it: stale where the mask grows too old before it is read."""
         if record.valid_until_ns is None or self._descriptor is None:
             return record
-        if self._pace.lag_s("") < (record.valid_until_ns - self._board.clock()) / 1e9:
-            return record
-        return MaskRecord("stale", _SLOW if self._pace.known else _UNKNOWN, record.model)
+        left_s = (record.valid_until_ns - self._board.clock()) / 1e9
+        why = withheld(self._pace, "", left_s=left_s, budget_s=self._board.limits.budget_ms / 1e3)
+        return MaskRecord("stale", why, record.model) if why else record
 
 
 def _descriptor(to: TextIO) -> int | None:

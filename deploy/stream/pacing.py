@@ -8,14 +8,19 @@ systems, only what the other system has not confirmed is known; what lies there 
 from __future__ import annotations
 
 import contextlib
+import errno
 import ipaddress
 import os
+import select
 import socket
 import stat
 import struct
 import sys
 from collections import deque
 
+UNKNOWN = "how quickly this reader reads is not known yet"
+SLOW = "this reader reads too slowly for the budget"
+TOO_OLD = "mask too old"
 _LATEST = 5  # messages of a kind that are looked back on
 _NEEDED = 3  # messages before a reader's speed is known
 _OUTQ, _OUTQ_NOT_SENT, _FIONREAD = 0x5411, 0x894B, 0x541B
@@ -66,6 +71,17 @@ class Pace:
         return sum(slowest.get(kind, max(slowest.values())) for kind in kinds)
 
 
+def withheld(pace: Pace, *kinds: str, left_s: float, budget_s: float) -> str:
+    """Why a mask that is valid for `left_s` more is not fresh any longer when a reader has read `kinds`, the messages
+    still to be sent; empty when it will be. A reader is slow when it alone takes half of the budget."""
+    lag_s = pace.lag_s(*kinds)
+    if lag_s < left_s:
+        return ""
+    if not pace.known:
+        return UNKNOWN
+    return SLOW if lag_s > budget_s / 2 else TOO_OLD
+
+
 def is_observable(link: socket.socket) -> bool:
     """Whether `unread_bytes` counts what the other program has not read, not only what its system has not confirmed."""
     try:
@@ -86,7 +102,12 @@ def unread_bytes(link: socket.socket) -> int:
 
 
 def unread_in_file(descriptor: int) -> int:
-    """Bytes of a pipe, a socket or a terminal that were written and not read; 0 for a file, which nobody waits for."""
+    """Bytes of a pipe, a socket or a terminal that were written and not read; 0 for a file, which nobody waits for.
+
+    Raises BrokenPipeError when there is nobody left to read them.
+    """
+    if _is_deserted(descriptor):
+        raise BrokenPipeError(errno.EPIPE, "the reader is gone")
     with contextlib.suppress(OSError):
         mode = os.fstat(descriptor).st_mode
         if stat.S_ISFIFO(mode):
@@ -97,6 +118,14 @@ def unread_in_file(descriptor: int) -> int:
         if os.isatty(descriptor):
             return _ioctl(descriptor, _OUTQ)
     return 0
+
+
+def _is_deserted(descriptor: int) -> bool:
+    if not hasattr(select, "poll"):
+        return False
+    poll = select.poll()
+    poll.register(descriptor, 0)
+    return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
 def take_back(descriptor: int, data: bytes) -> bool:
