@@ -66,6 +66,7 @@ class Output(NamedTuple):
     features: Tensor | None = None  # [N, F, *space]
     sdf: Tensor | None = None  # [N, C - 1, *space] in [-1, 1], negative inside
     aux: tuple[Tensor, ...] = ()  # further logits, each [N, C, *space]
+    maps: tuple[Tensor, ...] = ()  # [N, F, *smaller] feature maps, finest first, where the network's `maps` names them
 
 
 @dataclass(frozen=True)

@@ -6,7 +6,7 @@ Shapes: N batch, K image channels, C classes, H W size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -22,8 +22,11 @@ class Network(nn.Module):
 
     heads: "sdf" signed distances in [-1, 1], "aux" or "scales" logits of the decoder's coarser maps, "features" its
     finest map; "disturb" the keyword of that name, a function for every map of the pyramid.
+
+    `maps`, an attribute to set: whose feature maps `Output.maps` holds, at their own resolution, finest first.
     """
 
+    maps: Literal["", "encoder", "decoder"] = ""
     phases: Tensor
 
     def __init__(
@@ -59,6 +62,7 @@ class Network(nn.Module):
             features=resize(finest, x) if self.keep_features else None,
             sdf=None if self.sdf is None else torch.tanh(resize(self.sdf(finest), x)),
             aux=tuple(resize(head(m), x) for head, m in zip(self.aux, maps, strict=False)),
+            maps={"encoder": tuple(pyramid), "decoder": tuple(reversed(maps))}.get(self.maps, ()),
         )
 
     def mask(self, x: Tensor) -> Tensor:

@@ -14,7 +14,7 @@ FLOORS = [
     {"contract", "frames", "files", "names", "hub"},
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
-        *("overlay", "through", "checkpoint", "progress", "ranks"),
+        *("overlay", "through", "checkpoint", "progress", "ranks", "feature_losses"),
     },
     {"targets", "methods"},
     {
@@ -34,6 +34,8 @@ FLOORS = [
             "fake_quant",
             "ladder",
             "second_teacher",
+            "feature_teacher",
+            "warm_up",
             "volumetric",
             "artefact",
             "recipes",
