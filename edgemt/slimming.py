@@ -15,11 +15,12 @@ from torch import nn
 
 from deploy import prune
 from deploy.gate import gate
-from edgemt import artefact, bank, checkpoint, engine, ranks, zoo
+from edgemt import artefact, bank, checkpoint, engine, feature_teacher, ranks, zoo
 from edgemt.contract import Batch
 from edgemt.data.stream import TwoStream
 from edgemt.files import write_text
 from edgemt.losses import dice_ce
+from edgemt.recipes import student_method
 from edgemt.training import builder, frozen_kinds, keep, staged, wants_bank
 from edgemt.workspace import Run
 
@@ -30,14 +31,16 @@ START, MARK = "start.safetensors", "start.json"
 def slim(at: Run) -> Path:
     """Structured pruning to the target, then fine-tuning with the student's own method."""
     of, source, folder = at.recipe.slim, at.folder("student"), at.folder("slim")
-    method = at.recipe.student.method
+    method = student_method(at.recipe.student)
     distilled = "teacher" in frozen_kinds(method)
     said = at.folder("bank") if wants_bank(method) else None
+    features = feature_teacher.find(at, method, at.recipe.student)
     parents = (
         artefact.identity(source),
         *((artefact.identity(at.folder("teacher")),) if distilled else ()),
         *((bank.identity(said),) if said is not None else ()),
         *((artefact.key_of(prune.read_plan(Path(of.prune.plan)).to_dict()),) if of.prune.plan else ()),
+        *((features.identity,) if features is not None else ()),
     )
     key = artefact.key_of(of, method, at.recipe.tolerance, parents)
     if ranks.by_first(lambda: artefact.stands(folder, key=key)):
@@ -47,7 +50,9 @@ def slim(at: Run) -> Path:
     parent_dice = artefact.read_card(source).measured[artefact.WEIGHTS]["dice"]
     whole = {"plan": None, **artefact.read_card(source).network}
     stream = at.stream(of.schedule, bank=said)
-    guides = {"teacher": partial(artefact.load_network, at.folder("teacher"))} if distilled else {}
+    guides: dict[str, Callable[[], nn.Module]] = {} if features is None else {"backbone": features.build}
+    if distilled:
+        guides["teacher"] = partial(artefact.load_network, at.folder("teacher"))
     with staged(folder) as working:
         described = whole
         for number in range(1, of.prune.rounds + 1):
@@ -55,9 +60,10 @@ def slim(at: Run) -> Path:
             part = working if last else working / f"round{number}"
             part.mkdir(parents=True, exist_ok=True)
             described = _pruned(at, network, stream, part, whole=whole, before=described, number=number, key=key)
+            players = {"student": _starts(part, described, network), **guides}
             done = engine.train(
                 method,
-                build=builder({"student": _starts(part, described, network), **guides}, at, seed=at.recipe.seed),
+                build=builder(players, at, method=method, seed=at.recipe.seed),
                 draw=stream.batch,
                 schedule=replace(of.schedule, steps=max(1, of.schedule.steps // of.prune.rounds)),
                 folder=part,

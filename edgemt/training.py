@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 from deploy import prune
-from edgemt import artefact, bank, engine, ranks, zoo
+from edgemt import artefact, bank, checkpoint, engine, feature_teacher, ranks, zoo
+from edgemt.feature_losses import give_maps
 from edgemt.files import write_text
 from edgemt.methods import Discriminator, Method
+from edgemt.methods.feature_term import FeatureTerm
 from edgemt.recipes import Student, Teacher, student_network
 from edgemt.roles import Frozen
 from edgemt.second_teacher import second_teacher
@@ -34,36 +36,44 @@ def trained(
     method: Method,
     *,
     parent: Path | None = None,
+    encoder: Path | None = None,
     all_labels: bool = False,
 ) -> Path:
+    """The folder of a stage's trained network, made if it does not stand. `encoder` is that of a warm-up."""
     folder, side = at.folder(stage), side_of(at, of)
     needs_parent = parent is not None and "teacher" in frozen_kinds(method)
     said = at.folder("bank") if wants_bank(method) else None
+    features = feature_teacher.find(at, method, of)
     second = second_teacher(at, side, method, staged=staged) if "promptable" in frozen_kinds(method) else None
     parents = (
         *((artefact.identity(parent),) if needs_parent and parent is not None else ()),
         *((bank.identity(said),) if said is not None else ()),
         *((zoo.open_entry(first_weights(of)).identity,) if first_weights(of) else ()),
         *((second.identity,) if second is not None else ()),
+        *((features.identity,) if features is not None else ()),
+        *((artefact.identity(encoder),) if encoder is not None else ()),
     )
     key = artefact.key_of(without_weights(of), method, *side.depends, at.recipe.seed, at.files, parents, all_labels)
     if ranks.by_first(lambda: artefact.stands(folder, key=key)):
         at.say(f"{stage}: stands, Dice {artefact.read_card(folder).measured[artefact.WEIGHTS]['dice']:.4f}")
         return folder
-    network = described(of, side, method)
-    known: dict[str, Callable[[], nn.Module]] = {"student": partial(artefact.build_network, network)}
+    network, begin = beginning(of, side, method)
+    known: dict[str, Callable[[], nn.Module]] = {"student": begin}
     if first_weights(of):
-        network = zoo.begun(first_weights(of), network)
-        known["student"] = partial(zoo.begin, first_weights(of), network)
         at.say(f"{stage}: {zoo.told(first_weights(of), network)}")
     if needs_parent and parent is not None:
         known["teacher"] = partial(artefact.load_network, parent)
     if second is not None:
         known["promptable"] = second.ready()
+    if features is not None:
+        network, known["backbone"] = {**network, "feature_teacher": features.card}, features.build
+        at.say(f"{stage}: {features.line}")
+    if encoder is not None:
+        known["student"] = partial(with_encoder, begin, encoder)
     with staged(folder) as working:
         done = engine.train(
             method,
-            build=builder(known, side, seed=at.recipe.seed),
+            build=builder(known, side, method=method, seed=at.recipe.seed),
             draw=side.draw(of.schedule, all_labels=all_labels, bank=said),
             schedule=of.schedule,
             folder=working,
@@ -148,16 +158,46 @@ def first_weights(of: Teacher | Student) -> str:
     return of.weights if isinstance(of, Student) else ""
 
 
+def beginning(of: Teacher | Student, side: Side, method: Method) -> tuple[dict[str, Any], Callable[[], nn.Module]]:
+    """How to build the network that a stage begins with, for the card, and what does so."""
+    network = described(of, side, method)
+    if not first_weights(of):
+        return network, partial(artefact.build_network, network)
+    network = zoo.begun(first_weights(of), network)
+    return network, partial(zoo.begin, first_weights(of), network)
+
+
+def with_encoder(begin: Callable[[], nn.Module], folder: Path) -> nn.Module:
+    """A fresh student with the encoder's weights of a warm-up."""
+    network = begin()
+    checkpoint.load_weights(folder / artefact.WEIGHTS, network.pyramid)  # type: ignore[arg-type]
+    return network
+
+
 def without_weights(of: Teacher | Student) -> dict[str, Any]:
-    """What a stage's key says of its network: first weights count by their hash, wherever they lie."""
-    return {name: value for name, value in artefact.plain(of).items() if name != "weights"}
+    """What a stage's key holds of its network: files of weights count by their hash, wherever they lie.
+
+    A feature teacher and a warm-up count where a stage uses them.
+    """
+    left_out = ("weights", "feature_teacher", "feature_teacher_weights", "feature_teacher_size", "warm_up_steps")
+    return {name: value for name, value in artefact.plain(of).items() if name not in left_out}
 
 
-def builder(known: dict[str, Callable[[], nn.Module]], side: Side, *, seed: int) -> engine.Build:
+def builder(
+    known: dict[str, Callable[[], nn.Module]], side: Side, *, method: Method | None = None, seed: int
+) -> engine.Build:
+    """The players of a stage by kind. A "projection" fits the networks that were built before it."""
+    term: FeatureTerm = getattr(method, "feature", None) or FeatureTerm()
+    built: dict[str, nn.Module] = {}
+
     def build(kind: str, init: int) -> nn.Module:
         torch.manual_seed(seed * 1000 + init)
         if kind in known:
-            return known[kind]()
+            network = known[kind]()
+            built[kind] = give_maps(network, term.at) if kind in term.given_by else network
+            return network
+        if kind == "projection":
+            return term.projection(built, side.example)
         if kind == "discriminator":
             space = side.example.ndim - 2
             return Discriminator(channels=side.example.shape[1], classes=len(side.classes), dimensions=space)
