@@ -12,23 +12,21 @@ from typing import Any
 
 import numpy as np
 
+from edgemt.children import environment, python_module
+
 _LIMIT_S = 120
-_ROOT = Path(__file__).resolve().parent.parent
-# -c and not -m: `-m` would put the caller's folder, whatever it is, first on the import path
-_PROGRAM = """import json, sys
-sys.path.insert(0, {root!r})
-from deploy.coldstart import report
-report(json.loads(sys.argv[1]))"""
 
 
 def cold_start(path: Path, asked: Mapping[str, Any], *, frame: np.ndarray) -> dict[str, Any] | None:
-    """Milliseconds and bytes, in a process of its own; None when that process did not get through."""
+    """Milliseconds and bytes, in a process of its own; None when that process did not get through.
+
+    `path` is a ship, of which `asked["file"]` is loaded, or one graph. Checking the ship is not counted.
+    """
     job = {"path": str(Path(path).resolve()), "shape": list(frame.shape)[-3:], **asked}
-    job.pop("file", None)
-    command = [sys.executable, "-c", _PROGRAM.format(root=str(_ROOT)), json.dumps(job)]
+    command = python_module("deploy.coldstart", json.dumps(job))
     start = time.perf_counter_ns()
     try:
-        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=True)
+        done = subprocess.run(command, capture_output=True, text=True, timeout=_LIMIT_S, check=True, env=environment())
         said = json.loads(done.stdout.splitlines()[-1])
     except (subprocess.SubprocessError, OSError, ValueError, IndexError):
         return None
@@ -39,13 +37,19 @@ def report(job: dict[str, Any]) -> None:
     """The child's side: prints one line of JSON."""
     from deploy.machine import memory
     from deploy.runtime import RUNTIMES, imported, runner
+    from deploy.ship import open_ship
 
     frame = np.random.default_rng(0).integers(0, 256, (1, *job["shape"]), dtype=np.uint8)
+    choice = {name: job.get(name) for name in ("threads", "precision")}
+    ship: Any = Path(job["path"])
+    if ship.is_dir():
+        ship = open_ship(ship)
+        choice |= {"file": job.get("file"), "tested": False}
     empty = memory()["resident_bytes"] or 0
     marks = [time.perf_counter_ns()]
     imported(RUNTIMES[job["runtime"].partition(":")[0]].package, job["runtime"])
     marks.append(time.perf_counter_ns())
-    run = runner(job["path"], runtime=job["runtime"], threads=job.get("threads"), precision=job.get("precision"))
+    run = runner(ship, runtime=job["runtime"], **choice)
     marks.append(time.perf_counter_ns())
     run(frame)
     marks.append(time.perf_counter_ns())
@@ -63,3 +67,7 @@ def report(job: dict[str, Any]) -> None:
             }
         )
     )
+
+
+if __name__ == "__main__":
+    report(json.loads(sys.argv[1]))

@@ -60,6 +60,8 @@ def explain(error: BaseException, *, path: str | Path, runtime: str, version: st
             f"{path}: {named} does not find the device{f' {device}' if device else ''} ({telling(error)}); install its "
             "driver or choose another device"
         )
+    if isinstance(error, OSError):
+        return f"{path}: {named} cannot read or write a file ({telling(error)}); check the path and its permissions"
     return f"{path}: {named} cannot load it ({telling(error)}); export it again"
 
 

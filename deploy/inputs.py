@@ -60,7 +60,7 @@ class InputStatistics:
             for key in ("mean", "std", "low", "high"):
                 raw[key] = tuple(float(v) for v in raw[key])
             return cls(**{**raw, "names": tuple(raw["names"]), "reach": float(raw["reach"])})
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise ValueError(f"{source}: holds no input statistics ({error}); export the model again") from None
 
     def distances(self, described: np.ndarray) -> np.ndarray:
@@ -162,8 +162,12 @@ def read_inputs(ship: Ship) -> InputStatistics | None:
     """None for a ship that was made without them."""
     if INPUTS not in ship.card.files:
         return None
-    path = ship.path(INPUTS)
-    return InputStatistics.from_json(path.read_text(encoding="utf-8"), source=path)
+    source = ship.path(INPUTS)
+    try:
+        text = ship.read(INPUTS).decode("utf-8")
+    except UnicodeDecodeError as error:
+        raise ValueError(f"{source}: is no text in UTF-8 ({error}); export the model again") from None
+    return InputStatistics.from_json(text, source=source)
 
 
 def _said(described: np.ndarray, known: InputStatistics, what: str) -> str | None:

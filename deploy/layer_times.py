@@ -86,7 +86,8 @@ class Measured:
             if self.precision == "int8":
                 draw = np.random.default_rng(0)
                 noise = [draw.integers(0, 256, (1, *size, channels), dtype=np.uint8) for _ in range(2)]
-                file = quantize(file, Path(folder) / "model.int8.onnx", calibration=noise, frames=len(noise))
+                timed = Path(folder) / "model.int8.onnx"
+                file = quantize(file, timed, calibration=noise, frames=len(noise), bias_correction=False)
             return runner(file, runtime=self.runtime, threads=self._threads)
 
     def turns(self, graphs: Sequence[GraphRunner]) -> list[float]:

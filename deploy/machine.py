@@ -51,6 +51,7 @@ def describe() -> dict[str, Any]:
         "cpu": info.get("model name") or board or platform.processor() or platform.machine(),
         "board": board,
         "cores_allowed": len(_allowed()),
+        "cpu_quota": cpu_quota(),
         "affinity": _ranges(sorted(_allowed())),
         "niceness": os.nice(0) if hasattr(os, "nice") else None,
         "flags": [name for name in _FLAGS if name in flags],
@@ -93,9 +94,40 @@ def zones(root: Path = Path("/")) -> dict[str, float]:
 
 
 def physical_cores() -> int:
-    """Cores this process may use, counting two hardware threads of one core once."""
+    """Cores this process may use, counting two hardware threads of one core once, and no more than its CPU quota.
+
+    More threads than the quota of a container would be halted together until its next period.
+    """
     threads = f"{_CPU}/cpu{{}}/topology/thread_siblings_list"
-    return max(len({text_of(threads.format(cpu)) or str(cpu) for cpu in _allowed()}), 1)
+    cores = len({text_of(threads.format(cpu)) or str(cpu) for cpu in _allowed()})
+    quota = cpu_quota()
+    return max(cores if quota is None else min(cores, int(quota)), 1)
+
+
+def cpu_quota(root: Path = Path("/")) -> float | None:
+    """CPUs that the control groups of this process may use on average, the least of them; None where there is no limit.
+
+    `cpu.max` of version 2, `cpu.cfs_quota_us` of version 1, of the process's own group and those above it.
+    Source: https://docs.kernel.org/admin-guide/cgroup-v2.html#cpu-interface-files
+    """
+    found = []
+    for line in (text_of(root / "proc/self/cgroup") or "").splitlines():
+        number, kinds, own = (line.split(":", 2) + ["", ""])[:3]
+        if number == "0":
+            base, limit = root / "sys/fs/cgroup", lambda group: (text_of(group / "cpu.max") or "").split()
+        elif "cpu" in kinds.split(","):
+            base = root / "sys/fs/cgroup" / "cpu"
+            limit = lambda group: [  # noqa: E731
+                text_of(group / f"cpu.cfs_{name}_us") or "" for name in ("quota", "period")
+            ]
+        else:
+            continue
+        parts = [part for part in own.split("/") if part not in ("", "..")]
+        for depth in range(len(parts) + 1):
+            words = limit(base.joinpath(*parts[:depth]))
+            if len(words) == 2 and all(word.isdigit() and int(word) > 0 for word in words):
+                found.append(int(words[0]) / int(words[1]))
+    return min(found, default=None)
 
 
 def memory() -> dict[str, int | None]:

@@ -7,13 +7,12 @@ what is deployed, to the tools that read that description.
 from __future__ import annotations
 
 import json
-import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
 from deploy.ship import CARD, Ship
-from edgemt.files import sha256, whole, write_text
+from edgemt.files import write_bytes, write_text
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 _OLDEST = {"monai": "1.4.0", "torch": "2.7.0"}  # of the training side, where it is not installed here
@@ -24,11 +23,7 @@ def write_bundle(ship: Ship, folder: Path, *, name: str) -> Path:
     """Write configs/metadata.json, docs/README.md and models/*.onnx; returns `folder`."""
     graphs = [file for file in ship.card.files if file.endswith(".onnx") and "/" not in file]
     for file in graphs:
-        target = folder / "models" / Path(file).name
-        with whole(target) as part:
-            shutil.copyfile(ship.path(file), part)
-        if sha256(target) != ship.card.files[file]:
-            raise ValueError(f"{ship.path(file)}: changed while it was copied; copy the ship again")
+        write_bytes(folder / "models" / Path(file).name, ship.read(file))
     described = bundle_metadata(ship)
     write_text(folder / "docs" / "README.md", f"# {name}\n\n{described['description']}\n")
     write_text(folder / "configs" / CARD, ship.card.to_json())

@@ -5,17 +5,21 @@ Shapes: H W size in pixels, K channels.
 
 from __future__ import annotations
 
+import os
 import tempfile
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from importlib import import_module
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deploy.graph_file import read_graph_file
+from deploy.cache_seal import private_folder
+from deploy.graph_file import parse_graph
+from deploy.model_bytes import ModelBytes
 from deploy.runners import Choice, Lane, Loaded, Stages, element_type, only_one, said
 
 PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider", "TENSORRT": "TensorrtExecutionProvider"}
@@ -40,11 +44,11 @@ _FLOAT_OPS = {
 }
 
 
-def load(path: Path, choice: Choice) -> Loaded:
+def load(model: ModelBytes, choice: Choice) -> Loaded:
     """Raises ValueError for a provider that this installation lacks or that does not start."""
     ort = import_module("onnxruntime")
     device = (choice.device or "CPU").upper()
-    graph = read_graph_file(path)
+    graph = parse_graph(model.data, source=model.path)
     asked = _providers(ort, device, choice, quantized="QuantizeLinear" in graph.ops)
     streams = choice.streams or (choice.threads if choice.hint == "throughput" and device == "CPU" else 1)
     options = ort.SessionOptions()
@@ -52,12 +56,13 @@ def load(path: Path, choice: Choice) -> Loaded:
     options.inter_op_num_threads = 1
     options.log_severity_level = 3
     fuses = "QuantizeLinear" in graph.ops and device != "TENSORRT"
-    with tempfile.TemporaryDirectory() as folder:
-        fused = Path(folder) / "fused.onnx"
-        if fuses:  # the only way to learn which layers really became integer ones
+    if fuses:  # the only way to find out which layers really became integer ones
+        with _scratch() as fused:
             options.optimized_model_filepath = str(fused)
-        session = ort.InferenceSession(str(path), options, providers=asked)
-        layers = _fused(read_graph_file(fused).ops) if fuses else graph.layers
+            session = ort.InferenceSession(model.data, options, providers=asked)
+            layers = _fused(parse_graph(fused.read_bytes(), source=model.path).ops)
+    else:
+        session, layers = ort.InferenceSession(model.data, options, providers=asked), graph.layers
     if PROVIDERS[device] not in session.get_providers():  # it falls back to the processor without a word
         raise ValueError(f"device {device!r}: {PROVIDERS[device]} does not start here; check its CUDA and cuDNN")
     inputs, outputs = session.get_inputs(), session.get_outputs()
@@ -76,6 +81,21 @@ def load(path: Path, choice: Choice) -> Loaded:
         stages=Stages(held.put, held.run, held.take) if device == "CPU" else None,
         details={"provider": PROVIDERS[device], "hint": choice.hint},
     )
+
+
+@contextmanager
+def _scratch() -> Iterator[Path]:
+    """A file that the runtime may write: in memory where the system can, so that a read-only root needs no folder."""
+    try:
+        descriptor = os.memfd_create("fused.onnx")  # type: ignore[attr-defined, unused-ignore]
+    except (AttributeError, OSError):
+        with tempfile.TemporaryDirectory() as folder:
+            yield Path(folder) / "fused.onnx"
+        return
+    try:
+        yield Path(f"/proc/self/fd/{descriptor}")
+    finally:
+        os.close(descriptor)
 
 
 def _fused(ops: Mapping[str, int]) -> dict[str, int]:
@@ -113,7 +133,8 @@ def _providers(ort: Any, device: str, choice: Choice, *, quantized: bool) -> lis
         settings = {"use_tf32": int(choice.precision != "f32")}
     elif device == "TENSORRT":
         settings = {"trt_fp16_enable": choice.precision == "f16", "trt_int8_enable": quantized}
-        if choice.cache is not None:
+        if choice.cache is not None and not choice.signed:  # its engines cannot be authenticated
+            private_folder(choice.cache)
             settings |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(choice.cache)}
     return [(PROVIDERS[device], settings)]
 

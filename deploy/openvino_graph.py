@@ -5,16 +5,21 @@ Shapes: H W size in pixels, K channels.
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from contextlib import suppress
 from functools import cache
 from importlib import import_module
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from deploy.cache_seal import private_folder, read_sealed, write_sealed
+from deploy.model_bytes import ModelBytes
 from deploy.runners import Choice, Lane, Loaded, Stages, element_type, imported, only_one, said
+from edgemt.files import NoSpaceError
 
 _HEAVY = {"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"}
 _NEEDS = {"f16": "FP16", "bf16": "BF16"}  # precision -> what a device must list to compute in it
@@ -30,12 +35,12 @@ def core() -> Any:
     return imported("openvino", "openvino").Core()
 
 
-def load(path: Path, choice: Choice) -> Loaded:
+def load(model: ModelBytes, choice: Choice) -> Loaded:
     """Raises ValueError for a device that is not there and a precision that it does not compute in."""
     ov = import_module("openvino")
     device = (choice.device or "CPU").upper()
     _check(device, choice.precision)
-    compiled = core().compile_model(str(path), device, _config(device, choice))
+    compiled, from_cache = _compiled(ov, model, device, choice)
     only_one(compiled.inputs, compiled.outputs)
     ports = compiled.input(0), compiled.output(0)
     takes, gives = (
@@ -65,9 +70,16 @@ def load(path: Path, choice: Choice) -> Loaded:
             "device": _property(compiled, "FULL_DEVICE_NAME") or _property(core(), "FULL_DEVICE_NAME", device),
             "hint": choice.hint,
             "num_streams": _number(_property(compiled, "NUM_STREAMS")),
-            "from_cache": bool(_property(compiled, "LOADED_FROM_CACHE")),
+            "from_cache": from_cache,
         },
     )
+
+
+def read(model: ModelBytes) -> Any:
+    """OpenVINO's model of a graph's bytes."""
+    if model.weights is None:
+        return core().read_model(model.data)
+    return core().read_model(model.data, model.weights)
 
 
 def _config(device: str, choice: Choice) -> dict[str, Any]:
@@ -78,9 +90,32 @@ def _config(device: str, choice: Choice) -> dict[str, Any]:
         config["NUM_STREAMS"] = choice.streams
     if choice.precision is not None:
         config["INFERENCE_PRECISION_HINT"] = choice.precision
-    if choice.cache is not None:
-        config["CACHE_DIR"] = str(choice.cache)
     return config
+
+
+def _compiled(ov: Any, model: ModelBytes, device: str, choice: Choice) -> tuple[Any, bool]:
+    """The compiled graph, and whether it came from `choice.cache`.
+
+    OpenVINO's own CACHE_DIR would run whatever lies there. A blob of ours is sealed (`deploy.cache_seal`) and named by
+    all that it depends on; a foreign or damaged one is compiled anew.
+    """
+    config = _config(device, choice)
+    if choice.cache is None:
+        return core().compile_model(read(model), device, config), False
+    chip = str(_property(core(), "FULL_DEVICE_NAME", device))
+    weights = hashlib.sha256(model.weights or b"").hexdigest()
+    context = json.dumps([model.sha256, weights, device, chip, str(ov.get_version()), config], sort_keys=True)
+    name = hashlib.sha256(context.encode()).hexdigest()[:16]
+    file = private_folder(choice.cache) / f"{model.path.stem}.{name}.blob"
+    blob = read_sealed(file, context)
+    if blob is not None:
+        with suppress(RuntimeError):  # of another driver
+            return core().import_model(blob, device, config), True
+    compiled = core().compile_model(read(model), device, config)
+    with suppress(RuntimeError, OSError, NoSpaceError):  # a device that cannot export, a folder that takes no more
+        made = compiled.export_model()
+        write_sealed(file, context, made if isinstance(made, bytes) else made.getvalue())
+    return compiled, False
 
 
 def _check(device: str, precision: str | None) -> None:

@@ -17,9 +17,12 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from deploy import openvino_graph
+from deploy.model_bytes import ModelBytes, read_model
 from deploy.openvino_graph import core
 from deploy.runners import imported
 from deploy.ship import Ship
+from deploy.sign import require_signed
 from edgemt.frames import fit_frame
 from edgemt.names import unknown
 
@@ -104,27 +107,34 @@ def open_prompt(ship: Ship, *, runtime: str = "auto", threads: int = 1) -> Promp
     """Raises ValueError in one line for a ship without a prompt input and for graphs that are none."""
     if not has_prompt(ship):
         raise ValueError(f"{ship.folder}: has no prompt input; add one with edgemt export SHIP --with-prompt")
-    return load_prompt(ship.path(EMBED), ship.path(DECODE), runtime=runtime, threads=threads)
+    require_signed(ship.folder, signed=ship.signed)
+    return load_prompt(ship.model(EMBED), ship.model(DECODE), runtime=runtime, threads=threads)
 
 
-def load_prompt(embed: Path, decode: Path, *, runtime: str = "auto", threads: int = 1) -> Prompted:
-    """As `open_prompt`, of two files that nobody has checked."""
+def load_prompt(
+    embed: Path | ModelBytes, decode: Path | ModelBytes, *, runtime: str = "auto", threads: int = 1
+) -> Prompted:
+    """As `open_prompt`, of the bytes that a card vouches for, or of two files that no card lists."""
     if runtime == "auto":
         runtime = next((name for name in _LOAD if find_spec(name) is not None), "onnxruntime")
     if runtime not in _LOAD:
         raise ValueError(unknown("runtime of a prompt input", runtime, _LOAD))
     loaded = []
-    for path in (embed, decode):
+    for part in (embed, decode):
+        if not isinstance(part, ModelBytes):
+            require_signed(part, signed=False)
+    models = [part if isinstance(part, ModelBytes) else read_model(part) for part in (embed, decode)]
+    for model in models:
         try:
-            loaded.append(_LOAD[runtime](path, threads))
+            loaded.append(_LOAD[runtime](model, threads))
         except (RuntimeError, ValueError, KeyError) as error:
             why = (str(error).strip() or type(error).__name__).splitlines()[-1]
-            raise ValueError(f"{path}: {runtime} cannot load it ({why}); build the prompt input again") from None
+            raise ValueError(f"{model.path}: {runtime} cannot load it ({why}); build the prompt input again") from None
     (first, taken), (second, asked) = loaded
     shape = taken.get("frame", ())
     if set(taken) != {"frame"} or len(shape) != 4 or set(asked) != set(_TAKES):
         raise ValueError(
-            f"{embed.parent}: takes {', '.join((*taken, *asked))}, which is no prompt input of this version"
+            f"{models[0].path.parent}: takes {', '.join((*taken, *asked))}, which is no prompt input of this version"
         )
     return Prompted(first, second, shape=shape, runtime=runtime)
 
@@ -132,12 +142,12 @@ def load_prompt(embed: Path, decode: Path, *, runtime: str = "auto", threads: in
 Loaded = tuple[Graph, "dict[str, tuple[int, ...]]"]  # and the shape of each input
 
 
-def _onnxruntime(path: Path, threads: int) -> Loaded:
+def _onnxruntime(model: ModelBytes, threads: int) -> Loaded:
     ort = imported("onnxruntime", "onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
     try:
-        session = ort.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        session = ort.InferenceSession(model.data, options, providers=["CPUExecutionProvider"])
     except Exception as error:  # its exceptions have no base of their own
         raise ValueError(str(error)) from None
     names = [value.name for value in session.get_outputs()]
@@ -148,9 +158,9 @@ def _onnxruntime(path: Path, threads: int) -> Loaded:
     return run, {value.name: tuple(value.shape) for value in session.get_inputs()}
 
 
-def _openvino(path: Path, threads: int) -> Loaded:
+def _openvino(model: ModelBytes, threads: int) -> Loaded:
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    compiled = core().compile_model(str(path), "CPU", {**config, "INFERENCE_PRECISION_HINT": "f32"})
+    compiled = core().compile_model(openvino_graph.read(model), "CPU", {**config, "INFERENCE_PRECISION_HINT": "f32"})
     request = compiled.create_infer_request()
 
     def run(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -160,4 +170,4 @@ def _openvino(path: Path, threads: int) -> Loaded:
     return run, {port.any_name: tuple(port.get_partial_shape().to_shape()) for port in compiled.inputs}
 
 
-_LOAD: dict[str, Callable[[Path, int], Loaded]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+_LOAD: dict[str, Callable[[ModelBytes, int], Loaded]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}

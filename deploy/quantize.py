@@ -35,12 +35,14 @@ def quantize(
     calibration: Iterable[np.ndarray],
     frames: int = 300,
     keep: Collection[str] = (),
+    bias_correction: bool = True,
 ) -> Path:
     """Write an INT8 copy of a float graph, its ranges taken from at most `frames` frames uint8 [1, H, W, K].
 
     The steps before the first convolution and from argmax on stay as they are, and so do the nodes named in `keep`
-    (`deploy.sensitivity` says which are worth it). The same frames give the same file. Raises ValueError when there
-    is no frame, one that does not fit the graph, and for a name in `keep` that no node has.
+    (`deploy.sensitivity` says which are worth it). `bias_correction` runs the graph once a layer to adjust biases: off
+    for a graph that is only timed. The same frames give the same file. Raises ValueError when there is no frame, one
+    that does not fit the graph, and for a name in `keep` that no node has.
     """
     import onnx
 
@@ -62,7 +64,7 @@ def quantize(
     strangers = sorted(set(keep) - {node.name for node in model.graph.node})
     if strangers:
         raise ValueError(f"{onnx_in}: keep names {', '.join(strangers)}, and no node is called so")
-    quantized = _quantized(model, batch, alone=left_alone(model) | set(keep))
+    quantized = _quantized(model, batch, alone=left_alone(model) | set(keep), bias=bias_correction)
     for message in (quantized, quantized.graph, *quantized.graph.node):
         message.doc_string = ""
         del message.metadata_props[:]
@@ -78,7 +80,9 @@ def name_nodes(model: onnx.ModelProto) -> None:
         node.name = node.name or f"{node.op_type}_{number}"
 
 
-def _quantized(model: onnx.ModelProto, batch: list[np.ndarray], *, alone: set[str]) -> onnx.ModelProto:
+def _quantized(
+    model: onnx.ModelProto, batch: list[np.ndarray], *, alone: set[str], bias: bool = True
+) -> onnx.ModelProto:
     talk = io.StringIO()
     with quiet(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
         import nncf
@@ -95,7 +99,8 @@ def _quantized(model: onnx.ModelProto, batch: list[np.ndarray], *, alone: set[st
             subset_size=len(batch),
             ignored_scope=nncf.IgnoredScope(names=sorted(alone), validate=False),
             advanced_parameters=AdvancedQuantizationParameters(
-                activations_quantization_params=QuantizationParameters(per_channel=False)
+                disable_bias_correction=not bias,
+                activations_quantization_params=QuantizationParameters(per_channel=False),
             ),
         )
 

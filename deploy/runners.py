@@ -28,7 +28,8 @@ class Choice:
     device: str | None = None
     hint: Literal["latency", "throughput"] = "latency"
     streams: int | None = None  # frames in flight at once, for `infer_many`
-    cache: Path | None = None  # where compiled graphs are kept
+    cache: Path | None = None  # where compiled graphs are stored
+    signed: bool = False  # of a ship whose signature was checked: no cache that cannot be authenticated
 
 
 class Lane(Protocol):

@@ -8,6 +8,7 @@ Shapes: N batch, H W size in pixels, K channels. Graphs have batch 1, so N frame
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from functools import partial
@@ -18,10 +19,12 @@ from typing import Any, Literal
 import numpy as np
 
 from deploy import onnxruntime_graph, openvino_graph, tensorrt_graph
+from deploy.cache_seal import mac, private_folder
 from deploy.explain import explain
 from deploy.fastest import fastest
-from deploy.graph_file import read_graph_file
+from deploy.graph_file import parse_graph
 from deploy.machine import physical_cores
+from deploy.model_bytes import ModelBytes, read_model
 from deploy.runners import (
     Choice,
     GraphRunner,
@@ -32,9 +35,12 @@ from deploy.runners import (
     imported,
 )
 from deploy.ship import Ship, open_ship, self_test
+from deploy.sign import require_signed
 from deploy.tensorrt_engine import NoEngine, cache_folder
 from edgemt.contract import Runner
 from edgemt.names import unknown
+
+log = logging.getLogger("edgemt.deploy")
 
 __all__ = ["RUNTIMES", "Runtime", "TorchRunner", "available", "physical_cores", "runner"]
 
@@ -44,7 +50,7 @@ class Runtime:
     package: str
     files: dict[str, tuple[str, ...]]  # "int8", "fp16", "fp32" -> files of a ship, first choice first
     precisions: tuple[str, ...]  # what may be asked for
-    load: Callable[[Path, Choice], Loaded] | None
+    load: Callable[[ModelBytes, Choice], Loaded] | None
     about: str
     reads: tuple[str, ...] = (".onnx",)  # kinds of file
     exact: str | None = None  # the precision in which it can be compared with the others, if not what it does unasked
@@ -76,7 +82,8 @@ def runner(
     (frames in flight) matter to `infer_many`. `cache` is a folder for compiled graphs and engines.
     `tested` runs the golden frames of a ship first: a runner that fails them is refused.
     Raises ValueError in one line for an unknown or missing runtime or device, a ship that is refused, a file that
-    does not load or is another runtime's, and a model that does not give its golden masks here.
+    does not load or is another runtime's, and a model that does not give its golden masks here; and for a bare file
+    where EDGEMT_TRUSTED_KEY is set, as only a ship has a signature.
     """
     runtime, _, carried = runtime.partition(":")
     bare = not isinstance(ship_or_path, Ship) and (Path(ship_or_path).suffix in _KINDS or Path(ship_or_path).is_file())
@@ -85,6 +92,7 @@ def runner(
     ship = None
     if not bare:
         ship = ship_or_path if isinstance(ship_or_path, Ship) else open_ship(ship_or_path)
+    require_signed(ship_or_path if ship is None else ship.folder, signed=ship is not None and ship.signed)  # type: ignore[arg-type]
     if ship is not None and not (file or precision or device or carried):
         runtime, file, precision = _quickest(ship, runtime)
     if runtime == "auto":
@@ -99,8 +107,15 @@ def runner(
     if hint not in ("latency", "throughput"):
         raise ValueError(f"hint {hint!r}: latency or throughput")
     version = str(imported(row.package, runtime, pip=row.pip).__version__).split("-")[0]
-    path = _bare(Path(ship_or_path)) if ship is None else _choose(ship, row, file)  # type: ignore[arg-type]
-    _refuse_foreign(path, runtime, row)
+    if ship is None:
+        model = _bare(Path(ship_or_path))  # type: ignore[arg-type]
+        name = model.path.name
+        _refuse_foreign(model.path, runtime, row)
+    else:
+        name = _choose(ship, row, file)
+        _refuse_foreign(ship.path(name), runtime, row)
+        model = ship.model(name)
+    path = model.path
     choice = Choice(
         threads=checked_threads(threads) if threads is not None else physical_cores(),
         precision=precision,
@@ -108,10 +123,10 @@ def runner(
         hint=hint,
         streams=streams,
         cache=_cache(cache, runtime, device or carried),
+        signed=ship is not None and ship.signed,
     )
-    loaded = _loaded(path, runtime, version, row.load, choice)
+    loaded = _loaded(model, runtime, version, row.load, choice)
     _check_face(path, loaded)
-    name = path.name if ship is None else path.relative_to(ship.folder).as_posix()
     made = GraphRunner(loaded, runtime=runtime, file=name, version=version, path=path)
     if ship is not None and made.shape[1:] != (*ship.card.size, ship.card.channels):
         raise ValueError(f"{path}: takes {made.shape}, the card says {ship.card.size}; export the model again")
@@ -192,9 +207,12 @@ RUNTIMES: dict[str, Runtime] = {
 }
 
 
-def _loaded(path: Path, runtime: str, version: str, load: Callable[[Path, Choice], Loaded], choice: Choice) -> Loaded:
+def _loaded(
+    model: ModelBytes, runtime: str, version: str, load: Callable[[ModelBytes, Choice], Loaded], choice: Choice
+) -> Loaded:
+    path = model.path
     try:
-        return load(path, choice)
+        return load(model, choice)
     except NoEngine:
         raise
     except ValueError as error:  # ours: it says what to do
@@ -205,21 +223,32 @@ def _loaded(path: Path, runtime: str, version: str, load: Callable[[Path, Choice
 
 
 def _cache(asked: str | Path | None, runtime: str, device: str | None) -> Path | None:
-    """Compiling for a GPU or an NPU takes long enough to keep the result; for a processor it does not."""
+    """Compiling for a GPU or an NPU takes long enough to store the result; for a processor it does not.
+
+    Where nothing can be stored, as on a read-only root without a home folder, each start compiles.
+    """
     if asked is not None:
         return Path(asked)
-    return cache_folder() / runtime if runtime == "openvino" and device and device.upper() != "CPU" else None
+    if runtime != "openvino" or not device or device.upper() == "CPU":
+        return None
+    try:
+        mac("probe", b"")
+        return private_folder(cache_folder() / runtime)
+    except ValueError as error:
+        log.warning("compiled graphs are not stored: %s", error)
+        return None
 
 
-def _bare(path: Path) -> Path:
+def _bare(path: Path) -> ModelBytes:
     """A graph on its own, as between two stages of the flow: no card vouches for it."""
     if not path.is_file():
         raise ValueError(f"{path}: no such model file")
     if path.suffix not in _KINDS:
         raise ValueError(f"{path}: no graph that a runtime here reads; give a ship folder, .onnx, .xml or .engine")
-    if path.suffix == ".onnx" and read_graph_file(path).external:
+    model = read_model(path)
+    if path.suffix == ".onnx" and parse_graph(model.data, source=path).external:
         raise ValueError(f"{path}: keeps weights in another file; export it with external_data=False")
-    return path
+    return model
 
 
 def _refuse_foreign(path: Path, runtime: str, row: Runtime) -> None:
@@ -231,11 +260,11 @@ def _refuse_foreign(path: Path, runtime: str, row: Runtime) -> None:
     raise ValueError(f"{path}: is {what}, {runtime} reads {' and '.join(row.reads)}{hint}")
 
 
-def _choose(ship: Ship, row: Runtime, file: str | None) -> Path:
+def _choose(ship: Ship, row: Runtime, file: str | None) -> str:
     """The first file of the ship that the runtime takes, of the asked kind."""
     kinds = list(row.files) if file is None else [file]
     names = [name for kind in kinds for name in row.files.get(kind, (kind,))]
-    return ship.path(next((name for name in names if name in ship.card.files), names[-1]))
+    return next((name for name in names if name in ship.card.files), names[-1])
 
 
 def _quickest(ship: Ship, runtime: str) -> tuple[str, str | None, str | None]:

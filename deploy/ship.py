@@ -10,9 +10,11 @@ Shapes: N batch, H W size in pixels, K channels.
 from __future__ import annotations
 
 import hashlib
+import logging
 import os
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
+from functools import cache
 from io import BytesIO
 from pathlib import Path, PurePosixPath
 
@@ -20,14 +22,19 @@ import numpy as np
 from PIL import Image
 
 from deploy.graph_file import refuse_unsafe
+from deploy.model_bytes import ModelBytes
 from deploy.sign import SIGNATURE, TRUSTED, verify
 from edgemt.contract import Card, Runner
-from edgemt.files import sha256, write_bytes, write_text
-from edgemt.frames import read_image, read_label
+from edgemt.entries import located
+from edgemt.files import write_bytes, write_text
+from edgemt.plain_files import TEXT_LIMIT, read_regular
+
+log = logging.getLogger("edgemt.deploy")
 
 CARD = "card.json"
 GOLDEN = "golden"
 _MASK = ".mask.png"
+_GOLDEN_PIXELS = 1 << 26  # of a golden picture, five slices side by side
 _MARGIN = 0.02  # what another processor's arithmetic may move
 
 
@@ -37,6 +44,7 @@ class Ship:
 
     folder: Path
     card: Card
+    signed: bool = False  # by a trusted key, which was checked
 
     def path(self, file: str) -> Path:
         """Raises ValueError for a file the card does not list: what is not listed was not checked."""
@@ -44,6 +52,18 @@ class Ship:
             held = ", ".join(sorted(f for f in self.card.files if not f.startswith(f"{GOLDEN}/")))
             raise ValueError(f"{self.folder}: no file {file!r} on the card; it lists {held}")
         return self.folder / file
+
+    def read(self, file: str) -> bytes:
+        """The bytes of a listed file, read once and with the hash that the card lists.
+
+        Raises ValueError, naming the file, for one that changed since `open_ship` and for an unsafe graph.
+        """
+        return _verified(self.folder, self.path(file).relative_to(self.folder).as_posix(), self.card.files[file])
+
+    def model(self, file: str) -> ModelBytes:
+        """A listed graph for a runtime, with its .bin where it is an .xml. Raises ValueError as `read` does."""
+        weights = self.read(f"{file.removesuffix('.xml')}.bin") if file.endswith(".xml") else None
+        return ModelBytes(self.folder / file, self.read(file), weights)
 
 
 @dataclass(frozen=True)
@@ -78,9 +98,10 @@ def seal(folder: str | Path, card: Card) -> Card:
         if path.is_dir() or name in (CARD, SIGNATURE) or path.name.startswith("."):
             continue
         _stays_inside(folder, name)
+        data = read_regular(path)
         if path.suffix == ".onnx":
-            refuse_unsafe(path)
-        files[name] = sha256(path)
+            refuse_unsafe(path, data)
+        files[name] = hashlib.sha256(data).hexdigest()
     if not files:
         raise ValueError(f"{folder}: nothing to seal; export a model into it first")
     created = card.created or datetime.now(timezone.utc).isoformat(timespec="seconds")
@@ -91,16 +112,17 @@ def seal(folder: str | Path, card: Card) -> Card:
 
 
 def open_ship(folder: str | Path, *, trusted: str | Path | None = None) -> Ship:
-    """Check the whole folder. Raises ValueError, one line that names the file, for what is off.
+    """Check the whole folder, or that of `zoo/NAME`. Raises ValueError, one line that names the file, for what is off.
 
     `trusted` is a PEM file with the public key, or keys, of which one must have signed the card; None takes the file
-    that EDGEMT_TRUSTED_KEY names, if it is set; "" asks for no signature.
+    that EDGEMT_TRUSTED_KEY names, if it is set; "" asks for no signature. Where there is one and no key to check it
+    with, a warning is logged.
     """
-    folder = Path(folder)
+    folder = located(folder)
     if not folder.is_dir():
         raise ValueError(f"{folder}: no such ship folder")
     try:
-        signed = (folder / CARD).read_bytes()
+        signed = read_regular(folder / CARD, limit=TEXT_LIMIT)
         text = signed.decode("utf-8")
     except FileNotFoundError:
         raise ValueError(f"{folder}: no {CARD}, so this is no ship; name the folder that `edgemt run` wrote") from None
@@ -109,17 +131,23 @@ def open_ship(folder: str | Path, *, trusted: str | Path | None = None) -> Ship:
     key = os.environ.get(TRUSTED, "") if trusted is None else trusted
     if str(key):
         verify(signed, folder / SIGNATURE, trusted=key)
+    elif trusted is None and (folder / SIGNATURE).exists():
+        _unchecked(str(folder.resolve()), hashlib.sha256(signed).hexdigest())
     card = Card.from_json(text, source=folder / CARD)
     _check_card(folder / CARD, card)
     for name, digest in card.files.items():
-        path = _stays_inside(folder, name)
-        if not path.is_file():
-            raise ValueError(f"{path}: missing, though {CARD} lists it; copy the folder again")
-        if sha256(path) != digest:
-            raise ValueError(f"{path}: changed since the card was written (sha256 differs); copy the folder again")
-        if path.suffix == ".onnx":
-            refuse_unsafe(path)
-    return Ship(folder, card)
+        _verified(folder, name, digest)
+    return Ship(folder, card, signed=bool(str(key)))
+
+
+@cache
+def _unchecked(folder: str, card: str) -> None:
+    """Once for each card: whether the signature fits, or is one of an earlier card, cannot be told without a key."""
+    log.warning(
+        "%s: has a signature that was not checked, it may be of another card; set %s to the maker's .pub.pem",
+        folder,
+        TRUSTED,
+    )
 
 
 def card_hash(card: Card) -> str:
@@ -149,8 +177,8 @@ def golden(ship: Ship) -> list[Golden]:
         if not file.startswith(f"{GOLDEN}/") or file.endswith(_MASK) or not file.endswith(".png"):
             continue
         name = file.removeprefix(f"{GOLDEN}/").removesuffix(".png")
-        frame = read_image(ship.path(file))
-        mask = read_label(ship.path(f"{GOLDEN}/{name}{_MASK}"))
+        frame = _png(ship, file)
+        mask = _png(ship, f"{GOLDEN}/{name}{_MASK}")
         if frame.ndim == 2 and frame.shape[1] % ship.card.channels == 0:
             frame = np.ascontiguousarray(frame.reshape(len(frame), ship.card.channels, -1).swapaxes(1, 2))
         if frame.shape != (*ship.card.size, ship.card.channels) or mask.shape != ship.card.size:
@@ -158,8 +186,19 @@ def golden(ship: Ship) -> list[Golden]:
                 f"{ship.folder / file}: frame {frame.shape} and mask {mask.shape} do not fit the card's "
                 f"{ship.card.size} x {ship.card.channels}; export the model again"
             )
-        pairs.append(Golden(name, frame[None], mask.astype(np.uint8)))
+        pairs.append(Golden(name, frame[None], mask))
     return pairs
+
+
+def _png(ship: Ship, file: str) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3], as `write_golden` wrote it."""
+    try:
+        with Image.open(BytesIO(ship.read(file)), formats=("PNG",)) as image:
+            if image.mode not in ("L", "RGB") or image.width * image.height > _GOLDEN_PIXELS:
+                raise ValueError(f"mode {image.mode}, {image.width} x {image.height} pixels")
+            return np.asarray(image)
+    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+        raise ValueError(f"{ship.folder / file}: is no golden picture ({error}); export the model again") from None
 
 
 def self_test(ship: Ship, runner: Runner) -> SelfTest:
@@ -209,6 +248,22 @@ def _check_card(path: Path, card: Card) -> None:
     for name in card.files:
         if name.endswith(".xml") and name.removesuffix(".xml") + ".bin" not in card.files:
             raise ValueError(f"{path}: lists {name} without its .bin; export the model again")
+
+
+def _verified(folder: Path, name: str, digest: str) -> bytes:
+    """Read once: the bytes that are hashed and walked are the ones returned."""
+    path = _stays_inside(folder, name)
+    if not path.is_file():
+        raise ValueError(f"{path}: missing, though {CARD} lists it; copy the folder again")
+    try:
+        data = read_regular(path)
+    except OSError as error:
+        raise ValueError(f"{path}: cannot be read ({error.strerror}); copy the folder again") from None
+    if hashlib.sha256(data).hexdigest() != digest:
+        raise ValueError(f"{path}: changed since the card was written (sha256 differs); copy the folder again")
+    if path.suffix == ".onnx":
+        refuse_unsafe(path, data)
+    return data
 
 
 def _stays_inside(folder: Path, name: str) -> Path:

@@ -54,7 +54,9 @@ def bench_ship(
             entry |= _accuracy(ship, made.file, asked, evaluate)
             entry["size_bytes"] = _size(ship, made.file)
             entry["sha256"] = ship.card.files.get(made.file)
-            entry["cold"] = cold_start(made.path, asked, frame=fed[0]) if options.cold else None
+            entry["cold"] = (
+                cold_start(ship.folder, {**asked, "file": made.file}, frame=fed[0]) if options.cold else None
+            )
     record["ship"] = {"name": ship.card.name, "params": ship.card.params, "macs": ship.card.macs}
     record["host"] = _host_stages(fed[0], ship)
     record["notes"] += [f"left out: {why}" for why in left_out]

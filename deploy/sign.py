@@ -95,6 +95,18 @@ def verify(text: bytes, signature: str | Path, *, trusted: str | Path) -> None:
         )
 
 
+def require_signed(path: str | Path, *, signed: bool) -> None:
+    """Raises ValueError where a trusted key is set and `path` is no ship that was opened with one.
+
+    A graph on its own has no signature, and a Ship that was not made by `open_ship`, or with trusted="", was not
+    checked: the policy of the environment holds for both, from Python as well.
+    """
+    if os.environ.get(TRUSTED) and not signed:
+        raise ValueError(
+            f"{path}: was not opened with a trusted key, and {TRUSTED} asks for one; open a signed ship with open_ship"
+        )
+
+
 def _fits(key: Any, seal: bytes, text: bytes) -> bool:
     try:
         key.verify(seal, text)

@@ -17,11 +17,12 @@ from pathlib import Path
 from typing import Any, Literal
 
 from deploy import cuda
-from deploy.graph_file import read_graph_file
+from deploy.cache_seal import read_sealed, write_sealed
+from deploy.graph_file import parse_graph
+from deploy.model_bytes import ModelBytes, read_model
 from deploy.runners import imported, said
 from deploy.ship import Ship
 from deploy.tensorrt_engine import Engine, Key, cache_folder, write_engine
-from edgemt.files import sha256, write_bytes
 from edgemt.names import unknown
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_bindings"}
@@ -67,8 +68,10 @@ def module(runtime: str) -> Any:
     return trt
 
 
-def build(source: Path, *, runtime: str, options: BuildOptions | None = None, folder: Path | None = None) -> Engine:
-    """Build the engine of one ONNX file and keep it with its key in `folder`, the user's cache if not given.
+def build(
+    source: Path | ModelBytes, *, runtime: str, options: BuildOptions | None = None, folder: Path | None = None
+) -> Engine:
+    """Build the engine of one ONNX graph and store it with its key in `folder`, the user's cache if not given.
 
     Raises ValueError in one line for what the parser objects to, for a builder that runs out of memory, and where
     engines cannot be built without a GPU.
@@ -80,10 +83,11 @@ def build(source: Path, *, runtime: str, options: BuildOptions | None = None, fo
             "runtime 'tensorrt': engines are built on the device that runs them, and no NVIDIA GPU is to be had here; "
             "--runtime tensorrt_rtx builds ahead of time"
         )
+    model = source if isinstance(source, ModelBytes) else read_model(source)
     target = None if options.portable else gpu
     folder = Path(folder) if folder is not None else cache_folder() / "tensorrt"
     key = Key.here(
-        onnx_sha256=sha256(source),
+        onnx_sha256=model.sha256,
         runtime=runtime,
         version=str(trt.__version__),
         gpu=target,
@@ -92,13 +96,13 @@ def build(source: Path, *, runtime: str, options: BuildOptions | None = None, fo
     log = logger(trt)
     timings = folder / f"timing.{runtime}.{key.version}.{(target.name if target else 'any').replace(' ', '_')}.bin"
     start = time.perf_counter()
-    data = _serialised(trt, log, source, options=options, here=target, timings=timings)
+    data = _serialised(trt, log, model, options=options, here=target, timings=timings)
     facts = {
         "layers": dict(executed(log.layers)),
         "built_s": round(time.perf_counter() - start, 2),
         "ahead_of_time": gpu is None,
     }
-    return write_engine(folder, source, key=key, data=data, facts=facts)
+    return write_engine(folder, model.path, key=key, data=data, facts=facts)
 
 
 def build_ship(
@@ -126,7 +130,7 @@ def build_ship(
         source = ship.path(name)
         if source.suffix != ".onnx":
             raise ValueError(f"{source}: engines are built from .onnx; choose {', '.join(FILES)}")
-        engine = build(source, runtime=runtime, options=options, folder=folder)
+        engine = build(ship.model(name), runtime=runtime, options=options, folder=folder)
         yield engine, _became(ship, name, engine, runtime, options)
 
 
@@ -190,14 +194,15 @@ def _layers(text: str) -> list[tuple[str, str]]:
 
 
 def _serialised(
-    trt: Any, log: Any, source: Path, *, options: BuildOptions, here: cuda.Gpu | None, timings: Path
+    trt: Any, log: Any, model: ModelBytes, *, options: BuildOptions, here: cuda.Gpu | None, timings: Path
 ) -> bytes:
-    if read_graph_file(source).external:
+    source = model.path
+    if parse_graph(model.data, source=source).external:
         raise ValueError(f"{source}: keeps weights in another file; export it with external_data=False")
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
-    if not parser.parse(source.read_bytes()):
+    if not parser.parse(model.data):
         said = [str(parser.get_error(i).desc()).strip() for i in range(parser.num_errors)]
         raise ValueError(f"{source}: NVIDIA's parser refuses it ({(said or log.errors or ['no reason given'])[0]})")
     workspace = _workspace(options)
@@ -209,7 +214,7 @@ def _serialised(
         made = builder.build_serialized_network(network, config)
         if made is not None:
             if cache is not None and here is not None:
-                write_bytes(timings, bytes(cache.serialize()))
+                write_sealed(timings, timings.name, bytes(cache.serialize()))
             return bytes(made)
         if workspace is None or not any("memory" in text.lower() for text in log.errors):
             break
@@ -234,7 +239,7 @@ def _config(trt: Any, builder: Any, *, options: BuildOptions, here: cuda.Gpu | N
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if ahead or not hasattr(config, "create_timing_cache"):
         return config, None
-    for kept in (timings.read_bytes() if timings.is_file() else b"", b""):  # a damaged or foreign file is left aside
+    for kept in (read_sealed(timings, timings.name) or b"", b""):  # a damaged or foreign file is left aside
         cache = config.create_timing_cache(kept)
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
             return config, cache

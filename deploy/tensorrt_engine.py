@@ -1,7 +1,7 @@
 """An engine file and what it was built for: it runs there and nowhere else, and only if it is whole.
 
     CACHE/tensorrt/model.int8.3f2a...c1.engine   the serialised engine
-    CACHE/tensorrt/model.int8.3f2a...c1.json     its key, its sha256, how it was built
+    CACHE/tensorrt/model.int8.3f2a...c1.json     its key, its sha256, how it was built, a MAC (`deploy.cache_seal`)
 
 Engines hold code for one GPU. They lie in the user's own folder and not in the ship: the card cannot vouch for what
 was built after it was written, and a ship may be read-only or on its way to another machine.
@@ -18,10 +18,13 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
+from deploy.cache_seal import genuine, key_file, mac, private_folder
 from deploy.cuda import Gpu
 from edgemt.files import sha256, write_bytes, write_text
+from edgemt.plain_files import TEXT_LIMIT, parse_json, read_regular
 
 FORMAT = 1
+_RECORD = "engine record"
 SUFFIX = ".engine"
 
 
@@ -74,7 +77,7 @@ class Engine:
     def read(self) -> bytes:
         """Raises ValueError for a file that is not the one that was written."""
         try:
-            data = self.path.read_bytes()
+            data = read_regular(self.path)
         except OSError as error:
             raise ValueError(f"{self.path}: cannot be read ({error.strerror}); build it again") from None
         wanted = self.record["bytes"]
@@ -86,15 +89,18 @@ class Engine:
 
 
 def cache_folder() -> Path:
-    """$EDGEMT_CACHE, else edgemt in the user's cache folder."""
+    """$EDGEMT_CACHE, else edgemt in the user's cache folder. Raises ValueError where there is no home folder."""
     if os.environ.get("EDGEMT_CACHE"):
         return Path(os.environ["EDGEMT_CACHE"])
-    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgemt"
+    try:
+        return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "edgemt"
+    except RuntimeError:
+        raise ValueError("no home folder here for the cache; set EDGEMT_CACHE to a folder of your own") from None
 
 
 def write_engine(folder: Path, source: Path, *, key: Key, data: bytes, facts: Mapping[str, Any]) -> Engine:
     """The engine first, its JSON last: an engine without one is never loaded."""
-    path = folder / f"{source.stem}.{key.digest()}{SUFFIX}"
+    path = private_folder(folder) / f"{source.stem}.{key.digest()}{SUFFIX}"
     record = {
         "format": FORMAT,
         "key": asdict(key),
@@ -104,6 +110,7 @@ def write_engine(folder: Path, source: Path, *, key: Key, data: bytes, facts: Ma
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         **facts,
     }
+    record["mac"] = mac(_RECORD, _canonical(record)).hex()
     path.with_suffix(".json").unlink(missing_ok=True)
     write_bytes(path, data)
     write_text(path.with_suffix(".json"), json.dumps(record, indent=1) + "\n")
@@ -122,11 +129,14 @@ def open_engine(path: Path, here: Key) -> Engine:
 def find_engine(folder: Path, source: Path, here: Key) -> Engine:
     """The engine built from `source` for `here`, the newest one. Raises NoEngine, saying what to do."""
     here = replace(here, onnx_sha256=here.onnx_sha256 or sha256(source))
-    reasons, fitting = [], []
+    reasons, fitting, refused = [], [], []
+    if folder.is_dir():
+        private_folder(folder)
     for path in sorted(folder.glob(f"{source.stem}.*{SUFFIX}")) if folder.is_dir() else []:
         try:
             engine = _described(path)
-        except ValueError:
+        except ValueError as error:
+            refused.append(str(error))
             continue
         if engine.key.onnx_sha256 != here.onnx_sha256 or engine.key.runtime != here.runtime:
             continue
@@ -140,13 +150,26 @@ def find_engine(folder: Path, source: Path, here: Key) -> Engine:
     command = f"edgemt build {source.parent} --runtime {here.runtime}"
     if reasons:
         raise NoEngine(f"{source}: its engine does not run here: {reasons[-1]}; run: {command}")
+    if refused:
+        raise NoEngine(f"{source}: its engine is not used: {refused[-1]}; run: {command}")
     raise NoEngine(f"{source}: no engine in {folder}; engines are built on the device, run: {command}")
+
+
+def _canonical(record: Mapping[str, Any]) -> bytes:
+    return json.dumps({name: value for name, value in record.items() if name != "mac"}, sort_keys=True).encode()
+
+
+def _unhexed(text: str) -> bytes:
+    try:
+        return bytes.fromhex(text)
+    except ValueError:
+        return b""
 
 
 def _described(path: Path) -> Engine:
     beside = path.with_suffix(".json")
     try:
-        record = json.loads(beside.read_text(encoding="utf-8"))
+        record = parse_json(read_regular(beside, limit=TEXT_LIMIT).decode("utf-8"))
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']!r}, this version reads {FORMAT}")
         key = Key(**record["key"])
@@ -156,4 +179,10 @@ def _described(path: Path) -> Engine:
         raise ValueError(f"{path}: no {beside.name} beside it, so nobody knows what it is; build it again") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
         raise ValueError(f"{beside}: not a readable engine record ({error}); build it again") from None
+    seal = record.get("mac")
+    if not isinstance(seal, str) or not genuine(_RECORD, _canonical(record), _unhexed(seal)):
+        raise ValueError(
+            f"{beside}: was not written with this user's key ({key_file()}); build it again, or copy that key from the "
+            "machine that built it"
+        )
     return Engine(path, key, record)

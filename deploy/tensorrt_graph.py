@@ -11,25 +11,25 @@ from __future__ import annotations
 import weakref
 from collections.abc import Sequence
 from contextlib import suppress
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from deploy import cuda, tensorrt_build
-from deploy.graph_file import read_graph_file
+from deploy.cache_seal import read_sealed, write_sealed
+from deploy.graph_file import parse_graph
+from deploy.model_bytes import ModelBytes
 from deploy.runners import Choice, Lane, Loaded, Stages, first_line, only_one, said
 from deploy.tensorrt_engine import SUFFIX, Engine, Key, cache_folder, find_engine, open_engine
-from edgemt.files import write_bytes
 
 
-def load(path: Path, choice: Choice, *, runtime: str) -> Loaded:
-    """`path`: an ONNX file whose engine is looked up, or an engine. Raises ValueError for one that does not fit."""
+def load(model: ModelBytes, choice: Choice, *, runtime: str) -> Loaded:
+    """`model`: an ONNX graph whose engine is looked up, or an engine. Raises ValueError for one that does not fit."""
     trt, driver = tensorrt_build.module(runtime), cuda.cuda()
     if choice.device not in (None, "GPU"):
         raise ValueError(f"device {choice.device!r}: {runtime} runs on the GPU")
     driver.enter()
-    engine = _engine(path, choice, runtime=runtime, version=str(trt.__version__), gpu=driver.gpu)
+    engine = _engine(model, choice, runtime=runtime, version=str(trt.__version__), gpu=driver.gpu)
     log = tensorrt_build.logger(trt)
     plan = trt.Runtime(log)
     data = engine.read()
@@ -46,7 +46,7 @@ def load(path: Path, choice: Choice, *, runtime: str) -> Loaded:
         (tuple(loaded.get_tensor_shape(name)), str(loaded.get_tensor_dtype(name).name).lower())
         for name in (inputs[0], outputs[0])
     )
-    kernels = _Kernels(loaded, engine.path.with_suffix(".jit")) if runtime == "tensorrt_rtx" else None
+    kernels = _Kernels(loaded, engine) if runtime == "tensorrt_rtx" else None
     io = ((inputs[0], takes[0]), (outputs[0], gives[0]))
     streams = choice.streams or (2 if choice.hint == "throughput" else 1)
 
@@ -67,7 +67,7 @@ def load(path: Path, choice: Choice, *, runtime: str) -> Loaded:
         call=first,
         takes=takes,
         gives=gives,
-        precision=_precision(trt, loaded, engine, path),
+        precision=_precision(trt, loaded, engine, model),
         threads=1,
         device="GPU",
         lanes=lanes,
@@ -95,20 +95,22 @@ def missing() -> str | None:
     return None
 
 
-def _engine(path: Path, choice: Choice, *, runtime: str, version: str, gpu: cuda.Gpu) -> Engine:
+def _engine(model: ModelBytes, choice: Choice, *, runtime: str, version: str, gpu: cuda.Gpu) -> Engine:
     asked = {} if choice.precision is None else {"precision": choice.precision}
-    here = Key.here(onnx_sha256="", runtime=runtime, version=version, gpu=gpu, options=asked)
-    if path.suffix == SUFFIX:
-        return open_engine(path, here)
-    return find_engine(choice.cache or cache_folder() / "tensorrt", path, here)
+    onnx = "" if model.path.suffix == SUFFIX else model.sha256
+    here = Key.here(onnx_sha256=onnx, runtime=runtime, version=version, gpu=gpu, options=asked)
+    if model.path.suffix == SUFFIX:
+        return open_engine(model.path, here)
+    return find_engine(choice.cache or cache_folder() / "tensorrt", model.path, here)
 
 
-def _precision(trt: Any, loaded: Any, engine: Engine, path: Path) -> str:
+def _precision(trt: Any, loaded: Any, engine: Engine, model: ModelBytes) -> str:
     """From the engine itself, else from the builder's list, else from the graph."""
     text = loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
     kinds = dict(tensorrt_build.executed(text)) or dict(engine.record.get("layers", {}))
-    if not kinds and path.suffix == ".onnx":
-        kinds = {"int8" if "QuantizeLinear" in read_graph_file(path).ops else "f32": 1}
+    if not kinds and model.path.suffix == ".onnx":
+        quantized = "QuantizeLinear" in parse_graph(model.data, source=model.path).ops
+        kinds = {"int8" if quantized else "f32": 1}
     if "f32" in kinds and engine.key.options.get("precision") == "tf32":
         kinds["tf32"] = kinds.pop("f32")
     return said(kinds) or "unknown"
@@ -117,11 +119,13 @@ def _precision(trt: Any, loaded: Any, engine: Engine, path: Path) -> str:
 class _Kernels:
     """The kernels that TensorRT for RTX compiles when an engine is first used, kept for the next start."""
 
-    def __init__(self, engine: Any, file: Path) -> None:
-        self._engine, self._file = engine, file
+    def __init__(self, engine: Any, of: Engine) -> None:
+        self._engine, self._file = engine, of.path.with_suffix(".jit")
+        self._context = f"kernels of {of.record['engine_sha256']}"
         self._config = engine.create_runtime_config()
         self._cache = self._config.create_runtime_cache()
-        self._stood = file.is_file() and bool(self._cache.deserialize(file.read_bytes()))
+        kernels = read_sealed(self._file, self._context)
+        self._stood = kernels is not None and bool(self._cache.deserialize(kernels))
         self._config.set_runtime_cache(self._cache)
 
     def context(self) -> Any:
@@ -131,7 +135,7 @@ class _Kernels:
         if self._stood:
             return
         with suppress(OSError, ValueError):  # a folder that cannot be written costs time at the next start, no more
-            write_bytes(self._file, bytes(self._cache.serialize()))
+            write_sealed(self._file, self._context, bytes(self._cache.serialize()))
 
 
 class _Lane:

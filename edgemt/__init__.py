@@ -5,7 +5,10 @@ from __future__ import annotations
 from importlib import import_module
 from typing import Any
 
+from edgemt.telemetry import switch_off
+
 __version__ = "0.1.0"
+switch_off()
 
 # name -> module that holds it; loaded when first used, so that `import edgemt` needs no torch
 _PUBLIC = {

@@ -19,12 +19,16 @@ from typing import Any
 from torch import nn
 
 from deploy.prune import Plan, apply_plan
-from deploy.ship import seal
+from deploy.ship import CARD, seal
 from edgemt import checkpoint
 from edgemt.contract import Card
-from edgemt.files import sha256
+from edgemt.ensemble import ROOM, Ensemble
+from edgemt.files import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
+from edgemt.plain_files import TEXT_LIMIT, read_regular
 
 WEIGHTS = "weights.safetensors"
+CURVES = "curves.json"
+_FINISHED = ".finished."  # before the name of a checkpoint whose stage has its card, but not yet its name
 
 
 def plain(value: Any) -> Any:
@@ -59,9 +63,12 @@ def key_of(*parts: Any) -> str:
 def read_card(folder: Path) -> Card:
     file = folder / "card.json"
     try:
-        return Card.from_json(file.read_text(encoding="utf-8"), source=file)
+        text = read_regular(file, limit=TEXT_LIMIT).decode("utf-8")
     except (FileNotFoundError, NotADirectoryError):
         raise ValueError(f"{folder}: holds no card.json; is it an artefact folder?") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ValueError(f"{file}: cannot be read ({error}); copy the folder again") from None
+    return Card.from_json(text, source=file)
 
 
 def stands(folder: Path, *, key: str) -> bool:
@@ -80,27 +87,60 @@ def stands(folder: Path, *, key: str) -> bool:
 
 def identity(folder: Path) -> str:
     """What a child depends on: its parent's files, not the moment they were written."""
-    return key_of(read_card(folder).files)
+    return key_of({name: digest for name, digest in read_card(folder).files.items() if name != CURVES})
 
 
 @contextmanager
-def staged(folder: Path) -> Iterator[Path]:
-    """A working folder that outlives an interruption, and becomes `folder` when the block ends well."""
+def staged(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
+    """A working folder that outlives an interruption, and becomes `folder` when the block ends well.
+
+    A folder that is there is set aside as `folder.previous-1` (the count goes up), or replaced with `overwrite`.
+    """
     working = folder.with_name(folder.name + ".partial")
-    working.mkdir(parents=True, exist_ok=True)
+    make_folder(working)
+    for finished in working.glob(f"{_FINISHED}*"):  # the last run ended between the card and the name
+        (working / CARD).unlink(missing_ok=True)
+        os.replace(finished, working / finished.name.removeprefix(_FINISHED))
     yield working
+    fsync_tree(working)
     old = folder.with_name(folder.name + ".old")
-    shutil.rmtree(old, ignore_errors=True)
-    if folder.exists():
+    if folder.exists() and overwrite:
+        shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
+    elif folder.exists():
+        set_aside(folder)
     os.replace(working, folder)
+    fsync_folder(folder.parent)
+    for finished in folder.glob(f"{_FINISHED}*"):
+        finished.unlink()
     shutil.rmtree(old, ignore_errors=True)
 
 
 def write_card(folder: Path, card: Card) -> Card:
-    """Seal the folder: the card, written last, carries the hash of every file beside it."""
-    (folder / "checkpoint.safetensors").unlink(missing_ok=True)
+    """Seal the folder: the card, written last, carries the hash of every file beside it.
+
+    A checkpoint is renamed, so that the card does not list it; `staged` removes it when the folder has its name.
+    """
+    for file in (checkpoint.CHECKPOINT, checkpoint.previous(Path(checkpoint.CHECKPOINT)).name):
+        if (folder / file).exists():
+            os.replace(folder / file, folder / f"{_FINISHED}{file}")
     return seal(folder, replace(card, created=""))
+
+
+def rewrite_card(folder: Path, card: Card) -> None:
+    """Replace the card of a finished stage; its files are as they were."""
+    write_text(folder / CARD, card.to_json())
+
+
+def replace_file(folder: Path, name: str, text: str) -> None:
+    """Replace a text file of a finished stage, and its hash on the card.
+
+    The card is written twice: without the file first, so that a run that is cut in between leaves a card that fits.
+    """
+    card = read_card(folder)
+    rewrite_card(folder, replace(card, files={file: h for file, h in card.files.items() if file != name}))
+    write_text(folder / name, text)
+    rewrite_card(folder, replace(card, files={**card.files, name: sha256(folder / name)}))
 
 
 def save_network(folder: Path, network: nn.Module, card: Card) -> Card:
@@ -109,10 +149,23 @@ def save_network(folder: Path, network: nn.Module, card: Card) -> Card:
 
 
 def build_network(network: dict[str, Any]) -> nn.Module:
-    """A fresh network from a card's `network`: room, name, options and, if it was pruned, the plan."""
+    """A fresh network from a card's `network`: room, name, options and, if it was pruned, the plan.
+
+    Raises ValueError for a description that lacks a field or that no builder takes; nothing of it is executed, and
+    options that would load a file are refused (`edgemt.network_options`).
+    """
+    try:
+        return _built(network)
+    except (KeyError, TypeError, AttributeError, RecursionError) as error:
+        raise ValueError(f"network of a card: cannot be built ({error!r}); train or export it again") from error
+
+
+def _built(network: dict[str, Any]) -> nn.Module:
     import students
     import teachers
 
+    if network["room"] == ROOM:
+        return Ensemble([_built(member) for member in network["members"]], flips=network["options"]["flips"])
     rooms: dict[str, Any] = {"teachers": teachers, "students": students}
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in network["options"].items()}
     fresh = rooms[network["room"]].build(
@@ -129,11 +182,28 @@ def build_network(network: dict[str, Any]) -> nn.Module:
 
 def load_network(folder: Path) -> nn.Module:
     """The trained network of an artefact folder, in eval mode."""
-    fresh = build_network(offline(read_card(folder).network))
+    try:
+        network = offline(read_card(folder).network)
+    except (KeyError, TypeError, AttributeError) as error:
+        raise ValueError(f"{folder / 'card.json'}: describes no network ({error!r}); train it again") from error
+    fresh = build_network(network)
     return checkpoint.load_weights(folder / WEIGHTS, fresh).eval()
 
 
 def offline(network: dict[str, Any]) -> dict[str, Any]:
-    """The same network, its weights to come from a file and not from a hub."""
-    options = network["options"]
-    return {**network, "options": {**options, "pretrained": "never"}} if "pretrained" in options else network
+    """The same network, all its weights to come from the artefact's own file."""
+    options = {key: value for key, value in network["options"].items() if key not in ("weights_file", "first_conv")}
+    members = {"members": [offline(member) for member in network["members"]]} if "members" in network else {}
+    return {
+        **network,
+        **members,
+        "options": {**options, **({"pretrained": "never"} if "pretrained" in options else {})},
+    }
+
+
+def encoder_identity(folder: Path) -> str:
+    """`EncoderWeights.identity` of the weights that a finished stage began with; empty where it began without."""
+    if not (folder / "card.json").is_file():
+        return ""
+    record = read_card(folder).network.get("encoder_weights")
+    return f"{record.get('encoder')} {record.get('sha256')}" if isinstance(record, dict) else ""

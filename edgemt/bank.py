@@ -62,7 +62,7 @@ def fill(
     stems = _stems(cases)
     head = {"format": FORMAT, "key": key, "classes": list(classes), "size": list(size)}
     index = _taken_up(folder, head)
-    depths = {stem: depth_of(case.image) for stem, case in stems.items()}
+    depths = {stem: depth_of(case.image, axes=case.axes) for stem, case in stems.items()}
     kept = {s for s in stems if _stands(folder, s, index["volumes"].get(s), depth=depths[s])}
     index["volumes"] = {s: entry for s, entry in index["volumes"].items() if s in kept}
     cost = {s: 2 * depth * (len(classes) - 1) * size[0] * size[1] for s, depth in depths.items()}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import sys
 from collections.abc import Callable, Sequence
@@ -10,6 +11,7 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import subcommand
 
+from deploy.runners import out_of_memory
 from edgemt.commands import bench, check, compare, export, ships, stages, stream, tables, trust
 from edgemt.commands.speaking import alone, say
 from edgemt.files import no_space
@@ -42,6 +44,18 @@ TAKES_FIELDS = (
     bench.Bench,
     compare.Compare,
 )  # after a recipe's name, every field of it is a flag
+_REASONS = {  # of an OSError, in plain terms
+    errno.EACCES: "permission denied",
+    errno.EPERM: "not permitted",
+    errno.EROFS: "the file system is read-only",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EISDIR: "a folder, not a file",
+    errno.EEXIST: "a file is in the way",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "a circle of symbolic links",
+    errno.EMFILE: "too many open files; raise ulimit -n",
+    errno.ENOMEM: "out of memory",
+}
 Command: Any = Union[tuple(Annotated[kind, subcommand(name)] for name, kind in NAMES.items())]  # noqa: UP007
 
 
@@ -61,10 +75,16 @@ def main(argv: Sequence[str] | None = None) -> None:
             raise
         say(f"error: {' '.join(str(error).split())}")
         raise SystemExit(2) from None
-    except OSError as error:
-        if not no_space(error) and not isinstance(error, PermissionError):
+    except (MemoryError, RuntimeError) as error:
+        if not out_of_memory(error) or os.environ.get("EDGEMT_TRACEBACK"):
             raise
-        reason = "no space left on the disk" if no_space(error) else "permission denied"
+        why = " ".join(str(error).split())[:120] or "an array could not be allocated"
+        say(f"error: out of memory ({why}); close other programs, raise ulimit -v, or use smaller data")
+        raise SystemExit(2) from None
+    except OSError as error:
+        reason = "no space left on the disk" if no_space(error) else _REASONS.get(error.errno or 0)
+        if reason is None or os.environ.get("EDGEMT_TRACEBACK"):
+            raise
         say(f"error: {error.filename or 'writing'}: {reason}; mend it and run the same command again")
         raise SystemExit(2) from None
 

@@ -32,6 +32,7 @@ class Case:
     image: str  # a path, or phantom:SEED
     label: str | None = None
     slice: int | None = None  # index along the last axis of a volume; None: all of it
+    axes: str = ""  # the order that the volume's axes are brought to (`edgemt.geometry`); empty: as stored
 
 
 @dataclass(frozen=True)
@@ -134,8 +135,7 @@ class Card:
             unknown = set(raw) - {f.name for f in fields(cls)}
             if unknown:
                 raise ValueError(f"unknown fields {', '.join(sorted(unknown))}")
-            if not isinstance(raw.get("files", {}), dict):
-                raise TypeError("files is not an object")
+            _check_kinds(raw)
             norm = dict(raw.pop("normalise", {}))
             for key in ("mean", "std"):
                 if key in norm:
@@ -146,8 +146,26 @@ class Card:
                 if raw.get(key) is not None:
                     raw[key] = tuple(raw[key])
             return cls(normalise=Normalise(**norm), **raw)
-        except (ValueError, TypeError, KeyError) as error:
+        except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{source}: not a readable card ({error}); export the model again") from error
+
+
+def _check_kinds(raw: dict[str, Any]) -> None:
+    """Raises TypeError for a field of another kind than a Card's: what reads a card relies on them."""
+    kinds: dict[str, type] = {
+        **dict.fromkeys(("task", "stage", "name", "channel_order", "postprocess", "recipe_hash", "created"), str),
+        **dict.fromkeys(("normalise", "network", "data", "files", "measured"), dict),
+        **dict.fromkeys(("channels", "params", "macs"), int),
+        **dict.fromkeys(("classes", "size", "parents", "latency"), list),
+    }
+    for key, kind in kinds.items():
+        if not isinstance(raw.get(key, kind()), kind):
+            raise TypeError(f"{key} is no {kind.__name__}")
+    inside = (*raw.get("measured", {}).values(), *raw.get("latency", ()))
+    if not all(isinstance(record, dict) for record in inside):
+        raise TypeError("measured and latency hold objects")
+    if not all(isinstance(name, str) for name in (*raw.get("classes", ()), *raw.get("parents", ()))):
+        raise TypeError("classes and parents hold text")
 
 
 class Runner(Protocol):

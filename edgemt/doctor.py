@@ -58,6 +58,8 @@ def doctor(ship: Path | None = None) -> tuple[bool, list[str]]:
             lines.append(
                 f"ok  {name:28} {version:14} {use}" if version else _lack(name, f"not installed; needed for {use}")
             )
+    if machine.version("timm"):
+        lines += ["", *_encoder_weights()]
     able = [name for name, row in RUNTIMES.items() if row.load is not None and runtimes[name][0]]
     healthy = bool(able)
     if not able:
@@ -67,6 +69,19 @@ def doctor(ship: Path | None = None) -> tuple[bool, list[str]]:
         lines += ["", *report]
         healthy = healthy and tested
     return healthy, lines
+
+
+def _encoder_weights() -> list[str]:
+    """Where the pretrained weights of each student's encoder can be had here; the network is not used."""
+    import students
+    from edgemt import encoder_weights
+
+    lines = []
+    for name, row in students.STUDENTS.items():
+        source = encoder_weights.sources(row.encoder)
+        here = "installed" in source and "not installed" not in source or source.startswith("hub cache")
+        lines.append(f"{'ok' if here else '--':3} {name:28} pretrained weights: {source}")
+    return lines
 
 
 def _lack(name: str, why: str) -> str:

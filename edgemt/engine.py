@@ -14,8 +14,9 @@ put other layers into what is pruned and exported, and would exchange once a lay
 from __future__ import annotations
 
 import math
+import shutil
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -28,10 +29,13 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from edgemt import checkpoint, ranks
 from edgemt.contract import Batch, Step
-from edgemt.methods.method import Method
+from edgemt.data.resize import resize_batch
+from edgemt.files import NoSpaceError
+from edgemt.methods.method import Method, Turn
 from edgemt.progress import Bar
 from edgemt.roles import Ema, Frozen, Memory, Players, Trainable, gather, rest, set_modes, update_averages
 
+GROWN = 0.7  # fraction of a run after which progressive resizing has reached the full size
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -47,6 +51,7 @@ class Schedule:
     weight_decay: float = 1e-2
     warmup: int = 50  # steps of linear warm-up
     power: float = 0.9  # of the polynomial decay to zero
+    start_size: float = 1.0  # sides of the first batches, as a fraction; they grow to 1 within `GROWN` of the run
     clip: float = 5.0  # largest gradient norm; 0 leaves gradients alone
     precision: Precision = "auto"
     validations: int = 5  # how often the curve of the validation list is sampled in the run; the last weights are kept
@@ -57,6 +62,8 @@ class Schedule:
         for name in ("steps", "labelled", "learning_rate", "checkpoint_every", "patience"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"schedule.{name}: {getattr(self, name)} is not positive")
+        if not 0.1 <= self.start_size <= 1.0:
+            raise ValueError(f"schedule.start_size: {self.start_size} is no fraction of the size; give 0.1 to 1")
         if self.unlabelled < 0 or self.validations < 0:
             raise ValueError("schedule.unlabelled and schedule.validations cannot be negative")
 
@@ -64,6 +71,10 @@ class Schedule:
         """Learning rate at a step: linear warm-up, then polynomial decay."""
         warm = min(1.0, (index + 1) / max(self.warmup, 1))
         return self.learning_rate * warm * (1 - index / max(self.steps, 1)) ** self.power
+
+    def size_fraction(self, index: int) -> float:
+        """Sides of the batch at a step, as a fraction of the frame: from `start_size`, linearly, to 1 (GROWN)."""
+        return min(1.0, self.start_size + (1 - self.start_size) * index / (GROWN * max(self.steps, 1)))
 
 
 @dataclass(frozen=True)
@@ -107,14 +118,18 @@ def train(
     key: str = "",
     label: str = "train",
     events: Path | None = None,
+    measured_on: str = "",
 ) -> Trained:
     """Train to the end, from the folder's checkpoint if there is one that carries the same `key`.
 
+    `measured_on` identifies the validation list: a curve that was begun on another list is begun again.
     Raises ValueError when the loss stays NaN, when a checkpoint is damaged, and when the disk is full.
     """
-    run = Run(method, build=build, schedule=schedule, seed=seed)
-    file = folder / "checkpoint.safetensors"
+    run = Run(method, build=build, schedule=schedule, seed=seed, measured_on=measured_on)
+    file = folder / checkpoint.CHECKPOINT
     run.restore(file, key=key)
+    if ranks.first():
+        run.refuse_full_disk(folder)
     with Bar(label, total=schedule.steps, done=run.index, events=events) as bar:
         while run.index < schedule.steps:
             terms = run.step(draw)
@@ -135,10 +150,10 @@ def train(
 class Run:
     """The state of one run: players, optimisers, step number and curves."""
 
-    def __init__(self, method: Method, *, build: Build, schedule: Schedule, seed: int):
+    def __init__(self, method: Method, *, build: Build, schedule: Schedule, seed: int, measured_on: str = ""):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         _tune(device)
-        self.method, self.schedule, self.seed = method, schedule, seed
+        self.method, self.schedule, self.seed, self.measured_on = method, schedule, seed, measured_on
         self.roles = method.roles()
         torch.manual_seed(seed)
         self.players: Players = gather(self.roles, build)
@@ -182,13 +197,13 @@ class Run:
         device = self.fabric.device
         generator = torch.Generator(device).manual_seed(seed + 1)
         step = Step(self.index, self.schedule.steps, generator)
-        batch = draw(number, device)
+        batch = resize_batch(draw(number, device), self.schedule.size_fraction(self.index))
         set_modes(self.players, self.roles)
         statistics = [b for name in self.optimisers for b in self.players[name].buffers()]
         before = [b.clone() for b in statistics]  # a forward pass moves them, also one that ends in NaN
         logged: dict[str, Tensor] = {}
         finite = True
-        for who, terms in self.method.steps(self.nets, batch, step):
+        for who, terms in self._steps(batch, step):
             finite = self._descend(who, torch.stack(list(terms.values())).sum())
             if not finite:
                 break
@@ -205,6 +220,23 @@ class Run:
         self.bad_in_a_row = 0
         update_averages(self.players, self.roles, step)
         return logged
+
+    def _steps(self, batch: Batch, step: Step) -> Iterator[Turn]:
+        """The method's moves. Raises ValueError, naming the fields, where a norm layer is left with one value."""
+        try:
+            yield from self.method.steps(self.nets, batch, step)
+        except ValueError as error:
+            if "more than 1 value per channel" not in str(error) and "more than 1 spatial element" not in str(error):
+                raise
+            space = tuple(batch.image.shape[2:])
+            field = "data.size" if len(space) == 2 else "volume.patch"
+            larger, now = (" ".join(str(n * times) for n in space) for times in (2, 1))
+            raise ValueError(
+                "a norm layer is left with one value per channel at the network's lowest resolution, and cannot "
+                f"normalise it: set schedule.labelled (now {self.schedule.labelled}) and schedule.unlabelled (now "
+                f"{self.schedule.unlabelled}), where it is not 0, to at least 2, or {field} to at least {larger} "
+                f"(now {now})"
+            ) from error
 
     def _descend(self, who: tuple[str, ...], total: Tensor) -> bool:
         """One move of the named players down their gradients, or False and none where the loss is not finite."""
@@ -290,22 +322,40 @@ class Run:
             "bad_in_a_row": self.bad_in_a_row,
             "history": self.history,
             "key": key,
+            "measured_on": self.measured_on,
             "processes": ranks.world(),
         }
         checkpoint.save(file, players=self.players, optimisers=self.optimisers, state=state)
 
     def restore(self, file: Path, *, key: str) -> None:
-        """Take up a checkpoint of the same run; one of another run (other `key`) is left behind."""
-        if not ranks.by_first(lambda: file.exists() and checkpoint.read_state(file).get("key") == key):
+        """Take up a checkpoint of the same run, or the one before where it is gone; another `key` is left behind."""
+        chosen = ranks.by_first(lambda: _checkpoint_of(file, key))
+        if not chosen:
             return
+        file = Path(chosen)
         state = checkpoint.read_state(file)
         checkpoint.load(file, players=self.players, optimisers=self.optimisers)
         self.index, self.restores, self.history = state["index"], state["restores"], state["history"]
         self.bad_in_a_row = state["bad_in_a_row"]
+        if state.get("measured_on", self.measured_on) != self.measured_on:
+            self.history["val"] = {"step": [], "dice": []}
         began, now = state.get("processes", 1), ranks.world()
         if began != now and ranks.first():
             rows = f"a step sees {now} times the rows of schedule, before {began} times"
             print(f"begun by {began} process(es), resumed by {now}: {rows}", file=sys.stderr, flush=True)
+
+    def refuse_full_disk(self, folder: Path) -> None:
+        """Raises NoSpaceError before the first step where the disk is too small for one checkpoint."""
+        folder.mkdir(parents=True, exist_ok=True)
+        weights = [p for player in self.players.values() for p in (*player.parameters(), *player.buffers())]
+        moving = [p for name in self.optimisers for p in self.players[name].parameters()]
+        need = sum(p.nbytes for p in weights) + 2 * sum(p.nbytes for p in moving)
+        free = shutil.disk_usage(folder).free
+        if free < need:
+            raise NoSpaceError(
+                f"{folder}: a checkpoint needs about {need / 1e6:.1f} MB, no space left on the disk beyond "
+                f"{free / 1e6:.1f} MB; free some or give another --out"
+            )
 
     def recover(self, file: Path, *, key: str) -> None:
         """After too many NaN losses: back to the last good students and averages, once; then give up."""
@@ -321,6 +371,12 @@ class Run:
         self.restore(file, key=key)
         # the step number goes on, so that other batches are drawn than the ones that failed
         self.index, self.restores, self.history["skipped"] = at, restores, skipped
+
+
+def _checkpoint_of(file: Path, key: str) -> str:
+    """`file`, or the checkpoint before it where `file` is gone, if it carries `key`; empty for none."""
+    found = next((path for path in (file, checkpoint.previous(file)) if path.exists()), None)
+    return str(found) if found is not None and checkpoint.read_state(found).get("key") == key else ""
 
 
 def _fabric(kind: str, device: torch.device) -> Fabric:

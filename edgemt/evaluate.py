@@ -15,7 +15,9 @@ from edgemt import phantom_volumes
 from edgemt.components import largest_component
 from edgemt.contract import Case
 from edgemt.data.decode import Form, ProgressCall, decode_pairs
-from edgemt.frames import fit_label, read_volume
+from edgemt.data.reading import Reading, say
+from edgemt.depth import Rule
+from edgemt.frames import fit_label, volume_spacing
 from edgemt.metrics import Scores, compare
 
 Predict = Callable[[np.ndarray], np.ndarray]
@@ -32,6 +34,7 @@ class EvalSet:
     truths: tuple[np.ndarray, ...]  # [H0, W0] or [S, H0, W0]
     classes: tuple[str, ...]
     spacing_mm: tuple[tuple[float, ...] | None, ...]  # in the truth's order of axes, as the header states it
+    key: str = ""  # identifies the list by its content, where that is tracked
 
     def __len__(self) -> int:
         return len(self.names)
@@ -45,19 +48,24 @@ def prepare(
     classes: tuple[str, ...],
     slices: int = 1,
     mask_threshold: int | None = None,
+    depth: Rule = "auto",
+    window: tuple[float, float] | None = None,
+    compare: bool = True,
+    reading: Reading | None = None,
     progress: ProgressCall | None = None,
 ) -> EvalSet:
     """Reads the cases, each with a label; the slices of one volume become one case, its name and size the volume's.
 
-    With `slices` a frame holds its neighbours as channels, K = channels * slices. Raises ValueError for an empty list
-    and for whatever is wrong with a file.
+    With `slices` a frame holds its neighbours as channels, K = channels * slices. `reading` holds the rules of the
+    whole set; without it `mask_threshold`, `depth`, `window` and `compare` (as in `DataOptions`) and the cases decide.
+    Says which class is in none of the masks. Raises ValueError for an empty list and for whatever is wrong with a file.
     """
     if not cases:
         raise ValueError("evaluation: the list of cases is empty; check data.val")
-    form = Form(size, channels, classes, mask_threshold, slices)
+    form = Form(size, channels, classes, mask_threshold, slices, depth, window, compare)
     frames = np.empty((len(cases), *size, form.frame_channels), np.uint8)
     labels = []
-    for i, (frame, label) in enumerate(decode_pairs(cases, form, progress=progress)):
+    for i, (frame, label) in enumerate(decode_pairs(cases, form, reading=reading, progress=progress)):
         frames[i] = frame
         labels.append(label)
     names, rows, truths, spacings = [], [], [], []
@@ -68,16 +76,19 @@ def prepare(
         names.append(cases[first].name.rpartition("/")[0] if volume else cases[first].name)
         rows.append(slice(first, last))
         truths.append(np.stack(labels[first:last]) if volume else labels[first])
-        spacings.append(_spacing(cases[first].image, truths[-1].shape) if volume else None)
+        spacings.append(_spacing(cases[first], truths[-1].shape) if volume else None)
+    for value, name in enumerate(classes):
+        if not any((truth == value).any() for truth in truths):
+            say(f"{name!r} is in none of the {len(truths)} masks that are measured; it gets no figure")
     return EvalSet(tuple(names), frames, tuple(rows), tuple(truths), tuple(classes), tuple(spacings))
 
 
-def _spacing(path: str, shape: tuple[int, ...]) -> tuple[float, ...] | None:
+def _spacing(case: Case, shape: tuple[int, ...]) -> tuple[float, ...] | None:
     """(slice, row, column) of a volume [S, H0, W0]; a file's own order is row, column, slice. None: it states none."""
-    if path.startswith(phantom_volumes.PREFIX):
+    if case.image.startswith(phantom_volumes.PREFIX):
         spacing: tuple[float, ...] | None = phantom_volumes.spacing_mm((*shape[1:], shape[0]))
     else:
-        spacing = read_volume(path).spacing_mm
+        spacing = volume_spacing(case.image, axes=case.axes)
     return None if spacing is None else (spacing[2], spacing[0], spacing[1])
 
 

@@ -4,14 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
 from torch import nn
 
 from edgemt import artefact
 from edgemt.contract import Normalise
-from edgemt.files import sha256
+from edgemt.encoder_weights import EncoderWeights
 from edgemt.methods import Method
 from edgemt.recipes import Student, Teacher
 from edgemt.roles import Frozen
@@ -48,13 +47,13 @@ def find(at: Run, method: Method, of: Teacher | Student) -> FeatureTeacher | Non
         raise ValueError("student.method.feature_from: 'backbone' needs a student.feature_teacher; name a timm encoder")
     from teachers.backbone import weights_of
 
-    file = weights_of(of.feature_teacher, given=of.feature_teacher_weights)
-    card = {"name": of.feature_teacher, "sha256": sha256(file), "size": of.feature_teacher_size}
+    weights = weights_of(of.feature_teacher, given=of.feature_teacher_weights)
+    card = {"name": of.feature_teacher, "sha256": weights.sha256, "size": of.feature_teacher_size}
     # the statistics of a run's data are read when the network is built: a stage that stands reads no image
-    return FeatureTeacher(card, lambda: _built(of, file, at.normalise))
+    return FeatureTeacher(card, lambda: _built(of, weights, at.normalise))
 
 
-def _built(of: Student, file: Path, normalise: Normalise) -> nn.Module:
+def _built(of: Student, weights: EncoderWeights, normalise: Normalise) -> nn.Module:
     from teachers.backbone import Backbone
 
-    return Backbone(of.feature_teacher, weights=file, normalise=normalise, size=of.feature_teacher_size).eval()
+    return Backbone(of.feature_teacher, weights=weights, normalise=normalise, size=of.feature_teacher_size).eval()

@@ -6,35 +6,121 @@ import errno
 import hashlib
 import os
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
+
+_UNWRITABLE = {
+    errno.EROFS: "a read-only file system",
+    errno.EACCES: "permission denied",
+    errno.EPERM: "not permitted",
+    errno.ENOTDIR: "a part of the path is a file, not a folder",
+    errno.EEXIST: "a file, not a folder",
+    errno.EISDIR: "a folder, not a file",
+    errno.ENAMETOOLONG: "the name is too long",
+    errno.ELOOP: "a circle of symbolic links",
+}
 
 
 class NoSpaceError(ValueError):
     """The disk is full. What was written before stands."""
 
 
+def unwritable(error: BaseException) -> str:
+    """Why a path cannot be written, in a few plain terms; empty for every other error."""
+    if no_space(error):
+        return "no space left on the disk"
+    return _UNWRITABLE.get(error.errno or 0, "") if isinstance(error, OSError) else ""
+
+
+def make_folder(path: str | Path) -> Path:
+    """The folder `path` with all its parents. Raises ValueError in one line where it cannot be made."""
+    path = Path(path)
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        reason = unwritable(error) or (error.errno == errno.ENOENT and "no folder can be made there")
+        if not reason:
+            raise
+        kind = NoSpaceError if no_space(error) else ValueError
+        raise kind(f"{path}: cannot be made ({reason}); give another folder, or mend that") from error
+    return path
+
+
+def fsync_folder(folder: str | Path) -> None:
+    """Flush the names in a folder to the disk, so that a rename survives a power cut. Does nothing on Windows."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    except OSError as error:  # some network file systems flush no folder
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP, errno.EBADF):
+            raise
+    finally:
+        os.close(handle)
+
+
+def fsync_tree(folder: str | Path) -> None:
+    """Flush every file under `folder`, then every folder, the deepest first."""
+    for root, _, names in os.walk(folder, topdown=False):
+        for name in names:
+            with open(Path(root, name), "rb") as file:
+                os.fsync(file.fileno())
+        fsync_folder(root)
+
+
 @contextmanager
 def whole(path: str | Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; rename it to `path` on success, remove it otherwise.
 
-    Raises NoSpaceError, naming the file, when the disk is full.
+    Raises NoSpaceError, naming the file, when the disk is full, and ValueError where nothing can be written.
     """
     path = Path(path)
-    path.parent.mkdir(parents=True, exist_ok=True)
+    make_folder(path.parent)
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:
         yield part
         with open(part, "rb") as written:
             os.fsync(written.fileno())
         os.replace(part, path)
+        fsync_folder(path.parent)
     except BaseException as error:
-        part.unlink(missing_ok=True)
+        with suppress(OSError):
+            part.unlink(missing_ok=True)
         if no_space(error):
             raise NoSpaceError(
                 f"{path}: no space left on the disk; free some and run the same command again"
             ) from error
+        if reason := unwritable(error):
+            raise ValueError(
+                f"{path}: cannot be written ({reason}); mend that and run the same command again"
+            ) from error
         raise
+
+
+def previous_folders(folder: Path) -> list[Path]:
+    """What was set aside of `folder`: `folder.previous-N`, the newest first."""
+    found = folder.parent.glob(f"{folder.name}.previous-*")
+    return sorted((path for path in found if _number(path)), key=_number, reverse=True)
+
+
+def next_name(folder: Path) -> Path:
+    """Where `folder` goes when it is set aside."""
+    highest = max(map(_number, previous_folders(folder)), default=0)
+    return folder.with_name(f"{folder.name}.previous-{highest + 1}")
+
+
+def set_aside(folder: Path) -> Path:
+    """Rename `folder` to its `next_name`; returns that."""
+    aside = next_name(folder)
+    os.replace(folder, aside)
+    fsync_folder(folder.parent)
+    return aside
+
+
+def _number(path: Path) -> int:
+    tail = path.name.rpartition(".previous-")[2]
+    return int(tail) if tail.isdecimal() else 0
 
 
 def no_space(error: BaseException) -> bool:

@@ -7,30 +7,47 @@ after pruning, and in calibration. A file whose accuracy was not measured is not
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 
 import torch
 
 from edgemt import artefact, quantizing, ranks, reporting, shipping, slimming, warm_up
+from edgemt.data_changes import tell_changes
 from edgemt.files import write_text
+from edgemt.locking import locked
 from edgemt.methods import METHODS, Method
 from edgemt.recipes import Recipe, Student, Teacher, student_method
-from edgemt.training import trained, wants_bank
+from edgemt.training import assembled, trained, wants_bank
 from edgemt.workspace import Run, start
 
+MEMBER_SEED = 1000  # between the seeds of a teacher's members: far from those that users compare
 STAGES = ("teacher", "bank", "student", "slim", "int8", "ship", "report")
 
 
 @ranks.together()
-def run(recipe: Recipe, out: Path, *, until: str = "report") -> Path:
+def run(recipe: Recipe, out: Path, *, until: str = "report", overwrite: bool = False) -> Path:
     """Every stage up to `until`; what stands is skipped, what was cut is resumed. Returns the last stage's folder.
 
-    Several processes (`edgemt.ranks`) train together; the first one does all else in a folder that each of them sees.
+    A stage or checkpoint that does not fit the recipe or the data any more is kept under another name, or replaced
+    with `overwrite` (`edgemt.reuse`). Several processes (`edgemt.ranks`) train together; the first one does all else
+    in a folder that each of them sees. Raises ValueError, before anything is trained, for a folder that another run
+    uses or that cannot be written.
     """
-    at = start(recipe, out)
+    at = start(recipe, out, overwrite=overwrite)
+    with locked(out) if ranks.first() else nullcontext():
+        return _run(at, until)
+
+
+def _run(at: Run, until: str) -> Path:
+    out = at.out
+    ranks.wait()  # for the lock of the first process
     _say_what_shares(at)
+    at.content  # noqa: B018  all processes together
     if ranks.first():
-        write_text(out / "recipe.json", artefact.to_json(recipe))
+        tell_changes(at, STAGES[: STAGES.index(until) + 1])
+        write_text(out / "recipe.json", artefact.to_json(at.recipe))
     makers: dict[str, Callable[[Run], Path]] = {
         "teacher": teacher,
         "bank": _by_first(bank),
@@ -60,8 +77,16 @@ def _say_what_shares(at: Run) -> None:
 
 
 def teacher(at: Run) -> Path:
-    """The full model: few labels, many unlabelled images."""
-    return trained(at, "teacher", at.recipe.teacher, at.recipe.teacher.method)
+    """The full model: few labels, many unlabelled images. With several members or flips, their mean."""
+    of = at.recipe.teacher
+    if of.members == 1 and of.flips == 1:
+        return trained(at, "teacher", of, of.method)
+    alone = replace(of, members=1, flips=1)
+    folders = []
+    for number in range(of.members):
+        recipe = replace(at.recipe, seed=at.recipe.seed + MEMBER_SEED * number, teacher=alone)
+        folders.append(trained(replace(at, recipe=recipe), f"members/{number + 1}", alone, of.method))
+    return assembled(at, "teacher", folders, flips=of.flips)
 
 
 def bank(at: Run) -> Path:

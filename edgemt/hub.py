@@ -2,10 +2,22 @@
 
 from __future__ import annotations
 
+import os
 import urllib.error
 import urllib.request
 
 PATIENCE_S = 3.0
+FILE = "model.safetensors"
+
+
+def cached_weights(repo: str | None, *, revision: str | None = None) -> str | None:
+    """Path of the repository's safetensors in the local cache, None where it is not there or a link leads nowhere."""
+    import huggingface_hub
+
+    if not repo:
+        return None
+    cached = huggingface_hub.try_to_load_from_cache(repo, FILE, revision=revision)
+    return cached if isinstance(cached, str) and os.path.isfile(cached) else None
 
 
 def published_weights(repo: str | None, *, revision: str | None = None) -> str:
@@ -18,17 +30,30 @@ def published_weights(repo: str | None, *, revision: str | None = None) -> str:
 
     if not repo:
         raise OSError("no weights are published for it")
-    file = "model.safetensors"
-    cached = huggingface_hub.try_to_load_from_cache(repo, file, revision=revision)
-    if isinstance(cached, str):
+    cached = cached_weights(repo, revision=revision)
+    if cached is not None:
         return cached
     if constants.HF_HUB_OFFLINE:
         raise OSError("not in the local cache, and HF_HUB_OFFLINE is set")
     request = urllib.request.Request(constants.ENDPOINT, method="HEAD")
     try:
         urllib.request.urlopen(request, timeout=PATIENCE_S).close()
-    except urllib.error.HTTPError:
-        pass  # it answered, that is all we ask
+    except urllib.error.HTTPError as error:
+        if error.code == 407:
+            raise OSError("the proxy refuses (407); set HTTPS_PROXY with its user and password") from error
+        # any other answer shows that the hub can be reached
     except OSError as error:
-        raise OSError("not in the local cache, and the model hub does not answer") from error
-    return huggingface_hub.hf_hub_download(repo, file, revision=revision)
+        raise OSError(
+            f"not in the local cache, and the model hub cannot be reached{_proxy()}; name a file with "
+            "--student.encoder-weights or --teacher.encoder-weights"
+        ) from error
+    try:
+        return huggingface_hub.hf_hub_download(repo, FILE, revision=revision)
+    except Exception as error:  # the client raises its own kinds for gated, missing and damaged
+        reason = " ".join(str(error).split())[:160] or type(error).__name__
+        raise OSError(f"download failed ({reason}); name a file with --student.encoder-weights") from error
+
+
+def _proxy() -> str:
+    named = os.environ.get("HTTPS_PROXY") or os.environ.get("https_proxy")
+    return " through the proxy of HTTPS_PROXY" if named else ""

@@ -49,11 +49,21 @@ def _students() -> Rows:
         yield name, f"{row.encoder}: {row.about}"
 
 
+def _encoders() -> Rows:
+    import students
+    from edgemt import encoder_weights
+
+    for name, row in students.STUDENTS.items():
+        size = f"{row.params:5.2f} M, {row.mmacs:5.0f} MMACs, {row.int8_time:4.2f}x INT8 time"
+        yield name, f"{size}; weights: {encoder_weights.sources(row.encoder)}"
+
+
 def _zoo() -> Rows:
+    from edgemt import entries
     from edgemt.zoo import shelf
 
-    for name in shelf.names():
-        yield shelf.PREFIX + name, shelf.about(shelf.read_card(shelf.HOME / name))
+    for name in entries.names():
+        yield entries.PREFIX + name, shelf.about(shelf.read_card(entries.HOME / name))
 
 
 def _runtimes() -> Rows:
@@ -86,6 +96,7 @@ _TABLES: dict[str, Callable[[], Rows]] = {
     "methods": _methods,
     "teachers": _teachers,
     "students": _students,
+    "encoders": _encoders,
     "runtimes": _runtimes,
     "datasets": _datasets,
     "zoo": _zoo,

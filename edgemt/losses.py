@@ -39,16 +39,20 @@ def weighted_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
     return (weight * values).sum() / weight.sum().clamp_min(SMOOTH)
 
 
-def dice(p: Tensor, q: Tensor, *, weight: Tensor | None = None, background: bool = False) -> Tensor:
-    """1 - soft Dice with squared denominators over the whole batch, mean of the classes that `q` holds.
+def dice(
+    p: Tensor, q: Tensor, *, weight: Tensor | None = None, background: bool = False, per_image: bool = False
+) -> Tensor:
+    """1 - (2 sum w p q) / (sum w (p^2 + q^2)), a scalar in [0, 1]: mean over the classes that `q` contains.
 
-    As the V-Net papers have it, foreground only. A class that the target lacks is left out: its Dice is 1
-    whatever the network says and has no gradient; cross-entropy is what removes false positives there.
+    The sums run over the whole batch, as the V-Net papers have it (Milletari et al., 3DV 2016); with `per_image` over
+    each image, and the mean over its classes too: a small object then counts as much as a large one, which is what
+    Dice averaged over images measures. Foreground only, unless `background`. A class that the target lacks is left
+    out: its Dice has no gradient; cross-entropy is what removes false positives there.
     """
     if not background:
         p, q = p[:, 1:], q[:, 1:]
     w = 1.0 if weight is None else weight
-    axes = (0, *range(2, p.ndim))
+    axes = tuple(range(2, p.ndim)) if per_image else (0, *range(2, p.ndim))
     both = (w * p * q).sum(axes)
     size = (w * (p.square() + q.square())).sum(axes)
     held = ((w * q).sum(axes) > 0).to(p.dtype)
@@ -62,10 +66,11 @@ def cross_entropy(logits: Tensor, target: Tensor, *, weight: Tensor | None = Non
     return weighted_mean(F.cross_entropy(logits, target, reduction="none").unsqueeze(1), weight)
 
 
-def dice_ce(logits: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
+def dice_ce(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, per_image: bool = False) -> Tensor:
     """0.5 (cross-entropy + Dice), the supervised loss of the field; `target` as in `cross_entropy`."""
     soft = target if target.is_floating_point() else onehot(target, logits.shape[1])
-    return 0.5 * (cross_entropy(logits, target, weight=weight) + dice(probabilities(logits), soft, weight=weight))
+    overlap_loss = dice(probabilities(logits), soft, weight=weight, per_image=per_image)
+    return 0.5 * (cross_entropy(logits, target, weight=weight) + overlap_loss)
 
 
 def mse(p: Tensor, q: Tensor) -> Tensor:
@@ -83,7 +88,9 @@ def entropy(p: Tensor) -> Tensor:
     return torch.special.entr(p).sum(1, keepdim=True)
 
 
-def distance(kind: Distance, logits: Tensor, q: Tensor, *, weight: Tensor | None = None) -> Tensor:
+def distance(
+    kind: Distance, logits: Tensor, q: Tensor, *, weight: Tensor | None = None, per_image: bool = False
+) -> Tensor:
     """Scalar: how far `logits` are from the target probabilities `q`, under a confidence weight."""
     if kind == "mse":
         return weighted_mean(mse(probabilities(logits), q), weight)
@@ -92,9 +99,9 @@ def distance(kind: Distance, logits: Tensor, q: Tensor, *, weight: Tensor | None
     if kind == "ce":
         return cross_entropy(logits, q, weight=weight)
     if kind == "dice":
-        return dice(probabilities(logits), q, weight=weight)
+        return dice(probabilities(logits), q, weight=weight, per_image=per_image)
     if kind == "dice_ce":
-        return dice_ce(logits, q, weight=weight)
+        return dice_ce(logits, q, weight=weight, per_image=per_image)
     raise ValueError(f"distance: {kind!r} is not known; use one of {', '.join(get_args(Distance))}")
 
 

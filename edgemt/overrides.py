@@ -11,13 +11,14 @@ from typing import Any
 
 import tyro
 
+from edgemt.data.options import PRESETS
 from edgemt.names import unknown
 from edgemt.recipes import Recipe
 
 
 def override(recipe: Recipe, args: Sequence[str], *, prog: str) -> Recipe:
     """`--student.schedule.steps 4000 --student.method mean_teacher`. Raises ValueError, naming field and value."""
-    recipe, rest = _choose_methods(recipe, list(args))
+    recipe, rest = _choose_preset(*_choose_methods(recipe, list(args)))
     if not rest:
         return recipe
     if "--help" in rest:
@@ -60,6 +61,19 @@ def _choose_methods(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]
                 recipe = replace(recipe, **{stage: of})
                 del args[index : index + (1 if "=" in arg else 2)]
                 break
+    return recipe, args
+
+
+def _choose_preset(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
+    """`--augment.preset mri` comes before every other flag of the augmentation, wherever it stands."""
+    flag = "--augment.preset"
+    for index, arg in enumerate(args):
+        if arg == flag or arg.startswith(flag + "="):
+            name = arg.partition("=")[2] or (args[index + 1] if index + 1 < len(args) else "")
+            if name not in PRESETS:
+                raise ValueError(f"augment.preset: {unknown('preset', name, PRESETS)}")
+            del args[index : index + (1 if "=" in arg else 2)]
+            return replace(recipe, augment=PRESETS[name]), args
     return recipe, args
 
 

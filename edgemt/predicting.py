@@ -11,6 +11,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -20,8 +21,22 @@ from deploy.runtime import runner
 from deploy.ship import open_ship
 from edgemt.components import through_plane as vote
 from edgemt.contract import Card, Runner
+from edgemt.depth import of_card
 from edgemt.files import whole, write_bytes
-from edgemt.frames import fit_frame, fit_label, is_h5, is_image, is_volume, read_image, read_volume, to_uint8
+from edgemt.frames import (
+    Volume,
+    fit_frame,
+    fit_label,
+    is_h5,
+    is_image,
+    is_stray,
+    is_volume,
+    not_read,
+    read_image,
+    read_volume,
+    several_values,
+)
+from edgemt.geometry import is_order, like_input, restored
 from edgemt.overlay import class_colours, contours
 from edgemt.through import frame_around
 
@@ -81,7 +96,8 @@ def _all(made: Predict, card: Card, jobs: dict[str, Path], out: Path, overlay: b
 
 
 def _image(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
-    picture = to_uint8(read_image(path))
+    """Upright, as its EXIF orientation has it; so are the mask and the overlay."""
+    picture = _eight_bits(several_values(read_image(path), path), card, path)
     frame = fit_frame(picture, size=card.size, channels=card.channels)
     mask = fit_label(made(frame[None])[0], size=picture.shape[:2])
     yield write_png(target, ".mask.png", mask, colours=len(card.classes))
@@ -91,26 +107,51 @@ def _image(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -
 
 
 def _volume(made: Predict, card: Card, path: Path, target: Path, overlay: bool, width: int) -> Iterator[Path]:
-    """Slice by slice along the last axis, as in training. The overlay is of the fullest slice."""
-    volume = read_volume(path)
-    array = to_uint8(volume.array)
+    """Slice by slice in the axis order of training; the mask has the file's own order and its complete geometry.
+
+    The overlay is of the fullest slice.
+    """
+    axes = _axes(card)
+    volume = read_volume(path, axes=axes)
+    array = _eight_bits(volume.array, card, path)
     mask = np.zeros(array.shape, np.uint8)
     for k, frame in enumerate(_frames(array, card)):
         mask[..., k] = fit_label(made(frame[None])[0], size=array.shape[:2])
     mask = np.moveaxis(vote(np.moveaxis(mask, -1, 0), width=width), 0, -1)
-    import nibabel
-
     name = target.with_name(f"{target.name}.mask.nii.gz")
     with whole(name) as part:
-        image = nibabel.Nifti1Image(mask, volume.affine)
-        if volume.spacing_mm is not None:
-            image.header.set_zooms(volume.spacing_mm)
-        part.write_bytes(_gzip(image.to_bytes()))
+        part.write_bytes(_gzip(nifti(mask, volume, axes=axes).to_bytes()))
     yield name
     if overlay:
         k = int((mask > 0).sum(axis=(0, 1)).argmax())
         drawn = contours(np.ascontiguousarray(array[..., k]), mask[..., k], colours=class_colours(len(card.classes)))
         yield write_png(target, f".slice{k:03d}.overlay.png", drawn)
+
+
+def nifti(mask: np.ndarray, volume: Volume, *, axes: str) -> Any:
+    """A NIfTI image of `mask`, in the order `axes`, over the file that `volume` was read from."""
+    import nibabel
+
+    mask = restored(mask, volume.codes, axes)
+    if volume.header is not None:
+        return like_input(mask, volume.header)
+    return nibabel.Nifti1Image(mask, volume.affine)
+
+
+def _axes(card: Card) -> str:
+    """The axis order of training, of the card; empty on one that has none. ValueError for one that is none."""
+    axes = card.data.get("axes", "")
+    if axes and not (isinstance(axes, str) and is_order(axes)):
+        raise ValueError(f"card.json: data.axes {axes!r} is no order of three axes; export the model again")
+    return axes or ""
+
+
+def _eight_bits(array: np.ndarray, card: Card, path: Path) -> np.ndarray:
+    """By the rule of training. Says so where a file is deeper than those of training."""
+    depth = of_card(card.data, source="card.json")
+    if (unlike := depth.unlike(array)) is not None:
+        print(f"edgemt: warning: {path}: {unlike}", file=sys.stderr, flush=True)
+    return depth(array)
 
 
 def _frames(array: np.ndarray, card: Card) -> Iterator[np.ndarray]:
@@ -145,7 +186,10 @@ def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
         elif _readable(given):
             found = [given]
         else:
-            raise ValueError(f"{given}: neither an image nor a volume; convert it to PNG, JPEG, TIFF or .nii.gz")
+            other = not_read(given)
+            raise ValueError(
+                other or f"{given}: neither an image nor a volume; convert it to PNG, JPEG, TIFF or .nii.gz"
+            )
         for path in found:
             name = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
             if name in jobs and jobs[name] != path:
@@ -158,10 +202,11 @@ def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
 
 def _inside(folder: Path, *, sliced: bool) -> list[Path]:
     """The inputs of a folder; where only volumes are read, images alone are the slices of one."""
-    listed = sorted(p for p in folder.iterdir() if _readable(p) and not p.name.startswith("."))
+    listed = sorted(p for p in folder.iterdir() if _readable(p) and not is_stray(p))
     found = [p for p in listed if not p.name.endswith(_OURS)]
     if not found:
-        raise ValueError(f"{folder}: holds no image or volume; name a folder of images or a single file")
+        other = next((text for text in map(not_read, sorted(folder.iterdir())) if text is not None), None)
+        raise ValueError(other or f"{folder}: holds no image or volume; name a folder of images or a single file")
     if not sliced or not all(map(is_image, found)):
         return found
     if len(listed) > len(found):

@@ -21,7 +21,7 @@ from edgemt.data.augment import normalised
 from edgemt.files import whole
 from edgemt.frames import fit_frame, is_image, is_volume, read_image, read_volume, to_uint8
 from edgemt.overlay import class_colours, contours
-from edgemt.predicting import write_png
+from edgemt.predicting import nifti, write_png
 from edgemt.prompts import Prompts, from_prediction
 from edgemt.second_teacher import load_promptable
 
@@ -135,8 +135,6 @@ def _all(made: Interactive, paths: list[Path], asked: Asked, out: Path, overlay:
 
 
 def _volume(made: Interactive, path: Path, asked: Asked, target: Path) -> Path:
-    import nibabel
-
     volume = read_volume(path)
     array, mask = to_uint8(volume.array), np.zeros(volume.array.shape, np.uint8)
     depth, first = array.shape[2], int(asked.slice or 0)
@@ -156,8 +154,7 @@ def _volume(made: Interactive, path: Path, asked: Asked, target: Path) -> Path:
     with whole(file) as part:
         import gzip
 
-        image = nibabel.Nifti1Image(mask, volume.affine)
-        part.write_bytes(gzip.compress(image.to_bytes(), compresslevel=6, mtime=0))
+        part.write_bytes(gzip.compress(nifti(mask, volume, axes="").to_bytes(), compresslevel=6, mtime=0))
     return file
 
 

@@ -18,8 +18,8 @@ from edgemt import artefact, bank, engine, feature_teacher
 from edgemt.data.stream import TwoStream
 from edgemt.fake_quant import calibrate, fake_quantize, plain
 from edgemt.recipes import student_method
-from edgemt.training import builder, frozen_kinds, keep, wants_bank
-from edgemt.workspace import Run
+from edgemt.training import FORMAT, builder, dice_text, frozen_kinds, keep, measured_again, stands, wants_bank
+from edgemt.workspace import Run, measured_of
 
 STAGE = "qad"
 
@@ -31,24 +31,28 @@ def distil_in_eight_bits(at: Run) -> Path:
     distilled = "teacher" in frozen_kinds(method)
     said = at.folder("bank") if wants_bank(method) else None
     features = feature_teacher.find(at, method, at.recipe.student)
-    parents = (
-        artefact.identity(source),
-        *((artefact.identity(at.folder("teacher")),) if distilled else ()),
-        *((bank.identity(said),) if said is not None else ()),
-        *((features.identity,) if features is not None else ()),
-    )
-    key = artefact.key_of(STAGE, of.schedule, method, parents)
-    if artefact.stands(folder, key=key):
-        at.say(f"{STAGE}: stands, Dice {artefact.read_card(folder).measured[artefact.WEIGHTS]['dice']:.4f} in float")
+    named = {
+        "slim": artefact.identity(source),
+        **({"teacher": artefact.identity(at.folder("teacher"))} if distilled else {}),
+        **({"bank": bank.identity(said)} if said is not None else {}),
+        **({"feature teacher": features.identity} if features is not None else {}),
+    }
+    parents = tuple(named.values())
+    inputs = {"format": FORMAT, "int8": {"schedule": of.schedule}, "student": {"method": method}}
+    inputs |= {"seed": at.recipe.seed, "parents": named}
+    key = artefact.key_of(inputs)
+    if stands(at, STAGE, inputs):
+        measured_again(at, folder, STAGE, parent=source)
+        at.say(f"{STAGE}: stands, {dice_text(artefact.read_card(folder).measured[artefact.WEIGHTS])} in float")
         return folder
-    card = artefact.read_card(source)
+    card, parent_dice = artefact.read_card(source), measured_of(source, measured_on=at.measured_on)["dice"]
     stream = at.stream(of.schedule, bank=said)
     known: dict[str, Callable[[], nn.Module]] = {"student": partial(_rounding, source, stream)}
     if distilled:
         known["teacher"] = partial(artefact.load_network, at.folder("teacher"))
     if features is not None:
         known["backbone"] = features.build
-    with artefact.staged(folder) as working:
+    with artefact.staged(folder, overwrite=at.overwrite) as working:
         done = engine.train(
             method,
             build=builder(known, at, method=method, seed=at.recipe.seed),
@@ -60,9 +64,9 @@ def distil_in_eight_bits(at: Run) -> Path:
             key=key,
             label=STAGE,
             events=at.out / "log" / STAGE,
+            measured_on=at.measured_on,
         )
         plain(done.network)
-        parent_dice = card.measured[artefact.WEIGHTS]["dice"]
         keep(at, working, STAGE, done, card.network, key=key, parents=parents, parent_dice=parent_dice)
     return folder
 

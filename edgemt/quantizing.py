@@ -21,9 +21,10 @@ from deploy.inputs import measure, unlike
 from deploy.runtime import runner
 from edgemt import artefact
 from edgemt.data.stream import Stack
+from edgemt.files import next_name
 from edgemt.ladder import export_graph, rungs
-from edgemt.training import drop
-from edgemt.workspace import Run, record_of
+from edgemt.training import FORMAT, drop, fits
+from edgemt.workspace import Run, measured_of, record_of
 
 FLOAT, FLOAT_IR = "model.onnx", "openvino/model.xml"
 SMALL, SMALL_IR = "model.int8.onnx", "openvino/model.int8.xml"
@@ -34,13 +35,16 @@ def int8(at: Run) -> Path:
     """One Q/DQ ONNX for every runtime, of the first rung that costs no more than the tolerance."""
     source, folder = at.folder("slim"), at.folder("int8")
     parents = (artefact.identity(source),)
-    key = artefact.key_of(at.recipe.int8, at.recipe.tolerance, parents)
-    if artefact.stands(folder, key=key):
+    inputs = {"format": FORMAT, "int8": at.recipe.int8, "tolerance": at.recipe.tolerance, "seed": at.recipe.seed}
+    inputs |= {"training data": at.files, "parents": {"slim": parents[0]}}
+    key = artefact.key_of(inputs)
+    measured_of(source, measured_on=at.measured_on)
+    if _current(at, folder, inputs):
         held = artefact.read_card(folder).measured
         at.say(f"int8: stands, Dice {held[SMALL]['dice']:.4f}" if SMALL in held else "int8: stands, without INT8")
         return folder
     card = artefact.read_card(source)
-    with artefact.staged(folder) as working:
+    with artefact.staged(folder, overwrite=at.overwrite) as working:
         for left in (SMALL, SMALL_IR, SMALL_IR.removesuffix(".xml") + ".bin"):  # of a run that was cut
             (working / left).unlink(missing_ok=True)
         export_graph(at, source, working / FLOAT)
@@ -49,6 +53,38 @@ def int8(at: Run) -> Path:
         kept = replace(card, stage="int8", parents=parents, recipe_hash=key, measured=measured)
         artefact.write_card(working, kept)
     return folder
+
+
+def _current(at: Run, folder: Path, inputs: dict[str, Any]) -> bool:
+    """Whether the stage is finished and judged on this validation list, the first rung once more where it changed.
+
+    A later rung was chosen by what the rungs before it gave on the old list: the ladder is then climbed again.
+    """
+    if not fits(at, "int8", inputs):
+        return False
+    card = artefact.read_card(folder)
+    if all(found.get("list") == at.list_key for found in card.measured.values()):
+        return True
+    noted = card.measured.get(SMALL, {}).get("quantization")
+    if noted is not None and noted.get("rung") == "calibrated":
+        parent = measured_of(at.folder("slim"), measured_on=at.measured_on)
+        measured = {file: record_of(runner(folder / file, runtime=runtime), at.val) for file, runtime in RUNS.items()}
+        refused = [
+            judged(parent, found, tolerance=at.recipe.tolerance, what=f"INT8 on {RUNS[file]}")
+            for file, found in measured.items()
+        ]
+        if not any(refused):
+            for file, found in measured.items():
+                found |= {"drop": drop(parent["dice"], found), "runtime": RUNS[file]}
+            dice = {RUNS[file]: found["dice"] for file, found in measured.items()}
+            first = {**noted["rungs"][0], "dice": dice}
+            measured[SMALL] |= {"quantization": {**noted, "rungs": [first]}}
+            artefact.rewrite_card(folder, replace(card, measured=measured, data=at.card().data))
+            at.say(f"int8: measured again on the changed validation list, {told(first)}")
+            return True
+    after = "is replaced" if at.overwrite else f"is kept as {next_name(folder).name}"
+    at.say(f"int8: made again, its rung was chosen on another validation list; the finished stage {after}")
+    return False
 
 
 def _climbed(at: Run, working: Path, *, parent: dict[str, Any]) -> dict[str, Any]:

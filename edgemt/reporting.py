@@ -35,7 +35,7 @@ def report(at: Run, controls: list[Path]) -> Path:
     from edgemt.report import write_report
 
     folder = at.folder("report")
-    key = artefact.key_of(at.recipe.bench, artefact.identity(at.folder("ship")))
+    key = artefact.key_of(at.recipe.bench, artefact.identity(at.folder("ship")), at.list_key)
     record = _kept(folder / _BENCH, key) or bench(at)
     write_text(folder / _BENCH, json.dumps({**record, "key": key}, indent=1) + "\n")
     write_report(folder, _record(at, record, controls), _gallery(at))

@@ -15,7 +15,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgemt import artefact, checkpoint, engine, ranks
+from edgemt import artefact, checkpoint, engine, ranks, reuse
 from edgemt.contract import Card
 from edgemt.files import write_text
 from edgemt.methods import Method
@@ -45,16 +45,26 @@ def second_teacher(at: Run, side: Side, method: Method, *, staged: Staged) -> Se
     """
     options: SecondTeacher = getattr(method, "second", SecondTeacher())
     if options.model == SMALL:
-        key = _small_key(at, side, options)
-        return Second(key, lambda: partial(load_promptable, _train_small(at, side, options, key, staged)))
+        inputs = _small_inputs(at, side, options)
+        key = artefact.key_of(inputs)
+        return Second(key, lambda: partial(load_promptable, _train_small(at, side, options, inputs, staged)))
     from teachers import sam
 
     found = sam.identity(options.model)
     return Second(found, lambda: _remembered(at, side, options, found))
 
 
-def _small_key(at: Run, side: Side, options: SecondTeacher) -> str:
-    return artefact.key_of(STAGE, options.lessons, _network(side), *side.depends, at.recipe.seed, at.files)
+def _small_inputs(at: Run, side: Side, options: SecondTeacher) -> dict[str, Any]:
+    schedule = {"labelled": at.recipe.teacher.schedule.labelled, "precision": at.recipe.teacher.schedule.precision}
+    return {
+        "stage": STAGE,
+        "lessons": options.lessons,
+        "teacher": {"schedule": schedule},
+        "network": _network(side),
+        **side.depends,
+        "seed": at.recipe.seed,
+        "training data": at.files,
+    }
 
 
 def _network(side: Side) -> dict[str, Any]:
@@ -63,10 +73,11 @@ def _network(side: Side) -> dict[str, Any]:
     return {**room, "channels": side.example.shape[1], "classes": len(side.classes)}
 
 
-def _train_small(at: Run, side: Side, options: SecondTeacher, key: str, staged: Staged) -> Path:
+def _train_small(at: Run, side: Side, options: SecondTeacher, inputs: dict[str, Any], staged: Staged) -> Path:
     """The small promptable network, from labelled images alone: a stage like others, resumed where it was cut."""
-    folder = at.folder(STAGE)
-    if ranks.by_first(lambda: artefact.stands(folder, key=key)):
+    folder, key = at.folder(STAGE), artefact.key_of(inputs)
+    rule: dict[str, Any] = {"say": at.say, "overwrite": at.overwrite, "explain": at.explain}
+    if ranks.by_first(lambda: reuse.fits(folder, inputs=inputs, **rule)):
         at.say(f"{STAGE}: stands")
         return folder
     given = at.recipe.teacher.schedule

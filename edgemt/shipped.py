@@ -47,6 +47,9 @@ def evaluate_ship(
         slices=card.channels if sliced else 1,
         classes=card.classes,
         mask_threshold=options.mask_threshold,
+        depth=options.depth,
+        window=options.window,
+        compare=options.affines == "compare",
     )
     with_distances = _has_scipy()
     masks = predict_masks(made, held)

@@ -23,8 +23,8 @@ from edgemt import artefact
 from edgemt.doctor import golden_masks
 from edgemt.quantizing import FLOAT, FLOAT_IR, SMALL, SMALL_IR, frames_of, judged
 from edgemt.second_teacher import load_promptable
-from edgemt.training import drop
-from edgemt.workspace import record_of
+from edgemt.training import FORMAT, drop, fits
+from edgemt.workspace import measured_of, record_of
 
 if TYPE_CHECKING:
     from edgemt.workspace import Run
@@ -48,11 +48,13 @@ def ship(at: Run) -> Path:
     source, folder = at.folder("int8"), at.folder("ship")
     parent, prompt = artefact.read_card(source), _prompt_input(at)
     parents = (artefact.identity(source), *([artefact.identity(prompt)] if prompt else []))
-    key = artefact.key_of("ship with half precision", at.recipe.tolerance, parents)
-    if artefact.stands(folder, key=key):
+    inputs = {"format": FORMAT, "tolerance": at.recipe.tolerance, "training data": at.files}
+    inputs |= {"validation list": at.list_key, "parents": dict(zip(("int8", "promptable"), parents, strict=False))}
+    key = artefact.key_of(inputs)
+    if fits(at, "ship", inputs):
         at.say("ship: stands")
         return folder
-    with artefact.staged(folder) as working:
+    with artefact.staged(folder, overwrite=at.overwrite) as working:
         for file in parent.files:
             (working / file).parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(source / file, working / file)
@@ -107,7 +109,7 @@ def _seen_in_training(at: Run) -> np.ndarray:
 
 
 def _parent(at: Run) -> dict[str, Any]:
-    return artefact.read_card(at.folder("slim")).measured[artefact.WEIGHTS]
+    return measured_of(at.folder("slim"), measured_on=at.measured_on)
 
 
 def _accuracy(at: Run, folder: Path, measured: dict[str, Any]) -> dict[str, Any]:

@@ -21,8 +21,8 @@ from edgemt.data.stream import TwoStream
 from edgemt.files import write_text
 from edgemt.losses import dice_ce
 from edgemt.recipes import student_method
-from edgemt.training import builder, frozen_kinds, keep, staged, wants_bank
-from edgemt.workspace import Run
+from edgemt.training import FORMAT, builder, dice_text, frozen_kinds, keep, measured_again, staged, stands, wants_bank
+from edgemt.workspace import Run, measured_of
 
 PLAN = "plan.json"  # stays: `slim.prune.plan` repeats it on another network
 START, MARK = "start.safetensors", "start.json"
@@ -35,25 +35,30 @@ def slim(at: Run) -> Path:
     distilled = "teacher" in frozen_kinds(method)
     said = at.folder("bank") if wants_bank(method) else None
     features = feature_teacher.find(at, method, at.recipe.student)
-    parents = (
-        artefact.identity(source),
-        *((artefact.identity(at.folder("teacher")),) if distilled else ()),
-        *((bank.identity(said),) if said is not None else ()),
-        *((artefact.key_of(prune.read_plan(Path(of.prune.plan)).to_dict()),) if of.prune.plan else ()),
-        *((features.identity,) if features is not None else ()),
-    )
-    key = artefact.key_of(of, method, at.recipe.tolerance, parents)
-    if ranks.by_first(lambda: artefact.stands(folder, key=key)):
-        at.say(f"slim: stands, Dice {artefact.read_card(folder).measured[artefact.WEIGHTS]['dice']:.4f}")
+    named = {
+        "student": artefact.identity(source),
+        **({"teacher": artefact.identity(at.folder("teacher"))} if distilled else {}),
+        **({"bank": bank.identity(said)} if said is not None else {}),
+        **({"feature teacher": features.identity} if features is not None else {}),
+        **({"plan": artefact.key_of(prune.read_plan(Path(of.prune.plan)).to_dict())} if of.prune.plan else {}),
+    }
+    parents = tuple(named.values())
+    inputs = {"format": FORMAT, "slim": of, "student": {"method": method}, "seed": at.recipe.seed, "parents": named}
+    key = artefact.key_of(inputs)
+    if stands(at, "slim", inputs):
+        measured_again(at, folder, "slim", parent=source, judge=partial(_judged, at))
+        own, its_parent = (measured_of(path, measured_on=at.measured_on)["dice"] for path in (folder, source))
+        _judged(at, its_parent, own)  # the tolerance may be another one: it changes no weight
+        at.say(f"slim: stands, {dice_text(artefact.read_card(folder).measured[artefact.WEIGHTS])}")
         return folder
     network = artefact.load_network(source)
-    parent_dice = artefact.read_card(source).measured[artefact.WEIGHTS]["dice"]
+    parent_dice = measured_of(source, measured_on=at.measured_on)["dice"]
     whole = {"plan": None, **artefact.read_card(source).network}
     stream = at.stream(of.schedule, bank=said)
     guides: dict[str, Callable[[], nn.Module]] = {} if features is None else {"backbone": features.build}
     if distilled:
         guides["teacher"] = partial(artefact.load_network, at.folder("teacher"))
-    with staged(folder) as working:
+    with staged(folder, overwrite=at.overwrite) as working:
         described = whole
         for number in range(1, of.prune.rounds + 1):
             last = number == of.prune.rounds
@@ -72,17 +77,12 @@ def slim(at: Run) -> Path:
                 key=key,
                 label="slim" if last else f"slim {number}/{of.prune.rounds}",
                 events=at.out / "log" / "slim",
+                measured_on=at.measured_on,
             )
             network = done.network.cpu()
         if ranks.first():
             measured = at.measured(done.network)
-            gate(
-                parent_dice=parent_dice,
-                dice=measured["dice"],
-                tolerance=at.recipe.tolerance,
-                what="the pruned student",
-                knob="slim.schedule.steps up or slim.prune.share down",
-            )
+            _judged(at, parent_dice, measured["dice"])
             _tidy(working)
             keep(
                 at,
@@ -96,6 +96,17 @@ def slim(at: Run) -> Path:
                 parent_dice=parent_dice,
             )
     return folder
+
+
+def _judged(at: Run, parent_dice: float, dice: float) -> None:
+    """Raises GateError when pruning costs more than the tolerance."""
+    gate(
+        parent_dice=parent_dice,
+        dice=dice,
+        tolerance=at.recipe.tolerance,
+        what="the pruned student",
+        knob="slim.schedule.steps up or slim.prune.share down",
+    )
 
 
 def prune_teacher(folder: Path, options: prune.PruneOptions, *, example: torch.Tensor) -> tuple[nn.Module, prune.Plan]:

@@ -14,14 +14,19 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemt import artefact, bank, engine
+from edgemt import artefact, bank, engine, reuse
 from edgemt.contract import Card, Case, Normalise
 from edgemt.data.layouts import Cohort, find
+from edgemt.data.reading import Reading
+from edgemt.data.summary import on_card, reading_of
 from edgemt.data.volumes import VolumeStack, VolumeStream, at_file_size, load_volumes, volume_statistics
 from edgemt.evaluate import score
 from edgemt.progress import counter
 from edgemt.sliding import count_windows, probabilities
-from edgemt.workspace import Run
+from edgemt.workspace import Run, as_read
+
+_LABELLING = ("stride", "blend")  # of VolumeOptions: how a volume is covered with windows
+_MEASURING = (*_LABELLING, "report_stride", "largest_component")  # and what the final figures are taken of
 
 
 @dataclass(frozen=True)
@@ -35,10 +40,17 @@ class Volumetric:
         return find(self.at.recipe.data, whole=True)
 
     @property
-    def depends(self) -> tuple[Any, ...]:
-        """Frame size and neighbours are the student's affair: another choice does not train the teacher again."""
-        data = self.at.recipe.data
-        return replace(data, size=(64, 64), slices=1), self.at.recipe.volume, self.at.recipe.per_image
+    def depends(self) -> dict[str, Any]:
+        """Without frame size and neighbours, which are the student's, and without what only measures and labels."""
+        of = self.at.recipe
+        data = {name: value for name, value in as_read(of.data).items() if name not in ("size", "slices")}
+        volume = {name: value for name, value in artefact.plain(of.volume).items() if name not in _MEASURING}
+        return {"data": data, "volume": volume, "per_image": of.per_image}
+
+    @property
+    def measured_on(self) -> str:
+        volume = artefact.plain(self.at.recipe.volume)
+        return artefact.key_of(self.at.list_key, {name: volume[name] for name in _MEASURING})
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -47,6 +59,10 @@ class Volumetric:
     @property
     def example(self) -> Tensor:
         return torch.zeros(1, 1, *self.at.recipe.volume.patch)
+
+    @property
+    def device(self) -> torch.device:
+        return self.at.device
 
     def say(self, text: str) -> None:
         self.at.say(text)
@@ -72,8 +88,11 @@ class Volumetric:
             raise ValueError("teacher.method: a teacher cannot learn from the bank that it fills; choose another")
         labelled, unlabelled, rows = self.labelled, self.unlabelled, (schedule.labelled, schedule.unlabelled)
         if all_labels:
-            every = find(replace(self.at.recipe.data, labelled=""), whole=True).labelled
-            labelled, unlabelled, rows = self._load(every, "all labels"), self._load((), ""), (sum(rows), 0)
+            data = self.at.recipe.data
+            every = find(replace(data, labelled=""), whole=True).labelled
+            reading = reading_of(replace(self.cohort, labelled=every), replace(data, depth=self.at.reading.depth.rule))
+            labelled, unlabelled = self._load(every, "all labels", reading), self._load((), "")
+            rows = (sum(rows), 0)
         return VolumeStream(
             labelled.to(self.at.device),
             unlabelled.to(self.at.device),
@@ -100,6 +119,8 @@ class Volumetric:
             "without_clean_up": {"dice": plain.dice, "hd95": plain.mean("hd95"), "asd": plain.mean("asd")},
             "stride": list(volume.report_stride),
             "windows_per_volume": float(np.mean(windows)),
+            "list": self.at.list_key,
+            "measured_on": self.measured_on,
         }
 
     def card(self) -> Card:
@@ -111,7 +132,7 @@ class Volumetric:
             channels=1,
             channel_order="grey",
             normalise=self.normalise,
-            data=data.to_dict(),
+            data=on_card(data, self.cohort, self.at.reading),
         )
 
     def masks(self, network: nn.Module, *, stride: tuple[int, int, int], progress: bool = False) -> list[np.ndarray]:
@@ -130,9 +151,15 @@ class Volumetric:
         """The teacher's word on every training slice, written once: the student's loop never runs a 3-D network."""
         folder, data = self.at.folder("bank"), self.at.recipe.data
         cases = (*self.cohort.labelled, *self.cohort.unlabelled)
-        key = artefact.key_of(
-            artefact.identity(teacher), data.size, self.at.recipe.volume, [c.name for c in cases], self.at.files
-        )
+        inputs = {
+            "teacher": artefact.identity(teacher),
+            "data": as_read(data),
+            "volume": {name: artefact.plain(self.at.recipe.volume)[name] for name in ("scale", "patch", *_LABELLING)},
+            "per_image": self.at.recipe.per_image,
+            "training data": self.at.files,
+        }
+        key = artefact.key_of(inputs)
+        reuse.make_way(folder, inputs=inputs, say=self.say, overwrite=self.at.overwrite, explain=self.at.explain)
         network = artefact.load_network(teacher).to(self.at.device)
         summary = bank.fill(
             folder,
@@ -173,6 +200,7 @@ class Volumetric:
             precision={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(kind),
         )
 
-    def _load(self, cases: tuple[Case, ...], what: str) -> VolumeStack:
+    def _load(self, cases: tuple[Case, ...], what: str, reading: Reading | None = None) -> VolumeStack:
         progress = counter(what) if what else None
-        return load_volumes(cases, self.at.recipe.data, self.at.recipe.volume, progress=progress)
+        data, reading = self.at.recipe.data, reading or self.at.reading
+        return load_volumes(cases, data, self.at.recipe.volume, reading=reading, progress=progress)

@@ -13,7 +13,17 @@ from edgemt.files import write_text
 from edgemt.methods.encoder_warm_up import EncoderWarmUp
 from edgemt.methods.feature_term import FeatureTerm
 from edgemt.recipes import student_method
-from edgemt.training import beginning, builder, first_weights, staged, without_weights
+from edgemt.training import (
+    beginning,
+    builder,
+    enough_for_batch_norm,
+    first_encoder_weights,
+    first_weights,
+    inputs_of,
+    staged,
+    stands,
+    with_encoder,
+)
 from edgemt.workspace import Run
 
 STAGE = "warm_up"
@@ -38,20 +48,26 @@ def warm_up(at: Run, teacher: Path) -> Path:
         )
     )
     features = feature_teacher.find(at, method, of)
-    parents = (
-        artefact.identity(teacher) if features is None else features.identity,
-        *((zoo.open_entry(first_weights(of)).identity,) if first_weights(of) else ()),
-    )
+    parents = {
+        **({"teacher": artefact.identity(teacher)} if features is None else {"feature teacher": features.identity}),
+        **({"first weights": zoo.open_entry(first_weights(of)).identity} if first_weights(of) else {}),
+    }
     schedule = replace(of.schedule, steps=of.warm_up_steps, validations=0)
-    network = {name: value for name, value in without_weights(of).items() if name not in ("method", "schedule")}
-    key = artefact.key_of(STAGE, network, method, schedule, *at.depends, at.recipe.seed, at.files, parents)
-    if ranks.by_first(lambda: artefact.stands(folder, key=key)):
+    weights = first_encoder_weights(of, at, STAGE)
+    inputs = inputs_of(at, at, replace(of, schedule=schedule), method, parents=parents, all_labels=False)
+    inputs = with_encoder(inputs, of, folder, weights)
+    key = artefact.key_of(inputs)
+    if stands(at, STAGE, inputs):
         at.say(f"{STAGE}: stands")
         return folder
-    described, begin = beginning(of, at, distillation)
+    if weights is not None:
+        at.say(f"{STAGE}: {weights.line()}")
+    if features is not None:
+        at.say(f"{STAGE}: {features.line}")
+    described, begin = beginning(of, at, distillation, weights=weights)
     guide = partial(artefact.load_network, teacher) if features is None else features.build
     known = {"student": lambda: _encoder(begin()), method.feature.source: guide}
-    with staged(folder) as working:
+    with staged(folder, overwrite=at.overwrite) as working, enough_for_batch_norm("student"):
         done = engine.train(
             method,
             build=builder(known, at, method=method, seed=at.recipe.seed),
@@ -64,8 +80,14 @@ def warm_up(at: Run, teacher: Path) -> Path:
             events=at.out / "log" / STAGE,
         )
         if ranks.first():
-            write_text(working / "curves.json", artefact.to_json(done.history))
-            card = replace(at.card(), stage=STAGE, network=described, parents=parents, recipe_hash=key)
+            write_text(working / artefact.CURVES, artefact.to_json(done.history))
+            card = replace(
+                at.card(),
+                stage=STAGE,
+                network=artefact.offline(described),
+                parents=tuple(parents.values()),
+                recipe_hash=key,
+            )
             artefact.save_network(working, done.network.cpu(), card)
             seen = done.history["terms"].get("feature", [float("nan")])
             at.say(f"{STAGE}: {method.feature.kind} loss {seen[0]:.3f} -> {seen[-1]:.3f}")

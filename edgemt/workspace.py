@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
@@ -13,16 +13,19 @@ import numpy as np
 import torch
 from torch import nn
 
-import teachers
+import students
 from deploy import export
-from edgemt import artefact, engine, ranks
+from edgemt import artefact, encoder_weights, engine, ranks
 from edgemt.bank import read as read_bank
 from edgemt.contract import Card, Normalise
-from edgemt.data.layouts import Cohort, find
+from edgemt.data.layouts import Cohort, DataOptions, find
+from edgemt.data.reading import Reading
 from edgemt.data.stream import Stack, TwoStream, load, statistics
+from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.evaluate import EvalSet, Predict, evaluate, predict_masks, prepare, score
+from edgemt.fingerprints import Content, changes_of, digests_of, entries, key_of_entries, load_content
 from edgemt.progress import counter
-from edgemt.recipes import Recipe, check
+from edgemt.recipes import Recipe, check, teacher_dims
 
 if TYPE_CHECKING:
     from edgemt.volumetric import Volumetric
@@ -32,8 +35,13 @@ class Side(Protocol):
     """What a network learns from and is measured on: frames (`Run` itself) or whole volumes (`Volumetric`)."""
 
     @property
-    def depends(self) -> tuple[Any, ...]:
-        """The parts of the recipe that change what a network learns here."""
+    def depends(self) -> dict[str, Any]:
+        """The parts of the recipe that change what a network learns here, by name."""
+        ...
+
+    @property
+    def measured_on(self) -> str:
+        """Identifies the validation list, and how it is measured here."""
         ...
 
     @property
@@ -60,6 +68,11 @@ class Side(Protocol):
         """A card with all that is the same for every stage."""
         ...
 
+    @property
+    def device(self) -> torch.device:
+        """Where networks are measured."""
+        ...
+
     def say(self, text: str) -> None: ...
 
 
@@ -69,42 +82,113 @@ class Run:
 
     recipe: Recipe
     out: Path
+    overwrite: bool = False  # replace what does not fit the recipe, instead of keeping it under another name
 
     @cached_property
     def cohort(self) -> Cohort:
         return find(self.recipe.data)
 
     @cached_property
+    def content(self) -> Content:
+        """The sha256 of every image and mask in use. All processes call it together; the first one hashes."""
+        return self._content_of(self.cohort)
+
+    @cached_property
+    def content_of_all_labels(self) -> Content:
+        """The same for the control that learns from every mask."""
+        return self._content_of(self._every_label)
+
+    def _content_of(self, cohort: Cohort) -> Content:
+        def make() -> dict[str, Any]:
+            root = self.recipe.data.root
+            lists = (cohort.labelled, cohort.unlabelled, cohort.val)
+            paths = (path for cases in lists for case in cases for path in (case.image, case.label or ""))
+            digests = digests_of(paths, root=root)
+            return asdict(Content(*(entries(cases, digests=digests, root=root) for cases in lists)))
+
+        return Content.from_dict(ranks.by_first(make))
+
+    @cached_property
     def files(self) -> str:
-        """A fingerprint of the data: which file plays which part, and its size."""
-        parts = [(case.name, case.image, case.label) for case in (*self.cohort.labelled, *self.cohort.unlabelled)]
-        sizes = {path: Path(path).stat().st_size for part in parts for path in part[1:] if path and Path(path).exists()}
-        return artefact.key_of([part[0] for part in parts], sorted(sizes.values()))
+        """A fingerprint of the training data: which image and mask plays which part, by content."""
+        return key_of_entries(self.content.labelled, self.content.unlabelled)
+
+    @property
+    def list_key(self) -> str:
+        """A fingerprint of the validation list: images and masks by content, and how masks are read."""
+        read = {k: v for k, v in as_read(self.recipe.data).items() if k not in ("size", "slices", "channels")}
+        return artefact.key_of(key_of_entries(self.content.val), read)
+
+    @property
+    def measured_on(self) -> str:
+        return self.list_key
+
+    @cached_property
+    def reading(self) -> Reading:
+        """How the files are read, decided from all of them; what was found is said."""
+        reading = reading_of(self.cohort, self.recipe.data)
+        for line in summary(self.cohort, self.recipe.data, reading):
+            self.say(line)
+        return reading
 
     @cached_property
     def labelled(self) -> Stack:
-        return load(self.cohort.labelled, self.recipe.data, progress=counter("labelled images"))
+        progress = counter("labelled images")
+        return load(self.cohort.labelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
     def unlabelled(self) -> Stack:
-        return load(self.cohort.unlabelled, self.recipe.data, progress=counter("unlabelled images"))
+        progress = counter("unlabelled images")
+        return load(self.cohort.unlabelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
     def val(self) -> EvalSet:
+        """The prepared validation list. Raises ValueError when no mask of it holds any foreground."""
         data = self.recipe.data
-        return prepare(
+        prepared = prepare(
             self.cohort.val,
             size=data.size,
             channels=data.channels,
             slices=data.slices,
             classes=data.classes,
-            mask_threshold=data.mask_threshold,
+            reading=self.reading,
             progress=counter("validation images"),
         )
+        if not any(truth.any() for truth in prepared.truths):
+            raise ValueError(
+                f"data.val: none of the {len(prepared)} masks of the validation list holds any class but "
+                f"{data.classes[0]!r} (first {self.cohort.val[0].label}), so no Dice can be measured; put images with "
+                "foreground on the list"
+            )
+        return replace(prepared, key=self.list_key)
 
     @cached_property
     def normalise(self) -> Normalise:
+        expected = self._expected_by_encoder()
+        if expected is not None:
+            return expected
         return statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
+
+    def _expected_by_encoder(self) -> Normalise | None:
+        """The normalisation that the student's pretrained weights were trained with, where the recipe wants it.
+
+        It follows from the recipe alone, not from which weights this machine has: teacher, student and the graph that
+        ships see the same input.
+        """
+        student, wanted = self.recipe.student, self.recipe.normalise
+        if wanted == "data" or (wanted == "auto" and (self.recipe.per_image or student.pretrained == "never")):
+            return None
+        expected = encoder_weights.expected_input(students.encoder_name(student.network))
+        if expected is None:
+            if wanted == "encoder":
+                raise ValueError(
+                    f"normalise: no input normalisation is documented for the weights of {student.network}; use data"
+                )
+            return None
+        mean, std = (values if self.channels == 3 else (sum(values) / len(values),) for values in expected)
+        if self.recipe.data.slices > 1 or self.channels == 1:
+            return Normalise(mean[:1], std[:1])
+        return Normalise(mean, std)
 
     @cached_property
     def device(self) -> torch.device:
@@ -120,11 +204,12 @@ class Run:
     @property
     def deep(self) -> bool:
         """Whether the teacher is a 3-D network."""
-        return teachers.dims(self.recipe.teacher.network) == 3
+        return teacher_dims(self.recipe.teacher.network) == 3
 
     @property
-    def depends(self) -> tuple[Any, ...]:
-        return self.recipe.data, self.recipe.augment, self.recipe.per_image
+    def depends(self) -> dict[str, Any]:
+        of = self.recipe
+        return {"data": as_read(of.data), "augment": of.augment, "per_image": of.per_image, "normalise": of.normalise}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -167,8 +252,13 @@ class Run:
     @cached_property
     def every_label(self) -> Stack:
         """Every training image with its mask: only for the control that shows the ceiling."""
-        everything = find(replace(self.recipe.data, labelled="", phantom=_all_labelled(self.recipe.data.phantom)))
-        return load(everything.labelled, self.recipe.data, progress=counter("all labels"))
+        data = replace(self.recipe.data, depth=self.reading.depth.rule)
+        return load(self._every_label.labelled, data, progress=counter("all labels"))
+
+    @cached_property
+    def _every_label(self) -> Cohort:
+        data = self.recipe.data
+        return find(replace(data, labelled="", phantom=_all_labelled(data.phantom)))
 
     def predict(self, network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
         """uint8 [N, H, W, K] -> uint8 [N, H, W] through the graph that ships, in torch."""
@@ -200,8 +290,17 @@ class Run:
             channels=self.channels,
             channel_order=order,
             normalise=self.normalise,
-            data=data.to_dict(),
+            data=on_card(data, self.cohort, self.reading),
         )
+
+    def explain(self, old: str, new: str) -> str:
+        """What differs between the data lists of two keys; empty where one of them is not recorded."""
+        one, other = (load_content(self.list_file(key)) for key in (old, new))
+        return ", ".join(changes_of(one, other, "labelled", "unlabelled", "val")) if one and other else ""
+
+    def list_file(self, key: str) -> Path:
+        """Where the content of the data lists with this key is recorded."""
+        return self.out / ".lists" / f"{key}.json"
 
     def say(self, text: str) -> None:
         """On stderr, once however many processes there are."""
@@ -210,21 +309,45 @@ class Run:
 
 
 def record_of(predict: Predict, cases: EvalSet) -> dict[str, Any]:
-    """Every metric of `predict` on a prepared list, as the card holds it; volumes also after clean-up."""
+    """Every metric of `predict` on a prepared list, as the card holds it; volumes also after clean-up.
+
+    `list` identifies the list by its content: two figures may be compared when they have the same.
+    """
     masks = predict_masks(predict, cases)
-    record = score(masks, cases, distances=True).to_json()
+    record = score(masks, cases, distances=True).to_json() | ({"list": cases.key} if cases.key else {})
     if any(truth.ndim == 3 for truth in cases.truths):
         cleaned = score(masks, cases, distances=True, largest=True)
         record["largest_component"] = {"dice": cleaned.dice, "hd95": cleaned.mean("hd95"), "asd": cleaned.mean("asd")}
     return record
 
 
-def start(recipe: Recipe, out: Path) -> Run:
+def measured_of(folder: Path, *, measured_on: str) -> dict[str, Any]:
+    """What the card in `folder` states of its network.
+
+    Raises ValueError when that was measured on another validation list: no drop is computed between two lists.
+    """
+    measured = artefact.read_card(folder).measured[artefact.WEIGHTS]
+    if measured.get("list", measured_on) != measured_on:
+        raise ValueError(
+            f"{folder}: was measured on another validation list than this run's; run the recipe from its first stage"
+        )
+    return measured
+
+
+_ROLES = ("root", "layout", "labelled", "unlabelled", "val", "val_in_training", "seed", "patient_pattern", "phantom")
+
+
+def as_read(data: DataOptions) -> dict[str, Any]:
+    """The options that change how a file becomes an array. Which file plays which part is in the lists' content."""
+    return {name: value for name, value in artefact.plain(data).items() if name not in (*_ROLES, "is")}
+
+
+def start(recipe: Recipe, out: Path, *, overwrite: bool = False) -> Run:
     """Raises ValueError for a recipe whose parts do not fit together."""
     check(recipe)
     if recipe.threads:
         torch.set_num_threads(recipe.threads)
-    return Run(recipe, out)
+    return Run(recipe, out, overwrite)
 
 
 def _chunks(frames: np.ndarray, size: int) -> Sequence[np.ndarray]:

@@ -37,12 +37,20 @@ class Network(nn.Module):
         classes: int,
         decoder: str,
         pretrained: str = "never",
+        weights_file: str = "",
+        first_conv: str = "auto",
         heads: Sequence[str] = (),
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
         self.pyramid = Pyramid(
-            encoder, channels=channels, finest=row(decoder).finest, pretrained=pretrained, options=options
+            encoder,
+            channels=channels,
+            finest=row(decoder).finest,
+            pretrained=pretrained,
+            weights_file=weights_file,
+            first_conv=first_conv,
+            options=options,
         )
         self.decoder = build_decoder(decoder, channels=self.pyramid.channels, strides=self.pyramid.strides)
         widths: tuple[int, ...] = self.decoder.widths  # type: ignore[assignment]

@@ -5,28 +5,20 @@ Shapes: N batch, K image channels, H W size.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any
 
 import timm
 from torch import Tensor, nn
 
-from edgemt.hub import published_weights
-
-log = logging.getLogger("edgemt.students")
-
-PRETRAINED = ("never", "if-available", "always")
-
-
-def weights_file(encoder: str) -> str:
-    """Path of the encoder's published weights. Raises OSError where they cannot be had."""
-    config = timm.get_pretrained_cfg(encoder)
-    return published_weights(config.hf_hub_id if config else None)
+from edgemt import encoder_weights
 
 
 class Pyramid(nn.Module):
     """image [N, K, H, W] -> the encoder's maps at strides of `finest` and more, finest first.
+
+    `pretrained` and `weights_file` say where the encoder's first weights come from (`encoder_weights.find`);
+    `first_conv` how the RGB filters of its first convolution are fitted to K channels.
 
     `channels` and `strides` describe the maps as built. Pruning makes `channels` stale, so `forward` and all
     that comes behind it look at the tensors alone.
@@ -41,23 +33,19 @@ class Pyramid(nn.Module):
         channels: int,
         finest: int = 4,
         pretrained: str = "never",
+        weights_file: str = "",
+        first_conv: str = "auto",
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        if pretrained not in PRETRAINED:
-            raise ValueError(f"student: pretrained = {pretrained!r}: choose one of {', '.join(PRETRAINED)}")
+        weights = encoder_weights.find(encoder, file=weights_file, pretrained=pretrained, what="student")
         extra: dict[str, Any] = {**(options or {}), "features_only": True, "in_chans": channels}
-        if pretrained != "never":
-            try:
-                extra |= {"pretrained": True, "pretrained_cfg_overlay": {"file": weights_file(encoder)}}
-            except OSError as error:
-                if pretrained == "always":
-                    raise ValueError(f"student {encoder}: pretrained = 'always', but its weights: {error}") from error
-                log.warning("student %s starts from scratch; pretrained weights: %s", encoder, error)
         try:
             self.encoder = timm.create_model(encoder, **extra)
-        except (RuntimeError, AttributeError) as error:
+        except (RuntimeError, AttributeError, TypeError) as error:
             raise ValueError(f"student {encoder}: timm cannot give its feature maps ({error})") from error
+        if weights is not None:
+            encoder_weights.load_into(self.encoder, weights, channels=channels, first_conv=first_conv)
         about: Any = self.encoder.feature_info
         strides = [int(stride) for stride in about.reduction()]
         self.taken: tuple[int, ...] = tuple(i for i, stride in enumerate(strides) if stride >= finest)

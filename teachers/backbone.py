@@ -17,8 +17,10 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from edgemt import encoder_weights
 from edgemt.contract import Normalise
-from edgemt.hub import published_weights
+from edgemt.encoder_weights import EncoderWeights
+from edgemt.files import sha256
 from edgemt.names import unknown
 
 HEADS = ("head", "head_dist", "fc", "fc_norm", "classifier", "last_linear", "mask_token")  # may be left over in a file
@@ -28,21 +30,23 @@ class Backbone(nn.Module):
     """image [N, K, H, W], normalised as the run's are -> encoder maps [N, F, h, w], finest first, one for each stride.
 
     K 1 becomes three equal channels, of more than three slices the middle three are taken. The frame is given the mean
-    and deviation of the encoder's pretrained config; one that was normalised by itself (`per_image`) stays as it is,
-    since it has mean 0 and deviation 1 already. It is resized so that its longer side has `size` pixels (0: its own
-    size), and to a multiple of the coarsest stride; encoders of one fixed size get that size. Of the maps of one stride
-    the last is given, behind the final norm for a plain ViT, at h = ceil(H / stride); patches of 14 count as stride 16.
-    Drop path and dropout are off in eval mode, which frozen players are in.
+    and deviation that the weights were trained with (a package's own, or those of timm's config); one that was
+    normalised by itself (`per_image`) stays as it is, since it has mean 0 and deviation 1. It is resized so that its
+    longer side has `size` pixels (0: its own size), and to a multiple of the coarsest stride; encoders of one fixed
+    size get that size. Of the maps of one stride the last is given, behind the final norm for a plain ViT, at
+    h = ceil(H / stride); patches of 14 count as stride 16. Drop path and dropout are off in eval mode, which frozen
+    players are in.
     """
 
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, *, weights: Path | str, normalise: Normalise, size: int = 0) -> None:
-        """`weights`: of `weights_of`. Raises ValueError for weights that do not fit the encoder."""
+    def __init__(self, name: str, *, weights: EncoderWeights | Path | str, normalise: Normalise, size: int = 0) -> None:
+        """`weights`: of `weights_of`, or a safetensors file. Raises ValueError where they do not fit."""
         super().__init__()
         self.encoder, self.flexible = _built(name)
-        _load(self.encoder, name, Path(weights))
+        found = weights if isinstance(weights, EncoderWeights) else weights_of(name, given=str(weights))
+        _load(self.encoder, found)
         config, about = self.encoder.pretrained_cfg, self.encoder.feature_info
         rows = about.info if hasattr(about, "info") else about
         reductions = [int(row["reduction"]) for row in rows]
@@ -51,7 +55,7 @@ class Backbone(nn.Module):
         self.plain = len(set(reductions)) == 1 < len(reductions)  # a ViT: its blocks share one norm at the end
         self.multiple, self.size = max(reductions), size
         self.fixed: tuple[int, ...] = () if self.flexible else tuple(config["input_size"][1:])
-        scale, shift = _rescaled(normalise, mean=config["mean"], std=config["std"])
+        scale, shift = _rescaled(normalise, mean=found.mean or config["mean"], std=found.std or config["std"])
         self.register_buffer("scale", scale, persistent=False)
         self.register_buffer("shift", shift, persistent=False)
 
@@ -75,21 +79,22 @@ class Backbone(nn.Module):
         return _resized(x, self.fixed or near)
 
 
-def weights_of(name: str, *, given: str = "") -> Path:
-    """The file of the encoder's weights: the one that is given, else timm's published one from cache or hub.
+def weights_of(name: str, *, given: str = "") -> EncoderWeights:
+    """The encoder's weights: of the file that is given, else of a package, the hub's cache or the hub.
 
     Raises ValueError, naming field and remedy, where the encoder or the file is not to be had.
     """
     if not timm.is_model(name):
         raise ValueError(f"student.feature_teacher: {unknown('encoder', name, timm.list_models())}")
     if not given:
-        config = timm.get_pretrained_cfg(name)
         try:
-            return Path(published_weights(config.hf_hub_id if config else None))
-        except OSError as error:
+            found = encoder_weights.find(name, pretrained="always", what="encoder")
+        except ValueError as error:
             raise ValueError(
-                f"student.feature_teacher: the weights of {name}: {error}; give --student.feature-teacher-weights FILE"
+                f"student.feature_teacher: {error}; of a feature teacher: --student.feature-teacher-weights FILE"
             ) from error
+        assert found is not None  # "always" raises
+        return found
     file = Path(given)
     if file.suffix != ".safetensors":
         raise ValueError(
@@ -98,7 +103,7 @@ def weights_of(name: str, *, given: str = "") -> Path:
         )
     if not file.is_file():
         raise ValueError(f"student.feature_teacher_weights: {file}: no such file")
-    return file
+    return EncoderWeights(name, "file", file.name, sha256(file), "", file)
 
 
 def _built(name: str) -> tuple[Any, bool]:
@@ -116,10 +121,11 @@ def _built(name: str) -> tuple[Any, bool]:
     return encoder, flexible
 
 
-def _load(encoder: nn.Module, name: str, file: Path) -> None:
-    """Every weight of the encoder from the file; only a classifier may be left over there."""
+def _load(encoder: nn.Module, weights: EncoderWeights) -> None:
+    """Every weight of the encoder; only a classifier may be left over."""
+    name, file = weights.encoder, weights.file
     try:
-        state = load_file(file)
+        state = encoder_weights.load(weights) if weights.source == "package" else load_file(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: damaged or cut short ({error}); fetch or save it again") from None
     # timm brings files of other projects (DINO, DINOv2) into its own names

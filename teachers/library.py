@@ -5,21 +5,20 @@ Shapes: N batch, K image channels, C classes, *space 2 or 3 axes.
 
 from __future__ import annotations
 
-import logging
 from collections.abc import Sequence
 from typing import Any, Literal
 
 from torch import Tensor, nn
 
+from edgemt import encoder_weights
 from edgemt.contract import Output
-from edgemt.hub import published_weights
+from edgemt.encoder_weights import PRETRAINED, Hub
 from edgemt.names import unknown
+from edgemt.network_options import TIMM, checked, of_constructor, plain_name
 from teachers.layers import continued, cut
 from teachers.offered import MONAI, MONAI3D, Offer
 
-log = logging.getLogger("edgemt.teachers")
-
-PRETRAINED = ("never", "if-available", "always")
+LITE = {f"efficientnet_lite{n}": f"tu-tf_efficientnet_lite{n}" for n in range(3)}  # the names that students have
 
 
 class Foreign(nn.Module):
@@ -74,50 +73,55 @@ def from_smp(
     heads: Sequence[str] = (),
     encoder: str = "resnet34",
     pretrained: str = "never",
+    weights_file: str = "",
     **options: Any,
 ) -> nn.Module:
-    """An architecture of segmentation_models_pytorch on any of its encoders; `tu-NAME` is timm's NAME."""
+    """An architecture of segmentation_models_pytorch on any of its encoders; `tu-NAME` is timm's NAME.
+
+    pretrained and weights_file: where the encoder's first weights come from (`edgemt.encoder_weights.find`).
+    """
     import segmentation_models_pytorch as smp
     from segmentation_models_pytorch.encoders import encoders
 
+    title = f"teacher smp/{architecture}"
+    encoder = LITE.get(encoder, encoder)
     if pretrained not in PRETRAINED:
-        raise ValueError(f"teacher smp/{architecture}: {unknown('pretrained', pretrained, PRETRAINED)}")
+        raise ValueError(f"{title}: {unknown('pretrained', pretrained, PRETRAINED)}")
     if not encoder.startswith("tu-") and encoder not in encoders:
-        raise ValueError(f"teacher smp/{architecture}: {unknown('encoder', encoder, encoders)}")
-    weights: str | None = None
-    if pretrained != "never":
-        try:
-            weights = weights_file(encoder, encoders)
-        except OSError as error:
-            if pretrained == "always":
-                raise ValueError(
-                    f"teacher smp/{architecture}: pretrained = 'always', but {encoder}: {error}"
-                ) from error
-            log.warning("teacher smp/%s starts from scratch; pretrained %s: %s", architecture, encoder, error)
+        raise ValueError(f"{title}: {unknown('encoder', encoder, [*encoders, *LITE])}")
+    plain_name(encoder, network=f"smp/{architecture}")
+    options = checked(options, {*of_constructor(getattr(smp, architecture)), *TIMM}, network=f"smp/{architecture}")
+    name, hub = published(encoder)
+    weights = encoder_weights.find(name, file=weights_file, pretrained=pretrained, hub=hub, what=title)
     common: dict[str, Any] = {"encoder_name": encoder, "encoder_weights": None, "classes": classes, **options}
     build = getattr(smp, architecture)
     if weights is None:
         return ForeignEncoder(build(in_channels=channels, **common))
     if encoder.startswith("tu-"):
-        common |= {"encoder_weights": True, "pretrained_cfg_overlay": {"file": weights}}
-        return ForeignEncoder(build(in_channels=channels, **common))
-    from safetensors.torch import load_file
-
+        network = build(in_channels=channels, **common)
+        encoder_weights.load_into(network.encoder.model, weights, channels=channels)
+        return ForeignEncoder(network)
     network = build(in_channels=3, **common)
-    network.encoder.load_state_dict(load_file(weights))
+    try:
+        network.encoder.load_state_dict(encoder_weights.load(weights))
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())[:120]
+        raise ValueError(
+            f"{weights.file}: not the weights of {encoder} ({reason}); name the encoder it was made for"
+        ) from None
     network.encoder.set_in_channels(channels, pretrained=True)
     return ForeignEncoder(network)
 
 
-def weights_file(encoder: str, encoders: dict[str, Any]) -> str:
-    """Path of the encoder's published weights. Raises OSError where they cannot be had."""
-    if encoder.startswith("tu-"):
-        import timm
+def published(encoder: str) -> tuple[str, Hub | None]:
+    """(name of the encoder, its repository): of `tu-NAME` timm's own, of others the one that smp names."""
+    from segmentation_models_pytorch.encoders import encoders
 
-        config = timm.get_pretrained_cfg(encoder.removeprefix("tu-"), allow_unregistered=True)
-        return published_weights(config.hf_hub_id if config else None)
-    source = encoders[encoder]["pretrained_settings"].get("imagenet", {})
-    return published_weights(source.get("repo_id"), revision=source.get("revision"))
+    encoder = LITE.get(encoder, encoder)
+    if encoder.startswith("tu-"):
+        return encoder.removeprefix("tu-"), None
+    source = encoders[encoder]["pretrained_settings"].get("imagenet", {}) if encoder in encoders else {}
+    return encoder, Hub(source.get("repo_id"), source.get("revision"))
 
 
 def from_monai(
@@ -141,6 +145,7 @@ def from_monai(
     from monai.utils import OptionalImportError
 
     title, offer = (f"monai/{network}", MONAI[network]) if dims == 2 else (f"monai3d/{network}", MONAI3D[network])
+    options = checked(options, of_constructor(getattr(nets, network)), network=title)
     given: dict[str, Any] = {"spatial_dims": dims, **offer.options, **options}
     grouped = ("group", {"num_groups": 8}) if norm == "group" else norm
     for field, name, value in (

@@ -5,15 +5,16 @@ from __future__ import annotations
 import fcntl
 import os
 import signal
-import sys
 from pathlib import Path
 
 import pytest
 
+from edgemt.telemetry import switch_off
+
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a background shell; those we start would be deaf
     signal.signal(signal.SIGINT, signal.default_int_handler)
-sys.modules.setdefault("openvino_telemetry", None)  # type: ignore[arg-type]  # else each conversion is told to its maker
+switch_off()  # a test may import a runtime before anything of the package
 
 try:
     import torch
@@ -97,6 +98,12 @@ TINY_VOLUMES = [
     "--int8.images=6",
     *BRIEF,
 ]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def key_of_the_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Not the user's own."""
+    os.environ["EDGEMT_CACHE_KEY"] = str(tmp_path_factory.mktemp("key") / "cache.key")
 
 
 @pytest.fixture(scope="session")

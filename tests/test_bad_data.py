@@ -129,7 +129,10 @@ def _no_images(root: Path) -> dict:
         (_truncate, r"train/images/b\.jpg: cannot be decoded .*replace or remove"),
         (_empty_file, r"train/images/b\.jpg: cannot be decoded"),
         (_mask_of_other_size, r"masks/a\.png: mask is \(48, 40\), its image .*a\.jpg is \(40, 48\)"),
-        (_mask_0_255, r"masks/a\.png: mask holds 255, the 2 classes are 0 to 1; set data\.mask_threshold"),
+        (
+            _mask_0_255,
+            r"masks/a\.png: mask holds 255, the 2 classes are 0 to 1, and .*b\.png holds 0, 1; write all",
+        ),
         (_bad_validation_mask, r"val/masks/c\.png: mask holds 7"),
         (_mask_missing, r"list\.txt: .*b\.jpg has no mask"),
         (_unknown_name, r"list\.txt: names 1 unknown file\(s\), first 'bb\.jpg'; did you mean 'b\.jpg'"),

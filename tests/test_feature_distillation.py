@@ -182,14 +182,31 @@ def test_the_projection_learns_and_is_no_part_of_what_is_delivered() -> None:
     assert not any("regress" in name for name in stage.nets.student.state_dict())
 
 
-def test_weight_zero_is_plain_distillation_to_the_bit() -> None:
+@pytest.mark.parametrize("separate", [False, True])
+def test_weight_zero_is_plain_distillation_to_the_bit(separate: bool) -> None:
     with pytest.warns(UserWarning, match="switched off"):
-        off = featured("fitnet", weight=0.0)
-    assert list(off.roles()) == list(METHODS["distillation"].roles())
-    plain, other = Stage(METHODS["distillation"]), Stage(off)
+        off = replace(featured("fitnet", weight=0.0), separate_streams=separate)
+    base = replace(METHODS["distillation"], separate_streams=separate)
+    assert list(off.roles()) == list(base.roles())
+    plain, other = Stage(base), Stage(off)
     for i in range(3):
         assert plain.step(batch_of(seed=i)) == other.step(batch_of(seed=i))
     assert all(torch.equal(a, b) for a, b in zip(plain.nets.parameters(), other.nets.parameters(), strict=True))
+
+
+def test_two_streams_are_compared_as_one_list_of_rows() -> None:
+    """Where no batch statistics tell the streams apart, the feature term is that of one pass; where some do, not."""
+
+    def term(separate: bool, *, norm: bool) -> float:
+        stage = Stage(replace(featured("fitnet"), separate_streams=separate))
+        batch = batch_of(labelled=2, unlabelled=3)
+        for network in [] if norm else [stage.nets.student]:
+            network.body[1], network.body[3] = nn.Identity(), nn.Identity()
+        _, terms = next(stage.turns(replace(batch, image=batch.image + torch.tensor([0, 0, 3, 3, 3]).view(5, 1, 1, 1))))
+        return float(terms["feature"].detach())
+
+    assert term(True, norm=False) == pytest.approx(term(False, norm=False), rel=1e-5)
+    assert term(True, norm=True) != pytest.approx(term(False, norm=True), rel=1e-3)
 
 
 class Echo(nn.Module):

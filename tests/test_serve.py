@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import errno
 import json
-import shutil
 from pathlib import Path
 from typing import Any
 
@@ -206,12 +205,12 @@ def test_a_full_disk_leaves_no_half_version(ship: Ship, tmp_path: Path, monkeypa
     serve(ship, tmp_path, ServeOptions("triton"))
     before = files(tmp_path)
 
-    def full(source: Path, target: Path) -> None:
-        target.write_bytes(b"half")
+    def full(target: Path, data: bytes) -> None:
+        target.write_text("half")
         raise OSError(errno.ENOSPC, "No space left on device", str(target))
 
     with monkeypatch.context() as patched:
-        patched.setattr(shutil, "copyfile", full)
+        patched.setattr(Path, "write_bytes", full)
         with pytest.raises(ValueError, match=r"model\.xml: no space left on the disk"):
             serve(ship, tmp_path, ServeOptions("triton", file="fp32"))
     assert files(tmp_path) == before

@@ -10,9 +10,10 @@ import pytest
 
 onnx = pytest.importorskip("onnx")
 
+from google.protobuf.message import DecodeError  # noqa: E402
 from tiny_ship import SIZE, expected, frame, graph, make_ship  # noqa: E402
 
-from deploy.graph_file import read_graph_file  # noqa: E402
+from deploy.graph_file import parse_graph, read_graph_file  # noqa: E402
 from deploy.ship import Ship, card_hash, golden, open_ship, seal, self_test, write_golden  # noqa: E402
 from edgemt.contract import Card  # noqa: E402
 
@@ -278,3 +279,117 @@ def test_a_stray_pixel_on_empty_frames_is_forgiven(tmp_path: Path) -> None:
     dark = open_ship(tmp_path / "ship")
     assert self_test(dark, Pretend()).ok
     assert not self_test(dark, Pretend(wrong=0.5, precision="int8")).ok
+
+
+def varint(value: int, *, length: int = 0) -> bytes:
+    """Of `length` bytes, more than the number needs, if given."""
+    out = bytearray()
+    while value > 127 or len(out) + 1 < length:
+        out.append(value & 127 | 128)
+        value >>= 7
+    return bytes([*out, value])
+
+
+def inside(number: int, data: bytes) -> bytes:
+    return varint(number << 3 | 2) + varint(len(data)) + data
+
+
+def whole_model(tensor: bytes) -> bytes:
+    model = graph()
+    body = model.graph.SerializeToString() + inside(5, tensor)
+    model.ClearField("graph")
+    return model.SerializeToString() + inside(7, body)
+
+
+NAN = np.array([np.nan], "<f4").tobytes()
+DIMS = b"\x08\x01"  # one number
+HIDDEN = {
+    "external data behind a tag of five bytes": DIMS
+    + b"\x10\x01"
+    + varint(13 << 3 | 2, length=5)
+    + varint(2)
+    + b"\x0a\x00",
+    "a data type of 64 bits": DIMS + varint(2 << 3) + varint((1 << 32) + 1) + inside(9, NAN),
+    "a data type below zero": DIMS + varint(2 << 3) + varint((1 << 64) - 1) + inside(9, NAN),
+    "a tag beyond 32 bits": DIMS + b"\x10\x01" + varint((1 << 35) + (9 << 3 | 2)) + varint(4) + NAN,
+    "a length of more bytes than it needs": DIMS + b"\x10\x01" + varint(9 << 3 | 2) + varint(4, length=3) + NAN,
+    "two data types": DIMS + b"\x10\x01" + b"\x10\x03" + inside(9, NAN),
+    "NaN before an empty field of the same kind": DIMS + b"\x10\x01" + inside(9, NAN) + inside(9, b""),
+    "NaN packed in two pieces": DIMS + b"\x10\x01" + inside(4, NAN) + inside(4, b""),
+    "NaN that is not packed": DIMS + b"\x10\x01" + varint(4 << 3 | 5) + NAN,
+    "NaN in double precision that is not packed": DIMS
+    + b"\x10\x0b"
+    + varint(10 << 3 | 1)
+    + np.array([np.nan]).tobytes(),
+    "NaN in half precision among the integers": DIMS + b"\x10\x0a" + inside(5, varint(0x7E00)),
+    "NaN in bfloat16, one integer": DIMS + b"\x10\x10" + varint(5 << 3) + varint(0x7FC0),
+    "NaN in float8": DIMS + b"\x10\x11" + inside(9, b"\x7f"),
+    "NaN in a complex number": DIMS + b"\x10\x0e" + inside(9, NAN * 2),
+    "a location that is none": DIMS + b"\x10\x01" + inside(9, b"\0" * 4) + varint(14 << 3) + varint((1 << 32) + 1),
+}
+
+
+@pytest.mark.parametrize("what", HIDDEN)
+def test_no_form_of_a_weight_hides_what_it_holds(ship: Ship, what: str) -> None:
+    (ship.folder / "model.onnx").write_bytes(whole_model(HIDDEN[what]))
+    with pytest.raises(ValueError) as error:
+        seal(ship.folder, ship.card)
+    one_line(error, "model.onnx")
+
+
+def test_a_plain_weight_more_is_fine(ship: Ship) -> None:
+    (ship.folder / "model.onnx").write_bytes(
+        whole_model(DIMS + b"\x10\x01" + inside(9, b"\0" * 4) + inside(8, b"spare"))
+    )
+    assert onnx.load(ship.folder / "model.onnx").graph.initializer[-1].name == "spare"
+    assert seal(ship.folder, ship.card)
+
+
+def test_a_graph_in_two_pieces_is_refused(ship: Ship) -> None:
+    """protobuf merges them, a reader that takes the last one does not."""
+    data = graph().SerializeToString()
+    (ship.folder / "model.onnx").write_bytes(data + inside(7, b""))
+    assert onnx.load(ship.folder / "model.onnx").graph.node
+    with pytest.raises(ValueError, match=r"model\.onnx: .*field 7 of a model occurs twice"):
+        seal(ship.folder, ship.card)
+
+
+@pytest.mark.parametrize("where", ["function", "training"])
+def test_weights_outside_the_graph_are_looked_at_too(ship: Ship, where: str) -> None:
+    model = graph()
+    tensor = onnx.helper.make_tensor("far", onnx.TensorProto.FLOAT, [1], [0.0])
+    tensor.ClearField("float_data")
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="secrets.bin")
+    if where == "function":
+        model.functions.add(name="f", domain="").attribute_proto.add(
+            name="a", type=onnx.AttributeProto.TENSOR, t=tensor
+        )
+    else:
+        model.training_info.add().algorithm.initializer.append(tensor)
+    (ship.folder / "model.onnx").write_bytes(model.SerializeToString())
+    with pytest.raises(ValueError, match="another file"):
+        seal(ship.folder, ship.card)
+
+
+def test_the_walker_and_the_official_parser_agree_on_damaged_files(tmp_path: Path) -> None:
+    """What both read has the same operators, and every weight that the official one takes for external is refused."""
+    model = graph(quantized=True)
+    tensor = model.graph.initializer[1]
+    tensor.data_location = onnx.TensorProto.EXTERNAL
+    tensor.external_data.add(key="location", value="w.bin")
+    data, draw, both = model.SerializeToString(), np.random.default_rng(3), 0
+    for _ in range(1500):
+        raw = bytearray(data)
+        for at in draw.integers(0, len(raw), draw.integers(1, 4)):
+            raw[at] = draw.integers(0, 256)
+        try:
+            ours = parse_graph(bytes(raw), source="m.onnx")
+            theirs = onnx.load_model_from_string(bytes(raw))
+        except (ValueError, DecodeError):
+            continue
+        both += 1
+        assert sum(ours.ops.values()) == len(theirs.graph.node)
+        external = any(t.external_data or t.data_location == 1 for t in theirs.graph.initializer)
+        assert ours.external >= external
+    assert both > 300

@@ -65,6 +65,60 @@ def test_weights_swapped_together_with_their_hash_are_refused(ship: Ship, keys: 
     refused(ship.folder, SIGNATURE, trusted=keys[1])
 
 
+def test_a_signature_that_nothing_checks_is_never_passed_over_silently(
+    ship: Ship, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A good one and a stale one are alike where there is no key; with one the stale one is refused."""
+    monkeypatch.delenv(TRUSTED, raising=False)
+    assert open_ship(ship.folder) and not caplog.text
+    sign(ship.folder / "card.json", key=keys[0])
+    for change in ("good", "stale"):
+        caplog.clear()
+        if change == "stale":
+            text = (ship.folder / "card.json").read_text()
+            (ship.folder / "card.json").write_text(text.replace('"name": "tiny"', '"name": "other"'))
+        assert not open_ship(ship.folder).signed
+        (record,) = caplog.records
+        assert "was not checked" in record.getMessage() and TRUSTED in record.getMessage()
+    caplog.clear()
+    assert open_ship(ship.folder) and not caplog.text, "once for each card"
+    refused(ship.folder, SIGNATURE, trusted=keys[1])
+
+
+def test_the_policy_holds_for_a_bare_graph_from_python(
+    ship: Ship, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    from edgemt import runner
+
+    sign(ship.folder / "card.json", key=keys[0])
+    assert runner(ship.folder / "model.onnx", runtime="onnxruntime")
+    monkeypatch.setenv(TRUSTED, str(keys[1]))
+    for file in (ship.folder / "model.onnx", str(ship.folder / "model.int8.onnx")):
+        with pytest.raises(ValueError, match=rf"model.*: was not opened with a trusted key, and {TRUSTED} asks"):
+            runner(file, runtime="onnxruntime")
+    assert runner(ship.folder, runtime="onnxruntime")
+    assert open_ship(ship.folder).signed
+    with pytest.raises(ValueError, match="was not opened with a trusted key"):
+        runner(Ship(ship.folder, ship.card), runtime="onnxruntime")
+
+
+def test_a_cold_start_of_a_signed_ship_is_measured_under_the_policy(
+    ship: Ship, keys: tuple[Path, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    pytest.importorskip("onnxruntime")
+    import numpy as np
+
+    from deploy.coldstart import cold_start
+
+    sign(ship.folder / "card.json", key=keys[0])
+    monkeypatch.setenv(TRUSTED, str(keys[1]))
+    frame = np.zeros((1, *ship.card.size, ship.card.channels), np.uint8)
+    asked = {"runtime": "onnxruntime", "threads": 1, "file": "model.onnx"}
+    assert cold_start(ship.folder, asked, frame=frame)
+    assert cold_start(ship.folder / "model.onnx", asked, frame=frame) is None
+
+
 @pytest.mark.parametrize("signature", [b"", b"x" * 64, b"x" * 10_000])
 def test_a_signature_that_is_none_is_refused(ship: Ship, keys: tuple[Path, Path], signature: bytes) -> None:
     (ship.folder / SIGNATURE).write_bytes(signature)

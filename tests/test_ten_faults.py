@@ -192,7 +192,7 @@ def test_7_the_disk_full_while_exporting(ship: Ship, tmp_path: Path, monkeypatch
 
 
 KILLED = """
-import os, shutil, signal, sys
+import os, signal, sys
 from pathlib import Path
 from deploy import serve
 from deploy.ship import open_ship, seal
@@ -200,14 +200,15 @@ from deploy.ship import open_ship, seal
 ship = open_ship(sys.argv[1])
 
 def killed(source, target, *rest, **more):
-    Path(target).write_bytes(b"half")
+    with open(target, "wb") as file:
+        file.write(b"half")
     os.kill(os.getpid(), signal.SIGKILL)
 
 if sys.argv[2] == "seal":
     Path.write_text = lambda path, text, **more: killed(None, path)
     seal(Path(sys.argv[3]), ship.card)
 else:
-    shutil.copyfile = killed
+    Path.write_bytes = lambda path, data: killed(None, path)
     serve.serve(ship, sys.argv[3], serve.ServeOptions("triton"))
 """
 

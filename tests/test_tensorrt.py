@@ -18,6 +18,7 @@ from pretend_gpu import CAPABILITY, NAME, Library, TensorRT  # noqa: E402
 from tiny_ship import expected, frame, graph, make_ship  # noqa: E402
 
 from deploy import cuda, tensorrt_build  # noqa: E402
+from deploy.cache_seal import read_sealed  # noqa: E402
 from deploy.runtime import available, runner  # noqa: E402
 from deploy.ship import Ship, self_test  # noqa: E402
 from deploy.tensorrt_build import BuildOptions, build, build_ship, executed  # noqa: E402
@@ -150,10 +151,10 @@ def test_the_network_is_strongly_typed_and_the_timings_are_kept(ship: Ship, pret
     assert trt.networks == [2, 2]
     assert [config.flags for config in trt.configs] == [set(), {"tf32"}]
     (timings,) = own_cache.glob("timing.*.bin")
-    assert timings.read_bytes() == b"timed timed "
+    assert read_sealed(timings, timings.name) == b"timed timed "
     timings.write_bytes(b"foreign")
     build(ship.path("model.onnx"), runtime="tensorrt")
-    assert timings.read_bytes() == b"timed "
+    assert read_sealed(timings, timings.name) == b"timed "
 
 
 def test_a_builder_without_enough_memory_is_asked_again_for_less(ship: Ship, pretend: Pretend) -> None:

@@ -15,16 +15,18 @@ from PIL import Image
 from safetensors.torch import load_file
 
 from deploy import prune
+from deploy.runtime import runner
 from deploy.ship import golden, open_ship
-from edgemt import artefact, cli, recipes, zoo
+from edgemt import artefact, cli, entries, recipes, zoo
 from edgemt.contract import Card, Normalise
 from edgemt.data.layouts import DataOptions
 from edgemt.files import sha256
 from edgemt.phantom import CLASSES
-from edgemt.zoo import shelf
+from edgemt.zoo import graphs, shelf
 from edgemt.zoo.synthetic import frames_for, masks_of
 
 ROOT = Path(__file__).parent.parent
+BRIEF = replace(graphs.TIMED, warmup=1, warmup_seconds=0, iterations=2, seconds=0.01, rounds=1)
 NAME, SIZE = "mobilenetv4_conv_small_035", (64, 64)
 LEARNER = [f"--student.network={NAME}", "--student.schedule.steps=2", "--teacher.schedule.steps=2"]
 
@@ -77,13 +79,16 @@ def stage(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(stage: Path) -> Path:
     """A zoo with one entry, `small`."""
     folder = stage.parent / "zoo"
-    zoo.pack(stage, "small", into=folder, note="a test's own")
+    with pytest.MonkeyPatch.context() as patched:
+        patched.setattr(graphs, "TIMED", BRIEF)
+        zoo.pack(stage, "small", into=folder, note="a test's own")
     return folder
 
 
 @pytest.fixture(autouse=True)
 def here(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(shelf, "HOME", home)
+    monkeypatch.setattr(entries, "HOME", home)
+    monkeypatch.setattr(graphs, "TIMED", BRIEF)
     monkeypatch.chdir(tmp_path)
 
 
@@ -255,7 +260,15 @@ def test_without_first_weights_a_key_is_what_it_was_before_there_was_a_zoo() -> 
     from edgemt.training import without_weights
 
     student = recipes.load("phantom").student
-    assert set(without_weights(student)) == {"is", "network", "decoder", "pretrained", "method", "schedule"}
+    assert set(without_weights(student)) == {
+        "is",
+        "network",
+        "decoder",
+        "pretrained",
+        "first_conv",
+        "method",
+        "schedule",
+    }
 
 
 def test_a_pruned_entry_can_be_pruned_further_and_built_again() -> None:
@@ -331,8 +344,8 @@ def test_a_network_of_neighbouring_slices_gets_synthetic_slices(home: Path) -> N
 def test_the_packages_own_table_is_what_the_cards_say_and_packing_renews_it(
     stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(shelf, "HOME", ROOT / "students" / "zoo")
-    text = (shelf.HOME / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(entries, "HOME", ROOT / "students" / "zoo")
+    text = (entries.HOME / "README.md").read_text(encoding="utf-8")
     assert shelf.with_table(text) == text, "write it anew: shelf.with_table"
     for name in shelf.names():
         assert zoo.open_entry(f"zoo/{name}").measured["dice"] > 0
@@ -346,4 +359,46 @@ def test_the_packages_own_table_is_what_the_cards_say_and_packing_renews_it(
 def test_the_list_shows_what_an_entry_finds_and_how_well(capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["list", "zoo"])
     said = capsys.readouterr().out
-    assert said.startswith("zoo/small") and NAME in said and "Dice 0.750" in said
+    assert (
+        said.startswith("zoo/small") and NAME in said and "64 x 64, RGB; Dice 0.750 in float, runs in float16" in said
+    )
+    assert "labels: 12 synthetic" in said and shelf.TERMS in said
+
+
+def test_an_entry_without_int8_streams_a_film_in_half_precision(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    av = pytest.importorskip("av")
+    with av.open(str(tmp_path / "film.mp4"), "w") as container:
+        video = container.add_stream("mpeg4", rate=20)
+        video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
+        for frame in frames_for(shelf.read_card(entries.HOME / "small"), count=6):
+            wide = np.ascontiguousarray(np.pad(frame, ((0, 0), (16, 16), (0, 0))))
+            container.mux(video.encode(av.VideoFrame.from_ndarray(wide)))
+        container.mux(video.encode(None))
+    cli.main(["stream", "zoo/small", "--source", "film.mp4", "--output", "page", "lines", "--json", "record.json"])
+    said = capsys.readouterr()
+    record = json.loads(Path("record.json").read_text())
+    assert record["frames"] == 6 and record["masks"] >= 1
+    assert "model.fp16.onnx" in said.err and "http://127.0.0.1" in said.out + said.err
+
+
+def test_the_graph_of_an_entry_gives_the_masks_of_its_weights_and_is_checked_whole(copy: Path) -> None:
+    ship = open_ship("zoo/small")
+    assert ship.folder == entries.HOME / "small" and set(ship.card.files) > {shelf.WEIGHTS, "model.fp16.onnx"}
+    frames = frames_for(ship.card)
+    wanted = masks_of(artefact.load_network(ship.folder), ship.card, frames)
+    for runtime in graphs.RUNTIMES:
+        assert (runner("zoo/small", runtime=runtime)(frames) == wanted).mean() > 0.99
+    (copy / "model.fp16.onnx").write_bytes(b"else")
+    with pytest.raises(ValueError, match=r"model\.fp16\.onnx: changed since the card was written"):
+        open_ship(copy)
+    zoo.open_entry(copy)  # weights alone are read to train on
+
+
+def test_a_card_cannot_bring_files_that_no_entry_has(copy: Path) -> None:
+    file = copy / shelf.CARD
+    raw = json.loads(file.read_text())
+    file.write_text(json.dumps({**raw, "files": {**raw["files"], "golden/patient.png": "0" * 64}}))
+    with pytest.raises(ValueError, match="its files is cut short or makes no sense"):
+        zoo.open_entry(copy)

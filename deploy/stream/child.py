@@ -12,7 +12,6 @@ import os
 import select
 import struct
 import subprocess
-import sys
 import threading
 import time
 from pathlib import Path
@@ -20,6 +19,8 @@ from typing import Any
 from weakref import WeakSet
 
 import numpy as np
+
+from edgemt.children import environment, python_module
 
 _REAP_S = 1.0  # a process that the kernel cannot end, stuck in a driver, is left to it
 _RUNNING: WeakSet[ChildRunner] = WeakSet()
@@ -172,9 +173,9 @@ class ChildRunner:
 
 def _started(arguments: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
-        [sys.executable, "-m", "deploy.stream.child_main", *arguments],
+        python_module("deploy.stream.child_main", *arguments),
         pass_fds=[int(descriptor) for descriptor in arguments[2:4]],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join(p for p in sys.path if p)},
+        env=environment(),
         stdin=subprocess.DEVNULL,
         stdout=subprocess.DEVNULL,
         start_new_session=True,  # Ctrl-C is for the parent

@@ -20,6 +20,7 @@ from deploy.stream.delays import Delays
 from deploy.stream.opening import Opened
 from deploy.stream.session import Session, StreamOptions
 from deploy.stream.sources import open_source
+from edgemt.depth import of_card
 
 FORMAT = 1
 _BLOCKS = 2  # of each kind, in turns
@@ -63,7 +64,7 @@ def _at(hz: float, opened: Opened, source: str, options: StreamOptions) -> dict[
         masks, delays = turn % 2 == 1, Delays()
         first = opened.first if masks else None
         session = Session(
-            open_source(source, hz=hz),
+            open_source(source, hz=hz, depth=of_card(opened.ship.card.data, source="card.json")),
             opened.model if masks else None,
             first=first,
             options=block,

@@ -13,6 +13,7 @@ from deploy.stream.opening import Isolation, open_model
 from deploy.stream.session import Session, StreamOptions
 from deploy.stream.source_iterable import IterableSource
 from deploy.stream.sources import Source, open_source
+from edgemt.depth import Depth, of_card
 
 
 def stream(
@@ -35,7 +36,8 @@ def stream(
     """
     options = options or StreamOptions()
     opened = open_model(ship, runtime=runtime, file=file, threads=threads, isolation=isolation, hang_ms=options.hang_ms)
-    session = Session(_source(source, hz), opened.model, first=opened.first, options=options, watch=opened.watch)
+    depth = of_card(opened.ship.card.data, source=opened.ship.folder / "card.json")
+    session = Session(_source(source, hz, depth), opened.model, first=opened.first, options=options, watch=opened.watch)
     return pairs(session, opened.first)
 
 
@@ -73,9 +75,9 @@ def pairs(session: Session, first: Infer | None = None) -> Iterator[tuple[Frame,
         raise failed[0]
 
 
-def _source(source: Any, hz: float | None) -> Source:
+def _source(source: Any, hz: float | None, depth: Depth) -> Source:
     if isinstance(source, (str, Path)):
-        return open_source(str(source), hz=hz)
+        return open_source(str(source), hz=hz, depth=depth)
     if all(hasattr(source, name) for name in ("open", "read", "close", "live")):
         return source  # type: ignore[no-any-return]
     try:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
+import socket
 import tempfile
 from pathlib import Path
 from typing import IO
@@ -22,9 +24,14 @@ class SourceLock:
         """Raises ValueError when another process, or another stream of this one, holds it."""
         name = f"edgemt-{hashlib.sha256(_device(source).encode()).hexdigest()[:16]}.lock"
         self._file: IO[str] | None = None
+        self._name: socket.socket | None = None
         if fcntl is None:
             return
-        folder = Path(folder or os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+        try:
+            folder = Path(folder or os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
+        except FileNotFoundError:  # a read-only root without a place for temporary files
+            self._name = _reserved(name, source)
+            return
         self._file = _opened(folder / name, source)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
@@ -41,6 +48,24 @@ class SourceLock:
         if self._file is not None:
             self._file.close()
             self._file = None
+        if self._name is not None:
+            self._name.close()
+            self._name = None
+
+
+def _reserved(name: str, source: str) -> socket.socket:
+    """A name of Linux's abstract namespace of sockets: it needs no file, and goes when the process does."""
+    held = socket.socket(socket.AF_UNIX)
+    try:
+        held.bind(f"\0{name}")
+    except OSError as error:
+        held.close()
+        if error.errno == errno.EADDRINUSE:
+            raise ValueError(f"source {source}: another process streams from it already; stop that one first") from None
+        raise ValueError(
+            f"source {source}: cannot be locked, there is no place for temporary files; set XDG_RUNTIME_DIR"
+        ) from None
+    return held
 
 
 def _device(source: str) -> str:

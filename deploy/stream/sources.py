@@ -15,7 +15,8 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from deploy.stream.picture_checks import Corrupt
-from edgemt.frames import is_image
+from edgemt.depth import Depth
+from edgemt.frames import is_image, is_stray
 from edgemt.names import unknown
 
 __all__ = ["SOURCES", "Corrupt", "Lost", "Picture", "Source", "library", "open_source"]
@@ -54,8 +55,9 @@ class SourceKind:
     about: str
 
 
-def open_source(text: str, *, hz: float | None = None) -> Source:
+def open_source(text: str, *, hz: float | None = None, depth: Depth | None = None) -> Source:
     """The source that `text` names, not opened yet. `hz` replaces the pace of one that is not live, 0 takes it away.
+    `depth` is how a source of files becomes eight bits: that of the model's training (`edgemt.depth.of_card`).
 
     Raises ValueError in one line for a name or a file that no source takes.
     """
@@ -67,6 +69,8 @@ def open_source(text: str, *, hz: float | None = None) -> Source:
             source: Source = getattr(import_module(module), name)(text)
             if hz is not None and not source.live:
                 source.hz = hz
+            if depth is not None and hasattr(source, "depth"):
+                source.depth = depth
             return source
     path = Path(text)
     if path.is_dir():
@@ -87,7 +91,7 @@ def library(name: str, *, pip: str, source: str) -> Any:
 
 
 def _folder_of(suited: Callable[[str], bool]) -> Callable[[str], bool]:
-    return lambda text: Path(text).is_dir() and any(suited(p.name) for p in Path(text).iterdir())
+    return lambda text: Path(text).is_dir() and any(suited(p.name) and not is_stray(p) for p in Path(text).iterdir())
 
 
 def _file_like(*suffixes: str) -> Callable[[str], bool]:

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from edgemt.commands.speaking import alone, show_help, write_json
+from edgemt.entries import is_name
 from edgemt.names import unknown
 
 
@@ -18,7 +19,7 @@ class Bench:
     --budget-ms is not kept."""
 
     target: Positional[str | None] = None
-    """A ship folder, or a recipe."""
+    """A ship folder, zoo/NAME, or a recipe."""
     runtime: tuple[str, ...] = ()
     """openvino, onnxruntime, openvino:GPU ...; every one that works here if not given."""
     file: str | None = None
@@ -63,7 +64,7 @@ def bench(command: Bench, rest: list[str]) -> None:
 def _names_a_recipe(target: str | None) -> bool:
     if target is None:
         raise ValueError("bench: name a ship folder or a recipe, or give --compare A.json B.json")
-    return not Path(target, "card.json").exists() and _is_recipe(target)
+    return not is_name(target) and not Path(target, "card.json").exists() and _is_recipe(target)
 
 
 def _is_recipe(name: str) -> bool:

@@ -13,8 +13,8 @@ from edgemt.commands.stages import RecipeCommand, through
 @dataclass(frozen=True)
 class Export(RecipeCommand):
     """The folder to copy to the device: graphs, card, golden frames; of zoo/NAME in RECIPE's place at once, in --out,
-    with INT8 where --data.root is given. With --serve also, from RECIPE or a ship folder in
-    its place, a model repository for a server, in serve/ beside the ship; of a ship folder --out names it.
+    with the entry's INT8, or INT8 calibrated anew where --data.root is given. With --serve also, from RECIPE or a ship
+    folder in its place, a model repository for a server, in serve/ beside the ship; of a ship folder --out names it.
     With --with-prompt a ship folder gets a prompt input: clicks and boxes in the live page then correct its masks."""
 
     serve: Literal["triton", "ovms", "monai"] | None = None
@@ -108,5 +108,6 @@ def _serve(command: Export, rest: list[str]) -> None:
         from edgemt.overrides import override
 
         recipe = override(recipes.load(command.recipe), rest, prog=f"edgemt export {command.recipe}")
-        folder, out = flow.run(recipe, command.out or Path("runs") / recipe.name, until="ship"), None
+        run = command.out or Path("runs") / recipe.name
+        folder, out = flow.run(recipe, run, until="ship", overwrite=command.overwrite), None
     print(serve(open_ship(folder), out or folder.resolve().parent / "serve" / command.serve, options))

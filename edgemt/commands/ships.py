@@ -17,6 +17,7 @@ class Eval:
     """Measure a shipped folder on labelled images: a table, and JSON with --json FILE."""
 
     ship: Positional[Path]
+    """The folder, or zoo/NAME: a trained student that travels with the package (edgemt list zoo)."""
     root: Annotated[Path | None, arg(name="data.root")] = None
     """Folder laid out as in training; its validation list is measured."""
     val: Annotated[str, arg(name="data.val")] = ""
@@ -50,6 +51,7 @@ class Predict:
     `promptable` folder of a run, or a SAM, and the mask is of the object that the prompts name."""
 
     ship: Positional[Path]
+    """A ship folder, or zoo/NAME: a trained student that travels with the package (edgemt list zoo)."""
     inputs: Positional[tuple[Path, ...]]
     out: Path = Path("masks")
     overlay: bool = True
@@ -129,7 +131,7 @@ def build(command: Build) -> None:
 
 @dataclass(frozen=True)
 class Doctor:
-    """What works on this machine, what does not, and why. With a ship folder, its self-test too."""
+    """What works on this machine, what does not, and why. With a ship folder or zoo/NAME, its self-test too."""
 
     ship: Positional[Path | None] = None
 

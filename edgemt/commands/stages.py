@@ -9,6 +9,7 @@ from typing import Annotated
 from tyro.conf import Positional, arg
 
 _OUT = "Folder of the run; runs/RECIPE if not given. The same command again resumes it."
+_OVERWRITE = "Replace a stage or checkpoint that does not fit any more, instead of keeping it as STAGE.previous-1."
 
 
 @dataclass(frozen=True)
@@ -18,6 +19,7 @@ class RecipeCommand:
 
     recipe: Positional[str]
     out: Annotated[Path | None, arg(help=_OUT)] = None
+    overwrite: Annotated[bool, arg(help=_OVERWRITE)] = False
 
 
 @dataclass(frozen=True)
@@ -60,6 +62,6 @@ def through(command: RecipeCommand, rest: list[str], *, until: str) -> None:
     recipe = override(
         recipes.load(command.recipe), rest, prog=f"edgemt {type(command).__name__.lower()} {command.recipe}"
     )
-    folder = flow.run(recipe, command.out or Path("runs") / recipe.name, until=until)
+    folder = flow.run(recipe, command.out or Path("runs") / recipe.name, until=until, overwrite=command.overwrite)
     if ranks.first():
         print(folder / "report.html" if until == "report" else folder)

@@ -29,6 +29,7 @@ class Stream:
     Nothing is written unless asked for."""
 
     ship: Positional[Path]
+    """A ship folder, or zoo/NAME: a trained student that travels with the package (edgemt list zoo)."""
     source: str = "synthetic"
     """synthetic, camera:0, camera:0:1920x1080, rtsp://..., igtl://HOST/DEVICE, or a video, a .dcm file, a folder of
     images."""
@@ -62,6 +63,7 @@ def stream(command: Stream) -> None:
     from deploy.stream.inference import close
     from deploy.stream.opening import budget_warning, open_model
     from deploy.stream.sources import open_source
+    from edgemt.depth import of_card
     from edgemt.overlay import class_colours
 
     _refuse(command)
@@ -81,7 +83,8 @@ def stream(command: Stream) -> None:
     try:
         if command.evidence is not None:
             return _measure(command, opened, command.evidence)
-        source = open_source(command.source, hz=command.hz)
+        depth = of_card(opened.ship.card.data, source=opened.ship.folder / "card.json")
+        source = open_source(command.source, hz=command.hz, depth=depth)
         record = _watched(_session(command, opened, source), command, opened, source)
     finally:
         close(opened.first)

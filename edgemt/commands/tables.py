@@ -8,12 +8,17 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-Listed = Literal["recipes", "methods", "teachers", "students", "runtimes", "datasets", "zoo"]
+from edgemt.commands.speaking import say
+
+Listed = Literal["recipes", "methods", "teachers", "students", "encoders", "runtimes", "datasets", "zoo"]
 
 
 @dataclass(frozen=True)
 class List:
-    """What can be named: recipes, methods, teachers, students, runtimes, datasets, trained students of the zoo."""
+    """What can be named: recipes, methods, teachers, students, runtimes, datasets, trained students of the zoo.
+
+    `encoders`: parameters, multiply-accumulates at 256 x 256, INT8 time against mobilenetv4_small, and where pretrained
+    weights can be had on this machine."""
 
     what: Positional[Listed]
 
@@ -40,18 +45,22 @@ def explain_method(command: Explain) -> None:
 
 @dataclass(frozen=True)
 class Pack:
-    """A trained student as an entry of the zoo: half-precision weights and a card, to export or to start from."""
+    """A trained student as an entry of the zoo, which is a ship too: half-precision weights to start from, the INT8
+    graph of the run, input statistics, synthetic golden frames, a card. Then edgemt predict zoo/NAME and the like."""
 
     stage: Positional[Path]
-    """RUN/slim or RUN/student."""
+    """RUN/ship, RUN/slim or RUN/student; or a ship of edgemt export zoo/NAME, whose graph the entry gets."""
     name: Positional[str]
     out: Path | None = None
     """Folder that gets NAME; the package's own zoo if not given."""
     note: str = ""
     """A line for its card."""
+    overwrite: bool = False
+    """Replace the entry NAME that stands."""
 
 
 def pack_stage(command: Pack) -> None:
     from edgemt import zoo
 
-    print(zoo.pack(command.stage, command.name, into=command.out, note=command.note))
+    options = {"into": command.out, "note": command.note, "overwrite": command.overwrite, "say": say}
+    print(zoo.pack(command.stage, command.name, **options))

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import signal
 import subprocess
-import sys
 import threading
 import time
 from collections.abc import Callable, Collection, Iterator, Sequence
 from contextlib import contextmanager
 
+from edgemt.children import environment, python_module
 from edgemt.comparing.runs import FAILED, Finished, One
 
 STOPS = tuple(getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name))
@@ -30,8 +30,13 @@ def train_beside(plan: Sequence[One], command: Callable[[One], Sequence[str]], *
                     one = waiting.pop(0)
                     one.folder.mkdir(parents=True, exist_ok=True)
                     with (one.folder / "train.log").open("ab") as log:
-                        words = [sys.executable, "-m", "edgemt.cli", *command(one)]
-                        working[one] = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+                        working[one] = subprocess.Popen(
+                            python_module("edgemt.cli", *command(one)),
+                            stdout=log,
+                            stderr=log,
+                            stdin=subprocess.DEVNULL,
+                            env=environment(),
+                        )
                 for one in [one for one, process in working.items() if process.poll() is not None]:
                     yield one, _left_behind(one, working.pop(one).returncode)
                 if asked:

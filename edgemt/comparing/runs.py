@@ -11,7 +11,8 @@ from typing import ClassVar
 from edgemt import flow
 from edgemt.artefact import WEIGHTS, read_card
 from edgemt.contract import Card
-from edgemt.files import write_text
+from edgemt.files import NoSpaceError, write_text
+from edgemt.locking import FolderInUseError
 from edgemt.methods import Method, get
 from edgemt.methods.supervised import Supervised
 from edgemt.recipes import Recipe
@@ -76,7 +77,7 @@ def train(one: One, recipe: Recipe) -> str:
     teacher = replace(recipe.teacher, method=method_of(one.method))
     try:
         flow.run(replace(recipe, seed=one.seed, teacher=teacher), one.folder, until="teacher")
-    except (OSError, MemoryError):
+    except (OSError, MemoryError, NoSpaceError, FolderInUseError):
         raise  # the disk or the machine, not the method
     except Exception as error:  # a method that fails is a row of the table, not the end of it
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "

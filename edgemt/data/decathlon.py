@@ -8,11 +8,11 @@ Facts from https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
 from edgemt.data.splits import Item, group_of
+from edgemt.plain_files import TEXT_LIMIT, parse_json, read_regular
 
 
 def is_decathlon(root: Path) -> bool:
@@ -38,7 +38,7 @@ def items(root: Path, *, pattern: str, classes: tuple[str, ...]) -> tuple[list[I
 
 def _json(source: Path) -> dict[str, Any]:
     try:
-        raw = json.loads(source.read_text(encoding="utf-8-sig"))
+        raw = parse_json(read_regular(source, limit=TEXT_LIMIT).decode("utf-8-sig"))
     except FileNotFoundError:
         raise ValueError(f"{source}: no such file; data.layout=decathlon needs it") from None
     except (OSError, ValueError) as error:
@@ -50,6 +50,8 @@ def _json(source: Path) -> dict[str, Any]:
 
 def _one_channel(raw: dict[str, Any], source: Path) -> None:
     channels = raw.get("channel_names") or raw.get("modality") or {"0": "image"}
+    if not isinstance(channels, (dict, list)):
+        raise ValueError(f"{source}: 'channel_names' = {channels!r} names no channels; mend it")
     if not isinstance(channels, dict) or len(channels) != 1:
         names = ", ".join(map(str, channels.values() if isinstance(channels, dict) else channels))
         raise ValueError(f"{source}: images have {len(channels)} channels ({names}), one is supported; keep one")
@@ -97,7 +99,9 @@ def _numbered(raw: dict[str, Any], root: Path) -> list[tuple[str, Path, Path]]:
 def _tests(raw: dict[str, Any], root: Path) -> list[tuple[str, Path]]:
     """Those that are there: the test images are often left out of a copy."""
     entries = raw.get("test") or []
-    named = [entry["image"] if isinstance(entry, dict) else str(entry) for entry in entries]
+    if not isinstance(entries, list):
+        raise ValueError(f"{root / 'dataset.json'}: test = {entries!r} is no list of images; mend it")
+    named = [entry.get("image") if isinstance(entry, dict) else entry for entry in entries]
     paths = [path for path in (_channel(root, name) for name in named) if path is not None]
     if not named:
         paths = [p for p in sorted((root / "imagesTs").glob(f"*{_ending(raw)}")) if not p.name.startswith(".")]
@@ -105,22 +109,32 @@ def _tests(raw: dict[str, Any], root: Path) -> list[tuple[str, Path]]:
 
 
 def _ending(raw: dict[str, Any]) -> str:
-    return str(raw.get("file_ending") or ".nii.gz")
+    ending = raw.get("file_ending") or ".nii.gz"
+    if not isinstance(ending, str) or not ending.startswith(".") or set(ending) & set("/\\*?["):
+        raise ValueError(f"dataset.json: file_ending = {ending!r} is no ending of a file name; mend it")
+    return ending
 
 
 def _name(path: Path) -> str:
     return path.name.removesuffix(".gz").rpartition(".")[0]
 
 
-def _channel(root: Path, name: str) -> Path | None:
-    """The file of that name, or the one that nnU-Net wrote for its only channel."""
+def _channel(root: Path, name: Any) -> Path | None:
+    """The file of that name, or the one that nnU-Net wrote for its only channel.
+
+    Raises ValueError for what is no path below `root`. Links are followed: many sets are folders of them.
+    """
+    if not isinstance(name, str) or Path(name).is_absolute() or ".." in Path(name).parts:
+        raise ValueError(f"{root / 'dataset.json'}: names {name!r}, which is no file of its folder; copy it there")
+    if not name or len(Path(name).name.encode()) > 250 or "\0" in name:
+        raise ValueError(f"{root / 'dataset.json'}: names {name[:80]!r}, which can be no file; mend it")
     path = root / name
     stem = _name(path)
     numbered = path.with_name(f"{stem}_0000{path.name[len(stem) :]}")
     return next((tried for tried in (path, numbered) if tried.is_file()), None)
 
 
-def _existing(root: Path, name: str) -> Path:
+def _existing(root: Path, name: Any) -> Path:
     path = _channel(root, name)
     if path is None:
         raise ValueError(f"{root / 'dataset.json'}: names {name!r}, which is not there; copy the set again")

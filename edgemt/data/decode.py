@@ -5,6 +5,7 @@ Shapes: n cases, H W the frame size, K channels (times the neighbouring slices),
 
 from __future__ import annotations
 
+import dataclasses
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 
@@ -12,6 +13,8 @@ import numpy as np
 
 from edgemt import frames, phantom, phantom_volumes
 from edgemt.contract import Case
+from edgemt.data.reading import Reading, decide_reading
+from edgemt.depth import Rule
 from edgemt.through import frame_around
 
 ProgressCall = Callable[[int, int], None]
@@ -26,6 +29,20 @@ class Form:
     classes: tuple[str, ...]
     mask_threshold: int | None = None
     slices: int = 1  # neighbouring slices of a volume in one frame
+    depth: Rule = "auto"
+    window: tuple[float, float] | None = None
+    compare: bool = True  # the place of a label with that of its image
+
+    def reading(self, cases: Sequence[Case]) -> Reading:
+        """How the files of `cases` are read. Raises ValueError, naming the file, where no rule fits all of them."""
+        return decide_reading(
+            cases,
+            classes=self.classes,
+            mask_threshold=self.mask_threshold,
+            depth=self.depth,
+            window=self.window,
+            compare=self.compare,
+        )
 
     @property
     def frame_channels(self) -> int:
@@ -38,6 +55,7 @@ class Decoder:
     """Reads the cases one by one. Slices of a volume follow one another, so the last volume is kept."""
 
     form: Form
+    reading: Reading
     _image: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
     _label: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
     _fitted: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
@@ -64,10 +82,10 @@ class Decoder:
         if case.label.startswith("phantom:"):
             return phantom.frame(_seed(case.label), size=self.form.size)[1]
         if case.slice is None:
-            label = self.class_indices(frames.read_label(case.label), source=case.label)
+            label = self.class_indices(case)
         else:
             if self._label[0] != case.label:
-                self._label = case.label, self.class_indices(label_volume(case.label), source=case.label)
+                self._label = case.label, self.class_indices(case)
             label = self._slice(self._label[1], case, path=case.label)
         shape = self._raw(case).shape[:2]
         if label.shape != shape:
@@ -78,8 +96,11 @@ class Decoder:
         if case.image.startswith("phantom:"):
             return phantom.frame(_seed(case.image), size=self.form.size)[0]
         if self._image[0] != case.image:
-            array = frames.read_image(case.image) if case.slice is None else image_volume(case.image)
-            self._image = case.image, frames.to_uint8(array)
+            if case.slice is None:
+                array = frames.several_values(frames.read_image(case.image), case.image)
+            else:
+                array = image_volume(case.image, axes=case.axes)
+            self._image = case.image, self.reading.depth(array)
         array = self._image[1]
         return array if case.slice is None else self._slice(array, case, path=case.image)
 
@@ -88,38 +109,23 @@ class Decoder:
             raise ValueError(f"{path}: has {array.shape[-1]} slices, slice {case.slice} of {case.name} was asked for")
         return _slice_of(array, case.slice)
 
-    def class_indices(self, label: np.ndarray, *, source: str) -> np.ndarray:
-        if self.form.mask_threshold is not None:
-            return (label >= self.form.mask_threshold).astype(np.uint8)
-        count = len(self.form.classes)
-        values = np.unique(label)
-        wrong = [f"{v:g}" for v in values if not (0 <= v < count and v == int(v))]
-        if wrong:
-            shown = ", ".join(wrong[:4]) + (" ..." if len(wrong) > 4 else "")
-            hint = "set data.mask_threshold=128 for a grey mask" if count == 2 else "name every class in data.classes"
-            raise ValueError(f"{source}: mask holds {shown}, the {count} classes are 0 to {count - 1}; {hint}")
-        return label.astype(np.uint8)
+    def class_indices(self, case: Case) -> np.ndarray:
+        """uint8 [H, W], or [X, Y, Z] of the whole volume of a case."""
+        return self.reading.masks.indices(self.reading.mask(case))
 
 
-def image_volume(path: str) -> np.ndarray:
-    """[X, Y, Z] of a file, or of a phantom volume."""
+def image_volume(path: str, *, axes: str = "") -> np.ndarray:
+    """[X, Y, Z] of a file in the order `axes`, or of a phantom volume."""
     if path.startswith(phantom_volumes.PREFIX):
         return phantom_volumes.volume(phantom_volumes.seed_of(path))[0]
-    return frames.read_volume(path).array
+    return frames.read_volume(path, axes=axes).array
 
 
-def label_volume(path: str) -> np.ndarray:
-    """[X, Y, Z] integers of a file, or of a phantom volume."""
-    if path.startswith(phantom_volumes.PREFIX):
-        return phantom_volumes.volume(phantom_volumes.seed_of(path))[1]
-    return frames.read_label_volume(path)
-
-
-def depth_of(path: str) -> int:
-    """How many slices a volume has, from its header alone."""
+def depth_of(path: str, *, axes: str = "") -> int:
+    """How many slices a volume has in the order `axes`, from its header alone."""
     if path.startswith(phantom_volumes.PREFIX):
         return phantom_volumes.SHAPE[2]
-    return frames.volume_shape(path)[2]
+    return frames.volume_shape(path, axes=axes)[2]
 
 
 def _slice_of(volume: np.ndarray, k: int) -> np.ndarray:
@@ -130,10 +136,13 @@ def _seed(path: str) -> int:
     return int(path.partition(":")[2])
 
 
-def decode_frames(cases: Sequence[Case], form: Form, *, progress: ProgressCall | None = None) -> np.ndarray:
-    """uint8 [n, H, W, K]; labels are not touched."""
+def decode_frames(
+    cases: Sequence[Case], form: Form, *, reading: Reading | None = None, progress: ProgressCall | None = None
+) -> np.ndarray:
+    """uint8 [n, H, W, K]; labels are not touched. Without `reading` it is decided by these cases alone."""
+    cases = [dataclasses.replace(case, label=None) for case in cases]
     out = np.empty((len(cases), *form.size, form.frame_channels), np.uint8)
-    decoder = Decoder(form)
+    decoder = Decoder(form, reading or form.reading(cases))
     for i, case in enumerate(cases):
         out[i] = decoder.frame(case)
         if progress is not None:
@@ -142,20 +151,12 @@ def decode_frames(cases: Sequence[Case], form: Form, *, progress: ProgressCall |
 
 
 def decode_pairs(
-    cases: Sequence[Case], form: Form, *, progress: ProgressCall | None = None
+    cases: Sequence[Case], form: Form, *, reading: Reading | None = None, progress: ProgressCall | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
     """One case at a time: a uint8 frame [H, W, K] and its label at its own size."""
-    decoder = Decoder(form)
+    decoder = Decoder(form, reading or form.reading(cases))
     for i, case in enumerate(cases):
         label = decoder.label(case)
         yield decoder.frame(case), label
         if progress is not None:
             progress(i + 1, len(cases))
-
-
-def need_every_class(labels: np.ndarray, classes: tuple[str, ...], *, where: str) -> None:
-    """Raises ValueError when a class is never seen: a network cannot learn what it is not shown."""
-    counts = np.bincount(labels.reshape(-1), minlength=len(classes))
-    missing = [name for name, n in zip(classes, counts, strict=True) if n == 0]
-    if missing:
-        raise ValueError(f"data.classes: {missing[0]!r} never occurs in the {where}; label an image of it or drop it")

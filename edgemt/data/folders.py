@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
 from edgemt.data import decathlon
-from edgemt.data.splits import Item, group_of
-from edgemt.frames import H5_SUFFIXES, h5_datasets, is_h5, is_image, is_slice_folder, is_volume
+from edgemt.data.names import match
+from edgemt.data.splits import Item, composed, group_of, read_list
+from edgemt.frames import h5_datasets, is_h5, is_image, is_slice_folder, is_stray, is_volume, not_read, stem_of
 
 FolderLayout = Literal["pairs", "volumes", "decathlon", "h5"]
 IMAGE_FOLDERS = ("images", "imagesTr")
@@ -23,6 +25,7 @@ class Found:
     pool: tuple[Item, ...]
     held: tuple[Item, ...] = ()
     extra: tuple[Item, ...] = ()
+    notes: tuple[str, ...] = ()  # masks that fit no image, and files of other kinds
 
 
 def recognise(root: Path) -> FolderLayout:
@@ -32,7 +35,9 @@ def recognise(root: Path) -> FolderLayout:
     base = root / "train" if (root / "train").is_dir() else root
     for name in IMAGE_FOLDERS:
         if (base / name).is_dir():
-            return "volumes" if any(_is_any_volume(path) for path in (base / name).iterdir()) else "pairs"
+            inside = [path for path in (base / name).iterdir() if not is_stray(path)]
+            flat = any(is_image(path) for path in inside)
+            return "volumes" if any(is_volume(p) or (is_slice_folder(p) and not flat) for p in inside) else "pairs"
     if _h5_files(root):
         return "h5"
     raise ValueError(f"data.root: {str(root)!r} holds neither train/images nor images; see data.layout for the forms")
@@ -46,10 +51,23 @@ def look(root: Path, *, layout: FolderLayout, pattern: str, classes: tuple[str, 
     if layout == "h5":
         return Found(tuple(_h5_items(root, pattern)))
     wanted = _is_any_volume if layout == "volumes" else is_image
+    listed = _listed(root) if layout == "volumes" else frozenset()
     if not (root / "train").is_dir():
-        return Found(tuple(_pairs(root, wanted, pattern)))
-    held = _pairs(root / "val", wanted, pattern) if (root / "val").is_dir() else []
-    return Found(tuple(_pairs(root / "train", wanted, pattern)), held=tuple(held))
+        items, notes = _pairs(root, wanted, pattern, listed)
+        return Found(tuple(items), notes=notes)
+    held, more = _pairs(root / "val", wanted, pattern, listed) if (root / "val").is_dir() else ([], ())
+    items, notes = _pairs(root / "train", wanted, pattern, listed)
+    return Found(tuple(items), held=tuple(held), notes=(*notes, *more))
+
+
+def _listed(root: Path) -> frozenset[str]:
+    """Names on the lists that lie beside the data."""
+    lists = [path for folder in (root, root / "splits") for end in ("txt", "list") for path in folder.glob(f"*.{end}")]
+    names: set[str] = set()
+    for path in lists:
+        with suppress(ValueError):  # a text of another kind; one that is used is read again, and named
+            names.update(read_list(path))
+    return frozenset(names)
 
 
 def unpaired(folder: Path, *, pattern: str) -> list[Item]:
@@ -63,46 +81,88 @@ def _is_any_volume(path: Path) -> bool:
 
 
 def _stem(path: Path) -> str:
-    name = path.name
-    return name[:-7] if name.lower().endswith(".nii.gz") else name if path.is_dir() else path.stem
+    return composed(path.name if path.is_dir() else stem_of(path))
 
 
 def _by_stem(folder: Path, wanted: Callable[[Path], bool]) -> dict[str, Path]:
+    """Files of a folder by their names, composed, without suffix. ValueError for two that differ in case alone."""
     found: dict[str, Path] = {}
+    seen: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
-        if path.name.startswith(".") or not wanted(path):
+        if is_stray(path) or not wanted(path):
             continue
-        if _stem(path) in found:
-            raise ValueError(f"{path}: a second file named {_stem(path)!r}, beside {found[_stem(path)].name}")
-        found[_stem(path)] = path
+        before = seen.get(_stem(path).casefold())
+        if before is not None:
+            alike = "" if _stem(path) == _stem(before) else " but for upper and lower case"
+            raise ValueError(f"{path}: a second file named {_stem(path)!r}{alike}, beside {before.name}; rename one")
+        found[_stem(path)] = seen[_stem(path).casefold()] = path
     return found
 
 
-def _pairs(base: Path, wanted: Callable[[Path], bool], pattern: str) -> list[Item]:
+def _pairs(
+    base: Path, wanted: Callable[[Path], bool], pattern: str, listed: frozenset[str]
+) -> tuple[list[Item], tuple[str, ...]]:
+    """Images with their masks, and what was left over, in words."""
     images = next((base / name for name in IMAGE_FOLDERS if (base / name).is_dir()), None)
     if images is None:
         raise ValueError(f"{base}: has no folder 'images'")
     found = _by_stem(images, wanted)
-    if not found:
-        raise ValueError(f"{images}: holds no image of a known kind; the folder is empty or data.layout is wrong")
     masks = next((base / name for name in LABEL_FOLDERS if (base / name).is_dir()), None)
     truths = _by_stem(masks, wanted) if masks is not None else {}
+    found = _without_stray_folders(found, truths, listed)
+    foreign = _foreign(images, wanted)
+    if not found:
+        raise ValueError(
+            foreign or f"{images}: holds no image of a known kind; the folder is empty or data.layout is wrong"
+        )
+    unread = _foreign(masks, wanted) if masks is not None else None
+    if unread is not None and len(truths) < len(found):
+        raise ValueError(unread)
+    matched = match(found, truths, folder=images)
     items = []
     for stem, image in found.items():
-        name = stem.removesuffix("_0000")  # nnU-Net numbers the channel of an image, not of a label
-        label = truths.get(stem) or truths.get(name)
-        name = name if label is not None and _stem(label) == name else stem
+        name = matched[stem].name
+        label = truths.get(matched[stem].mask or "")
         items.append(Item(name, group_of(name, pattern=pattern), image, label))
-    return items
+    notes = [foreign] if foreign else []
+    left = [path for stem, path in truths.items() if stem not in {m.mask for m in matched.values()}]
+    if left and len(left) == len(truths):
+        raise ValueError(
+            f"{left[0]}: fits no image of {images} by its name, nor does any other mask; name masks as their images"
+        )
+    bare = [image for stem, image in found.items() if matched[stem].mask is None]
+    if truths and bare:
+        notes.append(f"{len(bare)} of {len(found)} images have no mask, first {bare[0]}")
+    if left:
+        notes.append(f"{len(left)} of {len(truths)} masks fit no image, first {left[0]}")
+    return items, tuple(notes)
+
+
+def _without_stray_folders(found: dict[str, Path], truths: dict[str, Path], listed: frozenset[str]) -> dict[str, Path]:
+    """Where volumes are files, a folder of pictures is one of them only with a mask, or when a list names it."""
+    if not any(is_volume(path) for path in found.values()):
+        return found
+    return {stem: p for stem, p in found.items() if is_volume(p) or stem in truths or stem in listed}
+
+
+def _foreign(folder: Path, wanted: Callable[[Path], bool]) -> str | None:
+    """What to say of files of kinds that are not read, such as .nrrd; None where there are none."""
+    lines = [not_read(p) for p in sorted(folder.iterdir()) if p.is_file() and not is_stray(p) and not wanted(p)]
+    lines = [line for line in lines if line is not None]
+    return None if not lines else lines[0] + (f" ({len(lines)} such files)" if len(lines) > 1 else "")
 
 
 def _h5_files(root: Path) -> list[Path]:
     """Of the first level that holds any: root, its folders, or theirs."""
     for level in ("", "*/", "*/*/"):
-        files = sorted(path for suffix in H5_SUFFIXES for path in root.glob(f"{level}*{suffix}"))
+        files = sorted(p for p in root.glob(f"{level}*") if is_h5(p) and p.is_file() and not _is_hidden(p, root))
         if files:
             return files
     return []
+
+
+def _is_hidden(path: Path, root: Path) -> bool:
+    return any(is_stray(part) for part in path.relative_to(root).parts)
 
 
 def _h5_items(root: Path, pattern: str) -> list[Item]:
@@ -114,7 +174,7 @@ def _h5_items(root: Path, pattern: str) -> list[Item]:
     items: dict[str, Item] = {}
     for path in files:
         alone = path.parent != root and parents.count(path.parent) == 1
-        name = path.parent.name if alone else path.stem
+        name = composed(path.parent.name if alone else path.stem)
         if name in items:
             raise ValueError(f"{path}: a second case named {name!r}, beside {items[name].image}; rename one")
         label = path if "label" in h5_datasets(path) else None

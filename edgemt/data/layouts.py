@@ -13,6 +13,7 @@ Of volumes every slice is a case, or, with `whole`, every volume. Lists are foun
 from __future__ import annotations
 
 import dataclasses
+import filecmp
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -20,8 +21,10 @@ from typing import Any, Literal
 from edgemt import phantom_volumes
 from edgemt.contract import Case
 from edgemt.data.folders import Found, look, recognise, unpaired
-from edgemt.data.splits import Item, amount, draw, find_list, pick, read_list, refuse_shared
-from edgemt.frames import is_image, volume_shape
+from edgemt.data.splits import Item, amount, draw, find_list, patients, pick, read_list, refuse_shared, same_patient
+from edgemt.depth import Depth, Rule
+from edgemt.frames import geometry_of, is_h5, is_image, volume_shape
+from edgemt.geometry import common_order, is_order
 
 Layout = Literal["auto", "pairs", "volumes", "decathlon", "h5", "phantom", "phantom_volumes"]
 
@@ -48,7 +51,17 @@ class DataOptions:
     """Neighbouring slices of a volume that a 2-D network sees as channels, its own in the middle."""
     seed: int = 0
     mask_threshold: int | None = None
-    """Binary masks stored as grey images: this value and above is class 1."""
+    """Two classes: this value and above is class 1. None: decided by the values of all masks (0/1, 0/255 ...)."""
+    depth: Rule = "auto"
+    """How images become 8 bits: stored, percentiles (0.5 and 99.5 of each), window; auto is decided by the set."""
+    window: tuple[float, float] | None = None
+    """LOW HIGH: these values of every image become 0 and 255."""
+    axes: str = ""
+    """Axis order that volumes are brought to, the slice axis last, such as RAS; empty: that of most files."""
+    slice_axis: Literal[0, 1, 2] | None = None
+    """Axis that volumes are cut along; None: the one with by far the largest spacing, else the last."""
+    affines: Literal["compare", "ignore"] = "compare"
+    """ignore: trust the order of the voxels, whatever the headers of image and label state."""
     patient_pattern: str = r"^(.*?)(?:[_-](?:frame|phase|t)\d+)?(?:[_-]slice[_-]?\d+)?$"
     """What the first bracket catches in a file name is the patient; a patient is never torn apart."""
     phantom: tuple[int, int, int] = (12, 160, 40)
@@ -69,6 +82,15 @@ class DataOptions:
             raise ValueError(f"data.size: must be (height, width), each at least 8, not {self.size}")
         if self.mask_threshold is not None and len(self.classes) != 2:
             raise ValueError(f"data.mask_threshold: only for 2 classes, data.classes has {len(self.classes)}")
+        Depth("auto" if self.depth == "auto" else self.depth, self.window)
+        if self.window is not None and self.depth in ("stored", "percentiles"):
+            raise ValueError(f"data.window: data.depth {self.depth} takes none; leave one of them out")
+        if self.axes and not is_order(self.axes):
+            raise ValueError(f"data.axes: {self.axes!r} is no order of three axes; RAS, LPS, RSA are some")
+        if self.axes and self.slice_axis is not None:
+            raise ValueError("data.slice_axis: data.axes has the slice axis last; leave one of them out")
+        if self.affines == "ignore" and self.axes and set(self.axes) != set("ijk"):
+            raise ValueError(f"data.axes: {self.axes} needs the headers that data.affines ignores; leave one out")
         if len(self.phantom) != 3 or min(self.phantom) < 0 or min(self.phantom[0], self.phantom[2]) < 1:
             raise ValueError(f"data.phantom: needs labelled >= 1, unlabelled >= 0, val >= 1, not {self.phantom}")
 
@@ -88,8 +110,8 @@ class DataOptions:
         if unknown:
             raise ValueError(f"data: unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
         values = {**raw, **changes}
-        for key in ("classes", "size", "phantom"):
-            if key in values:
+        for key in ("classes", "size", "phantom", "window"):
+            if values.get(key) is not None:
                 values[key] = tuple(values[key])
         if values.get("root") is not None:
             values["root"] = Path(values["root"])
@@ -103,6 +125,8 @@ class Cohort:
     labelled: tuple[Case, ...]
     unlabelled: tuple[Case, ...]
     val: tuple[Case, ...]
+    axes: str = ""  # the order that all volumes are brought to, on each case too
+    notes: tuple[str, ...] = ()  # what was left out, and why
 
 
 def find(options: DataOptions, *, whole: bool = False) -> Cohort:
@@ -119,31 +143,88 @@ def find(options: DataOptions, *, whole: bool = False) -> Cohort:
     if listed is not None:
         pool = pick(pool, read_list(listed), source=listed)
     val = _validation(options, root, pool, held, everyone)
-    tested = {item.image for item in val}
-    pool = [item for item in pool if item.image not in tested]
+    pool = _without(pool, val)
     labelled = _labelled(options, root, pool, val)
-    teaching, testing = {item.name for item in labelled}, {item.group for item in val}
+    teaching = {item.name for item in labelled}
+    further = _without([*found.extra, *(_extra(options, root) if options.unlabelled else [])], val)
     rest = [item for item in pool if item.name not in teaching]
-    if options.val_in_training:
-        if held:
-            raise ValueError("data.val_in_training: the val folder is apart; name its images in data.unlabelled")
-        rest += val
-    elif not held:  # one folder for all: a patient of the validation list must not come back without a mask
-        rest = [item for item in rest if item.group not in testing]
-    rest += [item for item in found.extra if item.image not in tested]
-    if options.unlabelled:
-        rest += _extra(options, root)
+    rest, left_out = _apart(rest, further, val, one_folder=not held, asked=options.val_in_training)
+    items = [*labelled, *rest, *val]
+    axes = _order(options, items)
+    copies = "" if options.val_in_training else _copies([*labelled, *rest], val)
+    notes = (*found.notes, *(text for text in (left_out, copies) if text))
     return Cohort(
-        labelled=_cases(labelled, seen=True, whole=whole),
-        unlabelled=_cases(rest, seen=False, whole=whole),
-        val=_cases(val, seen=True, whole=whole),
+        labelled=_cases(labelled, seen=True, whole=whole, axes=axes),
+        unlabelled=_cases(rest, seen=False, whole=whole, axes=axes),
+        val=_cases(val, seen=True, whole=whole, axes=axes),
+        axes=axes,
+        notes=notes,
     )
+
+
+def _apart(
+    rest: list[Item], further: list[Item], val: list[Item], *, one_folder: bool, asked: bool
+) -> tuple[list[Item], str]:
+    """Unlabelled images without those of validation patients, by whatever door they came; with `asked` all of `val`.
+
+    The second is what was left out, in words.
+    """
+    if asked:
+        return [*rest, *val, *further], ""
+    known = patients(val, always=one_folder)
+    kept = [item for item in rest if not same_patient(item, known, always=one_folder)]
+    kept += [item for item in further if not same_patient(item, known, always=not is_image(item.image))]
+    training = {item.image for item in kept}
+    lost = [item for item in (*rest, *further) if item.image not in training]
+    if not lost:
+        return kept, ""
+    groups = len({item.group for item in lost})
+    return kept, (
+        f"{len(lost)} unlabelled images of {groups} validating patients do not train, first {lost[0].image.name}"
+    )
+
+
+def _without(items: list[Item], val: list[Item]) -> list[Item]:
+    """The items that are none of the validation images, by whatever path or link."""
+    tested = {_file(item.image) for item in val}
+    return [item for item in items if _file(item.image) not in tested]
+
+
+def _file(path: Path) -> Any:
+    try:
+        stat = path.stat()
+    except OSError:  # named where it is read
+        return path
+    return stat.st_dev, stat.st_ino
+
+
+def _copies(items: list[Item], val: list[Item]) -> str:
+    """What to say of training images that equal a validation image of their name, byte for byte; empty for none."""
+    named = {item.image.name: item.image for item in val if item.image.is_file()}
+    found = []
+    for item in items:
+        twin = named.get(item.image.name)
+        if twin is not None and item.image.is_file() and filecmp.cmp(twin, item.image, shallow=False):
+            found.append(item.image)
+    return f"{len(found)} training images are copies of validation images, first {found[0]}" if found else ""
+
+
+def _order(options: DataOptions, items: list[Item]) -> str:
+    """The axis order of all volumes. Raises ValueError, naming files, where there is none."""
+    volumes = {item.image: item for item in items if not is_image(item.image)}
+    if not volumes:
+        return options.axes
+    files = [(path, geometry_of(path)) for path in volumes]
+    oriented = [(path, geometry) for path, geometry in files if not is_h5(path) and not path.is_dir()]
+    files = oriented or [(path, geometry) for path, geometry in files if len(geometry.shape) == 3]
+    return common_order(files, axes=options.axes, slice_axis=options.slice_axis, compare=options.affines == "compare")
 
 
 def every(options: DataOptions, *, whole: bool = False) -> tuple[Case, ...]:
     """All cases of a folder made for testing: images and masks, no split. Each image must have its mask."""
     _, found = _looked(options)
-    return _cases(_need_masks(list(found.pool), source="data.root"), seen=True, whole=whole)
+    items = _need_masks(list(found.pool), source="data.root")
+    return _cases(items, seen=True, whole=whole, axes=_order(options, items))
 
 
 def _looked(options: DataOptions) -> tuple[Path, Found]:
@@ -208,7 +289,7 @@ def _labelled(options: DataOptions, root: Path, pool: list[Item], val: list[Item
     if one_folder:
         refuse_shared(labelled, val)
     else:  # equal file names in two folders mean nothing, an equal patient does
-        refuse_shared([i for i in labelled if i.group != i.name], [i for i in val if i.group != i.name])
+        refuse_shared(labelled, val, always=False)
     return labelled
 
 
@@ -222,13 +303,14 @@ def _extra(options: DataOptions, root: Path) -> list[Item]:
     return found
 
 
-def _cases(items: list[Item], *, seen: bool, whole: bool) -> tuple[Case, ...]:
+def _cases(items: list[Item], *, seen: bool, whole: bool, axes: str = "") -> tuple[Case, ...]:
     """`seen=False` strips the label here, once, so that nobody further down can read it."""
     cases = []
     for item in items:
         label = str(item.label) if seen and item.label is not None else None
-        case = Case(item.name, item.group, str(item.image), label)
-        shape = (0, 0) if is_image(item.image) else volume_shape(item.image)
+        order = "" if is_image(item.image) else axes
+        case = Case(item.name, item.group, str(item.image), label, axes=order)
+        shape = (0, 0) if is_image(item.image) else volume_shape(item.image, axes=order)
         if whole and (len(shape) == 2 or shape[2] < 2):
             raise ValueError(f"{item.image}: is one 2-D image; a 3-D network needs volumes, choose a 2-D teacher")
         cases += [case] if whole or len(shape) == 2 else _slices(case, shape[2])

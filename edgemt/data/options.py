@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from typing import Literal
+
+Preset = Literal["", "endoscopy", "mri", "ct", "ultrasound", "none"]
 
 
 @dataclass(frozen=True)
 class AugmentOptions:
-    """Ranges are drawn uniformly; a width of 0 (or a range of 1 to 1) switches a change off."""
+    """Ranges are drawn uniformly; a width of 0 (or a range of 1 to 1) switches a change off.
 
+    `--augment.preset NAME` sets every field to what suits a modality (`PRESETS`); further flags change single ones.
+    """
+
+    preset: Preset = ""
+    """endoscopy, mri, ct, ultrasound or none: where the other fields come from, before flags of their own."""
     rotation: float = 25.0
     """Degrees, to either side."""
     scale: tuple[float, float] = (0.8, 1.25)
@@ -65,6 +72,60 @@ NO_AUGMENT = AugmentOptions(
     strong=False,
     labelled_intensity=0,
 )
+
+
+# docs/training.md has the measurements behind endoscopy and mri; ct and ultrasound follow from how images are made.
+PRESETS: dict[str, AugmentOptions] = {
+    "none": replace(NO_AUGMENT, preset="none"),
+    # A camera in a tube: no direction is up, distance changes size, light and colour change from frame to frame.
+    "endoscopy": AugmentOptions(
+        preset="endoscopy",
+        rotation=90,
+        scale=(0.75, 1.5),
+        translate=0.1,
+        flip_vertical=True,
+        padding="reflection",
+        labelled_intensity=0.8,
+    ),
+    # The scanner fixes scale and position: zoom, shift and bending cost up to ten points on heart slices.
+    "mri": AugmentOptions(
+        preset="mri",
+        rotation=20,
+        scale=(1, 1),
+        translate=0,
+        flip_vertical=True,
+        rot90=True,
+        elastic=0,
+        padding="reflection",
+        cutout=0,
+    ),
+    # Hounsfield units are calibrated: intensity changes stay small, the patient lies one way up.
+    "ct": AugmentOptions(
+        preset="ct",
+        rotation=15,
+        scale=(0.9, 1.1),
+        translate=0.05,
+        flip_horizontal=False,
+        elastic=0.01,
+        brightness=(0.9, 1.1),
+        contrast=(0.85, 1.15),
+        gamma=(0.8, 1.25),
+        blur=(0.3, 1.0),
+        noise=0.05,
+        cutout=0,
+    ),
+    # The probe is at the top: no vertical flip and no large turn; gain, depth and speckle vary.
+    "ultrasound": AugmentOptions(
+        preset="ultrasound",
+        rotation=15,
+        scale=(0.8, 1.25),
+        translate=0.08,
+        elastic=0.01,
+        gamma=(0.5, 2.0),
+        noise=0.12,
+        cutout=0.15,
+    ),
+}
 
 
 @dataclass(frozen=True)

@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
+import codecs
 import difflib
 import re
+import unicodedata
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+
+from edgemt.frames import stem_of
 
 
 @dataclass(frozen=True)
@@ -62,30 +67,48 @@ def find_list(text: str, *, root: Path, field: str) -> Path:
 
 
 def read_list(path: Path) -> list[str]:
-    """One name a line; blank lines and lines that start with # are passed over."""
+    """One name a line, in UTF-8 or, with its byte order mark, UTF-16; blank lines and lines that start with # are
+    passed over. Names are composed (NFC), as those of files are."""
     try:
-        lines = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines()]
+        raw = path.read_bytes()
+        text = raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(f"{path}: not a readable text list ({error})") from None
+        raise ValueError(f"{path}: not a readable text list ({error}); save it as UTF-8") from None
+    lines = [composed(line.strip().strip("\ufeff")) for line in text.splitlines()]
     names = [line for line in lines if line and not line.startswith("#")]
     if not names:
         raise ValueError(f"{path}: the list is empty; write one file name a line")
+    if any("\0" in name for name in names):
+        raise ValueError(f"{path}: not a readable text list (UTF-16 without a byte order mark?); save it as UTF-8")
     return names
 
 
+def composed(name: str) -> str:
+    """A name in Unicode's composed form (NFC): macOS writes others, and both look the same."""
+    return unicodedata.normalize("NFC", name)
+
+
 def pick(items: Sequence[Item], names: Iterable[str], *, source: Path) -> list[Item]:
-    """The items that a list names: by file, with or without suffix, or by patient, all of them."""
+    """The items that a list names: by file, with or without suffix or folder, or by patient, all of them."""
     wanted: set[str] = set()
-    by_name = {item.name: item for item in items} | {item.image.name: item for item in items}
+    by_name: dict[str, Item] = {}
+    files = Counter(item.image.name for item in items)
+    for item in items:
+        if files[item.image.name] == 1:
+            by_name |= {composed(item.image.name): item, composed(stem_of(item.image)): item}
+    by_name |= {item.name: item for item in items}
     by_group: dict[str, list[Item]] = {}
     for item in items:
         by_group.setdefault(item.group, []).append(item)
     unknown = []
     for name in names:
+        base = re.split(r"[/\\]", name)[-1]
         if name in by_name:
             wanted.add(by_name[name].name)
         elif name in by_group:
             wanted.update(item.name for item in by_group[name])
+        elif base in by_name:
+            wanted.add(by_name[base].name)
         else:
             unknown.append(name)
     if unknown:
@@ -95,9 +118,23 @@ def pick(items: Sequence[Item], names: Iterable[str], *, source: Path) -> list[I
     return [item for item in items if item.name in wanted]
 
 
-def refuse_shared(labelled: Iterable[Item], val: Iterable[Item]) -> None:
+def patients(items: Iterable[Item], *, always: bool) -> dict[str, bool]:
+    """Each patient, and whether a file name tells more than the patient: `p1_frame2`, not `p1`. `always`: as if."""
+    found: dict[str, bool] = {}
+    for item in items:
+        found[item.group] = found.get(item.group, always) or item.group != item.name
+    return found
+
+
+def same_patient(item: Item, known: dict[str, bool], *, always: bool) -> bool:
+    """Whether an item belongs to one of `known` (`patients`). A plain name in two folders, 7 and 7, means nothing."""
+    return item.group in known and (always or known[item.group] or item.group != item.name)
+
+
+def refuse_shared(labelled: Iterable[Item], val: Iterable[Item], *, always: bool = True) -> None:
     """Raises ValueError when a patient both teaches and validates."""
-    shared = sorted({item.group for item in labelled} & {item.group for item in val})
+    known = patients(val, always=always)
+    shared = sorted({item.group for item in labelled if same_patient(item, known, always=always)})
     if shared:
         raise ValueError(
             f"data.labelled and data.val share {len(shared)} patients, first {shared[0]!r}; keep each on one"

@@ -16,8 +16,9 @@ from torch import Tensor
 
 from edgemt.contract import Batch, Case, Normalise
 from edgemt.data.augment import AugmentOptions, intensify, normalised, placed, warp
-from edgemt.data.decode import Form, ProgressCall, decode_frames, decode_pairs, need_every_class
+from edgemt.data.decode import Form, ProgressCall, decode_frames, decode_pairs
 from edgemt.data.layouts import DataOptions
+from edgemt.data.reading import Lost, Reading
 from edgemt.frames import fit_label
 from edgemt.through import neighbours
 
@@ -52,7 +53,15 @@ class Stack:
 
 def form_of(options: DataOptions) -> Form:
     """A slice alone: a stack keeps each once, and `around_of` says which of them make a frame."""
-    return Form(options.size, options.channels, options.classes, options.mask_threshold)
+    return Form(
+        options.size,
+        options.channels,
+        options.classes,
+        options.mask_threshold,
+        depth=options.depth,
+        window=options.window,
+        compare=options.affines == "compare",
+    )
 
 
 def around_of(cases: Sequence[Case], *, slices: int) -> Tensor:
@@ -74,9 +83,16 @@ def around_of(cases: Sequence[Case], *, slices: int) -> Tensor:
     return torch.from_numpy(out)
 
 
-def load(cases: Sequence[Case], options: DataOptions, *, progress: ProgressCall | None = None) -> Stack:
+def load(
+    cases: Sequence[Case],
+    options: DataOptions,
+    *,
+    reading: Reading | None = None,
+    progress: ProgressCall | None = None,
+) -> Stack:
     """Decodes the cases at `options.size`. Labels are read when every case has one, and never otherwise.
 
+    `reading` holds the rules of the whole set; without it they are decided by these cases alone.
     Raises ValueError, naming the file, for whatever cannot be read, and the class when one never occurs.
     """
     form = form_of(options)
@@ -85,13 +101,16 @@ def load(cases: Sequence[Case], options: DataOptions, *, progress: ProgressCall 
     if not cases or any(case.label is None for case in cases):
         if any(case.label is not None for case in cases):
             raise ValueError("load: labelled and unlabelled cases are mixed; load each kind by itself")
-        return Stack(torch.from_numpy(decode_frames(cases, form, progress=progress)), None, names, around)
+        image = decode_frames(cases, form, reading=reading, progress=progress)
+        return Stack(torch.from_numpy(image), None, names, around)
     image = np.empty((len(cases), *form.size, form.channels), np.uint8)
     label = np.empty((len(cases), *form.size), np.uint8)
-    for i, (frame, truth) in enumerate(decode_pairs(cases, form, progress=progress)):
+    lost = Lost(form.classes, form.size)
+    for i, (frame, truth) in enumerate(decode_pairs(cases, form, reading=reading, progress=progress)):
         image[i] = frame
         label[i] = fit_label(truth, size=form.size)
-    need_every_class(label, form.classes, where=f"masks of the {len(cases)} labelled images")
+        lost.see(cases[i], truth, label[i])
+    lost.report(label, where=f"masks of the {len(cases)} labelled images")
     return Stack(torch.from_numpy(image), torch.from_numpy(label), names, around)
 
 

@@ -16,11 +16,13 @@ from torch import Generator, Tensor
 
 from edgemt import frames, phantom_volumes
 from edgemt.contract import Batch, Case, Normalise
-from edgemt.data.decode import Decoder, ProgressCall, label_volume, need_every_class
+from edgemt.data.decode import Decoder, ProgressCall
 from edgemt.data.layouts import DataOptions
 from edgemt.data.options import VolumeOptions
+from edgemt.data.reading import Reading, need_every_class
 from edgemt.data.stream import form_of, mixed_seed, numbered, rows_of
 from edgemt.data.turns import Turns, draw_turns, intensified, turned
+from edgemt.depth import Depth
 
 ANCHORS = 4096  # voxels of a class that a patch may be centred on, spread evenly over what there is
 Shape3 = tuple[int, int, int]
@@ -51,10 +53,16 @@ class VolumeStack:
 
 
 def load_volumes(
-    cases: Sequence[Case], data: DataOptions, volume: VolumeOptions, *, progress: ProgressCall | None = None
+    cases: Sequence[Case],
+    data: DataOptions,
+    volume: VolumeOptions,
+    *,
+    reading: Reading | None = None,
+    progress: ProgressCall | None = None,
 ) -> VolumeStack:
     """Decodes whole volumes at `volume.scale`. Labels are read when every case has one, and never otherwise.
 
+    `reading` holds the rules of the whole set; without it they are decided by these cases alone.
     Raises ValueError, naming the file, for whatever cannot be read, and the class when one never occurs.
     """
     if data.channels != 1:
@@ -63,15 +71,24 @@ def load_volumes(
     if not seen and any(case.label is not None for case in cases):
         raise ValueError("load_volumes: labelled and unlabelled cases are mixed; load each kind by itself")
     image, label, shapes, spacings = [], [], [], []
-    decoder = Decoder(form_of(data))
+    for case in cases:
+        if case.slice is None and frames.is_image(case.image):
+            raise ValueError(f"{case.image}: is one 2-D image; a 3-D network needs volumes, choose a 2-D teacher")
+        if case.slice is not None:
+            raise ValueError(
+                f"{case.name}: is a slice, a 3-D network needs whole volumes; list them with find(whole=True)"
+            )
+    form = form_of(data)
+    reading = reading or form.reading(cases)
+    decoder = Decoder(form, reading)
     counts = np.zeros(len(data.classes), np.int64)
     for i, case in enumerate(cases):
-        array, spacing = _image(case)
+        array, spacing = _image(case, reading.depth)
         image.append(scaled(torch.from_numpy(array), volume.scale))
         shapes.append(array.shape)
         spacings.append(spacing)
         if seen:
-            truth = decoder.class_indices(label_volume(str(case.label)), source=str(case.label))
+            truth = decoder.class_indices(case)
             if truth.shape != array.shape:
                 raise ValueError(f"{case.label}: mask is {truth.shape}, its image {case.image} is {array.shape}")
             label.append(_scaled_label(torch.from_numpy(truth), volume.scale))
@@ -85,17 +102,13 @@ def load_volumes(
     return VolumeStack(tuple(image), tuple(label) if seen else None, names, tuple(shapes), tuple(spacings))
 
 
-def _image(case: Case) -> tuple[np.ndarray, tuple[float, ...] | None]:
+def _image(case: Case, depth: Depth) -> tuple[np.ndarray, tuple[float, ...] | None]:
     """uint8 [X, Y, Z] and the voxel size."""
-    if case.slice is not None:
-        raise ValueError(f"{case.name}: is a slice, a 3-D network needs whole volumes; list them with find(whole=True)")
     if case.image.startswith(phantom_volumes.PREFIX):
         array = phantom_volumes.volume(phantom_volumes.seed_of(case.image))[0]
         return array, phantom_volumes.spacing_mm(array.shape)
-    if frames.is_image(case.image):
-        raise ValueError(f"{case.image}: is one 2-D image; a 3-D network needs volumes, choose a 2-D teacher")
-    read = frames.read_volume(case.image)
-    return np.ascontiguousarray(frames.to_uint8(read.array)), read.spacing_mm
+    read = frames.read_volume(case.image, axes=case.axes)
+    return np.ascontiguousarray(depth(read.array)), read.spacing_mm
 
 
 def scaled(image: Tensor, scale: float) -> Tensor:

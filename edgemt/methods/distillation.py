@@ -21,7 +21,7 @@ from edgemt.losses import (
     temperature_kl,
 )
 from edgemt.methods.feature_term import FeatureTerm
-from edgemt.methods.mean_teacher import Mix, student_view
+from edgemt.methods.mean_teacher import Mix, one_output, student_view
 from edgemt.methods.method import Method, Terms
 from edgemt.perturb import Box, cutmix
 from edgemt.pseudo import soft
@@ -72,6 +72,8 @@ class Distillation(Method):
     teacher_sees: Literal["weak", "same"] = "weak"
     guide: Literal["network", "bank"] = "network"
     feature: FeatureTerm = field(default_factory=FeatureTerm)
+    separate_streams: bool = False  # labelled and unlabelled rows in forward passes of their own: own batch statistics
+    image_dice: bool = False  # Dice of each image in place of that of the batch, also in `overlap`
 
     def __post_init__(self) -> None:
         for name in ("temperature", "cwd_temperature"):
@@ -94,16 +96,16 @@ class Distillation(Method):
         mixed = self.mix == "cutmix" and len(view) > 0
         box = self.box.draw(view, step.generator) if mixed else None
         image = torch.cat([batch.labelled, view if box is None else cutmix(box, view)])
-        out = nets.student(image)
+        out = one_output(nets.student, image, count=count, separate=self.separate_streams)
         logits = out.logits
-        terms = Terms(supervised=self.hard * dice_ce(logits[:count], batch.label))
+        terms = Terms(supervised=self.hard * dice_ce(logits[:count], batch.label, per_image=self.image_dice))
 
         classes = self.kl or self.cwd or self.intra or self.overlap
         shown = batch.image if self.teacher_sees == "weak" else image
         teacher = self._teacher(nets, shown) if classes or self.feature.on else None
         if classes:
             with torch.no_grad():
-                wise = self._wise(teacher, batch, image)
+                wise = _logits(teacher, batch)
                 if box is not None and self.teacher_sees == "weak":
                     wise = torch.cat([wise[:count], cutmix(box, wise[count:])])
                 near = 1.0 + self.boundary * boundary_band(probabilities(wise)) if self.boundary else None
@@ -117,7 +119,8 @@ class Distillation(Method):
             if self.intra:
                 terms["intra"] = self.intra * intra_class(logits, wise)
             if self.overlap:
-                terms["overlap"] = self.overlap * dice(probabilities(logits), probabilities(wise))
+                match = dice(probabilities(logits), probabilities(wise), per_image=self.image_dice)
+                terms["overlap"] = self.overlap * match
 
         if self.feature.on:
             guide, where = self.feature.guide(nets, shown, teacher), box if self.teacher_sees == "weak" else None
@@ -134,10 +137,11 @@ class Distillation(Method):
         """The teacher's output for every row, None where a bank replaces it."""
         return nets.teacher(image) if self.guide == "network" else None
 
-    def _wise(self, teacher: Output | None, batch: Batch, image: Tensor) -> Tensor:
-        """The teacher's logits [N, C, *space] of every row; those of a bank are log-probabilities."""
-        if teacher is not None:
-            return teacher.logits
-        if batch.soft is None:
-            raise ValueError("guide: 'bank' needs soft labels beside the images; fill a bank first or use 'network'")
-        return batch.soft.to(image.dtype).clamp_min(FLOOR).log()
+
+def _logits(teacher: Output | None, batch: Batch) -> Tensor:
+    """The teacher's logits [N, C, *space] of every row; those of a bank are log-probabilities."""
+    if teacher is not None:
+        return teacher.logits
+    if batch.soft is None:
+        raise ValueError("guide: 'bank' needs soft labels beside the images; fill a bank first or use 'network'")
+    return batch.soft.to(batch.image.dtype).clamp_min(FLOOR).log()

@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Output, Step
 from edgemt.losses import Distance, dice_ce, distance
 from edgemt.methods.method import Method, Terms
 from edgemt.perturb import Box, Noise, cutmix, mixup, mixup_share
@@ -22,6 +22,27 @@ Mix = Literal["none", "cutmix"]
 def student_view(batch: Batch, *, strong: bool) -> Tensor:
     """The unlabelled rows that the student sees: the strong view where it is asked for and there is one."""
     return batch.strong if strong and batch.strong is not None else batch.unlabelled
+
+
+def two_streams(network: nn.Module, labelled: Tensor, unlabelled: Tensor, *, separate: bool) -> tuple[Tensor, Tensor]:
+    """Logits of labelled [L, K, *space] and of unlabelled rows [U, K, *space], from one forward pass or from two.
+
+    Batch norm normalises a forward pass by its own mean and variance. Strong views in the same pass shift those of the
+    labelled rows; two passes keep them apart, and the running statistics blend both.
+    """
+    if separate and len(unlabelled):
+        return network(labelled).logits, network(unlabelled).logits
+    logits = network(torch.cat([labelled, unlabelled])).logits
+    return logits[: len(labelled)], logits[len(labelled) :]
+
+
+def one_output(network: nn.Module, image: Tensor, *, count: int, separate: bool) -> Output:
+    """Logits and maps of all rows [N, K, *space], the first `count` labelled; `separate` as in `two_streams`."""
+    if not separate or count == len(image):
+        return network(image)
+    parts = [network(rows) for rows in (image[:count], image[count:])]
+    maps = tuple(torch.cat(pair) for pair in zip(*(part.maps for part in parts), strict=True))
+    return Output(torch.cat([part.logits for part in parts]), maps=maps)
 
 
 @dataclass(frozen=True)
@@ -47,16 +68,20 @@ class MeanTeacher(Method):
     strong: bool = False
     mix: Literal["none", "cutmix", "mixup"] = "none"
     box: Box = field(default_factory=Box)
+    separate_streams: bool = False  # labelled and unlabelled rows in forward passes of their own: own batch statistics
+    image_dice: bool = False  # Dice of each image in place of that of the batch
 
     def aside(self) -> str:
-        return "Strong views, CutMix." if self.mix == "cutmix" else ""
+        views = "Strong views, CutMix." if self.mix == "cutmix" else ""
+        return f"{views} Own batch statistics for each stream.".strip() if self.separate_streams else views
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "teacher": self.ema}
 
     def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
         if not len(batch.unlabelled):
-            return Terms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
+            logits = nets.student(batch.labelled).logits
+            return Terms(supervised=dice_ce(logits, batch.label, per_image=self.image_dice))
         view = student_view(batch, strong=self.strong)
         probability, weight = self.target(nets.teacher, batch.unlabelled, step)
         if self.mix == "cutmix":
@@ -67,9 +92,10 @@ class MeanTeacher(Method):
             share = mixup_share(view, step.generator)
             view, probability = mixup(share, view), mixup(share, probability)
             weight = None if weight is None else mixup(share, weight)
-        logits = nets.student(torch.cat([batch.labelled, view])).logits
-        gap = distance(self.distance, logits[batch.count :], probability, weight=weight)
-        terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label), consistency=self.ramp(step) * gap)
+        labelled, unlabelled = two_streams(nets.student, batch.labelled, view, separate=self.separate_streams)
+        gap = distance(self.distance, unlabelled, probability, weight=weight, per_image=self.image_dice)
+        supervised = dice_ce(labelled, batch.label, per_image=self.image_dice)
+        terms = Terms(supervised=supervised, consistency=self.ramp(step) * gap)
         if weight is not None:
             terms.notes["accepted"] = weight.mean()
         return terms

@@ -26,12 +26,14 @@ class Supervised(Method):
     delivers: ClassVar[str] = "average"
     citation: ClassVar[str] = "Milletari et al., 3DV 2016, V-Net (soft Dice); with cross-entropy, half and half"
     ema: Ema = field(default_factory=lambda: Ema(mode="eval"))
+    image_dice: bool = False  # Dice of each image in place of that of the batch
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "average": self.ema}
 
     def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
-        return Terms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
+        logits = nets.student(batch.labelled).logits
+        return Terms(supervised=dice_ce(logits, batch.label, per_image=self.image_dice))
 
 
 @dataclass(frozen=True)

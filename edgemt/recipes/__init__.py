@@ -15,13 +15,14 @@ from deploy.bench import BenchOptions
 from deploy.prune import PruneOptions
 from edgemt.data.layouts import DataOptions
 from edgemt.data.options import AugmentOptions, VolumeOptions
+from edgemt.encoder_weights import FirstConv, Pretrained
 from edgemt.engine import Schedule
 from edgemt.methods import METHODS, Method
 from edgemt.methods.feature_term import FeatureTerm
 from edgemt.names import unknown
 from edgemt.roles import Frozen
 
-Pretrained = Literal["never", "if-available", "always"]
+STUDENT_PREFIX = "students/"  # teacher.network students/efficientnet_lite2: a student's network as the teacher
 Control = Literal["teacher_supervised", "student_supervised", "student_no_distillation", "student_all_labels"]
 
 
@@ -29,14 +30,19 @@ Control = Literal["teacher_supervised", "student_supervised", "student_no_distil
 class Teacher:
     """The full model, trained with few labels and many unlabelled images."""
 
-    network: str = "unet"  # `edgemt list teachers`
+    network: str = "unet"  # `edgemt list teachers`, or students/NAME (`edgemt list students`)
     widths: tuple[int, ...] = ()  # of the U-Net's stages; empty is the table's own
     filters: int = 0  # of the V-Net's first stage; 0 is the table's own
     norm: Literal["", "batch", "group", "instance"] = ""  # of the V-Net and the 3-D U-Net; empty is the table's own
     attention: Literal["", "none", "dual", "gate", "se", "dynamic"] = ""  # of U-Net and V-Net
     encoder: str = ""  # for smp/ networks
+    decoder: str = "auto"  # of students/ networks
     pretrained: Pretrained = "never"
+    encoder_weights: str = ""  # a safetensors file (or FILE#sha256=HEX): before packages, the hub's cache and the hub
+    first_conv: FirstConv = "auto"  # how the encoder's RGB filters are fitted to grey images and neighbouring slices
     method: Method = field(default_factory=lambda: METHODS["cutmix_mt"])
+    members: int = 1  # networks trained with seeds of their own; their mean probability is the teacher (2-D)
+    flips: Literal[1, 2, 4] = 1  # views whose predictions the teacher averages: mirrored, upside down, both (2-D)
     schedule: Schedule = field(default_factory=Schedule)
 
 
@@ -47,9 +53,11 @@ class Student:
     network: str = "mobilenetv4_small"  # `edgemt list students`, or any timm encoder
     decoder: str = "auto"
     pretrained: Pretrained = "if-available"
+    encoder_weights: str = ""  # a safetensors file (or FILE#sha256=HEX): before packages, the hub's cache and the hub
+    first_conv: FirstConv = "auto"  # how the encoder's RGB filters are fitted to grey images and neighbouring slices
     weights: str = ""  # first weights: zoo/NAME (`edgemt list zoo`), or a folder that `edgemt pack` wrote
     feature_teacher: str = ""  # a timm encoder whose features method.feature compares with, instead of the teacher's
-    feature_teacher_weights: str = ""  # its .safetensors file; empty: timm's published weights
+    feature_teacher_weights: str = ""  # its .safetensors file; empty: a package, the hub's cache or the hub
     feature_teacher_size: int = 0  # pixels of the longer side of what it reads; 0: the frame's own
     warm_up_steps: int = 0  # steps in which the encoder alone learns the teacher's features, before the method begins
     method: Method = field(default_factory=lambda: METHODS["distillation"])
@@ -88,6 +96,7 @@ class Recipe:
     augment: AugmentOptions = field(default_factory=AugmentOptions)
     volume: VolumeOptions = field(default_factory=VolumeOptions)  # for a 3-D teacher
     per_image: bool = False  # normalise each frame by its own mean and deviation (MRI) instead of the set's
+    normalise: Literal["auto", "data", "encoder"] = "auto"  # "auto": as the student's pretrained weights expect it
     teacher: Teacher = field(default_factory=Teacher)
     student: Student = field(default_factory=Student)
     slim: Slim = field(default_factory=Slim)
@@ -133,7 +142,7 @@ def load(name: str) -> Recipe:
 def check(recipe: Recipe) -> None:
     """Raises ValueError when teacher, student and data do not speak of the same thing: frames, or volumes."""
     network, method = recipe.teacher.network, student_method(recipe.student)
-    deep, wanted = teachers.dims(network) == 3, getattr(method, "guide", "network")
+    deep, wanted = teacher_dims(network) == 3, getattr(method, "guide", "network")
     if deep and recipe.data.layout in ("pairs", "phantom"):
         raise ValueError(
             f"teacher.network: {network} needs volumes, data.layout {recipe.data.layout} has single frames; "
@@ -144,6 +153,10 @@ def check(recipe: Recipe) -> None:
             f"student.method: the 3-D teacher {network} cannot look at single frames; "
             "use slice_distillation, which reads what it said of every slice"
         )
+    if recipe.teacher.members < 1:
+        raise ValueError(f"teacher.members: {recipe.teacher.members} networks teach nothing; give 1 or more")
+    if deep and (recipe.teacher.members > 1 or recipe.teacher.flips > 1):
+        raise ValueError(f"teacher.members and teacher.flips: only for 2-D teachers, {network} is 3-D; leave them at 1")
     if not deep and wanted == "bank":
         raise ValueError(
             f"student.method: only a 3-D teacher leaves a bank, {network} looks at frames; "
@@ -174,12 +187,18 @@ def _check_features(recipe: Recipe, method: Method) -> None:
         weights_of(of.feature_teacher, given=of.feature_teacher_weights)
     elif of.feature_teacher_weights:
         raise ValueError("student.feature_teacher_weights: name its timm encoder, too: --student.feature-teacher NAME")
-    elif (compared or of.warm_up_steps) and (teachers.dims(teacher) == 3 or teacher.startswith("monai")):
+    elif compared or of.warm_up_steps:
         what = "student.method.feature.kind" if compared else "student.warm_up_steps"
-        raise ValueError(
-            f"{what}: teacher {teacher} gives no feature maps of frames; name a student.feature_teacher, or take "
-            "unet or an smp/ network"
-        )
+        if teacher_dims(teacher) == 3 or teacher.startswith("monai"):
+            raise ValueError(
+                f"{what}: teacher {teacher} gives no feature maps of frames; name a student.feature_teacher, or take "
+                "unet, an smp/ or a students/ network"
+            )
+        if recipe.teacher.members > 1 or recipe.teacher.flips > 1:
+            raise ValueError(
+                f"{what}: several members or flips have no feature maps in common; name a student.feature_teacher, or "
+                "set teacher.members and teacher.flips to 1"
+            )
 
 
 def student_method(of: Student) -> Method:
@@ -190,6 +209,21 @@ def student_method(of: Student) -> Method:
     return replace(of.method, feature=replace(term, source="backbone"))  # type: ignore[call-arg]
 
 
+def teacher_dims(name: str) -> int:
+    """2 for a network of images, 3 for one of volumes; `students/NAME` is a student's network as a teacher."""
+    return 2 if name.startswith(STUDENT_PREFIX) else teachers.dims(name)
+
+
+def encoder_options(of: Teacher | Student) -> dict[str, Any]:
+    """Where the encoder's first weights come from, as a network's builder takes it; defaults are left out."""
+    options: dict[str, Any] = {"pretrained": of.pretrained}
+    if of.encoder_weights:
+        options["weights_file"] = of.encoder_weights
+    if of.first_conv != "auto":
+        options["first_conv"] = of.first_conv
+    return options
+
+
 def student_network(of: Student, method: Method, *, channels: int, classes: int) -> dict[str, Any]:
     """How to build a student again, for a card; its first weights are not looked at."""
     return {
@@ -198,7 +232,7 @@ def student_network(of: Student, method: Method, *, channels: int, classes: int)
         "channels": channels,
         "classes": classes,
         "heads": list(method.heads),
-        "options": {"pretrained": of.pretrained} | ({"decoder": of.decoder} if of.decoder != "auto" else {}),
+        "options": encoder_options(of) | ({"decoder": of.decoder} if of.decoder != "auto" else {}),
     }
 
 

@@ -6,6 +6,7 @@ from pathlib import Path
 
 from deploy.prune import PruneOptions
 from edgemt.data.layouts import DataOptions
+from edgemt.data.options import PRESETS
 from edgemt.engine import Schedule
 from edgemt.methods import METHODS
 from edgemt.recipes import Recipe, Slim, Student, Teacher
@@ -23,22 +24,33 @@ def _slices(side: int) -> DataOptions:
 
 
 def acdc_cpu() -> Recipe:
-    """3 labelled patients, 67 unlabelled, 128 x 128, from scratch, sized for two cores.
+    """3 labelled patients, 67 unlabelled, 160 x 160, ImageNet encoders, for two cores.
 
     edgemt run acdc_cpu --data.root DIR
     """
+    quick = Schedule(steps=900, precision="32-true", learning_rate=2e-3, validations=4, start_size=0.6)
     return Recipe(
         name="acdc_cpu",
-        data=_slices(128),
+        data=_slices(160),
+        augment=PRESETS["mri"],
         per_image=True,
-        teacher=Teacher(schedule=Schedule(steps=1000, precision="auto", learning_rate=2e-3, validations=4)),
+        teacher=Teacher(
+            network="students/efficientnet_lite2",
+            decoder="dense2",
+            pretrained="always",
+            method=METHODS["two_stream_mt"],
+            schedule=quick,
+        ),
         student=Student(
-            pretrained="never",
-            schedule=Schedule(steps=1500, precision="32-true", learning_rate=2e-3, validations=4),
+            network="efficientnet_lite0",
+            decoder="dense2",
+            pretrained="always",
+            method=METHODS["two_stream_distillation"],
+            schedule=quick,
         ),
         slim=Slim(
-            prune=PruneOptions(share=0.42),
-            schedule=Schedule(steps=1200, precision="32-true", learning_rate=2e-3, validations=3),
+            prune=PruneOptions(target="latency", share=0.35),
+            schedule=Schedule(steps=400, precision="32-true", learning_rate=1e-3, validations=2, warmup=20),
         ),
     )
 
@@ -54,9 +66,10 @@ def acdc_slices() -> Recipe:
     return Recipe(
         name="acdc_slices",
         data=_slices(256),
+        augment=PRESETS["mri"],
         per_image=True,
-        teacher=Teacher(method=METHODS["soft_cutmix_mt"], schedule=long),
-        student=Student(schedule=long),
+        teacher=Teacher(method=METHODS["two_stream_mt"], schedule=long),
+        student=Student(network="efficientnet_lite0", decoder="dense2", schedule=long),
         slim=Slim(prune=PruneOptions(share=0.45), schedule=short),
     )
 

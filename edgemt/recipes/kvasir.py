@@ -1,11 +1,13 @@
-"""Polyps in colonoscopy frames (Kvasir-SEG): where, from scratch on a CPU, compute is the limit."""
+"""Polyps in colonoscopy frames (Kvasir-SEG), with ImageNet encoders."""
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from deploy.prune import PruneOptions
 from edgemt.data.layouts import DataOptions
+from edgemt.data.options import PRESETS
 from edgemt.engine import Schedule
 from edgemt.methods import METHODS
 from edgemt.recipes import Recipe, Slim, Student, Teacher
@@ -24,30 +26,41 @@ def _frames(side: int) -> DataOptions:
 
 
 def kvasir_cpu() -> Recipe:
-    """80 labelled frames, 720 unlabelled, 96 x 96, from scratch, sized for two cores.
+    """80 labelled frames, 720 unlabelled, 256 x 256, ImageNet encoders, for two cores.
 
     edgemt run kvasir_cpu --data.root DIR
     """
+    quick = Schedule(steps=700, precision="32-true", learning_rate=2e-3, validations=4, start_size=0.5)
+    supervised = replace(METHODS["supervised"], image_dice=True)  # type: ignore[call-arg]
     return Recipe(
         name="kvasir_cpu",
-        data=_frames(96),
+        data=_frames(256),
+        augment=PRESETS["endoscopy"],
         teacher=Teacher(
-            method=METHODS["soft_cutmix_mt"],
-            schedule=Schedule(steps=1400, precision="auto", learning_rate=2e-3, validations=4),
+            network="students/efficientnet_lite2",
+            decoder="dense2",
+            pretrained="always",
+            method=supervised,
+            members=3,
+            schedule=replace(quick, steps=500, unlabelled=0, validations=2),
         ),
         student=Student(
-            pretrained="never",
-            schedule=Schedule(steps=900, precision="32-true", learning_rate=2e-3, validations=4),
+            network="efficientnet_lite0",
+            pretrained="always",
+            method=METHODS["two_stream_distillation"],
+            schedule=quick,
         ),
         slim=Slim(
-            prune=PruneOptions(share=0.42),
-            schedule=Schedule(steps=500, precision="32-true", learning_rate=2e-3, validations=3),
+            prune=PruneOptions(target="latency", share=0.4),
+            schedule=Schedule(
+                steps=400, precision="32-true", learning_rate=1e-3, validations=2, warmup=20, start_size=0.75
+            ),
         ),
     )
 
 
 def kvasir() -> Recipe:
-    """80 labelled frames at 256 x 256, pretrained U-Net++ and MobileNetV4 encoders, for a GPU.
+    """80 labelled frames at 256 x 256, pretrained U-Net++ and EfficientNet-Lite student, for a GPU.
 
     edgemt run kvasir --data.root DIR
     """
@@ -56,13 +69,14 @@ def kvasir() -> Recipe:
     return Recipe(
         name="kvasir",
         data=_frames(256),
+        augment=PRESETS["endoscopy"],
         teacher=Teacher(
             network="smp/UnetPlusPlus",
-            encoder="resnet34",
+            encoder="efficientnet_lite2",
             pretrained="if-available",
-            method=METHODS["soft_cutmix_mt"],
+            method=METHODS["two_stream_mt"],
             schedule=long,
         ),
-        student=Student(network="mobilenetv4_medium", schedule=long),
+        student=Student(network="efficientnet_lite0", schedule=long),
         slim=Slim(prune=PruneOptions(share=0.45), schedule=short),
     )

@@ -1,8 +1,9 @@
-"""An entry of the zoo as a folder for the device, at once: float graphs; INT8 too where there are frames for it."""
+"""An entry of the zoo with float graphs beside its INT8; INT8 anew where there are frames to calibrate it."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import shutil
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -11,16 +12,17 @@ import numpy as np
 
 from deploy.export import export_onnx, export_openvino
 from deploy.gate import agree, gate, gate_classes
+from deploy.inputs import INPUTS, write_inputs
 from deploy.runtime import runner
-from deploy.ship import Ship, self_test, write_golden
+from deploy.ship import Ship, open_ship, self_test, write_golden
 from edgemt import artefact
 from edgemt.contract import Card
 from edgemt.recipes import Recipe
-from edgemt.shipping import FLOAT, FLOAT_IR, GOLDEN, PARITY, SMALL, SMALL_IR
+from edgemt.shipping import FLOAT, FLOAT_IR, PARITY, SMALL, SMALL_IR
+from edgemt.zoo.graphs import OF_FRAMES, Say, agreement, telling
 from edgemt.zoo.shelf import Entry, open_entry
 from edgemt.zoo.synthetic import frames_for, masks_of
 
-Say = Callable[[str], None]
 _RUNS = {FLOAT: "onnxruntime", FLOAT_IR: "openvino", SMALL: "onnxruntime", SMALL_IR: "openvino"}
 
 
@@ -28,14 +30,14 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
     """Write the ship folder of `zoo/NAME` (or of a folder packed alike) to `out`; returns it.
 
     Golden frames are synthetic; torch, ONNX Runtime and OpenVINO must give the same masks on such frames. The card's
-    accuracy is the entry's, measured where it was trained. With a `recipe`, whose data is then read, INT8 files go
-    along, calibrated on its images and judged on its validation list. Raises ValueError in one line for a refused
-    entry, a folder that holds something else, and files that fall short.
+    accuracy is the entry's, measured where it was trained, and so are its INT8 graph and input statistics. With a
+    `recipe`, whose data is then read, INT8 is calibrated on its images instead, and judged on its validation list.
+    Raises ValueError in one line for a refused entry, a folder that holds something else, and files that fall short.
     """
     entry = open_entry(target)
     folder = (out or Path("runs") / entry.folder.name / "ship").resolve()
     asked = (recipe.data, recipe.int8, recipe.tolerance, recipe.seed) if recipe else None
-    key = artefact.key_of("zoo", entry.identity, *([asked] if asked else []))
+    key = artefact.key_of("zoo", entry.identity, entry.card.files, *([asked] if asked else []))
     _may_replace(folder)
     if folder.exists() and artefact.stands(folder, key=key):
         say(f"{folder}: stands")
@@ -47,17 +49,17 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
         frames = frames_for(card, count=16)
         masks = masks_of(network, card, frames)
         measured = _parity(working, entry, frames, masks, say=say)
-        if recipe is None:
-            say(f"no INT8: it takes frames to calibrate and judge it; add --data.root DIR ({entry.name} once had them)")
-        else:
-            measured |= _int8(working, entry, recipe, say=say)
-        for number, index in enumerate(_telling(masks, len(card.classes))):
+        measured |= _int8(working, entry, recipe, say=say) if recipe else _carried(working, entry, say=say)
+        for number, index in enumerate(telling(masks, classes=len(card.classes))):
             write_golden(working, f"synthetic{number}", frame=frames[index], mask=masks[index])
-        kept = replace(card, stage="ship", parents=(entry.identity,), recipe_hash=key, measured=measured, files={})
+        kept = replace(card, stage="ship", parents=(entry.identity,), recipe_hash=key, measured=measured)
+        kept = replace(kept, files={}, latency=())
         opened = Ship(working, artefact.write_card(working, kept))
         for file in measured:
             test = self_test(opened, runner(opened, runtime=_RUNS[file], file=file, tested=False))
             measured[file] |= {"golden_pixels": test.pixels, "golden_dice": test.foreground}
+        if SMALL in measured:
+            measured[SMALL] |= agreement(opened)
         artefact.write_card(working, replace(kept, measured=measured))
     say(f"{folder} is ready to copy; {entry.facts['terms']}")
     return folder
@@ -92,6 +94,20 @@ def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, 
     return measured
 
 
+def _carried(working: Path, entry: Entry, *, say: Say) -> dict[str, Any]:
+    """The INT8 graph and the input statistics that the entry carries, copied, and what is on its card of INT8."""
+    if entry.card.files.keys() & {SMALL, INPUTS}:
+        opened = open_ship(entry.folder, trusted="")  # all of its files, not the weights alone
+        for file in opened.card.files.keys() & {SMALL, INPUTS}:
+            shutil.copyfile(opened.path(file), working / file)
+    if SMALL not in entry.card.files:
+        say(f"no INT8: it takes frames to calibrate and judge it; add --data.root DIR ({entry.name} once had them)")
+        return {}
+    export_openvino(working / SMALL, working / SMALL_IR)
+    found = {key: value for key, value in entry.card.measured[SMALL].items() if key not in (*OF_FRAMES, "dice_on")}
+    return {file: {**found, "runtime": _RUNS[file]} for file in (SMALL, SMALL_IR)}
+
+
 def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str, Any]:
     """INT8 files, held to the float file's Dice on the recipe's own validation list, class by class."""
     from deploy.quantize import quantize
@@ -103,7 +119,9 @@ def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str,
     frames = frames_of(stack, recipe.int8.images, seed=recipe.seed)
     quantize(working / FLOAT, working / SMALL, calibration=(f[None] for f in frames), frames=len(frames))
     export_openvino(working / SMALL, working / SMALL_IR)
+    write_inputs(working, np.concatenate([frames_of(s, 500, seed=recipe.seed) for s in (at.labelled, stack)]))
     before = record_of(runner(working / FLOAT, runtime="onnxruntime"), at.val)
+    other = {} if recipe.data.val == entry.card.data.get("val") else {"cases_of": f"{len(at.val)} cases of its own"}
     measured = {}
     for file in (SMALL, SMALL_IR):
         found = record_of(runner(working / file, runtime=_RUNS[file]), at.val)
@@ -115,15 +133,8 @@ def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str,
         }
         lost = gate(before["dice"], found["dice"], **allowed)
         gate_classes(dice_of(before), dice_of(found), **allowed)
-        measured[file] = {**found, "drop": lost, "runtime": _RUNS[file]}
+        measured[file] = {**found, "drop": lost, "runtime": _RUNS[file], **other}
     return measured
-
-
-def _telling(masks: np.ndarray, classes: int) -> list[int]:
-    """Indices of the masks that say most: many classes, and none of them nearly everywhere. [N, H, W] -> at most 4."""
-    shares = [np.bincount(mask.ravel(), minlength=classes) / mask.size for mask in masks]
-    order = sorted(range(len(masks)), key=lambda i: (-int((shares[i] > 0.002).sum()), shares[i].max()))
-    return sorted(order[:GOLDEN])
 
 
 def _may_replace(folder: Path) -> None:

@@ -14,10 +14,12 @@ import numpy as np
 from torch import nn
 
 from deploy.gate import agree
-from edgemt import artefact
+from edgemt import artefact, checkpoint, entries
 from edgemt.contract import Card
 from edgemt.files import write_text
+from edgemt.quantizing import SMALL
 from edgemt.zoo import shelf
+from edgemt.zoo.graphs import Say, add_graph, source_of
 from edgemt.zoo.shelf import open_entry
 from edgemt.zoo.synthetic import frames_for, masks_of
 
@@ -25,34 +27,53 @@ SAME = 0.999  # share of pixels on which half-precision weights must give the ma
 _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
-def pack(stage_folder: str | Path, name: str, *, into: str | Path | None = None, note: str = "") -> Path:
-    """Write the entry NAME from a student's finished stage (RUN/slim or RUN/student); returns its folder.
+def pack(
+    stage_folder: str | Path,
+    name: str,
+    *,
+    into: str | Path | None = None,
+    note: str = "",
+    overwrite: bool = False,
+    say: Say = print,
+) -> Path:
+    """Write the entry NAME from RUN/ship, RUN/slim or RUN/student; returns its folder.
 
-    Weights become float16 and must still give the same masks; the card loses what belongs to the machine that trained
-    it, and what was measured of single cases. A README with a table of entries beside the entry is brought up to date.
-    Raises ValueError in one line, leaving nothing behind, for a stage that is not finished or no student's, and for
-    weights that are too large or do not bear half precision.
+    Weights become float16 and must still give the same masks. The run's INT8 graph goes along where it was made from
+    these weights, else a float16 graph made here; input statistics too; golden frames are synthetic. The card loses
+    what belongs to the machine that trained it, and what was measured of single cases. A ship that `edgemt export
+    zoo/NAME` wrote gives that entry a new graph; zoo/NAME itself is tried and timed again. A README with a table
+    beside the entry is brought up to date.
+    Raises ValueError in one line, leaving nothing behind, for a stage that is not finished or no student's, an entry
+    that stands (without `overwrite`) or would be too large, and weights that do not bear half precision.
     """
-    source, home = Path(stage_folder), Path(into) if into is not None else shelf.HOME
+    home = Path(into) if into is not None else entries.HOME
     folder = home / name
     if not _NAME.fullmatch(name):
         raise ValueError(f"{name!r} names no entry: take lower-case letters, digits, - and _, as in atrium_small")
-    if folder.exists():
-        raise ValueError(f"{folder}: is there already; choose another name, or remove it")
-    card = _finished(source)
-    whole = artefact.load_network(source)
+    if folder.exists() and not (overwrite and (folder / shelf.WEIGHTS).is_file()):
+        raise ValueError(f"{folder}: is there already; choose another name, remove it, or add --overwrite to an entry")
+    source = source_of(entries.located(stage_folder))
+    card = _finished(source.weights)
+    whole = artefact.load_network(source.weights)
     half = copy.deepcopy(whole).half()
     heavy = sum(tensor.nbytes for tensor in half.state_dict().values())
     if heavy > shelf.LARGEST - 200_000:  # names and shapes come on top
         raise ValueError(
-            f"{source}: {heavy / 1e6:.1f} MB in float16, an entry has {shelf.LARGEST / 1e6:g} at most; prune it further"
+            f"{source.weights}: {heavy / 1e6:.1f} MB in float16, an entry has {shelf.LARGEST / 1e6:g} at most; "
+            "prune it further"
         )
     same = _agreement(whole, half, card)
-    described = _described(card, source, note=note, same=same)
+    described = _described(card, source.weights, note=note, same=same)
+    rounded = _rounded(whole, half)
     try:
         with artefact.staged(folder) as working:
-            artefact.save_network(working, half, described)
-            (working / shelf.WEIGHTS).chmod(0o644)
+            shutil.rmtree(working)  # of a packing that was cut
+            working.mkdir()
+            checkpoint.save_weights(working / shelf.WEIGHTS, half)
+            written = add_graph(working, source, rounded, described, say=say)
+            _check_weight(working, written, stage_folder)
+            for file in working.rglob("*"):
+                file.chmod(0o755 if file.is_dir() else 0o644)
             open_entry(working)
     except BaseException:
         shutil.rmtree(folder.with_name(folder.name + ".partial"), ignore_errors=True)
@@ -61,6 +82,19 @@ def pack(stage_folder: str | Path, name: str, *, into: str | Path | None = None,
     if readme.exists():
         write_text(readme, shelf.with_table(readme.read_text(encoding="utf-8"), home))
     return folder
+
+
+def _check_weight(folder: Path, card: Card, source: str | Path) -> None:
+    """Raises ValueError when the entry is heavier than what may travel with a package."""
+    heavy = shelf.weight(folder, card)
+    if heavy <= shelf.LARGEST:
+        return
+    parts = ", ".join(f"{name} {(folder / name).stat().st_size / 1e6:.1f}" for name in card.files if "/" not in name)
+    float16 = "" if SMALL in card.files else " or finish the run up to INT8, whose graph is half as large,"
+    raise ValueError(
+        f"{source}: {heavy / 1e6:.1f} MB in all ({parts}), an entry has {shelf.LARGEST / 1e6:g} at most;{float16} "
+        "prune it further"
+    )
 
 
 def _finished(source: Path) -> Card:
@@ -79,8 +113,7 @@ def _agreement(whole: nn.Module, half: nn.Module, card: Card) -> float:
     for name, value in half.state_dict().items():
         if not value.isfinite().all():
             raise ValueError(f"{name}: holds NaN, or numbers too large for float16; this student cannot be packed")
-    rounded = copy.deepcopy(whole)
-    rounded.load_state_dict(half.state_dict())
+    rounded = _rounded(whole, half)
     noise = np.random.default_rng(0).integers(0, 256, (4, *card.size, card.channels), dtype=np.uint8)
     return min(
         agree(
@@ -94,11 +127,22 @@ def _agreement(whole: nn.Module, half: nn.Module, card: Card) -> float:
     )
 
 
+def _rounded(whole: nn.Module, half: nn.Module) -> nn.Module:
+    """In float32 again, with the values of half precision."""
+    rounded = copy.deepcopy(whole)
+    rounded.load_state_dict(half.state_dict())
+    return rounded
+
+
 def _described(card: Card, source: Path, *, note: str, same: float) -> Card:
     """The card as it travels: without paths, without single cases, with the entry's own facts."""
     measured = {key: value for key, value in card.measured[artefact.WEIGHTS].items() if key != "cases"}
-    network = {"plan": None, **card.network, "zoo": {**_run_of(source), "labels": _labels(card, source)}}
-    network["zoo"] |= {"terms": shelf.TERMS, "note": note, "stage": card.stage}
+    network = {"plan": None, **artefact.offline(card.network)}
+    if card.stage == "zoo":  # packed before: its facts stand
+        network["zoo"] = {**network["zoo"], **({"note": note} if note else {})}
+    else:
+        network["zoo"] = {**_run_of(source), "labels": _labels(card, source)}
+        network["zoo"] |= {"terms": shelf.TERMS, "note": note, "stage": card.stage}
     return replace(
         card,
         stage="zoo",
@@ -106,6 +150,8 @@ def _described(card: Card, source: Path, *, note: str, same: float) -> Card:
         data=_without_paths({**card.data, "root": None}),
         measured={artefact.WEIGHTS: _without_paths({**measured, "float16_agreement": same})},
         latency=(),
+        files={},
+        created="",
     )
 
 

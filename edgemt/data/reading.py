@@ -1,0 +1,215 @@
+"""How the files of one data set are read, decided from all of them before the first is used.
+
+Masks: `edgemt.masks`. Depth: `edgemt.depth`. EXIF: images are turned upright, and a mask that fits only the picture as
+it is stored follows it. The axis order of volumes is on each case (`Case.axes`), decided when they are listed.
+
+Shapes: H W size in pixels.
+"""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from edgemt import frames, masks, phantom_volumes
+from edgemt.contract import Case
+from edgemt.depth import Depth, Rule, decide
+from edgemt.geometry import says_nothing
+
+_HOLD = 256 << 20  # bytes of decoded masks that are not decoded a second time
+
+
+@dataclass
+class Decoded:
+    """Masks that were decoded to decide on their values, until they are used."""
+
+    room: int = _HOLD
+    arrays: dict[str, masks.MaskFile] = field(default_factory=dict)
+
+    def put(self, path: str, mask: masks.MaskFile) -> None:
+        if mask.array.nbytes <= self.room:
+            self.room -= mask.array.nbytes
+            self.arrays[path] = mask
+
+    def take(self, path: str) -> masks.MaskFile | None:
+        found = self.arrays.pop(path, None)
+        self.room += found.array.nbytes if found is not None else 0
+        return found
+
+
+@dataclass(frozen=True)
+class Reading:
+    """The rules of a set. `masks_as_stored`: masks were drawn on pictures whose EXIF orientation was not applied."""
+
+    masks: masks.Rule
+    depth: Depth = Depth()
+    masks_as_stored: bool = False
+    compare: bool = True  # the place of a label with that of its image
+    notes: tuple[str, ...] = ()
+    headers: dict[str, frames.Header] = field(default_factory=dict, repr=False, compare=False)
+    decoded: Decoded = field(default_factory=Decoded, repr=False, compare=False)
+
+    def mask(self, case: Case) -> masks.MaskFile:
+        """The mask of a case, or of the volume of a slice, upright and in the case's axis order."""
+        path = str(case.label)
+        found = self.decoded.take(path) or _decode(case, compare=self.compare)
+        if not self.masks_as_stored or case.slice is not None or not frames.is_image(case.image):
+            return found
+        header = self.headers.get(case.image) or frames.image_header(case.image)
+        return masks.MaskFile(frames.upright(found.array, header.orientation), found.evidence)
+
+
+def decide_reading(
+    cases: Sequence[Case],
+    *,
+    classes: tuple[str, ...],
+    mask_threshold: int | None = None,
+    depth: Rule = "auto",
+    window: tuple[float, float] | None = None,
+    compare: bool = True,
+) -> Reading:
+    """The rules that fit all `cases`: masks of those that have a label, headers of all images.
+
+    Raises ValueError in one line, naming the file, where no rule fits all of them.
+    """
+    images = {case.image: case for case in cases if not _phantom(case.image)}
+    headers = {path: frames.image_header(path) for path in images if frames.is_image(path)}
+    labels = {case.label: case for case in cases if case.label is not None and not _phantom(case.label)}
+    evidence, decoded = [], Decoded()
+    for path, case in labels.items():
+        found = _decode(case, compare=compare)
+        evidence.append(found.evidence)
+        decoded.put(str(path), found)
+    rule = masks.decide(evidence, classes=classes, threshold=mask_threshold)
+    deep = [headers[path].deep if path in headers else frames.is_deep(path) for path in images]
+    chosen = decide(depth, window, deep)
+    shapes = {str(path): decoded.arrays[str(path)].array.shape for path in labels if str(path) in decoded.arrays}
+    stored, notes = _drawn_as_stored(labels.values(), headers, shapes)
+    if (unknown := _places_unknown(labels.values())) and compare:
+        notes += (f"{unknown} labels state the identity as their place, their images do not: read voxel by voxel",)
+    if chosen.rule == "percentiles" and not all(deep):
+        notes += (
+            f"{deep.count(False)} of {len(deep)} files have 8 bits, the others more: percentiles are taken of all",
+        )
+    if chosen.rule == "stored" and any(deep):
+        notes += (f"{deep.count(True)} of {len(deep)} files have more than 8 bits: scaled by their own percentiles",)
+    return Reading(rule, chosen, stored, compare, notes, headers, decoded)
+
+
+def _decode(case: Case, *, compare: bool) -> masks.MaskFile:
+    path = str(case.label)
+    if _phantom(path):
+        return masks.of_array(phantom_volumes.volume(phantom_volumes.seed_of(path))[1], path)
+    flat = frames.is_image(case.image) or (case.slice is None and frames.is_h5(path) and _two_axes(path))
+    if flat:
+        return masks.read_mask(path)
+    array = frames.read_label_volume(path, image=case.image, axes=case.axes, compare=compare)
+    return masks.of_array(array, path)
+
+
+def _two_axes(path: str) -> bool:
+    return len(frames.geometry_of(path).shape) == 2
+
+
+def _phantom(path: str) -> bool:
+    return path.startswith(("phantom:", phantom_volumes.PREFIX))
+
+
+def _places_unknown(cases: Iterable[Case]) -> int:
+    pairs = [(str(c.label), c.image) for c in cases if frames.is_volume(c.image) and frames.is_volume(str(c.label))]
+    return sum(says_nothing(frames.geometry_of(label), frames.geometry_of(image)) for label, image in pairs)
+
+
+def _drawn_as_stored(
+    cases: Iterable[Case], headers: dict[str, frames.Header], shapes: dict[str, tuple[int, ...]]
+) -> tuple[bool, tuple[str, ...]]:
+    """Whether masks fit only the pictures as they are stored. Raises ValueError where some do and some do not."""
+    stored, turned, either = [], [], []
+    for case in cases:
+        header, shape = headers.get(case.image), shapes.get(str(case.label))
+        if header is None or header.orientation == 1 or shape is None:
+            continue
+        quarter = header.orientation > 4 and header.size[0] != header.size[1]
+        (either if not quarter else stored if shape == header.size else turned).append(case)
+    turning = sum(header.orientation > 1 for header in headers.values())
+    if not turning:
+        return False, ()
+    if stored and turned:
+        raise ValueError(
+            f"{stored[0].label}: fits its image as stored, {turned[0].label} fits its image turned by EXIF; "
+            "draw all masks on the upright pictures, or take the EXIF orientation out of the images"
+        )
+    text = f"EXIF: {turning} images turned upright"
+    if stored:
+        return True, (f"{text}; {len(stored)} masks fit the unturned pictures and are turned with them",)
+    if either and not turned:
+        text += f"; the size of {len(either)} masks does not tell, they are taken as drawn on the upright pictures"
+    return False, (text,)
+
+
+def say(text: str) -> None:
+    """A note for the user, on stderr, once however many processes there are."""
+    from edgemt import ranks
+
+    if ranks.first():
+        print(f"data: {text}", file=sys.stderr, flush=True)
+
+
+@dataclass
+class Lost:
+    """Objects that the frame size leaves nothing of, counted while a set is loaded."""
+
+    classes: tuple[str, ...]
+    size: tuple[int, int]
+    cases: dict[int, list[str]] = field(default_factory=dict)  # class -> files
+    smallest: dict[int, tuple[int, int]] = field(default_factory=dict)  # class -> frame size that keeps all of them
+
+    def see(self, case: Case, truth: np.ndarray, fitted: np.ndarray) -> None:
+        """`truth` [H0, W0] became `fitted` [H, W]."""
+        if truth.shape[0] <= self.size[0] and truth.shape[1] <= self.size[1]:
+            return
+        for value in range(1, len(self.classes)):
+            if (fitted == value).any() or not (truth == value).any():
+                continue
+            self.cases.setdefault(value, []).append(str(case.label))
+            self.smallest[value] = max(self.smallest.get(value, (0, 0)), smallest_size(truth, value, size=self.size))
+
+    def report(self, labels: np.ndarray, *, where: str) -> None:
+        """Says which classes vanish from some masks. Raises ValueError for one that is in none of `labels`."""
+        counts = np.bincount(labels.reshape(-1), minlength=len(self.classes))
+        for value, files in self.cases.items():
+            size = " ".join(map(str, self.smallest[value]))
+            text = (
+                f"{self.classes[value]!r} vanishes from {len(files)} masks at data.size {self.size[0]} {self.size[1]}"
+            )
+            if not counts[value]:
+                raise ValueError(f"{files[0]}: {text}, none is left to learn from; --data.size {size} keeps it")
+            say(f"{text}, first {files[0]}; --data.size {size} keeps it")
+        need_every_class(labels, self.classes, where=where)
+
+
+def need_every_class(labels: np.ndarray, classes: tuple[str, ...], *, where: str) -> None:
+    """Raises ValueError when a class is never seen: a network cannot learn what it is not shown."""
+    counts = np.bincount(labels.reshape(-1), minlength=len(classes))
+    missing = [name for name, n in zip(classes, counts, strict=True) if n == 0]
+    if missing:
+        raise ValueError(f"data.classes: {missing[0]!r} never occurs in the {where}; label an image of it or drop it")
+
+
+def smallest_size(truth: np.ndarray, value: int, *, size: tuple[int, int]) -> tuple[int, int]:
+    """The smallest frame of the shape of `size`, in steps of 32, that cannot lose class `value` of `truth`.
+
+    Nearest neighbour keeps an object whose largest square of pixels is as wide as the step between samples.
+    """
+    inside = np.pad((truth == value).astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
+    side = 1
+    while side < min(truth.shape):
+        k = side + 1
+        if (inside[k:, k:] - inside[:-k, k:] - inside[k:, :-k] + inside[:-k, :-k]).max() < k * k:
+            break
+        side = k
+    factor = max(n / side / s for n, s in zip(truth.shape, size, strict=True))
+    return -int(-size[0] * factor // 32) * 32, -int(-size[1] * factor // 32) * 32

@@ -1,0 +1,107 @@
+"""What a data set is, at a glance: at most eight lines before a training, and what a card says of it."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Any
+
+from edgemt.contract import Case
+from edgemt.data.layouts import Cohort, DataOptions
+from edgemt.data.reading import Reading
+from edgemt.data.stream import form_of
+from edgemt.frames import Header, geometry_of
+from edgemt.geometry import arranged_sizes
+
+_LINES = 8
+
+
+def reading_of(cohort: Cohort, options: DataOptions) -> Reading:
+    """The rules for every file of a cohort. Raises ValueError, naming the file, where none fits all of them."""
+    return form_of(options).reading((*cohort.labelled, *cohort.unlabelled, *cohort.val))
+
+
+def on_card(options: DataOptions, cohort: Cohort, reading: Reading) -> dict[str, Any]:
+    """The options with what was decided, so that a device reads its files alike."""
+    decided: dict[str, Any] = {"depth": reading.depth.rule}
+    if cohort.axes:
+        decided |= {"axes": cohort.axes, "slice_axis": None}
+    return options.to_dict() | decided
+
+
+def summary(cohort: Cohort, options: DataOptions, reading: Reading) -> list[str]:
+    """At most eight lines: who plays which part, by image and by patient; sizes, depth, axes; values of the masks."""
+    if options.layout in ("phantom", "phantom_volumes"):
+        parts = (cohort.labelled, cohort.unlabelled, cohort.val)
+        return ["data: synthetic, {} labelled, {} unlabelled, {} validating frames".format(*map(len, parts))]
+    cases = (*cohort.labelled, *cohort.unlabelled, *cohort.val)
+    lines = [f"data: {options.root}", _parts(cohort, options), _pictures(cases, reading)]
+    lines += _places(cases, cohort, options)
+    lines.append(reading.masks.text)
+    notes = [*cohort.notes, *reading.notes]
+    room = _LINES - len(lines)
+    if len(notes) > room:
+        notes = [*notes[: room - 1], "; ".join(notes[room - 1 :])]
+    lines = [lines[0], *(f"  {line}" for line in lines[1:] if line), *(f"  note: {note}" for note in notes)]
+    return lines
+
+
+def _parts(cohort: Cohort, options: DataOptions) -> str:
+    volumes = any(case.slice is not None for case in cohort.labelled)
+    texts = []
+    for name in ("labelled", "unlabelled", "val"):
+        cases: Sequence[Case] = getattr(cohort, name)
+        files, groups = len({case.image for case in cases}), len({case.group for case in cases})
+        kind = "volumes" if volumes or (cases and cases[0].axes) else "images"
+        slices = f" ({len(cases)} slices)" if volumes else ""
+        shown = "validating" if name == "val" else name
+        texts.append(f"{shown} {files} {kind}{slices} of {groups} {'patient' if groups == 1 else 'patients'}")
+    if options.val_in_training:
+        end = "validating images train too, without their masks (val_in_training)"
+    else:
+        end = "no validating patient trains"
+    return "; ".join((*texts, end))
+
+
+def _pictures(cases: Sequence[Case], reading: Reading) -> str:
+    headers = list(reading.headers.values())
+    if headers:
+        text = f"images: {_sizes([h.size[::-1] if h.orientation > 4 else h.size for h in headers])}, {_modes(headers)}"
+    else:
+        text = f"volumes: {_sizes([geometry_of(path).shape for path in dict.fromkeys(c.image for c in cases)])}"
+    return f"{text}; depth: {reading.depth}"
+
+
+def _modes(headers: Sequence[Header]) -> str:
+    counts = Counter(f"{h.mode} {'deep' if h.deep else '8 bit'}" if h.deep else h.mode for h in headers)
+    return ", ".join(mode if len(counts) == 1 else f"{mode} ({n})" for mode, n in counts.most_common(4))
+
+
+def _sizes(shapes: Sequence[tuple[int, ...]]) -> str:
+    low = [min(s[k] for s in shapes) for k in range(len(shapes[0]))]
+    high = [max(s[k] for s in shapes) for k in range(len(shapes[0]))]
+    texts = [" x ".join(map(str, side)) for side in (low, high)]
+    return texts[0] if low == high else f"{texts[0]} to {texts[1]}"
+
+
+def _places(cases: Sequence[Case], cohort: Cohort, options: DataOptions) -> list[str]:
+    """Axis orders and spacing of NIfTI volumes."""
+    paths = [path for path in dict.fromkeys(case.image for case in cases) if path.lower().endswith((".nii", ".nii.gz"))]
+    if not paths:
+        return []
+    found = [geometry_of(path) for path in paths]
+    codes = Counter(geometry.codes or "unstated" for geometry in found)
+    shown = ", ".join(code if len(codes) == 1 else f"{code} ({n})" for code, n in codes.most_common(4))
+    spacings = [
+        arranged_sizes(geometry.spacing_mm, geometry.codes, cohort.axes)
+        for geometry in found
+        if geometry.spacing_mm is not None
+    ]
+    text = f"axes: {shown}, read as {cohort.axes or 'stored'}, slices along the last"
+    if spacings:
+        low, high = ([f(s[k] for s in spacings) for k in range(3)] for f in (min, max))
+        texts = [" x ".join(f"{v:.4g}" for v in side) for side in (low, high)]
+        text += f"; voxels {texts[0]}" + ("" if low == high else f" to {texts[1]}") + " mm"
+    if options.affines == "ignore":
+        text += "; headers of image and label not compared"
+    return [text]

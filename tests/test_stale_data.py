@@ -1,0 +1,209 @@
+"""Nothing stale: a changed image, mask or list is found, named, and only what depends on it is done again."""
+
+from __future__ import annotations
+
+import os
+import shutil
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+from conftest import TINY
+from PIL import Image
+
+from edgemt import artefact, cli, flow, training, workspace
+from edgemt.artefact import WEIGHTS
+from edgemt.data.layouts import DataOptions
+from edgemt.engine import Schedule
+from edgemt.methods import METHODS
+from edgemt.recipes import Recipe, Teacher
+from edgemt.workspace import measured_of
+
+SHORT = Schedule(steps=2, labelled=2, unlabelled=2, precision="32-true", validations=1)
+
+
+def frame(root: Path, part: str, name: str, *, seed: int, masked: bool = True) -> None:
+    draws = np.random.default_rng(seed)
+    truth = np.zeros((32, 32), np.uint8)
+    y, x = draws.integers(2, 18, 2)
+    truth[y : y + 10, x : x + 10] = 1
+    image = draws.integers(0, 90, (32, 32, 3)) + 120 * truth[..., None]
+    for folder in ("images", "masks"):
+        (root / part / folder).mkdir(parents=True, exist_ok=True)
+    Image.fromarray(image.astype(np.uint8)).save(root / part / "images" / f"{name}.png")
+    if masked:
+        Image.fromarray(truth).save(root / part / "masks" / f"{name}.bmp")
+
+
+@pytest.fixture
+def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    root = tmp_path / "frames"
+    for number in range(3):
+        frame(root, "train", f"a{number}", seed=number)
+        frame(root, "train", f"u{number}", seed=10 + number, masked=False)
+        frame(root, "val", f"v{number}", seed=20 + number)
+    return root
+
+
+def recipe(root: Path, **data: object) -> Recipe:
+    options = DataOptions(root=root, size=(32, 32), **data)  # type: ignore[arg-type]
+    teacher = Teacher(widths=(4, 4, 8, 8, 8), method=METHODS["mean_teacher"], schedule=SHORT)
+    return Recipe(data=options, teacher=teacher, threads=1)
+
+
+def train(root: Path, out: Path, **data: object) -> Path:
+    return flow.run(recipe(root, **data), out, until="teacher")
+
+
+def roll_in_place(path: Path) -> None:
+    """The same file with another content: size, mtime and inode stay."""
+    before = path.stat()
+    pixels = np.roll(np.asarray(Image.open(path)), 7, axis=1)
+    copy = path.with_suffix(".copy.bmp")
+    Image.fromarray(pixels).save(copy)
+    with path.open("r+b") as file:
+        file.write(copy.read_bytes())
+    copy.unlink()
+    os.utime(path, ns=(before.st_atime_ns, before.st_mtime_ns))
+    after = path.stat()
+    assert (before.st_size, before.st_mtime_ns, before.st_ino) == (after.st_size, after.st_mtime_ns, after.st_ino)
+
+
+def test_training_files_are_followed_by_content(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    out = tmp_path / "run"
+    made = [artefact.read_card(train(root, out)).files[WEIGHTS]]
+    train(root, out)
+    assert "teacher: stands" in capsys.readouterr().err
+    roll_in_place(root / "train" / "masks" / "a1.bmp")
+    made.append(artefact.read_card(train(root, out)).files[WEIGHTS])
+    said = capsys.readouterr().err
+    assert "labelled masks changed (1 of 3 files: train/masks/a1.bmp): teacher is made again" in said
+    frame(root, "train", "u2", seed=99, masked=False)
+    made.append(artefact.read_card(train(root, out)).files[WEIGHTS])
+    said = capsys.readouterr().err
+    assert "unlabelled images changed (1 of 3 files: train/images/u2.png): teacher is made again" in said
+    assert "kept as teacher.previous-2" in said
+    assert len(set(made)) == 3
+
+
+def test_a_changed_validation_list_is_measured_again_and_nothing_is_trained(
+    root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    out = tmp_path / "run"
+    first = artefact.read_card(train(root, out))
+    monkeypatch.setattr(training.engine, "train", None)  # a call would fail
+    roll_in_place(root / "val" / "masks" / "v1.bmp")
+    second = artefact.read_card(train(root, out))
+    said = capsys.readouterr().err
+    assert "validation masks changed (1 of 3 files: val/masks/v1.bmp): teacher is measured again" in said
+    frame(root, "val", "v9", seed=5)
+    third = artefact.read_card(train(root, out))
+    assert "validation list changed (1 added: val/images/v9.png): teacher is measured again" in capsys.readouterr().err
+    (root / "some.txt").write_text("v0\nv9\n")
+    fourth = artefact.read_card(train(root, out, val="some.txt"))
+    assert "(2 removed: val/images/v1.png, val/images/v2.png)" in capsys.readouterr().err
+    cards = (first, second, third, fourth)
+    assert [len(card.measured[WEIGHTS]["cases"]) for card in cards] == [3, 3, 4, 2]
+    assert len({card.measured[WEIGHTS]["list"] for card in cards}) == 4
+    assert len({card.files[WEIGHTS] for card in cards}) == 1
+    assert fourth.data["val"] == "some.txt"
+    assert artefact.stands(out / "teacher", key=first.recipe_hash)  # its files have the hashes of the card
+    train(root, out, val="some.txt")
+    assert "again" not in capsys.readouterr().err
+    fresh = workspace.start(recipe(root, val="some.txt"), tmp_path / "other")
+    assert fresh.measured(artefact.load_network(out / "teacher"))["dice"] == fourth.measured[WEIGHTS]["dice"]
+
+
+def test_the_folder_of_the_data_may_move(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    train(root, tmp_path / "run")
+    capsys.readouterr()
+    train(root.rename(tmp_path / "moved"), tmp_path / "run", patient_pattern="(.*)", labelled="3")
+    assert capsys.readouterr().err.startswith("teacher: stands")
+
+
+def test_no_drop_is_computed_between_two_lists(tmp_path: Path) -> None:
+    folder = tmp_path / "student"
+    folder.mkdir()
+    card = artefact.Card(measured={WEIGHTS: {"dice": 0.9, "list": "one"}})
+    (folder / "card.json").write_text(card.to_json())
+    assert measured_of(folder, measured_on="one")["dice"] == 0.9
+    with pytest.raises(ValueError, match="student: was measured on another validation list"):
+        measured_of(folder, measured_on="two")
+
+
+@pytest.mark.parametrize("begun", [False, True])
+def test_a_validation_list_without_foreground_is_refused_before_training(
+    begun: bool, root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    if begun:
+        train(root, tmp_path / "run")
+    for path in (root / "val" / "masks").iterdir():
+        Image.fromarray(np.zeros((32, 32), np.uint8)).save(path)
+    monkeypatch.setattr(training.engine, "train", None)
+    with pytest.raises(ValueError, match=r"data\.val: none of the 3 masks .*'background'.* put images with foreground"):
+        train(root, tmp_path / "run")
+    assert (tmp_path / "run" / "teacher" / WEIGHTS).exists() == begun
+
+
+def test_a_dice_that_was_not_measured_is_printed_as_such() -> None:
+    assert training.dice_text({"dice": None}) == "Dice not measured"
+    assert training.drop(0.5, {"dice": None}) is None and training.drop(None, {"dice": 0.5}) is None
+
+
+def test_fields_that_only_choose_files_are_in_no_key() -> None:
+    options = DataOptions(root=Path("a"), val="b", labelled="3")
+    assert workspace.as_read(options) == workspace.as_read(replace(options, root=Path("c"), val="d", labelled="0.5"))
+    assert workspace.as_read(options) != workspace.as_read(replace(options, mask_threshold=128))
+
+
+def test_every_stage_of_a_run_is_measured_on_the_changed_list(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
+    before = {stage: artefact.read_card(copy / stage) for stage in ("teacher", "student", "slim")}
+    cli.main(["prune", "phantom", "--out", str(copy), *TINY, "--data.phantom", "6", "12", "5"])
+    said = capsys.readouterr().err
+    assert "validation list changed (1 added: phantom:4): teacher, student, slim are measured again" in said
+    after = {stage: artefact.read_card(copy / stage) for stage in before}
+    for stage, card in after.items():
+        assert card.files[WEIGHTS] == before[stage].files[WEIGHTS]
+        assert len(card.measured[WEIGHTS]["cases"]) == 5
+    dice = {stage: card.measured[WEIGHTS]["dice"] for stage, card in after.items()}
+    assert after["slim"].measured[WEIGHTS]["drop"] == pytest.approx(dice["student"] - dice["slim"])
+    assert len({card.measured[WEIGHTS]["list"] for card in after.values()}) == 1
+
+
+def test_the_gate_judges_again_and_leaves_the_card_when_it_refuses(
+    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    from edgemt import slimming
+
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
+    before = (copy / "slim" / "card.json").read_bytes()
+    monkeypatch.setattr(slimming, "gate", lambda **given: (_ for _ in ()).throw(ValueError("the pruned student")))
+    with pytest.raises(SystemExit):
+        cli.main(["prune", "phantom", "--out", str(copy), *TINY, "--data.phantom", "6", "12", "2"])
+    assert "the pruned student" in capsys.readouterr().err
+    assert (copy / "slim" / "card.json").read_bytes() == before
+
+
+@pytest.mark.slow
+def test_a_ship_is_judged_and_made_on_the_changed_list(
+    tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    copy = shutil.copytree(tiny_run, tmp_path / "run")
+    cli.main(["export", "phantom", "--out", str(copy), *TINY, "--data.phantom", "6", "12", "5"])
+    said = capsys.readouterr().err
+    assert "teacher, student, slim, int8, ship are measured again" in said
+    assert "int8: measured again" in said and "kept as ship.previous-1" in said
+    int8, ship, slim = (artefact.read_card(copy / stage) for stage in ("int8", "ship", "slim"))
+    lists = {found["list"] for card in (int8, ship, slim) for found in card.measured.values()}
+    assert len(lists) == 1
+    assert {n: h for n, h in int8.files.items() if n.endswith(".onnx")} == {
+        n: h for n, h in artefact.read_card(tiny_run / "int8").files.items() if n.endswith(".onnx")
+    }
+    for found in int8.measured.values():
+        assert found["drop"] == pytest.approx(slim.measured[WEIGHTS]["dice"] - found["dice"])
+    assert not any("inputs.json" in path.name for path in (copy / "ship").rglob("*") if path.name in ship.files)

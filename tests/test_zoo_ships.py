@@ -1,0 +1,249 @@
+"""zoo/NAME wherever a ship folder is, on a machine without torch; what an entry takes from the run it comes from."""
+
+from __future__ import annotations
+
+import json
+import re
+import shutil
+import subprocess
+import sys
+import zipfile
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import tomllib
+
+pytest.importorskip("onnxruntime")
+pytest.importorskip("openvino")
+
+from test_without_torch import HEAVY, run  # noqa: E402
+
+from deploy.inputs import INPUTS, read_inputs, write_inputs  # noqa: E402
+from deploy.ship import golden, open_ship, seal, write_golden  # noqa: E402
+from edgemt import artefact, cli, entries, zoo  # noqa: E402
+from edgemt.contract import Card  # noqa: E402
+from edgemt.phantom_volumes import volume  # noqa: E402
+from edgemt.zoo import graphs, shelf  # noqa: E402
+from edgemt.zoo.synthetic import frames_for  # noqa: E402
+
+ROOT = Path(__file__).parent.parent
+LA = ROOT / "students" / "zoo" / "la_slices"
+SMALL, SMALL_IR = "model.int8.onnx", "openvino/model.int8.xml"
+BRIEF = replace(graphs.TIMED, warmup=1, warmup_seconds=0, iterations=2, seconds=0.01, rounds=1)
+
+
+def sealed(folder: Path, card: Card, **fields: object) -> Card:
+    return seal(folder, replace(card, files={}, created="", latency=(), **fields))  # type: ignore[arg-type]
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folders slim, int8 and ship of a run whose student is that of zoo/la_slices; its patient is P001."""
+    folder = tmp_path_factory.mktemp("run")
+    own = artefact.read_card(LA)
+    for stage in ("slim", "int8", "ship"):
+        (folder / stage / "openvino").mkdir(parents=True)
+    shutil.copy(LA / shelf.WEIGHTS, folder / "slim")
+    network = {key: value for key, value in own.network.items() if key != "zoo"}
+    made = {"network": network, "recipe_hash": "key", "data": {**own.data, "root": "/home/somebody/la"}}
+    case = {"cases": [{"name": "P001", "dice": 0.9}]}
+    float16 = {shelf.WEIGHTS: {**own.measured[shelf.WEIGHTS], **case}}
+    sealed(folder / "slim", own, stage="slim", measured=float16, parents=(), **made)
+    found = {"per_class": {"atrium": {"dice": 0.86}}, "drop": 0.0, **case}
+    measured = {
+        SMALL: {**found, "dice": 0.861, "runtime": "onnxruntime", "quantization": {"rung": "calibrated", "kept": []}},
+        SMALL_IR: {**found, "dice": 0.859, "runtime": "openvino"},
+    }
+    frames = np.random.default_rng(0).integers(0, 256, (6, *own.size, own.channels), dtype=np.uint8)
+    for stage, parent in (("int8", "slim"), ("ship", "int8")):
+        shutil.copy(LA / SMALL, folder / stage)
+        if stage == "ship":
+            write_inputs(folder / stage, frames)
+            write_golden(folder / stage, "frame000", frame=frames[0], mask=np.zeros(own.size, np.uint8))
+        parents = (artefact.identity(folder / parent),)
+        sealed(folder / stage, own, stage=stage, measured=measured, parents=parents, **made)
+    (folder / "recipe.json").write_text(json.dumps({"name": "la_cpu", "seed": 7, "data": {"seed": 3}}))
+    return folder
+
+
+@pytest.fixture
+def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """An empty zoo in place of the package's, and the folder where a user stands."""
+    monkeypatch.setattr(graphs, "TIMED", BRIEF)
+    monkeypatch.setattr(entries, "HOME", tmp_path / "package" / "zoo")
+    (tmp_path / "here").mkdir()
+    monkeypatch.chdir(tmp_path / "here")
+    return entries.HOME
+
+
+def refusal(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main(args)
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2 and "Traceback" not in said
+    return said.strip().splitlines()[-1]
+
+
+def test_a_ship_is_packed_with_its_int8_graph_and_without_any_image_of_a_patient(
+    finished: Path, home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    cli.main(["pack", str(finished / "ship"), "heart"])
+    assert capsys.readouterr().out.strip() == str(home / "heart")
+    ship = open_ship("zoo/heart")
+    card, found = ship.card, ship.card.measured[SMALL]
+    assert {shelf.WEIGHTS, SMALL, INPUTS} <= set(card.files)
+    assert (ship.folder / SMALL).read_bytes() == (LA / SMALL).read_bytes()
+    assert found["dice"] == 0.859 and found["dice_on"] == {"onnxruntime": 0.861, "openvino": 0.859}
+    assert found["golden_pixels"] > 0.95 and found["golden_agreement"] > 0.95
+    assert {record["runtime"] for record in card.latency} == {"openvino", "onnxruntime"}
+    assert read_inputs(ship) == read_inputs(open_ship(finished / "ship"))
+    frames = frames_for(card, count=16)
+    pairs = golden(ship)
+    assert pairs and all(any(np.array_equal(pair.frame[0], frame) for frame in frames) for pair in pairs)
+    assert any(len(np.unique(pair.mask)) > 1 for pair in pairs)
+    text = (ship.folder / "card.json").read_text()
+    assert "P001" not in text and "somebody" not in text
+    assert {p.name for p in ship.folder.rglob("*") if p.is_file()} == {Path(f).name for f in (*card.files, "card.json")}
+    assert shelf.weight(ship.folder, card) < shelf.LARGEST
+    assert zoo.open_entry("zoo/heart").identity == zoo.open_entry(LA).identity
+    cli.main(["list", "zoo"])
+    assert "atrium: 160 x 128, 3 slices; Dice 0.859 in INT8, 0.864 in float" in capsys.readouterr().out
+
+
+def test_graphs_beside_a_stage_count_only_when_they_were_made_from_it(finished: Path, home: Path) -> None:
+    slim, ship = finished / "slim", finished / "ship"
+    assert graphs.source_of(ship) == graphs.source_of(slim) == graphs.Source(slim, ship)
+    other = shutil.copytree(finished, home.parent / "other")
+    sealed(other / "int8", artefact.read_card(other / "int8"), parents=("another student",))
+    assert graphs.source_of(other / "slim") == graphs.Source(other / "slim", None)
+    with pytest.raises(ValueError, match="the weights of this ship are neither in .*slim nor in the zoo"):
+        graphs.source_of(other / "ship")
+    (other / "ship" / SMALL).write_bytes(b"else")
+    with pytest.raises(ValueError, match="changed since the card was written"):
+        graphs.source_of(other / "ship")
+
+
+def test_an_entry_gets_a_new_graph_only_by_overwriting_and_is_never_too_large(
+    finished: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(LA, home / "atrium")
+    exported = shutil.copytree(finished / "ship", home.parent / "exported" / "ship")
+    identity = zoo.open_entry("zoo/atrium").identity
+    sealed(exported, artefact.read_card(exported), parents=(identity,))
+    assert "add --overwrite" in refusal(["pack", str(exported), "atrium"], capsys)
+    cli.main(["pack", str(exported), "atrium", "--overwrite", "--note", "new ranges"])
+    card = open_ship("zoo/atrium").card
+    assert INPUTS in card.files and card.measured[SMALL]["dice"] == 0.859
+    assert card.network["zoo"]["note"] == "new ranges" and card.network["zoo"]["labels"] == "8 (labelled_8.txt)"
+    assert zoo.open_entry("zoo/atrium").identity == identity
+    before = (home / "atrium" / "card.json").read_text()
+    monkeypatch.setattr(shelf, "LARGEST", 2_000_000)
+    said = refusal(["pack", str(finished / "ship"), "atrium", "--overwrite"], capsys)
+    assert "an entry has 2 at most" in said and f"{SMALL} 1.0" in said
+    assert (home / "atrium" / "card.json").read_text() == before and not list(home.glob("*.partial"))
+    Path("mine").mkdir()
+    Path("mine/thesis.txt").write_text("years")
+    assert "is there already" in refusal(["pack", str(finished / "ship"), "mine", "--overwrite", "--out", "."], capsys)
+
+
+def test_a_name_of_the_zoo_is_taken_wherever_a_ship_is_without_torch(tmp_path: Path) -> None:
+    import nibabel
+
+    for kind in ("images", "labels"):
+        (tmp_path / "test" / kind).mkdir(parents=True)
+    image, label = volume(0, (40, 32, 6))
+    for kind, array in (("images", image), ("labels", (label == 1).astype(np.uint8))):
+        nibabel.save(nibabel.Nifti1Image(array, np.eye(4)), tmp_path / "test" / kind / "a.nii.gz")
+    program = """
+import contextlib, io, os
+from pathlib import Path
+import edgemt
+from edgemt import cli
+
+os.chdir(sys.argv[2])
+def command(*words):
+    with contextlib.redirect_stdout(io.StringIO()) as said:
+        cli.main(list(words))
+    return said.getvalue()
+
+ship = edgemt.open_ship("zoo/la_slices")
+for runtime in ("openvino", "onnxruntime"):
+    made = edgemt.runner("zoo/la_slices", runtime=runtime)
+    assert made.file == "model.int8.onnx" and "int8" in made.precision, (made.file, made.precision)
+written = [Path(line) for line in command("predict", "zoo/la_slices", "test/images/a.nii.gz", "--out", "masks").split()]
+assert written[0].name == "a.mask.nii.gz" and all(path.is_file() for path in written)
+doctor = command("doctor", "zoo/la_slices")
+assert "have the hash of the card" in doctor and doctor.count("runs in int8") >= 2, doctor
+assert "with int8" in doctor and "wanted" not in doctor, doctor
+assert "atrium" in command("eval", "zoo/la_slices", "--data.root", "test", "--json", "eval.json")
+words = ["--seconds", "0.02", "--hz", "0", "--file", "int8", "--runtime", "onnxruntime"]
+assert "onnxruntime" in command("bench", "zoo/la_slices", *words)
+assert "zoo/la_slices" in command("list", "zoo")
+print(json.loads(Path("eval.json").read_text())["file"])
+"""
+    assert run(program, hide=HEAVY, arguments=[str(tmp_path)]).strip() == SMALL
+
+
+@pytest.mark.parametrize("words", [["predict", "x.nii.gz"], ["stream"], ["bench"], ["doctor"], ["eval"]])
+def test_an_unknown_name_is_one_line_with_the_nearest(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stopped:
+        cli.main([words[0], "zoo/la_slice", *words[1:]])
+    said = capsys.readouterr()
+    assert stopped.value.code == 2 and "nearest: la_slices" in said.err + said.out
+
+
+def test_a_model_of_slices_is_no_model_of_a_film(capsys: pytest.CaptureFixture[str]) -> None:
+    assert "reads 3 slices of a volume at once" in refusal(["stream", "zoo/la_slices"], capsys)
+
+
+def test_a_folder_here_is_never_taken_for_an_entry_of_the_same_name(home: Path) -> None:
+    shutil.copytree(LA, home / "heart")
+    own = shutil.copytree(LA, Path("zoo/mine"))
+    assert entries.located("zoo/mine") == own and entries.located(Path("zoo") / "heart") == home / "heart"
+    assert entries.located("runs/zoo/heart") == Path("runs/zoo/heart")
+    shutil.copytree(LA, "zoo/heart")
+    with pytest.raises(
+        ValueError, match="an entry of the package, and a folder here; name the folder by its full path"
+    ):
+        open_ship("zoo/heart")
+    assert open_ship(Path("zoo/heart").resolve()).folder == Path("zoo/heart").resolve()
+
+
+def test_every_file_of_the_package_s_zoo_travels_and_none_is_over_the_limit() -> None:
+    patterns = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["setuptools"]["package-data"]["students"]
+    travels = {path for pattern in patterns for path in (ROOT / "students").glob(pattern)}
+    for name in entries.names():
+        folder = entries.HOME / name
+        card = open_ship(f"zoo/{name}").card
+        assert {folder / file for file in (*card.files, "card.json")} <= travels
+        assert shelf.graph(card) is not None and shelf.weight(folder, card) <= shelf.LARGEST
+
+
+@pytest.mark.slow
+def test_the_installed_package_has_a_zoo_that_works(tmp_path: Path) -> None:
+    """A wheel of the checkout, unpacked elsewhere: its own entry is found and gives its golden masks."""
+    source = tmp_path / "source"
+    source.mkdir()
+    for name in ("pyproject.toml", "README.md", "LICENSE"):
+        shutil.copy(ROOT / name, source)
+    for name in ("edgemt", "teachers", "students", "deploy"):
+        shutil.copytree(ROOT / name, source / name, ignore=shutil.ignore_patterns("__pycache__"))
+    build = [sys.executable, "-m", "pip", "wheel", ".", "--no-deps", "--quiet", "--wheel-dir", str(tmp_path / "wheel")]
+    subprocess.run(build, cwd=source, check=True)
+    (wheel,) = (tmp_path / "wheel").glob("*.whl")
+    zipfile.ZipFile(wheel).extractall(tmp_path / "installed")
+    program = """
+import sys
+sys.path.insert(0, sys.argv[1])
+import edgemt
+ship = edgemt.open_ship("zoo/la_slices")
+made = edgemt.runner(ship, runtime="onnxruntime")
+print(ship.folder, made.file)
+"""
+    done = subprocess.run(
+        [sys.executable, "-I", "-c", program, str(tmp_path / "installed")],
+        capture_output=True, text=True, cwd=tmp_path, check=True,
+    )  # fmt: skip
+    assert re.fullmatch(rf"{tmp_path}/installed/students/zoo/la_slices {SMALL}", done.stdout.strip())
