@@ -1,4 +1,4 @@
-"""DICOM files as frames: which belong together, and their pixels as they are meant to be looked at.
+"""DICOM files of a study: which are pictures, which belong together, and the one window of those that do.
 
 Shapes: F frames, H W size in pixels.
 """
@@ -7,70 +7,112 @@ from __future__ import annotations
 
 import os
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from edgemt.frames import to_uint8
+from deploy.dicom_pixels import AUTO, DicomFile, NotAPicture, Range, Window, first_line, is_dicom, window_of
+from edgemt.depth import Depth
+from edgemt.files import Failures
 
-_SUFFIXES = (".dcm", ".dicom", ".ima", "")
-_MOST_PIXELS = 1 << 31  # of one file; more would fill the memory
-
-
-def pixels_of(image: Any) -> np.ndarray:
-    """uint8 [F, H, W] or [F, H, W, 3], as it is meant to be looked at."""
-    from pydicom.pixels import apply_modality_lut, apply_voi_lut, pixel_array
-
-    path = path_of(image)
-    try:
-        raw = pixel_array(image)
-    except Exception as error:  # each decoder has its own
-        raise ValueError(f"{path}: its pixels cannot be decoded ({said(error)}); convert it to plain DICOM") from None
-    if raw.ndim == 2 or (raw.ndim == 3 and image.SamplesPerPixel == 3 and int(image.get("NumberOfFrames") or 1) == 1):
-        raw = raw[None]
-    if image.SamplesPerPixel == 1:
-        raw = apply_voi_lut(apply_modality_lut(raw, image), image)
-    pixels = to_uint8(raw)
-    return 255 - pixels if image.PhotometricInterpretation == "MONOCHROME1" else pixels
+_SUFFIXES = (".dcm", ".dicom", ".ima")
+SEG_SUFFIX = ".seg.dcm"
+said = first_line
 
 
-def series_of(inputs: Sequence[Path]) -> list[list[Any]]:
-    """Datasets by series, in the order of their instance numbers; what cannot share a SEG stands alone.
+@dataclass(frozen=True)
+class Series:
+    """Files that share a segmentation, in the order of their instance numbers, and how grey values are seen."""
 
-    Raises ValueError, in one line that names the file or folder, for what is no DICOM image.
+    files: tuple[DicomFile, ...]
+    window: Window | Range | None
+
+    @property
+    def images(self) -> list[Any]:
+        return [file.header for file in self.files]
+
+    def frames(self, file: DicomFile) -> np.ndarray:
+        """uint8 [F, H, W] or [F, H, W, 3] of one of the files."""
+        return np.stack([file.view(k, self.window) for k in range(file.count)])
+
+    def about(self) -> str | None:
+        """One line where grey values of several files were seen through one window."""
+        if len(self.files) < 2 or self.window is None:
+            return None
+        what = f"{self.files[0].path}: {len(self.files)} slices as one volume"
+        if isinstance(self.window, Range):
+            return f"{what}, values {self.window.low:g} to {self.window.high:g} of all of them, as in training"
+        return f"{what}, window {self.window.centre:g}/{self.window.width:g} of the files"
+
+
+def series_of(
+    inputs: Sequence[Path], *, depth: Depth = AUTO, failures: Failures | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+) -> list[Series]:  # fmt: skip
+    """The pictures among `inputs`, files or folders of them, by series; what cannot share a SEG stands alone.
+    `depth`: the rule by which the model's training made eight bits of grey values.
+
+    In a folder, objects of other kinds (reports, presentation states) are left out and named to `tell`. Raises
+    ValueError, in one line that names the file or folder, for what is no DICOM image; with `failures`, only where
+    nothing can be read at all.
     """
-    found: dict[Any, list[Any]] = defaultdict(list)
+    found: dict[Any, list[DicomFile]] = defaultdict(list)
+    named = {path for path in inputs if not path.is_dir()}
+    others: list[str] = []
     for path in _files(inputs):
-        image = _read(path)
-        alone = path if int(image.get("NumberOfFrames") or 1) > 1 or "FrameOfReferenceUID" not in image else None
-        found[image.get("SeriesInstanceUID"), image.Rows, image.Columns, alone].append(image)
-    return [sorted(images, key=lambda image: int(image.get("InstanceNumber") or 0)) for images in found.values()]
+        try:
+            file = DicomFile(path)
+        except NotAPicture as error:
+            if path in named:
+                raise
+            others.append(str(error))
+            continue
+        except ValueError as error:
+            if failures is None:
+                raise
+            failures.add(path, error)
+            continue
+        header = file.header
+        alone = path if "NumberOfFrames" in header or "FrameOfReferenceUID" not in header else None
+        found[header.get("SeriesInstanceUID"), file.size, header.PhotometricInterpretation, alone].append(file)
+    if others:
+        tell(
+            f"left out, no pictures: {'; '.join(others[:5])}{f' and {len(others) - 5} more' if len(others) > 5 else ''}"
+        )
+    if not found and not failures:
+        raise ValueError(f"{inputs[0]}: holds no DICOM picture; name another folder")
+    return [_series(sorted(files, key=_number), depth) for files in found.values()]
 
 
-def _read(path: Path) -> Any:
-    pydicom = library("pydicom")
+def _series(files: list[DicomFile], depth: Depth) -> Series:
+    if not files[0].grey:
+        return Series(tuple(files), None)
     try:
-        image = pydicom.dcmread(path)
-    except FileNotFoundError:
-        raise ValueError(f"{path}: no such file") from None
-    except Exception as error:  # the library raises many kinds
-        raise ValueError(f"{path}: cannot be read as DICOM ({said(error)}); export it again") from None
-    if "PixelData" not in image or "Rows" not in image:
-        raise ValueError(f"{path}: holds no picture; name files of images")
-    pixels = int(image.Rows) * int(image.Columns) * int(image.get("NumberOfFrames") or 1)
-    if not 0 < pixels < _MOST_PIXELS:
-        raise ValueError(f"{path}: says that it has {pixels} pixels; export it again, in parts")
-    return image
+        return Series(tuple(files), window_of(files, depth))
+    except ValueError:  # one of them is damaged; which one is told when its turn comes
+        sound = [file for file in files if _decodes(file)]
+        return Series(tuple(files), window_of(sound, depth) if sound else None)
+
+
+def _decodes(file: DicomFile) -> bool:
+    try:
+        return all(file.values(k) is not None for k in range(file.count))
+    except ValueError:
+        return False
+
+
+def _number(file: DicomFile) -> int:
+    return int(file.header.get("InstanceNumber") or 0)
 
 
 def _files(inputs: Sequence[Path]) -> list[Path]:
     out: list[Path] = []
     for given in inputs:
         if given.is_dir():
-            inside = sorted(p for p in given.iterdir() if p.is_file() and p.suffix.lower() in _SUFFIXES)
-            inside = [p for p in inside if not p.name.startswith((".", "DICOMDIR")) and not p.name.endswith(".seg.dcm")]
+            inside = [path for path in sorted(given.iterdir()) if _is_candidate(path)]
             if not inside:
                 raise ValueError(f"{given}: holds no DICOM file; name another folder")
             out += inside
@@ -78,15 +120,18 @@ def _files(inputs: Sequence[Path]) -> list[Path]:
             out.append(given)
     if not out:
         raise ValueError("inputs: none given; name DICOM files or folders of them")
-    return out
+    return list(dict.fromkeys(out))
+
+
+def _is_candidate(path: Path) -> bool:
+    """By suffix, or by content: many archives name files by their UID, without a suffix."""
+    if not path.is_file() or path.name.startswith((".", "DICOMDIR")) or path.name.endswith(SEG_SUFFIX):
+        return False
+    return path.suffix.lower() in _SUFFIXES or path.suffix == "" or is_dicom(path)
 
 
 def path_of(image: Any) -> str:
     return os.fspath(getattr(image, "filename", "") or "image")
-
-
-def said(error: Exception) -> str:
-    return str(error).splitlines()[0][:120] if str(error) else type(error).__name__
 
 
 def library(name: str) -> Any:

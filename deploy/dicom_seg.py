@@ -1,13 +1,15 @@
 """DICOM in, DICOM segmentation out: a SEG object of coded segments that refers to the very images it was made from.
 
-Off the hot path. Patient and study are copied into the SEG because the standard demands it, and go nowhere else: files
-are named by their number, and no message holds more than a file's path.
+Off the hot path. Patient and study are copied into the SEG because the standard demands it, and go nowhere else: a SEG
+is named by the file it was made from, and no message holds more than a file's path. A SEG of other images is never
+replaced.
 
 Shapes: F frames, H W size in pixels.
 """
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
@@ -17,12 +19,14 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy.dicom_images import library, path_of, pixels_of, said, series_of
+from deploy.dicom_images import SEG_SUFFIX, Series, library, said, series_of
+from deploy.dicom_pixels import DicomFile
 from deploy.inputs import Watch, read_inputs
 from deploy.runtime import runner
 from deploy.ship import Ship, card_hash, open_ship
 from edgemt.contract import Card
-from edgemt.files import write_bytes
+from edgemt.depth import of_card
+from edgemt.files import Failures, write_bytes
 from edgemt.frames import fit_frame, fit_label
 
 Kind = Literal["BINARY", "LABELMAP"]
@@ -56,39 +60,91 @@ def predict_dicom_seg(
 def write_dicom_seg(
     ship: Ship, predict: Predict, inputs: Sequence[Path], *, out: Path, kind: Kind = "BINARY"
 ) -> Iterator[Path]:
-    """A SEG for each series among `inputs`: files, or folders of them. Yields each file when it is written.
+    """A SEG for each series among `inputs`: files, or folders of them. Yields each file when it is written:
+    `NAME.seg.dcm` by the (first) file it was made from, with a part of its UID's hash where another SEG has the name.
 
     BINARY is what every viewer reads, LABELMAP is quicker to load. A cine, and an image that lies in no patient
-    coordinates, gets a SEG of its own. Raises ValueError, in one line that names the file, for what cannot be read as
-    an image, a model of neighbouring slices, and missing libraries.
+    coordinates, gets a SEG of its own. Files that cannot be decoded are left out and named at the end, in a ValueError.
+    Raises ValueError, in one line that names the file, for what cannot be read as an image, a model of neighbouring
+    slices, and missing libraries.
     """
     library("highdicom")
     if ship.card.channel_order == "slices":
         raise ValueError(f"{ship.folder}: reads slices of a volume; DICOM SEG is written by models of single frames")
-    for number, images in enumerate(series_of(inputs), 1):
-        path = out / f"{number:03d}.seg.dcm"
-        masks = np.concatenate([_masks(ship.card, predict, image) for image in images])
+    failures, written = Failures(), set[Path]()
+    depth = of_card(ship.card.data, source=ship.folder / "card.json")
+    for number, series in enumerate(series_of(inputs, depth=depth, failures=failures, tell=_tell), 1):
+        if (about := series.about()) is not None:
+            _tell(about)
+        kept, masks = _predicted(ship.card, predict, series, failures)
+        if not kept:
+            continue
         try:
-            made = _segmentation(ship.card, images, masks, kind=kind, number=number)
-            data = _bytes(made)
+            data = _bytes(_segmentation(ship.card, [file.header for file in kept], masks, kind=kind, number=number))
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # what the standard demands is missing
-            raise ValueError(
-                f"{path_of(images[0])}: no SEG can be made of it ({said(error)}); export it again"
-            ) from None
+            failures.add(kept[0].path, ValueError(f"no SEG can be made of it ({said(error)}); export it again"))
+            continue
+        path = _target(out, kept[0], written)
         write_bytes(path, data)
+        written.add(path)
         yield path
+    failures.raise_if_any()
+
+
+def _tell(text: str) -> None:
+    print(f"edgemt: {text}", file=sys.stderr, flush=True)
+
+
+def _predicted(card: Card, predict: Predict, series: Series, failures: Failures) -> tuple[list[DicomFile], np.ndarray]:
+    """The files that could be read, and uint8 [F, H, W] of all their frames."""
+    kept, masks = [], []
+    for file in series.files:
+        try:
+            masks.append(_masks(card, predict, series.frames(file)))
+        except ValueError as error:
+            failures.add(file.path, error)
+            continue
+        kept.append(file)
+    return kept, np.concatenate(masks) if masks else np.zeros((0, 0, 0), np.uint8)
+
+
+def _target(out: Path, file: DicomFile, written: set[Path]) -> Path:
+    """The same images replace their SEG of before; those of others stay."""
+    name = file.path.name
+    for suffix in (".dcm", ".dicom", ".ima"):
+        name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
+    uid = str(file.header.SOPInstanceUID)
+    plain = out / f"{name}{SEG_SUFFIX}"
+    if plain not in written and (not plain.exists() or uid in _sources_of(plain)):
+        return plain
+    return out / f"{name}.{hashlib.sha256(uid.encode()).hexdigest()[:12]}{SEG_SUFFIX}"
+
+
+def _sources_of(path: Path) -> set[str]:
+    """SOP instances that a SEG refers to; none for a file that is no SEG."""
+    try:
+        header = library("pydicom").dcmread(path, stop_before_pixels=True)
+    except Exception:  # whatever it is, it is not ours to replace
+        return set()
+    return {
+        str(item.ReferencedSOPInstanceUID)
+        for series in header.get("ReferencedSeriesSequence") or []
+        for item in series.get("ReferencedInstanceSequence") or []
+    }
 
 
 def _segmentation(card: Card, images: list[Any], masks: np.ndarray, *, kind: Kind, number: int) -> Any:
     from pydicom import Dataset
 
-    placed = "FrameOfReferenceUID" in images[0]
-    if placed or len(masks) == 1:
+    if "NumberOfFrames" not in images[0] or "SharedFunctionalGroupsSequence" in images[0]:
         return _made(card, images, masks, kind=kind, number=number)
-    one = Dataset(dict(images[0].items()))  # highdicom takes one frame where there are no coordinates: the rest follows
+    # highdicom takes the frames of a cine one by one, and a frame of reference only with positions: the rest follows
+    one = Dataset(dict(images[0].items()))
     one.file_meta = images[0].file_meta
     one.add_new("SOPClassUID", "UI", _STAND_IN)
-    del one.NumberOfFrames
+    for name in ("NumberOfFrames", "FrameOfReferenceUID"):
+        if name in one:
+            delattr(one, name)
     return _with_frames(_made(card, [one], masks[:1], kind=kind, number=number), masks, images[0])
 
 
@@ -163,9 +219,8 @@ def _described(hd: Any, card: Card, value: int) -> Any:
     )
 
 
-def _masks(card: Card, predict: Predict, image: Any) -> np.ndarray:
-    """uint8 [F, H, W] of the frames of one file, at their own size."""
-    frames = pixels_of(image)
+def _masks(card: Card, predict: Predict, frames: np.ndarray) -> np.ndarray:
+    """uint8 [F, H, W] of frames at their own size."""
     out = np.zeros(frames.shape[:3], np.uint8)
     for k, frame in enumerate(frames):
         fitted = fit_frame(np.ascontiguousarray(frame), size=card.size, channels=card.channels)

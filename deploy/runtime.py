@@ -20,8 +20,9 @@ import numpy as np
 
 from deploy import onnxruntime_graph, openvino_graph, tensorrt_graph
 from deploy.cache_seal import mac, private_folder
+from deploy.deciding import decide
 from deploy.explain import explain
-from deploy.fastest import fastest
+from deploy.fastest import fastest, undecided
 from deploy.graph_file import parse_graph
 from deploy.machine import physical_cores
 from deploy.model_bytes import ModelBytes, read_model
@@ -268,10 +269,13 @@ def _choose(ship: Ship, row: Runtime, file: str | None) -> str:
 
 
 def _quickest(ship: Ship, runtime: str) -> tuple[str, str | None, str | None]:
-    """Runtime, file and precision that were the quickest when the ship was made, of those that work here."""
+    """Runtime, file and precision that were the quickest when the ship was made, of those that work here; where that
+    is undecided, what this device finds the quickest."""
     for name, record in fastest(ship.card).items():
         if runtime == name or (runtime == "auto" and _works(name)):
             return name, str(record["file"]), record.get("asked")
+    if undecided(ship.card) and (found := decide(ship, runtime=runtime)) is not None:
+        return found.runtime, found.file, found.asked
     return runtime, None, None
 
 

@@ -7,6 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from deploy import machine
+from deploy.deciding import decide
+from deploy.fastest import BUSY, fastest, undecided
 from deploy.runtime import RUNTIMES, available, runner
 from deploy.ship import Ship, golden, open_ship, self_test
 from deploy.tensorrt_engine import NoEngine
@@ -107,7 +109,23 @@ def _try_ship(folder: Path, runtimes: list[str]) -> tuple[bool, list[str]]:
         for fine, line in _agreement(kind, masks, least=_least(ship, kind)):
             healthy = healthy and fine
             lines.append(line)
-    return healthy, lines
+    return healthy, [*lines, *_quickest(ship)]
+
+
+def _quickest(ship: Ship) -> list[str]:
+    """What `runner` takes here where nobody chooses, and why."""
+    if not undecided(ship.card):
+        return [
+            f"    quickest     {record['file']} on {name}, when the ship was made"
+            for name, record in list(fastest(ship.card).items())[:1]
+        ]
+    found = decide(ship)
+    if found is None:
+        return []
+    busy = found.foreign_cores or 0.0
+    busy_too = f"; other processes used {busy:.1f} cores meanwhile, ask again on a quiet machine" if busy > BUSY else ""
+    what = f"{found.file} on {found.runtime}, {found.p50_ms:.2f} ms, timed here, since the card leaves it undecided"
+    return [f"    quickest     {what}{busy_too}"]
 
 
 def _try_file(ship: Ship, name: str, kind: str, masks: dict[str, np.ndarray]) -> tuple[bool, str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import hashlib
 import os
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -145,3 +146,30 @@ def sha256(path: str | Path) -> str:
         for block in iter(lambda: file.read(1 << 20), b""):
             digest.update(block)
     return digest.hexdigest()
+
+
+class Failures:
+    """Inputs that could not be used while the others were: told one by one on stderr, and named together at the end."""
+
+    def __init__(self, *, total: int = 2) -> None:
+        """Of one input alone, only the end tells."""
+        self._why: dict[str, str] = {}
+        self._one = total < 2
+
+    def __bool__(self) -> bool:
+        return bool(self._why)
+
+    def add(self, path: str | Path, error: Exception) -> None:
+        text = (str(error).splitlines() or [type(error).__name__])[0]
+        self._why[str(path)] = text if text.startswith(str(path)) else f"{path}: {text}"
+        if not self._one:
+            print(f"edgemt: warning: left out: {self._why[str(path)]}", file=sys.stderr, flush=True)
+
+    def raise_if_any(self) -> None:
+        """Raises ValueError in one line: the only one with its reason, several with their names."""
+        if len(self._why) == 1:
+            raise ValueError(next(iter(self._why.values())))
+        if self._why:
+            shown = ", ".join(list(self._why)[:20])
+            more = f" and {len(self._why) - 20} more" if len(self._why) > 20 else ""
+            raise ValueError(f"{len(self._why)} inputs were left out, the others are done: {shown}{more}")

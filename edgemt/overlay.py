@@ -17,12 +17,12 @@ Colour = tuple[int, int, int]
 _PALETTE: tuple[Colour, ...] = (
     (64, 240, 200),
     (255, 210, 63),
-    (255, 120, 190),
     (96, 176, 255),
+    (255, 255, 255),
+    (200, 150, 255),
     (188, 240, 70),
     (255, 145, 70),
-    (200, 150, 255),
-    (255, 255, 255),
+    (255, 120, 190),  # the nearest to red tissue comes last
 )
 _HALO = 0.55  # opacity of the dark rim that keeps a line visible on a specular highlight
 

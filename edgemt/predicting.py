@@ -7,6 +7,7 @@ Shapes: H W the input's size, X Y Z a volume's, K channels.
 
 from __future__ import annotations
 
+import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from io import BytesIO
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 from PIL import Image
+from PIL.PngImagePlugin import PngInfo
 
 from deploy.inputs import Watch, read_inputs
 from deploy.runtime import runner
@@ -22,7 +24,7 @@ from deploy.ship import open_ship
 from edgemt.components import through_plane as vote
 from edgemt.contract import Card, Runner
 from edgemt.depth import of_card
-from edgemt.files import whole, write_bytes
+from edgemt.files import Failures, NoSpaceError, whole, write_bytes
 from edgemt.frames import (
     Volume,
     fit_frame,
@@ -40,6 +42,7 @@ from edgemt.geometry import is_order, like_input, restored
 from edgemt.overlay import class_colours, contours
 from edgemt.through import frame_around
 
+_MARK = "EdgeMT input"
 _OURS = (".mask.png", ".overlay.png", ".mask.nii.gz")
 Predict = Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, K] -> uint8 [N, H, W]
 _VIDEO = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg")
@@ -60,7 +63,9 @@ def predict(
 
     `through_plane` slices of a volume vote on each voxel between them; 1 leaves the masks as they are.
     Yields each file when it is written; ship and inputs' names are checked before the first mask.
-    Raises ValueError in one line for a refused ship, an input of another kind, and two inputs of one name.
+    A mask of another input is never replaced: the new one gets a longer name. Inputs that cannot be read are left out
+    and named at the end. Raises ValueError in one line for them, a refused ship, an input of another kind, and two
+    inputs of one name.
     """
     ship = open_ship(folder)
     sliced = ship.card.channel_order == "slices"
@@ -88,11 +93,46 @@ def _watched(made: Runner, watch: Watch) -> Predict:
 
 
 def _all(made: Predict, card: Card, jobs: dict[str, Path], out: Path, overlay: bool, width: int) -> Iterator[Path]:
+    """Inputs that cannot be read are named at the end, in a ValueError; the others are done."""
+    failures = Failures(total=len(jobs))
     for name, path in jobs.items():
-        if is_image(path):
-            yield from _image(made, card, path, out / name, overlay)
-        else:
-            yield from _volume(made, card, path, out / name, overlay, width)
+        suffix = ".mask.png" if is_image(path) else ".mask.nii.gz"
+        target = free_target(out, name, suffix, path)
+        try:
+            if is_image(path):
+                yield from _image(made, card, path, target, overlay)
+            else:
+                yield from _volume(made, card, path, target, overlay, width)
+        except NoSpaceError:
+            raise
+        except ValueError as error:
+            failures.add(path, error)
+    failures.raise_if_any()
+
+
+def free_target(out: Path, name: str, suffix: str, path: Path) -> Path:
+    """`out / name`, or a name with a part of the input's mark where the mask of another input has that one."""
+    mark = input_mark(path)
+    there = out / f"{name}{suffix}"
+    return out / name if not there.exists() or _mark_of(there) == mark else out / f"{name}.{mark[-12:]}"
+
+
+def input_mark(path: Path) -> str:
+    """What a mask holds of the place of its input, so that the same input replaces it and no other: 23 characters."""
+    return f"edgemt:{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
+
+
+def _mark_of(mask: Path) -> str:
+    try:
+        if mask.suffix == ".png":
+            with Image.open(mask, formats=("PNG",)) as image:
+                return str(image.info.get(_MARK, ""))
+        import nibabel
+
+        header: Any = nibabel.load(mask).header
+        return bytes(header["aux_file"].item()).rstrip(b"\0").decode("latin-1")
+    except Exception:  # whatever it is, it is not ours to replace
+        return ""
 
 
 def _image(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
@@ -100,7 +140,7 @@ def _image(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -
     picture = _eight_bits(several_values(read_image(path), path), card, path)
     frame = fit_frame(picture, size=card.size, channels=card.channels)
     mask = fit_label(made(frame[None])[0], size=picture.shape[:2])
-    yield write_png(target, ".mask.png", mask, colours=len(card.classes))
+    yield write_png(target, ".mask.png", mask, colours=len(card.classes), mark=input_mark(path))
     if overlay:
         drawn = contours(picture, mask, colours=class_colours(len(card.classes)))
         yield write_png(target, ".overlay.png", drawn)
@@ -120,7 +160,9 @@ def _volume(made: Predict, card: Card, path: Path, target: Path, overlay: bool, 
     mask = np.moveaxis(vote(np.moveaxis(mask, -1, 0), width=width), 0, -1)
     name = target.with_name(f"{target.name}.mask.nii.gz")
     with whole(name) as part:
-        part.write_bytes(_gzip(nifti(mask, volume, axes=axes).to_bytes()))
+        image = nifti(mask, volume, axes=axes)
+        image.header["aux_file"] = input_mark(path)
+        part.write_bytes(_gzip(image.to_bytes()))
     yield name
     if overlay:
         k = int((mask > 0).sum(axis=(0, 1)).argmax())
@@ -176,6 +218,7 @@ def _gzip(data: bytes) -> bytes:
 def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
     """Name of the output -> input, a folder's in order; what this program wrote before is not read again."""
     jobs: dict[str, Path] = {}
+    inputs_found: list[Path] = []
     for given in inputs:
         if given.is_dir():
             found = _inside(given, sliced=sliced)
@@ -190,14 +233,20 @@ def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
             raise ValueError(
                 other or f"{given}: neither an image nor a volume; convert it to PNG, JPEG, TIFF or .nii.gz"
             )
-        for path in found:
-            name = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
-            if name in jobs and jobs[name] != path:
-                raise ValueError(f"{path}: would write the same mask as {jobs[name]}; rename one or predict it apart")
-            jobs[name] = path
-    if not jobs:
+        inputs_found += found
+    if not inputs_found:
         raise ValueError("inputs: none given; name images, volumes or folders")
+    stems = [_stem(path) for path in dict.fromkeys(inputs_found)]
+    for path, stem in zip(dict.fromkeys(inputs_found), stems, strict=True):
+        name = stem if stems.count(stem) == 1 else path.name  # a.png and a.jpg
+        if name in jobs:
+            raise ValueError(f"{path}: would write the same mask as {jobs[name]}; rename one or predict it apart")
+        jobs[name] = path
     return jobs
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
 
 
 def _inside(folder: Path, *, sliced: bool) -> list[Path]:
@@ -218,7 +267,8 @@ def _readable(path: Path) -> bool:
     return path.is_file() and (is_image(path) or is_volume(path) or is_h5(path))
 
 
-def write_png(target: Path, suffix: str, array: np.ndarray, *, colours: int = 0) -> Path:
+def write_png(target: Path, suffix: str, array: np.ndarray, *, colours: int = 0, mark: str = "") -> Path:
+    """`colours`: of a mask, as a palette; `mark`: of its input, as a text in the file."""
     image = Image.fromarray(array)
     if colours:
         # indices stay what they are; the palette only makes them visible
@@ -226,7 +276,10 @@ def write_png(target: Path, suffix: str, array: np.ndarray, *, colours: int = 0)
         rest = class_colours(colours)[1:]
         image.putpalette([0, 0, 0, *(value for colour in rest for value in colour)])
     buffer = BytesIO()
-    image.save(buffer, "PNG")
+    texts = PngInfo()
+    if mark:
+        texts.add_text(_MARK, mark)
+    image.save(buffer, "PNG", pnginfo=texts)
     path = target.with_name(f"{target.name}{suffix}")
     write_bytes(path, buffer.getvalue())
     return path

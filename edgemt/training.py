@@ -91,7 +91,7 @@ def trained(
         done = engine.train(
             method,
             build=builder(known, side, method=method, seed=at.recipe.seed),
-            draw=side.draw(of.schedule, all_labels=all_labels, bank=said),
+            draw=side.draw(of.schedule, all_labels=all_labels, bank=said, alike=method.alike),
             schedule=of.schedule,
             folder=working,
             seed=at.recipe.seed,
@@ -199,7 +199,8 @@ def _measured_again(side: Side, folder: Path, stage: str, parent: Path | None, j
     if judge is not None and parent_dice is not None:
         judge(parent_dice, measured["dice"])
     _forget_validation_curve(folder, card)
-    record = {**measured, "drop": drop(parent_dice, measured), "runtime": "torch"}
+    noted = {name: before[name] for name in ("attempts",) if name in before}
+    record = {**measured, "drop": drop(parent_dice, measured), "runtime": "torch", **noted}
     artefact.rewrite_card(
         folder, replace(artefact.read_card(folder), measured={artefact.WEIGHTS: record}, data=side.card().data)
     )

@@ -108,7 +108,7 @@ def test_single_pictures_without_coordinates_get_one_each(ship: Ship, tmp_path: 
     for k in range(2):
         write(tmp_path / f"{k}.dcm", FRAMES[k][None], uid.UltrasoundImageStorage, SeriesInstanceUID=series)
     paths = segmentations(ship, [tmp_path], tmp_path / "out")
-    assert [path.name for path in paths] == ["001.seg.dcm", "002.seg.dcm"]
+    assert [path.name for path in paths] == ["0.seg.dcm", "1.seg.dcm"]
 
 
 def test_the_patient_is_inside_the_segmentation_and_nowhere_else(
@@ -149,3 +149,66 @@ def test_a_model_of_slices_is_refused(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship", channel_order="slices")
     with pytest.raises(ValueError, match="reads slices of a volume"):
         list(write_dicom_seg(ship, lambda frames: frames[..., 0], [tmp_path], out=tmp_path / "out"))
+
+
+@pytest.mark.parametrize("frames", [1, 3])
+@pytest.mark.parametrize("reference", [False, True])
+def test_a_cine_of_one_frame_and_one_with_a_frame_of_reference_get_theirs(
+    frames: int, reference: bool, ship: Ship, tmp_path: Path
+) -> None:
+    more = {"FrameOfReferenceUID": uid.generate_uid()} if reference else {}
+    cine = write(tmp_path / "cine.dcm", FRAMES[:frames], uid.UltrasoundMultiFrameImageStorage, **more)
+    (path,) = segmentations(ship, [cine], tmp_path / "out")
+    masks = highdicom.seg.segread(path).get_pixels_by_source_frame(
+        pydicom.dcmread(cine).SOPInstanceUID, list(range(1, frames + 1)),
+        combine_segments=True, ignore_spatial_locations=True,
+    )  # fmt: skip
+    assert np.array_equal(masks, np.stack([expected(picture) for picture in FRAMES[:frames]]))
+
+
+def referred(path: Path) -> str:
+    return str(pydicom.dcmread(path).ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID)
+
+
+def test_a_segmentation_is_named_by_its_input_and_never_replaces_that_of_another(ship: Ship, tmp_path: Path) -> None:
+    inputs = []
+    for name in ("a/IM0001", "b/IM0001", "b/other.dcm"):
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        inputs.append(write(tmp_path / name, FRAMES, uid.UltrasoundMultiFrameImageStorage))
+    out = tmp_path / "out"
+    made = [segmentations(ship, [path], out)[0] for path in inputs]
+    assert [path.name for path in (made[0], made[2])] == ["IM0001.seg.dcm", "other.seg.dcm"]
+    assert [referred(path) for path in made] == [pydicom.dcmread(path).SOPInstanceUID for path in inputs]
+    again = segmentations(ship, inputs, out)  # the same images replace their own
+    assert again == made and len(list(out.iterdir())) == 3
+    (out / "other.seg.dcm").write_text("something else")
+    assert segmentations(ship, [inputs[2]], out)[0].name != "other.seg.dcm"
+
+
+def test_damaged_files_are_named_at_the_end_and_the_others_are_done(
+    ship: Ship, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    study = tmp_path / "study"
+    study.mkdir()
+    for k in range(4):
+        write(study / f"{k}.dcm", FRAMES[:1], uid.UltrasoundImageStorage)
+    (study / "1.dcm").write_bytes((study / "1.dcm").read_bytes()[:-1000])
+    (study / "2.dcm").write_bytes(b"no DICOM")
+    report = Dataset()
+    report.file_meta = FileMetaDataset()
+    report.file_meta.TransferSyntaxUID = uid.ExplicitVRLittleEndian
+    report.SOPClassUID, report.SOPInstanceUID = uid.BasicTextSRStorage, uid.generate_uid()
+    report.save_as(study / "report.dcm", enforce_file_format=True)
+    with pytest.raises(ValueError, match=r"2 inputs were left out.*2\.dcm.*1\.dcm") as refused:
+        segmentations(ship, [study], tmp_path / "out")
+    assert "\n" not in str(refused.value)
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == ["0.seg.dcm", "3.seg.dcm"]
+    assert "report.dcm: holds no picture" in capsys.readouterr().err
+
+
+def test_files_without_a_suffix_are_found_by_their_content(ship: Ship, tmp_path: Path) -> None:
+    study = tmp_path / "study"
+    study.mkdir()
+    write(study / "1.2.840.99.7", FRAMES, uid.UltrasoundMultiFrameImageStorage)
+    (study / "thumb.png").write_bytes(b"no DICOM, and not called so")
+    assert [path.name for path in segmentations(ship, [study], tmp_path / "out")] == ["1.2.840.99.7.seg.dcm"]

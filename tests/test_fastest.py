@@ -14,7 +14,9 @@ pytest.importorskip("onnxruntime")
 
 from tiny_ship import frame, make_ship  # noqa: E402
 
-from deploy.fastest import fastest, latency_records  # noqa: E402
+from deploy import deciding  # noqa: E402
+from deploy.fastest import fastest, latency_records, undecided  # noqa: E402
+from deploy.machine import Load  # noqa: E402
 from deploy.runtime import runner  # noqa: E402
 from deploy.ship import Ship  # noqa: E402
 from deploy.timing import BenchOptions  # noqa: E402
@@ -105,3 +107,61 @@ def test_the_precision_that_was_the_quickest_is_asked_for(tmp_path: Path) -> Non
     ship = make_ship(tmp_path / "ship", openvino=True)
     made = runner(told(ship, said("openvino", "openvino/model.xml", 0.5, asked="f32")))
     assert (made.runtime, made.file, made.precision) == ("openvino", "openvino/model.xml", "f32")
+
+
+def busy_for(monkeypatch: pytest.MonkeyPatch, *cores: float | None) -> None:
+    """What others take, timing after timing; the last goes on."""
+    left = list(cores)
+    monkeypatch.setattr(Load, "foreign", lambda self, later: left.pop(0) if len(left) > 1 else left[0])
+
+
+TWO = {("openvino", "slow.xml", None): Sleeper(0.004), ("openvino", "quick.xml", None): Sleeper(0.001)}
+
+
+def test_while_others_use_the_machine_it_is_timed_again_and_then_undecided(monkeypatch: pytest.MonkeyPatch) -> None:
+    busy_for(monkeypatch, 1.7, 0.9, 1.2)
+    records = latency_records(TWO, [frame(0)], FEW)
+    assert {record["undecided"] for record in records} == {True}
+    assert records[0]["foreign_cores"] == 0.9  # of the quietest time
+    card = Card(files={"quick.xml": "", "slow.xml": ""}, latency=records)
+    assert fastest(card) == {} and undecided(card)
+    for quiet in (0.1, None):
+        busy_for(monkeypatch, 1.7, quiet)
+        records = latency_records(TWO, [frame(0)], FEW)
+        assert not records[0]["undecided"] and records[0]["file"] == "quick.xml"
+
+
+def test_a_card_made_on_a_busy_machine_chooses_nothing_and_the_device_decides(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("EDGEMT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(deciding, "_decided", {})
+    busy_for(monkeypatch, 0.0)
+    latency = [
+        said("onnxruntime", "model.int8.onnx", 0.156, foreign_cores=1.7),
+        said("onnxruntime", "model.onnx", 1.0, foreign_cores=1.7, fastest=False),
+        said("onnxruntime", "../other.onnx", 0.1, foreign_cores=1.7),
+    ]
+    ship = told(make_ship(tmp_path / "ship"), *latency)
+    assert fastest(ship.card) == {} and undecided(ship.card)
+    timings: list[list[str]] = []
+
+    def records(calls: Any, frames: Any, options: Any, **more: Any) -> Any:
+        timings.append([file for _, file, _ in calls])
+        return [said("onnxruntime", "model.onnx", 0.5, p50_ms=1.0, foreign_cores=0.0)]
+
+    monkeypatch.setattr(deciding, "latency_records", records)
+    assert runner(ship).file == "model.onnx" and timings == [["model.int8.onnx", "model.onnx"]]
+    monkeypatch.setattr(deciding, "_decided", {})  # another process
+    assert runner(ship).file == "model.onnx" and len(timings) == 1
+    (tmp_path / "cache" / "decided.json").write_text("{")
+    monkeypatch.setattr(deciding, "_decided", {})
+    assert runner(ship).file == "model.onnx" and len(timings) == 2
+
+
+def test_the_device_really_times_what_it_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("EDGEMT_CACHE", str(tmp_path / "cache"))
+    monkeypatch.setattr(deciding, "_decided", {})
+    latency = [said("onnxruntime", f, 1.0, undecided=True) for f in ("model.onnx", "model.int8.onnx")]
+    found = deciding.decide(told(make_ship(tmp_path / "ship"), *latency))
+    assert found is not None and found.file in ("model.onnx", "model.int8.onnx") and found.p50_ms > 0

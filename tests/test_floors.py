@@ -30,6 +30,7 @@ FLOORS = [
             "flow",
             "training",
             "slimming",
+            "fallback",
             "quantizing",
             "shipping",
             "reporting",

@@ -18,7 +18,7 @@ from deploy.stream.board import Board, Limits
 from deploy.stream.crc64 import POLYNOMIAL, crc64
 from deploy.stream.frame_record import Frame, Result
 from deploy.stream.igtl_listening import IgtlOptions
-from deploy.stream.igtl_messages import MASK, STATE, STATUS
+from deploy.stream.igtl_messages import MASK, STATE, STATUS, Speaker
 from deploy.stream.igtl_server import IgtlServer, open_igtl
 from deploy.stream.marker import nothing
 from deploy.stream.outputs import Stage
@@ -365,8 +365,29 @@ def test_a_source_gives_pictures_with_the_machines_own_time(machine: tuple[socke
     got = source.read()
     assert got.pixels.shape == (4, 6) and (got.pixels == 7).all()
     assert got.source_ns == igtl.nanoseconds_of(STAMP + 7)
-    came = source.origin(Frame(0, got.pixels, 0, got.source_ns))
+    came = source.origin(Frame(0, got.pixels, 0, got.source_ns, origin=got.origin))
     assert came is not None and (came[0].place, came[1]) == (PLACE, STAMP + 7)
+
+
+@pytest.mark.parametrize("stamp", [0, STAMP])
+def test_pictures_whose_time_stamps_repeat_keep_their_own_places(
+    stamp: int, machine: tuple[socket.socket, IgtlSource]
+) -> None:
+    link, source = machine
+    frames = []
+    for k in range(4):
+        image = igtl.Image(np.full((16, 16), k, np.uint8), (*PLACE[:9], 10.0 * k, 0.0, 0.0))
+        link.sendall(igtl.pack("IMAGE", igtl.pack_image(image), device="probe", stamp=stamp))
+        picture = source.read()
+        frames.append(Frame(k, picture.pixels, 0, picture.source_ns, origin=picture.origin))
+    speaker = Speaker(version=1, origin=source.origin)
+    for one in (frames[1], frames[3], frames[0]):
+        on = board()
+        on.put_frame(Frame(**{**one.__dict__, "captured_ns": time.monotonic_ns()}))
+        on.put_result(result(Frame(**{**one.__dict__, "captured_ns": time.monotonic_ns()}), size=(16, 16)))
+        sent = speaker.image(on.look())
+        content, _ = igtl.read_content(igtl.read_header(sent[:58], most=1 << 20), sent[58:])
+        assert igtl.read_image(content).place[9] == 10.0 * one.id
 
 
 def test_a_damaged_picture_is_left_out_and_the_next_one_read(machine: tuple[socket.socket, IgtlSource]) -> None:

@@ -20,6 +20,7 @@ from deploy.ship_bench import bench_ship  # noqa: E402
 from edgemt import shipped  # noqa: E402
 from edgemt.data.layouts import DataOptions  # noqa: E402
 from edgemt.frames import read_label, read_label_volume, read_volume  # noqa: E402
+from edgemt.predicting import write_png  # noqa: E402
 
 RUN: dict[str, Any] = {"runtime": "onnxruntime"}
 DATA = DataOptions(layout="pairs", classes=("background", "organ", "tool"), size=SIZE).to_dict()
@@ -302,3 +303,53 @@ def test_frames_of_another_kind_are_said_once_in_words(tmp_path: Path, capsys: p
         Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
     assert len(list(shipped.predict(ship.folder, [root / "images"], out=tmp_path / "out2", **RUN))) == 6
     assert capsys.readouterr().err.count("unlike those of training") == 1
+
+
+def test_one_damaged_file_leaves_the_others_done_and_is_named_at_the_end(
+    ship: Ship, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for k in range(5):
+        write_png(folder / f"f{k}", ".png", np.random.default_rng(k).integers(0, 255, (40, 50, 3), dtype=np.uint8))
+    for k in (1, 3):
+        (folder / f"f{k}.png").write_bytes((folder / f"f{k}.png").read_bytes()[:900])
+    out = tmp_path / "out"
+    with pytest.raises(ValueError, match=r"2 inputs were left out, .* done: .*f1\.png, .*f3\.png") as refused:
+        list(shipped.predict(ship.folder, [folder], out=out, overlay=False, **RUN))
+    assert "\n" not in str(refused.value)
+    assert sorted(path.name for path in out.iterdir()) == ["f0.mask.png", "f2.mask.png", "f4.mask.png"]
+    assert capsys.readouterr().err.count("left out: ") == 2
+
+
+def test_a_mask_of_another_input_is_never_replaced(ship: Ship, tmp_path: Path) -> None:
+    draw = np.random.default_rng(0)
+    for name in ("x/a", "y/a"):
+        (tmp_path / name).parent.mkdir()
+        write_png(tmp_path / name, ".png", draw.integers(0, 255, (40, 50, 3), dtype=np.uint8))
+        Image.open(tmp_path / f"{name}.png").save(tmp_path / f"{name}.jpg")
+    out, run = tmp_path / "out", {"overlay": False, **RUN}
+    inputs = [tmp_path / name for name in ("x/a.png", "y/a.png", "x/a.jpg", "y/a.jpg")]
+    made = [next(iter(shipped.predict(ship.folder, [path], out=out, **run))) for path in inputs]
+    assert len(set(made)) == 4 and made[0].name == "a.mask.png"
+    before = [path.read_bytes() for path in made]
+    again = [next(iter(shipped.predict(ship.folder, [path], out=out, **run))) for path in inputs]
+    assert again == made and [path.read_bytes() for path in made] == before and len(list(out.iterdir())) == 4
+    both = list(shipped.predict(ship.folder, [tmp_path / "x"], out=tmp_path / "both", **run))
+    assert sorted(path.name for path in both) == ["a.jpg.mask.png", "a.png.mask.png"]
+    (out / "b.mask.png").write_bytes(b"of somebody else")
+    Image.open(inputs[0]).save(tmp_path / "b.png")
+    (mask,) = shipped.predict(ship.folder, [tmp_path / "b.png"], out=out, **run)
+    assert mask.name != "b.mask.png" and (out / "b.mask.png").read_bytes() == b"of somebody else"
+
+
+def test_a_volume_of_another_input_is_never_replaced(tmp_path: Path) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    ship = make_ship(tmp_path / "ship")
+    voxels = np.random.default_rng(0).integers(0, 255, (12, 10, 3)).astype(np.uint8)
+    for folder in ("x", "y"):
+        (tmp_path / folder).mkdir()
+        nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / folder / "v.nii.gz")
+    run = {"out": tmp_path / "o", "overlay": False, **RUN}
+    paths = [next(iter(shipped.predict(ship.folder, [tmp_path / f / "v.nii.gz"], **run))) for f in ("x", "y", "x")]
+    assert paths[0] == paths[2] != paths[1] and len(list((tmp_path / "o").iterdir())) == 2

@@ -182,7 +182,9 @@ def test_the_gate_judges_again_and_leaves_the_card_when_it_refuses(
 
     copy = shutil.copytree(tiny_run, tmp_path / "run")
     before = (copy / "slim" / "card.json").read_bytes()
-    monkeypatch.setattr(slimming, "gate", lambda **given: (_ for _ in ()).throw(ValueError("the pruned student")))
+    monkeypatch.setattr(
+        slimming, "gate", lambda *given, **options: (_ for _ in ()).throw(ValueError("the pruned student"))
+    )
     with pytest.raises(SystemExit):
         cli.main(["prune", "phantom", "--out", str(copy), *TINY, "--data.phantom", "6", "12", "2"])
     assert "the pruned student" in capsys.readouterr().err

@@ -30,6 +30,7 @@ from tiny_ship import expected, frame, make_ship  # noqa: E402
 
 from deploy.stream import session as sessions  # noqa: E402
 from deploy.stream import standby as standbys  # noqa: E402
+from deploy.stream.board import Board, Limits  # noqa: E402
 from deploy.stream.child import ChildLost, ChildRunner, children_cpu_s  # noqa: E402
 from deploy.stream.frame_record import Frame, Result, Shown  # noqa: E402
 from deploy.stream.igtl_server import IgtlServer, open_igtl  # noqa: E402
@@ -43,6 +44,7 @@ from deploy.stream.page import Page, open_page  # noqa: E402
 from deploy.stream.session import Session  # noqa: E402
 from deploy.stream.source_iterable import IterableSource  # noqa: E402
 from deploy.stream.sources import Picture  # noqa: E402
+from deploy.stream.speaking import Ticker  # noqa: E402
 from deploy.stream.standby import Standby  # noqa: E402
 from edgemt import cli  # noqa: E402
 from edgemt.contract import Card  # noqa: E402
@@ -569,6 +571,29 @@ def test_a_format_of_colour_that_nobody_knows_is_no_signal_until_it_is_changed_b
     drama = Drama(lambda k: Picture(strange(k)), sees="no-signal")
     record = drama.play()
     assert drama.why == "no new frame" and record["corrupt"] > 0 and record["failures"] == 0
+    assert record["refused"][0]["count"] == record["corrupt"] and "a frame of" in record["refused"][0]["why"]
+
+
+def test_why_pictures_are_refused_is_told_while_there_is_no_signal_once_a_kind() -> None:
+    from deploy.stream.igtl_messages import Speaker
+
+    board = Board(Limits(budget_ms=100, no_signal_ms=300), model="m")
+    board.refuse("IMAGE: damaged on the way (its CRC differs)")
+    record = board.look().record
+    assert (record.state, record.refused) == ("no-signal", "IMAGE: damaged on the way (its CRC differs)")
+    assert record.to_json()["refused"] == record.refused
+    assert b"no frame yet: IMAGE: damaged" in Speaker(version=1).status_of(record)
+    frame = Frame(0, picture(0), board.clock())
+    board.put_frame(frame)
+    assert board.look().record.refused == ""
+    frames = [np.zeros((60, 80), np.uint16)] * 3 + [np.zeros((5, 5), np.uint8)] * 2 + [picture(k) for k in range(3)]
+    session = Session(IterableSource(frames, hz=50), model(), options=OPTIONS)
+    said: list[str] = []
+    ticker = Ticker(session, say=said.append)
+    record_of_it = session.run()
+    ticker.close()
+    assert [kind["count"] for kind in record_of_it["refused"]] == [3, 2]
+    assert len([line for line in said if "was refused" in line]) == 2
 
 
 def test_colour_that_turns_grey_or_gets_transparency_keeps_its_masks() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import http.client
 import io
 import json
@@ -22,7 +23,7 @@ from deploy.stream.board import Board, Limits
 from deploy.stream.frame_record import Frame, Result
 from deploy.stream.marker import nothing, outline
 from deploy.stream.outputs import Stage
-from deploy.stream.page import _FILES, Page, open_page
+from deploy.stream.page import _FILES, Page, open_page, source_label
 from deploy.stream.page_looks import _pillow, jpeg_encoder
 from deploy.stream.recording import recording, under_way
 from edgemt.contract import Card
@@ -294,6 +295,148 @@ def test_the_address_is_said_once_and_requests_are_not_logged(capfd: pytest.Capt
     said = capfd.readouterr()
     assert said.err == f"edgemt: page: {page.address}\n"
     assert said.out == ""
+
+
+@pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\nX: "])
+def test_connections_that_say_nothing_do_not_lock_a_page_out(sent: bytes, live: tuple[Board, Page]) -> None:
+    board, page = live
+    show(board, 1)
+    slow = [socket.create_connection(("127.0.0.1", page.port), timeout=10) for _ in range(40)]
+    try:
+        for link in slow:
+            with contextlib.suppress(OSError):  # it had to give way already
+                link.sendall(sent)
+        began = time.monotonic()
+        assert Reply(page, f"/{page.token}/look").look()[0]["record"]["state"] == "fresh"
+        assert time.monotonic() - began < 3
+    finally:
+        for link in slow:
+            link.close()
+
+
+def test_a_request_that_comes_byte_by_byte_is_given_up(
+    live: tuple[Board, Page], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, page = live
+    monkeypatch.setattr("deploy.stream.page_server._READ_S", 0.4)
+    link = socket.create_connection(("127.0.0.1", page.port), timeout=10)
+    ends = time.monotonic() + 10
+    with pytest.raises(OSError), link:
+        while time.monotonic() < ends:
+            link.sendall(b"G")
+            time.sleep(0.05)
+    assert time.monotonic() < ends
+
+
+def test_pages_that_showed_the_token_keep_their_places(live: tuple[Board, Page]) -> None:
+    board, page = live
+    show(board, 1)
+    keeping = [http.client.HTTPConnection("127.0.0.1", page.port, timeout=10) for _ in range(15)]
+    strangers: list[socket.socket] = []
+    try:
+        for round_ in range(2):
+            for link in keeping:
+                link.request("GET", f"/{page.token}/about.json")
+                assert link.getresponse().read()
+            if not round_:
+                strangers = [socket.create_connection(("127.0.0.1", page.port), timeout=10) for _ in range(10)]
+        assert Reply(page, f"/{page.token}/about.json").status == 200
+    finally:
+        for link in (*keeping, *strangers):
+            link.close()
+
+
+@pytest.mark.parametrize(
+    ("name", "label"),
+    [
+        ("/home/me/films/case 7.mp4", "case 7.mp4"),
+        ("rtsp://user:pass@10.0.0.7:554/live?key=secret", "rtsp://10.0.0.7:554/live"),
+        ("igtl://localhost:18945/Probe", "igtl://localhost:18945/Probe"),
+        ("camera:0", "camera:0"),
+        ("/dev/video0", "/dev/video0"),
+    ],
+)
+def test_the_page_names_its_source_without_path_and_password(name: str, label: str) -> None:
+    assert source_label(name) == label
+    on = replace(stage(), source=type("Source", (), {"name": name}))
+    page = Page(on)
+    try:
+        assert json.loads(Reply(page, f"/{page.token}/about.json").body)["source"] == label
+    finally:
+        page.close()
+
+
+def test_a_page_hears_that_the_stream_has_ended_before_the_server_goes(live: tuple[Board, Page]) -> None:
+    board, page = live
+    show(board, 1)
+    link = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
+
+    def look() -> dict[str, Any]:
+        link.request("GET", f"/{page.token}/look")
+        body = link.getresponse().read()
+        return json.loads(body[4 : 4 + int.from_bytes(body[:4], "big")])
+
+    assert look()["ended"] is False
+    board.close()
+    closing = threading.Thread(target=page.close)
+    closing.start()
+    ends = time.monotonic() + 5
+    while not look()["ended"]:
+        assert time.monotonic() < ends
+    closing.join(5)
+    assert not closing.is_alive()
+
+
+def test_without_a_signal_the_look_tells_why_pictures_are_refused(live: tuple[Board, Page]) -> None:
+    board, page = live
+    board.refuse("a damaged frame")
+    said, _, _ = Reply(page, f"/{page.token}/look").look()
+    assert (said["record"]["reason"], said["record"]["refused"]) == ("no frame yet", "a damaged frame")
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(headless_chromium.BINARY is None, reason="no Chromium here")
+@pytest.mark.parametrize("size", [(1280, 720), (540, 760)])
+def test_in_a_browser_the_page_warns_fits_and_ends(size: tuple[int, int], tmp_path: Path) -> None:
+    on = stage(budget_ms=10_000, no_signal_ms=20_000)
+    page, stop, likeness = Page(on), threading.Event(), [0.9]
+
+    def feed() -> None:
+        number = 0
+        while not stop.wait(0.2):
+            number += 1
+            on.board.put_frame(new := frame(number))
+            on.board.put_result(replace(result(new), likeness=likeness[0]))
+
+    feeding = threading.Thread(target=feed)
+    feeding.start()
+    text = "document.getElementById('{}').textContent"
+    inside = "(() => { const b = document.getElementById('{}').getBoundingClientRect();"
+    inside += "return b.width > 0 && b.top >= 0 && b.bottom <= innerHeight; })()"
+    try:
+        with headless_chromium.tab(tmp_path / "profile", size=size) as tab:
+            tab.open(page.address)
+            tab.until("document.body && document.body.dataset.state === 'fresh'")
+            assert tab.value(text.format("strip-word")) == "Fresh" and tab.value(text.format("size")) == "160 × 90"
+            assert all(tab.value(inside.replace("{}", name)) for name in ("freeze", "snapshot", "masks", "full"))
+            likeness[0] = 0.1
+            tab.until("document.body.classList.contains('unlike')")
+            assert tab.value(text.format("strip-word")) == "Unlike training"
+            plain, warned = "rgb(67, 217, 184)", "rgb(255, 194, 71)"
+            colour = tab.value("getComputedStyle(document.getElementById('strip')).backgroundColor")
+            assert colour == warned and tab.value("getComputedStyle(document.getElementById('word')).color") != plain
+            tab.press("f")
+            tab.until("document.fullscreenElement !== null")
+            assert tab.until(f"({inside.replace('{}', 'legend')}) && ({inside.replace('{}', 'strip-age')})")
+            likeness[0] = 0.9
+            tab.until("!document.body.classList.contains('unlike')")
+            on.board.close()
+            page.close()
+            tab.until("document.body.dataset.state === 'ended'")
+            assert "ended" in tab.value(text.format("strip-text"))
+    finally:
+        stop.set()
+        feeding.join()
 
 
 @pytest.mark.slow

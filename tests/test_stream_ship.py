@@ -271,3 +271,24 @@ def test_frames_from_python_may_share_one_array(ship: Path) -> None:
     for shown, mask in edgemt.stream(ship, reused(), hz=100, file="fp32", runtime="onnxruntime"):
         assert np.array_equal(shown.pixels, frame(shown.id))
         assert mask.mask is None or np.array_equal(mask.mask, expected(shown.pixels))
+
+
+def test_a_stream_that_showed_no_frame_says_why_and_ends_with_status_2(
+    ship: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "frames"
+    folder.mkdir()
+    for k in range(6):
+        (folder / f"{k}.png").write_bytes(b"no picture" * 100)
+    with pytest.raises(SystemExit) as stopped:
+        _stream(ship, "--source", folder, "--json", tmp_path / "r.json")
+    said = capsys.readouterr().err
+    assert stopped.value.code == 2
+    assert said.count("a picture of the source was refused") == 1  # six of one kind
+    assert "none of its 6 pictures could be shown" in said.splitlines()[-1] and "0.png" in said.splitlines()[-1]
+    (kind,) = json.loads((tmp_path / "r.json").read_text())["refused"]
+    assert kind["count"] == 6 and "cannot be decoded" in kind["why"]
+    import edgemt
+
+    with pytest.raises(ValueError, match="none of its 6 pictures"):
+        list(edgemt.stream(ship, folder, hz=0))

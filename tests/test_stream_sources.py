@@ -393,3 +393,100 @@ def test_one_colour_all_over_is_no_signal_whatever_the_colour() -> None:
 
 def test_every_kind_of_source_can_be_listed() -> None:
     assert all(kind.about and ":" in kind.made_by for kind in SOURCES.values())
+
+
+def _film(
+    path: Path, *, sar: Any = None, turn: tuple[int, bool, bool] | None = None, cover: bool = False
+) -> np.ndarray:
+    """Three frames with a bright corner; returns one of them as it is stored."""
+    av = pytest.importorskip("av")
+    stored = np.full((48, 64, 3), 30, np.uint8)
+    stored[:12, :16] = 220
+    with av.open(str(path), "w") as container:
+        if cover:
+            art = container.add_stream("mjpeg", rate=1)
+            art.width, art.height, art.pix_fmt = 32, 32, "yuvj420p"
+            art.disposition = av.stream.Disposition.attached_pic
+            art_frame = av.VideoFrame.from_ndarray(np.full((32, 32, 3), 200, np.uint8), format="rgb24")
+        stream = container.add_stream("libx264", rate=25, options={"crf": "5"})
+        stream.width, stream.height, stream.pix_fmt = 64, 48, "yuv420p"
+        if sar is not None:
+            stream.codec_context.sample_aspect_ratio = sar
+        if turn is not None:
+            stream.set_display_rotation(turn[0], hflip=turn[1], vflip=turn[2])
+        if cover:
+            container.mux([*art.encode(art_frame), *art.encode()])
+        for _ in range(3):
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(stored, format="rgb24")))
+        container.mux(stream.encode())
+    return stored
+
+
+def _first(path: Path) -> np.ndarray:
+    source = open_source(str(path))
+    source.open()
+    picture = source.read()
+    source.close()
+    assert picture is not None
+    return picture.pixels
+
+
+@pytest.mark.parametrize("degrees", [0, 90, 180, 270])
+@pytest.mark.parametrize(("across", "down"), [(False, False), (True, False), (False, True)])
+def test_a_film_is_turned_as_players_show_it(degrees: int, across: bool, down: bool, tmp_path: Path) -> None:
+    stored = _film(tmp_path / "film.mp4", turn=(degrees, across, down))
+    wanted = np.rot90(stored, degrees // 90)
+    wanted = wanted[:: -1 if down else 1, :: -1 if across else 1]
+    got = _first(tmp_path / "film.mp4")
+    assert got.shape == wanted.shape and np.abs(got.astype(int) - wanted).mean() < 4
+
+
+def test_a_film_that_is_turned_askew_is_refused_in_one_line(tmp_path: Path) -> None:
+    _film(tmp_path / "film.mp4", turn=(30, False, False))
+    with pytest.raises(ValueError, match=r"film\.mp4: is to be shown turned by -?30\.0 degrees"):
+        _first(tmp_path / "film.mp4")
+
+
+@pytest.mark.parametrize(
+    ("sar", "size"), [((2, 1), (48, 128)), ((1, 2), (96, 64)), ((1, 1), (48, 64)), ((0, 1), (48, 64))]
+)
+def test_pixels_that_are_not_square_are_made_square(
+    sar: tuple[int, int], size: tuple[int, int], tmp_path: Path
+) -> None:
+    from fractions import Fraction
+
+    _film(tmp_path / "film.mp4", sar=Fraction(*sar))
+    got = _first(tmp_path / "film.mp4")
+    assert got.shape[:2] == size
+    bright = got[..., 0] > 125
+    assert bright[: size[0] // 4 - 2, : size[1] // 4 - 2].all() and bright.mean() == pytest.approx(1 / 16, abs=0.01)
+
+
+def test_cover_art_is_not_the_film(tmp_path: Path) -> None:
+    _film(tmp_path / "film.mp4", cover=True)
+    assert _first(tmp_path / "film.mp4").shape == (48, 64, 3)
+
+
+@pytest.mark.parametrize("name", ["film.recorder", "film", "film.MXF", "film.3gp"])
+def test_a_film_is_known_by_its_content_too(name: str, tmp_path: Path) -> None:
+    _film(tmp_path / "film.mkv")
+    (tmp_path / "film.mkv").rename(tmp_path / name)
+    assert _first(tmp_path / name).shape == (48, 64, 3)
+    (tmp_path / "notes.txt").write_text("only text " * 100)
+    with pytest.raises(ValueError, match="no kind of file that is played"):
+        open_source(str(tmp_path / "notes.txt"))
+
+
+def test_what_moves_between_the_rows_that_are_looked_at_is_not_frozen_or_black() -> None:
+    from deploy.stream.picture_checks import Freeze
+
+    freeze, still = Freeze(100), np.random.default_rng(0).integers(40, 200, (96, 128, 3), dtype=np.uint8)
+    for k in range(20):
+        moving = still.copy()
+        moving[33:40, k : k + 9] = 255  # rows 32 and 48 are looked at
+        assert freeze.check(moving, k * 40_000_000) is None
+    assert freeze.check(moving, 21 * 40_000_000) is None and freeze.check(moving, 25 * 40_000_000) is not None
+    dark = np.zeros((96, 128), np.uint8)
+    assert Freeze(0).check(dark, 0) is not None
+    dark[33:47, 33:47] = 200
+    assert Freeze(0).check(dark, 0) is None

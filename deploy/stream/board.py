@@ -68,12 +68,13 @@ class Board:
         self._frame: Frame | None = None
         self._result: Result | None = None
         self._problem: Problem | None = None
+        self._refused = ""
         self._faults: dict[str, str] = {}  # who complains -> of what
         self.closed = False
 
     def put_frame(self, frame: Frame, problem: Problem | None = None) -> None:
         with self._changed:
-            self._frame, self._problem = frame, problem
+            self._frame, self._problem, self._refused = frame, problem, ""
             self._turn()
 
     def put_result(self, result: Result) -> None:
@@ -81,6 +82,13 @@ class Board:
             if self._result is None or result.frame.id > self._result.frame.id:
                 self._result = result
             self._turn()
+
+    def refuse(self, why: str) -> None:
+        """The source gave a picture that cannot be used; told beside the state until one comes that can."""
+        with self._changed:
+            if why != self._refused:
+                self._refused = why
+                self._turn()
 
     def lost(self, why: str) -> None:
         """The source is gone: said at once, not when the last frame has grown old."""
@@ -110,11 +118,11 @@ class Board:
             self._changed.wait_for(lambda: self._version != seen, timeout_s)
             return self._version
 
-    def look(self) -> Shown:
-        """What may be shown at this moment."""
+    def look(self, of: Result | None = None) -> Shown:
+        """What may be shown at this moment: of the newest mask, or of the mask `of`."""
         with self._changed:
-            frame, result, problem = self._frame, self._result, self._problem
-            fault = next(iter(self._faults.values()), None)
+            frame, result, problem = self._frame, of or self._result, self._problem
+            fault, refused = next(iter(self._faults.values()), None), self._refused
             now = self.clock()
         if not self._masks:
             return Shown(
@@ -122,7 +130,7 @@ class Board:
             )
         state, reason = judge(frame, result, problem=problem, fault=fault, now_ns=now, limits=self.limits)
         if frame is None or result is None or state != "fresh":
-            said = MaskRecord(state, reason, self.model)
+            said = MaskRecord(state, reason, self.model, refused=refused if state == "no-signal" else "")
             plate = nothing((0, 0)) if frame is None else words(f"AI {state.upper()}: {reason}", frame.size)
             return Shown(frame, said, plate)
         record = MaskRecord(
@@ -131,9 +139,14 @@ class Board:
             age_ms=(now - result.frame.captured_ns) / 1e6,
             confidence=result.agreement,
             confidence_is="" if result.agreement is None else "agreement with the mask before (Dice), no probability",
-            likeness=result.likeness, mask=result.mask,
+            likeness=result.likeness, mask=result.mask, valid_until_ns=self._ends_ns(frame, result),
         )  # fmt: skip
         return Shown(frame, record, result.marker, result)
+
+    def _ends_ns(self, frame: Frame, result: Result) -> int:
+        """When a mask that is fresh now stops being so, unless something newer comes."""
+        mask_ns = result.frame.captured_ns + self.limits.budget_ms * 1e6
+        return int(min(mask_ns, frame.received_ns + self.limits.no_signal_ms * 1e6))
 
     def next_change_s(self, shown: Shown) -> float:
         """When what was shown grows too old, if nothing else happens: seconds from now."""

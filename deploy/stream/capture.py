@@ -5,8 +5,9 @@ It puts the newest frame on the board and into the mailbox of inference, and wai
 
 from __future__ import annotations
 
+import re
 import threading
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from deploy.stream.board import Board, Problem
 from deploy.stream.frame_record import Frame
@@ -16,6 +17,7 @@ from deploy.stream.picture_checks import Corrupt, Freeze, as_picture
 from deploy.stream.sources import Lost, Picture, Source
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # between tries to open a lost source again
+_MOST_KINDS = 16  # of refusals that are told
 _AFTER_DAMAGE_S = 0.002  # so that a source of nothing but damage does not take a whole core
 
 
@@ -29,7 +31,15 @@ class Captured:
     reopened: int = 0
     size_changes: int = 0
     late: int = 0  # frames that were over the budget when they came
-    last_damage: str = ""
+    kinds: dict[str, Refused] = field(default_factory=dict)  # of pictures that were refused
+
+
+@dataclass
+class Refused:
+    """Pictures of a source that could not be used, for one reason."""
+
+    why: str  # of the first
+    count: int = 0
 
 
 class Capture:
@@ -66,8 +76,7 @@ class Capture:
                         return
                     self._accept(picture)
                 except Corrupt as damage:
-                    self.counted.corrupt += 1
-                    self.counted.last_damage = str(damage)
+                    self._refuse(str(damage))
                     self._stop.wait(_AFTER_DAMAGE_S)
                 except Lost as why:
                     self._again(str(why))
@@ -76,6 +85,15 @@ class Capture:
         finally:
             self._source.close()
             self._board.close()
+
+    def _refuse(self, why: str) -> None:
+        """Counted by kind: numbers and paths apart, a reason is the same."""
+        counted, kind = self.counted, re.sub(r"\S*/\S*|\d+", "", why)
+        counted.corrupt += 1
+        if kind not in counted.kinds and len(counted.kinds) >= _MOST_KINDS:
+            kind = next(reversed(counted.kinds))
+        counted.kinds.setdefault(kind, Refused(why)).count += 1
+        self._board.refuse(why)
 
     def _accept(self, picture: Picture) -> None:
         pixels = as_picture(picture.pixels)
@@ -88,7 +106,9 @@ class Capture:
         self._size = (pixels.shape[0], pixels.shape[1])
         now = self._board.clock()
         late_ns = self._late_ns(picture.source_ns, now)
-        frame = Frame(self.counted.frames, pixels, now - late_ns, picture.source_ns, self._epoch, late_ns)
+        frame = Frame(
+            self.counted.frames, pixels, now - late_ns, picture.source_ns, self._epoch, late_ns, picture.origin
+        )
         self.counted.frames += 1
         problem = self._freeze.check(pixels, now) or self._too_late(late_ns)
         self._board.put_frame(frame, problem)

@@ -33,6 +33,7 @@ class Frame:
     source_ns: int | None = None
     epoch: int = 0  # another after a reconnect or a change of size: masks do not cross it
     late_ns: int = 0
+    origin: Any = None  # of the picture, as its source gave it
 
     @property
     def received_ns(self) -> int:
@@ -70,7 +71,26 @@ class MaskRecord:
     confidence: float | None = None
     confidence_is: str = ""  # what kind of number that is
     likeness: float | None = None
+    valid_until_ns: int | None = None  # on the monotonic clock of this machine; a fresh mask is stale from then on
+    refused: str = ""  # without a signal: why the pictures that come cannot be used
     mask: np.ndarray | None = None
+
+    def message(self, *, now_ns: int, wall_s: float | None = None) -> dict[str, Any]:
+        """The record for a reader that may read it late: what `to_json` gives, and until when the state holds.
+
+        `sent_ns` and `valid_until_ns` are on the monotonic clock of this machine (CLOCK_MONOTONIC on Linux),
+        `valid_until_utc` in seconds since 1970, `valid_for_ms` from the moment of sending. Null where nothing ends.
+        """
+        ends = self.valid_until_ns
+        left_s = None if ends is None else (ends - now_ns) / 1e9
+        return {
+            **self.to_json(),
+            "sent_ns": now_ns,
+            "valid_for_ms": None if left_s is None else round(left_s * 1e3, 3),
+            "valid_until_utc": None
+            if left_s is None
+            else round((time.time() if wall_s is None else wall_s) + left_s, 6),
+        }
 
     def to_json(self) -> dict[str, Any]:
         """Everything but pixels."""

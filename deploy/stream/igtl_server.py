@@ -1,7 +1,12 @@
 """Masks for 3D Slicer and whoever else speaks OpenIGTLink: a server on loopback that no client can slow down.
 
-One thread serves all, without waiting for any: a client that reads slowly gets the newest message whenever it has taken
-the one before. The protocol has neither password nor encryption: whoever reaches the port reads the masks.
+One thread serves all, without waiting for any. A client has one message under way: the next is made when its program
+has read the one before, as far as the system can tell (see `pacing`). A mask is called fresh only to a client that has
+taken its last messages quickly enough for the mask to be within the budget when it is read. A client that sends
+STP_IMAGE gets nothing more unless it sends GET_IMAGE (or any other GET_), which is answered with mask, state and status
+of that moment; STT_IMAGE starts the sending again.
+
+The protocol has neither password nor encryption: whoever reaches the port reads the masks.
 """
 
 from __future__ import annotations
@@ -12,29 +17,46 @@ import socket
 import sys
 import threading
 import time
-from collections.abc import Callable
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, replace
 
 from deploy.stream import igtl
 from deploy.stream.board import Board
+from deploy.stream.frame_record import MaskRecord, Result, Shown
 from deploy.stream.igtl_listening import IgtlOptions, listen
 from deploy.stream.igtl_messages import Origin, Speaker
 from deploy.stream.outputs import Stage
+from deploy.stream.pacing import Pace, is_observable, unread_bytes
 
 _BEAT_S = 1.0  # a message at least so often, so that a client can tell a quiet server from a dead one
+_PROBE_S = 0.03  # between two messages to a client whose speed has to be learned anew
+_TICK_S = 0.001
+_UNREAD_STALLS = 2  # a message that arrived whole may lie unread for so many times `stall_s`
+_SEND_BYTES = 1 << 15  # what the system holds for a client; it doubles the number
+_PARTS = ("image", "state", "status")
+_UNKNOWN, _SLOW = "how quickly this reader reads is not known yet", "this reader reads too slowly for the budget"
 
 
 @dataclass(eq=False)
 class _Client:
     link: socket.socket
     began: float = 0.0  # when the message that is arriving began
-    moved: float = 0.0  # when it last took a byte of ours
     arriving: bytearray = field(default_factory=bytearray)
     leaving: memoryview = memoryview(b"")
     answer: bytes = b""
-    seen: object = None  # what it was last told
-    told: float = 0.0
+    sent_news: tuple[str, str, int | None] = ("", "", None)  # state, reason and frame that the last turn began with
+    turn_at: float = 0.0  # when it began
+    parts: list[str] = field(default_factory=list)  # of the turn, still to be sent
+    mask_of: Result | None = None  # the mask that was sent in this turn
+    pushed: bool = True  # False: it gets what it requests
+    requested: bool = False
     mistakes: int = 0
+    pace: Pace = field(default_factory=Pace)
+
+    @property
+    def idle(self) -> bool:
+        """Everything sent was taken."""
+        return not self.leaving and not self.pace.under_way
 
 
 def open_igtl(argument: str, stage: Stage) -> IgtlServer:
@@ -99,7 +121,11 @@ class IgtlServer:
 
     def _serve(self) -> None:
         while not self._closing:
-            for key, events in self._ready.select(_BEAT_S):
+            patience_s = self._patience_s()
+            if patience_s < _TICK_S:  # finer than the selector's clock
+                time.sleep(patience_s)
+                patience_s = 0.0
+            for key, events in self._ready.select(patience_s):
                 if key.fileobj is self._listener:
                     self._accept()
                 elif key.fileobj is self._bell:
@@ -125,7 +151,10 @@ class IgtlServer:
             return
         link.setblocking(False)
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, 1 << 17)  # what the kernel holds grows old there
+        if not is_observable(link):  # then what the system holds for the reader can only be little
+            link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
+            if hasattr(socket, "TCP_NOTSENT_LOWAT"):
+                link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1)
         self._clients[link] = _Client(link)
         self._ready.register(link, selectors.EVENT_READ)
 
@@ -133,7 +162,7 @@ class IgtlServer:
         try:
             if events & selectors.EVENT_READ:
                 self._receive(client)
-            if events & selectors.EVENT_WRITE:
+            if events & selectors.EVENT_WRITE and client.link in self._clients:  # reading may have dropped it
                 self._send(client)
         except igtl.WireError as error:
             self._drop(client, str(error))
@@ -168,28 +197,82 @@ class IgtlServer:
                 raise
             client.answer = self._speaker.status(igtl.Status(igtl.CHECKSUM, "damaged", str(error)))
             return
-        if header.kind == "GET_STATUS":
-            client.told = 0.0
+        if header.kind.startswith("GET_"):
+            client.requested = True
+        elif header.kind.startswith(("STP_", "STT_")):
+            client.pushed = header.kind.startswith("STT_")
 
     def _tell(self) -> None:
-        """Whoever has taken everything gets what is new; whoever stands still too long goes."""
-        if not self._clients:
-            return
-        now, shown = time.monotonic(), self._board.look()
-        news = (shown.record.state, shown.record.reason, shown.record.frame_id)
+        """Send the next message to every client that has taken the one before; drop a client that takes nothing."""
         for client in list(self._clients.values()):
-            since = min(client.began if client.arriving else now, client.moved if client.leaving else now)
-            if now - since > self._options.stall_s:
+            now = time.monotonic()
+            if client.pace.under_way and not client.leaving:
+                client.pace.update(now, unread_bytes(client.link))
+            begun = now - client.began if client.arriving else 0.0
+            unread = client.pace.waited_s(now) / (1 if client.leaving else _UNREAD_STALLS)
+            if max(begun, unread) > self._options.stall_s:
                 self._drop(client, "stands still in the middle of a message")
-            elif not client.leaving and (client.answer or client.seen != news or now - client.told > _BEAT_S):
-                client.leaving = memoryview(client.answer + self._speaker.messages(shown))
-                client.answer, client.seen, client.told, client.moved = b"", news, now, now
-                self._attend(client, selectors.EVENT_WRITE)
+            elif client.idle:
+                self._send_next(client, now)
+
+    def _send_next(self, client: _Client, now: float) -> None:
+        part, data, client.answer = "status", client.answer, b""
+        while not data:
+            if not client.parts and not self._begin_turn(client, now):
+                return
+            part, data = self._part(client, client.parts.pop(0))
+        client.leaving = memoryview(data)
+        client.pace.sent(now, part)
+        self._attend(client, selectors.EVENT_WRITE)
+
+    def _begin_turn(self, client: _Client, now: float) -> bool:
+        """Whether there is something for this client; then its parts are laid out."""
+        record = self._view(client, self._board.look(), parts=_PARTS).record
+        news, since = (record.state, record.reason, record.frame_id), now - client.turn_at
+        if client.pushed:
+            probe = record.reason == _UNKNOWN or (record.reason == _SLOW and since > _PROBE_S)
+            due = client.requested or news != client.sent_news or probe or since > 0.9 * _BEAT_S
+        else:
+            due = client.requested
+        if due:
+            client.requested, client.sent_news, client.turn_at = False, news, now
+            client.parts, client.mask_of = ["status"] if record.reason == _UNKNOWN else list(_PARTS), None
+        return due
+
+    def _part(self, client: _Client, part: str) -> tuple[str, bytes]:
+        """What is sent now, judged at this moment. A state is that of the mask sent before it: where that mask is no
+        longer fresh, or another is, the image comes first again."""
+        shown = self._view(client, self._board.look(client.mask_of), parts=(part, *client.parts))
+        if part == "image" or (client.mask_of is not shown.result and shown.record.reason != _UNKNOWN):
+            client.mask_of, client.parts = shown.result, ["state", "status"]
+            return "image", self._speaker.image(shown)
+        if part == "state":
+            return part, self._speaker.state(shown.record, now_ns=self._board.clock())
+        return part, self._speaker.status_of(shown.record)
+
+    def _view(self, client: _Client, shown: Shown, *, parts: Sequence[str]) -> Shown:
+        """`shown` as this client may have it: without the mask if that grew too old before the client reads it."""
+        if shown.result is None or shown.record.valid_until_ns is None or not client.pushed:
+            return shown
+        left_s = (shown.record.valid_until_ns - self._board.clock()) / 1e9
+        if client.pace.lag_s(*parts) < left_s:
+            return shown
+        record = MaskRecord("stale", _SLOW if client.pace.known else _UNKNOWN, shown.record.model)
+        return replace(shown, record=record, result=None)
+
+    def _patience_s(self) -> float:
+        """How long to wait for events: nothing signals that a reader took its message, so that is looked up."""
+        now, patience = time.monotonic(), _BEAT_S
+        for client in self._clients.values():
+            if client.pace.under_way and not client.leaving:
+                patience = min(patience, max(0.0002, min(client.pace.waited_s(now) / 4, 0.01)))
+            elif client.sent_news[1] == _SLOW:
+                patience = min(patience, _PROBE_S)
+        return patience
 
     def _send(self, client: _Client) -> None:
         try:
-            sent = client.link.send(client.leaving)
-            client.leaving, client.moved = client.leaving[sent:], time.monotonic()
+            client.leaving = client.leaving[client.link.send(client.leaving) :]
         finally:
             wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.leaving else 0)
             self._ready.modify(client.link, wanted)

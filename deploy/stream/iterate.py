@@ -10,7 +10,7 @@ from typing import Any
 from deploy.stream.frame_record import Frame, MaskRecord
 from deploy.stream.inference import Infer, close
 from deploy.stream.opening import Isolation, open_model
-from deploy.stream.session import Session, StreamOptions
+from deploy.stream.session import Session, StreamOptions, refuse_nothing_shown
 from deploy.stream.source_iterable import IterableSource
 from deploy.stream.sources import Source, open_source
 from edgemt.depth import Depth, of_card
@@ -47,7 +47,7 @@ def pairs(session: Session, first: Infer | None = None) -> Iterator[tuple[Frame,
 
     def run() -> None:
         try:
-            session.run()
+            refuse_nothing_shown(session.run())
         except BaseException as error:
             failed.append(error)
 

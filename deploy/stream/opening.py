@@ -9,6 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from deploy.deciding import decide
+from deploy.fastest import undecided
 from deploy.inputs import read_inputs
 from deploy.runtime import runner
 from deploy.ship import Ship, card_hash, golden, open_ship
@@ -48,6 +50,8 @@ def open_model(
     if isolation not in ("thread", "process"):
         raise ValueError(f"isolation {isolation}: thread or process")
     choice: dict[str, Any] = {"runtime": runtime, "file": file, "threads": threads}
+    if file is None and ":" not in runtime and undecided(card) and (found := decide(ship, runtime=runtime)) is not None:
+        choice |= {"runtime": found.runtime, "file": found.file, "precision": found.asked}  # the same for every process
 
     def make() -> Infer:
         if isolation == "process":

@@ -1,24 +1,27 @@
 """Who gets the masks beside the display. Each output has a thread of its own that looks at the board when there is
-something new: a slow one misses looks, it holds nobody up, and it never gets a mask that was judged some time ago.
+something new: a slow one misses looks, holds nobody up, and is given what is judged at that moment. What lies between
+an output and its reader (pipes, sockets) is the output's affair: see `lines` and `igtl_server`.
 
 A new output is a class with `show` and `close`, and a row in OUTPUTS. One that reads the board itself needs no `show`.
 """
 
 from __future__ import annotations
 
-import json
 import sys
 import threading
 from collections.abc import Sequence
 from dataclasses import dataclass
 from importlib import import_module
-from typing import Any, Protocol, TextIO
+from typing import Any, Protocol
 
 from deploy.stream.board import Board
 from deploy.stream.frame_record import Shown
+from deploy.stream.lines import Lines
 from deploy.stream.marker import Colour
 from edgemt.contract import Card
 from edgemt.names import unknown
+
+__all__ = ["OUTPUTS", "Lines", "Outlet", "Output", "OutputKind", "Stage", "open_output"]
 
 
 class Output(Protocol):
@@ -45,7 +48,7 @@ class OutputKind:
 
 
 OUTPUTS: dict[str, OutputKind] = {
-    "lines": OutputKind("deploy.stream.outputs:Lines", "a line of JSON on stdout for every mask and change of state"),
+    "lines": OutputKind("deploy.stream.lines:Lines", "a line of JSON on stdout for every mask and change of state"),
     "page": OutputKind("deploy.stream.page:open_page", "a page in the browser, on this machine: page, page:PORT"),
     "igtl": OutputKind(
         "deploy.stream.igtl_server:open_igtl", "OpenIGTLink for 3D Slicer: igtl, igtl:PORT, igtl:HOST:PORT"
@@ -88,7 +91,7 @@ class Outlet:
         seen = -1
         try:
             while not self._stop.is_set():
-                seen = self._board.wait(seen, 0.25)
+                seen = self._board.wait(seen, min(0.25, self._board.next_change_s(self._board.look())))
                 self._output.show(self._board.look())
         except Exception as error:  # a full disk, a closed window
             self._failed(str(error) or type(error).__name__)
@@ -104,22 +107,3 @@ class Outlet:
     def _failed(self, why: str) -> None:
         self.failed = why
         print(f"edgemt: warning: output {self.name} stopped: {why}", file=sys.stderr, flush=True)
-
-
-class Lines:
-    """Frame id, age, state and the rest of the record; no pixels."""
-
-    def __init__(self, argument: str, stage: Stage, *, to: TextIO | None = None) -> None:
-        if argument:
-            raise ValueError(f"output lines:{argument}: takes no argument; write lines")
-        self._to = to or sys.stdout
-        self._said: tuple[Any, ...] = ()
-
-    def show(self, shown: Shown) -> None:
-        record = shown.record
-        key = (record.frame_id, record.state, record.reason)
-        if key != self._said:
-            self._said = key
-            print(json.dumps(record.to_json()), file=self._to, flush=True)
-
-    def close(self) -> None: ...

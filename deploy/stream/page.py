@@ -11,9 +11,11 @@ from __future__ import annotations
 
 import hmac
 import json
+import os
 import secrets
 import sys
 import threading
+import time
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler
 from importlib.resources import files
@@ -42,7 +44,17 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
+_GOODBYE_S = 1.5  # for pages to hear of the end of the stream
 _WAIT_S = 0.4  # an answer comes so often even when nothing happens: silence means that we are gone
+
+
+def source_label(name: str) -> str:
+    """What a page is told of a source: of a file its name alone, of an address no password."""
+    if "://" in name:
+        scheme, _, rest = name.partition("://")
+        place, slash, path = rest.partition("/")
+        return f"{scheme}://{place.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+    return name if name.startswith("/dev/") else os.path.basename(name.rstrip("/")) or name
 
 
 def open_page(argument: str, stage: Stage) -> Page:
@@ -62,6 +74,7 @@ class Page:
         self, stage: Stage, *, host: str = "127.0.0.1", port: int = 0, recording: Callable[[], bool] = under_way,
         encode: Encode | None = None,
     ) -> None:  # fmt: skip
+        self._board = stage.board
         self.token = secrets.token_urlsafe(24)
         correcting = stage.correcting if isinstance(stage, CorrectableStage) else None
         looks = Looks(
@@ -69,6 +82,7 @@ class Page:
             sent=correcting.sent if correcting is not None else lambda shown: None,
         )  # fmt: skip
         about = {**looks.about, "name": stage.card.name, "model": stage.board.model}
+        about["source"] = source_label(getattr(stage.source, "name", ""))
         about["correct"] = correcting.about if correcting is not None else None
         self._server = PageServer(listening_place(host, port), _Handler, token=self.token, looks=looks, about=about)
         self._server.correcting = correcting
@@ -86,6 +100,12 @@ class Page:
         return f"http://{self._server.host_names[0]}/{self.token}/"
 
     def close(self) -> None:
+        """Where the stream has ended, the pages that look are told so first; else they find nobody there."""
+        if self._board.closed:
+            self._server.looks.ended = True
+            until = time.monotonic() + _GOODBYE_S
+            while self._server.watched and time.monotonic() < until:
+                time.sleep(0.01)
         self._server.shutdown()
         self._server.server_close()
         self._server.hang_up()
@@ -100,7 +120,12 @@ class _Handler(BaseHTTPRequestHandler):
     wbufsize = 1 << 16  # header and body leave together
     disable_nagle_algorithm = True
 
+    def handle_one_request(self) -> None:
+        self.server.reads(self.connection)
+        super().handle_one_request()
+
     def do_GET(self) -> None:
+        self.server.has_read(self.connection)
         name = self._asked_for()
         if name is None:
             return
@@ -126,7 +151,9 @@ class _Handler(BaseHTTPRequestHandler):
         if not (length.isdecimal() and len(length) < 10 and int(length) <= LONGEST):
             return self._refuse(413, f"say at most {LONGEST} bytes, and how many")
         try:
-            data = ENDPOINTS[name](correcting, self.rfile.read(int(length)), self.server.looks.picture)
+            body = self.rfile.read(int(length))
+            self.server.has_read(self.connection)
+            data = ENDPOINTS[name](correcting, body, self.server.looks.picture)
         except NotHeld as error:
             return self._refuse(410, str(error))
         except ValueError as error:
@@ -145,6 +172,7 @@ class _Handler(BaseHTTPRequestHandler):
         elif not hmac.compare_digest(token.encode(), self.server.token.encode()):
             self._refuse(403, "no token")
         else:
+            self.server.proves(self.connection)
             return name
         return None
 
@@ -154,8 +182,12 @@ class _Handler(BaseHTTPRequestHandler):
             seen, frame, mask = (said.get(key, -1) for key in ("seen", "frame", "mask"))
         except ValueError:
             return self._refuse(400, "numbers only")
+        ending = self.server.looks.ended  # before the look was made: then it tells the end
+        self.server.looking(self.connection)
         data = self.server.looks.next(seen=seen, frame=frame, mask=mask, wait_s=_WAIT_S)
         self._answer(200, "application/octet-stream", data)
+        self.wfile.flush()
+        self.server.looking(self.connection, told_end=ending)
 
     def _refuse(self, status: int, why: str) -> None:
         self.close_connection = True

@@ -51,13 +51,15 @@ class Looks:
             "budget_ms": board.limits.budget_ms,
             "no_signal_ms": board.limits.no_signal_ms,
         }
+        self.ended = False  # told to every page that asks
         self._lock = threading.Lock()
         self._jpeg: tuple[int, bytes] = (-1, b"")
 
     def next(self, *, seen: int, frame: int, mask: int, wait_s: float) -> bytes:
         """Sleeps until there is something newer than `seen`, or for `wait_s`. `frame` and `mask`: ids the page has."""
         clock, came = self._board.clock, self._board.clock()
-        version = self._board.wait(seen, min(wait_s, self._board.next_change_s(self._board.look())))
+        wait_s = 0.0 if self.ended else min(wait_s, self._board.next_change_s(self._board.look()))
+        version = self._board.wait(seen, wait_s)
         shown, jpeg = self._with_picture(frame)
         self._sent(shown)
         record, grid = shown.record.to_json(), b""
@@ -70,6 +72,7 @@ class Looks:
             "record": record,
             "picture": _picture(shown.frame, clock()),
             "recording": self._recording(),
+            "ended": self.ended,
         }
         return packed(said, jpeg, grid)
 

@@ -1,4 +1,7 @@
-"""The socket under the live page: where it listens, under which names, and how many it speaks to at a time."""
+"""The socket under the live page: where it listens, under which names, and how many it speaks to at a time.
+
+A connection that has not shown the token yet gives way to a new one: slow or idle connections cannot lock a page out.
+"""
 
 from __future__ import annotations
 
@@ -6,13 +9,28 @@ import contextlib
 import ipaddress
 import socket
 import threading
+import time
+from dataclasses import dataclass, field
 from http.server import ThreadingHTTPServer
 from typing import Any
 
 from deploy.stream.correcting import Correcting
 from deploy.stream.page_looks import Looks
 
-_CONNECTIONS = 16
+_CONNECTIONS = 16  # at a time
+_UNPROVEN = 8  # of these, from one address without the token
+_READ_S = 5.0  # for a whole request, from the end of the one before
+_RECENT_S = 3.0  # since a page looked last
+
+
+@dataclass(eq=False)
+class _Peer:
+    request: Any  # its socket
+    address: str
+    began: float = field(default_factory=time.monotonic)
+    since: float = field(default_factory=time.monotonic)  # when the request that is read now was begun to be waited for
+    reading: bool = True
+    proven: bool = False
 
 
 class PageServer(ThreadingHTTPServer):
@@ -27,8 +45,9 @@ class PageServer(ThreadingHTTPServer):
     ) -> None:
         self.address_family = socket.AF_INET6 if ":" in address[0] else socket.AF_INET
         self.token, self.looks, self.about = token, looks, about
-        self._peers: set[Any] = set()
-        self._free = threading.BoundedSemaphore(_CONNECTIONS)
+        self._peers: dict[Any, _Peer] = {}
+        self._watching: dict[Any, float] = {}
+        self._lock = threading.Lock()
         try:
             super().__init__(address, handler)
         except (OSError, OverflowError) as error:
@@ -43,16 +62,65 @@ class PageServer(ThreadingHTTPServer):
         if self.server_address[1] == 80:  # which browsers leave out
             self.host_names += [host, *also]
 
+    def process_request(self, request: Any, client_address: Any) -> None:
+        with self._lock:
+            strangers = [peer for peer in self._peers.values() if not peer.proven]
+            same = [peer for peer in strangers if peer.address == client_address[0]]
+            full = strangers if len(self._peers) >= _CONNECTIONS else same if len(same) >= _UNPROVEN else None
+            if full is not None:
+                if not full:  # sixteen pages that have shown the token
+                    return self.shutdown_request(request)
+                self._hang_up(min(full, key=lambda peer: peer.began))
+            self._peers[request] = _Peer(request, client_address[0])
+        super().process_request(request, client_address)
+
     def process_request_thread(self, request: Any, client_address: Any) -> None:
-        if not self._free.acquire(blocking=False):
-            self.shutdown_request(request)
-            return
-        self._peers.add(request)
         try:
             super().process_request_thread(request, client_address)
         finally:
-            self._peers.discard(request)
-            self._free.release()
+            with self._lock:
+                self._peers.pop(request, None)
+            self._watching.pop(request, None)
+
+    def service_actions(self) -> None:
+        """Called many times a second: whoever takes too long over a request goes."""
+        now = time.monotonic()
+        with self._lock:
+            for peer in [peer for peer in self._peers.values() if peer.reading and now - peer.since > _READ_S]:
+                self._hang_up(peer)
+
+    def reads(self, request: Any) -> None:
+        """The next request of this connection is waited for from now on."""
+        if (peer := self._peers.get(request)) is not None:
+            peer.since, peer.reading = time.monotonic(), True
+
+    def has_read(self, request: Any) -> None:
+        """A whole request came."""
+        if (peer := self._peers.get(request)) is not None:
+            peer.reading = False
+
+    def proves(self, request: Any) -> None:
+        """The token came with a request."""
+        if (peer := self._peers.get(request)) is not None:
+            peer.proven = True
+
+    def _hang_up(self, peer: _Peer) -> None:
+        """Its thread ends by itself; its place is free at once."""
+        self._peers.pop(peer.request, None)
+        with contextlib.suppress(OSError):
+            peer.request.shutdown(socket.SHUT_RDWR)
+
+    def looking(self, peer: Any, *, told_end: bool = False) -> None:
+        """A page requests a look, or was sent the one that tells the end of the stream."""
+        if told_end:
+            self._watching.pop(peer, None)
+        else:
+            self._watching[peer] = time.monotonic()
+
+    @property
+    def watched(self) -> bool:
+        """Whether a page that looked lately was not sent the end of the stream yet."""
+        return any(time.monotonic() - at < _RECENT_S for at in list(self._watching.values()))
 
     def hang_up(self) -> None:
         """On everyone: a page must see at once that nothing comes any more."""

@@ -1,4 +1,5 @@
-"""Whether a picture is one, black, or frozen. Looks at every 16th row, which costs a fraction of a millisecond.
+"""Whether a picture is one, black, or frozen. Every 16th row is looked at, which costs a fraction of a millisecond; all
+of them where those rows are suspicious.
 
 Shapes: H W size in pixels.
 """
@@ -37,21 +38,28 @@ def as_picture(array: Any) -> np.ndarray:
 
 
 class Freeze:
-    """Knows when the same picture keeps coming."""
+    """Finds out when the same picture keeps coming."""
 
     def __init__(self, frozen_ms: float) -> None:
         self._limit_ns = frozen_ms * 1e6
         self._print, self._since_ns = 0, 0
+        self._before: np.ndarray | None = None
 
     def check(self, pixels: np.ndarray, now_ns: int) -> Problem | None:
         """Of frames in turn: black or one flat colour is no signal, the same picture for too long is stale."""
         rows = pixels[:: min(_APART, len(pixels) // 4)]
-        few = rows[:, :: min(_APART, rows.shape[1] // 4)].reshape(-1, pixels.shape[2] if pixels.ndim == 3 else 1)
-        if few.max() <= _BLACK or float(few.std(0).max()) < _FLAT:
+        if _plain(rows[:, :: min(_APART, rows.shape[1] // 4)]) and _plain(pixels):
             return "no-signal", "the picture is black or of one colour"
-        found = zlib.crc32(rows.tobytes())
-        if found != self._print:
+        found, before = zlib.crc32(rows.tobytes()), self._before
+        self._before = pixels
+        same = found == self._print and before is not None and np.array_equal(pixels, before)
+        if not same:
             self._print, self._since_ns = found, now_ns
         elif 0 < self._limit_ns <= now_ns - self._since_ns:
             return "stale", "the picture is frozen"
         return None
+
+
+def _plain(pixels: np.ndarray) -> bool:
+    few = pixels.reshape(-1, pixels.shape[2] if pixels.ndim == 3 else 1)
+    return bool(few.max() <= _BLACK) or float(few.std(0).max()) < _FLAT

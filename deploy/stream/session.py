@@ -183,6 +183,7 @@ class Session:
             "cpu_cores": round(cpu_s / wall_s, 3) if wall_s else None,
             **self._timeline.said(),
             "corrupt": captured.corrupt,
+            "refused": [{"why": kind.why, "count": kind.count} for kind in captured.kinds.values()],
             "losses": captured.losses,
             "reopened": captured.reopened,
             "size_changes": captured.size_changes,
@@ -195,6 +196,13 @@ class Session:
             "budget_ms": self.options.budget_ms,
             **self.delays.summary(),
         }
+
+
+def refuse_nothing_shown(record: dict[str, Any]) -> None:
+    """Raises ValueError for a stream whose source gave pictures, none of which could be shown."""
+    if record["frames"] == 0 and record["refused"]:
+        why = "; ".join(kind["why"] for kind in record["refused"][:3])
+        raise ValueError(f"source {record['source']}: none of its {record['corrupt']} pictures could be shown ({why})")
 
 
 def _without_mask(shown: Shown) -> Shown:

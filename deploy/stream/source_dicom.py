@@ -1,83 +1,82 @@
-"""A DICOM cine: the frames of one multi-frame file at its own rate. Only pixels and times are read; nothing that
-names a patient leaves this file.
+"""A DICOM cine: the frames of one multi-frame file at its own rate, or the video inside one. Only pixels and times are
+read; nothing that names a patient leaves this file.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from deploy.stream.sources import Corrupt, Picture, library
-from edgemt.frames import to_uint8
+from edgemt.depth import Depth
 
 
 class DicomSource:
+    """`depth` is the rule of the model that looks on (`edgemt.depth`), set before it is opened."""
+
     live = False
+    depth = Depth()
 
     def __init__(self, text: str) -> None:
         self.name = text
         self.hz: float | None = None
-        self._frames: Iterator[np.ndarray] = iter(())
-        self._step_ns, self._count = 0, 0
-        self._window: tuple[float, float] | None = None
-        self._inverted = False
+        self._file: Any = None
+        self._video: Any = None
+        self._window: Any = None
+        self._step_ns, self._next = 0, 0
 
     def open(self) -> None:
-        pydicom = library("pydicom", pip="pydicom", source=self.name)
+        library("pydicom", pip="pydicom", source=self.name)
         if not Path(self.name).is_file():
             raise ValueError(f"source {self.name}: no such file or folder")
+        from deploy.dicom_pixels import DicomFile, video_inside
+
         try:
-            header = pydicom.dcmread(self.name, stop_before_pixels=True)
-            self._frames = pydicom.pixels.iter_pixels(self.name)
-        except Exception as error:  # the library raises many kinds
-            said = str(error).splitlines()[0] if str(error) else type(error).__name__
-            raise ValueError(f"source {self.name}: cannot be read as DICOM ({said}); export the cine again") from None
-        if "Rows" not in header:
-            raise ValueError(f"source {self.name}: holds no picture; export the cine again")
-        rate = _rate(header)
-        self._step_ns, self._count = int(1e9 / rate), 0
+            video = video_inside(self.name)
+            if video is not None:
+                return self._open_video(video)
+            self._file = DicomFile(self.name)
+            self._window = self._file.shared_window(self.depth)
+        except ValueError as error:
+            raise ValueError(f"source {str(error).removeprefix('source ')}") from None
+        rate = _rate(self._file.header)
+        self._step_ns, self._next = int(1e9 / rate), 0
         self.hz = rate if self.hz is None else self.hz
-        self._window = _window(header)
-        self._inverted = header.get("PhotometricInterpretation") == "MONOCHROME1"
 
     def read(self) -> Picture | None:
-        try:
-            frame = next(self._frames, None)
-        except Exception as error:  # of whichever decoder the library took
-            raise Corrupt(f"a frame that cannot be decoded ({type(error).__name__})") from None
-        if frame is None:
+        if self._video is not None:
+            return self._video.read()  # type: ignore[no-any-return]
+        if self._file is None or self._next >= self._file.count:
             return None
-        if frame.dtype != np.uint8 and self._window is None:
-            low, high = np.percentile(frame, (0.5, 99.5))  # one window for all frames, or the picture would flicker
-            self._window = float(low), float(high)
-        pixels = to_uint8(frame, window=self._window)
-        self._count += 1
-        return Picture(255 - pixels if self._inverted else pixels, (self._count - 1) * self._step_ns)
+        index = self._next
+        self._next += 1
+        try:
+            pixels = self._file.view(index, self._window)
+        except ValueError as error:
+            raise Corrupt(str(error)) from None
+        return Picture(pixels, index * self._step_ns)
 
     def close(self) -> None:
-        self._frames = iter(())
+        if self._video is not None:
+            self._video.close()
+        self._file = self._video = None
+
+    def _open_video(self, data: bytes) -> None:
+        from deploy.stream.source_video import VideoSource
+
+        self._video = VideoSource(self.name, data=data)
+        self._video.hz = self.hz
+        self._video.open()
+        self.hz = self._video.hz
 
 
 def _rate(header: Any) -> float:
     """Frames a second: by FrameTime, else CineRate or the recommended rate, else 25."""
-    if header.get("FrameTime"):
-        return 1000 / float(header.FrameTime)
-    return float(header.get("CineRate") or header.get("RecommendedDisplayFrameRate") or 25)
-
-
-def _window(header: Any) -> tuple[float, float] | None:
-    """Lowest and highest stored value of the window in the file, if it has one."""
-    centre, width = header.get("WindowCenter"), header.get("WindowWidth")
-    if centre is None or width is None:
-        return None
-    centre, width = _number(centre), _number(width)
-    slope, zero = float(header.get("RescaleSlope", 1)), float(header.get("RescaleIntercept", 0))
-    return (centre - width / 2 - zero) / slope, (centre + width / 2 - zero) / slope
-
-
-def _number(value: Any) -> float:
-    """Of an entry that may hold several: the first."""
-    return float(value if isinstance(value, str) or not hasattr(value, "__len__") else value[0])
+    for name, of in (("FrameTime", lambda ms: 1000 / ms), ("CineRate", float), ("RecommendedDisplayFrameRate", float)):
+        try:
+            value = float(header.get(name) or 0)
+        except (TypeError, ValueError):
+            continue
+        if 0 < value < float("inf"):
+            return float(of(value))
+    return 25.0

@@ -9,7 +9,6 @@ from __future__ import annotations
 import re
 import socket
 import time
-from collections import OrderedDict
 
 import numpy as np
 
@@ -20,7 +19,6 @@ from deploy.stream.sources import Corrupt, Lost, Picture
 _CONNECT_S, _SILENCE_S = 2.0, 2.0
 _MOST = 4096 * 2160 * 4 + (1 << 16)  # bytes of a message
 _MOST_SKIPPED = 256  # messages, so that a sender who never pauses is read as well
-_KEPT = 64  # origins of frames that a mask may still be made of
 _FORM = re.compile(r"igtl://(\[[0-9a-fA-F:]+\]|[^/:\[\]]+)(?::(\d{1,5}))?(?:/(.{1,20}))?")
 
 
@@ -39,7 +37,6 @@ class IgtlSource:
         self._device: str | None = found[3]
         self._others: set[str] = set()  # devices that sent pictures nobody asked for
         self._link: socket.socket | None = None
-        self._origins: OrderedDict[int, tuple[igtl.Image, int]] = OrderedDict()
 
     def open(self) -> None:
         try:
@@ -57,7 +54,7 @@ class IgtlSource:
 
     def origin(self, frame: Frame) -> tuple[igtl.Image, int] | None:
         """The message that a frame came in and its time stamp, for a mask that shall lie in the same place."""
-        return None if frame.source_ns is None else self._origins.get(frame.source_ns)
+        return frame.origin if isinstance(frame.origin, tuple) else None
 
     def read(self) -> Picture:
         """The next picture. Raises Corrupt for a damaged one, Lost when the server is gone or talks nonsense."""
@@ -98,11 +95,7 @@ class IgtlSource:
             raise ValueError(
                 f"source {self.name}: sends {kind}; 8-bit grey or colour is read, let the sender convert it"
             )
-        source_ns = igtl.nanoseconds_of(stamp)
-        self._origins[source_ns] = (image, stamp)
-        while len(self._origins) > _KEPT:
-            self._origins.popitem(last=False)
-        return Picture(pixels, source_ns)
+        return Picture(pixels, igtl.nanoseconds_of(stamp), (image, stamp))
 
     def _another_waits(self) -> bool:
         """Whether a whole message lies in the socket already."""

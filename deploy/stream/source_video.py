@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import io
 from collections import deque
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deploy.stream.sources import Corrupt, Lost, Picture, library
 
+_RIGHT = 1e-3  # of a turn by a right angle
+_NEAR_SQUARE = 0.01
 _TIMEOUT_S = (5.0, 2.0)  # to open, and to wait for data
 _NOW = {"rtsp_transport": "tcp", "fflags": "nobuffer", "flags": "low_delay"}
 
@@ -15,11 +20,13 @@ _NOW = {"rtsp_transport": "tcp", "fflags": "nobuffer", "flags": "low_delay"}
 class VideoSource:
     """A file plays at its own rate. A network stream is live: when data stops it is opened again."""
 
-    def __init__(self, text: str) -> None:
-        self.name, self.live = text, "://" in text
+    def __init__(self, text: str, *, data: bytes | None = None) -> None:
+        """`data`: the bytes of a file that lies in another one; `text` is its name then."""
+        self.name, self.live, self._data = text, "://" in text, data
         self.hz: float | None = None
         self._container: Any = None
         self._packets: Any = None
+        self._ratio: Any = None  # of a pixel's sides
         self._decoded: deque[Any] = deque()
 
     def open(self) -> None:
@@ -28,13 +35,14 @@ class VideoSource:
             raise ValueError(f"source {self.name}: no such file or folder")
         try:
             options = _NOW if self.live else {}
-            self._container = av.open(self.name, options=options, timeout=_TIMEOUT_S if self.live else None)
-            stream = self._container.streams.video[0]
-            rate = stream.average_rate
+            place = self.name if self._data is None else io.BytesIO(self._data)
+            self._container = av.open(place, options=options, timeout=_TIMEOUT_S if self.live else None)
+            stream = next(one for one in self._container.streams.video if not _is_cover(one))
+            rate, self._ratio = stream.average_rate, stream.sample_aspect_ratio
             # frame threads hold frames back, which only a file does not mind
             stream.thread_type = "SLICE" if self.live else "AUTO"
             stream.codec_context.open(strict=False)
-        except IndexError:
+        except StopIteration:
             raise ValueError(f"source {self.name}: holds no video; name another file") from None
         except (av.error.FFmpegError, OSError, ValueError) as error:
             said = str(error).partition(": '")[0]
@@ -58,14 +66,61 @@ class VideoSource:
             frame = self._decoded.popleft()
             if frame.is_corrupt:
                 raise Corrupt("a damaged frame")
-            return Picture(frame.to_ndarray(format="rgb24"), None if frame.time is None else int(frame.time * 1e9))
+            return Picture(self._upright(frame), None if frame.time is None else int(frame.time * 1e9))
         except av.error.InvalidDataError as error:
             raise Corrupt(f"data that cannot be decoded ({error})") from None
         except (av.error.FFmpegError, OSError) as error:
             raise Lost(f"reading failed ({error})") from None
+
+    def _upright(self, frame: Any) -> np.ndarray:
+        """uint8 [H, W, 3] as players show it: square pixels, turned by the display matrix."""
+        width, height = _square(frame.width, frame.height, self._ratio)
+        pixels = frame.to_ndarray(format="rgb24", width=width, height=height)
+        matrix = next((bytes(side) for side in frame.side_data if side.type.name == "DISPLAYMATRIX"), None)
+        return pixels if matrix is None else turned(pixels, matrix, name=self.name)
 
     def close(self) -> None:
         self._decoded.clear()
         if self._container is not None:
             self._container.close()
         self._container = self._packets = None
+
+
+def turned(pixels: np.ndarray, matrix: bytes, *, name: str) -> np.ndarray:
+    """[H, W, ...] by a display matrix of FFmpeg, nine 32-bit numbers: x' = a x + c y, y' = b x + d y.
+
+    Raises ValueError for one that is no turn by a right angle, with or without a mirror.
+    """
+    a, b, _, c, d = np.frombuffer(matrix, np.int32)[:5] / 65536
+    straight, crossed = max(abs(b), abs(c)) < _RIGHT, max(abs(a), abs(d)) < _RIGHT
+    if straight == crossed:
+        angle = np.degrees(np.arctan2(b, a))
+        raise ValueError(f"source {name}: is to be shown turned by {angle:.1f} degrees; turn and save it first")
+    across, down = (a, d) if straight else (c, b)
+    pixels = pixels if straight else pixels.swapaxes(0, 1)
+    return np.ascontiguousarray(pixels[:: 1 if down > 0 else -1, :: 1 if across > 0 else -1])
+
+
+def _square(width: int, height: int, ratio: Any) -> tuple[int, int]:
+    """Width and height with square pixels, of pixels that are `ratio` as wide as high: one side stays, one grows."""
+    if not ratio or not 0.1 < ratio < 10 or abs(ratio - 1) < _NEAR_SQUARE:
+        return width, height
+    return (round(width * ratio), height) if ratio > 1 else (width, round(height / ratio))
+
+
+def _is_cover(stream: Any) -> bool:
+    return "attached_pic" in str(getattr(stream, "disposition", "")).lower()
+
+
+def is_video(path: str) -> bool:
+    """By content: whether FFmpeg finds a video in a file of any name. False without PyAV."""
+    try:
+        import av
+    except ImportError:
+        return False
+    try:
+        with av.open(path) as container:
+            image = container.format.name.endswith("_pipe") or container.format.name in ("image2", "tty")
+            return not image and any(not _is_cover(stream) for stream in container.streams.video)
+    except (av.error.FFmpegError, OSError, ValueError):
+        return False

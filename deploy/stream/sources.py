@@ -21,7 +21,10 @@ from edgemt.names import unknown
 
 __all__ = ["SOURCES", "Corrupt", "Lost", "Picture", "Source", "library", "open_source"]
 
-VIDEO_SUFFIXES = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg", ".ts")
+VIDEO_SUFFIXES = (
+    *(".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".asf"),
+    *(".mxf", ".vob", ".3gp", ".gif", ".h264", ".264", ".h265", ".hevc", ".flv", ".ogv", ".m2v", ".mjpeg", ".y4m"),
+)
 _DICOM = (".dcm", ".dicom", ".ima")
 
 
@@ -31,7 +34,8 @@ class Lost(Exception):
 
 class Picture(NamedTuple):
     pixels: np.ndarray  # uint8 [H, W] or [H, W, 3] (RGB)
-    source_ns: int | None = None  # the source's own time, on its own clock
+    source_ns: int | None = None  # the source's own time, on its own clock; it may repeat
+    origin: Any = None  # what the source needs to place a mask of this very picture
 
 
 class Source(Protocol):
@@ -73,6 +77,11 @@ def open_source(text: str, *, hz: float | None = None, depth: Depth | None = Non
                 source.depth = depth
             return source
     path = Path(text)
+    if path.is_file() and (by_content := _by_content(text)) is not None:
+        by_content.hz = hz if hz is not None else by_content.hz
+        if depth is not None and hasattr(by_content, "depth"):
+            by_content.depth = depth
+        return by_content
     if path.is_dir():
         raise ValueError(f"source {text}: holds no images and no DICOM file; name a folder of frames")
     if path.exists():
@@ -80,6 +89,19 @@ def open_source(text: str, *, hz: float | None = None, depth: Depth | None = Non
     if "/" in text or "." in text:
         raise ValueError(f"source {text}: no such file or folder")
     raise ValueError(unknown("source", text.partition(":")[0], SOURCES))
+
+
+def _by_content(text: str) -> Source | None:
+    """A file whose name tells nothing: a DICOM file of an archive, a video of a recorder."""
+    from deploy.dicom_pixels import is_dicom
+
+    if is_dicom(text):
+        from deploy.stream.source_dicom import DicomSource
+
+        return DicomSource(text)
+    from deploy.stream.source_video import VideoSource, is_video
+
+    return VideoSource(text) if not is_image(text) and is_video(text) else None
 
 
 def library(name: str, *, pip: str, source: str) -> Any:

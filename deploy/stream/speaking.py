@@ -14,6 +14,7 @@ class Ticker:
     def __init__(self, session: Session, *, say: Callable[[str], None], every_s: float = 5.0) -> None:
         self._session, self._say, self._every_s = session, say, every_s
         self._stop, self._warned = threading.Event(), False
+        self._refusals: set[str] = set()
         self._thread = threading.Thread(target=self._run, name="edgemt-ticker", daemon=True)
         self._thread.start()
 
@@ -32,12 +33,16 @@ class Ticker:
                 continue
             count = self._session.capture.counted.frames
             age = "" if record.age_ms is None else f", age {record.age_ms:.0f} ms"
-            why = f" ({record.reason})" if record.reason else ""
+            why = f" ({': '.join(filter(None, (record.reason, record.refused)))})" if record.reason else ""
             self._say(f"{record.state}{why}{age}, frame {count}, {(count - frames) / since_s:.1f} Hz")
             said, since_s, frames = record.state, 0.0, count
 
     def _warn(self) -> None:
-        """Once: masks are made of any picture, whether the model knows its kind or not."""
+        """Once a kind: why pictures are refused; and that masks are made of pictures unlike those of training."""
+        for kind, refused in list(self._session.capture.counted.kinds.items()):
+            if kind not in self._refusals:
+                self._refusals.add(kind)
+                self._say(f"warning: a picture of the source was refused: {refused.why}")
         inference = self._session.inference
         if not self._warned and inference is not None and inference.counted.unlike:
             self._warned = True

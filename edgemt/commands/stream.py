@@ -62,6 +62,7 @@ class Stream:
 def stream(command: Stream) -> None:
     from deploy.stream.inference import close
     from deploy.stream.opening import budget_warning, open_model
+    from deploy.stream.session import refuse_nothing_shown
     from deploy.stream.sources import open_source
     from edgemt.depth import of_card
     from edgemt.overlay import class_colours
@@ -90,6 +91,9 @@ def stream(command: Stream) -> None:
         close(opened.first)
     say(_summary(record))
     write_json(command.json, record)
+    refuse_nothing_shown(record)
+    if record["frames"] == 0:
+        raise ValueError(f"source {command.source}: not one frame came; look at it with another program")
 
 
 def _session(command: Stream, opened: Opened, source: Source) -> Session:

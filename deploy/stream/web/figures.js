@@ -2,7 +2,7 @@
 import { sinceJudged } from "./looks.js";
 
 const $ = (id) => document.getElementById(id);
-const WORDS = { fresh: "Fresh", stale: "Stale", invalid: "Invalid", "no-signal": "No signal" };
+const WORDS = { fresh: "Fresh", stale: "Stale", invalid: "Invalid", "no-signal": "No signal", ended: "Ended" };
 const EVERY_MS = 100; // quicker digits cannot be read
 const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
 
@@ -41,26 +41,34 @@ export class Figures {
   tellState(said, frozen) {
     document.body.dataset.state = said.state;
     document.body.classList.toggle("frozen", Boolean(frozen));
-    const word = said.state === "fresh" ? "Mask is fresh" : WORDS[said.state];
+    document.body.classList.toggle("unlike", Boolean(said.unlike));
+    const fresh = said.unlike ? "Unlike training" : "Mask is fresh";
+    const word = said.state === "fresh" ? fresh : WORDS[said.state];
     $("word").textContent = frozen ? `Live: ${word.toLowerCase()}` : word;
-    $("notice").hidden = said.state !== "no-signal" || Boolean(frozen);
+    $("notice").hidden = !["no-signal", "ended"].includes(said.state) || Boolean(frozen);
+    $("notice").firstElementChild.textContent = WORDS[said.state];
   }
 
   tellAge(said, now) {
     const without = now - this.withoutSince, { budget_ms } = this.about;
     $("age-value").textContent = said.age !== null ? Math.round(said.age) : (without / 1000).toFixed(1);
     $("age-unit").textContent = said.age !== null ? "ms old" : "s no mask";
-    $("why").textContent = said.age !== null ? `withdrawn at ${Math.round(budget_ms)} ms` : said.reason;
+    const until = `withdrawn at ${Math.round(budget_ms)} ms`;
+    $("why").textContent = said.age === null ? said.reason : said.unlike ? `do not rely on it; ${until}` : until;
     $("gauge-fill").style.transform = `scaleX(${said.age === null ? 0 : Math.min(1, said.age / budget_ms)})`;
   }
 
   tellStrip(said, live, frozen, now) {
-    const words = { fresh: "Fresh", "no-signal": "No signal" }[said.state] ?? `No mask: ${said.state}`;
-    const still = frozen && frozen.corrected ? `Corrected by hand, picture ${frozen.id}` : "Frozen picture";
+    const fresh = said.unlike ? "Unlike training" : "Fresh";
+    const words = { fresh, "no-signal": "No signal", ended: "Ended" }[said.state] ?? `No mask: ${said.state}`;
+    const still = frozen && frozen.corrected ? `Corrected by hand, picture ${frozen.id}`
+      : frozen && !frozen.mask ? "Frozen picture, no mask" : "Frozen picture";
     $("strip-word").textContent = frozen ? still : words;
     $("strip-text").textContent = frozen
       ? `of ${frozen.wall.toLocaleTimeString()}, ${seconds(now - frozen.at)} ago; Space goes on`
-      : said.age !== null ? `mask ${Math.round(said.age)} ms old` : said.reason;
+      : said.age === null ? said.reason
+      : said.unlike ? "the model was not trained on such pictures" : "";
+    $("strip-age").textContent = said.age === null || frozen ? "" : `${Math.round(said.age)} ms`;
     $("rec").hidden = !(live && live.recording);
     if (said.state === "no-signal" && live && live.picture)
       $("notice-text").textContent = `${said.reason}; this picture is ${seconds(pictureAge(live, now))} old`;
@@ -74,9 +82,10 @@ export class Figures {
     const old = picture ? pictureAge(live, now) : null;
     $("picture-age").textContent = old === null ? "–" : old > 2000 ? seconds(old) : `${Math.round(old)} ms`;
     $("picture-id").textContent = picture ? picture.id : "–";
+    $("size").textContent = picture ? `${picture.size[1]} × ${picture.size[0]}` : "–";
     for (const [id, key] of [["agreement", "confidence"], ["likeness", "likeness"]])
       $(id).textContent = record && record[key] !== null ? record[key].toFixed(2) : "–";
-    $("likeness").classList.toggle("unlike", Boolean(record) && record.likeness !== null && record.likeness < 0.5);
+    $("likeness").classList.toggle("unlike", Boolean(said.unlike));
     $("beat").classList.toggle("on", picture ? picture.id % 16 < 8 : false);
   }
 }

@@ -1,9 +1,10 @@
 // Looks at the board: asking for the next one, and judging what may still be shown of it by this page's own clock.
 // One question is under way at a time, so a slow page gets fewer looks and never older ones.
 
+export const ALIKE = 0.5; // of 99 % of the training pictures the likeness is above
 const SILENCE_MS = 1200; // an answer comes at least every 400 ms
 
-// Asks for ever. `take(look)` is given every look, and may take its time; `lost()` is called when no answer came.
+// Asks until the stream has ended. `take(look)` is given every look, and may take its time; `lost()` is called when no answer came.
 export async function follow(take, lost) {
   let drawing = Promise.resolve(), have = null;
   for (;;) {
@@ -20,6 +21,7 @@ export async function follow(take, lost) {
       await drawing; // the picture before is decoded while this one was on its way
       drawing = take(look);
       drawing.catch(() => { have = null; });
+      if (look.ended) return;
     } catch {
       have = null; // everything is asked for anew
       lost();
@@ -47,16 +49,17 @@ function asLook(look) {
 // State, reason and age of the mask at `now`. A server that died cannot leave an old mask standing.
 export function judged(look, now, { answers, about }) {
   if (look === null) return { state: "no-signal", reason: "waiting for EdgeMT", age: null };
+  if (look.ended) return { state: "ended", reason: "the stream has ended", age: null };
   if (!answers || now - look.came > SILENCE_MS)
     return { state: "no-signal", reason: "EdgeMT does not answer", age: null };
   const { record, picture } = look, since = sinceJudged(look, now);
   if (record.state === "no-signal" || picture === null)
-    return { state: "no-signal", reason: record.reason, age: null };
+    return { state: "no-signal", reason: [record.reason, record.refused].filter(Boolean).join(": "), age: null };
   if (picture.age_ms + since > about.no_signal_ms) return { state: "no-signal", reason: "no new picture", age: null };
   if (record.state !== "fresh") return { state: record.state, reason: record.reason, age: null };
   const age = record.age_ms + since;
   if (age > about.budget_ms) return { state: "stale", reason: "mask too old", age: null };
-  return { state: "fresh", reason: "", age };
+  return { state: "fresh", reason: "", age, unlike: record.likeness !== null && record.likeness < ALIKE };
 }
 
 // Milliseconds that an age in `look` has to be raised by, at most.

@@ -7,12 +7,14 @@ import { follow, judged } from "./looks.js";
 const $ = (id) => document.getElementById(id);
 const video = $("video"), overlay = $("overlay");
 const hidden = new Set(); // classes
+const REACH_BACK_MS = 2000;
 const now = () => performance.now();
 
 let about = { classes: [], budget_ms: 100, no_signal_ms: 500, name: "", model: "" };
 let answers = false;
 let live = null; // the newest look
 let shown = null; // what is on the canvas: the live look, or the frozen one
+let masked = null; // the newest picture that had a mask, with it
 let frozen = null;
 let visible = true, dirty = true, figures = null, correct = null, lastKey = "";
 
@@ -30,12 +32,19 @@ async function take(look) {
   live = look;
   answers = true;
   if (!frozen) { shown = look; dirty = true; }
-  if (before && before.bitmap && before.bitmap !== look.bitmap && before.bitmap !== shown.bitmap) before.bitmap.close();
+  const said = judgedNow(), old = masked;
+  if (allowed(said) && look.bitmap)
+    masked = { bitmap: look.bitmap, mask: look.drawn, said, id: look.frame, at: now(), wall: new Date() };
+  for (const each of [before, old]) release(each && each.bitmap);
+}
+
+function release(bitmap) {
+  if (bitmap && ![live, shown, masked].some((each) => each && each.bitmap === bitmap)) bitmap.close();
 }
 
 function paint() {
   const said = judgedNow(), mask = frozen ? frozen.mask : allowed(said);
-  const key = `${said.state}|${said.reason}|${mask ? mask.id : ""}|${Boolean(frozen)}`;
+  const key = `${said.state}|${said.reason}|${said.unlike}|${mask ? mask.id : ""}|${Boolean(frozen)}`;
   if (dirty || key !== lastKey) {
     drawVideo();
     drawMask(mask);
@@ -58,12 +67,26 @@ function drawMask(mask) {
   const pen = overlay.getContext("2d");
   pen.clearRect(0, 0, overlay.width, overlay.height);
   const ratio = overlay.width / overlay.clientWidth;
-  if (mask && visible) ink(pen, mask, overlay.width, overlay.height, ratio);
+  const unlike = (frozen ? frozen.said : judgedNow()).unlike && !(frozen && frozen.corrected);
+  if (mask && visible) ink(pen, mask, overlay.width, overlay.height, ratio, unlike);
   if (frozen && correct) correct.marks(pen, overlay.width, overlay.height, ratio);
 }
 
-function ink(pen, mask, width, height, ratio) {
-  const colours = about.classes.map((each) => each.colour), opacity = Number($("opacity").value) / 100;
+// A mask of a picture unlike training has broken lines and no filling.
+function ink(pen, mask, width, height, ratio, unlike = false) {
+  if (!unlike) return drawn(pen, mask, width, height, ratio, Number($("opacity").value) / 100);
+  const sheet = new OffscreenCanvas(width, height), broken = sheet.getContext("2d");
+  drawn(broken, mask, width, height, ratio, 0);
+  [broken.globalCompositeOperation, broken.lineWidth] = ["destination-out", 7 * ratio];
+  broken.beginPath();
+  for (let x = -height; x < width; x += 20 * ratio) { broken.moveTo(x, 0); broken.lineTo(x + height, height); }
+  for (let x = 0; x < width + height; x += 20 * ratio) { broken.moveTo(x, 0); broken.lineTo(x - height, height); }
+  broken.stroke();
+  pen.drawImage(sheet, 0, 0);
+}
+
+function drawn(pen, mask, width, height, ratio, opacity) {
+  const colours = about.classes.map((each) => each.colour);
   if (opacity > 0) {
     pen.globalAlpha = opacity;
     pen.drawImage(filling(mask.grid, mask.height, mask.width, colours, hidden), 0, 0, width, height);
@@ -96,12 +119,24 @@ function fit() {
 
 function freeze() {
   if (!frozen && !(shown && shown.bitmap)) return;
-  const said = judgedNow();
-  frozen = frozen ? null : { at: now(), wall: new Date(), said, mask: allowed(said), id: shown.frame };
-  if (!frozen && live) shown = live;
+  if (frozen) {
+    const { bitmap } = shown;
+    frozen = null;
+    if (live) shown = live;
+    release(bitmap);
+  } else frozen = stilled();
   if (correct) frozen ? correct.begin(frozen) : correct.end();
   $("freeze").setAttribute("aria-pressed", Boolean(frozen));
   dirty = true;
+}
+
+// What freezing gives: the picture and its mask; where there is none at this moment, the last picture that had one.
+function stilled() {
+  const said = judgedNow(), mask = allowed(said);
+  if (mask || !masked || now() - masked.at > REACH_BACK_MS)
+    return { at: now(), wall: new Date(), said, mask, id: shown.frame };
+  shown = { ...shown, bitmap: masked.bitmap, frame: masked.id };
+  return { at: masked.at, wall: masked.wall, said: masked.said, mask: masked.mask, id: masked.id };
 }
 
 // Another picture or mask for the frozen one: a mask is corrected on the very picture that it was made from.
@@ -119,13 +154,14 @@ async function snapshot() {
   const strip = Math.max(26, Math.round(video.height / 26)), id = shown.frame;
   const sheet = new OffscreenCanvas(video.width, video.height + strip), pen = sheet.getContext("2d");
   pen.drawImage(video, 0, 0);
-  if (mask && visible) ink(pen, mask, video.width, video.height, Math.max(1, video.width / 900));
+  const unlike = said.unlike && !(frozen && frozen.corrected);
+  if (mask && visible) ink(pen, mask, video.width, video.height, Math.max(1, video.width / 900), unlike);
   pen.fillStyle = "#0e1419";
   pen.fillRect(0, video.height, video.width, strip);
   [pen.fillStyle, pen.font, pen.textBaseline] = ["#e3ebf1", `${Math.round(strip * 0.5)}px sans-serif`, "middle"];
   const words = [new Date().toLocaleString(), `picture ${id}`, ...(frozen && frozen.corrected ? [] : [said.state]),
     frozen && frozen.corrected ? "mask corrected by hand" : said.age === null ? said.reason : `mask ${Math.round(said.age)} ms old`,
-    ...(visible ? [] : ["masks hidden"]), ...(frozen ? ["frozen"] : []), about.model];
+    ...(unlike ? ["unlike training"] : []), ...(visible ? [] : ["masks hidden"]), ...(frozen ? ["frozen"] : []), about.model];
   pen.fillText(words.join("   "), 10, video.height + strip / 2);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await sheet.convertToBlob({ type: "image/png" }));
@@ -144,6 +180,7 @@ function toggleMasks() {
 function toggleClass(value, button) {
   if (!hidden.delete(value)) hidden.add(value);
   button.setAttribute("aria-pressed", !hidden.has(value));
+  $("legend").children[value - 1].classList.toggle("hidden", hidden.has(value));
   dirty = true;
 }
 
@@ -158,7 +195,7 @@ function slide(by) {
 function listen() {
   for (const [id, act] of Object.entries({ freeze, snapshot, masks: toggleMasks, full })) $(id).onclick = act;
   $("opacity").oninput = () => slide(0);
-  addEventListener("resize", fit);
+  new ResizeObserver(fit).observe($("room"));
   document.addEventListener("visibilitychange", () => { if (document.hidden) drawMask(null); dirty = true; });
   const keys = { " ": freeze, s: snapshot, m: toggleMasks, f: full, ArrowUp: () => slide(5), ArrowDown: () => slide(-5) };
   if (correct) Object.assign(keys, { z: () => correct.undo(), Enter: () => correct.keep() });
@@ -183,12 +220,16 @@ function listClasses() {
     button.onclick = () => toggleClass(i + 1, button);
     item.append(button);
     $("classes").append(item);
+    const entry = document.createElement("li");
+    entry.append(swatch.cloneNode(), name);
+    $("legend").append(entry);
   });
 }
 
 about = await (await fetch("about.json")).json();
 document.title = `${about.name || "EdgeMT"} live`;
 $("model").textContent = about.model;
+$("source").textContent = $("source").title = about.source || "–";
 figures = new Figures(about);
 if (about.correct) correct = new Correct(about, $("frame"), { show: refreeze, redraw: () => { dirty = true; } });
 listClasses();

@@ -1,0 +1,250 @@
+"""A reader that is slower than the masks, or pauses, never reads a fresh state whose mask is over the budget."""
+
+from __future__ import annotations
+
+import json
+import os
+import socket
+import threading
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import numpy as np
+import pytest
+from test_igtl import Client, frame, result
+
+from deploy.stream import igtl, pacing
+from deploy.stream.board import Board, Limits
+from deploy.stream.frame_record import MaskRecord
+from deploy.stream.igtl_listening import IgtlOptions
+from deploy.stream.igtl_server import IgtlServer
+from deploy.stream.lines import Lines
+from deploy.stream.outputs import Outlet, Stage
+from deploy.stream.pacing import Pace, is_observable, take_back, unread_bytes, unread_in_file
+from edgemt.contract import Card
+
+BUDGET_MS = 150
+READERS = {  # messages a second, and the pause before each of some messages
+    "quick": lambda n: 0.0,
+    "25 a second": lambda n: 1 / 25,
+    "10 a second": lambda n: 1 / 10,
+    "1 a second": lambda n: 1.0,
+    "3 s pause": lambda n: 3.0 if n == 40 else 0.0,
+}
+pytestmark = pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="the system does not tell what is unread")
+
+
+@pytest.fixture
+def live() -> Iterator[Board]:
+    """Masks at 30 Hz, each 10 ms after its frame."""
+    on, stop = Board(Limits(budget_ms=BUDGET_MS, no_signal_ms=450), model="tiny"), threading.Event()
+
+    def drive() -> None:
+        number = 0
+        while not stop.wait(0.023):
+            number += 1
+            new = frame(number, size=(48, 64))
+            on.put_frame(new)
+            stop.wait(0.01)
+            on.put_result(result(new, size=(120, 160)))
+
+    thread = threading.Thread(target=drive, daemon=True)
+    thread.start()
+    yield on
+    stop.set()
+    thread.join()
+
+
+def states_of_lines(on: Board, pause_s: Callable[[int], float], seconds: float) -> list[dict[str, Any]]:
+    reads, writes = os.pipe()
+    with os.fdopen(reads) as reader, os.fdopen(writes, "w") as writer:
+        outlet = Outlet(Lines("", Stage(on, Card(), ()), to=writer), on, name="lines")
+        try:
+            return collected(lambda: reader.readline(), pause_s, seconds)
+        finally:
+            outlet.close()
+
+
+def states_of_igtl(port: int, pause_s: Callable[[int], float], seconds: float) -> list[dict[str, Any]]:
+    client = Client(port)
+    with client.link:
+        return collected(lambda: igtl.read_string(client.until("STRING")[1]), pause_s, seconds)
+
+
+def collected(read: Callable[[], str], pause_s: Callable[[int], float], seconds: float) -> list[dict[str, Any]]:
+    """Every state with its age when it was read, the pause being taken after each."""
+    out, ends = [], time.monotonic() + seconds
+    while time.monotonic() < ends:
+        said = json.loads(read())
+        now = time.monotonic_ns()
+        said["read_age_ms"] = None if said["captured_ns"] is None else (now - said["captured_ns"]) / 1e6
+        out.append(said)
+        time.sleep(pause_s(len(out)))
+    return out
+
+
+@pytest.mark.parametrize("way", ["lines", "igtl"])
+def test_no_state_is_fresh_that_is_over_the_budget_when_it_is_read(way: str, live: Board) -> None:
+    server = IgtlServer(live, options=IgtlOptions(port=0))
+    found: dict[str, list[dict[str, Any]]] = {}
+
+    def read(name: str) -> None:
+        seconds = 5.0 if "pause" in name else 2.5
+        if way == "igtl":
+            found[name] = states_of_igtl(server.port, READERS[name], seconds)
+        else:
+            found[name] = states_of_lines(live, READERS[name], seconds)
+
+    threads = [threading.Thread(target=read, args=(name,)) for name in READERS]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join(30)
+    server.close()
+    assert set(found) == set(READERS)
+    fresh = {name: [said for said in states if said["state"] == "fresh"] for name, states in found.items()}
+    for name, states in fresh.items():
+        assert all(said["read_age_ms"] <= BUDGET_MS for said in states), name
+    assert len(fresh["quick"]) > 10  # and who reads quickly gets them
+    assert len(fresh["3 s pause"]) > 10
+    assert not fresh["1 a second"] and any(said["reason"] for said in found["1 a second"])
+
+
+def test_a_state_tells_until_when_it_holds_on_both_clocks(live: Board) -> None:
+    said = next(s for s in states_of_lines(live, lambda n: 0.0, 1.0) if s["state"] == "fresh")
+    ends = said["captured_ns"] + BUDGET_MS * 10**6
+    assert said["valid_until_ns"] == ends
+    assert said["valid_for_ms"] == pytest.approx((ends - said["sent_ns"]) / 1e6, abs=0.01)
+    assert said["sent_ns"] - said["captured_ns"] == pytest.approx(said["age_ms"] * 1e6, abs=5e6)
+    here = time.time() + (ends - time.monotonic_ns()) / 1e9
+    assert said["valid_until_utc"] == pytest.approx(here, abs=0.05)
+    stale = MaskRecord("stale", "no mask yet", "tiny").message(now_ns=1)
+    assert stale["valid_until_ns"] is stale["valid_for_ms"] is stale["valid_until_utc"] is None
+
+
+def test_the_status_and_the_metadata_of_the_mask_hold_the_same_end(live: Board) -> None:
+    server = IgtlServer(live, options=IgtlOptions(port=0, version=2))
+    client = Client(server.port)
+    try:
+        for _ in range(200):
+            header = igtl.read_header(client._take(igtl.HEADER.size), most=1 << 24)
+            _, metadata = igtl.read_content(header, client._take(header.size))
+            if header.kind == "IMAGE" and metadata:
+                break
+        assert metadata["state"] == "fresh" and int(metadata["valid_until_ns"]) > time.monotonic_ns()
+        status = igtl.read_status(client.until("STATUS", lambda c: igtl.read_status(c).code == igtl.OK)[1])
+        assert status.message.startswith("valid until 20") and status.message.endswith("+00:00")
+    finally:
+        client.link.close()
+        server.close()
+
+
+def test_a_client_on_request_gets_nothing_it_did_not_ask_for_and_then_what_is_true(live: Board) -> None:
+    server = IgtlServer(live, options=IgtlOptions(port=0))
+    client = Client(server.port)
+    try:
+        client.until("STATUS")
+        client.link.sendall(igtl.pack("STP_IMAGE", b"", device="d", stamp=0))
+        time.sleep(0.1)
+        client.link.settimeout(0.05)
+        with pytest.raises(TimeoutError):  # what was under way, then silence
+            while True:
+                client.link.recv(1 << 16)
+        time.sleep(2 * BUDGET_MS / 1e3)
+        client.link.settimeout(5)
+        for _ in range(3):
+            requested = time.monotonic_ns()
+            client.link.sendall(igtl.pack("GET_IMAGE", b"", device="d", stamp=0))
+            said = json.loads(igtl.read_string(client.until("STRING")[1]))
+            client.until("STATUS")
+            assert said["state"] == "fresh"
+            assert said["captured_ns"] > requested - BUDGET_MS * 10**6
+            time.sleep(0.2)
+        client.link.sendall(igtl.pack("STT_IMAGE", b"", device="d", stamp=0))
+        for _ in range(3):
+            client.until("STRING")
+    finally:
+        client.link.close()
+        server.close()
+
+
+def test_where_the_system_does_not_tell_what_is_unread_little_lies_on_the_way(
+    live: Board, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pacing, "_peer_queue", lambda link: None)
+    server = IgtlServer(live, options=IgtlOptions(port=0))
+    client = Client(server.port)
+    try:
+        assert not is_observable(client.link)
+        said = json.loads(igtl.read_string(client.until("STRING", lambda c: b'"fresh"' in c)[1]))
+        assert said["valid_until_ns"] > time.monotonic_ns()
+        (link,) = server._clients
+        assert link.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 1 << 17
+    finally:
+        client.link.close()
+        server.close()
+
+
+def test_unread_bytes_are_those_that_the_other_program_has_not_read() -> None:
+    listener = socket.create_server(("127.0.0.1", 0))
+    reader = socket.create_connection(listener.getsockname())
+    writer = listener.accept()[0]
+    with listener, reader, writer:
+        assert is_observable(writer) and unread_bytes(writer) == 0
+        writer.sendall(bytes(1000))
+        assert unread_bytes(writer) == 1000
+        reader.recv(400)
+        assert unread_bytes(writer) == 600
+    one, other = socket.socketpair()
+    with one, other:
+        one.sendall(b"abc")
+        assert unread_bytes(one) > 0 and unread_in_file(one.fileno()) > 0
+        other.recv(10)
+        assert unread_bytes(one) == 0
+    assert unread_in_file(os.open(os.devnull, os.O_WRONLY)) == 0
+
+
+@pytest.mark.parametrize("read", [0, 5, 12])
+def test_a_line_is_taken_back_whole_or_not_at_all(read: int) -> None:
+    reads, writes = os.pipe()
+    line = b"state: fresh\n"
+    try:
+        os.write(writes, line)
+        first = os.read(reads, read)
+        assert take_back(writes, line) is (read == 0)
+        os.write(writes, b"next\n")
+        assert first + os.read(reads, 100) == (b"next\n" if read == 0 else line + b"next\n")
+    finally:
+        os.close(reads)
+        os.close(writes)
+
+
+def test_bytes_of_another_writer_stay_in_the_pipe() -> None:
+    reads, writes = os.pipe()
+    try:
+        os.write(writes, b"12345")
+        assert not take_back(writes, b"abcde")
+        assert os.read(reads, 10) == b"12345"
+    finally:
+        os.close(reads)
+        os.close(writes)
+
+
+def test_the_pace_is_the_slowest_of_the_latest_of_each_kind() -> None:
+    pace = Pace()
+    for kind, took in [("image", 0.03), ("state", 0.01)]:
+        pace.sent(1.0, kind)
+        pace.update(1.0 + took / 2, 7)
+        assert pace.under_way and pace.lag_s(kind) == float("inf")
+        pace.update(1.0 + took, 0)
+    pace.sent(2.0, "image")
+    assert pace.waited_s(2.5) == 0.5
+    pace.update(2.01, 0)
+    assert pace.lag_s("image", "state") == pytest.approx(0.04)
+    assert pace.lag_s("status") == pytest.approx(0.03)
+    for _ in range(5):
+        pace.sent(3.0, "image")
+        pace.update(3.001, 0)
+    assert pace.lag_s("image") == pytest.approx(0.001)
+    assert np.isfinite(pace.lag_s("state"))
