@@ -78,6 +78,7 @@ class Output(NamedTuple):
     sdf: Tensor | None = None  # [N, C - 1, *space] in [-1, 1], negative inside
     scales: tuple[Tensor, ...] = ()  # logits of the coarser decoder levels, coarsest first, each [N, C, *space]
     decoders: tuple[Tensor, ...] = ()  # logits of further full-size decoders, each [N, C, *space]
+    maps: tuple[Tensor, ...] = ()  # [N, F, *smaller] feature maps, finest first, where the network's `maps` names them
 
 
 @dataclass(frozen=True)

@@ -13,13 +13,13 @@ from pathlib import Path
 
 import torch
 
-from edgemt import artefact, quantizing, ranks, reporting, shipping, slimming
+from edgemt import artefact, quantizing, ranks, reporting, shipping, slimming, warm_up
 from edgemt.data_changes import tell_changes
 from edgemt.fallback import told
 from edgemt.files import write_text
 from edgemt.locking import locked
 from edgemt.methods import METHODS, Method
-from edgemt.recipes import Recipe, Student, Teacher
+from edgemt.recipes import Recipe, Student, Teacher, student_method
 from edgemt.training import assembled, trained, wants_bank
 from edgemt.workspace import Run, start
 
@@ -108,7 +108,9 @@ def bank(at: Run) -> Path:
 
 def student(at: Run) -> Path:
     """The small model, distilled from the frozen teacher on every image."""
-    return trained(at, "student", at.recipe.student, at.recipe.student.method, parent=at.folder("teacher"))
+    of, parent = at.recipe.student, at.folder("teacher")
+    encoder = warm_up.warm_up(at, parent) if of.warm_up_steps else None
+    return trained(at, "student", of, student_method(of), parent=parent, encoder=encoder)
 
 
 def controls(at: Run) -> list[Path]:

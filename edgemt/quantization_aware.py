@@ -14,9 +14,10 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgemt import artefact, bank, engine
+from edgemt import artefact, bank, engine, feature_teacher
 from edgemt.data.stream import TwoStream
 from edgemt.fake_quant import calibrate, fake_quantize, plain
+from edgemt.recipes import student_method
 from edgemt.training import FORMAT, builder, dice_text, frozen_kinds, keep, measured_again, stands, wants_bank
 from edgemt.workspace import Run, measured_of
 
@@ -26,13 +27,15 @@ STAGE = "qad"
 def distil_in_eight_bits(at: Run) -> Path:
     """The folder of the slim student after learning under eight bits; made once, resumed when it was cut."""
     of, source, folder = at.recipe.int8, at.folder("slim"), at.folder(STAGE)
-    method = at.recipe.student.method
+    method = student_method(at.recipe.student)
     distilled = "teacher" in frozen_kinds(method)
     said = at.folder("bank") if wants_bank(method) else None
+    features = feature_teacher.find(at, method, at.recipe.student)
     named = {
         "slim": artefact.identity(source),
         **({"teacher": artefact.identity(at.folder("teacher"))} if distilled else {}),
         **({"bank": bank.identity(said)} if said is not None else {}),
+        **({"feature teacher": features.identity} if features is not None else {}),
     }
     parents = tuple(named.values())
     inputs = {"format": FORMAT, "int8": {"schedule": of.schedule}, "student": {"method": method}}
@@ -47,10 +50,12 @@ def distil_in_eight_bits(at: Run) -> Path:
     known: dict[str, Callable[[], nn.Module]] = {"student": partial(_rounding, source, stream)}
     if distilled:
         known["teacher"] = partial(artefact.load_network, at.folder("teacher"))
+    if features is not None:
+        known["backbone"] = features.build
     with artefact.staged(folder, overwrite=at.overwrite) as working:
         done = engine.train(
             method,
-            build=builder(known, at, seed=at.recipe.seed),
+            build=builder(known, at, method=method, seed=at.recipe.seed),
             draw=stream.batch,
             schedule=of.schedule,
             folder=working,

@@ -20,12 +20,13 @@ from torch import nn
 
 from deploy import prune
 from deploy.gate import GateError, gate
-from edgemt import artefact, bank, checkpoint, engine, ranks, zoo
+from edgemt import artefact, bank, checkpoint, engine, feature_teacher, ranks, zoo
 from edgemt.contract import Batch
 from edgemt.data.stream import TwoStream
 from edgemt.fallback import UNPRUNED, Attempt, attempts_of, budget, given_up
 from edgemt.files import write_text
 from edgemt.losses import dice_ce
+from edgemt.recipes import student_method
 from edgemt.training import FORMAT, builder, dice_text, frozen_kinds, keep, measured_again, staged, stands, wants_bank
 from edgemt.workspace import Run, measured_of
 
@@ -42,8 +43,12 @@ def slim(at: Run) -> Path:
     """
     source, folder = at.folder("student"), at.folder("slim")
     named, recipe = _parents(at), at.recipe
-    inputs = {"format": FORMAT, "slim": recipe.slim, "student": {"method": recipe.student.method}, "seed": recipe.seed}
-    inputs |= {"tolerance": recipe.tolerance, "strict": recipe.strict, "parents": named}
+    inputs = {"format": FORMAT, "slim": recipe.slim, "seed": recipe.seed, "parents": named}
+    inputs |= {
+        "student": {"method": student_method(recipe.student)},
+        "tolerance": recipe.tolerance,
+        "strict": recipe.strict,
+    }
     key, parents = artefact.key_of(inputs), tuple(named.values())
     fits = stands(at, "slim", inputs)
     if fits and _still_passes(at, folder, source):
@@ -93,11 +98,13 @@ def _still_passes(at: Run, folder: Path, source: Path) -> bool:
 
 def _parents(at: Run) -> dict[str, str]:
     """What every attempt depends on, beside its own options."""
-    of, method = at.recipe.slim, at.recipe.student.method
+    of, method = at.recipe.slim, student_method(at.recipe.student)
+    features = feature_teacher.find(at, method, at.recipe.student)
     return {
         "student": artefact.identity(at.folder("student")),
         **({"teacher": artefact.identity(at.folder("teacher"))} if "teacher" in frozen_kinds(method) else {}),
         **({"bank": bank.identity(at.folder("bank"))} if wants_bank(method) else {}),
+        **({"feature teacher": features.identity} if features is not None else {}),
         **({"plan": artefact.key_of(prune.read_plan(Path(of.prune.plan)).to_dict())} if of.prune.plan else {}),
     }
 
@@ -178,7 +185,7 @@ def _attempted(at: Run, attempt: Attempt, parents: dict[str, str]) -> Path:
     """The folder of an attempt: pruned and fine-tuned, or an earlier one fine-tuned further."""
     home = at.folder(TRIES)
     folder, earlier = home / attempt.name, home / attempt.after if attempt.after else None
-    method, source = at.recipe.student.method, at.folder("student")
+    method, source = student_method(at.recipe.student), at.folder("student")
     named = {**parents, **({"earlier attempt": artefact.identity(earlier)} if earlier else {})}
     inputs = {"format": FORMAT, "attempt": attempt, "slim": {"batches": at.recipe.slim.batches}}
     inputs |= {"student": {"method": method}, "seed": at.recipe.seed, "parents": named}
@@ -262,13 +269,16 @@ def _tuned(
     events: str,
 ) -> engine.Trained:
     """Fine-tuning with the student's own method, resumed where it was interrupted."""
-    method = at.recipe.student.method
+    method = student_method(at.recipe.student)
+    features = feature_teacher.find(at, method, at.recipe.student)
     known: dict[str, Callable[[], nn.Module]] = {"student": start}
     if "teacher" in frozen_kinds(method):
         known["teacher"] = partial(artefact.load_network, at.folder("teacher"))
+    if features is not None:
+        known["backbone"] = features.build
     return engine.train(
         method,
-        build=builder(known, at, seed=at.recipe.seed),
+        build=builder(known, at, method=method, seed=at.recipe.seed),
         draw=draw,
         schedule=schedule,
         folder=folder,

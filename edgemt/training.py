@@ -15,13 +15,15 @@ from torch import nn
 
 import students
 from deploy import prune
-from edgemt import artefact, bank, encoder_weights, engine, ranks, reuse, zoo
+from edgemt import artefact, bank, checkpoint, encoder_weights, engine, feature_teacher, ranks, reuse, zoo
 from edgemt.contract import Card
 from edgemt.encoder_weights import EncoderWeights
 from edgemt.ensemble import ROOM, Ensemble
+from edgemt.feature_losses import give_maps
 from edgemt.files import write_text
 from edgemt.fingerprints import key_of_entries
 from edgemt.methods import Discriminator, Method
+from edgemt.methods.feature_term import FeatureTerm
 from edgemt.recipes import STUDENT_PREFIX, Student, Teacher, encoder_options, student_network
 from edgemt.roles import Frozen
 from edgemt.second_teacher import second_teacher
@@ -43,12 +45,14 @@ def trained(
     method: Method,
     *,
     parent: Path | None = None,
+    encoder: Path | None = None,
     all_labels: bool = False,
 ) -> Path:
+    """The folder of a stage's trained network, made if it does not stand. `encoder` is that of a warm-up."""
     folder, side = at.folder(stage), side_of(at, of)
     needs_parent = parent is not None and "teacher" in frozen_kinds(method)
     said = at.folder("bank") if wants_bank(method) else None
-    second = None
+    features, second = feature_teacher.find(at, method, of), None
     if "promptable" in frozen_kinds(method):
         second = second_teacher(at, side, method, staged=partial(staged, overwrite=at.overwrite))
     parents = {
@@ -56,6 +60,8 @@ def trained(
         **({"bank": bank.identity(said)} if said is not None else {}),
         **({"first weights": zoo.open_entry(first_weights(of)).identity} if first_weights(of) else {}),
         **({"second teacher": second.identity} if second is not None else {}),
+        **({"feature teacher": features.identity} if features is not None else {}),
+        **({"warm-up": artefact.identity(encoder)} if encoder is not None else {}),
     }
     weights = first_encoder_weights(of, at, stage)
     inputs = inputs_of(at, side, of, method, parents=parents, all_labels=all_labels)
@@ -68,20 +74,23 @@ def trained(
     _need_foreground(at)
     if weights is not None:
         at.say(f"{stage}: {weights.line()}")
-    network = described(of, side, method, weights=weights)
-    known: dict[str, Callable[[], nn.Module]] = {"student": partial(artefact.build_network, network)}
+    network, begin = beginning(of, side, method, weights=weights)
+    known: dict[str, Callable[[], nn.Module]] = {"student": begin}
     if first_weights(of):
-        network = zoo.begun(first_weights(of), network)
-        known["student"] = partial(zoo.begin, first_weights(of), network)
         at.say(f"{stage}: {zoo.told(first_weights(of), network)}")
     if needs_parent and parent is not None:
         known["teacher"] = partial(artefact.load_network, parent)
     if second is not None:
         known["promptable"] = second.ready()
-    with staged(folder, overwrite=at.overwrite) as working, _enough_for_batch_norm(stage):
+    if features is not None:
+        network, known["backbone"] = {**network, "feature_teacher": features.card}, features.build
+        at.say(f"{stage}: {features.line}")
+    if encoder is not None:
+        known["student"] = partial(warmed_up, begin, encoder)
+    with staged(folder, overwrite=at.overwrite) as working, enough_for_batch_norm(stage):
         done = engine.train(
             method,
-            build=builder(known, side, seed=at.recipe.seed),
+            build=builder(known, side, method=method, seed=at.recipe.seed),
             draw=side.draw(of.schedule, all_labels=all_labels, bank=said, alike=method.alike),
             schedule=of.schedule,
             folder=working,
@@ -222,7 +231,7 @@ def _figure(measured: dict[str, Any]) -> str:
 
 
 @contextmanager
-def _enough_for_batch_norm(stage: str) -> Iterator[None]:
+def enough_for_batch_norm(stage: str) -> Iterator[None]:
     """Names the fields where torch names a shape: one value a channel has no deviation."""
     try:
         yield
@@ -324,6 +333,24 @@ def first_weights(of: Teacher | Student) -> str:
     return of.weights if isinstance(of, Student) else ""
 
 
+def beginning(
+    of: Teacher | Student, side: Side, method: Method, *, weights: EncoderWeights | None
+) -> tuple[dict[str, Any], Callable[[], nn.Module]]:
+    """How to build the network that a stage begins with, for the card, and what does so."""
+    network = described(of, side, method, weights=weights)
+    if not first_weights(of):
+        return network, partial(artefact.build_network, network)
+    network = zoo.begun(first_weights(of), network)
+    return network, partial(zoo.begin, first_weights(of), network)
+
+
+def warmed_up(begin: Callable[[], nn.Module], folder: Path) -> nn.Module:
+    """A fresh student with the encoder's weights of a warm-up."""
+    network = begin()
+    checkpoint.load_weights(folder / artefact.WEIGHTS, network.pyramid)  # type: ignore[arg-type]
+    return network
+
+
 def first_encoder_weights(of: Teacher | Student, at: Run, stage: str) -> EncoderWeights | None:
     """The pretrained weights that the encoder begins with; None for a network without an encoder of others.
 
@@ -347,15 +374,30 @@ def first_encoder_weights(of: Teacher | Student, at: Run, stage: str) -> Encoder
 
 
 def without_weights(of: Teacher | Student) -> dict[str, Any]:
-    """What a stage's key says of its network: first weights count by their hash, wherever they lie."""
-    return {name: value for name, value in artefact.plain(of).items() if name not in ("weights", "encoder_weights")}
+    """What a stage's key holds of its network: files of weights count by their hash, wherever they lie.
+
+    A feature teacher and a warm-up count where a stage uses them.
+    """
+    feature = ("feature_teacher", "feature_teacher_weights", "feature_teacher_size", "warm_up_steps")
+    left_out = ("weights", "encoder_weights", *feature)
+    return {name: value for name, value in artefact.plain(of).items() if name not in left_out}
 
 
-def builder(known: dict[str, Callable[[], nn.Module]], side: Side, *, seed: int) -> engine.Build:
+def builder(
+    known: dict[str, Callable[[], nn.Module]], side: Side, *, method: Method | None = None, seed: int
+) -> engine.Build:
+    """The players of a stage by kind. A "projection" fits the networks that were built before it."""
+    term: FeatureTerm = getattr(method, "feature", None) or FeatureTerm()
+    built: dict[str, nn.Module] = {}
+
     def build(kind: str, init: int) -> nn.Module:
         torch.manual_seed(seed * 1000 + init)
         if kind in known:
-            return known[kind]()
+            network = known[kind]()
+            built[kind] = give_maps(network, term.at) if kind in term.given_by else network
+            return network
+        if kind == "projection":
+            return term.projection(built, side.example)
         if kind == "discriminator":
             space = side.example.ndim - 2
             return Discriminator(channels=side.example.shape[1], classes=len(side.classes), dimensions=space)

@@ -6,7 +6,7 @@ Shapes: N batch, K image channels, C classes, H W size.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
@@ -26,8 +26,11 @@ class Network(nn.Module):
     "disturb" the keyword of that name, a function for every map of the pyramid. "decoder2" and "decoder3" each add the
     logits of one more decoder of the same kind that resamples otherwise; they run in eval mode too, so that pruning
     traces them, and `mask` leaves them out.
+
+    `maps`, an attribute to set: whose feature maps `Output.maps` holds, at their own resolution, finest first.
     """
 
+    maps: Literal["", "encoder", "decoder"] = ""
     phases: Tensor
 
     def __init__(
@@ -80,6 +83,7 @@ class Network(nn.Module):
                 resize(head(decoder(pyramid)[-1]), x)
                 for decoder, head in zip(self.further, self.further_heads, strict=True)
             ),
+            maps={"encoder": tuple(pyramid), "decoder": tuple(reversed(maps))}.get(self.maps, ()),
         )
 
     def mask(self, x: Tensor) -> Tensor:

@@ -24,6 +24,8 @@ class Pyramid(nn.Module):
     that comes behind it look at the tensors alone.
     """
 
+    maps = "encoder"  # as `Network.maps`: it gives these and nothing else
+
     def __init__(
         self,
         encoder: str,

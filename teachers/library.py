@@ -6,7 +6,7 @@ Shapes: N batch, K image channels, C classes, *space 2 or 3 axes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor, nn
 
@@ -36,6 +36,33 @@ class Foreign(nn.Module):
         y = self.network(continued(x, multiple=self.multiple))
         logits: Tensor = y[-1] if isinstance(y, list | tuple) else y
         return Output(logits=cut(logits, x.shape[2:]))
+
+
+class ForeignEncoder(Foreign):
+    """A network of segmentation_models_pytorch: encoder, decoder and head, and so it has feature maps.
+
+    `maps`, an attribute to set: "encoder" puts the encoder's maps of stride 2 and more into `Output.maps`, finest
+    first, "decoder" the one map that the head reads; both are cut back as the logits are.
+    """
+
+    maps: Literal["", "encoder", "decoder"] = ""
+
+    def forward(self, x: Tensor) -> Output:
+        whole = continued(x, multiple=self.multiple)
+        network: Any = self.network
+        features = network.encoder(whole)
+        decoded = network.decoder(features)
+        chosen = {"encoder": list(features[1:]), "decoder": [decoded]}.get(self.maps, [])  # the first is the image
+        return Output(
+            logits=cut(network.segmentation_head(decoded), x.shape[2:]),
+            maps=tuple(_cut_map(m, x, whole) for m in chosen if m.shape[1]),
+        )
+
+
+def _cut_map(feature: Tensor, x: Tensor, whole: Tensor) -> Tensor:
+    """The cells of `feature`, a map of `whole`, that lie at least partly over `x`."""
+    sides = zip(feature.shape[2:], x.shape[2:], whole.shape[2:], strict=True)
+    return cut(feature, [-(-cells * side // total) for cells, side, total in sides])
 
 
 def from_smp(
@@ -69,11 +96,11 @@ def from_smp(
     common: dict[str, Any] = {"encoder_name": encoder, "encoder_weights": None, "classes": classes, **options}
     build = getattr(smp, architecture)
     if weights is None:
-        return Foreign(build(in_channels=channels, **common))
+        return ForeignEncoder(build(in_channels=channels, **common))
     if encoder.startswith("tu-"):
         network = build(in_channels=channels, **common)
         encoder_weights.load_into(network.encoder.model, weights, channels=channels)
-        return Foreign(network)
+        return ForeignEncoder(network)
     network = build(in_channels=3, **common)
     try:
         network.encoder.load_state_dict(encoder_weights.load(weights))
@@ -83,7 +110,7 @@ def from_smp(
             f"{weights.file}: not the weights of {encoder} ({reason}); name the encoder it was made for"
         ) from None
     network.encoder.set_in_channels(channels, pretrained=True)
-    return Foreign(network)
+    return ForeignEncoder(network)
 
 
 def published(encoder: str) -> tuple[str, Hub | None]:

@@ -10,6 +10,7 @@ Shapes: N batch, K image channels, C classes, *space 2 or 3 axes.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -59,7 +60,11 @@ class UNet(nn.Module):
     "features" the last decoder map; "disturb" the keyword of that name, a function for every encoder map.
     "decoder2" and "decoder3" each add the logits of one more full-size decoder that resamples otherwise, as MC-Net and
     MC-Net+ have them; such decoders run in train mode only. `attention`: see teachers/attention.py.
+
+    `maps`, an attribute to set: whose feature maps `Output.maps` holds, at their own resolution, finest first.
     """
+
+    maps: Literal["", "encoder", "decoder"] = ""
 
     def __init__(
         self,
@@ -125,6 +130,7 @@ class UNet(nn.Module):
             sdf=None if self.sdf is None else torch.tanh(self.sdf(x)),
             scales=tuple(resize(head(m), space) for head, m in zip(self.scales, coarser, strict=False)),
             decoders=tuple(head(_climbed(blocks, skips)[-1]) for blocks, head in further),  # type: ignore[arg-type]
+            maps={"encoder": tuple(skips), "decoder": tuple(reversed(maps))}.get(self.maps, ()),
         )
 
 

@@ -18,6 +18,7 @@ FLOORS = [
     {
         *("losses", "perturb", "prompts", "pseudo", "ramps", "metrics", "surface", "components", "roles"),
         *("overlay", "through", "ensemble", "checkpoint", "progress", "ranks", "fingerprints", "locking"),
+        "feature_losses",
     },
     {"targets", "methods"},
     {
@@ -38,6 +39,8 @@ FLOORS = [
             "fake_quant",
             "ladder",
             "second_teacher",
+            "feature_teacher",
+            "warm_up",
             "volumetric",
             "artefact",
             "reuse",

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Output, Step
 from edgemt.losses import (
     boundary_band,
     channel_wise,
@@ -20,7 +20,8 @@ from edgemt.losses import (
     probabilities,
     temperature_kl,
 )
-from edgemt.methods.mean_teacher import Mix, student_view, two_streams
+from edgemt.methods.feature_term import FeatureTerm
+from edgemt.methods.mean_teacher import Mix, one_output, student_view
 from edgemt.methods.method import Method, Terms
 from edgemt.perturb import Box, cutmix
 from edgemt.pseudo import soft
@@ -41,6 +42,9 @@ class Distillation(Method):
     `guide` "network" asks the teacher at each step; "bank" takes what it said of every row beforehand, in
     `batch.soft`: a 3-D teacher then guides a 2-D student, and no step runs it.
 
+    `feature` adds a loss between feature maps of the student and of a frozen network on every image (FitNets, VID, CWD
+    or pairwise similarity), off unless its `kind` is set; its projection is no part of what is delivered.
+
     Target: the frozen teacher's softmax at a temperature, and the average's softmax.
 
     Differs: a sum of published losses, each behind its weight (KL 1, others 0), with CutMix and a consistency with the
@@ -48,7 +52,10 @@ class Distillation(Method):
     """
 
     delivers: ClassVar[str] = "average"
-    citation: ClassVar[str] = "Hinton et al., 2015; CWD: Shu et al., ICCV 2021; DIST: Huang et al., NeurIPS 2022"
+    citation: ClassVar[str] = (
+        "Hinton et al., 2015; CWD: Shu et al., ICCV 2021; DIST: Huang et al., NeurIPS 2022; FitNets: Romero et al., "
+        "ICLR 2015; VID: Ahn et al., CVPR 2019; pairwise similarity: Liu et al., CVPR 2019"
+    )
     temperature: float = 2.0
     kl: float = 1.0
     cwd: float = 0.0
@@ -64,6 +71,7 @@ class Distillation(Method):
     box: Box = field(default_factory=Box)
     teacher_sees: Literal["weak", "same"] = "weak"
     guide: Literal["network", "bank"] = "network"
+    feature: FeatureTerm = field(default_factory=FeatureTerm)
     separate_streams: bool = False  # labelled and unlabelled rows in forward passes of their own: own batch statistics
     image_dice: bool = False  # Dice of each image in place of that of the batch, also in `overlap`
 
@@ -83,19 +91,23 @@ class Distillation(Method):
 
     def roles(self) -> dict[str, Role]:
         guide: dict[str, Role] = {"teacher": Frozen("teacher")} if self.guide == "network" else {}
-        return {"student": Trainable(), **guide, "average": self.ema}
+        return {"student": Trainable(), **guide, **self.feature.roles(), "average": self.ema}
 
     def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
         count, view = batch.count, student_view(batch, strong=self.strong)
         mixed = self.mix == "cutmix" and len(view) > 0
         box = self.box.draw(view, step.generator) if mixed else None
         image = torch.cat([batch.labelled, view if box is None else cutmix(box, view)])
-        logits = torch.cat(two_streams(nets.student, image[:count], image[count:], separate=self.separate_streams))
+        out = one_output(nets.student, image, count=count, separate=self.separate_streams)
+        logits = out.logits
         terms = Terms(supervised=self.hard * dice_ce(logits[:count], batch.label, per_image=self.image_dice))
 
-        if self.kl or self.cwd or self.intra or self.overlap:
+        classes = self.kl or self.cwd or self.intra or self.overlap
+        shown = batch.image if self.teacher_sees == "weak" else image
+        teacher = self._teacher(nets, shown) if classes or self.feature.on else None
+        if classes:
             with torch.no_grad():
-                wise = self._wise(nets, batch, image)
+                wise = _logits(teacher, batch)
                 if box is not None and self.teacher_sees == "weak":
                     wise = torch.cat([wise[:count], cutmix(box, wise[count:])])
                 near = 1.0 + self.boundary * boundary_band(probabilities(wise)) if self.boundary else None
@@ -112,16 +124,26 @@ class Distillation(Method):
                 match = dice(probabilities(logits), probabilities(wise), per_image=self.image_dice)
                 terms["overlap"] = self.overlap * match
 
+        if self.feature.on:
+            guide, where = self.feature.guide(nets, shown, teacher), box if self.teacher_sees == "weak" else None
+            terms["feature"] = self.feature.loss(nets, out, guide, space=image.shape[2:], box=where, count=count)
+
         if len(view) and not self.consistency.idle:
             steady = soft(nets.average, batch.unlabelled)
             steady = steady if box is None else cutmix(box, steady)
             terms["consistency"] = self.consistency(step) * distance("mse", logits[count:], steady)
         return terms
 
-    def _wise(self, nets: Players, batch: Batch, image: Tensor) -> Tensor:
-        """The teacher's logits [N, C, *space] of every row; those of a bank are log-probabilities."""
-        if self.guide == "network":
-            return nets.teacher(batch.image if self.teacher_sees == "weak" else image).logits
-        if batch.soft is None:
-            raise ValueError("guide: 'bank' needs soft labels beside the images; fill a bank first or use 'network'")
-        return batch.soft.to(image.dtype).clamp_min(FLOOR).log()
+    @torch.no_grad()
+    def _teacher(self, nets: Players, image: Tensor) -> Output | None:
+        """The teacher's output for every row, None where a bank replaces it."""
+        return nets.teacher(image) if self.guide == "network" else None
+
+
+def _logits(teacher: Output | None, batch: Batch) -> Tensor:
+    """The teacher's logits [N, C, *space] of every row; those of a bank are log-probabilities."""
+    if teacher is not None:
+        return teacher.logits
+    if batch.soft is None:
+        raise ValueError("guide: 'bank' needs soft labels beside the images; fill a bank first or use 'network'")
+    return batch.soft.to(batch.image.dtype).clamp_min(FLOOR).log()

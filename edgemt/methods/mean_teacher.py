@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Output, Step
 from edgemt.losses import Distance, dice_ce, distance
 from edgemt.methods.method import Method, Terms
 from edgemt.perturb import Box, Noise, cutmix, mixup, mixup_share
@@ -34,6 +34,15 @@ def two_streams(network: nn.Module, labelled: Tensor, unlabelled: Tensor, *, sep
         return network(labelled).logits, network(unlabelled).logits
     logits = network(torch.cat([labelled, unlabelled])).logits
     return logits[: len(labelled)], logits[len(labelled) :]
+
+
+def one_output(network: nn.Module, image: Tensor, *, count: int, separate: bool) -> Output:
+    """Logits and maps of all rows [N, K, *space], the first `count` labelled; `separate` as in `two_streams`."""
+    if not separate or count == len(image):
+        return network(image)
+    parts = [network(rows) for rows in (image[:count], image[count:])]
+    maps = tuple(torch.cat(pair) for pair in zip(*(part.maps for part in parts), strict=True))
+    return Output(torch.cat([part.logits for part in parts]), maps=maps)
 
 
 @dataclass(frozen=True)

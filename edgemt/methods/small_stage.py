@@ -12,7 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import HEADS, Batch, Disturb, DisturbScales, Output, Step
+from edgemt.feature_losses import give_maps
 from edgemt.methods.adversarial import Discriminator
+from edgemt.methods.feature_term import FeatureTerm
 from edgemt.methods.method import Method, Terms
 from edgemt.roles import Bank, Memory, gather, set_modes, trainable, update_averages
 
@@ -30,6 +32,8 @@ class Tiny(nn.Module):
         self.body = nn.Sequential(conv(CHANNELS, 8, 3, padding=1), norm(8), nn.ReLU(), nn.Dropout(0.2))
         self.head, self.sdf = conv(8, classes, 1), conv(8, classes - 1, 1)
         self.scales, self.decoders = (nn.ModuleList(conv(8, classes, 1) for _ in range(2)) for _ in range(2))
+        self.maps = ""  # as students and teachers have it
+        self.halve = (nn.AvgPool3d if dims == 3 else nn.AvgPool2d)(2)
 
     def forward(self, x: Tensor, disturb: Disturb | None = None, disturb_scales: DisturbScales | None = None) -> Output:
         if disturb is not None and "disturb" not in self.heads:
@@ -40,7 +44,8 @@ class Tiny(nn.Module):
         scales = tuple(head(m) for head, m in zip(self.scales, coarser, strict=True)) if "scales" in self.heads else ()
         decoders = tuple(head(f) for head in list(self.decoders)[: self.further])
         sdf = self.sdf(f).tanh() if "sdf" in self.heads else None
-        return Output(self.head(f), f if "features" in self.heads else None, sdf, scales, decoders)
+        maps = (f, self.halve(f)) if self.maps else ()
+        return Output(self.head(f), f if "features" in self.heads else None, sdf, scales, decoders, maps=maps)
 
     def rename(self, order: list[int]) -> None:
         """Class i of this network becomes what class order[i] was."""
@@ -64,6 +69,7 @@ class Stage:
 
     def __post_init__(self) -> None:
         self.roles = self.method.roles()
+        self.built: dict[str, nn.Module] = {}
         self.nets = gather(self.roles, self.build)
         for name in self.of(Memory) if self.index else ():  # midway a memory holds something
             bank = self.nets[name]
@@ -76,9 +82,13 @@ class Stage:
 
     def build(self, kind: str, init: int) -> nn.Module:
         torch.manual_seed(init + 100 * (kind == "teacher"))
+        term = getattr(self.method, "feature", None) or FeatureTerm()
         if kind == "discriminator":
             return Discriminator(classes=self.classes, channels=CHANNELS, dimensions=self.dims, width=4)
-        return Tiny(self.dims, self.classes, self.method.heads)
+        if kind == "projection":
+            return term.projection(self.built, batch_of(dims=self.dims).image[:1])
+        self.built[kind] = network = Tiny(self.dims, self.classes, self.method.heads)
+        return give_maps(network, term.at) if kind in (*term.given_by, "backbone") else network
 
     def turns(self, batch: Batch) -> Iterator[tuple[tuple[str, ...], Terms]]:
         torch.manual_seed(self.index)

@@ -6,7 +6,7 @@ A recipe is a tree of frozen dataclasses, so every field of it is a flag: `--stu
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -18,6 +18,7 @@ from edgemt.data.options import AugmentOptions, VolumeOptions
 from edgemt.encoder_weights import FirstConv, Pretrained
 from edgemt.engine import Schedule
 from edgemt.methods import METHODS, Method
+from edgemt.methods.feature_term import FeatureTerm
 from edgemt.names import unknown
 from edgemt.roles import Frozen
 
@@ -55,6 +56,10 @@ class Student:
     encoder_weights: str = ""  # a safetensors file (or FILE#sha256=HEX): before packages, the hub's cache and the hub
     first_conv: FirstConv = "auto"  # how the encoder's RGB filters are fitted to grey images and neighbouring slices
     weights: str = ""  # first weights: zoo/NAME (`edgemt list zoo`), or a folder that `edgemt pack` wrote
+    feature_teacher: str = ""  # a timm encoder whose features method.feature compares with, instead of the teacher's
+    feature_teacher_weights: str = ""  # its .safetensors file; empty: a package, the hub's cache or the hub
+    feature_teacher_size: int = 0  # pixels of the longer side of what it reads; 0: the frame's own
+    warm_up_steps: int = 0  # steps in which the encoder alone learns the teacher's features, before the method begins
     method: Method = field(default_factory=lambda: METHODS["distillation"])
     schedule: Schedule = field(default_factory=Schedule)
 
@@ -148,14 +153,14 @@ def load(name: str) -> Recipe:
 
 def check(recipe: Recipe) -> None:
     """Raises ValueError when teacher, student and data do not speak of the same thing: frames, or volumes."""
-    network, method = recipe.teacher.network, recipe.student.method
+    network, method = recipe.teacher.network, student_method(recipe.student)
     deep, wanted = teacher_dims(network) == 3, getattr(method, "guide", "network")
     if deep and recipe.data.layout in ("pairs", "phantom"):
         raise ValueError(
             f"teacher.network: {network} needs volumes, data.layout {recipe.data.layout} has single frames; "
             "use a 2-D teacher such as unet"
         )
-    if deep and any(isinstance(role, Frozen) for role in method.roles().values()):
+    if deep and any(isinstance(role, Frozen) and role.kind != "backbone" for role in method.roles().values()):
         raise ValueError(
             f"student.method: the 3-D teacher {network} cannot look at single frames; "
             "use slice_distillation, which reads what it said of every slice"
@@ -169,11 +174,51 @@ def check(recipe: Recipe) -> None:
             f"student.method: only a 3-D teacher leaves a bank, {network} looks at frames; "
             "use distillation, or teacher.network vnet"
         )
+    _check_features(recipe, method)
     if recipe.student.weights:  # known now, not when the teacher has been trained
         from edgemt import zoo
 
         size = {"channels": recipe.data.frame_channels, "classes": len(recipe.data.classes)}
         zoo.begun(recipe.student.weights, student_network(recipe.student, method, **size))
+
+
+def _check_features(recipe: Recipe, method: Method) -> None:
+    """Raises ValueError where features are to be compared that nobody gives, or a feature teacher has nothing to do."""
+    of, teacher = recipe.student, recipe.teacher.network
+    compared = getattr(method, "feature", FeatureTerm()).on
+    if of.warm_up_steps < 0 or of.feature_teacher_size < 0:
+        raise ValueError("student.warm_up_steps and student.feature_teacher_size cannot be negative")
+    if of.feature_teacher:
+        from teachers.backbone import weights_of
+
+        if not compared and not of.warm_up_steps:
+            raise ValueError(
+                f"student.feature_teacher: {of.feature_teacher} has nothing to teach; choose "
+                "--student.method.feature.kind fitnet, vid, cwd or similarity, or set student.warm_up_steps"
+            )
+        weights_of(of.feature_teacher, given=of.feature_teacher_weights)
+    elif of.feature_teacher_weights:
+        raise ValueError("student.feature_teacher_weights: name its timm encoder, too: --student.feature-teacher NAME")
+    elif compared or of.warm_up_steps:
+        what = "student.method.feature.kind" if compared else "student.warm_up_steps"
+        if teacher_dims(teacher) == 3 or teacher.startswith("monai"):
+            raise ValueError(
+                f"{what}: teacher {teacher} gives no feature maps of frames; name a student.feature_teacher, or take "
+                "unet, an smp/ or a students/ network"
+            )
+        if recipe.teacher.members > 1 or recipe.teacher.flips > 1:
+            raise ValueError(
+                f"{what}: several members or flips have no feature maps in common; name a student.feature_teacher, or "
+                "set teacher.members and teacher.flips to 1"
+            )
+
+
+def student_method(of: Student) -> Method:
+    """The student's method as its stages run it: features come from `feature_teacher` where one is named."""
+    term = getattr(of.method, "feature", None)
+    if not of.feature_teacher or not isinstance(term, FeatureTerm):
+        return of.method
+    return replace(of.method, feature=replace(term, source="backbone"))  # type: ignore[call-arg]
 
 
 def teacher_dims(name: str) -> int:

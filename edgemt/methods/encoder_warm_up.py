@@ -1,0 +1,36 @@
+"""Features alone: an encoder learns those of a frozen one, from images without labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from edgemt.contract import Batch, Step
+from edgemt.methods.feature_term import FeatureTerm
+from edgemt.methods.method import Method, Terms
+from edgemt.roles import Frozen, Players, Role, Trainable
+
+
+@dataclass(frozen=True)
+class EncoderWarmUp(Method):
+    """An encoder that has learnt nothing matches the maps of a frozen encoder on every image, and no label is read.
+
+    The player "student" is an encoder alone: image -> maps, finest first.
+    """
+
+    citation: ClassVar[str] = "Romero et al., ICLR 2015, FitNets (the hint stage before distillation)"
+    feature: FeatureTerm = field(default_factory=lambda: FeatureTerm("fitnet"))
+
+    def roles(self) -> dict[str, Role]:
+        return {"student": Trainable(), self.feature.source: Frozen(self.feature.source), **self.feature.roles()}
+
+    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+        teacher = None
+        if self.feature.source == "teacher":
+            with torch.no_grad():
+                teacher = nets.teacher(batch.image)
+        guide = self.feature.guide(nets, batch.image, teacher)
+        space = batch.image.shape[2:]
+        return Terms(feature=self.feature.loss(nets, nets.student(batch.image), guide, space=space))
