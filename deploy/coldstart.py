@@ -40,7 +40,7 @@ def report(job: dict[str, Any]) -> None:
     from deploy.ship import open_ship
 
     frame = np.random.default_rng(0).integers(0, 256, (1, *job["shape"]), dtype=np.uint8)
-    choice = {name: job.get(name) for name in ("threads", "precision")}
+    choice: dict[str, Any] = {name: job.get(name) for name in ("threads", "precision")}
     ship: Any = Path(job["path"])
     if ship.is_dir():
         ship = open_ship(ship)

@@ -17,12 +17,14 @@ from typing import Any, Literal
 
 import numpy as np
 
+from edgemt.decoding import decoding
 from edgemt.depth import Depth
 from edgemt.frames import to_uint8
 
 GREY, PALETTE = ("MONOCHROME1", "MONOCHROME2"), "PALETTE COLOR"
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
 VIDEO_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (100, 101, 102, 103, 104, 105, 106, 107, 108))
+_USED = (0x0008, 0x0018, 0x0020, 0x0028)  # groups of elements that decide how a picture is read
 AUTO = Depth()
 _MOST_PIXELS = 1 << 31  # of one file; more would fill the memory
 _PERCENTILES = (0.5, 99.5)  # of a volume without a window, as in training
@@ -74,10 +76,11 @@ class DicomFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.header = _read(self.path)
-        _check(self.path, self.header)
-        self.count = int(self.header.get("NumberOfFrames") or 1)
-        self.size = (int(self.header.Rows), int(self.header.Columns))
-        self.grey = self.header.PhotometricInterpretation in GREY
+        with decoding(self.path, "DICOM", remedy="export it again"):
+            _check(self.path, self.header)
+            self.count = int(self.header.get("NumberOfFrames") or 1)
+            self.size = (int(self.header.Rows), int(self.header.Columns))
+            self.grey = self.header.PhotometricInterpretation in GREY
 
     def view(self, index: int, window: Window | Range | None) -> np.ndarray:
         """uint8 [H, W] or [H, W, 3]; a grey picture through `window`: `shared_window`, or that of the file's volume.
@@ -277,6 +280,9 @@ def _read(path: Path) -> Any:
         raise ValueError(f"{path}: reading DICOM needs pydicom; pip install pydicom") from None
     try:
         header = pydicom.dcmread(path)
+        for tag in list(header.keys()):
+            if tag.group in _USED:
+                header[tag]  # decoded when first looked at: a damaged element is found here
     except FileNotFoundError:
         raise ValueError(f"{path}: no such file") from None
     except PermissionError as error:
@@ -289,8 +295,10 @@ def _read(path: Path) -> Any:
 
 def _check(path: Path, header: Any) -> None:
     """Refuse what has no pixels, or pixels whose meaning is not read here."""
-    if _PIXEL_DATA not in header or "Rows" not in header:
-        kind = getattr(header.get("SOPClassUID"), "name", "") or "DICOM object"
+    if _PIXEL_DATA not in header or "Rows" not in header or "Columns" not in header:
+        uid = str(header.get("SOPClassUID") or "")
+        kind = getattr(header.get("SOPClassUID"), "name", uid)
+        kind = "DICOM object" if kind == uid else kind  # an unknown one is what the file holds there, whatever it is
         floats = " with float pixels, which are not read" if "FloatPixelData" in header else ""
         raise NotAPicture(f"{path}: holds no picture ({kind}){floats}; name files of images")
     if header.get("SegmentSequence"):

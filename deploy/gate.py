@@ -20,6 +20,11 @@ class GateError(ValueError):
         self.measured = measured
         self.tolerance = tolerance
 
+    @property
+    def reason(self) -> str:
+        """What was measured, without what follows from it."""
+        return str(self).partition("; nothing was written")[0]
+
 
 def gate(parent_dice: float, dice: float, *, tolerance: float, what: str, knob: str) -> float:
     """The drop in Dice from the parent (negative: a gain). Raises GateError when it exceeds `tolerance`.

@@ -9,7 +9,7 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
 if TYPE_CHECKING:
     import numpy as np
@@ -21,6 +21,16 @@ CARD_FORMAT = 1
 # What `network(x, disturb=...)` puts each encoder map through before a decoder reads it. It may also give more rows
 # than it takes, as many for every map: the decoder then reads several versions of what the encoder saw once.
 Disturb: TypeAlias = "Callable[[Tensor], Tensor]"
+
+# What `network(x, disturb_scales=...)` puts each coarser map of the decoder through before its class layer (the head
+# "scales") reads it: (level, 0 the coarsest; map) -> map.
+DisturbScales: TypeAlias = "Callable[[int, Tensor], Tensor]"
+
+# What a method may require of a network beside logits, with the same meaning on every network: signed distances, the
+# last decoder map, logits of the coarser decoder levels, one or two further full-size decoders, and the keyword
+# `disturb`.
+Head = Literal["sdf", "features", "scales", "decoder2", "decoder3", "disturb"]
+HEADS: tuple[Head, ...] = get_args(Head)
 
 
 @dataclass(frozen=True)
@@ -66,7 +76,8 @@ class Output(NamedTuple):
     logits: Tensor  # [N, C, *space]
     features: Tensor | None = None  # [N, F, *space]
     sdf: Tensor | None = None  # [N, C - 1, *space] in [-1, 1], negative inside
-    aux: tuple[Tensor, ...] = ()  # further logits, each [N, C, *space]
+    scales: tuple[Tensor, ...] = ()  # logits of the coarser decoder levels, coarsest first, each [N, C, *space]
+    decoders: tuple[Tensor, ...] = ()  # logits of further full-size decoders, each [N, C, *space]
 
 
 @dataclass(frozen=True)
@@ -114,6 +125,7 @@ class Card:
     files: dict[str, str] = field(default_factory=dict)  # relative path -> sha256
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)  # file -> dice, drop, ...
     latency: tuple[dict[str, Any], ...] = ()
+    given_up: tuple[dict[str, Any], ...] = ()  # what was wanted, what ships in its place, and why (`edgemt.fallback`)
     params: int = 0
     macs: int = 0
     created: str = ""
@@ -139,7 +151,7 @@ class Card:
             for key in ("mean", "std"):
                 if key in norm:
                     norm[key] = tuple(float(v) for v in norm[key])
-            for key in ("classes", "size", "parents", "latency"):
+            for key in ("classes", "size", "parents", "latency", "given_up"):
                 raw[key] = tuple(raw.get(key, ()))
             for key in ("spacing_mm", "patch"):
                 if raw.get(key) is not None:

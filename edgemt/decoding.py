@@ -24,7 +24,7 @@ def decoding(path: str | Path, kind: str, *, remedy: str = "copy the file again"
         raise
     except ValueError as error:
         text = str(error)
-        if type(error) is ValueError and text.startswith(str(path)) and "\n" not in text:
+        if text.startswith(str(path)) and "\n" not in text:
             raise
         raise Refused(_line(path, kind, error, remedy)) from None
     except Exception as error:

@@ -80,7 +80,10 @@ def _encoder_weights() -> list[str]:
 
     lines = []
     for name, row in students.STUDENTS.items():
-        source = encoder_weights.sources(row.encoder)
+        try:
+            source = encoder_weights.sources(row.encoder)
+        except ImportError as error:  # timm is listed as installed, and cannot be imported
+            return [_lack("pretrained weights", f"timm does not work here ({error})")]
         here = "installed" in source and "not installed" not in source or source.startswith("hub cache")
         lines.append(f"{'ok' if here else '--':3} {name:28} pretrained weights: {source}")
     return lines

@@ -36,6 +36,7 @@ from edgemt.progress import Bar
 from edgemt.roles import Ema, Frozen, Memory, Players, Trainable, gather, rest, set_modes, update_averages
 
 GROWN = 0.7  # fraction of a run after which progressive resizing has reached the full size
+PASSED = 0.95  # a confidence threshold that more voxels pass filters nothing
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
@@ -144,7 +145,24 @@ def train(
                 run.note_terms(shown)
             if run.index % schedule.checkpoint_every == 0 or run.index == schedule.steps:
                 run.save(file, key=key)
+    if ranks.first():
+        note_threshold(method, run.history, label=label)
     return Trained(run.delivered, run.history)
+
+
+def note_threshold(method: Method, history: Mapping[str, Any], *, label: str) -> None:
+    """One line on stderr where a confidence threshold let nearly every voxel pass in the second half of a run."""
+    confidence = getattr(method, "confidence", getattr(getattr(method, "target", None), "confidence", None))
+    accepted = history["terms"].get("accepted", [])
+    late = accepted[len(accepted) // 2 :]
+    if confidence is not None and late and sum(late) / len(late) > PASSED:
+        share = 100 * sum(late) / len(late)
+        print(
+            f"{label}: {share:.1f} % of the voxels passed the confidence threshold {confidence}, so that it filtered "
+            "nothing; raise the method's confidence, or take a method with one threshold for each class",
+            file=sys.stderr,
+            flush=True,
+        )
 
 
 class Run:
@@ -426,12 +444,12 @@ def _optimiser(player: nn.Module, role: Trainable, schedule: Schedule) -> torch.
     if kind == "adamw":
         return torch.optim.AdamW(player.parameters(), rate, weight_decay=schedule.weight_decay)
     if kind == "adam":
-        return torch.optim.Adam(player.parameters(), rate)
+        return torch.optim.Adam(player.parameters(), rate, betas=role.betas)
     raise ValueError(f"optimiser: unknown {kind!r}; one of adamw, adam, sgd")
 
 
 def _rate(role: Trainable, schedule: Schedule, index: int) -> float:
-    return schedule.rate(index) * role.lr_scale
+    return schedule.rate(index) if role.rate is None else role.rate
 
 
 def _mixed(seed: int, index: int) -> int:

@@ -15,6 +15,7 @@ import torch
 
 from edgemt import artefact, quantizing, ranks, reporting, shipping, slimming
 from edgemt.data_changes import tell_changes
+from edgemt.fallback import told
 from edgemt.files import write_text
 from edgemt.locking import locked
 from edgemt.methods import METHODS, Method
@@ -30,7 +31,7 @@ STAGES = ("teacher", "bank", "student", "slim", "int8", "ship", "report")
 def run(recipe: Recipe, out: Path, *, until: str = "report", overwrite: bool = False) -> Path:
     """Every stage up to `until`; what stands is skipped, what was cut is resumed. Returns the last stage's folder.
 
-    A stage or checkpoint that does not fit the recipe or the data any more is kept under another name, or replaced
+    A stage or checkpoint that does not fit the recipe or the data any more is renamed, or replaced
     with `overwrite` (`edgemt.reuse`). Several processes (`edgemt.ranks`) train together; the first one does all else
     in a folder that each of them sees. Raises ValueError, before anything is trained, for a folder that another run
     uses or that cannot be written.
@@ -60,7 +61,17 @@ def _run(at: Run, until: str) -> Path:
     folder = out
     for stage in STAGES[: STAGES.index(until) + 1]:
         folder = makers[stage](at)
+    _tell_what_was_given_up(at, until)
     return folder
+
+
+def _tell_what_was_given_up(at: Run, until: str) -> None:
+    """The last lines of a run: what its gates refused, and what stands in its place."""
+    last = next((stage for stage in ("ship", "int8", "slim") if STAGES.index(stage) <= STAGES.index(until)), None)
+    if last is None or not ranks.first():
+        return
+    for record in artefact.read_card(at.folder(last)).given_up:
+        at.say(f"given up: {told(record)}")
 
 
 def _by_first(make: Callable[[Run], Path]) -> Callable[[Run], Path]:

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import os
 import re
+import struct
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
@@ -31,6 +32,11 @@ IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 H5_SUFFIXES = (".h5", ".hdf5")
 FORMATS = ("PNG", "JPEG", "BMP", "TIFF", "WEBP")  # of Pillow; it opens many more by their content
+# what Pillow raises for damaged files: its plugins let through whatever goes wrong in them
+_BROKEN = (
+    *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError),
+    *(EOFError, struct.error, Image.DecompressionBombError),
+)
 NEAR_WHOLE = 1e-3  # so far from a whole number a label may be, as resampling in float leaves it
 _CONVERT = {
     **dict.fromkeys((".nrrd", ".nhdr", ".mha", ".mhd"), "SimpleITK.WriteImage(SimpleITK.ReadImage(IN), 'OUT.nii.gz')"),
@@ -74,7 +80,7 @@ def is_volume(path: str | Path) -> bool:
 
 def is_stray(path: str | Path) -> bool:
     """Files and folders that systems and editors leave behind: names that begin with a dot, __MACOSX, Thumbs.db ..."""
-    name = Path(path).name
+    name = os.path.basename(path)
     return name.startswith(".") or name.lower() in _STRAY
 
 
@@ -90,8 +96,8 @@ def is_h5(path: str | Path) -> bool:
 
 def stem_of(path: str | Path) -> str:
     """The file name without its suffix; `.nii.gz` is one suffix."""
-    name = Path(path).name
-    return name[:-7] if name.lower().endswith(".nii.gz") else Path(path).stem
+    name = os.path.basename(path)
+    return name[:-7] if name.lower().endswith(".nii.gz") else os.path.splitext(name)[0]
 
 
 def not_read(path: str | Path) -> str | None:
@@ -121,7 +127,7 @@ def opened_image(path: str | Path, *, what: str = "image") -> Iterator[tuple[Ima
         raise ValueError(f"{path}: no such {what}") from None
     except Refused:
         raise
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _BROKEN as error:
         reason = str(error).replace(str(path), "").replace("''", "").strip()
         raise ValueError(f"{path}: cannot be decoded ({reason}); replace or remove the file") from None
 
@@ -135,7 +141,7 @@ def image_header(path: str | Path) -> Header:
             return Header((image.height, image.width), _deep(image), turn, image.mode)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such image") from None
-    except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
+    except _BROKEN as error:
         raise ValueError(f"{path}: cannot be decoded ({error}); replace or remove the file") from None
 
 
@@ -546,10 +552,11 @@ def to_uint8(array: np.ndarray, *, window: tuple[float, float] | None = None) ->
     """
     if array.dtype == np.uint8:
         return array
-    low, high = window if window is not None else tuple(float(v) for v in np.percentile(array, (0.5, 99.5)))
+    ends = window if window is not None else np.percentile(array, (0.5, 99.5))
+    low, high = (float(value) for value in ends)
     if window is None and not high > low:
         low, high = float(array.min()), float(array.max())
-    wide = np.float64 if array.dtype.kind in "iu" and array.dtype.itemsize > 2 else np.float32
+    wide: type[np.floating[Any]] = np.float64 if array.dtype.kind in "iu" and array.dtype.itemsize > 2 else np.float32
     scaled = (array.astype(wide) - low) * (255.0 / max(high - low, 1e-6))
     return np.clip(np.rint(scaled), 0, 255).astype(np.uint8)
 

@@ -1,9 +1,14 @@
-"""The rungs of the ladder to eight bits: calibrated, some layers left in float, learnt under eight bits, and both."""
+"""The rungs of the ladder to eight bits: calibrated, some layers left in float, learnt under eight bits, and both.
+
+Each rung is a folder of its own under `int8.tries`: graphs, record, and the accuracy as each runtime runs them. It is
+made once, whatever the tolerance; an interrupted run goes on with the rung that it was at.
+"""
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Iterator
+import time
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -13,56 +18,128 @@ from deploy import export
 from deploy.fastest import timed
 from deploy.quantize import quantize
 from deploy.runtime import runner
-from deploy.sensitivity import sensitivity
+from deploy.sensitivity import Sensitivity, sensitivity
 from edgemt import artefact, ranks
 from edgemt.progress import counter
 from edgemt.quantization_aware import distil_in_eight_bits
-from edgemt.workspace import Run
+from edgemt.workspace import Run, record_of
 
+FLOAT, FLOAT_IR = "model.onnx", "openvino/model.xml"
+SMALL, SMALL_IR = "model.int8.onnx", "openvino/model.int8.xml"
+RUNS = {SMALL: "onnxruntime", SMALL_IR: "openvino"}
+TRIES = "int8.tries"
 _TELLING = 16  # calibration frames that layers are compared and timed on
 _NOTED = 16  # layers whose sensitivity the card keeps
 
 
-def rungs(at: Run, *, exact: Path, small: Path, frames: list[np.ndarray]) -> Iterator[dict[str, Any]]:
-    """Writes the INT8 graph `small` of each rung in turn, and says which it is.
+@dataclass(frozen=True)
+class Rung:
+    """A finished rung. `record`: rung, kept (layers in float), seconds; of a mixed one times_float and sensitivity."""
+
+    folder: Path
+    record: dict[str, Any]
+    measured: dict[str, dict[str, Any]]  # file -> every metric, as its runtime runs it; empty if it is not quick enough
+
+
+def rungs(at: Run, *, exact: Path, frames: list[np.ndarray]) -> Iterator[Rung]:
+    """The rungs in turn, each made when it is asked for and read where it stands.
 
     `exact` is the float graph of the slim student, `frames` are unlabelled, uint8 [1, H, W, K] each.
     """
-    ladder = at.recipe.int8.ladder
-    quantize(exact, small, calibration=frames, frames=len(frames))
-    yield {"rung": "calibrated", "kept": []}
+    ladder, source = at.recipe.int8.ladder, at.folder("slim")
+    calibrated = _calibrated(at, "calibrated", source, exact, frames)
+    yield calibrated
     if "mixed" in ladder:
-        yield from _mixed(at, exact, small, frames, rung="mixed")
+        yield from _mixed(at, "mixed", source, exact, calibrated, frames)
     if "distil" not in ladder:
         return
     if ranks.world() > 1:  # the others wait for this stage and cannot learn along
         at.say("int8: learning under eight bits is one process's work; give the same command without torchrun or srun")
         return
     learnt = distil_in_eight_bits(at)
-    with tempfile.TemporaryDirectory() as scratch:
-        graph = export_graph(at, learnt, Path(scratch) / "model.onnx")
-        quantize(graph, small, calibration=frames, frames=len(frames))
-        yield {"rung": "distilled", "kept": []}
-        if "mixed" in ladder:
-            yield from _mixed(at, graph, small, frames, rung="distilled, mixed")
+    exact = export_graph(at, learnt, at.folder(TRIES) / "distilled.onnx")
+    distilled = _calibrated(at, "distilled", learnt, exact, frames)
+    yield distilled
+    if "mixed" in ladder:
+        yield from _mixed(at, "distilled, mixed", learnt, exact, distilled, frames)
 
 
-def _mixed(at: Run, exact: Path, small: Path, frames: list[np.ndarray], *, rung: str) -> Iterator[dict[str, Any]]:
+def _calibrated(at: Run, name: str, source: Path, exact: Path, frames: list[np.ndarray]) -> Rung:
+    """Every layer in eight bits. `source` is the folder whose network `exact` is the graph of."""
+    folder, key = _place(at, name, source)
+    if artefact.stands(folder, key=key):
+        return _read(folder)
+    return _make(at, folder, key, exact, frames, record={"rung": name, "kept": []})
+
+
+def _mixed(at: Run, name: str, source: Path, exact: Path, calibrated: Rung, frames: list[np.ndarray]) -> Iterator[Rung]:
     """The 1, 2, 4, 8 ... worst layers in float, while that is quicker than all of them; no label is looked at."""
-    telling = frames[:: max(1, len(frames) // _TELLING)][:_TELLING]
-    layers = sensitivity(exact, small, frames=telling, progress=counter("sensitivity of layers"))
-    worst = [layer for layer in layers if layer.noise > 0]
-    noted = [{"layer": x.layer, "kind": x.kind, "noise": x.noise, "changed": x.changed} for x in layers[:_NOTED]]
+    layers: list[Sensitivity] | None = None
+    few = frames[:: max(1, len(frames) // _TELLING)][:_TELLING]
     count = 1
-    while count <= min(at.recipe.int8.kept, len(worst)):
-        kept = [layer.layer for layer in worst[:count]]
-        quantize(exact, small, calibration=frames, frames=len(frames), keep=kept)
-        gain = _gain(small, exact, telling)
-        if gain <= at.recipe.int8.gain:
-            at.say(f"int8: {rung}, {count} layers in float: {gain:.2f} times as fast as float, so no more of it")
+    while count <= at.recipe.int8.kept:
+        folder, key = _place(at, f"{name} {count}", source, at.recipe.int8.gain)
+        if artefact.stands(folder, key=key):
+            rung = _read(folder)
+        else:
+            layers = layers if layers is not None else _worst(exact, calibrated.folder / SMALL, few)
+            if count > len(layers):
+                return
+            noted = [
+                {"layer": x.layer, "kind": x.kind, "noise": x.noise, "changed": x.changed} for x in layers[:_NOTED]
+            ]
+            record = {"rung": name, "kept": [layer.layer for layer in layers[:count]], "sensitivity": noted}
+            rung = _make(at, folder, key, exact, frames, record=record, few=few)
+        if not rung.measured:
+            gain = rung.record["times_float"]
+            at.say(f"int8: {name}, {count} layers in float: {gain:.2f} times as fast as float, so no more of it")
             return
-        yield {"rung": rung, "kept": kept, "times_float": round(gain, 3), "sensitivity": noted}
+        yield rung
         count *= 2
+
+
+def _worst(exact: Path, small: Path, frames: list[np.ndarray]) -> list[Sensitivity]:
+    """The layers that eight bits change anything for, the worst first."""
+    layers = sensitivity(exact, small, frames=frames, progress=counter("sensitivity of layers"))
+    return [layer for layer in layers if layer.noise > 0]
+
+
+def _place(at: Run, name: str, source: Path, *depends: Any) -> tuple[Path, str]:
+    """The folder of a rung, and the key of what it is made from."""
+    of = at.recipe
+    parts = (of.int8.images, of.seed, at.files, at.list_key, artefact.identity(source), *depends)
+    key = artefact.key_of("rung", name, *parts)
+    return at.folder(TRIES) / name.replace(", ", "-").replace(" ", "-"), key
+
+
+def _read(folder: Path) -> Rung:
+    card = artefact.read_card(folder)
+    return Rung(folder, card.network, card.measured)
+
+
+def _make(
+    at: Run,
+    folder: Path,
+    key: str,
+    exact: Path,
+    frames: list[np.ndarray],
+    *,
+    record: dict[str, Any],
+    few: Sequence[np.ndarray] = (),
+) -> Rung:
+    """Quantize and measure; on `few` frames it is timed first, and not measured where it is not quick enough."""
+    begun = time.monotonic()
+    with artefact.staged(folder, overwrite=True) as working:
+        small = quantize(exact, working / SMALL, calibration=frames, frames=len(frames), keep=record["kept"])
+        export.export_openvino(small, working / SMALL_IR)
+        gain = _gain(small, exact, list(few)) if few else None
+        worth = gain is None or gain > at.recipe.int8.gain
+        measured = {file: record_of(runner(working / file, runtime=r), at.val) for file, r in RUNS.items() if worth}
+        timed_as = {} if gain is None else {"times_float": round(gain, 3)}
+        noted = {**record, **timed_as, "seconds": round(time.monotonic() - begun, 1)}
+        card = replace(at.card(), stage="rung", network=noted, recipe_hash=key, measured=measured)
+        artefact.write_card(working, card)
+    return _read(folder)
 
 
 def _gain(small: Path, exact: Path, frames: list[np.ndarray]) -> float:

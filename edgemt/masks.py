@@ -74,8 +74,14 @@ def count(array: np.ndarray) -> dict[int, int]:
     if array.dtype != np.uint8:
         values, counts = np.unique(flat, return_counts=True)
         return dict(zip(values.tolist(), counts.tolist(), strict=True))
-    total = sum(np.bincount(flat[i : i + _CHUNK], minlength=256) for i in range(0, max(len(flat), 1), _CHUNK))
-    return {int(v): int(total[v]) for v in np.flatnonzero(total)}  # type: ignore[index]
+    total = np.zeros(256, np.int64)
+    for start in range(0, len(flat), _CHUNK):
+        part = flat[start : start + _CHUNK]
+        between = part[part + np.uint8(1) > 1]  # neither 0 nor 255, of which most masks are made: counted the quick way
+        total += np.bincount(between, minlength=256)
+        total[0] += len(part) - np.count_nonzero(part)
+        total[255] += np.count_nonzero(part == 255)
+    return {int(v): int(total[v]) for v in np.flatnonzero(total)}
 
 
 def _of_image(image: Image.Image, path: str) -> MaskFile:
@@ -88,22 +94,19 @@ def _of_image(image: Image.Image, path: str) -> MaskFile:
         return _of_palette(image, path)
     if image.mode in ("L", "I", "F") or image.mode.startswith("I;16"):
         array = whole_numbers(np.asarray(image), path)
-        levels = _histogram(image) if image.mode == "L" else count(array)
+        levels = count(array)
         return MaskFile(array, Evidence(path, "grey", levels, lossy, regions=_regions(array, levels, lossy)))
     return _of_colours(image, path, lossy)
 
 
 def _of_palette(image: Image.Image, path: str) -> MaskFile:
-    array, levels = np.asarray(image), _histogram(image)
+    array = np.asarray(image)
+    levels = count(array)
     table = np.asarray((image.getpalette("RGB") or [])[:768], np.int64).reshape(-1, 3)
     colours = tuple((v, _rgb(table[v])) for v in levels if v < len(table))
     if len({colour for _, colour in colours}) < len(colours):
         colours = ()  # several indices in one colour: the palette tells nothing
     return MaskFile(array, Evidence(path, "palette", levels, False, colours))
-
-
-def _histogram(image: Image.Image) -> dict[int, int]:
-    return {value: n for value, n in enumerate(image.histogram()) if n}
 
 
 def _of_colours(image: Image.Image, path: str, lossy: bool) -> MaskFile:
@@ -146,9 +149,10 @@ def _rgb(row: np.ndarray) -> Colour:
 
 def _regions(array: np.ndarray, levels: dict[int, int], lossy: bool = False) -> frozenset[int]:
     """Values strictly between 0 and the largest that fill areas: blocks of 2 x 2 equal pixels, as soft edges do not."""
-    between = [v for v in levels if 0 < v < max(levels)]
-    if lossy or not between or array.ndim < 2:
+    if lossy or len(levels) < 3 or array.ndim < 2:
         return frozenset()
+    top = max(levels)
+    between = [v for v in levels if 0 < v < top]
     if array.ndim > 2:
         return frozenset(between)  # voxels have no soft edges
     corner = array[:-1, :-1]

@@ -17,16 +17,25 @@ from torch import Tensor
 
 @dataclass(frozen=True)
 class Noise:
-    """Adds Gaussian noise, clipped: the teacher's view in UA-MT and its descendants. `std` 0 is no noise."""
+    """Adds Gaussian noise, clipped: the teacher's view in UA-MT and its descendants. `std` 0 is no noise.
+
+    `std` and `clip` are in units of the images, whose standard deviation is 1 here. `planar` multiplies both for images
+    of two axes: `SSL4MIS` is what its scripts add to volumes of deviation 1 and to slices in [0, 1] of deviation 0.18.
+    """
 
     std: float = 0.1
     clip: float = 0.2
+    planar: float = 1.0
 
     def __call__(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
         if self.std == 0.0:
             return image
+        scale = self.planar if image.ndim == 4 else 1.0
         noise = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
-        return image + (noise * self.std).clamp(-self.clip, self.clip)
+        return image + (noise * (self.std * scale)).clamp(-self.clip * scale, self.clip * scale)
+
+
+SSL4MIS = Noise(std=0.1, clip=0.2, planar=5.5)
 
 
 @dataclass(frozen=True)
@@ -160,20 +169,30 @@ def adversarial(
 
 @dataclass(frozen=True)
 class Jitter:
-    """Contrast, brightness and gamma drawn for each image: a strong view beside the one that a batch brings."""
+    """Brightness, contrast and gamma drawn for each image: a strong view beside the one that a batch brings.
+
+    UniMatch's colour jitter of images in [0, 1] that fill their range, for images that are normalised already: a factor
+    from 1 - brightness to 1 + brightness counts from the darkest value, one of contrast from the mean, and what goes
+    beyond the brightest value is cut off. Other images are left as they are.
+    """
 
     contrast: float = 0.5
-    brightness: float = 0.5  # standard deviations of the image
-    power: float = 0.5  # gamma from exp(-power) to exp(power)
+    brightness: float = 0.5
+    power: float = 0.0  # gamma from exp(-power) to exp(power)
+    chance: float = 0.8  # how many images are changed
 
     def __call__(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
         draw = 2.0 * torch.rand((3, len(image)), generator=generator, device=image.device) - 1.0
-        stretch, lift, power = draw.to(image.dtype)
-        image = gamma(image, (self.power * power).exp())
+        chosen = torch.rand(len(image), generator=generator, device=image.device) < self.chance
         axes, column = tuple(range(1, image.ndim)), (-1, *[1] * (image.ndim - 1))
-        mean, spread = image.mean(axes, keepdim=True), image.std(axes, keepdim=True)
-        image = mean + (1.0 + self.contrast * stretch.view(column)) * (image - mean)
-        return image + self.brightness * lift.view(column) * spread
+        stretch, lift, power = draw.to(image.dtype)
+        darkest, brightest = image.amin(axes, keepdim=True), image.amax(axes, keepdim=True)
+        changed = gamma(image, (self.power * power).exp()) if self.power else image
+        changed = darkest + (1.0 + self.brightness * lift.view(column)) * (changed - darkest)
+        changed = changed.minimum(brightest)
+        mean = changed.mean(axes, keepdim=True)
+        changed = mean + (1.0 + self.contrast * stretch.view(column)) * (changed - mean)
+        return torch.where(chosen.view(column), changed.maximum(darkest).minimum(brightest), image)
 
 
 @dataclass(frozen=True)

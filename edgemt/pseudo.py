@@ -33,7 +33,8 @@ def looks(network: nn.Module, image: Tensor, noise: Noise, generator: torch.Gene
     said = network(noise(image.repeat(times, *[1] * (image.ndim - 1)), generator))
     shape = (times, len(image))
     features, sdf = (None if x is None else x.unflatten(0, shape) for x in (said.features, said.sdf))
-    return Output(said.logits.unflatten(0, shape), features, sdf, tuple(x.unflatten(0, shape) for x in said.aux))
+    scales, decoders = (tuple(x.unflatten(0, shape) for x in many) for many in (said.scales, said.decoders))
+    return Output(said.logits.unflatten(0, shape), features, sdf, scales, decoders)
 
 
 def hard(p: Tensor) -> Tensor:
@@ -104,14 +105,16 @@ def squared_distance(hit: Tensor, *, voxels: int = 2**25) -> Tensor:
 
 
 def largest_component(label: Tensor, *, classes: int) -> Tensor:
-    """int64 [N, *space]: of each foreground class only its largest connected piece stays (faces connect)."""
+    """int64 [N, *space]: of each foreground class only its largest connected piece stays (a corner connects)."""
+    from scipy.ndimage import generate_binary_structure
     from scipy.ndimage import label as pieces
 
+    touching = generate_binary_structure(label.ndim - 1, label.ndim - 1)
     array = label.cpu().numpy()
     out = np.zeros_like(array)
     for n in range(len(array)):
         for c in range(1, classes):
-            found, count = pieces(array[n] == c)
+            found, count = pieces(array[n] == c, structure=touching)
             if count:
                 sizes = np.bincount(found.ravel())
                 sizes[0] = 0

@@ -1,13 +1,13 @@
 """Eight bits: one quantized graph for every runtime, judged class by class before it is written.
 
 Calibration alone comes first. Where it costs more than the tolerance, the layers that suffer most stay in float; then
-the student learns on under eight bits. Each rung is measured as each runtime runs it, and the first that holds is
-kept. When none does, nothing is written and what was tried is said.
+the student learns on under eight bits (`edgemt.ladder`). Each rung is measured as each runtime runs it, and the first
+that passes is taken. When none does, half precision and float ship alone, and the card records what was tried.
 """
 
 from __future__ import annotations
 
-import time
+import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -21,21 +21,25 @@ from deploy.inputs import measure, unlike
 from deploy.runtime import runner
 from edgemt import artefact
 from edgemt.data.stream import Stack
+from edgemt.fallback import given_up
 from edgemt.files import next_name
-from edgemt.ladder import export_graph, rungs
+from edgemt.ladder import FLOAT, FLOAT_IR, RUNS, SMALL, SMALL_IR, export_graph, rungs
 from edgemt.training import FORMAT, drop, fits
 from edgemt.workspace import Run, measured_of, record_of
 
-FLOAT, FLOAT_IR = "model.onnx", "openvino/model.xml"
-SMALL, SMALL_IR = "model.int8.onnx", "openvino/model.int8.xml"
-RUNS = {SMALL: "onnxruntime", SMALL_IR: "openvino"}
+SMALL_FILES = (SMALL, SMALL_IR, SMALL_IR.removesuffix(".xml") + ".bin")
+_REMEDY = "int8.schedule.steps or int8.kept up, or a larger tolerance"
 
 
 def int8(at: Run) -> Path:
-    """One Q/DQ ONNX for every runtime, of the first rung that costs no more than the tolerance."""
+    """One Q/DQ ONNX for every runtime, of the first rung that costs no more than the tolerance; else float alone.
+
+    Raises GateError when no rung passes and `strict` is set or `int8.otherwise` is "stop".
+    """
     source, folder = at.folder("slim"), at.folder("int8")
     parents = (artefact.identity(source),)
     inputs = {"format": FORMAT, "int8": at.recipe.int8, "tolerance": at.recipe.tolerance, "seed": at.recipe.seed}
+    inputs |= {"strict": at.recipe.strict}
     inputs |= {"training data": at.files, "parents": {"slim": parents[0]}}
     key = artefact.key_of(inputs)
     measured_of(source, measured_on=at.measured_on)
@@ -45,13 +49,13 @@ def int8(at: Run) -> Path:
         return folder
     card = artefact.read_card(source)
     with artefact.staged(folder, overwrite=at.overwrite) as working:
-        for left in (SMALL, SMALL_IR, SMALL_IR.removesuffix(".xml") + ".bin"):  # of a run that was cut
+        for left in SMALL_FILES:  # of a run that was cut
             (working / left).unlink(missing_ok=True)
         export_graph(at, source, working / FLOAT)
         export.export_openvino(working / FLOAT, working / FLOAT_IR)
-        measured = _climbed(at, working, parent=card.measured[artefact.WEIGHTS])
+        measured, given = _climbed(at, working, parent=card.measured[artefact.WEIGHTS])
         kept = replace(card, stage="int8", parents=parents, recipe_hash=key, measured=measured)
-        artefact.write_card(working, kept)
+        artefact.write_card(working, replace(kept, given_up=(*card.given_up, *given)))
     return folder
 
 
@@ -82,28 +86,27 @@ def _current(at: Run, folder: Path, inputs: dict[str, Any]) -> bool:
             artefact.rewrite_card(folder, replace(card, measured=measured, data=at.card().data))
             at.say(f"int8: measured again on the changed validation list, {told(first)}")
             return True
-    after = "is replaced" if at.overwrite else f"is kept as {next_name(folder).name}"
+    after = "is replaced" if at.overwrite else f"becomes {next_name(folder).name}"
     at.say(f"int8: made again, its rung was chosen on another validation list; the finished stage {after}")
     return False
 
 
-def _climbed(at: Run, working: Path, *, parent: dict[str, Any]) -> dict[str, Any]:
-    """What the card says of the files of the first rung that holds. Raises GateError when none does."""
+def _climbed(at: Run, working: Path, *, parent: dict[str, Any]) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
+    """What the card records of the files of the first rung that passes, and of what was given up if none does."""
     tried: list[dict[str, Any]] = []
-    begun = time.monotonic()
-    for rung in rungs(at, exact=working / FLOAT, small=working / SMALL, frames=_calibration(at)):
-        export.export_openvino(working / SMALL, working / SMALL_IR)
-        measured = {file: record_of(runner(working / file, runtime=runtime), at.val) for file, runtime in RUNS.items()}
-        refused = [
+    for rung in rungs(at, exact=working / FLOAT, frames=_calibration(at)):
+        reasons = [
             judged(parent, found, tolerance=at.recipe.tolerance, what=f"INT8 on {RUNS[file]}")
-            for file, found in measured.items()
+            for file, found in rung.measured.items()
         ]
-        dice = {RUNS[file]: found["dice"] for file, found in measured.items()}
-        tried.append({**rung, "dice": dice, "passed": not any(refused), "seconds": round(time.monotonic() - begun, 1)})
-        begun = time.monotonic()
+        refused = next(filter(None, reasons), "")
+        dice = {RUNS[file]: found["dice"] for file, found in rung.measured.items()}
+        tried.append({**rung.record, "dice": dice, "passed": not refused, "refused": refused})
         at.say(f"int8: {told(tried[-1])}, its float parent {parent['dice']:.4f}")
-        if tried[-1]["passed"]:
-            noted = {"rungs": [_without(step, "sensitivity") for step in tried], **rung}
+        if not refused:
+            for file in SMALL_FILES:
+                shutil.copyfile(rung.folder / file, working / file)
+            noted = {"rungs": [_without(step, "sensitivity") for step in tried], **rung.record}
             return {
                 file: {
                     **found,
@@ -111,34 +114,55 @@ def _climbed(at: Run, working: Path, *, parent: dict[str, Any]) -> dict[str, Any
                     "runtime": RUNS[file],
                     **({"quantization": noted} if file == SMALL else {}),
                 }
-                for file, found in measured.items()
-            }
-        at.say(f"int8: refused, {next(filter(None, refused))}")
+                for file, found in rung.measured.items()
+            }, ()
+        at.say(f"int8: refused, {refused}")
+        if len(tried) == 1:
+            at.say(f"int8: {_budget(at)}")
     return _without_eight_bits(at, working, tried, parent=parent)
+
+
+def _budget(at: Run) -> str:
+    """The most that the further rungs may cost, and what comes after them, in words."""
+    of = at.recipe.int8
+    further = {"mixed": f"up to {of.kept} layers in float", "distil": f"{of.schedule.steps} steps under eight bits"}
+    steps = [further[name] for name in ("mixed", "distil") if name in of.ladder]
+    stops = at.recipe.strict or of.otherwise == "stop"
+    last = "refusal" if stops else "half precision and float alone"
+    return f"next {', then '.join([*steps, last])}"
 
 
 def _without_eight_bits(
     at: Run, working: Path, tried: list[dict[str, Any]], *, parent: dict[str, Any]
-) -> dict[str, Any]:
-    """The float graph alone where the recipe wants that, else the gate's word on every rung."""
-    for file in (SMALL, SMALL_IR, SMALL_IR.removesuffix(".xml") + ".bin"):
-        (working / file).unlink(missing_ok=True)
-    best = max((dice for step in tried for dice in step["dice"].values()), default=float("nan"))
-    said = "; ".join(told(step) for step in tried)
-    if at.recipe.int8.otherwise == "float":
-        at.say(f"int8: no rung holds ({said}); half precision and float are shipped alone")
-        found = record_of(runner(working / FLOAT, runtime="onnxruntime"), at.val)
-        noted = {"rungs": [_without(step, "sensitivity") for step in tried], "rung": "none", "kept": []}
-        return {FLOAT: {**found, "drop": drop(parent["dice"], found), "runtime": "onnxruntime", "quantization": noted}}
-    raise GateError(
-        f"INT8: no rung stays within {at.recipe.tolerance:g} of its parent's Dice {parent['dice']:.4f}, in mean and "
-        f"class by class: {said}; nothing was written; turn int8.schedule.steps or int8.kept up, take int8.otherwise "
-        "float to ship half precision, or allow more with a larger tolerance",
-        what="INT8",
-        expected=parent["dice"],
-        measured=best,
+) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
+    """The float graph alone and what was given up for it, or the gate's refusal with every rung named."""
+    steps = "; ".join(told(step) for step in tried)
+    if at.recipe.strict or at.recipe.int8.otherwise == "stop":
+        raise GateError(
+            f"INT8: no rung stays within {at.recipe.tolerance:g} of its parent's Dice {parent['dice']:.4f}, in mean "
+            f"and class by class: {steps}; nothing was written; turn {_REMEDY}, or ship half precision and float "
+            "(int8.otherwise float, without --strict)",
+            what="INT8",
+            expected=parent["dice"],
+            measured=max((dice for step in tried for dice in step["dice"].values()), default=float("nan")),
+            tolerance=at.recipe.tolerance,
+        )
+    at.say(f"int8: no rung passes ({steps}); half precision and float are shipped alone")
+    found = record_of(runner(working / FLOAT, runtime="onnxruntime"), at.val)
+    noted = {"rungs": [_without(step, "sensitivity") for step in tried], "rung": "none", "kept": []}
+    record = given_up(
+        stage="int8",
+        wanted="INT8",
+        shipped="half precision and float",
+        tried=[
+            {"attempt": named(step), "dice": min(step["dice"].values()), "refused": step["refused"]} for step in tried
+        ],
         tolerance=at.recipe.tolerance,
+        parent_dice=parent["dice"],
+        remedy=_REMEDY,
     )
+    measured = {**found, "drop": drop(parent["dice"], found), "runtime": "onnxruntime", "quantization": noted}
+    return {FLOAT: measured}, (record,)
 
 
 def judged(parent: dict[str, Any], found: dict[str, Any], *, tolerance: float, what: str) -> str:
@@ -148,14 +172,18 @@ def judged(parent: dict[str, Any], found: dict[str, Any], *, tolerance: float, w
         gate(parent["dice"], found["dice"], **asked)
         gate_classes(dice_of(parent), dice_of(found), **asked)
     except GateError as error:
-        return str(error).partition("; nothing was written")[0]
+        return error.reason
     return ""
+
+
+def named(step: dict[str, Any]) -> str:
+    """A rung by its name: mixed (2 layers in float)."""
+    return step["rung"] + (f" ({len(step['kept'])} layers in float)" if step["kept"] else "")
 
 
 def told(step: dict[str, Any]) -> str:
     """A rung in a few words: distilled 0.5123 on onnxruntime, 0.5131 on openvino."""
-    kept = f" ({len(step['kept'])} layers in float)" if step["kept"] else ""
-    return f"{step['rung']}{kept} " + ", ".join(f"{dice:.4f} on {name}" for name, dice in step["dice"].items())
+    return f"{named(step)} " + ", ".join(f"{dice:.4f} on {name}" for name, dice in step["dice"].items())
 
 
 def dice_of(measured: dict[str, Any]) -> dict[str, float | None]:

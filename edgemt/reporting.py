@@ -156,6 +156,7 @@ def _record(at: Run, timed: dict[str, Any], controls: list[Path]) -> dict[str, A
         "controls": [_stage(at, f"controls/{folder.name}", timed) for folder in controls],
         "curves": curves,
         "bench": [without_raw(timed)],
+        "given_up": list(ship.given_up),
         "messages": [*_messages(stages), *choices(ship), *timed["notes"]],
     }
 
@@ -227,9 +228,12 @@ def _messages(stages: list[dict[str, Any]]) -> list[str]:
     """What the numbers say, good or bad, in words."""
     by = {stage["name"]: stage for stage in stages}
     student, slim = by["student"], by["slim"]
+    less = 1 - slim["macs"] / student["macs"]
     said = [
-        f"Pruning removed {1 - slim['macs'] / student['macs']:.0%} of the student's multiply-accumulates "
-        f"and moved Dice by {slim['dice'] - student['dice']:+.4f}.",
+        f"Pruning removed {less:.0%} of the student's multiply-accumulates "
+        f"and moved Dice by {slim['dice'] - student['dice']:+.4f}."
+        if less > 0
+        else "The student ships unpruned.",
         f"The student keeps {student['dice'] / max(by['teacher']['dice'], 1e-9):.0%} of its teacher's Dice "
         f"with {student['params'] / by['teacher']['params']:.0%} of its parameters.",
     ]
@@ -258,9 +262,9 @@ def _gallery(at: Run) -> list[dict[str, Any]]:
     chosen = _shown(at, truths)
     frames = at.val.frames[chosen]
     masks = {name: _masks(at, name, chosen) for name in ("teacher", "student")}
-    small = at.folder("ship") / SMALL_IR
-    shown = small if small.exists() else at.folder("ship") / FLOAT_IR
-    masks[kind_of(shown.name)] = runner(shown, runtime="openvino")(frames)
+    ship = artefact.read_card(at.folder("ship"))
+    shown = next(file for file in (SMALL_IR, FLOAT_IR, SMALL, FLOAT) if file in ship.measured)
+    masks[kind_of(shown)] = runner(at.folder("ship") / shown, runtime=ship.measured[shown]["runtime"])(frames)
     names = [name for name, rows in zip(at.val.names, at.val.rows, strict=True) for _ in range(rows.stop - rows.start)]
     return [
         {

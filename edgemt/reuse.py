@@ -5,7 +5,8 @@ The rule of the whole flow: nothing that was finished or begun is lost. A folder
 fields that differ are printed with old and new value. The command that made such a folder takes it up again. With
 `overwrite` the folder is replaced instead.
 
-`.inputs.json` in a stage's folder holds the plain inputs of its key. It is no part of what ships.
+`.inputs.json` in a stage's folder holds the plain inputs of its key: fields and hashes, no file names. No
+card lists it.
 """
 
 from __future__ import annotations
@@ -48,7 +49,7 @@ def fits(
         say(f"{stage}: {found.name} was made from these inputs and is taken up again")
         return True
     if folder.exists():
-        after = "is replaced" if overwrite else f"is kept as {next_name(folder).name}"
+        after = "is replaced" if overwrite else f"becomes {next_name(folder).name}"
         say(f"{stage}: {_why(folder, inputs, explain)}: made again; the finished stage {after}")
     _ready(folder.with_name(f"{stage}.partial"), inputs, key=key, say=say, overwrite=overwrite, explain=explain)
     return False
@@ -65,7 +66,7 @@ def make_way(
     """For a folder that is filled in place and not renamed: set aside what is in it for other inputs."""
     key = artefact.key_of(inputs)
     if folder.exists() and _raw(folder).get("key") != key:
-        after = "is replaced" if overwrite else f"is kept as {next_name(folder).name}"
+        after = "is replaced" if overwrite else f"becomes {next_name(folder).name}"
         say(f"{folder.name}: {_why(folder, inputs, explain)}: made again; what was there {after}")
         if not overwrite:
             set_aside(folder)
@@ -85,9 +86,9 @@ def _ready(
     overwrite: bool,
     explain: Explain | None,
 ) -> None:
-    """`partial` holds a checkpoint of `key`, or none that anybody could miss."""
+    """`partial` holds a checkpoint of `key`, or none."""
     if _has_checkpoint(partial) and _key_of_begun(partial) != key:
-        after = "is replaced" if overwrite else f"is kept in {next_name(partial).name}"
+        after = "is replaced" if overwrite else f"moves to {next_name(partial).name}"
         say(f"{partial.stem}: {_why(partial, inputs, explain)}: the {_begun(partial)} does not fit and {after}")
         if not overwrite:
             set_aside(partial)

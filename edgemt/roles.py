@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from copy import deepcopy
 from dataclasses import dataclass, field
 from random import Random
@@ -22,8 +23,9 @@ class Trainable:
     """A network that an optimiser moves. Two with different `init` must start from different weights."""
 
     kind: str = "student"
-    lr_scale: float = 1.0  # times the run's learning rate
+    rate: float | None = None  # a constant learning rate of its own; None: the run's schedule
     optimiser: Literal["sgd", "adam", "adamw"] | None = None  # None: the run's own
+    betas: tuple[float, float] = (0.9, 0.999)  # of Adam
     init: int = 0
 
 
@@ -56,7 +58,12 @@ class Ema:
 
     def rate(self, step: Step) -> float:
         """How much of the old average stays at this step."""
-        return min((1.0 + step.index) / (10.0 + step.index), self.decay) if self.warmup else self.decay
+        limit = self.limit(step)
+        return min((1.0 + step.index) / (10.0 + step.index), limit) if self.warmup else limit
+
+    def limit(self, step: Step) -> float:
+        """The decay once it is warm."""
+        return self.decay
 
     @torch.no_grad()
     def update(self, average: nn.Module, sources: list[nn.Module], step: Step) -> None:
@@ -83,18 +90,26 @@ class Turns:
 
     `drawn` turns last from one step to the longest, each length as likely as any; a pair of them always fills one
     step more than the longest, so the turn is a function of the step's number and a resumed run takes the same ones.
-    Otherwise all turns are the longest.
+    Otherwise all turns are the longest. In a short run a share may be less than a step, so that two averages would move
+    as one: `least` is how many steps the longest turn has at least, up to half of the run.
     """
 
     longest: float = 0.0  # 0, and any share below a step: the players change at each step
     drawn: bool = False
+    least: int = 1
 
     def __post_init__(self) -> None:
         if not 0.0 <= self.longest <= 0.5:
             raise ValueError(f"longest: {self.longest} is no share of the run that leaves two turns; give 0 to 0.5")
+        if self.least < 1:
+            raise ValueError(f"least: a turn of {self.least} steps is none; give 1 or more")
+
+    def length(self, step: Step) -> int:
+        """Steps of the longest turn."""
+        return max(1, min(max(self.least, round(self.longest * step.total)), step.total // 2))
 
     def __call__(self, step: Step) -> int:
-        longest = max(1, round(self.longest * step.total))
+        longest = self.length(step)
         if not self.drawn:
             return step.index // longest % 2
         pair, place = divmod(step.index, longest + 1)
@@ -103,10 +118,18 @@ class Turns:
 
 @dataclass(frozen=True)
 class Alternating(Ema):
-    """An average that moves in its own turns only: two of one student, moved in turn, grow apart."""
+    """An average that moves in its own turns only: two of one student, moved in turn, diverge.
+
+    What it takes over in a turn is the same in runs of any length: `decay` belongs to turns of at most `per` steps, and
+    decay^(per / L) to turns of at most L.
+    """
 
     turns: Turns = field(default_factory=Turns)
     place: int = 0  # in which of the two turns it moves
+    per: int = 0  # steps; 0: the decay is the same whatever the turns
+
+    def limit(self, step: Step) -> float:
+        return self.decay ** (self.per / self.turns.length(step)) if self.per else self.decay
 
     @torch.no_grad()
     def update(self, average: nn.Module, sources: list[nn.Module], step: Step) -> None:
@@ -295,6 +318,33 @@ def update_averages(players: Players, roles: Roles, step: Step) -> None:
 def rest(players: Players) -> None:
     """After a step, moved averages or not: norm layers keep statistics again, as they were built to."""
     _track(players, True)
+
+
+@contextmanager
+def untracked(player: nn.Module) -> Iterator[None]:
+    """Within it norm layers in train mode normalise by their batch, as ever, and leave running statistics alone.
+
+    For images that inference never meets, such as adversarial ones.
+    """
+    norms = [m for m in player.modules() if isinstance(m, _BatchNorm) and m.track_running_stats]
+    for norm in norms:
+        norm.track_running_stats = False
+    try:
+        yield
+    finally:
+        for norm in norms:
+            norm.track_running_stats = True
+
+
+@contextmanager
+def evaluating(player: nn.Module) -> Iterator[None]:
+    """Within it the player is in eval mode: no dropout, running statistics; gradients pass as ever."""
+    learning = player.training
+    player.eval()
+    try:
+        yield
+    finally:
+        player.train(learning)
 
 
 def bare(player: nn.Module) -> nn.Module:

@@ -1,8 +1,13 @@
-"""Fewer channels: the student is pruned, fine-tuned with its own method, and judged before it is written."""
+"""Fewer channels: the student is pruned, fine-tuned with its own method, and judged before it is written.
+
+Where the gate refuses, milder attempts follow (`edgemt.fallback`), each a folder of its own under `slim.tries`, made
+once and resumed when it was interrupted. Which of them becomes the stage depends on the tolerance; they do not.
+"""
 
 from __future__ import annotations
 
 import json
+import math
 import shutil
 from collections.abc import Callable
 from dataclasses import replace
@@ -14,10 +19,11 @@ import torch
 from torch import nn
 
 from deploy import prune
-from deploy.gate import gate
+from deploy.gate import GateError, gate
 from edgemt import artefact, bank, checkpoint, engine, ranks, zoo
 from edgemt.contract import Batch
 from edgemt.data.stream import TwoStream
+from edgemt.fallback import UNPRUNED, Attempt, attempts_of, budget, given_up
 from edgemt.files import write_text
 from edgemt.losses import dice_ce
 from edgemt.training import FORMAT, builder, dice_text, frozen_kinds, keep, measured_again, staged, stands, wants_bank
@@ -25,81 +31,253 @@ from edgemt.workspace import Run, measured_of
 
 PLAN = "plan.json"  # stays: `slim.prune.plan` repeats it on another network
 START, MARK = "start.safetensors", "start.json"
+TRIES, CURVES = "slim.tries", artefact.CURVES
+_REMEDY = "slim.schedule.steps up or slim.prune.share down"
 
 
 def slim(at: Run) -> Path:
-    """Structured pruning to the target, then fine-tuning with the student's own method."""
-    of, source, folder = at.recipe.slim, at.folder("student"), at.folder("slim")
-    method = at.recipe.student.method
-    distilled = "teacher" in frozen_kinds(method)
-    said = at.folder("bank") if wants_bank(method) else None
-    named = {
-        "student": artefact.identity(source),
-        **({"teacher": artefact.identity(at.folder("teacher"))} if distilled else {}),
-        **({"bank": bank.identity(said)} if said is not None else {}),
-        **({"plan": artefact.key_of(prune.read_plan(Path(of.prune.plan)).to_dict())} if of.prune.plan else {}),
-    }
-    parents = tuple(named.values())
-    inputs = {"format": FORMAT, "slim": of, "student": {"method": method}, "seed": at.recipe.seed, "parents": named}
-    key = artefact.key_of(inputs)
-    if stands(at, "slim", inputs):
-        measured_again(at, folder, "slim", parent=source, judge=partial(_judged, at))
-        own, its_parent = (measured_of(path, measured_on=at.measured_on)["dice"] for path in (folder, source))
-        _judged(at, its_parent, own)  # the tolerance may be another one: it changes no weight
+    """Structured pruning to the target, then fine-tuning with the student's own method; or the mildest that passes.
+
+    Raises GateError where the gate refuses and `strict` is set, and where the student's own Dice was not measured.
+    """
+    source, folder = at.folder("student"), at.folder("slim")
+    named, recipe = _parents(at), at.recipe
+    inputs = {"format": FORMAT, "slim": recipe.slim, "student": {"method": recipe.student.method}, "seed": recipe.seed}
+    inputs |= {"tolerance": recipe.tolerance, "strict": recipe.strict, "parents": named}
+    key, parents = artefact.key_of(inputs), tuple(named.values())
+    fits = stands(at, "slim", inputs)
+    if fits and _still_passes(at, folder, source):
         at.say(f"slim: stands, {dice_text(artefact.read_card(folder).measured[artefact.WEIGHTS])}")
         return folder
-    network = artefact.load_network(source)
-    parent_dice = measured_of(source, measured_on=at.measured_on)["dice"]
-    whole = {"plan": None, **artefact.read_card(source).network}
-    stream = at.stream(of.schedule, bank=said)
-    guides = {"teacher": partial(artefact.load_network, at.folder("teacher"))} if distilled else {}
-    with staged(folder, overwrite=at.overwrite) as working:
-        described = whole
-        for number in range(1, of.prune.rounds + 1):
-            last = number == of.prune.rounds
-            part = working if last else working / f"round{number}"
-            part.mkdir(parents=True, exist_ok=True)
-            described = _pruned(at, network, stream, part, whole=whole, before=described, number=number, key=key)
-            done = engine.train(
-                method,
-                build=builder({"student": _starts(part, described, network), **guides}, at, seed=at.recipe.seed),
-                draw=stream.batch,
-                schedule=replace(of.schedule, steps=max(1, of.schedule.steps // of.prune.rounds)),
-                folder=part,
-                seed=at.recipe.seed + number,
-                evaluate=at.dice,
-                key=key,
-                label="slim" if last else f"slim {number}/{of.prune.rounds}",
-                events=at.out / "log" / "slim",
-                measured_on=at.measured_on,
-            )
-            network = done.network.cpu()
+    attempts = attempts_of(at.recipe.slim)
+    at.say(f"slim: {budget(attempts, strict=at.recipe.strict)}")
+    tried: list[dict[str, Any]] = []
+    chosen = source
+    for attempt in attempts:
+        made = _attempted(at, attempt, named)
+        tried.append(ranks.by_first(partial(_judged, at, attempt, made)))
+        if not tried[-1]["refused"]:
+            chosen = made
+            break
+        at.say(f"slim: {attempt.words}: refused, {tried[-1]['refused']}")
+    with staged(folder, overwrite=at.overwrite or fits) as working:
         if ranks.first():
-            measured = at.measured(done.network)
-            _judged(at, parent_dice, measured["dice"])
-            _tidy(working)
-            keep(
-                at,
-                working,
-                "slim",
-                done,
-                described,
-                key=key,
-                parents=parents,
-                measured=measured,
-                parent_dice=parent_dice,
-            )
+            _deliver(at, chosen, working, attempts=attempts, tried=tried, key=key, parents=parents)
     return folder
 
 
-def _judged(at: Run, parent_dice: float, dice: float) -> None:
-    """Raises GateError when pruning costs more than the tolerance."""
-    gate(
-        parent_dice=parent_dice,
-        dice=dice,
+def _still_passes(at: Run, folder: Path, source: Path) -> bool:
+    """Whether the finished stage passes its gate on this validation list; measured again where the list changed.
+
+    Where it does not, the attempts are judged anew: they are finished, and nothing is trained again. Raises GateError
+    with `strict`.
+    """
+
+    record = artefact.read_card(folder).measured[artefact.WEIGHTS]
+    if record.get("list") != at.list_key and any(tried["refused"] for tried in record.get("attempts", ())):
+        at.say("slim: attempts were refused on another validation list; they are judged anew")
+        return False
+
+    def judge(before: float, dice: float) -> None:
+        gate(before, dice, tolerance=at.recipe.tolerance, what="the pruned student", knob=_REMEDY)
+
+    try:
+        measured_again(at, folder, "slim", parent=source, judge=judge)
+    except GateError as error:
+        if at.recipe.strict:
+            raise
+        at.say(f"slim: refused on the changed validation list, {error.reason}; the attempts are judged anew")
+        return False
+    return True
+
+
+def _parents(at: Run) -> dict[str, str]:
+    """What every attempt depends on, beside its own options."""
+    of, method = at.recipe.slim, at.recipe.student.method
+    return {
+        "student": artefact.identity(at.folder("student")),
+        **({"teacher": artefact.identity(at.folder("teacher"))} if "teacher" in frozen_kinds(method) else {}),
+        **({"bank": bank.identity(at.folder("bank"))} if wants_bank(method) else {}),
+        **({"plan": artefact.key_of(prune.read_plan(Path(of.prune.plan)).to_dict())} if of.prune.plan else {}),
+    }
+
+
+def _judged(at: Run, attempt: Attempt, made: Path) -> dict[str, Any]:
+    """An attempt for the card; `refused` is the gate's reason, or empty. Raises GateError as `slim` does."""
+    before, dice, card = _dice(at, at.folder("student")), _dice(at, made), artefact.read_card(made)
+    refused = ""
+    try:
+        gate(before, dice, tolerance=at.recipe.tolerance, what="the pruned student", knob=_REMEDY)
+    except GateError as error:
+        if at.recipe.strict or math.isnan(before):
+            raise
+        refused = error.reason
+    return {
+        "attempt": attempt.words,
+        "dice": None if math.isnan(dice) else dice,
+        "macs": card.macs,
+        "steps": attempt.schedule.steps,
+        "refused": refused,
+    }
+
+
+def _dice(at: Run, folder: Path) -> float:
+    """Of a finished network, on this run's validation list; NaN where it was not measured."""
+    dice = measured_of(folder, measured_on=at.measured_on)["dice"]
+    return float("nan") if dice is None else dice
+
+
+def _deliver(
+    at: Run,
+    chosen: Path,
+    working: Path,
+    *,
+    attempts: list[Attempt],
+    tried: list[dict[str, Any]],
+    key: str,
+    parents: tuple[str, ...],
+) -> None:
+    """The stage from the attempt that passed, or from the student as it is."""
+    for left in working.iterdir():  # of a run that was cut
+        if not left.name.startswith("."):
+            shutil.rmtree(left) if left.is_dir() else left.unlink()
+    whole = chosen == at.folder("student")
+    for name in (artefact.WEIGHTS, *(() if whole else (PLAN, CURVES))):
+        if (chosen / name).exists():
+            shutil.copyfile(chosen / name, working / name)
+    card = artefact.read_card(chosen)
+    measured = card.measured[artefact.WEIGHTS]
+    if whole:
+        write_text(working / CURVES, "{}\n")  # nothing was learnt here
+        card = replace(card, network={"plan": None, **artefact.offline(card.network)})
+        measured = {**measured, "drop": 0.0}
+    asked, shipped = attempts[0].way, UNPRUNED if whole else attempts[len(tried) - 1].way
+    record = given_up(
+        stage="slim",
+        wanted=asked,
+        shipped=shipped,
+        tried=tried,
         tolerance=at.recipe.tolerance,
-        what="the pruned student",
-        knob="slim.schedule.steps up or slim.prune.share down",
+        parent_dice=_dice(at, at.folder("student")),
+        remedy=f"{_REMEDY}, or a larger tolerance",
+    )
+    card = replace(
+        card,
+        stage="slim",
+        parents=parents,
+        recipe_hash=key,
+        measured={artefact.WEIGHTS: {**measured, "attempts": tried}},
+        given_up=(record,) if shipped != asked else (),
+    )
+    artefact.write_card(working, card)
+    if shipped != asked:
+        at.say(f"slim: {shipped} instead, Dice {measured['dice']:.4f}")
+
+
+def _attempted(at: Run, attempt: Attempt, parents: dict[str, str]) -> Path:
+    """The folder of an attempt: pruned and fine-tuned, or an earlier one fine-tuned further."""
+    home = at.folder(TRIES)
+    folder, earlier = home / attempt.name, home / attempt.after if attempt.after else None
+    method, source = at.recipe.student.method, at.folder("student")
+    named = {**parents, **({"earlier attempt": artefact.identity(earlier)} if earlier else {})}
+    inputs = {"format": FORMAT, "attempt": attempt, "slim": {"batches": at.recipe.slim.batches}}
+    inputs |= {"student": {"method": method}, "seed": at.recipe.seed, "parents": named}
+    key = artefact.key_of(inputs)
+    if stands(at, f"{TRIES}/{attempt.name}", inputs):
+        measured_again(at, folder, attempt.name, parent=source)
+        at.say(f"slim: {attempt.words}: stands, Dice {_dice(at, folder):.4f}")
+        return folder
+    stream = at.stream(attempt.schedule, bank=at.folder("bank") if wants_bank(method) else None)
+    with staged(folder, overwrite=at.overwrite) as working:
+        if earlier is None:
+            done, network = _pruned_and_tuned(at, attempt, stream, working, key=key)
+        else:
+            done, network = _tuned_further(at, attempt, earlier, stream, working, key=key)
+        if ranks.first():
+            _tidy(working)
+            lineage = tuple(named.values())
+            keep(at, working, "slim", done, network, key=key, parents=lineage, parent_dice=_dice(at, source))
+    return folder
+
+
+def _pruned_and_tuned(
+    at: Run, attempt: Attempt, stream: TwoStream, working: Path, *, key: str
+) -> tuple[engine.Trained, dict[str, Any]]:
+    """The student pruned and fine-tuned, in `prune.rounds` rounds; and how to build it again."""
+    source, rounds = at.folder("student"), attempt.prune.rounds
+    network = artefact.load_network(source)
+    whole = {"plan": None, **artefact.read_card(source).network}
+    described = whole
+    for number in range(1, rounds + 1):
+        last = number == rounds
+        part = working if last else working / f"round{number}"
+        part.mkdir(parents=True, exist_ok=True)
+        described = _pruned(at, attempt, network, stream, part, whole=whole, before=described, number=number, key=key)
+        done = _tuned(
+            at,
+            replace(attempt.schedule, steps=max(1, attempt.schedule.steps // rounds)),
+            _starts(part, described, network),
+            stream.batch,
+            part,
+            seed=at.recipe.seed + number,
+            key=key,
+            label="slim" if last else f"slim {number}/{rounds}",
+            events=attempt.name,
+        )
+        network = done.network.cpu()
+    return done, described
+
+
+def _tuned_further(
+    at: Run, attempt: Attempt, earlier: Path, stream: TwoStream, working: Path, *, key: str
+) -> tuple[engine.Trained, dict[str, Any]]:
+    """The network of an earlier attempt, fine-tuned on batches that it has not had; and how to build it again."""
+    if ranks.first() and (earlier / PLAN).exists():
+        shutil.copyfile(earlier / PLAN, working / PLAN)
+    had = at.recipe.slim.schedule.steps * ranks.world()
+    done = _tuned(
+        at,
+        attempt.schedule,
+        partial(artefact.load_network, earlier),
+        lambda index, device: stream.batch(index + had, device),
+        working,
+        seed=at.recipe.seed + attempt.prune.rounds + 1,
+        key=key,
+        label="slim, longer",
+        events=attempt.name,
+    )
+    return done, artefact.read_card(earlier).network
+
+
+def _tuned(
+    at: Run,
+    schedule: engine.Schedule,
+    start: Callable[[], nn.Module],
+    draw: engine.Draw,
+    folder: Path,
+    *,
+    seed: int,
+    key: str,
+    label: str,
+    events: str,
+) -> engine.Trained:
+    """Fine-tuning with the student's own method, resumed where it was interrupted."""
+    method = at.recipe.student.method
+    known: dict[str, Callable[[], nn.Module]] = {"student": start}
+    if "teacher" in frozen_kinds(method):
+        known["teacher"] = partial(artefact.load_network, at.folder("teacher"))
+    return engine.train(
+        method,
+        build=builder(known, at, seed=at.recipe.seed),
+        draw=draw,
+        schedule=schedule,
+        folder=folder,
+        seed=seed,
+        evaluate=at.dice,
+        key=key,
+        label=label,
+        events=at.out / "log" / "slim" / events,
+        measured_on=at.measured_on,
     )
 
 
@@ -115,6 +293,7 @@ def prune_teacher(folder: Path, options: prune.PruneOptions, *, example: torch.T
 
 def _pruned(
     at: Run,
+    attempt: Attempt,
     network: nn.Module,
     stream: TwoStream,
     part: Path,
@@ -130,11 +309,11 @@ def _pruned(
     fine-tuning begins with are kept.
     """
     mark = part / MARK
-    if not at.recipe.slim.prune.wanted:
+    if not attempt.prune.wanted:
         (part / START).unlink(missing_ok=True)
         return before
     if ranks.by_first(lambda: not (mark.exists() and json.loads(mark.read_text())["key"] == key)):
-        plan = ranks.by_first(partial(_cut, at, network, stream, number, prune.widths_of(_fresh(whole))))
+        plan = ranks.by_first(partial(_cut, at, attempt, network, stream, number, prune.widths_of(_fresh(whole))))
         if ranks.first():
             checkpoint.save_weights(part / START, network)
             joined = {**zoo.pruned_further(before["plan"], plan), "latency": plan["latency"]}
@@ -159,13 +338,15 @@ def _fresh(described: dict[str, Any]) -> nn.Module:
     return artefact.build_network(artefact.offline(described))
 
 
-def _cut(at: Run, network: nn.Module, stream: TwoStream, number: int, whole: dict[str, int]) -> dict[str, Any]:
+def _cut(
+    at: Run, attempt: Attempt, network: nn.Module, stream: TwoStream, number: int, whole: dict[str, int]
+) -> dict[str, Any]:
     """Prunes `network` in place to this round's part of the share; the plan that does the same to another one."""
-    of = at.recipe.slim
-    options = replace(of.prune, share=part_of(of.prune.share, number, of.prune.rounds), rounds=1)
-    given = {"options": options, "gradients": partial(supervised_gradients, stream, of.batches), "whole": whole}
+    of, batches = attempt.prune, at.recipe.slim.batches
+    options = replace(of, share=part_of(of.share, number, of.rounds), rounds=1)
+    given = {"options": options, "gradients": partial(supervised_gradients, stream, batches), "whole": whole}
     plan = prune.prune(network, example=at.example, **given)  # type: ignore[arg-type]
-    prune.recalibrate(network, (stream.batch(i, torch.device("cpu")).image for i in range(of.batches)))
+    prune.recalibrate(network, (stream.batch(i, torch.device("cpu")).image for i in range(batches)))
     at.say(f"slim: {plan.macs[0] / 1e6:.1f} -> {plan.macs[1] / 1e6:.1f} MMACs{_timed(plan)}; fine-tuning")
     return plan.to_dict()
 

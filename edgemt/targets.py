@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgemt.contract import Step
 from edgemt.losses import entropy
-from edgemt.perturb import Affine, Noise, inverse, warp, within
+from edgemt.perturb import SSL4MIS, Affine, Noise, inverse, warp, within
 from edgemt.pseudo import hard, passes, soft
 from edgemt.ramps import Ramp
 
@@ -30,7 +30,7 @@ class Soft:
     """The teacher's softmax on a noisy view, trusted everywhere."""
 
     citation: ClassVar[str] = ""
-    noise: Noise = field(default_factory=Noise)
+    noise: Noise = SSL4MIS
 
     def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> Target:
         return Target(soft(teacher, self.noise(image, step.generator)))

@@ -82,7 +82,7 @@ def trained(
         done = engine.train(
             method,
             build=builder(known, side, seed=at.recipe.seed),
-            draw=side.draw(of.schedule, all_labels=all_labels, bank=said),
+            draw=side.draw(of.schedule, all_labels=all_labels, bank=said, alike=method.alike),
             schedule=of.schedule,
             folder=working,
             seed=at.recipe.seed,
@@ -190,7 +190,10 @@ def _measured_again(side: Side, folder: Path, stage: str, parent: Path | None, j
     if judge is not None and parent_dice is not None:
         judge(parent_dice, measured["dice"])
     _forget_validation_curve(folder, card)
-    record = {**measured, "drop": drop(parent_dice, measured), "runtime": "torch"}
+    # of the attempts at pruning, this network is the last one
+    attempts = before.get("attempts", ())
+    noted = {"attempts": [*attempts[:-1], {**attempts[-1], "dice": measured["dice"]}]} if attempts else {}
+    record = {**measured, "drop": drop(parent_dice, measured), "runtime": "torch", **noted}
     artefact.rewrite_card(
         folder, replace(artefact.read_card(folder), measured={artefact.WEIGHTS: record}, data=side.card().data)
     )

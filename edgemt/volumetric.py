@@ -83,7 +83,9 @@ class Volumetric:
     def normalise(self) -> Normalise:
         return volume_statistics(self.labelled, self.unlabelled, per_image=self.at.recipe.per_image)
 
-    def draw(self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None) -> engine.Draw:
+    def draw(
+        self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+    ) -> engine.Draw:
         if bank is not None:
             raise ValueError("teacher.method: a teacher cannot learn from the bank that it fills; choose another")
         labelled, unlabelled, rows = self.labelled, self.unlabelled, (schedule.labelled, schedule.unlabelled)
@@ -100,6 +102,7 @@ class Volumetric:
             volume=self.at.recipe.volume,
             normalise=self.normalise,
             seed=self.at.recipe.seed,
+            alike=alike,
         ).batch
 
     def dice(self, network: nn.Module) -> float:

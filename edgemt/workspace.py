@@ -52,7 +52,9 @@ class Side(Protocol):
         """One input of the network, [1, K, *space]."""
         ...
 
-    def draw(self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None) -> engine.Draw:
+    def draw(
+        self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+    ) -> engine.Draw:
         """Batches by number."""
         ...
 
@@ -209,7 +211,8 @@ class Run:
     @property
     def depends(self) -> dict[str, Any]:
         of = self.recipe
-        return {"data": as_read(of.data), "augment": of.augment, "per_image": of.per_image, "normalise": of.normalise}
+        expected = self._expected_by_encoder()  # of the student: the teacher's input is normalised alike
+        return {"data": as_read(of.data), "augment": of.augment, "per_image": of.per_image, "normalise": expected}
 
     @property
     def classes(self) -> tuple[str, ...]:
@@ -227,10 +230,14 @@ class Run:
     def folder(self, stage: str) -> Path:
         return self.out / stage
 
-    def draw(self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None) -> engine.Draw:
-        return self.stream(schedule, all_labels=all_labels, bank=bank).batch
+    def draw(
+        self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+    ) -> engine.Draw:
+        return self.stream(schedule, all_labels=all_labels, bank=bank, alike=alike).batch
 
-    def stream(self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None) -> TwoStream:
+    def stream(
+        self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+    ) -> TwoStream:
         labelled, unlabelled = self.labelled, self.unlabelled
         rows = (schedule.labelled, schedule.unlabelled)
         if all_labels:  # the ceiling: the same number of rows, every one labelled
@@ -247,6 +254,7 @@ class Run:
             augment=self.recipe.augment,
             normalise=self.normalise,
             seed=self.recipe.seed,
+            alike=alike,
         )
 
     @cached_property

@@ -8,13 +8,12 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgemt.contract import HEADS
 from edgemt.names import unknown
 from edgemt.network_options import TIMM, checked, plain_name
 
 if TYPE_CHECKING:
     from torch import nn
-
-HEADS = ("sdf", "aux", "features", "disturb", "scales")
 
 
 class Student(NamedTuple):

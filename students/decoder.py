@@ -20,9 +20,9 @@ from torch.nn import functional as F
 from edgemt.names import unknown
 
 
-def resize(x: Tensor, like: Tensor) -> Tensor:
-    """Bilinear, to the size of `like`: the sizes are constants in an exported graph."""
-    return F.interpolate(x, size=like.shape[-2:], mode="bilinear", align_corners=False)
+def resize(x: Tensor, like: Tensor, up: str = "bilinear") -> Tensor:
+    """To the size of `like`, in the mode `up`: the sizes are constants in an exported graph."""
+    return F.interpolate(x, size=like.shape[-2:], mode=up, align_corners=None if up == "nearest" else False)
 
 
 def conv(inward: int, outward: int, size: int = 1, *, groups: int = 1, act: bool = True) -> nn.Sequential:
@@ -45,8 +45,16 @@ def dense(inward: int, outward: int) -> nn.Sequential:
 class TopDown(nn.Module):
     """Adds each level's 1x1 projection to the resized deeper map, then mixes; widths follow the stride."""
 
-    def __init__(self, channels: Sequence[int], widths: Sequence[int], *, mix: Callable[[int, int], nn.Module]) -> None:
+    def __init__(
+        self,
+        channels: Sequence[int],
+        widths: Sequence[int],
+        *,
+        mix: Callable[[int, int], nn.Module],
+        up: str = "bilinear",
+    ) -> None:
         super().__init__()
+        self.resample = up
         inward, outward = list(reversed(channels)), list(reversed(widths))
         self.lateral = nn.ModuleList(conv(c, w, act=False) for c, w in zip(inward, outward, strict=True))
         # A level's mixer hands on the width of the next finer level: the addition needs no further 1x1.
@@ -58,7 +66,7 @@ class TopDown(nn.Module):
         for lateral, mix, skip in zip(self.lateral, self.mix, reversed(maps), strict=True):
             x = lateral(skip)
             if out:
-                x = x + resize(out[-1], x)
+                x = x + resize(out[-1], x, self.resample)
             out.append(mix(F.relu(x)))
         return out
 
@@ -66,8 +74,9 @@ class TopDown(nn.Module):
 class Concat(nn.Module):
     """A U-Net decoder: the skip beside the resized deeper map, then a depthwise-separable convolution."""
 
-    def __init__(self, channels: Sequence[int], widths: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], widths: Sequence[int], *, up: str = "bilinear") -> None:
         super().__init__()
+        self.resample = up
         inward, outward = list(reversed(channels)), list(reversed(widths))
         self.deep = conv(inward[0], outward[0])
         before = [outward[0], *outward[1:-1]]
@@ -78,15 +87,16 @@ class Concat(nn.Module):
         deep, *skips = reversed(maps)
         out = [self.deep(deep)]
         for mix, skip in zip(self.mix, skips, strict=True):
-            out.append(mix(torch.cat((skip, resize(out[-1], skip)), dim=1)))
+            out.append(mix(torch.cat((skip, resize(out[-1], skip, self.resample)), dim=1)))
         return out
 
 
 class Gated(nn.Module):
     """LR-ASPP of MobileNetV3 (arXiv 1905.02244): the deepest map, gated by its mean, over the finest skip."""
 
-    def __init__(self, channels: Sequence[int], widths: Sequence[int]) -> None:
+    def __init__(self, channels: Sequence[int], widths: Sequence[int], *, up: str = "bilinear") -> None:
         super().__init__()
+        self.resample = up
         width = max(widths)
         self.deep = conv(channels[-1], width)
         self.gate = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Conv2d(channels[-1], width, 1), nn.Sigmoid())
@@ -96,7 +106,7 @@ class Gated(nn.Module):
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
         deep, skip = self.deep(maps[-1]) * self.gate(maps[-1]), self.lateral(maps[0])
-        return [deep, F.relu(skip + resize(self.narrow(deep), skip))]
+        return [deep, F.relu(skip + resize(self.narrow(deep), skip, self.resample))]
 
 
 class Decoder(NamedTuple):
@@ -104,7 +114,7 @@ class Decoder(NamedTuple):
 
     about: str
     finest: int  # stride of the finest map that it reads
-    build: Callable[[Sequence[int], Sequence[int]], nn.Module]  # channels, widths: finest first
+    build: Callable[..., nn.Module]  # channels, widths: finest first; `up`
 
 
 DECODERS: dict[str, Decoder] = {
@@ -125,7 +135,10 @@ def row(name: str) -> Decoder:
     return DECODERS[name]
 
 
-def build_decoder(name: str, *, channels: Sequence[int], strides: Sequence[int]) -> nn.Module:
-    """A decoder for maps of these channels and strides, finest first; `.widths` are those of its own maps."""
+def build_decoder(name: str, *, channels: Sequence[int], strides: Sequence[int], up: str = "bilinear") -> nn.Module:
+    """A decoder for maps of these channels and strides, finest first; `.widths` are those of its own maps.
+
+    `up` is the mode of `F.interpolate` between its levels.
+    """
     widths = [WIDTHS[min(WIDTHS, key=lambda known: abs(known - stride))] for stride in strides]  # noqa: B023
-    return row(name).build(channels, widths)
+    return row(name).build(channels, widths, up=up)

@@ -11,17 +11,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Disturb, Output
+from edgemt.contract import Disturb, DisturbScales, Output
 from students.decoder import build_decoder, resize, row
 from students.mask import mask_kernel, upsampled_argmax
 from students.pyramid import Pyramid
+
+FURTHER = ("nearest", "bicubic")  # how a second and a third decoder resample; the main one is bilinear
 
 
 class Network(nn.Module):
     """image [N, K, H, W] -> Output; any H and W that the encoder takes (convolutional ones: all).
 
-    heads: "sdf" signed distances in [-1, 1], "aux" or "scales" logits of the decoder's coarser maps, "features" its
-    finest map; "disturb" the keyword of that name, a function for every map of the pyramid.
+    heads: "sdf" signed distances in [-1, 1], "scales" logits of the decoder's coarser maps, "features" its finest map;
+    "disturb" the keyword of that name, a function for every map of the pyramid. "decoder2" and "decoder3" each add the
+    logits of one more decoder of the same kind that resamples otherwise; they run in eval mode too, so that pruning
+    traces them, and `mask` leaves them out.
     """
 
     phases: Tensor
@@ -53,20 +57,29 @@ class Network(nn.Module):
         widths: tuple[int, ...] = self.decoder.widths  # type: ignore[assignment]
         self.head = nn.Conv2d(widths[-1], classes, 1)
         self.sdf = nn.Conv2d(widths[-1], classes - 1, 1) if "sdf" in heads else None
-        deep = {"aux", "scales"} & set(heads)
-        self.aux = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in widths[:-1] if deep)
+        self.scales = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in widths[:-1] if "scales" in heads)
+        ways = FURTHER[: sum(head in heads for head in ("decoder2", "decoder3"))]
+        size = {"channels": self.pyramid.channels, "strides": self.pyramid.strides}
+        self.further = nn.ModuleList(build_decoder(decoder, **size, up=way) for way in ways)
+        self.further_heads = nn.ModuleList(nn.Conv2d(widths[-1], classes, 1) for _ in ways)
         self.keep_features = "features" in heads
         self.register_buffer("phases", mask_kernel(self.pyramid.strides[0], classes), persistent=False)
 
-    def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
+    def forward(self, x: Tensor, disturb: Disturb | None = None, disturb_scales: DisturbScales | None = None) -> Output:
         pyramid = self.pyramid(x)
-        maps = self.decoder(pyramid if disturb is None else [disturb(m) for m in pyramid])
+        pyramid = pyramid if disturb is None else [disturb(m) for m in pyramid]
+        maps = self.decoder(pyramid)
+        coarser = maps if disturb_scales is None else [disturb_scales(level, m) for level, m in enumerate(maps[:-1])]
         finest = maps[-1]
         return Output(
             logits=resize(self.head(finest), x),
             features=resize(finest, x) if self.keep_features else None,
             sdf=None if self.sdf is None else torch.tanh(resize(self.sdf(finest), x)),
-            aux=tuple(resize(head(m), x) for head, m in zip(self.aux, maps, strict=False)),
+            scales=tuple(resize(head(m), x) for head, m in zip(self.scales, coarser, strict=False)),
+            decoders=tuple(
+                resize(head(decoder(pyramid)[-1]), x)
+                for decoder, head in zip(self.further, self.further_heads, strict=True)
+            ),
         )
 
     def mask(self, x: Tensor) -> Tensor:

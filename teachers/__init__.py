@@ -8,20 +8,18 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from edgemt.contract import HEADS, Head
 from edgemt.names import unknown
 
 if TYPE_CHECKING:
     from torch import nn
-
-HEADS = ("sdf", "aux", "features", "disturb")
-FURTHER = ("scales", "decoder2", "decoder3")  # of the networks written here
 
 
 class Teacher(NamedTuple):
     """A row of the table: what it is in one line, the heads it can have, and who builds it."""
 
     about: str
-    heads: tuple[str, ...]
+    heads: tuple[Head, ...]
     build: Callable[..., nn.Module]
     dims: int = 2  # axes of its images
 
@@ -63,7 +61,7 @@ def _monai(network: str, dims: int = 2) -> Callable[..., nn.Module]:
 
 
 TEACHERS: dict[str, Teacher] = {
-    "unet": Teacher("U-Net 16-32-64-128-256 of the semi-supervised benchmarks", HEADS + FURTHER, _unet),
+    "unet": Teacher("U-Net 16-32-64-128-256 of the semi-supervised benchmarks", HEADS, _unet),
     "smp/Unet": Teacher("U-Net on an ImageNet encoder (default resnet34)", (), _smp("Unet")),
     "smp/UnetPlusPlus": Teacher("U-Net++ with nested skips", (), _smp("UnetPlusPlus")),
     "smp/DeepLabV3Plus": Teacher("DeepLabV3+ with atrous pyramid pooling", (), _smp("DeepLabV3Plus")),
@@ -77,8 +75,8 @@ TEACHERS: dict[str, Teacher] = {
     "monai/SegResNet": Teacher("residual encoder and decoder with group norm", (), _monai("SegResNet")),
     "monai/FlexibleUNet": Teacher("U-Net on an EfficientNet encoder", (), _monai("FlexibleUNet")),
     "monai/BasicUNetPlusPlus": Teacher("U-Net++ of MONAI", (), _monai("BasicUNetPlusPlus")),
-    "vnet": Teacher("V-Net of the left-atrium benchmarks, additive skips", HEADS + FURTHER, _vnet, 3),
-    "unet3d": Teacher("the U-Net above in three axes", HEADS + FURTHER, _unet3d, 3),
+    "vnet": Teacher("V-Net of the left-atrium benchmarks, additive skips", HEADS, _vnet, 3),
+    "unet3d": Teacher("the U-Net above in three axes", HEADS, _unet3d, 3),
     "monai3d/UNet": Teacher("3-D residual U-Net with strided convolutions", (), _monai("UNet", 3), 3),
     "monai3d/BasicUNet": Teacher("3-D plain U-Net 32-32-64-128-256-32", (), _monai("BasicUNet", 3), 3),
     "monai3d/DynUNet": Teacher("3-D U-Net as nnU-Net builds it, isotropic strides", (), _monai("DynUNet", 3), 3),

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgemt.contract import Disturb, Output
+from edgemt.contract import Disturb, DisturbScales, Output
 from teachers.attention import Attention, attend
 from teachers.layers import CONV, POOL, UNSTRIDE, Norm, check, normalisation, resize
 
@@ -55,10 +55,10 @@ class Up(nn.Module):
 class UNet(nn.Module):
     """image [N, K, *space] -> Output; any size whose sides are at least 2 ** (levels - 1).
 
-    heads: "sdf" signed distances in [-1, 1], "aux" or "scales" logits of the coarser decoder levels (deep supervision),
+    heads: "sdf" signed distances in [-1, 1], "scales" logits of the coarser decoder levels (deep supervision),
     "features" the last decoder map; "disturb" the keyword of that name, a function for every encoder map.
-    "decoder2" and "decoder3" each add, behind those, the logits of one more decoder that resamples otherwise, as
-    MC-Net and MC-Net+ have them; such decoders run in train mode only. `attention`: see teachers/attention.py.
+    "decoder2" and "decoder3" each add the logits of one more full-size decoder that resamples otherwise, as MC-Net and
+    MC-Net+ have them; such decoders run in train mode only. `attention`: see teachers/attention.py.
     """
 
     def __init__(
@@ -98,14 +98,13 @@ class UNet(nn.Module):
         self.up = decoder(up)
         self.head = conv(widths[0], classes, 3, padding=1)
         self.sdf = conv(widths[0], classes - 1, 1) if "sdf" in heads else None
-        deep = {"aux", "scales"} & set(heads)
-        self.aux = nn.ModuleList(conv(width, classes, 1) for width in reversed(widths[1:-1]) if deep)
+        self.scales = nn.ModuleList(conv(width, classes, 1) for width in reversed(widths[1:-1]) if "scales" in heads)
         others = [way for way in UPS if way != up][: sum(head in heads for head in ("decoder2", "decoder3"))]
         self.further = nn.ModuleList(decoder(way) for way in others)
         self.further_heads = nn.ModuleList(conv(widths[0], classes, 3, padding=1) for _ in others)
         self.keep_features = "features" in heads
 
-    def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
+    def forward(self, x: Tensor, disturb: Disturb | None = None, disturb_scales: DisturbScales | None = None) -> Output:
         space = x.shape[2:]
         if min(space) < self.deepest:
             raise ValueError(f"unet: input {tuple(space)} is too small: every side must be at least {self.deepest}")
@@ -118,15 +117,14 @@ class UNet(nn.Module):
             skips = [disturb(skip) for skip in skips]
         maps = _climbed(self.up, skips)
         x = maps[-1]
+        coarser = maps if disturb_scales is None else [disturb_scales(level, m) for level, m in enumerate(maps[:-1])]
         further = zip(self.further, self.further_heads, strict=True) if self.training else ()
         return Output(
             logits=self.head(x),
             features=x if self.keep_features else None,
             sdf=None if self.sdf is None else torch.tanh(self.sdf(x)),
-            aux=(
-                *(resize(head(m), space) for head, m in zip(self.aux, maps, strict=False)),
-                *(head(_climbed(blocks, skips)[-1]) for blocks, head in further),  # type: ignore[arg-type]
-            ),
+            scales=tuple(resize(head(m), space) for head, m in zip(self.scales, coarser, strict=False)),
+            decoders=tuple(head(_climbed(blocks, skips)[-1]) for blocks, head in further),  # type: ignore[arg-type]
         )
 
 

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Disturb, Output
+from edgemt.contract import Disturb, DisturbScales, Output
 from teachers.attention import Attention, attend
 from teachers.layers import CONV, DROPOUT, LINEAR, UNSTRIDE, Norm, check, continued, cut, normalisation, resize
 
@@ -68,11 +68,10 @@ class Decoder(nn.Module):
 class VNet(nn.Module):
     """image [N, K, *space] -> Output; a side that is no multiple of 16 is continued inside and cut back.
 
-    heads: "sdf" signed distances in [-1, 1], as DTC has them; "features" the last decoder map; "aux" logits of
-    `further` more decoders that resample otherwise (1: linear, as MC-Net; 2: nearest too, as MC-Net+), which
-    "decoder2" and "decoder3" ask for by name; "scales" logits of the coarser decoder levels, before those in
-    `Output.aux`. All of `Output.aux` is for train mode only. "disturb" is the keyword of that name, a function for
-    every encoder map. `attention`: see teachers/attention.py.
+    heads: "sdf" signed distances in [-1, 1], as DTC has them; "features" the last decoder map; "scales" logits of the
+    coarser decoder levels; "decoder2" and "decoder3" each add the logits of one more full-size decoder that resamples
+    otherwise (linear, as MC-Net; nearest too, as MC-Net+). Scales and further decoders run in train mode only.
+    "disturb" is the keyword of that name, a function for every encoder map. `attention`: see teachers/attention.py.
     """
 
     def __init__(
@@ -85,15 +84,12 @@ class VNet(nn.Module):
         norm: Norm = "batch",
         attention: Attention = "none",
         dropout: float = 0.5,
-        further: int = 1,
         dims: int = 3,
     ) -> None:
         super().__init__()
         check("vnet", dims=dims, norm=norm)
         if filters < 1:
             raise ValueError(f"vnet: filters = {filters}: give at least 1, 16 in the papers")
-        if not 1 <= further <= len(FURTHER):
-            raise ValueError(f"vnet: further = {further}: choose 1 (MC-Net) or {len(FURTHER)} (MC-Net+) more decoders")
         conv, unit, biased = CONV[dims], _unit(norm, dims), norm == "group"
         widths = [filters * 2**level for level in range(len(DOWN))]
         self.multiple = 2 ** (len(widths) - 1)
@@ -115,13 +111,12 @@ class VNet(nn.Module):
         self.head = conv(filters, classes, 1)
         self.sdf = conv(filters, classes - 1, 1) if "sdf" in heads else None
         self.scales = nn.ModuleList(conv(width, classes, 1) for width in widths[-2:0:-1] if "scales" in heads)
-        named = sum(head in heads for head in ("decoder2", "decoder3"))
-        ways = FURTHER[: max(further, named) if "aux" in heads else named]
+        ways = FURTHER[: sum(head in heads for head in ("decoder2", "decoder3"))]
         self.further = nn.ModuleList(Decoder(widths, up=up, norm=norm, dims=dims) for up in ways)
         self.further_heads = nn.ModuleList(conv(filters, classes, 1) for _ in ways)
         self.keep_features = "features" in heads
 
-    def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
+    def forward(self, x: Tensor, disturb: Disturb | None = None, disturb_scales: DisturbScales | None = None) -> Output:
         space = x.shape[2:]
         x = continued(x, multiple=self.multiple)
         maps: list[Tensor] = []
@@ -134,14 +129,13 @@ class VNet(nn.Module):
         levels = self.up(maps)
         last = levels[-1]
         x = self.dropout(last)
-        scales = zip(self.scales, levels, strict=False) if self.training else ()
+        coarser = levels if disturb_scales is None else [disturb_scales(i, m) for i, m in enumerate(levels[:-1])]
+        scales = zip(self.scales, coarser, strict=False) if self.training else ()
         others = zip(self.further, self.further_heads, strict=True) if self.training else ()
         return Output(
             logits=cut(self.head(x), space),
             features=cut(last, space) if self.keep_features else None,
             sdf=None if self.sdf is None else cut(torch.tanh(self.sdf(x)), space),
-            aux=(
-                *(cut(resize(head(m), last.shape[2:]), space) for head, m in scales),
-                *(cut(head(self.dropout(decoder(maps)[-1])), space) for decoder, head in others),
-            ),
+            scales=tuple(cut(resize(head(m), last.shape[2:]), space) for head, m in scales),
+            decoders=tuple(cut(head(self.dropout(decoder(maps)[-1])), space) for decoder, head in others),
         )

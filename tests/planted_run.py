@@ -46,7 +46,7 @@ def plant(net: nn.Module, *, by: float) -> nn.Module:
     return net
 
 
-def begin(out: Path, *, by: float, int8: Int8, tolerance: float) -> Run:
+def begin(out: Path, *, by: float, int8: Int8, tolerance: float, strict: bool = False) -> Run:
     """A run whose teacher, student and slim student are one network; planted in the slim student alone."""
     base = RECIPES["phantom"]()
     recipe = replace(
@@ -58,6 +58,7 @@ def begin(out: Path, *, by: float, int8: Int8, tolerance: float) -> Run:
         int8=int8,
         bench=replace(base.bench, iterations=5),
         tolerance=tolerance,
+        strict=strict,
     )
     at = Run(recipe, out)
     torch.manual_seed(0)
@@ -103,3 +104,10 @@ def _keep(at: Run, stage: str, net: nn.Module) -> None:
         measured={artefact.WEIGHTS: {**measured, "drop": drop(None, measured), "runtime": "torch"}},
     )
     artefact.save_network(folder, net, card)
+
+
+def again(at: Run, **choices: Any) -> Run:
+    """The same run with other choices, its planted data included."""
+    other = Run(replace(at.recipe, **choices), at.out)
+    other.__dict__.update({name: at.__dict__[name] for name in ("labelled", "val")})
+    return other

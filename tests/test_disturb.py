@@ -76,8 +76,10 @@ def test_further_decoders_and_coarser_scales_are_heads_of_training(name: str) ->
     for heads, count in ((("decoder2",), 1), (("decoder2", "decoder3"), 2), (("scales",), 3 if name == "vnet" else 1)):
         network = teachers.build(name, channels=1, classes=3, heads=heads, **small).train()
         out = network(x)
-        assert [a.shape for a in out.aux] == [out.logits.shape] * count
-        sum(a.square().mean() for a in (out.logits, *out.aux)).backward()
+        others = (*out.scales, *out.decoders)
+        assert [a.shape for a in others] == [out.logits.shape] * count
+        assert bool(out.scales) == ("scales" in heads)
+        sum(a.square().mean() for a in (out.logits, *others)).backward()
         assert all(p.grad is not None and p.grad.any() for p in network.parameters() if p.ndim > 1)
         if "scales" not in heads:
-            assert network.eval()(x).aux == ()
+            assert network.eval()(x).decoders == ()

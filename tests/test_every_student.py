@@ -63,9 +63,10 @@ def test_every_decoder_learns_on_every_kind_of_pyramid(decoder: str, encoder: st
         assert out.logits.shape == (2, 4, *size)
         assert out.sdf.shape == (2, 3, *size) and out.sdf.abs().max() <= 1
         assert out.features.shape[0] == 2 and out.features.shape[2:] == size
-        assert out.aux and all(a.shape == out.logits.shape for a in out.aux)
+        assert out.scales and len(out.decoders) == 2
+        assert all(a.shape == out.logits.shape for a in (*out.scales, *out.decoders))
         network.zero_grad()
-        sum(t.square().mean() for t in (out.logits, out.sdf, out.features, *out.aux)).backward()
+        sum(t.square().mean() for t in (out.logits, out.sdf, out.features, *out.scales, *out.decoders)).backward()
         assert all(torch.isfinite(g).all() for g in grads(network))
         assert all(p.grad is not None for n, p in network.named_parameters() if not n.startswith("pyramid"))
 

@@ -83,12 +83,13 @@ def test_the_unet_has_every_head_in_two_and_three_axes(dims: int, size: tuple[in
     out = network(torch.randn(2, 3, *size))
     assert out.sdf.shape == (2, 3, *size) and out.sdf.abs().max() <= 1
     assert out.features.shape == (2, 4, *size)
-    assert len(out.aux) == 3 and all(a.shape == out.logits.shape for a in out.aux)
+    assert [a.shape for a in out.scales] == [out.logits.shape] * 3
+    assert [a.shape for a in out.decoders] == [out.logits.shape] * 2
 
 
 def test_without_heads_the_unet_gives_logits_alone() -> None:
     out = small("unet")(torch.randn(1, 3, 32, 32))
-    assert out.sdf is None and out.features is None and out.aux == ()
+    assert out.sdf is None and out.features is None and out.scales == out.decoders == ()
 
 
 def test_the_unet_is_that_of_the_benchmarks() -> None:
@@ -167,14 +168,14 @@ def test_both_ways_up_take_odd_sizes(up: str) -> None:
         ("smp/Unets", {}, "nearest: smp/Unet"),
         ("monai/BasicUnets", {}, "nearest: monai/BasicUNet"),
         ("monai/FlexibleUNet", {"heads": ("sdf",)}, "head 'sdf'"),
-        ("vnet", {"heads": ("sfd",)}, "offers: sdf, aux, features"),
+        ("vnet", {"heads": ("sfd",)}, "offers: sdf, features, scales"),
         ("monai3d/DynUNet", {"heads": ("sdf",)}, "use vnet"),
         ("monai3d/VNets", {}, "nearest: monai3d/VNet"),
         ("monai3d/VNet", {"filters": 8}, "filters cannot be set"),
         ("monai/SegResNet", {"norm": "batch"}, "norm cannot be set"),
         ("vnet", {"widths": (8, 16)}, "'widths'"),
         ("unet3d", {"norm": "layer"}, "batch, group or instance"),
-        ("unet", {"heads": ("sfd",)}, "offers: sdf, aux, features"),
+        ("unet", {"heads": ("sfd",)}, "offers: sdf, features, scales"),
         ("unet", {"classes": 1}, "at least 2"),
         ("unet", {"widths": (8, 16)}, "one a level"),
         ("monai/SegResNet", {"widths": (8, 16)}, "widths cannot be set"),

@@ -165,7 +165,7 @@ def test_content_survives_its_file(root: Path, tmp_path: Path) -> None:
     assert fingerprints.load_content(tmp_path / "lists" / "k.json") is None
 
 
-def test_two_entries_of_one_name_are_told_apart(root: Path) -> None:
+def test_two_entries_of_one_name_are_distinguished(root: Path) -> None:
     one, two, three = (replace(entry, name="frame") for entry in read(root))
     changed = replace(two, label="0" * 64)
     assert changes((one, two, three), (one, changed, three), what="labelled") == [

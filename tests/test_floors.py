@@ -29,6 +29,7 @@ FLOORS = [
             "flow",
             "training",
             "slimming",
+            "fallback",
             "quantizing",
             "shipping",
             "reporting",

@@ -45,7 +45,20 @@ def test_a_run_leaves_every_stage_with_its_card_and_a_report(tiny_run: Path) -> 
 
 def test_pruning_removed_the_macs_it_was_asked_to(tiny_run: Path) -> None:
     before, after = (artefact.read_card(tiny_run / s).macs for s in ("student", "slim"))
-    assert after <= 0.6 * before
+    assert after <= 0.68 * before
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("threads", [1, 2, 4])
+@pytest.mark.parametrize("seed", range(5))
+def test_the_phantom_passes_its_gates_at_the_first_attempt(seed: int, threads: int, tmp_path: Path) -> None:
+    """Each cell trains the recipe as a user runs it, up to INT8: 4 to 9 minutes of one core."""
+    args = command("quantize", "phantom", "--out", str(tmp_path), f"--seed={seed}", f"--threads={threads}")
+    subprocess.run(args, env={**environment(), "OMP_NUM_THREADS": str(threads)}, check=True)
+    slim, int8 = (artefact.read_card(tmp_path / stage) for stage in ("slim", "int8"))
+    (only,) = slim.measured[artefact.WEIGHTS]["attempts"]
+    assert not only["refused"] and slim.macs < 0.68 * artefact.read_card(tmp_path / "student").macs
+    assert not int8.given_up and {"model.int8.onnx", "openvino/model.int8.xml"} <= set(int8.measured)
 
 
 def test_nvidias_parser_takes_both_shipped_graphs(tiny_run: Path) -> None:
@@ -96,29 +109,53 @@ def test_a_file_changed_behind_the_cards_back_is_refused(
     assert weights.exists()
 
 
-def test_a_gate_refuses_a_worse_file_and_keeps_what_was_made(
-    tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
-) -> None:
+@pytest.fixture
+def hopeless(tiny_run: Path, tmp_path: Path) -> Path:
+    """A finished run whose student is on record with a Dice that no pruned network has."""
     copy = shutil.copytree(tiny_run, tmp_path / "run")
-    card = artefact.read_card(copy / "student")
-    raw = json.loads(card.to_json())
-    raw["measured"]["weights.safetensors"]["dice"] = 1.9  # no student can hold that
+    raw = json.loads(artefact.read_card(copy / "student").to_json())
+    raw["measured"]["weights.safetensors"]["dice"] = 1.9
     (copy / "student" / "card.json").write_text(json.dumps(raw))
+    return copy
+
+
+def test_a_strict_gate_refuses_a_worse_file_and_keeps_what_was_made(
+    hopeless: Path, tiny_run: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     with pytest.raises(SystemExit) as stopped:
-        cli.main(["prune", "phantom", "--out", str(copy), *TINY, "--slim.schedule.steps=4", "--tolerance=0.01"])
+        cli.main(["prune", "phantom", "--out", str(hopeless), *TINY, "--tolerance=0.01", "--strict"])
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert "the pruned student" in said and "slim.prune.share" in said
-    assert artefact.read_card(copy / "slim").files == artefact.read_card(tiny_run / "slim").files
+    assert artefact.read_card(hopeless / "slim").files == artefact.read_card(tiny_run / "slim").files
+
+
+def test_a_refused_pruning_ends_with_a_ship_and_every_page_names_what_was_given_up(
+    hopeless: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    few = ["--slim.schedule.steps=2", "--slim.milder", "--int8.ladder", "--tolerance=0.5"]
+    cli.main(["run", "phantom", "--out", str(hopeless), *TINY, *few])
+    slim, ship = (artefact.read_card(hopeless / stage) for stage in ("slim", "ship"))
+    student = artefact.read_card(hopeless / "student")
+    assert slim.files["weights.safetensors"] == student.files["weights.safetensors"] and slim.network["plan"] is None
+    assert [one["shipped"] for one in ship.given_up[:2]] == ["the unpruned student", "half precision and float"]
+    last = capsys.readouterr().err.strip().splitlines()
+    assert any(line.startswith("given up: slim: pruning by 0.35 of the macs") for line in last[-len(ship.given_up) :])
+    record = json.loads((hopeless / "report" / "report.json").read_text())
+    assert record["given_up"][0] == ship.given_up[0] and "The student ships unpruned." in record["messages"]
+    page = (hopeless / "report" / "report.html").read_text()
+    assert "Given up" in page and "pruning by 0.35 of the macs was given up for the unpruned student" in page
 
 
 @pytest.mark.parametrize("stage", ["teacher", "student", "slim"])
 def test_a_killed_stage_resumes_to_the_same_bits(stage: str, tiny_run: Path, tmp_path: Path) -> None:
-    copy = shutil.copytree(tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns(*STAGES[STAGES.index(stage) :]))
+    copy = shutil.copytree(
+        tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns(*STAGES[STAGES.index(stage) :], "*.tries")
+    )
     verb = {"teacher": "train", "student": "distil", "slim": "prune"}[stage]
     args = command(verb, "phantom", "--out", str(copy), *TINY)
     running = subprocess.Popen(args, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
-    mark = copy / f"{stage}.partial" / "checkpoint.safetensors"
+    mark = copy / f"{'slim.tries/share0.35' if stage == 'slim' else stage}.partial" / "checkpoint.safetensors"
     deadline = time.monotonic() + 120
     while not mark.exists() and running.poll() is None and time.monotonic() < deadline:
         time.sleep(0.005)

@@ -1,4 +1,4 @@
-"""Calibration that really fails, and each rung that mends it; when none does, nothing is written and all is said."""
+"""Calibration that really fails, and each rung that mends it; when none does, float ships and the card names it all."""
 
 from __future__ import annotations
 
@@ -7,10 +7,10 @@ from typing import Any
 
 import onnx
 import pytest
-from planted_run import READER, begin
+from planted_run import READER, again, begin
 
 from deploy.gate import GateError, gate
-from edgemt import artefact, cli, engine, zoo
+from edgemt import artefact, cli, engine, fallback, ladder, zoo
 from edgemt.engine import Schedule
 from edgemt.quantizing import FLOAT, SMALL, SMALL_IR, int8
 from edgemt.recipes import Int8
@@ -60,23 +60,81 @@ def test_a_milder_one_is_mended_by_learning_under_eight_bits(tmp_path: Path) -> 
     assert learnt.network == slim.network and learnt.files != slim.files
 
 
-def test_when_no_rung_holds_nothing_is_written_and_every_rung_is_named(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+def test_strict_writes_nothing_when_no_rung_passes_and_names_every_rung(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = begin(tmp_path, by=1000.0, int8=Int8(ladder=("mixed",), kept=1, **SMALL_LADDER), tolerance=0.001)
-    with pytest.raises(GateError) as caught:
+    of = Int8(ladder=("mixed",), kept=1, **SMALL_LADDER)
+    at = begin(tmp_path, by=1000.0, int8=of, tolerance=0.001, strict=True)
+    for strict in (at, again(at, strict=False, int8=Int8(ladder=("mixed",), kept=1, otherwise="stop", **SMALL_LADDER))):
+        with pytest.raises(GateError) as caught:
+            int8(strict)
+        line = str(caught.value)
+        assert "\n" not in line and not at.folder("int8").exists()
+        for part in (
+            "calibrated 0.",
+            "mixed (1 layers in float) 0.",
+            "onnxruntime",
+            "nothing was written",
+            "int8.kept",
+        ):
+            assert part in line
+        monkeypatch.setattr(ladder, "quantize", lambda *_, **__: pytest.fail("a rung was made twice"))
+    told = capsys.readouterr().err
+    assert told.index("next up to 1 layers in float, then refusal") < told.index("mixed (1 layers in float)")
+
+    card = artefact.read_card(int8(again(at, strict=False)))
+    assert set(card.measured) == {FLOAT} and card.given_up[0]["stage"] == "int8"
+    assert set(artefact.read_card(int8(again(at, strict=True, tolerance=0.99))).measured) == {SMALL, SMALL_IR}
+
+
+def test_a_rung_that_was_cut_is_the_only_one_that_is_made_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    of = Int8(ladder=("mixed",), kept=1, **SMALL_LADDER)
+    at = begin(tmp_path, by=1000.0, int8=of, tolerance=0.001)
+    real, made = ladder.quantize, []
+
+    def quantize(exact: Path, small: Path, **given: Any) -> Path:
+        made.append(small.parent.name)
+        if len(made) == 2:
+            raise KeyboardInterrupt
+        return real(exact, small, **given)
+
+    monkeypatch.setattr(ladder, "quantize", quantize)
+    with pytest.raises(KeyboardInterrupt):
         int8(at)
-    said = str(caught.value)
-    assert "\n" not in said and not at.folder("int8").exists()
-    assert not list(tmp_path.rglob("*int8*.onnx")) and not list(tmp_path.rglob("*int8*.xml"))
-    for part in ("calibrated 0.", "mixed (1 layers in float) 0.", "onnxruntime", "nothing was written", "int8.kept"):
-        assert part in said
-    assert "refused" in capsys.readouterr().err
+    int8(at)
+    assert made == ["calibrated.partial", "mixed-1.partial", "mixed-1.partial"]
 
 
-def test_float_is_shipped_alone_where_the_recipe_prefers_that(tmp_path: Path) -> None:
-    at = begin(tmp_path, by=100.0, int8=Int8(ladder=(), otherwise="float", **SMALL_LADDER), tolerance=0.01)
+def test_a_class_that_int8_loses_is_given_as_the_reason_and_one_that_no_case_has_is_passed_over(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = begin(tmp_path, by=1.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.2)
+    slim = artefact.read_card(at.folder("slim"))
+    absent, lost = at.classes[1:3]
+    slim.measured[artefact.WEIGHTS]["per_class"][absent]["dice"] = None
+    artefact.write_card(at.folder("slim"), slim)
+    real, off = ladder.record_of, {absent: None}
+
+    def record_of(*given: Any) -> dict[str, Any]:
+        found = real(*given)
+        classes = {name: {**of, "dice": off.get(name, of["dice"])} for name, of in found["per_class"].items()}
+        return {**found, "dice": slim.measured[artefact.WEIGHTS]["dice"], "per_class": classes}
+
+    monkeypatch.setattr(ladder, "record_of", record_of)
     card = artefact.read_card(int8(at))
+    assert SMALL in card.measured and not card.given_up
+    off[lost] = 0.1
+    card = artefact.read_card(int8(again(at, seed=1, tolerance=0.19)))
+    assert set(card.measured) == {FLOAT} and f"class {lost!r}: Dice 0.1000" in card.given_up[0]["why"]
+
+
+def test_float_is_shipped_alone_when_no_rung_passes(tmp_path: Path) -> None:
+    at = begin(tmp_path, by=100.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.01)
+    card = artefact.read_card(int8(at))
+    assert card.given_up[0]["shipped"] == "half precision and float"
+    assert "calibrated: Dice 0." in fallback.told(card.given_up[0])
     assert set(card.measured) == {FLOAT} and not any("int8" in file for file in card.files)
     assert card.measured[FLOAT]["quantization"]["rung"] == "none"
     assert not card.measured[FLOAT]["quantization"]["rungs"][0]["passed"]
@@ -88,6 +146,36 @@ def test_float_is_shipped_alone_where_the_recipe_prefers_that(tmp_path: Path) ->
     assert FLOAT in shipped.measured and SMALL not in shipped.measured
     assert {record["runtime"] for record in shipped.latency if record["fastest"]} == {"openvino", "onnxruntime"}
     assert any("none held, and no INT8 file is shipped" in line for line in choices(shipped))
+    assert shipped.given_up[:1] == card.given_up
+
+
+def test_a_runtime_that_gives_other_masks_is_left_out_of_the_ship_and_strict_refuses_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    from edgemt import shipping
+    from edgemt.report.chosen import delivered
+
+    at = begin(tmp_path, by=1.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.2)
+    int8(at)
+    real = shipping.agree
+
+    def agree(*masks: Any, **given: Any) -> float:
+        return real(masks[0], 1 - masks[1] if "on openvino" in given["what"] else masks[1], **given)
+
+    monkeypatch.setattr(shipping, "agree", agree)
+    shipped = artefact.read_card(shipping.ship(at))
+    assert FLOAT in shipped.measured and SMALL in shipped.measured
+    assert not any(file.startswith("openvino/") for file in (*shipped.measured, *shipped.files))
+    assert {record["runtime"] for record in shipped.latency} == {"onnxruntime"} and "onnxruntime" in delivered(shipped)
+    assert "files for openvino given up" in fallback.told(shipped.given_up[0])
+    before = (at.folder("ship") / "card.json").stat().st_mtime_ns
+    shipping.ship(at)
+    assert (at.folder("ship") / "card.json").stat().st_mtime_ns == before
+    with pytest.raises(GateError, match="openvino"):
+        shipping.ship(again(at, strict=True))
+    monkeypatch.setattr(shipping, "agree", lambda *masks, **given: real(masks[0], 1 - masks[1], **given))
+    with pytest.raises(GateError, match="onnxruntime"):
+        shipping.ship(again(at, tolerance=0.3))
 
 
 @pytest.mark.slow

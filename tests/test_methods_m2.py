@@ -403,7 +403,7 @@ def test_looks_show_all_that_a_network_says():
     assert seen.logits.shape == (3, 5, 3, 12, 10)
     assert seen.features.shape == (3, 5, 8, 12, 10)
     assert seen.sdf.shape == (3, 5, 2, 12, 10)
-    assert len(seen.aux) == 2
+    assert len(seen.scales) == len(seen.decoders) == 2
     assert not torch.equal(seen.logits[0], seen.logits[1]), "each look has its own noise"
 
 
@@ -448,8 +448,12 @@ def test_a_correction_begins_gently():
 
 def test_heads_that_agree_give_labels_and_the_others_only_a_teachers_word():
     stage = Stage(METHODS["fussnet"], total=1, index=1)
+    teacher = stage.nets["teacher"]
+    for head in teacher.decoders:  # nearly the main decoder, so that they agree at many voxels
+        for mine, main in zip(head.parameters(), teacher.head.parameters(), strict=True):
+            mine.data = torch.lerp(main, mine, 0.5)
     _, terms = next(stage.turns(batch_of()))
-    assert 0.0 < float(terms.notes["accepted"]) < 1.0
+    assert 0.1 < float(terms.notes["accepted"]) < 0.9
     assert set(terms) == {"supervised", "pseudo", "consistency"}
 
 

@@ -283,7 +283,9 @@ def test_two_students_that_outvote_nobody_are_cross_pseudo_supervision():
 
 def test_only_the_student_whose_turn_it_is_learns_and_its_teacher_with_it():
     stage = Stage(METHODS["pmt"])
-    for moving, resting in ((("peer", "tutor"), ("student", "teacher")), (("student", "teacher"), ("peer", "tutor"))):
+    first, second = ("peer", "tutor"), ("student", "teacher")
+    for index, moving, resting in ((0, first, second), (10, second, first)):
+        stage.index = index
         before = {name: stage.nets[name].head.weight.clone() for name in (*moving, *resting)}
         stage.step(batch_of(seed=stage.index))
         changed = {name for name, weight in before.items() if not torch.equal(weight, stage.nets[name].head.weight)}

@@ -10,8 +10,8 @@ import pytest
 
 import teachers
 from edgemt import cli, listing, plugins
+from edgemt.contract import HEADS
 from edgemt.methods import METHODS, explain, get
-from edgemt.methods.method import HEADS
 
 ROOT = Path(__file__).parent.parent
 

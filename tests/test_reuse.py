@@ -1,4 +1,4 @@
-"""What does not fit a command any more is named field by field, and kept; the command that made it finds it again."""
+"""What does not fit a command any more is named field by field, and stays; the command that made it finds it again."""
 
 from __future__ import annotations
 
@@ -24,9 +24,9 @@ def inputs(steps: int = 600, **changes: Any) -> dict[str, Any]:
     return {"format": 2, "student": student, "parents": {"teacher": "a" * 64}, **changes}
 
 
-def finished(folder: Path, given: dict[str, Any], *, said: list[str], overwrite: bool = False) -> bool:
+def finished(folder: Path, given: dict[str, Any], *, lines: list[str], overwrite: bool = False) -> bool:
     """Go through a stage as the flow does; whether it stood."""
-    if reuse.fits(folder, inputs=given, say=said.append, overwrite=overwrite):
+    if reuse.fits(folder, inputs=given, say=lines.append, overwrite=overwrite):
         return True
     with artefact.staged(folder, overwrite=overwrite) as working:
         network = nn.Linear(1, 1)
@@ -35,9 +35,9 @@ def finished(folder: Path, given: dict[str, Any], *, said: list[str], overwrite:
     return False
 
 
-def interrupted(folder: Path, given: dict[str, Any], *, step: int, said: list[str], overwrite: bool = False) -> int:
+def interrupted(folder: Path, given: dict[str, Any], *, step: int, lines: list[str], overwrite: bool = False) -> int:
     """Begin a stage and end at `step`; the step that it was taken up at."""
-    assert not reuse.fits(folder, inputs=given, say=said.append, overwrite=overwrite)
+    assert not reuse.fits(folder, inputs=given, say=lines.append, overwrite=overwrite)
     with pytest.raises(KeyboardInterrupt), artefact.staged(folder, overwrite=overwrite) as working:
         file, key = working / checkpoint.CHECKPOINT, artefact.key_of(given)
         known = checkpoint.read_state(file) if file.exists() else {}
@@ -51,79 +51,79 @@ def names(folder: Path) -> list[str]:
     return sorted(path.name for path in folder.iterdir())
 
 
-def test_a_finished_stage_of_other_inputs_is_kept_and_the_field_is_named(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_finished_stage_of_other_inputs_stays_and_the_field_is_named(tmp_path: Path) -> None:
+    lines: list[str] = []
     folder = tmp_path / "student"
-    assert not finished(folder, inputs(600), said=said) and not said
-    assert finished(folder, inputs(600), said=said) and not said
-    assert not finished(folder, inputs(800), said=said)
-    assert said == [
-        "student: student.schedule.steps 600 -> 800: made again; the finished stage is kept as student.previous-1"
+    assert not finished(folder, inputs(600), lines=lines) and not lines
+    assert finished(folder, inputs(600), lines=lines) and not lines
+    assert not finished(folder, inputs(800), lines=lines)
+    assert lines == [
+        "student: student.schedule.steps 600 -> 800: made again; the finished stage becomes student.previous-1"
     ]
-    assert not finished(folder, inputs(900), said=said)
+    assert not finished(folder, inputs(900), lines=lines)
     assert names(tmp_path) == ["student", "student.previous-1", "student.previous-2"]
     assert reuse.recorded(tmp_path / "student.previous-1")["student"]["schedule"]["steps"] == 600  # type: ignore[index]
 
 
-def test_the_command_that_made_a_kept_stage_takes_it_up_again(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_the_command_that_made_an_earlier_stage_takes_it_up_again(tmp_path: Path) -> None:
+    lines: list[str] = []
     folder = tmp_path / "student"
     for steps in (600, 800):
-        finished(folder, inputs(steps), said=said)
-    assert finished(folder, inputs(600), said=said)
-    assert "student.previous-1 was made from these inputs and is taken up again" in said[-1]
+        finished(folder, inputs(steps), lines=lines)
+    assert finished(folder, inputs(600), lines=lines)
+    assert "student.previous-1 was made from these inputs and is taken up again" in lines[-1]
     assert float(checkpoint.load_weights(folder / WEIGHTS, nn.Linear(1, 1)).weight.detach()) == 600
-    assert finished(folder, inputs(800), said=said)
+    assert finished(folder, inputs(800), lines=lines)
     assert len(names(tmp_path)) == 2
 
 
 def test_overwrite_replaces(tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     folder = tmp_path / "student"
-    finished(folder, inputs(600), said=said)
-    assert not finished(folder, inputs(800), said=said, overwrite=True)
-    assert said[-1].endswith("made again; the finished stage is replaced")
+    finished(folder, inputs(600), lines=lines)
+    assert not finished(folder, inputs(800), lines=lines, overwrite=True)
+    assert lines[-1].endswith("made again; the finished stage is replaced")
     assert names(tmp_path) == ["student"]
-    interrupted(folder, inputs(900), step=5, said=said)
-    interrupted(folder, inputs(950), step=1, said=said, overwrite=True)
-    assert "the checkpoint of step 5 does not fit and is replaced" in said[-1]
+    interrupted(folder, inputs(900), step=5, lines=lines)
+    interrupted(folder, inputs(950), step=1, lines=lines, overwrite=True)
+    assert "the checkpoint of step 5 does not fit and is replaced" in lines[-1]
     assert names(tmp_path) == ["student", "student.partial"]
 
 
-def test_a_checkpoint_of_other_inputs_is_kept_and_found_again(tmp_path: Path) -> None:
-    said: list[str] = []
+def test_a_checkpoint_of_other_inputs_stays_and_found_again(tmp_path: Path) -> None:
+    lines: list[str] = []
     folder = tmp_path / "teacher"
-    assert interrupted(folder, inputs(600), step=520, said=said) == 0
-    assert interrupted(folder, inputs(600), step=540, said=said) == 520
-    assert interrupted(folder, inputs(800), step=3, said=said) == 0
-    assert said == [
-        "teacher: student.schedule.steps 600 -> 800: the checkpoint of step 540 does not fit and is kept in "
+    assert interrupted(folder, inputs(600), step=520, lines=lines) == 0
+    assert interrupted(folder, inputs(600), step=540, lines=lines) == 520
+    assert interrupted(folder, inputs(800), step=3, lines=lines) == 0
+    assert lines == [
+        "teacher: student.schedule.steps 600 -> 800: the checkpoint of step 540 does not fit and moves to "
         "teacher.partial.previous-1"
     ]
-    assert interrupted(folder, inputs(600), step=560, said=said) == 540
-    assert "the checkpoint of step 540 in teacher.partial.previous-1 fits and is taken up again" in said[-1]
+    assert interrupted(folder, inputs(600), step=560, lines=lines) == 540
+    assert "the checkpoint of step 540 in teacher.partial.previous-1 fits and is taken up again" in lines[-1]
     assert [path.name for path in previous_folders(tmp_path / "teacher.partial")] == ["teacher.partial.previous-2"]
 
 
 def test_a_stage_of_an_earlier_version_gets_a_general_line(tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     folder = tmp_path / "student"
-    finished(folder, inputs(600), said=said)
+    finished(folder, inputs(600), lines=lines)
     (folder / reuse.INPUTS).unlink()
-    finished(folder, inputs(800), said=said)
-    assert "which an earlier version did not record: made again" in said[0]
+    finished(folder, inputs(800), lines=lines)
+    assert "which an earlier version did not record: made again" in lines[0]
     assert (tmp_path / "student.previous-1" / WEIGHTS).exists()
 
 
 def test_a_checkpoint_of_an_earlier_version_is_known_by_its_own_key(tmp_path: Path) -> None:
-    said: list[str] = []
+    lines: list[str] = []
     folder = tmp_path / "student"
-    interrupted(folder, inputs(600), step=9, said=said)
+    interrupted(folder, inputs(600), step=9, lines=lines)
     (tmp_path / "student.partial" / reuse.INPUTS).unlink()
-    assert interrupted(folder, inputs(600), step=12, said=said) == 9 and not said
+    assert interrupted(folder, inputs(600), step=12, lines=lines) == 9 and not lines
     (tmp_path / "student.partial" / reuse.INPUTS).unlink()
-    assert interrupted(folder, inputs(800), step=1, said=said) == 0
-    assert "checkpoint of step 12 does not fit and is kept" in said[0]
+    assert interrupted(folder, inputs(800), step=1, lines=lines) == 0
+    assert "checkpoint of step 12 does not fit and moves to" in lines[0]
 
 
 def test_changes_name_each_field_once() -> None:
@@ -146,14 +146,14 @@ def test_data_lists_are_explained(tmp_path: Path) -> None:
 def test_a_checkpoint_stays_until_the_stage_has_its_name(tmp_path: Path) -> None:
     """Cut between the card and the rename: nothing has to be trained again."""
     folder, given = tmp_path / "student", inputs(600)
-    interrupted(folder, given, step=600, said=[])
+    interrupted(folder, given, step=600, lines=[])
     with pytest.raises(KeyboardInterrupt), artefact.staged(folder) as working:
         artefact.save_network(working, nn.Linear(1, 1), Card(recipe_hash="k"))
         assert not (working / checkpoint.CHECKPOINT).exists()
         raise KeyboardInterrupt
-    assert interrupted(folder, given, step=600, said=[]) == 600
+    assert interrupted(folder, given, step=600, lines=[]) == 600
     assert not (tmp_path / "student.partial" / "card.json").exists()
-    finished(folder, given, said=[])
+    finished(folder, given, lines=[])
     assert not list(folder.rglob("*checkpoint*"))
     assert set(artefact.read_card(folder).files) == {WEIGHTS}
 
@@ -183,7 +183,7 @@ def test_what_is_renamed_was_flushed_to_the_disk_before(tmp_path: Path, monkeypa
     assert (parent.st_dev, parent.st_ino) in flushed
 
 
-def test_another_flag_keeps_the_interrupted_training_which_then_ends_with_the_same_bits(
+def test_another_flag_does_not_lose_the_interrupted_training_which_then_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     real, calls = engine.Run.step, iter(range(10))

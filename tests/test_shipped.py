@@ -151,6 +151,46 @@ def test_a_volume_keeps_its_shape_and_its_place_in_space(ship: Ship, tmp_path: P
     assert written[1].name.endswith(".overlay.png")
 
 
+@pytest.mark.parametrize("codes", ["RAS", "LPS", "PIR", "SRA"])
+def test_a_volume_reaches_the_network_in_the_order_of_training(tmp_path: Path, codes: str) -> None:
+    nibabel = pytest.importorskip("nibabel")
+    ship = make_ship(tmp_path / "ship", data=DATA | {"axes": "RAS", "depth": "stored"})
+    array = np.stack([frame(seed)[..., 0] for seed in range(3)], axis=-1)
+    image = nibabel.Nifti1Image(array, np.diag([1.25, 1.25, 8.0, 1.0]))
+    turn = nibabel.orientations.ornt_transform(
+        nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(codes)
+    )
+    nibabel.save(image.as_reoriented(turn), tmp_path / "heart.nii.gz")
+    (written,) = shipped.predict(ship.folder, [tmp_path / "heart.nii.gz"], out=tmp_path / "out", overlay=False, **RUN)
+    mask = nibabel.load(written)
+    assert nibabel.aff2axcodes(mask.affine) == tuple(codes)
+    upright = np.asarray(nibabel.as_closest_canonical(mask).dataobj)
+    assert np.array_equal(upright, np.stack([expected(frame(seed)) for seed in range(3)], axis=-1))
+
+
+def test_a_turned_picture_is_upright_for_the_network_and_in_its_mask(ship: Ship, tmp_path: Path) -> None:
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    Image.fromarray(frame(0)).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.png", exif=exif)
+    (written,) = shipped.predict(ship.folder, [tmp_path / "a.png"], out=tmp_path / "out", overlay=False, **RUN)
+    assert np.array_equal(read_label(written), expected(frame(0)))
+
+
+def test_the_window_of_training_holds_on_the_device(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    deep = frame(0)[..., 0].astype(np.uint16) * 16
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    for k, data in enumerate((DATA | {"depth": "window", "window": [0, 255 * 16]}, DATA | {"depth": "stored"})):
+        ship = make_ship(tmp_path / f"ship{k}", data=data)
+        (written,) = shipped.predict(ship.folder, [tmp_path / "a.png"], out=tmp_path / f"o{k}", overlay=False, **RUN)
+        same = np.array_equal(read_label(written), expected(np.stack([frame(0)[..., 0]] * 3, -1)))
+        assert same or k
+        assert ("more than 8 bits" in capsys.readouterr().err) == bool(k)
+    ship = make_ship(tmp_path / "odd", data=DATA | {"axes": "R" * 3})
+    with pytest.raises(ValueError, match="no order of three axes"):
+        heart(tmp_path / "v.nii.gz")
+        list(shipped.predict(ship.folder, [tmp_path / "v.nii.gz"], out=tmp_path / "out", **RUN))
+
+
 SLICED = {"channels": 5, "channel_order": "slices"}
 
 

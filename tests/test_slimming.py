@@ -1,4 +1,4 @@
-"""The slim stage prunes, fine-tunes, keeps its plan, and takes it up again where it was interrupted."""
+"""The slim stage prunes, fine-tunes, writes its plan, steps back where the gate refuses, resumes where it was cut."""
 
 from __future__ import annotations
 
@@ -11,7 +11,8 @@ import pytest
 import torch
 
 from deploy import prune
-from edgemt import artefact, engine, slimming, training, workspace
+from deploy.gate import GateError
+from edgemt import artefact, engine, fallback, slimming, training, workspace
 from edgemt.data.layouts import DataOptions
 from edgemt.engine import Schedule
 from edgemt.methods import METHODS
@@ -120,3 +121,151 @@ def test_any_finished_network_can_be_pruned_on_its_own(begun) -> None:
     at = begun()
     network, plan = slimming.prune_teacher(at.folder("student"), prune.PruneOptions(share=0.3), example=at.example)
     assert prune.count(network, at.example)[1] == plan.macs[1] < 0.75 * plan.macs[0]
+
+
+@pytest.fixture
+def judged(begun, monkeypatch: pytest.MonkeyPatch):
+    """judged(*dice, **choices) -> a run whose student has Dice 0.9, and whose attempts have `dice` in turn."""
+    real = workspace.record_of
+
+    def judged(*dice: float, name: str = "run", student: float | None = 0.9, **choices) -> workspace.Run:
+        at = begun(name, share=0.4)
+        card = json.loads((at.folder("student") / "card.json").read_text())
+        card["measured"][artefact.WEIGHTS]["dice"] = student
+        (at.folder("student") / "card.json").write_text(json.dumps(card))
+        turns = iter(dice)
+        monkeypatch.setattr(workspace, "record_of", lambda *given: {**real(*given), "dice": next(turns)})
+        return replace(at, recipe=replace(at.recipe, tolerance=0.02, **choices))
+
+    return judged
+
+
+def test_a_network_that_is_refused_is_fine_tuned_further_first(judged, capsys: pytest.CaptureFixture[str]) -> None:
+    at = judged(0.5, 0.89)
+    card = artefact.read_card(slimming.slim(at))
+    first, longer = (at.folder(slimming.TRIES) / name for name in ("share0.4", "share0.4-longer"))
+    assert card.files == artefact.read_card(longer).files
+    assert card.files["plan.json"] == artefact.read_card(first).files["plan.json"]
+    assert card.files[artefact.WEIGHTS] != artefact.read_card(first).files[artefact.WEIGHTS]
+    assert [(step["steps"], bool(step["refused"])) for step in card.measured[artefact.WEIGHTS]["attempts"]] == [
+        (4, True),
+        (2, False),
+    ]
+    assert card.given_up == ()
+    told = capsys.readouterr().err
+    assert told.index("at most 6 steps more") < told.index("refused, the pruned student: Dice 0.5000")
+
+
+def test_then_a_milder_share_is_pruned_and_the_card_records_what_was_given_up(judged) -> None:
+    at = judged(0.5, 0.6, 0.89)
+    card = artefact.read_card(slimming.slim(at))
+    whole, full = (artefact.read_card(at.out / stage).macs for stage in ("student", f"{slimming.TRIES}/share0.4"))
+    assert full < card.macs < whole
+    (record,) = card.given_up
+    assert (record["wanted"], record["shipped"]) == ("pruning by 0.4 of the macs", "pruning by 0.2 of the macs")
+    assert [step["dice"] for step in record["tried"]] == [0.5, 0.6, 0.89]
+    line = fallback.told(record)
+    assert "\n" not in line
+    for part in ("0.5000 is 0.4000 below its parent's 0.9000", "tolerance is 0.02", "more steps: Dice 0.6000", "share"):
+        assert part in line
+
+
+def test_at_last_the_student_ships_unpruned_with_its_own_weights(judged) -> None:
+    at = judged(0.5, 0.6, 0.7)
+    folder = slimming.slim(at)
+    card, student = artefact.read_card(folder), artefact.read_card(at.folder("student"))
+    assert card.files[artefact.WEIGHTS] == student.files[artefact.WEIGHTS] and set(card.files) == {
+        "curves.json",
+        artefact.WEIGHTS,
+    }
+    assert card.network["plan"] is None and card.macs == student.macs and card.params == student.params
+    assert card.measured[artefact.WEIGHTS]["dice"] == 0.9 and card.measured[artefact.WEIGHTS]["drop"] == 0
+    assert card.given_up[0]["shipped"] == fallback.UNPRUNED
+    assert artefact.load_network(folder)(torch.zeros(1, 3, 32, 32)).logits.shape[2:] == (32, 32)
+
+
+def on_another_list(at: workspace.Run) -> workspace.Run:
+    """The same run with one more validation image; its student has the Dice 0.9 on that list too."""
+    data = replace(at.recipe.data, phantom=(*at.recipe.data.phantom[:2], at.recipe.data.phantom[2] + 1))
+    at = replace(at, recipe=replace(at.recipe, data=data))
+    card = json.loads((at.folder("student") / "card.json").read_text())
+    card["measured"][artefact.WEIGHTS]["list"] = at.list_key
+    (at.folder("student") / "card.json").write_text(json.dumps(card))
+    return at
+
+
+def test_an_attempt_that_only_another_validation_list_refused_is_taken_up_without_training(
+    judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = judged(0.5, 0.6, 0.7, 0.89)
+    assert artefact.read_card(slimming.slim(at)).network["plan"] is None
+    monkeypatch.setattr(engine, "train", None)  # a call would fail
+    card = artefact.read_card(slimming.slim(on_another_list(at)))
+    assert card.files == artefact.read_card(at.folder(slimming.TRIES) / "share0.4").files
+    assert not card.given_up and [step["dice"] for step in card.measured[artefact.WEIGHTS]["attempts"]] == [0.89]
+
+
+def test_the_attempt_that_stands_has_the_figure_of_the_changed_list(judged, monkeypatch: pytest.MonkeyPatch) -> None:
+    at = judged(0.89, 0.885)
+    slimming.slim(at)
+    monkeypatch.setattr(engine, "train", None)
+    measured = artefact.read_card(slimming.slim(on_another_list(at))).measured[artefact.WEIGHTS]
+    assert measured["dice"] == measured["attempts"][0]["dice"] == 0.885
+    assert measured["drop"] == pytest.approx(0.015)
+
+
+def test_strict_refuses_at_once_and_without_it_no_attempt_is_made_twice(
+    judged, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    at = judged(0.5, 0.6, 0.7, strict=True)
+    with pytest.raises(GateError, match=r"Dice 0.5000 is 0.4000 below.*slim.prune.share"):
+        slimming.slim(at)
+    assert not at.folder("slim").exists()
+    real, trained = engine.train, []
+    monkeypatch.setattr(engine, "train", lambda *a, **given: trained.append(given["folder"].name) or real(*a, **given))
+    lenient = replace(at, recipe=replace(at.recipe, strict=False))
+    assert artefact.read_card(slimming.slim(lenient)).given_up
+    assert trained == ["share0.4-longer.partial", "share0.2.partial"]
+    trained.clear()
+    with pytest.raises(GateError):
+        slimming.slim(at)
+    wider = replace(at, recipe=replace(at.recipe, tolerance=0.5, strict=False))
+    card = artefact.read_card(slimming.slim(wider))
+    assert not trained and not card.given_up and card.network["plan"]
+
+
+def test_every_attempt_that_is_cut_resumes_to_the_same_bits(judged, monkeypatch: pytest.MonkeyPatch) -> None:
+    def hashes(at: workspace.Run) -> dict[str, dict[str, str]]:
+        return {path.name: artefact.read_card(path).files for path in sorted(at.folder(slimming.TRIES).iterdir())}
+
+    whole = judged(*[0.5] * 3, name="whole")
+    slimming.slim(whole)
+    at, real, steps = judged(*[0.5] * 3, name="cut"), engine.Run.step, []
+
+    def killed(run, draw):
+        steps.append(run.index)
+        if len(steps) in (3, 7, 11):  # in the first attempt, then in the second, then in the third
+            raise KeyboardInterrupt
+        return real(run, draw)
+
+    monkeypatch.setattr(engine.Run, "step", killed)
+    for _ in range(3):
+        with pytest.raises(KeyboardInterrupt):
+            slimming.slim(at)
+        assert not at.folder("slim").exists()
+    slimming.slim(at)
+    assert steps == [0, 1, 2, 2, 3, 0, 1, 1, 0, 1, 2, 2, 3]
+    assert hashes(at) == hashes(whole) and len(hashes(at)) == 3
+
+
+def test_a_student_that_was_not_measured_is_refused_whatever_is_allowed(judged) -> None:
+    at = judged(0.5, 0.5, 0.5, student=None)
+    with pytest.raises(GateError, match="not measured"):
+        slimming.slim(at)
+    assert not at.folder("slim").exists()
+
+
+@pytest.mark.parametrize("wrong", [{"extra": -0.5}, {"milder": (1.5,)}])
+def test_a_fallback_that_makes_no_sense_is_named(wrong: dict) -> None:
+    with pytest.raises(ValueError, match=rf"slim\.{next(iter(wrong))}"):
+        Slim(**wrong)

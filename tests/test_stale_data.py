@@ -12,7 +12,7 @@ import pytest
 from conftest import TINY
 from PIL import Image
 
-from edgemt import artefact, cli, flow, training, workspace
+from edgemt import artefact, cli, flow, reuse, training, workspace
 from edgemt.artefact import WEIGHTS
 from edgemt.data.layouts import DataOptions
 from edgemt.engine import Schedule
@@ -78,13 +78,13 @@ def test_training_files_are_followed_by_content(root: Path, tmp_path: Path, caps
     assert "teacher: stands" in capsys.readouterr().err
     roll_in_place(root / "train" / "masks" / "a1.bmp")
     made.append(artefact.read_card(train(root, out)).files[WEIGHTS])
-    said = capsys.readouterr().err
-    assert "labelled masks changed (1 of 3 files: train/masks/a1.bmp): teacher is made again" in said
+    lines = capsys.readouterr().err
+    assert "labelled masks changed (1 of 3 files: train/masks/a1.bmp): teacher is made again" in lines
     frame(root, "train", "u2", seed=99, masked=False)
     made.append(artefact.read_card(train(root, out)).files[WEIGHTS])
-    said = capsys.readouterr().err
-    assert "unlabelled images changed (1 of 3 files: train/images/u2.png): teacher is made again" in said
-    assert "kept as teacher.previous-2" in said
+    lines = capsys.readouterr().err
+    assert "unlabelled images changed (1 of 3 files: train/images/u2.png): teacher is made again" in lines
+    assert "becomes teacher.previous-2" in lines
     assert len(set(made)) == 3
 
 
@@ -96,8 +96,8 @@ def test_a_changed_validation_list_is_measured_again_and_nothing_is_trained(
     monkeypatch.setattr(training.engine, "train", None)  # a call would fail
     roll_in_place(root / "val" / "masks" / "v1.bmp")
     second = artefact.read_card(train(root, out))
-    said = capsys.readouterr().err
-    assert "validation masks changed (1 of 3 files: val/masks/v1.bmp): teacher is measured again" in said
+    lines = capsys.readouterr().err
+    assert "validation masks changed (1 of 3 files: val/masks/v1.bmp): teacher is measured again" in lines
     frame(root, "val", "v9", seed=5)
     third = artefact.read_card(train(root, out))
     assert "validation list changed (1 added: val/images/v9.png): teacher is measured again" in capsys.readouterr().err
@@ -152,6 +152,18 @@ def test_a_dice_that_was_not_measured_is_printed_as_such() -> None:
     assert training.drop(0.5, {"dice": None}) is None and training.drop(None, {"dice": 0.5}) is None
 
 
+def test_the_input_normalisation_of_the_student_is_in_the_key_of_the_teacher(root: Path, tmp_path: Path) -> None:
+    """It is that of the student's encoder where the recipe wants it, and the teacher sees the same input."""
+    keys = []
+    for pretrained in ("if-available", "never"):
+        of = recipe(root)
+        of = replace(of, student=replace(of.student, pretrained=pretrained))
+        at = workspace.start(of, tmp_path)
+        given = {"parents": {}, "all_labels": False}
+        keys.append(artefact.key_of(training.inputs_of(at, at, of.teacher, of.teacher.method, **given)))
+    assert keys[0] != keys[1]
+
+
 def test_fields_that_only_choose_files_are_in_no_key() -> None:
     options = DataOptions(root=Path("a"), val="b", labelled="3")
     assert workspace.as_read(options) == workspace.as_read(replace(options, root=Path("c"), val="d", labelled="0.5"))
@@ -164,8 +176,8 @@ def test_every_stage_of_a_run_is_measured_on_the_changed_list(
     copy = shutil.copytree(tiny_run, tmp_path / "run")
     before = {stage: artefact.read_card(copy / stage) for stage in ("teacher", "student", "slim")}
     cli.main(["prune", "phantom", "--out", str(copy), *TINY, "--data.phantom", "6", "12", "5"])
-    said = capsys.readouterr().err
-    assert "validation list changed (1 added: phantom:4): teacher, student, slim are measured again" in said
+    lines = capsys.readouterr().err
+    assert "validation list changed (1 added: phantom:4): teacher, student, slim are measured again" in lines
     after = {stage: artefact.read_card(copy / stage) for stage in before}
     for stage, card in after.items():
         assert card.files[WEIGHTS] == before[stage].files[WEIGHTS]
@@ -182,7 +194,9 @@ def test_the_gate_judges_again_and_leaves_the_card_when_it_refuses(
 
     copy = shutil.copytree(tiny_run, tmp_path / "run")
     before = (copy / "slim" / "card.json").read_bytes()
-    monkeypatch.setattr(slimming, "gate", lambda **given: (_ for _ in ()).throw(ValueError("the pruned student")))
+    monkeypatch.setattr(
+        slimming, "gate", lambda *given, **options: (_ for _ in ()).throw(ValueError("the pruned student"))
+    )
     with pytest.raises(SystemExit):
         cli.main(["prune", "phantom", "--out", str(copy), *TINY, "--data.phantom", "6", "12", "2"])
     assert "the pruned student" in capsys.readouterr().err
@@ -195,9 +209,9 @@ def test_a_ship_is_judged_and_made_on_the_changed_list(
 ) -> None:
     copy = shutil.copytree(tiny_run, tmp_path / "run")
     cli.main(["export", "phantom", "--out", str(copy), *TINY, "--data.phantom", "6", "12", "5"])
-    said = capsys.readouterr().err
-    assert "teacher, student, slim, int8, ship are measured again" in said
-    assert "int8: measured again" in said and "kept as ship.previous-1" in said
+    lines = capsys.readouterr().err
+    assert "teacher, student, slim, int8, ship are measured again" in lines
+    assert "int8: measured again" in lines and "becomes ship.previous-1" in lines
     int8, ship, slim = (artefact.read_card(copy / stage) for stage in ("int8", "ship", "slim"))
     lists = {found["list"] for card in (int8, ship, slim) for found in card.measured.values()}
     assert len(lists) == 1
@@ -206,4 +220,4 @@ def test_a_ship_is_judged_and_made_on_the_changed_list(
     }
     for found in int8.measured.values():
         assert found["drop"] == pytest.approx(slim.measured[WEIGHTS]["dice"] - found["dice"])
-    assert not any("inputs.json" in path.name for path in (copy / "ship").rglob("*") if path.name in ship.files)
+    assert reuse.recorded(copy / "ship") is not None and reuse.INPUTS not in ship.files

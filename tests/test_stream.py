@@ -147,6 +147,55 @@ def test_the_strong_view_shares_the_geometry_of_the_weak_one() -> None:
     assert strong.strong is not None and not torch.allclose(strong.strong, strong.unlabelled, atol=0.05)
 
 
+def _plateaus(count: int, *, side: int = 32) -> Stack:
+    """Images of two levels, none of them black: 60 around a square of 140."""
+    image = torch.full((count, side, side, 1), 60, dtype=torch.uint8)
+    image[:, 8:24, 8:24] = 140
+    return Stack(image, (image[..., 0] > 100).to(torch.uint8))
+
+
+def _of_one_image(augment: AugmentOptions, *, unlabelled: int = 3) -> tuple[TwoStream, list[float]]:
+    """A stream of `_plateaus` that normalises each image by itself, and the two levels of the clean image then."""
+    stacks = _plateaus(2), replace(_plateaus(4), label=None)
+    stream = TwoStream(*stacks, (2, unlabelled), augment, Normalise(per_image=True))
+    clean = replace(stream, augment=NO_AUGMENT).batch(0).image
+    return stream, sorted({round(float(v), 3) for v in clean.flatten()})
+
+
+@pytest.mark.parametrize("change", [{"brightness": (1.4, 1.4)}, {"contrast": (0.6, 0.6)}])
+def test_a_change_of_intensity_survives_the_normalisation_of_each_image(change: dict) -> None:
+    still = {"brightness": (1, 1), "contrast": (1, 1), "gamma": (1, 1), "blur": (0.001, 0.001), "noise": 0, "cutout": 0}
+    options = replace(NO_AUGMENT, **{**still, **change}, strong=True, chance=1.0, labelled_intensity=1.0)
+    stream, levels = _of_one_image(options)
+    batch = stream.batch(0)
+    pixels = torch.tensor([60, 140]) / 255
+    share = 0.25  # of the square
+    mean = float(pixels[0] * (1 - share) + pixels[1] * share)
+    changed = pixels * 1.4 if "brightness" in change else mean + 0.6 * (pixels - mean)
+    deviation = float(((pixels - mean) ** 2 * torch.tensor([1 - share, share])).sum().sqrt())
+    want = sorted(((changed - mean) / deviation).tolist())
+    for rows in (batch.strong, batch.labelled):
+        found = sorted(float(v) for v in (rows.min(), rows.max()))
+        assert found == pytest.approx(want, abs=0.02) and found != pytest.approx(levels, abs=0.1)
+
+
+def test_what_lies_beyond_the_rim_moves_no_value_inside() -> None:
+    options = replace(NO_AUGMENT, rotation=25, scale=(0.6, 0.6), translate=0.08)
+    stream, levels = _of_one_image(options)
+    image = torch.cat([stream.batch(k).image for k in range(4)])
+    assert float(image.amin()) == pytest.approx(levels[0], abs=0.01), "beyond the rim stands the darkest value"
+    brightest = image.flatten(1).amax(1)
+    assert brightest.tolist() == pytest.approx([levels[1]] * len(image), abs=0.01)
+
+
+def test_padding_is_the_darkest_value_of_the_image_itself() -> None:
+    stacks = _plateaus(2), replace(_plateaus(4), label=None)
+    options = replace(NO_AUGMENT, translate=0.3)
+    stream = TwoStream(*stacks, (2, 3), options, Normalise((0.0,), (1 / 255,)))
+    image = torch.cat([stream.batch(k).image for k in range(4)])
+    assert float(image.amin()) == pytest.approx(60, abs=0.01)
+
+
 # --- neighbouring slices ---
 
 
@@ -236,6 +285,7 @@ def test_soft_labels_move_with_the_image_in_every_row() -> None:
     """The image itself is the soft label: after any warp the two are still the same."""
     rng = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (8, 24, 24, 1), generator=rng, dtype=torch.uint8)
+    image[:, 12, 12] = 0  # beyond the rim an image shows its darkest value, and a soft label 0
     stacks = [
         Stack(part, label, soft=(part.permute(0, 3, 1, 2) / 255).half())
         for part, label in ((image[:4], (image[:4, ..., 0] > 128).to(torch.uint8)), (image[4:], None))

@@ -87,6 +87,16 @@ def film(tmp_path: Path) -> Path:
     return path
 
 
+def test_a_folder_becomes_eight_bits_as_in_training(tmp_path: Path) -> None:
+    from edgemt.depth import Depth
+
+    deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 100
+    Image.fromarray(deep).save(tmp_path / "a.png")
+    (tmp_path / "._b.png").write_bytes(b"x")
+    (picture,) = played(open_source(str(tmp_path), depth=Depth("window", (0, 25500))))
+    assert np.array_equal(picture.pixels, deep // 100)
+
+
 def test_a_video_plays_every_frame_at_its_own_rate(film: Path) -> None:
     source = open_source(str(film))
     frames = played(source)

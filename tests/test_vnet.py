@@ -40,8 +40,8 @@ def gmacs(network: nn.Module, *size: int) -> float:
     ("asked", "millions", "work"),
     [
         ({}, 9.45, 40.1),
-        ({"heads": ("aux",)}, 12.35, 87.8),  # MC-Net
-        ({"heads": ("aux",), "further": 2}, 15.25, 135.5),  # MC-Net+
+        ({"heads": ("decoder2",)}, 12.35, 87.8),  # MC-Net
+        ({"heads": ("decoder2", "decoder3")}, 15.25, 135.5),  # MC-Net+
     ],
 )
 def test_it_has_the_parameters_and_the_work_of_the_papers(asked: dict[str, Any], millions: float, work: float) -> None:
@@ -73,7 +73,7 @@ def test_training_passes_differ_and_evaluation_does_not() -> None:
 def test_a_volume_of_any_shape_is_continued_inside_and_cut_back(size: tuple[int, ...]) -> None:
     network, x = small(heads=teachers.HEADS).train(), torch.randn(2, 1, *size)
     out = network(x)
-    maps = (out.logits, out.sdf, out.features, *out.aux)
+    maps = (out.logits, out.sdf, out.features, *out.scales, *out.decoders)
     assert all(m is not None and tuple(m.shape[2:]) == size for m in maps)
     network.eval()
     padding = [side for beyond in reversed([-s % 16 for s in size]) for side in (0, beyond)]
@@ -83,24 +83,26 @@ def test_a_volume_of_any_shape_is_continued_inside_and_cut_back(size: tuple[int,
 
 @pytest.mark.parametrize(("dims", "size"), [(2, (32, 48)), (3, (16, 32, 16))])
 def test_every_head_has_its_shape_and_its_gradient(dims: int, size: tuple[int, ...]) -> None:
-    network = small(classes=3, heads=teachers.HEADS, further=2, dims=dims).train()
+    network = small(classes=3, heads=teachers.HEADS, dims=dims).train()
     out = network(torch.randn(2, 1, *size))
     assert out.sdf.shape == (2, 2, *size) and out.sdf.abs().max() <= 1
     assert out.features.shape == (2, 4, *size)
-    assert [a.shape for a in out.aux] == [out.logits.shape] * 2
-    terms = (out.logits, out.sdf, out.features, *out.aux)
+    assert [a.shape for a in out.scales] == [out.logits.shape] * 3
+    assert [a.shape for a in out.decoders] == [out.logits.shape] * 2
+    terms = (out.logits, out.sdf, out.features, *out.scales, *out.decoders)
     sum(m.square().mean() for m in terms).backward()
     assert all(p.grad is not None and torch.isfinite(p.grad).all() for p in network.parameters())
 
 
 def test_the_further_decoders_rest_outside_training() -> None:
-    network = small(heads=("aux",), further=2).eval()
-    assert network(torch.randn(1, 1, 16, 16, 16)).aux == ()
+    network = small(heads=("scales", "decoder2", "decoder3")).eval()
+    out = network(torch.randn(1, 1, 16, 16, 16))
+    assert out.scales == out.decoders == ()
 
 
 def test_without_heads_it_gives_logits_alone() -> None:
     out = small()(torch.randn(1, 1, 32, 16, 16))
-    assert out.sdf is None and out.features is None and out.aux == ()
+    assert out.sdf is None and out.features is None and out.scales == out.decoders == ()
 
 
 @pytest.mark.parametrize("norm", ["group", "instance"])
@@ -124,7 +126,6 @@ def test_the_layout_of_the_weights_changes_no_answer() -> None:
         ({"filters": 0}, "filters = 0"),
         ({"norm": "layer"}, "batch, group or instance"),
         ({"dims": 1}, "choose 2 or 3"),
-        ({"further": 3}, r"1 \(MC-Net\) or 2"),
     ],
 )
 def test_a_bad_option_is_named_in_one_line(asked: dict[str, Any], said: str) -> None:

@@ -54,7 +54,7 @@ def run(program: str, *, hide: list[str], arguments: list[str] | None = None) ->
         capture_output=True,
         text=True,
         env=environment,
-        timeout=120,
+        timeout=600,
     )
     assert done.returncode == 0, done.stderr
     return done.stdout

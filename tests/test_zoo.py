@@ -236,8 +236,8 @@ def test_a_student_that_an_entry_does_not_fit_is_refused_before_anything_is_trai
 
 
 def test_a_head_that_a_pruned_entry_has_no_place_for_is_refused() -> None:
-    with pytest.raises(ValueError, match="was pruned without the head 'aux'"):
-        zoo.begun("zoo/small", {**network_of(), "heads": ["features", "aux"]})
+    with pytest.raises(ValueError, match="was pruned without the head 'decoder2'"):
+        zoo.begun("zoo/small", {**network_of(), "heads": ["features", "decoder2"]})
 
 
 def test_first_weights_count_in_the_key_by_what_they_are_not_by_where_they_lie(
@@ -389,7 +389,7 @@ def test_the_graph_of_an_entry_gives_the_masks_of_its_weights_and_is_checked_who
     frames = frames_for(ship.card)
     wanted = masks_of(artefact.load_network(ship.folder), ship.card, frames)
     for runtime in graphs.RUNTIMES:
-        assert (runner("zoo/small", runtime=runtime)(frames) == wanted).mean() > 0.99
+        assert (runner("zoo/small", runtime=runtime)(frames) == wanted).mean() > 0.97  # bf16, random weights
     (copy / "model.fp16.onnx").write_bytes(b"else")
     with pytest.raises(ValueError, match=r"model\.fp16\.onnx: changed since the card was written"):
         open_ship(copy)

@@ -62,5 +62,7 @@ class Pack:
 def pack_stage(command: Pack) -> None:
     from edgemt import zoo
 
-    options = {"into": command.out, "note": command.note, "overwrite": command.overwrite, "say": say}
-    print(zoo.pack(command.stage, command.name, **options))
+    made = zoo.pack(
+        command.stage, command.name, into=command.out, note=command.note, overwrite=command.overwrite, say=say
+    )
+    print(made)

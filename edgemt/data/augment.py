@@ -146,15 +146,23 @@ def _box(x: Tensor, largest: float, *, generator: Generator) -> Tensor:
     return v2.erase(x, top, left, tall, wide, torch.full((x.shape[0], 1, 1), draw[4], device=x.device))
 
 
-def normalised(image: Tensor, normalise: Normalise) -> Tensor:
-    """[N, K, *space] in [0, 1] -> (x - mean) / std per channel, both from the image if `per_image`."""
-    shape = (1, -1) + (1,) * (image.ndim - 2)
+def scales(image: Tensor, normalise: Normalise) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation that images [N, K, *space] in [0, 1] are normalised by, each to broadcast over them.
+
+    With `per_image` they are those of each image's channels, otherwise the set's.
+    """
     if normalise.per_image:
         axes = tuple(range(2, image.ndim))
         mean = image.mean(dim=axes, keepdim=True)
-        std = ((image - mean) ** 2).mean(dim=axes, keepdim=True).sqrt()
-        return (image - mean) / std.clamp_min(1e-3)
+        return mean, ((image - mean) ** 2).mean(dim=axes, keepdim=True).sqrt().clamp_min(1e-3)
+    shape = (1, -1) + (1,) * (image.ndim - 2)
     mean, std = (image.new_tensor(values).view(shape) for values in (normalise.mean, normalise.std))
+    return mean.expand(len(image), *mean.shape[1:]), std.expand(len(image), *std.shape[1:])
+
+
+def normalised(image: Tensor, normalise: Normalise) -> Tensor:
+    """[N, K, *space] in [0, 1] -> (x - mean) / std per channel, both from the image if `per_image`."""
+    mean, std = scales(image, normalise)
     return (image - mean) / std
 
 

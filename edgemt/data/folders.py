@@ -81,7 +81,7 @@ def _is_any_volume(path: Path) -> bool:
 
 
 def _stem(path: Path) -> str:
-    return composed(path.name if path.is_dir() else stem_of(path))
+    return composed(stem_of(path) if is_image(path) or is_volume(path) or not path.is_dir() else path.name)
 
 
 def _by_stem(folder: Path, wanted: Callable[[Path], bool]) -> dict[str, Path]:
@@ -91,11 +91,12 @@ def _by_stem(folder: Path, wanted: Callable[[Path], bool]) -> dict[str, Path]:
     for path in sorted(folder.iterdir()):
         if is_stray(path) or not wanted(path):
             continue
-        before = seen.get(_stem(path).casefold())
+        stem = _stem(path)
+        before = seen.get(stem.casefold())
         if before is not None:
-            alike = "" if _stem(path) == _stem(before) else " but for upper and lower case"
-            raise ValueError(f"{path}: a second file named {_stem(path)!r}{alike}, beside {before.name}; rename one")
-        found[_stem(path)] = seen[_stem(path).casefold()] = path
+            alike = "" if stem == _stem(before) else " but for upper and lower case"
+            raise ValueError(f"{path}: a second file named {stem!r}{alike}, beside {before.name}; rename one")
+        found[stem] = seen[stem.casefold()] = path
     return found
 
 
@@ -125,7 +126,8 @@ def _pairs(
         label = truths.get(matched[stem].mask or "")
         items.append(Item(name, group_of(name, pattern=pattern), image, label))
     notes = [foreign] if foreign else []
-    left = [path for stem, path in truths.items() if stem not in {m.mask for m in matched.values()}]
+    taken = {one.mask for one in matched.values()}
+    left = [path for stem, path in truths.items() if stem not in taken]
     if left and len(left) == len(truths):
         raise ValueError(
             f"{left[0]}: fits no image of {images} by its name, nor does any other mask; name masks as their images"
@@ -148,8 +150,8 @@ def _without_stray_folders(found: dict[str, Path], truths: dict[str, Path], list
 def _foreign(folder: Path, wanted: Callable[[Path], bool]) -> str | None:
     """What to say of files of kinds that are not read, such as .nrrd; None where there are none."""
     lines = [not_read(p) for p in sorted(folder.iterdir()) if p.is_file() and not is_stray(p) and not wanted(p)]
-    lines = [line for line in lines if line is not None]
-    return None if not lines else lines[0] + (f" ({len(lines)} such files)" if len(lines) > 1 else "")
+    others = [line for line in lines if line is not None]
+    return None if not others else others[0] + (f" ({len(others)} such files)" if len(others) > 1 else "")
 
 
 def _h5_files(root: Path) -> list[Path]:

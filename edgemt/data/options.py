@@ -29,7 +29,8 @@ class AugmentOptions:
     elastic: float = 0.02
     """Standard deviation of a smooth displacement, share of the side."""
     padding: Literal["zeros", "border", "reflection"] = "zeros"
-    """What the image shows beyond its rim; the label says background there, unless it is reflected."""
+    """What the image shows beyond its rim: its darkest value ("zeros"), its rim, or itself; with reflection the label
+    is reflected too, otherwise it is background there."""
     strong: bool = True
     """Give the unlabelled rows a second view, same geometry, strong intensity."""
     labelled_intensity: float = 0.5

@@ -14,10 +14,13 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgemt import frames, masks, phantom_volumes
+from edgemt import frames, phantom_volumes
 from edgemt.contract import Case
 from edgemt.depth import Depth, Rule, decide
 from edgemt.geometry import says_nothing
+from edgemt.masks import MaskFile, of_array, read_mask
+from edgemt.masks import Rule as MaskRule
+from edgemt.masks import decide as decide_masks
 
 _HOLD = 256 << 20  # bytes of decoded masks that are not decoded a second time
 
@@ -27,14 +30,14 @@ class Decoded:
     """Masks that were decoded to decide on their values, until they are used."""
 
     room: int = _HOLD
-    arrays: dict[str, masks.MaskFile] = field(default_factory=dict)
+    arrays: dict[str, MaskFile] = field(default_factory=dict)
 
-    def put(self, path: str, mask: masks.MaskFile) -> None:
+    def put(self, path: str, mask: MaskFile) -> None:
         if mask.array.nbytes <= self.room:
             self.room -= mask.array.nbytes
             self.arrays[path] = mask
 
-    def take(self, path: str) -> masks.MaskFile | None:
+    def take(self, path: str) -> MaskFile | None:
         found = self.arrays.pop(path, None)
         self.room += found.array.nbytes if found is not None else 0
         return found
@@ -44,7 +47,7 @@ class Decoded:
 class Reading:
     """The rules of a set. `masks_as_stored`: masks were drawn on pictures whose EXIF orientation was not applied."""
 
-    masks: masks.Rule
+    masks: MaskRule
     depth: Depth = Depth()
     masks_as_stored: bool = False
     compare: bool = True  # the place of a label with that of its image
@@ -52,14 +55,14 @@ class Reading:
     headers: dict[str, frames.Header] = field(default_factory=dict, repr=False, compare=False)
     decoded: Decoded = field(default_factory=Decoded, repr=False, compare=False)
 
-    def mask(self, case: Case) -> masks.MaskFile:
+    def mask(self, case: Case) -> MaskFile:
         """The mask of a case, or of the volume of a slice, upright and in the case's axis order."""
         path = str(case.label)
         found = self.decoded.take(path) or _decode(case, compare=self.compare)
         if not self.masks_as_stored or case.slice is not None or not frames.is_image(case.image):
             return found
         header = self.headers.get(case.image) or frames.image_header(case.image)
-        return masks.MaskFile(frames.upright(found.array, header.orientation), found.evidence)
+        return MaskFile(frames.upright(found.array, header.orientation), found.evidence)
 
 
 def decide_reading(
@@ -83,7 +86,7 @@ def decide_reading(
         found = _decode(case, compare=compare)
         evidence.append(found.evidence)
         decoded.put(str(path), found)
-    rule = masks.decide(evidence, classes=classes, threshold=mask_threshold)
+    rule = decide_masks(evidence, classes=classes, threshold=mask_threshold)
     deep = [headers[path].deep if path in headers else frames.is_deep(path) for path in images]
     chosen = decide(depth, window, deep)
     shapes = {str(path): decoded.arrays[str(path)].array.shape for path in labels if str(path) in decoded.arrays}
@@ -99,15 +102,15 @@ def decide_reading(
     return Reading(rule, chosen, stored, compare, notes, headers, decoded)
 
 
-def _decode(case: Case, *, compare: bool) -> masks.MaskFile:
+def _decode(case: Case, *, compare: bool) -> MaskFile:
     path = str(case.label)
     if _phantom(path):
-        return masks.of_array(phantom_volumes.volume(phantom_volumes.seed_of(path))[1], path)
+        return of_array(phantom_volumes.volume(phantom_volumes.seed_of(path))[1], path)
     flat = frames.is_image(case.image) or (case.slice is None and frames.is_h5(path) and _two_axes(path))
     if flat:
-        return masks.read_mask(path)
+        return read_mask(path)
     array = frames.read_label_volume(path, image=case.image, axes=case.axes, compare=compare)
-    return masks.of_array(array, path)
+    return of_array(array, path)
 
 
 def _two_axes(path: str) -> bool:
@@ -127,7 +130,9 @@ def _drawn_as_stored(
     cases: Iterable[Case], headers: dict[str, frames.Header], shapes: dict[str, tuple[int, ...]]
 ) -> tuple[bool, tuple[str, ...]]:
     """Whether masks fit only the pictures as they are stored. Raises ValueError where some do and some do not."""
-    stored, turned, either = [], [], []
+    stored: list[Case] = []
+    turned: list[Case] = []
+    either: list[Case] = []
     for case in cases:
         header, shape = headers.get(case.image), shapes.get(str(case.label))
         if header is None or header.orientation == 1 or shape is None:

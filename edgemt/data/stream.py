@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Case, Normalise
-from edgemt.data.augment import AugmentOptions, intensify, normalised, placed, warp
+from edgemt.data.augment import AugmentOptions, intensify, placed, scales, warp
 from edgemt.data.decode import Form, ProgressCall, decode_frames, decode_pairs
 from edgemt.data.layouts import DataOptions
 from edgemt.data.reading import Lost, Reading
@@ -158,6 +158,7 @@ class TwoStream:
     augment: AugmentOptions = AugmentOptions()
     normalise: Normalise = Normalise()
     seed: int = 0
+    alike: bool = False  # the intensity of unlabelled rows changes too, as often as that of labelled ones
 
     def __post_init__(self) -> None:
         if self.labelled.label is None or not len(self.labelled):
@@ -197,20 +198,26 @@ class TwoStream:
         channels = image.shape[1]
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, 2, index))
         place = placed(len(image), size=image.shape[2:], options=self.augment, generator=generator)
-        moving = torch.cat([image, torch.cat(said)], dim=1) if said else image
+        # By the clean image: what lies beyond its rim, and changes of intensity, move no statistics.
+        mean, std = scales(image, self.normalise)
+        darkest = image.amin(dim=(2, 3), keepdim=True)  # beyond the rim `warp` puts 0
+        moving = torch.cat([image - darkest, torch.cat(said)], dim=1) if said else image - darkest
         moved, label = warp(moving, label, options=self.augment, generator=generator)
-        image, soft = moved[:, :channels], with_background(moved[:, channels:]) if said else None
+        image, soft = moved[:, :channels] + darkest, with_background(moved[:, channels:]) if said else None
         weak, strong = self._views(image, length, generator)
+        weak = (weak - mean) / std
+        strong = None if strong is None else (strong - mean[length:]) / std[length:]
         return Batch(
             weak, label.long(), strong, soft, numbered([rows for _, rows in drawn], self.labelled), place.to(device)
         )
 
     def _views(self, image: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
-        """All rows, and the strong view of those after the first `length`; both normalised."""
+        """All rows, and the strong view of those after the first `length`, in [0, 1]."""
         slices = self.labelled.around is not None
         weak, strong = image, None
         if self.augment.labelled_intensity > 0:
-            chosen = torch.rand(length, generator=generator) < self.augment.labelled_intensity
+            rows = len(image) if self.alike else length
+            chosen = torch.rand(rows, generator=generator) < self.augment.labelled_intensity
             chosen = chosen.nonzero()[:, 0].to(image.device)
             weak = image.clone()
             weak[chosen] = intensify(
@@ -218,8 +225,7 @@ class TwoStream:
             )
         if len(image) > length and self.augment.strong:
             strong = intensify(image[length:], options=self.augment, generator=generator, cutout=True, slices=slices)
-            strong = normalised(strong, self.normalise)
-        return normalised(weak, self.normalise), strong
+        return weak, strong
 
 
 def numbered(rows: Sequence[Tensor | Sequence[int]], labelled: Sized) -> Tensor:

@@ -182,6 +182,7 @@ class VolumeStream:
     volume: VolumeOptions = VolumeOptions()
     normalise: Normalise = Normalise()
     seed: int = 0
+    alike: bool = False  # the intensity of unlabelled rows changes too, as often as that of labelled ones
 
     def __post_init__(self) -> None:
         if self.labelled.label is None or not len(self.labelled):
@@ -238,7 +239,8 @@ class VolumeStream:
         """Intensity, then normalisation by what the volumes were before it."""
         mean, std = scales.to(image.device).view(-1, 2, 1, 1, 1, 1).unbind(1)
         weak, strong = image, None
-        chosen = torch.rand(length, generator=generator) < self.volume.labelled_intensity
+        rows = len(image) if self.alike else length
+        chosen = torch.rand(rows, generator=generator) < self.volume.labelled_intensity
         if chosen.any():
             where = chosen.nonzero()[:, 0].to(image.device)
             weak = image.clone()

@@ -12,7 +12,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Head, Step
 from edgemt.losses import dice_ce, entropy, mse, onehot, probabilities, weighted_mean
 from edgemt.methods.method import Terms
 from edgemt.methods.pair import Pair
@@ -171,6 +171,6 @@ class AmbiguousByPrototype(Ambiguous):
     classes, where it takes a sigmoid of two logits.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("features",)
+    heads: ClassVar[tuple[Head, ...]] = ("features",)
     select: Selector = field(default_factory=FarFromPrototype)
     rest: float = 1.0

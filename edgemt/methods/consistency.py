@@ -13,9 +13,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Head, Step
 from edgemt.losses import cross_entropy, dice_ce, mse, onehot, pixel_contrast, probabilities
-from edgemt.methods.method import Terms
+from edgemt.methods.method import Terms, every_scale
 from edgemt.methods.pair import Pair
 from edgemt.perturb import Affine, Cells, Noise, darkness, inverse, shade, warp, within
 from edgemt.pseudo import soft
@@ -37,7 +37,7 @@ class FrequencyRegion(Pair):
     its energy. The release's grids are 32, 24 and 16 an axis in 2-D.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("features",)
+    heads: ClassVar[tuple[Head, ...]] = ("features",)
     citation: ClassVar[str] = "He & Li, MICCAI 2024, FRCNet: Frequency and region consistency"
     ramp: Ramp = field(default_factory=lambda: Ramp(length=1.0))
     noise: Noise = field(default_factory=lambda: Noise(std=0.0))
@@ -103,14 +103,14 @@ class MultiScale(Pair):
     """
 
     inspired: ClassVar[bool] = True
-    heads: ClassVar[tuple[str, ...]] = ("aux",)
+    heads: ClassVar[tuple[Head, ...]] = ("scales",)
     citation: ClassVar[str] = "Zhao et al., crossMoDA 2022, MS-MT: Multi-scale mean teacher"
 
     def compared(self, nets: Players, batch: Batch, step: Step) -> Terms:
         said, count = nets.student(batch.image), batch.count
         with torch.no_grad():
             wise = nets.teacher(self.noise(batch.unlabelled, step.generator))
-        scales = list(zip((said.logits, *said.aux), (wise.logits, *wise.aux), strict=True))
+        scales = list(zip(every_scale(said), every_scale(wise), strict=True))
         gaps = [mse(probabilities(mine[count:]), probabilities(theirs)).mean() for mine, theirs in scales]
         return Terms(
             supervised=torch.stack([dice_ce(mine[:count], batch.label) for mine, _ in scales]).mean(),
@@ -131,7 +131,7 @@ class PatchShuffle(Pair):
     """
 
     inspired: ClassVar[bool] = True
-    heads: ClassVar[tuple[str, ...]] = ("features",)
+    heads: ClassVar[tuple[Head, ...]] = ("features",)
     citation: ClassVar[str] = "Inspired by Cai et al., patch shuffle and pixel-wise contrast (survey)"
     cells: Cells = field(default_factory=Cells)
     pull: float = 0.1  # of the contrast, beside the consistency
@@ -178,7 +178,7 @@ class ShadowAugmentation(Pair):
     Dice with cross-entropy where it has Dice. Levels are shares of an image's own range, as images come normalised.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("disturb",)
+    heads: ClassVar[tuple[Head, ...]] = ("disturb",)
     citation: ClassVar[str] = "Xu et al., TMI 2022, Shadow-consistent semi-supervised learning (SCO-SSL)"
     ramp: Ramp = field(default_factory=lambda: Ramp(length=0.5))
     ema: Ema = field(default_factory=lambda: Ema(mode="eval"))

@@ -13,7 +13,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Head, Step
 from edgemt.losses import dice_ce, entropy, mse, noise_robust_dice, onehot, probabilities, weighted_mean
 from edgemt.methods.consistency import pooled
 from edgemt.methods.method import Terms
@@ -74,7 +74,7 @@ class SelfSimilarity(Pair):
     """
 
     inspired: ClassVar[bool] = True
-    heads: ClassVar[tuple[str, ...]] = ("features",)
+    heads: ClassVar[tuple[Head, ...]] = ("features",)
     citation: ClassVar[str] = "Cheng et al., ECCV 2020, Self-similarity student for partial label segmentation"
     side: int = 8  # patches an axis
     near: float = 1.5  # patches

@@ -13,9 +13,9 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Head, Step
 from edgemt.losses import dice_ce, kl, mse, probabilities, weighted_mean
-from edgemt.methods.method import Method, Terms
+from edgemt.methods.method import Method, Terms, every_decoder, every_scale
 from edgemt.perturb import FeatureDrop, FeatureDropout, FeatureNoise
 from edgemt.pseudo import sharpen
 from edgemt.ramps import Ramp
@@ -28,20 +28,38 @@ Feature = Callable[[Tensor, torch.Generator | None], Tensor]
 class PyramidConsistency(Method):
     """Predictions of every scale agree with their mean, less so where a scale's KL from it shows doubt.
 
-    Follows the release in SSL4MIS: the mean is no fixed target, and the doubt itself is minimised.
+    Follows the release in SSL4MIS: the mean is no fixed target, and the doubt itself is minimised. The coarser heads
+    read disturbed maps, coarsest first: for slices single places dropped at 0.5, the most active places silenced,
+    multiplicative noise; for volumes channels dropped at 0.5, 0.3 and 0.2.
 
     Target: the mean softmax of all scales, trusted by e^-KL of each from it.
 
-    Differs: the scales are the decoder's own levels; labels are learnt with Dice and cross-entropy, mean over scales.
+    Differs: the scales are the decoder's own levels, with 1x1 heads and linear upsampling; labels are learnt with Dice
+    and cross-entropy, mean over scales. The release's network of volumes drops those channels on the decoder's way up
+    too, and a tenth before the finest head; here the way up and the finest prediction stay clean, as in its slices.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("scales",)
+    heads: ClassVar[tuple[Head, ...]] = ("scales",)
     citation: ClassVar[str] = "Luo et al., MICCAI 2021, Uncertainty rectified pyramid consistency"
     ramp: Ramp = field(default_factory=Ramp)
+    dropout: FeatureDropout = field(default_factory=lambda: FeatureDropout(rate=0.5, channels=False))
+    drop: FeatureDrop = field(default_factory=FeatureDrop)
+    noise: FeatureNoise = field(default_factory=FeatureNoise)
+    rates: tuple[float, ...] = (0.5, 0.3, 0.2)  # of channels dropped in volumes, coarsest level first
+
+    def disturbed(self, level: int, feature: Tensor, generator: torch.Generator | None) -> Tensor:
+        """A map of the decoder, level 0 the coarsest, as its head reads it; levels beyond the third are left clean."""
+        slices: tuple[Feature, ...] = (self.dropout, self.drop, self.noise)
+        volumes = tuple(FeatureDropout(rate=rate) for rate in self.rates)
+        ways = slices if feature.ndim == 4 else volumes
+        return ways[level](feature, generator) if level < len(ways) else feature
 
     def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
-        out = nets.student(batch.image)
-        scales = (out.logits, *out.aux)
+        def disturb(level: int, feature: Tensor) -> Tensor:
+            return self.disturbed(level, feature, step.generator)
+
+        out = nets.student(batch.image, disturb_scales=disturb)
+        scales = every_scale(out)
         known = [dice_ce(logits[: batch.count], batch.label) for logits in scales]
         terms = Terms(supervised=torch.stack(known).mean())
         if len(batch.unlabelled):
@@ -68,7 +86,7 @@ class CrossConsistency(Method):
     images).
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("disturb",)
+    heads: ClassVar[tuple[Head, ...]] = ("disturb",)
     citation: ClassVar[str] = "Ouali et al., CVPR 2020, Semi-supervised segmentation with cross-consistency training"
     ramp: Ramp = field(default_factory=Ramp)
     noise: FeatureNoise = field(default_factory=FeatureNoise)
@@ -106,14 +124,14 @@ class MutualDecoders(Method):
     cross-entropy.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("decoder2",)
+    heads: ClassVar[tuple[Head, ...]] = ("decoder2",)
     citation: ClassVar[str] = "Wu et al., MICCAI 2021, Semi-supervised left atrium segmentation with mutual consistency"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
     temperature: float = 0.1
 
     def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
         out = nets.student(batch.image)
-        every = (out.logits, *out.aux)
+        every = every_decoder(out)
         known = [dice_ce(logits[: batch.count], batch.label) for logits in every]
         p = [probabilities(logits) for logits in every]
         q = [sharpen(said, temperature=self.temperature) for said in p]
@@ -131,5 +149,5 @@ class MutualThreeDecoders(MutualDecoders):
     learnt with Dice and cross-entropy.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("decoder2", "decoder3")
+    heads: ClassVar[tuple[Head, ...]] = ("decoder2", "decoder3")
     citation: ClassVar[str] = "Wu et al., Medical Image Analysis 2022, Mutual consistency learning (MC-Net+)"

@@ -77,7 +77,9 @@ class Distillation(Method):
             raise ValueError("teacher_sees: 'same' asks a teacher at each step, a bank has spoken before; use 'weak'")
 
     def aside(self) -> str:
-        return "It spoke beforehand." if self.guide == "bank" else ""
+        if self.guide == "bank":
+            return "It spoke beforehand."
+        return "Separate streams." if self.separate_streams else ""
 
     def roles(self) -> dict[str, Role]:
         guide: dict[str, Role] = {"teacher": Frozen("teacher")} if self.guide == "network" else {}

@@ -45,9 +45,10 @@ class MeanTeacher(Method):
 
     Target: the average's softmax of a weak or noisy view, trusted everywhere.
 
-    Differs: as in the port of SSL4MIS (noise on the teacher's input, consistency on unlabelled rows, weight 0.1), but
-    batch-norm statistics are averaged with the weights, the ramp is a share of the run, 0.4 of it unless set otherwise,
-    where theirs is all of it, and the teacher is delivered. The authors themselves advise a larger weight (C to C^2).
+    Differs: as in the port of SSL4MIS (noise on the teacher's input, as strong as there in deviations of the image;
+    consistency on unlabelled rows; weight 0.1), but batch-norm statistics are averaged with the weights, the ramp is a
+    share of the run, 0.4 of it unless set otherwise, where theirs is all of it, and the teacher is delivered. The
+    authors themselves advise a larger weight (C to C^2).
     """
 
     delivers: ClassVar[str] = "teacher"
@@ -63,8 +64,9 @@ class MeanTeacher(Method):
     image_dice: bool = False  # Dice of each image in place of that of the batch
 
     def aside(self) -> str:
-        views = "Strong views, CutMix." if self.mix == "cutmix" else ""
-        return f"{views} Own batch statistics for each stream.".strip() if self.separate_streams else views
+        if self.separate_streams:
+            return "CutMix, separate streams." if self.mix == "cutmix" else "Separate streams."
+        return "Strong views, CutMix." if self.mix == "cutmix" else ""
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "teacher": self.ema}

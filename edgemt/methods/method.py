@@ -9,11 +9,9 @@ from typing import ClassVar
 
 from torch import Tensor
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Head, Output, Step
 from edgemt.ramps import Ramp
 from edgemt.roles import Players, Role, Trainable, trainable
-
-HEADS = ("sdf", "features", "aux", "scales", "decoder2", "decoder3", "disturb")  # what a method can ask a network for
 
 
 class Terms(dict[str, Tensor]):
@@ -37,7 +35,8 @@ class Method:
     are compared with) and "Differs:" (from the released code) fill their columns of the table (`methods.table`).
     """
 
-    heads: ClassVar[tuple[str, ...]] = ()  # of HEADS: what the network must also do
+    heads: ClassVar[tuple[Head, ...]] = ()  # what the network must also do
+    alike: ClassVar[bool] = False  # unlabelled rows change in intensity as labelled ones do: both are compared
     delivers: ClassVar[str] = "student"  # the player whose weights are kept
     citation: ClassVar[str] = ""
     inspired: ClassVar[bool] = False  # only a sentence of it could be read: no reproduction
@@ -67,3 +66,22 @@ class Method:
                 f"{type(self).__name__}.losses: gave a {kind}; give edgemt.methods.Terms(supervised=...), named losses"
             )
         yield trainable(self.roles()), terms
+
+
+def every_scale(out: Output) -> tuple[Tensor, ...]:
+    """Logits of the finest scale, then of every coarser one. Raises ValueError where the network gave none of those."""
+    return _joined(out.logits, out.scales, kind="coarser scales", head="scales")
+
+
+def every_decoder(out: Output) -> tuple[Tensor, ...]:
+    """Logits of the main decoder, then of every further one. Raises ValueError where the network gave none of those."""
+    return _joined(out.logits, out.decoders, kind="further decoders", head="decoder2")
+
+
+def _joined(main: Tensor, others: tuple[Tensor, ...], *, kind: str, head: str) -> tuple[Tensor, ...]:
+    if not others:
+        raise ValueError(
+            f"heads: the network gives no {kind}: name {head!r} in the method's heads, and leave an average that is "
+            'compared in mode "train", as some networks give them in train mode only'
+        )
+    return (main, *others)

@@ -11,9 +11,9 @@ from typing import ClassVar
 
 import torch
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Head, Step
 from edgemt.losses import cross_entropy, dice, dice_ce, entropy, mse, onehot, probabilities, weighted_mean
-from edgemt.methods.method import Terms
+from edgemt.methods.method import Terms, every_scale
 from edgemt.methods.pair import Pair
 from edgemt.methods.tasks import mask_of
 from edgemt.methods.uncertainty import steady_features
@@ -37,7 +37,7 @@ class MutualTasks(Pair):
     ln C, where it has ln 2.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("sdf",)
+    heads: ClassVar[tuple[Head, ...]] = ("sdf",)
     citation: ClassVar[str] = "Zhang et al., AIIM 2023, Uncertainty-guided mutual consistency learning (UG-MCL)"
     ramp: Ramp = field(default_factory=lambda: Ramp(length=1.0))
     passes: int = 8
@@ -76,7 +76,7 @@ class TripledUncertainty(Pair):
     features stands in its place. Dice with cross-entropy where it has Dice.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("sdf", "features")
+    heads: ClassVar[tuple[Head, ...]] = ("sdf", "features")
     citation: ClassVar[str] = "Wang et al., MedIA 2022, Segmentation via a tripled-uncertainty guided mean teacher"
     noise: Noise = field(default_factory=lambda: Noise(std=0.02))
     passes: int = 8
@@ -116,7 +116,7 @@ class Aggregation(Pair):
     """
 
     inspired: ClassVar[bool] = True
-    heads: ClassVar[tuple[str, ...]] = ("sdf", "aux")
+    heads: ClassVar[tuple[Head, ...]] = ("sdf", "scales")
     citation: ClassVar[str] = "Inspired by multi-task mean teachers with adaptive feature aggregation (survey)"
     shape: float = 0.3  # of the distance on labelled rows, as in DTC
 
@@ -124,8 +124,8 @@ class Aggregation(Pair):
         out, count, weight = nets.student(batch.image), batch.count, self.ramp(step)
         with torch.no_grad():
             wise = nets.teacher(self.noise(batch.unlabelled, step.generator))
-            target = joined(torch.stack([probabilities(x) for x in (wise.logits, *wise.aux)]))
-        scales = (out.logits, *out.aux)
+            target = joined(torch.stack([probabilities(x) for x in every_scale(wise)]))
+        scales = every_scale(out)
         truth = signed_distance(batch.label, classes=target.shape[1])
         gaps = [mse(probabilities(x[count:]), target).mean() for x in scales]
         return Terms(

@@ -8,7 +8,7 @@ from typing import ClassVar
 from edgemt.contract import Batch, Step
 from edgemt.losses import dice_ce
 from edgemt.methods.method import Method, Terms
-from edgemt.perturb import Noise
+from edgemt.perturb import SSL4MIS, Noise
 from edgemt.ramps import Ramp
 from edgemt.roles import Ema, Players, Role, Trainable
 
@@ -20,7 +20,7 @@ class Pair(Method):
     delivers: ClassVar[str] = "teacher"
     ramp: Ramp = field(default_factory=Ramp)  # of everything that needs no label
     ema: Ema = field(default_factory=Ema)
-    noise: Noise = field(default_factory=Noise)  # on what the teacher sees
+    noise: Noise = SSL4MIS  # on what the teacher sees
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "teacher": self.ema}

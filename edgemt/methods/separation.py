@@ -14,13 +14,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Head, Step
 from edgemt.losses import dice, dice_ce, onehot, probabilities
 from edgemt.methods.method import Method, Terms, Turn
 from edgemt.perturb import adversarial
 from edgemt.pseudo import hard
 from edgemt.ramps import Ramp
-from edgemt.roles import Memory, Players, Role, Trainable, bare
+from edgemt.roles import Memory, Players, Role, Trainable, bare, untracked
 
 
 @dataclass(frozen=True)
@@ -37,7 +37,7 @@ class SmoothSeparate(Method):
     the release filters it away first, so its memory stays empty.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("features",)
+    heads: ClassVar[tuple[Head, ...]] = ("features",)
     citation: ClassVar[str] = "Wu et al., MICCAI 2022, Exploring smoothness and class-separation"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
     contrast: float = 0.1
@@ -57,7 +57,9 @@ class SmoothSeparate(Method):
             return dice(probabilities(student(image).logits), calm)
 
         calmly = partial(moved, student=bare(nets.student))
-        push = adversarial(calmly, batch.image, step.generator, reach=self.reach, probe=self.probe)
+        with untracked(nets.student):
+            push = adversarial(calmly, batch.image, step.generator, reach=self.reach, probe=self.probe)
+            smooth = moved(batch.image + push, nets.student)
         right = label * hard(calm[:count])
         draw = torch.rand(batch.label.shape, generator=step.generator, device=batch.label.device)
         found = [chosen(out.features[:count], one, draw, most=self.memory.size) for one in right.unbind(1)]
@@ -67,7 +69,7 @@ class SmoothSeparate(Method):
         parts = (slice(count), slice(count, None)) if len(batch.unlabelled) else (slice(count),)
         apart = [spread(out.features[part], classes[part], centre, known) for part in parts]
         terms = Terms(supervised=dice_ce(out.logits[:count], batch.label))
-        terms["smooth"] = weight * moved(batch.image + push, nets.student)
+        terms["smooth"] = weight * smooth
         terms["contrast"] = weight * self.contrast * torch.stack(apart).sum()
         yield ("student",), terms
         # Behind the yield: a step whose loss was not finite leaves the memory alone.

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Head, Step
 from edgemt.losses import (
     cross_entropy,
     dice,
@@ -153,7 +153,8 @@ class Progressive(Method):
 
     Target: the sharpened softmax of its own teacher, and of the other student when that one is ahead.
 
-    Differs: the supervised loss is cross-entropy plus Dice there, half of that here. Its weights, 20 and 10, belong to
+    Differs: a turn has ten steps at least, and the decay falls with its length, as the released one spans a short run.
+    The supervised loss is cross-entropy plus Dice there, half of that here. Its weights, 20 and 10, belong to
     a learning rate that falls tenfold every 2500 steps and is near 0 when they bite; under a rate that lasts they
     drown the labels, so here both are a tenth. There a student does not see the other before its second turn; here it
     always does.
@@ -161,17 +162,17 @@ class Progressive(Method):
 
     delivers: ClassVar[str] = "teacher"
     citation: ClassVar[str] = "Gao et al., ECCV 2024, PMT: progressive mean teacher via exploring temporal consistency"
-    turns: Turns = field(default_factory=lambda: Turns(longest=1 / 300))
+    turns: Turns = field(default_factory=lambda: Turns(longest=1 / 300, least=10))
     temperature: float = 0.1
     differ: float = 0.25
     rival: Ramp = field(default_factory=lambda: Ramp(top=1.0, length=0.25))
     own: Ramp = field(default_factory=lambda: Ramp(top=0.5, length=0.25))
-    decay: float = 0.999
+    decay: float = 0.999  # of a run whose turns last 80 steps, as released
 
     def roles(self) -> dict[str, Role]:
         peers = {"tutor": "peer", "teacher": "student"}  # in the order of their turns
         teachers = {
-            name: Alternating(of=(who,), decay=self.decay, turns=self.turns, place=place)
+            name: Alternating(of=(who,), decay=self.decay, turns=self.turns, place=place, per=80)
             for place, (name, who) in enumerate(peers.items())
         }
         return {"student": Trainable(), "peer": Trainable(init=1), **teachers}
@@ -210,7 +211,7 @@ class HybridDual(Method):
     alike.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("sdf",)
+    heads: ClassVar[tuple[Head, ...]] = ("sdf",)
     delivers: ClassVar[str] = "teacher"
     citation: ClassVar[str] = "Zhu et al., Hybrid dual mean-teacher network with double-uncertainty guidance"
     passes: int = 4

@@ -97,21 +97,22 @@ class AlternateDiverse(Method):
 
     Target: hard labels of both averages, joined by e^-entropy; in conflict the student's own if surer; above a bar.
 
-    Differs: the release compares a student that was not cut by CutMix with a target that was: here all are cut alike.
-    It keeps one teacher in eval mode, by turns; here both always are.
+    Differs: turns of that share of a short run would last a step or two, and the averages move as one: the longest has
+    ten steps at least, and the decay falls with it. The release compares a student that was not cut by CutMix with a
+    target that was: here all are cut alike. It keeps one teacher in eval mode, by turns; here both always are.
     """
 
     delivers: ClassVar[str] = "teacher"
     citation: ClassVar[str] = "Zhao et al., ECCV 2024, Alternate diverse teaching for semi-supervised segmentation"
-    turns: Turns = field(default_factory=lambda: Turns(longest=1 / 790, drawn=True))
-    decay: float = 0.99
+    turns: Turns = field(default_factory=lambda: Turns(longest=1 / 790, drawn=True, least=10))
+    decay: float = 0.99  # of a run whose turns last up to 19 steps, as released
     confidence: float = 0.8
     distance: Distance = "ce"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=2.0))
     box: Box = field(default_factory=lambda: Box(chance=1.0))
 
     def roles(self) -> dict[str, Role]:
-        pair = [Alternating(decay=self.decay, mode="eval", turns=self.turns, place=place) for place in (0, 1)]
+        pair = [Alternating(decay=self.decay, mode="eval", turns=self.turns, place=place, per=19) for place in (0, 1)]
         return {"student": Trainable(), "teacher": pair[0], "tutor": pair[1]}
 
     def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:

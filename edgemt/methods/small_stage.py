@@ -11,9 +11,9 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Batch, Disturb, Output, Step
+from edgemt.contract import HEADS, Batch, Disturb, DisturbScales, Output, Step
 from edgemt.methods.adversarial import Discriminator
-from edgemt.methods.method import HEADS, Method, Terms
+from edgemt.methods.method import Method, Terms
 from edgemt.roles import Bank, Memory, gather, set_modes, trainable, update_averages
 
 CHANNELS = 2
@@ -25,25 +25,28 @@ class Tiny(nn.Module):
     def __init__(self, dims: int, classes: int, heads: Sequence[str] = HEADS) -> None:
         super().__init__()
         self.heads = frozenset(heads)
-        self.further = 2 if {"aux", "scales"} & self.heads else len({"decoder2", "decoder3"} & self.heads)
+        self.further = len({"decoder2", "decoder3"} & self.heads)
         conv, norm = (nn.Conv3d, nn.BatchNorm3d) if dims == 3 else (nn.Conv2d, nn.BatchNorm2d)
         self.body = nn.Sequential(conv(CHANNELS, 8, 3, padding=1), norm(8), nn.ReLU(), nn.Dropout(0.2))
         self.head, self.sdf = conv(8, classes, 1), conv(8, classes - 1, 1)
-        self.aux = nn.ModuleList(conv(8, classes, 1) for _ in range(2))
+        self.scales, self.decoders = (nn.ModuleList(conv(8, classes, 1) for _ in range(2)) for _ in range(2))
 
-    def forward(self, x: Tensor, disturb: Disturb | None = None) -> Output:
+    def forward(self, x: Tensor, disturb: Disturb | None = None, disturb_scales: DisturbScales | None = None) -> Output:
         if disturb is not None and "disturb" not in self.heads:
             raise ValueError("disturb: the network is asked for it, and heads does not name it")
         f = self.body(x)
         f = f if disturb is None else disturb(f)
-        aux = tuple(head(f) for head in list(self.aux)[: self.further])
+        coarser = [f if disturb_scales is None else disturb_scales(level, f) for level in range(len(self.scales))]
+        scales = tuple(head(m) for head, m in zip(self.scales, coarser, strict=True)) if "scales" in self.heads else ()
+        decoders = tuple(head(f) for head in list(self.decoders)[: self.further])
         sdf = self.sdf(f).tanh() if "sdf" in self.heads else None
-        return Output(self.head(f), f if "features" in self.heads else None, sdf, aux)
+        return Output(self.head(f), f if "features" in self.heads else None, sdf, scales, decoders)
 
     def rename(self, order: list[int]) -> None:
         """Class i of this network becomes what class order[i] was."""
         foreground = [c - 1 for c in order[1:]]
-        for layer, places in ((self.head, order), *((aux, order) for aux in self.aux), (self.sdf, foreground)):
+        heads = [(head, order) for head in (self.head, *self.scales, *self.decoders)]
+        for layer, places in (*heads, (self.sdf, foreground)):
             for p in layer.parameters():
                 p.data = p.data[places]
 

@@ -10,7 +10,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Batch, Step
+from edgemt.contract import Batch, Head, Step
 from edgemt.losses import (
     Distance,
     dice,
@@ -25,12 +25,12 @@ from edgemt.losses import (
     weighted_mean,
 )
 from edgemt.methods.mean_teacher import student_view
-from edgemt.methods.method import Method, Terms
+from edgemt.methods.method import Method, Terms, every_decoder
 from edgemt.methods.pair import Pair
 from edgemt.perturb import Box, DropChannels, Jitter, adversarial, cutmix, mixup_share
 from edgemt.pseudo import hard, sharpen, soft
 from edgemt.ramps import Ramp
-from edgemt.roles import Ema, Players, Role, Trainable, bare
+from edgemt.roles import Ema, Players, Role, Trainable, bare, untracked
 
 Label = tuple[Tensor, Tensor]  # hard labels [U, C, *space] and where they are believed [U, 1, *space]
 
@@ -50,16 +50,18 @@ class UniMatch(Method):
     """Confident labels of the weak view teach two strong views and one with disturbed features.
 
     Follows the release for ACDC: confidence 0.95, Dice, weights 0.25, 0.25 and 0.5, half the channels dropped, CutMix
-    from other unlabelled images.
+    from other unlabelled images, brightness and contrast of the second strong view from 0.5 to 1.5 in four images of
+    five. At 0.95 the threshold filters little where the background rules: 98 % of the voxels of heart slices passed
+    while Dice was 0.45. The term `accepted` in the log is that share, and a run that ends above 95 % gives notice.
 
-    Target: the student's own hard labels of the weak view, above a bar.
+    Target: the student's own hard labels of the weak view, above a threshold.
 
-    Differs: the whole loss is not halved. The first strong view is the batch's, the second is jittered here; CutMix
-    takes the other image from the same batch; one forward serves all views; an average of the student is delivered, as
-    for the supervised control.
+    Differs: the whole loss is not halved. The first strong view is the batch's, with its own ranges; the second has no
+    blur; CutMix takes the other image from the same batch; one forward serves all views; an average of the student is
+    delivered, as for the supervised control.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("disturb",)
+    heads: ClassVar[tuple[Head, ...]] = ("disturb",)
     delivers: ClassVar[str] = "average"
     citation: ClassVar[str] = "Yang et al., CVPR 2023, Revisiting weak-to-strong consistency in segmentation (UniMatch)"
     confidence: float = 0.95
@@ -166,7 +168,7 @@ class CrossHead(Pair):
     with Dice and cross-entropy.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("decoder2",)
+    heads: ClassVar[tuple[Head, ...]] = ("decoder2",)
     citation: ClassVar[str] = "Li et al., CMMT-Net: cross-head mutual mean-teaching for segmentation"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
     temperature: float = 0.1
@@ -191,7 +193,9 @@ class CrossHead(Pair):
             return mean(dice(probabilities(h), p) for h, p in zip(both(student, image), own, strict=True))
 
         calmly = partial(moved, student=bare(nets.student))
-        pushed = weak + adversarial(calmly, weak, step.generator, reach=self.reach, probe=self.reach)
+        with untracked(nets.student):
+            pushed = weak + adversarial(calmly, weak, step.generator, reach=self.reach, probe=self.reach)
+            push = moved(pushed, nets.student)
         partner = torch.arange(rows, device=weak.device) % count
         share = mixup_share(weak, step.generator, alpha=self.alpha)
         image = torch.lerp(weak, batch.labelled[partner], share)
@@ -199,7 +203,7 @@ class CrossHead(Pair):
         targets = [torch.lerp(q, truth, share.to(q.dtype)) for q in wise[::-1]]
         terms["consistency"] = self.ramp(step) * mean(gaps)
         terms["pseudo"] = self.ramp(step) * self.pseudo * mean(dice(p, hard(q)) for p, q in pairs)
-        terms["push"] = self.ramp(step) * self.push * moved(pushed, nets.student)
+        terms["push"] = self.ramp(step) * self.push * push
         mixtures = zip(both(nets.student, image), targets, strict=True)
         terms["mixed"] = self.ramp(step) * self.mixed * mean(distance("mse", h, q) for h, q in mixtures)
         return terms
@@ -207,8 +211,8 @@ class CrossHead(Pair):
 
 def both(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
     """Logits of the main decoder and of the second one."""
-    out = network(image)
-    return out.logits, out.aux[-1]
+    logits = every_decoder(network(image))
+    return logits[0], logits[-1]
 
 
 def mean(losses: Iterable[Tensor]) -> Tensor:
@@ -231,7 +235,7 @@ class UncertaintyContrast(Pair):
     extra teacher negatives are left out.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("features",)
+    heads: ClassVar[tuple[Head, ...]] = ("features",)
     citation: ClassVar[str] = "Assefa et al., CVPR 2025, DyCON: dynamic uncertainty-aware consistency and contrast"
     weight: float = 0.25
     beta: tuple[float, float] = (5.0, 0.5)

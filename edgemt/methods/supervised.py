@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
@@ -40,7 +41,7 @@ class Supervised(Method):
 class EntropyMinimisation(Method):
     """The student should be sure of unlabelled images too: the entropy of its softmax is made small.
 
-    Target: certainty; the entropy of the student's own softmax.
+    Target: certainty; the entropy of the student's own softmax, as a share of ln C, the most that C classes can have.
 
     Differs: the release works on natural images between domains; this follows the port of SSL4MIS (weight 0.1, ramped
     up), unlabelled rows only.
@@ -53,5 +54,6 @@ class EntropyMinimisation(Method):
         logits = nets.student(batch.image).logits
         terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label))
         if len(batch.unlabelled):
-            terms["entropy"] = self.ramp(step) * entropy(probabilities(logits[batch.count :])).mean()
+            share = entropy(probabilities(logits[batch.count :])).mean() / math.log(logits.shape[1])
+            terms["entropy"] = self.ramp(step) * share
         return terms

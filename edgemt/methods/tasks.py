@@ -13,12 +13,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemt.contract import Batch, Output, Step
+from edgemt.contract import Batch, Head, Output, Step
 from edgemt.losses import dice_ce, mse, probabilities
+from edgemt.methods.adversarial import discriminator
 from edgemt.methods.method import Method, Terms, Turn
 from edgemt.pseudo import signed_distance
 from edgemt.ramps import Ramp
-from edgemt.roles import Players, Role, Trainable
+from edgemt.roles import Players, Role, Trainable, evaluating
 
 
 def two_tasks(out: Output, batch: Batch, *, shape: float) -> Terms:
@@ -49,7 +50,7 @@ class DualTask(Method):
     has one class and Dice alone. The ramp is the first 0.4 of the run where theirs is all of it.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("sdf",)
+    heads: ClassVar[tuple[Head, ...]] = ("sdf",)
     citation: ClassVar[str] = "Luo et al., AAAI 2021, Semi-supervised segmentation through dual-task consistency"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
     shape: float = 0.3
@@ -65,25 +66,24 @@ class DualTask(Method):
 class ShapeAdversarial(Method):
     """Distances of unlabelled images should look like those of labelled ones to a judge of both.
 
-    Follows the release: distance weight 0.3, adversarial weight 0.01 as for 16 labels, 0.015 for 8; the judge learns
-    with Adam.
+    Follows the release: distance weight 0.3, adversarial weight 0.01 as for 16 labels, 0.015 for 8; the discriminator,
+    its optimiser and the treatment of intensity are those of `dan`.
 
     Target: the discriminator's word "labelled".
 
-    Differs: the two-turn form of `dan`: the judge sees the predictions of this step's one forward pass, and is the
-    `Discriminator` of that method, four strided convolutions and a mean where theirs are wider. The ramp is the first
-    0.4 of the run where theirs is all of it.
+    Differs: the two-turn form of `dan`: the discriminator sees the predictions of this step's one forward pass. The
+    ramp is the first 0.4 of the run where theirs is all of it.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("sdf",)
+    heads: ClassVar[tuple[Head, ...]] = ("sdf",)
+    alike: ClassVar[bool] = True
     citation: ClassVar[str] = "Li et al., MICCAI 2020, Shape-aware semi-supervised 3D semantic segmentation"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=0.01))
     shape: float = 0.3
-    lr_scale: float = 0.1  # of the discriminator
+    rate: float = 1e-4  # of the discriminator
 
     def roles(self) -> dict[str, Role]:
-        judge = Trainable(kind="discriminator", lr_scale=self.lr_scale, optimiser="adam")
-        return {"student": Trainable(), "discriminator": judge}
+        return {"student": Trainable(), "discriminator": discriminator(self.rate)}
 
     def steps(self, nets: Players, batch: Batch, step: Step) -> Iterator[Turn]:
         out = nets.student(batch.image)
@@ -93,7 +93,8 @@ class ShapeAdversarial(Method):
             return
         # A judge takes a map a class: the background, which has no distance, gets one of zeros.
         seen = F.pad(out.sdf, (0, 0) * (out.sdf.ndim - 2) + (1, 0))
-        judged = nets.discriminator(seen[batch.count :], batch.unlabelled)
+        with evaluating(nets.discriminator):
+            judged = nets.discriminator(seen[batch.count :], batch.unlabelled)
         fooled = F.cross_entropy(judged, torch.ones(len(judged), dtype=torch.int64, device=judged.device))
         yield ("student",), Terms(**terms, adversarial=self.ramp(step) * fooled)
         judged = nets.discriminator(seen.detach(), batch.image)

@@ -14,7 +14,7 @@ from typing import ClassVar
 import torch
 from torch import Tensor
 
-from edgemt.contract import Batch, Output, Step
+from edgemt.contract import Batch, Head, Output, Step
 from edgemt.losses import (
     cross_entropy,
     dice,
@@ -27,7 +27,7 @@ from edgemt.losses import (
     probabilities,
     weighted_mean,
 )
-from edgemt.methods.method import Terms
+from edgemt.methods.method import Terms, every_decoder
 from edgemt.methods.pair import Pair
 from edgemt.pseudo import looks
 from edgemt.ramps import Ramp
@@ -48,7 +48,7 @@ class DoubleUncertainty(Pair):
     """
 
     inspired: ClassVar[bool] = True
-    heads: ClassVar[tuple[str, ...]] = ("features",)
+    heads: ClassVar[tuple[Head, ...]] = ("features",)
     citation: ClassVar[str] = "Wang et al., MICCAI 2020, Double-uncertainty weighted method (DUWM)"
     passes: int = 8
 
@@ -139,8 +139,13 @@ Teach = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 TEACH: tuple[Teach, ...] = (  # logits, int64 labels, weight
     lambda logits, label, weight: cross_entropy(logits, label, weight=weight),
     lambda logits, label, weight: dice(probabilities(logits), onehot(label, logits.shape[1]), weight=weight),
-    lambda logits, label, weight: focal(logits, label, weight=weight),
-    lambda logits, label, weight: overlap(probabilities(logits), onehot(label, logits.shape[1]), weight=weight),
+    lambda logits, label, weight: (
+        0.5
+        * (
+            focal(logits, label, weight=weight)
+            + overlap(probabilities(logits), onehot(label, logits.shape[1]), weight=weight)
+        )
+    ),
 )
 
 
@@ -153,24 +158,24 @@ class HeadsAgree(Pair):
 
     Target: the average's hard labels where all its heads agree, each head's softmax elsewhere.
 
-    Differs: further decoders stand for its heads, two to four as the network has them; all of them must agree, where
-    it compares two pairs; labels are the teacher's of this very step, where it renews them every ten epochs. Left out:
-    the aleatoric part, a stochastic network of rank ten.
+    Differs: three full-size decoders stand for its four heads, and the third has focal and overlap, half and half; all
+    of them must agree, where it compares two pairs; labels are the teacher's of this very step, where it renews them
+    every ten epochs. Left out: the aleatoric part, a stochastic network of rank ten.
     """
 
-    heads: ClassVar[tuple[str, ...]] = ("aux",)
+    heads: ClassVar[tuple[Head, ...]] = ("decoder2", "decoder3")
     citation: ClassVar[str] = "Xiang et al., MICCAI 2022, FUSSNet: Fusing two sources of uncertainty"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0, length=0.13))
 
     def compared(self, nets: Players, batch: Batch, step: Step) -> Terms:
         out, count, weight = nets.student(batch.image), batch.count, self.ramp(step)
-        said = (out.logits, *out.aux)
+        said = every_decoder(out)
         with torch.no_grad():
             wise = nets.teacher(self.noise(batch.unlabelled, step.generator))
-            every = torch.stack([probabilities(x) for x in (wise.logits, *wise.aux)])
+            every = torch.stack([probabilities(x) for x in every_decoder(wise)])
             labels = every.argmax(2)
             certain = (labels == labels[0]).all(0).unsqueeze(1).to(every.dtype)
-        taught = list(zip(said, every, TEACH, strict=False))
+        taught = list(zip(said, every, TEACH, strict=True))
         gaps = [weighted_mean(mse(probabilities(mine[count:]), p), 1 - certain) for mine, p, _ in taught]
         terms = Terms(
             supervised=torch.stack([teach(mine[:count], batch.label, None) for mine, _, teach in taught]).mean(),

@@ -18,7 +18,7 @@ from edgemt.losses import dice_ce, distance, kl, log_probabilities, mse, probabi
 from edgemt.methods.method import Method, Terms, Turn
 from edgemt.perturb import Noise, adversarial
 from edgemt.ramps import Ramp
-from edgemt.roles import Memory, Players, Role, Trainable, bare
+from edgemt.roles import Memory, Players, Role, Trainable, bare, untracked
 
 
 @dataclass(frozen=True)
@@ -145,7 +145,8 @@ class VirtualAdversarial(Method):
             def moved(image: Tensor) -> Tensor:
                 return kl(log_probabilities(bare(nets.student)(image).logits), calm).mean()
 
-            push = adversarial(moved, batch.unlabelled, step.generator, reach=self.reach, probe=self.probe)
-            pushed = nets.student(batch.unlabelled + push).logits
+            with untracked(nets.student):
+                push = adversarial(moved, batch.unlabelled, step.generator, reach=self.reach, probe=self.probe)
+                pushed = nets.student(batch.unlabelled + push).logits
             terms["adversarial"] = self.ramp(step) * distance("kl", pushed, calm)
         return terms

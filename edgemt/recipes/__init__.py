@@ -61,11 +61,22 @@ class Student:
 
 @dataclass(frozen=True)
 class Slim:
-    """Structured pruning, then fine-tuning with the student's own method. `prune.share` 0 leaves the student whole."""
+    """Structured pruning, then fine-tuning with the student's own method. `prune.share` 0 leaves the student whole.
+
+    Where the result costs more than the tolerance: first `extra`, then each of `milder`, then the unpruned student.
+    """
 
     prune: PruneOptions = field(default_factory=PruneOptions)
     batches: int = 8  # real batches whose gradients rank the channels
     schedule: Schedule = field(default_factory=lambda: Schedule(steps=1000, learning_rate=5e-4, validations=3))
+    extra: float = 0.5  # a refused network is fine-tuned for so many more steps, as a share of schedule.steps; 0: none
+    milder: tuple[float, ...] = (0.5,)  # then tried, as parts of prune.share, each with schedule.steps; empty: none
+
+    def __post_init__(self) -> None:
+        if self.extra < 0:
+            raise ValueError(f"slim.extra = {self.extra}: a share of slim.schedule.steps, 0 or more, such as 0.5")
+        if not all(0 < part < 1 for part in self.milder):
+            raise ValueError(f"slim.milder = {self.milder}: parts of slim.prune.share, between 0 and 1, such as 0.5")
 
 
 @dataclass(frozen=True)
@@ -79,7 +90,7 @@ class Int8:
     schedule: Schedule = field(  # of "distil": the student's own method, with eight bits in its way
         default_factory=lambda: Schedule(steps=600, learning_rate=2e-4, validations=3)
     )
-    otherwise: Literal["stop", "float"] = "stop"  # "float": when no rung holds, ship half precision and float alone
+    otherwise: Literal["float", "stop"] = "float"  # no rung passes: ship half precision and float, or end with status 2
 
 
 @dataclass(frozen=True)
@@ -97,7 +108,8 @@ class Recipe:
     slim: Slim = field(default_factory=Slim)
     int8: Int8 = field(default_factory=Int8)
     bench: BenchOptions = field(default_factory=BenchOptions)
-    tolerance: float = 0.01  # mean Dice that pruning, and then INT8, may cost; a worse file is not written
+    tolerance: float = 0.01  # mean Dice that pruning, and then INT8, may cost; a worse file does not ship
+    strict: bool = False  # end with status 2 where a gate refuses, instead of shipping something milder
     controls: tuple[Control, ...] = ()  # trained beside, same size and budget, for the table of the report
     seed: int = 0
     threads: int = 0  # CPU threads for training; 0 is every core

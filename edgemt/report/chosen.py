@@ -6,7 +6,7 @@ from typing import Any
 
 from deploy.fastest import fastest
 from edgemt.contract import Card
-from edgemt.quantizing import SMALL_IR, told
+from edgemt.quantizing import FLOAT, FLOAT_IR, SMALL, SMALL_IR, told
 
 
 def kind_of(file: str) -> str:
@@ -17,7 +17,8 @@ def delivered(ship: Card) -> str:
     """The stage that the report's first line is about: what `runner` takes where nobody chooses."""
     quickest = next(iter(fastest(ship).values()), None)
     if quickest is None:
-        return "int8/openvino" if SMALL_IR in ship.measured else "fp32/openvino"
+        first = next((file for file in (SMALL_IR, FLOAT_IR, SMALL, FLOAT) if file in ship.measured), FLOAT_IR)
+        return f"{kind_of(first)}/{ship.measured.get(first, {}).get('runtime', 'openvino')}"
     return f"{kind_of(quickest['file'])}/{quickest['runtime']}"
 
 

@@ -36,7 +36,7 @@ def page(record: Record, gallery: Gallery = ()) -> str:
     """The whole document. Every string of `record` and `gallery` is escaped; what is missing is left out."""
     name = escape(str(record.get("name") or "run"))
     classes = [str(c) for c in record.get("classes") or ()]
-    parts = [_head(record, name), "<main>", _messages(record), _trade(record), _stages(record)]
+    parts = [_head(record, name), "<main>", _messages(record), _given_up(record), _trade(record), _stages(record)]
     parts += [gallery_section(classes, gallery), _classes(record), _volumes(record)]
     parts += [_controls(record), latency_section(record)]
     parts += [_curves(record), _made(record), "</main>", _FOOT]
@@ -121,6 +121,25 @@ def _messages(record: Record) -> str:
     items = "".join(f"<li>{escape(str(m))}</li>" for m in record.get("messages") or ())
     title = "<h2>Read this with the numbers</h2>"
     return f'<div class="messages" role="note">{title}<ul>{items}</ul></div>' if items else ""
+
+
+def _given_up(record: Record) -> str:
+    """What the gates refused, each attempt with its Dice and the reason, and what ships in its place."""
+    rows = []
+    for entry in record.get("given_up") or ():
+        for step in entry.get("tried") or ():
+            drop = None
+            if finite(step.get("dice")) is not None and finite(entry.get("parent_dice")) is not None:
+                drop = step["dice"] - entry["parent_dice"]
+            name = named(str(step.get("attempt", "")), note=step.get("refused") or "passed")
+            rows.append((name, [fixed(step.get("dice"), 4), signed(drop, 4), fixed(entry.get("tolerance"), 3)], False))
+    lines = [
+        f"{entry.get('stage')}: {entry.get('wanted')} was given up for {entry.get('shipped')}; "
+        f"to get it: {entry.get('remedy')}."
+        for entry in record.get("given_up") or ()
+    ]
+    heads = ("Attempt", "Dice", "Change", "Tolerance")
+    return section("Given up", table(heads, rows), say=" ".join(escape(line) for line in lines)) if rows else ""
 
 
 def _trade(record: Record) -> str:

@@ -30,11 +30,12 @@ from edgemt import artefact, entries
 from edgemt.contract import Card
 from edgemt.doctor import golden_masks
 from edgemt.quantizing import FLOAT, SMALL, SMALL_IR
-from edgemt.shipping import GOLDEN, HALF, PARITY
+from edgemt.shipping import GOLDEN, HALF, HALF_IR, PARITY
 from edgemt.zoo import shelf
 from edgemt.zoo.synthetic import frames_for, masks_of
 
 Say = Callable[[str], None]
+_IR = {SMALL: SMALL_IR, HALF: HALF_IR}
 RUNTIMES = ("openvino", "onnxruntime")
 TIMED = replace(QUICK, warmup_seconds=0.2, seconds=0.6, rounds=5, block_ms=40)
 OF_FRAMES = ("golden_pixels", "golden_dice", "golden_agreement")  # measured on the golden frames
@@ -95,13 +96,18 @@ def add_graph(working: Path, source: Source, network: nn.Module, card: Card, *, 
         shutil.copyfile(source.graphs / INPUTS, working / INPUTS)
     else:
         say("no likeness ranges: frames unlike those of training will not be noticed; pack RUN/ship for them")
+    file = next((file for file in shelf.GRAPHS if made is not None and file in made.files), "")
+    if source.graphs is not None and made is not None and file:
+        shutil.copyfile(source.graphs / file, working / file)
+        check_weight(working)
+        found = _found(made, file)
+    if made is not None:
+        card = replace(card, given_up=made.given_up)
     frames = frames_for(card, count=16)
     masks = masks_of(network, card, frames)
-    if source.graphs is not None and made is not None and SMALL in made.files:
-        shutil.copyfile(source.graphs / SMALL, working / SMALL)
-        file, found = SMALL, _int8_found(made)
-    else:
+    if file != SMALL:
         say("no INT8 graph of these weights was found; the entry runs in float16")
+    if not file:
         file, found = HALF, _halved(working / HALF, network, card, frames, masks)
     for number, index in enumerate(_steady(working / file, frames, masks, classes=len(card.classes))):
         write_golden(working, f"synthetic{number}", frame=frames[index], mask=masks[index])
@@ -111,15 +117,32 @@ def add_graph(working: Path, source: Source, network: nn.Module, card: Card, *, 
     return _tried(Ship(working, seal(working, card)), file, frames, say=say)
 
 
-def _int8_found(made: Card) -> dict[str, Any]:
-    """What was measured of the INT8 graph: the record of the runtime with the lower Dice, and the Dice on both."""
-    records = {made.measured[f]["runtime"]: made.measured[f] for f in (SMALL_IR, SMALL) if f in made.measured}
+def check_weight(folder: Path) -> None:
+    """Raises ValueError when what is in the folder is more than may travel with a package."""
+    sizes = {path.name: path.stat().st_size / 1e6 for path in folder.rglob("*") if path.is_file()}
+    if sum(sizes.values()) <= shelf.LARGEST / 1e6:
+        return
+    parts = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items() if not name.endswith(".png"))
+    remedy = "prune it further"
+    if HALF in sizes:
+        remedy += ", or finish the run up to INT8, whose graph is half as large"
+    raise ValueError(
+        f"{folder.name.removesuffix('.partial')}: {sum(sizes.values()):.1f} MB in all ({parts}), an entry has "
+        f"{shelf.LARGEST / 1e6:g} at most; {remedy}"
+    )
+
+
+def _found(made: Card, file: str) -> dict[str, Any]:
+    """What was measured of a graph: the record of the runtime with the lower Dice, and the Dice on both."""
+    if made.stage == "zoo":
+        return {key: value for key, value in made.measured[file].items() if key not in OF_FRAMES}
+    files = (_IR[file], file)
+    records = {made.measured[f]["runtime"]: made.measured[f] for f in files if f in made.measured}
     lower = min(records.values(), key=lambda record: record["dice"])
     found = {key: value for key, value in lower.items() if key not in (*OF_FRAMES, "cases", "quantization")}
-    if "dice_on" in found:  # packed before
-        return {**found, "quantization": lower["quantization"]}
-    noted = made.measured[SMALL].get("quantization", {})
-    found["quantization"] = {key: noted[key] for key in ("rung", "kept") if key in noted}
+    noted = made.measured[file].get("quantization", {})
+    if file == SMALL:
+        found["quantization"] = {key: noted[key] for key in ("rung", "kept") if key in noted}
     return {**found, "dice_on": {runtime: record["dice"] for runtime, record in records.items()}}
 
 

@@ -11,7 +11,8 @@ from edgemt import artefact
 from edgemt.zoo import shelf
 from edgemt.zoo.shelf import open_entry
 
-HEADS = ("head", "sdf", "aux")  # what depends on the number of classes
+HEADS = ("head", "sdf", "scales", "further", "further_heads")  # modules that may start anew
+ADDED = ("sdf", "scales", "decoder2", "decoder3")  # heads whose weights an entry may lack
 
 
 def begun(target: str, network: dict[str, Any]) -> dict[str, Any]:
@@ -36,7 +37,7 @@ def begun(target: str, network: dict[str, Any]) -> dict[str, Any]:
             f"student.weights: {entry.name} takes {shelf.taken(entry.card)}, {own['channels']} input channels, the "
             f"recipe's frames have {network['channels']}; change data.channels or data.slices, or take other weights"
         )
-    lacking = [head for head in network["heads"] if head in ("sdf", "aux", "scales") and head not in own["heads"]]
+    lacking = [head for head in network["heads"] if head in ADDED and head not in own["heads"]]
     if lacking and own["plan"]:
         raise ValueError(
             f"student.weights: {entry.name} was pruned without the head {lacking[0]!r} that student.method trains; "
@@ -79,12 +80,15 @@ def _recut(plan: dict[str, Any] | None, network: dict[str, Any]) -> dict[str, An
     """An entry's plan for a student whose heads may be others: what they give is the new student's own."""
     if not plan:
         return None
-    outputs = {"head": network["classes"], "sdf": network["classes"] - 1, "aux": network["classes"]}
-
-    wanted = {*network["heads"], *(["aux"] if "scales" in network["heads"] else [])}  # both are the module "aux"
+    classes = network["classes"]
+    outputs = {"head": classes, "sdf": classes - 1, "scales": classes, "further_heads": classes}
+    decoders = len({"decoder2", "decoder3"} & set(network["heads"]))
 
     def there(name: str) -> bool:
-        return name.partition(".")[0] not in ("sdf", "aux") or name.partition(".")[0] in wanted
+        module, _, place = name.partition(".")
+        if module in ("further", "further_heads"):
+            return int(place.partition(".")[0]) < decoders
+        return module not in ("sdf", "scales") or module in network["heads"]
 
     sizes, tensors = {}, {}
     for name, values in plan["sizes"].items():

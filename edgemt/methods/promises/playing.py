@@ -16,7 +16,7 @@ from edgemt.roles import Ema, Frozen, Role, Trainable, set_modes, trainable, upd
 
 
 def check_only_trainable_players_learn(method: Method, *, dims: int = 2, classes: int = 3) -> None:
-    stage = Stage(method, dims=dims, classes=classes)
+    stage = Stage(method, dims=dims, classes=classes, total=2)  # players that take turns have one each
     before = {name: copy.deepcopy(net.state_dict()) for name, net in stage.nets.items()}
     for i in range(2):
         stage.step(batch_of(dims=dims, classes=classes, seed=i))
@@ -56,7 +56,7 @@ def check_nothing_global_is_drawn(method: Method, *, dims: int = 2, classes: int
     """With dropout off, the global generator is not touched: all chance comes from the step."""
     stage = Stage(method, dims=dims, classes=classes)
     for module in stage.nets.modules():
-        if isinstance(module, nn.Dropout):
+        if isinstance(module, nn.Dropout | nn.Dropout2d | nn.Dropout3d):
             module.p = 0.0
     torch.manual_seed(0)
     set_modes(stage.nets, stage.roles)

@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 
 from torch import Tensor
 
-from edgemt.methods.method import HEADS, Method, Terms
+from edgemt.contract import HEADS
+from edgemt.methods.method import Method, Terms
 from edgemt.methods.promises.kept import Broken, must
 from edgemt.methods.small_stage import Stage, batch_of
 from edgemt.roles import Ema, Trainable, trainable
