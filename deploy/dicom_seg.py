@@ -71,7 +71,7 @@ def write_dicom_seg(
     library("highdicom")
     if ship.card.channel_order == "slices":
         raise ValueError(f"{ship.folder}: reads slices of a volume; DICOM SEG is written by models of single frames")
-    failures, written = Failures(), set[Path]()
+    failures, written = Failures(total=2 if any(path.is_dir() for path in inputs) else len(inputs)), set[Path]()
     depth = of_card(ship.card.data, source=ship.folder / "card.json")
     for number, series in enumerate(series_of(inputs, depth=depth, failures=failures, tell=_tell), 1):
         if (about := series.about()) is not None:
