@@ -189,7 +189,8 @@ def _tag(image: Image.Image, number: int) -> Any:
 
 
 def _rawmode(image: Image.Image) -> str:
-    tile = image.tile[0] if image.tile else None
+    tiles: Any = getattr(image, "tile", None)
+    tile = tiles[0] if tiles else None
     return str(tile[3]) if tile is not None else getattr(image, "_edgemt_rawmode", "")
 
 

@@ -22,7 +22,14 @@ BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.S)
 COMMANDS = [line for kind, block in BLOCKS if kind == "sh" for line in block.strip().splitlines()]
 SNIPPETS = [block for kind, block in BLOCKS if kind == "python"]
 SMALL = [arg for arg in TINY if not arg.startswith("--data.phantom") and arg not in ("6", "12", "4")]
-OWN = {"phantom": TINY, "phantom_volumes": TINY_VOLUMES, "la_cpu": [*TINY_VOLUMES[3:], "--volume.scale=1"]}
+PLAIN = ["--student.pretrained=never", "--teacher.pretrained=never", "--teacher.members=1", "--slim.prune.target=macs"]
+OWN = {
+    "kvasir_cpu": [*SMALL, *PLAIN],
+    "acdc_cpu": [*SMALL, *PLAIN],
+    "phantom": TINY,
+    "phantom_volumes": TINY_VOLUMES,
+    "la_cpu": [*TINY_VOLUMES[3:], "--volume.scale=1"],
+}
 
 
 def frames(root: Path, classes: int) -> None:
