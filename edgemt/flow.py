@@ -96,7 +96,9 @@ def teacher(at: Run) -> Path:
     folders = []
     for number in range(of.members):
         recipe = replace(at.recipe, seed=at.recipe.seed + MEMBER_SEED * number, teacher=alone)
-        folders.append(trained(replace(at, recipe=recipe), f"members/{number + 1}", alone, of.method))
+        member = at.share_data(replace(at, recipe=recipe))
+        folders.append(trained(member, f"members/{number + 1}", alone, of.method))
+        member.share_data(at)
     return assembled(at, "teacher", folders, flips=of.flips)
 
 

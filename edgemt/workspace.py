@@ -90,6 +90,12 @@ class Run:
     def cohort(self) -> Cohort:
         return find(self.recipe.data)
 
+    def share_data(self, other: Run) -> Run:
+        """`other`, which differs in seed or training alone, gets what was read and decoded here; returned."""
+        read = ("cohort", "content", "reading", "labelled", "unlabelled", "val", "normalise")
+        vars(other).update({name: value for name, value in vars(self).items() if name in read})
+        return other
+
     @cached_property
     def content(self) -> Content:
         """The sha256 of every image and mask in use. All processes call it together; the first one hashes."""

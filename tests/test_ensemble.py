@@ -56,9 +56,12 @@ def tiny(**teacher: object) -> Recipe:
     )
 
 
-def test_a_student_is_distilled_from_the_mean_of_the_members(tmp_path: Path) -> None:
+def test_a_student_is_distilled_from_the_mean_of_the_members(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
     recipe, out = tiny(members=2, flips=2), tmp_path / "run"
     flow.run(recipe, out, until="student")
+    assert capsys.readouterr().err.count("data: synthetic") == 1  # the images are read once, not once a member
     first, second = (artefact.load_network(out / "members" / name) for name in "12")
     assert not torch.equal(next(first.parameters()), next(second.parameters()))
     teacher, x = artefact.load_network(out / "teacher"), torch.randn(2, 3, 32, 32)
