@@ -1,11 +1,11 @@
-"""What a finished teacher says of every volume, on disk: it is asked once, and no student step runs it.
+"""What a finished teacher predicts of every volume or frame, on disk: predicted once, and no student step runs it.
 
-    bank/  bank.json   NAME.safetensors, one a volume: {"soft": float16 [S, C - 1, H, W]}
+    bank/  bank.json   NAME.safetensors, one a volume or single frame: {"soft": float16 [S, C - 1, H, W]}
 
 Background is what the other classes leave of 1. Half precision keeps probabilities near 0 to 6e-8, near 1 to 2e-4.
 Files are written whole and listed with their hash; what stands is kept when a filling that was cut is taken up.
 
-Shapes: S slices, C classes, H W the student's frame, n slice cases.
+Shapes: S slices (1 of a single frame), C classes, H W the student's frame, n cases.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ INDEX = "bank.json"
 FORMAT = 1
 _SPARE = 64 << 20  # bytes of the disk that are left alone
 Label = Callable[[Case], np.ndarray]
-"""A whole volume -> float32 probabilities [S, C, H, W]."""
+"""A whole volume, or a single frame -> float32 probabilities [S, C, H, W]."""
 
 
 @dataclass(frozen=True)
@@ -50,11 +50,13 @@ def fill(
     classes: Sequence[str],
     size: tuple[int, int],
     key: str,
+    depth: Callable[[Case], int] = lambda case: depth_of(case.image, axes=case.axes),
     progress: ProgressCall | None = None,
     say: Callable[[str], None] | None = None,
 ) -> Summary:
-    """Asks `label` about each volume that the bank does not hold whole; `key` names teacher and data.
+    """Calls `label` for each volume or frame that the bank does not hold whole; `key` names teacher and data.
 
+    `depth` gives S of a case, by default from the file of a volume.
     Another key, other classes or another size start the bank over. Raises ValueError for two volumes of one name,
     for labels that are no probabilities, and, before the teacher is asked, for a disk that is too small.
     """
@@ -62,7 +64,7 @@ def fill(
     stems = _stems(cases)
     head = {"format": FORMAT, "key": key, "classes": list(classes), "size": list(size)}
     index = _taken_up(folder, head)
-    depths = {stem: depth_of(case.image, axes=case.axes) for stem, case in stems.items()}
+    depths = {stem: depth(case) for stem, case in stems.items()}
     kept = {s for s in stems if _stands(folder, s, index["volumes"].get(s), depth=depths[s])}
     index["volumes"] = {s: entry for s, entry in index["volumes"].items() if s in kept}
     cost = {s: 2 * depth * (len(classes) - 1) * size[0] * size[1] for s, depth in depths.items()}
@@ -79,7 +81,7 @@ def fill(
 
 
 def read(folder: str | Path, cases: Sequence[Case]) -> np.ndarray:
-    """float16 [n, C - 1, H, W], the soft labels of slice cases, in their order.
+    """float16 [n, C - 1, H, W], the soft labels of slices and single frames, in their order.
 
     Raises ValueError, naming the file, for a volume or slice that the bank does not hold and for a damaged file.
     """
@@ -89,11 +91,11 @@ def read(folder: str | Path, cases: Sequence[Case]) -> np.ndarray:
         raise ValueError(f"{folder}: holds no bank of soft labels; fill it first")
     rows: dict[str, list[int]] = {}
     for row, case in enumerate(cases):
-        rows.setdefault(_volume_name(case), []).append(row)
+        rows.setdefault(unit_name(case), []).append(row)
     out = np.empty((len(cases), len(index["classes"]) - 1, *index["size"]), np.float16)
     for name, mine in rows.items():
         soft = _read(folder, name, index)
-        wanted = np.array([cases[row].slice for row in mine])
+        wanted = np.array([cases[row].slice or 0 for row in mine])
         if wanted.max() >= len(soft):
             raise ValueError(f"{folder}: {name} has {len(soft)} slices here and others on the list; fill it again")
         out[mine] = soft[wanted]
@@ -127,11 +129,9 @@ def _stem(name: str) -> str:
     return re.sub(r"[^A-Za-z0-9._-]", "_", name).lstrip(".") or "_"
 
 
-def _volume_name(case: Case) -> str:
-    """Slices are called VOLUME/NUMBER."""
-    if case.slice is None:
-        raise ValueError(f"{case.name}: is no slice of a volume; a bank speaks of slices")
-    return case.name.rpartition("/")[0]
+def unit_name(case: Case) -> str:
+    """What a file of the bank is named after: the volume of a slice VOLUME/NUMBER, or the frame itself."""
+    return case.name if case.slice is None else case.name.rpartition("/")[0]
 
 
 def _index(folder: Path) -> dict[str, Any] | None:
@@ -167,7 +167,7 @@ def _announce(folder: Path, cost: dict[str, int], kept: set[str], say: Callable[
     if not missing:
         return
     each = missing / (len(cost) - len(kept)) / 1e6
-    text = f"{len(cost) - len(kept)} volumes of {each:.1f} MB, {missing / 1e6:.0f} MB in all"
+    text = f"{len(cost) - len(kept)} files of {each:.1f} MB, {missing / 1e6:.0f} MB in all"
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free - _SPARE
     if missing > free:

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import torch
 
-from edgemt import artefact, quantizing, ranks, reporting, shipping, slimming, warm_up
+from edgemt import artefact, frame_bank, quantizing, ranks, reporting, shipping, slimming, warm_up
 from edgemt.data_changes import tell_changes
 from edgemt.fallback import told
 from edgemt.files import write_text
@@ -103,9 +103,11 @@ def teacher(at: Run) -> Path:
 
 
 def bank(at: Run) -> Path:
-    """What a 3-D teacher says of every slice, on disk; other teachers are asked while the student learns."""
+    """What the teacher predicts of every training image, on disk, where the student's method learns from it."""
     source = at.folder("teacher")
-    return at.volumetric.fill_bank(source) if wants_bank(at.recipe.student.method) else source
+    if not wants_bank(at.recipe.student.method):
+        return source
+    return at.volumetric.fill_bank(source) if at.deep else frame_bank.fill_bank(at, source)
 
 
 def student(at: Run) -> Path:

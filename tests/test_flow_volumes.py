@@ -77,13 +77,6 @@ def test_predict_writes_a_mask_with_the_affine_of_the_volume(run: Path, tmp_path
     np.testing.assert_allclose(mask.affine, affine, atol=1e-6)
 
 
-def test_a_teacher_of_frames_cannot_fill_a_bank(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
-    with pytest.raises(SystemExit) as caught:
-        cli.main(["run", "phantom_volumes", "--out", str(tmp_path / "x"), *TINY_VOLUMES, "--teacher.network=unet"])
-    assert caught.value.code == 2
-    assert "only a 3-D teacher leaves a bank" in capsys.readouterr().err
-
-
 def test_a_3d_teacher_is_refused_for_frames(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
     with pytest.raises(SystemExit) as caught:
         cli.main(["run", "phantom", "--out", str(tmp_path / "x"), "--teacher.network=vnet"])

@@ -154,7 +154,7 @@ def load(name: str) -> Recipe:
 def check(recipe: Recipe) -> None:
     """Raises ValueError when teacher, student and data do not speak of the same thing: frames, or volumes."""
     network, method = recipe.teacher.network, student_method(recipe.student)
-    deep, wanted = teacher_dims(network) == 3, getattr(method, "guide", "network")
+    deep = teacher_dims(network) == 3
     if deep and recipe.data.layout in ("pairs", "phantom"):
         raise ValueError(
             f"teacher.network: {network} needs volumes, data.layout {recipe.data.layout} has single frames; "
@@ -169,11 +169,6 @@ def check(recipe: Recipe) -> None:
         raise ValueError(f"teacher.members: {recipe.teacher.members} networks teach nothing; give 1 or more")
     if deep and (recipe.teacher.members > 1 or recipe.teacher.flips > 1):
         raise ValueError(f"teacher.members and teacher.flips: only for 2-D teachers, {network} is 3-D; leave them at 1")
-    if not deep and wanted == "bank":
-        raise ValueError(
-            f"student.method: only a 3-D teacher leaves a bank, {network} looks at frames; "
-            "use distillation, or teacher.network vnet"
-        )
     _check_features(recipe, method)
     if recipe.student.weights:  # known now, not when the teacher has been trained
         from edgemt import zoo
