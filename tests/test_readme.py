@@ -28,7 +28,7 @@ OWN = {
     "acdc_cpu": [*SMALL, *PLAIN],
     "phantom": TINY,
     "phantom_volumes": TINY_VOLUMES,
-    "la_cpu": [*TINY_VOLUMES[3:], "--volume.scale=1"],
+    "la_vnet_cpu": [*TINY_VOLUMES[3:], "--volume.scale=1"],
 }
 
 

@@ -134,6 +134,7 @@ def _table() -> dict[str, Make]:
         "kvasir_cpu": kvasir.kvasir_cpu,
         "kvasir": kvasir.kvasir,
         "la_cpu": atrium.la_cpu,
+        "la_vnet_cpu": atrium.la_vnet_cpu,
         "la": atrium.la,
         "phantom_volumes": phantom.phantom_volumes,
     }
