@@ -50,6 +50,7 @@ STUDENTS: dict[str, Student] = {
     ),
 }
 DECODER = "dense"
+LOWEST_RESOLUTION = 0.25
 
 
 def names() -> tuple[str, ...]:
@@ -72,6 +73,7 @@ def build(
     weights_file: str = "",
     first_conv: str = "auto",
     heads: Sequence[str] = (),
+    resolution: float = 1.0,
     **options: Any,
 ) -> nn.Module:
     """A network [N, K, H, W] -> contract.Output with logits at input resolution.
@@ -79,8 +81,9 @@ def build(
     pretrained: "never", "if-available" (one warning line, then from scratch, where the encoder's weights
     cannot be had) or "always" (ValueError instead). weights_file: a file of them, which comes first.
     first_conv: how its RGB filters are fitted to other channels (`edgemt.encoder_weights.adapt_first_conv`).
+    resolution: the part of the sides at which the network works inside, 0.25 to 1; logits have the size of the input.
     `options` go to timm.create_model (drop_path_rate=0.1), those in `edgemt.network_options.TIMM`.
-    Raises ValueError for an unknown name, decoder, head or option.
+    Raises ValueError for an unknown name, decoder, head or option, and for a resolution out of range.
     """
     import timm
 
@@ -93,6 +96,8 @@ def build(
     for head in heads:
         if head not in HEADS:
             raise ValueError(f"student {name}: {unknown('head', head, HEADS)}")
+    if not (isinstance(resolution, (int, float)) and LOWEST_RESOLUTION <= resolution <= 1):
+        raise ValueError(f"student {name}: resolution = {resolution!r}: give a part of the sides, 0.25 to 1")
     if classes < 2:
         raise ValueError(f"student {name}: classes = {classes}: background counts as one, so give at least 2")
     return Network(
@@ -104,5 +109,6 @@ def build(
         weights_file=weights_file,
         first_conv=first_conv,
         heads=heads,
+        resolution=float(resolution),
         options=options,
     )

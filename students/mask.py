@@ -46,7 +46,11 @@ def upsampled_argmax(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> Ten
     groups = logits.shape[1] // kernel.shape[1]  # 1: the difference of two classes
     factor = int((kernel.shape[0] // groups) ** 0.5)
     if [side * factor for side in logits.shape[-2:]] != list(size):
+        if logits.shape[1] == 2:  # upsampling is linear: that of the difference alone tells which class is larger
+            logits = logits[:, 1:] - logits[:, :1]
         full = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
+        if full.shape[1] == 1:
+            return (full > 0)[:, 0].to(torch.uint8)
         return winners(full.unbind(1)).to(torch.uint8)
     fine = F.conv2d(F.pad(logits, (1, 1, 1, 1), mode="replicate"), kernel.to(logits.dtype), groups=groups)
     # The cast to uint8 comes last: NVIDIA's parser takes it at a graph's edge alone.

@@ -10,12 +10,14 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from edgemt.contract import Disturb, DisturbScales, Output
 from students.decoder import build_decoder, resize, row
 from students.mask import mask_kernel, upsampled_argmax
 from students.pyramid import Pyramid
 
+MULTIPLE = 32  # pixels: the deepest stride of the encoders
 FURTHER = ("nearest", "bicubic")  # how a second and a third decoder resample; the main one is bilinear
 
 
@@ -26,6 +28,9 @@ class Network(nn.Module):
     "disturb" the keyword of that name, a function for every map of the pyramid. "decoder2" and "decoder3" each add the
     logits of one more decoder of the same kind that resamples otherwise; they run in eval mode too, so that pruning
     traces them, and `mask` leaves them out.
+
+    resolution: the part of the sides at which the network works, such as 0.75. The frame is made smaller first (to
+    whole multiples of 32 pixels), logits and mask have the size of the frame; the weights fit every resolution.
 
     `maps`, an attribute to set: whose feature maps `Output.maps` holds, at their own resolution, finest first.
     """
@@ -44,9 +49,11 @@ class Network(nn.Module):
         weights_file: str = "",
         first_conv: str = "auto",
         heads: Sequence[str] = (),
+        resolution: float = 1.0,
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
+        self.resolution = resolution
         self.pyramid = Pyramid(
             encoder,
             channels=channels,
@@ -66,10 +73,12 @@ class Network(nn.Module):
         self.further = nn.ModuleList(build_decoder(decoder, **size, up=way) for way in ways)
         self.further_heads = nn.ModuleList(nn.Conv2d(widths[-1], classes, 1) for _ in ways)
         self.keep_features = "features" in heads
-        self.register_buffer("phases", mask_kernel(self.pyramid.strides[0], classes), persistent=False)
+        factor = self.pyramid.strides[0] / resolution  # `mask` upsamples by it; a broken one needs no kernel
+        factor = factor if factor.is_integer() else self.pyramid.strides[0]
+        self.register_buffer("phases", mask_kernel(int(factor), classes), persistent=False)
 
     def forward(self, x: Tensor, disturb: Disturb | None = None, disturb_scales: DisturbScales | None = None) -> Output:
-        pyramid = self.pyramid(x)
+        pyramid = self.pyramid(smaller(x, self.resolution))
         pyramid = pyramid if disturb is None else [disturb(m) for m in pyramid]
         maps = self.decoder(pyramid)
         coarser = maps if disturb_scales is None else [disturb_scales(level, m) for level, m in enumerate(maps[:-1])]
@@ -88,4 +97,16 @@ class Network(nn.Module):
 
     def mask(self, x: Tensor) -> Tensor:
         """Class indices uint8 [N, H, W]: the argmax of the logits, the quick way for a graph that ships."""
-        return upsampled_argmax(self.head(self.decoder(self.pyramid(x))[-1]), self.phases, x.shape[-2:])
+        pyramid = self.pyramid(smaller(x, self.resolution))
+        return upsampled_argmax(self.head(self.decoder(pyramid)[-1]), self.phases, x.shape[-2:])
+
+
+def smaller(x: Tensor, part: float) -> Tensor:
+    """[N, K, H, W] at `part` of its sides, bilinearly, in whole multiples of 32 pixels; 1 changes nothing.
+
+    Networks of stride 32 then give maps without a rest.
+    """
+    if part == 1:
+        return x
+    size = [max(MULTIPLE, round(side * part / MULTIPLE) * MULTIPLE) for side in x.shape[-2:]]
+    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)

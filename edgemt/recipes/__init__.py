@@ -52,6 +52,7 @@ class Student:
 
     network: str = "mobilenetv4_small"  # `edgemt list students`, or any timm encoder
     decoder: str = "auto"
+    resolution: float = 1.0  # part of the frame's sides at which it works inside; frame and mask stay as they are
     pretrained: Pretrained = "if-available"
     encoder_weights: str = ""  # a safetensors file (or FILE#sha256=HEX): before packages, the hub's cache and the hub
     first_conv: FirstConv = "auto"  # how the encoder's RGB filters are fitted to grey images and neighbouring slices
@@ -240,7 +241,9 @@ def student_network(of: Student, method: Method, *, channels: int, classes: int)
         "channels": channels,
         "classes": classes,
         "heads": list(method.heads),
-        "options": encoder_options(of) | ({"decoder": of.decoder} if of.decoder != "auto" else {}),
+        "options": encoder_options(of)
+        | ({"decoder": of.decoder} if of.decoder != "auto" else {})
+        | ({"resolution": of.resolution} if of.resolution != 1 else {}),
     }
 
 

@@ -36,7 +36,7 @@ _FILES = re.compile(r"weights\.safetensors|model\.(int8|fp16)\.onnx|inputs\.json
 BUSY = 0.5  # cores of others from which on a time says little
 _CLASSES_MS = (0.5, 1, 2, 4, 8, 16, 32, 64)
 _NETWORK = {"room", "name", "channels", "classes", "heads", "options", "plan"}
-_OPTIONS = {"decoder", "pretrained"}  # others would reach timm, some of which open files
+_OPTIONS = {"decoder", "pretrained", "resolution"}  # others would reach timm, some of which open files
 _FACTS = {"labels", "note", "recipe", "seeds", "terms"}
 
 
@@ -183,12 +183,17 @@ def table(home: Path | None = None) -> str:
         decoder, plan = network["options"].get("decoder", students.DECODER), network["plan"]
         rows.append([
             f"`{PREFIX}{name}`", ", ".join(card.classes[1:]), taken(card),
-            f"{network['name']}, {decoder}{', pruned' if plan else ''}",
+            f"{network['name']}, {decoder}{_at(network)}{', pruned' if plan else ''}",
             f"{card.params / 1e6:.2f}", f"{card.macs / 1e6:.0f}", f"{weight(home / name, card) / 1e6:.1f}",
             card.name, str(facts["labels"]), f"{card.measured[WEIGHTS]['dice']:.4f}", _graph_dice(card),
             latency_class(card), facts["terms"],
         ])  # fmt: skip
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows)
+
+
+def _at(network: dict[str, Any]) -> str:
+    resolution = network["options"].get("resolution", 1)
+    return "" if resolution == 1 else f", at {resolution:g} of the sides"
 
 
 def _graph_dice(card: Card) -> str:
