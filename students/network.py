@@ -6,6 +6,7 @@ Shapes: N batch, K image channels, C classes, H W size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from fractions import Fraction
 from typing import Any, Literal
 
 import torch
@@ -14,10 +15,11 @@ from torch.nn import functional as F
 
 from edgemt.contract import Disturb, DisturbScales, Output
 from students.decoder import build_decoder, resize, row
-from students.mask import mask_kernel, upsampled_argmax
+from students.mask import mask_kernel, shrink_kernel, shrunk, upsampled_argmax
 from students.pyramid import Pyramid
 
 MULTIPLE = 32  # pixels: the deepest stride of the encoders
+_DIVISOR = 16  # of a resolution as a fraction
 FURTHER = ("nearest", "bicubic")  # how a second and a third decoder resample; the main one is bilinear
 
 
@@ -37,6 +39,7 @@ class Network(nn.Module):
 
     maps: Literal["", "encoder", "decoder"] = ""
     phases: Tensor
+    shrink: Tensor
 
     def __init__(
         self,
@@ -73,9 +76,11 @@ class Network(nn.Module):
         self.further = nn.ModuleList(build_decoder(decoder, **size, up=way) for way in ways)
         self.further_heads = nn.ModuleList(nn.Conv2d(widths[-1], classes, 1) for _ in ways)
         self.keep_features = "features" in heads
-        factor = self.pyramid.strides[0] / resolution  # `mask` upsamples by it; a broken one needs no kernel
-        factor = factor if factor.is_integer() else self.pyramid.strides[0]
-        self.register_buffer("phases", mask_kernel(int(factor), classes), persistent=False)
+        part = Fraction(resolution).limit_denominator(_DIVISOR)
+        up = self.pyramid.strides[0] / part
+        self.register_buffer("phases", mask_kernel(up.numerator, classes, down=up.denominator), persistent=False)
+        shrink = shrink_kernel(part.numerator, part.denominator, channels) if part < 1 else torch.empty(0)
+        self.register_buffer("shrink", shrink, persistent=False)
 
     def forward(self, x: Tensor, disturb: Disturb | None = None, disturb_scales: DisturbScales | None = None) -> Output:
         pyramid = self.pyramid(smaller(x, self.resolution))
@@ -97,8 +102,17 @@ class Network(nn.Module):
 
     def mask(self, x: Tensor) -> Tensor:
         """Class indices uint8 [N, H, W]: the argmax of the logits, the quick way for a graph that ships."""
-        pyramid = self.pyramid(smaller(x, self.resolution))
+        pyramid = self.pyramid(self._smaller(x))
         return upsampled_argmax(self.head(self.decoder(pyramid)[-1]), self.phases, x.shape[-2:])
+
+    def _smaller(self, x: Tensor) -> Tensor:
+        """`smaller`, by a convolution where the sizes allow it: the runtimes' own resampling is slow."""
+        size = smaller_size(x, self.resolution)
+        if not len(self.shrink):
+            return x
+        up, down = round((self.shrink.shape[0] // self.shrink.shape[1]) ** 0.5), self.shrink.shape[-1]
+        fits = all(side % down == 0 and side * up == down * new for side, new in zip(x.shape[-2:], size, strict=True))
+        return shrunk(x, self.shrink) if fits else smaller(x, self.resolution)
 
 
 def smaller(x: Tensor, part: float) -> Tensor:
@@ -106,7 +120,9 @@ def smaller(x: Tensor, part: float) -> Tensor:
 
     Networks of stride 32 then give maps without a rest.
     """
-    if part == 1:
-        return x
-    size = [max(MULTIPLE, round(side * part / MULTIPLE) * MULTIPLE) for side in x.shape[-2:]]
-    return F.interpolate(x, size=size, mode="bilinear", align_corners=False)
+    return x if part == 1 else F.interpolate(x, size=smaller_size(x, part), mode="bilinear", align_corners=False)
+
+
+def smaller_size(x: Tensor, part: float) -> list[int]:
+    """Height and width of `smaller`."""
+    return [max(MULTIPLE, round(side * part / MULTIPLE) * MULTIPLE) for side in x.shape[-2:]]

@@ -15,6 +15,7 @@ from deploy import export
 from deploy.cost import count
 from edgemt import artefact, cli
 from edgemt.contract import Normalise
+from students import mask
 
 
 def balanced(network: torch.nn.Module, image: torch.Tensor) -> torch.nn.Module:
@@ -31,9 +32,9 @@ def test_logits_have_the_size_of_the_frame_and_the_mask_is_their_argmax(classes:
     frame = torch.randn(2, 3, 128, 192)
     network = balanced(network, frame)
     with torch.inference_mode():
-        logits, mask = network(frame).logits, network.mask(frame)
+        logits, found = network(frame).logits, network.mask(frame)
     assert logits.shape == (2, classes, 128, 192)
-    assert len(mask.unique()) > 1 and (mask == logits.argmax(1)).float().mean() > 0.999
+    assert len(found.unique()) > 1 and (found == logits.argmax(1)).float().mean() > 0.999
 
 
 def test_the_encoder_works_on_fewer_pixels_with_the_same_weights() -> None:
@@ -69,3 +70,21 @@ def test_a_recipe_s_resolution_reaches_the_ship(tmp_path: Path) -> None:
     cli.main(["export", "phantom", "--out", str(tmp_path / "run"), *TINY, *flags])
     cards = [artefact.read_card(tmp_path / "run" / stage) for stage in ("student", "slim", "ship")]
     assert all(card.network["options"]["resolution"] == 0.5 and card.size == (64, 64) for card in cards)
+
+
+@pytest.mark.parametrize(("up", "down"), [(3, 4), (1, 2), (7, 8), (5, 8), (2, 3)])
+def test_a_frame_made_smaller_by_a_convolution_has_the_values_of_bilinear_resampling(up: int, down: int) -> None:
+    torch.manual_seed(2)
+    frame = torch.randn(2, 3, 8 * down, 6 * down, dtype=torch.float64)
+    wanted = torch.nn.functional.interpolate(frame, size=(8 * up, 6 * up), mode="bilinear", align_corners=False)
+    assert (mask.shrunk(frame, mask.shrink_kernel(up, down, 3)) - wanted).abs().max() < 1e-6
+
+
+@pytest.mark.parametrize(("up", "down"), [(16, 3), (8, 1), (4, 1), (32, 5), (3, 2)])
+@pytest.mark.parametrize("classes", [2, 4])
+def test_masks_by_phases_of_a_broken_factor_are_those_of_bilinear_upsampling(up: int, down: int, classes: int) -> None:
+    torch.manual_seed(3)
+    logits, size = torch.randn(2, classes, 4 * down, 6 * down), (4 * up, 6 * up)
+    full = torch.nn.functional.interpolate(logits, size=size, mode="bilinear", align_corners=False)
+    found = mask.upsampled_argmax(logits, mask.mask_kernel(up, classes, down=down), size)
+    assert found.shape == (2, *size) and (found == full.argmax(1)).float().mean() > 0.9999
