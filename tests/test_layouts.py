@@ -393,6 +393,9 @@ def test_a_seeded_draw_changes_the_labelled_patients_and_never_the_validation_li
         assert not _who(cohort.labelled) & _who(cohort.unlabelled)
         assert all(case.label is None for case in cohort.unlabelled)
         assert cohort.val == found[0].val
+        if make == "volumes":
+            whole = find(dataclasses.replace(data, labelled_seed=found.index(cohort)), whole=True)
+            assert _who(whole.labelled) == _who(cohort.labelled) and len(whole.labelled) == 4, "two phases each"
     assert len({tuple(sorted(_who(cohort.labelled))) for cohort in found}) > 2
     assert found[3] == find(dataclasses.replace(data, labelled_seed=3))
 
