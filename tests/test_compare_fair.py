@@ -96,7 +96,7 @@ def test_volumes_of_a_3d_teacher_are_drawn_alike(tmp_path):
 
 
 @pytest.mark.parametrize(
-    ("words", "message"),
+    ("arguments", "message"),
     [
         (["cps", "--draw-labelled", "-1"], "--draw-labelled -1"),
         (["cps", "--draw-labelled", "2", "--data.labelled", "3"], "leave out --data.labelled"),
@@ -106,9 +106,9 @@ def test_volumes_of_a_3d_teacher_are_drawn_alike(tmp_path):
         (["--table-only"], "holds no result"),
     ],
 )
-def test_bad_input_is_one_line_and_status_2(words, message, tmp_path, capsys):
+def test_bad_input_is_one_line_and_status_2(arguments, message, tmp_path, capsys):
     with pytest.raises(SystemExit) as left:
-        cli.main(["compare", *words, "--recipe", "phantom", "--out", str(tmp_path / "out")])
+        cli.main(["compare", *arguments, "--recipe", "phantom", "--out", str(tmp_path / "out")])
     assert left.value.code == 2 and message in capsys.readouterr().err
 
 
@@ -161,7 +161,7 @@ def by_name(found: dict) -> dict[str, dict]:
     return {row["method"]: row for row in found["rows"]}
 
 
-def test_methods_that_cannot_be_told_from_the_best_are_in_its_tier_and_rows_are_sorted_by_tier():
+def test_methods_without_a_sure_difference_to_the_best_are_in_its_tier_and_rows_are_sorted_by_tier():
     found = record_of(many())
     assert [(row["method"], row["tier"]) for row in found["rows"]][2:] == [
         ("middle", 2),
@@ -182,7 +182,7 @@ def test_a_noisy_method_stays_in_the_first_tier_and_a_surely_worse_one_leaves_it
 
 
 def test_a_method_with_the_easy_seed_alone_is_not_better_for_it():
-    """Seed 2 gives everybody ten points: the order is that of differences to supervised training."""
+    """Seed 2 gives every method ten points: the order is that of differences to supervised training."""
     rows = by_name(record_of([*many(), made("lucky", 2, 0.15)]))
     assert rows["lucky"]["dice"] > rows["good"]["dice"] - 0.04
     assert rows["lucky"]["level"] < rows["as_good"]["level"] and rows["lucky"]["tier"] == 2
@@ -299,8 +299,8 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 
 def test_a_result_stands_without_its_run_folder_and_nothing_is_trained_again(compared, tmp_path, trained):
     shutil.copytree(compared[0] / "results", tmp_path / "committed")
-    words = ["compare", "mean_teacher", *DRAW, "--out", str(tmp_path / "out")]
-    cli.main([*words, "--results", str(tmp_path / "committed")])
+    arguments = ["compare", "mean_teacher", *DRAW, "--out", str(tmp_path / "out")]
+    cli.main([*arguments, "--results", str(tmp_path / "committed")])
     assert trained == []
     assert record(tmp_path / "out") == record(compared[0])
 
@@ -317,13 +317,13 @@ def test_an_interrupted_comparison_goes_on_with_the_run_that_was_interrupted(com
             raise KeyboardInterrupt
         return whole(one, recipe)
 
-    words = ["compare", "mean_teacher", *DRAW, "--out", str(out)]
+    arguments = ["compare", "mean_teacher", *DRAW, "--out", str(out)]
     with pytest.MonkeyPatch.context() as patch, pytest.raises(BaseException):  # noqa: B017, PT011
         patch.setattr(runs, "train", cut)
-        cli.main(words)
+        cli.main(arguments)
     assert "Not finished: 1 of 4 runs are to come" in (out / "table.md").read_text()
     trained.clear()
-    cli.main(words)
+    cli.main(arguments)
     assert trained == ["mean_teacher-1"]
     assert by_name(record(out))["mean_teacher"]["each"] == by_name(record(compared[0]))["mean_teacher"]["each"]
 
@@ -345,9 +345,9 @@ def test_a_table_is_made_from_the_results_alone(compared, tmp_path, capsys):
 
 
 def test_results_of_another_ground_are_refused_before_anything_is_trained(compared, tmp_path, trained, capsys):
-    words = ["compare", "mean_teacher", *DRAW, "--out", str(tmp_path), "--results", str(compared[0] / "results")]
+    arguments = ["compare", "mean_teacher", *DRAW, "--out", str(tmp_path), "--results", str(compared[0] / "results")]
     with pytest.raises(SystemExit) as left:
-        cli.main([*words, "--teacher.schedule.steps=5"])
+        cli.main([*arguments, "--teacher.schedule.steps=5"])
     assert left.value.code == 2 and trained == []
     assert "teacher.schedule.steps 5 -> 4" in capsys.readouterr().err
 

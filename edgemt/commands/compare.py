@@ -57,8 +57,8 @@ def compare(command: Compare, rest: list[str]) -> None:
         raise ValueError(f"compare: --seeds {command.seeds} and --jobs {command.jobs} must be 1 or more")
     if command.draw_labelled < 0:
         raise ValueError(f"compare: --draw-labelled {command.draw_labelled} must be 0 or more patients")
-    for word in rest:
-        flag = word.partition("=")[0].replace("_", "-")
+    for argument in rest:
+        flag = argument.partition("=")[0].replace("_", "-")
         if flag == "--teacher.method":
             raise ValueError("compare: methods are named before the flags; leave out --teacher.method")
         if command.draw_labelled and flag in ("--data.labelled", "--data.labelled-seed"):
@@ -71,7 +71,7 @@ def compare(command: Compare, rest: list[str]) -> None:
     if command.seed is not None:
         return _one(command, recipe, out, store)
 
-    def words(one: One) -> list[str]:
+    def arguments(one: One) -> list[str]:
         fixed = ["--recipe", command.recipe, "--seed", str(one.seed), "--out", str(out), "--results", str(store)]
         fixed += ["--draw-labelled", str(one.draw), "--settings", one.settings]
         return ["compare", one.method, *fixed, *rest]
@@ -82,7 +82,7 @@ def compare(command: Compare, rest: list[str]) -> None:
         seeds=range(command.seeds),
         out=out,
         jobs=command.jobs,
-        command=words,
+        command=arguments,
         draw=command.draw_labelled,
         settings=command.settings,
         store=store,

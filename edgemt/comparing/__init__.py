@@ -44,10 +44,10 @@ def compare(
 ) -> dict[str, Any]:
     """Train what is missing; table.md, table.json, picture.svg and report.html are written anew after each run.
 
-    `jobs` above 1 needs `command`, the words that make `edgemt` train one run. `draw` labelled patients or images are
-    drawn for each seed; 0 takes the recipe's own. Results go to `store` (OUT/results), whose other results join the
-    table. Raises ValueError for an unknown method, for data that cannot be read, and, before anything is trained, for
-    a result in `store` that was made on another ground; a method that fails is a row that says so.
+    `jobs` above 1 needs `command`, the arguments that make `edgemt` train one run. `draw` labelled patients or
+    images are drawn for each seed; 0 takes the recipe's own. Results go to `store` (OUT/results), whose other
+    results join the table. Raises ValueError for an unknown method, for data that cannot be read, and, before anything
+    is trained, for a result in `store` that was made on another ground; a method that fails is a row with the reason.
     """
     workspace.start(recipe, out)
     store = store or out / RESULTS

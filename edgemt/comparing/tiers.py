@@ -1,4 +1,4 @@
-"""Tiers in place of ranks: which methods cannot be told from the best one.
+"""Tiers in place of ranks: which methods have no sure difference to the best one.
 
 The best of what is left heads a tier; all whose paired difference to it has an interval that contains zero are in its
 tier. Methods are ordered by their mean difference to supervised training over the seeds that both have, as seeds that

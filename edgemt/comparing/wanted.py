@@ -18,7 +18,7 @@ _OF_ONE_RUN = ("seed", "parents", "all_labels")
 
 @dataclass(frozen=True)
 class Wanted:
-    """A recipe under comparison. The files of a draw are looked at once."""
+    """A recipe under comparison. The files of a draw are read once."""
 
     recipe: Recipe
     out: Path
