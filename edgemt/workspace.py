@@ -348,7 +348,10 @@ def measured_of(folder: Path, *, measured_on: str) -> dict[str, Any]:
     return measured
 
 
-_ROLES = ("root", "layout", "labelled", "unlabelled", "val", "val_in_training", "seed", "patient_pattern", "phantom")
+_ROLES = (
+    *("root", "layout", "labelled", "unlabelled", "val", "val_in_training", "seed", "labelled_seed"),
+    *("patient_pattern", "phantom"),
+)
 
 
 def as_read(data: DataOptions) -> dict[str, Any]:

@@ -20,6 +20,7 @@ import torch
 import teachers
 from edgemt import cli
 from edgemt.comparing import beside, runs
+from edgemt.comparing.paired import _counts as draws_of
 from edgemt.comparing.paired import dice, difference
 from edgemt.comparing.published import ATRIUM, SAYS, published
 from edgemt.contract import Batch
@@ -108,6 +109,7 @@ def test_the_table_says_what_was_measured_and_how(compared):
     for words in ("20 steps of 2 labelled and 2 unlabelled rows", "last weights", "paired by case and seed"):
         assert words in text
     assert "| mean_teacher | average |" in text and "| cps | student |" in text
+    assert "Difference of each seed; the interval is of patients alone." in text
 
 
 def test_the_cost_of_a_step_is_what_was_measured_in_turns(compared):
@@ -227,7 +229,7 @@ def test_page_and_picture_are_whole_and_escape_what_they_are_given(compared):
 
 def test_every_figure_of_the_page_stands_under_its_own_head(compared):
     told = record(compared)
-    page = comparison_page(told)
+    page = comparison_page(told).split("</table>")[0]
     heads = re.findall(r"<th(?: [^>]*)?>([^<]*)", page)
     found = {cells[0]: cells[1:] for cells in [re.findall(r"<td[^>]*>([^<]*)", one) for one in page.split("<tr")[2:]]}
     assert set(found) == {row["method"] for row in told["rows"]}
@@ -235,6 +237,7 @@ def test_every_figure_of_the_page_stands_under_its_own_head(compared):
         cells = dict(zip(heads[1:], found[one["method"]], strict=True))
         if one["dice"] is not None:
             assert cells["Dice"].startswith(f"{one['dice']:.3f}")
+            assert cells["Median"] == f"{one['median']:.3f}" and cells["Tier"] == str(one["tier"])
             assert cells["HD95"] == f"{one['hd95']:.1f}" and cells["Step"].endswith(" x")
             assert all(cells[name] == f"{value:.3f}" for name, value in one["per_class"].items())
 
@@ -245,7 +248,8 @@ def test_a_published_value_stands_beside_a_run_of_the_same_protocol_alone(compar
     assert published("dtc", recipe="la", labelled=8) == 0.8751
     assert published("dtc", recipe="la", labelled=3) is None and published("dtc", recipe="acdc", labelled=8) is None
     told["published"], told["rows"][-1]["published"] = SAYS, 0.8751
-    assert comparison_table(told).splitlines()[-1].endswith("| 0.875 |")
+    last = next(line for line in comparison_table(told).splitlines() if f"| {told['rows'][-1]['method']} |" in line)
+    assert last.endswith("| 0.875 |")
     page = comparison_page(told)
     assert "Published" in page and page.count('<td class="n">0.875</td>') == 1
     assert all(set(known) <= set(METHODS) for known in ATRIUM.values())
@@ -302,6 +306,15 @@ def test_a_class_that_a_case_has_not_is_left_out_and_not_counted_as_zero():
     want = np.mean([mine[0, :, 0].mean(), np.nanmean(mine[0, :, 1])])
     assert dice(mine)[0] == pytest.approx(want)
     assert np.isfinite(difference(mine, scores(seeds=1), groups=list("abcdefghijkl")).high)
+
+
+def test_few_seeds_do_not_make_the_interval_too_narrow():
+    """The drawn means of five seeds vary as the mean of five does; draws of all five would vary by a fifth less."""
+    gains = np.array([0.01, 0.05, -0.02, 0.08, 0.03])
+    counts = draws_of(np.random.default_rng(0), 20_000, 5)
+    means = (counts * gains).sum(1) / counts.sum(1)
+    assert means.var() == pytest.approx(gains.var(ddof=1) / 5, rel=0.03)
+    assert (draws_of(np.random.default_rng(0), 3, 1) == 1).all(), "of one there is nothing to draw"
 
 
 def test_scores_that_do_not_match_are_refused():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 from collections.abc import Callable
 from pathlib import Path
@@ -370,3 +371,60 @@ def test_options_survive_json(tmp_path: Path) -> None:
     assert DataOptions.from_dict(json.loads(json.dumps(options.to_dict()))) == options
     with pytest.raises(ValueError, match="unknown field 'rot'"):
         DataOptions.from_dict({"rot": 1})
+
+
+def _who(cases: tuple) -> set[str]:
+    return {case.group for case in cases}
+
+
+@pytest.mark.parametrize("make", ["images", "volumes"])
+def test_a_seeded_draw_changes_the_labelled_patients_and_never_the_validation_list(tmp_path: Path, make: str) -> None:
+    """A counted validation list is drawn by `seed`, the labelled patients by `labelled_seed`."""
+    if make == "images":
+        _pairs(tmp_path, [f"image{i}" for i in range(9)])
+        data = DataOptions(root=tmp_path, labelled="2", val="3")
+    else:
+        _volumes(tmp_path, 9)
+        data = DataOptions(root=tmp_path, labelled="2", val="3", classes=("a", "b", "c"), channels=1)
+    found = [find(dataclasses.replace(data, labelled_seed=seed)) for seed in range(6)]
+    for cohort in found:
+        assert len(_who(cohort.labelled)) == 2 and len(_who(cohort.unlabelled)) == 4
+        assert not (_who(cohort.labelled) | _who(cohort.unlabelled)) & _who(cohort.val)
+        assert not _who(cohort.labelled) & _who(cohort.unlabelled)
+        assert all(case.label is None for case in cohort.unlabelled)
+        assert cohort.val == found[0].val
+        if make == "volumes":
+            whole = find(dataclasses.replace(data, labelled_seed=found.index(cohort)), whole=True)
+            assert _who(whole.labelled) == _who(cohort.labelled) and len(whole.labelled) == 4, "two phases each"
+    assert len({tuple(sorted(_who(cohort.labelled))) for cohort in found}) > 2
+    assert found[3] == find(dataclasses.replace(data, labelled_seed=3))
+
+
+def test_a_patient_of_the_validation_folder_is_never_drawn(tmp_path: Path) -> None:
+    names = [f"p{i}_frame1" for i in range(4)]
+    _pairs(tmp_path / "train", names)
+    _pairs(tmp_path / "val", [f"p{i}_frame2" for i in range(2)])
+    for seed in range(8):
+        cohort = find(DataOptions(root=tmp_path, labelled="2", labelled_seed=seed))
+        assert _who(cohort.labelled) == {"p2", "p3"}
+    with pytest.raises(ValueError, match="asks for 3 patients"):
+        find(DataOptions(root=tmp_path, labelled="3", labelled_seed=0))
+
+
+@pytest.mark.parametrize("layout", ["phantom", "phantom_volumes"])
+def test_phantoms_are_drawn_from_all_that_train(layout: str) -> None:
+    data = DataOptions(layout=layout, phantom=(3, 4, 2), labelled="2", classes=("a", "b", "c"))  # type: ignore[arg-type]
+    found = [find(dataclasses.replace(data, labelled_seed=seed)) for seed in range(5)]
+    everyone = _who(found[0].labelled) | _who(found[0].unlabelled)
+    assert len(everyone) == 7
+    for cohort in found:
+        assert len(_who(cohort.labelled)) == 2 and _who(cohort.labelled) | _who(cohort.unlabelled) == everyone
+        assert cohort.val == found[0].val
+    assert len({cohort.labelled for cohort in found}) > 2
+
+
+def test_a_list_is_not_drawn_from(tmp_path: Path) -> None:
+    _pairs(tmp_path, ["a", "b", "c"])
+    (tmp_path / "labelled.txt").write_text("a\n")
+    with pytest.raises(ValueError, match="labelled_seed: data.labelled is the list"):
+        find(DataOptions(root=tmp_path, labelled="labelled.txt", val="1", labelled_seed=1))

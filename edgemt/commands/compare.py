@@ -4,20 +4,22 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
     from edgemt.comparing.runs import One
+    from edgemt.recipes import Recipe
 
 
 @dataclass(frozen=True)
 class Compare:
     """Train METHODs on one RECIPE with the same budget and seeds, and supervised training beside them: table.md,
-    table.json, picture.svg, report.html. The same command again resumes. Every field of the recipe is a flag."""
+    table.json, picture.svg, report.html. The same command again resumes; further methods and seeds join the table.
+    Every field of the recipe is a flag."""
 
-    methods: Positional[tuple[str, ...]]
+    methods: Positional[tuple[str, ...]] = ()
     """Names of `edgemt list methods`."""
     recipe: str = "acdc_methods"
     """A name (`edgemt list recipes`) or file.py:function; its teacher is trained."""
@@ -29,6 +31,16 @@ class Compare:
     """Folder with a run folder METHOD-SEED each; runs/compare-RECIPE if not given."""
     seed: int | None = None
     """Train this seed of one METHOD alone and write no table: a job for a queue. Without --seed the table follows."""
+    draw_labelled: int = 0
+    """Each seed draws this many labelled patients (or images) from all that train, the same for every method and for
+    its control; the others are unlabelled. 0: those of the recipe, for every seed."""
+    settings: Literal["common", "published"] = "common"
+    """published: optimiser and augmentation of each method's release (`edgemt explain METHOD`), a row of its own."""
+    results: Path | None = None
+    """Folder with a JSON file METHOD_SEED.json for each finished run, which is not trained again; OUT/results if not
+    given."""
+    table_only: bool = False
+    """Train nothing: write the table of the results that stand."""
 
 
 def compare(command: Compare, rest: list[str]) -> None:
@@ -37,38 +49,71 @@ def compare(command: Compare, rest: list[str]) -> None:
     from edgemt.overrides import override
     from edgemt.report.comparison import comparison_table
 
+    if command.table_only:
+        return _table(command, rest)
     if not command.methods:
         raise ValueError("compare: name the methods to compare; see edgemt list methods")
     if command.seeds < 1 or command.jobs < 1:
         raise ValueError(f"compare: --seeds {command.seeds} and --jobs {command.jobs} must be 1 or more")
-    if any(word.partition("=")[0] == "--teacher.method" for word in rest):
-        raise ValueError("compare: methods are named before the flags; leave out --teacher.method")
+    if command.draw_labelled < 0:
+        raise ValueError(f"compare: --draw-labelled {command.draw_labelled} must be 0 or more patients")
+    for argument in rest:
+        flag = argument.partition("=")[0].replace("_", "-")
+        if flag == "--teacher.method":
+            raise ValueError("compare: methods are named before the flags; leave out --teacher.method")
+        if command.draw_labelled and flag in ("--data.labelled", "--data.labelled-seed"):
+            raise ValueError(f"compare: --draw-labelled draws the labelled patients; leave out {flag}")
     for name in command.methods:
         runs.method_of(name)
     recipe = override(recipes.load(command.recipe), rest, prog="edgemt compare METHOD --recipe " + command.recipe)
     out = command.out or Path("runs") / f"compare-{recipe.name}"
+    store = command.results or out / comparing.RESULTS
     if command.seed is not None:
-        return _one(command, recipe, out)
+        return _one(command, recipe, out, store)
 
-    def words(one: One) -> list[str]:
-        fixed = ["--recipe", command.recipe, "--seed", str(one.seed), "--out", str(out)]
+    def arguments(one: One) -> list[str]:
+        fixed = ["--recipe", command.recipe, "--seed", str(one.seed), "--out", str(out), "--results", str(store)]
+        fixed += ["--draw-labelled", str(one.draw), "--settings", one.settings]
         return ["compare", one.method, *fixed, *rest]
 
     record = comparing.compare(
-        command.methods, recipe, seeds=range(command.seeds), out=out, jobs=command.jobs, command=words
+        command.methods,
+        recipe,
+        seeds=range(command.seeds),
+        out=out,
+        jobs=command.jobs,
+        command=arguments,
+        draw=command.draw_labelled,
+        settings=command.settings,
+        store=store,
     )
     print(comparison_table(record))
     print(out / "report.html")
 
 
-def _one(command: Compare, recipe: object, out: Path) -> None:
-    from edgemt.comparing import runs
-    from edgemt.recipes import Recipe
+def _table(command: Compare, rest: list[str]) -> None:
+    from edgemt import comparing
+    from edgemt.report.comparison import comparison_table
 
-    assert isinstance(recipe, Recipe) and command.seed is not None
+    if rest or command.methods:
+        first = (*command.methods, *rest)[0]
+        raise ValueError(f"compare: --table-only takes every result that stands; leave out {first}")
+    out = command.out or Path("runs") / f"compare-{command.recipe}"
+    print(comparison_table(comparing.table_only(command.results or out / comparing.RESULTS, out)))
+    print(out / "report.html")
+
+
+def _one(command: Compare, recipe: Recipe, out: Path, store: Path) -> None:
+    from edgemt.comparing.one_run import train_one
+    from edgemt.comparing.runs import planned
+    from edgemt.comparing.wanted import Wanted
+
+    assert command.seed is not None
     if len(command.methods) != 1:
         raise ValueError(f"compare: --seed trains one method, not {len(command.methods)}; give --seeds for a table")
-    one = runs.One(command.methods[0], command.seed, out / f"{command.methods[0]}-{command.seed}")
-    if failed := runs.train(one, recipe):
+    draw, settings = command.draw_labelled, command.settings
+    plan = planned(command.methods, seeds=[command.seed], out=out, settings=settings, draw=draw)  # controls first
+    one = next(one for one in reversed(plan) if one.method == command.methods[0])
+    if failed := train_one(one, Wanted(recipe, out, draw), store):
         raise ValueError(f"{one.folder.name}: {failed}")
     print(one.stage)

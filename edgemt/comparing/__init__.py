@@ -2,45 +2,32 @@
 
 Only the teacher's stage is trained. What a method delivers is what is measured, with its last weights, on the
 validation list, and it is compared with supervised training that delivers the same: the student's average, or the
-student as it is.
+student as it is. Each finished run leaves a small JSON file (`results`); tables are made from those files.
 """
 
 from __future__ import annotations
 
 import json
-import time
+import sys
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import closing
-from dataclasses import asdict
 from pathlib import Path
-from statistics import mean, median, stdev
 from typing import Any
 
-import numpy as np
-
-import teachers
 from edgemt import workspace
-from edgemt.artefact import WEIGHTS
+from edgemt.comparing import budget, results
 from edgemt.comparing.beside import train_beside
-from edgemt.comparing.paired import DRAWS, dice, difference
-from edgemt.comparing.published import SAYS, published
-from edgemt.comparing.runs import (
-    AVERAGED,
-    RAW,
-    One,
-    control_of,
-    dice_of_cases,
-    planned,
-    step_seconds,
-    train_all,
-)
+from edgemt.comparing.one_run import device, standing, train_one
+from edgemt.comparing.paired import dice
+from edgemt.comparing.record import record_of
+from edgemt.comparing.results import Result
+from edgemt.comparing.runs import Finished, One, Settings, method_of, planned
+from edgemt.comparing.wanted import Wanted, draws_of
 from edgemt.files import write_text
-from edgemt.methods.table import costs
 from edgemt.recipes import Recipe
-from edgemt.report import plain
 from edgemt.report.comparison import comparison_page, comparison_picture, comparison_table
 
-Done = Mapping[One, str]
+RESULTS = "results"  # below the folder of a comparison, unless another folder is named
 
 
 def compare(
@@ -51,26 +38,64 @@ def compare(
     out: Path,
     jobs: int = 1,
     command: Callable[[One], Sequence[str]] | None = None,
+    draw: int = 0,
+    settings: Settings = "common",
+    store: Path | None = None,
 ) -> dict[str, Any]:
     """Train what is missing; table.md, table.json, picture.svg and report.html are written anew after each run.
 
-    `jobs` above 1 needs `command`, the words that make `edgemt` train one run. Raises ValueError for an unknown method
-    and for data that cannot be read; a method that fails is a row that says so.
+    `jobs` above 1 needs `command`, the arguments that make `edgemt` train one run. `draw` labelled patients or
+    images are drawn for each seed; 0 takes the recipe's own. Results go to `store` (OUT/results), whose other
+    results join the table. Raises ValueError for an unknown method, for data that cannot be read, and, before anything
+    is trained, for a result in `store` that was made on another ground; a method that fails is a row with the reason.
     """
-    at = workspace.start(recipe, out)
-    plan = planned(methods, seeds=seeds, out=out)
-    groups = {_case_name(case.name, case.slice): case.group for case in at.cohort.val}
-    known = len({case.group for case in at.cohort.labelled})
-    done: dict[One, str] = {}
+    workspace.start(recipe, out)
+    store = store or out / RESULTS
+    plan = planned(methods, seeds=seeds, out=out, settings=settings, draw=draw)
+    wanted = Wanted(recipe, out, draw)
+    ground = wanted.ground(plan[0])
+    found = results.read_all(store, ground=ground)
+    todo = [one for one in plan if standing(one, wanted, store) is None]
+    for seed, names in draws_of(plan, wanted).items():
+        _say(f"compare: seed {seed} learns from the labels of {', '.join(names)}")
+    for name in methods if settings == "published" else ():
+        if method_of(name).published() is None:
+            _say(f"compare: {name}: no settings of a release are known, so that it has the common ones")
+    steps = recipe.teacher.schedule.steps
+    time = budget.time_to_come(todo, found, device=device(), jobs=jobs)
+    _say(budget.before(plan, todo, steps=steps, jobs=jobs) + (f", {time}" if time else ""))
     beside = jobs > 1 and command is not None
-    finished = train_beside(plan, command, jobs=jobs) if beside and command else train_all(plan, recipe)
-    record: dict[str, Any] = {}
+    finished = train_beside(todo, command, jobs=jobs) if beside and command else _in_turn(todo, wanted, store)
+    broken: dict[One, str] = {}
+    record = _written(store, plan, broken, ground, out)
+    waiting = list(todo)
     with closing(finished):  # an interruption here ends the processes there
         for one, failed in finished:
-            done[one] = failed
-            at.say(f"{one.folder.name}: {failed or 'done'} ({len(done)} of {len(plan)})")
-            record = record_of(plan, done, recipe, groups, labelled=known)
-            write(record, out)
+            waiting.remove(one)
+            if failed and standing(one, wanted, store) is None:
+                broken[one] = failed
+            record = _written(store, plan, broken, ground, out)
+            found = results.read_all(store, ground=ground)
+            time = budget.time_to_come(waiting, found, device=device(), jobs=jobs)
+            number = len(plan) - len(waiting)
+            _say(f"{one.folder.name}: {failed or 'done'} ({number} of {len(plan)}{', ' + time if time else ''})")
+    if not found:
+        raise ValueError(f"compare: no run left a result; {next(iter(broken.values()), 'see train.log')}")
+    return record
+
+
+def table_only(store: Path, out: Path) -> dict[str, Any]:
+    """The table of the results in `store`, written to `out`; nothing is trained and no data are read.
+
+    Raises ValueError where the folder has no result, or results of several grounds.
+    """
+    found = results.read_all(store)
+    if not found:
+        raise ValueError(
+            f"{store}: holds no result METHOD_SEED.json; train some with edgemt compare, or give --results"
+        )
+    record = record_of(found)
+    write(record, out)
     return record
 
 
@@ -81,118 +106,23 @@ def write(record: Mapping[str, Any], out: Path) -> None:
     write_text(out / "report.html", comparison_page(record))
 
 
-def record_of(
-    plan: Sequence[One], done: Done, recipe: Recipe, groups: Mapping[str, str], *, labelled: int
+def _in_turn(todo: Sequence[One], wanted: Wanted, store: Path) -> Finished:
+    for one in todo:
+        yield one, train_one(one, wanted, store)
+
+
+def _written(
+    store: Path, plan: Sequence[One], broken: Mapping[One, str], ground: Mapping[str, Any], out: Path
 ) -> dict[str, Any]:
-    """Everything the table says, as JSON's own types; `labelled` is the number of labelled patients or volumes."""
-    found = {one: dice_of_cases(one.card) for one, failed in done.items() if not failed}
-    by_method: dict[str, list[One]] = {}
-    for one in plan:
-        by_method.setdefault(one.method, []).append(one)
-    rows = [_row(name, runs, done, found, groups) for name, runs in by_method.items()]
-    _cost_of_steps(rows, volumes=teachers.dims(recipe.teacher.network) == 3)
-    for row in rows:
-        row["published"] = published(row["method"], recipe=recipe.name, labelled=labelled)
-    controls = [row for row in rows if row["method"] in (AVERAGED, RAW)]
-    others = [row for row in rows if row not in controls]
-    others.sort(key=lambda row: -1.0 if row["dice"] is None else row["dice"], reverse=True)
-    schedule = recipe.teacher.schedule
-    return plain(
-        {
-            "format": 1,
-            "recipe": recipe.name,
-            "network": recipe.teacher.network,
-            "classes": list(recipe.data.classes[1:]),
-            "steps": schedule.steps,
-            "batch": [schedule.labelled, schedule.unlabelled],
-            "labelled": labelled,
-            "published": SAYS if any(row["published"] for row in rows) else None,
-            "seeds": sorted({one.seed for one in plan}),
-            "runs": len(plan),
-            "finished": len(done),
-            "cases": len(groups),
-            "groups": len(set(groups.values())),
-            "draws": DRAWS,
-            "created": time.strftime("%Y-%m-%d %H:%M"),
-            "device": _device(),
-            "rows": [*controls, *others],
-        }
-    )
+    found = results.read_all(store, ground=ground)
+    record = record_of(found, plan=plan, broken=broken)
+    if found:
+        write(record, out)
+    return record
 
 
-def _cost_of_steps(rows: Sequence[dict[str, Any]], *, volumes: bool) -> None:
-    """`times` supervised: as the table of methods has it, measured in turns; of others by the runs' own log."""
-    known = costs().get("relative", {})
-    own = next((row["step_seconds"] for row in rows if row["method"] == AVERAGED), None)
-    for row in rows:
-        logged = row["step_seconds"] / own if own and row["step_seconds"] else None
-        row["times"] = known.get(row["method"], {}).get("3d" if volumes else "2d", logged)
-        if row["method"] in (AVERAGED, RAW):
-            row["times"] = 1.0
+def _say(text: str) -> None:
+    print(text, file=sys.stderr, flush=True)
 
 
-def _row(
-    name: str,
-    runs: Sequence[One],
-    done: Done,
-    found: Mapping[One, Mapping[str, Sequence[float]]],
-    groups: Mapping[str, str],
-) -> dict[str, Any]:
-    whole = [one for one in runs if one in found]
-    against = {one.seed: one for one in found if one.method == control_of(name) and name not in (AVERAGED, RAW)}
-    measured = [one.card.measured[WEIGHTS] for one in whole]
-    each = {str(one.seed): float(m["dice"]) for one, m in zip(whole, measured, strict=True) if m["dice"] is not None}
-    pairs = [(one, against[one.seed]) for one in whole if one.seed in against]
-    took = [seconds for one in whole if (seconds := step_seconds(one)) is not None]
-    return {
-        "method": name,
-        "delivers": "average" if control_of(name) == AVERAGED else "student",
-        "control": control_of(name),
-        "each": each,
-        "dice": mean(each.values()) if each else None,
-        "sd": stdev(each.values()) if len(each) > 1 else None,
-        "difference": asdict(_paired(pairs, found, groups)) if pairs else None,
-        "per_class": _per_class(measured),
-        "hd95": _mean([_over_classes(m, "hd95") for m in measured]),
-        "step_seconds": median(took) if took else None,
-        "failed": {str(one.seed): done[one] for one in runs if done.get(one)},
-    }
-
-
-def _paired(pairs: Sequence[tuple[One, One]], found: Mapping[One, Any], groups: Mapping[str, str]) -> Any:
-    """Over the seeds that both finished, case by case."""
-    names = list(found[pairs[0][0]])
-    mine, control = (np.array([[found[pair[i]][case] for case in names] for pair in pairs]) for i in (0, 1))
-    return difference(mine, control, groups=[groups.get(case, case) for case in names])
-
-
-def _per_class(measured: Sequence[Mapping[str, Any]]) -> dict[str, float | None]:
-    names = list(measured[0]["per_class"]) if measured else []
-    return {name: _mean([m["per_class"][name].get("dice") for m in measured]) for name in names}
-
-
-def _over_classes(measured: Mapping[str, Any], metric: str) -> float | None:
-    return _mean([values.get(metric) for values in measured["per_class"].values()])
-
-
-def _mean(values: Sequence[float | None]) -> float | None:
-    there = [value for value in values if value is not None]
-    return mean(there) if there else None
-
-
-def _case_name(name: str, slice: int | None) -> str:
-    """A volume's slices are one case of the measure, which has the volume's name."""
-    return name if slice is None else name.rpartition("/")[0]
-
-
-def _device() -> str:
-    import torch
-
-    from deploy.machine import describe
-
-    if torch.cuda.is_available():
-        return torch.cuda.get_device_name()
-    return str(describe().get("cpu") or "")
-
-
-__all__ = ["compare", "dice", "record_of", "write"]
+__all__ = ["Result", "compare", "dice", "record_of", "table_only", "write"]

@@ -6,7 +6,7 @@ from collections.abc import Generator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import ClassVar
+from typing import ClassVar, Literal
 
 from edgemt import flow
 from edgemt.artefact import WEIGHTS, read_card
@@ -16,6 +16,7 @@ from edgemt.locking import FolderInUseError
 from edgemt.methods import Method, get
 from edgemt.methods.supervised import Supervised
 from edgemt.recipes import Recipe
+from edgemt.recipes.acdc import LIGHT
 from edgemt.roles import Ema
 
 FAILED = "failed.txt"
@@ -34,6 +35,7 @@ class SupervisedStudent(Supervised):
 
 
 AVERAGED, RAW = "supervised", "supervised_student"
+Settings = Literal["common", "published"]
 
 
 @dataclass(frozen=True)
@@ -43,6 +45,8 @@ class One:
     method: str
     seed: int
     folder: Path
+    settings: Settings = "common"
+    draw: int = 0  # patients or images that the seed draws as the labelled ones; 0: as the recipe has it
 
     @property
     def stage(self) -> Path:
@@ -64,33 +68,69 @@ def control_of(name: str) -> str:
     return AVERAGED if isinstance(method.roles().get(method.delivers), Ema) else RAW
 
 
-def planned(methods: Sequence[str], *, seeds: Sequence[int], out: Path) -> list[One]:
-    """Every run, controls first, one seed of everything before the next."""
+def planned(
+    methods: Sequence[str], *, seeds: Sequence[int], out: Path, settings: Settings = "common", draw: int = 0
+) -> list[One]:
+    """Every run, controls first, one seed of everything before the next.
+
+    Controls have the recipe's settings, and so have methods whose release has none that are known.
+    """
     names = [control for control in (AVERAGED, RAW) if control in {AVERAGED, *map(control_of, methods)}]
-    names += [name for name in dict.fromkeys(methods) if name not in names]
-    return [One(name, seed, out / f"{name}-{seed}") for seed in seeds for name in names]
+    rows: list[tuple[str, Settings]] = [(name, "common") for name in names]
+    for name in methods:
+        rows.append((name, settings if method_of(name).published() is not None else "common"))
+    rows = list(dict.fromkeys(rows))
+    return [
+        One(name, seed, out / f"{name}{'' if of == 'common' else f'-{of}'}-{seed}", of, draw)
+        for seed in seeds
+        for name, of in rows
+    ]
+
+
+def recipe_of(one: One, recipe: Recipe) -> Recipe:
+    """The recipe with method, seed, labelled patients and settings of a run."""
+    method, data = method_of(one.method), recipe.data
+    if one.draw:
+        data = replace(data, labelled=str(one.draw), labelled_seed=one.seed)
+    recipe = replace(recipe, seed=one.seed, data=data, teacher=replace(recipe.teacher, method=method))
+    return as_published(recipe) if one.settings == "published" else recipe
+
+
+def as_published(recipe: Recipe) -> Recipe:
+    """The recipe with optimiser and augmentation of its teacher's method's release; unchanged where it has none."""
+    of = recipe.teacher.method.published()
+    if of is None:
+        return recipe
+    schedule = replace(
+        recipe.teacher.schedule,
+        optimiser=of.optimiser,
+        learning_rate=of.learning_rate,
+        weight_decay=of.weight_decay,
+        power=of.power,
+        warmup=of.warmup,
+        clip=of.clip,
+    )
+    return replace(
+        recipe,
+        teacher=replace(recipe.teacher, schedule=schedule),
+        augment=LIGHT if of.augment == "light" else recipe.augment,
+        per_image=recipe.per_image if of.per_image is None else of.per_image,
+    )
 
 
 def train(one: One, recipe: Recipe) -> str:
     """The teacher's stage, skipped if it stands. What it failed of, in one line; the empty text if it did not."""
     (one.folder / FAILED).unlink(missing_ok=True)
-    teacher = replace(recipe.teacher, method=method_of(one.method))
     try:
-        flow.run(replace(recipe, seed=one.seed, teacher=teacher), one.folder, until="teacher")
+        flow.run(recipe_of(one, recipe), one.folder, until="teacher")
     except (OSError, MemoryError, NoSpaceError, FolderInUseError):
         raise  # the disk or the machine, not the method
     except Exception as error:  # a method that fails is a row of the table, not the end of it
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
-        said = kind + " ".join(str(error).split())
-        write_text(one.folder / FAILED, said + "\n")
-        return said
+        text = kind + " ".join(str(error).split())
+        write_text(one.folder / FAILED, text + "\n")
+        return text
     return ""
-
-
-def train_all(plan: Sequence[One], recipe: Recipe) -> Finished:
-    """Each run when it is done, one after the other."""
-    for one in plan:
-        yield one, train(one, recipe)
 
 
 def dice_of_cases(card: Card) -> dict[str, list[float]]:

@@ -14,9 +14,12 @@ from __future__ import annotations
 
 import dataclasses
 import filecmp
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
+
+import numpy as np
 
 from edgemt import phantom_volumes
 from edgemt.contract import Case
@@ -50,6 +53,8 @@ class DataOptions:
     slices: Literal[1, 3, 5] = 1
     """Neighbouring slices of a volume that a 2-D network sees as channels, its own in the middle."""
     seed: int = 0
+    labelled_seed: int | None = None
+    """Seed of the draw where `labelled` is a count or a share; None: `seed`, which draws a counted `val` too."""
     mask_threshold: int | None = None
     """Two classes: this value and above is class 1. None: decided by the values of all masks (0/1, 0/255 ...)."""
     depth: Rule = "auto"
@@ -136,6 +141,10 @@ def find(options: DataOptions, *, whole: bool = False) -> Cohort:
     """
     if options.layout in ("phantom", "phantom_volumes"):
         return _phantom(options, whole=whole)
+    if options.labelled_seed is not None and options.labelled and amount(options.labelled, field="labelled") is None:
+        raise ValueError(
+            f"data.labelled_seed: data.labelled is the list {options.labelled!r} and nothing is drawn; give a count"
+        )
     root, found = _looked(options)
     pool, held = list(found.pool), list(found.held)
     everyone = pool
@@ -279,7 +288,10 @@ def _labelled(options: DataOptions, root: Path, pool: list[Item], val: list[Item
     if not options.labelled:
         labelled = free
     elif how_many is not None:
-        labelled = draw(free, how_many=how_many, seed=options.seed, field="labelled")
+        known = {} if one_folder else patients(val, always=False)
+        free = [item for item in free if not same_patient(item, known, always=False)]
+        seed = options.seed if options.labelled_seed is None else options.labelled_seed
+        labelled = draw(free, how_many=how_many, seed=seed, field="labelled")
     else:
         path = find_list(options.labelled, root=root, field="labelled")
         within = pool + (val if one_folder else [])
@@ -322,7 +334,10 @@ def _slices(case: Case, depth: int) -> list[Case]:
 
 
 def _phantom(options: DataOptions, *, whole: bool) -> Cohort:
-    """What trains depends on `seed`; what validates is the same for every seed."""
+    """What trains depends on `seed`; what validates is the same for every seed.
+
+    With `labelled_seed`, `labelled` of the training cases are drawn by it and the rest is unlabelled.
+    """
     deep = options.layout == "phantom_volumes"
     if whole and not deep:
         raise ValueError("data.layout: phantom draws single frames; a 3-D network needs phantom_volumes")
@@ -335,15 +350,24 @@ def _phantom(options: DataOptions, *, whole: bool) -> Cohort:
         counts.append(count)
     first = 1_000_000 * (options.seed + 1)
 
-    def cases(start: int, count: int, *, seen: bool) -> tuple[Case, ...]:
-        paths = [f"{phantom_volumes.PREFIX if deep else 'phantom:'}{start + i}" for i in range(count)]
+    def cases(numbers: Iterable[int], *, seen: bool) -> tuple[Case, ...]:
+        paths = [f"{phantom_volumes.PREFIX if deep else 'phantom:'}{number}" for number in numbers]
         found = [Case(path, path, path, path if seen else None) for path in paths]
         if deep and not whole:
             found = [slice_ for case in found for slice_ in _slices(case, phantom_volumes.SHAPE[2])]
         return tuple(found)
 
+    known: Sequence[int] = range(first, first + counts[0])
+    rest: Sequence[int] = range(first + counts[0], first + counts[0] + counts[1])  # contiguous: a ceiling labels these
+    if options.labelled_seed is not None and options.labelled:
+        every = range(first, first + options.phantom[0] + counts[1])
+        if counts[0] > len(every):
+            raise ValueError(f"data.labelled: asks for {counts[0]} phantoms, {len(every)} are there")
+        drawn = sorted(np.random.default_rng(options.labelled_seed).permutation(len(every))[: counts[0]])
+        known = [every[i] for i in drawn]
+        rest = [number for number in every if number not in known]
     return Cohort(
-        labelled=cases(first, counts[0], seen=True),
-        unlabelled=cases(first + counts[0], counts[1], seen=False),  # contiguous: a ceiling labels these same
-        val=cases(0, counts[2], seen=True),
+        labelled=cases(known, seen=True),
+        unlabelled=cases(rest, seen=False),
+        val=cases(range(counts[2]), seen=True),
     )

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 from edgemt.contract import Batch, Step
 from edgemt.losses import dice_ce, probabilities
+from edgemt.methods.as_published import SSL4MIS, Published
 from edgemt.methods.method import Method, Terms, Turn
 from edgemt.ramps import Ramp
 from edgemt.roles import Players, Role, Trainable, evaluating
@@ -39,6 +40,7 @@ class Adversarial(Method):
     """
 
     alike: ClassVar[bool] = True
+    release: ClassVar[Published | None] = SSL4MIS
     citation: ClassVar[str] = "Zhang et al., MICCAI 2017, Deep adversarial networks for biomedical segmentation"
     ramp: Ramp = field(default_factory=Ramp)
     rate: float = 1e-4  # of the discriminator

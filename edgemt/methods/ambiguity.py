@@ -14,6 +14,7 @@ from torch import Tensor
 
 from edgemt.contract import Batch, Head, Step
 from edgemt.losses import dice_ce, entropy, mse, onehot, probabilities, weighted_mean
+from edgemt.methods.as_published import ATRIUM, Published
 from edgemt.methods.method import Terms
 from edgemt.methods.pair import Pair
 from edgemt.perturb import Noise
@@ -141,6 +142,7 @@ class Ambiguous(Pair):
     every 50 steps on a list named test and keeps the best, here the last ones are kept.
     """
 
+    release: ClassVar[Published | None] = ATRIUM
     citation: ClassVar[str] = "Xu et al., MedIA 2023, Ambiguity-selective consistency regularization (AC-MT)"
     ramp: Ramp = field(default_factory=lambda: Ramp(length=0.75))
     select: Selector = field(default_factory=Doubtful)

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from edgemt.contract import Batch, Step
 from edgemt.losses import cross_entropy, dice_ce
+from edgemt.methods.as_published import SSL4MIS, Published
 from edgemt.methods.method import Method, Terms
 from edgemt.ramps import Ramp
 from edgemt.roles import Players, Role, Trainable
@@ -24,6 +25,7 @@ class CrossPseudo(Method):
     the labelled rows so and takes 1 to 1.5.
     """
 
+    release: ClassVar[Published | None] = SSL4MIS
     citation: ClassVar[str] = "Chen et al., CVPR 2021, Semi-supervised segmentation with cross pseudo supervision"
     ramp: Ramp = field(default_factory=Ramp)
 

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from edgemt.contract import Batch, Head, Step
 from edgemt.losses import dice_ce, kl, mse, probabilities, weighted_mean
+from edgemt.methods.as_published import CONSTANT, SSL4MIS, Published
 from edgemt.methods.method import Method, Terms, every_decoder, every_scale
 from edgemt.perturb import FeatureDrop, FeatureDropout, FeatureNoise
 from edgemt.pseudo import sharpen
@@ -40,6 +41,7 @@ class PyramidConsistency(Method):
     """
 
     heads: ClassVar[tuple[Head, ...]] = ("scales",)
+    release: ClassVar[Published | None] = SSL4MIS
     citation: ClassVar[str] = "Luo et al., MICCAI 2021, Uncertainty rectified pyramid consistency"
     ramp: Ramp = field(default_factory=Ramp)
     dropout: FeatureDropout = field(default_factory=lambda: FeatureDropout(rate=0.5, channels=False))
@@ -87,6 +89,7 @@ class CrossConsistency(Method):
     """
 
     heads: ClassVar[tuple[Head, ...]] = ("disturb",)
+    release: ClassVar[Published | None] = SSL4MIS
     citation: ClassVar[str] = "Ouali et al., CVPR 2020, Semi-supervised segmentation with cross-consistency training"
     ramp: Ramp = field(default_factory=Ramp)
     noise: FeatureNoise = field(default_factory=FeatureNoise)
@@ -125,6 +128,7 @@ class MutualDecoders(Method):
     """
 
     heads: ClassVar[tuple[Head, ...]] = ("decoder2",)
+    release: ClassVar[Published | None] = CONSTANT
     citation: ClassVar[str] = "Wu et al., MICCAI 2021, Semi-supervised left atrium segmentation with mutual consistency"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
     temperature: float = 0.1

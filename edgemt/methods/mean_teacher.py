@@ -10,11 +10,12 @@ from torch import Tensor, nn
 
 from edgemt.contract import Batch, Output, Step
 from edgemt.losses import Distance, dice_ce, distance
+from edgemt.methods.as_published import SSL4MIS, Published
 from edgemt.methods.method import Method, Terms
 from edgemt.perturb import Box, Noise, cutmix, mixup, mixup_share
 from edgemt.ramps import Ramp
 from edgemt.roles import Ema, Players, Role, Trainable
-from edgemt.targets import Soft
+from edgemt.targets import Soft, UncertaintyMasked
 
 Mix = Literal["none", "cutmix"]
 
@@ -61,6 +62,7 @@ class MeanTeacher(Method):
     """
 
     delivers: ClassVar[str] = "teacher"
+    release: ClassVar[Published | None] = SSL4MIS
     citation: ClassVar[str] = "Tarvainen & Valpola, NeurIPS 2017, Mean teachers are better role models"
     target: Soft = field(default_factory=Soft)
     distance: Distance = "mse"
@@ -71,6 +73,11 @@ class MeanTeacher(Method):
     box: Box = field(default_factory=Box)
     separate_streams: bool = False  # labelled and unlabelled rows in forward passes of their own: own batch statistics
     image_dice: bool = False  # Dice of each image in place of that of the batch
+
+    def published(self) -> Published | None:
+        """Of the plain mean teacher and UA-MT: no release has the other targets, strong views or CutMix."""
+        ours = type(self.target) not in (Soft, UncertaintyMasked) or self.strong or self.mix == "cutmix"
+        return None if ours else self.release
 
     def aside(self) -> str:
         if self.separate_streams:

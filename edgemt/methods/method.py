@@ -10,6 +10,7 @@ from typing import ClassVar
 from torch import Tensor
 
 from edgemt.contract import Batch, Head, Output, Step
+from edgemt.methods.as_published import Published
 from edgemt.ramps import Ramp
 from edgemt.roles import Players, Role, Trainable, trainable
 
@@ -40,6 +41,7 @@ class Method:
     delivers: ClassVar[str] = "student"  # the player whose weights are kept
     citation: ClassVar[str] = ""
     inspired: ClassVar[bool] = False  # only a sentence of it could be read: no reproduction
+    release: ClassVar[Published | None] = None  # optimiser and augmentation of the released code
 
     def __post_init__(self) -> None:
         for item in fields(self):
@@ -50,6 +52,10 @@ class Method:
     def aside(self) -> str:
         """What this value adds to the idea of its class, in a few words: `edgemt list methods` shows them."""
         return ""
+
+    def published(self) -> Published | None:
+        """Settings of the release that this value follows; None where there is none or its settings are not known."""
+        return self.release
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable()}

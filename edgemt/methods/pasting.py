@@ -13,6 +13,7 @@ from torch import Tensor
 
 from edgemt.contract import Batch, Step
 from edgemt.losses import cross_entropy, dice, onehot, probabilities
+from edgemt.methods.as_published import CONSTANT, Published
 from edgemt.methods.method import Method, Terms
 from edgemt.perturb import Box
 from edgemt.pseudo import largest_component, soft
@@ -39,6 +40,7 @@ class CopyPaste(Method):
     """
 
     delivers: ClassVar[str] = "teacher"
+    release: ClassVar[Published | None] = CONSTANT
     citation: ClassVar[str] = "Bai et al., CVPR 2023, Bidirectional copy-paste for semi-supervised segmentation"
     pretrain: float = 0.25
     pretrain_volumes: float = 0.12

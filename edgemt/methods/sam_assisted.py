@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from edgemt.contract import Batch, Step
 from edgemt.losses import Distance, dice_ce, distance, mse, onehot, probabilities, weighted_mean
 from edgemt.methods.ambiguity import Ambiguous
+from edgemt.methods.as_published import Published
 from edgemt.methods.mean_teacher import Mix, student_view
 from edgemt.methods.method import Terms
 from edgemt.methods.pair import Pair
@@ -121,6 +122,7 @@ class SamAssisted(Ambiguous):
     """
 
     inspired: ClassVar[bool] = True
+    release: ClassVar[Published | None] = None  # no code of it is public
     citation: ClassVar[str] = (
         "Inspired by S-ACMT (survey); AC-MT: Xu et al., MedIA 2023; SAM: Kirillov et al., ICCV 2023"
     )

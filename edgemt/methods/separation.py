@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from edgemt.contract import Batch, Head, Step
 from edgemt.losses import dice, dice_ce, onehot, probabilities
+from edgemt.methods.as_published import CONSTANT, Published
 from edgemt.methods.method import Method, Terms, Turn
 from edgemt.perturb import adversarial
 from edgemt.pseudo import hard
@@ -38,6 +39,7 @@ class SmoothSeparate(Method):
     """
 
     heads: ClassVar[tuple[Head, ...]] = ("features",)
+    release: ClassVar[Published | None] = CONSTANT
     citation: ClassVar[str] = "Wu et al., MICCAI 2022, Exploring smoothness and class-separation"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
     contrast: float = 0.1

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from edgemt.contract import Batch, Step
 from edgemt.losses import Distance, cross_entropy, dice_ce, distance, kl, mse, probabilities, weighted_mean
+from edgemt.methods.as_published import POLYNOMIAL, Published
 from edgemt.methods.mean_teacher import MeanTeacher, student_view
 from edgemt.methods.method import Method, Terms
 from edgemt.perturb import Box, Noise, cutmix
@@ -103,6 +104,7 @@ class AlternateDiverse(Method):
     """
 
     delivers: ClassVar[str] = "teacher"
+    release: ClassVar[Published | None] = POLYNOMIAL
     citation: ClassVar[str] = "Zhao et al., ECCV 2024, Alternate diverse teaching for semi-supervised segmentation"
     turns: Turns = field(default_factory=lambda: Turns(longest=1 / 790, drawn=True, least=10))
     decay: float = 0.99  # of a run whose turns last up to 19 steps, as released
@@ -151,6 +153,7 @@ class ResidualDriven(MeanTeacher):
     left out.
     """
 
+    release: ClassVar[Published | None] = None  # its code is not public
     citation: ClassVar[str] = "Mei et al., RDMT: residual-driven mean teacher for semi-supervised segmentation"
     inspired: ClassVar[bool] = True
     ema: Ema = field(default_factory=Residual)

@@ -24,6 +24,7 @@ from edgemt.losses import (
     uncertain_mse,
     weighted_mean,
 )
+from edgemt.methods.as_published import IN_UNIT_RANGE, Published
 from edgemt.methods.mean_teacher import student_view
 from edgemt.methods.method import Method, Terms, every_decoder
 from edgemt.methods.pair import Pair
@@ -63,6 +64,7 @@ class UniMatch(Method):
 
     heads: ClassVar[tuple[Head, ...]] = ("disturb",)
     delivers: ClassVar[str] = "average"
+    release: ClassVar[Published | None] = IN_UNIT_RANGE
     citation: ClassVar[str] = "Yang et al., CVPR 2023, Revisiting weak-to-strong consistency in segmentation (UniMatch)"
     confidence: float = 0.95
     distance: Distance = "dice"

@@ -8,6 +8,7 @@ from typing import ClassVar
 
 from edgemt.contract import Batch, Step
 from edgemt.losses import dice_ce, entropy, probabilities
+from edgemt.methods.as_published import SSL4MIS, Published
 from edgemt.methods.method import Method, Terms
 from edgemt.ramps import Ramp
 from edgemt.roles import Ema, Players, Role, Trainable
@@ -25,6 +26,7 @@ class Supervised(Method):
     """
 
     delivers: ClassVar[str] = "average"
+    release: ClassVar[Published | None] = SSL4MIS
     citation: ClassVar[str] = "Milletari et al., 3DV 2016, V-Net (soft Dice); with cross-entropy, half and half"
     ema: Ema = field(default_factory=lambda: Ema(mode="eval"))
     image_dice: bool = False  # Dice of each image in place of that of the batch
@@ -47,6 +49,7 @@ class EntropyMinimisation(Method):
     up), unlabelled rows only.
     """
 
+    release: ClassVar[Published | None] = SSL4MIS
     citation: ClassVar[str] = "Grandvalet & Bengio, NeurIPS 2004; Vu et al., CVPR 2019, ADVENT"
     ramp: Ramp = field(default_factory=Ramp)
 

@@ -106,6 +106,9 @@ def explain(name: str) -> str:
     rule = getattr(method, "target", None)
     lines += ["target", *([] if rule is None else [f"  {type(rule).__name__}"]), _wrapped(one.target, "  "), ""]
     lines += ["differs from the released code", _wrapped(one.differs, "  "), ""]
+    release = method.published()
+    shown = ["  not known", ""] if release is None else [f"  {release.line()}", _wrapped(release.source, "  "), ""]
+    lines += ["published settings (edgemt compare --settings published)", *shown]
     lines += ["fields", *_tree(method), ""]
     lines += ["cost of a step (1: a supervised step at the same labelled rows)", f"  {one.times or 'not measured'}"]
     cited = [text for part in (method, rule, speaker) if (text := getattr(part, "citation", ""))]

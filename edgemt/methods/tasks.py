@@ -16,6 +16,7 @@ from torch import Tensor
 from edgemt.contract import Batch, Head, Output, Step
 from edgemt.losses import dice_ce, mse, probabilities
 from edgemt.methods.adversarial import discriminator
+from edgemt.methods.as_published import VOLUMES, Published
 from edgemt.methods.method import Method, Terms, Turn
 from edgemt.pseudo import signed_distance
 from edgemt.ramps import Ramp
@@ -51,6 +52,7 @@ class DualTask(Method):
     """
 
     heads: ClassVar[tuple[Head, ...]] = ("sdf",)
+    release: ClassVar[Published | None] = VOLUMES
     citation: ClassVar[str] = "Luo et al., AAAI 2021, Semi-supervised segmentation through dual-task consistency"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
     shape: float = 0.3
@@ -77,6 +79,7 @@ class ShapeAdversarial(Method):
 
     heads: ClassVar[tuple[Head, ...]] = ("sdf",)
     alike: ClassVar[bool] = True
+    release: ClassVar[Published | None] = VOLUMES
     citation: ClassVar[str] = "Li et al., MICCAI 2020, Shape-aware semi-supervised 3D semantic segmentation"
     ramp: Ramp = field(default_factory=lambda: Ramp(top=0.01))
     shape: float = 0.3

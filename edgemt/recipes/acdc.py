@@ -89,7 +89,7 @@ def acdc_slices() -> Recipe:
 def acdc_methods() -> Recipe:
     """3 labelled patients at 96 x 96 and the U-Net of the releases: for comparing methods, some 15 core-minutes each.
 
-    edgemt compare mean_teacher cps bcp --recipe acdc_methods --seeds 3 --data.root DIR
+    edgemt compare mean_teacher cps bcp --recipe acdc_methods --seeds 3 --draw-labelled 3 --data.root DIR
     Images are augmented as in the releases: flips, quarter turns and rotations, labels at their own intensity. Zoom,
     shift and a network of half the width cost up to 18 points of Dice here and hid what methods differ by.
     """
