@@ -81,12 +81,17 @@ class InputStatistics:
         return np.linalg.norm(beyond, axis=1)  # type: ignore[no-any-return]
 
 
-def measure(frames: np.ndarray) -> InputStatistics:
-    """uint8 [N, H, W, K], the frames of training -> what to compare others with. Raises ValueError for none at all."""
+def measure(frames: np.ndarray, *, patients: int | None = None) -> InputStatistics:
+    """uint8 [N, H, W, K], the frames of training -> what to compare others with. Raises ValueError for none at all.
+
+    `patients`: how many the frames show, as many as frames unless given. Slices of one patient are alike,
+    and a few patients do not show how far frames of others may be off.
+    """
     if frames.ndim != 4 or not len(frames) or frames.dtype != np.uint8:
         raise ValueError(
             f"inputs: needs uint8 [N, H, W, K] frames to know them again, not {frames.dtype} {frames.shape}"
         )
+    seen = min(patients or len(frames), _MOST)
     frames = frames[:: -(-len(frames) // _MOST)]
     described, names = describe(frames)
     mean, std = described.mean(0), np.maximum(described.std(0), _FLOOR)
@@ -104,7 +109,7 @@ def measure(frames: np.ndarray) -> InputStatistics:
         low=_numbers(low),
         high=_numbers(high),
         inverse=tuple(_numbers(row) for row in inverse),
-        reach=round(max(own, 1.0) * (1 + 2 * len(frames) ** -0.5), 6),  # few frames do not show all there is
+        reach=round(max(own, 1.0) * (1 + 2 * min(seen, len(frames)) ** -0.5), 6),  # few do not show all there is
         histogram=tuple(_numbers(row) for row in counts / counts.sum(1, keepdims=True)),
     )
 

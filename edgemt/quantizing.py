@@ -201,9 +201,11 @@ def _calibration(at: Run) -> list[np.ndarray]:
     if count < 1:
         raise ValueError(f"int8.images: {at.recipe.int8.images} frames cannot calibrate; give at least 1")
     frames = frames_of(stack, count, seed=at.recipe.seed)
-    said = unlike(frames, measure(frames_of(at.labelled, 500, seed=at.recipe.seed)), what="int8: calibration")
-    if said is not None:
-        at.say(f"warning: {said}")
+    patients = len({case.group for case in at.cohort.labelled})
+    known = measure(frames_of(at.labelled, 500, seed=at.recipe.seed), patients=patients)
+    warning = unlike(frames, known, what="int8: calibration")
+    if warning is not None:
+        at.say(f"warning: {warning}")
     return [frame[None] for frame in frames]
 
 

@@ -45,6 +45,17 @@ def test_a_dozen_training_frames_do_not_make_everything_strange(few: int, fresh:
     assert unlike(fresh, measure(frames(range(few))), what="input") is None
 
 
+def test_many_slices_of_few_patients_do_not_make_other_patients_strange(fresh: np.ndarray) -> None:
+    """Three patients, twenty slices each that differ little; the others are usual frames of other patients."""
+    draw = np.random.default_rng(0)
+    alike = [np.clip(frame.astype(int) + draw.integers(-4, 5), 0, 255) for frame in frames(range(3)) for _ in range(20)]
+    slices = np.stack(alike).astype(np.uint8)
+    assert unlike(fresh, measure(slices), what="input") is not None
+    by_patient = measure(slices, patients=3)
+    assert unlike(fresh, by_patient, what="input") is None
+    assert unlike(255 - fresh, by_patient, what="input") is not None
+
+
 OTHER = {
     "a negative": lambda x: 255 - x,
     "red and blue swapped": lambda x: x[..., ::-1],

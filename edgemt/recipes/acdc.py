@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 from deploy.prune import PruneOptions
@@ -51,17 +52,18 @@ def acdc_cpu() -> Recipe:
             decoder="dense2",
             pretrained="always",
             method=METHODS["two_stream_mt"],
+            members=3,
             schedule=quick,
         ),
         student=Student(
             network="efficientnet_lite0",
             decoder="dense2",
             pretrained="always",
-            method=METHODS["two_stream_distillation"],
+            method=replace(METHODS["two_stream_distillation"], guide="bank"),  # type: ignore[call-arg]
             schedule=quick,
         ),
         slim=Slim(
-            prune=PruneOptions(target="latency", share=0.35),
+            prune=PruneOptions(target="latency", share=0.17),
             schedule=Schedule(steps=400, precision="32-true", learning_rate=1e-3, validations=2, warmup=20),
         ),
     )

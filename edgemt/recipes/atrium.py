@@ -37,7 +37,7 @@ def la_cpu() -> Recipe:
 
     edgemt run la_cpu --data.root DIR
     """
-    quick = Schedule(steps=900, precision="32-true", learning_rate=2e-3, validations=3, start_size=0.6)
+    quick = Schedule(steps=700, precision="32-true", learning_rate=2e-3, validations=3, start_size=0.6)
     return Recipe(
         name="la_cpu",
         data=_volumes(size=(160, 128), slices=5),
@@ -57,7 +57,7 @@ def la_cpu() -> Recipe:
             schedule=quick,
         ),
         slim=Slim(
-            prune=PruneOptions(target="latency", share=0.35),
+            prune=PruneOptions(target="latency", share=0.17),
             schedule=Schedule(steps=400, precision="32-true", learning_rate=1e-3, validations=2, warmup=20),
         ),
     )

@@ -46,12 +46,13 @@ def kvasir_cpu() -> Recipe:
         ),
         student=Student(
             network="efficientnet_lite0",
+            resolution=0.75,  # 1.3 times as fast for 0.7 points; pruning to that time costs three
             pretrained="always",
             method=replace(METHODS["two_stream_distillation"], guide="bank"),  # type: ignore[call-arg]
-            schedule=quick,
+            schedule=replace(quick, steps=1000, start_size=0.6),
         ),
         slim=Slim(
-            prune=PruneOptions(target="latency", share=0.4),
+            prune=PruneOptions(target="latency", share=0.12),
             schedule=Schedule(
                 steps=400, precision="32-true", learning_rate=1e-3, validations=2, warmup=20, start_size=0.75
             ),
