@@ -19,6 +19,7 @@ from edgemt.fallback import told
 from edgemt.files import write_text
 from edgemt.locking import locked
 from edgemt.methods import METHODS, Method
+from edgemt.methods.supervised import Supervised
 from edgemt.recipes import Recipe, Student, Teacher, student_method
 from edgemt.training import assembled, trained, wants_bank
 from edgemt.workspace import Run, start
@@ -120,15 +121,28 @@ def student(at: Run) -> Path:
 def controls(at: Run) -> list[Path]:
     """The same networks and budgets without what EdgeMT adds, so that its worth can be read off."""
     of = at.recipe
+    teacher = replace(of.teacher, members=1, flips=1)
+    floor = supervised_as(of.student.method)
     plan: dict[str, tuple[Teacher | Student, Method, bool]] = {
-        "teacher_supervised": (of.teacher, METHODS["supervised"], False),
-        "student_supervised": (of.student, METHODS["supervised"], False),
-        "student_no_distillation": (of.student, of.teacher.method, False),
-        "student_all_labels": (of.student, METHODS["supervised"], True),
+        "teacher_supervised": (teacher, supervised_as(of.teacher.method), False),
+        "student_supervised": (of.student, floor, False),
+        "student_no_distillation": (of.student, semi_supervised(of), False),
+        "student_all_labels": (of.student, floor, True),
     }
     return [
         trained(at, f"controls/{name}", plan[name][0], plan[name][1], all_labels=plan[name][2]) for name in of.controls
     ]
+
+
+def supervised_as(method: Method) -> Method:
+    """The supervised method with the Dice of `method`, of each image or of the batch, so that only labels differ."""
+    per_image = bool(getattr(method, "image_dice", False))
+    return replace(METHODS["supervised"], image_dice=per_image)  # type: ignore[call-arg]
+
+
+def semi_supervised(of: Recipe) -> Method:
+    """The teacher's method; `two_stream_mt` where the teacher learns from labelled images alone."""
+    return METHODS["two_stream_mt"] if isinstance(of.teacher.method, Supervised) else of.teacher.method
 
 
 def report(at: Run) -> Path:

@@ -42,6 +42,7 @@ FLOORS = [
             "feature_teacher",
             "warm_up",
             "volumetric",
+            "frame_bank",
             "artefact",
             "reuse",
             "data_changes",

@@ -10,13 +10,15 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 from conftest import TINY
 
-from edgemt import artefact, cli
+from edgemt import artefact, cli, flow, recipes
 from edgemt.files import sha256
+from edgemt.methods import METHODS
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("teacher", "student", "slim", "int8", "ship")
@@ -244,6 +246,14 @@ def test_a_ship_copied_elsewhere_works_without_torch(tiny_run: Path, tmp_path: P
     evaluated = json.loads((tmp_path / "e.json").read_text())
     assert evaluated["dice"] == pytest.approx(evaluated["card_dice"], abs=1e-6)
     assert list((tmp_path / "masks").glob("*.png"))
+
+
+def test_controls_differ_from_the_recipe_in_what_their_name_states_alone() -> None:
+    kvasir, phantom = recipes.load("kvasir_cpu"), recipes.load("phantom")
+    assert flow.supervised_as(kvasir.student.method) == replace(METHODS["supervised"], image_dice=True)
+    assert flow.supervised_as(phantom.student.method) == METHODS["supervised"]
+    assert flow.semi_supervised(kvasir) == METHODS["two_stream_mt"]  # its teachers learn from labels alone
+    assert flow.semi_supervised(phantom) == phantom.teacher.method
 
 
 def test_controls_are_trained_beside_and_reported(tiny_run: Path, tmp_path: Path) -> None:
