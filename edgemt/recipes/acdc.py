@@ -52,7 +52,7 @@ def acdc_cpu() -> Recipe:
             decoder="dense2",
             pretrained="always",
             method=METHODS["two_stream_mt"],
-            members=3,
+            members=2,
             schedule=quick,
         ),
         student=Student(

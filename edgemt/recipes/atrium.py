@@ -52,9 +52,10 @@ def la_cpu() -> Recipe:
         ),
         student=Student(
             network="efficientnet_lite0",
+            decoder="dense2",
             pretrained="always",
             method=replace(METHODS["two_stream_distillation"], guide="bank"),  # type: ignore[call-arg]
-            schedule=quick,
+            schedule=replace(quick, steps=1000),
         ),
         slim=Slim(
             prune=PruneOptions(target="latency", share=0.17),
