@@ -119,16 +119,19 @@ def pick(items: Sequence[Item], names: Iterable[str], *, source: Path) -> list[I
 
 
 def patients(items: Iterable[Item], *, always: bool) -> dict[str, bool]:
-    """Each patient, and whether a file name tells more than the patient: `p1_frame2`, not `p1`. `always`: as if."""
+    """Each patient, in lower case, and whether a file name tells more than the patient: `p1_frame2`, not `p1`.
+    `always`: as if."""
     found: dict[str, bool] = {}
     for item in items:
-        found[item.group] = found.get(item.group, always) or item.group != item.name
+        patient = item.group.casefold()
+        found[patient] = found.get(patient, always) or item.group != item.name
     return found
 
 
 def same_patient(item: Item, known: dict[str, bool], *, always: bool) -> bool:
     """Whether an item belongs to one of `known` (`patients`). A plain name in two folders, 7 and 7, means nothing."""
-    return item.group in known and (always or known[item.group] or item.group != item.name)
+    patient = item.group.casefold()
+    return patient in known and (always or known[patient] or item.group != item.name)
 
 
 def refuse_shared(labelled: Iterable[Item], val: Iterable[Item], *, always: bool = True) -> None:
