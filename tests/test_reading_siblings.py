@@ -242,3 +242,27 @@ def test_patients_in_other_letters_and_copies_under_other_names_are_found(tmp_pa
         path.rename(more / path.name) if folder == "images" else path.unlink()
     cohort = find(DataOptions(root=tmp_path, unlabelled="more"))
     assert not any("P1" in case.image for case in cohort.unlabelled)
+
+
+def test_names_of_patients_that_the_pattern_does_not_tell_are_named(tmp_path: Path) -> None:
+    names = [("a", "pat01_0001", "pat03_0001"), ("b", "pat01_0002", "pat01_0009"), ("c", "pat02_0001", "pat04_0001")]
+    _frames(tmp_path)
+    for old, *new in names:
+        for part, name in zip(("train", "val"), new, strict=True):
+            for folder, suffix in (("images", "jpg"), ("masks", "png")):
+                path = tmp_path / part / folder / f"{old}.{suffix}"
+                path.rename(path.with_name(f"{name}.{suffix}"))
+    (note,) = find(DataOptions(root=tmp_path)).notes
+    assert note.startswith("2 training images begin as validation images do, first 'pat01'")
+    pattern = note.partition("--data.patient-pattern '")[2].rstrip("'")
+    with pytest.raises(ValueError, match="share 1 patients, first 'pat01'"):
+        find(DataOptions(root=tmp_path, patient_pattern=pattern))
+    shutil.rmtree(tmp_path / "train")
+    shutil.rmtree(tmp_path / "val")
+    _frames(tmp_path, names="abc")
+    for part in ("train", "val"):
+        for k, name in enumerate("abc"):
+            for folder, suffix in (("images", "jpg"), ("masks", "png")):
+                path = tmp_path / part / folder / f"{name}.{suffix}"
+                path.rename(path.with_name(f"KiTS19_{k + (part == 'val') * 50:05d}.{suffix}"))
+    assert not find(DataOptions(root=tmp_path)).notes

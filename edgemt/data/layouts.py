@@ -21,7 +21,18 @@ from typing import Any, Literal
 from edgemt import phantom_volumes
 from edgemt.contract import Case
 from edgemt.data.folders import Found, look, recognise, unpaired
-from edgemt.data.splits import Item, amount, draw, find_list, patients, pick, read_list, refuse_shared, same_patient
+from edgemt.data.splits import (
+    Item,
+    alike,
+    amount,
+    draw,
+    find_list,
+    patients,
+    pick,
+    read_list,
+    refuse_shared,
+    same_patient,
+)
 from edgemt.depth import Depth, Rule
 from edgemt.frames import geometry_of, is_h5, is_image, volume_shape
 from edgemt.geometry import common_order, is_order
@@ -152,7 +163,8 @@ def find(options: DataOptions, *, whole: bool = False) -> Cohort:
     items = [*labelled, *rest, *val]
     axes = _order(options, items)
     copies = "" if options.val_in_training else _copies([*labelled, *rest], val)
-    notes = (*found.notes, *(text for text in (left_out, copies) if text))
+    names = "" if options.val_in_training else alike([*labelled, *rest], val)
+    notes = (*found.notes, *(text for text in (left_out, copies, names) if text))
     return Cohort(
         labelled=_cases(labelled, seen=True, whole=whole, axes=axes),
         unlabelled=_cases(rest, seen=False, whole=whole, axes=axes),
