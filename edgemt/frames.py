@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from edgemt.decode_limits import check_bytes, check_pixels
 from edgemt.decoding import Refused, decoding
@@ -130,8 +130,7 @@ def opened_image(path: str | Path, *, what: str = "image") -> Iterator[tuple[Ima
     except Refused:
         raise
     except _BROKEN as error:
-        reason = str(error).replace(str(path), "").replace("''", "").strip()
-        raise ValueError(f"{path}: cannot be decoded ({reason}); replace or remove the file") from None
+        raise _undecodable(path, error) from None
 
 
 def image_header(path: str | Path) -> Header:
@@ -147,7 +146,22 @@ def image_header(path: str | Path) -> Header:
     except FileNotFoundError:
         raise ValueError(f"{path}: no such image") from None
     except _BROKEN as error:
-        raise ValueError(f"{path}: cannot be decoded ({error}); replace or remove the file") from None
+        raise _undecodable(path, error) from None
+
+
+def _undecodable(path: str | Path, error: Exception) -> ValueError:
+    if isinstance(error, UnidentifiedImageError):
+        kind = "a kind of TIFF that is not read, such as float64" if is_tiff(path) else f"none of {', '.join(FORMATS)}"
+        remedy = "save it with 16 bits, or float32" if is_tiff(path) else "convert it to PNG, or remove it"
+        return ValueError(f"{path}: cannot be decoded ({kind}); {remedy}")
+    reason = str(error).replace(str(path), "").replace("''", "").strip()
+    return ValueError(f"{path}: cannot be decoded ({reason}); replace or remove the file")
+
+
+def is_tiff(path: str | Path) -> bool:
+    """By content."""
+    with open(path, "rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def read_image(path: str | Path) -> np.ndarray:

@@ -157,9 +157,16 @@ def _bands(image: Image.Image, path: str) -> tuple[list[np.ndarray], np.ndarray 
 
 def _distinct(bands: Sequence[np.ndarray]) -> tuple[tuple[int, Colour], ...]:
     """At most 64 colours that occur."""
-    red, green, blue = (band.astype(np.uint64) for band in bands)
-    packed = np.unique((red << np.uint64(32)) | (green << np.uint64(16)) | blue)
-    return tuple((0, (v >> 32, v >> 16 & 65535, v & 65535)) for v in packed[:64].tolist())
+    kind, bits = (np.uint32, 8) if bands[0].dtype == np.uint8 else (np.uint64, 16)
+    found = np.empty(0, kind)
+    flat = [band.reshape(-1) for band in bands]
+    for start in range(0, len(flat[0]), _CHUNK // 8):
+        packed = np.zeros(1, kind)
+        for band in flat:
+            packed = (packed << kind(bits)) | band[start : start + _CHUNK // 8]
+        found = np.union1d(found, packed)
+    mask = (1 << bits) - 1
+    return tuple((0, (v >> 2 * bits, v >> bits & mask, v & mask)) for v in found[:64].tolist())
 
 
 def _rgb(row: np.ndarray) -> Colour:

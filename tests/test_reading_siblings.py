@@ -266,3 +266,28 @@ def test_names_of_patients_that_the_pattern_does_not_tell_are_named(tmp_path: Pa
                 path = tmp_path / part / folder / f"{name}.{suffix}"
                 path.rename(path.with_name(f"KiTS19_{k + (part == 'val') * 50:05d}.{suffix}"))
     assert not find(DataOptions(root=tmp_path)).notes
+
+
+def test_kinds_of_tiff_that_are_not_read_are_named_as_such(tmp_path: Path) -> None:
+    _tiff(tmp_path / "d.tif", RAMP.astype(np.float64))
+    (tmp_path / "x.png").write_text("no picture")
+    for read in (read_image, image_header, masks.read_mask):
+        with pytest.raises(
+            ValueError, match=r"d\.tif: cannot be decoded \(a kind of TIFF .*float64\); save it with 16"
+        ):
+            read(tmp_path / "d.tif")
+        with pytest.raises(ValueError, match=r"x\.png: cannot be decoded \(none of PNG, JPEG"):
+            read(tmp_path / "x.png")
+
+
+def test_the_colours_of_a_large_mask_are_counted_in_little_memory(tmp_path: Path) -> None:
+    import tracemalloc
+
+    large = np.zeros((1500, 1500, 3), np.uint8)
+    large[100:400, :, 1] = 200
+    Image.fromarray(large).save(tmp_path / "a.png", compress_level=1)
+    tracemalloc.start()
+    evidence = masks.read_mask(tmp_path / "a.png").evidence
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    assert evidence.colours == ((0, (0, 0, 0)), (0, (0, 200, 0))) and peak < 12 * large.size // 3
