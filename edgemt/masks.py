@@ -157,13 +157,13 @@ def _bands(image: Image.Image, path: str) -> tuple[list[np.ndarray], np.ndarray 
 
 def _distinct(bands: Sequence[np.ndarray]) -> tuple[tuple[int, Colour], ...]:
     """At most 64 colours that occur."""
-    kind, bits = (np.uint32, 8) if bands[0].dtype == np.uint8 else (np.uint64, 16)
-    found = np.empty(0, kind)
+    kind, bits = ("u4", 8) if bands[0].dtype == np.uint8 else ("u8", 16)
+    found: np.ndarray = np.empty(0, kind)
     flat = [band.reshape(-1) for band in bands]
     for start in range(0, len(flat[0]), _CHUNK // 8):
-        packed = np.zeros(1, kind)
+        packed: np.ndarray = np.zeros(1, kind)
         for band in flat:
-            packed = (packed << kind(bits)) | band[start : start + _CHUNK // 8]
+            packed = np.left_shift(packed, bits) | band[start : start + _CHUNK // 8]
         found = np.union1d(found, packed)
     mask = (1 << bits) - 1
     return tuple((0, (v >> 2 * bits, v >> bits & mask, v & mask)) for v in found[:64].tolist())
