@@ -82,7 +82,7 @@ def test_the_lowest_versions_make_a_whole_run(tmp_path: Path) -> None:
     python = lowest_python(tmp_path / "venv", "train", "export", "h5")
     env = {**environment(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for args in (
-        ["-m", "edgemt.cli", "run", "phantom", "--out", "run", *TINY],
+        ["-m", "edgemt.cli", "run", "phantom", "--out", "run", *(part for one in TINY for part in one.split("=", 1))],
         ["-m", "edgemt.cli", "eval", "run/ship", "--threads=1"],
         ["-c", READ],
     ):
