@@ -21,7 +21,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-from PIL import Image
+from PIL import Image, UnidentifiedImageError
 
 from edgemt.decode_limits import check_bytes, check_pixels
 from edgemt.decoding import Refused, decoding
@@ -121,6 +121,8 @@ def opened_image(path: str | Path, *, what: str = "image") -> Iterator[tuple[Ima
             check_pixels(path, image.width, image.height)
             _one_page(image, path)
             turn = _orientation(image)
+            if image.format == "TIFF":
+                image.filename = ""  # type: ignore[attr-defined]  # or Pillow maps it with the sides of the turned one
             image.load()
             yield image, turn
     except FileNotFoundError:
@@ -128,8 +130,7 @@ def opened_image(path: str | Path, *, what: str = "image") -> Iterator[tuple[Ima
     except Refused:
         raise
     except _BROKEN as error:
-        reason = str(error).replace(str(path), "").replace("''", "").strip()
-        raise ValueError(f"{path}: cannot be decoded ({reason}); replace or remove the file") from None
+        raise _undecodable(path, error) from None
 
 
 def image_header(path: str | Path) -> Header:
@@ -137,12 +138,30 @@ def image_header(path: str | Path) -> Header:
     try:
         with Image.open(path, formats=FORMATS) as image:
             known = image.format != "PNG" or "exif" in image.info  # a PNG would be decoded for it
-            turn = _orientation(image) if known else 1
-            return Header((image.height, image.width), _deep(image), turn, image.mode)
+            turn, size = _orientation(image) if known else 1, (image.height, image.width)
+            if image.format == "TIFF":  # Pillow turns these by itself, its size may be that of the turned picture
+                turn = int(_tag(image, _ORIENTATION) or 1)
+                size = (int(_tag(image, 257)), int(_tag(image, 256)))
+            return Header(size, _deep(image), turn if 1 <= turn <= 8 else 1, image.mode)
     except FileNotFoundError:
         raise ValueError(f"{path}: no such image") from None
     except _BROKEN as error:
-        raise ValueError(f"{path}: cannot be decoded ({error}); replace or remove the file") from None
+        raise _undecodable(path, error) from None
+
+
+def _undecodable(path: str | Path, error: Exception) -> ValueError:
+    if isinstance(error, UnidentifiedImageError):
+        kind = "a kind of TIFF that is not read, such as float64" if is_tiff(path) else f"none of {', '.join(FORMATS)}"
+        remedy = "save it with 16 bits, or float32" if is_tiff(path) else "convert it to PNG, or remove it"
+        return ValueError(f"{path}: cannot be decoded ({kind}); {remedy}")
+    reason = str(error).replace(str(path), "").replace("''", "").strip()
+    return ValueError(f"{path}: cannot be decoded ({reason}); replace or remove the file")
+
+
+def is_tiff(path: str | Path) -> bool:
+    """By content."""
+    with open(path, "rb") as file:
+        return file.read(4) in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+")
 
 
 def read_image(path: str | Path) -> np.ndarray:
@@ -154,22 +173,29 @@ def read_image(path: str | Path) -> np.ndarray:
     if is_h5(path):
         return _finite(_h5(path, "image", axes=2), path)
     with opened_image(path) as (image, turn):
-        array = _deep_colour(image, path) if _is_deep_colour(image) else _plain(image, path)
+        array = deep_channels(image, path)[..., :3] if is_deep_colour(image) else _plain(image, path)
         return _finite(upright(array, turn), path)
 
 
 def _plain(image: Image.Image, path: str | Path) -> np.ndarray:
-    if image.mode == "F" or image.mode == "I" or image.mode.startswith("I;16"):
-        return _grey_values(image, path)
-    if image.mode in ("1", "L", "LA"):
-        array = np.asarray(image.convert("L"))
-        return array.view(np.int8).astype(np.int32) if _tag(image, 339) == 2 and image.mode == "L" else array
+    if is_grey(image):
+        return grey_values(image, path)
+    if image.mode in ("1", "LA"):
+        return np.asarray(image.convert("L"))
     return np.asarray(image.convert("RGB"))
 
 
-def _grey_values(image: Image.Image, path: str | Path) -> np.ndarray:
-    """Modes I, I;16 and F: uint16 where that is what the file holds, int32, uint32 or float32 otherwise."""
+def is_grey(image: Image.Image) -> bool:
+    """Whether a Pillow image has one number a pixel, of more than one bit, that is no palette index."""
+    return image.mode in ("L", "I", "F") or image.mode.startswith("I;16")
+
+
+def grey_values(image: Image.Image, path: str | Path) -> np.ndarray:
+    """The numbers of an image that `is_grey`, [H, W]: uint8 and uint16 where that is what the file holds, int32,
+    uint32 or float32 otherwise. Raises ValueError for a TIFF of 32 bits whose smallest value is white."""
     array = np.asarray(image)
+    if image.mode == "L":
+        return array.view(np.int8).astype(np.int32) if _tag(image, 339) == 2 else array
     if image.mode.startswith("I;16"):
         array = array.astype(np.uint16)
     elif _tag(image, 258) == 32 and _tag(image, 339) == 1:
@@ -196,10 +222,10 @@ def _rawmode(image: Image.Image) -> str:
 
 def _deep(image: Image.Image) -> bool:
     signed = image.mode == "L" and _tag(image, 339) == 2
-    return image.mode in ("I", "F") or image.mode.startswith("I;16") or _is_deep_colour(image) or signed
+    return image.mode in ("I", "F") or image.mode.startswith("I;16") or is_deep_colour(image) or signed
 
 
-def _is_deep_colour(image: Image.Image) -> bool:
+def is_deep_colour(image: Image.Image) -> bool:
     """16 bits a channel, of which Pillow gives the high byte."""
     if image.format == "TIFF":
         return image.mode in ("RGB", "RGBA", "RGBX", "CMYK") and _tag(image, 258) == 16
@@ -208,10 +234,15 @@ def _is_deep_colour(image: Image.Image) -> bool:
     return bool(getattr(image, "_edgemt_deep", ";16" in _rawmode(image)))
 
 
-def _deep_colour(image: Image.Image, path: str | Path) -> np.ndarray:
-    """uint16 [H, W, 3] by OpenCV."""
+def deep_channels(image: Image.Image, path: str | Path) -> np.ndarray:
+    """uint16 [H, W, 3], or [H, W, 4] with alpha, of an image that `is_deep_colour`, by OpenCV.
+
+    Raises ValueError, naming the file, for CMYK, for planes one after the other, and where OpenCV is not installed.
+    """
     if image.mode == "CMYK":
         raise Refused(f"{path}: CMYK with 16 bits is not read; save it as RGB")
+    if _tag(image, 284) == 2:  # OpenCV takes the planes for pixels
+        raise Refused(f"{path}: colour with 16 bits in separate planes is not read; save it with pixels interleaved")
     try:
         import cv2
     except ImportError:
@@ -219,7 +250,7 @@ def _deep_colour(image: Image.Image, path: str | Path) -> np.ndarray:
     array = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
     if array is None or array.dtype != np.uint16 or array.ndim != 3:
         raise Refused(f"{path}: colour with 16 bits a channel that OpenCV cannot decode; save it with 8 bits")
-    return np.ascontiguousarray(array[..., 2::-1])
+    return np.ascontiguousarray(array[..., [2, 1, 0, 3][: array.shape[2]]])
 
 
 def _one_page(image: Image.Image, path: str | Path) -> None:
@@ -301,7 +332,7 @@ def geometry_of(path: str | Path) -> Geometry:
     if is_h5(path):
         return Geometry(_h5_shape(path))
     if Path(path).is_dir():
-        files = _slice_files(path)
+        files = slice_files(path)
         header = image_header(files[0])
         rows, columns = header.size[::-1] if header.orientation > 4 else header.size
         return Geometry((rows, columns, len(files)))
@@ -351,7 +382,7 @@ def is_deep(path: str | Path) -> bool:
         with _h5_file(path) as file:
             return "image" not in file or file["image"].dtype != np.uint8
     if Path(path).is_dir():
-        return image_header(_slice_files(path)[0]).deep
+        return image_header(slice_files(path)[0]).deep
     stat = os.stat(path)
     return _nifti_header(str(path), stat.st_mtime_ns, stat.st_size)[1]
 
@@ -415,7 +446,7 @@ def natural(name: str) -> tuple[tuple[int, int, str], ...]:
     return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", name) if part)
 
 
-def _slice_files(folder: str | Path) -> list[Path]:
+def slice_files(folder: str | Path) -> list[Path]:
     inside = (p for p in Path(folder).iterdir() if is_image(p) and not is_stray(p))
     files = sorted(inside, key=lambda p: natural(p.stem))
     if not files:
@@ -426,7 +457,7 @@ def _slice_files(folder: str | Path) -> list[Path]:
 def _slices(folder: str | Path, read: Callable[[str | Path], np.ndarray]) -> np.ndarray:
     """[H, W, S] of a folder of grey slices."""
     slices: list[np.ndarray] = []
-    for path in _slice_files(folder):
+    for path in slice_files(folder):
         slice_ = read(path)
         if slice_.ndim == 3:  # grey, saved as colour
             slice_ = as_grey(slice_)

@@ -16,7 +16,18 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from edgemt.frames import is_h5, is_image, opened_image, read_label, upright, whole_numbers
+from edgemt.frames import (
+    deep_channels,
+    grey_values,
+    is_deep_colour,
+    is_grey,
+    is_h5,
+    is_image,
+    opened_image,
+    read_label,
+    upright,
+    whole_numbers,
+)
 
 Kind = Literal["grey", "bit", "palette", "colour", "alpha"]
 Colour = tuple[int, int, int]
@@ -92,8 +103,8 @@ def _of_image(image: Image.Image, path: str) -> MaskFile:
         return MaskFile(array, Evidence(path, "bit", count(array)))
     if image.mode == "P":
         return _of_palette(image, path)
-    if image.mode in ("L", "I", "F") or image.mode.startswith("I;16"):
-        array = whole_numbers(np.asarray(image), path)
+    if is_grey(image):
+        array = whole_numbers(grey_values(image, path), path)
         levels = count(array)
         return MaskFile(array, Evidence(path, "grey", levels, lossy, regions=_regions(array, levels, lossy)))
     return _of_colours(image, path, lossy)
@@ -111,8 +122,8 @@ def _of_palette(image: Image.Image, path: str) -> MaskFile:
 
 def _of_colours(image: Image.Image, path: str, lossy: bool) -> MaskFile:
     """RGB, RGBA, LA, PA, CMYK ...: grey where the channels agree; else the largest channel, transparent being 0."""
-    bands = [np.asarray(band) for band in (image if image.mode == "RGB" else image.convert("RGB")).split()]
-    conflict, alpha = "", _alpha(image)
+    bands, alpha = _bands(image, path)
+    conflict = ""
     if alpha is not None and all((band == band[0, 0]).all() for band in bands):
         levels = count(alpha)
         return MaskFile(alpha, Evidence(path, "alpha", levels, lossy, regions=_regions(alpha, levels, lossy)))
@@ -120,7 +131,7 @@ def _of_colours(image: Image.Image, path: str, lossy: bool) -> MaskFile:
         if any(band[alpha == 0].any() for band in bands):
             conflict = "is transparent where its colours are not black"
         bands = [band * (alpha > 0) for band in bands]
-    top = np.maximum(np.maximum(bands[0], bands[1]), bands[2])
+    top = whole_numbers(np.maximum(np.maximum(bands[0], bands[1]), bands[2]), path)
     spread = top - np.minimum(np.minimum(bands[0], bands[1]), bands[2])
     coloured = bool((spread > (_NOISE if lossy else 0)).any())
     colours = _distinct(bands) if coloured and not lossy else ()
@@ -129,18 +140,33 @@ def _of_colours(image: Image.Image, path: str, lossy: bool) -> MaskFile:
     return MaskFile(top, Evidence(path, "colour" if coloured else "grey", levels, lossy, colours, regions, conflict))
 
 
-def _alpha(image: Image.Image) -> np.ndarray | None:
-    """The transparency of an image where something is drawn in it."""
-    if image.mode not in ("RGBA", "LA", "PA", "RGBa", "La"):
-        return None
-    alpha = np.asarray(image.convert("RGBA").getchannel("A"))
-    return None if alpha.min() == alpha.max() else alpha
+def _bands(image: Image.Image, path: str) -> tuple[list[np.ndarray], np.ndarray | None]:
+    """Red, green and blue at full depth, and the transparency where something is drawn in it."""
+    alpha: np.ndarray | None = None
+    if is_deep_colour(image):
+        deep = deep_channels(image, path)
+        bands, alpha = [deep[..., k] for k in range(3)], deep[..., 3] if deep.shape[2] == 4 else None
+    else:
+        bands = [np.asarray(band) for band in (image if image.mode == "RGB" else image.convert("RGB")).split()]
+        if image.mode in ("RGBA", "LA", "PA", "RGBa", "La"):
+            alpha = np.asarray(image.convert("RGBA").getchannel("A"))
+    if alpha is not None and alpha.max() == 0 and not any(np.ptp(band) for band in bands):
+        bands = [band * 0 for band in bands]  # drawn in alpha elsewhere, nothing here
+    return bands, None if alpha is None or alpha.min() == alpha.max() else alpha
 
 
 def _distinct(bands: Sequence[np.ndarray]) -> tuple[tuple[int, Colour], ...]:
     """At most 64 colours that occur."""
-    packed = np.unique((bands[0].astype(np.uint32) << 16) | (bands[1].astype(np.uint32) << 8) | bands[2])
-    return tuple((0, (v >> 16, v >> 8 & 255, v & 255)) for v in packed[:64].tolist())
+    kind, bits = ("u4", 8) if bands[0].dtype == np.uint8 else ("u8", 16)
+    found: np.ndarray = np.empty(0, kind)
+    flat = [band.reshape(-1) for band in bands]
+    for start in range(0, len(flat[0]), _CHUNK // 8):
+        packed: np.ndarray = np.zeros(1, kind)
+        for band in flat:
+            packed = np.left_shift(packed, bits) | band[start : start + _CHUNK // 8]
+        found = np.union1d(found, packed)
+    mask = (1 << bits) - 1
+    return tuple((0, (v >> 2 * bits, v >> bits & mask, v & mask)) for v in found[:64].tolist())
 
 
 def _rgb(row: np.ndarray) -> Colour:
@@ -149,6 +175,8 @@ def _rgb(row: np.ndarray) -> Colour:
 
 def _regions(array: np.ndarray, levels: dict[int, int], lossy: bool = False) -> frozenset[int]:
     """Values strictly between 0 and the largest that fill areas: blocks of 2 x 2 equal pixels, as soft edges do not."""
+    if lossy and array.ndim == 2:
+        return _even_areas(array, levels)
     if lossy or len(levels) < 3 or array.ndim < 2:
         return frozenset()
     top = max(levels)
@@ -159,6 +187,20 @@ def _regions(array: np.ndarray, levels: dict[int, int], lossy: bool = False) -> 
     even = (corner == array[1:, :-1]) & (corner == array[:-1, 1:]) & (corner == array[1:, 1:])
     inside = count(whole_numbers(corner[even], "mask"))
     return frozenset(v for v in between if inside.get(v, 0) > _REGION * levels[v])
+
+
+def _even_areas(array: np.ndarray, levels: dict[int, int]) -> frozenset[int]:
+    """Of a mask compressed with loss: the values of areas that are neither black nor white. Around each of their
+    pixels 5 x 5 differ by noise alone, which the pixels of an edge do not."""
+    if sum(n for v, n in levels.items() if _NOISE <= v < 255 - _NOISE) < 25 or min(array.shape) < 5:
+        return frozenset()
+    low = high = array
+    for axis in (0, 1):
+        length = array.shape[axis] - 4
+        low = np.minimum.reduce([np.take(low, range(k, k + length), axis) for k in range(5)])
+        high = np.maximum.reduce([np.take(high, range(k, k + length), axis) for k in range(5)])
+    even = (high - low <= _NOISE) & (low >= _NOISE) & (high < 255 - _NOISE)
+    return frozenset(np.unique(array[2:-2, 2:-2][even]).tolist())
 
 
 @dataclass(frozen=True)
@@ -182,6 +224,21 @@ class Rule:
         if evidence.path in self.by_colour:
             return _table(evidence, lambda colour: colour[0])[mask.array]
         return mask.array.astype(np.uint8, copy=False)
+
+    def shares(self, files: Sequence[Evidence]) -> tuple[float, ...]:
+        """Of all pixels of the masks, the share of each class; empty without a mask."""
+        counts = np.zeros(len(self.classes))
+        for one in files:
+            for value, number in self._values(one):
+                value = value if self.threshold is None or one.kind == "bit" else int(value >= self.threshold)
+                counts[value] += number
+        return tuple((counts / counts.sum()).tolist()) if counts.any() else ()
+
+    def _values(self, one: Evidence) -> list[tuple[int, int]]:
+        """Value and number of pixels, by colour where the colours of a palette are the values."""
+        if one.path in self.by_colour:
+            return [(max(colour), one.levels[index]) for index, colour in one.colours]
+        return list(one.levels.items())
 
 
 def _table(evidence: Evidence, value: Callable[[Colour], int]) -> np.ndarray:
@@ -231,6 +288,8 @@ def _thresholded(files: Sequence[Evidence], classes: tuple[str, ...], threshold:
             )
         if one.kind == "colour":
             _need_black(one, threshold)
+    _refuse_two_whites(seen)
+    _refuse_noise(seen, threshold)
     _refuse_labels(seen, threshold)
     shown = _levels_text(seen, white)
     if any(one.kind in ("colour", "palette") for one in seen):
@@ -283,6 +342,32 @@ def _refuse_labels(files: Sequence[Evidence], threshold: int) -> None:
             )
 
 
+def _refuse_two_whites(files: Sequence[Evidence]) -> None:
+    white = {one.top: one.path for one in files if one.top in (255, 65535)}
+    if len(white) > 1:
+        raise ValueError(f"{white[65535]}: mask holds 65535 for white, {white[255]} holds 255; write all masks alike")
+
+
+def _refuse_noise(files: Sequence[Evidence], threshold: int) -> None:
+    """Raises where the noise of compression would decide what lies above the threshold, or an area falls below it."""
+    for one in files:
+        if not one.lossy:
+            continue
+        dim = sorted(v for v in one.regions if v < threshold + _NOISE)
+        if threshold > _NOISE and dim:
+            about = dim[len(dim) // 2]
+            raise ValueError(
+                f"{one.path}: compressed with loss, and its areas of about {about} lie below data.mask_threshold "
+                f"{threshold} or within the noise around it; write the masks as PNG, or set {max(about // 2, 1)}"
+            )
+        noise = [v for v in one.levels if threshold <= v < _NOISE and v]
+        if noise:
+            raise ValueError(
+                f"{one.path}: compressed with loss, data.mask_threshold {threshold} counts its noise of {noise[0]} to "
+                f"{noise[-1]} as the object; set 128, or write the masks as PNG"
+            )
+
+
 def _levels_text(files: Sequence[Evidence], white: int) -> str:
     if all(one.kind == "bit" for one in files):
         return "1 bit"
@@ -324,6 +409,8 @@ def _by_evidence(files: Sequence[Evidence], classes: tuple[str, ...]) -> Rule:
         )
     for one in many:
         _binary(one, classes)
+    _refuse_two_whites(many)
+    _refuse_noise(many, 128)
     _refuse_labels(many, 128)
     white = 255 if max(one.top for one in many) < 256 else 65535
     return Rule(

@@ -137,7 +137,7 @@ def _mark_of(mask: Path) -> str:
 
 def _image(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
     """Upright, as its EXIF orientation has it; so are the mask and the overlay."""
-    picture = _eight_bits(several_values(read_image(path), path), card, path)
+    picture = eight_bits(several_values(read_image(path), path), card, path)
     frame = fit_frame(picture, size=card.size, channels=card.channels)
     mask = fit_label(made(frame[None])[0], size=picture.shape[:2])
     yield write_png(target, ".mask.png", mask, colours=len(card.classes), mark=input_mark(path))
@@ -151,23 +151,28 @@ def _volume(made: Predict, card: Card, path: Path, target: Path, overlay: bool, 
 
     The overlay is of the fullest slice.
     """
-    axes = _axes(card)
+    axes = axes_of(card)
     volume = read_volume(path, axes=axes)
-    array = _eight_bits(volume.array, card, path)
+    array = eight_bits(volume.array, card, path)
     mask = np.zeros(array.shape, np.uint8)
     for k, frame in enumerate(_frames(array, card)):
         mask[..., k] = fit_label(made(frame[None])[0], size=array.shape[:2])
     mask = np.moveaxis(vote(np.moveaxis(mask, -1, 0), width=width), 0, -1)
     name = target.with_name(f"{target.name}.mask.nii.gz")
-    with whole(name) as part:
-        image = nifti(mask, volume, axes=axes)
-        image.header["aux_file"] = input_mark(path)
-        part.write_bytes(_gzip(image.to_bytes()))
-    yield name
+    yield write_volume(name, mask, volume, axes=axes, mark=input_mark(path))
     if overlay:
         k = int((mask > 0).sum(axis=(0, 1)).argmax())
         drawn = contours(np.ascontiguousarray(array[..., k]), mask[..., k], colours=class_colours(len(card.classes)))
         yield write_png(target, f".slice{k:03d}.overlay.png", drawn)
+
+
+def write_volume(name: Path, mask: np.ndarray, volume: Volume, *, axes: str, mark: str) -> Path:
+    """`mask` [X, Y, Z] in the order `axes` -> a compressed NIfTI file with the geometry of `volume`'s own."""
+    with whole(name) as part:
+        image = nifti(mask, volume, axes=axes)
+        image.header["aux_file"] = mark
+        part.write_bytes(_gzip(image.to_bytes()))
+    return name
 
 
 def nifti(mask: np.ndarray, volume: Volume, *, axes: str) -> Any:
@@ -180,7 +185,7 @@ def nifti(mask: np.ndarray, volume: Volume, *, axes: str) -> Any:
     return nibabel.Nifti1Image(mask, volume.affine)
 
 
-def _axes(card: Card) -> str:
+def axes_of(card: Card) -> str:
     """The axis order of training, of the card; empty on one that has none. ValueError for one that is none."""
     axes = card.data.get("axes", "")
     if axes and not (isinstance(axes, str) and is_order(axes)):
@@ -188,7 +193,7 @@ def _axes(card: Card) -> str:
     return axes or ""
 
 
-def _eight_bits(array: np.ndarray, card: Card, path: Path) -> np.ndarray:
+def eight_bits(array: np.ndarray, card: Card, path: Path) -> np.ndarray:
     """By the rule of training. Says so where a file is deeper than those of training."""
     depth = of_card(card.data, source="card.json")
     if (unlike := depth.unlike(array)) is not None:

@@ -7,6 +7,7 @@ Shapes: H W the input's size, X Y Z a volume's, K channels.
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -18,10 +19,11 @@ from torch import Tensor, nn
 from edgemt import artefact
 from edgemt.contract import Card
 from edgemt.data.augment import normalised
-from edgemt.files import whole
-from edgemt.frames import fit_frame, is_image, is_volume, read_image, read_volume, to_uint8
+from edgemt.files import Failures, NoSpaceError
+from edgemt.frames import fit_frame, is_image, is_volume, read_image, read_volume, several_values, stem_of, to_uint8
+from edgemt.geometry import moves
 from edgemt.overlay import class_colours, contours
-from edgemt.predicting import nifti, write_png
+from edgemt.predicting import axes_of, eight_bits, free_target, input_mark, write_png, write_volume
 from edgemt.prompts import Prompts, from_prediction
 from edgemt.second_teacher import load_promptable
 
@@ -70,7 +72,9 @@ def predict_prompted(
 
     `model` is the `promptable` folder of a run, or a SAM (folder or hub name). Of a volume the prompts are about
     `slice=K`; from there each next slice is asked about the object as the last one showed it, until it ends.
-    Yields each file when it is written. Raises ValueError in one line for whatever cannot be read or understood.
+    Images become eight bits by the rule of the model's training. A mask of another input is never replaced, and inputs
+    that cannot be read are named at the end. Yields each file when it is written. Raises ValueError in one line for
+    whatever cannot be read or understood.
     """
     asked = parse(prompts)
     paths = [Path(path) for path in inputs]
@@ -88,6 +92,15 @@ class Interactive:
 
     network: nn.Module
     card: Card | None
+
+    @property
+    def axes(self) -> str:
+        """The axis order of training; empty for a SAM, which has none."""
+        return axes_of(self.card) if self.card is not None else ""
+
+    def eight_bits(self, array: np.ndarray, path: Path) -> np.ndarray:
+        """uint8 of the same shape, by the rule of training; for a SAM by the file's own percentiles."""
+        return to_uint8(array) if self.card is None else eight_bits(array, self.card, path)
 
     def image(self, picture: np.ndarray) -> Tensor:
         """uint8 [H, W] or [H, W, 3] -> float [1, K, h, w]."""
@@ -122,21 +135,39 @@ def opened(model: str | Path) -> Interactive:
 
 
 def _all(made: Interactive, paths: list[Path], asked: Asked, out: Path, overlay: bool) -> Iterator[Path]:
+    """Inputs that cannot be read are named at the end, in a ValueError; the others are done."""
+    failures = Failures(total=len(paths))
     for path in paths:
-        name = path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
-        if is_image(path):
-            picture = to_uint8(read_image(path))
-            mask = _mask(made.probability(picture, _prompts(asked, picture.shape[:2], path)))
-            yield write_png(out / name, ".mask.png", mask, colours=2)
-            if overlay:
-                yield write_png(out / name, ".overlay.png", contours(picture, mask, colours=class_colours(2)))
-        else:
-            yield _volume(made, path, asked, out / name)
+        suffix = ".mask.png" if is_image(path) else ".mask.nii.gz"
+        target = free_target(out, stem_of(path), suffix, path)
+        try:
+            if is_image(path):
+                yield from _image(made, path, asked, target, overlay)
+            else:
+                yield _volume(made, path, asked, target)
+        except NoSpaceError:
+            raise
+        except ValueError as error:
+            failures.add(path, error)
+    failures.raise_if_any()
+
+
+def _image(made: Interactive, path: Path, asked: Asked, target: Path, overlay: bool) -> Iterator[Path]:
+    picture = made.eight_bits(several_values(read_image(path), path), path)
+    mask = _mask(made.probability(picture, _prompts(asked, picture.shape[:2], path)))
+    yield write_png(target, ".mask.png", mask, colours=2, mark=input_mark(path))
+    if overlay:
+        yield write_png(target, ".overlay.png", contours(picture, mask, colours=class_colours(2)))
 
 
 def _volume(made: Interactive, path: Path, asked: Asked, target: Path) -> Path:
-    volume = read_volume(path)
-    array, mask = to_uint8(volume.array), np.zeros(volume.array.shape, np.uint8)
+    """Prompts and slices count in the axis order of training; the mask has the file's own."""
+    axes = made.axes
+    volume = read_volume(path, axes=axes)
+    if moves(volume.codes, axes) is not None:
+        text = f"{path}: turned from {volume.codes or 'its order'} to {axes}, as in training; prompts count there"
+        print(f"edgemt: {text}", file=sys.stderr, flush=True)
+    array, mask = made.eight_bits(volume.array, path), np.zeros(volume.array.shape, np.uint8)
     depth, first = array.shape[2], int(asked.slice or 0)
     if first >= depth:
         raise ValueError(f"prompt: slice={first}, but {path} has slices 0 to {depth - 1}")
@@ -150,12 +181,8 @@ def _volume(made: Interactive, path: Path, asked: Asked, target: Path) -> Path:
                 break
             seen = made.probability(np.ascontiguousarray(array[..., k]), prompts)
             mask[..., k] = _mask(seen)
-    file = target.with_name(f"{target.name}.mask.nii.gz")
-    with whole(file) as part:
-        import gzip
-
-        part.write_bytes(gzip.compress(nifti(mask, volume, axes="").to_bytes(), compresslevel=6, mtime=0))
-    return file
+    name = target.with_name(f"{target.name}.mask.nii.gz")
+    return write_volume(name, mask, volume, axes=axes, mark=input_mark(path))
 
 
 def _mask(p: Tensor) -> np.ndarray:

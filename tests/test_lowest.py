@@ -13,6 +13,7 @@ import pytest
 pytest.importorskip("onnx")
 tomllib = pytest.importorskip("tomllib")  # Python 3.11
 
+from conftest import TINY  # noqa: E402
 from tiny_ship import make_ship  # noqa: E402
 
 from edgemt.children import environment  # noqa: E402
@@ -30,6 +31,17 @@ for file in ("fp32", "int8"):
     print(runner(ship, runtime=sys.argv[3], file=file, threads=1).precision)
 """
 
+READ = """
+import h5py, nibabel, numpy as np
+from edgemt.frames import read_label_volume, read_volume
+array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
+nibabel.save(nibabel.Nifti1Image(array, np.diag([1.0, -1.0, 2.0, 1.0])), "v.nii.gz")
+assert (read_volume("v.nii.gz", axes="RAS").array == array[:, ::-1]).all()
+with h5py.File("v.h5", "w") as file:
+    file["image"], file["label"] = array, array % 2
+assert (read_label_volume("v.h5") == array % 2).all()
+"""
+
 
 def lowest(*extras: str) -> list[str]:
     """The direct requirements of the package and some of its extras, each at its lowest version."""
@@ -38,19 +50,22 @@ def lowest(*extras: str) -> list[str]:
     return sorted({re.sub(r">=\s*", "==", requirement.partition(";")[0].strip()) for requirement in wanted})
 
 
+def lowest_python(home: Path, *extras: str) -> Path:
+    """The Python of a new environment that holds the lowest versions."""
+    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
+    python = next((home / place / "python") for place in ("bin", "Scripts") if (home / place).is_dir())
+    made = subprocess.run([python, "-m", "pip", "install", "-q", *lowest(*extras)], capture_output=True, text=True)
+    if made.returncode and "No matching distribution" not in made.stderr and "conflict" not in made.stderr:
+        pytest.skip(f"no index in reach: {made.stderr[-200:]}")
+    assert made.returncode == 0, made.stderr[-2000:]
+    return python
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_the_lowest_versions_run_a_signed_ship(tmp_path: Path, runtime: str) -> None:
     ship = make_ship(tmp_path / "ship", openvino=runtime == "openvino").folder
-    home = tmp_path / "venv"
-    subprocess.run([sys.executable, "-m", "venv", str(home)], check=True)
-    python = next((home / place / "python") for place in ("bin", "Scripts") if (home / place).is_dir())
-    made = subprocess.run(
-        [python, "-m", "pip", "install", "-q", *lowest(runtime, "sign")], capture_output=True, text=True
-    )
-    if made.returncode and "No matching distribution" not in made.stderr:
-        pytest.skip(f"no index in reach: {made.stderr[-200:]}")
-    assert made.returncode == 0, made.stderr[-2000:]
+    python = lowest_python(tmp_path / "venv", runtime, "sign")
     env = {**environment(), "PYTHONPATH": str(ROOT)}
     done = subprocess.run(
         [python, "-c", SMOKE, str(ship), str(tmp_path), runtime], env=env, cwd=tmp_path, capture_output=True, text=True
@@ -58,6 +73,22 @@ def test_the_lowest_versions_run_a_signed_ship(tmp_path: Path, runtime: str) -> 
     assert done.returncode == 0, done.stderr
     first, second = done.stdout.split()[-2:]
     assert second == "int8" and first in ("f32", "bf16", "f16"), done.stdout
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.version_info >= (3, 13), reason="NumPy 1.26 and SciPy 1.11 have no wheels for later Pythons")
+def test_the_lowest_versions_make_a_whole_run(tmp_path: Path) -> None:
+    """From the teacher to the ship and its report, a few steps each, then a volume and an .h5 file are read."""
+    python = lowest_python(tmp_path / "venv", "train", "export", "h5")
+    env = {**environment(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    for args in (
+        ["-m", "edgemt.cli", "run", "phantom", "--out", "run", *(part for one in TINY for part in one.split("=", 1))],
+        ["-m", "edgemt.cli", "eval", "run/ship", "--threads=1"],
+        ["-c", READ],
+    ):
+        done = subprocess.run([python, *args], env=env, cwd=tmp_path, capture_output=True, text=True)
+        assert done.returncode == 0, done.stdout[-1000:] + done.stderr[-3000:]
+    assert (tmp_path / "run" / "report" / "report.html").is_file()
 
 
 def test_known_weaknesses_lie_below_the_lowest_versions() -> None:

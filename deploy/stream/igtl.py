@@ -21,6 +21,7 @@ from deploy.stream.crc64 import crc64
 
 PORT = 18944
 HEADER = struct.Struct(">H12s20sQQQ")
+HEAD = 34  # bytes of a header that name kind and device; time stamp, size and CRC follow
 _EXTENDED = struct.Struct(">HHII")  # sizes of this, of the metadata's header and of the metadata, and a number
 _IMAGE = struct.Struct(">HBBBBHHH12f6H")
 _STATUS = struct.Struct(">Hq20s")

@@ -2,7 +2,10 @@
 
 One thread serves all, without waiting for any. A client has one message under way: the next is made when its program
 has read the one before, as far as the system can tell (see `pacing`). A mask is called fresh only to a client that has
-taken its last messages quickly enough for the mask to be within the budget when it is read. A client that sends
+taken its last messages quickly enough for the mask to be within the budget when it is read. What is called fresh is
+sent in two pieces: the first `igtl.HEAD` bytes, which are the same whatever follows, and, once the client's program has
+read them, the rest, judged at that moment. So a client that pauses between two messages reads no old state. A client
+that waits for a whole header before it reads gets whole messages after a few. A client that sends
 STP_IMAGE gets nothing more unless it sends GET_IMAGE (or any other GET_), which is answered with mask, state and status
 of that moment; STT_IMAGE starts the sending again.
 
@@ -34,6 +37,9 @@ _TICK_S = 0.001
 _UNREAD_STALLS = 2  # a message that arrived whole may lie unread for so many times `stall_s`
 _SEND_BYTES = 1 << 15  # what the system holds for a client; it doubles the number
 _PARTS = ("image", "state", "status")
+_HEAD_S = 0.25  # so long the head of a message may lie unread before the rest follows, and calls nothing fresh
+_WHOLE_S = 0.05  # a late message that is read so quickly was waited for as a whole
+_WHOLES = 3  # such messages in a row before a client gets whole ones
 
 
 @dataclass(eq=False)
@@ -51,6 +57,14 @@ class _Client:
     requested: bool = False
     mistakes: int = 0
     pace: Pace = field(default_factory=Pace)
+    observable: bool = False  # whether the system tells what its program has not read
+    begun: str = ""  # the message whose head was sent and the rest was not
+    late_at: float = 0.0  # when the rest of one followed a head that was not read
+    wholes: int = 0  # late ones in a row that were then read at once
+
+    @property
+    def takes_heads(self) -> bool:
+        return self.observable and self.pushed and self.wholes < _WHOLES
 
     @property
     def idle(self) -> bool:
@@ -150,11 +164,12 @@ class IgtlServer:
             return
         link.setblocking(False)
         link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-        if not is_observable(link):  # then what the system holds for the reader can only be little
+        observable = is_observable(link)
+        if not observable:  # then what the system holds for the reader can only be little
             link.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 link.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1)
-        self._clients[link] = _Client(link)
+        self._clients[link] = _Client(link, observable=observable)
         self._ready.register(link, selectors.EVENT_READ)
 
     def _attend(self, client: _Client, events: int) -> None:
@@ -206,7 +221,7 @@ class IgtlServer:
         for client in list(self._clients.values()):
             now = time.monotonic()
             if client.pace.under_way and not client.leaving:
-                client.pace.update(now, unread_bytes(client.link))
+                self._look_up(client, now)
             begun = now - client.began if client.arriving else 0.0
             unread = client.pace.waited_s(now) / (1 if client.leaving else _UNREAD_STALLS)
             if max(begun, unread) > self._options.stall_s:
@@ -214,12 +229,43 @@ class IgtlServer:
             elif client.idle:
                 self._send_next(client, now)
 
+    def _look_up(self, client: _Client, now: float) -> None:
+        """Whether the message under way was read; of one whose head was, the rest follows."""
+        unread = unread_bytes(client.link)
+        if not client.begun:
+            client.pace.update(now, unread)
+            if not unread and client.late_at:
+                client.wholes = client.wholes + 1 if now - client.late_at < _WHOLE_S else 0
+                client.late_at = 0.0
+        elif not unread or client.pace.waited_s(now) > _HEAD_S:
+            part, client.begun = client.begun, ""
+            client.late_at = now if unread else 0.0
+            client.wholes = client.wholes if unread else 0
+            client.leaving = memoryview(self._rest(client, part, late=unread > 0))[igtl.HEAD :]
+            self._attend(client, selectors.EVENT_WRITE)
+
+    def _rest(self, client: _Client, part: str, *, late: bool) -> bytes:
+        """The message of a head that was sent, judged at this moment. A mask that is no longer fresh is followed by
+        another, or by an empty one."""
+        shown = self._view(client, self._board.look(client.mask_of), parts=(part, *client.parts))
+        if late:
+            shown = replace(shown, record=MaskRecord("stale", SLOW, shown.record.model), result=None)
+        if part == "image":
+            client.mask_of = shown.result
+            return self._speaker.image(shown)
+        if shown.result is None:
+            client.parts = list(_PARTS)
+        return self._packed(part, shown.record)
+
     def _send_next(self, client: _Client, now: float) -> None:
         part, data, client.answer = "status", client.answer, b""
+        fresh = False
         while not data:
             if not client.parts and not self._begin_turn(client, now):
                 return
-            part, data = self._part(client, client.parts.pop(0))
+            part, data, fresh = self._part(client, client.parts.pop(0))
+        if fresh and client.takes_heads:
+            client.begun, data = part, data[: igtl.HEAD]
         client.leaving = memoryview(data)
         client.pace.sent(now, part)
         self._attend(client, selectors.EVENT_WRITE)
@@ -238,16 +284,20 @@ class IgtlServer:
             client.parts, client.mask_of = ["status"] if record.reason == UNKNOWN else list(_PARTS), None
         return due
 
-    def _part(self, client: _Client, part: str) -> tuple[str, bytes]:
-        """What is sent now, judged at this moment. A state is that of the mask sent before it: where that mask is no
-        longer fresh, or another is, the image comes first again."""
+    def _part(self, client: _Client, part: str) -> tuple[str, bytes, bool]:
+        """What is sent now, judged at this moment, and whether it calls a mask fresh. A state is that of the mask sent
+        before it: where that mask is no longer fresh, or another is, the image comes first again."""
         shown = self._view(client, self._board.look(client.mask_of), parts=(part, *client.parts))
         if part == "image" or (client.mask_of is not shown.result and shown.record.reason != UNKNOWN):
             client.mask_of, client.parts = shown.result, ["state", "status"]
-            return "image", self._speaker.image(shown)
+            says = shown.result is not None and self._options.version > 1  # in its metadata
+            return "image", self._speaker.image(shown), says
+        return part, self._packed(part, shown.record), shown.record.state == "fresh"
+
+    def _packed(self, part: str, record: MaskRecord) -> bytes:
         if part == "state":
-            return part, self._speaker.state(shown.record, now_ns=self._board.clock())
-        return part, self._speaker.status_of(shown.record)
+            return self._speaker.state(record, now_ns=self._board.clock())
+        return self._speaker.status_of(record)
 
     def _view(self, client: _Client, shown: Shown, *, parts: Sequence[str]) -> Shown:
         """`shown` as this client may have it: without the mask if that grew too old before the client reads it."""

@@ -24,7 +24,18 @@ import numpy as np
 from edgemt import phantom_volumes
 from edgemt.contract import Case
 from edgemt.data.folders import Found, look, recognise, unpaired
-from edgemt.data.splits import Item, amount, draw, find_list, patients, pick, read_list, refuse_shared, same_patient
+from edgemt.data.splits import (
+    Item,
+    alike,
+    amount,
+    draw,
+    find_list,
+    patients,
+    pick,
+    read_list,
+    refuse_shared,
+    same_patient,
+)
 from edgemt.depth import Depth, Rule
 from edgemt.frames import geometry_of, is_h5, is_image, volume_shape
 from edgemt.geometry import common_order, is_order
@@ -161,7 +172,8 @@ def find(options: DataOptions, *, whole: bool = False) -> Cohort:
     items = [*labelled, *rest, *val]
     axes = _order(options, items)
     copies = "" if options.val_in_training else _copies([*labelled, *rest], val)
-    notes = (*found.notes, *(text for text in (left_out, copies) if text))
+    names = "" if options.val_in_training else alike([*labelled, *rest], val)
+    notes = (*found.notes, *(text for text in (left_out, copies, names) if text))
     return Cohort(
         labelled=_cases(labelled, seen=True, whole=whole, axes=axes),
         unlabelled=_cases(rest, seen=False, whole=whole, axes=axes),
@@ -208,14 +220,30 @@ def _file(path: Path) -> Any:
 
 
 def _copies(items: list[Item], val: list[Item]) -> str:
-    """What to say of training images that equal a validation image of their name, byte for byte; empty for none."""
-    named = {item.image.name: item.image for item in val if item.image.is_file()}
+    """What to say of training images that equal a validation image byte for byte, by whatever name; empty for none."""
+    tested: dict[int, list[Path]] = {}
+    for item in val:
+        if item.image.is_file():
+            tested.setdefault(item.image.stat().st_size, []).append(item.image)
+    starts: dict[Path, bytes] = {}
     found = []
     for item in items:
-        twin = named.get(item.image.name)
-        if twin is not None and item.image.is_file() and filecmp.cmp(twin, item.image, shallow=False):
+        twins = tested.get(item.image.stat().st_size, []) if item.image.is_file() else []
+        if any(_start(item.image, starts) == _start(twin, starts) and _equal(twin, item.image) for twin in twins):
             found.append(item.image)
     return f"{len(found)} training images are copies of validation images, first {found[0]}" if found else ""
+
+
+def _start(path: Path, known: dict[Path, bytes]) -> bytes:
+    """The first bytes of a file, read once."""
+    if path not in known:
+        with path.open("rb") as file:
+            known[path] = file.read(1 << 14)
+    return known[path]
+
+
+def _equal(one: Path, other: Path) -> bool:
+    return filecmp.cmp(one, other, shallow=False)
 
 
 def _order(options: DataOptions, items: list[Item]) -> str:
@@ -275,15 +303,15 @@ def _validation(
     free = [item for item in held or pool if item.label is not None]
     if not held and options.labelled and amount(options.labelled, field="labelled") is None:
         path = find_list(options.labelled, root=root, field="labelled")
-        taken = {item.group for item in pick(pool, read_list(path), source=path)}
-        free = [item for item in free if item.group not in taken]
+        taken = {item.group.casefold() for item in pick(pool, read_list(path), source=path)}
+        free = [item for item in free if item.group.casefold() not in taken]
     return draw(free, how_many=how_many, seed=options.seed, field="val")
 
 
 def _labelled(options: DataOptions, root: Path, pool: list[Item], val: list[Item]) -> list[Item]:
-    testing = {item.group for item in val}
+    testing = {item.group.casefold() for item in val}
     one_folder = not val or not pool or val[0].image.parent == pool[0].image.parent
-    free = [i for i in pool if i.label is not None and not (one_folder and i.group in testing)]
+    free = [i for i in pool if i.label is not None and not (one_folder and i.group.casefold() in testing)]
     how_many = amount(options.labelled, field="labelled")
     if not options.labelled:
         labelled = free

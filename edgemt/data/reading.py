@@ -10,14 +10,16 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
+from pathlib import Path
 
 import numpy as np
 
 from edgemt import frames, phantom_volumes
 from edgemt.contract import Case
+from edgemt.data.slice_masks import read_slice_masks
 from edgemt.depth import Depth, Rule, decide
-from edgemt.geometry import says_nothing
+from edgemt.geometry import arranged, says_nothing
 from edgemt.masks import MaskFile, of_array, read_mask
 from edgemt.masks import Rule as MaskRule
 from edgemt.masks import decide as decide_masks
@@ -52,6 +54,7 @@ class Reading:
     masks_as_stored: bool = False
     compare: bool = True  # the place of a label with that of its image
     notes: tuple[str, ...] = ()
+    shares: tuple[float, ...] = ()  # of the pixels of all masks, one a class
     headers: dict[str, frames.Header] = field(default_factory=dict, repr=False, compare=False)
     decoded: Decoded = field(default_factory=Decoded, repr=False, compare=False)
 
@@ -91,15 +94,17 @@ def decide_reading(
     chosen = decide(depth, window, deep)
     shapes = {str(path): decoded.arrays[str(path)].array.shape for path in labels if str(path) in decoded.arrays}
     stored, notes = _drawn_as_stored(labels.values(), headers, shapes)
+    if turned := _turned_slices(images.values()):
+        notes += (f"EXIF: slices of {turned} volumes turned upright, their masks are taken as drawn on those",)
     if (unknown := _places_unknown(labels.values())) and compare:
-        notes += (f"{unknown} labels state the identity as their place, their images do not: read voxel by voxel",)
+        notes += (f"{unknown} labels or their images state no place, or the identity: read voxel by voxel",)
     if chosen.rule == "percentiles" and not all(deep):
         notes += (
             f"{deep.count(False)} of {len(deep)} files have 8 bits, the others more: percentiles are taken of all",
         )
     if chosen.rule == "stored" and any(deep):
         notes += (f"{deep.count(True)} of {len(deep)} files have more than 8 bits: scaled by their own percentiles",)
-    return Reading(rule, chosen, stored, compare, notes, headers, decoded)
+    return Reading(rule, chosen, stored, compare, notes, rule.shares(evidence), headers, decoded)
 
 
 def _decode(case: Case, *, compare: bool) -> MaskFile:
@@ -109,6 +114,9 @@ def _decode(case: Case, *, compare: bool) -> MaskFile:
     flat = frames.is_image(case.image) or (case.slice is None and frames.is_h5(path) and _two_axes(path))
     if flat:
         return read_mask(path)
+    if Path(path).is_dir():
+        found = read_slice_masks(path, image=case.image)
+        return replace(found, array=arranged(found.array, "", case.axes))
     array = frames.read_label_volume(path, image=case.image, axes=case.axes, compare=compare)
     return of_array(array, path)
 
@@ -121,9 +129,16 @@ def _phantom(path: str) -> bool:
     return path.startswith(("phantom:", phantom_volumes.PREFIX))
 
 
+def _turned_slices(cases: Iterable[Case]) -> int:
+    """Volumes whose slices are images with an EXIF orientation, by the first of each."""
+    folders = {case.image for case in cases if case.slice is not None and frames.is_slice_folder(case.image)}
+    return sum(frames.image_header(frames.slice_files(folder)[0]).orientation > 1 for folder in folders)
+
+
 def _places_unknown(cases: Iterable[Case]) -> int:
     pairs = [(str(c.label), c.image) for c in cases if frames.is_volume(c.image) and frames.is_volume(str(c.label))]
-    return sum(says_nothing(frames.geometry_of(label), frames.geometry_of(image)) for label, image in pairs)
+    places = [(frames.geometry_of(label), frames.geometry_of(image)) for label, image in pairs]
+    return sum(bool(a.affines or b.affines) and (not b.affines or says_nothing(a, b)) for a, b in places)
 
 
 def _drawn_as_stored(

@@ -15,6 +15,8 @@ import numpy as np
 
 from edgemt.frames import stem_of
 
+_NUMBERED = re.compile(r"^(.*\d.*?)[ _.-]+[a-z]*\d+$", re.IGNORECASE)
+
 
 @dataclass(frozen=True)
 class Item:
@@ -119,16 +121,36 @@ def pick(items: Sequence[Item], names: Iterable[str], *, source: Path) -> list[I
 
 
 def patients(items: Iterable[Item], *, always: bool) -> dict[str, bool]:
-    """Each patient, and whether a file name tells more than the patient: `p1_frame2`, not `p1`. `always`: as if."""
+    """Each patient, in lower case, and whether a file name tells more than the patient: `p1_frame2`, not `p1`.
+    `always`: as if."""
     found: dict[str, bool] = {}
     for item in items:
-        found[item.group] = found.get(item.group, always) or item.group != item.name
+        patient = item.group.casefold()
+        found[patient] = found.get(patient, always) or item.group != item.name
     return found
 
 
 def same_patient(item: Item, known: dict[str, bool], *, always: bool) -> bool:
     """Whether an item belongs to one of `known` (`patients`). A plain name in two folders, 7 and 7, means nothing."""
-    return item.group in known and (always or known[item.group] or item.group != item.name)
+    patient = item.group.casefold()
+    return patient in known and (always or known[patient] or item.group != item.name)
+
+
+def alike(training: Iterable[Item], val: Iterable[Item]) -> str:
+    """What to say where names look like PATIENT_NUMBER, the pattern takes each for a patient of its own, and such a
+    patient would both train and validate; empty otherwise. One beginning for all names (KiTS19_00001) is no patient."""
+    training, val = list(training), list(val)
+    begins = {item.name: found[1] for item in (*training, *val) if (found := _NUMBERED.match(item.name))}
+    if len(set(begins.values())) < 2:
+        return ""
+    tested = {begins[item.name] for item in val if item.group == item.name and item.name in begins}
+    shared = [item for item in training if item.group == item.name and begins.get(item.name) in tested]
+    if not shared:
+        return ""
+    return (
+        f"{len(shared)} training images begin as validation images do, first {begins[shared[0].name]!r}; if that is "
+        "the patient, give --data.patient-pattern '^(.*)[_-][a-z]*\\d+$'"
+    )
 
 
 def refuse_shared(labelled: Iterable[Item], val: Iterable[Item], *, always: bool = True) -> None:

@@ -133,7 +133,7 @@ def statistics(*stacks: Stack, per_image: bool = False) -> Normalise:
 
 def mixed_seed(*parts: int) -> int:
     """One seed out of several, well mixed: neighbours are unrelated."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0] >> 1)
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
 
 
 @lru_cache(maxsize=64)

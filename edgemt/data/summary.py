@@ -37,13 +37,19 @@ def summary(cohort: Cohort, options: DataOptions, reading: Reading) -> list[str]
     cases = (*cohort.labelled, *cohort.unlabelled, *cohort.val)
     lines = [f"data: {options.root}", _parts(cohort, options), _pictures(cases, reading)]
     lines += _places(cases, cohort, options)
-    lines.append(reading.masks.text)
+    lines.append(reading.masks.text + _shares(reading))
     notes = [*cohort.notes, *reading.notes]
     room = _LINES - len(lines)
     if len(notes) > room:
         notes = [*notes[: room - 1], "; ".join(notes[room - 1 :])]
     lines = [lines[0], *(f"  {line}" for line in lines[1:] if line), *(f"  note: {note}" for note in notes)]
     return lines
+
+
+def _shares(reading: Reading) -> str:
+    """How much of the masks each class but the background covers: masks the wrong way round show here."""
+    named = list(zip(reading.masks.classes, reading.shares, strict=False))[1:6]
+    return "".join(f"; {name} {100 * share:.2g} %" for name, share in named) + (" of the pixels" if named else "")
 
 
 def _parts(cohort: Cohort, options: DataOptions) -> str:
