@@ -376,10 +376,11 @@ def first_encoder_weights(of: Teacher | Student, at: Run, stage: str) -> Encoder
 def without_weights(of: Teacher | Student) -> dict[str, Any]:
     """What a stage's key holds of its network: files of weights count by their hash, wherever they lie.
 
-    A feature teacher and a warm-up count where a stage uses them.
+    A feature teacher and a warm-up count where a stage uses them, a resolution where it is not the whole.
     """
     feature = ("feature_teacher", "feature_teacher_weights", "feature_teacher_size", "warm_up_steps")
-    left_out = ("weights", "encoder_weights", *feature)
+    whole = ("resolution",) if getattr(of, "resolution", 1.0) == 1.0 else ()
+    left_out = ("weights", "encoder_weights", *feature, *whole)
     return {name: value for name, value in artefact.plain(of).items() if name not in left_out}
 
 
