@@ -82,7 +82,7 @@ class Projected(NamedTuple):
 
 
 class Projection(nn.Module):
-    """Maps of the student [N, C, *space] -> maps with the teacher's channels; trained beside it, and never kept.
+    """Maps of the student [N, C, *space] -> maps with the teacher's channels; trained beside it, and not exported.
 
     One 1x1 convolution for each map; for "vid" three with ReLU between, as released, and a variance for each channel
     that begins at 5.

@@ -102,9 +102,9 @@ def unread_bytes(link: socket.socket) -> int:
 
 
 def unread_in_file(descriptor: int) -> int:
-    """Bytes of a pipe, a socket or a terminal that were written and not read; 0 for a file, which nobody waits for.
+    """Bytes of a pipe, a socket or a terminal that were written and not read; 0 for a file, which has no reader.
 
-    Raises BrokenPipeError when there is nobody left to read them.
+    Raises BrokenPipeError when the reader has closed its end.
     """
     if _is_deserted(descriptor):
         raise BrokenPipeError(errno.EPIPE, "the reader is gone")
