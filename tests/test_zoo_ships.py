@@ -29,7 +29,7 @@ from edgemt.zoo import graphs, shelf  # noqa: E402
 from edgemt.zoo.synthetic import frames_for  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
-LA = ROOT / "students" / "zoo" / "la_slices"
+LA = ROOT / "students" / "zoo" / "atrium"
 SMALL, SMALL_IR = "model.int8.onnx", "openvino/model.int8.xml"
 BRIEF = replace(graphs.TIMED, warmup=1, warmup_seconds=0, iterations=2, seconds=0.01, rounds=1)
 
@@ -40,7 +40,7 @@ def sealed(folder: Path, card: Card, **fields: object) -> Card:
 
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The folders slim, int8 and ship of a run whose student is that of zoo/la_slices; its patient is P001."""
+    """The folders slim, int8 and ship of a run whose student is that of zoo/atrium; its patient is P001."""
     folder = tmp_path_factory.mktemp("run")
     own = artefact.read_card(LA)
     for stage in ("slim", "int8", "ship"):
@@ -115,7 +115,7 @@ def test_a_ship_is_packed_with_its_int8_graph_and_without_any_image_of_a_patient
     assert there == {*card.files, "card.json"} and shelf.weight(ship.folder, card) < shelf.LARGEST
     assert zoo.open_entry("zoo/heart").identity == identity
     cli.main(["list", "zoo"])
-    assert "atrium: 160 x 128, 3 slices; Dice 0.859 in INT8, 0.864 in float" in capsys.readouterr().out
+    assert "atrium: 160 x 128, 5 slices; Dice 0.859 in INT8, 0.877 in float" in capsys.readouterr().out
 
 
 def test_graphs_beside_a_stage_count_only_when_they_were_made_from_it(finished: Path, home: Path) -> None:
@@ -135,9 +135,9 @@ def test_what_is_too_large_or_no_entry_is_left_as_it_was(
     finished: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (shutil.copytree(LA, home / "atrium") / "card.json").read_text()
-    monkeypatch.setattr(shelf, "LARGEST", 2_000_000)
+    monkeypatch.setattr(shelf, "LARGEST", 3_000_000)
     said = refusal(["pack", str(finished / "slim"), "atrium", "--overwrite"], capsys)
-    assert f"{SMALL} 1.0" in said and said.endswith("an entry has 2 at most; prune it further")
+    assert f"{SMALL} 1.2" in said and said.endswith("an entry has 3 at most; prune it further")
     assert (home / "atrium" / "card.json").read_text() == before and not list(home.glob("*.partial"))
     Path("mine").mkdir()
     Path("mine/thesis.txt").write_text("years")
@@ -164,19 +164,19 @@ def command(*words):
         cli.main(list(words))
     return said.getvalue()
 
-ship = edgemt.open_ship("zoo/la_slices")
+ship = edgemt.open_ship("zoo/atrium")
 for runtime in ("openvino", "onnxruntime"):
-    made = edgemt.runner("zoo/la_slices", runtime=runtime)
+    made = edgemt.runner("zoo/atrium", runtime=runtime)
     assert made.file == "model.int8.onnx" and "int8" in made.precision, (made.file, made.precision)
-written = [Path(line) for line in command("predict", "zoo/la_slices", "test/images/a.nii.gz", "--out", "masks").split()]
+written = [Path(line) for line in command("predict", "zoo/atrium", "test/images/a.nii.gz", "--out", "masks").split()]
 assert written[0].name == "a.mask.nii.gz" and all(path.is_file() for path in written)
-doctor = command("doctor", "zoo/la_slices")
+doctor = command("doctor", "zoo/atrium")
 assert "have the hash of the card" in doctor and doctor.count("runs in int8") >= 2, doctor
 assert "with int8" in doctor and "wanted" not in doctor, doctor
-assert "atrium" in command("eval", "zoo/la_slices", "--data.root", "test", "--json", "eval.json")
+assert "atrium" in command("eval", "zoo/atrium", "--data.root", "test", "--json", "eval.json")
 words = ["--seconds", "0.02", "--hz", "0", "--file", "int8", "--runtime", "onnxruntime"]
-assert "onnxruntime" in command("bench", "zoo/la_slices", *words)
-assert "zoo/la_slices" in command("list", "zoo")
+assert "onnxruntime" in command("bench", "zoo/atrium", *words)
+assert "zoo/atrium" in command("list", "zoo")
 print(json.loads(Path("eval.json").read_text())["file"])
 """
     assert run(program, hide=HEAVY, arguments=[str(tmp_path)]).strip() == SMALL
@@ -185,13 +185,13 @@ print(json.loads(Path("eval.json").read_text())["file"])
 @pytest.mark.parametrize("words", [["predict", "x.nii.gz"], ["stream"], ["bench"], ["doctor"], ["eval"]])
 def test_an_unknown_name_is_one_line_with_the_nearest(words: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
-        cli.main([words[0], "zoo/la_slice", *words[1:]])
+        cli.main([words[0], "zoo/atriums", *words[1:]])
     said = capsys.readouterr()
-    assert stopped.value.code == 2 and "nearest: la_slices" in said.err + said.out
+    assert stopped.value.code == 2 and "nearest: atrium" in said.err + said.out
 
 
 def test_a_model_of_slices_is_no_model_of_a_film(capsys: pytest.CaptureFixture[str]) -> None:
-    assert "reads 3 slices of a volume at once" in refusal(["stream", "zoo/la_slices"], capsys)
+    assert "reads 5 slices of a volume at once" in refusal(["stream", "zoo/atrium"], capsys)
 
 
 def test_a_folder_here_is_never_taken_for_an_entry_of_the_same_name(home: Path) -> None:
@@ -236,7 +236,7 @@ def test_the_installed_package_has_a_zoo_that_works(tmp_path: Path) -> None:
 import sys
 sys.path.insert(0, sys.argv[1])
 import edgemt
-ship = edgemt.open_ship("zoo/la_slices")
+ship = edgemt.open_ship("zoo/atrium")
 made = edgemt.runner(ship, runtime="onnxruntime")
 print(ship.folder, made.file)
 """
@@ -244,4 +244,4 @@ print(ship.folder, made.file)
         [sys.executable, "-I", "-c", program, str(tmp_path / "installed")],
         capture_output=True, text=True, cwd=tmp_path, check=True,
     )  # fmt: skip
-    assert re.fullmatch(rf"{tmp_path}/installed/students/zoo/la_slices {SMALL}", done.stdout.strip())
+    assert re.fullmatch(rf"{tmp_path}/installed/students/zoo/atrium {SMALL}", done.stdout.strip())
