@@ -20,10 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.machine import describe, physical_cores
-from deploy.runtime import runner
-from deploy.ship import golden, open_ship
-from deploy.timing import BenchOptions, Call, in_turns, warm_up
+from deploy.benchmark.timing import BenchOptions, Call, in_turns, warm_up
+from deploy.hardware.machine import describe, physical_cores
+from deploy.package.package import golden, open_ship
+from deploy.runtimes.load import runner
 
 RUNTIME = {"benchmark_app": "openvino", "trtexec": "tensorrt"}
 _MEDIAN = re.compile(r"(?:Median:|Latency:.*?median =)\s*([\d.]+)\s*(ms|us)")

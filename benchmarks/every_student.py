@@ -28,15 +28,15 @@ from every_student_table import report
 from torch import nn
 
 import students
-from deploy.bench import BenchOptions, bench, without_raw
-from deploy.cost import count
+from deploy.benchmark.bench import BenchOptions, bench, without_raw
+from deploy.benchmark.timing import Call
 from deploy.export import Shippable, export_onnx
-from deploy.machine import physical_cores
-from deploy.quantize import quantize
-from deploy.runners import first_line
-from deploy.runtime import TorchRunner, runner
-from deploy.timing import Call
-from edgemt.files import write_text
+from deploy.hardware.machine import physical_cores
+from deploy.pruning.cost import count
+from deploy.quantization.int8 import quantize
+from deploy.runtimes.load import TorchRunner, runner
+from deploy.runtimes.runner import first_line
+from edgemt.io.atomic import write_text
 
 FLOAT, SMALL = "model.onnx", "model.int8.onnx"
 ON_RUNTIMES: dict[str, tuple[str, dict[str, Any]]] = {

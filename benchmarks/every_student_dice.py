@@ -25,20 +25,21 @@ from torch import nn
 
 import students
 from deploy.export import export_onnx
-from deploy.quantize import quantize
-from deploy.runtime import runner
-from edgemt import artefact, engine
-from edgemt.evaluate import evaluate
-from edgemt.files import write_text
-from edgemt.quantizing import frames_of
-from edgemt.training import builder
+from deploy.quantization.int8 import quantize
+from deploy.runtimes.load import runner
+from edgemt.artefacts import stage_folder
+from edgemt.inference.evaluate import evaluate
+from edgemt.io.atomic import write_text
+from edgemt.pipeline.quantize import frames_of
+from edgemt.pipeline.train import builder
+from edgemt.training import engine
 
 
 def learnt(entrant: Entrant, run: Path, at: Any, *, steps: int, seed: int, folder: Path) -> nn.Module:
     """The network after `steps` of the run's student method; a checkpoint in the folder is taken up."""
     known: dict[str, Callable[[], nn.Module]] = {
         "student": entrant.build,
-        "teacher": lambda: artefact.load_network(run / "teacher"),
+        "teacher": lambda: stage_folder.load_network(run / "teacher"),
     }
     schedule = replace(at.recipe.student.schedule, validations=0)
     schedule = replace(schedule, steps=steps) if steps else schedule
@@ -61,7 +62,7 @@ def row(entrant: Entrant, run: Path, at: Any, *, steps: int, seed: int, out: Pat
         return json.loads(kept.read_text())
     folder = out / "graphs" / entrant.slug
     network = learnt(entrant, run, at, steps=steps, seed=seed, folder=folder)
-    card = artefact.read_card(run / "teacher")
+    card = stage_folder.read_card(run / "teacher")
     face = {"size": card.size, "channels": card.channels, "normalise": card.normalise}
     graph = export_onnx(network, folder / "model.onnx", **face)
     frames = [frame[None] for frame in frames_of(at.unlabelled, 100, seed=0)]
@@ -69,7 +70,7 @@ def row(entrant: Entrant, run: Path, at: Any, *, steps: int, seed: int, out: Pat
     judged = evaluate(runner(small, runtime="openvino"), at.val, dice_only=True)
     made = {"network": entrant.name, "float": at.dice(network), "int8": judged.dice, "size": list(card.size)}
     made |= {"run": run.name, "steps": steps or at.recipe.student.schedule.steps, "seed": seed}
-    made |= {"teacher": artefact.read_card(run / "teacher").measured[artefact.WEIGHTS]["dice"]}
+    made |= {"teacher": stage_folder.read_card(run / "teacher").measured[stage_folder.WEIGHTS]["dice"]}
     write_text(kept, json.dumps(made, indent=1))
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return made
@@ -89,7 +90,7 @@ def main() -> None:
         torch.set_num_threads(given.threads)
     try:
         at = opened(given.run)
-        channels = artefact.read_card(given.run / "teacher").channels
+        channels = stage_folder.read_card(given.run / "teacher").channels
         for entrant in (*named(given.students, channels=channels), *baselines(given.baselines, channels=channels)):
             made = row(entrant, given.run, at, steps=given.steps, seed=given.seed, out=given.out)
             print(f"{entrant.name}: Dice {made['float']:.4f}, INT8 {made['int8']:.4f}", file=sys.stderr, flush=True)

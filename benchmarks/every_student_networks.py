@@ -18,9 +18,9 @@ from torch import Tensor, nn
 
 import students
 import teachers
-from edgemt import artefact
+from edgemt.artefacts import stage_folder
 from edgemt.contract import Card, Normalise, Output
-from edgemt.frames import fit_frame, is_image, read_image, to_uint8
+from edgemt.io.images import fit_frame, is_image, read_image, to_uint8
 
 CLASSES = 2
 PEAK_SIZE = 32
@@ -109,14 +109,14 @@ def trained(run: Path, *, channels: int) -> list[Entrant]:
     """Student and pruned student of a finished run, with its weights and its Dice."""
     found = []
     for stage in ("student", "slim"):
-        card = artefact.read_card(run / stage)
+        card = stage_folder.read_card(run / stage)
         if card.channels != channels:
             raise ValueError(f"{run}: its frames have {card.channels} channels; give --channels {card.channels}")
-        dice = {"float": _dice(card, artefact.WEIGHTS), "size": list(card.size), "run": run.name}
+        dice = {"float": _dice(card, stage_folder.WEIGHTS), "size": list(card.size), "run": run.name}
         if stage == "slim" and (run / "int8" / "card.json").is_file():
-            dice["int8"] = _dice(artefact.read_card(run / "int8"), "openvino/model.int8.xml")
+            dice["int8"] = _dice(stage_folder.read_card(run / "int8"), "openvino/model.int8.xml")
         name = f"{card.network['name']}{', pruned' if stage == 'slim' else ''}, of {run.name}"
-        load = partial(artefact.load_network, run / stage)
+        load = partial(stage_folder.load_network, run / stage)
         found.append(Entrant(name, load, channels, card.normalise, dice, trained=True))
     return found
 

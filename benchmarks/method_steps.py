@@ -28,11 +28,11 @@ import torch
 from torch import nn
 
 import teachers
-from deploy.machine import describe
+from deploy.hardware.machine import describe
 from edgemt.contract import Batch
-from edgemt.engine import Run, Schedule, resolve_precision
 from edgemt.methods import METHODS, Discriminator, Method
-from edgemt.methods.table import COSTS
+from edgemt.methods.catalogue import COSTS
+from edgemt.training.engine import Run, Schedule, resolve_precision
 from teachers.promptable import Promptable
 
 CLASSES, STEPS = 3, 1000

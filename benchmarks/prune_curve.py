@@ -51,20 +51,22 @@ def points(given: argparse.Namespace) -> list[tuple[str, float]]:
 
 def made(given: argparse.Namespace, target: str, ratio: float) -> dict[str, Any] | None:
     """One point: its folder holds the INT8 graph and what was measured; None where so much cannot go."""
-    from deploy import export, prune, quantize
-    from deploy.runtime import runner
-    from edgemt import artefact
-    from edgemt.evaluate import evaluate
-    from edgemt.files import write_text
-    from edgemt.quantizing import frames_of
+    from deploy import export
+    from deploy.pruning import prune
+    from deploy.quantization import int8
+    from deploy.runtimes.load import runner
+    from edgemt.artefacts import stage_folder
+    from edgemt.inference.evaluate import evaluate
+    from edgemt.io.atomic import write_text
+    from edgemt.pipeline.quantize import frames_of
 
     name = f"{target}-{ratio:g}"
     folder = given.out / name
     if (folder / "row.json").exists():
         return json.loads((folder / "row.json").read_text())
     at = opened(given.run)
-    card = artefact.read_card(given.run / "student")
-    network = artefact.load_network(given.run / "student")
+    card = stage_folder.read_card(given.run / "student")
+    network = stage_folder.load_network(given.run / "student")
     plan = None
     if ratio:
         try:
@@ -72,13 +74,13 @@ def made(given: argparse.Namespace, target: str, ratio: float) -> dict[str, Any]
         except ValueError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return None
-        write_text(folder / "plan.json", artefact.to_json(plan))
+        write_text(folder / "plan.json", stage_folder.to_json(plan))
     network = tuned(given, at, network, folder)
     graph = export.export_onnx(
         network, folder / "model.onnx", size=card.size, channels=card.channels, normalise=card.normalise
     )
     frames = [frame[None] for frame in frames_of(at.unlabelled, 100, seed=0)]
-    small = quantize.quantize(graph, folder / "model.int8.onnx", calibration=frames, frames=len(frames))
+    small = int8.quantize(graph, folder / "model.int8.onnx", calibration=frames, frames=len(frames))
     dice = evaluate(runner(small, runtime=given.runtime, threads=given.threads or None), at.val, dice_only=True).dice
     params, macs = prune.count(network, at.example)
     row = {"name": name, "target": target, "share": ratio, "dice": dice, "params": params, "macs": macs}
@@ -92,9 +94,9 @@ def cut(given: argparse.Namespace, at: Any, network: Any, target: str, ratio: fl
     """Prune in place. The table of layer times is measured once for all points."""
     import torch
 
-    from deploy import prune
-    from deploy.layer_times import Measured
-    from edgemt import slimming
+    from deploy.pruning import prune
+    from deploy.pruning.layer_profiler import Measured
+    from edgemt.pipeline import prune as slimming
 
     known: dict[Any, float] = {}
     file = given.out / "layers.json"
@@ -127,11 +129,15 @@ def tuned(given: argparse.Namespace, at: Any, network: Any, folder: Path) -> Any
     """Fine-tuned by the recipe's method; a checkpoint in the folder is taken up."""
     import copy
 
-    from edgemt import artefact, engine
-    from edgemt.training import builder
+    from edgemt.artefacts import stage_folder
+    from edgemt.pipeline.train import builder
+    from edgemt.training import engine
 
     folder.mkdir(parents=True, exist_ok=True)
-    known = {"student": lambda: copy.deepcopy(network), "teacher": lambda: artefact.load_network(given.run / "teacher")}
+    known = {
+        "student": lambda: copy.deepcopy(network),
+        "teacher": lambda: stage_folder.load_network(given.run / "teacher"),
+    }
     done = engine.train(
         at.recipe.student.method,
         build=builder(known, at, seed=0),
@@ -150,11 +156,12 @@ _RUNS: dict[Path, Any] = {}
 
 def opened(run: Path) -> Any:
     """The run's recipe at work; images are read once."""
-    from edgemt import recipes, workspace
+    from edgemt import recipes
+    from edgemt.pipeline import run_context
 
     if run not in _RUNS:
         saved = json.loads((run / "recipe.json").read_text())
-        _RUNS[run] = workspace.start(filled(recipes.load(saved["name"]), saved), run)
+        _RUNS[run] = run_context.start(filled(recipes.load(saved["name"]), saved), run)
     return _RUNS[run]
 
 
@@ -179,9 +186,9 @@ def filled(default: Any, saved: dict[str, Any]) -> Any:
 
 def timed(given: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Median latency, and the median of its ratios to the first row's inside a round."""
-    from deploy.runtime import runner
-    from deploy.timing import BenchOptions, in_turns, warm_up
-    from edgemt.quantizing import frames_of
+    from deploy.benchmark.timing import BenchOptions, in_turns, warm_up
+    from deploy.runtimes.load import runner
+    from edgemt.pipeline.quantize import frames_of
 
     at = opened(given.run)
     frames = [frame[None] for frame in frames_of(at.unlabelled, 16, seed=1)]

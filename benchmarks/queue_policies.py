@@ -18,8 +18,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from deploy.percentiles import summary
-from deploy.stream.mailbox import Mailbox
+from deploy.benchmark.percentiles import summary
+from deploy.stream.state.latest_queue import Mailbox
 
 LENGTH = 5
 

@@ -23,10 +23,11 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from deploy.ship import open_ship
-from edgemt import encoder_weights, recipes
-from edgemt.evaluate import evaluate
-from edgemt.workspace import start
+from deploy.package.package import open_ship
+from edgemt import recipes
+from edgemt.inference.evaluate import evaluate
+from edgemt.io import encoder_weights
+from edgemt.pipeline.run_context import start
 
 
 def train(args: argparse.Namespace) -> dict[str, object]:
@@ -96,7 +97,7 @@ def timed(network: torch.nn.Module, frames: np.ndarray, args: argparse.Namespace
         inputs = [np.ascontiguousarray(f[None].transpose(0, 3, 1, 2).astype(np.float32) / 255 * 2 - 1) for f in frames]
         calls["smp_ms"] = [lambda x=x: compiled(x)[0].argmax(1) for x in inputs]
         if args.ship:
-            from deploy.runtime import runner
+            from deploy.runtimes.load import runner
 
             ours = runner(open_ship(args.ship), runtime="openvino", threads=1)
             calls["ship_ms"] = [lambda x=x: ours(x[None]) for x in frames]

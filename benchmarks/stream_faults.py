@@ -26,7 +26,7 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from misbehaving import Drama, model, picture, threshold  # noqa: E402
 from tiny_ship import make_ship  # noqa: E402
 
-from deploy.stream.opening import open_model  # noqa: E402
+from deploy.stream.inference.load_model import open_model  # noqa: E402
 from deploy.stream.session import StreamOptions  # noqa: E402
 from deploy.stream.sources import Corrupt, Lost, Picture  # noqa: E402
 

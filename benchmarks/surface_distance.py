@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemt.surface import surface_scores
+from edgemt.metrics.surface_distance import surface_scores
 
 Pair = tuple[np.ndarray, np.ndarray]
 

@@ -66,8 +66,8 @@ def ours(image: Any, label: Any, *, filters: int) -> Callable[[], object]:
     """The engine's own step with the engine's own choices."""
     import teachers
     from edgemt.contract import Batch
-    from edgemt.engine import Run, Schedule
     from edgemt.methods import METHODS
+    from edgemt.training.engine import Run, Schedule
 
     def build(kind: str, init: int) -> Any:
         return teachers.build("vnet", channels=1, classes=CLASSES, filters=filters)
@@ -79,7 +79,7 @@ def ours(image: Any, label: Any, *, filters: int) -> Callable[[], object]:
 
 
 def ours_precision(device: Any) -> str:
-    from edgemt.engine import resolve_precision
+    from edgemt.training.engine import resolve_precision
 
     learns, looks = (resolve_precision("auto", device, learns_volumes=learns) for learns in (True, False))
     return f"{learns} (students), {looks} (averages)"

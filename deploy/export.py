@@ -23,10 +23,10 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from deploy.graph_file import read_graph_file
-from deploy.openvino_graph import core
+from deploy.package.onnx_inspect import read_graph_file
+from deploy.runtimes.openvino_backend import core
 from edgemt.contract import Normalise
-from edgemt.files import no_space, whole
+from edgemt.io.atomic import no_space, whole
 
 INPUT, OUTPUT = "frame", "mask"
 OPSETS = (18, 19, 20, 21)  # what the exporter writes and all three runtimes read

@@ -11,36 +11,36 @@ from typing import Annotated, Any, Union
 import tyro
 from tyro.conf import subcommand
 
-from deploy.runners import out_of_memory
-from edgemt.commands import bench, check, compare, export, ships, stages, stream, tables, trust
-from edgemt.commands.speaking import alone, say
-from edgemt.files import no_space
-from edgemt.names import unknown
+from deploy.runtimes.runner import out_of_memory
+from edgemt.commands import bench, check, compare, export, listing, package, pipeline, signing, stream
+from edgemt.commands.console import alone, say
+from edgemt.errors import unknown
+from edgemt.io.atomic import no_space
 
 COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
-    stages.Run: stages.stages,
-    stages.Train: stages.stages,
-    stages.Distil: stages.stages,
-    stages.Prune: stages.stages,
-    stages.Quantize: stages.stages,
+    pipeline.Run: pipeline.stages,
+    pipeline.Train: pipeline.stages,
+    pipeline.Distil: pipeline.stages,
+    pipeline.Prune: pipeline.stages,
+    pipeline.Quantize: pipeline.stages,
     export.Export: export.export,
     bench.Bench: bench.bench,
     compare.Compare: compare.compare,
     check.Check: alone(check.check),
-    ships.Eval: alone(ships.evaluate),
-    ships.Predict: alone(ships.predict),
-    ships.Build: alone(ships.build),
-    trust.Keygen: alone(trust.make_key),
-    trust.Sign: alone(trust.sign_ship),
-    tables.Pack: alone(tables.pack_stage),
-    tables.List: alone(tables.list_names),
-    tables.Explain: alone(tables.explain_method),
-    ships.Doctor: alone(ships.doctor),
+    package.Eval: alone(package.evaluate),
+    package.Predict: alone(package.predict),
+    package.Build: alone(package.build),
+    signing.Keygen: alone(signing.make_key),
+    signing.Sign: alone(signing.sign_ship),
+    listing.Pack: alone(listing.pack_stage),
+    listing.List: alone(listing.list_names),
+    listing.Explain: alone(listing.explain_method),
+    package.Doctor: alone(package.doctor),
     stream.Stream: alone(stream.stream),
 }
 NAMES = {kind.__name__.lower(): kind for kind in COMMANDS}
 TAKES_FIELDS = (
-    stages.RecipeCommand,
+    pipeline.RecipeCommand,
     bench.Bench,
     compare.Compare,
 )  # after a recipe's name, every field of it is a flag

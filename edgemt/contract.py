@@ -42,7 +42,7 @@ class Case:
     image: str  # a path, or phantom:SEED
     label: str | None = None
     slice: int | None = None  # index along the last axis of a volume; None: all of it
-    axes: str = ""  # the order that the volume's axes are brought to (`edgemt.geometry`); empty: as stored
+    axes: str = ""  # the order that the volume's axes are brought to (`edgemt.io.geometry`); empty: as stored
 
 
 @dataclass(frozen=True)
@@ -126,7 +126,7 @@ class Card:
     files: dict[str, str] = field(default_factory=dict)  # relative path -> sha256
     measured: dict[str, dict[str, Any]] = field(default_factory=dict)  # file -> dice, drop, ...
     latency: tuple[dict[str, Any], ...] = ()
-    given_up: tuple[dict[str, Any], ...] = ()  # what was wanted, what ships in its place, and why (`edgemt.fallback`)
+    given_up: tuple[dict[str, Any], ...] = ()  # what was wanted, what ships in its place, and why
     params: int = 0
     macs: int = 0
     created: str = ""

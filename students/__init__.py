@@ -9,8 +9,8 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgemt.contract import HEADS
-from edgemt.names import unknown
-from edgemt.network_options import TIMM, checked, plain_name
+from edgemt.errors import unknown
+from edgemt.io.network_options import TIMM, checked, plain_name
 
 if TYPE_CHECKING:
     from torch import nn
@@ -80,9 +80,9 @@ def build(
 
     pretrained: "never", "if-available" (one warning line, then from scratch, where the encoder's weights
     cannot be had) or "always" (ValueError instead). weights_file: a file of them, which comes first.
-    first_conv: how its RGB filters are fitted to other channels (`edgemt.encoder_weights.adapt_first_conv`).
+    first_conv: how its RGB filters are fitted to other channels (`edgemt.io.encoder_weights.adapt_first_conv`).
     resolution: the part of the sides at which the network works inside, 0.25 to 1; logits have the size of the input.
-    `options` go to timm.create_model (drop_path_rate=0.1), those in `edgemt.network_options.TIMM`.
+    `options` go to timm.create_model (drop_path_rate=0.1), those in `edgemt.io.network_options.TIMM`.
     Raises ValueError for an unknown name, decoder, head or option, and for a resolution out of range.
     """
     import timm

@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgemt.names import unknown
+from edgemt.errors import unknown
 
 
 def resize(x: Tensor, like: Tensor, up: str = "bilinear") -> Tensor:

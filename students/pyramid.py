@@ -11,7 +11,7 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from edgemt import encoder_weights
+from edgemt.io import encoder_weights
 
 
 class Pyramid(nn.Module):

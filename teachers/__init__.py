@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgemt.contract import HEADS, Head
-from edgemt.names import unknown
+from edgemt.errors import unknown
 
 if TYPE_CHECKING:
     from torch import nn

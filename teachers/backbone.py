@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgemt import encoder_weights
 from edgemt.contract import Normalise
-from edgemt.encoder_weights import EncoderWeights
-from edgemt.files import sha256
-from edgemt.names import unknown
+from edgemt.errors import unknown
+from edgemt.io import encoder_weights
+from edgemt.io.atomic import sha256
+from edgemt.io.encoder_weights import EncoderWeights
 
 HEADS = ("head", "head_dist", "fc", "fc_norm", "classifier", "last_linear", "mask_token")  # may be left over in a file
 

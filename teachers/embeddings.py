@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgemt.files import NoSpaceError, whole
+from edgemt.io.atomic import NoSpaceError, whole
 from teachers.promptable import Answer
 
 Progress = Callable[[int, int], None]

@@ -10,11 +10,11 @@ from typing import Any, Literal
 
 from torch import Tensor, nn
 
-from edgemt import encoder_weights
 from edgemt.contract import Output
-from edgemt.encoder_weights import PRETRAINED, Hub
-from edgemt.names import unknown
-from edgemt.network_options import TIMM, checked, of_constructor, plain_name
+from edgemt.errors import unknown
+from edgemt.io import encoder_weights
+from edgemt.io.encoder_weights import PRETRAINED, Hub
+from edgemt.io.network_options import TIMM, checked, of_constructor, plain_name
 from teachers.layers import continued, cut
 from teachers.offered import MONAI, MONAI3D, Offer
 
@@ -78,7 +78,7 @@ def from_smp(
 ) -> nn.Module:
     """An architecture of segmentation_models_pytorch on any of its encoders; `tu-NAME` is timm's NAME.
 
-    pretrained and weights_file: where the encoder's first weights come from (`edgemt.encoder_weights.find`).
+    pretrained and weights_file: where the encoder's first weights come from (`edgemt.io.encoder_weights.find`).
     """
     import segmentation_models_pytorch as smp
     from segmentation_models_pytorch.encoders import encoders

@@ -17,8 +17,8 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgemt.files import sha256
-from edgemt.hub import published_weights
+from edgemt.io.atomic import sha256
+from edgemt.io.hub import published_weights
 from teachers.layers import resize
 from teachers.promptable import Answer
 

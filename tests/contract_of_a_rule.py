@@ -7,8 +7,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemt.contract import Step
-from edgemt.losses import distance, onehot
-from edgemt.methods.small_stage import Says
+from edgemt.learning.losses import distance, onehot
+from edgemt.testing.tiny_training import Says
 
 
 def check_masked_voxels_do_not_count(far=distance) -> None:

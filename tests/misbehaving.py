@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from deploy.stream.frame_record import Shown, State
-from deploy.stream.inference import Infer, Model
-from deploy.stream.marker import differing_outside, palette
+from deploy.stream.inference.inference_thread import Infer, Model
 from deploy.stream.session import Session, StreamOptions
 from deploy.stream.sources import Picture
+from deploy.stream.state.frames import Shown, State
+from deploy.stream.state.overlay import differing_outside, palette
 
 SIZE, MODEL_SIZE = (60, 80), (30, 40)
 OPTIONS = StreamOptions(budget_ms=600, no_signal_ms=300, frozen_ms=100, hang_ms=300)

@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgemt import artefact
-from edgemt.engine import Schedule
+from edgemt.artefacts import stage_folder
 from edgemt.methods import METHODS
+from edgemt.pipeline.run_context import Run
+from edgemt.pipeline.train import described, drop
 from edgemt.recipes import RECIPES, Int8
-from edgemt.training import described, drop
-from edgemt.workspace import Run
+from edgemt.training.engine import Schedule
 
 READER = "down.0.4"  # the convolution that reads what was planted
 
 
 def network(seed: int = 0) -> nn.Module:
     """A small U-Net with batch statistics of its own."""
-    return artefact.build_network(
+    return stage_folder.build_network(
         {
             "room": "teachers",
             "name": "unet",
@@ -101,9 +101,9 @@ def _keep(at: Run, stage: str, net: nn.Module) -> None:
             "options": {"widths": [8, 8, 8], "dropout": [0.0] * 3},
         },
         recipe_hash=stage,
-        measured={artefact.WEIGHTS: {**measured, "drop": drop(None, measured), "runtime": "torch"}},
+        measured={stage_folder.WEIGHTS: {**measured, "drop": drop(None, measured), "runtime": "torch"}},
     )
-    artefact.save_network(folder, net, card)
+    stage_folder.save_network(folder, net, card)
 
 
 def again(at: Run, **choices: Any) -> Run:

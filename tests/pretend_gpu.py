@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from tiny_ship import CHANNELS, SIZE, expected
 
-from deploy import cuda
+from deploy.runtimes import cuda_driver
 
 NAME, CAPABILITY, DRIVER = "Pretend Orin", (8, 7), 12060
 
@@ -32,7 +32,7 @@ class Library:
         self.launched = 0
         self.current = False
         self._next = 1000
-        for name, arguments in cuda._FUNCTIONS.items():
+        for name, arguments in cuda_driver._FUNCTIONS.items():
             made = ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(self._guarded(getattr(self, f"_{name}")))
             setattr(self, name, made)
 
@@ -69,7 +69,7 @@ class Library:
             name[place] = letter
 
     def _cuDeviceGetAttribute(self, value: Any, attribute: int, device: int) -> None:
-        value[0] = CAPABILITY[attribute - cuda.CAPABILITY_MAJOR]
+        value[0] = CAPABILITY[attribute - cuda_driver.CAPABILITY_MAJOR]
 
     def _cuDevicePrimaryCtxRetain(self, context: Any, device: int) -> None:
         context[0] = 1
@@ -82,7 +82,7 @@ class Library:
 
     def _allocate(self, place: Any, size: int) -> int:
         if size > self.memory:
-            return cuda.OUT_OF_MEMORY
+            return cuda_driver.OUT_OF_MEMORY
         buffer = (ctypes.c_uint8 * size)()
         place[0] = ctypes.addressof(buffer)
         self.held[ctypes.addressof(buffer)] = buffer
@@ -109,7 +109,7 @@ class Library:
         self.put(stream, lambda: ctypes.memmove(here, there, size) and None)
 
     def _cuStreamCreate(self, stream: Any, flags: int) -> None:
-        assert flags == cuda.NON_BLOCKING
+        assert flags == cuda_driver.NON_BLOCKING
         self._next += 1
         stream[0] = self._next
         self.streams[self._next] = []

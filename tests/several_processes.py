@@ -13,13 +13,13 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgemt import engine, ranks
 from edgemt.contract import Batch, Output, Step
-from edgemt.engine import Schedule
-from edgemt.losses import cross_entropy
+from edgemt.learning.losses import cross_entropy
+from edgemt.learning.method import Method, Terms
+from edgemt.learning.roles import Ema, Memory, Players, Role, Trainable
 from edgemt.methods import METHODS, Discriminator
-from edgemt.methods.method import Method, Terms
-from edgemt.roles import Ema, Memory, Players, Role, Trainable
+from edgemt.training import distributed, engine
+from edgemt.training.engine import Schedule
 
 FAST = Schedule(steps=4, labelled=2, unlabelled=2, precision="32-true", validations=2, checkpoint_every=1, warmup=2)
 NAMES = ("dan", "cps", "ua_mt", "cutmix_mt", "distillation")
@@ -74,7 +74,9 @@ class Remembering(Method):
 
 
 def build(kind: str, init: int) -> nn.Module:
-    torch.manual_seed(init + 7 * ranks.rank())  # as if a download had failed on one node: the first one's must count
+    torch.manual_seed(
+        init + 7 * distributed.rank()
+    )  # as if a download had failed on one node: the first one's must count
     return Discriminator(classes=3, channels=1) if kind == "discriminator" else Small()
 
 
@@ -101,7 +103,7 @@ class Cut(Exception):
 
 def cut_at(step: int) -> engine.Draw:
     def until(index: int, device: torch.device) -> Batch:
-        if index // ranks.world() == step:
+        if index // distributed.world() == step:
             raise Cut
         return draw(index, device)
 
@@ -153,7 +155,7 @@ def nan_in_one(folder: Path) -> dict[str, Any]:
 
     def broken(index: int, device: torch.device) -> Batch:
         batch = draw(index, device)
-        return replace(batch, image=batch.image * float("nan")) if ranks.rank() == 1 else batch
+        return replace(batch, image=batch.image * float("nan")) if distributed.rank() == 1 else batch
 
     skipped = run.step(broken) is None
     kept = digest(run.players) == before
@@ -165,7 +167,7 @@ def cut_and_resumed(folder: Path) -> dict[str, Any]:
     seen: list[int] = []
 
     def evaluate(network: nn.Module) -> float:
-        seen.append(ranks.rank())
+        seen.append(distributed.rank())
         return 0.5
 
     for name in ("dan", "cutmix_mt"):
@@ -173,7 +175,7 @@ def cut_and_resumed(folder: Path) -> dict[str, Any]:
         whole = engine.train(METHODS[name], draw=draw, folder=folder / name / "whole", **given)
         with suppress(Cut):
             engine.train(METHODS[name], draw=cut_at(2), folder=folder / name / "cut", **given)
-        ranks.wait()
+        distributed.wait()
         resumed = engine.train(METHODS[name], draw=draw, folder=folder / name / "cut", **given)
         found[name] = {"whole": digest(whole.network), "resumed": digest(resumed.network)}
     with suppress(Cut):
@@ -195,15 +197,15 @@ def failing_in_one(folder: Path) -> str:
 
 
 def failing_alone_where_the_others_wait(folder: Path) -> str:
-    @ranks.together()
+    @distributed.together()
     def stage() -> str:
-        made = ranks.by_first(lambda: {"from": ranks.rank(), "odd": ["é", 1.5]})
+        made = distributed.by_first(lambda: {"from": distributed.rank(), "odd": ["é", 1.5]})
         assert made == {"from": 0, "odd": ["é", 1.5]}
 
         def fails() -> str:
             raise PermissionError(13, "Permission denied", "ship")
 
-        return ranks.by_first(fails)
+        return distributed.by_first(fails)
 
     try:
         return stage()
@@ -227,5 +229,5 @@ def process(rank: int, world: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world)
     found = {scenario.__name__: scenario(Path(folder)) for scenario in SCENARIOS}
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    ranks.wait()
+    distributed.wait()
     torch.distributed.destroy_process_group()

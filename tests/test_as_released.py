@@ -13,18 +13,20 @@ from torch import Tensor, nn
 from torchvision.transforms import v2
 
 import teachers
-from edgemt import engine, recipes, workspace
+from edgemt import recipes
 from edgemt.contract import Batch, Normalise, Output, Step
-from edgemt.data.augment import NO_AUGMENT, warp
-from edgemt.data.stream import Stack, TwoStream
-from edgemt.engine import Run, Schedule
+from edgemt.data.augment2d import NO_AUGMENT, warp
+from edgemt.data.slice_dataset import Stack, TwoStream
+from edgemt.learning.perturbations import Jitter
+from edgemt.learning.pseudo_labels import largest_component
+from edgemt.learning.roles import Alternating, Players
 from edgemt.methods import METHODS, Discriminator, Method
-from edgemt.methods.pasting import regions
-from edgemt.methods.small_stage import CHANNELS, Stage, Tiny, batch_of
-from edgemt.perturb import Jitter
-from edgemt.pseudo import largest_component
-from edgemt.roles import Alternating, Players
-from edgemt.training import trained
+from edgemt.methods.bcp import regions
+from edgemt.pipeline import run_context
+from edgemt.pipeline.train import trained
+from edgemt.testing.tiny_training import CHANNELS, Stage, Tiny, batch_of
+from edgemt.training import engine
+from edgemt.training.engine import Run, Schedule
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -253,7 +255,7 @@ def test_a_training_gives_the_wish_of_its_method_to_its_batches(
 
     monkeypatch.setattr(engine, "train", train)
     recipe = replace(recipes.load("phantom"), data=replace(recipes.load("phantom").data, size=(32, 32)))
-    at = workspace.start(recipe, out=tmp_path / "run")
+    at = run_context.start(recipe, out=tmp_path / "run")
     for name, want in (("dan", True), ("mean_teacher", False)):
         with pytest.raises(Drawn) as caught:
             trained(at, "teacher", recipe.teacher, METHODS[name])

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from edgemt.data.augment import NO_AUGMENT, AugmentOptions, intensify, warp
+from edgemt.data.augment2d import NO_AUGMENT, AugmentOptions, intensify, warp
 
 STILL = {"rotation": 0, "scale": (1, 1), "translate": 0, "flip_horizontal": False, "elastic": 0}
 

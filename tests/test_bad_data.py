@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgemt.data.layouts import DataOptions, find
+from edgemt.data.cohort import DataOptions, find
 from edgemt.data.options import VolumeOptions
-from edgemt.data.stream import load
-from edgemt.data.volumes import load_volumes
-from edgemt.evaluate import prepare
-from edgemt.frames import read_label_volume, read_volume, volume_shape
+from edgemt.data.slice_dataset import load
+from edgemt.data.volume_dataset import load_volumes
+from edgemt.inference.evaluate import prepare
+from edgemt.io.images import read_label_volume, read_volume, volume_shape
 
 nibabel = pytest.importorskip("nibabel")
 

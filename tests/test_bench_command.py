@@ -14,9 +14,12 @@ pytest.importorskip("onnxruntime")
 
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
-from deploy import ship_bench, timing  # noqa: E402
+from deploy.benchmark import (
+    package_bench,
+    timing,  # noqa: E402
+)
 from edgemt import cli  # noqa: E402
-from edgemt.data.layouts import DataOptions  # noqa: E402
+from edgemt.data.cohort import DataOptions  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = timing.BenchOptions(
@@ -41,7 +44,7 @@ def ship(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ship_bench  # imported before: its own options are made of the class that is replaced here
+    assert package_bench  # imported before: its own options are made of the class that is replaced here
     monkeypatch.setattr(timing, "BenchOptions", lambda: QUICK)
 
 

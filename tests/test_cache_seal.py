@@ -16,12 +16,15 @@ pytest.importorskip("onnx")
 
 from tiny_ship import expected, frame, make_ship  # noqa: E402
 
-from deploy import cache_seal, onnxruntime_graph  # noqa: E402
-from deploy.cache_seal import KEY_FILE, mac, private_folder, read_sealed, write_sealed  # noqa: E402
-from deploy.runners import Choice  # noqa: E402
-from deploy.runtime import runner  # noqa: E402
-from deploy.ship import Ship  # noqa: E402
-from deploy.tensorrt_engine import Key, NoEngine, cache_folder, find_engine, open_engine, write_engine  # noqa: E402
+from deploy.package.package import Ship  # noqa: E402
+from deploy.runtimes import (
+    cache_seal,
+    onnxruntime_backend,  # noqa: E402
+)
+from deploy.runtimes.cache_seal import KEY_FILE, mac, private_folder, read_sealed, write_sealed  # noqa: E402
+from deploy.runtimes.load import runner  # noqa: E402
+from deploy.runtimes.runner import Choice  # noqa: E402
+from deploy.runtimes.tensorrt_engine_cache import Key, NoEngine, cache_folder, find_engine, open_engine, write_engine  # noqa: E402
 
 FRAME = frame(5)[None]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="no modes there")
@@ -148,12 +151,12 @@ def test_engines_that_onnxruntime_caches_are_not_used_for_a_signed_ship(tmp_path
     class Ort:
         @staticmethod
         def get_available_providers() -> list[str]:
-            return list(onnxruntime_graph.PROVIDERS.values())
+            return list(onnxruntime_backend.PROVIDERS.values())
 
     cache = tmp_path / "cache"
     for signed in (False, True):
         choice = Choice(threads=1, cache=cache, signed=signed)
-        ((_, settings),) = onnxruntime_graph._providers(Ort, "TENSORRT", choice, quantized=True)
+        ((_, settings),) = onnxruntime_backend._providers(Ort, "TENSORRT", choice, quantized=True)
         assert ("trt_engine_cache_path" in settings) is not signed
 
 

@@ -10,10 +10,10 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from edgemt import checkpoint, engine
 from edgemt.contract import Batch
-from edgemt.engine import Schedule
 from edgemt.methods import METHODS
+from edgemt.training import checkpoint, engine
+from edgemt.training.engine import Schedule
 
 FAST = Schedule(steps=6, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=2, warmup=2)
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemt import children
+from edgemt.io import child_process
 
 ROOT = Path(__file__).resolve().parent.parent
 PLANTED = ("json", "struct", "platform", "edgemt_plugin", "numpy", "sitecustomize")
@@ -30,14 +30,14 @@ def planted(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def cold(ship: Path) -> None:
-    from deploy.coldstart import cold_start
+    from deploy.benchmark.cold_start import cold_start
 
     frame = np.zeros((1, 32, 40, 3), np.uint8)
     assert cold_start(ship, {"runtime": "onnxruntime", "threads": 1, "file": "fp32"}, frame=frame)
 
 
 def streamed(ship: Path) -> None:
-    from deploy.stream.child import ChildRunner
+    from deploy.stream.inference.worker_process import ChildRunner
 
     made = ChildRunner(ship, hang_ms=20_000, runtime="onnxruntime", threads=1)
     made(np.zeros((1, 32, 40, 3), np.uint8))
@@ -67,7 +67,7 @@ def test_the_command_runs_a_module_without_the_current_folder(
     monkeypatch.setattr(sys, "path", ["", str(planted.parent / "here"), *sys.path])
     if old:
         monkeypatch.setattr(sys, "version_info", (3, 10))
-    command, env = children.python_module("edgemt.cli", "--version"), children.environment()
+    command, env = child_process.python_module("edgemt.cli", "--version"), child_process.environment()
     if old:
         env.pop("PYTHONSAFEPATH")
     done = subprocess.run(command, env=env, capture_output=True, text=True)
@@ -79,7 +79,7 @@ def test_the_command_runs_a_module_without_the_current_folder(
 
 def test_the_environment_has_absolute_folders_and_switches_reports_off(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "path", ["", "relative", *sys.path])
-    env = children.environment()
+    env = child_process.environment()
     assert env["ORT_DISABLE_TELEMETRY"] == env["PYTHONSAFEPATH"] == "1"
     assert all(os.path.isabs(p) for p in env["PYTHONPATH"].split(os.pathsep))
 
@@ -100,7 +100,7 @@ REFUSED = {
 def test_a_card_cannot_have_a_file_loaded(name: str, option: str, tmp_path: Path) -> None:
     """A FIFO in its place would be waited for, were it opened."""
     pytest.importorskip("timm")
-    from edgemt.artefact import build_network
+    from edgemt.artefacts.stage_folder import build_network
 
     file = tmp_path / "evil.pth"
     value = json.loads(json.dumps(REFUSED[option]).replace("FILE", str(file)))
@@ -140,7 +140,7 @@ def test_options_of_the_allow_list_still_reach_the_builders() -> None:
 )
 def test_a_network_that_is_none_is_one_line(network: dict[str, object]) -> None:
     pytest.importorskip("timm")
-    from edgemt.artefact import build_network
+    from edgemt.artefacts.stage_folder import build_network
 
     with pytest.raises(ValueError) as error:
         build_network(network)

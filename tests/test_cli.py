@@ -68,7 +68,7 @@ def test_help_of_a_recipe_shows_its_fields(capsys: pytest.CaptureFixture[str]) -
 
 def test_a_recipe_of_ones_own_is_a_function_in_a_file(tmp_path: Path) -> None:
     from edgemt import recipes
-    from edgemt.overrides import override
+    from edgemt.pipeline.overrides import override
 
     file = tmp_path / "mine.py"
     file.write_text(
@@ -92,7 +92,7 @@ def test_a_recipe_file_with_a_mistake_is_named(tmp_path: Path) -> None:
 
 def test_every_recipe_survives_its_own_overrides() -> None:
     from edgemt import recipes
-    from edgemt.overrides import override
+    from edgemt.pipeline.overrides import override
 
     for name in recipes.RECIPES:
         changed = override(recipes.load(name), ["--seed", "7", "--teacher.method", "ua_mt"], prog="edgemt run")

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.compare import compare, comparison_table, read_record, verdict
+from deploy.benchmark.compare import compare, comparison_table, read_record, verdict
 
 
 def record(

@@ -12,16 +12,16 @@ import numpy as np
 import pytest
 
 from edgemt import cli
-from edgemt.comparing import budget, docs, one_run, results, runs, table_only
-from edgemt.comparing.record import record_of
-from edgemt.comparing.results import Result
-from edgemt.comparing.tiers import tiers
-from edgemt.comparing.wanted import Wanted, draws_of
+from edgemt.comparison import budget, docs, one_run, results, runs, table_only
+from edgemt.comparison.record import record_of
+from edgemt.comparison.results import Result
+from edgemt.comparison.run_inputs import Wanted, draws_of
+from edgemt.comparison.tiers import tiers
 from edgemt.methods import METHODS
-from edgemt.overrides import override
+from edgemt.pipeline.overrides import override
 from edgemt.recipes import load
 from edgemt.recipes.acdc import LIGHT
-from edgemt.report.comparison import comparison_page, comparison_picture, comparison_table
+from edgemt.report.comparison_page import comparison_page, comparison_picture, comparison_table
 
 TINY = [
     *("--data.size", "32", "32", "--data.phantom", "3", "4", "4", "--teacher.widths", "2", "4", "4", "4", "4"),
@@ -37,7 +37,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("fair") / "all"
     with pytest.MonkeyPatch.context() as patch:
         lines: list[str] = []
-        patch.setattr("edgemt.comparing._say", lines.append)
+        patch.setattr("edgemt.comparison._say", lines.append)
         cli.main(["compare", "mean_teacher", *DRAW, "--out", str(out)])
     return out, "\n".join(lines)
 
@@ -414,7 +414,7 @@ def test_time_to_come_counts_what_a_step_of_each_method_costs():
 
 
 def test_the_table_of_the_documentation_is_what_the_results_state():
-    assert docs.PAGE.read_text(encoding="utf-8") == docs.written(), "run python -m edgemt.comparing.docs"
+    assert docs.PAGE.read_text(encoding="utf-8") == docs.written(), "run python -m edgemt.comparison.docs"
     for name, picture in docs.pictures().items():
         assert (docs.ROOT / "docs" / name).read_text(encoding="utf-8") == picture
 

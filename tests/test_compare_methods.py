@@ -19,15 +19,15 @@ import torch
 
 import teachers
 from edgemt import cli
-from edgemt.comparing import beside, runs
-from edgemt.comparing.paired import _counts as draws_of
-from edgemt.comparing.paired import dice, difference
-from edgemt.comparing.published import ATRIUM, SAYS, published
+from edgemt.comparison import runs, subprocess_pool
+from edgemt.comparison.bootstrap import _counts as draws_of
+from edgemt.comparison.bootstrap import dice, difference
+from edgemt.comparison.published import ATRIUM, SAYS, published
 from edgemt.contract import Batch
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.recipes import load
-from edgemt.report.comparison import comparison_page, comparison_picture, comparison_table
+from edgemt.report.comparison_page import comparison_page, comparison_picture, comparison_table
 
 TINY = [
     *("--data.size", "32", "32", "--data.phantom", "3", "4", "4", "--teacher.widths", "2", "4", "4", "4", "4"),
@@ -113,7 +113,7 @@ def test_the_table_says_what_was_measured_and_how(compared):
 
 
 def test_the_cost_of_a_step_is_what_was_measured_in_turns(compared):
-    from edgemt.methods.table import costs
+    from edgemt.methods.catalogue import costs
 
     known = costs()["relative"]
     assert row(compared, "mean_teacher")["times"] == known["mean_teacher"]["2d"]
@@ -162,8 +162,8 @@ def sleepers(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen]:
             super().__init__([sys.executable, "-c", code], **options)
             started.append(self)
 
-    monkeypatch.setattr(beside.subprocess, "Popen", Sleeper)
-    monkeypatch.setattr(beside, "PATIENCE", 1.0)
+    monkeypatch.setattr(subprocess_pool.subprocess, "Popen", Sleeper)
+    monkeypatch.setattr(subprocess_pool, "PATIENCE", 1.0)
     return started
 
 
@@ -183,9 +183,9 @@ def test_a_comparison_that_is_told_to_stop_leaves_no_process_behind(sleepers, tm
             told.append(True)
             os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(beside, "time", type("Clock", (), {"sleep": rest, "monotonic": time.monotonic}))
+    monkeypatch.setattr(subprocess_pool, "time", type("Clock", (), {"sleep": rest, "monotonic": time.monotonic}))
     with pytest.raises(KeyboardInterrupt):
-        list(beside.train_beside(plan, lambda one: [f"seed-{one.seed}"], jobs=4))
+        list(subprocess_pool.train_beside(plan, lambda one: [f"seed-{one.seed}"], jobs=4))
     assert len(sleepers) == 4
     assert {process.returncode for process in sleepers} == {-signal.SIGTERM, -signal.SIGKILL}
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
@@ -194,7 +194,10 @@ def test_a_comparison_that_is_told_to_stop_leaves_no_process_behind(sleepers, tm
 def test_a_comparison_that_breaks_off_between_two_runs_leaves_no_process_behind(sleepers, tmp_path):
     plan = runs.planned(["mean_teacher"], seeds=[0], out=tmp_path)
     words = {plan[0]: ["short"], plan[1]: ["long"]}
-    with pytest.raises(ZeroDivisionError), closing(beside.train_beside(plan, words.__getitem__, jobs=2)) as finished:
+    with (
+        pytest.raises(ZeroDivisionError),
+        closing(subprocess_pool.train_beside(plan, words.__getitem__, jobs=2)) as finished,
+    ):
         for one, failed in finished:
             assert (one, failed) == (plan[0], "")
             raise ZeroDivisionError

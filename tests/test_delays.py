@@ -10,10 +10,10 @@ import pytest
 from misbehaving import MODEL_SIZE, picture
 from PIL import Image
 
-from deploy.stream.board import Board, Limits
-from deploy.stream.delays import Delay, Delays
-from deploy.stream.frame_record import Frame, Result
-from deploy.stream.marker import differing_outside, drawn, nothing, outline, palette, words
+from deploy.stream.state.display_state import Board, Limits
+from deploy.stream.state.frames import Frame, Result
+from deploy.stream.state.latency import Delay, Delays
+from deploy.stream.state.overlay import differing_outside, drawn, nothing, outline, palette, words
 
 sys.path.insert(0, str(Path(__file__).resolve().parent.parent / "benchmarks"))
 import queue_policies  # noqa: E402

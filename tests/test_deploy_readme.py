@@ -94,8 +94,8 @@ def test_every_file_has_its_row() -> None:
 
 
 def test_sources_outputs_and_states_in_the_tables_are_those_there_are() -> None:
-    from deploy.stream.frame_record import STATES
     from deploy.stream.outputs import OUTPUTS
+    from deploy.stream.state.frames import STATES
 
     live = section("Live masks")
     for head, there in (("`--output`, one or several", OUTPUTS), ("state", STATES)):

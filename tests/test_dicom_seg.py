@@ -16,8 +16,8 @@ from pydicom import uid  # noqa: E402
 from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from tiny_ship import CLASSES, expected, frame, make_ship  # noqa: E402
 
-from deploy.dicom_seg import predict_dicom_seg, write_dicom_seg  # noqa: E402
-from deploy.ship import Ship  # noqa: E402
+from deploy.dicom.segmentation import predict_dicom_seg, write_dicom_seg  # noqa: E402
+from deploy.package.package import Ship  # noqa: E402
 
 FRAMES = np.stack([frame(k) for k in range(3)])
 SECRETS = ("Secret^Name", "ID-4711", "19700101")

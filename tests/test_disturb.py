@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import students
 import teachers
-from edgemt.methods.small_stage import CHANNELS, Tiny
+from edgemt.testing.tiny_training import CHANNELS, Tiny
 
 ASKED = {"channels": CHANNELS, "classes": 3, "heads": ("disturb",)}
 NETWORKS = {

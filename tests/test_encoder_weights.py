@@ -11,11 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 import students
-from edgemt import artefact, encoder_weights, flow
-from edgemt.encoder_weights import PACKAGES, adapt_first_conv, find, load, load_into, tensor_digest, timm_names
-from edgemt.engine import Schedule
+from edgemt.artefacts import stage_folder
+from edgemt.io import encoder_weights
+from edgemt.io.encoder_weights import PACKAGES, adapt_first_conv, find, load, load_into, tensor_digest, timm_names
+from edgemt.pipeline import flow
+from edgemt.pipeline.run_context import start
 from edgemt.recipes import RECIPES, Recipe, Student, Teacher
-from edgemt.workspace import start
+from edgemt.training.engine import Schedule
 
 TINY = "test_efficientnet"
 LITE = "tf_efficientnet_lite0"
@@ -192,7 +194,7 @@ def test_fixed_sizes_export_without_padding_nodes_in_the_encoder(name: str, tmp_
 
 
 def test_the_table_states_the_size_of_each_student() -> None:
-    from deploy import prune
+    from deploy.pruning import prune
 
     for name in ("mobilenetv4_tiny", "efficientnet_lite0"):
         row = students.STUDENTS[name]
@@ -221,14 +223,14 @@ def test_weights_that_appear_or_change_are_trained_from(
 
     def identity() -> str:
         flow.run(recipe, out, until="student")
-        return artefact.identity(out / "student")
+        return stage_folder.identity(out / "student")
 
     scratch = identity()
-    assert "encoder_weights" not in artefact.read_card(out / "student").network
+    assert "encoder_weights" not in stage_folder.read_card(out / "student").network
     assert identity() == scratch
     here.append(str(tiny_file(file, seed=1)))
     first = identity()
-    record = artefact.read_card(out / "student").network["encoder_weights"]
+    record = stage_folder.read_card(out / "student").network["encoder_weights"]
     assert first != scratch and record["sha256"] == encoder_weights.sha256(file) and record["source"] == "hub cache"
     assert "weights from hub cache" in capsys.readouterr().err
     assert identity() == first
@@ -246,13 +248,13 @@ def test_a_students_network_can_be_the_teacher(tmp_path: Path) -> None:
     file = tiny_file(tmp_path / "own.safetensors")
     recipe = replace(recipe, teacher=replace(recipe.teacher, encoder_weights=str(file)))
     flow.run(recipe, out, until="teacher")
-    card = artefact.read_card(out / "teacher")
+    card = stage_folder.read_card(out / "teacher")
     assert card.network["room"] == "students" and card.network["options"] == {
         "pretrained": "never",
         "decoder": "dense2",
     }
     assert card.network["encoder_weights"]["origin"] == "own.safetensors"
-    artefact.load_network(out / "teacher")
+    stage_folder.load_network(out / "teacher")
     with pytest.raises(ValueError, match="has no encoder that takes them"):
         flow.run(replace(recipe, teacher=Teacher(network="unet", encoder_weights=str(file))), out, until="teacher")
 

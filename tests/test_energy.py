@@ -10,11 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy import energy as energy_module
-from deploy.energy import Ina, Nvml, Rapl, energy, meters
-from deploy.machine import describe, zones
-from deploy.nvml import Gpu
-from deploy.watch import Watch, cpu_clocks_mhz
+from deploy.hardware import energy as energy_module
+from deploy.hardware.energy import Ina, Nvml, Rapl, energy, meters
+from deploy.hardware.machine import describe, zones
+from deploy.hardware.monitor import Watch, cpu_clocks_mhz
+from deploy.hardware.nvml import Gpu
 
 FRAMES = [np.zeros((1, 4, 4, 1), np.uint8)]
 

@@ -10,12 +10,13 @@ import pytest
 import torch
 from torch import nn
 
-from edgemt import checkpoint, engine, files
 from edgemt.contract import Batch, Output, Step
-from edgemt.engine import Schedule, train
+from edgemt.io import atomic
+from edgemt.learning.method import Method, Terms
+from edgemt.learning.roles import Players
 from edgemt.methods import METHODS, Discriminator
-from edgemt.methods.method import Method, Terms
-from edgemt.roles import Players
+from edgemt.training import checkpoint, engine
+from edgemt.training.engine import Schedule, train
 
 FAST = Schedule(steps=8, labelled=2, unlabelled=2, precision="32-true", validations=2, checkpoint_every=2, warmup=2)
 
@@ -208,7 +209,7 @@ def test_a_full_disk_names_the_file_and_keeps_the_checkpoint(tmp_path: Path, mon
         raise OSError(errno.ENOSPC, "No space left on device", str(path))
 
     monkeypatch.setattr(checkpoint, "save_file", full)
-    with pytest.raises(files.NoSpaceError, match=r"checkpoint\.safetensors: no space left"):
+    with pytest.raises(atomic.NoSpaceError, match=r"checkpoint\.safetensors: no space left"):
         train(METHODS["supervised"], build=build, draw=draw, schedule=FAST, folder=tmp_path, key="k")
     assert [p.name for p in tmp_path.iterdir()] == ["checkpoint.safetensors"]
     assert (tmp_path / "checkpoint.safetensors").read_bytes() == before

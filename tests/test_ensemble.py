@@ -9,11 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from edgemt import artefact, flow
+from edgemt.artefacts import stage_folder
 from edgemt.contract import Output
-from edgemt.engine import Schedule
-from edgemt.ensemble import Ensemble
+from edgemt.learning.ensemble import Ensemble
+from edgemt.pipeline import flow
 from edgemt.recipes import RECIPES, Recipe, Student
+from edgemt.training.engine import Schedule
 
 QUICK = Schedule(steps=2, labelled=2, unlabelled=2, validations=1, warmup=1)
 
@@ -62,17 +63,17 @@ def test_a_student_is_distilled_from_the_mean_of_the_members(
     recipe, out = tiny(members=2, flips=2), tmp_path / "run"
     flow.run(recipe, out, until="student")
     assert capsys.readouterr().err.count("data: synthetic") == 1  # the images are read once, not once a member
-    first, second = (artefact.load_network(out / "members" / name) for name in "12")
+    first, second = (stage_folder.load_network(out / "members" / name) for name in "12")
     assert not torch.equal(next(first.parameters()), next(second.parameters()))
-    teacher, x = artefact.load_network(out / "teacher"), torch.randn(2, 3, 32, 32)
+    teacher, x = stage_folder.load_network(out / "teacher"), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         wanted = Ensemble([first, second], flips=2).eval()(x).logits
         torch.testing.assert_close(teacher(x).logits, wanted)
-    card = artefact.read_card(out / "teacher")
-    assert card.measured[artefact.WEIGHTS]["dice"] is not None and len(card.parents) == 2
-    before = artefact.identity(out / "student")
+    card = stage_folder.read_card(out / "teacher")
+    assert card.measured[stage_folder.WEIGHTS]["dice"] is not None and len(card.parents) == 2
+    before = stage_folder.identity(out / "student")
     flow.run(recipe, out, until="student")
-    assert artefact.identity(out / "student") == before
+    assert stage_folder.identity(out / "student") == before
 
 
 def test_one_member_is_the_plain_teacher_and_volumes_refuse_more(tmp_path: Path) -> None:

@@ -11,12 +11,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgemt import phantom_volumes
-from edgemt.components import largest_component, through_plane
 from edgemt.contract import Case
-from edgemt.data.layouts import DataOptions, find
-from edgemt.evaluate import EvalSet, evaluate, predict_masks, prepare, score
-from edgemt.phantom import CLASSES
+from edgemt.data import phantom3d
+from edgemt.data.cohort import DataOptions, find
+from edgemt.data.phantom2d import CLASSES
+from edgemt.inference.evaluate import EvalSet, evaluate, predict_masks, prepare, score
+from edgemt.metrics.postprocess import largest_component, through_plane
 
 
 def _bright(frames: np.ndarray) -> np.ndarray:
@@ -95,11 +95,11 @@ def test_the_spacing_of_a_file_follows_the_axes_of_the_truth(tmp_path: Path) -> 
 
 
 def test_a_phantom_volume_states_its_spacing() -> None:
-    cases = [Case(f"p/{k:03d}", "p", "phantom3d:5", "phantom3d:5", k) for k in range(phantom_volumes.SHAPE[2])]
-    ready = prepare(cases, size=(16, 16), channels=1, classes=phantom_volumes.CLASSES)
-    rows, columns, slices = phantom_volumes.SHAPE
+    cases = [Case(f"p/{k:03d}", "p", "phantom3d:5", "phantom3d:5", k) for k in range(phantom3d.SHAPE[2])]
+    ready = prepare(cases, size=(16, 16), channels=1, classes=phantom3d.CLASSES)
+    rows, columns, slices = phantom3d.SHAPE
     assert ready.truths[0].shape == (slices, rows, columns)
-    assert ready.spacing_mm == ((phantom_volumes.SPACING_MM[2], *phantom_volumes.SPACING_MM[:2]),)
+    assert ready.spacing_mm == ((phantom3d.SPACING_MM[2], *phantom3d.SPACING_MM[:2]),)
 
 
 def test_an_image_has_no_millimetres(tmp_path: Path) -> None:
@@ -230,7 +230,7 @@ def test_measuring_needs_no_torch(tmp_path: Path) -> None:
         "import sys; sys.modules['torch'] = None; sys.modules['torchvision'] = None\n"
         "import numpy as np\n"
         "from edgemt.data import DataOptions, find\n"
-        "from edgemt.evaluate import evaluate, prepare\n"
+        "from edgemt.inference.evaluate import evaluate, prepare\n"
         "o = DataOptions(layout='phantom', classes=tuple('abcd'), size=(32, 32), phantom=(1, 0, 2))\n"
         "e = prepare(find(o).val, size=o.size, channels=o.channels, classes=o.classes)\n"
         "print(evaluate(lambda f: np.ones(f.shape[:3], np.uint8), e, distances=True).dice)\n"

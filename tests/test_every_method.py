@@ -8,12 +8,12 @@ import pytest
 import torch
 
 from edgemt.contract import Output
-from edgemt.losses import onehot
+from edgemt.learning.losses import onehot
+from edgemt.learning.perturbations import Box
+from edgemt.learning.roles import set_modes
 from edgemt.methods import METHODS, explain, get
-from edgemt.methods.promises import CORNERS, PROMISES, Promise
-from edgemt.methods.small_stage import Stage, batch_of
-from edgemt.perturb import Box
-from edgemt.roles import set_modes
+from edgemt.testing.method_checks import CORNERS, PROMISES, Promise
+from edgemt.testing.tiny_training import Stage, batch_of
 
 every = pytest.mark.parametrize("name", METHODS)
 

@@ -12,8 +12,8 @@ onnx = pytest.importorskip("onnx")
 
 from tiny_ship import graph  # noqa: E402
 
-from deploy.explain import explain, telling  # noqa: E402
-from deploy.openvino_graph import core  # noqa: E402
+from deploy.runtimes.error_messages import explain, telling  # noqa: E402
+from deploy.runtimes.openvino_backend import core  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -111,7 +111,7 @@ def test_a_real_shortage_of_memory_is_recognised(tmp_path: Path) -> None:
     )
     program = f"""
 import resource, numpy, onnxruntime
-from deploy.explain import explain
+from deploy.runtimes.error_messages import explain
 session = onnxruntime.InferenceSession({str(tmp_path / "m")!r}, providers=["CPUExecutionProvider"])
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 try:

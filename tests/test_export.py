@@ -14,8 +14,8 @@ from torch import nn
 import students
 from deploy import export
 from deploy.export import Shippable, check, export_onnx, export_openvino
-from deploy.openvino_graph import core
-from deploy.quantize import accepted_by_nvidia_parser
+from deploy.quantization.int8 import accepted_by_nvidia_parser
+from deploy.runtimes.openvino_backend import core
 from edgemt.contract import Normalise, Output
 
 SIZE = (64, 96)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgemt.fake_quant import RoundedInput, calibrate, fake_quantize, plain, rounded
+from edgemt.training.fake_quant import RoundedInput, calibrate, fake_quantize, plain, rounded
 
 
 def small() -> nn.Sequential:

@@ -10,14 +10,24 @@ from torch import nn
 
 import students
 import teachers
-from edgemt import engine
 from edgemt.contract import Output
-from edgemt.feature_losses import Projection, feature_loss, fitnet, give_maps, mixed, pairs, similarity, stride_of, vid
+from edgemt.learning.feature_losses import (
+    Projection,
+    feature_loss,
+    fitnet,
+    give_maps,
+    mixed,
+    pairs,
+    similarity,
+    stride_of,
+    vid,
+)
+from edgemt.learning.feature_term import FeatureTerm
+from edgemt.learning.perturbations import Box, cutmix
 from edgemt.methods import METHODS
-from edgemt.methods.feature_term import FeatureTerm
-from edgemt.methods.promises import PROMISES
-from edgemt.methods.small_stage import Stage, batch_of
-from edgemt.perturb import Box, cutmix
+from edgemt.testing.method_checks import PROMISES
+from edgemt.testing.tiny_training import Stage, batch_of
+from edgemt.training import engine
 from students.pyramid import Pyramid
 from teachers.library import Foreign
 

@@ -11,28 +11,23 @@ import timm
 import torch
 from safetensors.torch import load_file, save_file
 
-from deploy import prune
-from edgemt import (
-    artefact,
-    encoder_weights,
-    engine,
-    flow,
-    quantization_aware,
-    recipes,
-    slimming,
-    training,
-    warm_up,
-    workspace,
-)
+from deploy.pruning import prune
+from edgemt import recipes
+from edgemt.artefacts import stage_folder
 from edgemt.contract import Normalise
-from edgemt.data.layouts import DataOptions
-from edgemt.engine import Schedule
-from edgemt.feature_losses import give_maps
-from edgemt.files import sha256
+from edgemt.data.cohort import DataOptions
+from edgemt.io import encoder_weights
+from edgemt.io.atomic import sha256
+from edgemt.learning.feature_losses import give_maps
+from edgemt.learning.feature_term import FeatureTerm
 from edgemt.methods import METHODS
-from edgemt.methods.feature_term import FeatureTerm
-from edgemt.overrides import override
+from edgemt.pipeline import flow, quantization_aware, run_context, warm_up
+from edgemt.pipeline import prune as slimming
+from edgemt.pipeline import train as training
+from edgemt.pipeline.overrides import override
 from edgemt.recipes import RECIPES, Int8, Recipe, Slim, Student, Teacher
+from edgemt.training import engine
+from edgemt.training.engine import Schedule
 from teachers.backbone import Backbone, weights_of
 
 SCHEDULE = Schedule(steps=2, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=1)
@@ -61,15 +56,15 @@ def recipe(feature: FeatureTerm | None = None, **student) -> Recipe:
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished teacher."""
-    at = workspace.start(recipe(), tmp_path_factory.mktemp("taught"))
+    at = run_context.start(recipe(), tmp_path_factory.mktemp("taught"))
     return flow.teacher(at)
 
 
-def run_of(taught: Path, out: Path, **choices) -> workspace.Run:
+def run_of(taught: Path, out: Path, **choices) -> run_context.Run:
     out.mkdir(exist_ok=True)
     if not (out / "teacher").exists():
         (out / "teacher").symlink_to(taught)
-    return workspace.start(recipe(**choices), out)
+    return run_context.start(recipe(**choices), out)
 
 
 def saved(name: str, file: Path, seed: int = 0) -> str:
@@ -79,7 +74,7 @@ def saved(name: str, file: Path, seed: int = 0) -> str:
 
 
 def names_in(folder: Path) -> set[str]:
-    return set(load_file(folder / artefact.WEIGHTS))
+    return set(load_file(folder / stage_folder.WEIGHTS))
 
 
 # --- the teacher's own features ---
@@ -90,14 +85,14 @@ def test_the_student_that_is_written_has_no_projection_and_prunes_and_learns_in_
     choices = {"feature_teacher": "test_vit", "feature_teacher_weights": file, "feature": FeatureTerm("vid")}
     at = run_of(taught, tmp_path / "run", **choices)
     student = flow.student(at)
-    whole, card = artefact.load_network(student), artefact.read_card(student)
+    whole, card = stage_folder.load_network(student), stage_folder.read_card(student)
     assert names_in(student) == set(whole.state_dict()) and whole(torch.zeros(1, 3, 32, 32)).maps == ()
     own = training.described(at.recipe.student, at, METHODS["distillation"])
     assert card.network == {**own, "feature_teacher": {"name": "test_vit", "sha256": sha256(file), "size": 0}}
-    assert card.params == sum(p.numel() for p in artefact.build_network(own).parameters())
+    assert card.params == sum(p.numel() for p in stage_folder.build_network(own).parameters())
 
     slim = slimming.slim(at)
-    network = artefact.load_network(slim)
+    network = stage_folder.load_network(slim)
     assert sum(p.numel() for p in network.parameters()) < card.params
     terms = json.loads((slim / "curves.json").read_text())["terms"]
     assert terms["feature"] and all(torch.tensor(terms["feature"]).isfinite())
@@ -105,18 +100,18 @@ def test_the_student_that_is_written_has_no_projection_and_prunes_and_learns_in_
     eight = quantization_aware.distil_in_eight_bits(at)
     assert names_in(eight) == names_in(slim) == set(network.state_dict())
     assert "feature" in json.loads((eight / "curves.json").read_text())["terms"]
-    assert artefact.read_card(eight).network["feature_teacher"] == card.network["feature_teacher"]
+    assert stage_folder.read_card(eight).network["feature_teacher"] == card.network["feature_teacher"]
 
     before, after = projected(at, student), projected(at, slim)
     assert [out for _, out in before] == [out for _, out in after] == [8, 8, 8]
     assert all(new <= old for (old, _), (new, _) in zip(before, after, strict=True)) and before != after
 
 
-def projected(at: workspace.Run, folder: Path) -> list[tuple[int, int]]:
+def projected(at: run_context.Run, folder: Path) -> list[tuple[int, int]]:
     """Channels in and out of the projections that a stage gives the student of `folder`."""
     known = {
-        "student": lambda: artefact.load_network(folder),
-        "teacher": lambda: artefact.load_network(at.folder("teacher")),
+        "student": lambda: stage_folder.load_network(folder),
+        "teacher": lambda: stage_folder.load_network(at.folder("teacher")),
     }
     method = replace(METHODS["distillation"], feature=FeatureTerm("fitnet"))
     build = training.builder(known, at, method=method, seed=0)
@@ -128,8 +123,8 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bits_with_its_projection(taught,
     at = run_of(taught, tmp_path / "run", feature=FeatureTerm("fitnet"))
     of = at.recipe.student
     known = {
-        "student": lambda: artefact.build_network(training.described(of, at, of.method)),
-        "teacher": lambda: artefact.load_network(at.folder("teacher")),
+        "student": lambda: stage_folder.build_network(training.described(of, at, of.method)),
+        "teacher": lambda: stage_folder.load_network(at.folder("teacher")),
     }
 
     def train(folder: Path, stop: int = 99) -> dict[str, torch.Tensor]:
@@ -231,7 +226,7 @@ def test_a_stage_depends_on_the_feature_teachers_weights_and_not_on_where_they_l
 
     def card(file: Path):
         at = run_of(taught, tmp_path / "run", **choices, feature_teacher_weights=str(file))
-        return artefact.read_card(flow.student(at))
+        return stage_folder.read_card(flow.student(at))
 
     once, moved = card(first), card(first.rename(tmp_path / "moved.safetensors"))
     assert once == moved and "student: stands" in capsys.readouterr().err
@@ -264,8 +259,8 @@ def test_the_network_of_a_student_gives_its_maps_as_a_teacher() -> None:
     chosen = override(recipes.load("phantom"), flags, prog="edgemt run")
     recipes.check(chosen)
     of, student = chosen.teacher, replace(chosen.student, network=TINY, pretrained="never")
-    at = workspace.start(replace(chosen, student=student), Path("unused"))
-    network = artefact.build_network(training.described(of, at, of.method))
+    at = run_context.start(replace(chosen, student=student), Path("unused"))
+    network = stage_folder.build_network(training.described(of, at, of.method))
     assert give_maps(network, "encoder")(at.example).maps
 
 
@@ -310,7 +305,7 @@ def test_a_warm_up_moves_the_encoder_alone_and_distillation_begins_with_it(taugh
     monkeypatch.setattr(engine, "train", watched)
     flow.student(at)
     encoder, student = begun
-    warmed = load_file(tmp_path / "run" / "warm_up" / artefact.WEIGHTS)
+    warmed = load_file(tmp_path / "run" / "warm_up" / stage_folder.WEIGHTS)
     assert set(warmed) == set(encoder)
     assert all(torch.equal(student[f"pyramid.{key}"], value) for key, value in warmed.items())
     assert not torch.equal(warmed["encoder.conv_stem.weight"], encoder["encoder.conv_stem.weight"])
@@ -318,7 +313,7 @@ def test_a_warm_up_moves_the_encoder_alone_and_distillation_begins_with_it(taugh
     assert set(curve) == {"feature"} and curve["feature"][-1] < 1.0  # 1.4 at first, 2 without correlation
 
     torch.manual_seed(at.recipe.seed * 1000)
-    fresh = artefact.build_network(training.described(at.recipe.student, at, at.recipe.student.method)).state_dict()
+    fresh = stage_folder.build_network(training.described(at.recipe.student, at, at.recipe.student.method)).state_dict()
     others = [key for key in student if not key.startswith("pyramid.")]
     assert others and all(torch.equal(student[key], fresh[key]) for key in others)
 
@@ -330,12 +325,12 @@ def test_a_warm_up_reads_no_label_and_stands_until_its_guide_changes(taught, tmp
             object.__setattr__(at.labelled, "label", torch.zeros_like(at.labelled.label))
         return warm_up.warm_up(at, at.folder("teacher"))
 
-    one, two = (load_file(warmed(name) / artefact.WEIGHTS) for name in ("with", "without"))
+    one, two = (load_file(warmed(name) / stage_folder.WEIGHTS) for name in ("with", "without"))
     assert all(torch.equal(value, two[key]) for key, value in one.items())
-    key = artefact.read_card(warmed("with")).recipe_hash
+    key = stage_folder.read_card(warmed("with")).recipe_hash
     assert capsys.readouterr().err.count("warm_up: stands") == 1
     guide = {"feature_teacher": "test_convnext", "feature_teacher_weights": saved("test_convnext", tmp_path / FILE)}
-    assert artefact.read_card(warmed("with", **guide)).recipe_hash != key
+    assert stage_folder.read_card(warmed("with", **guide)).recipe_hash != key
 
 
 def test_in_a_warm_up_every_image_counts_once(taught, tmp_path) -> None:

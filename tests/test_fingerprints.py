@@ -11,9 +11,9 @@ from pathlib import Path
 
 import pytest
 
-from edgemt import fingerprints
+from edgemt.artefacts import fingerprints
+from edgemt.artefacts.fingerprints import Content, changes, digests_of, entries, key_of_entries
 from edgemt.contract import Case
-from edgemt.fingerprints import Content, changes, digests_of, entries, key_of_entries
 
 
 @pytest.fixture(autouse=True)

@@ -58,7 +58,7 @@ FILES = [p for top in ("edgemt", *sorted(WINGS)) for p in sorted((ROOT / top).rg
 
 
 def room_of(module: str) -> str | None:
-    """`edgemt.data.stream` -> data, `deploy.prune` -> deploy; None for what is not ours."""
+    """`edgemt.data.slice_dataset` -> data, `deploy.pruning.prune` -> deploy; None for what is not ours."""
     top, *rest = module.split(".")
     if top in WINGS:
         return top

@@ -16,9 +16,11 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from edgemt import artefact, cli, flow, recipes
-from edgemt.files import sha256
+from edgemt import cli, recipes
+from edgemt.artefacts import stage_folder
+from edgemt.io.atomic import sha256
 from edgemt.methods import METHODS
+from edgemt.pipeline import flow
 
 ROOT = Path(__file__).parent.parent
 STAGES = ("teacher", "student", "slim", "int8", "ship")
@@ -33,12 +35,12 @@ def environment() -> dict[str, str]:
 
 
 def hashes(run: Path) -> dict[str, str]:
-    return {f"{s}/{f}": h for s in STAGES for f, h in artefact.read_card(run / s).files.items()}
+    return {f"{s}/{f}": h for s in STAGES for f, h in stage_folder.read_card(run / s).files.items()}
 
 
 def test_a_run_leaves_every_stage_with_its_card_and_a_report(tiny_run: Path) -> None:
     for stage in STAGES:
-        card = artefact.read_card(tiny_run / stage)
+        card = stage_folder.read_card(tiny_run / stage)
         assert card.files and all(sha256(tiny_run / stage / f) == h for f, h in card.files.items())
         assert all(0 <= m["dice"] <= 1 for m in card.measured.values())
     assert (tiny_run / "report" / "report.html").stat().st_size > 10_000
@@ -46,7 +48,7 @@ def test_a_run_leaves_every_stage_with_its_card_and_a_report(tiny_run: Path) -> 
 
 
 def test_pruning_removed_the_macs_it_was_asked_to(tiny_run: Path) -> None:
-    before, after = (artefact.read_card(tiny_run / s).macs for s in ("student", "slim"))
+    before, after = (stage_folder.read_card(tiny_run / s).macs for s in ("student", "slim"))
     assert after <= 0.68 * before
 
 
@@ -57,15 +59,15 @@ def test_the_phantom_passes_its_gates_at_the_first_attempt(seed: int, threads: i
     """Each cell trains the recipe as a user runs it, up to INT8: 4 to 9 minutes of one core."""
     args = command("quantize", "phantom", "--out", str(tmp_path), f"--seed={seed}", f"--threads={threads}")
     subprocess.run(args, env={**environment(), "OMP_NUM_THREADS": str(threads)}, check=True)
-    slim, int8 = (artefact.read_card(tmp_path / stage) for stage in ("slim", "int8"))
-    (only,) = slim.measured[artefact.WEIGHTS]["attempts"]
-    assert not only["refused"] and slim.macs < 0.68 * artefact.read_card(tmp_path / "student").macs
+    slim, int8 = (stage_folder.read_card(tmp_path / stage) for stage in ("slim", "int8"))
+    (only,) = slim.measured[stage_folder.WEIGHTS]["attempts"]
+    assert not only["refused"] and slim.macs < 0.68 * stage_folder.read_card(tmp_path / "student").macs
     assert not int8.given_up and {"model.int8.onnx", "openvino/model.int8.xml"} <= set(int8.measured)
 
 
 def test_nvidias_parser_takes_both_shipped_graphs(tiny_run: Path) -> None:
     pytest.importorskip("tensorrt_rtx_libs")
-    from deploy.quantize import accepted_by_nvidia_parser
+    from deploy.quantization.int8 import accepted_by_nvidia_parser
 
     for file in ("model.onnx", "model.int8.onnx"):
         assert accepted_by_nvidia_parser(tiny_run / "ship" / file, build=True) == []
@@ -115,7 +117,7 @@ def test_a_file_changed_behind_the_cards_back_is_refused(
 def hopeless(tiny_run: Path, tmp_path: Path) -> Path:
     """A finished run whose student is on record with a Dice that no pruned network has."""
     copy = shutil.copytree(tiny_run, tmp_path / "run")
-    raw = json.loads(artefact.read_card(copy / "student").to_json())
+    raw = json.loads(stage_folder.read_card(copy / "student").to_json())
     raw["measured"]["weights.safetensors"]["dice"] = 1.9
     (copy / "student" / "card.json").write_text(json.dumps(raw))
     return copy
@@ -129,7 +131,7 @@ def test_a_strict_gate_refuses_a_worse_file_and_keeps_what_was_made(
     assert stopped.value.code == 2
     said = capsys.readouterr().err
     assert "the pruned student" in said and "slim.prune.share" in said
-    assert artefact.read_card(hopeless / "slim").files == artefact.read_card(tiny_run / "slim").files
+    assert stage_folder.read_card(hopeless / "slim").files == stage_folder.read_card(tiny_run / "slim").files
 
 
 def test_a_refused_pruning_ends_with_a_ship_and_every_page_names_what_was_given_up(
@@ -137,8 +139,8 @@ def test_a_refused_pruning_ends_with_a_ship_and_every_page_names_what_was_given_
 ) -> None:
     few = ["--slim.schedule.steps=2", "--slim.milder", "--int8.ladder", "--tolerance=0.5"]
     cli.main(["run", "phantom", "--out", str(hopeless), *TINY, *few])
-    slim, ship = (artefact.read_card(hopeless / stage) for stage in ("slim", "ship"))
-    student = artefact.read_card(hopeless / "student")
+    slim, ship = (stage_folder.read_card(hopeless / stage) for stage in ("slim", "ship"))
+    student = stage_folder.read_card(hopeless / "student")
     assert slim.files["weights.safetensors"] == student.files["weights.safetensors"] and slim.network["plan"] is None
     assert [one["shipped"] for one in ship.given_up[:2]] == ["the unpruned student", "half precision and float"]
     last = capsys.readouterr().err.strip().splitlines()
@@ -165,7 +167,7 @@ def test_a_killed_stage_resumes_to_the_same_bits(stage: str, tiny_run: Path, tmp
     running.wait()
     assert mark.exists() and not (copy / stage).exists(), "the kill came too late to prove anything"
     cli.main([verb, "phantom", "--out", str(copy), *TINY])
-    assert artefact.read_card(copy / stage).files == artefact.read_card(tiny_run / stage).files
+    assert stage_folder.read_card(copy / stage).files == stage_folder.read_card(tiny_run / stage).files
 
 
 @pytest.mark.slow
@@ -271,4 +273,4 @@ def test_a_student_can_learn_by_any_method_named_on_the_command_line(method: str
         ["distil", "phantom", "--out", str(tmp_path), *TINY, "--student.method", method]
         + ["--teacher.schedule.steps=2", "--student.schedule.steps=2"]
     )
-    assert artefact.read_card(tmp_path / "student").measured
+    assert stage_folder.read_card(tmp_path / "student").measured

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 from conftest import TINY_VOLUMES
 
-from edgemt import artefact, cli
+from edgemt import cli
+from edgemt.artefacts import stage_folder
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -27,8 +28,8 @@ def test_every_stage_leaves_its_folder(run: Path) -> None:
 
 
 def test_the_teacher_is_measured_on_whole_volumes_before_and_after_clean_up(run: Path) -> None:
-    card = artefact.read_card(run / "teacher")
-    measured = card.measured[artefact.WEIGHTS]
+    card = stage_folder.read_card(run / "teacher")
+    measured = card.measured[stage_folder.WEIGHTS]
     assert len(measured["cases"]) == 2
     assert measured["stride"] == [16, 16, 8]
     assert measured["windows_per_volume"] > 1
@@ -37,10 +38,10 @@ def test_the_teacher_is_measured_on_whole_volumes_before_and_after_clean_up(run:
 
 
 def test_the_student_takes_three_slices_and_is_measured_on_the_same_volumes(run: Path) -> None:
-    card = artefact.read_card(run / "student")
+    card = stage_folder.read_card(run / "student")
     assert (card.channels, card.channel_order, card.network["channels"]) == (3, "slices", 3)
-    teacher = artefact.read_card(run / "teacher").measured[artefact.WEIGHTS]
-    mine = card.measured[artefact.WEIGHTS]
+    teacher = stage_folder.read_card(run / "teacher").measured[stage_folder.WEIGHTS]
+    mine = card.measured[stage_folder.WEIGHTS]
     assert [case["name"] for case in mine["cases"]] == [case["name"] for case in teacher["cases"]]
 
 
@@ -66,7 +67,7 @@ def test_other_slices_for_the_student_leave_the_teacher_alone(run: Path, capsys:
 
 
 def test_predict_writes_a_mask_with_the_affine_of_the_volume(run: Path, tmp_path: Path) -> None:
-    from edgemt.phantom_volumes import volume
+    from edgemt.data.phantom3d import volume
 
     image, _ = volume(77, (40, 36, 12))
     affine = np.array([[-0.6, 0, 0, 7], [0, 0.7, 0.1, -3], [0, -0.1, 2.5, 11], [0, 0, 0, 1.0]])
@@ -85,10 +86,10 @@ def test_a_3d_teacher_is_refused_for_frames(capsys: pytest.CaptureFixture[str], 
 
 
 def test_slices_may_vote_when_masks_are_written_and_measured(run: Path, tmp_path: Path) -> None:
-    from edgemt import shipped
-    from edgemt.components import through_plane
-    from edgemt.frames import read_label_volume
-    from edgemt.phantom_volumes import volume
+    from edgemt.data.phantom3d import volume
+    from edgemt.inference import evaluate_package
+    from edgemt.io.images import read_label_volume
+    from edgemt.metrics.postprocess import through_plane
 
     nibabel.save(nibabel.Nifti1Image(volume(78, (32, 32, 16))[0], np.eye(4)), tmp_path / "one.nii.gz")
     for width in (1, 5):
@@ -97,7 +98,7 @@ def test_slices_may_vote_when_masks_are_written_and_measured(run: Path, tmp_path
         cli.main([*given, "--through-plane", str(width)])
     plain, voted = (read_label_volume(tmp_path / str(k) / "one.mask.nii.gz") for k in (1, 5))
     np.testing.assert_array_equal(np.moveaxis(voted, -1, 0), through_plane(np.moveaxis(plain, -1, 0), width=5))
-    record = shipped.evaluate_ship(run / "ship", through_plane=5)
+    record = evaluate_package.evaluate_ship(run / "ship", through_plane=5)
     assert record["through_plane"] == 5 and record["counted"] == 2
     with pytest.raises(ValueError, match="through_plane: must be odd"):
-        shipped.predict(run / "ship", [tmp_path / "one.nii.gz"], out=tmp_path / "x", through_plane=2)
+        evaluate_package.predict(run / "ship", [tmp_path / "one.nii.gz"], out=tmp_path / "x", through_plane=2)

@@ -12,9 +12,12 @@ import pytest
 import torch
 from conftest import TINY, TINY_VOLUMES
 
-from edgemt import artefact, bank, cli, losses, recipes
-from edgemt.data.augment import normalised
-from edgemt.workspace import Run
+from edgemt import cli, recipes
+from edgemt.artefacts import stage_folder
+from edgemt.data import soft_labels
+from edgemt.data.augment2d import normalised
+from edgemt.learning import losses
+from edgemt.pipeline.run_context import Run
 
 
 @pytest.fixture
@@ -42,9 +45,9 @@ def test_the_bank_has_the_teacher_s_probabilities_of_every_training_frame(
         phantom=tuple(recipe["data"]["phantom"]),
     )
     at = Run(replace(recipes.load("phantom"), data=data), copy)
-    teacher = artefact.load_network(copy / "teacher")
+    teacher = stage_folder.load_network(copy / "teacher")
     for cases, stack in ((at.cohort.labelled, at.labelled), (at.cohort.unlabelled, at.unlabelled)):
-        soft = bank.read(copy / "bank", cases)
+        soft = soft_labels.read(copy / "bank", cases)
         with torch.inference_mode():
             frames = stack.frames(torch.arange(len(stack)), "cpu")
             probs = losses.probabilities(teacher(normalised(frames, at.normalise)).logits)
@@ -56,12 +59,12 @@ def test_a_second_run_labels_nothing_again_and_another_teacher_does(
     copy: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     distilled(copy)
-    index = json.loads((copy / "bank" / bank.INDEX).read_text())
+    index = json.loads((copy / "bank" / soft_labels.INDEX).read_text())
     capsys.readouterr()
     distilled(copy)
     assert "student: stands" in capsys.readouterr().err
     distilled(copy, "--teacher.schedule.learning-rate=0.0007", "--overwrite")
-    other = json.loads((copy / "bank" / bank.INDEX).read_text())
+    other = json.loads((copy / "bank" / soft_labels.INDEX).read_text())
     assert index["key"] != other["key"]
     hashes = [{name: entry["sha256"] for name, entry in one["volumes"].items()} for one in (index, other)]
     assert hashes[0].keys() == hashes[1].keys() and hashes[0] != hashes[1]
@@ -71,9 +74,9 @@ def test_slices_of_a_volume_share_a_file_in_their_order(tmp_path: Path) -> None:
     run = tmp_path / "run"
     flags = [f for f in TINY_VOLUMES if not f.startswith(("--teacher.network", "--teacher.filters"))]
     cli.main(["distil", "phantom_volumes", "--out", str(run), *flags, "--teacher.network=unet", "--teacher.filters=0"])
-    index = json.loads((run / "bank" / bank.INDEX).read_text())
+    index = json.loads((run / "bank" / soft_labels.INDEX).read_text())
     recipe = recipes.load("phantom_volumes")
-    teacher, card = artefact.load_network(run / "teacher"), artefact.read_card(run / "teacher")
+    teacher, card = stage_folder.load_network(run / "teacher"), stage_folder.read_card(run / "teacher")
     stored = json.loads((run / "recipe.json").read_text())["data"]
     data = replace(
         recipe.data,
@@ -84,7 +87,7 @@ def test_slices_of_a_volume_share_a_file_in_their_order(tmp_path: Path) -> None:
     at = Run(replace(recipe, data=data), run)
     assert {entry["depth"] for entry in index["volumes"].values()} != {1}
     rows = list(range(len(at.cohort.labelled)))[::-3]
-    soft = bank.read(run / "bank", [at.cohort.labelled[row] for row in rows])
+    soft = soft_labels.read(run / "bank", [at.cohort.labelled[row] for row in rows])
     with torch.inference_mode():
         frames = normalised(at.labelled.frames(torch.tensor(rows), "cpu"), card.normalise)
         probs = losses.probabilities(teacher(frames).logits)

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgemt.frames import (
+from edgemt.io.images import (
     fit_frame,
     fit_label,
     natural,
@@ -72,7 +72,7 @@ def test_a_header_without_a_voxel_size_gives_none_and_prints_nothing(tmp_path: P
     (tmp_path / "v.nii").write_bytes(written)
     volume = read_volume(tmp_path / "v.nii")
     assert volume.spacing_mm is None and (volume.array == array).all()
-    code = f"from edgemt.frames import read_volume; read_volume({str(tmp_path / 'v.nii')!r})"
+    code = f"from edgemt.io.images import read_volume; read_volume({str(tmp_path / 'v.nii')!r})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert said.stdout == said.stderr == ""
 

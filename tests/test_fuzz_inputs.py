@@ -16,10 +16,10 @@ pytest.importorskip("onnx")
 
 from tiny_ship import make_ship  # noqa: E402
 
-from deploy.graph_file import read_graph_file  # noqa: E402
-from deploy.inputs import InputStatistics, measure  # noqa: E402
-from deploy.ship import golden, open_ship, seal  # noqa: E402
-from deploy.tensorrt_engine import Key, open_engine, write_engine  # noqa: E402
+from deploy.package.input_drift import InputStatistics, measure  # noqa: E402
+from deploy.package.onnx_inspect import read_graph_file  # noqa: E402
+from deploy.package.package import golden, open_ship, seal  # noqa: E402
+from deploy.runtimes.tensorrt_engine_cache import Key, open_engine, write_engine  # noqa: E402
 from edgemt.contract import Card  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -137,7 +137,7 @@ def test_cards(tmp_path: Path) -> None:
 
 def test_ships(tmp_path: Path) -> None:
     """A card that was changed and whose hashes still fit."""
-    from deploy.fastest import fastest
+    from deploy.benchmark.variants import fastest
 
     ship = make_ship(tmp_path / "ship", measured={"model.onnx": {"dice": 0.9}})
 
@@ -152,7 +152,7 @@ def test_ships(tmp_path: Path) -> None:
 
 def test_networks_of_cards(tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    from edgemt.artefact import load_network, save_network
+    from edgemt.artefacts.stage_folder import load_network, save_network
     from students import build
 
     network = {
@@ -180,7 +180,7 @@ def test_graphs(tmp_path: Path) -> None:
 def test_graphs_that_runtimes_load(tmp_path: Path) -> None:
     """What the walker lets through is a whole file; a runtime refuses it in one line or runs it."""
     pytest.importorskip("onnxruntime")
-    from deploy.runtime import runner
+    from deploy.runtimes.load import runner
 
     ship = make_ship(tmp_path / "ship")
     load = lambda file: runner(file, runtime="onnxruntime", threads=1)  # noqa: E731
@@ -215,7 +215,7 @@ def test_engine_records(tmp_path: Path) -> None:
 
 
 def test_dataset_json(tmp_path: Path) -> None:
-    from edgemt.data.decathlon import items
+    from edgemt.data.layouts.nnunet import items
 
     for folder in ("imagesTr", "labelsTr", "imagesTs"):
         (tmp_path / folder).mkdir()
@@ -237,7 +237,7 @@ def test_dataset_json(tmp_path: Path) -> None:
 
 def test_h5_files(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
-    from edgemt.frames import h5_datasets, read_label_volume, read_volume, volume_shape
+    from edgemt.io.images import h5_datasets, read_label_volume, read_volume, volume_shape
 
     with h5py.File(tmp_path / "good.h5", "w") as file:
         file["image"] = np.random.default_rng(0).random((8, 8, 4), np.float32)
@@ -252,7 +252,7 @@ def test_h5_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_nifti_files(tmp_path: Path, suffix: str) -> None:
     nibabel = pytest.importorskip("nibabel")
-    from edgemt.frames import read_label_volume, read_volume, volume_shape
+    from edgemt.io.images import read_label_volume, read_volume, volume_shape
 
     array = np.random.default_rng(0).integers(0, 100, (8, 9, 10)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(array, np.diag([1, 2, 3, 1])), tmp_path / f"good{suffix}")
@@ -267,7 +267,7 @@ def test_nifti_files(tmp_path: Path, suffix: str) -> None:
 def test_pictures(tmp_path: Path, suffix: str) -> None:
     from PIL import Image
 
-    from edgemt.frames import read_image, read_label
+    from edgemt.io.images import read_image, read_label
 
     Image.fromarray(np.random.default_rng(0).integers(0, 256, (20, 24, 3), dtype=np.uint8)).save(
         tmp_path / f"g{suffix}"
@@ -280,8 +280,8 @@ def test_pictures(tmp_path: Path, suffix: str) -> None:
 
 def test_dicom_files(tmp_path: Path) -> None:
     pydicom = pytest.importorskip("pydicom")
-    pytest.importorskip("deploy.dicom_pixels")
-    from deploy.dicom_images import series_of
+    pytest.importorskip("deploy.dicom.pixels")
+    from deploy.dicom.images import series_of
 
     image = pydicom.Dataset()
     image.file_meta = pydicom.dataset.FileMetaDataset()

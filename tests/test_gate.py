@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deploy.gate import GateError, agree, gate, gate_classes
+from deploy.quantization.accuracy_gate import GateError, agree, gate, gate_classes
 
 
 def test_a_drop_within_the_tolerance_passes_and_is_returned():

@@ -9,10 +9,10 @@ import numpy as np
 import pytest
 
 from edgemt.contract import Case
-from edgemt.data.layouts import DataOptions, find
-from edgemt.frames import read_label_volume, read_volume, volume_shape, volume_spacing
-from edgemt.geometry import arranged, arranged_sizes, is_order, restored
-from edgemt.predicting import nifti
+from edgemt.data.cohort import DataOptions, find
+from edgemt.inference.predict import nifti
+from edgemt.io.geometry import arranged, arranged_sizes, is_order, restored
+from edgemt.io.images import read_label_volume, read_volume, volume_shape, volume_spacing
 
 nibabel = pytest.importorskip("nibabel")
 ORDERS = [

@@ -12,8 +12,8 @@ from torch import nn
 
 import students
 from deploy.export import export_onnx
-from deploy.half import halve
-from deploy.quantize import accepted_by_nvidia_parser, left_alone, name_nodes
+from deploy.quantization.float16 import halve
+from deploy.quantization.int8 import accepted_by_nvidia_parser, left_alone, name_nodes
 from edgemt.contract import Normalise, Output
 
 SIZE = (64, 64)

@@ -11,8 +11,8 @@ from torch import nn
 import students
 import teachers
 from edgemt.contract import Batch, Step
+from edgemt.learning.roles import gather, set_modes
 from edgemt.methods import METHODS
-from edgemt.roles import gather, set_modes
 
 CLASSES = 5  # no other layer of these networks has as many outputs
 NETWORKS: dict[str, Callable[[tuple[str, ...]], nn.Module]] = {
@@ -81,7 +81,7 @@ def test_a_network_without_the_outputs_that_a_method_compares_is_refused_in_one_
 
 
 def test_a_student_with_a_further_decoder_can_be_pruned_and_still_trains() -> None:
-    from deploy.prune import PruneOptions, prune
+    from deploy.pruning.prune import PruneOptions, prune
 
     network = built("student", ("decoder2",)).eval()
     prune(network, example=torch.randn(1, 1, 64, 64), options=PruneOptions(share=0.2, importance="magnitude"))

@@ -13,17 +13,17 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from deploy.stream import igtl
-from deploy.stream.board import Board, Limits
-from deploy.stream.crc64 import POLYNOMIAL, crc64
-from deploy.stream.frame_record import Frame, Result
-from deploy.stream.igtl_listening import IgtlOptions
-from deploy.stream.igtl_messages import MASK, STATE, STATUS, Speaker
-from deploy.stream.igtl_server import IgtlServer, open_igtl
-from deploy.stream.marker import nothing
+from deploy.stream.igtl import protocol
+from deploy.stream.igtl.crc64 import POLYNOMIAL, crc64
 from deploy.stream.outputs import Stage
-from deploy.stream.source_igtl import IgtlSource
+from deploy.stream.outputs.igtl_messages import MASK, STATE, STATUS, Speaker
+from deploy.stream.outputs.igtl_options import IgtlOptions
+from deploy.stream.outputs.igtl_server import IgtlServer, open_igtl
 from deploy.stream.sources import Corrupt, Lost
+from deploy.stream.sources.igtl import IgtlSource
+from deploy.stream.state.display_state import Board, Limits
+from deploy.stream.state.frames import Frame, Result
+from deploy.stream.state.overlay import nothing
 from edgemt.contract import Card
 
 PLACE = (0.25, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 1.0, 10.0, -20.0, 30.5)
@@ -73,12 +73,12 @@ class Client:
     def __init__(self, port: int) -> None:
         self.link = socket.create_connection(("127.0.0.1", port), timeout=10)
 
-    def next(self) -> tuple[igtl.Header, bytes]:
-        header = igtl.read_header(self._take(igtl.HEADER.size), most=1 << 24)
-        content, _ = igtl.read_content(header, self._take(header.size))
+    def next(self) -> tuple[protocol.Header, bytes]:
+        header = protocol.read_header(self._take(protocol.HEADER.size), most=1 << 24)
+        content, _ = protocol.read_content(header, self._take(header.size))
         return header, bytes(content)
 
-    def until(self, kind: str, true: Callable[[bytes], bool] = lambda content: True) -> tuple[igtl.Header, bytes]:
+    def until(self, kind: str, true: Callable[[bytes], bool] = lambda content: True) -> tuple[protocol.Header, bytes]:
         for _ in range(1000):
             header, content = self.next()
             if header.kind == kind and true(content):
@@ -126,51 +126,53 @@ def test_a_long_crc_is_that_of_its_two_halves_put_together(count: int) -> None:
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
 def test_a_picture_comes_back_as_it_was_sent(kind: str, shape: tuple[int, ...]) -> None:
     pixels = np.random.default_rng(0).integers(0, 100, shape).astype(kind)
-    image = igtl.read_image(igtl.pack_image(igtl.Image(pixels, PLACE, 2)))
+    image = protocol.read_image(protocol.pack_image(protocol.Image(pixels, PLACE, 2)))
     assert np.array_equal(image.pixels, pixels)
     assert (image.pixels.dtype, image.place, image.coordinates) == (pixels.dtype, PLACE, 2)
 
 
 def test_another_size_covers_the_same_millimetres() -> None:
-    image = igtl.Image(np.zeros((100, 200), np.uint8), PLACE)
+    image = protocol.Image(np.zeros((100, 200), np.uint8), PLACE)
     half = image.resized(np.zeros((50, 100), np.uint8))
     assert half.place == (0.5, 0.0, 0.0, 0.0, 1.0, 0.0, *PLACE[6:])
     assert image.resized(np.ones((100, 200), np.uint8)).place == PLACE
 
 
 def test_words_and_transforms_come_back_as_they_were_sent() -> None:
-    assert igtl.read_string(igtl.pack_string("Größe 3 µm")) == "Größe 3 µm"
-    assert igtl.read_status(igtl.pack_status(igtl.Status(7, "stale", "too old"))) == igtl.Status(7, "stale", "too old")
+    assert protocol.read_string(protocol.pack_string("Größe 3 µm")) == "Größe 3 µm"
+    assert protocol.read_status(protocol.pack_status(protocol.Status(7, "stale", "too old"))) == protocol.Status(
+        7, "stale", "too old"
+    )
     matrix = np.eye(4)
     matrix[:3] = np.arange(12).reshape(3, 4)
-    assert np.array_equal(igtl.read_transform(igtl.pack_transform(matrix)), matrix)
+    assert np.array_equal(protocol.read_transform(protocol.pack_transform(matrix)), matrix)
 
 
 def test_version_2_carries_metadata() -> None:
-    data = igtl.pack(
-        "STRING", igtl.pack_string("x"), device="d", stamp=1, version=2, metadata={"model": "tiny", "µ": "ß"}
+    data = protocol.pack(
+        "STRING", protocol.pack_string("x"), device="d", stamp=1, version=2, metadata={"model": "tiny", "µ": "ß"}
     )
-    header = igtl.read_header(data[:58], most=1000)
-    content, metadata = igtl.read_content(header, data[58:])
-    assert igtl.read_string(content) == "x"
+    header = protocol.read_header(data[:58], most=1000)
+    content, metadata = protocol.read_content(header, data[58:])
+    assert protocol.read_string(content) == "x"
     assert metadata == {"model": "tiny", "µ": "ß"}
 
 
 @pytest.mark.parametrize("version", [1, 2])
 def test_one_flipped_bit_anywhere_in_the_body_is_noticed(version: int) -> None:
-    data = igtl.pack("STRING", igtl.pack_string("mask"), device="d", stamp=1, version=version)
-    header = igtl.read_header(data[:58], most=1000)
+    data = protocol.pack("STRING", protocol.pack_string("mask"), device="d", stamp=1, version=version)
+    header = protocol.read_header(data[:58], most=1000)
     for bit in range(8 * header.size):
         damaged = bytearray(data[58:])
         damaged[bit // 8] ^= 1 << bit % 8
-        with pytest.raises(igtl.WireError, match="damaged"):
-            igtl.read_content(header, damaged)
+        with pytest.raises(protocol.WireError, match="damaged"):
+            protocol.read_content(header, damaged)
 
 
 def test_a_header_that_promises_too_much_is_refused_before_anything_is_read() -> None:
-    header = igtl.HEADER.pack(1, b"IMAGE", b"probe", 0, 2**63, 0)
-    with pytest.raises(igtl.WireError, match="9223372036854775808 bytes follow"):
-        igtl.read_header(header, most=1 << 20)
+    header = protocol.HEADER.pack(1, b"IMAGE", b"probe", 0, 2**63, 0)
+    with pytest.raises(protocol.WireError, match="9223372036854775808 bytes follow"):
+        protocol.read_header(header, most=1 << 20)
 
 
 @settings(max_examples=200, deadline=None)
@@ -180,12 +182,12 @@ def test_a_header_that_promises_too_much_is_refused_before_anything_is_read() ->
     version=st.integers(1, 3),
 )
 def test_a_sound_message_with_senseless_content_is_one_clear_error(kind: str, body: bytes, version: int) -> None:
-    readers = {"IMAGE": igtl.read_image, "STATUS": igtl.read_status, "STRING": igtl.read_string,
-               "TRANSFORM": igtl.read_transform}  # fmt: skip
+    readers = {"IMAGE": protocol.read_image, "STATUS": protocol.read_status, "STRING": protocol.read_string,
+               "TRANSFORM": protocol.read_transform}  # fmt: skip
     try:
-        content, _ = igtl.read_content(igtl.Header(version, kind, "d", 0, len(body), crc64(body)), body)
+        content, _ = protocol.read_content(protocol.Header(version, kind, "d", 0, len(body), crc64(body)), body)
         readers[kind](content)
-    except igtl.WireError as error:
+    except protocol.WireError as error:
         assert error.resumable
 
 
@@ -194,17 +196,17 @@ def test_a_client_gets_mask_state_and_status(live: tuple[Board, IgtlServer]) -> 
     shown = show(on, 4)
     client = Client(server.port)
     header, content = client.until("IMAGE")
-    image = igtl.read_image(content)
+    image = protocol.read_image(content)
     assert header.device == MASK
     assert np.array_equal(image.pixels, result(shown).mask)
     assert image.place[0] == 2.0  # 16 columns of the frame are 8 of the mask
     header, content = client.until("STRING")
-    said = json.loads(igtl.read_string(content))
+    said = json.loads(protocol.read_string(content))
     assert header.device == STATE
     assert (said["state"], said["frame_id"], said["model"]) == ("fresh", 4, "tiny")
     assert said["age_ms"] >= 0
     header, content = client.until("STATUS")
-    assert (header.device, igtl.read_status(content).code) == (STATUS, igtl.OK)
+    assert (header.device, protocol.read_status(content).code) == (STATUS, protocol.OK)
 
 
 def test_a_mask_that_grew_too_old_is_emptied_without_a_new_frame() -> None:
@@ -213,11 +215,13 @@ def test_a_mask_that_grew_too_old_is_emptied_without_a_new_frame() -> None:
     try:
         show(on, 1)
         client = Client(server.port)
-        client.until("IMAGE", lambda content: bool(igtl.read_image(content).pixels.any()))
-        client.until("IMAGE", lambda content: not igtl.read_image(content).pixels.any())
-        said = json.loads(igtl.read_string(client.until("STRING")[1]))
+        client.until("IMAGE", lambda content: bool(protocol.read_image(content).pixels.any()))
+        client.until("IMAGE", lambda content: not protocol.read_image(content).pixels.any())
+        said = json.loads(protocol.read_string(client.until("STRING")[1]))
         assert (said["state"], said["age_ms"]) == ("stale", None)
-        assert igtl.read_status(client.until("STATUS")[1]) == igtl.Status(igtl.TIMEOUT, "stale", "mask too old")
+        assert protocol.read_status(client.until("STATUS")[1]) == protocol.Status(
+            protocol.TIMEOUT, "stale", "mask too old"
+        )
     finally:
         server.close()
 
@@ -226,21 +230,23 @@ def test_a_lost_source_empties_the_mask_and_says_so(live: tuple[Board, IgtlServe
     on, server = live
     show(on, 1)
     client = Client(server.port)
-    client.until("STATUS", lambda content: igtl.read_status(content).code == igtl.OK)
+    client.until("STATUS", lambda content: protocol.read_status(content).code == protocol.OK)
     on.lost("unplugged")
     header, content = client.until("IMAGE")
-    assert not igtl.read_image(content).pixels.any()
-    assert igtl.read_status(client.until("STATUS")[1]) == igtl.Status(igtl.NOT_PRESENT, "no-signal", "unplugged")
+    assert not protocol.read_image(content).pixels.any()
+    assert protocol.read_status(client.until("STATUS")[1]) == protocol.Status(
+        protocol.NOT_PRESENT, "no-signal", "unplugged"
+    )
 
 
 def test_the_mask_of_a_picture_from_the_wire_has_its_size_place_and_time_stamp() -> None:
     on = board()
-    incoming = igtl.Image(np.zeros((12, 16), np.uint8), PLACE, 2)
+    incoming = protocol.Image(np.zeros((12, 16), np.uint8), PLACE, 2)
     server = IgtlServer(on, options=IgtlOptions(port=0), origin=lambda frame: (incoming, STAMP))
     try:
         show(on, 1)
         header, content = Client(server.port).until("IMAGE")
-        image = igtl.read_image(content)
+        image = protocol.read_image(content)
         assert (header.stamp, image.place, image.coordinates, image.pixels.shape) == (STAMP, PLACE, 2, (12, 16))
         assert np.array_equal(image.pixels[::2, ::2], result(frame(1)).mask)
     finally:
@@ -250,9 +256,9 @@ def test_the_mask_of_a_picture_from_the_wire_has_its_size_place_and_time_stamp()
 GARBAGE = {
     "noise": bytes(range(256)) * 4,
     "a web request": b"GET / HTTP/1.1\r\nHost: localhost\r\n\r\n" + bytes(100),
-    "a size of 2^63": igtl.HEADER.pack(1, b"IMAGE", b"probe", 0, 2**63, 0),
-    "a header cut short": igtl.HEADER.pack(1, b"STATUS", b"x", 0, 100, 0)[:20],
-    "a body cut short": igtl.HEADER.pack(1, b"STATUS", b"x", 0, 100, 0) + b"only this",
+    "a size of 2^63": protocol.HEADER.pack(1, b"IMAGE", b"probe", 0, 2**63, 0),
+    "a header cut short": protocol.HEADER.pack(1, b"STATUS", b"x", 0, 100, 0)[:20],
+    "a body cut short": protocol.HEADER.pack(1, b"STATUS", b"x", 0, 100, 0) + b"only this",
 }
 
 
@@ -267,19 +273,19 @@ def test_a_client_that_sends_garbage_is_dropped_and_others_are_served(
     bad.link.sendall(GARBAGE[what])
     until(lambda: server.dropped)
     show(on, 2)
-    header, content = good.until("STRING", lambda text: json.loads(igtl.read_string(text))["frame_id"] == 2)
+    header, content = good.until("STRING", lambda text: json.loads(protocol.read_string(text))["frame_id"] == 2)
     assert server.clients == 1
 
 
 def test_a_damaged_message_is_answered_and_the_next_is_read(live: tuple[Board, IgtlServer]) -> None:
     _, server = live
     client = Client(server.port)
-    message = bytearray(igtl.pack("STRING", igtl.pack_string("hello"), device="d", stamp=0))
+    message = bytearray(protocol.pack("STRING", protocol.pack_string("hello"), device="d", stamp=0))
     message[-1] ^= 1
     client.link.sendall(message)
-    client.until("STATUS", lambda content: igtl.read_status(content).code == igtl.CHECKSUM)
-    client.link.sendall(igtl.pack("GET_STATUS", b"", device="d", stamp=0))
-    client.until("STATUS", lambda content: igtl.read_status(content).code != igtl.CHECKSUM)
+    client.until("STATUS", lambda content: protocol.read_status(content).code == protocol.CHECKSUM)
+    client.link.sendall(protocol.pack("GET_STATUS", b"", device="d", stamp=0))
+    client.until("STATUS", lambda content: protocol.read_status(content).code != protocol.CHECKSUM)
     for _ in range(20):
         client.link.sendall(message)
     until(lambda: server.dropped)
@@ -297,7 +303,7 @@ def test_a_client_that_does_not_read_is_dropped_and_delays_no_one() -> None:
             new = frame(k)
             on.put_frame(new)
             on.put_result(result(new, size=(600, 600)))
-            said = good.until("STRING", lambda text, k=k: json.loads(igtl.read_string(text))["frame_id"] == k)
+            said = good.until("STRING", lambda text, k=k: json.loads(protocol.read_string(text))["frame_id"] == k)
             assert said
         until(lambda: server.dropped)
         assert "stands still" in server.dropped[0]
@@ -344,7 +350,9 @@ class Machine:
 
 def picture(value: int, *, device: str = "probe", **kind: int) -> bytes:
     pixels = np.full((4, 6), value, np.uint8)
-    return igtl.pack("IMAGE", igtl.pack_image(igtl.Image(pixels, PLACE)), device=device, stamp=STAMP + value, **kind)
+    return protocol.pack(
+        "IMAGE", protocol.pack_image(protocol.Image(pixels, PLACE)), device=device, stamp=STAMP + value, **kind
+    )
 
 
 @pytest.fixture
@@ -361,10 +369,12 @@ def machine() -> Iterator[tuple[socket.socket, IgtlSource]]:
 
 def test_a_source_gives_pictures_with_the_machines_own_time(machine: tuple[socket.socket, IgtlSource]) -> None:
     link, source = machine
-    link.sendall(igtl.pack("TRANSFORM", igtl.pack_transform(np.eye(4)), device="arm", stamp=0) + picture(7, version=2))
+    link.sendall(
+        protocol.pack("TRANSFORM", protocol.pack_transform(np.eye(4)), device="arm", stamp=0) + picture(7, version=2)
+    )
     got = source.read()
     assert got.pixels.shape == (4, 6) and (got.pixels == 7).all()
-    assert got.source_ns == igtl.nanoseconds_of(STAMP + 7)
+    assert got.source_ns == protocol.nanoseconds_of(STAMP + 7)
     came = source.origin(Frame(0, got.pixels, 0, got.source_ns, origin=got.origin))
     assert came is not None and (came[0].place, came[1]) == (PLACE, STAMP + 7)
 
@@ -376,8 +386,8 @@ def test_pictures_whose_time_stamps_repeat_keep_their_own_places(
     link, source = machine
     frames = []
     for k in range(4):
-        image = igtl.Image(np.full((16, 16), k, np.uint8), (*PLACE[:9], 10.0 * k, 0.0, 0.0))
-        link.sendall(igtl.pack("IMAGE", igtl.pack_image(image), device="probe", stamp=stamp))
+        image = protocol.Image(np.full((16, 16), k, np.uint8), (*PLACE[:9], 10.0 * k, 0.0, 0.0))
+        link.sendall(protocol.pack("IMAGE", protocol.pack_image(image), device="probe", stamp=stamp))
         picture = source.read()
         frames.append(Frame(k, picture.pixels, 0, picture.source_ns, origin=picture.origin))
     speaker = Speaker(version=1, origin=source.origin)
@@ -386,8 +396,8 @@ def test_pictures_whose_time_stamps_repeat_keep_their_own_places(
         on.put_frame(Frame(**{**one.__dict__, "captured_ns": time.monotonic_ns()}))
         on.put_result(result(Frame(**{**one.__dict__, "captured_ns": time.monotonic_ns()}), size=(16, 16)))
         sent = speaker.image(on.look())
-        content, _ = igtl.read_content(igtl.read_header(sent[:58], most=1 << 20), sent[58:])
-        assert igtl.read_image(content).place[9] == 10.0 * one.id
+        content, _ = protocol.read_content(protocol.read_header(sent[:58], most=1 << 20), sent[58:])
+        assert protocol.read_image(content).place[9] == 10.0 * one.id
 
 
 def test_a_damaged_picture_is_left_out_and_the_next_one_read(machine: tuple[socket.socket, IgtlSource]) -> None:
@@ -425,7 +435,7 @@ def test_pictures_that_waited_in_the_socket_are_left_out_for_the_newest(
 ) -> None:
     link, source = machine
     waiting = b"".join(picture(value) for value in range(1, 6))
-    other = igtl.pack("TRANSFORM", igtl.pack_transform(np.eye(4)), device="arm", stamp=0)
+    other = protocol.pack("TRANSFORM", protocol.pack_transform(np.eye(4)), device="arm", stamp=0)
     link.sendall(waiting + other + picture(6)[:40])  # the last has only begun to arrive
     assert source.read().pixels[0, 0] == 5
     link.sendall(picture(6)[40:])
@@ -443,8 +453,8 @@ def test_a_sender_that_never_pauses_is_read_too(
 
 def test_sixteen_bit_pictures_are_refused_in_words(machine: tuple[socket.socket, IgtlSource]) -> None:
     link, source = machine
-    deep = igtl.pack_image(igtl.Image(np.zeros((4, 4), np.uint16)))
-    link.sendall(igtl.pack("IMAGE", deep, device="probe", stamp=0))
+    deep = protocol.pack_image(protocol.Image(np.zeros((4, 4), np.uint16)))
+    link.sendall(protocol.pack("IMAGE", deep, device="probe", stamp=0))
     with pytest.raises(ValueError, match="sends uint16.*8-bit"):
         source.read()
 
@@ -466,7 +476,7 @@ def test_nobody_at_home_is_one_clear_line() -> None:
 def test_pyigtl_reads_what_we_send(version: int) -> None:
     pyigtl = pytest.importorskip("pyigtl")
     on = board()
-    incoming = igtl.Image(np.zeros((12, 16), np.uint8), PLACE, 2)
+    incoming = protocol.Image(np.zeros((12, 16), np.uint8), PLACE, 2)
     options = IgtlOptions(port=0, version=version)
     server = IgtlServer(on, options=options, origin=lambda frame: (incoming, STAMP))
     client = pyigtl.OpenIGTLinkClient("127.0.0.1", server.port)
@@ -491,8 +501,8 @@ def test_we_read_what_pyigtl_sends(version: int) -> None:
     )
     sent.header_version = version
     data = sent.pack()
-    header = igtl.read_header(data[:58], most=1000)
-    image = igtl.read_image(igtl.read_content(header, data[58:])[0])
+    header = protocol.read_header(data[:58], most=1000)
+    image = protocol.read_image(protocol.read_content(header, data[58:])[0])
     assert np.array_equal(image.pixels, pixels[0])
     assert (image.place[0], image.place[4], struct.unpack(">II", struct.pack(">Q", header.stamp))) == (
         0.5,

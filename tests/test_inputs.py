@@ -8,16 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.descriptors import described_as
-from deploy.inputs import INPUTS, InputStatistics, Watch, measure, read_inputs, unlike, write_inputs
-from deploy.stream.source_synthetic import SyntheticSource
-from edgemt import phantom
-from edgemt.frames import fit_frame
+from deploy.package.frame_features import described_as
+from deploy.package.input_drift import INPUTS, InputStatistics, Watch, measure, read_inputs, unlike, write_inputs
+from deploy.stream.sources.synthetic import SyntheticSource
+from edgemt.data import phantom2d
+from edgemt.io.images import fit_frame
 
 
 def frames(seeds: range) -> np.ndarray:
     """uint8 [N, 48, 48, 3], a synthetic camera."""
-    return np.stack([phantom.frame(seed, size=(48, 48))[0] for seed in seeds])
+    return np.stack([phantom2d.frame(seed, size=(48, 48))[0] for seed in seeds])
 
 
 @pytest.fixture(scope="module")
@@ -161,7 +161,7 @@ def test_a_ship_carries_them_under_its_hashes(tmp_path: Path, fresh: np.ndarray)
     pytest.importorskip("onnx")
     from tiny_ship import make_ship
 
-    from deploy.ship import open_ship, seal
+    from deploy.package.package import open_ship, seal
 
     ship = make_ship(tmp_path / "ship")
     assert read_inputs(ship) is None

@@ -9,13 +9,16 @@ import onnx
 import pytest
 from planted_run import READER, again, begin
 
-from deploy.gate import GateError, gate
-from edgemt import artefact, cli, engine, fallback, ladder, zoo
-from edgemt.engine import Schedule
-from edgemt.quantizing import FLOAT, SMALL, SMALL_IR, int8
+from deploy.quantization.accuracy_gate import GateError, gate
+from edgemt import cli, zoo
+from edgemt.artefacts import stage_folder
+from edgemt.pipeline import export_student, fallback, quantization_candidates
+from edgemt.pipeline.quantize import FLOAT, SMALL, SMALL_IR, int8
+from edgemt.pipeline.run_context import Run
 from edgemt.recipes import Int8
-from edgemt.workspace import Run
-from edgemt.zoo import exporting, shelf
+from edgemt.training import engine
+from edgemt.training.engine import Schedule
+from edgemt.zoo import entry
 
 pytest.importorskip("nncf")
 SHORT = Schedule(steps=250, learning_rate=2e-3, labelled=4, unlabelled=4, precision="32-true", validations=0)
@@ -23,7 +26,7 @@ SMALL_LADDER = {"images": 8, "gain": 0.0}  # so small a network is no quicker in
 
 
 def held(at: Run) -> dict[str, Any]:
-    return artefact.read_card(at.folder("int8")).measured[SMALL]["quantization"]
+    return stage_folder.read_card(at.folder("int8")).measured[SMALL]["quantization"]
 
 
 def weight_of(path: Path, layer: str) -> str:
@@ -56,7 +59,7 @@ def test_a_milder_one_is_mended_by_learning_under_eight_bits(tmp_path: Path) -> 
     failed, mended = held(at)["rungs"]
     assert not failed["passed"] and mended["passed"] and mended["rung"] == "distilled"
     assert min(mended["dice"].values()) > max(failed["dice"].values()) + 0.05
-    slim, learnt = (artefact.read_card(at.folder(stage)) for stage in ("slim", "qad"))
+    slim, learnt = (stage_folder.read_card(at.folder(stage)) for stage in ("slim", "qad"))
     assert learnt.network == slim.network and learnt.files != slim.files
 
 
@@ -78,13 +81,13 @@ def test_strict_writes_nothing_when_no_rung_passes_and_names_every_rung(
             "int8.kept",
         ):
             assert part in line
-        monkeypatch.setattr(ladder, "quantize", lambda *_, **__: pytest.fail("a rung was made twice"))
+        monkeypatch.setattr(quantization_candidates, "quantize", lambda *_, **__: pytest.fail("a rung was made twice"))
     told = capsys.readouterr().err
     assert told.index("next up to 1 layers in float, then refusal") < told.index("mixed (1 layers in float)")
 
-    card = artefact.read_card(int8(again(at, strict=False)))
+    card = stage_folder.read_card(int8(again(at, strict=False)))
     assert set(card.measured) == {FLOAT} and card.given_up[0]["stage"] == "int8"
-    assert set(artefact.read_card(int8(again(at, strict=True, tolerance=0.99))).measured) == {SMALL, SMALL_IR}
+    assert set(stage_folder.read_card(int8(again(at, strict=True, tolerance=0.99))).measured) == {SMALL, SMALL_IR}
 
 
 def test_a_rung_that_was_cut_is_the_only_one_that_is_made_again(
@@ -92,7 +95,7 @@ def test_a_rung_that_was_cut_is_the_only_one_that_is_made_again(
 ) -> None:
     of = Int8(ladder=("mixed",), kept=1, **SMALL_LADDER)
     at = begin(tmp_path, by=1000.0, int8=of, tolerance=0.001)
-    real, made = ladder.quantize, []
+    real, made = quantization_candidates.quantize, []
 
     def quantize(exact: Path, small: Path, **given: Any) -> Path:
         made.append(small.parent.name)
@@ -100,7 +103,7 @@ def test_a_rung_that_was_cut_is_the_only_one_that_is_made_again(
             raise KeyboardInterrupt
         return real(exact, small, **given)
 
-    monkeypatch.setattr(ladder, "quantize", quantize)
+    monkeypatch.setattr(quantization_candidates, "quantize", quantize)
     with pytest.raises(KeyboardInterrupt):
         int8(at)
     int8(at)
@@ -111,38 +114,38 @@ def test_a_class_that_int8_loses_is_given_as_the_reason_and_one_that_no_case_has
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = begin(tmp_path, by=1.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.2)
-    slim = artefact.read_card(at.folder("slim"))
+    slim = stage_folder.read_card(at.folder("slim"))
     absent, lost = at.classes[1:3]
-    slim.measured[artefact.WEIGHTS]["per_class"][absent]["dice"] = None
-    artefact.write_card(at.folder("slim"), slim)
-    real, off = ladder.record_of, {absent: None}
+    slim.measured[stage_folder.WEIGHTS]["per_class"][absent]["dice"] = None
+    stage_folder.write_card(at.folder("slim"), slim)
+    real, off = quantization_candidates.record_of, {absent: None}
 
     def record_of(*given: Any) -> dict[str, Any]:
         found = real(*given)
         classes = {name: {**of, "dice": off.get(name, of["dice"])} for name, of in found["per_class"].items()}
-        return {**found, "dice": slim.measured[artefact.WEIGHTS]["dice"], "per_class": classes}
+        return {**found, "dice": slim.measured[stage_folder.WEIGHTS]["dice"], "per_class": classes}
 
-    monkeypatch.setattr(ladder, "record_of", record_of)
-    card = artefact.read_card(int8(at))
+    monkeypatch.setattr(quantization_candidates, "record_of", record_of)
+    card = stage_folder.read_card(int8(at))
     assert SMALL in card.measured and not card.given_up
     off[lost] = 0.1
-    card = artefact.read_card(int8(again(at, seed=1, tolerance=0.19)))
+    card = stage_folder.read_card(int8(again(at, seed=1, tolerance=0.19)))
     assert set(card.measured) == {FLOAT} and f"class {lost!r}: Dice 0.1000" in card.given_up[0]["why"]
 
 
 def test_float_is_shipped_alone_when_no_rung_passes(tmp_path: Path) -> None:
     at = begin(tmp_path, by=100.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.01)
-    card = artefact.read_card(int8(at))
+    card = stage_folder.read_card(int8(at))
     assert card.given_up[0]["shipped"] == "half precision and float"
     assert "calibrated: Dice 0." in fallback.told(card.given_up[0])
     assert set(card.measured) == {FLOAT} and not any("int8" in file for file in card.files)
     assert card.measured[FLOAT]["quantization"]["rung"] == "none"
     assert not card.measured[FLOAT]["quantization"]["rungs"][0]["passed"]
 
-    from edgemt.report.chosen import choices
-    from edgemt.shipping import ship
+    from edgemt.pipeline.package import ship
+    from edgemt.report.deployed_file import choices
 
-    shipped = artefact.read_card(ship(at))
+    shipped = stage_folder.read_card(ship(at))
     assert FLOAT in shipped.measured and SMALL not in shipped.measured
     assert {record["runtime"] for record in shipped.latency if record["fastest"]} == {"openvino", "onnxruntime"}
     assert any("none held, and no INT8 file is shipped" in line for line in choices(shipped))
@@ -152,37 +155,37 @@ def test_float_is_shipped_alone_when_no_rung_passes(tmp_path: Path) -> None:
 def test_a_runtime_that_gives_other_masks_is_left_out_of_the_ship_and_strict_refuses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgemt import shipping
-    from edgemt.report.chosen import delivered
+    from edgemt.pipeline import package
+    from edgemt.report.deployed_file import delivered
 
     at = begin(tmp_path, by=1.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.2)
     int8(at)
-    real = shipping.agree
+    real = package.agree
 
     def agree(*masks: Any, **given: Any) -> float:
         return real(masks[0], 1 - masks[1] if "on openvino" in given["what"] else masks[1], **given)
 
-    monkeypatch.setattr(shipping, "agree", agree)
-    shipped = artefact.read_card(shipping.ship(at))
+    monkeypatch.setattr(package, "agree", agree)
+    shipped = stage_folder.read_card(package.ship(at))
     assert FLOAT in shipped.measured and SMALL in shipped.measured
     assert not any(file.startswith("openvino/") for file in (*shipped.measured, *shipped.files))
     assert {record["runtime"] for record in shipped.latency} == {"onnxruntime"} and "onnxruntime" in delivered(shipped)
     assert "files for openvino given up" in fallback.told(shipped.given_up[0])
     before = (at.folder("ship") / "card.json").stat().st_mtime_ns
-    shipping.ship(at)
+    package.ship(at)
     assert (at.folder("ship") / "card.json").stat().st_mtime_ns == before
     with pytest.raises(GateError, match="openvino"):
-        shipping.ship(again(at, strict=True))
-    monkeypatch.setattr(shipping, "agree", lambda *masks, **given: real(masks[0], 1 - masks[1], **given))
+        package.ship(again(at, strict=True))
+    monkeypatch.setattr(package, "agree", lambda *masks, **given: real(masks[0], 1 - masks[1], **given))
     with pytest.raises(GateError, match="onnxruntime"):
-        shipping.ship(again(at, tolerance=0.3))
+        package.ship(again(at, tolerance=0.3))
 
 
 @pytest.mark.slow
 def test_learning_under_eight_bits_that_was_cut_resumes_to_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgemt.quantization_aware import distil_in_eight_bits
+    from edgemt.pipeline.quantization_aware import distil_in_eight_bits
 
     short = Schedule(steps=8, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=2)
     runs = [begin(tmp_path / name, by=30.0, int8=Int8(schedule=short), tolerance=0.2) for name in ("whole", "cut")]
@@ -200,7 +203,7 @@ def test_learning_under_eight_bits_that_was_cut_resumes_to_the_same_bits(
     monkeypatch.setattr(engine.Run, "step", real)
     assert not runs[1].folder("qad").exists()
     distil_in_eight_bits(runs[1])
-    assert artefact.read_card(runs[1].folder("qad")).files == artefact.read_card(runs[0].folder("qad")).files
+    assert stage_folder.read_card(runs[1].folder("qad")).files == stage_folder.read_card(runs[0].folder("qad")).files
 
 
 def test_an_entry_of_the_zoo_that_eight_bits_cost_too_much_says_why_there_are_no_further_rungs(
@@ -211,7 +214,7 @@ def test_an_entry_of_the_zoo_that_eight_bits_cost_too_much_says_why_there_are_no
 
     monkeypatch.setattr(zoo, "export", refused)
     for name in ("is_entry", "recipe_for"):
-        monkeypatch.setattr({"is_entry": shelf, "recipe_for": exporting}[name], name, lambda *_: True)
+        monkeypatch.setattr({"is_entry": entry, "recipe_for": export_student}[name], name, lambda *_: True)
     with pytest.raises(SystemExit) as stopped:
         cli.main(["export", "zoo/small", "--out", "ship", "--data.root", "frames"])
     said = capsys.readouterr().err.strip()

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgemt import frames
-from edgemt.data.layouts import DataOptions, every, find
-from edgemt.data.stream import load
+from edgemt.data.cohort import DataOptions, every, find
+from edgemt.data.slice_dataset import load
+from edgemt.io import images as frames
 
 nibabel = pytest.importorskip("nibabel")
 

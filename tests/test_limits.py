@@ -11,10 +11,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from edgemt import decode_limits
-from edgemt.children import environment
-from edgemt.decode_limits import check_bytes, check_pixels, free_memory
-from edgemt.plain_files import parse_json, read_regular
+from edgemt.io import decode_limits
+from edgemt.io.child_process import environment
+from edgemt.io.decode_limits import check_bytes, check_pixels, free_memory
+from edgemt.io.plain_files import parse_json, read_regular
 
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="no FIFO there")
 
@@ -47,7 +47,7 @@ def test_a_volume_that_does_not_fit_is_refused_before_it_is_read(monkeypatch: py
 def test_a_limit_of_the_process_counts() -> None:
     code = (
         "import resource; resource.setrlimit(resource.RLIMIT_AS, (1 << 30, 1 << 30))\n"
-        "from edgemt.decode_limits import check_bytes, free_memory\n"
+        "from edgemt.io.decode_limits import check_bytes, free_memory\n"
         "assert free_memory() < 1 << 30\n"
         "try: check_bytes('a.nii.gz', (1000, 1000, 1000), 1)\n"
         "except ValueError as error: print(error)"
@@ -90,7 +90,7 @@ def decathlon(tmp_path: Path) -> Path:
 
 
 def listed(root: Path, **changes: object) -> object:
-    from edgemt.data.decathlon import items
+    from edgemt.data.layouts.nnunet import items
 
     training = [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}]
     raw = {"labels": {"0": "background", "1": "organ"}, "training": training, **changes}
@@ -124,7 +124,7 @@ def test_a_dataset_json_that_makes_no_sense_is_one_line(decathlon: Path, raw: di
 
 def test_links_out_of_an_h5_file_are_not_followed(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
-    from edgemt.h5_links import inside
+    from edgemt.io.hdf5_links import inside
 
     with h5py.File(tmp_path / "secret.h5", "w") as file:
         file["image"] = np.ones((4, 4))
@@ -162,7 +162,7 @@ def test_bombs_are_refused_by_the_readers_before_they_are_decoded(tmp_path: Path
     import nibabel
     from PIL import Image
 
-    from edgemt.frames import read_image, read_label, read_volume
+    from edgemt.io.images import read_image, read_label, read_volume
 
     Image.new("1", (12_000, 12_000)).save(tmp_path / "a.png")
     header = nibabel.Nifti1Header()
@@ -181,7 +181,7 @@ def test_bombs_are_refused_by_the_readers_before_they_are_decoded(tmp_path: Path
 
 def test_a_volume_behind_a_link_is_not_read(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
-    from edgemt.frames import read_volume, volume_shape
+    from edgemt.io.images import read_volume, volume_shape
 
     with h5py.File(tmp_path / "secret.h5", "w") as file:
         file["image"] = np.random.default_rng(0).random((4, 4, 4))

@@ -9,12 +9,12 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from edgemt import losses
 from edgemt.contract import Step
-from edgemt.methods.small_stage import Says
-from edgemt.perturb import Noise
-from edgemt.pseudo import hard, largest_component, passes, sharpen, signed_distance
-from edgemt.targets import Confident, Soft
+from edgemt.learning import losses
+from edgemt.learning.perturbations import Noise
+from edgemt.learning.pseudo_labels import hard, largest_component, passes, sharpen, signed_distance
+from edgemt.learning.targets import Confident, Soft
+from edgemt.testing.tiny_training import Says
 
 DIMS = pytest.mark.parametrize("size", [(6, 5), (6, 5, 4)])
 

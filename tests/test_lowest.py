@@ -16,14 +16,14 @@ tomllib = pytest.importorskip("tomllib")  # Python 3.11
 from conftest import TINY  # noqa: E402
 from tiny_ship import make_ship  # noqa: E402
 
-from edgemt.children import environment  # noqa: E402
+from edgemt.io.child_process import environment  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 SMOKE = """
 import sys
-from deploy.runtime import runner
-from deploy.ship import open_ship
-from deploy.sign import keygen, sign
+from deploy.runtimes.load import runner
+from deploy.package.package import open_ship
+from deploy.package.signing import keygen, sign
 key, public = keygen(sys.argv[2] + "/k.pem")
 sign(sys.argv[1] + "/card.json", key=key)
 ship = open_ship(sys.argv[1], trusted=public)
@@ -33,7 +33,7 @@ for file in ("fp32", "int8"):
 
 READ = """
 import h5py, nibabel, numpy as np
-from edgemt.frames import read_label_volume, read_volume
+from edgemt.io.images import read_label_volume, read_volume
 array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 nibabel.save(nibabel.Nifti1Image(array, np.diag([1.0, -1.0, 2.0, 1.0])), "v.nii.gz")
 assert (read_volume("v.nii.gz", axes="RAS").array == array[:, ::-1]).all()

@@ -66,7 +66,7 @@ def test_the_costs_of_some_methods_are_renewed_and_the_others_kept(tmp_path: Pat
 
 
 def test_a_method_with_an_unknown_player_is_passed_over(monkeypatch, capsys, tmp_path: Path) -> None:
-    from edgemt.roles import Frozen, Trainable
+    from edgemt.learning.roles import Frozen, Trainable
 
     class Stranger(type(METHODS["supervised"])):
         def roles(self):

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import pytest
 
-from edgemt.methods import METHODS, explain, table
-from edgemt.methods.method import Method
+from edgemt.learning.method import Method
+from edgemt.learning.targets import AffineView
+from edgemt.methods import METHODS, catalogue, explain
 from edgemt.methods.supervised import Supervised
-from edgemt.targets import AffineView
 
 CLASSES = {kind for method in METHODS.values() for kind in type(method).__mro__ if issubclass(kind, Method)} - {Method}
 every = pytest.mark.parametrize("name", METHODS)
@@ -22,7 +22,7 @@ every = pytest.mark.parametrize("name", METHODS)
 
 @every
 def test_a_row_tells_idea_target_players_citation_and_what_differs(name: str) -> None:
-    row = table.row(name, METHODS[name])
+    row = catalogue.row(name, METHODS[name])
     assert row.idea and row.target and row.citation and row.differs, row
     assert len(row.idea) <= 100 and "\n" not in row.idea
     assert all(who in row.players for who in METHODS[name].roles())
@@ -31,26 +31,26 @@ def test_a_row_tells_idea_target_players_citation_and_what_differs(name: str) ->
 
 @every
 def test_a_method_that_could_not_be_read_is_named_inspired_by(name: str) -> None:
-    row = table.row(name, METHODS[name])
+    row = catalogue.row(name, METHODS[name])
     assert row.inspired == row.idea.startswith("Inspired by ")
 
 
 @every
 def test_explain_tells_what_the_table_tells(name: str) -> None:
-    row, said = table.row(name, METHODS[name]), " ".join(explain(name).split())
+    row, said = catalogue.row(name, METHODS[name]), " ".join(explain(name).split())
     for text in (row.idea, row.target, row.differs, row.citation, row.times or "not measured", *row.heads):
         assert " ".join(text.split()) in said
 
 
 def test_no_two_rows_tell_the_same() -> None:
-    ideas = [row.idea for row in table.rows()]
+    ideas = [row.idea for row in catalogue.rows()]
     assert len(set(ideas)) == len(ideas) == len(METHODS)
 
 
 def test_a_target_rule_that_is_not_the_methods_own_speaks_for_the_row() -> None:
-    moved = table.row("moved", replace(METHODS["mean_teacher"], target=AffineView()))
+    moved = catalogue.row("moved", replace(METHODS["mean_teacher"], target=AffineView()))
     assert moved.inspired and "affine" in moved.idea and "affine" in moved.citation
-    assert not table.row("plain", METHODS["mean_teacher"]).inspired
+    assert not catalogue.row("plain", METHODS["mean_teacher"]).inspired
 
 
 def test_a_method_of_someone_else_has_a_row_without_a_cost() -> None:
@@ -61,35 +61,37 @@ def test_a_method_of_someone_else_has_a_row_without_a_cost() -> None:
         Target: none.
         """
 
-    row = table.row("theirs", Theirs())
+    row = catalogue.row("theirs", Theirs())
     assert (row.idea, row.target, row.differs, row.times) == ("Labels, twice.", "none.", "", "")
-    assert table.about("theirs", Theirs()) == "Labels, twice."
-    assert "| `theirs` | Labels, twice. |" in table.markdown([row])
+    assert catalogue.about("theirs", Theirs()) == "Labels, twice."
+    assert "| `theirs` | Labels, twice. |" in catalogue.markdown([row])
 
 
 def test_families_are_kept_together() -> None:
-    families = [row.family for row in table.rows()]
+    families = [row.family for row in catalogue.rows()]
     assert sum(a != b for a, b in zip(families, families[1:], strict=False)) == len(set(families)) - 1
 
 
 def test_the_page_shows_the_table_that_there_is() -> None:
-    text = table.PAGE.read_text(encoding="utf-8")
-    shown = text.partition(table.BEGIN + "\n")[2].partition(table.END)[0]
-    assert shown == table.markdown(table.rows()), "out of date: run python -m edgemt.methods.table"
+    text = catalogue.PAGE.read_text(encoding="utf-8")
+    shown = text.partition(catalogue.BEGIN + "\n")[2].partition(catalogue.END)[0]
+    assert shown == catalogue.markdown(catalogue.rows()), "out of date: run python -m edgemt.methods.catalogue"
 
 
 def test_writing_changes_what_is_between_the_marks_alone(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
-    page.write_text(f"above\n{table.BEGIN}\nold\n{table.END}\nbelow\n")
-    table.write(page)
-    assert page.read_text() == f"above\n{table.BEGIN}\n{table.markdown(table.rows())}{table.END}\nbelow\n"
+    page.write_text(f"above\n{catalogue.BEGIN}\nold\n{catalogue.END}\nbelow\n")
+    catalogue.write(page)
+    assert (
+        page.read_text() == f"above\n{catalogue.BEGIN}\n{catalogue.markdown(catalogue.rows())}{catalogue.END}\nbelow\n"
+    )
     page.write_text("no marks")
     with pytest.raises(ValueError, match="no place for the table"):
-        table.write(page)
+        catalogue.write(page)
 
 
 def test_costs_are_of_methods_that_there_are_and_say_where_they_come_from() -> None:
-    record = json.loads(table.COSTS.read_text())
+    record = json.loads(catalogue.COSTS.read_text())
     assert set(record["relative"]) <= set(METHODS)
     assert all(record[key] for key in ("date", "device", "torch", "command"))
     assert set(record["settings"]) == {"2d", "3d"}
@@ -98,14 +100,14 @@ def test_costs_are_of_methods_that_there_are_and_say_where_they_come_from() -> N
 
 
 def test_where_nothing_was_measured_the_table_stands_without_it(tmp_path: Path, monkeypatch) -> None:
-    monkeypatch.setattr(table, "COSTS", tmp_path / "none.json")
-    table.costs.cache_clear()
+    monkeypatch.setattr(catalogue, "COSTS", tmp_path / "none.json")
+    catalogue.costs.cache_clear()
     try:
-        assert table.row("ua_mt", METHODS["ua_mt"]).times == ""
+        assert catalogue.row("ua_mt", METHODS["ua_mt"]).times == ""
         assert "not measured" in explain("ua_mt")
-        assert table.markdown(table.rows()).startswith("| family |")
+        assert catalogue.markdown(catalogue.rows()).startswith("| family |")
     finally:
-        table.costs.cache_clear()
+        catalogue.costs.cache_clear()
 
 
 def code_lines(kind: type) -> int:

@@ -13,23 +13,29 @@ from torch import Tensor, nn
 
 import teachers
 from edgemt.contract import Batch, Normalise, Output, Step
-from edgemt.data.augment import AugmentOptions
+from edgemt.data.augment2d import AugmentOptions
 from edgemt.data.options import VolumeOptions
-from edgemt.data.stream import Stack, TwoStream
-from edgemt.data.volumes import VolumeStack, VolumeStream
-from edgemt.engine import Run, Schedule
-from edgemt.losses import cross_entropy, dice, dice_ce, onehot
+from edgemt.data.slice_dataset import Stack, TwoStream
+from edgemt.data.volume_dataset import VolumeStack, VolumeStream
+from edgemt.learning.losses import cross_entropy, dice, dice_ce, onehot
+from edgemt.learning.method import Terms
+from edgemt.learning.perturbations import Box, FeatureDrop, FeatureDropout, FeatureNoise
+from edgemt.learning.pseudo_labels import (
+    largest_component,
+    sharpen,
+    signed_distance,
+    signed_distance_on_device,
+    squared_distance,
+)
+from edgemt.learning.roles import Memory, Players, gather, set_modes
+from edgemt.learning.schedules import Ramp
 from edgemt.methods import METHODS, Discriminator
-from edgemt.methods.method import Terms
-from edgemt.methods.pasting import paste, regions
-from edgemt.methods.separation import SmoothSeparate, centres, chosen, spread
-from edgemt.methods.small_stage import CHANNELS, Stage, batch_of
+from edgemt.methods.bcp import paste, regions
+from edgemt.methods.ss_net import SmoothSeparate, centres, chosen, spread
 from edgemt.methods.tasks import mask_of
 from edgemt.methods.views import TemporalEnsembling, cell_means
-from edgemt.perturb import Box, FeatureDrop, FeatureDropout, FeatureNoise
-from edgemt.pseudo import largest_component, sharpen, signed_distance, signed_distance_on_device, squared_distance
-from edgemt.ramps import Ramp
-from edgemt.roles import Memory, Players, gather, set_modes
+from edgemt.testing.tiny_training import CHANNELS, Stage, batch_of
+from edgemt.training.engine import Run, Schedule
 
 MINE = ("bcp", "cct", "dtc", "ict", "mc_net", "mc_net_plus", "pi_model", "sassnet", "ss_net", "urpc", "vat")
 MINE += ("temporal_ensembling",)

@@ -13,20 +13,20 @@ from contract_of_a_rule import check_masked_voxels_do_not_count
 from scipy.fft import dctn
 from torch import nn
 
-from edgemt import losses
 from edgemt.contract import Batch, Output, Step
-from edgemt.losses import distance, onehot
+from edgemt.learning import losses
+from edgemt.learning.losses import distance, onehot
+from edgemt.learning.perturbations import Affine, Cells, Noise, darkness, inverse, shade, warp, within
+from edgemt.learning.pseudo_labels import label_errors, looks
+from edgemt.learning.roles import Memory, Players, Trainable, Wary, gather, update_averages
+from edgemt.learning.targets import AdaptiveThreshold, AffineView
 from edgemt.methods import METHODS
-from edgemt.methods.ambiguity import Doubtful, FarFromPrototype, Mislabelled, MostDoubtful, Unstable
+from edgemt.methods.ac_mt import Doubtful, FarFromPrototype, Mislabelled, MostDoubtful, Unstable
 from edgemt.methods.consistency import cosine_transform, even_draw, frequency_gap, region_similarity
 from edgemt.methods.correction import near_cells
-from edgemt.methods.promises.teaching import check_every_term_teaches
-from edgemt.methods.small_stage import Says, Stage, Tiny, batch_of
 from edgemt.methods.uncertainty import neighbours, self_information
-from edgemt.perturb import Affine, Cells, Noise, darkness, inverse, shade, warp, within
-from edgemt.pseudo import label_errors, looks
-from edgemt.roles import Memory, Players, Trainable, Wary, gather, update_averages
-from edgemt.targets import AdaptiveThreshold, AffineView
+from edgemt.testing.check_losses import check_every_term_teaches
+from edgemt.testing.tiny_training import Says, Stage, Tiny, batch_of
 
 MINE = (
     *("ac_mt", "ac_mt_label_errors", "ac_mt_most_doubtful", "ac_mt_prototypes", "ac_mt_unstable"),

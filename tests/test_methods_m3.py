@@ -12,16 +12,16 @@ from torch import nn
 
 import teachers
 from edgemt.contract import Output, Step
-from edgemt.losses import cross_entropy, dice, focal_contrast, onehot, probabilities, uncertain_mse
+from edgemt.learning.losses import cross_entropy, dice, focal_contrast, onehot, probabilities, uncertain_mse
+from edgemt.learning.method import Terms
+from edgemt.learning.perturbations import Box, DropChannels, Jitter, cutmix
+from edgemt.learning.pseudo_labels import joined, soft
+from edgemt.learning.roles import Alternating, Ema, InTurn, Residual, Turns
 from edgemt.methods import METHODS
-from edgemt.methods.method import Terms
 from edgemt.methods.several_students import Competitive
 from edgemt.methods.several_teachers import AlternateDiverse, agreed
-from edgemt.methods.small_stage import Says, Stage, batch_of
 from edgemt.methods.strong_views import UniMatch, believed, both, coarse
-from edgemt.perturb import Box, DropChannels, Jitter, cutmix
-from edgemt.pseudo import joined, soft
-from edgemt.roles import Alternating, Ema, InTurn, Residual, Turns
+from edgemt.testing.tiny_training import Says, Stage, batch_of
 from teachers.attention import Attend, Dual, Dynamic, Gate, SqueezeExcite
 
 

@@ -8,8 +8,8 @@ import math
 import numpy as np
 import pytest
 
-from edgemt.metrics import OVERLAP, Scores, compare, confusion
-from edgemt.surface import DISTANCE, SURFACE, bounding_box, surface, surface_scores
+from edgemt.metrics.overlap import OVERLAP, Scores, compare, confusion
+from edgemt.metrics.surface_distance import DISTANCE, SURFACE, bounding_box, surface, surface_scores
 
 
 def _square(top: int, left: int, *, side: int = 4, frame: int = 16) -> np.ndarray:
@@ -135,7 +135,7 @@ def test_distances_are_those_of_measuring_every_pair_of_surface_voxels(
     from scipy.ndimage import binary_erosion
     from scipy.spatial.distance import cdist
 
-    monkeypatch.setattr("edgemt.surface.VOXELS_A_POINT", voxels_a_point)
+    monkeypatch.setattr("edgemt.metrics.surface_distance.VOXELS_A_POINT", voxels_a_point)
     for a, b in _pairs(shape):
         for spacing in _spacings(shape):
             points = [np.argwhere(m ^ binary_erosion(m)) * np.array(spacing) for m in (a, b)]

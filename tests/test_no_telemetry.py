@@ -40,7 +40,7 @@ SIGSYS = -31
 ASK = "import socket; socket.getaddrinfo('edgemt.invalid', 80)"
 RUN = """
 import sys, time
-from deploy.runtime import runner
+from deploy.runtimes.load import runner
 made = runner(sys.argv[1], runtime={runtime!r})
 import numpy as np
 made(np.zeros(made.shape, np.uint8))
@@ -52,7 +52,7 @@ from openvino.tools.ovc import telemetry_utils
 assert telemetry_utils.tm.__name__.endswith("telemetry_stub")
 """
 NNCF = """
-import deploy.quantize, nncf, sys
+import deploy.quantization.int8, nncf, sys
 assert sys.modules["openvino_telemetry"] is None
 """
 LIBRARIES = """
@@ -129,7 +129,9 @@ def test_a_ship_that_stays_open_looks_no_name_up(tmp_path: Path, runtime: str) -
     assert (status, files) == (0, []), errors
 
 
-@pytest.mark.parametrize("first", ["import edgemt", "import deploy", "import edgemt.contract", "import deploy.ship"])
+@pytest.mark.parametrize(
+    "first", ["import edgemt", "import deploy", "import edgemt.contract", "import deploy.package.package"]
+)
 def test_the_switch_is_set_by_whatever_is_imported_first(tmp_path: Path, first: str) -> None:
     code = f"{first}; import onnxruntime, os; assert os.environ['ORT_DISABLE_TELEMETRY'] == '1'"
     status, errors, files = in_a_home(tmp_path, code, ORT_DISABLE_TELEMETRY="0")

@@ -23,7 +23,7 @@ pytest.importorskip("openvino")
 
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
-from edgemt.data.layouts import DataOptions  # noqa: E402
+from edgemt.data.cohort import DataOptions  # noqa: E402
 
 pytestmark = pytest.mark.slow
 
@@ -54,7 +54,7 @@ class Watch:
 
 sys.meta_path.insert(0, Watch())
 from dataclasses import replace
-from deploy.runtime import RUNTIMES
+from deploy.runtimes.load import RUNTIMES
 
 def load(path, choice, load=RUNTIMES[runtime].load):
     seen.setdefault("loads", time.time() - float(began))

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgemt.perturb import Box, Noise, adversarial, blur, cutmix, gamma, mixup, mixup_share, shadow
+from edgemt.learning.perturbations import Box, Noise, adversarial, blur, cutmix, gamma, mixup, mixup_share, shadow
 
 DIMS = pytest.mark.parametrize("size", [(16, 12), (12, 10, 8)])
 

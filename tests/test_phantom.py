@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import numpy as np
 
-from edgemt import phantom_volumes
-from edgemt.phantom import CLASSES, frame, video
-from edgemt.phantom_volumes import volume
+from edgemt.data import phantom3d
+from edgemt.data.phantom2d import CLASSES, frame, video
+from edgemt.data.phantom3d import volume
 
 
 def test_a_seed_is_a_patient() -> None:
@@ -53,12 +53,12 @@ def test_a_video_begins_with_the_frame_and_moves_a_little_at_a_time() -> None:
 
 def test_a_seed_is_a_heart_the_same_at_any_shape() -> None:
     (image, label), (again, label_again), (other, _) = volume(3), volume(3), volume(4)
-    assert image.shape == label.shape == phantom_volumes.SHAPE and image.dtype == label.dtype == np.uint8
+    assert image.shape == label.shape == phantom3d.SHAPE and image.dtype == label.dtype == np.uint8
     assert (image == again).all() and (label == label_again).all()
     assert np.abs(image.astype(int) - other).mean() > 5
     large = volume(3, (192, 192, 96))[1]
     assert (large[1::3, 1::3, 1::3] == label).all()
-    assert phantom_volumes.spacing_mm((128, 128, 32)) == (0.625, 0.625, 2.5)
+    assert phantom3d.spacing_mm((128, 128, 32)) == (0.625, 0.625, 2.5)
 
 
 def test_every_heart_has_every_organ_in_one_piece_over_several_slices() -> None:
@@ -66,7 +66,7 @@ def test_every_heart_has_every_organ_in_one_piece_over_several_slices() -> None:
 
     for seed in range(12):
         label = volume(seed)[1]
-        for index in range(1, len(phantom_volumes.CLASSES)):
+        for index in range(1, len(phantom3d.CLASSES)):
             organ = label == index
             assert organ.any(axis=(0, 1)).sum() >= 5
             sizes = np.bincount(components(organ, np.ones((3, 3, 3)))[0].ravel())[1:]

@@ -13,19 +13,17 @@ import torch
 import torch.nn.functional as F
 from contract_of_a_rule import check_masked_voxels_do_not_count, check_the_bar_knows_the_number_of_classes
 
-from edgemt import roles
-from edgemt.losses import dice, dice_ce, distance, mse, onehot, probabilities, weighted_mean
+from edgemt.learning import roles
+from edgemt.learning.losses import dice, dice_ce, distance, mse, onehot, probabilities, weighted_mean
+from edgemt.learning.method import Terms
+from edgemt.learning.perturbations import Noise
+from edgemt.learning.roles import Ema
+from edgemt.learning.targets import Soft, Target, UncertaintyMasked
 from edgemt.methods import METHODS
 from edgemt.methods.adversarial import Adversarial
-from edgemt.methods.cross_pseudo import CrossPseudo
+from edgemt.methods.cps import CrossPseudo
 from edgemt.methods.mean_teacher import MeanTeacher
-from edgemt.methods.method import Terms
-from edgemt.methods.promises.playing import (
-    check_averages_converge,
-    check_nothing_global_is_drawn,
-    check_only_trainable_players_learn,
-)
-from edgemt.methods.promises.teaching import (
+from edgemt.testing.check_losses import (
     check_every_term_teaches,
     check_finite,
     check_named_terms_stay_with_their_player,
@@ -34,9 +32,11 @@ from edgemt.methods.promises.teaching import (
     check_the_discriminator_is_told_the_truth,
     check_unlabelled_images_matter,
 )
-from edgemt.perturb import Noise
-from edgemt.roles import Ema
-from edgemt.targets import Soft, Target, UncertaintyMasked
+from edgemt.testing.check_players import (
+    check_averages_converge,
+    check_nothing_global_is_drawn,
+    check_only_trainable_players_learn,
+)
 
 
 def caught(match: str):

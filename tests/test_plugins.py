@@ -9,9 +9,11 @@ from pathlib import Path
 import pytest
 
 import teachers
-from edgemt import cli, listing, plugins
+from edgemt import cli
+from edgemt.commands import list_rows
 from edgemt.contract import HEADS
 from edgemt.methods import METHODS, explain, get
+from edgemt.testing import check_package
 
 ROOT = Path(__file__).parent.parent
 
@@ -19,10 +21,10 @@ GOOD = '''
 from dataclasses import dataclass, field
 from typing import ClassVar
 
-from edgemt.losses import dice_ce, mse, probabilities
+from edgemt.learning.losses import dice_ce, mse, probabilities
 from edgemt.methods import Method, Terms
-from edgemt.ramps import Ramp
-from edgemt.roles import Ema, Trainable
+from edgemt.learning.schedules import Ramp
+from edgemt.learning.roles import Ema, Trainable
 
 
 @dataclass(frozen=True)
@@ -71,7 +73,7 @@ MISTAKES = '''
 from dataclasses import dataclass
 from typing import ClassVar
 
-from edgemt.losses import dice_ce
+from edgemt.learning.losses import dice_ce
 from edgemt.methods import Method, Terms
 
 
@@ -171,7 +173,7 @@ def test_a_strangers_method_is_found_by_its_name_explained_and_listed(strangers)
     method = get("plain_mt")
     assert type(method).__name__ == "Plain"
     assert "A. Stranger, 2030" in explain("plain_mt")
-    shown = dict(listing.rows("methods"))
+    shown = dict(list_rows.rows("methods"))
     assert "without any noise" in shown["plain_mt"] and "their_methods" in shown["plain_mt"]
 
 
@@ -189,7 +191,7 @@ def test_no_package_is_imported_before_one_of_its_methods_is_asked_for(strangers
 def test_a_broken_package_is_one_line_and_hides_nothing(strangers):
     with pytest.raises(ValueError, match=r"method 'torn' of package 'broken_methods'.*RuntimeError") as error:
         get("torn")
-    shown = dict(listing.rows("methods"))
+    shown = dict(list_rows.rows("methods"))
     assert set(METHODS) <= set(shown) and "plain_mt" in shown
     assert "cannot be loaded" in shown["torn"] and "\n" not in shown["torn"]
     assert "RuntimeError" in str(error.value)
@@ -209,8 +211,8 @@ def test_two_packages_with_one_name_are_both_named(strangers):
 def test_a_name_of_ours_stays_ours(strangers):
     package(strangers, "thief", "ua_mt = their_methods:METHOD", "")
     assert get("ua_mt") is METHODS["ua_mt"]
-    assert ("ua_mt", "thief: not reachable, the name is that of a method above") in listing.rows("methods")
-    first = next(plugins.check("thief"))
+    assert ("ua_mt", "thief: not reachable, the name is that of a method above") in list_rows.rows("methods")
+    first = next(check_package.check("thief"))
     assert "choose another name" in first.broken
 
 
@@ -268,7 +270,7 @@ def test_a_method_of_the_table_can_be_checked_by_its_name(capsys):
 def test_a_mistake_in_a_step_is_one_line_and_ends_the_trial(mistake, says, tmp_path, monkeypatch):
     package(tmp_path, "mistakes", f"mine = mistakes:{mistake}", MISTAKES)
     monkeypatch.syspath_prepend(str(tmp_path))
-    *_, last = plugins.check("mistakes")
+    *_, last = check_package.check("mistakes")
     sys.modules.pop("mistakes", None)
     assert says in last.broken and "\n" not in last.broken
     assert last.promise == "a step of it names who learns, and losses"

@@ -10,8 +10,8 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from edgemt import prompting
 from edgemt.contract import Card, Output
+from edgemt.inference import interactive
 
 
 class Bright(nn.Module):
@@ -27,8 +27,8 @@ def bright(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """What the card holds of the data, to be filled in."""
     data: dict[str, object] = {}
     card = Card(size=(24, 32), channels=1, classes=("background", "organ"), data=data)
-    monkeypatch.setattr(prompting, "normalised", lambda image, normalise: image)
-    monkeypatch.setattr(prompting, "opened", lambda model: prompting.Interactive(Bright(), card))
+    monkeypatch.setattr(interactive, "normalised", lambda image, normalise: image)
+    monkeypatch.setattr(interactive, "opened", lambda model: interactive.Interactive(Bright(), card))
     return data
 
 
@@ -44,7 +44,7 @@ def test_the_rule_of_depth_is_that_of_training(bright: dict[str, object], tmp_pa
         ({"depth": "window", "window": [0, 400]}, 200),
     ):
         bright.update(data)
-        (file,) = prompting.predict_prompted(
+        (file,) = interactive.predict_prompted(
             "m", [tmp_path / "a.png"], prompts=["point=3,3"], out=tmp_path, overlay=False
         )
         assert (_mask(file) != (values > above)).mean() < 0.01
@@ -60,7 +60,7 @@ def test_inputs_of_one_name_keep_their_masks_and_a_damaged_one_ends_nothing(
     for k, file in enumerate(files):
         Image.fromarray(np.roll(frame, 4 * k, 0)).save(file)
     Image.new("L", (32, 24), 9).save(tmp_path / "flat.png")
-    made = prompting.predict_prompted(
+    made = interactive.predict_prompted(
         "m", [tmp_path / "flat.png", *files], prompts=["point=3,3"], out=tmp_path / "out", overlay=False
     )
     written: list[Path] = []
@@ -85,7 +85,9 @@ def test_a_volume_is_seen_in_the_axis_order_of_training(
         orientations.ornt_transform(orientations.axcodes2ornt("RAS"), orientations.axcodes2ornt("PIR"))
     )
     nibabel.save(turned, tmp_path / "v.nii.gz")
-    (file,) = prompting.predict_prompted("m", [tmp_path / "v.nii.gz"], prompts=["point=22,6", "slice=2"], out=tmp_path)
+    (file,) = interactive.predict_prompted(
+        "m", [tmp_path / "v.nii.gz"], prompts=["point=22,6", "slice=2"], out=tmp_path
+    )
     written = nibabel.load(file)
     assert written.shape == turned.shape and np.allclose(written.affine, turned.affine)
     found = nibabel.as_closest_canonical(written)

@@ -19,14 +19,15 @@ pytest.importorskip("openvino")
 
 from tiny_ship import CHANNELS, CLASSES, SIZE, frame, make_ship  # noqa: E402
 
-from deploy.local_change import box_of, boxed, clicked, reached  # noqa: E402
-from deploy.prompt_export import export_prompt  # noqa: E402
-from deploy.prompt_ship import add_prompt, put_prompt  # noqa: E402
-from deploy.prompted import DECODE, EMBED, POINTS, Question, has_prompt, open_prompt  # noqa: E402
-from deploy.ship import open_ship  # noqa: E402
-from edgemt import artefact, cli  # noqa: E402
+from deploy.package.package import open_ship  # noqa: E402
+from deploy.promptable.add_to_package import add_prompt, put_prompt  # noqa: E402
+from deploy.promptable.export import export_prompt  # noqa: E402
+from deploy.promptable.mask_edit import box_of, boxed, clicked, reached  # noqa: E402
+from deploy.promptable.runner import DECODE, EMBED, POINTS, Question, has_prompt, open_prompt  # noqa: E402
+from edgemt import cli  # noqa: E402
+from edgemt.artefacts import stage_folder  # noqa: E402
 from edgemt.contract import Card, Normalise  # noqa: E402
-from edgemt.files import sha256  # noqa: E402
+from edgemt.io.atomic import sha256  # noqa: E402
 from teachers.promptable import Promptable  # noqa: E402
 
 NORMALISE = Normalise(mean=(0.4,), std=(0.3,))
@@ -48,7 +49,7 @@ def ship(network: Promptable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prompted")
     make_ship(folder / "ship")
     (folder / "promptable").mkdir()
-    artefact.save_network(folder / "promptable", network, CARD)
+    stage_folder.save_network(folder / "promptable", network, CARD)
     cli.main(["export", str(folder / "ship"), "--with-prompt", str(folder / "promptable")])
     return folder / "ship"
 
@@ -88,7 +89,7 @@ def test_every_kind_of_question_is_answered_as_the_network_answers_it(
 
 
 def test_frames_of_another_size_are_fitted_as_in_training(ship: Path) -> None:
-    from edgemt.frames import fit_frame
+    from edgemt.io.images import fit_frame
 
     made = open_prompt(open_ship(ship))
     large = np.kron(frame(1), np.ones((3, 2, 1), np.uint8))
@@ -192,9 +193,9 @@ class Hide(importlib.abc.MetaPathFinder):
             raise ModuleNotFoundError(name)
 sys.meta_path.insert(0, Hide())
 import numpy as np
-import deploy.stream.page
-from deploy.prompted import Question, open_prompt
-from deploy.ship import open_ship
+import deploy.stream.web.page
+from deploy.promptable.runner import Question, open_prompt
+from deploy.package.package import open_ship
 made = open_prompt(open_ship(sys.argv[2]), runtime=sys.argv[3])
 kept = made.embed(np.zeros((50, 60), np.uint8))
 print(json.dumps([made.runtime, list(made.answer(kept, Question(points=((0.5, 0.5, True),))).logits.shape)]))

@@ -14,7 +14,7 @@ from torch.nn import functional as F
 
 import students
 import teachers
-from deploy.prune import Plan, PruneOptions, apply_plan, count, prune, recalibrate
+from deploy.pruning.prune import Plan, PruneOptions, apply_plan, count, prune, recalibrate
 from edgemt.contract import Output
 
 STUDENTS = students.names()

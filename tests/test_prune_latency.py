@@ -11,11 +11,11 @@ import torch
 from torch import nn
 
 import students
-from deploy.cost import LAYERS, channels_of, depthwise, macs_of, spaces_of
-from deploy.latency_table import Grid, Layer, knots, layer_of, measured
-from deploy.layer_graph import side_by_side
-from deploy.layer_times import Measured
-from deploy.prune import Plan, PruneOptions, prune, widths_of
+from deploy.pruning.cost import LAYERS, channels_of, depthwise, macs_of, spaces_of
+from deploy.pruning.latency_table import Grid, Layer, knots, layer_of, measured
+from deploy.pruning.layer_benchmark_graph import side_by_side
+from deploy.pruning.layer_profiler import Measured
+from deploy.pruning.prune import Plan, PruneOptions, prune, widths_of
 from edgemt.contract import Output
 
 EXAMPLE = torch.zeros(1, 1, 32, 32)
@@ -139,7 +139,7 @@ def test_a_moment_of_noise_does_not_make_a_smaller_layer_slower():
             ]
 
     network = plain()
-    from deploy.channel_groups import groups_of
+    from deploy.pruning.dependency_groups import groups_of
 
     options = by_latency(round_to=8)
     _, groups = groups_of(network, EXAMPLE, options, whole=widths_of(network))

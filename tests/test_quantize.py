@@ -11,10 +11,10 @@ import torch
 from torch import nn
 
 import students
-from deploy import quantize as module
 from deploy.export import export_onnx, export_openvino
-from deploy.openvino_graph import core
-from deploy.quantize import accepted_by_nvidia_parser, left_alone, quantize
+from deploy.quantization import int8 as module
+from deploy.quantization.int8 import accepted_by_nvidia_parser, left_alone, quantize
+from deploy.runtimes.openvino_backend import core
 from edgemt.contract import Normalise, Output
 
 pytest.importorskip("nncf")

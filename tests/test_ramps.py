@@ -7,8 +7,8 @@ import math
 import pytest
 
 from edgemt.contract import Step
+from edgemt.learning.schedules import Constant, Poly, Ramp, Steps
 from edgemt.methods.mean_teacher import MeanTeacher
-from edgemt.ramps import Constant, Poly, Ramp, Steps
 
 
 def at(index: int, total: int = 1000) -> Step:

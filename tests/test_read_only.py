@@ -17,11 +17,11 @@ pytest.importorskip("onnx")
 
 from tiny_ship import frame, make_ship  # noqa: E402
 
-from deploy import machine  # noqa: E402
-from deploy.machine import cpu_quota  # noqa: E402
-from deploy.stream.lock import SourceLock  # noqa: E402
+from deploy.hardware import machine  # noqa: E402
+from deploy.hardware.machine import cpu_quota  # noqa: E402
+from deploy.stream.sources.lock import SourceLock  # noqa: E402
 from edgemt import cli  # noqa: E402
-from edgemt.children import environment  # noqa: E402
+from edgemt.io.child_process import environment  # noqa: E402
 
 CLOSED = """
 set -e
@@ -50,7 +50,7 @@ def test_a_ship_runs_on_a_read_only_root(tmp_path: Path) -> None:
     pytest.importorskip("onnxruntime")
     ship = make_ship(tmp_path / "ship").folder
     code = (
-        "import sys; from deploy.runtime import runner\n"
+        "import sys; from deploy.runtimes.load import runner\n"
         "for file in ('model.onnx', 'model.int8.onnx'):\n"
         "    print(runner(sys.argv[1], runtime='onnxruntime', file=file).precision)"
     )

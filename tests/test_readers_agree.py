@@ -12,10 +12,18 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from edgemt import masks
 from edgemt.data.slice_masks import read_slice_masks
-from edgemt.frames import geometry_of, image_header, is_deep, read_image, read_label_volume, read_volume, volume_spacing
-from edgemt.predicting import nifti
+from edgemt.inference.predict import nifti
+from edgemt.io import masks
+from edgemt.io.images import (
+    geometry_of,
+    image_header,
+    is_deep,
+    read_image,
+    read_label_volume,
+    read_volume,
+    volume_spacing,
+)
 
 cv2 = pytest.importorskip("cv2")
 sitk = pytest.importorskip("SimpleITK")

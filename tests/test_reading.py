@@ -10,12 +10,12 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgemt import masks
 from edgemt.contract import Case
-from edgemt.data.layouts import Cohort, DataOptions, find
+from edgemt.data.cohort import Cohort, DataOptions, find
 from edgemt.data.reading import Reading, decide_reading, smallest_size
-from edgemt.depth import Depth
-from edgemt.frames import fit_label, image_header, is_deep, read_image
+from edgemt.io import masks
+from edgemt.io.bit_depth import Depth
+from edgemt.io.images import fit_label, image_header, is_deep, read_image
 
 TRUTH = np.zeros((24, 32), np.uint8)
 TRUTH[6:16, 8:20] = 1
@@ -246,7 +246,7 @@ def _decided(options: DataOptions) -> tuple[Cohort, Reading]:
 @pytest.mark.parametrize(("orientation", "stored"), [(3, False), (6, False), (6, True)])
 def test_masks_lie_on_their_upright_pictures(tmp_path: Path, orientation: int, stored: bool) -> None:
     from edgemt.data.decode import Decoder
-    from edgemt.data.stream import form_of
+    from edgemt.data.slice_dataset import form_of
 
     options = _frames(tmp_path, orientation=orientation, stored_masks=stored)
     cohort, reading = _decided(options)
@@ -281,7 +281,7 @@ def test_one_depth_rule_holds_for_the_set(tmp_path: Path) -> None:
 
 
 def test_a_constant_picture_is_refused_as_a_constant_volume_is(tmp_path: Path) -> None:
-    from edgemt.data.stream import load
+    from edgemt.data.slice_dataset import load
 
     options = _frames(tmp_path)
     Image.new("RGB", (32, 24), (9, 9, 9)).save(tmp_path / "train" / "images" / "a.jpg")
@@ -290,7 +290,7 @@ def test_a_constant_picture_is_refused_as_a_constant_volume_is(tmp_path: Path) -
 
 
 def test_objects_that_vanish_are_named_with_a_size_that_keeps_them(tmp_path: Path) -> None:
-    from edgemt.data.stream import load
+    from edgemt.data.slice_dataset import load
 
     options = _frames(tmp_path)
     spot = np.zeros((384, 512), np.uint8)

@@ -13,13 +13,13 @@ import pytest
 from PIL import Image
 from test_reading import ALPHA, BIT, GREY, RAMP, TRUTH, TWO, _colour, _frames, _palette, _read, _tiff
 
-from edgemt import masks
 from edgemt.contract import Case
-from edgemt.data.layouts import DataOptions, find
+from edgemt.data.cohort import DataOptions, find
 from edgemt.data.reading import decide_reading
 from edgemt.data.slice_masks import read_slice_masks
 from edgemt.data.summary import reading_of, summary
-from edgemt.frames import image_header, read_image
+from edgemt.io import masks
+from edgemt.io.images import image_header, read_image
 
 
 def _png16(path: Path, array: np.ndarray) -> None:

@@ -14,7 +14,10 @@ import tomllib
 from conftest import TINY, TINY_VOLUMES
 from PIL import Image
 
-from edgemt import cli, entries, phantom, zoo
+from edgemt import cli
+from edgemt.data import phantom2d
+from edgemt.io import zoo_paths
+from edgemt.pipeline.pack_student import pack
 
 ROOT = Path(__file__).parent.parent
 TEXT = (ROOT / "README.md").read_text(encoding="utf-8")
@@ -38,7 +41,7 @@ def frames(root: Path, classes: int) -> None:
         for kind in ("images", "masks"):
             (root / part / kind).mkdir(parents=True)
         for seed in seeds:
-            image, label = phantom.frame(seed, size=(64, 64))
+            image, label = phantom2d.frame(seed, size=(64, 64))
             Image.fromarray(image).save(root / part / "images" / f"{seed}.png")
             Image.fromarray(((label == 1) * 255).astype(np.uint8)).save(root / part / "masks" / f"{seed}.png")
     (root / "labelled.txt").write_text("".join(f"{seed}.png\n" for seed in range(4)))
@@ -51,7 +54,7 @@ def volumes(root: Path) -> None:
         (root / kind).mkdir(parents=True)
     names = [f"patient{p:03d}_frame01" for p in range(4)]
     for p, name in enumerate(names):
-        pairs = [phantom.frame(100 * p + z, size=(64, 64)) for z in range(4)]
+        pairs = [phantom2d.frame(100 * p + z, size=(64, 64)) for z in range(4)]
         image = np.stack([frame.mean(-1).astype(np.uint8) for frame, _ in pairs], -1)
         label = np.stack([label for _, label in pairs], -1)
         for kind, array in (("images", image), ("labels", label)):
@@ -64,7 +67,7 @@ def volumes(root: Path) -> None:
 def atria(root: Path) -> None:
     import nibabel
 
-    from edgemt.phantom_volumes import volume
+    from edgemt.data.phantom3d import volume
 
     for kind in ("images", "labels"):
         (root / kind).mkdir(parents=True)
@@ -84,7 +87,7 @@ def film(path: Path) -> None:
         video = container.add_stream("mpeg4", rate=20)
         video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
         for seed in range(20):
-            container.mux(video.encode(av.VideoFrame.from_ndarray(phantom.frame(seed, size=(64, 96))[0])))
+            container.mux(video.encode(av.VideoFrame.from_ndarray(phantom2d.frame(seed, size=(64, 96))[0])))
         container.mux(video.encode(None))
 
 
@@ -106,8 +109,8 @@ def test_every_command_of_the_readme_runs(command: str, reader: Path, tmp_path: 
     program, *args = shlex.split(command)
     assert program == "edgemt"
     if "zoo/NAME" in args:
-        zoo.pack(reader / "runs" / "phantom" / "ship", "small", into=tmp_path)
-        monkeypatch.setattr(entries, "HOME", tmp_path)
+        pack(reader / "runs" / "phantom" / "ship", "small", into=tmp_path)
+        monkeypatch.setattr(zoo_paths, "HOME", tmp_path)
         args[args.index("zoo/NAME")] = "zoo/small"
     if args[0] == "stream":
         args += ["--frames", "20"]

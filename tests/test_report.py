@@ -13,11 +13,11 @@ from typing import Any
 import numpy as np
 import pytest
 
-from edgemt.overlay import class_colours, contours, outlines
+from edgemt.io.contours import class_colours, contours, outlines
 from edgemt.report import plain, write_report
 from edgemt.report.charts import binned
-from edgemt.report.numbers import DASH, delivered, figure, scaled, signed, timed
-from edgemt.report.page import page
+from edgemt.report.formatting import DASH, delivered, figure, scaled, signed, timed
+from edgemt.report.run_page import page
 from edgemt.report.svg import Axis, apart, place
 
 LATENCY = {"p50_ms": 1.64, "p90_ms": 1.8, "p99_ms": 2.2, "precision": "int8", "n": 4000}

@@ -12,8 +12,9 @@ from conftest import TINY
 
 import students
 from deploy import export
-from deploy.cost import count
-from edgemt import artefact, cli
+from deploy.pruning.cost import count
+from edgemt import cli
+from edgemt.artefacts import stage_folder
 from edgemt.contract import Normalise
 from students import mask
 
@@ -68,7 +69,7 @@ def test_a_resolution_out_of_range_is_refused(resolution: object) -> None:
 def test_a_recipe_s_resolution_reaches_the_ship(tmp_path: Path) -> None:
     flags = ["--student.resolution=0.5", "--student.pretrained=never"]
     cli.main(["export", "phantom", "--out", str(tmp_path / "run"), *TINY, *flags])
-    cards = [artefact.read_card(tmp_path / "run" / stage) for stage in ("student", "slim", "ship")]
+    cards = [stage_folder.read_card(tmp_path / "run" / stage) for stage in ("student", "slim", "ship")]
     assert all(card.network["options"]["resolution"] == 0.5 and card.size == (64, 64) for card in cards)
 
 

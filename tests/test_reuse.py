@@ -10,13 +10,15 @@ import pytest
 from conftest import TINY
 from torch import nn
 
-from edgemt import artefact, checkpoint, cli, engine, reuse
+from edgemt import cli
+from edgemt.artefacts import reuse, stage_folder
 from edgemt.contract import Card
-from edgemt.files import previous_folders
+from edgemt.io.atomic import previous_folders
 from edgemt.methods import METHODS
 from edgemt.recipes import Student
+from edgemt.training import checkpoint, engine
 
-WEIGHTS = artefact.WEIGHTS
+WEIGHTS = stage_folder.WEIGHTS
 
 
 def inputs(steps: int = 600, **changes: Any) -> dict[str, Any]:
@@ -28,18 +30,20 @@ def finished(folder: Path, given: dict[str, Any], *, lines: list[str], overwrite
     """Go through a stage as the flow does; whether it stood."""
     if reuse.fits(folder, inputs=given, say=lines.append, overwrite=overwrite):
         return True
-    with artefact.staged(folder, overwrite=overwrite) as working:
+    with stage_folder.staged(folder, overwrite=overwrite) as working:
         network = nn.Linear(1, 1)
         nn.init.constant_(network.weight, given["student"].schedule.steps)
-        artefact.save_network(working, network, Card(recipe_hash=artefact.key_of(given), measured={WEIGHTS: {}}))
+        stage_folder.save_network(
+            working, network, Card(recipe_hash=stage_folder.key_of(given), measured={WEIGHTS: {}})
+        )
     return False
 
 
 def interrupted(folder: Path, given: dict[str, Any], *, step: int, lines: list[str], overwrite: bool = False) -> int:
     """Begin a stage and end at `step`; the step that it was taken up at."""
     assert not reuse.fits(folder, inputs=given, say=lines.append, overwrite=overwrite)
-    with pytest.raises(KeyboardInterrupt), artefact.staged(folder, overwrite=overwrite) as working:
-        file, key = working / checkpoint.CHECKPOINT, artefact.key_of(given)
+    with pytest.raises(KeyboardInterrupt), stage_folder.staged(folder, overwrite=overwrite) as working:
+        file, key = working / checkpoint.CHECKPOINT, stage_folder.key_of(given)
         known = checkpoint.read_state(file) if file.exists() else {}
         begun = int(known["index"]) if known.get("key") == key else 0
         checkpoint.save(file, players={"student": nn.Linear(1, 1)}, optimisers={}, state={"key": key, "index": step})
@@ -134,7 +138,7 @@ def test_changes_name_each_field_once() -> None:
     assert f"teacher.method {type(method).__name__} -> {type(METHODS['cps']).__name__}" in lines
     assert {"teacher.widths 4 8 -> (empty)", "seed 0 -> 1", "parents.teacher changed"} <= set(lines)
     assert len(lines) == 4  # the fields of a method of another kind are not compared
-    assert reuse.changed(old, json.loads(json.dumps(artefact.plain(old)))) == []
+    assert reuse.changed(old, json.loads(json.dumps(stage_folder.plain(old)))) == []
 
 
 def test_data_lists_are_explained(tmp_path: Path) -> None:
@@ -147,15 +151,15 @@ def test_a_checkpoint_stays_until_the_stage_has_its_name(tmp_path: Path) -> None
     """Cut between the card and the rename: nothing has to be trained again."""
     folder, given = tmp_path / "student", inputs(600)
     interrupted(folder, given, step=600, lines=[])
-    with pytest.raises(KeyboardInterrupt), artefact.staged(folder) as working:
-        artefact.save_network(working, nn.Linear(1, 1), Card(recipe_hash="k"))
+    with pytest.raises(KeyboardInterrupt), stage_folder.staged(folder) as working:
+        stage_folder.save_network(working, nn.Linear(1, 1), Card(recipe_hash="k"))
         assert not (working / checkpoint.CHECKPOINT).exists()
         raise KeyboardInterrupt
     assert interrupted(folder, given, step=600, lines=[]) == 600
     assert not (tmp_path / "student.partial" / "card.json").exists()
     finished(folder, given, lines=[])
     assert not list(folder.rglob("*checkpoint*"))
-    assert set(artefact.read_card(folder).files) == {WEIGHTS}
+    assert set(stage_folder.read_card(folder).files) == {WEIGHTS}
 
 
 def test_what_is_renamed_was_flushed_to_the_disk_before(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -173,7 +177,7 @@ def test_what_is_renamed_was_flushed_to_the_disk_before(tmp_path: Path, monkeypa
         found = [(path, path.stat()) for path in (folder, *folder.rglob("*"))]
         return [path.name for path, s in found if (s.st_dev, s.st_ino) not in flushed]
 
-    with artefact.staged(tmp_path / "ship") as working:
+    with stage_folder.staged(tmp_path / "ship") as working:
         (working / "openvino").mkdir()
         (working / "openvino" / "model.bin").write_bytes(b"weights")
         (working / "model.onnx").write_bytes(b"graph")
@@ -219,6 +223,6 @@ def test_another_flag_does_not_lose_the_interrupted_training_which_then_ends_wit
     ]  # fmt: skip
     cli.main(run)
     assert "resumed at step 8 of 12" in capsys.readouterr().err
-    files = [artefact.read_card(tmp_path / name / "teacher").files for name in ("whole", "run")]
+    files = [stage_folder.read_card(tmp_path / name / "teacher").files for name in ("whole", "run")]
     assert files[0][WEIGHTS] == files[1][WEIGHTS]
     assert (tmp_path / "run" / "teacher.previous-1" / WEIGHTS).exists()

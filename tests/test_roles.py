@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 from edgemt.contract import Step
-from edgemt.roles import Ema, Frozen, Memory, Trainable, gather, set_modes, update_averages
+from edgemt.learning.roles import Ema, Frozen, Memory, Trainable, gather, set_modes, update_averages
 
 
 def build(kind: str, init: int) -> nn.Module:

@@ -14,13 +14,16 @@ from pathlib import Path
 import pytest
 from conftest import TINY
 
-from edgemt import cli, files, flow, locking
-from edgemt.locking import LOCK, FolderInUseError, locked
+from edgemt import cli
+from edgemt.artefacts import run_lock
+from edgemt.artefacts.run_lock import LOCK, FolderInUseError, locked
+from edgemt.io import atomic
+from edgemt.pipeline import flow
 
 ROOT = Path(__file__).parent.parent
 HOLD = """
 import sys, time
-from edgemt.locking import locked
+from edgemt.artefacts.run_lock import locked
 with locked(sys.argv[1]):
     print("locked", flush=True)
     time.sleep(60)
@@ -105,7 +108,7 @@ def test_without_locks_of_the_file_system_the_process_is_looked_up(
     gone = subprocess.Popen([sys.executable, "-c", ""])
     gone.wait()
     pid = os.getpid() if lives else gone.pid
-    elsewhere(tmp_path / LOCK, pid=pid, host=socket.gethostname(), boot=locking._boot())
+    elsewhere(tmp_path / LOCK, pid=pid, host=socket.gethostname(), boot=run_lock._boot())
     if lives:
         with pytest.raises(FolderInUseError), locked(tmp_path):
             pass
@@ -159,9 +162,9 @@ def test_a_write_that_is_refused_is_one_line(tmp_path: Path, monkeypatch: pytest
     def refused(*_: object) -> None:
         raise OSError(errno.EROFS, "Read-only file system")
 
-    monkeypatch.setattr(files.os, "replace", refused)
+    monkeypatch.setattr(atomic.os, "replace", refused)
     with pytest.raises(ValueError, match=r"record\.json: cannot be written \(a read-only file system\)"):
-        files.write_text(tmp_path / "record.json", "{}")
+        atomic.write_text(tmp_path / "record.json", "{}")
 
 
 def test_the_folder_is_free_again_after_a_run_that_failed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

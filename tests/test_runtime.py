@@ -16,8 +16,8 @@ pytest.importorskip("openvino")
 
 from tiny_ship import CHANNELS, SIZE, expected, frame, graph, make_ship  # noqa: E402
 
-from deploy.runtime import RUNTIMES, TorchRunner, available, physical_cores, runner  # noqa: E402
-from deploy.ship import Ship, self_test  # noqa: E402
+from deploy.package.package import Ship, self_test  # noqa: E402
+from deploy.runtimes.load import RUNTIMES, TorchRunner, available, physical_cores, runner  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -318,9 +318,9 @@ def test_a_provider_that_would_be_replaced_unseen_is_refused(ship: Ship, monkeyp
 def test_onnxruntime_names_the_arithmetic_of_each_file_on_each_device(
     device: str, precision: str | None, words: dict[str, str], ship: Ship, tmp_path: Path
 ) -> None:
-    from deploy.graph_file import read_graph_file
-    from deploy.half import halve
-    from deploy.onnxruntime_graph import executed
+    from deploy.package.onnx_inspect import read_graph_file
+    from deploy.quantization.float16 import halve
+    from deploy.runtimes.onnxruntime_backend import executed
 
     halve(ship.folder / "model.onnx", tmp_path / "model.fp16.onnx")
     files = {"fp32": ship.folder / "model.onnx", "fp16": tmp_path / "model.fp16.onnx"}
@@ -333,7 +333,7 @@ def test_onnxruntime_names_the_arithmetic_of_each_file_on_each_device(
 
 
 def test_layers_of_several_kinds_are_named_commonest_first() -> None:
-    from deploy.onnxruntime_graph import executed
+    from deploy.runtimes.onnxruntime_backend import executed
 
     assert executed({"f16": 30, "f32": 1}, device="CUDA", precision=None) == "f16+tf32"
     assert executed({"f16": 30, "f32": 1}, device="CPU", precision=None) == "f32"
@@ -363,7 +363,7 @@ def test_the_tensorrt_provider_is_told_of_eight_bits(
 
 INTERRUPTED = """
 import signal, sys
-from deploy.runtime import runner
+from deploy.runtimes.load import runner
 first, second = (runner(sys.argv[1], runtime="openvino", threads=1) for _ in range(2))
 del first
 del second  # each with a Core of its own, the stack that signals run on would be gone now
@@ -381,12 +381,12 @@ def test_ctrl_c_still_works_after_runners_have_come_and_gone(ship: Ship) -> None
 
 
 def test_a_precision_that_the_device_lacks_is_refused(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deploy import openvino_graph
+    from deploy.runtimes import openvino_backend
 
-    real = openvino_graph._property
+    real = openvino_backend._property
     able = {"OPTIMIZATION_CAPABILITIES": ["FP32", "INT8"]}
     monkeypatch.setattr(
-        openvino_graph, "_property", lambda of, name, *device: able.get(name) or real(of, name, *device)
+        openvino_backend, "_property", lambda of, name, *device: able.get(name) or real(of, name, *device)
     )
     with pytest.raises(ValueError) as error:
         runner(ship, runtime="openvino", precision="bf16")
@@ -422,7 +422,7 @@ def test_a_file_that_no_runtime_reads_is_named(tmp_path: Path) -> None:
 
 def broken_ship(folder: Path, factor: float, *, quantized: bool = False, **fields: object) -> Ship:
     """A ship whose graph's weights are `factor` times too large, sealed over the golden masks of the real one."""
-    from deploy.ship import open_ship, seal
+    from deploy.package.package import open_ship, seal
 
     ship = make_ship(folder, **fields)  # type: ignore[arg-type]
     model = graph(quantized=quantized)
@@ -490,7 +490,7 @@ def test_running_out_of_memory_later_is_told_in_one_line_too(ship: Ship, monkeyp
 
 
 def test_the_doctor_states_how_far_runtimes_agree(ship: Ship) -> None:
-    from edgemt.doctor import doctor
+    from edgemt.inference.doctor import doctor
 
     healthy, lines = doctor(ship.folder)
     assert healthy
@@ -501,7 +501,7 @@ def test_the_doctor_states_how_far_runtimes_agree(ship: Ship) -> None:
 def test_int8_is_held_to_the_agreement_that_was_measured_at_export() -> None:
     from types import SimpleNamespace
 
-    from edgemt.doctor import INT8_AGREEMENT, _least
+    from edgemt.inference.doctor import INT8_AGREEMENT, _least
 
     def held(noted: dict[str, float]) -> float:
         return _least(SimpleNamespace(card=SimpleNamespace(measured={"model.int8.onnx": noted})), "int8")  # type: ignore[arg-type]
@@ -512,12 +512,12 @@ def test_int8_is_held_to_the_agreement_that_was_measured_at_export() -> None:
 
 
 def test_the_doctor_finds_two_runtimes_that_differ(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
-    from deploy import onnxruntime_graph
-    from edgemt import doctor
+    from deploy.runtimes import onnxruntime_backend
+    from edgemt.inference import doctor
 
-    real = onnxruntime_graph._Held.__init__
+    real = onnxruntime_backend._Held.__init__
 
-    def few(self: onnxruntime_graph._Held, compute: Callable[[np.ndarray], np.ndarray]) -> None:
+    def few(self: onnxruntime_backend._Held, compute: Callable[[np.ndarray], np.ndarray]) -> None:
         def spoiled(given: np.ndarray) -> np.ndarray:
             mask = compute(given)
             mask[:, :4] = 2
@@ -525,7 +525,7 @@ def test_the_doctor_finds_two_runtimes_that_differ(ship: Ship, monkeypatch: pyte
 
         real(self, spoiled)
 
-    monkeypatch.setattr(onnxruntime_graph._Held, "__init__", few)
+    monkeypatch.setattr(onnxruntime_backend._Held, "__init__", few)
     healthy, lines = doctor.doctor(ship.folder)
     assert not healthy
     assert any(line.startswith("--") and "agreement" in line and "99.9%" in line for line in lines)

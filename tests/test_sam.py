@@ -10,14 +10,14 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import Batch, Step
-from edgemt.losses import onehot
+from edgemt.learning.losses import onehot
+from edgemt.learning.prompts import from_prediction, inside_of, joined, spoiled
+from edgemt.learning.pseudo_labels import soft
 from edgemt.methods import METHODS
-from edgemt.methods.lessons import Lessons
-from edgemt.methods.promises import PROMISES
+from edgemt.methods.promptable_supervised import Lessons
 from edgemt.methods.sam_assisted import SecondTeacher
-from edgemt.methods.small_stage import CHANNELS, Stage, batch_of
-from edgemt.prompts import from_prediction, inside_of, joined, spoiled
-from edgemt.pseudo import soft
+from edgemt.testing.method_checks import PROMISES
+from edgemt.testing.tiny_training import CHANNELS, Stage, batch_of
 from teachers.promptable import Answer, Promptable
 
 ROWS = ("s_acmt", "sam_handover")

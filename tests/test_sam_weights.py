@@ -11,11 +11,12 @@ import pytest
 import torch
 from PIL import Image
 
-from edgemt import artefact, flow
-from edgemt.prompting import parse, predict_prompted
-from edgemt.prompts import from_prediction
+from edgemt.artefacts import stage_folder
+from edgemt.inference.interactive import parse, predict_prompted
+from edgemt.learning.prompts import from_prediction
+from edgemt.pipeline import flow
+from edgemt.pipeline.promptable_teacher import load_promptable
 from edgemt.recipes import RECIPES
-from edgemt.second_teacher import load_promptable
 from teachers.embeddings import Remembered, Store, read
 from teachers.sam import identity, load_sam
 
@@ -201,7 +202,7 @@ def phantom(model: str, *, volumes: bool = False, **second):
 def test_a_teacher_learns_beside_a_small_promptable_network_that_the_run_trains(tmp_path, volumes, capsys):
     recipe = phantom("small", volumes=volumes)
     flow.run(recipe, tmp_path, until="teacher")
-    card = artefact.read_card(tmp_path / "promptable")
+    card = stage_folder.read_card(tmp_path / "promptable")
     assert card.network["name"] == "promptable" and card.params > 0
     load_promptable(tmp_path / "promptable")
     assert not list(tmp_path.glob("*.partial"))
@@ -210,9 +211,9 @@ def test_a_teacher_learns_beside_a_small_promptable_network_that_the_run_trains(
 
 
 def test_another_second_teacher_makes_the_teacher_anew(promptable):
-    weights = artefact.identity(promptable.parent / "teacher")
+    weights = stage_folder.identity(promptable.parent / "teacher")
     flow.run(phantom("small", lessons=4), promptable.parent, until="teacher")
-    assert artefact.identity(promptable.parent / "teacher") != weights
+    assert stage_folder.identity(promptable.parent / "teacher") != weights
 
 
 @pytest.mark.parametrize("volumes", [False, True])
@@ -222,7 +223,7 @@ def test_a_teacher_learns_beside_a_sam_whose_embeddings_lie_on_disk(tmp_path, fo
     assert len(files) >= (3 if volumes else 7)
     assert "s an image" in capsys.readouterr().err
     assert not (tmp_path / "promptable").exists()
-    named = {key for key in artefact.read_card(tmp_path / "teacher").network}
+    named = {key for key in stage_folder.read_card(tmp_path / "teacher").network}
     assert "sam" not in named  # what is delivered is the teacher alone: SAM never runs at inference
 
 
@@ -237,7 +238,7 @@ def test_masks_of_unlabelled_images_are_never_opened(tmp_path):
         )
         out = tmp_path / f"run{spoilt}"
         flow.run(replace(recipe, data=data), out, until="teacher")
-        told.append({stage: artefact.read_card(out / stage).files["weights.safetensors"] for stage in STAGES})
+        told.append({stage: stage_folder.read_card(out / stage).files["weights.safetensors"] for stage in STAGES})
     assert told[0] == told[1]
 
 

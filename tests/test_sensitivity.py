@@ -11,8 +11,8 @@ import torch
 from torch import nn
 
 from deploy.export import export_onnx
-from deploy.quantize import quantize
-from deploy.sensitivity import sensitivity
+from deploy.quantization.int8 import quantize
+from deploy.quantization.sensitivity import sensitivity
 from edgemt.contract import Normalise, Output
 
 pytest.importorskip("nncf")

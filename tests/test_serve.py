@@ -14,11 +14,11 @@ pytest.importorskip("onnx")
 
 from tiny_ship import CHANNELS, CLASSES, SIZE, make_ship  # noqa: E402
 
-from deploy.monai_bundle import SCHEMA, bundle_metadata  # noqa: E402
-from deploy.openvino_graph import core  # noqa: E402
-from deploy.serve import ServeOptions, model_name, serve  # noqa: E402
-from deploy.ship import Ship, golden  # noqa: E402
-from deploy.triton_config import triton_config  # noqa: E402
+from deploy.package.package import Ship, golden  # noqa: E402
+from deploy.runtimes.openvino_backend import core  # noqa: E402
+from deploy.serving.model_repository import ServeOptions, model_name, serve  # noqa: E402
+from deploy.serving.monai_bundle import SCHEMA, bundle_metadata  # noqa: E402
+from deploy.serving.triton_config import triton_config  # noqa: E402
 from edgemt import cli  # noqa: E402
 
 # OpenVINO Model Server's schema of an entry of model_config_list: field -> what it takes; no other field is allowed

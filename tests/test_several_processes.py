@@ -15,8 +15,10 @@ import several_processes as within
 import torch
 from conftest import TINY
 
-from edgemt import artefact, cli, engine, ranks
+from edgemt import cli
+from edgemt.artefacts import stage_folder
 from edgemt.methods import METHODS
+from edgemt.training import distributed, engine
 
 ROOT = Path(__file__).parent.parent
 WORLD = 2
@@ -26,7 +28,7 @@ WORLD = 2
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Two processes went through every scenario of several_processes.py."""
     folder = tmp_path_factory.mktemp("processes")
-    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(["edgemt.engine", "edgemt.methods"])
+    torch.multiprocessing.get_context("forkserver").set_forkserver_preload(["edgemt.training.engine", "edgemt.methods"])
     torch.multiprocessing.start_processes(  # of a server that imported all that once: most of what a process costs
         within.process, args=(WORLD, str(folder)), nprocs=WORLD, start_method="forkserver"
     )
@@ -93,12 +95,12 @@ def test_a_failure_of_the_first_process_keeps_its_kind(said: list[dict[str, Any]
 
 
 def test_alone_nothing_is_exchanged_and_nothing_changes() -> None:
-    assert (ranks.rank(), ranks.world(), ranks.first()) == (0, 1, True)
+    assert (distributed.rank(), distributed.world(), distributed.first()) == (0, 1, True)
     x = torch.ones(2)
-    ranks.average_([x])
-    ranks.take_first_([x])
-    assert torch.equal(x, torch.ones(2)) and ranks.agree(True) and not ranks.agree(False)
-    assert ranks.by_first(lambda: (1, 2)) == (1, 2)
+    distributed.average_([x])
+    distributed.take_first_([x])
+    assert torch.equal(x, torch.ones(2)) and distributed.agree(True) and not distributed.agree(False)
+    assert distributed.by_first(lambda: (1, 2)) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +120,7 @@ def test_the_launchers_word_is_taken(
         monkeypatch.delenv(name, raising=False)
     for name, value in said.items():
         monkeypatch.setenv(name, value)
-    assert ranks._started() == started
+    assert distributed._started() == started
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -142,7 +144,7 @@ def test_torchrun_makes_the_stages_once_and_one_process_goes_on_from_there(
     assert not list(tmp_path.glob("*.partial"))
     cli.main(args)
     assert capsys.readouterr().err.count("stands") == 3
-    assert artefact.load_network(tmp_path / "slim") is not None
+    assert stage_folder.load_network(tmp_path / "slim") is not None
 
 
 @pytest.mark.slow

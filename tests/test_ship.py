@@ -13,8 +13,8 @@ onnx = pytest.importorskip("onnx")
 from google.protobuf.message import DecodeError  # noqa: E402
 from tiny_ship import SIZE, expected, frame, graph, make_ship  # noqa: E402
 
-from deploy.graph_file import parse_graph, read_graph_file  # noqa: E402
-from deploy.ship import Ship, card_hash, golden, open_ship, seal, self_test, write_golden  # noqa: E402
+from deploy.package.onnx_inspect import parse_graph, read_graph_file  # noqa: E402
+from deploy.package.package import Ship, card_hash, golden, open_ship, seal, self_test, write_golden  # noqa: E402
 from edgemt.contract import Card  # noqa: E402
 
 
@@ -162,7 +162,7 @@ def test_external_data_is_refused_even_with_the_right_hash(ship: Ship, where: st
     (ship.folder / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match="another file"):
         seal(ship.folder, ship.card)
-    from edgemt.files import sha256
+    from edgemt.io.atomic import sha256
 
     rewrite_card(ship, files={**ship.card.files, "model.onnx": sha256(ship.folder / "model.onnx")})
     with pytest.raises(ValueError) as error:

@@ -13,14 +13,14 @@ pytest.importorskip("onnxruntime")
 
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
-from deploy.bench import BenchOptions  # noqa: E402
-from deploy.inputs import write_inputs  # noqa: E402
-from deploy.ship import Ship, golden, seal  # noqa: E402
-from deploy.ship_bench import bench_ship  # noqa: E402
-from edgemt import shipped  # noqa: E402
-from edgemt.data.layouts import DataOptions  # noqa: E402
-from edgemt.frames import read_label, read_label_volume, read_volume  # noqa: E402
-from edgemt.predicting import write_png  # noqa: E402
+from deploy.benchmark.bench import BenchOptions  # noqa: E402
+from deploy.benchmark.package_bench import bench_ship  # noqa: E402
+from deploy.package.input_drift import write_inputs  # noqa: E402
+from deploy.package.package import Ship, golden, seal  # noqa: E402
+from edgemt.data.cohort import DataOptions  # noqa: E402
+from edgemt.inference import evaluate_package  # noqa: E402
+from edgemt.inference.predict import write_png  # noqa: E402
+from edgemt.io.images import read_label, read_label_volume, read_volume  # noqa: E402
 
 RUN: dict[str, Any] = {"runtime": "onnxruntime"}
 DATA = DataOptions(layout="pairs", classes=("background", "organ", "tool"), size=SIZE).to_dict()
@@ -43,7 +43,7 @@ def pairs(folder: Path, count: int = 3, *, big: int = 1) -> Path:
 
 
 def test_a_folder_of_images_and_masks_is_measured_whole(ship: Ship, tmp_path: Path) -> None:
-    record = shipped.evaluate_ship(ship.folder, data_root=pairs(tmp_path / "test"), **RUN)
+    record = evaluate_package.evaluate_ship(ship.folder, data_root=pairs(tmp_path / "test"), **RUN)
     assert record["counted"] == 3
     assert record["dice"] == 1.0
     assert set(record["per_class"]) == {"organ", "tool"}
@@ -52,14 +52,14 @@ def test_a_folder_of_images_and_masks_is_measured_whole(ship: Ship, tmp_path: Pa
 
 
 def test_masks_are_scored_at_their_own_size(ship: Ship, tmp_path: Path) -> None:
-    record = shipped.evaluate_ship(ship.folder, data_root=pairs(tmp_path / "test", big=3), **RUN)
+    record = evaluate_package.evaluate_ship(ship.folder, data_root=pairs(tmp_path / "test", big=3), **RUN)
     assert 0.9 < record["dice"] <= 1.0
 
 
 def test_a_wrong_mask_costs_what_it_should(ship: Ship, tmp_path: Path) -> None:
     root = pairs(tmp_path / "test")
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / "masks" / "case1.png")
-    record = shipped.evaluate_ship(ship.folder, data_root=root, **RUN)
+    record = evaluate_package.evaluate_ship(ship.folder, data_root=root, **RUN)
     assert record["dice"] == pytest.approx(2 / 3)
     assert record["per_class"]["organ"]["invented"] == 1
 
@@ -67,13 +67,13 @@ def test_a_wrong_mask_costs_what_it_should(ship: Ship, tmp_path: Path) -> None:
 def test_only_the_val_folder_of_a_training_layout_is_measured(ship: Ship, tmp_path: Path) -> None:
     pairs(tmp_path / "data" / "train", 4)
     pairs(tmp_path / "data" / "val", 2)
-    assert shipped.evaluate_ship(ship.folder, data_root=tmp_path / "data", **RUN)["counted"] == 2
+    assert evaluate_package.evaluate_ship(ship.folder, data_root=tmp_path / "data", **RUN)["counted"] == 2
 
 
 def test_a_list_names_the_cases(ship: Ship, tmp_path: Path) -> None:
     root = pairs(tmp_path / "test", 4)
     (root / "mine.txt").write_text("case2\n")
-    record = shipped.evaluate_ship(ship.folder, data_root=root, val="mine.txt", **RUN)
+    record = evaluate_package.evaluate_ship(ship.folder, data_root=root, val="mine.txt", **RUN)
     assert [case["name"] for case in record["cases"]] == ["case2"]
 
 
@@ -81,19 +81,21 @@ def test_an_image_without_a_mask_is_not_left_out_silently(ship: Ship, tmp_path: 
     root = pairs(tmp_path / "test")
     (root / "masks" / "case1.png").unlink()
     with pytest.raises(ValueError, match="case1"):
-        shipped.evaluate_ship(ship.folder, data_root=root, **RUN)
+        evaluate_package.evaluate_ship(ship.folder, data_root=root, **RUN)
 
 
 def test_eval_without_data_says_what_to_give(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="data.root"):
-        shipped.evaluate_ship(make_ship(tmp_path / "ship").folder, **RUN)
+        evaluate_package.evaluate_ship(make_ship(tmp_path / "ship").folder, **RUN)
     strange = make_ship(tmp_path / "strange", data={**DATA, "colour": 1})
     with pytest.raises(ValueError, match="colour"):
-        shipped.evaluate_ship(strange.folder, **RUN)
+        evaluate_package.evaluate_ship(strange.folder, **RUN)
 
 
 def test_the_table_has_a_row_a_class_and_the_dice_of_the_card(ship: Ship, tmp_path: Path) -> None:
-    text = shipped.metrics_table(shipped.evaluate_ship(ship.folder, data_root=pairs(tmp_path / "test"), **RUN))
+    text = evaluate_package.metrics_table(
+        evaluate_package.evaluate_ship(ship.folder, data_root=pairs(tmp_path / "test"), **RUN)
+    )
     assert "organ" in text
     assert "tool" in text
     assert "the card says 0.7500" in text
@@ -102,7 +104,7 @@ def test_the_table_has_a_row_a_class_and_the_dice_of_the_card(ship: Ship, tmp_pa
 
 def test_a_mask_has_the_size_of_its_image_and_holds_class_indices(ship: Ship, tmp_path: Path) -> None:
     root = pairs(tmp_path / "in", 2, big=2)
-    written = list(shipped.predict(ship.folder, [root / "images"], out=tmp_path / "out", **RUN))
+    written = list(evaluate_package.predict(ship.folder, [root / "images"], out=tmp_path / "out", **RUN))
     assert [path.name for path in written] == [
         "case0.mask.png", "case0.overlay.png", "case1.mask.png", "case1.overlay.png",
     ]  # fmt: skip
@@ -118,7 +120,9 @@ def test_grey_and_deep_images_are_taken_too(ship: Ship, tmp_path: Path) -> None:
     Image.fromarray(frame(0)[..., 0]).save(tmp_path / "grey.png")
     Image.fromarray(frame(0)[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.tif")
     written = list(
-        shipped.predict(ship.folder, [tmp_path / "grey.png", tmp_path / "deep.tif"], out=tmp_path / "out", **RUN)
+        evaluate_package.predict(
+            ship.folder, [tmp_path / "grey.png", tmp_path / "deep.tif"], out=tmp_path / "out", **RUN
+        )
     )
     assert len(written) == 4
     assert np.array_equal(read_label(written[0]), expected(frame(0)))
@@ -126,13 +130,13 @@ def test_grey_and_deep_images_are_taken_too(ship: Ship, tmp_path: Path) -> None:
 
 def test_a_folder_predicted_into_itself_reads_only_the_inputs(ship: Ship, tmp_path: Path) -> None:
     root = pairs(tmp_path / "in", 2) / "images"
-    first = list(shipped.predict(ship.folder, [root], out=root, **RUN))
-    assert list(shipped.predict(ship.folder, [root], out=root, **RUN)) == first
+    first = list(evaluate_package.predict(ship.folder, [root], out=root, **RUN))
+    assert list(evaluate_package.predict(ship.folder, [root], out=root, **RUN)) == first
 
 
 def test_without_overlay_only_masks_are_written(ship: Ship, tmp_path: Path) -> None:
     root = pairs(tmp_path / "in", 1)
-    written = list(shipped.predict(ship.folder, [root / "images"], out=tmp_path / "out", overlay=False, **RUN))
+    written = list(evaluate_package.predict(ship.folder, [root / "images"], out=tmp_path / "out", overlay=False, **RUN))
     assert [path.name for path in written] == ["case0.mask.png"]
 
 
@@ -142,7 +146,7 @@ def test_a_volume_keeps_its_shape_and_its_place_in_space(ship: Ship, tmp_path: P
     affine = np.diag([1.25, 1.25, 8.0, 1.0])
     affine[:3, 3] = (-4, 5, 6)
     nibabel.save(nibabel.Nifti1Image(slices, affine), tmp_path / "heart.nii.gz")
-    written = list(shipped.predict(ship.folder, [tmp_path / "heart.nii.gz"], out=tmp_path / "out", **RUN))
+    written = list(evaluate_package.predict(ship.folder, [tmp_path / "heart.nii.gz"], out=tmp_path / "out", **RUN))
     assert written[0].name == "heart.mask.nii.gz"
     mask = read_volume(written[0])
     assert np.array_equal(mask.array, np.stack([expected(frame(seed)) for seed in range(3)], axis=-1))
@@ -161,7 +165,9 @@ def test_a_volume_reaches_the_network_in_the_order_of_training(tmp_path: Path, c
         nibabel.io_orientation(image.affine), nibabel.orientations.axcodes2ornt(codes)
     )
     nibabel.save(image.as_reoriented(turn), tmp_path / "heart.nii.gz")
-    (written,) = shipped.predict(ship.folder, [tmp_path / "heart.nii.gz"], out=tmp_path / "out", overlay=False, **RUN)
+    (written,) = evaluate_package.predict(
+        ship.folder, [tmp_path / "heart.nii.gz"], out=tmp_path / "out", overlay=False, **RUN
+    )
     mask = nibabel.load(written)
     assert nibabel.aff2axcodes(mask.affine) == tuple(codes)
     upright = np.asarray(nibabel.as_closest_canonical(mask).dataobj)
@@ -172,7 +178,7 @@ def test_a_turned_picture_is_upright_for_the_network_and_in_its_mask(ship: Ship,
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(frame(0)).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.png", exif=exif)
-    (written,) = shipped.predict(ship.folder, [tmp_path / "a.png"], out=tmp_path / "out", overlay=False, **RUN)
+    (written,) = evaluate_package.predict(ship.folder, [tmp_path / "a.png"], out=tmp_path / "out", overlay=False, **RUN)
     assert np.array_equal(read_label(written), expected(frame(0)))
 
 
@@ -181,14 +187,16 @@ def test_the_window_of_training_holds_on_the_device(tmp_path: Path, capsys: pyte
     Image.fromarray(deep).save(tmp_path / "a.png")
     for k, data in enumerate((DATA | {"depth": "window", "window": [0, 255 * 16]}, DATA | {"depth": "stored"})):
         ship = make_ship(tmp_path / f"ship{k}", data=data)
-        (written,) = shipped.predict(ship.folder, [tmp_path / "a.png"], out=tmp_path / f"o{k}", overlay=False, **RUN)
+        (written,) = evaluate_package.predict(
+            ship.folder, [tmp_path / "a.png"], out=tmp_path / f"o{k}", overlay=False, **RUN
+        )
         same = np.array_equal(read_label(written), expected(np.stack([frame(0)[..., 0]] * 3, -1)))
         assert same or k
         assert ("more than 8 bits" in capsys.readouterr().err) == bool(k)
     ship = make_ship(tmp_path / "odd", data=DATA | {"axes": "R" * 3})
     with pytest.raises(ValueError, match="no order of three axes"):
         heart(tmp_path / "v.nii.gz")
-        list(shipped.predict(ship.folder, [tmp_path / "v.nii.gz"], out=tmp_path / "out", **RUN))
+        list(evaluate_package.predict(ship.folder, [tmp_path / "v.nii.gz"], out=tmp_path / "out", **RUN))
 
 
 SLICED = {"channels": 5, "channel_order": "slices"}
@@ -207,7 +215,7 @@ def heart(path: Path) -> np.ndarray:
 def test_a_model_of_five_slices_sees_the_neighbours_and_repeats_the_ends(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship", **SLICED)  # type: ignore[arg-type]
     want = heart(tmp_path / "heart.nii.gz")
-    written = list(shipped.predict(ship.folder, [tmp_path / "heart.nii.gz"], out=tmp_path / "out", **RUN))
+    written = list(evaluate_package.predict(ship.folder, [tmp_path / "heart.nii.gz"], out=tmp_path / "out", **RUN))
     mask = read_volume(written[0])
     assert np.array_equal(mask.array, want)
     assert np.allclose(mask.affine, np.diag([1.25, 1.25, 8.0, 1.0]))
@@ -222,7 +230,7 @@ def test_evaluation_makes_the_frames_that_prediction_makes(tmp_path: Path) -> No
     truth = heart(tmp_path / "test" / "images" / "heart.nii.gz")
     (tmp_path / "test" / "labels").mkdir()
     nibabel.save(nibabel.Nifti1Image(truth, np.eye(4)), tmp_path / "test" / "labels" / "heart.nii.gz")
-    record = shipped.evaluate_ship(ship.folder, data_root=tmp_path / "test", **RUN)
+    record = evaluate_package.evaluate_ship(ship.folder, data_root=tmp_path / "test", **RUN)
     assert (record["counted"], record["dice"]) == (1, 1.0)
 
 
@@ -232,7 +240,7 @@ def test_a_model_of_slices_takes_no_single_image(tmp_path: Path) -> None:
     heart(root / "heart.nii.gz")
     for given in (root, root / "case0.png"):
         with pytest.raises(ValueError, match="case0.png: is one image, this model reads 5 slices"):
-            shipped.predict(ship.folder, [given], out=tmp_path / "out", **RUN)
+            evaluate_package.predict(ship.folder, [given], out=tmp_path / "out", **RUN)
     assert not (tmp_path / "out").exists()
 
 
@@ -243,19 +251,19 @@ def test_a_folder_of_slice_images_is_a_volume_to_a_model_of_slices(tmp_path: Pat
     root.mkdir()
     for k in range(7):
         Image.fromarray(frame(k)[..., 0]).save(root / f"slice{k + 5}.png")  # slice9 comes before slice10
-    written = list(shipped.predict(ship.folder, [root], out=tmp_path / "out", **RUN))
+    written = list(evaluate_package.predict(ship.folder, [root], out=tmp_path / "out", **RUN))
     assert written[0].name == "in.mask.nii.gz"
     assert np.array_equal(read_label_volume(written[0]), want)
     Image.fromarray(frame(0)).save(root / "slice5.overlay.png")
     with pytest.raises(ValueError, match="masks lie among the slices"):
-        shipped.predict(ship.folder, [root], out=tmp_path / "out", **RUN)
+        evaluate_package.predict(ship.folder, [root], out=tmp_path / "out", **RUN)
 
 
 def test_golden_frames_of_five_slices_are_what_they_were(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship", **SLICED)  # type: ignore[arg-type]
     pair = golden(ship)[0]
     assert np.array_equal(pair.frame[0], np.stack([frame(k)[..., 0] for k in range(5)], axis=-1))
-    healthy, lines = shipped.doctor(ship.folder)
+    healthy, lines = evaluate_package.doctor(ship.folder)
     assert healthy, lines
     with pytest.raises(ValueError, match="channels 5"):
         make_ship(tmp_path / "colour", channels=5)
@@ -284,7 +292,7 @@ def test_a_bad_input_is_one_clear_line(ship: Ship, tmp_path: Path, name: str, wo
     elif name != "gone.png":
         (tmp_path / name).write_bytes(b"not an image")
     with pytest.raises(ValueError) as error:
-        list(shipped.predict(ship.folder, [tmp_path / name], out=tmp_path / "out", **RUN))
+        list(evaluate_package.predict(ship.folder, [tmp_path / name], out=tmp_path / "out", **RUN))
     assert name in str(error.value)
     assert words in str(error.value)
     assert "\n" not in str(error.value)
@@ -295,13 +303,13 @@ def test_two_inputs_of_one_name_do_not_overwrite_each_other(ship: Ship, tmp_path
     for folder in ("a", "b"):
         pairs(tmp_path / folder, 1)
     with pytest.raises(ValueError, match="same mask"):
-        shipped.predict(
+        evaluate_package.predict(
             ship.folder, [tmp_path / "a" / "images", tmp_path / "b" / "images"], out=tmp_path / "out", **RUN
         )
 
 
 def test_the_doctor_finds_a_sound_ship_sound(ship: Ship) -> None:
-    healthy, lines = shipped.doctor(ship.folder)
+    healthy, lines = evaluate_package.doctor(ship.folder)
     text = "\n".join(lines)
     assert healthy, text
     assert "onnxruntime" in text
@@ -310,24 +318,24 @@ def test_the_doctor_finds_a_sound_ship_sound(ship: Ship) -> None:
 
 def test_the_doctor_finds_a_changed_file(ship: Ship) -> None:
     (ship.folder / "model.onnx").write_bytes(b"")
-    healthy, lines = shipped.doctor(ship.folder)
+    healthy, lines = evaluate_package.doctor(ship.folder)
     assert not healthy
     assert "model.onnx" in lines[-1]
 
 
 def test_the_doctor_without_a_ship_looks_at_the_machine() -> None:
-    healthy, lines = shipped.doctor()
+    healthy, lines = evaluate_package.doctor()
     assert healthy
     assert any(line.startswith("python") for line in lines)
 
 
 def test_the_doctor_says_when_the_masks_are_not_the_golden_ones(tmp_path: Path) -> None:
-    from deploy.ship import seal, write_golden
+    from deploy.package.package import seal, write_golden
 
     ship = make_ship(tmp_path / "ship")
     write_golden(ship.folder, "frame0", frame=frame(0), mask=expected(frame(5)))
     seal(ship.folder, ship.card)
-    healthy, lines = shipped.doctor(ship.folder)
+    healthy, lines = evaluate_package.doctor(ship.folder)
     assert not healthy
     assert any("do not use" in line for line in lines)
 
@@ -337,11 +345,11 @@ def test_frames_of_another_kind_are_said_once_in_words(tmp_path: Path, capsys: p
     write_inputs(ship.folder, np.stack([frame(seed) for seed in range(20)]))
     seal(ship.folder, ship.card)
     root = pairs(tmp_path / "in", 3)
-    list(shipped.predict(ship.folder, [root / "images"], out=tmp_path / "out", **RUN))
+    list(evaluate_package.predict(ship.folder, [root / "images"], out=tmp_path / "out", **RUN))
     assert "warning" not in capsys.readouterr().err
     for path in (root / "images").iterdir():
         Image.fromarray(255 - np.asarray(Image.open(path))).save(path)
-    assert len(list(shipped.predict(ship.folder, [root / "images"], out=tmp_path / "out2", **RUN))) == 6
+    assert len(list(evaluate_package.predict(ship.folder, [root / "images"], out=tmp_path / "out2", **RUN))) == 6
     assert capsys.readouterr().err.count("unlike those of training") == 1
 
 
@@ -356,7 +364,7 @@ def test_one_damaged_file_leaves_the_others_done_and_is_named_at_the_end(
         (folder / f"f{k}.png").write_bytes((folder / f"f{k}.png").read_bytes()[:900])
     out = tmp_path / "out"
     with pytest.raises(ValueError, match=r"2 inputs were left out, .* done: .*f1\.png, .*f3\.png") as refused:
-        list(shipped.predict(ship.folder, [folder], out=out, overlay=False, **RUN))
+        list(evaluate_package.predict(ship.folder, [folder], out=out, overlay=False, **RUN))
     assert "\n" not in str(refused.value)
     assert sorted(path.name for path in out.iterdir()) == ["f0.mask.png", "f2.mask.png", "f4.mask.png"]
     assert capsys.readouterr().err.count("left out: ") == 2
@@ -370,16 +378,16 @@ def test_a_mask_of_another_input_is_never_replaced(ship: Ship, tmp_path: Path) -
         Image.open(tmp_path / f"{name}.png").save(tmp_path / f"{name}.jpg")
     out, run = tmp_path / "out", {"overlay": False, **RUN}
     inputs = [tmp_path / name for name in ("x/a.png", "y/a.png", "x/a.jpg", "y/a.jpg")]
-    made = [next(iter(shipped.predict(ship.folder, [path], out=out, **run))) for path in inputs]
+    made = [next(iter(evaluate_package.predict(ship.folder, [path], out=out, **run))) for path in inputs]
     assert len(set(made)) == 4 and made[0].name == "a.mask.png"
     before = [path.read_bytes() for path in made]
-    again = [next(iter(shipped.predict(ship.folder, [path], out=out, **run))) for path in inputs]
+    again = [next(iter(evaluate_package.predict(ship.folder, [path], out=out, **run))) for path in inputs]
     assert again == made and [path.read_bytes() for path in made] == before and len(list(out.iterdir())) == 4
-    both = list(shipped.predict(ship.folder, [tmp_path / "x"], out=tmp_path / "both", **run))
+    both = list(evaluate_package.predict(ship.folder, [tmp_path / "x"], out=tmp_path / "both", **run))
     assert sorted(path.name for path in both) == ["a.jpg.mask.png", "a.png.mask.png"]
     (out / "b.mask.png").write_bytes(b"of somebody else")
     Image.open(inputs[0]).save(tmp_path / "b.png")
-    (mask,) = shipped.predict(ship.folder, [tmp_path / "b.png"], out=out, **run)
+    (mask,) = evaluate_package.predict(ship.folder, [tmp_path / "b.png"], out=out, **run)
     assert mask.name != "b.mask.png" and (out / "b.mask.png").read_bytes() == b"of somebody else"
 
 
@@ -391,5 +399,7 @@ def test_a_volume_of_another_input_is_never_replaced(tmp_path: Path) -> None:
         (tmp_path / folder).mkdir()
         nibabel.save(nibabel.Nifti1Image(voxels, np.eye(4)), tmp_path / folder / "v.nii.gz")
     run = {"out": tmp_path / "o", "overlay": False, **RUN}
-    paths = [next(iter(shipped.predict(ship.folder, [tmp_path / f / "v.nii.gz"], **run))) for f in ("x", "y", "x")]
+    paths = [
+        next(iter(evaluate_package.predict(ship.folder, [tmp_path / f / "v.nii.gz"], **run))) for f in ("x", "y", "x")
+    ]
     assert paths[0] == paths[2] != paths[1] and len(list((tmp_path / "o").iterdir())) == 2

@@ -14,8 +14,8 @@ pytest.importorskip("onnx")
 
 from tiny_ship import make_ship  # noqa: E402
 
-from deploy.ship import Ship, open_ship, seal  # noqa: E402
-from deploy.sign import PASSPHRASE, SIGNATURE, TRUSTED, keygen, sign  # noqa: E402
+from deploy.package.package import Ship, open_ship, seal  # noqa: E402
+from deploy.package.signing import PASSPHRASE, SIGNATURE, TRUSTED, keygen, sign  # noqa: E402
 from edgemt import cli  # noqa: E402
 
 
@@ -109,7 +109,7 @@ def test_a_cold_start_of_a_signed_ship_is_measured_under_the_policy(
     pytest.importorskip("onnxruntime")
     import numpy as np
 
-    from deploy.coldstart import cold_start
+    from deploy.benchmark.cold_start import cold_start
 
     sign(ship.folder / "card.json", key=keys[0])
     monkeypatch.setenv(TRUSTED, str(keys[1]))

@@ -10,8 +10,8 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from edgemt.contract import Normalise, Output  # noqa: E402
-from edgemt.data.volumes import moments  # noqa: E402
-from edgemt.sliding import count_windows, probabilities  # noqa: E402
+from edgemt.data.volume_dataset import moments  # noqa: E402
+from edgemt.inference.sliding_window import count_windows, probabilities  # noqa: E402
 
 PLAIN = Normalise((0.5,), (0.25,))
 
@@ -97,7 +97,7 @@ def test_half_overlap_is_several_times_cheaper_than_the_stride_of_the_papers() -
 def test_a_stride_is_never_rounded_down() -> None:
     """MONAI computes it from an overlap in floating point."""
     monai = pytest.importorskip("monai.inferers.utils")
-    from edgemt.sliding import _overlap
+    from edgemt.inference.sliding_window import _overlap
 
     for side in range(2, 130):
         for step in range(1, side + 1):

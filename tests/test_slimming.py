@@ -10,13 +10,16 @@ from pathlib import Path
 import pytest
 import torch
 
-from deploy import prune
-from deploy.gate import GateError
-from edgemt import artefact, engine, fallback, slimming, training, workspace
-from edgemt.data.layouts import DataOptions
-from edgemt.engine import Schedule
+from deploy.pruning import prune
+from deploy.quantization.accuracy_gate import GateError
+from edgemt.artefacts import stage_folder
+from edgemt.data.cohort import DataOptions
 from edgemt.methods import METHODS
+from edgemt.pipeline import fallback, run_context, train
+from edgemt.pipeline import prune as slimming
 from edgemt.recipes import RECIPES, Recipe, Slim, Student
+from edgemt.training import engine
+from edgemt.training.engine import Schedule
 
 SCHEDULE = Schedule(steps=4, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=1)
 
@@ -36,37 +39,42 @@ def recipe(**choices) -> Recipe:
 @pytest.fixture(scope="module")
 def learnt(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished student stage."""
-    at = workspace.start(recipe(), tmp_path_factory.mktemp("learnt"))
-    return training.trained(at, "student", at.recipe.student, at.recipe.student.method)
+    at = run_context.start(recipe(), tmp_path_factory.mktemp("learnt"))
+    return train.trained(at, "student", at.recipe.student, at.recipe.student.method)
 
 
 @pytest.fixture
 def begun(tmp_path: Path, learnt: Path):
     """begun(folder, **pruning) -> a run whose student is finished."""
 
-    def begun(name: str = "run", **choices) -> workspace.Run:
+    def begun(name: str = "run", **choices) -> run_context.Run:
         shutil.copytree(learnt, tmp_path / name / "student")
-        return workspace.start(recipe(**choices), tmp_path / name)
+        return run_context.start(recipe(**choices), tmp_path / name)
 
     return begun
 
 
 def test_the_plan_lies_beside_the_weights_and_builds_the_network(begun) -> None:
     folder = slimming.slim(begun(share=0.4))
-    card = artefact.read_card(folder)
+    card = stage_folder.read_card(folder)
     assert set(card.files) == {"curves.json", "plan.json", "weights.safetensors"}
     plan = prune.read_plan(folder / "plan.json")
     assert plan == prune.Plan.from_dict(card.network["plan"])
     assert card.macs == plan.macs[1] and 1 - plan.macs[1] / plan.macs[0] == pytest.approx(0.4, abs=0.03)
-    assert artefact.load_network(folder)(torch.zeros(1, 3, 32, 32)).logits.shape == (1, card.network["classes"], 32, 32)
+    assert stage_folder.load_network(folder)(torch.zeros(1, 3, 32, 32)).logits.shape == (
+        1,
+        card.network["classes"],
+        32,
+        32,
+    )
 
 
 def test_two_rounds_remove_the_same_share_together_and_no_layer_more_than_allowed(begun) -> None:
     at = begun(share=0.5, rounds=2, max_ratio=0.6)
     folder = slimming.slim(at)
-    before, after = artefact.load_network(at.folder("student")), artefact.load_network(folder)
-    card = artefact.read_card(folder)
-    assert 1 - card.macs / artefact.read_card(at.folder("student")).macs == pytest.approx(0.5, abs=0.04)
+    before, after = stage_folder.load_network(at.folder("student")), stage_folder.load_network(folder)
+    card = stage_folder.read_card(folder)
+    assert 1 - card.macs / stage_folder.read_card(at.folder("student")).macs == pytest.approx(0.5, abs=0.04)
     widths = prune.widths_of(before)
     assert all(left >= 0.39 * widths[name] for name, left in prune.widths_of(after).items())
     assert not list(folder.glob("round*"))
@@ -74,7 +82,7 @@ def test_two_rounds_remove_the_same_share_together_and_no_layer_more_than_allowe
 
 def test_an_interrupted_stage_goes_on_with_the_plan_it_had(begun, monkeypatch: pytest.MonkeyPatch) -> None:
     at = begun(share=0.3)
-    undisturbed = artefact.read_card(slimming.slim(begun("other", share=0.3))).files
+    undisturbed = stage_folder.read_card(slimming.slim(begun("other", share=0.3))).files
     real = engine.Run.step
 
     def killed(run, draw):
@@ -87,13 +95,13 @@ def test_an_interrupted_stage_goes_on_with_the_plan_it_had(begun, monkeypatch: p
         slimming.slim(at)
     monkeypatch.setattr(engine.Run, "step", real)
     monkeypatch.setattr(prune, "prune", lambda *args, **options: pytest.fail("pruned anew"))
-    assert artefact.read_card(slimming.slim(at)).files == undisturbed
+    assert stage_folder.read_card(slimming.slim(at)).files == undisturbed
 
 
 def test_the_plan_of_one_run_is_repeated_by_another(begun) -> None:
     first = slimming.slim(begun("first", share=0.4))
     again = slimming.slim(begun("again", share=0.4, plan=str(first / "plan.json")))
-    assert artefact.read_card(again).macs == artefact.read_card(first).macs
+    assert stage_folder.read_card(again).macs == stage_folder.read_card(first).macs
     sizes = [json.loads((folder / "plan.json").read_text())["sizes"] for folder in (first, again)]
     assert sizes[0] == sizes[1]
 
@@ -101,7 +109,7 @@ def test_the_plan_of_one_run_is_repeated_by_another(begun) -> None:
 def test_without_pruning_the_student_is_fine_tuned_whole(begun) -> None:
     at = begun(share=0.0)
     folder = slimming.slim(at)
-    assert artefact.read_card(folder).macs == artefact.read_card(at.folder("student")).macs
+    assert stage_folder.read_card(folder).macs == stage_folder.read_card(at.folder("student")).macs
     assert not (folder / "plan.json").exists()
 
 
@@ -126,15 +134,15 @@ def test_any_finished_network_can_be_pruned_on_its_own(begun) -> None:
 @pytest.fixture
 def judged(begun, monkeypatch: pytest.MonkeyPatch):
     """judged(*dice, **choices) -> a run whose student has Dice 0.9, and whose attempts have `dice` in turn."""
-    real = workspace.record_of
+    real = run_context.record_of
 
-    def judged(*dice: float, name: str = "run", student: float | None = 0.9, **choices) -> workspace.Run:
+    def judged(*dice: float, name: str = "run", student: float | None = 0.9, **choices) -> run_context.Run:
         at = begun(name, share=0.4)
         card = json.loads((at.folder("student") / "card.json").read_text())
-        card["measured"][artefact.WEIGHTS]["dice"] = student
+        card["measured"][stage_folder.WEIGHTS]["dice"] = student
         (at.folder("student") / "card.json").write_text(json.dumps(card))
         turns = iter(dice)
-        monkeypatch.setattr(workspace, "record_of", lambda *given: {**real(*given), "dice": next(turns)})
+        monkeypatch.setattr(run_context, "record_of", lambda *given: {**real(*given), "dice": next(turns)})
         return replace(at, recipe=replace(at.recipe, tolerance=0.02, **choices))
 
     return judged
@@ -142,12 +150,12 @@ def judged(begun, monkeypatch: pytest.MonkeyPatch):
 
 def test_a_network_that_is_refused_is_fine_tuned_further_first(judged, capsys: pytest.CaptureFixture[str]) -> None:
     at = judged(0.5, 0.89)
-    card = artefact.read_card(slimming.slim(at))
+    card = stage_folder.read_card(slimming.slim(at))
     first, longer = (at.folder(slimming.TRIES) / name for name in ("share0.4", "share0.4-longer"))
-    assert card.files == artefact.read_card(longer).files
-    assert card.files["plan.json"] == artefact.read_card(first).files["plan.json"]
-    assert card.files[artefact.WEIGHTS] != artefact.read_card(first).files[artefact.WEIGHTS]
-    assert [(step["steps"], bool(step["refused"])) for step in card.measured[artefact.WEIGHTS]["attempts"]] == [
+    assert card.files == stage_folder.read_card(longer).files
+    assert card.files["plan.json"] == stage_folder.read_card(first).files["plan.json"]
+    assert card.files[stage_folder.WEIGHTS] != stage_folder.read_card(first).files[stage_folder.WEIGHTS]
+    assert [(step["steps"], bool(step["refused"])) for step in card.measured[stage_folder.WEIGHTS]["attempts"]] == [
         (4, True),
         (2, False),
     ]
@@ -158,8 +166,8 @@ def test_a_network_that_is_refused_is_fine_tuned_further_first(judged, capsys: p
 
 def test_then_a_milder_share_is_pruned_and_the_card_records_what_was_given_up(judged) -> None:
     at = judged(0.5, 0.6, 0.89)
-    card = artefact.read_card(slimming.slim(at))
-    whole, full = (artefact.read_card(at.out / stage).macs for stage in ("student", f"{slimming.TRIES}/share0.4"))
+    card = stage_folder.read_card(slimming.slim(at))
+    whole, full = (stage_folder.read_card(at.out / stage).macs for stage in ("student", f"{slimming.TRIES}/share0.4"))
     assert full < card.macs < whole
     (record,) = card.given_up
     assert (record["wanted"], record["shipped"]) == ("pruning by 0.4 of the macs", "pruning by 0.2 of the macs")
@@ -173,23 +181,23 @@ def test_then_a_milder_share_is_pruned_and_the_card_records_what_was_given_up(ju
 def test_at_last_the_student_ships_unpruned_with_its_own_weights(judged) -> None:
     at = judged(0.5, 0.6, 0.7)
     folder = slimming.slim(at)
-    card, student = artefact.read_card(folder), artefact.read_card(at.folder("student"))
-    assert card.files[artefact.WEIGHTS] == student.files[artefact.WEIGHTS] and set(card.files) == {
+    card, student = stage_folder.read_card(folder), stage_folder.read_card(at.folder("student"))
+    assert card.files[stage_folder.WEIGHTS] == student.files[stage_folder.WEIGHTS] and set(card.files) == {
         "curves.json",
-        artefact.WEIGHTS,
+        stage_folder.WEIGHTS,
     }
     assert card.network["plan"] is None and card.macs == student.macs and card.params == student.params
-    assert card.measured[artefact.WEIGHTS]["dice"] == 0.9 and card.measured[artefact.WEIGHTS]["drop"] == 0
+    assert card.measured[stage_folder.WEIGHTS]["dice"] == 0.9 and card.measured[stage_folder.WEIGHTS]["drop"] == 0
     assert card.given_up[0]["shipped"] == fallback.UNPRUNED
-    assert artefact.load_network(folder)(torch.zeros(1, 3, 32, 32)).logits.shape[2:] == (32, 32)
+    assert stage_folder.load_network(folder)(torch.zeros(1, 3, 32, 32)).logits.shape[2:] == (32, 32)
 
 
-def on_another_list(at: workspace.Run) -> workspace.Run:
+def on_another_list(at: run_context.Run) -> run_context.Run:
     """The same run with one more validation image; its student has the Dice 0.9 on that list too."""
     data = replace(at.recipe.data, phantom=(*at.recipe.data.phantom[:2], at.recipe.data.phantom[2] + 1))
     at = replace(at, recipe=replace(at.recipe, data=data))
     card = json.loads((at.folder("student") / "card.json").read_text())
-    card["measured"][artefact.WEIGHTS]["list"] = at.list_key
+    card["measured"][stage_folder.WEIGHTS]["list"] = at.list_key
     (at.folder("student") / "card.json").write_text(json.dumps(card))
     return at
 
@@ -198,18 +206,18 @@ def test_an_attempt_that_only_another_validation_list_refused_is_taken_up_withou
     judged, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     at = judged(0.5, 0.6, 0.7, 0.89)
-    assert artefact.read_card(slimming.slim(at)).network["plan"] is None
+    assert stage_folder.read_card(slimming.slim(at)).network["plan"] is None
     monkeypatch.setattr(engine, "train", None)  # a call would fail
-    card = artefact.read_card(slimming.slim(on_another_list(at)))
-    assert card.files == artefact.read_card(at.folder(slimming.TRIES) / "share0.4").files
-    assert not card.given_up and [step["dice"] for step in card.measured[artefact.WEIGHTS]["attempts"]] == [0.89]
+    card = stage_folder.read_card(slimming.slim(on_another_list(at)))
+    assert card.files == stage_folder.read_card(at.folder(slimming.TRIES) / "share0.4").files
+    assert not card.given_up and [step["dice"] for step in card.measured[stage_folder.WEIGHTS]["attempts"]] == [0.89]
 
 
 def test_the_attempt_that_stands_has_the_figure_of_the_changed_list(judged, monkeypatch: pytest.MonkeyPatch) -> None:
     at = judged(0.89, 0.885)
     slimming.slim(at)
     monkeypatch.setattr(engine, "train", None)
-    measured = artefact.read_card(slimming.slim(on_another_list(at))).measured[artefact.WEIGHTS]
+    measured = stage_folder.read_card(slimming.slim(on_another_list(at))).measured[stage_folder.WEIGHTS]
     assert measured["dice"] == measured["attempts"][0]["dice"] == 0.885
     assert measured["drop"] == pytest.approx(0.015)
 
@@ -224,19 +232,19 @@ def test_strict_refuses_at_once_and_without_it_no_attempt_is_made_twice(
     real, trained = engine.train, []
     monkeypatch.setattr(engine, "train", lambda *a, **given: trained.append(given["folder"].name) or real(*a, **given))
     lenient = replace(at, recipe=replace(at.recipe, strict=False))
-    assert artefact.read_card(slimming.slim(lenient)).given_up
+    assert stage_folder.read_card(slimming.slim(lenient)).given_up
     assert trained == ["share0.4-longer.partial", "share0.2.partial"]
     trained.clear()
     with pytest.raises(GateError):
         slimming.slim(at)
     wider = replace(at, recipe=replace(at.recipe, tolerance=0.5, strict=False))
-    card = artefact.read_card(slimming.slim(wider))
+    card = stage_folder.read_card(slimming.slim(wider))
     assert not trained and not card.given_up and card.network["plan"]
 
 
 def test_every_attempt_that_is_cut_resumes_to_the_same_bits(judged, monkeypatch: pytest.MonkeyPatch) -> None:
-    def hashes(at: workspace.Run) -> dict[str, dict[str, str]]:
-        return {path.name: artefact.read_card(path).files for path in sorted(at.folder(slimming.TRIES).iterdir())}
+    def hashes(at: run_context.Run) -> dict[str, dict[str, str]]:
+        return {path.name: stage_folder.read_card(path).files for path in sorted(at.folder(slimming.TRIES).iterdir())}
 
     whole = judged(*[0.5] * 3, name="whole")
     slimming.slim(whole)

@@ -14,14 +14,12 @@ import numpy as np
 import pytest
 from test_igtl import Client, frame, result
 
-from deploy.stream import igtl, pacing
-from deploy.stream.board import Board, Limits
-from deploy.stream.frame_record import MaskRecord
-from deploy.stream.igtl_listening import IgtlOptions
-from deploy.stream.igtl_server import IgtlServer
-from deploy.stream.lines import Lines
-from deploy.stream.outputs import Outlet, Stage
-from deploy.stream.pacing import (
+from deploy.stream.igtl import protocol
+from deploy.stream.outputs import Outlet, Stage, pacing
+from deploy.stream.outputs.igtl_options import IgtlOptions
+from deploy.stream.outputs.igtl_server import IgtlServer
+from deploy.stream.outputs.json_lines import Lines
+from deploy.stream.outputs.pacing import (
     SLOW,
     TOO_OLD,
     UNKNOWN,
@@ -32,6 +30,8 @@ from deploy.stream.pacing import (
     unread_in_file,
     withheld,
 )
+from deploy.stream.state.display_state import Board, Limits
+from deploy.stream.state.frames import MaskRecord
 from edgemt.contract import Card
 
 BUDGET_MS = 400
@@ -79,7 +79,7 @@ def states_of_lines(on: Board, pause_s: Callable[[int], float], seconds: float) 
 def states_of_igtl(port: int, pause_s: Callable[[int], float], seconds: float) -> list[dict[str, Any]]:
     client = Client(port)
     with client.link:
-        return collected(lambda: igtl.read_string(client.until("STRING")[1]), pause_s, seconds)
+        return collected(lambda: protocol.read_string(client.until("STRING")[1]), pause_s, seconds)
 
 
 def collected(read: Callable[[], str], pause_s: Callable[[int], float], seconds: float) -> list[dict[str, Any]]:
@@ -130,13 +130,13 @@ def test_a_client_that_pauses_between_two_messages_reads_no_old_state(live: Boar
 
     def fresh() -> tuple[str, bool, float]:
         """Kind of the next message, whether it calls a mask fresh, and until when, in nanoseconds."""
-        header = igtl.read_header(client._take(igtl.HEADER.size), most=1 << 24)
-        content, metadata = igtl.read_content(header, client._take(header.size))
+        header = protocol.read_header(client._take(protocol.HEADER.size), most=1 << 24)
+        content, metadata = protocol.read_content(header, client._take(header.size))
         if header.kind == "STRING":
-            state = json.loads(igtl.read_string(content))
+            state = json.loads(protocol.read_string(content))
             return header.kind, state["state"] == "fresh", state["valid_until_ns"] or 0
         if header.kind == "STATUS":
-            return header.kind, igtl.read_status(content).code == igtl.OK, np.inf
+            return header.kind, protocol.read_status(content).code == protocol.OK, np.inf
         return header.kind, metadata.get("state") == "fresh", int(metadata.get("valid_until_ns", 0))
 
     try:
@@ -170,13 +170,13 @@ def test_a_client_that_waits_for_whole_headers_gets_fresh_states_after_a_few(liv
         ends = time.monotonic() + 6
         while time.monotonic() < ends and sum(seen[-20:]) < 3:
             waiting = struct.unpack("i", fcntl.ioctl(client.link.fileno(), termios.FIONREAD, bytes(4)))[0]
-            if waiting < igtl.HEADER.size:
+            if waiting < protocol.HEADER.size:
                 time.sleep(0.001)
                 continue
-            header = igtl.read_header(client._take(igtl.HEADER.size), most=1 << 24)
-            content, _ = igtl.read_content(header, client._take(header.size))
+            header = protocol.read_header(client._take(protocol.HEADER.size), most=1 << 24)
+            content, _ = protocol.read_content(header, client._take(header.size))
             if header.kind == "STRING":
-                seen.append(json.loads(igtl.read_string(content))["state"] == "fresh")
+                seen.append(json.loads(protocol.read_string(content))["state"] == "fresh")
         assert sum(seen[-20:]) >= 3
     finally:
         client.link.close()
@@ -200,12 +200,12 @@ def test_the_status_and_the_metadata_of_the_mask_hold_the_same_end(live: Board) 
     client = Client(server.port)
     try:
         for _ in range(200):
-            header = igtl.read_header(client._take(igtl.HEADER.size), most=1 << 24)
-            _, metadata = igtl.read_content(header, client._take(header.size))
+            header = protocol.read_header(client._take(protocol.HEADER.size), most=1 << 24)
+            _, metadata = protocol.read_content(header, client._take(header.size))
             if header.kind == "IMAGE" and metadata:
                 break
         assert metadata["state"] == "fresh" and int(metadata["valid_until_ns"]) > time.monotonic_ns()
-        status = igtl.read_status(client.until("STATUS", lambda c: igtl.read_status(c).code == igtl.OK)[1])
+        status = protocol.read_status(client.until("STATUS", lambda c: protocol.read_status(c).code == protocol.OK)[1])
         assert status.message.startswith("valid until 20") and status.message.endswith("+00:00")
     finally:
         client.link.close()
@@ -217,7 +217,7 @@ def test_a_client_on_request_gets_nothing_it_did_not_ask_for_and_then_what_is_tr
     client = Client(server.port)
     try:
         client.until("STATUS")
-        client.link.sendall(igtl.pack("STP_IMAGE", b"", device="d", stamp=0))
+        client.link.sendall(protocol.pack("STP_IMAGE", b"", device="d", stamp=0))
         time.sleep(0.1)
         client.link.settimeout(0.05)
         with pytest.raises(TimeoutError):  # what was under way, then silence
@@ -227,13 +227,13 @@ def test_a_client_on_request_gets_nothing_it_did_not_ask_for_and_then_what_is_tr
         client.link.settimeout(5)
         for _ in range(3):
             requested = time.monotonic_ns()
-            client.link.sendall(igtl.pack("GET_IMAGE", b"", device="d", stamp=0))
-            said = json.loads(igtl.read_string(client.until("STRING")[1]))
+            client.link.sendall(protocol.pack("GET_IMAGE", b"", device="d", stamp=0))
+            said = json.loads(protocol.read_string(client.until("STRING")[1]))
             client.until("STATUS")
             assert said["state"] == "fresh"
             assert said["captured_ns"] > requested - BUDGET_MS * 10**6
             time.sleep(0.2)
-        client.link.sendall(igtl.pack("STT_IMAGE", b"", device="d", stamp=0))
+        client.link.sendall(protocol.pack("STT_IMAGE", b"", device="d", stamp=0))
         for _ in range(3):
             client.until("STRING")
     finally:
@@ -249,7 +249,7 @@ def test_where_the_system_does_not_tell_what_is_unread_little_lies_on_the_way(
     client = Client(server.port)
     try:
         assert not is_observable(client.link)
-        said = json.loads(igtl.read_string(client.until("STRING", lambda c: b'"fresh"' in c)[1]))
+        said = json.loads(protocol.read_string(client.until("STRING", lambda c: b'"fresh"' in c)[1]))
         assert said["valid_until_ns"] > time.monotonic_ns()
         (link,) = server._clients
         assert link.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 1 << 17

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from deploy import soak as soak_module
-from deploy.soak import drift, soak, soak_notes
-from deploy.watch import Watch
+from deploy.benchmark import soak as soak_module
+from deploy.benchmark.soak import drift, soak, soak_notes
+from deploy.hardware.monitor import Watch
 
 FRAMES = [np.zeros((1, 2, 2, 1), np.uint8)]
 

@@ -8,7 +8,7 @@ import time
 import numpy as np
 import pytest
 
-from deploy.stages import split, together
+from deploy.benchmark.call_breakdown import split, together
 
 FRAMES = [np.full((1, 2, 2, 1), value, np.uint8) for value in range(4)]
 MS = 1_000_000

@@ -12,13 +12,16 @@ import pytest
 from conftest import TINY
 from PIL import Image
 
-from edgemt import artefact, cli, flow, reuse, training, workspace
-from edgemt.artefact import WEIGHTS
-from edgemt.data.layouts import DataOptions
-from edgemt.engine import Schedule
+from edgemt import cli
+from edgemt.artefacts import reuse, stage_folder
+from edgemt.artefacts.stage_folder import WEIGHTS
+from edgemt.data.cohort import DataOptions
 from edgemt.methods import METHODS
+from edgemt.pipeline import flow, run_context
+from edgemt.pipeline import train as training
+from edgemt.pipeline.run_context import measured_of
 from edgemt.recipes import Recipe, Teacher
-from edgemt.workspace import measured_of
+from edgemt.training.engine import Schedule
 
 SHORT = Schedule(steps=2, labelled=2, unlabelled=2, precision="32-true", validations=1)
 
@@ -73,15 +76,15 @@ def roll_in_place(path: Path) -> None:
 
 def test_training_files_are_followed_by_content(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = tmp_path / "run"
-    made = [artefact.read_card(train(root, out)).files[WEIGHTS]]
+    made = [stage_folder.read_card(train(root, out)).files[WEIGHTS]]
     train(root, out)
     assert "teacher: stands" in capsys.readouterr().err
     roll_in_place(root / "train" / "masks" / "a1.bmp")
-    made.append(artefact.read_card(train(root, out)).files[WEIGHTS])
+    made.append(stage_folder.read_card(train(root, out)).files[WEIGHTS])
     lines = capsys.readouterr().err
     assert "labelled masks changed (1 of 3 files: train/masks/a1.bmp): teacher is made again" in lines
     frame(root, "train", "u2", seed=99, masked=False)
-    made.append(artefact.read_card(train(root, out)).files[WEIGHTS])
+    made.append(stage_folder.read_card(train(root, out)).files[WEIGHTS])
     lines = capsys.readouterr().err
     assert "unlabelled images changed (1 of 3 files: train/images/u2.png): teacher is made again" in lines
     assert "becomes teacher.previous-2" in lines
@@ -92,28 +95,28 @@ def test_a_changed_validation_list_is_measured_again_and_nothing_is_trained(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     out = tmp_path / "run"
-    first = artefact.read_card(train(root, out))
+    first = stage_folder.read_card(train(root, out))
     monkeypatch.setattr(training.engine, "train", None)  # a call would fail
     roll_in_place(root / "val" / "masks" / "v1.bmp")
-    second = artefact.read_card(train(root, out))
+    second = stage_folder.read_card(train(root, out))
     lines = capsys.readouterr().err
     assert "validation masks changed (1 of 3 files: val/masks/v1.bmp): teacher is measured again" in lines
     frame(root, "val", "v9", seed=5)
-    third = artefact.read_card(train(root, out))
+    third = stage_folder.read_card(train(root, out))
     assert "validation list changed (1 added: val/images/v9.png): teacher is measured again" in capsys.readouterr().err
     (root / "some.txt").write_text("v0\nv9\n")
-    fourth = artefact.read_card(train(root, out, val="some.txt"))
+    fourth = stage_folder.read_card(train(root, out, val="some.txt"))
     assert "(2 removed: val/images/v1.png, val/images/v2.png)" in capsys.readouterr().err
     cards = (first, second, third, fourth)
     assert [len(card.measured[WEIGHTS]["cases"]) for card in cards] == [3, 3, 4, 2]
     assert len({card.measured[WEIGHTS]["list"] for card in cards}) == 4
     assert len({card.files[WEIGHTS] for card in cards}) == 1
     assert fourth.data["val"] == "some.txt"
-    assert artefact.stands(out / "teacher", key=first.recipe_hash)  # its files have the hashes of the card
+    assert stage_folder.stands(out / "teacher", key=first.recipe_hash)  # its files have the hashes of the card
     train(root, out, val="some.txt")
     assert "again" not in capsys.readouterr().err
-    fresh = workspace.start(recipe(root, val="some.txt"), tmp_path / "other")
-    assert fresh.measured(artefact.load_network(out / "teacher"))["dice"] == fourth.measured[WEIGHTS]["dice"]
+    fresh = run_context.start(recipe(root, val="some.txt"), tmp_path / "other")
+    assert fresh.measured(stage_folder.load_network(out / "teacher"))["dice"] == fourth.measured[WEIGHTS]["dice"]
 
 
 def test_the_folder_of_the_data_may_move(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -126,7 +129,7 @@ def test_the_folder_of_the_data_may_move(root: Path, tmp_path: Path, capsys: pyt
 def test_no_drop_is_computed_between_two_lists(tmp_path: Path) -> None:
     folder = tmp_path / "student"
     folder.mkdir()
-    card = artefact.Card(measured={WEIGHTS: {"dice": 0.9, "list": "one"}})
+    card = stage_folder.Card(measured={WEIGHTS: {"dice": 0.9, "list": "one"}})
     (folder / "card.json").write_text(card.to_json())
     assert measured_of(folder, measured_on="one")["dice"] == 0.9
     with pytest.raises(ValueError, match="student: was measured on another validation list"):
@@ -158,27 +161,29 @@ def test_the_input_normalisation_of_the_student_is_in_the_key_of_the_teacher(roo
     for pretrained in ("if-available", "never"):
         of = recipe(root)
         of = replace(of, student=replace(of.student, pretrained=pretrained))
-        at = workspace.start(of, tmp_path)
+        at = run_context.start(of, tmp_path)
         given = {"parents": {}, "all_labels": False}
-        keys.append(artefact.key_of(training.inputs_of(at, at, of.teacher, of.teacher.method, **given)))
+        keys.append(stage_folder.key_of(training.inputs_of(at, at, of.teacher, of.teacher.method, **given)))
     assert keys[0] != keys[1]
 
 
 def test_fields_that_only_choose_files_are_in_no_key() -> None:
     options = DataOptions(root=Path("a"), val="b", labelled="3")
-    assert workspace.as_read(options) == workspace.as_read(replace(options, root=Path("c"), val="d", labelled="0.5"))
-    assert workspace.as_read(options) != workspace.as_read(replace(options, mask_threshold=128))
+    assert run_context.as_read(options) == run_context.as_read(
+        replace(options, root=Path("c"), val="d", labelled="0.5")
+    )
+    assert run_context.as_read(options) != run_context.as_read(replace(options, mask_threshold=128))
 
 
 def test_every_stage_of_a_run_is_measured_on_the_changed_list(
     tiny_run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = shutil.copytree(tiny_run, tmp_path / "run")
-    before = {stage: artefact.read_card(copy / stage) for stage in ("teacher", "student", "slim")}
+    before = {stage: stage_folder.read_card(copy / stage) for stage in ("teacher", "student", "slim")}
     cli.main(["prune", "phantom", "--out", str(copy), *TINY, "--data.phantom", "6", "12", "5"])
     lines = capsys.readouterr().err
     assert "validation list changed (1 added: phantom:4): teacher, student, slim are measured again" in lines
-    after = {stage: artefact.read_card(copy / stage) for stage in before}
+    after = {stage: stage_folder.read_card(copy / stage) for stage in before}
     for stage, card in after.items():
         assert card.files[WEIGHTS] == before[stage].files[WEIGHTS]
         assert len(card.measured[WEIGHTS]["cases"]) == 5
@@ -190,12 +195,12 @@ def test_every_stage_of_a_run_is_measured_on_the_changed_list(
 def test_the_gate_judges_again_and_leaves_the_card_when_it_refuses(
     tiny_run: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from edgemt import slimming
+    from edgemt.pipeline import prune
 
     copy = shutil.copytree(tiny_run, tmp_path / "run")
     before = (copy / "slim" / "card.json").read_bytes()
     monkeypatch.setattr(
-        slimming, "gate", lambda *given, **options: (_ for _ in ()).throw(ValueError("the pruned student"))
+        prune, "gate", lambda *given, **options: (_ for _ in ()).throw(ValueError("the pruned student"))
     )
     with pytest.raises(SystemExit):
         cli.main(["prune", "phantom", "--out", str(copy), *TINY, "--data.phantom", "6", "12", "2"])
@@ -212,11 +217,11 @@ def test_a_ship_is_judged_and_made_on_the_changed_list(
     lines = capsys.readouterr().err
     assert "teacher, student, slim, int8, ship are measured again" in lines
     assert "int8: measured again" in lines and "becomes ship.previous-1" in lines
-    int8, ship, slim = (artefact.read_card(copy / stage) for stage in ("int8", "ship", "slim"))
+    int8, ship, slim = (stage_folder.read_card(copy / stage) for stage in ("int8", "ship", "slim"))
     lists = {found["list"] for card in (int8, ship, slim) for found in card.measured.values()}
     assert len(lists) == 1
     assert {n: h for n, h in int8.files.items() if n.endswith(".onnx")} == {
-        n: h for n, h in artefact.read_card(tiny_run / "int8").files.items() if n.endswith(".onnx")
+        n: h for n, h in stage_folder.read_card(tiny_run / "int8").files.items() if n.endswith(".onnx")
     }
     for found in int8.measured.values():
         assert found["drop"] == pytest.approx(slim.measured[WEIGHTS]["dice"] - found["dice"])

@@ -11,14 +11,14 @@ import pytest
 import torch
 
 from edgemt.contract import Case, Normalise
-from edgemt.data.augment import NO_AUGMENT, AugmentOptions
-from edgemt.data.layouts import DataOptions, find
-from edgemt.data.stream import Stack, TwoStream, around_of, load, statistics, with_background
-from edgemt.evaluate import prepare
-from edgemt.phantom import CLASSES
-from edgemt.phantom_volumes import CLASSES as HEART
-from edgemt.phantom_volumes import SHAPE
-from edgemt.through import frame_around, neighbours
+from edgemt.data.augment2d import NO_AUGMENT, AugmentOptions
+from edgemt.data.cohort import DataOptions, find
+from edgemt.data.phantom2d import CLASSES
+from edgemt.data.phantom3d import CLASSES as HEART
+from edgemt.data.phantom3d import SHAPE
+from edgemt.data.slice_dataset import Stack, TwoStream, around_of, load, statistics, with_background
+from edgemt.inference.evaluate import prepare
+from edgemt.io.neighbour_slices import frame_around, neighbours
 
 
 def _stack(count: int, *, first: int = 0, labels: bool = True, channels: int = 1, side: int = 8) -> Stack:

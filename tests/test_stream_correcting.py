@@ -14,16 +14,16 @@ import headless_chromium
 import numpy as np
 import pytest
 
-from deploy.prompted import Prompted
-from deploy.stream.board import Board, Limits
-from deploy.stream.collecting import Collector
-from deploy.stream.correcting import HELD, SENT, STEPS, CorrectableStage, Correcting, NotHeld, Step
-from deploy.stream.frame_record import Frame, Result
-from deploy.stream.marker import nothing
+from deploy.promptable.runner import Prompted
+from deploy.stream.correction.case_writer import Collector
+from deploy.stream.correction.session import HELD, SENT, STEPS, CorrectableStage, Correcting, NotHeld, Step
 from deploy.stream.outputs import Stage
-from deploy.stream.page import Page
-from deploy.stream.page_corrections import LONGEST
-from deploy.stream.recording import under_way
+from deploy.stream.outputs.recording import under_way
+from deploy.stream.state.display_state import Board, Limits
+from deploy.stream.state.frames import Frame, Result
+from deploy.stream.state.overlay import nothing
+from deploy.stream.web.corrections import LONGEST
+from deploy.stream.web.page import Page
 from edgemt.contract import Card
 
 CLASSES, COLOURS = ("background", "organ", "tool"), ((128, 128, 128), (64, 240, 200), (255, 210, 63))
@@ -320,15 +320,15 @@ def test_garbage_is_refused_and_the_page_goes_on(body: bytes, live: Live) -> Non
 
 
 def test_a_corrected_picture_becomes_a_labelled_case_that_a_run_reads(collecting: Live, tmp_path: Path) -> None:
+    from edgemt.data.cohort import DataOptions, find
     from edgemt.data.decode import Form, decode_pairs
-    from edgemt.data.layouts import DataOptions, find
 
     for number in (1, 2):
         collecting.asked("hold", collecting.frozen(number))
         said, _, _ = collecting.asked("keep", {"frame": number, "steps": [ON_ORGAN]})
         assert said["case"].endswith(f"_frame{number:06d}")
     options = DataOptions(root=tmp_path / "cases", classes=CLASSES, size=SIZE, val_in_training=False)
-    from edgemt.data.folders import look
+    from edgemt.data.layouts.detect import look
 
     items = look(tmp_path / "cases", layout="pairs", pattern=options.patient_pattern, classes=CLASSES).pool
     assert len({item.group for item in items}) == 1  # a session is never torn apart by a split
@@ -348,7 +348,7 @@ def test_a_corrected_picture_becomes_a_labelled_case_that_a_run_reads(collecting
 
 
 def test_the_picture_is_saved_as_it_was_captured(collecting: Live, tmp_path: Path) -> None:
-    from edgemt.frames import read_image
+    from edgemt.io.images import read_image
 
     collecting.asked("hold", collecting.frozen(7))
     collecting.asked("keep", {"frame": 7, "steps": [ON_ORGAN]})
@@ -385,7 +385,7 @@ def test_a_case_needs_a_correction_and_a_click_alone_saves_none(collecting: Live
 
 
 def test_the_same_picture_corrected_further_is_one_case(collecting: Live, tmp_path: Path) -> None:
-    from edgemt.frames import read_label
+    from edgemt.io.images import read_label
 
     collecting.asked("hold", collecting.frozen())
     collecting.asked("keep", {"frame": 1, "steps": [ON_ORGAN]})

@@ -29,23 +29,23 @@ from misbehaving import MODEL_SIZE, OPTIONS, Drama, honest, model, picture, thre
 from tiny_ship import expected, frame, make_ship  # noqa: E402
 
 from deploy.stream import session as sessions  # noqa: E402
-from deploy.stream import standby as standbys  # noqa: E402
-from deploy.stream.board import Board, Limits  # noqa: E402
-from deploy.stream.child import ChildLost, ChildRunner, children_cpu_s  # noqa: E402
-from deploy.stream.frame_record import Frame, Result, Shown  # noqa: E402
-from deploy.stream.igtl_server import IgtlServer, open_igtl  # noqa: E402
-from deploy.stream.lock import SourceLock  # noqa: E402
-from deploy.stream.marker import nothing  # noqa: E402
-from deploy.stream.mask_checks import BadMask  # noqa: E402
-from deploy.stream.model_watch import ModelWatch  # noqa: E402
-from deploy.stream.opening import open_model  # noqa: E402
+from deploy.stream.inference import standby as standbys  # noqa: E402
+from deploy.stream.inference.load_model import open_model  # noqa: E402
+from deploy.stream.inference.mask_checks import BadMask  # noqa: E402
+from deploy.stream.inference.package_watcher import ModelWatch  # noqa: E402
+from deploy.stream.inference.standby import Standby  # noqa: E402
+from deploy.stream.inference.worker_process import ChildLost, ChildRunner, children_cpu_s  # noqa: E402
 from deploy.stream.outputs import Lines, Outlet, Stage  # noqa: E402
-from deploy.stream.page import Page, open_page  # noqa: E402
+from deploy.stream.outputs.igtl_server import IgtlServer, open_igtl  # noqa: E402
 from deploy.stream.session import Session  # noqa: E402
-from deploy.stream.source_iterable import IterableSource  # noqa: E402
 from deploy.stream.sources import Picture  # noqa: E402
-from deploy.stream.speaking import Ticker  # noqa: E402
-from deploy.stream.standby import Standby  # noqa: E402
+from deploy.stream.sources.iterable import IterableSource  # noqa: E402
+from deploy.stream.sources.lock import SourceLock  # noqa: E402
+from deploy.stream.state.display_state import Board, Limits  # noqa: E402
+from deploy.stream.state.frames import Frame, Result, Shown  # noqa: E402
+from deploy.stream.state.overlay import nothing  # noqa: E402
+from deploy.stream.status_line import Ticker  # noqa: E402
+from deploy.stream.web.page import Page, open_page  # noqa: E402
 from edgemt import cli  # noqa: E402
 from edgemt.contract import Card  # noqa: E402
 
@@ -317,7 +317,8 @@ def _stream(ship: Path, *arguments: Any) -> None:
 @posix
 def test_a_second_instance_is_refused_until_the_first_is_gone(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = f"igtl://127.0.0.1:1/{os.getpid()}"
-    hold = f"from deploy.stream.lock import SourceLock; held = SourceLock({source!r}); print(1, flush=True); input()"
+    imported = "from deploy.stream.sources.lock import SourceLock"
+    hold = f"{imported}; held = SourceLock({source!r}); print(1, flush=True); input()"
     other = subprocess.Popen([sys.executable, "-c", hold], cwd=ROOT, stdin=subprocess.PIPE, stdout=subprocess.PIPE)
     try:
         assert other.stdout is not None and other.stdout.readline()
@@ -575,7 +576,7 @@ def test_a_format_of_colour_that_nobody_knows_is_no_signal_until_it_is_changed_b
 
 
 def test_why_pictures_are_refused_is_told_while_there_is_no_signal_once_a_kind() -> None:
-    from deploy.stream.igtl_messages import Speaker
+    from deploy.stream.outputs.igtl_messages import Speaker
 
     board = Board(Limits(budget_ms=100, no_signal_ms=300), model="m")
     board.refuse("IMAGE: damaged on the way (its CRC differs)")
@@ -610,7 +611,7 @@ def test_colour_that_turns_grey_or_gets_transparency_keeps_its_masks() -> None:
 
 
 def _fitted(pixels: np.ndarray) -> np.ndarray:
-    from edgemt.frames import fit_frame
+    from edgemt.io.images import fit_frame
 
     return fit_frame(pixels if pixels.ndim == 2 else pixels[..., :3], size=MODEL_SIZE, channels=3)
 

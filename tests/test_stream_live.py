@@ -12,20 +12,20 @@ import numpy as np
 import pytest
 from misbehaving import MODEL_SIZE, OPTIONS, Drama, honest, model, picture, threshold
 
-from deploy.inputs import measure
-from deploy.stream.board import Board, Limits, judge
-from deploy.stream.frame_record import Frame, Result
-from deploy.stream.lateness import Lateness
-from deploy.stream.lock import SourceLock
-from deploy.stream.mailbox import Mailbox
-from deploy.stream.marker import nothing
-from deploy.stream.mask_checks import BadMask, checked
+from deploy.package.input_drift import measure
+from deploy.stream.inference.mask_checks import BadMask, checked
 from deploy.stream.outputs import Outlet
 from deploy.stream.session import Session, StreamOptions
-from deploy.stream.source_iterable import IterableSource
+from deploy.stream.source_clock import Lateness
 from deploy.stream.sources import Corrupt, Lost, Picture
-from deploy.stream.speaking import Ticker
-from edgemt.frames import fit_frame
+from deploy.stream.sources.iterable import IterableSource
+from deploy.stream.sources.lock import SourceLock
+from deploy.stream.state.display_state import Board, Limits, judge
+from deploy.stream.state.frames import Frame, Result
+from deploy.stream.state.latest_queue import Mailbox
+from deploy.stream.state.overlay import nothing
+from deploy.stream.status_line import Ticker
+from edgemt.io.images import fit_frame
 
 MS = 1_000_000
 

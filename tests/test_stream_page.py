@@ -19,13 +19,13 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.stream.board import Board, Limits
-from deploy.stream.frame_record import Frame, Result
-from deploy.stream.marker import nothing, outline
 from deploy.stream.outputs import Stage
-from deploy.stream.page import _FILES, Page, open_page, source_label
-from deploy.stream.page_looks import _pillow, jpeg_encoder
-from deploy.stream.recording import recording, under_way
+from deploy.stream.outputs.recording import recording, under_way
+from deploy.stream.state.display_state import Board, Limits
+from deploy.stream.state.frames import Frame, Result
+from deploy.stream.state.overlay import nothing, outline
+from deploy.stream.web.page import _FILES, Page, open_page, source_label
+from deploy.stream.web.updates import _pillow, jpeg_encoder
 from edgemt.contract import Card
 
 COLOURS = ((128, 128, 128), (64, 240, 200), (255, 210, 63))
@@ -318,7 +318,7 @@ def test_a_request_that_comes_byte_by_byte_is_given_up(
     live: tuple[Board, Page], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     _, page = live
-    monkeypatch.setattr("deploy.stream.page_server._READ_S", 0.4)
+    monkeypatch.setattr("deploy.stream.web.server._READ_S", 0.4)
     link = socket.create_connection(("127.0.0.1", page.port), timeout=10)
     ends = time.monotonic() + 10
     with pytest.raises(OSError), link:
@@ -512,7 +512,7 @@ def test_in_a_browser_no_old_mask_is_drawn_as_fresh(tmp_path: Path) -> None:
 
 def test_a_video_file_holds_what_was_shown_at_its_times(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
-    from deploy.stream.video_file import open_video
+    from deploy.stream.outputs.video_file import open_video
 
     now = [10**9]
     board = Board(Limits(budget_ms=1000), model="tiny", clock=lambda: now[0])
@@ -540,7 +540,7 @@ def test_a_video_file_holds_what_was_shown_at_its_times(tmp_path: Path) -> None:
 
 def test_another_size_begins_another_file_and_none_is_overwritten(tmp_path: Path) -> None:
     pytest.importorskip("av")
-    from deploy.stream.video_file import open_video
+    from deploy.stream.outputs.video_file import open_video
 
     board = stage().board
     output = open_video(str(tmp_path / "case.mkv"), stage())
@@ -556,7 +556,7 @@ def test_another_size_begins_another_file_and_none_is_overwritten(tmp_path: Path
 
 @pytest.mark.parametrize(("argument", "words"), [("case.avi", "FILE.mp4"), ("gone/case.mp4", "no folder")])
 def test_a_video_that_cannot_be_written_is_refused(argument: str, words: str) -> None:
-    from deploy.stream.video_file import open_video
+    from deploy.stream.outputs.video_file import open_video
 
     with pytest.raises(ValueError, match=words):
         open_video(argument, stage())
@@ -566,7 +566,7 @@ def test_a_video_that_cannot_be_written_is_refused(argument: str, words: str) ->
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 def test_a_full_disk_ends_the_recording_in_one_line(tmp_path: Path) -> None:
     pytest.importorskip("av")
-    from deploy.stream.video_file import open_video
+    from deploy.stream.outputs.video_file import open_video
 
     (tmp_path / ".case.mp4.part").symlink_to("/dev/full")
     output, board, draw = open_video(str(tmp_path / "case.mp4"), stage()), stage().board, np.random.default_rng(0)

@@ -21,14 +21,14 @@ from misbehaving import OPTIONS, Drama, picture  # noqa: E402
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
 import edgemt  # noqa: E402
-from deploy.stream.board import Board  # noqa: E402
-from deploy.stream.child import ChildRunner  # noqa: E402
-from deploy.stream.frame_record import Shown  # noqa: E402
-from deploy.stream.lock import SourceLock  # noqa: E402
-from deploy.stream.model_watch import ModelWatch  # noqa: E402
-from deploy.stream.opening import budget_warning, open_model  # noqa: E402
-from deploy.stream.source_iterable import IterableSource  # noqa: E402
+from deploy.stream.inference.load_model import budget_warning, open_model  # noqa: E402
+from deploy.stream.inference.package_watcher import ModelWatch  # noqa: E402
+from deploy.stream.inference.worker_process import ChildRunner  # noqa: E402
 from deploy.stream.sources import Picture  # noqa: E402
+from deploy.stream.sources.iterable import IterableSource  # noqa: E402
+from deploy.stream.sources.lock import SourceLock  # noqa: E402
+from deploy.stream.state.display_state import Board  # noqa: E402
+from deploy.stream.state.frames import Shown  # noqa: E402
 from edgemt import cli  # noqa: E402
 
 
@@ -184,7 +184,7 @@ def test_evidence_that_is_broken_off_says_that_there_is_none(
     def broken_off(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deploy.stream.evidence.measure", broken_off)
+    monkeypatch.setattr("deploy.stream.latency_experiment.measure", broken_off)
     with pytest.raises(SystemExit) as left:
         _stream(ship, "--evidence", tmp_path / "e")
     assert left.value.code == 130 and not (tmp_path / "e").exists()

@@ -12,12 +12,13 @@ import pytest
 from misbehaving import picture
 from PIL import Image
 
-from deploy.stream import source_camera, sources
-from deploy.stream.picture_checks import Freeze, as_picture
-from deploy.stream.source_camera import CameraSource
-from deploy.stream.source_iterable import IterableSource
-from deploy.stream.source_synthetic import SyntheticSource, number_of
+from deploy.stream import sources
 from deploy.stream.sources import SOURCES, Corrupt, Lost, Picture, open_source
+from deploy.stream.sources import camera as source_camera
+from deploy.stream.sources.camera import CameraSource
+from deploy.stream.sources.frame_checks import Freeze, as_picture
+from deploy.stream.sources.iterable import IterableSource
+from deploy.stream.sources.synthetic import SyntheticSource, number_of
 
 
 def played(source: Any) -> list[Picture]:
@@ -88,7 +89,7 @@ def film(tmp_path: Path) -> Path:
 
 
 def test_a_folder_becomes_eight_bits_as_in_training(tmp_path: Path) -> None:
-    from edgemt.depth import Depth
+    from edgemt.io.bit_depth import Depth
 
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 100
     Image.fromarray(deep).save(tmp_path / "a.png")
@@ -488,7 +489,7 @@ def test_a_film_is_known_by_its_content_too(name: str, tmp_path: Path) -> None:
 
 
 def test_what_moves_between_the_rows_that_are_looked_at_is_not_frozen_or_black() -> None:
-    from deploy.stream.picture_checks import Freeze
+    from deploy.stream.sources.frame_checks import Freeze
 
     freeze, still = Freeze(100), np.random.default_rng(0).integers(40, 200, (96, 128, 3), dtype=np.uint8)
     for k in range(20):

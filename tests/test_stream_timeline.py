@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from deploy.stream.delays import Delay
-from deploy.stream.timeline import Timeline
+from deploy.stream.state.latency import Delay
+from deploy.stream.state.timeline import Timeline
 
 
 def streamed(looks: int, *, ms: float = 10.0, later_ms: float = 0.0, leak: int = 0, points: int = 240) -> Timeline:

@@ -22,13 +22,13 @@ pytest.importorskip("onnxruntime")
 
 from tiny_ship import CHANNELS, SIZE, expected, frame, graph, make_ship  # noqa: E402
 
-from deploy import runtime  # noqa: E402
-from deploy.inputs import measure, unlike  # noqa: E402
-from deploy.serve import ServeOptions, serve  # noqa: E402
-from deploy.ship import Ship, open_ship, seal  # noqa: E402
-from deploy.sign import keygen, sign  # noqa: E402
+from deploy.package.input_drift import measure, unlike  # noqa: E402
+from deploy.package.package import Ship, open_ship, seal  # noqa: E402
+from deploy.package.signing import keygen, sign  # noqa: E402
+from deploy.runtimes import load as runtime  # noqa: E402
+from deploy.serving.model_repository import ServeOptions, serve  # noqa: E402
 from edgemt import cli  # noqa: E402
-from edgemt.files import NoSpaceError, sha256  # noqa: E402
+from edgemt.io.atomic import NoSpaceError, sha256  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 
@@ -194,8 +194,8 @@ def test_7_the_disk_full_while_exporting(ship: Ship, tmp_path: Path, monkeypatch
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from deploy import serve
-from deploy.ship import open_ship, seal
+from deploy.serving import model_repository as serve
+from deploy.package.package import open_ship, seal
 
 ship = open_ship(sys.argv[1])
 
@@ -237,7 +237,7 @@ def test_8_killed_while_exporting(what: str, ship: Ship, tmp_path: Path) -> None
 
 def test_9_calibration_with_nothing(tmp_path: Path) -> None:
     pytest.importorskip("torch")
-    from deploy.quantize import quantize
+    from deploy.quantization.int8 import quantize
 
     onnx.save(graph(), tmp_path / "m.onnx")
     with pytest.raises(ValueError, match="no calibration frames"):

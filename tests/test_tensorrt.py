@@ -17,12 +17,15 @@ pytest.importorskip("onnx")
 from pretend_gpu import CAPABILITY, NAME, Library, TensorRT  # noqa: E402
 from tiny_ship import expected, frame, graph, make_ship  # noqa: E402
 
-from deploy import cuda, tensorrt_build  # noqa: E402
-from deploy.cache_seal import read_sealed  # noqa: E402
-from deploy.runtime import available, runner  # noqa: E402
-from deploy.ship import Ship, self_test  # noqa: E402
-from deploy.tensorrt_build import BuildOptions, build, build_ship, executed  # noqa: E402
-from deploy.tensorrt_engine import Key, NoEngine, find_engine, open_engine, write_engine  # noqa: E402
+from deploy.package.package import Ship, self_test  # noqa: E402
+from deploy.runtimes import (
+    cuda_driver,
+    tensorrt_build,  # noqa: E402
+)
+from deploy.runtimes.cache_seal import read_sealed  # noqa: E402
+from deploy.runtimes.load import available, runner  # noqa: E402
+from deploy.runtimes.tensorrt_build import BuildOptions, build, build_ship, executed  # noqa: E402
+from deploy.runtimes.tensorrt_engine_cache import Key, NoEngine, find_engine, open_engine, write_engine  # noqa: E402
 
 KEY = Key("a" * 64, "tensorrt", "10.3.0", NAME, "8.7", "CUDA 12.6", {"precision": "tf32"})
 
@@ -48,8 +51,8 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretend]:
     def made(*, version: str = "10.3.0", fails: int = 0, **library: object) -> tuple[Library, TensorRT]:
         device = Library(**library)  # type: ignore[arg-type]
         trt = TensorRT(device, version=version, fails=fails)
-        driver = cuda.Cuda(device)
-        monkeypatch.setattr(cuda, "cuda", lambda: driver)
+        driver = cuda_driver.Cuda(device)
+        monkeypatch.setattr(cuda_driver, "cuda", lambda: driver)
         monkeypatch.setitem(sys.modules, "tensorrt", trt)  # type: ignore[arg-type]
         return device, trt
 
@@ -59,10 +62,10 @@ def pretend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretend]:
 
 @pytest.fixture
 def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
-    def absent() -> cuda.Cuda:
+    def absent() -> cuda_driver.Cuda:
         raise ValueError("no NVIDIA driver on this machine")
 
-    monkeypatch.setattr(cuda, "cuda", absent)
+    monkeypatch.setattr(cuda_driver, "cuda", absent)
 
 
 def one_line(error: pytest.ExceptionInfo[ValueError], *words: str) -> None:
@@ -238,16 +241,16 @@ def test_a_gpu_without_memory_is_told_in_one_line(ship: Ship, pretend: Pretend) 
 
 def test_the_driver_tells_the_gpu(pretend: Pretend) -> None:
     library, _ = pretend()
-    found = cuda.Cuda(library).gpu
+    found = cuda_driver.Cuda(library).gpu
     assert (found.name, found.capability) == (NAME, ".".join(map(str, CAPABILITY)))
     assert found.driver.endswith("CUDA 12.6")
     with pytest.raises(ValueError, match="shows no GPU"):
-        cuda.Cuda(Library(devices=0))
+        cuda_driver.Cuda(Library(devices=0))
 
 
 def test_a_failing_driver_names_the_function(pretend: Pretend) -> None:
     library, _ = pretend()
-    driver = cuda.Cuda(library)
+    driver = cuda_driver.Cuda(library)
     with pytest.raises(ValueError) as error:
         driver.call("cuStreamDestroy_v2", 12345)
     one_line(error, "cuStreamDestroy_v2", "pretended failure", "999")
@@ -256,11 +259,11 @@ def test_a_failing_driver_names_the_function(pretend: Pretend) -> None:
 def test_the_drivers_numbers_are_those_of_nvidias_own_bindings() -> None:
     bindings = pytest.importorskip("cuda.bindings.driver")
     attributes, result = bindings.CUdevice_attribute, bindings.CUresult
-    assert cuda.CAPABILITY_MAJOR == attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
-    assert cuda.CAPABILITY_MINOR == attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
-    assert result.CUDA_ERROR_OUT_OF_MEMORY == cuda.OUT_OF_MEMORY
-    assert bindings.CUstream_flags.CU_STREAM_NON_BLOCKING == cuda.NON_BLOCKING
-    assert bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL == cuda.CAPTURE_THREAD_LOCAL
+    assert cuda_driver.CAPABILITY_MAJOR == attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR
+    assert cuda_driver.CAPABILITY_MINOR == attributes.CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR
+    assert result.CUDA_ERROR_OUT_OF_MEMORY == cuda_driver.OUT_OF_MEMORY
+    assert bindings.CUstream_flags.CU_STREAM_NON_BLOCKING == cuda_driver.NON_BLOCKING
+    assert bindings.CUstreamCaptureMode.CU_STREAM_CAPTURE_MODE_THREAD_LOCAL == cuda_driver.CAPTURE_THREAD_LOCAL
 
 
 def test_the_command_prints_what_was_built(
@@ -418,7 +421,7 @@ def test_a_machine_without_a_gpu_says_so_of_an_installed_tensorrt(no_gpu: None) 
 @pytest.mark.parametrize("portable", [False, True])
 def test_a_real_engine_gives_the_masks(ship: Ship, runtime: str, portable: bool) -> None:
     pytest.importorskip(tensorrt_build.PACKAGES[runtime])
-    if cuda.gpu() is None:
+    if cuda_driver.gpu() is None:
         pytest.skip("no NVIDIA GPU and driver here")
     for engine, said in build_ship(ship, runtime=runtime, options=BuildOptions(portable=portable)):
         assert "gives the golden masks" in said

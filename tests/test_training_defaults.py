@@ -12,12 +12,12 @@ from edgemt import recipes
 from edgemt.contract import Batch, Output, Step
 from edgemt.data.options import NO_AUGMENT, PRESETS
 from edgemt.data.resize import resize_batch
-from edgemt.engine import Schedule
-from edgemt.losses import dice, dice_ce
+from edgemt.learning.losses import dice, dice_ce
+from edgemt.learning.roles import Players
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher, two_streams
-from edgemt.overrides import override
-from edgemt.roles import Players
+from edgemt.pipeline.overrides import override
+from edgemt.training.engine import Schedule
 
 
 def test_a_preset_sets_every_field_and_a_flag_changes_one_of_them() -> None:

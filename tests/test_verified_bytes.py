@@ -17,10 +17,10 @@ onnx = pytest.importorskip("onnx")
 from onnx import helper, numpy_helper  # noqa: E402
 from tiny_ship import SIZE, expected, frame, graph, make_ship  # noqa: E402
 
-from deploy import prompted  # noqa: E402
-from deploy import ship as ships  # noqa: E402
-from deploy.runtime import RUNTIMES, runner  # noqa: E402
-from deploy.ship import Ship, golden, open_ship  # noqa: E402
+from deploy.package import package as ships  # noqa: E402
+from deploy.package.package import Ship, golden, open_ship  # noqa: E402
+from deploy.promptable import runner as prompted  # noqa: E402
+from deploy.runtimes.load import RUNTIMES, runner  # noqa: E402
 
 FRAME = frame(5)[None]
 

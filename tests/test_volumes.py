@@ -12,10 +12,11 @@ torch = pytest.importorskip("torch")
 nibabel = pytest.importorskip("nibabel")
 
 from edgemt.contract import Case, Normalise  # noqa: E402
-from edgemt.data.layouts import DataOptions, find  # noqa: E402
+from edgemt.data.augment3d import draw_turns, intensified, turned  # noqa: E402
+from edgemt.data.cohort import DataOptions, find  # noqa: E402
 from edgemt.data.options import VolumeOptions  # noqa: E402
-from edgemt.data.turns import draw_turns, intensified, turned  # noqa: E402
-from edgemt.data.volumes import (  # noqa: E402
+from edgemt.data.phantom3d import CLASSES, SHAPE  # noqa: E402
+from edgemt.data.volume_dataset import (  # noqa: E402
     VolumeStack,
     VolumeStream,
     at_file_size,
@@ -24,7 +25,6 @@ from edgemt.data.volumes import (  # noqa: E402
     scaled,
     volume_statistics,
 )
-from edgemt.phantom_volumes import CLASSES, SHAPE  # noqa: E402
 
 DATA = DataOptions(layout="phantom_volumes", classes=CLASSES, channels=1, size=(32, 32), phantom=(2, 3, 1))
 SMALL = VolumeOptions(patch=(16, 16, 8), stride=(16, 16, 8), report_stride=(8, 8, 8))

@@ -17,20 +17,22 @@ pytest.importorskip("onnxruntime")
 
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
-from edgemt.data.layouts import DataOptions  # noqa: E402
+from edgemt.data.cohort import DataOptions  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = [
-    "edgemt", "edgemt.contract", "edgemt.frames", "edgemt.metrics", "edgemt.evaluate", "edgemt.phantom",
-    "edgemt.surface", "edgemt.components", "edgemt.through", "edgemt.phantom_volumes",
-    "edgemt.data.layouts", "edgemt.data.splits", "edgemt.shipped", "edgemt.cli",
-    "edgemt.report", "edgemt.listing",
-    "deploy.runtime", "deploy.bench", "deploy.ship_bench", "deploy.coldstart", "deploy.ship", "deploy.gate",
-    "deploy.sign", "deploy.serve", "deploy.inputs", "deploy.explain", "deploy.graph_file",
-    "deploy.stream.iterate", "deploy.stream.session", "deploy.stream.evidence_files", "deploy.stream.page",
-    "deploy.stream.igtl_server", "deploy.stream.video_file", "deploy.dicom_seg", "deploy.prompted",
-    "deploy.local_change", "deploy.stream.correcting", "deploy.stream.collecting",
-    *(f"deploy.stream.source_{kind}" for kind in ("camera", "dicom", "igtl", "images", "synthetic", "video")),
+    "edgemt", "edgemt.contract", "edgemt.io.images", "edgemt.metrics.overlap", "edgemt.inference.evaluate",
+    "edgemt.data.phantom2d", "edgemt.metrics.surface_distance", "edgemt.metrics.postprocess",
+    "edgemt.io.neighbour_slices", "edgemt.data.phantom3d", "edgemt.data.cohort", "edgemt.data.splits",
+    "edgemt.inference.evaluate_package", "edgemt.cli", "edgemt.report", "edgemt.commands.list_rows",
+    "deploy.runtimes.load", "deploy.benchmark.bench", "deploy.benchmark.package_bench", "deploy.benchmark.cold_start",
+    "deploy.package.package", "deploy.quantization.accuracy_gate", "deploy.package.signing",
+    "deploy.serving.model_repository", "deploy.package.input_drift", "deploy.runtimes.error_messages",
+    "deploy.package.onnx_inspect", "deploy.stream.api", "deploy.stream.session",
+    "deploy.stream.latency_experiment_files", "deploy.stream.web.page", "deploy.stream.outputs.igtl_server",
+    "deploy.stream.outputs.video_file", "deploy.dicom.segmentation", "deploy.promptable.runner",
+    "deploy.promptable.mask_edit", "deploy.stream.correction.session", "deploy.stream.correction.case_writer",
+    *(f"deploy.stream.sources.{kind}" for kind in ("camera", "dicom", "igtl", "images", "synthetic", "video")),
 ]  # fmt: skip
 HEAVY = ["torch", "torchvision", "timm", "lightning", "monai", "nncf", "onnx", "onnxscript", "torch_pruning"]
 
@@ -98,9 +100,9 @@ def there(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def test_eval_predict_bench_and_doctor_run_without_torch(there: Path) -> None:
     program = """
 from pathlib import Path
-from deploy.bench import BenchOptions
-from deploy.ship_bench import bench_ship
-from edgemt import shipped
+from deploy.benchmark.bench import BenchOptions
+from deploy.benchmark.package_bench import bench_ship
+from edgemt.inference import evaluate_package as shipped
 
 folder = Path(sys.argv[2])
 quick = BenchOptions(warmup=1, iterations=5, seconds=0.1, rounds=1, paced_seconds=0.05, cold=False)
@@ -126,7 +128,7 @@ def test_one_runtime_is_enough(there: Path, only: str) -> None:
     other = {"onnxruntime": "openvino", "openvino": "onnxruntime"}[only]
     program = """
 from pathlib import Path
-from edgemt import shipped
+from edgemt.inference import evaluate_package as shipped
 
 folder = Path(sys.argv[2])
 record = shipped.evaluate_ship(folder / "ship", data_root=folder / "test")
@@ -138,7 +140,7 @@ print(json.dumps([record["runtime"], record["dice"], record["distances"]]))
 
 def test_without_any_runtime_the_doctor_says_what_to_install(there: Path) -> None:
     program = """
-from edgemt import shipped
+from edgemt.inference import evaluate_package as shipped
 healthy, lines = shipped.doctor()
 print(json.dumps([healthy, lines]))
 """

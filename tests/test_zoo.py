@@ -14,16 +14,20 @@ from conftest import TINY
 from PIL import Image
 from safetensors.torch import load_file
 
-from deploy import prune
-from deploy.runtime import runner
-from deploy.ship import golden, open_ship
-from edgemt import artefact, cli, entries, recipes, zoo
+from deploy.package.package import golden, open_ship
+from deploy.pruning import prune
+from deploy.runtimes.load import runner
+from edgemt import cli, recipes, zoo
+from edgemt.artefacts import stage_folder
 from edgemt.contract import Card, Normalise
-from edgemt.data.layouts import DataOptions
-from edgemt.files import sha256
-from edgemt.phantom import CLASSES
-from edgemt.zoo import graphs, shelf
-from edgemt.zoo.synthetic import frames_for, masks_of
+from edgemt.data.cohort import DataOptions
+from edgemt.data.phantom2d import CLASSES
+from edgemt.io import zoo_paths
+from edgemt.io.atomic import sha256
+from edgemt.pipeline import zoo_graphs as graphs
+from edgemt.pipeline.pack_student import pack
+from edgemt.zoo import entry as shelf
+from edgemt.zoo.synthetic_frames import frames_for, masks_of
 
 ROOT = Path(__file__).parent.parent
 BRIEF = replace(graphs.TIMED, warmup=1, warmup_seconds=0, iterations=2, seconds=0.01, rounds=1)
@@ -40,7 +44,7 @@ def stage_of(run: Path, *, channels: int = 3, macs: float = 0.3, **fields: objec
     """A finished slim stage as a run leaves it: a pruned student of random weights that names every class."""
     torch.manual_seed(0)
     described = network_of(channels)
-    student = artefact.build_network(described).eval()
+    student = stage_folder.build_network(described).eval()
     if macs:
         options = prune.PruneOptions(share=macs, importance="magnitude", steps=1)
         described["plan"] = prune.prune(student, example=torch.zeros(1, channels, *SIZE), options=options).to_dict()
@@ -55,7 +59,9 @@ def stage_of(run: Path, *, channels: int = 3, macs: float = 0.3, **fields: objec
         normalise=Normalise(mean=(0.4,), std=(0.2,)),
         network=described,
         data={**data.to_dict(), "unlabelled": "/mnt/disk/more"},
-        measured={artefact.WEIGHTS: {"dice": 0.75, "per_class": {"organ": {"dice": 0.75}}, "cases": [{"name": "P1"}]}},
+        measured={
+            stage_folder.WEIGHTS: {"dice": 0.75, "per_class": {"organ": {"dice": 0.75}}, "cases": [{"name": "P1"}]}
+        },
         recipe_hash="key",
     )
     with torch.no_grad():
@@ -65,7 +71,7 @@ def stage_of(run: Path, *, channels: int = 3, macs: float = 0.3, **fields: objec
             tensor.copy_(tensor.half())
     folder = run / "slim"
     folder.mkdir(parents=True)
-    artefact.save_network(folder, student, replace(card, **fields))
+    stage_folder.save_network(folder, student, replace(card, **fields))
     (run / "recipe.json").write_text(json.dumps({"name": "made_up", "seed": 7, "data": {"seed": 3, "root": "/home/x"}}))
     return folder
 
@@ -81,13 +87,13 @@ def home(stage: Path) -> Path:
     folder = stage.parent / "zoo"
     with pytest.MonkeyPatch.context() as patched:
         patched.setattr(graphs, "TIMED", BRIEF)
-        zoo.pack(stage, "small", into=folder, note="a test's own")
+        pack(stage, "small", into=folder, note="a test's own")
     return folder
 
 
 @pytest.fixture(autouse=True)
 def here(home: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    monkeypatch.setattr(entries, "HOME", home)
+    monkeypatch.setattr(zoo_paths, "HOME", home)
     monkeypatch.setattr(graphs, "TIMED", BRIEF)
     monkeypatch.chdir(tmp_path)
 
@@ -106,12 +112,12 @@ def refusal(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
 
 
 def test_an_entry_is_the_same_student_in_half_precision(stage: Path, home: Path) -> None:
-    packed, kept = load_file(home / "small" / shelf.WEIGHTS), load_file(stage / artefact.WEIGHTS)
+    packed, kept = load_file(home / "small" / shelf.WEIGHTS), load_file(stage / stage_folder.WEIGHTS)
     assert set(packed) == set(kept)
     assert {t.dtype for t in packed.values()} == {torch.float16, torch.int64}
     card = shelf.read_card(home / "small")
     frames = frames_for(card)
-    before, after = (masks_of(artefact.load_network(folder), card, frames) for folder in (stage, home / "small"))
+    before, after = (masks_of(stage_folder.load_network(folder), card, frames) for folder in (stage, home / "small"))
     assert (before == after).mean() >= 0.999 and len(np.unique(after)) > 1
 
 
@@ -128,18 +134,18 @@ def test_a_card_says_what_was_measured_and_from_what_and_nothing_of_the_machine(
 
 def test_what_half_precision_would_change_is_not_packed(stage: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(stage, tmp_path / "run" / "slim")
-    student = artefact.load_network(folder)
+    student = stage_folder.load_network(folder)
     with torch.no_grad():
         student.head.weight.zero_()
         student.head.bias.copy_(torch.linspace(1, 1 + 1e-4, len(student.head.bias)))
-    artefact.save_network(folder, student, artefact.read_card(folder))
+    stage_folder.save_network(folder, student, stage_folder.read_card(folder))
     with pytest.raises(ValueError, match="float16 student on random frames"):
-        zoo.pack(folder, "tie", into=tmp_path / "zoo")
+        pack(folder, "tie", into=tmp_path / "zoo")
     with torch.no_grad():
         student.head.bias.fill_(1e6)
-    artefact.save_network(folder, student, artefact.read_card(folder))
+    stage_folder.save_network(folder, student, stage_folder.read_card(folder))
     with pytest.raises(ValueError, match="too large for float16"):
-        zoo.pack(folder, "huge", into=tmp_path / "zoo")
+        pack(folder, "huge", into=tmp_path / "zoo")
     assert not list((tmp_path / "zoo").glob("*"))
 
 
@@ -147,18 +153,18 @@ def test_only_a_finished_stage_of_a_student_small_enough_is_packed_and_only_once
     stage: Path, home: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     with pytest.raises(ValueError, match="is there already"):
-        zoo.pack(stage, "small", into=home)
+        pack(stage, "small", into=home)
     with pytest.raises(ValueError, match="names no entry"):
-        zoo.pack(stage, "../small", into=home)
+        pack(stage, "../small", into=home)
     with pytest.raises(ValueError, match="holds no card.json"):
-        zoo.pack(tmp_path, "nothing", into=home)
+        pack(tmp_path, "nothing", into=home)
     other = shutil.copytree(stage, tmp_path / "slim")
-    (other / "card.json").write_text(replace(artefact.read_card(stage), measured={}).to_json())
+    (other / "card.json").write_text(replace(stage_folder.read_card(stage), measured={}).to_json())
     with pytest.raises(ValueError, match="not measured"):
-        zoo.pack(other, "blind", into=home)
+        pack(other, "blind", into=home)
     monkeypatch.setattr(shelf, "LARGEST", 300_000)
     with pytest.raises(ValueError, match="an entry has 0.3 at most; prune it further"):
-        zoo.pack(stage, "large", into=home)
+        pack(stage, "large", into=home)
     assert shelf.names() == ["small"] and not list(home.glob("*.partial"))
 
 
@@ -203,7 +209,7 @@ def test_a_card_cannot_make_timm_open_a_file(copy: Path) -> None:
 def test_a_student_starts_from_an_entry_pruned_as_it_was_with_every_weight() -> None:
     network = zoo.begun("zoo/small", network_of())
     begun = zoo.begin("zoo/small", network).state_dict()
-    learned = artefact.load_network(zoo.open_entry("zoo/small").folder).state_dict()
+    learned = stage_folder.load_network(zoo.open_entry("zoo/small").folder).state_dict()
     assert all(torch.equal(begun[name], learned[name]) for name in learned)
     assert network["begun"]["terms"] == shelf.TERMS
 
@@ -211,7 +217,7 @@ def test_a_student_starts_from_an_entry_pruned_as_it_was_with_every_weight() -> 
 def test_other_classes_keep_everything_but_the_head() -> None:
     network = zoo.begun("zoo/small", network_of(classes=6))
     begun = zoo.begin("zoo/small", network)
-    learned = artefact.load_network(zoo.open_entry("zoo/small").folder).state_dict()
+    learned = stage_folder.load_network(zoo.open_entry("zoo/small").folder).state_dict()
     differ = {
         name for name, t in begun.state_dict().items() if t.shape != learned[name].shape or (t != learned[name]).any()
     }
@@ -248,16 +254,16 @@ def test_first_weights_count_in_the_key_by_what_they_are_not_by_where_they_lie(
         return capsys.readouterr().err
 
     assert "starts from zoo/small, pruned as it was" in distil("zoo/small")
-    assert artefact.read_card(Path("run/student")).network["plan"]
+    assert stage_folder.read_card(Path("run/student")).network["plan"]
     assert "student: stands" in distil(str(copy))
-    student = artefact.load_network(copy)
+    student = stage_folder.load_network(copy)
     student.head.bias.data += 1
-    artefact.save_network(copy, student.half(), shelf.read_card(copy))
+    stage_folder.save_network(copy, student.half(), shelf.read_card(copy))
     assert "student: stands" not in distil(str(copy))
 
 
 def test_without_first_weights_a_key_is_what_it_was_before_there_was_a_zoo() -> None:
-    from edgemt.training import without_weights
+    from edgemt.pipeline.train import without_weights
 
     student = recipes.load("phantom").student
     assert set(without_weights(student)) == {
@@ -277,7 +283,7 @@ def test_a_pruned_entry_can_be_pruned_further_and_built_again() -> None:
     options = prune.PruneOptions(share=0.2, importance="magnitude", steps=1)
     plan = prune.prune(student, example=torch.zeros(1, 3, *SIZE), options=options)
     both = zoo.pruned_further(network["plan"], plan.to_dict())
-    again = artefact.build_network({**network, "plan": both})
+    again = stage_folder.build_network({**network, "plan": both})
     again.load_state_dict(student.state_dict())
     assert both["macs"] == [network["plan"]["macs"][0], plan.macs[1]]
 
@@ -288,9 +294,9 @@ def test_the_slim_stage_takes_a_student_that_was_pruned_before(
 ) -> None:
     few = [*TINY, *LEARNER, "--slim.schedule.steps=2", "--student.weights=zoo/small", f"--slim.prune.share={macs}"]
     cli.main(["prune", "phantom", "--out", "run", *few])
-    before, after = (artefact.read_card(Path("run") / s) for s in ("student", "slim"))
+    before, after = (stage_folder.read_card(Path("run") / s) for s in ("student", "slim"))
     assert after.macs < before.macs if float(macs) else after.macs == before.macs
-    artefact.load_network(Path("run/slim"))
+    stage_folder.load_network(Path("run/slim"))
 
 
 def test_an_entry_ships_at_once_with_frames_of_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -344,8 +350,8 @@ def test_a_network_of_neighbouring_slices_gets_synthetic_slices(home: Path) -> N
 def test_the_packages_own_table_is_what_the_cards_say_and_packing_renews_it(
     stage: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    monkeypatch.setattr(entries, "HOME", ROOT / "students" / "zoo")
-    text = (entries.HOME / "README.md").read_text(encoding="utf-8")
+    monkeypatch.setattr(zoo_paths, "HOME", ROOT / "students" / "zoo")
+    text = (zoo_paths.HOME / "README.md").read_text(encoding="utf-8")
     assert shelf.with_table(text) == text, "write it anew: shelf.with_table"
     for name in shelf.names():
         assert zoo.open_entry(f"zoo/{name}").measured["dice"] > 0
@@ -372,7 +378,7 @@ def test_an_entry_without_int8_streams_a_film_in_half_precision(
     with av.open(str(tmp_path / "film.mp4"), "w") as container:
         video = container.add_stream("mpeg4", rate=20)
         video.width, video.height, video.pix_fmt = 96, 64, "yuv420p"
-        for frame in frames_for(shelf.read_card(entries.HOME / "small"), count=6):
+        for frame in frames_for(shelf.read_card(zoo_paths.HOME / "small"), count=6):
             wide = np.ascontiguousarray(np.pad(frame, ((0, 0), (16, 16), (0, 0))))
             container.mux(video.encode(av.VideoFrame.from_ndarray(wide)))
         container.mux(video.encode(None))
@@ -385,9 +391,9 @@ def test_an_entry_without_int8_streams_a_film_in_half_precision(
 
 def test_the_graph_of_an_entry_gives_the_masks_of_its_weights_and_is_checked_whole(copy: Path) -> None:
     ship = open_ship("zoo/small")
-    assert ship.folder == entries.HOME / "small" and set(ship.card.files) > {shelf.WEIGHTS, "model.fp16.onnx"}
+    assert ship.folder == zoo_paths.HOME / "small" and set(ship.card.files) > {shelf.WEIGHTS, "model.fp16.onnx"}
     frames = frames_for(ship.card)
-    wanted = masks_of(artefact.load_network(ship.folder), ship.card, frames)
+    wanted = masks_of(stage_folder.load_network(ship.folder), ship.card, frames)
     for runtime in graphs.RUNTIMES:
         assert (runner("zoo/small", runtime=runtime)(frames) == wanted).mean() > 0.97  # bf16, random weights
     (copy / "model.fp16.onnx").write_bytes(b"else")

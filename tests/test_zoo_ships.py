@@ -20,13 +20,16 @@ pytest.importorskip("openvino")
 
 from test_without_torch import HEAVY, run  # noqa: E402
 
-from deploy.inputs import INPUTS, read_inputs, write_inputs  # noqa: E402
-from deploy.ship import golden, open_ship, seal, write_golden  # noqa: E402
-from edgemt import artefact, cli, entries, zoo  # noqa: E402
+from deploy.package.input_drift import INPUTS, read_inputs, write_inputs  # noqa: E402
+from deploy.package.package import golden, open_ship, seal, write_golden  # noqa: E402
+from edgemt import cli, zoo
+from edgemt.artefacts import stage_folder
 from edgemt.contract import Card  # noqa: E402
-from edgemt.phantom_volumes import volume  # noqa: E402
-from edgemt.zoo import graphs, shelf  # noqa: E402
-from edgemt.zoo.synthetic import frames_for  # noqa: E402
+from edgemt.data.phantom3d import volume  # noqa: E402
+from edgemt.io import zoo_paths  # noqa: E402
+from edgemt.pipeline import zoo_graphs as graphs
+from edgemt.zoo import entry  # noqa: E402
+from edgemt.zoo.synthetic_frames import frames_for  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 LA = ROOT / "students" / "zoo" / "atrium"
@@ -42,14 +45,14 @@ def sealed(folder: Path, card: Card, **fields: object) -> Card:
 def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The folders slim, int8 and ship of a run whose student is that of zoo/atrium; its patient is P001."""
     folder = tmp_path_factory.mktemp("run")
-    own = artefact.read_card(LA)
+    own = stage_folder.read_card(LA)
     for stage in ("slim", "int8", "ship"):
         (folder / stage / "openvino").mkdir(parents=True)
-    shutil.copy(LA / shelf.WEIGHTS, folder / "slim")
+    shutil.copy(LA / entry.WEIGHTS, folder / "slim")
     network = {key: value for key, value in own.network.items() if key != "zoo"}
     made = {"network": network, "recipe_hash": "key", "data": {**own.data, "root": "/home/somebody/la"}}
     case = {"cases": [{"name": "P001", "dice": 0.9}]}
-    float16 = {shelf.WEIGHTS: {**own.measured[shelf.WEIGHTS], **case}}
+    float16 = {entry.WEIGHTS: {**own.measured[entry.WEIGHTS], **case}}
     sealed(folder / "slim", own, stage="slim", measured=float16, parents=(), **made)
     found = {"per_class": {"atrium": {"dice": 0.86}}, "drop": 0.0, **case}
     measured = {
@@ -62,7 +65,7 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
         if stage == "ship":
             write_inputs(folder / stage, frames)
             write_golden(folder / stage, "frame000", frame=frames[0], mask=np.zeros(own.size, np.uint8))
-        parents = (artefact.identity(folder / parent),)
+        parents = (stage_folder.identity(folder / parent),)
         sealed(folder / stage, own, stage=stage, measured=measured, parents=parents, **made)
     (folder / "recipe.json").write_text(json.dumps({"name": "la_cpu", "seed": 7, "data": {"seed": 3}}))
     return folder
@@ -72,10 +75,10 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
 def home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     """An empty zoo in place of the package's, and the folder where a user stands."""
     monkeypatch.setattr(graphs, "TIMED", BRIEF)
-    monkeypatch.setattr(entries, "HOME", tmp_path / "package" / "zoo")
+    monkeypatch.setattr(zoo_paths, "HOME", tmp_path / "package" / "zoo")
     (tmp_path / "here").mkdir()
     monkeypatch.chdir(tmp_path / "here")
-    return entries.HOME
+    return zoo_paths.HOME
 
 
 def refusal(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
@@ -92,13 +95,13 @@ def test_a_ship_is_packed_with_its_int8_graph_and_without_any_image_of_a_patient
     shutil.copytree(LA, home / "heart")
     identity = zoo.open_entry("zoo/heart").identity
     exported = shutil.copytree(finished / "ship", home.parent / "exported" / "ship")
-    sealed(exported, artefact.read_card(exported), parents=(identity,))  # as edgemt export zoo/heart leaves it
+    sealed(exported, stage_folder.read_card(exported), parents=(identity,))  # as edgemt export zoo/heart leaves it
     assert "add --overwrite" in refusal(["pack", str(exported), "heart"], capsys)
     cli.main(["pack", str(exported), "heart", "--overwrite", "--note", "new ranges"])
     assert capsys.readouterr().out.strip() == str(home / "heart")
     ship = open_ship("zoo/heart")
     card, found = ship.card, ship.card.measured[SMALL]
-    assert {shelf.WEIGHTS, SMALL, INPUTS} <= set(card.files)
+    assert {entry.WEIGHTS, SMALL, INPUTS} <= set(card.files)
     assert (ship.folder / SMALL).read_bytes() == (LA / SMALL).read_bytes()
     assert found["dice"] == 0.859 and found["dice_on"] == {"onnxruntime": 0.861, "openvino": 0.859}
     assert found["golden_pixels"] > 0.95 and found["golden_agreement"] > 0.95
@@ -112,7 +115,7 @@ def test_a_ship_is_packed_with_its_int8_graph_and_without_any_image_of_a_patient
     text = (ship.folder / "card.json").read_text()
     assert "P001" not in text and "somebody" not in text
     there = {path.relative_to(ship.folder).as_posix() for path in ship.folder.rglob("*") if path.is_file()}
-    assert there == {*card.files, "card.json"} and shelf.weight(ship.folder, card) < shelf.LARGEST
+    assert there == {*card.files, "card.json"} and entry.weight(ship.folder, card) < entry.LARGEST
     assert zoo.open_entry("zoo/heart").identity == identity
     cli.main(["list", "zoo"])
     assert "atrium: 160 x 128, 5 slices; Dice 0.859 in INT8, 0.877 in float" in capsys.readouterr().out
@@ -122,7 +125,7 @@ def test_graphs_beside_a_stage_count_only_when_they_were_made_from_it(finished: 
     slim, ship = finished / "slim", finished / "ship"
     assert graphs.source_of(ship) == graphs.source_of(slim) == graphs.Source(slim, ship)
     other = shutil.copytree(finished, home.parent / "other")
-    sealed(other / "int8", artefact.read_card(other / "int8"), parents=("another student",))
+    sealed(other / "int8", stage_folder.read_card(other / "int8"), parents=("another student",))
     assert graphs.source_of(other / "slim") == graphs.Source(other / "slim", None)
     with pytest.raises(ValueError, match="the weights of this ship are neither in .*slim nor in the zoo"):
         graphs.source_of(other / "ship")
@@ -135,7 +138,7 @@ def test_what_is_too_large_or_no_entry_is_left_as_it_was(
     finished: Path, home: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     before = (shutil.copytree(LA, home / "atrium") / "card.json").read_text()
-    monkeypatch.setattr(shelf, "LARGEST", 3_000_000)
+    monkeypatch.setattr(entry, "LARGEST", 3_000_000)
     said = refusal(["pack", str(finished / "slim"), "atrium", "--overwrite"], capsys)
     assert f"{SMALL} 1.2" in said and said.endswith("an entry has 3 at most; prune it further")
     assert (home / "atrium" / "card.json").read_text() == before and not list(home.glob("*.partial"))
@@ -197,8 +200,8 @@ def test_a_model_of_slices_is_no_model_of_a_film(capsys: pytest.CaptureFixture[s
 def test_a_folder_here_is_never_taken_for_an_entry_of_the_same_name(home: Path) -> None:
     shutil.copytree(LA, home / "heart")
     own = shutil.copytree(LA, Path("zoo/mine"))
-    assert entries.located("zoo/mine") == own and entries.located(Path("zoo") / "heart") == home / "heart"
-    assert entries.located("runs/zoo/heart") == Path("runs/zoo/heart")
+    assert zoo_paths.located("zoo/mine") == own and zoo_paths.located(Path("zoo") / "heart") == home / "heart"
+    assert zoo_paths.located("runs/zoo/heart") == Path("runs/zoo/heart")
     shutil.copytree(LA, "zoo/heart")
     with pytest.raises(
         ValueError, match="an entry of the package, and a folder here; name the folder by its full path"
@@ -212,11 +215,11 @@ def test_every_file_of_the_package_s_zoo_travels_and_none_is_over_the_limit() ->
     # The package may be installed elsewhere than in the checkout: paths are compared from "students" on.
     home = ROOT / "students"
     travels = {path.relative_to(home) for pattern in patterns for path in home.glob(pattern)}
-    for name in entries.names():
-        folder = entries.HOME / name
+    for name in zoo_paths.names():
+        folder = zoo_paths.HOME / name
         card = open_ship(f"zoo/{name}").card
         assert {Path("zoo", name, file) for file in (*card.files, "card.json")} <= travels
-        assert shelf.graph(card) is not None and shelf.weight(folder, card) <= shelf.LARGEST
+        assert entry.graph(card) is not None and entry.weight(folder, card) <= entry.LARGEST
 
 
 @pytest.mark.slow

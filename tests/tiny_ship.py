@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.ship import Ship, open_ship, seal, write_golden
+from deploy.package.package import Ship, open_ship, seal, write_golden
 from edgemt.contract import Card
 
 SIZE, CHANNELS, CLASSES = (32, 40), 3, ("background", "organ", "tool")

@@ -9,12 +9,12 @@ import re
 import threading
 from dataclasses import dataclass, field
 
-from deploy.stream.board import Board, Problem
-from deploy.stream.frame_record import Frame
-from deploy.stream.lateness import Lateness
-from deploy.stream.mailbox import Mailbox
-from deploy.stream.picture_checks import Corrupt, Freeze, as_picture
+from deploy.stream.source_clock import Lateness
 from deploy.stream.sources import Lost, Picture, Source
+from deploy.stream.sources.frame_checks import Corrupt, Freeze, as_picture
+from deploy.stream.state.display_state import Board, Problem
+from deploy.stream.state.frames import Frame
+from deploy.stream.state.latest_queue import Mailbox
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # between tries to open a lost source again
 _MOST_KINDS = 16  # of refusals that are told

@@ -10,20 +10,20 @@ from typing import Any
 
 import numpy as np
 
-from deploy.machine import memory
-from deploy.stream.board import Board, Limits
+from deploy.hardware.machine import memory
 from deploy.stream.capture import Capture
-from deploy.stream.child import children_cpu_s
-from deploy.stream.delays import Delays
-from deploy.stream.frame_record import Clock, Frame, MaskRecord, Shown, monotonic
-from deploy.stream.inference import Infer, Inference, Model, close
-from deploy.stream.lock import SourceLock
-from deploy.stream.mailbox import Mailbox
-from deploy.stream.marker import words
-from deploy.stream.model_watch import ModelWatch
+from deploy.stream.inference.inference_thread import Infer, Inference, Model, close
+from deploy.stream.inference.package_watcher import ModelWatch
+from deploy.stream.inference.worker_process import children_cpu_s
+from deploy.stream.limits import TimeLimits
 from deploy.stream.sources import Source
-from deploy.stream.time_limits import TimeLimits
-from deploy.stream.timeline import Timeline
+from deploy.stream.sources.lock import SourceLock
+from deploy.stream.state.display_state import Board, Limits
+from deploy.stream.state.frames import Clock, Frame, MaskRecord, Shown, monotonic
+from deploy.stream.state.latency import Delays
+from deploy.stream.state.latest_queue import Mailbox
+from deploy.stream.state.overlay import words
+from deploy.stream.state.timeline import Timeline
 
 Display = Callable[[Shown, "np.ndarray | None"], None]  # returns when the picture is on the screen
 _TEND_S = 0.1  # between two looks at inference

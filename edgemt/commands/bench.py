@@ -8,9 +8,9 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from edgemt.commands.speaking import alone, show_help, write_json
-from edgemt.entries import is_name
-from edgemt.names import unknown
+from edgemt.commands.console import alone, show_help, write_json
+from edgemt.errors import unknown
+from edgemt.io.zoo_paths import is_name
 
 
 @dataclass(frozen=True)
@@ -80,8 +80,9 @@ def _is_recipe(name: str) -> bool:
 
 
 def _bench_recipe(command: Bench, rest: list[str]) -> None:
-    from edgemt import flow, recipes, reporting, workspace
-    from edgemt.overrides import override
+    from edgemt import recipes
+    from edgemt.pipeline import flow, report, run_context
+    from edgemt.pipeline.overrides import override
 
     for name, value in (("file", command.file), ("runtime", command.runtime)):
         if value:
@@ -92,21 +93,21 @@ def _bench_recipe(command: Bench, rest: list[str]) -> None:
     out = command.out or Path("runs") / recipe.name
     flow.run(recipe, out, until="ship")
     options = _bench_options(command, recipe.bench)
-    record = reporting.bench(workspace.start(recipe, out), size=command.size, threads=command.threads, options=options)
+    record = report.bench(run_context.start(recipe, out), size=command.size, threads=command.threads, options=options)
     _show_bench(record, command)
 
 
 def _bench_ship(command: Bench) -> None:
-    from deploy.ship_bench import bench_ship
-    from deploy.timing import BenchOptions
-    from edgemt import shipped
+    from deploy.benchmark.package_bench import bench_ship
+    from deploy.benchmark.timing import BenchOptions
+    from edgemt.inference import evaluate_package
 
     if command.compare is not None:
         return _compare(command)
     folder = Path(str(command.target))
 
     def evaluate(runtime: str, file: str, precision: str | None) -> dict[str, Any]:
-        return shipped.evaluate_ship(
+        return evaluate_package.evaluate_ship(
             folder,
             data_root=command.root,
             val=command.val,
@@ -140,7 +141,7 @@ def _bench_options(command: Bench, options: Any) -> Any:
 
 
 def _compare(command: Bench) -> None:
-    from deploy.compare import compare, comparison_table, read_record
+    from deploy.benchmark.compare import compare, comparison_table, read_record
 
     assert command.compare is not None
     found = compare(*(read_record(file) for file in command.compare))
@@ -149,12 +150,12 @@ def _compare(command: Bench) -> None:
 
 
 def _show_bench(record: dict[str, Any], command: Bench) -> None:
-    from deploy.bench import table
+    from deploy.benchmark.bench import table
 
     print(table(record))
     write_json(command.json, record)
     if command.html is not None:
-        from edgemt.files import write_text
+        from edgemt.io.atomic import write_text
         from edgemt.report.bench_page import bench_page
 
         write_text(command.html, bench_page(record))

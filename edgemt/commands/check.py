@@ -16,10 +16,10 @@ class Check:
 
 
 def check(command: Check) -> None:
-    from edgemt import plugins
+    from edgemt.testing import check_package
 
     broken, shown = 0, ""
-    for verdict in plugins.check(command.package):
+    for verdict in check_package.check(command.package):
         if verdict.method != shown:
             print(verdict.method)
             shown = verdict.method

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
-    from edgemt.comparing.runs import One
+    from edgemt.comparison.runs import One
     from edgemt.recipes import Recipe
 
 
@@ -44,10 +44,10 @@ class Compare:
 
 
 def compare(command: Compare, rest: list[str]) -> None:
-    from edgemt import comparing, recipes
-    from edgemt.comparing import runs
-    from edgemt.overrides import override
-    from edgemt.report.comparison import comparison_table
+    from edgemt import comparison, recipes
+    from edgemt.comparison import runs
+    from edgemt.pipeline.overrides import override
+    from edgemt.report.comparison_page import comparison_table
 
     if command.table_only:
         return _table(command, rest)
@@ -67,7 +67,7 @@ def compare(command: Compare, rest: list[str]) -> None:
         runs.method_of(name)
     recipe = override(recipes.load(command.recipe), rest, prog="edgemt compare METHOD --recipe " + command.recipe)
     out = command.out or Path("runs") / f"compare-{recipe.name}"
-    store = command.results or out / comparing.RESULTS
+    store = command.results or out / comparison.RESULTS
     if command.seed is not None:
         return _one(command, recipe, out, store)
 
@@ -76,7 +76,7 @@ def compare(command: Compare, rest: list[str]) -> None:
         fixed += ["--draw-labelled", str(one.draw), "--settings", one.settings]
         return ["compare", one.method, *fixed, *rest]
 
-    record = comparing.compare(
+    record = comparison.compare(
         command.methods,
         recipe,
         seeds=range(command.seeds),
@@ -92,21 +92,21 @@ def compare(command: Compare, rest: list[str]) -> None:
 
 
 def _table(command: Compare, rest: list[str]) -> None:
-    from edgemt import comparing
-    from edgemt.report.comparison import comparison_table
+    from edgemt import comparison
+    from edgemt.report.comparison_page import comparison_table
 
     if rest or command.methods:
         first = (*command.methods, *rest)[0]
         raise ValueError(f"compare: --table-only takes every result that stands; leave out {first}")
     out = command.out or Path("runs") / f"compare-{command.recipe}"
-    print(comparison_table(comparing.table_only(command.results or out / comparing.RESULTS, out)))
+    print(comparison_table(comparison.table_only(command.results or out / comparison.RESULTS, out)))
     print(out / "report.html")
 
 
 def _one(command: Compare, recipe: Recipe, out: Path, store: Path) -> None:
-    from edgemt.comparing.one_run import train_one
-    from edgemt.comparing.runs import planned
-    from edgemt.comparing.wanted import Wanted
+    from edgemt.comparison.one_run import train_one
+    from edgemt.comparison.run_inputs import Wanted
+    from edgemt.comparison.runs import planned
 
     assert command.seed is not None
     if len(command.methods) != 1:

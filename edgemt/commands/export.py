@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgemt.commands.speaking import say, show_help
-from edgemt.commands.stages import RecipeCommand, through
+from edgemt.commands.console import say, show_help
+from edgemt.commands.pipeline import RecipeCommand, through
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def export(command: Export, rest: list[str]) -> None:
 
 
 def _names_an_entry(target: str) -> bool:
-    from edgemt.zoo.shelf import is_entry
+    from edgemt.zoo.entry import is_entry
 
     return is_entry(target)
 
@@ -53,9 +53,9 @@ def _is_ship(target: str) -> bool:
 
 
 def _export_entry(command: Export, rest: list[str]) -> None:
-    from deploy.gate import GateError
-    from edgemt import zoo
-    from edgemt.zoo.exporting import recipe_for
+    from deploy.quantization.accuracy_gate import GateError
+    from edgemt.pipeline.export_student import export as export_student
+    from edgemt.pipeline.export_student import recipe_for
 
     if "--help" in rest:
         return show_help(Export)
@@ -63,7 +63,7 @@ def _export_entry(command: Export, rest: list[str]) -> None:
         raise ValueError(f"{command.recipe}: export it first, then give --serve with the folder it became")
     recipe = recipe_for(command.recipe, rest)
     try:
-        print(zoo.export(command.recipe, out=command.out, recipe=recipe, say=say))
+        print(export_student(command.recipe, out=command.out, recipe=recipe, say=say))
     except GateError as error:
         if recipe is None:
             raise
@@ -76,21 +76,21 @@ def _export_entry(command: Export, rest: list[str]) -> None:
 def _add_prompt(command: Export, promptable: Path, rest: list[str]) -> None:
     if not _is_ship(command.recipe) or command.serve is not None or command.out is not None or rest:
         raise ValueError(f"{command.recipe}: --with-prompt takes a ship folder in RECIPE's place, and nothing else")
-    from deploy.prompt_ship import add_prompt
-    from deploy.sign import SIGNATURE
-    from edgemt import artefact
-    from edgemt.second_teacher import load_promptable
+    from deploy.package.signing import SIGNATURE
+    from deploy.promptable.add_to_package import add_prompt
+    from edgemt.artefacts import stage_folder
+    from edgemt.pipeline.promptable_teacher import load_promptable
 
     signed = Path(command.recipe, SIGNATURE).exists()
-    ship = add_prompt(command.recipe, load_promptable(promptable), artefact.read_card(promptable))
+    ship = add_prompt(command.recipe, load_promptable(promptable), stage_folder.read_card(promptable))
     if signed:
         say("the ship's signature is gone, its card has changed; sign it again")
     print(ship.folder)
 
 
 def _serve(command: Export, rest: list[str]) -> None:
-    from deploy.serve import ServeOptions, serve
-    from deploy.ship import open_ship
+    from deploy.package.package import open_ship
+    from deploy.serving.model_repository import ServeOptions, serve
 
     if _is_ship(command.recipe) and "--help" in rest:
         return show_help(Export)
@@ -104,8 +104,9 @@ def _serve(command: Export, rest: list[str]) -> None:
             raise ValueError(f"unknown argument {rest[0]!r}; see edgemt export --help")
         folder, out = Path(command.recipe), command.out
     else:
-        from edgemt import flow, recipes
-        from edgemt.overrides import override
+        from edgemt import recipes
+        from edgemt.pipeline import flow
+        from edgemt.pipeline.overrides import override
 
         recipe = override(recipes.load(command.recipe), rest, prog=f"edgemt export {command.recipe}")
         run = command.out or Path("runs") / recipe.name

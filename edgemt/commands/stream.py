@@ -10,12 +10,12 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction
 
-from deploy.stream.time_limits import TimeLimits
-from edgemt.commands.speaking import say, write_json
+from deploy.stream.limits import TimeLimits
+from edgemt.commands.console import say, write_json
 
 if TYPE_CHECKING:
-    from deploy.stream.correcting import Correcting
-    from deploy.stream.opening import Opened
+    from deploy.stream.correction.session import Correcting
+    from deploy.stream.inference.load_model import Opened
     from deploy.stream.session import Session
     from deploy.stream.sources import Source
 
@@ -60,12 +60,12 @@ class Stream:
 
 
 def stream(command: Stream) -> None:
-    from deploy.stream.inference import close
-    from deploy.stream.opening import budget_warning, open_model
+    from deploy.stream.inference.inference_thread import close
+    from deploy.stream.inference.load_model import budget_warning, open_model
     from deploy.stream.session import refuse_nothing_shown
     from deploy.stream.sources import open_source
-    from edgemt.depth import of_card
-    from edgemt.overlay import class_colours
+    from edgemt.io.bit_depth import of_card
+    from edgemt.io.contours import class_colours
 
     _refuse(command)
     opened = open_model(
@@ -107,9 +107,9 @@ def _session(command: Stream, opened: Opened, source: Source) -> Session:
 
 def _watched(session: Session, command: Stream, opened: Opened, source: Source) -> dict[str, Any]:
     """Run it with its outputs, a line a second on stderr, and Ctrl-C as the usual end."""
-    from deploy.stream.correcting import CorrectableStage
+    from deploy.stream.correction.session import CorrectableStage
     from deploy.stream.outputs import Outlet, open_output
-    from deploy.stream.speaking import Ticker
+    from deploy.stream.status_line import Ticker
 
     correcting = _correcting(command, opened)
     stage = CorrectableStage(session.board, opened.ship.card, opened.model.colours, source, correcting)
@@ -156,7 +156,7 @@ def _correcting(command: Stream, opened: Opened) -> Correcting | None:
     """Where there is a page to click on, and a model that takes clicks."""
     if not _has_page(command):
         return None
-    from deploy.stream.correcting import open_correcting
+    from deploy.stream.correction.session import open_correcting
 
     runtime = getattr(opened.first, "runtime", "auto")
     return open_correcting(opened.ship, model=opened.model.id, runtime=runtime, collect=command.collect)
@@ -165,8 +165,8 @@ def _correcting(command: Stream, opened: Opened) -> Correcting | None:
 def _measure(command: Stream, opened: Opened, folder: Path) -> None:
     from dataclasses import asdict
 
-    from deploy.stream.evidence import measure
-    from deploy.stream.evidence_files import without_raw, write_evidence
+    from deploy.stream.latency_experiment import measure
+    from deploy.stream.latency_experiment_files import without_raw, write_evidence
     from deploy.stream.session import StreamOptions
 
     rates = (30.0, 60.0) if command.hz is None else (command.hz,)

@@ -6,19 +6,19 @@ from importlib import import_module
 from typing import Any
 
 _HOMES = {
-    "Cohort": "layouts",
-    "DataOptions": "layouts",
-    "find": "layouts",
+    "Cohort": "cohort",
+    "DataOptions": "cohort",
+    "find": "cohort",
     "AugmentOptions": "options",
     "VolumeOptions": "options",
-    "Stack": "stream",
-    "TwoStream": "stream",
-    "load": "stream",
-    "statistics": "stream",
-    "VolumeStack": "volumes",
-    "VolumeStream": "volumes",
-    "load_volumes": "volumes",
-    "volume_statistics": "volumes",
+    "Stack": "slice_dataset",
+    "TwoStream": "slice_dataset",
+    "load": "slice_dataset",
+    "statistics": "slice_dataset",
+    "VolumeStack": "volume_dataset",
+    "VolumeStream": "volume_dataset",
+    "load_volumes": "volume_dataset",
+    "volume_statistics": "volume_dataset",
 }
 
 __all__ = sorted(_HOMES)

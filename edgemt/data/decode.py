@@ -11,11 +11,12 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from edgemt import frames, phantom, phantom_volumes
 from edgemt.contract import Case
+from edgemt.data import phantom2d, phantom3d
 from edgemt.data.reading import Reading, decide_reading
-from edgemt.depth import Rule
-from edgemt.through import frame_around
+from edgemt.io import images
+from edgemt.io.bit_depth import Rule
+from edgemt.io.neighbour_slices import frame_around
 
 ProgressCall = Callable[[int, int], None]
 
@@ -73,14 +74,14 @@ class Decoder:
         return frame_around(self._fitted[1], case.slice, slices=self.form.slices)
 
     def _fit(self, raw: np.ndarray) -> np.ndarray:
-        return frames.fit_frame(raw, size=self.form.size, channels=self.form.channels)
+        return images.fit_frame(raw, size=self.form.size, channels=self.form.channels)
 
     def label(self, case: Case) -> np.ndarray:
         """uint8 class indices at the size of the mask itself; the mask must be as large as its image."""
         if case.label is None:
             raise ValueError(f"{case.name}: has no mask that may be read here")
         if case.label.startswith("phantom:"):
-            return phantom.frame(_seed(case.label), size=self.form.size)[1]
+            return phantom2d.frame(_seed(case.label), size=self.form.size)[1]
         if case.slice is None:
             label = self.class_indices(case)
         else:
@@ -94,10 +95,10 @@ class Decoder:
 
     def _raw(self, case: Case) -> np.ndarray:
         if case.image.startswith("phantom:"):
-            return phantom.frame(_seed(case.image), size=self.form.size)[0]
+            return phantom2d.frame(_seed(case.image), size=self.form.size)[0]
         if self._image[0] != case.image:
             if case.slice is None:
-                array = frames.several_values(frames.read_image(case.image), case.image)
+                array = images.several_values(images.read_image(case.image), case.image)
             else:
                 array = image_volume(case.image, axes=case.axes)
             self._image = case.image, self.reading.depth(array)
@@ -116,16 +117,16 @@ class Decoder:
 
 def image_volume(path: str, *, axes: str = "") -> np.ndarray:
     """[X, Y, Z] of a file in the order `axes`, or of a phantom volume."""
-    if path.startswith(phantom_volumes.PREFIX):
-        return phantom_volumes.volume(phantom_volumes.seed_of(path))[0]
-    return frames.read_volume(path, axes=axes).array
+    if path.startswith(phantom3d.PREFIX):
+        return phantom3d.volume(phantom3d.seed_of(path))[0]
+    return images.read_volume(path, axes=axes).array
 
 
 def depth_of(path: str, *, axes: str = "") -> int:
     """How many slices a volume has in the order `axes`, from its header alone."""
-    if path.startswith(phantom_volumes.PREFIX):
-        return phantom_volumes.SHAPE[2]
-    return frames.volume_shape(path, axes=axes)[2]
+    if path.startswith(phantom3d.PREFIX):
+        return phantom3d.SHAPE[2]
+    return images.volume_shape(path, axes=axes)[2]
 
 
 def _slice_of(volume: np.ndarray, k: int) -> np.ndarray:

@@ -1,7 +1,8 @@
 """How the files of one data set are read, decided from all of them before the first is used.
 
-Masks: `edgemt.masks`. Depth: `edgemt.depth`. EXIF: images are turned upright, and a mask that fits only the picture as
-it is stored follows it. The axis order of volumes is on each case (`Case.axes`), decided when they are listed.
+Masks: `edgemt.io.masks`. Depth: `edgemt.io.bit_depth`. EXIF: images are turned upright, and a mask that fits only the
+picture as it is stored follows it. The axis order of volumes is on each case (`Case.axes`), decided when they are
+listed.
 
 Shapes: H W size in pixels.
 """
@@ -15,14 +16,15 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemt import frames, phantom_volumes
 from edgemt.contract import Case
+from edgemt.data import phantom3d
 from edgemt.data.slice_masks import read_slice_masks
-from edgemt.depth import Depth, Rule, decide
-from edgemt.geometry import arranged, says_nothing
-from edgemt.masks import MaskFile, of_array, read_mask
-from edgemt.masks import Rule as MaskRule
-from edgemt.masks import decide as decide_masks
+from edgemt.io import images as frames
+from edgemt.io.bit_depth import Depth, Rule, decide
+from edgemt.io.geometry import arranged, says_nothing
+from edgemt.io.masks import MaskFile, of_array, read_mask
+from edgemt.io.masks import Rule as MaskRule
+from edgemt.io.masks import decide as decide_masks
 
 _HOLD = 256 << 20  # bytes of decoded masks that are not decoded a second time
 
@@ -110,7 +112,7 @@ def decide_reading(
 def _decode(case: Case, *, compare: bool) -> MaskFile:
     path = str(case.label)
     if _phantom(path):
-        return of_array(phantom_volumes.volume(phantom_volumes.seed_of(path))[1], path)
+        return of_array(phantom3d.volume(phantom3d.seed_of(path))[1], path)
     flat = frames.is_image(case.image) or (case.slice is None and frames.is_h5(path) and _two_axes(path))
     if flat:
         return read_mask(path)
@@ -126,7 +128,7 @@ def _two_axes(path: str) -> bool:
 
 
 def _phantom(path: str) -> bool:
-    return path.startswith(("phantom:", phantom_volumes.PREFIX))
+    return path.startswith(("phantom:", phantom3d.PREFIX))
 
 
 def _turned_slices(cases: Iterable[Case]) -> int:
@@ -172,9 +174,9 @@ def _drawn_as_stored(
 
 def say(text: str) -> None:
     """A note for the user, on stderr, once however many processes there are."""
-    from edgemt import ranks
+    from edgemt.training import distributed
 
-    if ranks.first():
+    if distributed.first():
         print(f"data: {text}", file=sys.stderr, flush=True)
 
 

@@ -7,11 +7,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgemt.contract import Case
-from edgemt.data.layouts import Cohort, DataOptions
+from edgemt.data.cohort import Cohort, DataOptions
 from edgemt.data.reading import Reading
-from edgemt.data.stream import form_of
-from edgemt.frames import Header, geometry_of
-from edgemt.geometry import arranged_sizes
+from edgemt.data.slice_dataset import form_of
+from edgemt.io.geometry import arranged_sizes
+from edgemt.io.images import Header, geometry_of
 
 _LINES = 8
 

@@ -6,31 +6,31 @@ package adds one by an entry point (`entry_points`), and `edgemt check PACKAGE` 
 
 from __future__ import annotations
 
+from edgemt.learning.method import Method, Terms
+from edgemt.learning.perturbations import Noise
+from edgemt.learning.roles import Ema
+from edgemt.learning.schedules import Ramp
+from edgemt.learning.targets import AdaptiveThreshold, AffineView, Confident, Soft, UncertaintyMasked
 from edgemt.methods import entry_points
+from edgemt.methods.ac_mt import Ambiguous, AmbiguousByPrototype, Mislabelled, MostDoubtful, Unstable
 from edgemt.methods.adversarial import Adversarial, Discriminator
-from edgemt.methods.ambiguity import Ambiguous, AmbiguousByPrototype, Mislabelled, MostDoubtful, Unstable
+from edgemt.methods.bcp import CopyPaste
 from edgemt.methods.consistency import FrequencyRegion, MultiScale, PatchShuffle, PatchSwap, ShadowAugmentation
 from edgemt.methods.correction import LabelCorrection, NoiseRobust, SelfSimilarity
-from edgemt.methods.cross_pseudo import CrossPseudo
+from edgemt.methods.cps import CrossPseudo
 from edgemt.methods.decoders import CrossConsistency, MutualDecoders, MutualThreeDecoders, PyramidConsistency
 from edgemt.methods.distillation import Distillation
 from edgemt.methods.mean_teacher import Interpolation, MeanTeacher
-from edgemt.methods.method import Method, Terms
 from edgemt.methods.multitask import Aggregation, MutualTasks, TripledUncertainty
-from edgemt.methods.pasting import CopyPaste
 from edgemt.methods.sam_assisted import SamAssisted, SamHandover
-from edgemt.methods.separation import SmoothSeparate
 from edgemt.methods.several_students import Competitive, HybridDual, MultiStudent, Progressive, SharedTeacher
 from edgemt.methods.several_teachers import AlternateDiverse, Auxiliary, DualTeacher, ResidualDriven, ThreeTeachers
+from edgemt.methods.ss_net import SmoothSeparate
 from edgemt.methods.strong_views import CrossHead, CrossMatch, UncertaintyContrast, UniMatch
 from edgemt.methods.supervised import EntropyMinimisation, Supervised
 from edgemt.methods.tasks import DualTask, ShapeAdversarial
 from edgemt.methods.uncertainty import DoubleUncertainty, HeadsAgree, StructureAware
 from edgemt.methods.views import PiModel, TemporalEnsembling, VirtualAdversarial
-from edgemt.perturb import Noise
-from edgemt.ramps import Ramp
-from edgemt.roles import Ema
-from edgemt.targets import AdaptiveThreshold, AffineView, Confident, Soft, UncertaintyMasked
 
 METHODS: dict[str, Method] = {
     "supervised": Supervised(),
@@ -128,9 +128,9 @@ def get(name: str) -> Method:
 
 def explain(name: str) -> str:
     """What a method is: its idea, players, target, fields, cost and citations, as text of one screen."""
-    from edgemt.methods import table
+    from edgemt.methods import catalogue
 
-    return table.explain(name)
+    return catalogue.explain(name)
 
 
 __all__ = ["METHODS", "Discriminator", "Method", "Terms", "explain", "get"]

@@ -12,11 +12,11 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemt.contract import Batch, Step
-from edgemt.losses import dice_ce, probabilities
+from edgemt.learning.losses import dice_ce, probabilities
+from edgemt.learning.method import Method, Terms, Turn
+from edgemt.learning.roles import Players, Role, Trainable, evaluating
+from edgemt.learning.schedules import Ramp
 from edgemt.methods.as_published import SSL4MIS, Published
-from edgemt.methods.method import Method, Terms, Turn
-from edgemt.ramps import Ramp
-from edgemt.roles import Players, Role, Trainable, evaluating
 
 
 def discriminator(rate: float) -> Trainable:

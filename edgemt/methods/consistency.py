@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemt.contract import Batch, Head, Step
-from edgemt.losses import cross_entropy, dice_ce, mse, onehot, pixel_contrast, probabilities
-from edgemt.methods.method import Terms, every_scale
-from edgemt.methods.pair import Pair
-from edgemt.perturb import Affine, Cells, Noise, darkness, inverse, shade, warp, within
-from edgemt.pseudo import soft
-from edgemt.ramps import Ramp
-from edgemt.roles import Ema, Players
+from edgemt.learning.losses import cross_entropy, dice_ce, mse, onehot, pixel_contrast, probabilities
+from edgemt.learning.method import Terms, every_scale
+from edgemt.learning.perturbations import Affine, Cells, Noise, darkness, inverse, shade, warp, within
+from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.roles import Ema, Players
+from edgemt.learning.schedules import Ramp
+from edgemt.learning.student_teacher import Pair
 
 
 @dataclass(frozen=True)

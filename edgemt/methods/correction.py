@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemt.contract import Batch, Head, Step
-from edgemt.losses import dice_ce, entropy, mse, noise_robust_dice, onehot, probabilities, weighted_mean
+from edgemt.learning.losses import dice_ce, entropy, mse, noise_robust_dice, onehot, probabilities, weighted_mean
+from edgemt.learning.method import Terms
+from edgemt.learning.pseudo_labels import hard, label_errors, passes, soft
+from edgemt.learning.roles import Ema, Memory, Players, Role, Wary
+from edgemt.learning.schedules import Ramp
+from edgemt.learning.student_teacher import Pair
 from edgemt.methods.consistency import pooled
-from edgemt.methods.method import Terms
-from edgemt.methods.pair import Pair
-from edgemt.pseudo import hard, label_errors, passes, soft
-from edgemt.ramps import Ramp
-from edgemt.roles import Ema, Memory, Players, Role, Wary
 
 
 @dataclass(frozen=True)

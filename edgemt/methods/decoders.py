@@ -14,13 +14,13 @@ import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Head, Step
-from edgemt.losses import dice_ce, kl, mse, probabilities, weighted_mean
+from edgemt.learning.losses import dice_ce, kl, mse, probabilities, weighted_mean
+from edgemt.learning.method import Method, Terms, every_decoder, every_scale
+from edgemt.learning.perturbations import FeatureDrop, FeatureDropout, FeatureNoise
+from edgemt.learning.pseudo_labels import sharpen
+from edgemt.learning.roles import Players
+from edgemt.learning.schedules import Ramp
 from edgemt.methods.as_published import CONSTANT, SSL4MIS, Published
-from edgemt.methods.method import Method, Terms, every_decoder, every_scale
-from edgemt.perturb import FeatureDrop, FeatureDropout, FeatureNoise
-from edgemt.pseudo import sharpen
-from edgemt.ramps import Ramp
-from edgemt.roles import Players
 
 Feature = Callable[[Tensor, torch.Generator | None], Tensor]
 

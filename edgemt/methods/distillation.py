@@ -9,7 +9,8 @@ import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Output, Step
-from edgemt.losses import (
+from edgemt.learning.feature_term import FeatureTerm
+from edgemt.learning.losses import (
     boundary_band,
     channel_wise,
     dice,
@@ -20,13 +21,12 @@ from edgemt.losses import (
     probabilities,
     temperature_kl,
 )
-from edgemt.methods.feature_term import FeatureTerm
+from edgemt.learning.method import Method, Terms
+from edgemt.learning.perturbations import Box, cutmix
+from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.roles import Ema, Frozen, Players, Role, Trainable
+from edgemt.learning.schedules import Ramp
 from edgemt.methods.mean_teacher import Mix, one_output, student_view
-from edgemt.methods.method import Method, Terms
-from edgemt.perturb import Box, cutmix
-from edgemt.pseudo import soft
-from edgemt.ramps import Ramp
-from edgemt.roles import Ema, Frozen, Players, Role, Trainable
 
 FLOOR = 1e-6  # a bank's half precision rounds small probabilities to 0, and 0 has no logarithm
 

@@ -8,9 +8,9 @@ from typing import ClassVar
 import torch
 
 from edgemt.contract import Batch, Step
-from edgemt.methods.feature_term import FeatureTerm
-from edgemt.methods.method import Method, Terms
-from edgemt.roles import Frozen, Players, Role, Trainable
+from edgemt.learning.feature_term import FeatureTerm
+from edgemt.learning.method import Method, Terms
+from edgemt.learning.roles import Frozen, Players, Role, Trainable
 
 
 @dataclass(frozen=True)

@@ -12,8 +12,8 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
-from edgemt.methods.method import Method
-from edgemt.names import unknown
+from edgemt.errors import unknown
+from edgemt.learning.method import Method
 
 GROUP = "edgemt.methods"
 

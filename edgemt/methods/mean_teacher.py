@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import Batch, Output, Step
-from edgemt.losses import Distance, dice_ce, distance
+from edgemt.learning.losses import Distance, dice_ce, distance
+from edgemt.learning.method import Method, Terms
+from edgemt.learning.perturbations import Box, Noise, cutmix, mixup, mixup_share
+from edgemt.learning.roles import Ema, Players, Role, Trainable
+from edgemt.learning.schedules import Ramp
+from edgemt.learning.targets import Soft, UncertaintyMasked
 from edgemt.methods.as_published import SSL4MIS, Published
-from edgemt.methods.method import Method, Terms
-from edgemt.perturb import Box, Noise, cutmix, mixup, mixup_share
-from edgemt.ramps import Ramp
-from edgemt.roles import Ema, Players, Role, Trainable
-from edgemt.targets import Soft, UncertaintyMasked
 
 Mix = Literal["none", "cutmix"]
 

@@ -12,15 +12,15 @@ from typing import ClassVar
 import torch
 
 from edgemt.contract import Batch, Head, Step
-from edgemt.losses import cross_entropy, dice, dice_ce, entropy, mse, onehot, probabilities, weighted_mean
-from edgemt.methods.method import Terms, every_scale
-from edgemt.methods.pair import Pair
+from edgemt.learning.losses import cross_entropy, dice, dice_ce, entropy, mse, onehot, probabilities, weighted_mean
+from edgemt.learning.method import Terms, every_scale
+from edgemt.learning.perturbations import Noise
+from edgemt.learning.pseudo_labels import joined, looks, passes, signed_distance
+from edgemt.learning.roles import Players
+from edgemt.learning.schedules import Ramp
+from edgemt.learning.student_teacher import Pair
 from edgemt.methods.tasks import mask_of
 from edgemt.methods.uncertainty import steady_features
-from edgemt.perturb import Noise
-from edgemt.pseudo import joined, looks, passes, signed_distance
-from edgemt.ramps import Ramp
-from edgemt.roles import Players
 
 
 @dataclass(frozen=True)

@@ -13,17 +13,17 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemt.contract import Batch, Step
-from edgemt.losses import Distance, dice_ce, distance, mse, onehot, probabilities, weighted_mean
-from edgemt.methods.ambiguity import Ambiguous
+from edgemt.learning.losses import Distance, dice_ce, distance, mse, onehot, probabilities, weighted_mean
+from edgemt.learning.method import Terms
+from edgemt.learning.perturbations import Box, Noise, cutmix, inverse
+from edgemt.learning.prompts import from_prediction, joined
+from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.roles import Ema, Frozen, Players, Role, bare
+from edgemt.learning.schedules import Ramp
+from edgemt.learning.student_teacher import Pair
+from edgemt.methods.ac_mt import Ambiguous
 from edgemt.methods.as_published import Published
 from edgemt.methods.mean_teacher import Mix, student_view
-from edgemt.methods.method import Terms
-from edgemt.methods.pair import Pair
-from edgemt.perturb import Box, Noise, cutmix, inverse
-from edgemt.prompts import from_prediction, joined
-from edgemt.pseudo import soft
-from edgemt.ramps import Ramp
-from edgemt.roles import Ema, Frozen, Players, Role, bare
 
 
 @dataclass(frozen=True)

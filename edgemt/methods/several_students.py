@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import Batch, Head, Step
-from edgemt.losses import (
+from edgemt.learning.losses import (
     cross_entropy,
     dice,
     dice_ce,
@@ -22,11 +22,11 @@ from edgemt.losses import (
     probabilities,
     weighted_mean,
 )
-from edgemt.methods.method import Method, Terms, Turn
-from edgemt.perturb import Noise
-from edgemt.pseudo import joined, sharpen, signed_distance, soft
-from edgemt.ramps import Ramp
-from edgemt.roles import Alternating, Ema, InTurn, Players, Role, Trainable, Turns
+from edgemt.learning.method import Method, Terms, Turn
+from edgemt.learning.perturbations import Noise
+from edgemt.learning.pseudo_labels import joined, sharpen, signed_distance, soft
+from edgemt.learning.roles import Alternating, Ema, InTurn, Players, Role, Trainable, Turns
+from edgemt.learning.schedules import Ramp
 
 PAIR = ("student", "peer")
 

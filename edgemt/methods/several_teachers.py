@@ -10,14 +10,14 @@ import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Step
-from edgemt.losses import Distance, cross_entropy, dice_ce, distance, kl, mse, probabilities, weighted_mean
+from edgemt.learning.losses import Distance, cross_entropy, dice_ce, distance, kl, mse, probabilities, weighted_mean
+from edgemt.learning.method import Method, Terms
+from edgemt.learning.perturbations import Box, Noise, cutmix
+from edgemt.learning.pseudo_labels import hard, joined, soft
+from edgemt.learning.roles import Alternating, Ema, Players, Residual, Role, Trainable, Turns
+from edgemt.learning.schedules import Ramp
 from edgemt.methods.as_published import POLYNOMIAL, Published
 from edgemt.methods.mean_teacher import MeanTeacher, student_view
-from edgemt.methods.method import Method, Terms
-from edgemt.perturb import Box, Noise, cutmix
-from edgemt.pseudo import hard, joined, soft
-from edgemt.ramps import Ramp
-from edgemt.roles import Alternating, Ema, Players, Residual, Role, Trainable, Turns
 
 GUIDES = ("teacher", "tutor", "elder", "sage")
 

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import Batch, Head, Step
-from edgemt.losses import (
+from edgemt.learning.losses import (
     Distance,
     dice,
     dice_ce,
@@ -24,14 +24,14 @@ from edgemt.losses import (
     uncertain_mse,
     weighted_mean,
 )
+from edgemt.learning.method import Method, Terms, every_decoder
+from edgemt.learning.perturbations import Box, DropChannels, Jitter, adversarial, cutmix, mixup_share
+from edgemt.learning.pseudo_labels import hard, sharpen, soft
+from edgemt.learning.roles import Ema, Players, Role, Trainable, bare, untracked
+from edgemt.learning.schedules import Ramp
+from edgemt.learning.student_teacher import Pair
 from edgemt.methods.as_published import IN_UNIT_RANGE, Published
 from edgemt.methods.mean_teacher import student_view
-from edgemt.methods.method import Method, Terms, every_decoder
-from edgemt.methods.pair import Pair
-from edgemt.perturb import Box, DropChannels, Jitter, adversarial, cutmix, mixup_share
-from edgemt.pseudo import hard, sharpen, soft
-from edgemt.ramps import Ramp
-from edgemt.roles import Ema, Players, Role, Trainable, bare, untracked
 
 Label = tuple[Tensor, Tensor]  # hard labels [U, C, *space] and where they are believed [U, 1, *space]
 

@@ -7,11 +7,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edgemt.contract import Batch, Step
-from edgemt.losses import dice_ce, entropy, probabilities
+from edgemt.learning.losses import dice_ce, entropy, probabilities
+from edgemt.learning.method import Method, Terms
+from edgemt.learning.roles import Ema, Players, Role, Trainable
+from edgemt.learning.schedules import Ramp
 from edgemt.methods.as_published import SSL4MIS, Published
-from edgemt.methods.method import Method, Terms
-from edgemt.ramps import Ramp
-from edgemt.roles import Ema, Players, Role, Trainable
 
 
 @dataclass(frozen=True)

@@ -14,13 +14,13 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemt.contract import Batch, Head, Output, Step
-from edgemt.losses import dice_ce, mse, probabilities
+from edgemt.learning.losses import dice_ce, mse, probabilities
+from edgemt.learning.method import Method, Terms, Turn
+from edgemt.learning.pseudo_labels import signed_distance
+from edgemt.learning.roles import Players, Role, Trainable, evaluating
+from edgemt.learning.schedules import Ramp
 from edgemt.methods.adversarial import discriminator
 from edgemt.methods.as_published import VOLUMES, Published
-from edgemt.methods.method import Method, Terms, Turn
-from edgemt.pseudo import signed_distance
-from edgemt.ramps import Ramp
-from edgemt.roles import Players, Role, Trainable, evaluating
 
 
 def two_tasks(out: Output, batch: Batch, *, shape: float) -> Terms:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Head, Output, Step
-from edgemt.losses import (
+from edgemt.learning.losses import (
     cross_entropy,
     dice,
     dice_ce,
@@ -27,11 +27,11 @@ from edgemt.losses import (
     probabilities,
     weighted_mean,
 )
-from edgemt.methods.method import Terms, every_decoder
-from edgemt.methods.pair import Pair
-from edgemt.pseudo import looks
-from edgemt.ramps import Ramp
-from edgemt.roles import Players
+from edgemt.learning.method import Terms, every_decoder
+from edgemt.learning.pseudo_labels import looks
+from edgemt.learning.roles import Players
+from edgemt.learning.schedules import Ramp
+from edgemt.learning.student_teacher import Pair
 
 
 @dataclass(frozen=True)

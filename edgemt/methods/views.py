@@ -14,11 +14,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemt.contract import Batch, Step
-from edgemt.losses import dice_ce, distance, kl, log_probabilities, mse, probabilities, weighted_mean
-from edgemt.methods.method import Method, Terms, Turn
-from edgemt.perturb import Noise, adversarial
-from edgemt.ramps import Ramp
-from edgemt.roles import Memory, Players, Role, Trainable, bare, untracked
+from edgemt.learning.losses import dice_ce, distance, kl, log_probabilities, mse, probabilities, weighted_mean
+from edgemt.learning.method import Method, Terms, Turn
+from edgemt.learning.perturbations import Noise, adversarial
+from edgemt.learning.roles import Memory, Players, Role, Trainable, bare, untracked
+from edgemt.learning.schedules import Ramp
 
 
 @dataclass(frozen=True)

@@ -11,16 +11,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 import teachers
-from deploy.bench import BenchOptions
-from deploy.prune import PruneOptions
-from edgemt.data.layouts import DataOptions
+from deploy.benchmark.bench import BenchOptions
+from deploy.pruning.prune import PruneOptions
+from edgemt.data.cohort import DataOptions
 from edgemt.data.options import AugmentOptions, VolumeOptions
-from edgemt.encoder_weights import FirstConv, Pretrained
-from edgemt.engine import Schedule
+from edgemt.errors import unknown
+from edgemt.io.encoder_weights import FirstConv, Pretrained
+from edgemt.learning.feature_term import FeatureTerm
+from edgemt.learning.roles import Frozen
 from edgemt.methods import METHODS, Method
-from edgemt.methods.feature_term import FeatureTerm
-from edgemt.names import unknown
-from edgemt.roles import Frozen
+from edgemt.training.engine import Schedule
 
 STUDENT_PREFIX = "students/"  # teacher.network students/efficientnet_lite2: a student's network as the teacher
 Control = Literal["teacher_supervised", "student_supervised", "student_no_distillation", "student_all_labels"]
@@ -125,7 +125,7 @@ Make = Callable[[], Recipe]
 
 
 def _table() -> dict[str, Make]:
-    from edgemt.recipes import acdc, atrium, kvasir, phantom
+    from edgemt.recipes import acdc, kvasir, left_atrium, phantom
 
     return {
         "phantom": phantom.phantom,
@@ -134,9 +134,9 @@ def _table() -> dict[str, Make]:
         "acdc_methods": acdc.acdc_methods,
         "kvasir_cpu": kvasir.kvasir_cpu,
         "kvasir": kvasir.kvasir,
-        "la_cpu": atrium.la_cpu,
-        "la_vnet_cpu": atrium.la_vnet_cpu,
-        "la": atrium.la,
+        "la_cpu": left_atrium.la_cpu,
+        "la_vnet_cpu": left_atrium.la_vnet_cpu,
+        "la": left_atrium.la,
         "phantom_volumes": phantom.phantom_volumes,
     }
 

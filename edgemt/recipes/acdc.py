@@ -5,12 +5,12 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from deploy.prune import PruneOptions
-from edgemt.data.layouts import DataOptions
+from deploy.pruning.prune import PruneOptions
+from edgemt.data.cohort import DataOptions
 from edgemt.data.options import PRESETS, AugmentOptions
-from edgemt.engine import Schedule
 from edgemt.methods import METHODS
 from edgemt.recipes import Recipe, Slim, Student, Teacher
+from edgemt.training.engine import Schedule
 
 # What the releases of the compared methods do to slices of the heart.
 LIGHT = AugmentOptions(

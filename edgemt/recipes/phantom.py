@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from deploy.bench import BenchOptions
-from deploy.prune import PruneOptions
-from edgemt.data.layouts import DataOptions
+from deploy.benchmark.bench import BenchOptions
+from deploy.pruning.prune import PruneOptions
+from edgemt.data.cohort import DataOptions
 from edgemt.data.options import VolumeOptions
-from edgemt.engine import Schedule
+from edgemt.data.phantom2d import CLASSES
+from edgemt.data.phantom3d import CLASSES as ORGANS
 from edgemt.methods import METHODS
-from edgemt.phantom import CLASSES
-from edgemt.phantom_volumes import CLASSES as ORGANS
 from edgemt.recipes import Recipe, Slim, Student, Teacher
+from edgemt.training.engine import Schedule
 
 
 def phantom() -> Recipe:

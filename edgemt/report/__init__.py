@@ -19,9 +19,9 @@ from typing import Any
 
 import numpy as np
 
-from edgemt.files import whole, write_text
+from edgemt.io.atomic import whole, write_text
 from edgemt.report.gallery import contact_sheet
-from edgemt.report.page import page
+from edgemt.report.run_page import page
 
 __all__ = ["plain", "write_report"]
 
@@ -43,7 +43,7 @@ def write_report(
             sheet.save(part, "PNG", optimize=True)
         written.append(folder / "gallery.png")
     try:
-        from edgemt.report.plots import draw_plots
+        from edgemt.report.slide_figures import draw_plots
 
         written += draw_plots(folder, record)
     except ModuleNotFoundError as error:

@@ -10,7 +10,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from edgemt.report.charts import binned
-from edgemt.report.numbers import figure, finite, fixed
+from edgemt.report.formatting import figure, finite, fixed
 from edgemt.report.svg import (
     CHAR,
     TONES,

@@ -15,9 +15,9 @@ from edgemt.report.bench_charts import (
     tails,
     time_line,
 )
-from edgemt.report.numbers import DASH, THIN, figure, finite, fixed, scaled, whole_number
-from edgemt.report.parts import facts, flat, folded, framed, named, section, table
-from edgemt.report.style import STYLE
+from edgemt.report.css import STYLE
+from edgemt.report.formatting import DASH, THIN, figure, finite, fixed, scaled, whole_number
+from edgemt.report.html import facts, flat, folded, framed, named, section, table
 
 Record = Mapping[str, Any]
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"

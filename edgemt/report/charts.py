@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgemt.report.numbers import DEADLINE_MS, Timed, families, family, fastest, figure, finite, fixed, timed
+from edgemt.report.formatting import DEADLINE_MS, Timed, families, family, fastest, figure, finite, fixed, timed
 from edgemt.report.svg import (
     CHAR,
     TONES,

@@ -14,9 +14,9 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-from edgemt.frames import fit_label
-from edgemt.overlay import Colour, class_colours, contours, outlines
-from edgemt.report.numbers import DASH, fixed
+from edgemt.io.contours import Colour, class_colours, contours, outlines
+from edgemt.io.images import fit_label
+from edgemt.report.formatting import DASH, fixed
 
 Gallery = Sequence[Mapping[str, Any]]  # {"name": str, "image": uint8 [H, W, K], "masks": {column: integers [H, W]}}
 COLUMNS = {"true": "true mask", "teacher": "teacher", "student": "student", "slim": "slim", "int8": "INT8"}

@@ -1,0 +1,1 @@
+"""Latency, measured honestly: rounds in turns, percentiles, cold start, long runs."""

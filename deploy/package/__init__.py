@@ -1,0 +1,1 @@
+"""The folder that is copied to a device: its card, hashes, signature, golden frames and input statistics."""

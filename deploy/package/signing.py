@@ -1,0 +1,134 @@
+"""Who made this ship: an Ed25519 signature over its card, which holds the hash of every other file.
+
+`card.json.sig` is the bare signature, 64 bytes, of the bytes of `card.json`, so that other tools can check it too:
+`openssl pkeyutl -verify -rawin -pubin -inkey PUBLIC.pem -sigfile card.json.sig -in card.json`.
+Keys are PEM files. `cryptography` is needed to sign and where a signature is asked for, and nowhere else.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import stat
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+from edgemt.io.atomic import whole, write_bytes
+
+SIGNATURE = "card.json.sig"
+TRUSTED = "EDGEMT_TRUSTED_KEY"  # the public key file without whose signature no ship is opened
+PASSPHRASE = "EDGEMT_KEY_PASSPHRASE"  # of the private key, where it has one
+_BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.S)
+
+
+def keygen(path: str | Path) -> tuple[Path, Path]:
+    """Write a new private key to `path` (mode 0600) and its public half to `NAME.pub.pem` beside it.
+
+    Raises ValueError rather than overwrite either: what a lost key signed can never be signed for again.
+    """
+    path = Path(path)
+    public = path.with_name(f"{path.name.removesuffix('.pem')}.pub.pem")
+    for file in (path, public):
+        if file.exists():
+            raise ValueError(f"{file}: is there already; a key is not overwritten, choose another name")
+    serialization, ed25519 = _cryptography()
+    key, secret = ed25519.Ed25519PrivateKey.generate(), os.environ.get(PASSPHRASE, "").encode()
+    lock = serialization.BestAvailableEncryption(secret) if secret else serialization.NoEncryption()
+    pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
+    with whole(path) as part:
+        part.touch(0o600, exist_ok=False)  # never readable by others, not even for a moment
+        part.write_bytes(pem)
+    form = serialization.PublicFormat.SubjectPublicKeyInfo
+    write_bytes(public, key.public_key().public_bytes(serialization.Encoding.PEM, form))
+    return path, public
+
+
+def sign(card: str | Path, *, key: str | Path) -> Path:
+    """Sign a card as it stands; returns the signature beside it. Open the ship first: this looks at the card alone.
+
+    Raises ValueError, naming the file, for a key that is none, is public, or that others can read.
+    """
+    card, key = Path(card), Path(key)
+    serialization, ed25519 = _cryptography()
+    pem = _pem(key, "private key")
+    if os.name == "posix" and stat.S_IMODE(key.stat().st_mode) & 0o077:
+        raise ValueError(f"{key}: others can read this private key; chmod 600 {key}")
+    secret = os.environ.get(PASSPHRASE, "").encode() or None
+    try:
+        private = serialization.load_pem_private_key(pem, secret if b"ENCRYPTED" in pem else None)
+    except TypeError:
+        raise ValueError(f"{key}: has a passphrase; set {PASSPHRASE}") from None
+    except ValueError as error:
+        wrong = f"the passphrase in {PASSPHRASE} does not open it" if secret else f"{error}"
+        raise ValueError(f"{key}: no private key in PEM form ({_one_line(wrong)}); edgemt keygen makes one") from None
+    if not isinstance(private, ed25519.Ed25519PrivateKey):
+        raise ValueError(f"{key}: is a key of another kind, not Ed25519; edgemt keygen makes one")
+    signature = card.with_name(SIGNATURE)
+    write_bytes(signature, private.sign(card.read_bytes()))
+    return signature
+
+
+def verify(text: bytes, signature: str | Path, *, trusted: str | Path) -> None:
+    """Raises ValueError unless `signature` is of `text` by a public key in the PEM file `trusted` (one or several)."""
+    signature, trusted = Path(signature), Path(trusted)
+    serialization, ed25519 = _cryptography()
+    keys = []
+    for block in _BLOCK.findall(_pem(trusted, "public key")):
+        try:
+            keys.append(serialization.load_pem_public_key(block))
+        except ValueError as error:
+            raise ValueError(f"{trusted}: a public key in it cannot be read ({_one_line(str(error))})") from None
+    keys = [key for key in keys if isinstance(key, ed25519.Ed25519PublicKey)]
+    if not keys:
+        raise ValueError(f"{trusted}: holds no Ed25519 public key; give the .pub.pem that edgemt keygen wrote")
+    try:
+        seal = signature.read_bytes()
+    except OSError:
+        raise ValueError(
+            f"{signature.parent}: not signed ({signature.name} is missing), and {trusted.name} is asked for; "
+            "refuse it, or have its maker sign it with edgemt sign"
+        ) from None
+    if not any(_fits(key, seal, text) for key in keys):
+        raise ValueError(
+            f"{signature}: not by a key in {trusted.name}, or the card was changed since; refuse this ship"
+        )
+
+
+def require_signed(path: str | Path, *, signed: bool) -> None:
+    """Raises ValueError where a trusted key is set and `path` is no ship that was opened with one.
+
+    A graph on its own has no signature, and a Ship that was not made by `open_ship`, or with trusted="", was not
+    checked: the policy of the environment holds for both, from Python as well.
+    """
+    if os.environ.get(TRUSTED) and not signed:
+        raise ValueError(
+            f"{path}: was not opened with a trusted key, and {TRUSTED} asks for one; open a signed ship with open_ship"
+        )
+
+
+def _fits(key: Any, seal: bytes, text: bytes) -> bool:
+    try:
+        key.verify(seal, text)
+    except import_module("cryptography.exceptions").InvalidSignature:
+        return False
+    return True
+
+
+def _pem(path: Path, what: str) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise ValueError(f"{path}: this {what} cannot be read ({error.strerror}); name the PEM file") from None
+
+
+def _one_line(text: str) -> str:
+    return " ".join(text.split())[:80]
+
+
+def _cryptography() -> tuple[Any, Any]:
+    try:
+        serialization = import_module("cryptography.hazmat.primitives.serialization")
+        return serialization, import_module("cryptography.hazmat.primitives.asymmetric.ed25519")
+    except ImportError as error:
+        raise ValueError(f"signatures need cryptography ({error}); pip install 'edgemt[sign]'") from None

@@ -1,0 +1,1 @@
+"""Packages that take clicks and boxes."""

@@ -1,0 +1,130 @@
+"""A promptable network as two graphs for the device: a frame is embedded once, then asked about as often as wanted.
+
+    prompt/embed.onnx    frame uint8 [1, H, W, K] -> fine [1, F0, H/2, W/2], deep [1, F, H/8, W/8]
+    prompt/decode.onnx   fine, deep, box [1, 4], points [1, P, 2], signs int64 [1, P], first [1, H, W], put [2]
+                         -> logits [1, H, W], quality [1]
+
+Graphs have fixed sizes, questions do not: all kinds of prompt go in, and what was not put is taken out where it would
+be seen, from the keys of attention and from the drawn maps. So the answer is that of the network, asked the same.
+Coordinates are shares of the frame, x before y.
+
+Shapes: H W the frame, K channels, P points at most, T tokens, F features.
+"""
+
+from __future__ import annotations
+
+import copy
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from deploy.export import Shippable, quiet, without_traces
+from deploy.promptable.runner import DECODE, EMBED, NO_POINT, POINTS
+from edgemt.contract import Normalise
+from edgemt.io.atomic import whole
+
+_ASKED, _CORNERS = 2, 2  # tokens before the points: those that become the answer, and a box
+
+
+class Embed(nn.Module):
+    """frame uint8 [1, H, W, K] -> what of it can be kept."""
+
+    def __init__(self, network: nn.Module, *, normalise: Normalise, channels: int) -> None:
+        super().__init__()
+        self.front = Shippable(network, normalise=normalise, channels=channels)
+
+    def forward(self, frame: Tensor) -> tuple[Tensor, ...]:
+        return tuple(self.front.network.embed(self.front.normalised(frame)))  # type: ignore[operator]
+
+
+class Decode(nn.Module):
+    """The network's own `decode` for one object, of prompts that are all there; `put` says of box and first mask which
+    count, a sign of NO_POINT that a point does not."""
+
+    def __init__(self, network: nn.Module) -> None:
+        super().__init__()
+        self.network = network
+        self._absent = self._there = torch.empty(0)
+        for part in network.modules():
+            if isinstance(part, nn.MultiheadAttention):
+                part.register_forward_pre_hook(self._without_tokens, with_kwargs=True)
+        network.drawn.register_forward_pre_hook(self._without_mask)  # type: ignore[union-attr, operator]
+
+    def forward(
+        self, fine: Tensor, deep: Tensor, box: Tensor, points: Tensor, signs: Tensor, first: Tensor, put: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        boxed, begun = put[:1] > 0, put[1:]
+        answered = torch.zeros(1, _ASKED, dtype=torch.bool)
+        self._absent = torch.cat([answered, ~boxed.expand(1, _CORNERS), signs == NO_POINT], 1)
+        self._there = torch.cat([torch.ones(3), begun, begun]).view(1, 5, 1, 1)
+        nowhere = torch.tensor([[2.0, 2.0, -1.0, -1.0]])  # a box without a pixel
+        box = torch.where(boxed, box, nowhere)
+        asked = (x.unsqueeze(1) for x in (box, points, signs, first))
+        logits, quality = self.network.decode((fine, deep), first.shape[1:], *asked)  # type: ignore[operator]
+        return logits[:, 0], quality[:, 0]
+
+    def _without_tokens(self, module: nn.Module, args: Any, kwargs: dict[str, Any]) -> tuple[Any, dict[str, Any]]:
+        """Where tokens are looked at: they are keys and values as they are, the image's keys carry their place."""
+        if args[1] is not args[2]:
+            return args, kwargs
+        return args, {**kwargs, "key_padding_mask": self._absent}
+
+    def _without_mask(self, module: nn.Module, args: tuple[Tensor]) -> tuple[Tensor]:
+        return (args[0] * self._there,)
+
+
+def export_prompt(
+    network: nn.Module, ship: str | Path, *, size: tuple[int, int], channels: int, normalise: Normalise, opset: int = 20
+) -> tuple[Path, Path]:
+    """Write the two graphs of a network with `embed` and `decode` into a ship's folder, before it is sealed.
+
+    The network is left as it was. Raises ValueError when it cannot be exported, or is asked in another way.
+    """
+    if not getattr(network, "promptable", False) or not hasattr(network, "drawn"):
+        raise ValueError(
+            f"{ship}: {type(network).__name__} cannot be shipped as a prompt input; give a small promptable"
+        )
+    network = copy.deepcopy(network).cpu().eval().requires_grad_(False)
+    frame = torch.zeros((1, *size, channels), dtype=torch.uint8)
+    embed = Embed(network, normalise=normalise, channels=channels).eval()
+    with torch.no_grad():
+        fine, deep = embed(frame)
+    embed_path = _written(embed, (frame,), Path(ship) / EMBED, ("frame",), ("fine", "deep"), opset)
+    asked = {
+        "fine": fine,
+        "deep": deep,
+        "box": torch.tensor([[0.25, 0.25, 0.75, 0.75]]),
+        "points": torch.full((1, POINTS, 2), 0.5),
+        "signs": torch.ones((1, POINTS), dtype=torch.int64),
+        "first": torch.zeros((1, *size)),
+        "put": torch.ones(2),
+    }
+    names = ("logits", "quality")
+    return embed_path, _written(
+        Decode(network).eval(), (*asked.values(),), Path(ship) / DECODE, (*asked,), names, opset
+    )
+
+
+def _written(
+    module: nn.Module,
+    example: tuple[Tensor, ...],
+    path: Path,
+    takes: tuple[str, ...],
+    gives: tuple[str, ...],
+    opset: int,
+) -> Path:
+    with quiet(), torch.no_grad():
+        try:
+            program = torch.onnx.export(
+                module, example, input_names=list(takes), output_names=list(gives), opset_version=opset,
+                dynamo=True, external_data=False, verbose=False,
+            )  # fmt: skip
+        except Exception as error:  # the exporter raises a dozen types of its own
+            raise ValueError(f"{path}: cannot be exported to ONNX ({str(error).strip().splitlines()[0]})") from error
+    assert program is not None
+    without_traces(program.model_proto)
+    with whole(path) as part:
+        part.write_bytes(program.model_proto.SerializeToString(deterministic=True))
+    return path

@@ -1,0 +1,173 @@
+"""The prompt input of a ship: a frame is embedded once, then answers clicks, a box or a first mask with a mask.
+
+It is there where the ship was built with one (`deploy.promptable.add_to_package`), and runs without torch.
+Coordinates are shares of the frame, (0, 0) its top left corner, x before y.
+
+Shapes: H W the frame of the prompt graphs, h w another size, K channels, P points at most, F features.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from deploy.package.model_bytes import ModelBytes, read_model
+from deploy.package.package import Ship
+from deploy.package.signing import require_signed
+from deploy.runtimes import openvino_backend
+from deploy.runtimes.openvino_backend import core
+from deploy.runtimes.runner import imported
+from edgemt.errors import unknown
+from edgemt.io.images import fit_frame
+
+EMBED, DECODE = "prompt/embed.onnx", "prompt/decode.onnx"
+POINTS = 16  # P
+NO_POINT = -2  # a sign; 1 lies on the object, 0 beside it
+_TAKES = ("fine", "deep", "box", "points", "signs", "first", "put")
+
+Graph = Callable[[Mapping[str, np.ndarray]], "dict[str, np.ndarray]"]
+Embedding = tuple[np.ndarray, np.ndarray]  # fine [1, F0, H/2, W/2], deep [1, F, H/8, W/8]
+Box = tuple[float, float, float, float]  # x0 y0 x1 y1
+
+
+@dataclass(frozen=True)
+class Question:
+    """What is asked of one object. Raises ValueError, naming the prompt, for what makes no sense."""
+
+    box: Box | None = None
+    points: tuple[tuple[float, float, bool], ...] = ()  # x, y, and whether it lies on the object
+
+    def __post_init__(self) -> None:
+        corners = () if self.box is None else (self.box[:2], self.box[2:])
+        for x, y in (*corners, *(point[:2] for point in self.points)):
+            if not (math.isfinite(x) and math.isfinite(y) and 0 <= x <= 1 and 0 <= y <= 1):
+                raise ValueError(f"prompt: ({x:g}, {y:g}) lies outside of the picture; write shares of it, 0 to 1")
+        if self.box is not None and not (self.box[0] < self.box[2] and self.box[1] < self.box[3]):
+            raise ValueError("prompt: the box is empty; draw it from one corner to the other")
+        if len(self.points) > POINTS:
+            raise ValueError(
+                f"prompt: {len(self.points)} clicks on one structure, at most {POINTS}; draw a box instead"
+            )
+
+
+class Answer(NamedTuple):
+    logits: np.ndarray  # float32 [H, W], above 0 inside
+    quality: float  # the intersection over union that the network expects of its own mask, 0 to 1
+
+
+class Prompted:
+    """The two graphs of a ship, loaded. Not for two threads at once."""
+
+    def __init__(self, embed: Graph, decode: Graph, *, shape: tuple[int, ...], runtime: str) -> None:
+        self.size, self.channels, self.runtime = (shape[1], shape[2]), shape[3], runtime
+        self._embed, self._decode = embed, decode
+
+    def embed(self, pixels: np.ndarray) -> Embedding:
+        """uint8 [h, w] or [h, w, 3] of any size."""
+        frame = fit_frame(pixels, size=self.size, channels=self.channels)
+        kept = self._embed({"frame": np.ascontiguousarray(frame[None])})
+        return kept["fine"], kept["deep"]
+
+    def answer(self, embedding: Embedding, question: Question, *, first: np.ndarray | None = None) -> Answer:
+        """`first`: logits [H, W] of a mask to begin from. Raises ValueError where nothing is asked, and for NaN."""
+        if question.box is None and not question.points and first is None:
+            raise ValueError("prompt: nothing is asked; give a click, a box or a first mask")
+        points, signs = np.full((1, POINTS, 2), 0.5, np.float32), np.full((1, POINTS), NO_POINT, np.int64)
+        for i, (x, y, on) in enumerate(question.points):
+            points[0, i], signs[0, i] = (x, y), int(on)
+        begun = np.zeros(self.size, np.float32) if first is None else np.asarray(first, np.float32)
+        said = self._decode(
+            {
+                "fine": embedding[0],
+                "deep": embedding[1],
+                "box": np.array([question.box or (0, 0, 0, 0)], np.float32),
+                "points": points,
+                "signs": signs,
+                "first": begun[None],
+                "put": np.array([question.box is not None, first is not None], np.float32),
+            }
+        )
+        logits, quality = said["logits"][0], float(said["quality"].reshape(-1)[0])
+        if not np.isfinite(logits).all():
+            raise ValueError(f"{DECODE}: gave no numbers (NaN); build the prompt input again")
+        return Answer(logits, quality)
+
+
+def has_prompt(ship: Ship) -> bool:
+    return EMBED in ship.card.files and DECODE in ship.card.files
+
+
+def open_prompt(ship: Ship, *, runtime: str = "auto", threads: int = 1) -> Prompted:
+    """Raises ValueError in one line for a ship without a prompt input and for graphs that are none."""
+    if not has_prompt(ship):
+        raise ValueError(f"{ship.folder}: has no prompt input; add one with edgemt export SHIP --with-prompt")
+    require_signed(ship.folder, signed=ship.signed)
+    return load_prompt(ship.model(EMBED), ship.model(DECODE), runtime=runtime, threads=threads)
+
+
+def load_prompt(
+    embed: Path | ModelBytes, decode: Path | ModelBytes, *, runtime: str = "auto", threads: int = 1
+) -> Prompted:
+    """As `open_prompt`, of the bytes that a card vouches for, or of two files that no card lists."""
+    if runtime == "auto":
+        runtime = next((name for name in _LOAD if find_spec(name) is not None), "onnxruntime")
+    if runtime not in _LOAD:
+        raise ValueError(unknown("runtime of a prompt input", runtime, _LOAD))
+    loaded = []
+    for part in (embed, decode):
+        if not isinstance(part, ModelBytes):
+            require_signed(part, signed=False)
+    models = [part if isinstance(part, ModelBytes) else read_model(part) for part in (embed, decode)]
+    for model in models:
+        try:
+            loaded.append(_LOAD[runtime](model, threads))
+        except (RuntimeError, ValueError, KeyError) as error:
+            why = (str(error).strip() or type(error).__name__).splitlines()[-1]
+            raise ValueError(f"{model.path}: {runtime} cannot load it ({why}); build the prompt input again") from None
+    (first, taken), (second, asked) = loaded
+    shape = taken.get("frame", ())
+    if set(taken) != {"frame"} or len(shape) != 4 or set(asked) != set(_TAKES):
+        raise ValueError(
+            f"{models[0].path.parent}: takes {', '.join((*taken, *asked))}, which is no prompt input of this version"
+        )
+    return Prompted(first, second, shape=shape, runtime=runtime)
+
+
+Loaded = tuple[Graph, "dict[str, tuple[int, ...]]"]  # and the shape of each input
+
+
+def _onnxruntime(model: ModelBytes, threads: int) -> Loaded:
+    ort = imported("onnxruntime", "onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    try:
+        session = ort.InferenceSession(model.data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions have no base of their own
+        raise ValueError(str(error)) from None
+    names = [value.name for value in session.get_outputs()]
+
+    def run(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+    return run, {value.name: tuple(value.shape) for value in session.get_inputs()}
+
+
+def _openvino(model: ModelBytes, threads: int) -> Loaded:
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    compiled = core().compile_model(openvino_backend.read(model), "CPU", {**config, "INFERENCE_PRECISION_HINT": "f32"})
+    request = compiled.create_infer_request()
+
+    def run(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        request.infer(dict(feed))
+        return {port.any_name: request.get_tensor(port).data.copy() for port in compiled.outputs}
+
+    return run, {port.any_name: tuple(port.get_partial_shape().to_shape()) for port in compiled.inputs}
+
+
+_LOAD: dict[str, Callable[[ModelBytes, int], Loaded]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}

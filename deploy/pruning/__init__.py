@@ -1,0 +1,1 @@
+"""Structured pruning by parameters, operations or measured latency."""

@@ -1,0 +1,1 @@
+"""ONNX Runtime, OpenVINO and TensorRT behind one runner."""

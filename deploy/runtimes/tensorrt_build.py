@@ -1,0 +1,257 @@
+"""ONNX to engine, by TensorRT 10 or 11 or TensorRT for RTX: one code path, no precision flags.
+
+The network is strongly typed: precision is what the graph says, INT8 where it has Q/DQ nodes, half where its types are
+half. TensorRT 10 takes that form and TensorRT 11 takes nothing else.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import time
+from collections import Counter
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any, Literal
+
+from deploy.package.model_bytes import ModelBytes, read_model
+from deploy.package.onnx_inspect import parse_graph
+from deploy.package.package import Ship
+from deploy.runtimes import cuda_driver
+from deploy.runtimes.cache_seal import read_sealed, write_sealed
+from deploy.runtimes.runner import imported, said
+from deploy.runtimes.tensorrt_engine_cache import Engine, Key, cache_folder, write_engine
+from edgemt.errors import unknown
+
+PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_bindings"}
+PIP = {
+    "tensorrt": "tensorrt (on a Jetson JetPack brings it)",
+    "tensorrt_rtx": "tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs",
+}
+FILES = {"int8": "model.int8.onnx", "fp16": "model.fp16.onnx", "fp32": "model.onnx"}
+OLDEST = 10  # the first major version with strongly typed networks as we use them
+_ATTEMPTS = 3  # each with a quarter of the workspace of the one before
+_HEAVY = re.compile(r"conv|correlation|gemm|matmul|matrixmultiply", re.IGNORECASE)
+_KINDS = {  # what inspectors call a type -> ours, first match counts
+    "int8": r"int8",
+    "fp8": r"fp8|float8",
+    "bf16": r"bf16|bfloat16",
+    "f16": r"fp16|half|float16",
+    "f32": r"fp32|float",
+}
+
+
+@dataclass(frozen=True)
+class BuildOptions:
+    """`portable` gives up some speed for an engine that more than one kind of GPU runs."""
+
+    precision: Literal["tf32", "f32"] = "tf32"  # how float32 layers are computed
+    workspace_mib: int | None = None  # what a layer may use for scratch; a quarter of the free memory if not given
+    portable: bool = False
+
+    def __post_init__(self) -> None:
+        if self.precision not in ("tf32", "f32"):
+            raise ValueError(f"precision {self.precision!r}: tf32 or f32; half precision and INT8 are in the file")
+        if self.workspace_mib is not None and self.workspace_mib < 1:
+            raise ValueError(f"workspace_mib {self.workspace_mib}: must be 1 or more")
+
+
+def module(runtime: str) -> Any:
+    """The package behind "tensorrt" or "tensorrt_rtx". Raises ValueError: missing, or older than what we can use."""
+    trt = imported(PACKAGES[runtime], runtime, pip=PIP[runtime])
+    if runtime == "tensorrt" and int(trt.__version__.split(".")[0]) < OLDEST:
+        raise ValueError(
+            f"runtime 'tensorrt': version {trt.__version__} is too old, {OLDEST} or newer is needed (JetPack 6.1)"
+        )
+    return trt
+
+
+def build(
+    source: Path | ModelBytes, *, runtime: str, options: BuildOptions | None = None, folder: Path | None = None
+) -> Engine:
+    """Build the engine of one ONNX graph and store it with its key in `folder`, the user's cache if not given.
+
+    Raises ValueError in one line for what the parser objects to, for a builder that runs out of memory, and where
+    engines cannot be built without a GPU.
+    """
+    options = options or BuildOptions()
+    trt, gpu = module(runtime), cuda_driver.gpu()
+    if gpu is None and runtime == "tensorrt":
+        raise ValueError(
+            "runtime 'tensorrt': engines are built on the device that runs them, and no NVIDIA GPU is to be had here; "
+            "--runtime tensorrt_rtx builds ahead of time"
+        )
+    model = source if isinstance(source, ModelBytes) else read_model(source)
+    target = None if options.portable else gpu
+    folder = Path(folder) if folder is not None else cache_folder() / "tensorrt"
+    key = Key.here(
+        onnx_sha256=model.sha256,
+        runtime=runtime,
+        version=str(trt.__version__),
+        gpu=target,
+        options={"precision": options.precision, "portable": target is None},
+    )
+    log = logger(trt)
+    timings = folder / f"timing.{runtime}.{key.version}.{(target.name if target else 'any').replace(' ', '_')}.bin"
+    start = time.perf_counter()
+    data = _serialised(trt, log, model, options=options, here=target, timings=timings)
+    facts = {
+        "layers": dict(executed(log.layers)),
+        "built_s": round(time.perf_counter() - start, 2),
+        "ahead_of_time": gpu is None,
+    }
+    return write_engine(folder, model.path, key=key, data=data, facts=facts)
+
+
+def build_ship(
+    ship: Ship,
+    *,
+    runtime: str = "auto",
+    file: str | None = None,
+    options: BuildOptions | None = None,
+    folder: Path | None = None,
+) -> Iterator[tuple[Engine, str]]:
+    """Build the engines of a ship and say what became of each: of every ONNX file, or of "int8", "fp16", "fp32" or one
+    that is named.
+
+    Where there is a GPU the golden frames run through each engine, and ValueError is raised for one that fails them.
+    """
+    if runtime == "auto":
+        runtime = "tensorrt" if find_spec("tensorrt") is not None and cuda_driver.gpu() is not None else "tensorrt_rtx"
+    if runtime not in PACKAGES:
+        raise ValueError(unknown("runtime to build engines for", runtime, ["auto", *PACKAGES]))
+    module(runtime)
+    names = (
+        [FILES.get(file, file)] if file is not None else [name for name in FILES.values() if name in ship.card.files]
+    )
+    for name in names:
+        source = ship.path(name)
+        if source.suffix != ".onnx":
+            raise ValueError(f"{source}: engines are built from .onnx; choose {', '.join(FILES)}")
+        engine = build(ship.model(name), runtime=runtime, options=options, folder=folder)
+        yield engine, _became(ship, name, engine, runtime, options)
+
+
+def _became(ship: Ship, name: str, engine: Engine, runtime: str, options: BuildOptions | None) -> str:
+    size = f"{name}: {engine.record['bytes'] / 2**20:.1f} MiB in {engine.record['built_s']:.1f} s"
+    if engine.record["ahead_of_time"]:
+        layers = said(engine.record["layers"])
+        return f"{size}, layers {layers}; built ahead of time and not tried: no NVIDIA GPU and driver to be had here"
+    from deploy.runtimes.load import runner
+
+    cache = engine.path.parent
+    made = runner(ship, runtime=runtime, file=name, cache=cache, precision=options.precision if options else None)
+    return f"{size}, runs in {made.precision} on {made.details['device']} and gives the golden masks"
+
+
+def logger(trt: Any) -> Any:
+    """A TensorRT logger that keeps the errors and the list of layers, and prints nothing."""
+
+    class Log(trt.ILogger):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+            self.layers = ""
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(" ".join(text.split()))
+            elif text.startswith("Layers:"):
+                self.layers = text
+
+    return Log()
+
+
+def executed(text: str) -> Mapping[str, int]:
+    """Type -> count of the heavy layers, from an inspector's JSON or the builder's list; empty if it does not say."""
+    kinds: Counter[str] = Counter()
+    for layer, reads in _layers(text):
+        if _HEAVY.search(layer):
+            kinds.update([next((kind for kind, word in _KINDS.items() if re.search(word, reads, re.IGNORECASE)), "")])
+    kinds.pop("", None)
+    return kinds
+
+
+def _layers(text: str) -> list[tuple[str, str]]:
+    """(type of layer, type of what it reads first)."""
+    if text.startswith("Layers:"):
+        found = re.finditer(r"LayerType: (\w+), Inputs: \[ \{[^}]*?Datatype: (\w+)", text)
+        return [(match[1], match[2]) for match in found]
+    try:
+        layers = json.loads(text).get("Layers", []) if text else []
+    except ValueError:
+        return []
+    told = [layer for layer in layers if isinstance(layer, dict) and layer.get("Inputs")]
+    return [
+        (
+            f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}",
+            str(layer["Inputs"][0].get("Datatype") or layer["Inputs"][0].get("Format/Datatype", "")),
+        )
+        for layer in told
+    ]
+
+
+def _serialised(
+    trt: Any, log: Any, model: ModelBytes, *, options: BuildOptions, here: cuda_driver.Gpu | None, timings: Path
+) -> bytes:
+    source = model.path
+    if parse_graph(model.data, source=source).external:
+        raise ValueError(f"{source}: keeps weights in another file; export it with external_data=False")
+    builder = trt.Builder(log)
+    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
+    parser = trt.OnnxParser(network, log)
+    if not parser.parse(model.data):
+        said = [str(parser.get_error(i).desc()).strip() for i in range(parser.num_errors)]
+        raise ValueError(f"{source}: NVIDIA's parser refuses it ({(said or log.errors or ['no reason given'])[0]})")
+    workspace = _workspace(options)
+    for attempt in range(_ATTEMPTS):
+        config, cache = _config(trt, builder, options=options, here=here, timings=timings)
+        if workspace is not None:
+            config.set_memory_pool_limit(trt.MemoryPoolType.WORKSPACE, workspace >> (2 * attempt))
+        log.errors.clear()
+        made = builder.build_serialized_network(network, config)
+        if made is not None:
+            if cache is not None and here is not None:
+                write_sealed(timings, timings.name, bytes(cache.serialize()))
+            return bytes(made)
+        if workspace is None or not any("memory" in text.lower() for text in log.errors):
+            break
+    reason = log.errors[0] if log.errors else "no reason given"
+    hint = "; give less: --workspace-mib 256" if "memory" in reason.lower() else ""
+    raise ValueError(f"{source}: no engine can be built ({reason}){hint}")
+
+
+def _config(
+    trt: Any, builder: Any, *, options: BuildOptions, here: cuda_driver.Gpu | None, timings: Path
+) -> tuple[Any, Any]:
+    """(builder configuration, timing cache or None). What a version of TensorRT lacks is left out."""
+    config = builder.create_builder_config()
+    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else nobody can tell what ran in which precision
+    if options.precision == "tf32":
+        config.set_flag(trt.BuilderFlag.TF32)
+    else:
+        config.clear_flag(trt.BuilderFlag.TF32)
+    ahead = hasattr(trt, "ComputeCapability")
+    if ahead and here is not None:
+        config.num_compute_capabilities = 1
+        config.set_compute_capability(trt.ComputeCapability.CURRENT, 0)
+    elif not ahead and here is None and hasattr(trt, "HardwareCompatibilityLevel"):
+        config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
+    if ahead or not hasattr(config, "create_timing_cache"):
+        return config, None
+    for kept in (read_sealed(timings, timings.name) or b"", b""):  # a damaged or foreign file is left aside
+        cache = config.create_timing_cache(kept)
+        if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
+            return config, cache
+    return config, None
+
+
+def _workspace(options: BuildOptions) -> int | None:
+    if options.workspace_mib is not None:
+        return options.workspace_mib << 20
+    try:
+        return cuda_driver.cuda().memory()[0] // 4
+    except ValueError:
+        return None

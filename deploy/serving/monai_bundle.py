@@ -1,0 +1,89 @@
+"""A ship with the description that MONAI's bundles carry: configs/metadata.json, by the schema of 2024-07-25.
+
+The graphs go along as ONNX. A bundle that MONAI itself runs would hold PyTorch weights as well; this one describes
+what is deployed, to the tools that read that description.
+"""
+
+from __future__ import annotations
+
+import json
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from deploy.package.package import CARD, Ship
+from edgemt.io.atomic import write_bytes, write_text
+
+SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
+_OLDEST = {"monai": "1.4.0", "torch": "2.7.0"}  # of the training side, where it is not installed here
+_NOT_SAID = "not stated"
+
+
+def write_bundle(ship: Ship, folder: Path, *, name: str) -> Path:
+    """Write configs/metadata.json, docs/README.md and models/*.onnx; returns `folder`."""
+    graphs = [file for file in ship.card.files if file.endswith(".onnx") and "/" not in file]
+    for file in graphs:
+        write_bytes(folder / "models" / Path(file).name, ship.read(file))
+    described = bundle_metadata(ship)
+    write_text(folder / "docs" / "README.md", f"# {name}\n\n{described['description']}\n")
+    write_text(folder / "configs" / CARD, ship.card.to_json())
+    write_text(folder / "configs" / "metadata.json", json.dumps(described, indent=4) + "\n")
+    return folder
+
+
+def bundle_metadata(ship: Ship) -> dict[str, Any]:
+    """What the schema asks for, from the card alone; who made it and whose it is, the card does not know."""
+    card = ship.card
+    classes = {str(k): name for k, name in enumerate(card.classes)}
+    shape = {"type": "image", "spatial_shape": list(card.size), "dtype": "uint8", "is_patch_data": False}
+    colours = {"RGB": ["red", "green", "blue"], "grey": ["intensity"]}.get(
+        card.channel_order, [f"slice {k - card.channels // 2:+d}" for k in range(card.channels)]
+    )
+    dice = {file: found["dice"] for file, found in card.measured.items() if found.get("dice") is not None}
+    return {
+        "schema": SCHEMA,
+        "version": "0.1.0",
+        "changelog": {"0.1.0": f"exported {card.created}"},
+        "monai_version": _version("monai"),
+        "pytorch_version": _version("torch"),
+        "numpy_version": metadata.version("numpy"),
+        "required_packages_version": {"onnxruntime": "1.20.0"},
+        "task": f"segmentation of {', '.join(card.classes[1:])}",
+        "description": (
+            f"{card.name or 'A student'}: {card.params} parameters, {card.macs} multiply-accumulates a frame. Takes "
+            f"one raw uint8 frame [1, {card.size[0]}, {card.size[1]}, {card.channels}], channels last, gives one uint8 "
+            "mask [1, H, W] of class indices; normalisation and argmax are inside the graph."
+        ),
+        "authors": _NOT_SAID,
+        "copyright": _NOT_SAID,
+        "eval_metrics": {f"mean_dice of {file}": value for file, value in dice.items()},
+        "intended_use": "research; not cleared for clinical use",
+        "network_data_format": {
+            "inputs": {
+                "frame": {
+                    **shape,
+                    "format": "magnitude",
+                    "modality": "n/a",
+                    "num_channels": card.channels,
+                    "value_range": [0, 255],
+                    "channel_def": {str(k): colour for k, colour in enumerate(colours[: card.channels])},
+                }
+            },
+            "outputs": {
+                "mask": {
+                    **shape,
+                    "format": "segmentation",
+                    "num_channels": 1,
+                    "value_range": [0, len(card.classes) - 1],
+                    "channel_def": classes,
+                }
+            },
+        },
+    }
+
+
+def _version(package: str) -> str:
+    try:
+        return metadata.version(package).split("+")[0]
+    except metadata.PackageNotFoundError:
+        return _OLDEST[package]

@@ -1,0 +1,1 @@
+"""Masks corrected by a user while the video runs, kept as cases to train on."""

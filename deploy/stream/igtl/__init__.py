@@ -1,0 +1,1 @@
+"""OpenIGTLink: the wire format."""

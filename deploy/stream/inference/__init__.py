@@ -1,0 +1,1 @@
+"""The thread and the child process that turn frames into masks."""

@@ -1,0 +1,1 @@
+"""What a display may show now: frames, masks, their age, and delays."""

@@ -1,0 +1,42 @@
+"""What every command does alike: a line on stderr, a JSON file, its help, and refusing what is left over."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import tyro
+
+
+def say(text: str) -> None:
+    from edgemt.training import distributed
+
+    if distributed.speaks():
+        print(f"edgemt: {text}", file=sys.stderr, flush=True)
+
+
+def write_json(file: Path | None, record: dict[str, Any]) -> None:
+    if file is not None:
+        import json
+
+        from edgemt.io.atomic import write_text
+
+        write_text(file, json.dumps(record, indent=1) + "\n")
+
+
+def show_help(kind: type) -> None:
+    """Prints the help of a command and leaves with status 0."""
+    tyro.cli(kind, args=["--help"], prog=f"edgemt {kind.__name__.lower()}")
+
+
+def alone(carry_out: Callable[[Any], None]) -> Callable[[Any, list[str]], None]:
+    """A command without a recipe's fields: an argument that is left over is a mistake."""
+
+    def strict(command: Any, rest: list[str]) -> None:
+        if rest:
+            raise ValueError(f"unknown argument {rest[0]!r}; see edgemt {type(command).__name__.lower()} --help")
+        carry_out(command)
+
+    return strict

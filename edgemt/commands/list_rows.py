@@ -1,0 +1,103 @@
+"""What `edgemt list` shows: every table of the house, a name and a line each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+
+Rows = Iterator[tuple[str, str]]
+
+
+def rows(what: str) -> list[tuple[str, str]]:
+    return list(_TABLES[what]())
+
+
+def _recipes() -> Rows:
+    from edgemt.recipes import RECIPES
+
+    for name, make in RECIPES.items():
+        yield name, _first_line(make)
+
+
+def _methods() -> Rows:
+    from edgemt.methods import METHODS, entry_points
+    from edgemt.methods.catalogue import about
+
+    for name, method in METHODS.items():
+        yield name, about(name, method)
+    for point in entry_points.offered():
+        package = entry_points.package_of(point)
+        if point.name in METHODS:
+            yield point.name, f"{package}: not reachable, the name is that of a method above"
+            continue
+        try:
+            yield point.name, f"{package}: {about(point.name, entry_points.load(point))}"
+        except ValueError as error:  # a broken package does not hide the others
+            yield point.name, " ".join(str(error).split())
+
+
+def _teachers() -> Rows:
+    from teachers import TEACHERS
+
+    for name, row in TEACHERS.items():
+        yield name, row.about
+
+
+def _students() -> Rows:
+    from students import STUDENTS
+
+    for name, row in STUDENTS.items():
+        yield name, f"{row.encoder}: {row.about}"
+
+
+def _encoders() -> Rows:
+    import students
+    from edgemt.io import encoder_weights
+
+    for name, row in students.STUDENTS.items():
+        size = f"{row.params:5.2f} M, {row.mmacs:5.0f} MMACs, {row.int8_time:4.2f}x INT8 time"
+        yield name, f"{size}; weights: {encoder_weights.sources(row.encoder)}"
+
+
+def _zoo() -> Rows:
+    from edgemt.io import zoo_paths
+    from edgemt.zoo import entry
+
+    for name in zoo_paths.names():
+        yield zoo_paths.PREFIX + name, entry.about(entry.read_card(zoo_paths.HOME / name))
+
+
+def _runtimes() -> Rows:
+    from deploy.runtimes.load import RUNTIMES, available
+
+    works = available()
+    for name, row in RUNTIMES.items():
+        fine, said = works[name]
+        yield name, f"{row.about} ({said})" if fine else f"not here: {said}"
+
+
+def _datasets() -> Rows:
+    yield "pairs", "root/{train,val}/{images,masks}/* or root/{images,masks}/*: PNG, JPEG, TIFF, 8 or 16 bit"
+    yield (
+        "volumes",
+        "root/{images,labels}/*.nii.gz with train.txt and val.txt: every slice a frame, patients kept together",
+    )
+    yield "decathlon", "Medical Segmentation Decathlon or nnU-Net: dataset.json, imagesTr, labelsTr, imagesTs"
+    yield "h5", "NAME/*.h5 or NAME.h5 with image and label, as the mean-teacher repositories have them"
+    yield "phantom", "synthetic frames with labels, nothing to download"
+    yield "phantom_volumes", "synthetic volumes with labels, nothing to download"
+
+
+def _first_line(thing: object) -> str:
+    return (thing.__doc__ or "").strip().splitlines()[0]
+
+
+_TABLES: dict[str, Callable[[], Rows]] = {
+    "recipes": _recipes,
+    "methods": _methods,
+    "teachers": _teachers,
+    "students": _students,
+    "encoders": _encoders,
+    "runtimes": _runtimes,
+    "datasets": _datasets,
+    "zoo": _zoo,
+}

@@ -1,0 +1,145 @@
+"""The commands that look at a shipped folder, on a machine without torch too."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Literal
+
+from tyro.conf import Positional, arg
+
+from edgemt.commands.console import write_json
+
+
+@dataclass(frozen=True)
+class Eval:
+    """Measure a shipped folder on labelled images: a table, and JSON with --json FILE."""
+
+    ship: Positional[Path]
+    """The folder, or zoo/NAME: a trained student that travels with the package (edgemt list zoo)."""
+    root: Annotated[Path | None, arg(name="data.root")] = None
+    """Folder laid out as in training; its validation list is measured."""
+    val: Annotated[str, arg(name="data.val")] = ""
+    """Another list of cases to measure."""
+    runtime: str = "auto"
+    file: str | None = None
+    """int8, fp32, or a file on the card."""
+    through_plane: int = 1
+    """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
+    json: Path | None = None
+
+
+def evaluate(command: Eval) -> None:
+    from edgemt.inference import evaluate_package
+
+    record = evaluate_package.evaluate_ship(
+        command.ship,
+        data_root=command.root,
+        val=command.val,
+        runtime=command.runtime,
+        file=command.file,
+        through_plane=command.through_plane,
+    )
+    print(evaluate_package.metrics_table(record))
+    write_json(command.json, record)
+
+
+@dataclass(frozen=True)
+class Predict:
+    """Masks for images, folders of images, NIfTI volumes or, with --format dicom-seg, DICOM. With --prompt, SHIP is the
+    `promptable` folder of a run, or a SAM, and the mask is of the object that the prompts name."""
+
+    ship: Positional[Path]
+    """A ship folder, or zoo/NAME: a trained student that travels with the package (edgemt list zoo)."""
+    inputs: Positional[tuple[Path, ...]]
+    out: Path = Path("masks")
+    overlay: bool = True
+    """Draw the contours over each image as well."""
+    runtime: str = "auto"
+    file: str | None = None
+    through_plane: int = 1
+    """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
+    format: Literal["auto", "dicom-seg"] = "auto"
+    """dicom-seg: DICOM images, series or cines in, a DICOM segmentation each out."""
+    prompt: tuple[str, ...] = ()
+    """box=x0,y0,x1,y1 point=x,y not=x,y (pixels), slice=K of a volume: interactive segmentation."""
+
+
+def predict(command: Predict) -> None:
+    for path in _predicted(command):
+        print(path)
+
+
+def _predicted(command: Predict) -> Iterator[Path]:
+    if command.prompt:
+        from edgemt.inference.interactive import predict_prompted
+
+        return predict_prompted(
+            str(command.ship), command.inputs, prompts=command.prompt, out=command.out, overlay=command.overlay
+        )
+    if command.format == "dicom-seg":
+        from deploy.dicom.segmentation import predict_dicom_seg
+
+        return predict_dicom_seg(
+            command.ship, command.inputs, out=command.out, runtime=command.runtime, file=command.file
+        )
+    from edgemt.inference import evaluate_package
+
+    return evaluate_package.predict(
+        command.ship,
+        command.inputs,
+        out=command.out,
+        overlay=command.overlay,
+        runtime=command.runtime,
+        file=command.file,
+        through_plane=command.through_plane,
+    )
+
+
+@dataclass(frozen=True)
+class Build:
+    """TensorRT engines for this device's GPU from a shipped folder, each tried on the golden frames and kept with its
+    key in the user's cache folder ($EDGEMT_CACHE). Without a GPU, TensorRT for RTX builds ahead of time."""
+
+    ship: Positional[Path]
+    runtime: str = "auto"
+    """tensorrt or tensorrt_rtx."""
+    file: str | None = None
+    """int8, fp16, fp32, or an .onnx file on the card; all of them if not given."""
+    out: Path | None = None
+    """Another folder for the engines. Their .engine files can be named in place of a ship."""
+    precision: Literal["tf32", "f32"] = "tf32"
+    """How float layers are computed; half precision and INT8 are in the file."""
+    workspace_mib: int | None = None
+    """Scratch memory for a layer; give less on a board with little memory."""
+    portable: bool = False
+    """One engine for more than one kind of GPU, at some cost in speed."""
+
+
+def build(command: Build) -> None:
+    from deploy.package.package import open_ship
+    from deploy.runtimes.tensorrt_build import BuildOptions, build_ship
+
+    options = BuildOptions(command.precision, command.workspace_mib, command.portable)
+    ship = open_ship(command.ship)
+    for engine, became in build_ship(
+        ship, runtime=command.runtime, file=command.file, options=options, folder=command.out
+    ):
+        print(f"{became}\n{engine.path}")
+
+
+@dataclass(frozen=True)
+class Doctor:
+    """What works on this machine, what does not, and why. With a ship folder or zoo/NAME, its self-test too."""
+
+    ship: Positional[Path | None] = None
+
+
+def doctor(command: Doctor) -> None:
+    from edgemt.inference import evaluate_package
+
+    healthy, lines = evaluate_package.doctor(command.ship)
+    print("\n".join(lines))
+    if not healthy:
+        raise SystemExit(2)

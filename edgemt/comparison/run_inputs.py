@@ -1,0 +1,81 @@
+"""What each run of a comparison depends on, known before anything is trained."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from edgemt.artefacts import stage_folder
+from edgemt.comparison.runs import One, recipe_of
+from edgemt.pipeline import run_context, train
+from edgemt.recipes import Recipe
+
+_OF_ONE_RUN = ("seed", "parents", "all_labels")
+
+
+@dataclass(frozen=True)
+class Wanted:
+    """A recipe under comparison. The files of a draw are read once."""
+
+    recipe: Recipe
+    out: Path
+    draw: int = 0
+    _runs: dict[int, run_context.Run] = field(default_factory=dict)
+
+    def run(self, one: One) -> run_context.Run:
+        """The recipe of a run at work; its data are shared with the other runs of the same labelled patients."""
+        at = run_context.start(recipe_of(one, self.recipe), one.folder)
+        draw = one.seed if self.draw else 0
+        first = self._runs.setdefault(draw, at)
+        if first is not at:
+            first.cohort  # noqa: B018  read before it is shared
+            first.content  # noqa: B018
+            first.share_data(at)
+        return at
+
+    def inputs(self, one: One) -> dict[str, Any]:
+        """All that its weights and figures depend on, as JSON's own types."""
+        at, of = self.run(one), recipe_of(one, self.recipe).teacher
+        side = train.side_of(at, of)
+        weights = train.first_encoder_weights(of, at, "teacher")
+        inputs = train.inputs_of(at, side, of, of.method, parents={}, all_labels=False)
+        inputs = train.with_encoder(inputs, of, one.stage, weights)
+        return _plain({**inputs, "measured on": side.measured_on})
+
+    def ground(self, one: One) -> dict[str, Any]:
+        """What all runs of a table have in common, whatever their methods, seeds and settings."""
+        one = replace(one, settings="common")
+        inputs, at = self.inputs(one), self.run(one)
+        common = {name: value for name, value in inputs.items() if name not in _OF_ONE_RUN}
+        common["teacher"] = {name: value for name, value in inputs["teacher"].items() if name != "method"}
+        if self.draw:
+            images = sorted((entry.name, entry.image) for entry in (*at.content.labelled, *at.content.unlabelled))
+            common["training data"] = hashlib.sha256(json.dumps(images).encode()).hexdigest()
+        return {**common, "drawn": self.draw}
+
+    def drawn(self, one: One) -> tuple[str, ...]:
+        """The labelled patients or images of a run by name, sorted; empty where none are drawn."""
+        return tuple(sorted({case.group for case in self.run(one).cohort.labelled})) if self.draw else ()
+
+
+def groups_of(at: run_context.Run) -> dict[str, str]:
+    """Case of the validation list -> patient. A volume's slices are one case, which has the volume's name."""
+    return {_case_name(case.name, case.slice): case.group for case in at.cohort.val}
+
+
+def draws_of(plan: Sequence[One], wanted: Wanted) -> dict[int, tuple[str, ...]]:
+    """Seed -> its labelled patients; empty where none are drawn."""
+    seeds = {one.seed: one for one in plan}
+    return {seed: wanted.drawn(one) for seed, one in seeds.items()} if wanted.draw else {}
+
+
+def _case_name(name: str, slice: int | None) -> str:
+    return name if slice is None else name.rpartition("/")[0]
+
+
+def _plain(value: Mapping[str, Any]) -> dict[str, Any]:
+    return dict(json.loads(json.dumps(stage_folder.plain(dict(value)))))

@@ -1,0 +1,1 @@
+"""How data sets lie on disk: detection of a layout, and the readers of each one."""

@@ -1,0 +1,1 @@
+"""Trained networks and packages applied: predict, evaluate, diagnose."""

@@ -1,0 +1,181 @@
+"""What works on this machine, what does not, and why; whether a ship is whole and gives its masks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+
+from deploy.benchmark.choose_variant import decide
+from deploy.benchmark.variants import BUSY, fastest, undecided
+from deploy.hardware import machine
+from deploy.package.package import Ship, golden, open_ship, self_test
+from deploy.runtimes.load import RUNTIMES, available, runner
+from deploy.runtimes.tensorrt_engine_cache import NoEngine
+
+AGREEMENT = 0.999  # share of golden pixels on which two runtimes must agree, at the same precision
+# INT8 kernels round each sum once or several times: one runtime differs from itself by 0.1 to 0.2 % of pixels when
+# its optimizer is switched off, so less than this is what tells a broken one
+INT8_AGREEMENT = 0.995
+
+_FOR = {
+    "numpy": "everything",
+    "pillow": "images",
+    "scipy": "surface distances in eval",
+    "nibabel": "NIfTI volumes",
+    "torch": "training",
+    "timm": "students",
+    "lightning": "training",
+    "monai": "further teachers",
+    "segmentation-models-pytorch": "further teachers",
+    "torch-pruning": "pruning",
+    "nncf": "quantizing",
+    "onnx": "exporting",
+    "onnxscript": "exporting",
+    "safetensors": "weights",
+    "tensorboard": "training curves",
+}
+
+
+def doctor(ship: Path | None = None) -> tuple[bool, list[str]]:
+    """(fit to run models, lines to print). Fit: a runtime works, and the ship, if given, passes its test."""
+    found = machine.describe()
+    gib = f"{found['memory_bytes'] / 2**30:.0f} GiB" if found["memory_bytes"] else "memory unknown"
+    lines = [
+        f"python       {found['python']} on {found['system']}",
+        f"processor    {found['cpu']}, {found['cores_allowed']} cores to use, {gib}",
+        f"instructions {', '.join(found['flags']) or 'none of those that speed up bf16 or INT8'}",
+        f"governor     {found['governor'] or 'not said by the system'}",
+        "",
+    ]
+    runtimes = available()
+    for name, (fine, said) in runtimes.items():
+        lines.append(
+            f"{'ok' if fine else '--':3} {name:28} {said:14} {RUNTIMES[name].about}" if fine else _lack(name, said)
+        )
+    lines.append("")
+    for name, use in _FOR.items():
+        if name not in RUNTIMES:
+            version = machine.version(name)
+            lines.append(
+                f"ok  {name:28} {version:14} {use}" if version else _lack(name, f"not installed; needed for {use}")
+            )
+    if machine.version("timm"):
+        lines += ["", *_encoder_weights()]
+    able = [name for name, row in RUNTIMES.items() if row.load is not None and runtimes[name][0]]
+    healthy = bool(able)
+    if not able:
+        lines += ["", "no runtime for a ship: pip install openvino or onnxruntime"]
+    if ship is not None:
+        tested, report = _try_ship(Path(ship), able)
+        lines += ["", *report]
+        healthy = healthy and tested
+    return healthy, lines
+
+
+def _encoder_weights() -> list[str]:
+    """Where the pretrained weights of each student's encoder can be had here; the network is not used."""
+    import students
+    from edgemt.io import encoder_weights
+
+    lines = []
+    for name, row in students.STUDENTS.items():
+        try:
+            source = encoder_weights.sources(row.encoder)
+        except ImportError as error:  # timm is listed as installed, and cannot be imported
+            return [_lack("pretrained weights", f"timm does not work here ({error})")]
+        here = "installed" in source and "not installed" not in source or source.startswith("hub cache")
+        lines.append(f"{'ok' if here else '--':3} {name:28} pretrained weights: {source}")
+    return lines
+
+
+def _lack(name: str, why: str) -> str:
+    return f"--  {name:28} {why}"
+
+
+def _try_ship(folder: Path, runtimes: list[str]) -> tuple[bool, list[str]]:
+    try:
+        ship = open_ship(folder)
+    except ValueError as error:
+        return False, [f"--  ship {error}"]
+    lines = [f"ok  ship {ship.card.name or folder.name}: {len(ship.card.files)} files have the hash of the card"]
+    healthy = True
+    for kind in ("fp32", "fp16", "int8"):
+        holding = [
+            name for name in runtimes if any(file in ship.card.files for file in RUNTIMES[name].files.get(kind, ()))
+        ]
+        masks: dict[str, np.ndarray] = {}
+        for name in holding:
+            fine, line = _try_file(ship, name, kind, masks)
+            healthy = healthy and fine
+            lines.append(line)
+        for fine, line in _agreement(kind, masks, least=_least(ship, kind)):
+            healthy = healthy and fine
+            lines.append(line)
+    return healthy, [*lines, *_quickest(ship)]
+
+
+def _quickest(ship: Ship) -> list[str]:
+    """What `runner` takes here where nobody chooses, and why."""
+    if not undecided(ship.card):
+        return [
+            f"    quickest     {record['file']} on {name}, when the ship was made"
+            for name, record in list(fastest(ship.card).items())[:1]
+        ]
+    found = decide(ship)
+    if found is None:
+        return []
+    busy = found.foreign_cores or 0.0
+    busy_too = f"; other processes used {busy:.1f} cores meanwhile, ask again on a quiet machine" if busy > BUSY else ""
+    what = f"{found.file} on {found.runtime}, {found.p50_ms:.2f} ms, timed here, since the card leaves it undecided"
+    return [f"    quickest     {what}{busy_too}"]
+
+
+def _try_file(ship: Ship, name: str, kind: str, masks: dict[str, np.ndarray]) -> tuple[bool, str]:
+    """The self-test of one file on one runtime; its masks in the comparable precision go to `masks`."""
+    try:
+        made = runner(ship, runtime=name, file=kind, tested=False)
+        test = self_test(ship, made)
+        if test.frames:
+            masks[name] = golden_masks(ship, name, kind)
+    except NoEngine as error:  # nothing is broken: nobody has built it yet
+        return True, f"--  {name:12} {error}"
+    except ValueError as error:
+        return False, f"--  {name:12} {error}"
+    alone = " (one class alone: this proves little)" if test.frames and len(np.unique(masks[name])) == 1 else ""
+    said = f"{made.file} runs in {made.precision}: {test.message}{alone}"
+    return test.ok, f"{'ok' if test.ok else '--':3} {name:12} {said}"
+
+
+def golden_masks(ship: Ship, name: str, kind: str) -> np.ndarray:
+    """What a runtime says of the golden frames, in the precision that other runtimes have too."""
+    made, exact = runner(ship, runtime=name, file=kind, tested=False), RUNTIMES[name].exact
+    if exact is not None and set(made.precision.split("+")) - {exact, "int8"}:
+        made = runner(ship, runtime=name, file=kind, precision=exact, tested=False)
+    return np.concatenate([made(pair.frame) for pair in golden(ship)])
+
+
+def _least(ship: Ship, kind: str) -> float:
+    """The agreement that is asked for. INT8 is held to what the export measured of this very network, where it did."""
+    if kind != "int8":
+        return AGREEMENT
+    noted = [m["golden_agreement"] for m in ship.card.measured.values() if "golden_agreement" in m]
+    return min([INT8_AGREEMENT, *(share - (1 - INT8_AGREEMENT) for share in noted)])
+
+
+def _agreement(kind: str, masks: dict[str, np.ndarray], *, least: float) -> list[tuple[bool, str]]:
+    """How far each runtime agrees with the first, at the same precision."""
+    first, *others = masks or [""]
+    found = []
+    for name in others:
+        share = float((masks[first] == masks[name]).mean())
+        fine = share >= least
+        said = f"{first} and {name} agree on {share:.3%} of golden pixels with {kind}"
+        if share >= AGREEMENT:
+            said += f", at least {AGREEMENT:.1%}"
+        elif fine:
+            said += f", below {AGREEMENT:.1%}: INT8 rounding, which a runtime may do in its own way"
+        else:
+            said += f", wanted {AGREEMENT:.1%}; one of the two is broken, trust the one whose self-test is nearer"
+        found.append((fine, f"{'ok' if fine else '--':3} {'agreement':12} {said}"))
+    return found

@@ -1,0 +1,144 @@
+"""What can be done with a ship folder, on a machine without torch: eval, predict, doctor."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from deploy.package.package import Ship, open_ship
+from deploy.runtimes.load import runner
+from edgemt.contract import Case
+from edgemt.data.cohort import DataOptions, every, find
+from edgemt.inference.doctor import doctor
+from edgemt.inference.evaluate import predict_masks, prepare, score
+from edgemt.inference.predict import predict
+from edgemt.metrics.postprocess import through_plane as vote
+
+__all__ = ["doctor", "evaluate_ship", "metrics_table", "predict"]
+
+
+def evaluate_ship(
+    folder: Path,
+    *,
+    data_root: Path | None = None,
+    val: str = "",
+    runtime: str = "auto",
+    file: str | None = None,
+    threads: int | None = None,
+    precision: str | None = None,
+    through_plane: int = 1,
+) -> dict[str, Any]:
+    """Every metric on the validation list, by the file as it runs here: a JSON record.
+
+    `through_plane` slices of a volume vote on each voxel between them; 1 scores the masks as they are.
+    `data_root` replaces the folder on the card; one with nothing but images and masks is measured whole.
+    Raises ValueError in one line for whatever is wrong with ship, data or runtime.
+    """
+    ship = open_ship(folder)
+    made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision)
+    options, cases = _cases(ship, data_root, val)
+    card = ship.card
+    sliced = card.channel_order == "slices"
+    held = prepare(
+        cases,
+        size=card.size,
+        channels=1 if sliced else card.channels,
+        slices=card.channels if sliced else 1,
+        classes=card.classes,
+        mask_threshold=options.mask_threshold,
+        depth=options.depth,
+        window=options.window,
+        compare=options.affines == "compare",
+    )
+    with_distances = _has_scipy()
+    masks = predict_masks(made, held)
+    if through_plane != 1:
+        masks = [vote(mask, width=through_plane) if mask.ndim == 3 else mask for mask in masks]
+    scores = score(masks, held, distances=with_distances).to_json()
+    return {
+        "ship": str(folder),
+        "name": card.name,
+        "runtime": made.runtime,
+        "file": made.file,
+        "precision": made.precision,
+        "threads": made.threads,
+        "root": str(options.root) if options.root else None,
+        "counted": len(held),
+        "card_dice": card.measured.get(made.file, {}).get("dice"),
+        "distances": with_distances,
+        "through_plane": through_plane,
+        **scores,
+    }
+
+
+def metrics_table(record: dict[str, Any]) -> str:
+    """The record of `evaluate_ship` as text: a row a class."""
+    unit = record["unit"]
+    columns = {
+        "dice": "Dice",
+        "jaccard": "Jaccard",
+        "recall": "recall",
+        "specificity": "specif.",
+        "hd95": f"HD95 {unit}",
+        "asd": f"ASD {unit}",
+        "hd95_mm": "HD95 mm",
+        "asd_mm": "ASD mm",
+        "counted": "cases",
+        "missed": "missed",
+        "invented": "invented",
+    }
+    shown = [key for key in columns if key in next(iter(record["per_class"].values()))]
+    rows = [["class", *(columns[key] for key in shown)]]
+    for name, values in record["per_class"].items():
+        rows.append([name, *(_cell(values[key], whole=key in ("counted", "missed", "invented")) for key in shown)])
+    width = max(len(row[0]) for row in rows)
+    lines = ["  ".join([row[0].ljust(width), *(cell.rjust(8) for cell in row[1:])]) for row in rows]
+    said = f"{record['file']} on {record['runtime']} ({record['precision']}), {record['counted']} cases"
+    before = record["card_dice"]
+    card = f"; the card says {before:.4f}" if before is not None else ""
+    lines += ["", f"mean Dice {_cell(record['dice'])}{card}; {said}"]
+    if not record["distances"]:
+        lines.append("note: no surface distances without scipy; pip install scipy")
+    return "\n".join(lines)
+
+
+def _cases(ship: Ship, root: Path | None, val: str) -> tuple[DataOptions, tuple[Case, ...]]:
+    """The validation cases under `root`, found as in training as far as the folder is laid out like that."""
+    if not ship.card.data and root is None:
+        raise ValueError(f"{ship.folder}: the card does not say where the data was; give --data.root")
+    try:
+        trained = DataOptions.from_dict(dict(ship.card.data))
+    except TypeError as error:
+        raise ValueError(f"{ship.folder}/card.json: its data cannot be read ({error}); export it again") from None
+    if root is None:
+        options = replace(trained, val=val or trained.val)
+        return options, find(options).val
+    root = Path(root)
+    same = trained.root is not None and root.resolve() == Path(trained.root).resolve()
+    layout = trained.layout if same else "auto"
+    options = replace(
+        trained,
+        root=root,
+        layout=layout,
+        labelled=trained.labelled if same else "",
+        unlabelled="",
+        val=val or (trained.val if same or (root / trained.val).is_file() else ""),
+    )
+    if options.val or (root / "train").is_dir() or (root / "val").is_dir() or (root / "val.txt").is_file():
+        return options, find(options).val
+    return options, every(options)
+
+
+def _has_scipy() -> bool:
+    try:
+        import scipy.ndimage  # noqa: F401
+    except ImportError:
+        return False
+    return True
+
+
+def _cell(value: float | None, *, whole: bool = False) -> str:
+    if value is None:
+        return "-"
+    return f"{value:.0f}" if whole else f"{value:.4f}"

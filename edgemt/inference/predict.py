@@ -1,0 +1,290 @@
+"""Masks for files: images, folders of images, NIfTI volumes. Each mask has the size of its own input.
+
+A model of neighbouring slices takes volumes alone, a folder of slice images being one: an image has no neighbours.
+
+Shapes: H W the input's size, X Y Z a volume's, K channels.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from io import BytesIO
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+from PIL.PngImagePlugin import PngInfo
+
+from deploy.package.input_drift import Watch, read_inputs
+from deploy.package.package import open_ship
+from deploy.runtimes.load import runner
+from edgemt.contract import Card, Runner
+from edgemt.io.atomic import Failures, NoSpaceError, whole, write_bytes
+from edgemt.io.bit_depth import of_card
+from edgemt.io.contours import class_colours, contours
+from edgemt.io.geometry import is_order, like_input, restored
+from edgemt.io.images import (
+    Volume,
+    fit_frame,
+    fit_label,
+    is_h5,
+    is_image,
+    is_stray,
+    is_volume,
+    not_read,
+    read_image,
+    read_volume,
+    several_values,
+)
+from edgemt.io.neighbour_slices import frame_around
+from edgemt.metrics.postprocess import through_plane as vote
+
+_MARK = "EdgeMT input"
+_OURS = (".mask.png", ".overlay.png", ".mask.nii.gz")
+Predict = Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, K] -> uint8 [N, H, W]
+_VIDEO = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg")
+
+
+def predict(
+    folder: Path,
+    inputs: Sequence[Path],
+    *,
+    out: Path,
+    overlay: bool = True,
+    runtime: str = "auto",
+    file: str | None = None,
+    threads: int | None = None,
+    through_plane: int = 1,
+) -> Iterator[Path]:
+    """Write `NAME.mask.png` (class indices, with a palette) or `NAME.mask.nii.gz` for each input.
+
+    `through_plane` slices of a volume vote on each voxel between them; 1 leaves the masks as they are.
+    Yields each file when it is written; ship and inputs' names are checked before the first mask.
+    A mask of another input is never replaced: the new one gets a longer name. Inputs that cannot be read are left out
+    and named at the end. Raises ValueError in one line for them, a refused ship, an input of another kind, and two
+    inputs of one name.
+    """
+    ship = open_ship(folder)
+    sliced = ship.card.channel_order == "slices"
+    jobs = _jobs([Path(path) for path in inputs], sliced=sliced)
+    for path in jobs.values():
+        if sliced and is_image(path):
+            n = ship.card.channels
+            raise ValueError(f"{path}: is one image, this model reads {n} slices of a volume at a time; name a volume")
+    if through_plane < 1 or through_plane % 2 == 0:
+        raise ValueError(f"through_plane: must be odd and above 0, not {through_plane}; 3 or 5 is usual")
+    made = _watched(runner(ship, runtime=runtime, file=file, threads=threads), Watch(read_inputs(ship), what="input"))
+    return _all(made, ship.card, jobs, Path(out), overlay, through_plane)
+
+
+def _watched(made: Runner, watch: Watch) -> Predict:
+    """The runner, which says once on the way when frames do not look like those of training."""
+
+    def call(frames: np.ndarray) -> np.ndarray:
+        for frame in frames:
+            if (said := watch.see(frame)) is not None:
+                print(f"edgemt: warning: {said}", file=sys.stderr, flush=True)
+        return made(frames)
+
+    return call
+
+
+def _all(made: Predict, card: Card, jobs: dict[str, Path], out: Path, overlay: bool, width: int) -> Iterator[Path]:
+    """Inputs that cannot be read are named at the end, in a ValueError; the others are done."""
+    failures = Failures(total=len(jobs))
+    for name, path in jobs.items():
+        suffix = ".mask.png" if is_image(path) else ".mask.nii.gz"
+        target = free_target(out, name, suffix, path)
+        try:
+            if is_image(path):
+                yield from _image(made, card, path, target, overlay)
+            else:
+                yield from _volume(made, card, path, target, overlay, width)
+        except NoSpaceError:
+            raise
+        except ValueError as error:
+            failures.add(path, error)
+    failures.raise_if_any()
+
+
+def free_target(out: Path, name: str, suffix: str, path: Path) -> Path:
+    """`out / name`, or a name with a part of the input's mark where the mask of another input has that one."""
+    mark = input_mark(path)
+    there = out / f"{name}{suffix}"
+    return out / name if not there.exists() or _mark_of(there) == mark else out / f"{name}.{mark[-12:]}"
+
+
+def input_mark(path: Path) -> str:
+    """What a mask holds of the place of its input, so that the same input replaces it and no other: 23 characters."""
+    return f"edgemt:{hashlib.sha256(str(path.resolve()).encode()).hexdigest()[:16]}"
+
+
+def _mark_of(mask: Path) -> str:
+    try:
+        if mask.suffix == ".png":
+            with Image.open(mask, formats=("PNG",)) as image:
+                return str(image.info.get(_MARK, ""))
+        import nibabel
+
+        header: Any = nibabel.load(mask).header
+        return bytes(header["aux_file"].item()).rstrip(b"\0").decode("latin-1")
+    except Exception:  # whatever it is, it is not ours to replace
+        return ""
+
+
+def _image(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
+    """Upright, as its EXIF orientation has it; so are the mask and the overlay."""
+    picture = eight_bits(several_values(read_image(path), path), card, path)
+    frame = fit_frame(picture, size=card.size, channels=card.channels)
+    mask = fit_label(made(frame[None])[0], size=picture.shape[:2])
+    yield write_png(target, ".mask.png", mask, colours=len(card.classes), mark=input_mark(path))
+    if overlay:
+        drawn = contours(picture, mask, colours=class_colours(len(card.classes)))
+        yield write_png(target, ".overlay.png", drawn)
+
+
+def _volume(made: Predict, card: Card, path: Path, target: Path, overlay: bool, width: int) -> Iterator[Path]:
+    """Slice by slice in the axis order of training; the mask has the file's own order and its complete geometry.
+
+    The overlay is of the fullest slice.
+    """
+    axes = axes_of(card)
+    volume = read_volume(path, axes=axes)
+    array = eight_bits(volume.array, card, path)
+    mask = np.zeros(array.shape, np.uint8)
+    for k, frame in enumerate(_frames(array, card)):
+        mask[..., k] = fit_label(made(frame[None])[0], size=array.shape[:2])
+    mask = np.moveaxis(vote(np.moveaxis(mask, -1, 0), width=width), 0, -1)
+    name = target.with_name(f"{target.name}.mask.nii.gz")
+    yield write_volume(name, mask, volume, axes=axes, mark=input_mark(path))
+    if overlay:
+        k = int((mask > 0).sum(axis=(0, 1)).argmax())
+        drawn = contours(np.ascontiguousarray(array[..., k]), mask[..., k], colours=class_colours(len(card.classes)))
+        yield write_png(target, f".slice{k:03d}.overlay.png", drawn)
+
+
+def write_volume(name: Path, mask: np.ndarray, volume: Volume, *, axes: str, mark: str) -> Path:
+    """`mask` [X, Y, Z] in the order `axes` -> a compressed NIfTI file with the geometry of `volume`'s own."""
+    with whole(name) as part:
+        image = nifti(mask, volume, axes=axes)
+        image.header["aux_file"] = mark
+        part.write_bytes(_gzip(image.to_bytes()))
+    return name
+
+
+def nifti(mask: np.ndarray, volume: Volume, *, axes: str) -> Any:
+    """A NIfTI image of `mask`, in the order `axes`, over the file that `volume` was read from."""
+    import nibabel
+
+    mask = restored(mask, volume.codes, axes)
+    if volume.header is not None:
+        return like_input(mask, volume.header)
+    return nibabel.Nifti1Image(mask, volume.affine)
+
+
+def axes_of(card: Card) -> str:
+    """The axis order of training, of the card; empty on one that has none. ValueError for one that is none."""
+    axes = card.data.get("axes", "")
+    if axes and not (isinstance(axes, str) and is_order(axes)):
+        raise ValueError(f"card.json: data.axes {axes!r} is no order of three axes; export the model again")
+    return axes or ""
+
+
+def eight_bits(array: np.ndarray, card: Card, path: Path) -> np.ndarray:
+    """By the rule of training. Says so where a file is deeper than those of training."""
+    depth = of_card(card.data, source="card.json")
+    if (unlike := depth.unlike(array)) is not None:
+        print(f"edgemt: warning: {path}: {unlike}", file=sys.stderr, flush=True)
+    return depth(array)
+
+
+def _frames(array: np.ndarray, card: Card) -> Iterator[np.ndarray]:
+    """uint8 [X, Y, Z] -> the frame [H, W, K] of each slice in turn, as it was made in training."""
+    sliced = card.channel_order == "slices"
+    slices = (np.ascontiguousarray(array[..., k]) for k in range(array.shape[2]))
+    fitted = (fit_frame(slice_, size=card.size, channels=1 if sliced else card.channels) for slice_ in slices)
+    if not sliced:
+        yield from fitted
+        return
+    narrow = np.stack(list(fitted))
+    for k in range(len(narrow)):
+        yield frame_around(narrow, k, slices=card.channels)
+
+
+def _gzip(data: bytes) -> bytes:
+    import gzip
+
+    return gzip.compress(data, compresslevel=6, mtime=0)  # equal masks give equal files
+
+
+def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
+    """Name of the output -> input, a folder's in order; what this program wrote before is not read again."""
+    jobs: dict[str, Path] = {}
+    inputs_found: list[Path] = []
+    for given in inputs:
+        if given.is_dir():
+            found = _inside(given, sliced=sliced)
+        elif not given.exists():
+            raise ValueError(f"{given}: no such file or folder")
+        elif given.suffix.lower() in _VIDEO:
+            raise ValueError(f"{given}: videos are not read yet; write its frames as images and name their folder")
+        elif _readable(given):
+            found = [given]
+        else:
+            other = not_read(given)
+            raise ValueError(
+                other or f"{given}: neither an image nor a volume; convert it to PNG, JPEG, TIFF or .nii.gz"
+            )
+        inputs_found += found
+    if not inputs_found:
+        raise ValueError("inputs: none given; name images, volumes or folders")
+    stems = [_stem(path) for path in dict.fromkeys(inputs_found)]
+    for path, stem in zip(dict.fromkeys(inputs_found), stems, strict=True):
+        name = stem if stems.count(stem) == 1 else path.name  # a.png and a.jpg
+        if name in jobs:
+            raise ValueError(f"{path}: would write the same mask as {jobs[name]}; rename one or predict it apart")
+        jobs[name] = path
+    return jobs
+
+
+def _stem(path: Path) -> str:
+    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
+
+
+def _inside(folder: Path, *, sliced: bool) -> list[Path]:
+    """The inputs of a folder; where only volumes are read, images alone are the slices of one."""
+    listed = sorted(p for p in folder.iterdir() if _readable(p) and not is_stray(p))
+    found = [p for p in listed if not p.name.endswith(_OURS)]
+    if not found:
+        other = next((text for text in map(not_read, sorted(folder.iterdir())) if text is not None), None)
+        raise ValueError(other or f"{folder}: holds no image or volume; name a folder of images or a single file")
+    if not sliced or not all(map(is_image, found)):
+        return found
+    if len(listed) > len(found):
+        raise ValueError(f"{folder}: masks lie among the slices of this volume; move them and write to another folder")
+    return [folder]
+
+
+def _readable(path: Path) -> bool:
+    return path.is_file() and (is_image(path) or is_volume(path) or is_h5(path))
+
+
+def write_png(target: Path, suffix: str, array: np.ndarray, *, colours: int = 0, mark: str = "") -> Path:
+    """`colours`: of a mask, as a palette; `mark`: of its input, as a text in the file."""
+    image = Image.fromarray(array)
+    if colours:
+        # indices stay what they are; the palette only makes them visible
+        image = Image.frombytes("P", (array.shape[1], array.shape[0]), np.ascontiguousarray(array).tobytes())
+        rest = class_colours(colours)[1:]
+        image.putpalette([0, 0, 0, *(value for colour in rest for value in colour)])
+    buffer = BytesIO()
+    texts = PngInfo()
+    if mark:
+        texts.add_text(_MARK, mark)
+    image.save(buffer, "PNG", pnginfo=texts)
+    path = target.with_name(f"{target.name}{suffix}")
+    write_bytes(path, buffer.getvalue())
+    return path

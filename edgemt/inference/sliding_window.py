@@ -1,0 +1,82 @@
+"""A 3-D network over a whole volume: overlapping windows, whose probabilities, not logits, are averaged.
+
+Windows begin every `stride` voxels and the last one on each axis is moved back so that it ends at the rim, as
+in the scripts of the left-atrium papers.
+
+Shapes: C classes, X Y Z voxels of a volume.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from math import ceil, prod
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+
+from edgemt.contract import Normalise
+from edgemt.data.volume_dataset import moments
+
+
+def count_windows(shape: Sequence[int], *, patch: Sequence[int], stride: Sequence[int]) -> int:
+    """How often the network runs on a volume of that shape."""
+    return prod(ceil(max(n - side, 0) / step) + 1 for n, side, step in zip(shape, patch, stride, strict=True))
+
+
+def probabilities(
+    network: nn.Module,
+    image: Tensor,
+    *,
+    patch: Sequence[int],
+    stride: Sequence[int],
+    normalise: Normalise,
+    device: torch.device | str,
+    classes: int,
+    blend: Literal["constant", "gaussian"] = "constant",
+    batch: int = 4,
+    precision: torch.dtype | None = None,
+) -> Tensor:
+    """uint8 [X, Y, Z] -> float32 [C, X, Y, Z] on `device`, summing to 1 over C. Evaluation mode, and back after.
+
+    `precision` is the autocast type of the network's own arithmetic; averaging is float32 always. A volume
+    smaller than the patch is padded with 0, as in training, and cropped back. `classes` is what the caller
+    expects: raises ValueError when the network answers with another number of channels.
+    """
+    from monai.inferers.utils import sliding_window_inference
+
+    if any(step > side or step < 1 for side, step in zip(patch, stride, strict=True)):
+        raise ValueError(f"stride: {tuple(stride)} leaves gaps between windows of {tuple(patch)}; make it smaller")
+    mean, std = moments(image, normalise)
+    whole = image.to(device).to(torch.float32).div_(255).sub_(mean).div_(std)[None, None]
+
+    def answer(windows: Tensor) -> Tensor:
+        with torch.autocast(windows.device.type, dtype=precision, enabled=precision is not None):
+            found = network(windows)
+        logits = getattr(found, "logits", found)
+        if logits.shape[1] != classes:
+            raise ValueError(f"classes: the network answers with {logits.shape[1]} channels, {classes} are expected")
+        return torch.softmax(logits.float(), dim=1)
+
+    was_training = network.training
+    network.eval()
+    try:
+        with torch.no_grad():
+            found = sliding_window_inference(
+                whole,
+                roi_size=tuple(patch),
+                sw_batch_size=batch,
+                predictor=answer,
+                overlap=_overlap(patch, stride),
+                mode=blend,
+                cval=-mean / std,
+            )
+    finally:
+        network.train(was_training)
+    assert isinstance(found, Tensor)
+    return found[0]
+
+
+def _overlap(patch: Sequence[int], stride: Sequence[int]) -> tuple[float, ...]:
+    """As MONAI wants it. It truncates patch * (1 - overlap): half a voxel more keeps 18 from becoming 17."""
+    return tuple(max(0.0, 1 - (step + 0.5) / side) for side, step in zip(patch, stride, strict=True))

@@ -1,0 +1,1 @@
+"""Reading and writing files: images, masks, volumes, atomic writes. Loads no torch."""

@@ -1,0 +1,1 @@
+"""Scores of masks: overlap, surface distance, and the clean-up of predicted masks. Loads no torch."""

@@ -1,0 +1,152 @@
+"""An entry of the zoo with float graphs beside its INT8; INT8 anew where there are frames to calibrate it."""
+
+from __future__ import annotations
+
+import shutil
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.export import export_onnx, export_openvino
+from deploy.package.input_drift import INPUTS, write_inputs
+from deploy.package.package import Ship, open_ship, self_test, write_golden
+from deploy.quantization.accuracy_gate import agree, gate, gate_classes
+from deploy.runtimes.load import runner
+from edgemt.artefacts import stage_folder
+from edgemt.contract import Card
+from edgemt.pipeline.package import FLOAT, FLOAT_IR, PARITY, SMALL, SMALL_IR
+from edgemt.pipeline.zoo_graphs import OF_FRAMES, Say, agreement, telling
+from edgemt.recipes import Recipe
+from edgemt.zoo.entry import Entry, open_entry
+from edgemt.zoo.synthetic_frames import frames_for, masks_of
+
+_RUNS = {FLOAT: "onnxruntime", FLOAT_IR: "openvino", SMALL: "onnxruntime", SMALL_IR: "openvino"}
+
+
+def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None = None, say: Say = print) -> Path:
+    """Write the ship folder of `zoo/NAME` (or of a folder packed alike) to `out`; returns it.
+
+    Golden frames are synthetic; torch, ONNX Runtime and OpenVINO must give the same masks on such frames. The card's
+    accuracy is the entry's, measured where it was trained, and so are its INT8 graph and input statistics. With a
+    `recipe`, whose data is then read, INT8 is calibrated on its images instead, and judged on its validation list.
+    Raises ValueError in one line for a refused entry, a folder that holds something else, and files that fall short.
+    """
+    entry = open_entry(target)
+    folder = (out or Path("runs") / entry.folder.name / "ship").resolve()
+    asked = (recipe.data, recipe.int8, recipe.tolerance, recipe.seed) if recipe else None
+    key = stage_folder.key_of("zoo", entry.identity, entry.card.files, *([asked] if asked else []))
+    _may_replace(folder)
+    if folder.exists() and stage_folder.stands(folder, key=key):
+        say(f"{folder}: stands")
+        return folder
+    card, network = entry.card, stage_folder.load_network(entry.folder)
+    with stage_folder.staged(folder) as working:
+        export_onnx(network, working / FLOAT, size=card.size, channels=card.channels, normalise=card.normalise)
+        export_openvino(working / FLOAT, working / FLOAT_IR)
+        frames = frames_for(card, count=16)
+        masks = masks_of(network, card, frames)
+        measured = _parity(working, entry, frames, masks, say=say)
+        measured |= _int8(working, entry, recipe, say=say) if recipe else _carried(working, entry, say=say)
+        for number, index in enumerate(telling(masks, classes=len(card.classes))):
+            write_golden(working, f"synthetic{number}", frame=frames[index], mask=masks[index])
+        kept = replace(card, stage="ship", parents=(entry.identity,), recipe_hash=key, measured=measured)
+        kept = replace(kept, files={}, latency=())
+        opened = Ship(working, stage_folder.write_card(working, kept))
+        for file in measured:
+            test = self_test(opened, runner(opened, runtime=_RUNS[file], file=file, tested=False))
+            measured[file] |= {"golden_pixels": test.pixels, "golden_dice": test.foreground}
+        if SMALL in measured:
+            measured[SMALL] |= agreement(opened)
+        stage_folder.write_card(working, replace(kept, measured=measured))
+    say(f"{folder} is ready to copy; {entry.facts['terms']}")
+    return folder
+
+
+def recipe_for(target: str | Path, flags: Sequence[str]) -> Recipe | None:
+    """A recipe for frames like the entry's, found by the user's flags; None where there are no flags."""
+    from edgemt.data.cohort import DataOptions
+    from edgemt.pipeline.overrides import override
+
+    entry = open_entry(target)
+    if not flags:
+        return None
+    elsewhere = {"root": None, "layout": "auto", "labelled": "", "unlabelled": "", "val": ""}
+    data = DataOptions.from_dict({**entry.card.data, **elsewhere})
+    recipe = override(Recipe(name=entry.folder.name, data=data), flags, prog=f"edgemt export {target}")
+    fixed = (recipe.data.size, recipe.data.frame_channels, recipe.data.classes)
+    if fixed != (entry.card.size, entry.card.channels, entry.card.classes):
+        raise ValueError(f"{entry.name}: its size, channels and classes are fixed; leave those --data flags away")
+    return recipe
+
+
+def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, *, say: Say) -> dict[str, Any]:
+    """The entry's accuracy for each float file, once the file is shown to give the masks of the entry in torch."""
+    measured = {}
+    for file in (FLOAT, FLOAT_IR):
+        made = runner(working / file, runtime=_RUNS[file], precision="f32")
+        what = f"{file} on {_RUNS[file]}"
+        same = agree(masks, made(frames), least=PARITY, what=what, knob="to another version of the runtime")
+        say(f"{what} agrees with torch on {same:.3%} of pixels")
+        measured[file] = {**entry.measured, "runtime": _RUNS[file], "measured_in": "torch", "agreement": same}
+    return measured
+
+
+def _carried(working: Path, entry: Entry, *, say: Say) -> dict[str, Any]:
+    """The INT8 graph and the input statistics that the entry carries, copied, and what is on its card of INT8."""
+    if entry.card.files.keys() & {SMALL, INPUTS}:
+        opened = open_ship(entry.folder, trusted="")  # all of its files, not the weights alone
+        for file in opened.card.files.keys() & {SMALL, INPUTS}:
+            shutil.copyfile(opened.path(file), working / file)
+    if SMALL not in entry.card.files:
+        say(f"no INT8: it takes frames to calibrate and judge it; add --data.root DIR ({entry.name} once had them)")
+        return {}
+    export_openvino(working / SMALL, working / SMALL_IR)
+    found = {key: value for key, value in entry.card.measured[SMALL].items() if key not in (*OF_FRAMES, "dice_on")}
+    return {file: {**found, "runtime": _RUNS[file]} for file in (SMALL, SMALL_IR)}
+
+
+def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str, Any]:
+    """INT8 files, held to the float file's Dice on the recipe's own validation list, class by class."""
+    from deploy.quantization.int8 import quantize
+    from edgemt.pipeline.quantize import dice_of, frames_of
+    from edgemt.pipeline.run_context import record_of, start
+
+    at = start(recipe, working)
+    stack = at.unlabelled if len(at.unlabelled.image) else at.labelled
+    frames = frames_of(stack, recipe.int8.images, seed=recipe.seed)
+    quantize(working / FLOAT, working / SMALL, calibration=(f[None] for f in frames), frames=len(frames))
+    export_openvino(working / SMALL, working / SMALL_IR)
+    write_inputs(working, np.concatenate([frames_of(s, 500, seed=recipe.seed) for s in (at.labelled, stack)]))
+    before = record_of(runner(working / FLOAT, runtime="onnxruntime"), at.val)
+    other = {} if recipe.data.val == entry.card.data.get("val") else {"cases_of": f"{len(at.val)} cases of its own"}
+    measured = {}
+    for file in (SMALL, SMALL_IR):
+        found = record_of(runner(working / file, runtime=_RUNS[file]), at.val)
+        say(f"int8 on {_RUNS[file]}: Dice {found['dice']:.4f} on these cases, in float {before['dice']:.4f}")
+        allowed: dict[str, Any] = {
+            "tolerance": recipe.tolerance,
+            "what": f"{entry.name} in INT8 on {_RUNS[file]}",
+            "knob": "int8.images up",
+        }
+        lost = gate(before["dice"], found["dice"], **allowed)
+        gate_classes(dice_of(before), dice_of(found), **allowed)
+        measured[file] = {**found, "drop": lost, "runtime": _RUNS[file], **other}
+    return measured
+
+
+def _may_replace(folder: Path) -> None:
+    """Raises ValueError for a folder with anything in it but a ship: it would be lost."""
+    if folder.exists() and not folder.is_dir():
+        raise ValueError(f"{folder}: is a file; --out names a folder")
+    if not folder.exists() or not any(folder.iterdir()):
+        return
+    if not (folder / "card.json").exists() or _stage_of(folder) != "ship":
+        raise ValueError(f"{folder}: holds something else than a ship; give another --out")
+
+
+def _stage_of(folder: Path) -> str:
+    card: Card = stage_folder.read_card(folder)
+    return card.stage

@@ -1,0 +1,59 @@
+"""The frozen encoder that a recipe names as teacher of features: its weights, and what a stage depends on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+from torch import nn
+
+from edgemt.artefacts import stage_folder
+from edgemt.contract import Normalise
+from edgemt.io.encoder_weights import EncoderWeights
+from edgemt.learning.roles import Frozen
+from edgemt.methods import Method
+from edgemt.pipeline.run_context import Run
+from edgemt.recipes import Student, Teacher
+
+
+@dataclass(frozen=True)
+class FeatureTeacher:
+    """What a stage that plays with one has to know of it."""
+
+    card: dict[str, Any]  # name, sha256 of its weights and size of its input, for the student's card
+    build: Callable[[], nn.Module]
+
+    @property
+    def identity(self) -> str:
+        """What the stage depends on."""
+        return stage_folder.key_of("feature_teacher", self.card)
+
+    @property
+    def line(self) -> str:
+        size = f", {self.card['size']} pixels" if self.card["size"] else ""
+        return f"features of {self.card['name']}{size}, weights sha256 {self.card['sha256'][:12]}"
+
+
+def find(at: Run, method: Method, of: Teacher | Student) -> FeatureTeacher | None:
+    """The feature teacher of a stage's `method`; None where the method has no player of that kind.
+
+    Raises ValueError where its weights are not to be had. Its network is not built yet.
+    """
+    wanted = any(isinstance(role, Frozen) and role.kind == "backbone" for role in method.roles().values())
+    if not wanted or not isinstance(of, Student):
+        return None
+    if not of.feature_teacher:
+        raise ValueError("student.method.feature_from: 'backbone' needs a student.feature_teacher; name a timm encoder")
+    from teachers.backbone import weights_of
+
+    weights = weights_of(of.feature_teacher, given=of.feature_teacher_weights)
+    card = {"name": of.feature_teacher, "sha256": weights.sha256, "size": of.feature_teacher_size}
+    # the statistics of a run's data are read when the network is built: a stage that stands reads no image
+    return FeatureTeacher(card, lambda: _built(of, weights, at.normalise))
+
+
+def _built(of: Student, weights: EncoderWeights, normalise: Normalise) -> nn.Module:
+    from teachers.backbone import Backbone
+
+    return Backbone(of.feature_teacher, weights=weights, normalise=normalise, size=of.feature_teacher_size).eval()

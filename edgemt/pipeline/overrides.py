@@ -1,0 +1,85 @@
+"""Typed overrides: every field of a recipe is a flag, and a method is chosen by its name."""
+
+from __future__ import annotations
+
+import contextlib
+import io
+import re
+from collections.abc import Sequence
+from dataclasses import fields, is_dataclass, replace
+from typing import Any
+
+import tyro
+
+from edgemt.data.options import PRESETS
+from edgemt.errors import unknown
+from edgemt.recipes import Recipe
+
+
+def override(recipe: Recipe, args: Sequence[str], *, prog: str) -> Recipe:
+    """`--student.schedule.steps 4000 --student.method mean_teacher`. Raises ValueError, naming field and value."""
+    recipe, rest = _choose_preset(*_choose_methods(recipe, list(args)))
+    if not rest:
+        return recipe
+    if "--help" in rest:
+        tyro.cli(Recipe, default=recipe, args=rest, prog=prog)
+    known = set(paths(recipe))
+    for arg in rest:
+        name = arg.split("=", 1)[0].removeprefix("--").replace("-", "_")
+        if arg.startswith("--") and name not in known and name.replace(".no_", ".").removeprefix("no_") not in known:
+            raise ValueError(unknown("field", name, known))
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+            return tyro.cli(Recipe, default=recipe, args=rest, prog=prog)
+    except SystemExit:
+        raise ValueError(f"{_gist(said.getvalue())}; see {prog} --help") from None
+
+
+def paths(value: Any, prefix: str = "") -> list[str]:
+    """Every field of a tree of dataclasses, dotted."""
+    found = []
+    for f in fields(value):
+        inner = getattr(value, f.name)
+        found += paths(inner, f"{prefix}{f.name}.") if is_dataclass(inner) else [f"{prefix}{f.name}"]
+    return found
+
+
+def _choose_methods(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
+    from edgemt.methods import get
+
+    for stage in ("teacher", "student"):
+        flag = f"--{stage}.method"
+        for index, arg in enumerate(args):
+            if arg == flag or arg.startswith(flag + "="):
+                name = arg.partition("=")[2] or (args[index + 1] if index + 1 < len(args) else "")
+                try:
+                    method = get(name)
+                except ValueError as error:
+                    raise ValueError(f"{stage}.method: {error}") from None
+                of = replace(getattr(recipe, stage), method=method)
+                recipe = replace(recipe, **{stage: of})
+                del args[index : index + (1 if "=" in arg else 2)]
+                break
+    return recipe, args
+
+
+def _choose_preset(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
+    """`--augment.preset mri` comes before every other flag of the augmentation, wherever it stands."""
+    flag = "--augment.preset"
+    for index, arg in enumerate(args):
+        if arg == flag or arg.startswith(flag + "="):
+            name = arg.partition("=")[2] or (args[index + 1] if index + 1 < len(args) else "")
+            if name not in PRESETS:
+                raise ValueError(f"augment.preset: {unknown('preset', name, PRESETS)}")
+            del args[index : index + (1 if "=" in arg else 2)]
+            return replace(recipe, augment=PRESETS[name]), args
+    return recipe, args
+
+
+def _gist(text: str) -> str:
+    """tyro draws a box; its first lines, without the frame, say what is wrong."""
+    lines = [re.sub(r"[│╭╮╰╯─]+|-{3,}", " ", line).strip() for line in text.splitlines()]
+    passed_over = ("parsing error", "value error", "for full help", "usage")
+    useful = [line for line in lines if line and not line.lower().startswith(passed_over)]
+    return re.sub(r"^Error parsing \w+: ", "", " ".join(useful[:6]))

@@ -1,0 +1,300 @@
+"""The end of the flow: latency of what was shipped beside where it came from, and the report that shows it all."""
+
+from __future__ import annotations
+
+import json
+import tempfile
+from datetime import datetime, timezone
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from deploy import export
+from deploy.benchmark.bench import BenchOptions, without_raw
+from deploy.benchmark.package_bench import bench_ship
+from deploy.package.package import seal
+from deploy.quantization import int8
+from deploy.runtimes.load import runner
+from deploy.runtimes.runner import TorchRunner
+from edgemt.artefacts import stage_folder
+from edgemt.contract import Card
+from edgemt.io.atomic import write_text
+from edgemt.io.images import fit_frame, fit_label
+from edgemt.pipeline.package import FLOAT, FLOAT_IR, HALF, HALF_IR, SMALL, SMALL_IR
+from edgemt.report.deployed_file import choices, delivered, kind_of
+
+if TYPE_CHECKING:
+    from edgemt.pipeline.run_context import Run
+
+_GALLERY = 6
+_BENCH = "bench.json"
+
+
+def report(at: Run, controls: list[Path]) -> Path:
+    """Time the ship beside the torch networks, in turns in one run, and write report.html and report.json."""
+    from edgemt.report import write_report
+
+    folder = at.folder("report")
+    key = stage_folder.key_of(at.recipe.bench, stage_folder.identity(at.folder("ship")), at.list_key)
+    record = _kept(folder / _BENCH, key) or bench(at)
+    write_text(folder / _BENCH, json.dumps({**record, "key": key}, indent=1) + "\n")
+    write_report(folder, _record(at, record, controls), _gallery(at))
+    at.say(f"report: {folder / 'report.html'}")
+    return folder
+
+
+def bench(
+    at: Run,
+    *,
+    size: tuple[int, int] | None = None,
+    threads: int | None = None,
+    options: BenchOptions | None = None,
+) -> dict[str, Any]:
+    """The ship on every runtime, the slim student and the teacher in eager torch; real frames, in turns.
+
+    At another `size` than the recipe's the student is exported and quantized anew into a folder that is thrown
+    away: such a record holds times alone, no accuracy.
+    """
+    options = options or at.recipe.bench
+    wanted = size or at.recipe.data.size
+    own = wanted == tuple(at.recipe.data.size)
+    frames = _frames(at, wanted, 32)
+    flat = [name for name in ("slim", "student", "teacher") if name != "teacher" or not at.deep]
+    calls = {f"torch/{name}": _eager(at, name, wanted, threads) for name in flat}
+    with tempfile.TemporaryDirectory() as scratch:
+        ship = at.folder("ship") if own else _resized(at, wanted, Path(scratch))
+        record = bench_ship(ship, threads=threads, calls=calls, frames=frames, options=options)
+    for entry in record["calls"]:
+        name = entry["name"].removeprefix("torch/")
+        if own and name in flat:
+            entry["dice"] = stage_folder.read_card(at.folder(name)).measured[stage_folder.WEIGHTS]["dice"]
+        if not own:
+            entry["dice"] = entry["drop"] = None
+    record["size"] = list(wanted)
+    return record
+
+
+def _eager(at: Run, stage: str, size: tuple[int, int], threads: int | None) -> TorchRunner:
+    network = stage_folder.load_network(at.folder(stage))
+    whole = export.Shippable(network, normalise=at.normalise, channels=at.channels)
+    return TorchRunner(whole.cpu(), size=size, channels=at.channels, name=stage, threads=threads)
+
+
+def _frames(at: Run, size: tuple[int, int], count: int) -> np.ndarray:
+    chosen = np.linspace(0, len(at.val.frames) - 1, min(count, len(at.val.frames))).astype(int)
+    frames = at.val.frames[chosen]
+    if at.channels == 3 and at.recipe.data.slices == 1:
+        return np.stack([fit_frame(frame, size=size, channels=3) for frame in frames])
+    planes = [[fit_frame(frame[..., k], size=size, channels=1) for k in range(at.channels)] for frame in frames]
+    return np.stack([np.concatenate(each, axis=-1) for each in planes])
+
+
+def _resized(at: Run, size: tuple[int, int], folder: Path) -> Path:
+    card = stage_folder.read_card(at.folder("slim"))
+    graph, small = folder / FLOAT, folder / SMALL
+    export.export_onnx(
+        stage_folder.load_network(at.folder("slim")),
+        graph,
+        size=size,
+        channels=card.channels,
+        normalise=card.normalise,
+    )
+    frames = _frames(at, size, 64)
+    held = stage_folder.read_card(at.folder("int8")).measured.get(SMALL)
+    if held is not None:
+        keep = held.get("quantization", {}).get("kept", [])
+        int8.quantize(graph, small, calibration=[frames[i : i + 1] for i in range(len(frames))], keep=keep)
+        export.export_openvino(small, folder / SMALL_IR)
+    export.export_openvino(graph, folder / FLOAT_IR)
+    seal(
+        folder,
+        Card(
+            name=card.name,
+            stage="bench",
+            classes=card.classes,
+            size=size,
+            channels=card.channels,
+            params=card.params,
+        ),
+    )
+    return folder
+
+
+def _kept(file: Path, key: str) -> dict[str, Any] | None:
+    """A bench of the same ship and options is not taken again: a second report costs seconds."""
+    if not file.exists():
+        return None
+    try:
+        record = json.loads(file.read_text())
+    except ValueError:
+        return None
+    return record if record.get("key") == key else None
+
+
+def _record(at: Run, timed: dict[str, Any], controls: list[Path]) -> dict[str, Any]:
+    stages = [_stage(at, name, timed) for name in ("teacher", "student", "slim")]
+    ship = stage_folder.read_card(at.folder("ship"))
+    shipped = [file for file in (FLOAT, FLOAT_IR, HALF, HALF_IR, SMALL, SMALL_IR) if file in ship.measured]
+    stages += [_shipped(at, ship, file, timed) for file in shipped]
+    slices = [len(truth) for truth in at.val.truths if truth.ndim == 3]
+    for stage in stages:
+        stage |= _of_volumes(stage, slices=sum(slices) / len(slices) if slices else 0.0)
+    curves = {name: _curves(at.folder(name)) for name in ("teacher", "student", "slim")}
+    return {
+        "name": at.recipe.name,
+        "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
+        "recipe": stage_folder.flat(at.recipe),
+        "device": timed["machine"],
+        "classes": list(at.recipe.data.classes),
+        "counts": {
+            "labelled": len({case.image for case in at.cohort.labelled}),  # a volume is one case, as in "val"
+            "unlabelled": len({case.image for case in at.cohort.unlabelled}),
+            "val": len(at.val),
+        },
+        "stages": stages,
+        "delivered": delivered(ship),
+        "controls": [_stage(at, f"controls/{folder.name}", timed) for folder in controls],
+        "curves": curves,
+        "bench": [without_raw(timed)],
+        "given_up": list(ship.given_up),
+        "messages": [*_messages(stages), *choices(ship), *timed["notes"]],
+    }
+
+
+def _stage(at: Run, name: str, timed: dict[str, Any]) -> dict[str, Any]:
+    folder = at.folder(name)
+    card = stage_folder.read_card(folder)
+    measured = card.measured[stage_folder.WEIGHTS]
+    size = (folder / stage_folder.WEIGHTS).stat().st_size
+    latency = {e["runtime"]: _latency(e) for e in timed["calls"] if e["name"] == f"torch/{name}"}
+    return _row(name, measured, card, size, latency, note="torch, eager")
+
+
+def _shipped(at: Run, card: Card, file: str, timed: dict[str, Any]) -> dict[str, Any]:
+    folder, measured = at.folder("ship"), card.measured[file]
+    size = (folder / file).stat().st_size
+    if file.endswith(".xml"):
+        size += (folder / file).with_suffix(".bin").stat().st_size
+    latency = {
+        f"{e['runtime']} {e['precision']}": _latency(e)
+        for e in timed["calls"]
+        if e["file"] == file and e["runtime"] == measured["runtime"]
+    }
+    return _row(f"{kind_of(file)}/{measured['runtime']}", measured, card, size, latency, note=file)
+
+
+def _row(
+    name: str, measured: dict[str, Any], card: Card, size: int, latency: dict[str, Any], *, note: str
+) -> dict[str, Any]:
+    per_class = {c: {"dice": v.get("dice"), "hd95": v.get("hd95")} for c, v in measured["per_class"].items()}
+    far = [v["hd95"] for v in per_class.values() if v["hd95"] is not None]
+    return {
+        "name": name,
+        "dice": measured["dice"],
+        "hd95_px": sum(far) / len(far) if far else None,
+        "per_class": per_class,
+        "params": card.params,
+        "macs": card.macs,
+        "size_bytes": size,
+        "latency": latency,
+        "drop": measured.get("drop"),
+        "note": note,
+        "measured": {key: measured[key] for key in ("largest_component", "windows_per_volume") if key in measured},
+        "mean": {key: _mean_of(measured, key) for key in ("jaccard", "hd95_mm", "asd", "asd_mm", "nsd")},
+    }
+
+
+def _mean_of(measured: dict[str, Any], metric: str) -> float | None:
+    """Mean over the classes where a metric is defined."""
+    there = [v[metric] for v in measured["per_class"].values() if v.get(metric) is not None]
+    return sum(there) / len(there) if there else None
+
+
+def _of_volumes(stage: dict[str, Any], *, slices: float) -> dict[str, Any]:
+    """What a whole volume costs: windows of a 3-D teacher, slices of a student. Nothing for single frames."""
+    pieces = stage["measured"].get("windows_per_volume", slices)
+    return {"macs_per_volume": stage["macs"] * pieces if pieces else None}
+
+
+def _latency(entry: dict[str, Any]) -> dict[str, Any]:
+    return {key: entry[key] for key in ("p50_ms", "p90_ms", "p99_ms", "precision", "n")}
+
+
+def _curves(folder: Path) -> dict[str, Any]:
+    return json.loads((folder / "curves.json").read_text())
+
+
+def _messages(stages: list[dict[str, Any]]) -> list[str]:
+    """What the numbers say, good or bad, in words."""
+    by = {stage["name"]: stage for stage in stages}
+    student, slim = by["student"], by["slim"]
+    less = 1 - slim["macs"] / student["macs"]
+    said = [
+        f"Pruning removed {less:.0%} of the student's multiply-accumulates "
+        f"and moved Dice by {slim['dice'] - student['dice']:+.4f}."
+        if less > 0
+        else "The student ships unpruned.",
+        f"The student keeps {student['dice'] / max(by['teacher']['dice'], 1e-9):.0%} of its teacher's Dice "
+        f"with {student['params'] / by['teacher']['params']:.0%} of its parameters.",
+    ]
+    teacher = by["teacher"]
+    if "windows_per_volume" in teacher["measured"]:
+        said.append(
+            f"A volume costs the 3-D teacher {teacher['macs_per_volume'] / 1e9:.1f} G multiply-accumulates and the "
+            f"pruned student {slim['macs_per_volume'] / 1e9:.2f} G, "
+            f"{slim['macs_per_volume'] / teacher['macs_per_volume']:.2%} of it."
+        )
+    for name, stage in by.items():
+        if name.startswith("int8/"):
+            said.append(
+                f"INT8 on {name[5:]}: Dice {stage['dice'] - student['dice']:+.4f} against the unpruned student."
+            )
+    return said
+
+
+def _gallery(at: Run) -> list[dict[str, Any]]:
+    """Frames with foreground, spread over the validation list, and what each stage says of them."""
+    size = at.recipe.data.size
+    middle = at.recipe.data.slices // 2
+    truths: list[np.ndarray] = []
+    for truth in at.val.truths:
+        truths += [fit_label(t, size=size) for t in (truth if truth.ndim == 3 else truth[None])]
+    chosen = _shown(at, truths)
+    frames = at.val.frames[chosen]
+    masks = {name: _masks(at, name, chosen) for name in ("teacher", "student")}
+    ship = stage_folder.read_card(at.folder("ship"))
+    shown = next(file for file in (SMALL_IR, FLOAT_IR, SMALL, FLOAT) if file in ship.measured)
+    masks[kind_of(shown)] = runner(at.folder("ship") / shown, runtime=ship.measured[shown]["runtime"])(frames)
+    names = [name for name, rows in zip(at.val.names, at.val.rows, strict=True) for _ in range(rows.stop - rows.start)]
+    return [
+        {
+            "name": names[index],
+            "image": frames[row] if at.channels == 3 and not middle else frames[row][..., middle : middle + 1],
+            "masks": {"true": truths[index], **{name: found[row] for name, found in masks.items()}},
+        }
+        for row, index in enumerate(chosen)
+    ]
+
+
+def _shown(at: Run, truths: list[np.ndarray]) -> list[int]:
+    """Frames for the gallery: of a volume the middle one of those that hold the most classes, else spread evenly."""
+    held = [len(np.unique(truth)) for truth in truths]
+    volumes = [range(rows.start, rows.stop) for rows in at.val.rows if rows.stop - rows.start > 1]
+    if volumes:
+        best = [[i for i in rows if held[i] == max(held[j] for j in rows)] for rows in volumes]
+        full = [some[len(some) // 2] for some in best]
+    else:
+        full = [i for i, n in enumerate(held) if n == len(at.recipe.data.classes)]
+        full = full or [i for i, n in enumerate(held) if n > 1] or list(range(len(truths)))
+    return [full[int(i)] for i in np.linspace(0, len(full) - 1, min(_GALLERY, len(full)))]
+
+
+def _masks(at: Run, stage: str, chosen: list[int]) -> np.ndarray:
+    """uint8 [n, H, W] of the chosen validation frames, by the network of a stage."""
+    network = stage_folder.load_network(at.folder(stage))
+    if stage != "teacher" or not at.deep:
+        return at.predict(network)(at.val.frames[chosen])
+    volumes = at.volumetric.masks(network.to(at.device), stride=at.recipe.volume.stride)
+    slices = [fit_label(mask, size=at.recipe.data.size) for volume in volumes for mask in volume]
+    return np.stack([slices[i] for i in chosen])

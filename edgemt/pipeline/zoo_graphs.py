@@ -1,0 +1,198 @@
+"""The graph that an entry carries, so that it runs without torch: INT8 of its run, else float16 made here.
+
+It is tried on frames of nobody with each runtime that is installed, and timed. No frame of the training data is read.
+
+Shapes: N frames, H W size in pixels, K channels.
+"""
+
+from __future__ import annotations
+
+import shutil
+import tempfile
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from torch import nn
+
+from deploy.benchmark.variants import QUICK, latency_records
+from deploy.export import export_onnx
+from deploy.hardware.machine import describe
+from deploy.package.input_drift import INPUTS
+from deploy.package.package import Ship, open_ship, seal, self_test, write_golden
+from deploy.quantization.accuracy_gate import agree
+from deploy.quantization.float16 import halve
+from deploy.runtimes.load import runner
+from deploy.runtimes.runner import GraphRunner
+from edgemt.artefacts import stage_folder
+from edgemt.contract import Card
+from edgemt.inference.doctor import golden_masks
+from edgemt.io import zoo_paths
+from edgemt.pipeline.package import GOLDEN, HALF, HALF_IR, PARITY
+from edgemt.pipeline.quantize import FLOAT, SMALL, SMALL_IR
+from edgemt.zoo import entry as shelf
+from edgemt.zoo.synthetic_frames import frames_for, masks_of
+
+Say = Callable[[str], None]
+_IR = {SMALL: SMALL_IR, HALF: HALF_IR}
+RUNTIMES = ("openvino", "onnxruntime")
+TIMED = replace(QUICK, warmup_seconds=0.2, seconds=0.6, rounds=5, block_ms=40)
+OF_FRAMES = ("golden_pixels", "golden_dice", "golden_agreement")  # measured on the golden frames
+
+
+@dataclass(frozen=True)
+class Source:
+    """Where an entry comes from: the folder of its weights, and the one of the graphs that were made from them."""
+
+    weights: Path
+    graphs: Path | None
+
+
+def source_of(folder: Path) -> Source:
+    """Weights and graphs for a stage of a run, RUN/ship, an entry, or a ship that `edgemt export zoo/NAME` wrote.
+
+    Graphs beside a stage count only when their cards name it as what they were made from. Raises ValueError in one
+    line for a ship whose weights are not there, and for one that was changed.
+    """
+    card, run = stage_folder.read_card(folder), folder.resolve().parent
+    if card.stage == "zoo":
+        return Source(folder, open_ship(folder, trusted="").folder)
+    if stage_folder.WEIGHTS in card.files or card.stage != "ship":
+        int8 = _made_from(run / "int8", folder)
+        return Source(folder, int8 and (_made_from(run / "ship", int8) or int8))
+    open_ship(folder, trusted="")
+    int8 = _made_from(run / "int8", run / "slim")
+    if int8 is not None and stage_folder.identity(int8) in card.parents:
+        return Source(run / "slim", folder)
+    for name in shelf.names():
+        entry = shelf.open_entry(zoo_paths.PREFIX + name)
+        if entry.identity in card.parents:
+            return Source(entry.folder, folder)
+    raise ValueError(
+        f"{folder}: the weights of this ship are neither in {run / 'slim'} nor in the zoo; name the ship where its run "
+        "is, after edgemt export RECIPE has brought it up to date"
+    )
+
+
+def _made_from(folder: Path, parent: Path) -> Path | None:
+    """The folder, where it is whole and its card names `parent`."""
+    if not (folder / "card.json").is_file() or not (parent / "card.json").is_file():
+        return None
+    card = stage_folder.read_card(folder)
+    whole = stage_folder.stands(folder, key=card.recipe_hash)
+    return folder if whole and stage_folder.identity(parent) in card.parents else None
+
+
+def add_graph(working: Path, source: Source, network: nn.Module, card: Card, *, say: Say = print) -> Card:
+    """Put graph, input statistics and golden frames into an entry, try the graph and time it; returns the card.
+
+    `network` has the entry's weights, in float32. `working` holds the weights and gets its card from here, with what
+    was found: for INT8 the Dice that was measured where it was made, the lower of two runtimes, and for each graph
+    how near it comes to the golden masks. Raises GateError where the float16 graph gives other masks.
+    """
+    made = stage_folder.read_card(source.graphs) if source.graphs is not None else None
+    if source.graphs is not None and made is not None and INPUTS in made.files:
+        shutil.copyfile(source.graphs / INPUTS, working / INPUTS)
+    else:
+        say("no likeness ranges: frames unlike those of training will not be noticed; pack RUN/ship for them")
+    file = next((file for file in shelf.GRAPHS if made is not None and file in made.files), "")
+    if source.graphs is not None and made is not None and file:
+        shutil.copyfile(source.graphs / file, working / file)
+        check_weight(working)
+        found = _found(made, file)
+    if made is not None:
+        card = replace(card, given_up=made.given_up)
+    frames = frames_for(card, count=16)
+    masks = masks_of(network, card, frames)
+    if file != SMALL:
+        say("no INT8 graph of these weights was found; the entry runs in float16")
+    if not file:
+        file, found = HALF, _halved(working / HALF, network, card, frames, masks)
+    for number, index in enumerate(_steady(working / file, frames, masks, classes=len(card.classes))):
+        write_golden(working, f"synthetic{number}", frame=frames[index], mask=masks[index])
+        if len(np.unique(masks[index])) == 1:
+            say(f"golden frame synthetic{number} shows one class alone, which proves little")
+    card = replace(card, measured={**card.measured, file: found})
+    return _tried(Ship(working, seal(working, card)), file, frames, say=say)
+
+
+def check_weight(folder: Path) -> None:
+    """Raises ValueError when what is in the folder is more than may travel with a package."""
+    sizes = {path.name: path.stat().st_size / 1e6 for path in folder.rglob("*") if path.is_file()}
+    if sum(sizes.values()) <= shelf.LARGEST / 1e6:
+        return
+    parts = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items() if not name.endswith(".png"))
+    remedy = "prune it further"
+    if HALF in sizes:
+        remedy += ", or finish the run up to INT8, whose graph is half as large"
+    raise ValueError(
+        f"{folder.name.removesuffix('.partial')}: {sum(sizes.values()):.1f} MB in all ({parts}), an entry has "
+        f"{shelf.LARGEST / 1e6:g} at most; {remedy}"
+    )
+
+
+def _found(made: Card, file: str) -> dict[str, Any]:
+    """What was measured of a graph: the record of the runtime with the lower Dice, and the Dice on both."""
+    if made.stage == "zoo":
+        return {key: value for key, value in made.measured[file].items() if key not in OF_FRAMES}
+    files = (_IR[file], file)
+    records = {made.measured[f]["runtime"]: made.measured[f] for f in files if f in made.measured}
+    lower = min(records.values(), key=lambda record: record["dice"])
+    found = {key: value for key, value in lower.items() if key not in (*OF_FRAMES, "cases", "quantization")}
+    noted = made.measured[file].get("quantization", {})
+    if file == SMALL:
+        found["quantization"] = {key: noted[key] for key in ("rung", "kept") if key in noted}
+    return {**found, "dice_on": {runtime: record["dice"] for runtime, record in records.items()}}
+
+
+def _halved(path: Path, network: nn.Module, card: Card, frames: np.ndarray, masks: np.ndarray) -> dict[str, Any]:
+    """Write the graph in half precision; its Dice is that of the weights, whose masks it must give."""
+    with tempfile.TemporaryDirectory() as folder:
+        whole = Path(folder, FLOAT)
+        export_onnx(network, whole, size=card.size, channels=card.channels, normalise=card.normalise)
+        halve(whole, path)
+    given = runner(path, runtime="onnxruntime", precision="f32")(frames)
+    same = agree(masks, given, least=PARITY, what=f"{HALF} on onnxruntime", knob="to another stage of the run")
+    return {**card.measured[stage_folder.WEIGHTS], "runtime": "onnxruntime", "measured_in": "torch", "agreement": same}
+
+
+def telling(masks: np.ndarray, *, classes: int, count: int = GOLDEN) -> list[int]:
+    """Indices of the masks with many classes, and none of them nearly everywhere. [N, H, W] -> at most `count`."""
+    shares = [np.bincount(mask.ravel(), minlength=classes) / mask.size for mask in masks]
+    order = sorted(range(len(masks)), key=lambda i: (-int((shares[i] > 0.002).sum()), shares[i].max()))
+    return sorted(order[:count])
+
+
+def _steady(graph: Path, frames: np.ndarray, masks: np.ndarray, *, classes: int) -> list[int]:
+    """Of the telling frames those on which rounding moves least: another processor rounds in its own way."""
+    chosen = telling(masks, classes=classes, count=2 * GOLDEN)
+    given = runner(graph, runtime="onnxruntime")(frames[chosen])
+    same = {index: float((masks[index] == mask).mean()) for index, mask in zip(chosen, given, strict=True)}
+    shown = {index: len(np.unique(masks[index])) for index in chosen}
+    return sorted(sorted(chosen, key=lambda index: (-shown[index], -same[index]))[:GOLDEN])
+
+
+def agreement(ship: Ship) -> dict[str, float]:
+    """`golden_agreement`: the share of golden pixels on which two runtimes give one class in INT8."""
+    one, other = (golden_masks(ship, runtime, "int8") for runtime in RUNTIMES)
+    return {"golden_agreement": float((one == other).mean())}
+
+
+def _tried(ship: Ship, file: str, frames: np.ndarray, *, say: Say) -> Card:
+    """The card with golden agreement, the lower of the runtimes', and the time of a frame on each of them."""
+    calls: dict[tuple[str, str, str | None], GraphRunner] = {
+        (runtime, file, None): runner(ship, runtime=runtime, file=file, tested=False) for runtime in RUNTIMES
+    }
+    tests = [self_test(ship, call) for call in calls.values()]
+    reached = {
+        "golden_pixels": min(test.pixels for test in tests),
+        "golden_dice": min(test.foreground for test in tests),
+        **(agreement(ship) if file == SMALL else {}),
+    }
+    latency = latency_records(calls, frames[:4], TIMED, device=str(describe().get("cpu", "")))
+    if (busy := latency[0]["foreign_cores"]) and busy > shelf.BUSY:
+        say(f"no latency class: others used {busy:.1f} cores; pack again on a quiet machine")
+    measured = {**ship.card.measured, file: {**ship.card.measured[file], **reached}}
+    return seal(ship.folder, replace(ship.card, measured=measured, latency=latency, files={}))

@@ -1,0 +1,109 @@
+"""A progress bar on a terminal, a line now and then in a log file, and TensorBoard events beside both."""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from edgemt.training import distributed
+
+_EVERY_S = 15.0  # between lines where there is no terminal
+
+
+class Bar:
+    """Shows step, loss terms and time left, in the first process of a run. `update` answers the terms as numbers on
+    the steps it reads them."""
+
+    def __init__(self, label: str, *, total: int, done: int = 0, events: Path | None = None, every: int = 10):
+        self.label, self.total, self.start, self.every, self.events = label, total, done, every, events
+        self.rich: Any = None
+        self.writer: Any = None
+        self.text = ""
+        self.mute = not distributed.first()
+
+    def __enter__(self) -> Bar:
+        self.began = self.last = time.monotonic()
+        if self.mute:
+            return self
+        if sys.stderr.isatty() and os.environ.get("EDGEMT_PROGRESS") != "lines":
+            from rich.console import Console
+            from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+            self.rich = Progress(
+                TextColumn("[bold]{task.description}"),
+                BarColumn(),
+                MofNCompleteColumn(),
+                TimeRemainingColumn(),
+                TextColumn("{task.fields[text]}"),
+                console=Console(stderr=True),
+            )
+            self.rich.start()
+            self.task = self.rich.add_task(self.label, total=self.total, completed=self.start, text="")
+        elif self.start:
+            print(f"{self.label}: resumed at step {self.start} of {self.total}", file=sys.stderr, flush=True)
+        if self.events is not None:
+            self.writer = _event_writer(self.events, purge=self.start)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        if self.rich is not None:
+            self.rich.stop()
+        if self.writer is not None:
+            self.writer.close()
+
+    def update(
+        self, done: int, terms: Mapping[str, Any] | None = None, *, dice: Sequence[float] = ()
+    ) -> dict[str, float]:
+        """`terms` are read only every few steps: reading a value waits for the device."""
+        read: dict[str, float] = {}
+        if self.mute:
+            return read
+        if terms and (done % self.every == 0 or done == self.total):
+            read = {name: float(value) for name, value in terms.items()}
+            self.text = "  ".join(f"{name} {value:.3f}" for name, value in read.items())
+        if self.writer is not None:
+            for name, value in read.items():
+                self.writer.add_scalar(f"loss/{name}", value, done)
+            for value in dice:
+                self.writer.add_scalar("val/dice", value, done)
+        if self.rich is not None:
+            self.rich.update(self.task, completed=done, text=self.text)
+        now = time.monotonic()
+        if dice or (self.rich is None and now - self.last > _EVERY_S):
+            self.last = now
+            self._say(done, now, dice)
+        return read
+
+    def _say(self, done: int, now: float, dice: Sequence[float]) -> None:
+        left = (now - self.began) / max(done - self.start, 1) * (self.total - done)
+        val = f"  val Dice {dice[-1]:.4f}" if dice else ""
+        line = f"{self.label}: {done}/{self.total}  {self.text}{val}  {left:.0f} s left"
+        if self.rich is not None:
+            self.rich.console.print(line, highlight=False)
+        else:
+            print(line, file=sys.stderr, flush=True)
+
+
+def _event_writer(folder: Path, *, purge: int) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError:
+        return None
+    folder.mkdir(parents=True, exist_ok=True)
+    return SummaryWriter(str(folder), purge_step=purge)
+
+
+def counter(label: str) -> Callable[[int, int], None]:
+    """A progress callback for reading files: a bar on a terminal, silence elsewhere."""
+    began = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        if distributed.first() and sys.stderr.isatty() and (time.monotonic() - began > 1.0 or done == total):
+            end = "\n" if done == total else ""
+            print(f"\rreading {label}: {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+    return show

@@ -1,0 +1,36 @@
+"""Frames of nobody, for golden pairs and comparisons: where a model goes, no patient's image goes along.
+
+Shapes: N frames, H W size in pixels, K channels.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import nn
+
+from deploy.export import Shippable
+from edgemt.contract import Card
+from edgemt.data import phantom2d, phantom3d
+from edgemt.io.neighbour_slices import frame_around
+
+
+def frames_for(card: Card, *, count: int = 8) -> np.ndarray:
+    """uint8 [N, H, W, K] frames of nobody, the same at each call: phantoms of the kind that the card's network takes.
+
+    What sees colour gets the endoscopic scene; what sees grey, or slices, gets slices of synthetic volumes.
+    """
+    if card.channel_order == "RGB":
+        return np.stack([phantom2d.frame(seed, size=card.size)[0] for seed in range(count)])
+    frames, depth = [], 12
+    for seed in range(-(-count // 4)):
+        slices = np.moveaxis(phantom3d.volume(seed, shape=(*card.size, depth))[0], -1, 0)[..., None]
+        frames += [frame_around(slices, at, slices=card.channels) for at in range(3, 10, 2)]
+    return np.stack(frames[:count])
+
+
+def masks_of(network: nn.Module, card: Card, frames: np.ndarray) -> np.ndarray:
+    """uint8 [N, H, W, K] -> uint8 [N, H, W]: the graph that ships, in torch and float32."""
+    whole = Shippable(network, normalise=card.normalise, channels=card.channels).eval()
+    with torch.inference_mode():
+        return np.concatenate([whole(torch.from_numpy(frame[None])).numpy() for frame in frames])
