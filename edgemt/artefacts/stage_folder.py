@@ -31,11 +31,16 @@ CURVES = "curves.json"
 _FINISHED = ".finished."  # before the name of a checkpoint whose stage has its card, but not yet its name
 
 
+# class of a recipe's value -> its name in keys and records; an old name stays, so that a finished stage still fits
+KEY_NAMES: dict[str, str] = {}
+
+
 def plain(value: Any) -> Any:
-    """Dataclasses, tuples and paths as JSON; a method says which one it is."""
+    """Dataclasses, tuples and paths as JSON; "is" names the class of a dataclass (`KEY_NAMES`)."""
     if is_dataclass(value) and not isinstance(value, type):
         own = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
-        return {"is": type(value).__name__, **own}
+        kind = type(value).__name__
+        return {"is": KEY_NAMES.get(kind, kind), **own}
     if isinstance(value, dict):
         return {str(k): plain(v) for k, v in value.items()}
     if isinstance(value, (list, tuple)):
