@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from edgemt.contract import Step
 from edgemt.learning import losses
-from edgemt.learning.perturbations import Noise
+from edgemt.learning.perturbations import GaussianNoise
 from edgemt.learning.pseudo_labels import hard, largest_component, passes, sharpen, signed_distance
-from edgemt.learning.targets import Confident, Soft
-from edgemt.testing.tiny_training import Says
+from edgemt.learning.targets import ConfidenceThresholded, SoftTarget
+from edgemt.testing.tiny_training import ConstantTeacher
 
 DIMS = pytest.mark.parametrize("size", [(6, 5), (6, 5, 4)])
 
@@ -134,10 +134,10 @@ def test_sharpened_probabilities_still_sum_to_one_and_keep_their_order():
 
 
 def test_stochastic_passes_are_one_forward_of_different_looks():
-    net, calls = Says(torch.full((2, 1, 1), 0.5)), []
+    net, calls = ConstantTeacher(torch.full((2, 1, 1), 0.5)), []
     net.register_forward_hook(lambda module, args, out: calls.append(args[0]))
     generator = torch.Generator().manual_seed(0)
-    looks = passes(net, torch.zeros(3, 1, 4, 4), Noise(), generator, times=5)
+    looks = passes(net, torch.zeros(3, 1, 4, 4), GaussianNoise(), generator, times=5)
     assert looks.shape[:2] == (5, 3)
     assert len(calls) == 1 and calls[0].unflatten(0, (5, 3)).std(0).min() > 0
 
@@ -171,27 +171,27 @@ def test_the_largest_piece_of_each_class_stays_and_only_that(size):
 
 
 def told(rule, p: np.ndarray | torch.Tensor):
-    return rule(Says(torch.as_tensor(p, dtype=torch.float32)), torch.zeros(1, 1, 1, 4), Step(0, 10))
+    return rule(ConstantTeacher(torch.as_tensor(p, dtype=torch.float32)), torch.zeros(1, 1, 1, 4), Step(0, 10))
 
 
 def test_a_soft_target_is_what_the_teacher_says():
     p = torch.tensor([[[0.9, 0.2, 0.5, 0.4]], [[0.1, 0.8, 0.5, 0.6]]])
-    target = told(Soft(), p)
+    target = told(SoftTarget(), p)
     torch.testing.assert_close(target.probability[0], p)
     assert target.weight is None
 
 
 def test_one_bar_for_all_starves_a_rare_class_and_a_bar_by_class_does_not():
     p = torch.tensor([[[0.99, 0.99, 0.99, 0.3]], [[0.01, 0.01, 0.01, 0.7]]])
-    assert told(Confident(confidence=0.9, by_class=False), p).weight.flatten().tolist() == [1, 1, 1, 0]
-    assert told(Confident(confidence=0.9), p).weight.flatten().tolist() == [1, 1, 1, 1]
+    assert told(ConfidenceThresholded(confidence=0.9, by_class=False), p).weight.flatten().tolist() == [1, 1, 1, 0]
+    assert told(ConfidenceThresholded(confidence=0.9), p).weight.flatten().tolist() == [1, 1, 1, 1]
 
 
 def test_a_bar_by_class_never_falls_under_its_floor():
     p = torch.tensor([[[0.99, 0.99, 0.99, 0.45]], [[0.01, 0.01, 0.01, 0.55]]])
-    assert told(Confident(confidence=0.9, floor=0.6), p).weight.flatten().tolist() == [1, 1, 1, 0]
+    assert told(ConfidenceThresholded(confidence=0.9, floor=0.6), p).weight.flatten().tolist() == [1, 1, 1, 0]
 
 
 def test_a_bar_that_nothing_passes_is_refused():
     with pytest.raises(ValueError, match="confidence: 1.0"):
-        Confident(confidence=1.0)
+        ConfidenceThresholded(confidence=1.0)

@@ -17,9 +17,10 @@ from edgemt.data.augment2d import AugmentOptions
 from edgemt.data.options import VolumeOptions
 from edgemt.data.slice_dataset import Stack, TwoStream
 from edgemt.data.volume_dataset import VolumeStack, VolumeStream
+from edgemt.learning.auxiliary_tasks import mask_of
 from edgemt.learning.losses import cross_entropy, dice, dice_ce, onehot
-from edgemt.learning.method import Terms
-from edgemt.learning.perturbations import Box, FeatureDrop, FeatureDropout, FeatureNoise
+from edgemt.learning.method import LossTerms
+from edgemt.learning.perturbations import AttentionDrop, CutMixBox, FeatureDropout, FeatureNoise
 from edgemt.learning.pseudo_labels import (
     largest_component,
     sharpen,
@@ -27,19 +28,18 @@ from edgemt.learning.pseudo_labels import (
     signed_distance_on_device,
     squared_distance,
 )
-from edgemt.learning.roles import Memory, Players, gather, set_modes
-from edgemt.learning.schedules import Ramp
+from edgemt.learning.roles import Memory, Networks, gather, set_modes
+from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.methods import METHODS, Discriminator
 from edgemt.methods.bcp import paste, regions
-from edgemt.methods.ss_net import SmoothSeparate, centres, chosen, spread
-from edgemt.methods.tasks import mask_of
-from edgemt.methods.views import TemporalEnsembling, cell_means
-from edgemt.testing.tiny_training import CHANNELS, Stage, batch_of
+from edgemt.methods.ss_net import SSNet, centres, chosen, spread
+from edgemt.methods.temporal_ensembling import TemporalEnsembling, cell_means
+from edgemt.testing.tiny_training import CHANNELS, TinyTrainer, batch_of
 from edgemt.training.engine import Run, Schedule
 
 MINE = ("bcp", "cct", "dtc", "ict", "mc_net", "mc_net_plus", "pi_model", "sassnet", "ss_net", "urpc", "vat")
 MINE += ("temporal_ensembling",)
-FULL = Ramp(top=1.0, length=0.0)
+FULL = SigmoidRampUp(top=1.0, length=0.0)
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -58,8 +58,8 @@ class Given(nn.Module):
         return self.out
 
 
-def paid(method, network: nn.Module, batch: Batch, step: Step | None = None) -> Terms:
-    _, terms = next(method.steps(Players({"student": network}), batch, step or Step(1, 1, chance())))
+def paid(method, network: nn.Module, batch: Batch, step: Step | None = None) -> LossTerms:
+    _, terms = next(method.steps(Networks({"student": network}), batch, step or Step(1, 1, chance())))
     return terms
 
 
@@ -99,7 +99,7 @@ def test_cells_hold_the_mean_of_the_voxels_that_lie_in_them():
     assert cell_means(p, beyond, cells=4)[1][0, 0].tolist() == [0, 4, 0, 4]
 
 
-def remembering(rows: int = 2, **options) -> tuple[TemporalEnsembling, Players, Batch]:
+def remembering(rows: int = 2, **options) -> tuple[TemporalEnsembling, Networks, Batch]:
     method = replace(METHODS["temporal_ensembling"], ramp=FULL, images=8, cells=4, **options)
     b = batch_of(classes=3, unlabelled=rows)
     nets = gather(method.roles(), lambda kind, init: Given(logits_of(2 + rows)))
@@ -123,7 +123,7 @@ def test_the_ensemble_is_what_was_said_before_with_the_start_up_corrected():
 
 def test_a_step_that_fails_leaves_the_ensemble_alone():
     for name in ("temporal_ensembling", "ss_net"):
-        stage = Stage(METHODS[name])
+        stage = TinyTrainer(METHODS[name])
         memory = next(stage.nets[who] for who in stage.of(Memory))
         turns = stage.turns(batch_of())
         next(turns)
@@ -145,7 +145,7 @@ def test_an_ensemble_without_room_or_place_says_what_to_do():
 def test_the_adversarial_push_hurts_more_than_a_random_one_of_its_length():
     torch.manual_seed(0)
     method = replace(METHODS["vat"], reach=3.0, probe=1.0)
-    stage = Stage(method, total=1, index=1)
+    stage = TinyTrainer(method, total=1, index=1)
     for module in stage.nets.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
@@ -171,7 +171,7 @@ def test_interpolation_compares_a_mixture_with_the_mixture_of_what_is_said():
 
     b = batch_of(classes=2, strong=False)
     b = replace(b, image=b.image.softmax(1))
-    nets = Players({"student": Linear(), "teacher": Linear()})
+    nets = Networks({"student": Linear(), "teacher": Linear()})
     method = replace(METHODS["ict"], ramp=FULL)
     assert float(method.losses(nets, b, Step(1, 1, chance()))["consistency"]) < 1e-8
     assert METHODS["mean_teacher"].mix == "none" and method.target.noise.std == 0.0
@@ -247,11 +247,11 @@ def test_disturbed_features_are_what_they_say(size: tuple[int, ...]):
     assert torch.equal(gone, (whole == 0).any(2)) and 0.3 < gone.float().mean() < 0.7
     torch.testing.assert_close(whole[~gone], 2 * x.flatten(2)[~gone])
     assert 0.2 < float((FeatureDropout(rate=0.3, channels=False)(x, chance()) == 0).float().mean()) < 0.4
-    dropped = FeatureDrop(low=0.8, high=0.8)(x, chance())
+    dropped = AttentionDrop(low=0.8, high=0.8)(x, chance())
     mean = x.mean(1, keepdim=True)
     loud = (mean >= 0.8 * mean.flatten(1).amax(1).view(-1, 1, *[1] * len(size))).expand_as(x)
     assert (dropped[loud] == 0).all() and torch.equal(dropped[~loud], x[~loud])
-    for way in (FeatureNoise(), FeatureDropout(), FeatureDrop()):
+    for way in (FeatureNoise(), FeatureDropout(), AttentionDrop()):
         assert torch.equal(way(x, chance()), way(x, chance()))
 
 
@@ -292,7 +292,7 @@ def test_distances_taken_where_the_label_lies_are_the_same(size: tuple[int, ...]
 
 def test_the_background_is_remembered_too():
     """The release filters background voxels before they are remembered, so that the memory of class 0 stays empty."""
-    stage = Stage(METHODS["ss_net"], classes=3)
+    stage = TinyTrainer(METHODS["ss_net"], classes=3)
     for seed in range(3):
         stage.step(batch_of(seed=seed))
     assert (stage.nets.memory.filled[:3] > 0).all() and not stage.nets.memory.filled[3:].any()
@@ -323,7 +323,7 @@ def test_features_are_drawn_to_every_vector_of_their_class_by_cosine():
 
 def test_a_memory_that_is_too_small_says_what_to_raise():
     for memory in (Memory(32, 4, 16), Memory(32, 256, 2)):
-        stage = Stage(SmoothSeparate(memory=memory), classes=3)
+        stage = TinyTrainer(SSNet(memory=memory), classes=3)
         with pytest.raises(ValueError, match="raise memory"):
             stage.step(batch_of())
 
@@ -343,7 +343,7 @@ def test_the_loss_of_a_region_does_not_look_outside_of_it():
     """A former release for slices counted the background of the whole image in its masked Dice."""
     g = chance()
     outward, inward, label = logits_of(2), logits_of(2, seed=1), torch.randint(0, 3, (2, 12, 10), generator=g)
-    weight = Box(low=2 / 3, high=2 / 3, chance=1.0).draw(outward, g).float()
+    weight = CutMixBox(low=2 / 3, high=2 / 3, chance=1.0).draw(outward, g).float()
     want = regions(outward, inward, label, weight)
     changed = torch.where(weight > 0, outward, 5 * torch.randn(outward.shape, generator=g))
     torch.testing.assert_close(regions(changed, inward, label, weight), want)
@@ -357,7 +357,7 @@ def test_the_loss_of_a_region_does_not_look_outside_of_it():
 
 
 def test_the_first_stage_is_a_share_of_the_run_and_sees_labelled_images_only():
-    stage = Stage(replace(METHODS["bcp"], pretrain=0.12), total=100)
+    stage = TinyTrainer(replace(METHODS["bcp"], pretrain=0.12), total=100)
     weights = list(stage.nets.student.parameters())
     slopes = {}
     for index in (11, 12):
@@ -378,7 +378,7 @@ def test_the_first_stage_is_a_share_of_the_run_and_sees_labelled_images_only():
 def test_the_ways_of_pasting_are_summed_once_the_average_labels_and_averaged_before(index, share, worth):
     """As released: 1 for a labelled region and 0.5 for the other, over two sums; the first stage has one input."""
     b, logits = batch_of(labelled=3, unlabelled=3), logits_of(6)
-    nets = Players({"student": Given(logits), "teacher": Given(logits_of(3, seed=5))})
+    nets = Networks({"student": Given(logits), "teacher": Given(logits_of(3, seed=5))})
     terms = METHODS["bcp"].losses(nets, b, Step(index, 100, chance()))
     weight = 1.0 - METHODS["bcp"].box.draw(b.labelled[:1], chance()).float().expand(3, -1, -1, -1)
     outward, inward = logits.chunk(2)
@@ -400,7 +400,7 @@ def test_the_ways_of_pasting_are_summed_once_the_average_labels_and_averaged_bef
 def test_pseudo_labels_keep_their_largest_piece_alone():
     """A teacher's second, smaller piece teaches nothing: the loss is that of a teacher without it."""
 
-    class Says(nn.Module):
+    class ConstantTeacher(nn.Module):
         def __init__(self, label: Tensor) -> None:
             super().__init__()
             self.logits = 20 * onehot(label, 2)
@@ -414,7 +414,9 @@ def test_pseudo_labels_keep_their_largest_piece_alone():
     speck[:, 9:11, 8] = 1
     b, student = batch_of(classes=2), Given(logits_of(6, classes=2))
     got = [
-        METHODS["bcp"].losses(Players({"student": student, "teacher": Says(said)}), b, Step(1, 1, chance()))["pasted"]
+        METHODS["bcp"].losses(
+            Networks({"student": student, "teacher": ConstantTeacher(said)}), b, Step(1, 1, chance())
+        )["pasted"]
         for said in (clean, speck)
     ]
     assert torch.equal(*got)

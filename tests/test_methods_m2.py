@@ -16,17 +16,24 @@ from torch import nn
 from edgemt.contract import Batch, Output, Step
 from edgemt.learning import losses
 from edgemt.learning.losses import distance, onehot
-from edgemt.learning.perturbations import Affine, Cells, Noise, darkness, inverse, shade, warp, within
+from edgemt.learning.perturbations import Affine, GaussianNoise, PatchGrid, darkness, inverse, shade, warp, within
 from edgemt.learning.pseudo_labels import label_errors, looks
-from edgemt.learning.roles import Memory, Players, Trainable, Wary, gather, update_averages
-from edgemt.learning.targets import AdaptiveThreshold, AffineView
+from edgemt.learning.roles import LossGatedEma, Memory, Networks, Trainable, gather, update_averages
+from edgemt.learning.targets import AdaptiveThreshold, AffineConsistent
 from edgemt.methods import METHODS
-from edgemt.methods.ac_mt import Doubtful, FarFromPrototype, Mislabelled, MostDoubtful, Unstable
-from edgemt.methods.consistency import cosine_transform, even_draw, frequency_gap, region_similarity
-from edgemt.methods.correction import near_cells
-from edgemt.methods.uncertainty import neighbours, self_information
+from edgemt.methods.ac_mt import (
+    ConfidentLearningErrors,
+    EntropyThreshold,
+    McUncertainty,
+    PrototypeDisagreement,
+    TopKEntropy,
+)
+from edgemt.methods.er_mt import neighbours, self_information
+from edgemt.methods.frcnet import cosine_transform, frequency_gap, region_similarity
+from edgemt.methods.patch_shuffle import even_draw
+from edgemt.methods.self_similarity import near_cells
 from edgemt.testing.check_losses import check_every_term_teaches
-from edgemt.testing.tiny_training import Says, Stage, Tiny, batch_of
+from edgemt.testing.tiny_training import ConstantTeacher, TinyNetwork, TinyTrainer, batch_of
 
 MINE = (
     *("ac_mt", "ac_mt_label_errors", "ac_mt_most_doubtful", "ac_mt_prototypes", "ac_mt_unstable"),
@@ -105,7 +112,7 @@ def test_an_affine_view_puts_back_what_a_pointwise_teacher_says(size):
             return Output(torch.cat([x, -x], 1))
 
     slope = places(tuple(3 * n for n in size)).sum(1, keepdim=True).repeat(2, 1, *[1] * len(size))
-    p, weight = AffineView(noise=Noise(std=0.0))(Pointwise(), slope, at(0.5))
+    p, weight = AffineConsistent(noise=GaussianNoise(std=0.0))(Pointwise(), slope, at(0.5))
     want = torch.cat([slope, -slope], 1).softmax(1)
     assert 0.5 < float(weight.mean()) < 1.0
     gap = float((weight * (p - want).abs()).amax())
@@ -117,7 +124,7 @@ def test_an_affine_view_puts_back_what_a_pointwise_teacher_says(size):
 
 @SPACES
 def test_shuffled_cells_are_the_same_cells_and_an_order_can_be_undone(size):
-    cells, x = Cells(side=3), some(2, 4, *size)
+    cells, x = PatchGrid(side=3), some(2, 4, *size)
     order = cells.order(x, chance())
     moved = cells.shuffle(order, x)
     assert not torch.equal(moved, x)
@@ -128,7 +135,7 @@ def test_shuffled_cells_are_the_same_cells_and_an_order_can_be_undone(size):
 
 def test_a_shuffled_cell_stays_whole_and_the_rim_stays_in_place():
     x = torch.arange(25.0).view(1, 1, 5, 5)
-    swapped = Cells(side=2).shuffle(torch.tensor([[3, 1, 2, 0]]), x)
+    swapped = PatchGrid(side=2).shuffle(torch.tensor([[3, 1, 2, 0]]), x)
     assert swapped[0, 0, :2, :2].tolist() == [[12.0, 13.0], [17.0, 18.0]]
     assert swapped[0, 0, 2:4, 2:4].tolist() == [[0.0, 1.0], [5.0, 6.0]]
     assert torch.equal(swapped[..., 4, :], x[..., 4, :])
@@ -136,7 +143,7 @@ def test_a_shuffled_cell_stays_whole_and_the_rim_stays_in_place():
 
 @SPACES
 def test_half_of_the_cells_are_picked_in_every_image(size):
-    picked = Cells(side=4).draw(some(5, 2, *size), chance())
+    picked = PatchGrid(side=4).draw(some(5, 2, *size), chance())
     assert picked.shape == (5, 1, *size)
     assert (picked.float().mean((1, *range(2, picked.ndim))) - 0.5).abs().max() < 0.2
 
@@ -262,7 +269,7 @@ def one_voxel(*rows: tuple[float, ...]) -> torch.Tensor:
     return torch.tensor(rows).T[None, :, None]
 
 
-class Told(Players):
+class Told(Networks):
     """Players of whom nothing is asked."""
 
 
@@ -271,16 +278,16 @@ def test_the_doubtful_are_under_a_rising_bar_that_knows_the_number_of_classes():
     bar = float(losses.entropy(said)[0, 0, 0, 1]) / math.log(3)
     assert 0.75 < bar < 0.95
     image = torch.zeros(1, 1, 1, 3)
-    assert Doubtful()(Told(), image, said, at(0.0)).flatten().tolist() == [True, True, False]
-    assert Doubtful()(Told(), image, said, at(1.0)).flatten().tolist() == [True, False, False]
+    assert EntropyThreshold()(Told(), image, said, at(0.0)).flatten().tolist() == [True, True, False]
+    assert EntropyThreshold()(Told(), image, said, at(1.0)).flatten().tolist() == [True, False, False]
 
 
 def test_the_most_doubtful_are_a_share_of_each_image_however_sure_it_is():
     said = (some(3, 2, 5, 4) * torch.tensor([0.1, 1.0, 20.0]).view(3, 1, 1, 1)).softmax(1)
-    chosen = MostDoubtful(share=0.25)(Told(), some(3, 1, 5, 4), said, at(0.5))
+    chosen = TopKEntropy(share=0.25)(Told(), some(3, 1, 5, 4), said, at(0.5))
     assert chosen.flatten(1).sum(1).tolist() == [5, 5, 5]
     with pytest.raises(ValueError, match="share: 0.0"):
-        MostDoubtful(share=0.0)
+        TopKEntropy(share=0.0)
 
 
 def test_the_unstable_are_those_whose_looks_disagree():
@@ -292,9 +299,9 @@ def test_the_unstable_are_those_whose_looks_disagree():
             p = torch.tensor([[[0.99, 0.99], [0.01, 0.01]], [[0.99, 0.01], [0.01, 0.99]]])[turn]
             return Output(p.log().unsqueeze(2))
 
-    players = Players({"student": Wavering()})
+    players = Networks({"student": Wavering()})
     said = one_voxel((0.99, 0.01), (0.99, 0.01))
-    assert Unstable(passes=4)(players, torch.zeros(1, 1, 1, 2), said, at(0.5)).flatten().tolist() == [False, True]
+    assert McUncertainty(passes=4)(players, torch.zeros(1, 1, 1, 2), said, at(0.5)).flatten().tolist() == [False, True]
 
 
 def test_confident_learning_counts_a_voxel_for_the_class_whose_bar_it_reaches():
@@ -310,7 +317,9 @@ def test_a_class_that_no_label_has_is_nobodys_error():
     label = torch.zeros(1, 1, 3, dtype=torch.int64)
     p = one_voxel((0.1, 0.9), (0.9, 0.1), (0.2, 0.8))
     assert not label_errors(label, p).any()
-    assert Mislabelled()(Players({"teacher": Says(p[0])}), torch.zeros(1, 1, 1, 3), 1 - p, at(0.5)).any()
+    assert ConfidentLearningErrors()(
+        Networks({"teacher": ConstantTeacher(p[0])}), torch.zeros(1, 1, 1, 3), 1 - p, at(0.5)
+    ).any()
 
 
 class Shows(nn.Module):
@@ -331,16 +340,18 @@ def test_prototypes_leave_wavering_voxels_out_of_every_class():
     p = one_voxel((0.9, 0.1), (0.9, 0.1), (0.1, 0.9), (0.1, 0.9), (0.95, 0.05))
     features = torch.tensor([[0.0, 0.0, 1.0, 1.0, 9.0]]).view(1, 1, 1, 5)
     waver = torch.tensor([0.0, 0.0, 0.0, 0.0, 1.0])
-    players = Players({"teacher": Shows(p, features, waver)})
+    players = Networks({"teacher": Shows(p, features, waver)})
     said = one_voxel((0.9, 0.1), (0.1, 0.9), (0.1, 0.9), (0.9, 0.1), (0.1, 0.9))
-    found = FarFromPrototype()(players, torch.zeros(1, 1, 1, 5), said, at(0.5))
+    found = PrototypeDisagreement()(players, torch.zeros(1, 1, 1, 5), said, at(0.5))
     assert found.flatten().tolist() == [False, True, False, True, False]
 
 
 def test_an_adaptive_bar_passes_the_surer_half_of_each_class_first_and_all_but_outliers_last():
     p = one_voxel((0.99, 0.01), (0.95, 0.05), (0.6, 0.4), (0.4, 0.6), (0.3, 0.7))
-    rule = AdaptiveThreshold(noise=Noise(std=0.0))
-    weights = [rule(Says(p[0]), torch.zeros(1, 1, 1, 5), at(t)).weight.flatten().tolist() for t in (0.0, 1.0)]
+    rule = AdaptiveThreshold(noise=GaussianNoise(std=0.0))
+    weights = [
+        rule(ConstantTeacher(p[0]), torch.zeros(1, 1, 1, 5), at(t)).weight.flatten().tolist() for t in (0.0, 1.0)
+    ]
     assert weights[0] == [1, 1, 0, 0, 1], "a doubtful class has a bar of its own"
     assert weights[1] == [1, 1, 1, 1, 1]
 
@@ -352,7 +363,7 @@ def watched(pushed: list[float], share: float = 0.1) -> float:
     """How far a zero average moves to a one student, after these losses."""
     roles = {
         "student": Trainable(),
-        "teacher": Wary(decay=0.5, warmup=False, share=share),
+        "teacher": LossGatedEma(decay=0.5, warmup=False, share=share),
         "record": Memory(size=4, features=1, classes=1),
     }
     players = gather(roles, lambda kind, init: nn.Linear(1, 1, bias=False))
@@ -373,7 +384,7 @@ def test_a_wary_average_takes_little_from_a_step_whose_loss_stands_out():
     )
     assert watched([5.0, 1.0, 1.1, 0.9]) == pytest.approx(0.5), "only the last one is judged"
     with pytest.raises(ValueError, match="share: 0.0"):
-        Wary(share=0.0)
+        LossGatedEma(share=0.0)
 
 
 # --- methods ---
@@ -381,7 +392,7 @@ def test_a_wary_average_takes_little_from_a_step_whose_loss_stands_out():
 
 @pytest.mark.parametrize("name", MINE)
 def test_half_precision_gives_finite_losses_and_slopes(name):
-    stage = Stage(METHODS[name], dims=3, classes=2, total=1, index=1)
+    stage = TinyTrainer(METHODS[name], dims=3, classes=2, total=1, index=1)
     with torch.autocast("cpu", dtype=torch.bfloat16):
         _, terms = next(stage.turns(batch_of(dims=3, classes=2)))
         torch.stack([t.float() for t in terms.values()]).sum().backward()
@@ -399,7 +410,7 @@ def test_inspired_methods_say_so_first(name):
 
 
 def test_looks_show_all_that_a_network_says():
-    seen = looks(Tiny(2, 3), batch_of().image, Noise(), chance(), times=3)
+    seen = looks(TinyNetwork(2, 3), batch_of().image, GaussianNoise(), chance(), times=3)
     assert seen.logits.shape == (3, 5, 3, 12, 10)
     assert seen.features.shape == (3, 5, 8, 12, 10)
     assert seen.sdf.shape == (3, 5, 2, 12, 10)
@@ -420,7 +431,7 @@ class Fixed(nn.Module):
 
 def corrected(method, label, p, *, index):
     """The terms of a step of a hundred in which student and teacher say p of a labelled row and of another."""
-    stage = Stage(method, classes=2, index=index)
+    stage = TinyTrainer(method, classes=2, index=index)
     stage.nets["student"], stage.nets["teacher"] = Fixed(p.log()), Fixed(p.log())
     _, terms = next(stage.turns(Batch(torch.zeros(2, 2, 1, label.shape[-1]), label)))
     return terms
@@ -447,7 +458,7 @@ def test_a_correction_begins_gently():
 
 
 def test_heads_that_agree_give_labels_and_the_others_only_a_teachers_word():
-    stage = Stage(METHODS["fussnet"], total=1, index=1)
+    stage = TinyTrainer(METHODS["fussnet"], total=1, index=1)
     teacher = stage.nets["teacher"]
     for head in teacher.decoders:  # nearly the main decoder, so that they agree at many voxels
         for mine, main in zip(head.parameters(), teacher.head.parameters(), strict=True):
@@ -459,7 +470,7 @@ def test_heads_that_agree_give_labels_and_the_others_only_a_teachers_word():
 
 def test_a_student_pays_a_better_teacher_only():
     """COPLE: where the student is nearer to the label everywhere, nothing is asked of it."""
-    stage = Stage(METHODS["cople"], classes=2, total=1, index=1)
+    stage = TinyTrainer(METHODS["cople"], classes=2, total=1, index=1)
     b = batch_of(classes=2)
     right = (onehot(b.label, 2) * 8 - 4).repeat(3, 1, 1, 1)[:5]
     stage.nets["student"], stage.nets["teacher"] = Fixed(right), Fixed(-right)
@@ -486,7 +497,7 @@ def test_shadows_come_from_the_row_before_and_the_row_after():
             return Output(self.scale * x[:, :2])
 
     method = replace(METHODS["sco_ssl"], affine=Affine(0.0, 0.0, 0.0))
-    stage = Stage(method, classes=2, total=1, index=1)
+    stage = TinyTrainer(method, classes=2, total=1, index=1)
     stage.nets["student"], stage.nets["teacher"] = Watches("student"), Watches("teacher")
     b = batch_of(classes=2, labelled=1, unlabelled=2)
     next(stage.turns(b))
@@ -507,7 +518,7 @@ def test_a_swapped_patch_brings_its_label():
         def forward(self, x):
             return Output(self.scale * x)
 
-    stage = Stage(replace(METHODS["patch_swap"], noise=Noise(std=0.0)), classes=2, total=1, index=1)
+    stage = TinyTrainer(replace(METHODS["patch_swap"], noise=GaussianNoise(std=0.0)), classes=2, total=1, index=1)
     stage.nets["student"] = stage.nets["teacher"] = Echo()
     b = batch_of(classes=2)
     sure = torch.sign(b.image[:, :1]) * 6
@@ -527,7 +538,7 @@ def test_shuffled_images_and_targets_meet():
         def forward(self, x):
             return Output(self.scale * x, self.scale * x)
 
-    stage = Stage(replace(METHODS["patch_shuffle"], noise=Noise(std=0.0)), classes=2, total=1, index=1)
+    stage = TinyTrainer(replace(METHODS["patch_shuffle"], noise=GaussianNoise(std=0.0)), classes=2, total=1, index=1)
     stage.nets["student"] = stage.nets["teacher"] = Echo()
     _, terms = next(stage.turns(batch_of(classes=2)))
     assert float(terms["consistency"].detach()) < 1e-10
@@ -559,7 +570,7 @@ def test_a_loss_of_no_grad_outputs_is_caught_here_too():
 @pytest.mark.parametrize("classes", [2, 4])
 def test_a_bar_of_mutual_tasks_knows_the_number_of_classes(classes):
     """UA-MT and UG-MCL write ln 2: with four classes, much would be refused even when everything should pass."""
-    stage = Stage(METHODS["ug_mcl"], classes=classes, total=1, index=1)
+    stage = TinyTrainer(METHODS["ug_mcl"], classes=classes, total=1, index=1)
     _, terms = next(stage.turns(batch_of(classes=classes)))
     assert float(terms.notes["accepted"]) == 1.0
 
@@ -569,5 +580,5 @@ def test_loser_logits_times_zero_are_caught_and_ours_are_out_of_the_mean():
     check_masked_voxels_do_not_count(distance)
     said = one_voxel((0.5, 0.5), (0.999, 0.001))
     target = one_voxel((0.7, 0.3), (0.001, 0.999))
-    chosen = Doubtful()(Told(), torch.zeros(1, 1, 1, 2), said, at(0.5)).float()
+    chosen = EntropyThreshold()(Told(), torch.zeros(1, 1, 1, 2), said, at(0.5)).float()
     torch.testing.assert_close(losses.weighted_mean(losses.mse(said, target), chosen), torch.tensor(0.04))

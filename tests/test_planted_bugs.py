@@ -15,13 +15,13 @@ from contract_of_a_rule import check_masked_voxels_do_not_count, check_the_bar_k
 
 from edgemt.learning import roles
 from edgemt.learning.losses import dice, dice_ce, distance, mse, onehot, probabilities, weighted_mean
-from edgemt.learning.method import Terms
-from edgemt.learning.perturbations import Noise
+from edgemt.learning.method import LossTerms
+from edgemt.learning.perturbations import GaussianNoise
 from edgemt.learning.roles import Ema
-from edgemt.learning.targets import Soft, Target, UncertaintyMasked
+from edgemt.learning.targets import PseudoTarget, SoftTarget, UncertaintyMasked
 from edgemt.methods import METHODS
-from edgemt.methods.adversarial import Adversarial
-from edgemt.methods.cps import CrossPseudo
+from edgemt.methods.cps import CPS
+from edgemt.methods.dan import DAN
 from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.testing.check_losses import (
     check_every_term_teaches,
@@ -84,9 +84,9 @@ def test_an_average_that_blends_in_its_own_statistics_is_caught(monkeypatch):
 
 
 @dataclass(frozen=True)
-class Attached(Soft):
+class Attached(SoftTarget):
     def __call__(self, teacher, image, step):
-        return Target(probabilities(teacher(image).logits))
+        return PseudoTarget(probabilities(teacher(image).logits))
 
 
 def test_a_target_with_a_gradient_is_caught():
@@ -95,12 +95,12 @@ def test_a_target_with_a_gradient_is_caught():
 
 
 @dataclass(frozen=True)
-class SoftPeers(CrossPseudo):
+class SoftPeers(CPS):
     """MC-Net: the peer's soft target is not detached."""
 
     def losses(self, nets, batch, step):
         p = {who: probabilities(nets[who](batch.image).logits)[batch.count :] for who in ("student", "peer")}
-        return Terms(pseudo_student=mse(p["student"], p["peer"]).mean())
+        return LossTerms(pseudo_student=mse(p["student"], p["peer"]).mean())
 
 
 def test_a_peer_that_is_taught_by_its_pupil_is_caught():
@@ -116,7 +116,7 @@ class NoGradient(MeanTeacher):
         terms = super().losses(nets, batch, step)
         with torch.no_grad():
             p = probabilities(nets.student(batch.unlabelled).logits)
-        return Terms(**terms, shape=dice(p, probabilities(nets.teacher(batch.unlabelled).logits)))
+        return LossTerms(**terms, shape=dice(p, probabilities(nets.teacher(batch.unlabelled).logits)))
 
 
 def test_a_loss_without_gradient_is_caught():
@@ -145,7 +145,7 @@ class Blind(MeanTeacher):
 
     def losses(self, nets, batch, step):
         said, target = (probabilities(n(batch.labelled).logits) for n in (nets.student, nets.teacher))
-        return Terms(supervised=dice_ce(said.log(), batch.label), consistency=mse(said, target).mean())
+        return LossTerms(supervised=dice_ce(said.log(), batch.label), consistency=mse(said, target).mean())
 
 
 def test_unlabelled_images_that_are_never_used_are_caught():
@@ -225,7 +225,7 @@ class ForegroundIsOne(MeanTeacher):
     def losses(self, nets, batch, step):
         p = probabilities(nets.student(batch.image).logits)[:, 1:2]
         label = onehot(batch.label, 2 if batch.label.max() < 2 else int(batch.label.max()) + 1)[:, 1:2]
-        return Terms(supervised=dice(p[: batch.count], label, background=True))
+        return LossTerms(supervised=dice(p[: batch.count], label, background=True))
 
 
 def test_a_loss_that_knows_channel_one_is_caught():
@@ -234,14 +234,14 @@ def test_a_loss_that_knows_channel_one_is_caught():
 
 
 @dataclass(frozen=True)
-class TwoAndTwo(Adversarial):
+class TwoAndTwo(DAN):
     """DAN in SSL4MIS: the discriminator's truth is written down as 1, 1, 0, 0."""
 
     def steps(self, nets, batch, step):
         (who, terms), _ = super().steps(nets, batch, step)
         yield who, terms
         judged = nets.discriminator(probabilities(nets.student(batch.image).logits).detach(), batch.image)
-        yield ("discriminator",), Terms(discriminator=F.cross_entropy(judged, torch.tensor([1, 1, 0, 0])))
+        yield ("discriminator",), LossTerms(discriminator=F.cross_entropy(judged, torch.tensor([1, 1, 0, 0])))
 
 
 def test_a_truth_written_down_for_two_and_two_rows_is_caught():
@@ -255,21 +255,21 @@ def test_a_truth_written_down_for_two_and_two_rows_is_caught():
 
 
 @dataclass(frozen=True)
-class GlobalNoise(Noise):
+class GlobalNoise(GaussianNoise):
     def __call__(self, image, generator):
         return image + torch.randn_like(image) * self.std
 
 
 def test_noise_from_the_global_generator_is_caught():
     with caught("global generator"):
-        check_nothing_global_is_drawn(MeanTeacher(target=Soft(noise=GlobalNoise())))
+        check_nothing_global_is_drawn(MeanTeacher(target=SoftTarget(noise=GlobalNoise())))
 
 
 @dataclass(frozen=True)
 class Awake(MeanTeacher):
     """A frozen guide put into train mode: its batch-norm statistics drift though its weights are frozen."""
 
-    target: Soft = field(default_factory=Soft)
+    target: SoftTarget = field(default_factory=SoftTarget)
 
     def roles(self):
         return {**super().roles(), "guide": roles.Frozen()}

@@ -12,7 +12,8 @@ import teachers
 from edgemt import cli
 from edgemt.commands import list_rows
 from edgemt.contract import HEADS
-from edgemt.methods import METHODS, explain, get
+from edgemt.methods import METHODS, get
+from edgemt.methods.catalogue import explain
 from edgemt.testing import check_package
 
 ROOT = Path(__file__).parent.parent
@@ -22,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edgemt.learning.losses import dice_ce, mse, probabilities
-from edgemt.methods import Method, Terms
-from edgemt.learning.schedules import Ramp
+from edgemt.methods import Method, LossTerms
+from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.roles import Ema, Trainable
 
 
@@ -33,17 +34,17 @@ class Plain(Method):
 
     delivers: ClassVar[str] = "teacher"
     citation: ClassVar[str] = "A. Stranger, 2030"
-    ramp: Ramp = field(default_factory=Ramp)
+    ramp: SigmoidRampUp = field(default_factory=SigmoidRampUp)
 
     def roles(self):
         return {"student": Trainable(), "teacher": Ema(mode="eval")}
 
     def losses(self, nets, batch, step):
         logits = nets.student(batch.image).logits
-        terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label))
+        terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
         if len(batch.unlabelled):
-            said = probabilities(nets.teacher(batch.unlabelled).logits).detach()
-            terms["consistency"] = self.ramp(step) * mse(probabilities(logits[batch.count :]), said).mean()
+            target = probabilities(nets.teacher(batch.unlabelled).logits).detach()
+            terms["consistency"] = self.ramp(step) * mse(probabilities(logits[batch.count :]), target).mean()
         return terms
 
 
@@ -53,8 +54,8 @@ class Blind(Plain):
 
     def losses(self, nets, batch, step):
         p = probabilities(nets.student(batch.labelled).logits)
-        said = probabilities(nets.teacher(batch.labelled).logits).detach()
-        return Terms(supervised=dice_ce(p.log(), batch.label), consistency=mse(p, said).mean())
+        target = probabilities(nets.teacher(batch.labelled).logits).detach()
+        return LossTerms(supervised=dice_ce(p.log(), batch.label), consistency=mse(p, target).mean())
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgemt.learning.losses import dice_ce
-from edgemt.methods import Method, Terms
+from edgemt.methods import Method, LossTerms
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,11 @@ class Right(Method):
     citation: ClassVar[str] = "A. Stranger, 2030"
 
     def losses(self, nets, batch, step):
-        return Terms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
+        return LossTerms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
 
 
 class PlainDict(Right):
-    """A mapping is no Terms: the engine logs what Terms has beside the losses."""
+    """A mapping is no LossTerms: the engine logs what LossTerms has beside the losses."""
 
     def losses(self, nets, batch, step):
         return dict(super().losses(nets, batch, step))
@@ -98,7 +99,7 @@ class NoScalar(Right):
     """A map of losses."""
 
     def losses(self, nets, batch, step):
-        return Terms(supervised=nets.student(batch.labelled).logits.square())
+        return LossTerms(supervised=nets.student(batch.labelled).logits.square())
 
 
 class OneWord(Right):
@@ -125,7 +126,7 @@ class UnnamedHead(Right):
     """It uses a head that it does not ask for."""
 
     def losses(self, nets, batch, step):
-        return Terms(supervised=nets.student(batch.labelled).sdf.square().mean())
+        return LossTerms(supervised=nets.student(batch.labelled).sdf.square().mean())
 
 
 class UnnamedDisturb(Right):
@@ -218,10 +219,10 @@ def test_a_name_of_ours_stays_ours(strangers):
 
 def test_check_keeps_a_line_for_every_promise_of_a_good_package(strangers, capsys):
     cli.main(["check", "their-methods"])
-    said = capsys.readouterr().out
-    assert said.startswith("plain_mt\n") and "BROKEN" not in said
-    assert "kept    unlabelled images teach the student" in said
-    assert "kept    resuming equals never stopping, bit for bit" in said
+    output = capsys.readouterr().out
+    assert output.startswith("plain_mt\n") and "BROKEN" not in output
+    assert "kept    unlabelled images teach the student" in output
+    assert "kept    resuming equals never stopping, bit for bit" in output
 
 
 def test_check_says_which_promise_is_broken_where_and_how(strangers, capsys):
@@ -238,8 +239,8 @@ def test_check_says_which_promise_is_broken_where_and_how(strangers, capsys):
 def test_check_goes_on_behind_a_method_that_cannot_be_loaded(strangers, capsys):
     with pytest.raises(SystemExit):
         cli.main(["check", "broken_methods"])
-    said = capsys.readouterr().out
-    assert said.count("BROKEN  it can be loaded") == 2
+    output = capsys.readouterr().out
+    assert output.count("BROKEN  it can be loaded") == 2
 
 
 def test_check_of_what_nobody_offers_names_the_nearest(strangers, capsys):
@@ -257,7 +258,7 @@ def test_a_method_of_the_table_can_be_checked_by_its_name(capsys):
 @pytest.mark.parametrize(
     ("mistake", "says"),
     [
-        ("PlainDict", "ValueError: PlainDict.losses: gave a dict; give edgemt.methods.Terms(supervised=...)"),
+        ("PlainDict", "ValueError: PlainDict.losses: gave a dict; give edgemt.methods.LossTerms(supervised=...)"),
         ("NoScalar", "supervised: is no tensor of a single number"),
         ("OneWord", 'a step yields no pair of players and losses, such as ("student",)'),
         ("Nobody", "('studnet',) cannot all learn; student can"),

@@ -13,11 +13,11 @@ from edgemt.contract import Batch, Step
 from edgemt.learning.losses import onehot
 from edgemt.learning.prompts import from_prediction, inside_of, joined, spoiled
 from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.sam_guidance import PromptableTeacherOptions
 from edgemt.methods import METHODS
-from edgemt.methods.promptable_supervised import Lessons
-from edgemt.methods.sam_assisted import SecondTeacher
-from edgemt.testing.method_checks import PROMISES
-from edgemt.testing.tiny_training import CHANNELS, Stage, batch_of
+from edgemt.methods.promptable_supervised import PromptableSupervised
+from edgemt.testing.method_checks import CHECKS
+from edgemt.testing.tiny_training import CHANNELS, TinyTrainer, batch_of
 from teachers.promptable import Answer, Promptable
 
 ROWS = ("s_acmt", "sam_handover")
@@ -105,7 +105,7 @@ def test_prompts_are_made_of_the_mean_teachers_prediction_and_of_no_label(name):
     """Other labels, the same questions; and they are those that the mean teacher's own words raise."""
     heard = []
     for turn in range(2):
-        stage, b = Stage(replace(METHODS[name], noise=replace(METHODS[name].noise, std=0.0))), batch_of()
+        stage, b = TinyTrainer(replace(METHODS[name], noise=replace(METHODS[name].noise, std=0.0))), batch_of()
         stage.nets["sam"] = Spy()
         stage.nets["teacher"].eval()
         stage.roles["teacher"] = replace(stage.roles["teacher"], mode="eval")
@@ -121,8 +121,8 @@ def test_prompts_are_made_of_the_mean_teachers_prediction_and_of_no_label(name):
 
 def test_the_labels_of_labelled_images_alone_teach_the_small_one(monkeypatch):
     b, classes = batch_of(unlabelled=3), 3
-    monkeypatch.setattr(Stage, "build", lambda *_: small())
-    stages = [Stage(Lessons(classes=classes), classes=classes) for _ in range(2)]
+    monkeypatch.setattr(TinyTrainer, "build", lambda *_: small())
+    stages = [TinyTrainer(PromptableSupervised(classes=classes), classes=classes) for _ in range(2)]
     other = b.image.clone()
     other[b.count :] = 100.0
     paid = [stage.step(x) for stage, x in zip(stages, (b, replace(b, image=other, strong=None)), strict=True)]
@@ -134,8 +134,8 @@ def test_the_labels_of_labelled_images_alone_teach_the_small_one(monkeypatch):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_its_word_counts_where_it_is_sure_and_not_where_nothing_was_asked(dims):
-    rule, b = SecondTeacher(sure=0.6, slices=2), batch_of(dims=dims)
-    p = soft(Stage(METHODS["s_acmt"], dims=dims).nets["teacher"], b.unlabelled)
+    rule, b = PromptableTeacherOptions(sure=0.6, slices=2), batch_of(dims=dims)
+    p = soft(TinyTrainer(METHODS["s_acmt"], dims=dims).nets["teacher"], b.unlabelled)
     p[0] = onehot(torch.zeros_like(p[:1, 0]).long(), 3)[0]  # of the first image the mean teacher shows nothing
     step = Step(0, 1, torch.Generator().manual_seed(0))
     _, sure = rule.word(Spy(quality=0.7), b, p, step)
@@ -147,14 +147,14 @@ def test_its_word_counts_where_it_is_sure_and_not_where_nothing_was_asked(dims):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_player_that_takes_no_prompts_is_asked_without(name):
-    stage = Stage(METHODS[name])
+    stage = TinyTrainer(METHODS[name])
     assert all(torch.isfinite(torch.tensor(v)) for v in stage.step(batch_of()).values())
 
 
 def test_the_handover_begins_with_sam_and_ends_with_the_mean_teacher():
     method = METHODS["sam_handover"]
     for index, wanted in ((0, 1.0), (100, 0.0)):
-        stage = Stage(method, index=index, total=100)
+        stage = TinyTrainer(method, index=index, total=100)
         stage.nets["sam"] = Spy()
         (_, terms), *_ = stage.turns(batch_of())
         assert float(terms.notes["sam"]) == pytest.approx(wanted, abs=0.01)
@@ -162,7 +162,7 @@ def test_the_handover_begins_with_sam_and_ends_with_the_mean_teacher():
 
 def test_nothing_left_to_ask_with_is_refused():
     with pytest.raises(ValueError, match="boxes, points, masks"):
-        SecondTeacher(boxes=False, points=False, masks=False)
+        PromptableTeacherOptions(boxes=False, points=False, masks=False)
 
 
 class RemembersFrames(Spy):
@@ -182,7 +182,7 @@ def test_a_network_that_remembers_whole_images_answers_in_the_augmented_view():
     image = torch.zeros(3, 1, 40, 40)
     batch = Batch(image, torch.zeros(1, 40, 40).long(), index=torch.tensor([0, 7, 9]), place=place)
     spy = RemembersFrames()
-    q, trust = SecondTeacher().word(spy, batch, p, Step(0, 1))
+    q, trust = PromptableTeacherOptions().word(spy, batch, p, Step(0, 1))
     assert spy.heard[0][0].tolist() == [7, 9]
     assert bool(trust[:, :, 8:32, 8:32].all())
     agree = (q.argmax(1) == p.argmax(1)).float().mean()
@@ -197,7 +197,7 @@ def test_of_a_volume_it_is_told_which_slices_the_patch_shows():
     place = torch.tensor([[[0.5, 0, 0, 0.0], [0, 1, 0, 0], [0, 0, 1, 0]]]).repeat(2, 1, 1)
     batch = Batch(torch.zeros(2, 1, 40, 40, 4), torch.zeros(1, 40, 40, 4).long(), index=torch.arange(2), place=place)
     spy = RemembersFrames()
-    q, _ = SecondTeacher(slices=4).word(spy, batch, p, Step(0, 1, torch.Generator().manual_seed(0)))
+    q, _ = PromptableTeacherOptions(slices=4).word(spy, batch, p, Step(0, 1, torch.Generator().manual_seed(0)))
     assert sorted((spy.heard[0][1] * 8).long().tolist()) == [2, 3, 4, 5]
     assert (q.argmax(1) == p.argmax(1)).float().mean() > 0.98
 
@@ -207,12 +207,14 @@ def test_of_a_volume_it_is_told_which_slices_the_patch_shows():
 
 @pytest.fixture
 def promptable_on_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    plain = Stage.build
-    monkeypatch.setattr(Stage, "build", lambda s, kind, init: small() if kind == "promptable" else plain(s, kind, init))
+    plain = TinyTrainer.build
+    monkeypatch.setattr(
+        TinyTrainer, "build", lambda s, kind, init: small() if kind == "promptable" else plain(s, kind, init)
+    )
     yield
 
 
-CHEAP = [promise for promise in PROMISES if "averages" not in promise.says and "easy" not in promise.says]
+CHEAP = [promise for promise in CHECKS if "averages" not in promise.says and "easy" not in promise.says]
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -265,8 +267,8 @@ def test_objects_are_answered_one_by_one():
 
 def test_it_learns_to_mend_a_wrong_prediction(monkeypatch):
     """Bright rectangles: after some lessons its answer overlaps the truth more than the prediction it was told."""
-    monkeypatch.setattr(Stage, "build", lambda *_: small().train())
-    stage = Stage(Lessons(classes=2), classes=2, rate=0.0)
+    monkeypatch.setattr(TinyTrainer, "build", lambda *_: small().train())
+    stage = TinyTrainer(PromptableSupervised(classes=2), classes=2, rate=0.0)
     stage.optimisers = {"student": torch.optim.AdamW(stage.nets["student"].parameters(), 5e-3)}
     for index in range(60):
         image, label = rectangles(8, seed=index)
@@ -297,7 +299,7 @@ def test_the_target_of_a_labelled_row_is_never_a_prediction(monkeypatch):
     for name in ROWS:
         paid = []
         for quality in (0.0, 1.0):
-            stage = Stage(METHODS[name], index=5)
+            stage = TinyTrainer(METHODS[name], index=5)
             stage.nets["sam"] = Spy(quality=quality)
             (_, terms), *_ = stage.turns(batch_of())
             paid.append(float(terms["supervised"].detach()))

@@ -15,7 +15,7 @@ from torch import Tensor, nn
 
 from edgemt.contract import Output
 from edgemt.learning.feature_losses import Feature, Maps, Projection, feature_loss, maps_of, mixed, pairs, seen_maps
-from edgemt.learning.roles import Frozen, Players, Role, Trainable
+from edgemt.learning.roles import Frozen, Networks, Role, Trainable
 
 
 @dataclass(frozen=True)
@@ -78,7 +78,7 @@ class FeatureTerm:
         channels = [(s.shape[1], t.shape[1]) for s, t in zip(student, teacher, strict=True)]
         return Projection(self.kind, channels=channels, dims=example.ndim - 2)
 
-    def guide(self, nets: Players, image: Tensor, teacher: Output | None) -> list[Tensor]:
+    def guide(self, nets: Networks, image: Tensor, teacher: Output | None) -> list[Tensor]:
         """The maps to be matched: those in the `teacher`'s output for `image`, or the backbone's. No gradient."""
         if self.source == "backbone":
             with torch.no_grad():
@@ -89,7 +89,7 @@ class FeatureTerm:
 
     def loss(
         self,
-        nets: Players,
+        nets: Networks,
         out: Output | Sequence[Tensor],
         guide: Sequence[Tensor],
         *,

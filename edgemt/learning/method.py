@@ -10,12 +10,12 @@ from typing import ClassVar
 from torch import Tensor
 
 from edgemt.contract import Batch, Head, Output, Step
-from edgemt.learning.roles import Players, Role, Trainable, trainable
-from edgemt.learning.schedules import Ramp
-from edgemt.methods.as_published import Published
+from edgemt.learning.published_settings import PublishedSettings
+from edgemt.learning.roles import Networks, Role, Trainable, trainable
+from edgemt.learning.schedules import SigmoidRampUp
 
 
-class Terms(dict[str, Tensor]):
+class LossTerms(dict[str, Tensor]):
     """Named losses, to be summed. `notes` are scalars worth logging that nobody is trained on."""
 
     notes: dict[str, Tensor]
@@ -25,7 +25,7 @@ class Terms(dict[str, Tensor]):
         self.notes = {}
 
 
-Turn = tuple[tuple[str, ...], Terms]
+OptimiserStep = tuple[tuple[str, ...], LossTerms]
 
 
 @dataclass(frozen=True)
@@ -39,37 +39,38 @@ class Method:
     heads: ClassVar[tuple[Head, ...]] = ()  # what the network must also do
     alike: ClassVar[bool] = False  # unlabelled rows change in intensity as labelled ones do: both are compared
     delivers: ClassVar[str] = "student"  # the player whose weights are kept
+    family: ClassVar[str] = ""  # heading of its rows in the table; empty: the name of its module
     citation: ClassVar[str] = ""
     inspired: ClassVar[bool] = False  # only a sentence of it could be read: no reproduction
-    release: ClassVar[Published | None] = None  # optimiser and augmentation of the released code
+    release: ClassVar[PublishedSettings | None] = None  # optimiser and augmentation of the released code
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, Ramp) and value.idle:
+            if isinstance(value, SigmoidRampUp) and value.idle:
                 warnings.warn(f"{type(self).__name__}.{item.name}.top is 0: this loss is switched off", stacklevel=3)
 
     def aside(self) -> str:
         """What this value adds to the idea of its class, in a few words: `edgemt list methods` shows them."""
         return ""
 
-    def published(self) -> Published | None:
+    def published(self) -> PublishedSettings | None:
         """Settings of the release that this value follows; None where there is none or its settings are not known."""
         return self.release
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable()}
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         raise NotImplementedError
 
-    def steps(self, nets: Players, batch: Batch, step: Step) -> Iterator[Turn]:
+    def steps(self, nets: Networks, batch: Batch, step: Step) -> Iterator[OptimiserStep]:
         """Each yield is one optimiser step for the named players, made before the next is asked for."""
         terms = self.losses(nets, batch, step)
-        if not isinstance(terms, Terms):
+        if not isinstance(terms, LossTerms):
             kind = type(terms).__name__
             raise ValueError(
-                f"{type(self).__name__}.losses: gave a {kind}; give edgemt.methods.Terms(supervised=...), named losses"
+                f"{type(self).__name__}.losses: gave a {kind}; give edgemt.methods.LossTerms(supervised=...), named losses"
             )
         yield trainable(self.roles()), terms
 

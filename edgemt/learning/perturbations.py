@@ -14,9 +14,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+FeatureTransform = Callable[[Tensor, torch.Generator | None], Tensor]  # feature map -> perturbed feature map
+
 
 @dataclass(frozen=True)
-class Noise:
+class GaussianNoise:
     """Adds Gaussian noise, clipped: the teacher's view in UA-MT and its descendants. `std` 0 is no noise.
 
     `std` and `clip` are in units of the images, whose standard deviation is 1 here. `planar` multiplies both for images
@@ -35,11 +37,11 @@ class Noise:
         return image + (noise * (self.std * scale)).clamp(-self.clip * scale, self.clip * scale)
 
 
-SSL4MIS = Noise(std=0.1, clip=0.2, planar=5.5)
+SSL4MIS = GaussianNoise(std=0.1, clip=0.2, planar=5.5)
 
 
 @dataclass(frozen=True)
-class Box:
+class CutMixBox:
     """CutMix: one random box an image, sides as shares of it. Yun et al., 2019; French et al., 2020."""
 
     low: float = 0.25
@@ -133,7 +135,7 @@ class FeatureDropout:
 
 
 @dataclass(frozen=True)
-class FeatureDrop:
+class AttentionDrop:
     """Silences where a map is most active: above U(low, high) of the largest channel mean. Ouali et al., CVPR 2020."""
 
     low: float = 0.7
@@ -168,7 +170,7 @@ def adversarial(
 
 
 @dataclass(frozen=True)
-class Jitter:
+class IntensityJitter:
     """Brightness, contrast and gamma drawn for each image: a strong view beside the one that a batch brings.
 
     UniMatch's colour jitter of images in [0, 1] that fill their range, for images that are normalised already: a factor
@@ -196,7 +198,7 @@ class Jitter:
 
 
 @dataclass(frozen=True)
-class DropChannels:
+class RowwiseChannelDropout:
     """Feature dropout for `disturb`: in rows `start` to `stop` each channel is 0 with chance `rate`, others grow.
 
     What is dropped is drawn from the step's generator, map by map.
@@ -266,7 +268,7 @@ def within(affine: Tensor, x: Tensor) -> Tensor:
 
 
 @dataclass(frozen=True)
-class Cells:
+class PatchGrid:
     """A grid laid over each image, `side` cells an axis (fewer on a short one)."""
 
     side: int = 4

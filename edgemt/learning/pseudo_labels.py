@@ -10,8 +10,11 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import Output
-from edgemt.learning.losses import onehot, probabilities
-from edgemt.learning.perturbations import Noise
+from edgemt.learning.losses import (
+    onehot,
+    probabilities,
+)
+from edgemt.learning.perturbations import GaussianNoise
 
 
 @torch.no_grad()
@@ -21,14 +24,18 @@ def soft(network: nn.Module, image: Tensor) -> Tensor:
 
 
 @torch.no_grad()
-def passes(network: nn.Module, image: Tensor, noise: Noise, generator: torch.Generator | None, *, times: int) -> Tensor:
+def passes(
+    network: nn.Module, image: Tensor, noise: GaussianNoise, generator: torch.Generator | None, *, times: int
+) -> Tensor:
     """[T, N, C, *space]: `times` noisy looks in one forward; in train mode each row has its own dropout."""
     many = noise(image.repeat(times, *[1] * (image.ndim - 1)), generator)
     return soft(network, many).unflatten(0, (times, len(image)))
 
 
 @torch.no_grad()
-def looks(network: nn.Module, image: Tensor, noise: Noise, generator: torch.Generator | None, *, times: int) -> Output:
+def looks(
+    network: nn.Module, image: Tensor, noise: GaussianNoise, generator: torch.Generator | None, *, times: int
+) -> Output:
     """As `passes`, but all that the network says, each part [T, N, ...]; logits are logits."""
     said = network(noise(image.repeat(times, *[1] * (image.ndim - 1)), generator))
     shape = (times, len(image))
@@ -136,3 +143,12 @@ def label_errors(label: Tensor, p: Tensor) -> Tensor:
     reached = (p >= bar) & (count > 0)  # a class that nothing is labelled has no bar to reach
     likeliest = p.masked_fill(~reached, -1.0).argmax(1)
     return reached.any(1) & (likeliest != label)
+
+
+def steady_features(seen: Output) -> tuple[Tensor, Tensor, Tensor]:
+    """Several looks -> mean features [N, F, *space], e^-variance of each channel [N, F], its mean square [N, F]."""
+    assert seen.features is not None, "the method names the head"
+    every = seen.features.to(torch.promote_types(seen.features.dtype, torch.float32))
+    mean = every.mean(0)
+    size = mean.square().flatten(2).mean(2).clamp_min(1e-6)
+    return mean, torch.exp(-every.var(0, correction=0).flatten(2).mean(2) / size), size

@@ -85,7 +85,7 @@ class Ema:
 
 
 @dataclass(frozen=True)
-class Turns:
+class AlternationSchedule:
     """Which of two players has the turn at a step, 0 or 1; no turn is longer than `longest`, a share of the run.
 
     `drawn` turns last from one step to the longest, each length as likely as any; a pair of them always fills one
@@ -117,14 +117,14 @@ class Turns:
 
 
 @dataclass(frozen=True)
-class Alternating(Ema):
+class AlternatingEma(Ema):
     """An average that moves in its own turns only: two of one student, moved in turn, diverge.
 
     What it takes over in a turn is the same in runs of any length: `decay` belongs to turns of at most `per` steps, and
     decay^(per / L) to turns of at most L.
     """
 
-    turns: Turns = field(default_factory=Turns)
+    turns: AlternationSchedule = field(default_factory=AlternationSchedule)
     place: int = 0  # in which of the two turns it moves
     per: int = 0  # steps; 0: the decay is the same whatever the turns
 
@@ -138,11 +138,11 @@ class Alternating(Ema):
 
 
 @dataclass(frozen=True)
-class InTurn(Ema):
+class SwitchingEma(Ema):
     """An average of two players that follows one of them at a time, not their mean."""
 
     of: tuple[str, ...] = ("student", "peer")
-    turns: Turns = field(default_factory=Turns)
+    turns: AlternationSchedule = field(default_factory=AlternationSchedule)
 
     @torch.no_grad()
     def update(self, average: nn.Module, sources: list[nn.Module], step: Step) -> None:
@@ -150,7 +150,7 @@ class InTurn(Ema):
 
 
 @dataclass(frozen=True)
-class Residual(Ema):
+class ResidualEma(Ema):
     """An average that catches up where it lags: a weight's own residual is fed back into its move.
 
     A tensor that differs from its source by the share r of its own size moves by (1 - a)(1 + gain r), at most all
@@ -176,7 +176,7 @@ class Residual(Ema):
 
 
 @dataclass(frozen=True)
-class Wary(Ema):
+class LossGatedEma(Ema):
     """An average that takes little from a student whose last loss stands out: COPLE-Net's adaptive teacher.
 
     `record` is the Memory player to which the method pushes each loss (one class, one feature); one that lies more
@@ -227,14 +227,14 @@ Role = Trainable | Ema | Frozen | Memory
 Roles = Mapping[str, Role]
 
 
-class Players(nn.ModuleDict):
+class Networks(nn.ModuleDict):
     """The networks of a run by name: `players["student"]` or `players.student`."""
 
     def __getattr__(self, name: str) -> Any:
         return super().__getattr__(name)
 
 
-class Bank(nn.Module):
+class FeatureBank(nn.Module):
     """What a `Memory` role becomes: `vectors` [C, size, F], of which the first `filled` [C] are real."""
 
     vectors: Tensor
@@ -278,12 +278,12 @@ class Bank(nn.Module):
         return bool(last > kept.mean() + beyond * kept.std(correction=0))
 
 
-def gather(roles: Roles, build: Build) -> Players:
+def gather(roles: Roles, build: Build) -> Networks:
     """One module a role: `build(kind, init)` makes networks, averages begin as copies of their source."""
-    players = Players()
+    players = Networks()
     for name, role in roles.items():
         if isinstance(role, Memory):
-            players[name] = Bank(role)
+            players[name] = FeatureBank(role)
         elif not isinstance(role, Ema):
             players[name] = build(role.kind, role.init if isinstance(role, Trainable) else 0)
     for name, role in roles.items():
@@ -298,7 +298,7 @@ def gather(roles: Roles, build: Build) -> Players:
     return players
 
 
-def set_modes(players: Players, roles: Roles) -> None:
+def set_modes(players: Networks, roles: Roles) -> None:
     """Puts every player into the mode of its role; cheap, and done at the start of each step."""
     for name, role in roles.items():
         learning = isinstance(role, Trainable) or (isinstance(role, Ema) and role.mode == "train")
@@ -307,7 +307,7 @@ def set_modes(players: Players, roles: Roles) -> None:
         _track(players[name], not (learning and isinstance(role, Ema) and role.buffers != "own"))
 
 
-def update_averages(players: Players, roles: Roles, step: Step) -> None:
+def update_averages(players: Networks, roles: Roles, step: Step) -> None:
     """Moves every average, after the optimisers of this step; norm layers are left as they were built."""
     for name, role in roles.items():
         if isinstance(role, Ema):
@@ -315,7 +315,7 @@ def update_averages(players: Players, roles: Roles, step: Step) -> None:
     rest(players)
 
 
-def rest(players: Players) -> None:
+def rest(players: Networks) -> None:
     """After a step, moved averages or not: norm layers keep statistics again, as they were built to."""
     _track(players, True)
 

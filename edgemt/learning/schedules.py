@@ -9,7 +9,7 @@ from edgemt.contract import Step
 
 
 @dataclass(frozen=True)
-class Ramp:
+class SigmoidRampUp:
     """`start` to `top` along exp(-5 (1 - t)^2) over the first `length` of the run, then flat. Laine & Aila.
 
     The curve begins at exp(-5) = 0.0067 of the way, as everybody's does. `length` 0 is `top` from the first

@@ -15,29 +15,29 @@ from torch import Tensor, nn
 
 from edgemt.contract import Step
 from edgemt.learning.losses import entropy
-from edgemt.learning.perturbations import SSL4MIS, Affine, Noise, inverse, warp, within
+from edgemt.learning.perturbations import SSL4MIS, Affine, GaussianNoise, inverse, warp, within
 from edgemt.learning.pseudo_labels import hard, passes, soft
-from edgemt.learning.schedules import Ramp
+from edgemt.learning.schedules import SigmoidRampUp
 
 
-class Target(NamedTuple):
+class PseudoTarget(NamedTuple):
     probability: Tensor  # [U, C, *space]
     weight: Tensor | None = None  # [U, 1, *space]; None: trusted everywhere
 
 
 @dataclass(frozen=True)
-class Soft:
+class SoftTarget:
     """The teacher's softmax on a noisy view, trusted everywhere."""
 
     citation: ClassVar[str] = ""
-    noise: Noise = SSL4MIS
+    noise: GaussianNoise = SSL4MIS
 
-    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> Target:
-        return Target(soft(teacher, self.noise(image, step.generator)))
+    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
+        return PseudoTarget(soft(teacher, self.noise(image, step.generator)))
 
 
 @dataclass(frozen=True)
-class UncertaintyMasked(Soft):
+class UncertaintyMasked(SoftTarget):
     """UA-MT: the average is followed where the mean of several noisy looks is certain.
 
     The bar for the entropy rises over the run. The looks and the target share one forward pass, so in train mode they
@@ -51,21 +51,21 @@ class UncertaintyMasked(Soft):
 
     citation: ClassVar[str] = "Yu et al., MICCAI 2019, Uncertainty-aware self-ensembling model"
     passes: int = 8
-    bar: Ramp = field(default_factory=lambda: Ramp(top=1.0, start=0.75, length=1.0))
+    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, start=0.75, length=1.0))
 
     def __post_init__(self) -> None:
         if self.passes < 1:
             raise ValueError(f"passes: {self.passes} looks measure nothing; use 1 or more, 8 in the paper")
 
-    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> Target:
+    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
         looks = passes(teacher, image, self.noise, step.generator, times=self.passes + 1)
         doubt = entropy(looks[1:].mean(0))
         certain = doubt <= self.bar(step) * math.log(looks.shape[2])
-        return Target(looks[0], certain.to(looks.dtype))
+        return PseudoTarget(looks[0], certain.to(looks.dtype))
 
 
 @dataclass(frozen=True)
-class Confident(Soft):
+class ConfidenceThresholded(SoftTarget):
     """The teacher's hard label of the weak view, trusted where it is sure enough.
 
     `by_class` scales the bar by how sure the teacher is of each class in this batch (FreeMatch's idea without its
@@ -78,7 +78,7 @@ class Confident(Soft):
     """
 
     citation: ClassVar[str] = "Sohn et al., NeurIPS 2020, FixMatch; Wang et al., ICLR 2023, FreeMatch"
-    noise: Noise = field(default_factory=lambda: Noise(std=0.0))
+    noise: GaussianNoise = field(default_factory=lambda: GaussianNoise(std=0.0))
     confidence: float = 0.9
     by_class: bool = True
     floor: float = 0.6
@@ -89,7 +89,7 @@ class Confident(Soft):
                 f"confidence: {self.confidence} lets nothing pass; use 0 up to, not 1, 0.8 to 0.95 is usual"
             )
 
-    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> Target:
+    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
         p = soft(teacher, self.noise(image, step.generator))
         label, sure = hard(p), p.amax(1, keepdim=True)
         bar = p.new_full((1, p.shape[1], *[1] * (p.ndim - 2)), self.confidence)
@@ -98,11 +98,11 @@ class Confident(Soft):
             mean = (label * sure).sum(axes, keepdim=True) / label.sum(axes, keepdim=True).clamp_min(1.0)
             scaled = self.confidence * mean / mean.amax().clamp_min(1e-6)
             bar = torch.maximum(scaled, torch.full_like(scaled, min(self.floor, self.confidence)))
-        return Target(label, (sure >= (label * bar).sum(1, keepdim=True)).to(p.dtype))
+        return PseudoTarget(label, (sure >= (label * bar).sum(1, keepdim=True)).to(p.dtype))
 
 
 @dataclass(frozen=True)
-class AffineView(Soft):
+class AffineConsistent(SoftTarget):
     """Inspired by affine consistency: the teacher sees a turned, zoomed view, and its word is put back.
 
     It is trusted where it looked; the student's view stays as it is, so no label is interpolated.
@@ -116,15 +116,15 @@ class AffineView(Soft):
     citation: ClassVar[str] = "Inspired by Fu et al., affine transformation consistency in a mean teacher (survey)"
     affine: Affine = field(default_factory=Affine)
 
-    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> Target:
+    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
         there = self.affine.draw(image, step.generator)
         p = soft(teacher, self.noise(warp(there, image), step.generator))
         back = inverse(there)
-        return Target(warp(back, p), within(back, p).to(p.dtype))
+        return PseudoTarget(warp(back, p), within(back, p).to(p.dtype))
 
 
 @dataclass(frozen=True)
-class AdaptiveThreshold(Soft):
+class AdaptiveThreshold(SoftTarget):
     """Inspired by adaptive thresholds: trusted where the teacher doubts no more than usual for that class.
 
     The bar is the mean entropy of the voxels of this batch that the teacher gives to a class, plus `slack` standard
@@ -137,13 +137,13 @@ class AdaptiveThreshold(Soft):
 
     inspired: ClassVar[bool] = True
     citation: ClassVar[str] = "Inspired by adaptive-threshold selection of reliable voxels (survey)"
-    slack: Ramp = field(default_factory=lambda: Ramp(top=2.0, length=1.0))
+    slack: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=2.0, length=1.0))
 
-    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> Target:
+    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
         p = soft(teacher, self.noise(image, step.generator))
         label, doubt, axes = hard(p), entropy(p), (0, *range(2, p.ndim))
         count = label.sum(axes, keepdim=True).clamp_min(1.0)
         mean = (label * doubt).sum(axes, keepdim=True) / count
         spread = ((label * (doubt - mean).square()).sum(axes, keepdim=True) / count).sqrt()
         bar = (label * (mean + self.slack(step) * spread)).sum(1, keepdim=True)
-        return Target(p, (doubt <= bar).to(p.dtype))
+        return PseudoTarget(p, (doubt <= bar).to(p.dtype))

@@ -14,36 +14,36 @@ from torch import Tensor
 
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import dice_ce, entropy, mse, onehot, probabilities, weighted_mean
-from edgemt.learning.method import Terms
-from edgemt.learning.perturbations import Noise
+from edgemt.learning.method import LossTerms
+from edgemt.learning.perturbations import GaussianNoise
 from edgemt.learning.pseudo_labels import label_errors, looks, passes, soft
-from edgemt.learning.roles import Players
-from edgemt.learning.schedules import Ramp
-from edgemt.learning.student_teacher import Pair
-from edgemt.methods.as_published import ATRIUM, Published
+from edgemt.learning.published_settings import ATRIUM, PublishedSettings
+from edgemt.learning.roles import Networks
+from edgemt.learning.schedules import SigmoidRampUp
+from edgemt.learning.student_teacher import StudentTeacher
 
 
 @dataclass(frozen=True)
-class Selector:
+class VoxelSelector:
     """Which voxels are ambiguous: a rule called with the players, an image and what the student says of it."""
 
-    def __call__(self, nets: Players, image: Tensor, said: Tensor, step: Step) -> Tensor:
+    def __call__(self, nets: Networks, image: Tensor, said: Tensor, step: Step) -> Tensor:
         """The student's probabilities `said` [U, C, *space] of `image` -> bool [U, 1, *space]."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Doubtful(Selector):
+class EntropyThreshold(VoxelSelector):
     """Where the entropy of the student passes a rising bar, as a share of ln C."""
 
-    bar: Ramp = field(default_factory=lambda: Ramp(top=0.95, start=0.75, length=1.0))
+    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.95, start=0.75, length=1.0))
 
-    def __call__(self, nets: Players, image: Tensor, said: Tensor, step: Step) -> Tensor:
+    def __call__(self, nets: Networks, image: Tensor, said: Tensor, step: Step) -> Tensor:
         return entropy(said) >= self.bar(step) * math.log(said.shape[1])
 
 
 @dataclass(frozen=True)
-class MostDoubtful(Selector):
+class TopKEntropy(VoxelSelector):
     """AC-MT on the most doubtful voxels of each image: never none, however sure the student is.
 
     `share` is how many of them, by the student's entropy.
@@ -59,7 +59,7 @@ class MostDoubtful(Selector):
         if not 0.0 < self.share <= 1.0:
             raise ValueError(f"share: {self.share} is no part of an image; give a number above 0 and up to 1")
 
-    def __call__(self, nets: Players, image: Tensor, said: Tensor, step: Step) -> Tensor:
+    def __call__(self, nets: Networks, image: Tensor, said: Tensor, step: Step) -> Tensor:
         doubt = entropy(said)
         count = max(1, round(self.share * doubt[0].numel()))
         bar = doubt.flatten(1).topk(count).values[:, -1]
@@ -67,7 +67,7 @@ class MostDoubtful(Selector):
 
 
 @dataclass(frozen=True)
-class Unstable(Selector):
+class McUncertainty(VoxelSelector):
     """AC-MT where the mean of several noisy looks of the student has an entropy above a rising bar.
 
     Target: the average's softmax, where noisy looks of the student part.
@@ -75,17 +75,17 @@ class Unstable(Selector):
     Differs: the bar is a share of ln C, the most that C classes can have, where the release has ln 2.
     """
 
-    bar: Ramp = field(default_factory=lambda: Ramp(top=0.9, start=0.75, length=1.0))
+    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.9, start=0.75, length=1.0))
     passes: int = 8
-    noise: Noise = field(default_factory=Noise)
+    noise: GaussianNoise = field(default_factory=GaussianNoise)
 
-    def __call__(self, nets: Players, image: Tensor, said: Tensor, step: Step) -> Tensor:
+    def __call__(self, nets: Networks, image: Tensor, said: Tensor, step: Step) -> Tensor:
         mean = passes(nets.student, image, self.noise, step.generator, times=self.passes).mean(0)
         return entropy(mean) >= self.bar(step) * math.log(said.shape[1])
 
 
 @dataclass(frozen=True)
-class Mislabelled(Selector):
+class ConfidentLearningErrors(VoxelSelector):
     """AC-MT where confident learning, student against teacher, finds a label error (S-Err).
 
     It is told the student's classes and the teacher's probabilities.
@@ -96,12 +96,12 @@ class Mislabelled(Selector):
     and by rate.
     """
 
-    def __call__(self, nets: Players, image: Tensor, said: Tensor, step: Step) -> Tensor:
+    def __call__(self, nets: Networks, image: Tensor, said: Tensor, step: Step) -> Tensor:
         return label_errors(said.argmax(1), soft(nets.teacher, image)).unsqueeze(1)
 
 
 @dataclass(frozen=True)
-class FarFromPrototype(Selector):
+class PrototypeDisagreement(VoxelSelector):
     """Where the nearest of the teacher's class prototypes is of another class than the student says (P-Err).
 
     Prototypes are means of features over several looks, an image at a time, weighted by confidence, over voxels whose
@@ -110,11 +110,11 @@ class FarFromPrototype(Selector):
     """
 
     passes: int = 10
-    noise: Noise = field(default_factory=lambda: Noise(std=0.0))
+    noise: GaussianNoise = field(default_factory=lambda: GaussianNoise(std=0.0))
     temperature: float = 2.0
     spread: float = 0.1
 
-    def __call__(self, nets: Players, image: Tensor, said: Tensor, step: Step) -> Tensor:
+    def __call__(self, nets: Networks, image: Tensor, said: Tensor, step: Step) -> Tensor:
         seen = looks(nets.teacher, image, self.noise, step.generator, times=self.passes)
         assert seen.features is not None, "the method names the head"
         p = (seen.logits.float() / self.temperature).softmax(2)
@@ -130,7 +130,7 @@ class FarFromPrototype(Selector):
 
 
 @dataclass(frozen=True)
-class Ambiguous(Pair):
+class ACMT(StudentTeacher):
     """AC-MT: consistency on the ambiguous voxels only, the opposite of UA-MT; the rest the student knows.
 
     Follows the release: weight 0.1, noise on the teacher's input, the mean over chosen voxels. `rest` is the weight of
@@ -142,18 +142,19 @@ class Ambiguous(Pair):
     every 50 steps on a list named test and keeps the best, here the last ones are kept.
     """
 
-    release: ClassVar[Published | None] = ATRIUM
+    release: ClassVar[PublishedSettings | None] = ATRIUM
+    family: ClassVar[str] = "uncertainty"
     citation: ClassVar[str] = "Xu et al., MedIA 2023, Ambiguity-selective consistency regularization (AC-MT)"
-    ramp: Ramp = field(default_factory=lambda: Ramp(length=0.75))
-    select: Selector = field(default_factory=Doubtful)
+    ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(length=0.75))
+    select: VoxelSelector = field(default_factory=EntropyThreshold)
     rest: float = 0.0
 
-    def compared(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits = nets.student(batch.image).logits
         target = soft(nets.teacher, self.noise(batch.unlabelled, step.generator))
         p = probabilities(logits[batch.count :])
         chosen = self.select(nets, batch.unlabelled, p.detach(), step).to(p.dtype)
-        terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label))
+        terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
         terms["consistency"] = self.ramp(step) * weighted_mean(mse(p, target), chosen)
         if self.rest:
             doubt = entropy(p.clamp_min(1e-8)) / math.log(p.shape[1])
@@ -163,16 +164,16 @@ class Ambiguous(Pair):
 
 
 @dataclass(frozen=True)
-class AmbiguousByPrototype(Ambiguous):
+class ACMTByPrototype(ACMT):
     """AC-MT where the student's class is not that of the nearest prototype of the teacher's features.
 
     Target: the average's softmax, where the student contradicts the nearest prototype.
 
-    Differs: features are those of the last decoder map, where the release takes its deepest; see `FarFromPrototype`
-    for the prototypes: unsteady voxels are in none, where the release calls them background, and softmax serves any
-    classes, where it takes a sigmoid of two logits.
+    Differs: features are those of the last decoder map, where the release takes its deepest; prototypes are those of
+    `PrototypeDisagreement`: unsteady voxels are in none, where the release calls them background, and softmax serves
+    any classes, where it takes a sigmoid of two logits.
     """
 
     heads: ClassVar[tuple[Head, ...]] = ("features",)
-    select: Selector = field(default_factory=FarFromPrototype)
+    select: VoxelSelector = field(default_factory=PrototypeDisagreement)
     rest: float = 1.0

@@ -13,15 +13,15 @@ from torch import Tensor
 
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import cross_entropy, dice, onehot, probabilities
-from edgemt.learning.method import Method, Terms
-from edgemt.learning.perturbations import Box
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.perturbations import CutMixBox
 from edgemt.learning.pseudo_labels import largest_component, soft
-from edgemt.learning.roles import Ema, Players, Role, Trainable
-from edgemt.methods.as_published import CONSTANT, Published
+from edgemt.learning.published_settings import CONSTANT, PublishedSettings
+from edgemt.learning.roles import Ema, Networks, Role, Trainable
 
 
 @dataclass(frozen=True)
-class CopyPaste(Method):
+class BCP(Method):
     """A block of an unlabelled image in a labelled one, and the reverse: both kinds share one context.
 
     Follows the release: blocks of two thirds a side, pseudo-labels from the average, the unlabelled region counts
@@ -40,12 +40,13 @@ class CopyPaste(Method):
     """
 
     delivers: ClassVar[str] = "teacher"
-    release: ClassVar[Published | None] = CONSTANT
+    release: ClassVar[PublishedSettings | None] = CONSTANT
+    family: ClassVar[str] = "copy-paste"
     citation: ClassVar[str] = "Bai et al., CVPR 2023, Bidirectional copy-paste for semi-supervised segmentation"
     pretrain: float = 0.25
     pretrain_volumes: float = 0.12
     unlabelled: float = 0.5
-    box: Box = field(default_factory=lambda: Box(low=2 / 3, high=2 / 3, chance=1.0))
+    box: CutMixBox = field(default_factory=lambda: CutMixBox(low=2 / 3, high=2 / 3, chance=1.0))
     ema: Ema = field(default_factory=lambda: Ema(mode="eval"))
 
     def __post_init__(self) -> None:
@@ -58,7 +59,7 @@ class CopyPaste(Method):
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "teacher": self.ema}
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         free = len(batch.unlabelled)
         pretrain = self.pretrain_volumes if batch.image.ndim == 5 else self.pretrain
         first = step.share < pretrain or not free
@@ -77,8 +78,8 @@ class CopyPaste(Method):
         known = regions(outward, inward, truth, 1.0 - inside)
         guessed = regions(outward, inward, said, inside)
         if first:  # there one way at a time
-            return Terms(supervised=0.5 * known, supervised_pasted=0.5 * guessed)
-        return Terms(supervised=known, pasted=self.unlabelled * guessed)
+            return LossTerms(supervised=0.5 * known, supervised_pasted=0.5 * guessed)
+        return LossTerms(supervised=known, pasted=self.unlabelled * guessed)
 
 
 def paste(block: Tensor, one: Tensor, other: Tensor) -> Tensor:

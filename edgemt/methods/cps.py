@@ -7,14 +7,14 @@ from typing import ClassVar
 
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import cross_entropy, dice_ce
-from edgemt.learning.method import Method, Terms
-from edgemt.learning.roles import Players, Role, Trainable
-from edgemt.learning.schedules import Ramp
-from edgemt.methods.as_published import SSL4MIS, Published
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.published_settings import SSL4MIS, PublishedSettings
+from edgemt.learning.roles import Networks, Role, Trainable
+from edgemt.learning.schedules import SigmoidRampUp
 
 
 @dataclass(frozen=True)
-class CrossPseudo(Method):
+class CPS(Method):
     """Two students with different first weights; each learns the other's labels of unlabelled images.
 
     `nets.student` is kept. A term named after a player trains that player only.
@@ -25,17 +25,18 @@ class CrossPseudo(Method):
     the labelled rows so and takes 1 to 1.5.
     """
 
-    release: ClassVar[Published | None] = SSL4MIS
+    release: ClassVar[PublishedSettings | None] = SSL4MIS
+    family: ClassVar[str] = "several students"
     citation: ClassVar[str] = "Chen et al., CVPR 2021, Semi-supervised segmentation with cross pseudo supervision"
-    ramp: Ramp = field(default_factory=Ramp)
+    ramp: SigmoidRampUp = field(default_factory=SigmoidRampUp)
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "peer": Trainable(init=1)}
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         image = batch.image if len(batch.unlabelled) else batch.labelled
         logits = {who: nets[who](image).logits for who in ("student", "peer")}
-        terms = Terms()
+        terms = LossTerms()
         for who, said in logits.items():
             terms[f"supervised_{who}"] = dice_ce(said[: batch.count], batch.label)
         if len(batch.unlabelled):

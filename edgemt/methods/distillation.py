@@ -21,12 +21,12 @@ from edgemt.learning.losses import (
     probabilities,
     temperature_kl,
 )
-from edgemt.learning.method import Method, Terms
-from edgemt.learning.perturbations import Box, cutmix
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.perturbations import CutMixBox, cutmix
 from edgemt.learning.pseudo_labels import soft
-from edgemt.learning.roles import Ema, Frozen, Players, Role, Trainable
-from edgemt.learning.schedules import Ramp
-from edgemt.methods.mean_teacher import Mix, one_output, student_view
+from edgemt.learning.roles import Ema, Frozen, Networks, Role, Trainable
+from edgemt.learning.schedules import SigmoidRampUp
+from edgemt.learning.student_teacher import Mix, one_output, student_view
 
 FLOOR = 1e-6  # a bank's half precision rounds small probabilities to 0, and 0 has no logarithm
 
@@ -52,6 +52,7 @@ class Distillation(Method):
     """
 
     delivers: ClassVar[str] = "average"
+    family: ClassVar[str] = "distillation"
     citation: ClassVar[str] = (
         "Hinton et al., 2015; CWD: Shu et al., ICCV 2021; DIST: Huang et al., NeurIPS 2022; FitNets: Romero et al., "
         "ICLR 2015; VID: Ahn et al., CVPR 2019; pairwise similarity: Liu et al., CVPR 2019"
@@ -64,11 +65,11 @@ class Distillation(Method):
     overlap: float = 0.0  # soft Dice with the teacher's classes: small organs do not drown in background
     boundary: float = 0.0  # extra weight of the KL near the teacher's borders
     hard: float = 1.0  # Dice + cross-entropy on the labelled rows
-    consistency: Ramp = field(default_factory=Ramp)
+    consistency: SigmoidRampUp = field(default_factory=SigmoidRampUp)
     ema: Ema = field(default_factory=lambda: Ema(mode="eval"))
     strong: bool = True
     mix: Mix = "cutmix"
-    box: Box = field(default_factory=Box)
+    box: CutMixBox = field(default_factory=CutMixBox)
     teacher_sees: Literal["weak", "same"] = "weak"
     guide: Literal["network", "bank"] = "network"
     feature: FeatureTerm = field(default_factory=FeatureTerm)
@@ -93,14 +94,14 @@ class Distillation(Method):
         guide: dict[str, Role] = {"teacher": Frozen("teacher")} if self.guide == "network" else {}
         return {"student": Trainable(), **guide, **self.feature.roles(), "average": self.ema}
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         count, view = batch.count, student_view(batch, strong=self.strong)
         mixed = self.mix == "cutmix" and len(view) > 0
         box = self.box.draw(view, step.generator) if mixed else None
         image = torch.cat([batch.labelled, view if box is None else cutmix(box, view)])
         out = one_output(nets.student, image, count=count, separate=self.separate_streams)
         logits = out.logits
-        terms = Terms(supervised=self.hard * dice_ce(logits[:count], batch.label, per_image=self.image_dice))
+        terms = LossTerms(supervised=self.hard * dice_ce(logits[:count], batch.label, per_image=self.image_dice))
 
         classes = self.kl or self.cwd or self.intra or self.overlap
         shown = batch.image if self.teacher_sees == "weak" else image
@@ -135,7 +136,7 @@ class Distillation(Method):
         return terms
 
     @torch.no_grad()
-    def _teacher(self, nets: Players, image: Tensor) -> Output | None:
+    def _teacher(self, nets: Networks, image: Tensor) -> Output | None:
         """The teacher's output for every row, None where a bank replaces it."""
         return nets.teacher(image) if self.guide == "network" else None
 

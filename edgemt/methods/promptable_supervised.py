@@ -14,16 +14,16 @@ from torch import Tensor
 
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import onehot, weighted_mean
-from edgemt.learning.method import Method, Terms
+from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.prompts import from_prediction, spoiled
-from edgemt.learning.roles import Ema, Players, Role, Trainable
+from edgemt.learning.roles import Ema, Networks, Role, Trainable
 
 # What a step leaves out; half of them ask with all there is, as the second teacher is asked.
 LEFT_OUT = ((), (), (), ("points",), ("masks",), ("points", "masks"), ("boxes", "masks"))
 
 
 @dataclass(frozen=True)
-class Lessons(Method):
+class PromptableSupervised(Method):
     """Labelled images alone: a wrong prediction is made up from the label, asked about, and the label is the answer.
 
     It is asked just as a mean teacher's prediction will be (`from_prediction`), with some kinds of prompt left out at a
@@ -40,7 +40,7 @@ class Lessons(Method):
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable("promptable"), "average": self.ema}
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         image, label = self._frames(batch, step)
         prompts, asked = from_prediction(spoiled(label, classes=self.classes, generator=step.generator))
         truth = onehot(label, self.classes)[:, 1:]
@@ -55,7 +55,7 @@ class Lessons(Method):
         hit = (logits.detach() > 0).to(truth.dtype)
         either = (hit + truth).clamp_max(1).flatten(2).sum(2)
         real = (hit * truth).flatten(2).sum(2) / either.clamp_min(1)
-        terms = Terms(overlap=overlap, pixels=weighted_mean(pixels, weight))
+        terms = LossTerms(overlap=overlap, pixels=weighted_mean(pixels, weight))
         terms["quality"] = 0.5 * weighted_mean((quality - real).square(), weight)
         terms.notes["iou"] = weighted_mean(real, weight)
         return terms

@@ -16,16 +16,16 @@ from torch import Tensor, nn
 
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import dice, dice_ce, onehot, probabilities
-from edgemt.learning.method import Method, Terms, Turn
+from edgemt.learning.method import LossTerms, Method, OptimiserStep
 from edgemt.learning.perturbations import adversarial
 from edgemt.learning.pseudo_labels import hard
-from edgemt.learning.roles import Memory, Players, Role, Trainable, bare, untracked
-from edgemt.learning.schedules import Ramp
-from edgemt.methods.as_published import CONSTANT, Published
+from edgemt.learning.published_settings import CONSTANT, PublishedSettings
+from edgemt.learning.roles import Memory, Networks, Role, Trainable, bare, untracked
+from edgemt.learning.schedules import SigmoidRampUp
 
 
 @dataclass(frozen=True)
-class SmoothSeparate(Method):
+class SSNet(Method):
     """Predictions withstand an adversarial push; features lie near remembered right ones of their class.
 
     Follows the release: one power iteration, probe and push of length 10, 6 for slices; Dice distance; 32 remembered
@@ -39,9 +39,10 @@ class SmoothSeparate(Method):
     """
 
     heads: ClassVar[tuple[Head, ...]] = ("features",)
-    release: ClassVar[Published | None] = CONSTANT
+    release: ClassVar[PublishedSettings | None] = CONSTANT
+    family: ClassVar[str] = "contrast"
     citation: ClassVar[str] = "Wu et al., MICCAI 2022, Exploring smoothness and class-separation"
-    ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
+    ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0))
     contrast: float = 0.1
     reach: float = 10.0
     probe: float = 10.0
@@ -50,7 +51,7 @@ class SmoothSeparate(Method):
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "memory": self.memory}
 
-    def steps(self, nets: Players, batch: Batch, step: Step) -> Iterator[Turn]:
+    def steps(self, nets: Networks, batch: Batch, step: Step) -> Iterator[OptimiserStep]:
         out, count = nets.student(batch.image), batch.count
         nets.memory.need(out.logits.shape[1], features=out.features.shape[1])
         calm, label = probabilities(out.logits.detach()), onehot(batch.label, out.logits.shape[1])
@@ -70,7 +71,7 @@ class SmoothSeparate(Method):
         weight = self.ramp(step)
         parts = (slice(count), slice(count, None)) if len(batch.unlabelled) else (slice(count),)
         apart = [spread(out.features[part], classes[part], centre, known) for part in parts]
-        terms = Terms(supervised=dice_ce(out.logits[:count], batch.label))
+        terms = LossTerms(supervised=dice_ce(out.logits[:count], batch.label))
         terms["smooth"] = weight * smooth
         terms["contrast"] = weight * self.contrast * torch.stack(apart).sum()
         yield ("student",), terms

@@ -8,10 +8,10 @@ from typing import ClassVar
 
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import dice_ce, entropy, probabilities
-from edgemt.learning.method import Method, Terms
-from edgemt.learning.roles import Ema, Players, Role, Trainable
-from edgemt.learning.schedules import Ramp
-from edgemt.methods.as_published import SSL4MIS, Published
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.published_settings import SSL4MIS, PublishedSettings
+from edgemt.learning.roles import Ema, Networks, Role, Trainable
+from edgemt.learning.schedules import SigmoidRampUp
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,8 @@ class Supervised(Method):
     """
 
     delivers: ClassVar[str] = "average"
-    release: ClassVar[Published | None] = SSL4MIS
+    release: ClassVar[PublishedSettings | None] = SSL4MIS
+    family: ClassVar[str] = "supervised"
     citation: ClassVar[str] = "Milletari et al., 3DV 2016, V-Net (soft Dice); with cross-entropy, half and half"
     ema: Ema = field(default_factory=lambda: Ema(mode="eval"))
     image_dice: bool = False  # Dice of each image in place of that of the batch
@@ -34,9 +35,9 @@ class Supervised(Method):
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "average": self.ema}
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits = nets.student(batch.labelled).logits
-        return Terms(supervised=dice_ce(logits, batch.label, per_image=self.image_dice))
+        return LossTerms(supervised=dice_ce(logits, batch.label, per_image=self.image_dice))
 
 
 @dataclass(frozen=True)
@@ -49,13 +50,14 @@ class EntropyMinimisation(Method):
     up), unlabelled rows only.
     """
 
-    release: ClassVar[Published | None] = SSL4MIS
+    release: ClassVar[PublishedSettings | None] = SSL4MIS
+    family: ClassVar[str] = "supervised"
     citation: ClassVar[str] = "Grandvalet & Bengio, NeurIPS 2004; Vu et al., CVPR 2019, ADVENT"
-    ramp: Ramp = field(default_factory=Ramp)
+    ramp: SigmoidRampUp = field(default_factory=SigmoidRampUp)
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits = nets.student(batch.image).logits
-        terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label))
+        terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
         if len(batch.unlabelled):
             share = entropy(probabilities(logits[batch.count :])).mean() / math.log(logits.shape[1])
             terms["entropy"] = self.ramp(step) * share

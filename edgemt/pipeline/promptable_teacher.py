@@ -18,9 +18,9 @@ from torch import Tensor, nn
 from edgemt.artefacts import reuse, stage_folder
 from edgemt.contract import Card
 from edgemt.io.atomic import write_text
+from edgemt.learning.sam_guidance import PromptableTeacherOptions
 from edgemt.methods import Method
-from edgemt.methods.promptable_supervised import Lessons
-from edgemt.methods.sam_assisted import SecondTeacher
+from edgemt.methods.promptable_supervised import PromptableSupervised
 from edgemt.pipeline.run_context import Run, Side
 from edgemt.training import checkpoint, distributed, engine
 from edgemt.training.progress import counter
@@ -44,7 +44,7 @@ def second_teacher(at: Run, side: Side, method: Method, *, staged: Staged) -> Se
 
     Raises ValueError for a SAM that is not to be had.
     """
-    options: SecondTeacher = getattr(method, "second", SecondTeacher())
+    options: PromptableTeacherOptions = getattr(method, "second", PromptableTeacherOptions())
     if options.model == SMALL:
         inputs = _small_inputs(at, side, options)
         key = stage_folder.key_of(inputs)
@@ -55,7 +55,7 @@ def second_teacher(at: Run, side: Side, method: Method, *, staged: Staged) -> Se
     return Second(found, lambda: _remembered(at, side, options, found))
 
 
-def _small_inputs(at: Run, side: Side, options: SecondTeacher) -> dict[str, Any]:
+def _small_inputs(at: Run, side: Side, options: PromptableTeacherOptions) -> dict[str, Any]:
     schedule = {"labelled": at.recipe.teacher.schedule.labelled, "precision": at.recipe.teacher.schedule.precision}
     return {
         "stage": STAGE,
@@ -74,7 +74,9 @@ def _network(side: Side) -> dict[str, Any]:
     return {**room, "channels": side.example.shape[1], "classes": len(side.classes)}
 
 
-def _train_small(at: Run, side: Side, options: SecondTeacher, inputs: dict[str, Any], staged: Staged) -> Path:
+def _train_small(
+    at: Run, side: Side, options: PromptableTeacherOptions, inputs: dict[str, Any], staged: Staged
+) -> Path:
     """The small promptable network, from labelled images alone: a stage like others, resumed where it was cut."""
     folder, key = at.folder(STAGE), stage_folder.key_of(inputs)
     rule: dict[str, Any] = {"say": at.say, "overwrite": at.overwrite, "explain": at.explain}
@@ -94,7 +96,7 @@ def _train_small(at: Run, side: Side, options: SecondTeacher, inputs: dict[str, 
 
     with staged(folder) as working:
         done = engine.train(
-            Lessons(classes=len(side.classes)),
+            PromptableSupervised(classes=len(side.classes)),
             build=build,
             draw=side.draw(schedule),
             schedule=schedule,
@@ -127,7 +129,7 @@ def load_promptable(folder: Path) -> nn.Module:
     return checkpoint.load_weights(folder / stage_folder.WEIGHTS, network).eval()
 
 
-def _remembered(at: Run, side: Side, options: SecondTeacher, model: str) -> Callable[[], nn.Module]:
+def _remembered(at: Run, side: Side, options: PromptableTeacherOptions, model: str) -> Callable[[], nn.Module]:
     """A SAM without its encoder, and the embeddings of all training images on disk."""
     from teachers.sam import load_sam
 

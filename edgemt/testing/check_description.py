@@ -8,10 +8,10 @@ from dataclasses import asdict, replace
 from torch import Tensor
 
 from edgemt.contract import HEADS
-from edgemt.learning.method import Method, Terms
+from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.roles import Ema, Trainable, trainable
-from edgemt.testing.require import Broken, must
-from edgemt.testing.tiny_training import Stage, batch_of
+from edgemt.testing.require import MethodCheckError, must
+from edgemt.testing.tiny_training import TinyTrainer, batch_of
 
 
 def check_it_is_a_value(method: Method) -> None:
@@ -36,7 +36,7 @@ def check_its_turns_are_players_and_losses(method: Method, *, dims: int = 2, cla
     """A step can be made at all, and what it yields is what an engine takes."""
     unknown = [head for head in method.heads if head not in HEADS]
     must(not unknown, f"heads: {', '.join(unknown)} is not known; use {', '.join(HEADS)}")
-    stage = Stage(method, dims=dims, classes=classes)
+    stage = TinyTrainer(method, dims=dims, classes=classes)
     learning = trainable(stage.roles)
     try:
         turns = list(stage.turns(batch_of(dims=dims, classes=classes)))
@@ -44,14 +44,14 @@ def check_its_turns_are_players_and_losses(method: Method, *, dims: int = 2, cla
         if "NoneType" not in str(error):
             raise
         named = ", ".join(method.heads) or "none"
-        raise Broken(f"{error}; an output that heads does not name is None, and it names {named}") from error
+        raise MethodCheckError(f"{error}; an output that heads does not name is None, and it names {named}") from error
     must(bool(turns), "a step yields nothing")
     for turn in turns:
         pair = isinstance(turn, tuple) and len(turn) == 2 and isinstance(turn[0], tuple)
-        must(pair, 'a step yields no pair of players and losses, such as ("student",), Terms(supervised=...)')
+        must(pair, 'a step yields no pair of players and losses, such as ("student",), LossTerms(supervised=...)')
         who, terms = turn
         must(bool(who) and set(who) <= set(learning), f"{who} cannot all learn; {', '.join(learning)} can")
         kind = type(terms).__name__
-        must(isinstance(terms, Terms), f"its losses are a {kind}; give edgemt.methods.Terms(supervised=...)")
+        must(isinstance(terms, LossTerms), f"its losses are a {kind}; give edgemt.methods.LossTerms(supervised=...)")
         for name, term in terms.items():
             must(isinstance(term, Tensor) and term.ndim == 0, f"{name}: is no tensor of a single number")

@@ -7,17 +7,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from edgemt.learning.auxiliary_tasks import Discriminator
 from edgemt.learning.method import Method
 from edgemt.learning.roles import Ema, Frozen
-from edgemt.methods.adversarial import Discriminator
 from edgemt.testing.require import eager, given, must
-from edgemt.testing.tiny_training import Oracle, Stage, Tiny, batch_of
+from edgemt.testing.tiny_training import OracleDiscriminator, TinyNetwork, TinyTrainer, batch_of
 
 ROWS = ((1, 3), (3, 1), (2, 0))  # labelled and unlabelled rows of a batch
 
 
 def check_finite(method: Method, *, dims: int, classes: int, labelled: int, unlabelled: int) -> None:
-    stage = Stage(method, dims=dims, classes=classes)
+    stage = TinyTrainer(method, dims=dims, classes=classes)
     for strong in (True, False):
         logged = stage.step(
             batch_of(dims=dims, classes=classes, labelled=labelled, unlabelled=unlabelled, strong=strong)
@@ -36,7 +36,7 @@ def check_it_steps_with_any_rows(method: Method, *, dims: int = 2, classes: int 
 
 def check_every_term_teaches(method: Method, *, dims: int = 2, classes: int = 3) -> None:
     """Each term's gradient reaches the weights of who pays it, and is not the zero of a constant."""
-    stage = Stage(eager(method), dims=dims, classes=classes, total=1, index=1)  # the ramps are up
+    stage = TinyTrainer(eager(method), dims=dims, classes=classes, total=1, index=1)  # the ramps are up
     stage.nets.double()
     b = batch_of(dims=dims, classes=classes)
     b = replace(b, image=b.image.double(), strong=given(b.strong).double(), soft=given(b.soft).double())
@@ -51,7 +51,7 @@ def check_every_term_teaches(method: Method, *, dims: int = 2, classes: int = 3)
 
 def check_named_terms_stay_with_their_player(method: Method, *, dims: int = 2, classes: int = 3) -> None:
     """With several students, a term named after one must not move the other: what a peer says is a target."""
-    stage = Stage(method, dims=dims, classes=classes, total=1, index=1)
+    stage = TinyTrainer(method, dims=dims, classes=classes, total=1, index=1)
     for who, terms in stage.turns(batch_of(dims=dims, classes=classes)):
         for name, term in terms.items():
             owner = name.rpartition("_")[2]
@@ -63,7 +63,7 @@ def check_named_terms_stay_with_their_player(method: Method, *, dims: int = 2, c
 
 def check_targets_are_detached(method: Method, *, dims: int = 2, classes: int = 3) -> None:
     """No gradient enters a teacher, not even if someone forgets to freeze it."""
-    stage = Stage(method, dims=dims, classes=classes, total=1, index=1)
+    stage = TinyTrainer(method, dims=dims, classes=classes, total=1, index=1)
     guides = stage.of(Ema) + stage.of(Frozen)
     for name in guides:
         stage.nets[name].requires_grad_(True)
@@ -81,7 +81,7 @@ def check_unlabelled_images_matter(method: Method, *, dims: int = 2, classes: in
         image = b.image.clone()
         if turn:
             image[b.count :] = image[b.count :].flip(-1) * 1.5
-        stage = Stage(eager(method), dims=dims, classes=classes, total=1, index=1)
+        stage = TinyTrainer(eager(method), dims=dims, classes=classes, total=1, index=1)
         _, terms = next(stage.turns(replace(b, image=image, strong=image[b.count :])))
         free = [term for name, term in terms.items() if not name.startswith("supervised")]
         weights = list(stage.nets.student.parameters())
@@ -97,12 +97,12 @@ def check_names_of_classes_do_not_matter(method: Method, *, dims: int = 2, class
     order = [0, classes - 1, *range(1, classes - 1)]
 
     def terms(renamed: bool) -> dict[str, Tensor]:
-        stage, b = Stage(eager(method), dims=dims, classes=classes), batch_of(dims=dims, classes=classes)
+        stage, b = TinyTrainer(eager(method), dims=dims, classes=classes), batch_of(dims=dims, classes=classes)
         if renamed:
             label = torch.tensor([order.index(c) for c in range(classes)])[b.label]
             b = replace(b, label=label, soft=given(b.soft)[:, order])
             for net in stage.nets.values():
-                if isinstance(net, Tiny):
+                if isinstance(net, TinyNetwork):
                     net.rename(order)
                 elif isinstance(net, Discriminator):
                     net.said.weight.data = net.said.weight.data[:, order]
@@ -116,8 +116,8 @@ def check_names_of_classes_do_not_matter(method: Method, *, dims: int = 2, class
 def check_the_discriminator_is_told_the_truth(method: Method, *, dims: int = 2, classes: int = 3) -> None:
     """For any number of labelled and unlabelled rows: an all-knowing discriminator has nothing to pay."""
     for labelled, unlabelled in ((1, 3), (3, 1), (2, 2)):
-        stage = Stage(method, dims=dims, classes=classes)
-        stage.nets["discriminator"] = Oracle()
+        stage = TinyTrainer(method, dims=dims, classes=classes)
+        stage.nets["discriminator"] = OracleDiscriminator()
         b = batch_of(dims=dims, classes=classes, labelled=labelled, unlabelled=unlabelled)
         image = b.image * 0.01
         image[:labelled] += 1.0

@@ -8,11 +8,11 @@ from dataclasses import dataclass
 
 from edgemt.errors import unknown
 from edgemt.methods import METHODS, Method, entry_points
-from edgemt.testing.method_checks import PROMISES, Promise
+from edgemt.testing.method_checks import CHECKS, MethodCheck
 
 
 @dataclass(frozen=True)
-class Verdict:
+class CheckResult:
     """One promise of one method: where it was tried, and how it was broken, if it was."""
 
     method: str
@@ -21,7 +21,7 @@ class Verdict:
     broken: str = ""
 
 
-def check(target: str) -> Iterator[Verdict]:
+def check(target: str) -> Iterator[CheckResult]:
     """Every promise of every method that `target` names, as they are tried; of one that cannot step, the first ones.
 
     `target` is an installed package (`pip`'s name of it, or the name it is imported by), or the name of one method,
@@ -29,11 +29,11 @@ def check(target: str) -> Iterator[Verdict]:
     """
     for name, method in methods_of(target):
         if isinstance(method, ValueError):
-            yield Verdict(name, "it can be loaded", broken=_line(method))
+            yield CheckResult(name, "it can be loaded", broken=_line(method))
             continue
         if name in METHODS and method is not METHODS[name]:
-            yield Verdict(name, "its name is its own", broken=f"{name} is a built-in method; choose another name")
-        for promise in PROMISES:
+            yield CheckResult(name, "its name is its own", broken=f"{name} is a built-in method; choose another name")
+        for promise in CHECKS:
             if promise.concerns(method):
                 verdict = held(name, method, promise)
                 yield verdict
@@ -61,7 +61,7 @@ def methods_of(target: str) -> list[tuple[str, Method | ValueError]]:
     return found
 
 
-def held(name: str, method: Method, promise: Promise) -> Verdict:
+def held(name: str, method: Method, promise: MethodCheck) -> CheckResult:
     """One promise, in every corner until one breaks."""
     tried: tuple[str, ...] = ()
     for dims, classes in promise.corners or ((0, 0),):
@@ -71,12 +71,12 @@ def held(name: str, method: Method, promise: Promise) -> Verdict:
                 warnings.simplefilter("ignore")
                 promise.hold(method, dims=dims, classes=classes)
         except AssertionError as error:
-            return Verdict(name, promise.says, tried, ": ".join(part for part in (where, _line(error)) if part))
+            return CheckResult(name, promise.says, tried, ": ".join(part for part in (where, _line(error)) if part))
         except Exception as error:  # whatever a package that is not ours raises
             said = f"{type(error).__name__}: {_line(error)}"
-            return Verdict(name, promise.says, tried, ": ".join(part for part in (where, said) if part))
+            return CheckResult(name, promise.says, tried, ": ".join(part for part in (where, said) if part))
         tried += (where,) if where else ()
-    return Verdict(name, promise.says, tried)
+    return CheckResult(name, promise.says, tried)
 
 
 def _line(error: Exception) -> str:

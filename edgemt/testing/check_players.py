@@ -12,11 +12,11 @@ from edgemt.contract import Step
 from edgemt.learning.method import Method
 from edgemt.learning.roles import Ema, Frozen, Role, Trainable, set_modes, trainable, update_averages
 from edgemt.testing.require import must, same_state
-from edgemt.testing.tiny_training import Stage, batch_of
+from edgemt.testing.tiny_training import TinyTrainer, batch_of
 
 
 def check_only_trainable_players_learn(method: Method, *, dims: int = 2, classes: int = 3) -> None:
-    stage = Stage(method, dims=dims, classes=classes, total=2)  # players that take turns have one each
+    stage = TinyTrainer(method, dims=dims, classes=classes, total=2)  # players that take turns have one each
     before = {name: copy.deepcopy(net.state_dict()) for name, net in stage.nets.items()}
     for i in range(2):
         stage.step(batch_of(dims=dims, classes=classes, seed=i))
@@ -35,13 +35,13 @@ def check_only_trainable_players_learn(method: Method, *, dims: int = 2, classes
 def check_resume_is_exact(method: Method, *, dims: int = 2, classes: int = 3) -> None:
     """Four steps, and four steps with everything saved and taken up again in between: the same bits."""
 
-    def run(cut: bool) -> Stage:
-        stage = Stage(method, dims=dims, classes=classes)
+    def run(cut: bool) -> TinyTrainer:
+        stage = TinyTrainer(method, dims=dims, classes=classes)
         for i in range(4):
             if cut and i == 2:
                 saved = copy.deepcopy(stage.nets.state_dict())
                 slots = copy.deepcopy({name: o.state_dict() for name, o in stage.optimisers.items()})
-                stage = Stage(method, dims=dims, classes=classes, index=2)
+                stage = TinyTrainer(method, dims=dims, classes=classes, index=2)
                 stage.nets.load_state_dict(saved)
                 for name, optimiser in stage.optimisers.items():
                     optimiser.load_state_dict(slots[name])
@@ -54,7 +54,7 @@ def check_resume_is_exact(method: Method, *, dims: int = 2, classes: int = 3) ->
 
 def check_nothing_global_is_drawn(method: Method, *, dims: int = 2, classes: int = 3) -> None:
     """With dropout off, the global generator is not touched: all chance comes from the step."""
-    stage = Stage(method, dims=dims, classes=classes)
+    stage = TinyTrainer(method, dims=dims, classes=classes)
     for module in stage.nets.modules():
         if isinstance(module, nn.Dropout | nn.Dropout2d | nn.Dropout3d):
             module.p = 0.0
@@ -69,7 +69,7 @@ def check_nothing_global_is_drawn(method: Method, *, dims: int = 2, classes: int
 
 def check_averages_converge(method: Method, *, dims: int = 2, classes: int = 3) -> None:
     """While its student stands still, every average becomes it, and says in eval mode what it says."""
-    stage = Stage(method, dims=dims, classes=classes)
+    stage = TinyTrainer(method, dims=dims, classes=classes)
     quick: dict[str, Role] = {
         name: replace(role, decay=0.5, warmup=False) if isinstance(role, Ema) else role
         for name, role in stage.roles.items()
@@ -102,7 +102,7 @@ def check_averages_converge(method: Method, *, dims: int = 2, classes: int = 3) 
 
 def check_it_learns_an_easy_task(method: Method, *, dims: int = 2, classes: int = 2) -> None:
     """The class is the sign of the first channel; forty steps on fresh batches lower the supervised loss."""
-    stage = Stage(method, dims=dims, classes=classes, total=40)
+    stage = TinyTrainer(method, dims=dims, classes=classes, total=40)
     paid = []
     for i in range(40):
         b = batch_of(dims=dims, classes=classes, seed=i)

@@ -34,17 +34,17 @@ from edgemt.testing.check_players import (
     check_resume_is_exact,
 )
 
-CORNERS = ((2, 2), (2, 4), (3, 2), (3, 4))  # axes of the images, classes
+CONFIGURATIONS = ((2, 2), (2, 4), (3, 2), (3, 4))  # axes of the images, classes
 
 
 @dataclass(frozen=True)
-class Promise:
+class MethodCheck:
     """One line of the contract: its words, its check, whom it concerns, and the corners it is tried at."""
 
     says: str
     check: Callable[..., None]
     concerns: Callable[[Method], bool] = lambda method: True
-    corners: tuple[tuple[int, int], ...] = CORNERS
+    corners: tuple[tuple[int, int], ...] = CONFIGURATIONS
     first: bool = False  # where it is broken the others need not be tried
 
     def hold(self, method: Method, *, dims: int, classes: int) -> None:
@@ -59,37 +59,37 @@ def _averages(method: Method) -> bool:
     return any(isinstance(role, Ema) for role in method.roles().values())
 
 
-PROMISES: tuple[Promise, ...] = (
-    Promise("it is a value", check_it_is_a_value, corners=()),
-    Promise("it says what it is, who wrote it and what it delivers", check_it_says_what_it_is, corners=()),
-    Promise(
+CHECKS: tuple[MethodCheck, ...] = (
+    MethodCheck("it is a value", check_it_is_a_value, corners=()),
+    MethodCheck("it says what it is, who wrote it and what it delivers", check_it_says_what_it_is, corners=()),
+    MethodCheck(
         "a step of it names who learns, and losses",
         check_its_turns_are_players_and_losses,
         corners=((2, 2),),
         first=True,
     ),
-    Promise("its losses are finite with any number of labelled and unlabelled rows", check_it_steps_with_any_rows),
-    Promise("every term teaches who pays it", check_every_term_teaches),
-    Promise("a peer is a target and not a pupil", check_named_terms_stay_with_their_player),
-    Promise("no gradient enters a teacher", check_targets_are_detached),
-    Promise(
+    MethodCheck("its losses are finite with any number of labelled and unlabelled rows", check_it_steps_with_any_rows),
+    MethodCheck("every term teaches who pays it", check_every_term_teaches),
+    MethodCheck("a peer is a target and not a pupil", check_named_terms_stay_with_their_player),
+    MethodCheck("no gradient enters a teacher", check_targets_are_detached),
+    MethodCheck(
         "unlabelled images teach the student",
         check_unlabelled_images_matter,
         concerns=lambda method: not isinstance(method, Supervised),
     ),
-    Promise("only trainable players learn, frozen ones stay bit-identical", check_only_trainable_players_learn),
-    Promise("resuming equals never stopping, bit for bit", check_resume_is_exact),
-    Promise("all chance comes from the step", check_nothing_global_is_drawn),
-    Promise(
+    MethodCheck("only trainable players learn, frozen ones stay bit-identical", check_only_trainable_players_learn),
+    MethodCheck("resuming equals never stopping, bit for bit", check_resume_is_exact),
+    MethodCheck("all chance comes from the step", check_nothing_global_is_drawn),
+    MethodCheck(
         "renaming foreground classes changes nothing",
         check_names_of_classes_do_not_matter,
         corners=((2, 4), (3, 4)),
     ),
-    Promise("averages become a student that stands still", check_averages_converge, concerns=_averages),
-    Promise(
+    MethodCheck("averages become a student that stands still", check_averages_converge, concerns=_averages),
+    MethodCheck(
         "the discriminator is told the truth",
         check_the_discriminator_is_told_the_truth,
         concerns=lambda method: "discriminator" in method.roles(),
     ),
-    Promise("it learns an easy task", check_it_learns_an_easy_task, corners=((2, 2),)),
+    MethodCheck("it learns an easy task", check_it_learns_an_easy_task, corners=((2, 2),)),
 )

@@ -8,23 +8,23 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.learning.method import Method
-from edgemt.learning.targets import Confident
+from edgemt.learning.targets import ConfidenceThresholded
 from edgemt.methods.mean_teacher import MeanTeacher
 
 
-class Broken(AssertionError):
+class MethodCheckError(AssertionError):
     """A promise that a method does not keep, and how that was seen."""
 
 
 def must(kept: bool, why: str) -> None:
     """Raises Broken. An `assert` would be silent under `python -O`."""
     if not kept:
-        raise Broken(why)
+        raise MethodCheckError(why)
 
 
 def eager(method: Method) -> Method:
     """The same method where a teacher that has learnt nothing is already believed."""
-    if isinstance(method, MeanTeacher) and isinstance(method.target, Confident):
+    if isinstance(method, MeanTeacher) and isinstance(method.target, ConfidenceThresholded):
         return replace(method, target=replace(method.target, confidence=0.3))
     if hasattr(method, "confidence"):
         return replace(method, confidence=0.3)  # type: ignore[call-arg]

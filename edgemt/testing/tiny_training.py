@@ -12,16 +12,16 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import HEADS, Batch, Disturb, DisturbScales, Output, Step
+from edgemt.learning.auxiliary_tasks import Discriminator
 from edgemt.learning.feature_losses import give_maps
 from edgemt.learning.feature_term import FeatureTerm
-from edgemt.learning.method import Method, Terms
-from edgemt.learning.roles import Bank, Memory, gather, set_modes, trainable, update_averages
-from edgemt.methods.adversarial import Discriminator
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.roles import FeatureBank, Memory, gather, set_modes, trainable, update_averages
 
 CHANNELS = 2
 
 
-class Tiny(nn.Module):
+class TinyNetwork(nn.Module):
     """The smallest network with everything that goes wrong: batch norm, dropout, and extra heads where asked for."""
 
     def __init__(self, dims: int, classes: int, heads: Sequence[str] = HEADS) -> None:
@@ -57,7 +57,7 @@ class Tiny(nn.Module):
 
 
 @dataclass
-class Stage:
+class TinyTrainer:
     """A method with its players and optimisers, and a seed a step, and does what an engine does."""
 
     method: Method
@@ -73,7 +73,7 @@ class Stage:
         self.nets = gather(self.roles, self.build)
         for name in self.of(Memory) if self.index else ():  # midway a memory holds something
             bank = self.nets[name]
-            assert isinstance(bank, Bank)
+            assert isinstance(bank, FeatureBank)
             bank.vectors.uniform_(generator=torch.Generator().manual_seed(0))
             bank.filled.fill_(bank.vectors.shape[1])
         self.optimisers = {
@@ -87,10 +87,10 @@ class Stage:
             return Discriminator(classes=self.classes, channels=CHANNELS, dimensions=self.dims, width=4)
         if kind == "projection":
             return term.projection(self.built, batch_of(dims=self.dims).image[:1])
-        self.built[kind] = network = Tiny(self.dims, self.classes, self.method.heads)
+        self.built[kind] = network = TinyNetwork(self.dims, self.classes, self.method.heads)
         return give_maps(network, term.at) if kind in (*term.given_by, "backbone") else network
 
-    def turns(self, batch: Batch) -> Iterator[tuple[tuple[str, ...], Terms]]:
+    def turns(self, batch: Batch) -> Iterator[tuple[tuple[str, ...], LossTerms]]:
         torch.manual_seed(self.index)
         set_modes(self.nets, self.roles)
         generator = torch.Generator().manual_seed(self.index)
@@ -134,7 +134,7 @@ def batch_of(
     return Batch(image, label, view if strong else None, soft, torch.arange(len(image)), place)
 
 
-class Says(nn.Module):
+class ConstantTeacher(nn.Module):
     """A teacher whose probabilities are given."""
 
     def __init__(self, p: Tensor) -> None:
@@ -145,7 +145,7 @@ class Says(nn.Module):
         return Output(self.p.log().expand(len(x), *self.p.shape))
 
 
-class Oracle(nn.Module):
+class OracleDiscriminator(nn.Module):
     """A discriminator that knows the truth: labelled images are bright in the batches it is shown."""
 
     def __init__(self) -> None:

@@ -31,8 +31,8 @@ from torch.nn.modules.batchnorm import _NormBase
 from edgemt.contract import Batch, Step
 from edgemt.data.resize import resize_batch
 from edgemt.io.atomic import NoSpaceError
-from edgemt.learning.method import Method, Turn
-from edgemt.learning.roles import Ema, Frozen, Memory, Players, Trainable, gather, rest, set_modes, update_averages
+from edgemt.learning.method import Method, OptimiserStep
+from edgemt.learning.roles import Ema, Frozen, Memory, Networks, Trainable, gather, rest, set_modes, update_averages
 from edgemt.training import checkpoint, distributed
 from edgemt.training.progress import Bar
 
@@ -175,7 +175,7 @@ class Run:
         self.method, self.schedule, self.seed, self.measured_on = method, schedule, seed, measured_on
         self.roles = method.roles()
         torch.manual_seed(seed)
-        self.players: Players = gather(self.roles, build)
+        self.players: Networks = gather(self.roles, build)
         volumes = any(p.ndim == 5 for p in self.players.parameters())
         self.fabric = _fabric(resolve_precision(schedule.precision, device, learns_volumes=volumes), device)
         # A player without gradients needs no exact arithmetic; averages follow their students unless `auto` parts them.
@@ -193,7 +193,7 @@ class Run:
                 optimiser = _optimiser(player, role, schedule)
                 self.optimisers[name] = self.fabric.setup_optimizers(optimiser)  # type: ignore[assignment]
         distributed.take_first_([*self.players.parameters(), *self.players.buffers()])
-        self.nets = Players(self.wrapped)
+        self.nets = Networks(self.wrapped)
         self.index = 0
         self.bad_in_a_row = 0
         self.restores = 0
@@ -240,7 +240,7 @@ class Run:
         update_averages(self.players, self.roles, step)
         return logged
 
-    def _steps(self, batch: Batch, step: Step) -> Iterator[Turn]:
+    def _steps(self, batch: Batch, step: Step) -> Iterator[OptimiserStep]:
         """The method's moves. Raises ValueError, naming the fields, where a norm layer is left with one value."""
         try:
             yield from self.method.steps(self.nets, batch, step)

@@ -1,6 +1,6 @@
-"""One network, several looks at an image: noisy ones, earlier ones, and the one that confuses it most.
+"""Temporal ensembling: consistency with the moving average of past predictions.
 
-Shapes: N batch, U unlabelled, C classes, *space 2 or 3 axes, G cells of the ensemble's grid.
+Shapes: N batch, U unlabelled, C classes, *space 2 or 3 axes, G cells of the grid of the ensemble.
 """
 
 from __future__ import annotations
@@ -14,35 +14,10 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemt.contract import Batch, Step
-from edgemt.learning.losses import dice_ce, distance, kl, log_probabilities, mse, probabilities, weighted_mean
-from edgemt.learning.method import Method, Terms, Turn
-from edgemt.learning.perturbations import Noise, adversarial
-from edgemt.learning.roles import Memory, Players, Role, Trainable, bare, untracked
-from edgemt.learning.schedules import Ramp
-
-
-@dataclass(frozen=True)
-class PiModel(Method):
-    """Two noisy looks of one network at an unlabelled image should agree; dropout differs as well.
-
-    Target: the student's other noisy look; both are taught.
-
-    Differs: the paper classifies small photographs with a weight of its own kind; here stand the weight and the ramp
-    that segmentation uses, on unlabelled rows only.
-    """
-
-    citation: ClassVar[str] = "Laine & Aila, ICLR 2017, Temporal ensembling for semi-supervised learning (pi-model)"
-    noise: Noise = field(default_factory=Noise)
-    ramp: Ramp = field(default_factory=Ramp)
-
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
-        looks = [self.noise(batch.unlabelled, step.generator) for _ in range(2)]
-        logits = nets.student(torch.cat([batch.labelled, *looks])).logits
-        terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label))
-        if len(batch.unlabelled):
-            one, other = probabilities(logits[batch.count :]).chunk(2)
-            terms["consistency"] = self.ramp(step) * mse(one, other).mean()
-        return terms
+from edgemt.learning.losses import dice_ce, mse, probabilities, weighted_mean
+from edgemt.learning.method import LossTerms, Method, OptimiserStep
+from edgemt.learning.roles import Memory, Networks, Role, Trainable
+from edgemt.learning.schedules import SigmoidRampUp
 
 
 @dataclass(frozen=True)
@@ -60,8 +35,9 @@ class TemporalEnsembling(Method):
     through `Batch.place`. Unlabelled rows only.
     """
 
+    family: ClassVar[str] = "self-consistency"
     citation: ClassVar[str] = "Laine & Aila, ICLR 2017, Temporal ensembling for semi-supervised learning"
-    ramp: Ramp = field(default_factory=Ramp)
+    ramp: SigmoidRampUp = field(default_factory=SigmoidRampUp)
     momentum: float = 0.6
     images: int = 2048  # labelled and unlabelled ones that there is room for
     cells: int = 1024  # of an image: 32 by 32, or 10 by 10 by 10
@@ -70,10 +46,10 @@ class TemporalEnsembling(Method):
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "ensemble": Memory(self.images, self.cells, self.classes)}
 
-    def steps(self, nets: Players, batch: Batch, step: Step) -> Iterator[Turn]:
+    def steps(self, nets: Networks, batch: Batch, step: Step) -> Iterator[OptimiserStep]:
         count, free = batch.count, len(batch.unlabelled)
         logits = nets.student(batch.image).logits
-        terms = Terms(supervised=dice_ce(logits[:count], batch.label))
+        terms = LossTerms(supervised=dice_ce(logits[:count], batch.label))
         if not free:
             yield ("student",), terms
             return
@@ -83,7 +59,7 @@ class TemporalEnsembling(Method):
         past = nets.ensemble.vectors[: said.shape[1], rows, : said.shape[2]].movedim(0, 1)  # [U, C, G]
         worth = past.sum(1, keepdim=True)
         gap = weighted_mean(mse(said, past / worth.clamp_min(1e-6)), voxels * (worth > 0))
-        yield ("student",), Terms(**terms, consistency=self.ramp(step) * gap)
+        yield ("student",), LossTerms(**terms, consistency=self.ramp(step) * gap)
         # Behind the yield: a step whose loss was not finite leaves the ensemble alone.
         now = torch.where(voxels > 0, self.momentum * past + (1.0 - self.momentum) * said.detach(), past)
         nets.ensemble.vectors[: said.shape[1], rows, : said.shape[2]] = now.movedim(1, 0).to(past.dtype)
@@ -117,36 +93,3 @@ def cell_means(p: Tensor, place: Tensor, *, cells: int) -> tuple[Tensor, Tensor]
     sums = torch.zeros(*p.shape[:2], side**axes + 1, device=p.device, dtype=p.dtype)
     sums = sums.scatter_add(2, at.expand(-1, p.shape[1], -1), p.flatten(2))[..., :-1]
     return sums / voxels.clamp_min(1.0), voxels
-
-
-@dataclass(frozen=True)
-class VirtualAdversarial(Method):
-    """What is said of an unlabelled image should withstand the small push that changes it most.
-
-    One power iteration, KL, weight 1 from the start, as published.
-
-    Target: the student's own softmax of the calm image.
-
-    Differs: the length of the push and of its probe are SS-Net's for patches of a million voxels (`reach` 6 there for
-    slices): the paper's probe of 1e-6 is lost in half precision.
-    """
-
-    citation: ClassVar[str] = "Miyato et al., TPAMI 2018, Virtual adversarial training"
-    ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0, length=0.0))
-    reach: float = 10.0  # length of the push over all voxels of an image
-    probe: float = 10.0
-
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
-        logits = nets.student(batch.image).logits
-        terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label))
-        if len(batch.unlabelled):
-            calm = probabilities(logits[batch.count :].detach())
-
-            def moved(image: Tensor) -> Tensor:
-                return kl(log_probabilities(bare(nets.student)(image).logits), calm).mean()
-
-            with untracked(nets.student):
-                push = adversarial(moved, batch.unlabelled, step.generator, reach=self.reach, probe=self.probe)
-                pushed = nets.student(batch.unlabelled + push).logits
-            terms["adversarial"] = self.ramp(step) * distance("kl", pushed, calm)
-        return terms

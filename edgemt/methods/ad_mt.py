@@ -1,0 +1,78 @@
+"""AD-MT: alternate diverse teaching."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+from torch import Tensor
+
+from edgemt.contract import Batch, Step
+from edgemt.learning.losses import Distance, dice_ce, distance, probabilities
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.perturbations import CutMixBox, cutmix
+from edgemt.learning.pseudo_labels import hard, joined, soft
+from edgemt.learning.published_settings import POLYNOMIAL, PublishedSettings
+from edgemt.learning.roles import AlternatingEma, AlternationSchedule, Networks, Role, Trainable
+from edgemt.learning.schedules import SigmoidRampUp
+from edgemt.learning.student_teacher import student_view
+
+
+@dataclass(frozen=True)
+class ADMT(Method):
+    """AD-MT: two averages move in turn and grow apart; where they part, the most certain voice counts.
+
+    Each turn has its own view: strong intensities, or CutMix of the weak ones. Follows the released 3-D script
+    (cross-entropy, confidence 0.8, weight 2, turns of 1 to 19 steps of 15000, mean 10); its 2-D script takes Dice,
+    0.95, and turns of up to 50 of 30000.
+
+    Target: hard labels of both averages, joined by e^-entropy; in conflict the student's own if surer; above a bar.
+
+    Differs: turns of that share of a short run would last a step or two, and the averages move as one: the longest has
+    ten steps at least, and the decay falls with it. The release compares a student that was not cut by CutMix with a
+    target that was: here all are cut alike. It keeps one teacher in eval mode, by turns; here both always are.
+    """
+
+    delivers: ClassVar[str] = "teacher"
+    release: ClassVar[PublishedSettings | None] = POLYNOMIAL
+    family: ClassVar[str] = "several teachers"
+    citation: ClassVar[str] = "Zhao et al., ECCV 2024, Alternate diverse teaching for semi-supervised segmentation"
+    turns: AlternationSchedule = field(
+        default_factory=lambda: AlternationSchedule(longest=1 / 790, drawn=True, least=10)
+    )
+    decay: float = 0.99  # of a run whose turns last up to 19 steps, as released
+    confidence: float = 0.8
+    distance: Distance = "ce"
+    ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=2.0))
+    box: CutMixBox = field(default_factory=lambda: CutMixBox(chance=1.0))
+
+    def roles(self) -> dict[str, Role]:
+        pair = [
+            AlternatingEma(decay=self.decay, mode="eval", turns=self.turns, place=place, per=19) for place in (0, 1)
+        ]
+        return {"student": Trainable(), "teacher": pair[0], "tutor": pair[1]}
+
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        count, rows = batch.count, len(batch.unlabelled)
+        if not rows:
+            return LossTerms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
+        looks = torch.stack([soft(nets[name], batch.unlabelled) for name in ("teacher", "tutor")])
+        cut = self.turns(step) == 1
+        box = self.box.draw(batch.unlabelled, step.generator)
+        view = cutmix(box, batch.unlabelled) if cut else student_view(batch, strong=True)
+        logits = nets.student(torch.cat([batch.image, view])).logits
+        target, weight = self.compromise(looks, probabilities(logits[count : count + rows].detach()))
+        if cut:
+            target, weight = cutmix(box, target), cutmix(box, weight)
+        gap = distance(self.distance, logits[count + rows :], target, weight=weight)
+        terms = LossTerms(supervised=dice_ce(logits[:count], batch.label), consistency=self.ramp(step) * gap)
+        terms.notes["accepted"] = weight.mean()
+        return terms
+
+    def compromise(self, looks: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
+        """Hard labels [U, C, *space] of two teachers [2, U, C, *space] and the student, and where they are sure."""
+        said = joined(looks)
+        conflict = (looks[0].argmax(1) != looks[1].argmax(1)).unsqueeze(1)
+        said = torch.where(conflict & (own.amax(1, keepdim=True) > said.amax(1, keepdim=True)), own, said)
+        return hard(said), (said.amax(1, keepdim=True) >= self.confidence).to(said.dtype)

@@ -1,0 +1,52 @@
+"""Mean teacher with an auxiliary network that gives pseudo-labels."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from edgemt.contract import Batch, Step
+from edgemt.learning.losses import cross_entropy, dice_ce, distance
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.perturbations import GaussianNoise
+from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.roles import Ema, Networks, Role, Trainable
+from edgemt.learning.schedules import SigmoidRampUp
+
+
+@dataclass(frozen=True)
+class AuxiliaryNetwork(Method):
+    """Inspired by auxiliary pseudo-label networks: one learns from labels alone and labels the rest.
+
+    The auxiliary network is never taught by the student, so the two stay apart.
+
+    Target: the average's softmax, and the auxiliary network's hard labels where the average names the same class.
+
+    Differs: only the survey's sentence is known; weights and the rule of agreement are ours.
+    """
+
+    delivers: ClassVar[str] = "teacher"
+    family: ClassVar[str] = "several teachers"
+    citation: ClassVar[str] = "A mean teacher with an auxiliary pseudo-label network, as the survey names it"
+    inspired: ClassVar[bool] = True
+    noise: GaussianNoise = field(default_factory=GaussianNoise)
+    ramp: SigmoidRampUp = field(default_factory=SigmoidRampUp)
+    pseudo: SigmoidRampUp = field(default_factory=SigmoidRampUp)
+
+    def roles(self) -> dict[str, Role]:
+        return {"student": Trainable(), "auxiliary": Trainable(init=1), "teacher": Ema()}
+
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        count, logits = batch.count, nets.student(batch.image).logits
+        terms = LossTerms(
+            supervised_student=dice_ce(logits[:count], batch.label),
+            supervised_auxiliary=dice_ce(nets.auxiliary(batch.labelled).logits, batch.label),
+        )
+        if len(batch.unlabelled):
+            steady = soft(nets.teacher, self.noise(batch.unlabelled, step.generator))
+            label = soft(nets.auxiliary, batch.unlabelled).argmax(1)
+            same = (label == steady.argmax(1)).unsqueeze(1)
+            terms["consistency_student"] = self.ramp(step) * distance("mse", logits[count:], steady)
+            terms["pseudo_student"] = self.pseudo(step) * cross_entropy(logits[count:], label, weight=same)
+            terms.notes["accepted"] = same.to(logits.dtype).mean()
+        return terms

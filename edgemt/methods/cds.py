@@ -1,0 +1,56 @@
+"""CDS: competitive dual students."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from edgemt.contract import Batch, Step
+from edgemt.learning.losses import (
+    cross_entropy,
+    probabilities,
+)
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.perturbations import GaussianNoise
+from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.roles import Ema, Networks, Role, Trainable
+from edgemt.learning.schedules import SigmoidRampUp
+from edgemt.learning.student_teacher import PAIR
+
+
+@dataclass(frozen=True)
+class CDS(Method):
+    """CDS: of two students the surer one at a voxel learns the label of the teacher, an average of both.
+
+    Losses as released: cross-entropy alone, weight 1, noise for the students and none for the teacher.
+
+    Target: the average's hard labels, for the surer student of each voxel.
+
+    Differs: both students of the release are one object, here they have their own weights; it multiplies the loser's
+    logits by 0, so lost voxels stay in the mean, here they are left out. Its two contrast losses (0.01 and 0.1, over
+    memories of projected features) are left out.
+    """
+
+    delivers: ClassVar[str] = "teacher"
+    family: ClassVar[str] = "several students"
+    citation: ClassVar[str] = "Hu et al., Competitive dual-students with a mean teacher for segmentation (CDS)"
+    noise: GaussianNoise = field(default_factory=GaussianNoise)
+    pseudo: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, length=0.0))
+    ema: Ema = field(default_factory=lambda: Ema(of=PAIR))
+
+    def roles(self) -> dict[str, Role]:
+        return {"student": Trainable(), "peer": Trainable(init=1), "teacher": self.ema}
+
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        view, rows = self.noise(batch.image, step.generator), len(batch.unlabelled)
+        logits = {who: nets[who](view).logits for who in PAIR}
+        terms, count = LossTerms(), batch.count
+        for who, said in logits.items():
+            terms[f"supervised_{who}"] = cross_entropy(said[:count], batch.label)
+        if rows:
+            label = soft(nets.teacher, batch.unlabelled).argmax(1)
+            sure = {who: probabilities(said[count:].detach()).amax(1, keepdim=True) for who, said in logits.items()}
+            for who, other in (PAIR, PAIR[::-1]):
+                taught = cross_entropy(logits[who][count:], label, weight=sure[who] > sure[other])
+                terms[f"pseudo_{who}"] = self.pseudo(step) * taught
+        return terms

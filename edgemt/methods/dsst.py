@@ -1,0 +1,52 @@
+"""DSST: two students share one teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from edgemt.contract import Batch, Step
+from edgemt.learning.losses import (
+    dice_ce,
+    distance,
+)
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.perturbations import GaussianNoise
+from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.roles import Networks, Role, SwitchingEma, Trainable
+from edgemt.learning.schedules import SigmoidRampUp
+from edgemt.learning.student_teacher import PAIR
+
+
+@dataclass(frozen=True)
+class DSST(Method):
+    """Inspired by DSST: two students with different first weights share an average that follows by turns.
+
+    Both learn at every step and both follow the teacher on unlabelled images.
+
+    Target: the average's softmax of a noisy view, trusted everywhere.
+
+    Differs: only the survey's sentence is known: two students alternately update one teacher. The length of a turn, a
+    step here, is our choice.
+    """
+
+    delivers: ClassVar[str] = "teacher"
+    family: ClassVar[str] = "several students"
+    citation: ClassVar[str] = "Li et al., DSST: dual students and a shared teacher, as the survey names it"
+    inspired: ClassVar[bool] = True
+    noise: GaussianNoise = field(default_factory=GaussianNoise)
+    ramp: SigmoidRampUp = field(default_factory=SigmoidRampUp)
+    ema: SwitchingEma = field(default_factory=SwitchingEma)
+
+    def roles(self) -> dict[str, Role]:
+        return {"student": Trainable(), "peer": Trainable(init=1), "teacher": self.ema}
+
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        terms, rows = LossTerms(), len(batch.unlabelled)
+        steady = soft(nets.teacher, self.noise(batch.unlabelled, step.generator)) if rows else None
+        for who in PAIR:
+            logits = nets[who](batch.image).logits
+            terms[f"supervised_{who}"] = dice_ce(logits[: batch.count], batch.label)
+            if steady is not None:
+                terms[f"consistency_{who}"] = self.ramp(step) * distance("mse", logits[batch.count :], steady)
+        return terms

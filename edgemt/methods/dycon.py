@@ -1,0 +1,66 @@
+"""DyCON: dynamic uncertainty-aware consistency and contrast."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import ClassVar
+
+import torch
+
+from edgemt.contract import Batch, Head, Step
+from edgemt.learning.auxiliary_tasks import coarse
+from edgemt.learning.losses import (
+    dice_ce,
+    entropy,
+    focal_contrast,
+    mse,
+    onehot,
+    probabilities,
+    uncertain_mse,
+    weighted_mean,
+)
+from edgemt.learning.method import LossTerms
+from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.roles import Networks
+from edgemt.learning.student_teacher import StudentTeacher
+
+
+@dataclass(frozen=True)
+class DyCON(StudentTeacher):
+    """DyCON: agreement that discounts doubt less and less; features that part classes where in doubt.
+
+    `beta` falls geometrically from 5 to 0.5 over the run, weight 0.5 for both losses beside cross-entropy plus Dice
+    (0.25 beside their mean), and a mean-teacher term; T 0.6, focus 2.
+
+    Target: the average's softmax, discounted by the doubt of both.
+
+    Differs: the release, read in a public copy, contrasts patches of unlabelled images by their true labels, which is
+    a leak: here the teacher labels them. Its focal weight of negatives multiplies positive pairs only and has no
+    effect, and its doubt mask is switched off; here positives are focal and places weigh by entropy, as in the paper.
+    Features are the decoder's last map averaged over a coarse grid, where the release projects the deepest one; its
+    extra teacher negatives are left out.
+    """
+
+    heads: ClassVar[tuple[Head, ...]] = ("features",)
+    family: ClassVar[str] = "uncertainty"
+    citation: ClassVar[str] = "Assefa et al., CVPR 2025, DyCON: dynamic uncertainty-aware consistency and contrast"
+    weight: float = 0.25
+    beta: tuple[float, float] = (5.0, 0.5)
+    temperature: float = 0.6
+    focus: float = 2.0
+    grid: int = 8  # places along each axis
+
+    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        count, out = batch.count, nets.student(batch.image)
+        terms = LossTerms(supervised=dice_ce(out.logits[:count], batch.label))
+        p, q = probabilities(out.logits), soft(nets.teacher, self.noise(batch.image, step.generator))
+        beta = self.beta[0] * (self.beta[1] / self.beta[0]) ** step.share
+        terms["consistency"] = self.ramp(step) * mse(p[count:], q[count:]).mean()
+        terms["uncertainty"] = self.weight * uncertain_mse(p, q, beta=beta).mean()
+        truth = onehot(batch.label, p.shape[1]).to(q.dtype)
+        # Where a place holds two classes alike the teacher decides, not the order of classes.
+        place = coarse(torch.cat([truth, q[count:]]) + 1e-3 * q, grid=self.grid).argmax(1)
+        features, doubt = (coarse(x, grid=self.grid) for x in (out.features, entropy(p.detach())))
+        cost = focal_contrast(features, place, temperature=self.temperature, focus=self.focus)
+        terms["contrast"] = self.weight * weighted_mean(cost, doubt[:, 0])
+        return terms

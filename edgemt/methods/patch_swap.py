@@ -1,0 +1,46 @@
+"""Mean teacher whose student sees unlabelled images with patches of labelled ones."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from edgemt.contract import Batch, Step
+from edgemt.learning.losses import dice_ce, mse, onehot, probabilities
+from edgemt.learning.method import LossTerms
+from edgemt.learning.perturbations import PatchGrid
+from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.roles import Networks
+from edgemt.learning.student_teacher import StudentTeacher
+
+
+@dataclass(frozen=True)
+class PatchSwap(StudentTeacher):
+    """Inspired by cross-modal patch swapping: unlabelled images with patches of labelled ones.
+
+    Half of the cells of a grid come from a labelled image with its label, the others keep the teacher's word.
+
+    Target: the average's softmax, and the label where a patch is a labelled one's.
+
+    Differs: of PrixMatch only a survey's sentence is known; two modalities, or two devices, are any labelled and
+    unlabelled row here.
+    """
+
+    inspired: ClassVar[bool] = True
+    family: ClassVar[str] = "consistency"
+    citation: ClassVar[str] = "Inspired by PrixMatch, patch swapping between modalities (survey)"
+    cells: PatchGrid = field(default_factory=PatchGrid)
+
+    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        target = soft(nets.teacher, self.noise(batch.unlabelled, step.generator))
+        partner = torch.arange(len(target), device=target.device) % batch.count
+        given = self.cells.draw(batch.unlabelled, step.generator)
+        view = torch.where(given, batch.labelled[partner], batch.unlabelled)
+        target = torch.where(given, onehot(batch.label, target.shape[1])[partner].to(target.dtype), target)
+        logits = nets.student(torch.cat([batch.labelled, view])).logits
+        return LossTerms(
+            supervised=dice_ce(logits[: batch.count], batch.label),
+            consistency=self.ramp(step) * mse(probabilities(logits[batch.count :]), target).mean(),
+        )

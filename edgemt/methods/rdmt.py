@@ -1,0 +1,27 @@
+"""RDMT: residual-driven mean teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from edgemt.learning.published_settings import PublishedSettings
+from edgemt.learning.roles import Ema, ResidualEma
+from edgemt.methods.mean_teacher import MeanTeacher
+
+
+@dataclass(frozen=True)
+class RDMT(MeanTeacher):
+    """Inspired by RDMT: a mean teacher whose average catches up fastest where it lags behind most.
+
+    Target: the average's softmax of a noisy view, trusted everywhere.
+
+    Differs: the abstract tells of a residual fed back into the average's update, and the survey of the difference
+    between teacher and averaged weights; the formula is ours (`roles.Residual`). The paper's exponential Dice loss is
+    left out.
+    """
+
+    release: ClassVar[PublishedSettings | None] = None  # its code is not public
+    citation: ClassVar[str] = "Mei et al., RDMT: residual-driven mean teacher for semi-supervised segmentation"
+    inspired: ClassVar[bool] = True
+    ema: Ema = field(default_factory=ResidualEma)

@@ -1,0 +1,56 @@
+"""S-ACMT: AC-MT with SAM as a second teacher."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+from edgemt.contract import Batch, Step
+from edgemt.learning.losses import dice_ce, mse, probabilities, weighted_mean
+from edgemt.learning.method import LossTerms
+from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.published_settings import PublishedSettings
+from edgemt.learning.roles import Frozen, Networks, Role
+from edgemt.learning.sam_guidance import PromptableTeacherOptions
+from edgemt.methods.ac_mt import ACMT
+
+
+@dataclass(frozen=True)
+class SACMT(ACMT):
+    """Inspired by S-ACMT: where the student is in doubt it follows its average and, where sure, SAM.
+
+    As `ac_mt`, with SAM (or a small promptable network that the run trains on its labelled images) as a second, frozen
+    teacher. It is asked about each class that the mean teacher shows, by box, points and mask of that prediction.
+
+    Target: the average's softmax of a noisy view, and SAM's answer, both on voxels where the student's entropy is high;
+    SAM's counts where it expects an overlap of `sure` and, with `agree`, names the class that the average names.
+
+    Differs: of S-ACMT only a survey's sentence is known; how SAM is asked and when it is believed is our own.
+    """
+
+    inspired: ClassVar[bool] = True
+    release: ClassVar[PublishedSettings | None] = None  # no code of it is public
+    family: ClassVar[str] = "promptable teacher"
+    citation: ClassVar[str] = (
+        "Inspired by S-ACMT (survey); AC-MT: Xu et al., MedIA 2023; SAM: Kirillov et al., ICCV 2023"
+    )
+    second: PromptableTeacherOptions = field(default_factory=PromptableTeacherOptions)
+    agree: bool = True
+    weight: float = 1.0  # of SAM's term, beside the mean teacher's
+
+    def roles(self) -> dict[str, Role]:
+        return {**super().roles(), "sam": Frozen("promptable")}
+
+    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        logits = nets.student(batch.image).logits
+        target = soft(nets.teacher, self.noise(batch.unlabelled, step.generator))
+        word, trust = self.second.word(nets.sam, batch, target, step)
+        if self.agree:
+            trust = trust * (word.argmax(1) == target.argmax(1)).unsqueeze(1)
+        p = probabilities(logits[batch.count :])
+        chosen = self.select(nets, batch.unlabelled, p.detach(), step).to(p.dtype)
+        terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
+        terms["consistency"] = self.ramp(step) * weighted_mean(mse(p, target), chosen)
+        terms["sam"] = self.ramp(step) * self.weight * weighted_mean(mse(p, word), chosen * trust)
+        terms.notes["accepted"] = (chosen * trust).mean()
+        return terms

@@ -1,0 +1,60 @@
+"""SAM as the teacher early in the run, the mean teacher later."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import ClassVar
+
+import torch
+
+from edgemt.contract import Batch, Step
+from edgemt.learning.losses import Distance, dice_ce, distance
+from edgemt.learning.method import LossTerms
+from edgemt.learning.perturbations import CutMixBox, GaussianNoise, cutmix
+from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.roles import Ema, Frozen, Networks, Role
+from edgemt.learning.sam_guidance import PromptableTeacherOptions
+from edgemt.learning.schedules import SigmoidRampUp
+from edgemt.learning.student_teacher import Mix, StudentTeacher, student_view
+
+
+@dataclass(frozen=True)
+class SamHandover(StudentTeacher):
+    """Inspired by SynFoC: SAM early, the mean teacher late; the target moves from one to the other.
+
+    Target: (1 - r) SAM + r average, soft, r rising by `handover` over the run; where SAM has no word, the average's
+    softmax. The student sees the strong view with CutMix boxes, as in `soft_cutmix_mt`.
+
+    Differs: theirs fine-tunes MedSAM beside the U-Net and takes r from how sure and how agreed the two are; here SAM is
+    frozen, r is a ramp, and prompts are those of the average's prediction.
+    """
+
+    inspired: ClassVar[bool] = True
+    family: ClassVar[str] = "promptable teacher"
+    citation: ClassVar[str] = "Inspired by SynFoC: Ma et al., CVPR 2025; SAM: Kirillov et al., ICCV 2023"
+    ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, length=0.5))
+    ema: Ema = field(default_factory=lambda: Ema(mode="eval"))
+    noise: GaussianNoise = field(default_factory=lambda: GaussianNoise(std=0.0))
+    second: PromptableTeacherOptions = field(default_factory=PromptableTeacherOptions)
+    handover: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, length=0.8))
+    distance: Distance = "ce"
+    strong: bool = True
+    mix: Mix = "cutmix"
+    box: CutMixBox = field(default_factory=CutMixBox)
+
+    def roles(self) -> dict[str, Role]:
+        return {**super().roles(), "sam": Frozen("promptable")}
+
+    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        own = soft(nets.teacher, self.noise(batch.unlabelled, step.generator))
+        word, trust = self.second.word(nets.sam, batch, own, step)
+        early = (1.0 - self.handover(step)) * trust
+        target, view = early * word + (1.0 - early) * own, student_view(batch, strong=self.strong)
+        if self.mix == "cutmix":
+            box = self.box.draw(view, step.generator)
+            view, target = cutmix(box, view), cutmix(box, target)
+        logits = nets.student(torch.cat([batch.labelled, view])).logits
+        terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
+        terms["consistency"] = self.ramp(step) * distance(self.distance, logits[batch.count :], target)
+        terms.notes["sam"] = early.mean()
+        return terms
