@@ -89,7 +89,7 @@ class Volumetric:
     def draw(
         self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
     ) -> engine.Draw:
-        if soft_labels is not None:
+        if bank is not None:
             raise ValueError("teacher.method: a teacher cannot learn from the bank that it fills; choose another")
         labelled, unlabelled, rows = self.labelled, self.unlabelled, (schedule.labelled, schedule.unlabelled)
         if all_labels:
