@@ -20,7 +20,7 @@ import numpy as np
 from deploy.benchmark.percentiles import ratio, summary
 from deploy.benchmark.timing import BenchOptions, Call, in_turns, warm_up
 from deploy.hardware.machine import Load
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 
 BUSY = 0.25  # cores of other processes that make a choice worthless
 _LONGEST_PAUSE_S = 5.0
@@ -100,12 +100,12 @@ def _timed_while_quiet(
     return best
 
 
-def undecided(card: Card) -> bool:
+def undecided(card: ModelCard) -> bool:
     """Whether files were timed and no choice can be taken from it."""
     return bool(card.latency) and not fastest(card)
 
 
-def fastest(card: Card) -> dict[str, dict[str, Any]]:
+def fastest(card: ModelCard) -> dict[str, dict[str, Any]]:
     """runtime -> the quickest of its files when the ship was made, quickest runtime first; empty if none was timed, or
     on a machine that others used."""
     marked = [

@@ -24,10 +24,11 @@ from PIL import Image
 from deploy.package.model_bytes import ModelBytes
 from deploy.package.onnx_inspect import refuse_unsafe
 from deploy.package.signing import SIGNATURE, TRUSTED, verify
-from edgemt.contract import Card, Runner
+from edgemt.contract import Runner
 from edgemt.io.atomic import write_bytes, write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
 from edgemt.io.zoo_paths import located
+from edgemt.model_card import ModelCard
 
 log = logging.getLogger("edgemt.deploy")
 
@@ -43,7 +44,7 @@ class Ship:
     """A folder whose every listed file had the hash that its card says."""
 
     folder: Path
-    card: Card
+    card: ModelCard
     signed: bool = False  # by a trusted key, which was checked
 
     def path(self, file: str) -> Path:
@@ -84,7 +85,7 @@ class SelfTest:
     message: str
 
 
-def seal(folder: str | Path, card: Card) -> Card:
+def seal(folder: str | Path, card: ModelCard) -> ModelCard:
     """Write the card with the sha256 of every file in `folder`, last. Returns what was written.
 
     A signature of the card before is removed: it would not fit.
@@ -133,7 +134,7 @@ def open_ship(folder: str | Path, *, trusted: str | Path | None = None) -> Ship:
         verify(signed, folder / SIGNATURE, trusted=key)
     elif trusted is None and (folder / SIGNATURE).exists():
         _unchecked(str(folder.resolve()), hashlib.sha256(signed).hexdigest())
-    card = Card.from_json(text, source=folder / CARD)
+    card = ModelCard.from_json(text, source=folder / CARD)
     _check_card(folder / CARD, card)
     for name, digest in card.files.items():
         _verified(folder, name, digest)
@@ -150,7 +151,7 @@ def _unchecked(folder: str, card: str) -> None:
     )
 
 
-def card_hash(card: Card) -> str:
+def card_hash(card: ModelCard) -> str:
     """What a child artefact writes into its `parents`."""
     return hashlib.sha256(card.to_json().encode()).hexdigest()
 
@@ -235,7 +236,7 @@ def _overlap(want: np.ndarray, got: np.ndarray) -> float:
     return (2 * same + slack) / (total + slack)
 
 
-def _check_card(path: Path, card: Card) -> None:
+def _check_card(path: Path, card: ModelCard) -> None:
     whole = len(card.size) == 2 and all(isinstance(n, int) and n > 0 for n in card.size)
     for field, fine in (
         ("size", whole),

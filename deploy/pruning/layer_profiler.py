@@ -28,7 +28,7 @@ from deploy.pruning.latency_table import Layer
 from deploy.pruning.layer_benchmark_graph import side_by_side
 from deploy.runtimes.openvino_backend import core
 from deploy.runtimes.runner import GraphRunner, imported
-from edgemt.contract import Normalise
+from edgemt.model_card import Normalisation
 
 PROFILED = ("openvino", "onnxruntime")  # runtimes whose profile names layers, on a processor
 TOGETHER = 300  # layers in one graph
@@ -80,7 +80,7 @@ class Measured:
         if example.dim() != 4:
             raise ValueError("prune.target = 'latency': a 3-D network does not ship; choose prune.target macs")
         channels, size = example.shape[1], (int(example.shape[2]), int(example.shape[3]))
-        plain = Normalise(mean=(0.5,), std=(0.25,))
+        plain = Normalisation(mean=(0.5,), std=(0.25,))
         with tempfile.TemporaryDirectory() as folder:
             file = export_onnx(network, Path(folder) / "model.onnx", size=size, channels=channels, normalise=plain)
             if self.precision == "int8":

@@ -31,7 +31,7 @@ from deploy.runtimes.error_messages import explain
 from deploy.runtimes.runner import Choice, GraphRunner, Loaded, TorchRunner, checked_threads, first_line, imported
 from deploy.runtimes.tensorrt_engine_cache import NoEngine, cache_folder
 from edgemt.contract import Runner
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 
 log = logging.getLogger("edgemt.deploy")
 
@@ -81,7 +81,7 @@ def runner(
     runtime, _, carried = runtime.partition(":")
     bare = not isinstance(ship_or_path, Ship) and (Path(ship_or_path).suffix in _KINDS or Path(ship_or_path).is_file())
     if runtime != "auto" and runtime not in RUNTIMES:
-        raise ValueError(unknown("runtime", runtime, ["auto", *RUNTIMES]))
+        raise ValueError(unknown_name_message("runtime", runtime, ["auto", *RUNTIMES]))
     ship = None
     if not bare:
         ship = ship_or_path if isinstance(ship_or_path, Ship) else open_ship(ship_or_path)

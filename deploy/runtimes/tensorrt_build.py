@@ -23,7 +23,7 @@ from deploy.runtimes import cuda_driver
 from deploy.runtimes.cache_seal import read_sealed, write_sealed
 from deploy.runtimes.runner import imported, said
 from deploy.runtimes.tensorrt_engine_cache import Engine, Key, cache_folder, write_engine
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_bindings"}
 PIP = {
@@ -121,7 +121,7 @@ def build_ship(
     if runtime == "auto":
         runtime = "tensorrt" if find_spec("tensorrt") is not None and cuda_driver.gpu() is not None else "tensorrt_rtx"
     if runtime not in PACKAGES:
-        raise ValueError(unknown("runtime to build engines for", runtime, ["auto", *PACKAGES]))
+        raise ValueError(unknown_name_message("runtime to build engines for", runtime, ["auto", *PACKAGES]))
     module(runtime)
     names = (
         [FILES.get(file, file)] if file is not None else [name for name in FILES.values() if name in ship.card.files]

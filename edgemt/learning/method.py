@@ -70,7 +70,8 @@ class Method:
         if not isinstance(terms, LossTerms):
             kind = type(terms).__name__
             raise ValueError(
-                f"{type(self).__name__}.losses: gave a {kind}; give edgemt.methods.LossTerms(supervised=...), named losses"
+                f"{type(self).__name__}.losses: gave a {kind}; give edgemt.methods.LossTerms(supervised=...), "
+                "named losses"
             )
         yield trainable(self.roles()), terms
 
