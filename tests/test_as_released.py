@@ -21,11 +21,11 @@ from edgemt.learning.perturbations import IntensityJitter
 from edgemt.learning.pseudo_labels import largest_component
 from edgemt.learning.roles import AlternatingEma, Networks
 from edgemt.methods import METHODS, Discriminator, Method
-from edgemt.methods.bcp import regions
+from edgemt.methods.bcp import mixed_region_loss
 from edgemt.model_card import Normalisation
 from edgemt.pipeline import run_context
 from edgemt.pipeline.train import trained
-from edgemt.testing.tiny_training import CHANNELS, TinyNetwork, TinyTrainer, batch_of
+from edgemt.testing.tiny_training import CHANNELS, TinyNetwork, TinyTrainer, random_batch
 from edgemt.training import engine
 from edgemt.training.engine import Run, Schedule
 
@@ -52,7 +52,7 @@ class Constant(nn.Module):
 @pytest.mark.parametrize("classes", [2, 4])
 def test_entropy_is_a_share_of_its_maximum(classes: int) -> None:
     method = METHODS["entropy"]
-    batch = batch_of(classes=classes)
+    batch = random_batch(classes=classes)
     step = Step(1, 1, chance())
     terms = method.losses(Networks({"student": Constant([0.0] * classes)}), batch, step)  # type: ignore[attr-defined]
     assert terms["entropy"].item() == pytest.approx(0.1, abs=1e-5), "weight 0.1 of an entropy of 1, ramped up"
@@ -78,13 +78,13 @@ def test_adversarial_images_move_no_running_statistics(name: str, forwards: int)
     """`forwards` are those of images as they are, or mixed; the probe and the push are two more."""
     stage = TinyTrainer(METHODS[name], total=1, index=1)
     stage.index = 0
-    batch = batch_of()
+    batch = random_batch()
     student = stage.nets["student"]
     norm = next(module for module in student.modules() if isinstance(module, nn.BatchNorm2d))
     before = norm.running_mean.clone()  # type: ignore[union-attr]
     seen: list[Tensor] = []
     norm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach().mean((0, 2, 3))))
-    next(iter(stage.turns(batch)))
+    next(iter(stage.optimiser_steps(batch)))
     assert len(seen) == forwards + 2
     assert int(norm.num_batches_tracked) == forwards  # type: ignore[arg-type]
     want = before
@@ -103,7 +103,7 @@ def test_the_first_stage_of_copy_paste_lasts_as_long_as_in_its_release(dims: int
     first = []
     for index in (0, 10, 13, 20, 24, 26, 50):
         stage.index = index
-        (_, terms), *_ = stage.turns(batch_of(dims=dims))
+        (_, terms), *_ = stage.optimiser_steps(random_batch(dims=dims))
         first.append((index, "pasted" not in terms))
     assert first == [(index, index < 100 * share) for index, _ in first]
 
@@ -113,8 +113,8 @@ def test_one_block_is_pasted_in_the_whole_batch() -> None:
     stage.index = 50
     seen: list[Tensor] = []
     stage.nets["student"].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
-    batch = batch_of(labelled=3, unlabelled=3)
-    next(iter(stage.turns(batch)))
+    batch = random_batch(labelled=3, unlabelled=3)
+    next(iter(stage.optimiser_steps(batch)))
     pasted = seen[0][:3] == batch.unlabelled
     assert 0.2 < float(pasted.float().mean()) < 0.7
     assert (pasted == pasted[:1]).all()
@@ -134,7 +134,7 @@ def test_dice_of_copy_paste_counts_the_background() -> None:
     logits = torch.randn(2, 3, 8, 8, generator=chance(), requires_grad=True)
     weight = torch.zeros(2, 1, 8, 8)
     weight[..., 2:6, 2:6] = 1
-    loss = regions(logits, logits, label, weight)
+    loss = mixed_region_loss(logits, logits, label, weight)
     p, gap = logits.softmax(1)[:, 0], nn.functional.cross_entropy(logits, label, reduction="none")
     want = 0.0
     for w in (weight[:, 0], 1 - weight[:, 0]):
@@ -223,7 +223,7 @@ def test_the_discriminator_learns_with_its_own_adam_and_drops_nothing_while_the_
     modes: list[bool] = []
     run.players["discriminator"].register_forward_hook(lambda module, *_: modes.append(module.training))
     for _ in range(3):
-        assert run.step(lambda index, device: batch_of(seed=index)) is not None
+        assert run.step(lambda index, device: random_batch(seed=index)) is not None
         (group,) = run.optimisers["discriminator"].param_groups
         assert (group["lr"], tuple(group["betas"])) == (1e-4, (0.9, 0.99))
     assert modes == [False, True] * 3

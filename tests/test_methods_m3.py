@@ -12,19 +12,19 @@ from torch import nn
 
 import teachers
 from edgemt.contract import Output, Step
-from edgemt.learning.auxiliary_tasks import coarse
+from edgemt.learning.auxiliary_tasks import grid_means
 from edgemt.learning.losses import cross_entropy, dice, focal_contrast, onehot, probabilities, uncertain_mse
 from edgemt.learning.method import LossTerms
 from edgemt.learning.perturbations import CutMixBox, IntensityJitter, RowwiseChannelDropout, cutmix
-from edgemt.learning.pseudo_labels import joined, soft
+from edgemt.learning.pseudo_labels import entropy_weighted_mean, predict_probabilities
 from edgemt.learning.roles import AlternatingEma, AlternationSchedule, Ema, ResidualEma, SwitchingEma
 from edgemt.methods import METHODS
 from edgemt.methods.ad_mt import ADMT
 from edgemt.methods.cds import CDS
-from edgemt.methods.cmmt import both
-from edgemt.methods.dual_teacher import agreed
-from edgemt.methods.unimatch import UniMatch, believed
-from edgemt.testing.tiny_training import ConstantTeacher, TinyTrainer, batch_of
+from edgemt.methods.cmmt import two_heads
+from edgemt.methods.dual_teacher import teacher_agreement
+from edgemt.methods.unimatch import UniMatch, confident_pseudo_label
+from edgemt.testing.tiny_training import ConstantTeacher, TinyTrainer, random_batch
 from teachers.attention import Attend, Dual, Dynamic, Gate, SqueezeExcite
 
 
@@ -59,7 +59,7 @@ def test_contrast_of_three_places_is_what_a_pocket_calculator_says():
     features = torch.tensor([[[3.0, 1.0, 0.0], [0.0, 0.0, 2.0]]])
     share = math.exp(1 / 0.6) / (math.exp(1 / 0.6) + 1.0)
     want = -((1 - share) ** 2) * math.log(share)
-    got = focal_contrast(features, torch.tensor([[0, 0, 1]]), temperature=0.6, focus=2.0)
+    got = focal_contrast(features, torch.tensor([[0, 0, 1]]), temperature=0.6, gamma=2.0)
     torch.testing.assert_close(got, torch.tensor([[want, want, 0.0]]), rtol=1e-5, atol=1e-7)
 
 
@@ -74,7 +74,7 @@ def test_contrast_without_foes_or_without_friends_is_zero_and_has_a_finite_slope
 
 def test_a_voice_counts_by_e_to_minus_its_entropy():
     even, sure = spread(0.5, 0.5), spread(1.0, 0.0)
-    said = joined(torch.stack([even, sure]))
+    said = entropy_weighted_mean(torch.stack([even, sure]))
     torch.testing.assert_close(said, spread(0.5 / 3 + 2 / 3, 0.5 / 3))  # e^-ln 2 against e^0: 1 to 2
 
 
@@ -102,7 +102,7 @@ def test_dropped_channels_are_whole_in_the_named_rows_only_and_keep_the_mean():
 def test_a_place_that_holds_two_classes_alike_is_neither_by_the_order_of_classes():
     truth = onehot(torch.tensor([[[0, 1], [1, 0]]]), 2)
     for teacher, want in ((spread(0.4, 0.6), 1), (spread(0.6, 0.4), 0)):
-        place = coarse(truth + 1e-3 * teacher, grid=1).argmax(1)
+        place = grid_means(truth + 1e-3 * teacher, grid=1).argmax(1)
         assert int(place) == want
 
 
@@ -170,7 +170,7 @@ def test_guides_that_part_are_not_believed_and_those_that_agree_are():
     looks = torch.stack(
         [torch.cat([spread(0.9, 0.1), spread(0.9, 0.1)]), torch.cat([spread(0.9, 0.1), spread(0.4, 0.6)])]
     )
-    _, weight = agreed(looks)
+    _, weight = teacher_agreement(looks)
     torch.testing.assert_close(weight.flatten(), torch.tensor([1.0, 0.0]))
 
 
@@ -198,7 +198,7 @@ def parting_stage(method) -> tuple[TinyTrainer, object]:
     stage = TinyTrainer(method, classes=2, total=1, index=1)
     for name, net in (("student", Echo()), ("teacher", Faint(1.0)), ("tutor", Faint(-1.0))):
         stage.nets[name] = net
-    b = batch_of(classes=2, strong=False)
+    b = random_batch(classes=2, strong=False)
     sure = torch.sign(b.image[:, :1]) * 6
     return stage, replace(b, image=torch.cat([sure, -sure], 1))
 
@@ -209,8 +209,8 @@ class Uncut(ADMT):
 
     def losses(self, nets, batch, step):
         count, rows, weak = batch.count, len(batch.unlabelled), batch.unlabelled
-        looks = torch.stack([soft(nets[name], weak) for name in ("teacher", "tutor")])
-        box = self.box.draw(weak, step.generator)
+        looks = torch.stack([predict_probabilities(nets[name], weak) for name in ("teacher", "tutor")])
+        box = self.box.sample(weak, step.generator)
         logits = nets.student(torch.cat([batch.image, cutmix(box, weak)])).logits
         own = probabilities(logits[count : count + rows])
         target, weight = self.compromise(torch.stack([cutmix(box, look) for look in looks]), own)
@@ -219,17 +219,17 @@ class Uncut(ADMT):
 
 def test_the_students_own_word_is_cut_like_the_image_it_is_compared_with():
     stage, b = parting_stage(ADMT())
-    _, paid = next(stage.turns(b))
+    _, paid = next(stage.optimiser_steps(b))
     assert float(paid["consistency"]) < 1e-3
     stage, b = parting_stage(Uncut())
-    _, paid = next(stage.turns(b))
+    _, paid = next(stage.optimiser_steps(b))
     assert float(paid["consistency"]) > 1.0
 
 
 def test_two_teachers_of_one_student_grow_apart():
     stage = TinyTrainer(METHODS["ad_mt"])
     for i in range(6):
-        stage.step(batch_of(seed=i))
+        stage.step(random_batch(seed=i))
     mine, other = (stage.nets[name].head.weight for name in ("teacher", "tutor"))
     assert not torch.allclose(mine, other)
 
@@ -249,7 +249,7 @@ class LoserTimesZero(CDS):
     def losses(self, nets, batch, step):
         terms = super().losses(nets, batch, step)
         logits = {who: nets[who](batch.image).logits[batch.count :] for who in ("student", "peer")}
-        label = soft(nets.teacher, batch.unlabelled).argmax(1)
+        label = predict_probabilities(nets.teacher, batch.unlabelled).argmax(1)
         sure = {who: said.softmax(1).amax(1, keepdim=True) for who, said in logits.items()}
         won = (sure["student"] > sure["peer"]).float()
         return LossTerms(**{**terms, "pseudo_student": cross_entropy(won * logits["student"], label)})
@@ -264,9 +264,9 @@ def test_voxels_that_a_student_lost_are_not_in_its_mean(rule, counts):
     half[1] = 1 - half[0]
     stage.nets["student"], stage.nets["teacher"] = ConstantTeacher(half), ConstantTeacher(half)
     stage.nets["peer"] = ConstantTeacher(torch.tensor([0.9, 0.1]).view(2, 1, 1).expand(2, 8, 8))
-    b = batch_of(classes=2)
+    b = random_batch(classes=2)
     b = replace(b, image=b.image[..., :8, :8], label=b.label[:, :8, :8])
-    _, paid = next(stage.turns(b))
+    _, paid = next(stage.optimiser_steps(b))
     cost = float(paid["pseudo_student"])
     assert cost == pytest.approx(0.5 * math.log(2), rel=1e-3) if counts else cost < 1e-5
 
@@ -281,7 +281,7 @@ def test_students_of_one_kind_start_from_their_own_weights():
 def test_two_students_that_outvote_nobody_are_cross_pseudo_supervision():
     two = TinyTrainer(replace(METHODS["ddl"], students=2), total=1, index=1)
     cps = TinyTrainer(METHODS["cps"], total=1, index=1)
-    (_, got), (_, want) = next(two.turns(batch_of())), next(cps.turns(batch_of()))
+    (_, got), (_, want) = next(two.optimiser_steps(random_batch())), next(cps.optimiser_steps(random_batch()))
     for mine, theirs in (("pseudo_student", "pseudo_student"), ("pseudo_peer1", "pseudo_peer")):
         torch.testing.assert_close(got[mine], want[theirs])
 
@@ -292,7 +292,7 @@ def test_only_the_student_whose_turn_it_is_learns_and_its_teacher_with_it():
     for index, moving, resting in ((0, first, second), (10, second, first)):
         stage.index = index
         before = {name: stage.nets[name].head.weight.clone() for name in (*moving, *resting)}
-        stage.step(batch_of(seed=stage.index))
+        stage.step(random_batch(seed=stage.index))
         changed = {name for name, weight in before.items() if not torch.equal(weight, stage.nets[name].head.weight)}
         assert changed == set(moving)
 
@@ -301,14 +301,14 @@ def test_only_who_is_behind_follows_the_other():
     """The other contradicts the student on every unlabelled voxel; it matters only where the other is ahead."""
 
     def paid(*, behind: bool) -> float:
-        stage, b = TinyTrainer(METHODS["pmt"], classes=2, total=1, index=1), batch_of(classes=2)
+        stage, b = TinyTrainer(METHODS["pmt"], classes=2, total=1, index=1), random_batch(classes=2)
         right = 6.0 * onehot(b.label, 2) - 3.0
         sure = torch.sign(b.unlabelled[:, :1]) * 6
         own = torch.cat([sure, -sure], 1)
         stage.nets["teacher"] = Fixed(own)
         stage.nets["student"] = Fixed(torch.cat([-right if behind else right, own]))
         stage.nets["peer"] = Fixed(torch.cat([right if behind else -right, -own]))
-        return float(next(stage.turns(b))[1]["consistency"])
+        return float(next(stage.optimiser_steps(b))[1]["consistency"])
 
     assert paid(behind=False) < 1e-3
     assert paid(behind=True) > 0.9
@@ -334,9 +334,9 @@ def test_every_box_cuts_view_and_label_alike(name):
     quiet = IntensityJitter(contrast=0.0, brightness=0.0, power=0.0)
     stage = TinyTrainer(replace(METHODS[name], box=CutMixBox(chance=1.0), jitter=quiet), classes=2, total=1, index=1)
     stage.nets["student"] = Echo()
-    b = batch_of(classes=2, strong=False)
+    b = random_batch(classes=2, strong=False)
     sure = torch.sign(b.image[:, :1]) * 6
-    _, paid = next(stage.turns(replace(b, image=torch.cat([sure, -sure], 1))))
+    _, paid = next(stage.optimiser_steps(replace(b, image=torch.cat([sure, -sure], 1))))
     assert float(paid["strong"]) < 1e-3 and float(paid["features"]) < 1e-3
 
 
@@ -351,7 +351,7 @@ def test_disturbed_rows_are_those_of_their_view_and_no_other():
     for name, quiet in (("unimatch", 2 + 3), ("cross_match", 2 + 9)):
         stage = TinyTrainer(METHODS[name], classes=2)
         stage.nets["student"] = Watch()
-        next(stage.turns(batch_of(classes=2)))
+        next(stage.optimiser_steps(random_batch(classes=2)))
         rows = 3 if name == "unimatch" else 12
         assert seen["changed"][:quiet] == [False] * quiet
         assert seen["changed"][quiet : quiet + rows] == [True] * rows
@@ -362,17 +362,19 @@ def test_a_bar_times_ln_2_lets_almost_everything_pass():
     """CrossMatch as released: 0.75 and more, times ln 2, is under 0.7; an unsure teacher is believed."""
     p = torch.rand(1, 1, 64, 64, generator=seeded())
     logits = torch.cat([p.log(), (1 - p).log()], 1)
-    accepted = {bar: float(believed(logits, confidence=bar)[1].mean()) for bar in (0.75, 0.75 * math.log(2))}
+    accepted = {
+        bar: float(confident_pseudo_label(logits, confidence=bar)[1].mean()) for bar in (0.75, 0.75 * math.log(2))
+    }
     assert accepted[0.75] == pytest.approx(0.5, abs=0.05)
     assert accepted[0.75 * math.log(2)] > 0.95
     stage = TinyTrainer(METHODS["cross_match"], classes=2)
-    _, terms = next(stage.turns(batch_of(classes=2)))
+    _, terms = next(stage.optimiser_steps(random_batch(classes=2)))
     assert 0.0 <= float(terms.notes["accepted"]) < 0.9
 
 
 def test_what_is_not_believed_teaches_nothing():
     stage = TinyTrainer(replace(UniMatch(), confidence=0.999), classes=3)
-    _, terms = next(stage.turns(batch_of()))
+    _, terms = next(stage.optimiser_steps(random_batch()))
     assert float(terms.notes["accepted"]) == 0.0 and float(terms["strong"].detach()) == 0.0
 
 
@@ -381,12 +383,12 @@ def test_an_adversarial_push_costs_more_than_a_push_at_random():
     for module in stage.nets.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    b = batch_of()
-    _, terms = next(stage.turns(b))
+    b = random_batch()
+    _, terms = next(stage.optimiser_steps(b))
     chance = torch.randn(b.unlabelled.shape, generator=seeded(3))
     chance = 10.0 * nn.functional.normalize(chance.flatten(1), dim=1).view_as(chance)
     with torch.no_grad():
-        own, pushed = (both(stage.nets.student, x) for x in (b.unlabelled, b.unlabelled + chance))
+        own, pushed = (two_heads(stage.nets.student, x) for x in (b.unlabelled, b.unlabelled + chance))
         random = [dice(probabilities(q), probabilities(p)) for p, q in zip(own, pushed, strict=True)]
     assert float(terms["push"].detach()) > 1.2 * float(torch.stack(random).mean())
 
@@ -395,7 +397,7 @@ def test_doubt_is_discounted_less_and_less():
     costs = []
     for index in (0, 100):
         stage = TinyTrainer(METHODS["dycon"], index=index, total=100)
-        _, terms = next(stage.turns(batch_of()))
+        _, terms = next(stage.optimiser_steps(random_batch()))
         costs.append(float(terms["uncertainty"].detach()))
     assert costs[0] > 5 * costs[1]  # beta falls from 5 to 0.5
 

@@ -8,13 +8,13 @@ import torch
 from edgemt.learning.perturbations import (
     CutMixBox,
     GaussianNoise,
-    adversarial,
     blur,
     cutmix,
     gamma,
     mixup,
-    mixup_share,
+    sample_mixup_lambda,
     shadow,
+    vat_perturbation,
 )
 
 DIMS = pytest.mark.parametrize("size", [(16, 12), (12, 10, 8)])
@@ -41,7 +41,7 @@ def test_noise_is_clipped_and_repeats_with_its_generator(size):
 @DIMS
 def test_a_box_is_one_block_a_row_with_sides_in_its_range(size):
     x = some(40, 1, *size)
-    inside = CutMixBox(low=0.25, high=0.75, chance=1.0).draw(x, chance())
+    inside = CutMixBox(low=0.25, high=0.75, chance=1.0).sample(x, chance())
     assert inside.shape == (40, 1, *size)
     for row in inside[:, 0]:
         at = row.nonzero()
@@ -54,15 +54,15 @@ def test_a_box_is_one_block_a_row_with_sides_in_its_range(size):
 
 def test_the_share_of_rows_with_a_box_is_its_chance():
     x = some(400, 1, 8, 8)
-    hit = CutMixBox(chance=0.3).draw(x, chance()).flatten(1).any(1).float().mean()
+    hit = CutMixBox(chance=0.3).sample(x, chance()).flatten(1).any(1).float().mean()
     assert 0.2 < float(hit) < 0.4
-    assert not CutMixBox(chance=0.0).draw(x, chance()).any()
+    assert not CutMixBox(chance=0.0).sample(x, chance()).any()
 
 
 @DIMS
 def test_cutmix_takes_the_box_from_the_next_row(size):
     x = some(3, 2, *size)
-    inside = CutMixBox(chance=1.0).draw(x, chance())
+    inside = CutMixBox(chance=1.0).sample(x, chance())
     mixed = cutmix(inside, x)
     wide = inside.expand_as(x)
     assert torch.equal(mixed[~wide], x[~wide])
@@ -72,7 +72,7 @@ def test_cutmix_takes_the_box_from_the_next_row(size):
 @DIMS
 def test_mixup_is_a_mixture_with_shares_of_a_beta(size):
     x = some(200, 1, *size)
-    share = mixup_share(x, chance(), alpha=0.2)
+    share = sample_mixup_lambda(x, chance(), alpha=0.2)
     assert share.shape == (200, 1, *[1] * len(size))
     assert share.min() >= 0 and share.max() <= 1
     assert 0.4 < float(share.mean()) < 0.6
@@ -100,7 +100,7 @@ def test_blur_keeps_a_constant_and_calms_noise(size):
 @DIMS
 def test_a_shadow_darkens_its_box_only(size):
     x = some(2, 2, *size)
-    inside = CutMixBox(chance=1.0).draw(x, chance())
+    inside = CutMixBox(chance=1.0).sample(x, chance())
     dark, wide = shadow(x, inside), inside.expand_as(x)
     assert torch.equal(dark[~wide], x[~wide])
     assert (dark[wide] <= x[wide]).all() and dark[wide].mean() < x[wide].mean()
@@ -113,7 +113,7 @@ def test_an_adversarial_push_raises_the_loss_more_than_a_random_one_of_its_lengt
         return (x * target).sum()
 
     x = torch.zeros(2, 1, 6, 6)
-    push = adversarial(loss, x, chance(), reach=3.0)
+    push = vat_perturbation(loss, x, chance(), epsilon=3.0)
     torch.testing.assert_close(push.flatten(1).norm(dim=1), torch.full((2,), 3.0))
     assert float(loss(push)) > 0.99 * 3.0 * float(target.flatten(1).norm(dim=1).sum())
     assert not push.requires_grad

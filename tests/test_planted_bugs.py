@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from contract_of_a_rule import check_masked_voxels_do_not_count, check_the_bar_knows_the_number_of_classes
 
 from edgemt.learning import roles
-from edgemt.learning.losses import dice, dice_ce, distance, mse, onehot, probabilities, weighted_mean
+from edgemt.learning.losses import consistency_loss, dice, dice_ce, mse, onehot, probabilities, weighted_mean
 from edgemt.learning.method import LossTerms
 from edgemt.learning.perturbations import GaussianNoise
 from edgemt.learning.roles import Ema
@@ -24,18 +24,18 @@ from edgemt.methods.cps import CPS
 from edgemt.methods.dan import DAN
 from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.testing.check_losses import (
-    check_every_term_teaches,
+    check_class_permutation_invariance,
+    check_discriminator_targets,
+    check_every_loss_has_gradient,
     check_finite,
-    check_named_terms_stay_with_their_player,
-    check_names_of_classes_do_not_matter,
+    check_named_losses_reach_one_network,
     check_targets_are_detached,
-    check_the_discriminator_is_told_the_truth,
-    check_unlabelled_images_matter,
+    check_unlabelled_images_have_gradient,
 )
 from edgemt.testing.check_players import (
-    check_averages_converge,
-    check_nothing_global_is_drawn,
-    check_only_trainable_players_learn,
+    check_ema_converges,
+    check_no_global_rng,
+    check_only_trainable_networks_change,
 )
 
 
@@ -71,13 +71,13 @@ class WithoutBuffers(Ema):
 def test_a_wrong_average_is_caught(ema):
     method = MeanTeacher(ema=ema)
     with caught("does not become"):
-        check_averages_converge(method)
+        check_ema_converges(method)
 
 
 def test_an_average_that_blends_in_its_own_statistics_is_caught(monkeypatch):
     monkeypatch.setattr(roles, "_track", lambda network, on: None)
     with caught("does not become"):
-        check_averages_converge(METHODS["mean_teacher"])
+        check_ema_converges(METHODS["mean_teacher"])
 
 
 # --- gradients ---
@@ -105,7 +105,7 @@ class SoftPeers(CPS):
 
 def test_a_peer_that_is_taught_by_its_pupil_is_caught():
     with caught("reaches peer"):
-        check_named_terms_stay_with_their_player(SoftPeers())
+        check_named_losses_reach_one_network(SoftPeers())
 
 
 @dataclass(frozen=True)
@@ -121,7 +121,7 @@ class NoGradient(MeanTeacher):
 
 def test_a_loss_without_gradient_is_caught():
     with caught("shape: has no gradient"):
-        check_every_term_teaches(NoGradient())
+        check_every_loss_has_gradient(NoGradient())
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class DividedByItself(MeanTeacher):
 
 def test_a_loss_divided_by_itself_is_caught():
     with caught("consistency: its gradient is"):
-        check_every_term_teaches(DividedByItself())
+        check_every_loss_has_gradient(DividedByItself())
 
 
 @dataclass(frozen=True)
@@ -150,7 +150,7 @@ class Blind(MeanTeacher):
 
 def test_unlabelled_images_that_are_never_used_are_caught():
     with caught("make no difference"):
-        check_unlabelled_images_matter(Blind())
+        check_unlabelled_images_have_gradient(Blind())
 
 
 # --- confidence ---
@@ -181,20 +181,20 @@ def test_a_bar_of_ln_2_is_caught():
 def masked_in_the_mean(kind, logits, q, *, weight=None):
     """Weighted, but divided by the number of all voxels."""
     if kind != "mse":
-        return distance(kind, logits, q, weight=weight)
+        return consistency_loss(kind, logits, q, weight=weight)
     gap = mse(probabilities(logits), q)
     return (gap * (1.0 if weight is None else weight)).mean()
 
 
 def loser_times_zero(kind, logits, q, *, weight=None):
     """CDS: the loser's logits times 0 are an even guess, and are taught as one."""
-    return distance(kind, logits if weight is None else logits * weight, q)
+    return consistency_loss(kind, logits if weight is None else logits * weight, q)
 
 
 def whole_image_dice(kind, logits, q, *, weight=None):
     """BCP on ACDC: Dice over the whole image, where only a region was to count."""
     if kind != "dice":
-        return distance(kind, logits, q, weight=weight)
+        return consistency_loss(kind, logits, q, weight=weight)
     return dice(probabilities(logits), q)
 
 
@@ -229,8 +229,8 @@ class ForegroundIsOne(MeanTeacher):
 
 
 def test_a_loss_that_knows_channel_one_is_caught():
-    with caught("knows a class"):
-        check_names_of_classes_do_not_matter(ForegroundIsOne())
+    with caught("depends on the order of classes"):
+        check_class_permutation_invariance(ForegroundIsOne())
 
 
 @dataclass(frozen=True)
@@ -245,8 +245,8 @@ class TwoAndTwo(DAN):
 
 
 def test_a_truth_written_down_for_two_and_two_rows_is_caught():
-    with caught("told a lie"):
-        check_the_discriminator_is_told_the_truth(TwoAndTwo())
+    with caught("loss of a perfect discriminator"):
+        check_discriminator_targets(TwoAndTwo())
     with pytest.raises(ValueError, match="batch"):
         check_finite(TwoAndTwo(), dims=2, classes=3, labelled=3, unlabelled=3)
 
@@ -262,7 +262,7 @@ class GlobalNoise(GaussianNoise):
 
 def test_noise_from_the_global_generator_is_caught():
     with caught("global generator"):
-        check_nothing_global_is_drawn(MeanTeacher(target=SoftTarget(noise=GlobalNoise())))
+        check_no_global_rng(MeanTeacher(target=SoftTarget(noise=GlobalNoise())))
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class Awake(MeanTeacher):
 
 def test_a_frozen_player_whose_statistics_drift_is_caught():
     with caught("a frozen player changed"):
-        check_only_trainable_players_learn(Awake())
+        check_only_trainable_networks_change(Awake())
 
 
 def test_weighted_mean_of_nothing_is_zero_and_not_nan():

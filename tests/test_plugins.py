@@ -214,15 +214,15 @@ def test_a_name_of_ours_stays_ours(strangers):
     assert get("ua_mt") is METHODS["ua_mt"]
     assert ("ua_mt", "thief: not reachable, the name is that of a method above") in list_rows.rows("methods")
     first = next(check_package.check("thief"))
-    assert "choose another name" in first.broken
+    assert "choose another name" in first.failure
 
 
 def test_check_keeps_a_line_for_every_promise_of_a_good_package(strangers, capsys):
     cli.main(["check", "their-methods"])
     output = capsys.readouterr().out
-    assert output.startswith("plain_mt\n") and "BROKEN" not in output
-    assert "kept    unlabelled images teach the student" in output
-    assert "kept    resuming equals never stopping, bit for bit" in output
+    assert output.startswith("plain_mt\n") and "FAILED" not in output
+    assert "passed  unlabelled images change the gradient of the student" in output
+    assert "passed  resuming equals never stopping, bit for bit" in output
 
 
 def test_check_says_which_promise_is_broken_where_and_how(strangers, capsys):
@@ -230,17 +230,17 @@ def test_check_says_which_promise_is_broken_where_and_how(strangers, capsys):
         cli.main(["check", "bad_methods"])
     assert left.value.code == 2
     heard = capsys.readouterr()
-    assert "BROKEN  unlabelled images teach the student" in heard.out
+    assert "FAILED  unlabelled images change the gradient of the student" in heard.out
     assert "2-D with 2 classes: the unlabelled images make no difference" in heard.out
     assert "3-D with 2 classes: ValueError: too many values to unpack" in heard.out
-    assert "promises are broken" in heard.err
+    assert "checks failed" in heard.err
 
 
 def test_check_goes_on_behind_a_method_that_cannot_be_loaded(strangers, capsys):
     with pytest.raises(SystemExit):
         cli.main(["check", "broken_methods"])
     output = capsys.readouterr().out
-    assert output.count("BROKEN  it can be loaded") == 2
+    assert output.count("FAILED  it can be loaded") == 2
 
 
 def test_check_of_what_nobody_offers_names_the_nearest(strangers, capsys):
@@ -252,7 +252,7 @@ def test_check_of_what_nobody_offers_names_the_nearest(strangers, capsys):
 
 def test_a_method_of_the_table_can_be_checked_by_its_name(capsys):
     cli.main(["check", "entropy"])
-    assert "BROKEN" not in capsys.readouterr().out
+    assert "FAILED" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
@@ -264,7 +264,7 @@ def test_a_method_of_the_table_can_be_checked_by_its_name(capsys):
         ("Nobody", "('studnet',) cannot all learn; student can"),
         ("UnknownHead", "heads: sfd is not known; use sdf, features"),
         ("UnnamedHead", "an output that heads does not name is None, and it names none"),
-        ("UnnamedDisturb", "disturb: the network is asked for it, and heads does not name it"),
+        ("UnnamedDisturb", "disturb: the method passes it to the network, and heads does not name it"),
         ("BadRoles", "NameError: name 'Trainable' is not defined"),
     ],
 )
@@ -273,8 +273,8 @@ def test_a_mistake_in_a_step_is_one_line_and_ends_the_trial(mistake, says, tmp_p
     monkeypatch.syspath_prepend(str(tmp_path))
     *_, last = check_package.check("mistakes")
     sys.modules.pop("mistakes", None)
-    assert says in last.broken and "\n" not in last.broken
-    assert last.promise == "a step of it names who learns, and losses"
+    assert says in last.failure and "\n" not in last.failure
+    assert last.check == "a step yields names of trainable networks and losses"
 
 
 def test_every_head_that_a_method_can_name_is_one_that_some_network_has():

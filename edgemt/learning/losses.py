@@ -88,7 +88,7 @@ def entropy(p: Tensor) -> Tensor:
     return torch.special.entr(p).sum(1, keepdim=True)
 
 
-def distance(
+def consistency_loss(
     kind: Distance, logits: Tensor, q: Tensor, *, weight: Tensor | None = None, per_image: bool = False
 ) -> Tensor:
     """Scalar: how far `logits` are from the target probabilities `q`, under a confidence weight."""
@@ -116,7 +116,7 @@ def uncertain_mse(p: Tensor, q: Tensor, *, beta: float) -> Tensor:
     return gap + beta * (doubt + other)
 
 
-def focal_contrast(features: Tensor, label: Tensor, *, temperature: float = 0.6, focus: float = 2.0) -> Tensor:
+def focal_contrast(features: Tensor, label: Tensor, *, temperature: float = 0.6, gamma: float = 2.0) -> Tensor:
     """How badly each place [N, V] tells its class from others: InfoNCE over cosines of `features` [N, F, V].
 
     Places of one image with one `label` int64 [N, V] attract, others repel. A pair already told apart counts little:
@@ -128,32 +128,32 @@ def focal_contrast(features: Tensor, label: Tensor, *, temperature: float = 0.6,
     friends = same & ~torch.eye(label.shape[1], dtype=torch.bool, device=label.device)
     foes = alike.masked_fill(same, -1e4).logsumexp(2, keepdim=True)  # -inf has no gradient where nobody is a foe
     log_share = alike - torch.logaddexp(alike, foes)
-    cost = -((1.0 - log_share.exp()).clamp_min(0.0) ** focus) * log_share
+    cost = -((1.0 - log_share.exp()).clamp_min(0.0) ** gamma) * log_share
     return (friends * cost).sum(2) / friends.sum(2).clamp_min(1)
 
 
 # --- for labels that may be wrong, and for heads that should not all be taught alike ---
 
 
-def noise_robust_dice(p: Tensor, q: Tensor, *, power: float = 1.5, weight: Tensor | None = None) -> Tensor:
+def noise_robust_dice(p: Tensor, q: Tensor, *, gamma: float = 1.5, weight: Tensor | None = None) -> Tensor:
     """Sum of |p - q|^power over sum of p + q, a class at a time, mean of all classes. Wang et al., TMI 2020.
 
     `power` 1 is as robust as the mean absolute error, 2 is like Dice. PyMIC's denominator; the background counts.
     """
     w = 1.0 if weight is None else weight
     axes = (0, *range(2, p.ndim))
-    gap = (p - q).abs().clamp_min(1e-6) ** power  # the slope of |x|^1.5 at 0 is 0, but not by its formula
+    gap = (p - q).abs().clamp_min(1e-6) ** gamma  # the slope of |x|^1.5 at 0 is 0, but not by its formula
     return ((w * gap).sum(axes) / ((w * (p + q)).sum(axes) + SMOOTH)).mean()
 
 
-def focal(logits: Tensor, target: Tensor, *, focus: float = 2.0, weight: Tensor | None = None) -> Tensor:
+def focal(logits: Tensor, target: Tensor, *, gamma: float = 2.0, weight: Tensor | None = None) -> Tensor:
     """Scalar: cross-entropy times (1 - probability of the truth)^focus. Lin et al., ICCV 2017."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     cost = F.cross_entropy(logits, target, reduction="none").unsqueeze(1)
-    return weighted_mean((1.0 - (-cost).exp()).clamp_min(0.0) ** focus * cost, weight)
+    return weighted_mean((1.0 - (-cost).exp()).clamp_min(0.0) ** gamma * cost, weight)
 
 
-def overlap(p: Tensor, q: Tensor, *, weight: Tensor | None = None) -> Tensor:
+def soft_iou_loss(p: Tensor, q: Tensor, *, weight: Tensor | None = None) -> Tensor:
     """1 - soft intersection over union of the foreground over the whole batch, mean of the classes that `q` holds."""
     p, q = p[:, 1:], q[:, 1:]
     w = 1.0 if weight is None else weight
@@ -181,14 +181,14 @@ def temperature_kl(student: Tensor, teacher: Tensor, *, temperature: float, weig
     return temperature**2 * weighted_mean(gap, weight)
 
 
-def channel_wise(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
     """CWD: T^2 KL between softmaxes over *space*, mean over images and channels. Shu et al., ICCV 2021."""
     log_p = (student.flatten(2).float() / temperature).log_softmax(2)
     log_q = (teacher.flatten(2).float() / temperature).log_softmax(2)
     return temperature**2 * F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(2).mean()
 
 
-def intra_class(student: Tensor, teacher: Tensor) -> Tensor:
+def dist_intra_class_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """DIST, intra part: 1 - Pearson correlation over voxels, mean over classes. Huang et al., NeurIPS 2022.
 
     The inter-class part is left out: with two classes it is a sign and teaches nothing.

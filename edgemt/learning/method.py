@@ -11,7 +11,7 @@ from torch import Tensor
 
 from edgemt.contract import Batch, Head, Output, Step
 from edgemt.learning.published_settings import PublishedSettings
-from edgemt.learning.roles import Networks, Role, Trainable, trainable
+from edgemt.learning.roles import Networks, Role, Trainable, trainable_names
 from edgemt.learning.schedules import SigmoidRampUp
 
 
@@ -37,7 +37,9 @@ class Method:
     """
 
     heads: ClassVar[tuple[Head, ...]] = ()  # what the network must also do
-    alike: ClassVar[bool] = False  # unlabelled rows change in intensity as labelled ones do: both are compared
+    matched_intensity: ClassVar[bool] = (
+        False  # unlabelled rows change in intensity as labelled ones do: both are compared
+    )
     delivers: ClassVar[str] = "student"  # the player whose weights are kept
     family: ClassVar[str] = ""  # heading of its rows in the table; empty: the name of its module
     citation: ClassVar[str] = ""
@@ -47,10 +49,10 @@ class Method:
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, SigmoidRampUp) and value.idle:
+            if isinstance(value, SigmoidRampUp) and value.is_zero:
                 warnings.warn(f"{type(self).__name__}.{item.name}.top is 0: this loss is switched off", stacklevel=3)
 
-    def aside(self) -> str:
+    def variant_note(self) -> str:
         """What this value adds to the idea of its class, in a few words: `edgemt list methods` shows them."""
         return ""
 
@@ -73,7 +75,7 @@ class Method:
                 f"{type(self).__name__}.losses: gave a {kind}; give edgemt.methods.LossTerms(supervised=...), "
                 "named losses"
             )
-        yield trainable(self.roles()), terms
+        yield trainable_names(self.roles()), terms
 
 
 def every_scale(out: Output) -> tuple[Tensor, ...]:

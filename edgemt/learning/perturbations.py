@@ -48,7 +48,7 @@ class CutMixBox:
     high: float = 0.75
     chance: float = 0.5  # how many images get a box at all
 
-    def draw(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
+    def sample(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
         """bool [N, 1, *space], true inside the box."""
         draw = torch.rand((len(image), 2 * (image.ndim - 2) + 1), generator=generator, device=image.device)
         inside = (draw[:, -1] < self.chance).view(-1, *[1] * (image.ndim - 1))
@@ -68,7 +68,7 @@ def cutmix(box: Tensor, x: Tensor) -> Tensor:
     return torch.where(box, x.roll(1, 0), x)
 
 
-def mixup_share(image: Tensor, generator: torch.Generator | None, *, alpha: float = 0.2) -> Tensor:
+def sample_mixup_lambda(image: Tensor, generator: torch.Generator | None, *, alpha: float = 0.2) -> Tensor:
     """Beta(alpha, alpha) of shape [N, 1, ...]: how much of the image stays in `mixup`. Zhang et al., 2018."""
     a, b = torch._standard_gamma(torch.full((2, len(image)), alpha, device=image.device), generator=generator)
     share = (a + 1e-12) / (a + b + 2e-12)
@@ -149,13 +149,13 @@ class AttentionDrop:
         return feature * (active < bar).to(feature.dtype)
 
 
-def adversarial(
+def vat_perturbation(
     loss: Callable[[Tensor], Tensor],
     image: Tensor,
     generator: torch.Generator | None,
     *,
-    reach: float = 10.0,
-    probe: float = 1e-6,
+    epsilon: float = 10.0,
+    xi: float = 1e-6,
 ) -> Tensor:
     """VAT: the push of length `reach` that moves `loss(image)` most, by one iteration. Miyato et al."""
 
@@ -163,10 +163,10 @@ def adversarial(
         return F.normalize(x.flatten(1), dim=1).view_as(x)
 
     push = torch.randn(image.shape, generator=generator, device=image.device, dtype=image.dtype)
-    push = (probe * unit(push)).requires_grad_()
+    push = (xi * unit(push)).requires_grad_()
     with torch.enable_grad():
         (slope,) = torch.autograd.grad(loss(image.detach() + push), push)
-    return (reach * unit(slope)).detach()
+    return (epsilon * unit(slope)).detach()
 
 
 @dataclass(frozen=True)
@@ -227,7 +227,7 @@ class Affine:
     zoom: float = 0.1  # as a share: 0.1 is from 0.9 to 1.1
     shift: float = 0.1  # as a share of each half side
 
-    def draw(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
+    def sample(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
         """[N, D, D + 1]: where each place of the view lies in the image, in half sides from the middle."""
         dims, half = image.ndim - 2, torch.tensor(image.shape[2:], device=image.device, dtype=torch.float32)
         draw = 2 * torch.rand((len(image), 2 + dims), generator=generator, device=image.device) - 1
@@ -239,13 +239,13 @@ class Affine:
         return torch.cat([turn, self.shift * draw[:, 2:, None]], 2)
 
 
-def inverse(affine: Tensor) -> Tensor:
+def invert_affine(affine: Tensor) -> Tensor:
     """[N, D, D + 1]: the way back."""
     back = torch.linalg.inv_ex(affine[:, :, :-1]).inverse  # unlike inv, it does not wait for the GPU
     return torch.cat([back, -(back * affine[:, None, :, -1]).sum(2, keepdim=True)], 2)
 
 
-def _places(affine: Tensor, x: Tensor) -> Tensor:
+def sampling_grid(affine: Tensor, x: Tensor) -> Tensor:
     """[N, *space, D]: where to look; by products and sums, as a matrix product would be rounded under autocast."""
     places = affine[:, :, -1].view(-1, *[1] * (x.ndim - 2), x.ndim - 2)
     for axis, size in enumerate(x.shape[2:]):
@@ -258,13 +258,13 @@ def _places(affine: Tensor, x: Tensor) -> Tensor:
 
 def warp(affine: Tensor, x: Tensor) -> Tensor:
     """x [N, C, *space] seen through `affine`, linearly; beyond its rim, `x` goes on as it ends."""
-    grid = _places(affine, x).flip(-1).to(x.dtype)
+    grid = sampling_grid(affine, x).flip(-1).to(x.dtype)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
-def within(affine: Tensor, x: Tensor) -> Tensor:
+def valid_region(affine: Tensor, x: Tensor) -> Tensor:
     """bool [N, 1, *space]: true where `warp` looks inside of `x`, not beyond its rim."""
-    return (_places(affine, x).abs() <= 1).all(-1).unsqueeze(1)
+    return (sampling_grid(affine, x).abs() <= 1).all(-1).unsqueeze(1)
 
 
 @dataclass(frozen=True)
@@ -281,7 +281,7 @@ class PatchGrid:
     def sides(self, image: Tensor) -> tuple[int, ...]:
         return tuple(min(self.side, size) for size in image.shape[2:])
 
-    def draw(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
+    def sample(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
         """bool [N, 1, *space], true in the cells that are picked; as many in every image."""
         sides = self.sides(image)
         draw = torch.rand((len(image), math.prod(sides)), generator=generator, device=image.device)
@@ -311,7 +311,7 @@ class PatchGrid:
         return out
 
 
-def darkness(image: Tensor, *, low: float = 1 / 255, high: float = 60 / 255) -> Tensor:
+def shadow_mask(image: Tensor, *, low: float = 1 / 255, high: float = 60 / 255) -> Tensor:
     """[N, 1, *space] in 0..1: the shadows of an image, 0 where it is black. Half a cosine between two levels.
 
     Levels are shares of the range of the image itself. SCO-SSL (Xu et al.) multiplies other images by it.
@@ -322,7 +322,7 @@ def darkness(image: Tensor, *, low: float = 1 / 255, high: float = 60 / 255) -> 
     return 0.5 - 0.5 * torch.cos(math.pi * ((grey - low) / (high - low)).clamp(0, 1))
 
 
-def shade(image: Tensor, mask: Tensor) -> Tensor:
+def apply_shadow(image: Tensor, mask: Tensor) -> Tensor:
     """Multiplies each image, counted from its darkest value, by a mask [N, 1, *space] in 0..1."""
     least = image.amin(tuple(range(1, image.ndim)), keepdim=True)
     return least + (image - least) * mask

@@ -18,33 +18,33 @@ from edgemt.learning.perturbations import GaussianNoise
 
 
 @torch.no_grad()
-def soft(network: nn.Module, image: Tensor) -> Tensor:
+def predict_probabilities(network: nn.Module, image: Tensor) -> Tensor:
     """Class probabilities [N, C, *space]."""
     return probabilities(network(image).logits)
 
 
 @torch.no_grad()
-def passes(
-    network: nn.Module, image: Tensor, noise: GaussianNoise, generator: torch.Generator | None, *, times: int
+def mc_probabilities(
+    network: nn.Module, image: Tensor, noise: GaussianNoise, generator: torch.Generator | None, *, num_passes: int
 ) -> Tensor:
     """[T, N, C, *space]: `times` noisy looks in one forward; in train mode each row has its own dropout."""
-    many = noise(image.repeat(times, *[1] * (image.ndim - 1)), generator)
-    return soft(network, many).unflatten(0, (times, len(image)))
+    many = noise(image.repeat(num_passes, *[1] * (image.ndim - 1)), generator)
+    return predict_probabilities(network, many).unflatten(0, (num_passes, len(image)))
 
 
 @torch.no_grad()
-def looks(
-    network: nn.Module, image: Tensor, noise: GaussianNoise, generator: torch.Generator | None, *, times: int
+def mc_outputs(
+    network: nn.Module, image: Tensor, noise: GaussianNoise, generator: torch.Generator | None, *, num_passes: int
 ) -> Output:
-    """As `passes`, but all that the network says, each part [T, N, ...]; logits are logits."""
-    said = network(noise(image.repeat(times, *[1] * (image.ndim - 1)), generator))
-    shape = (times, len(image))
+    """As `mc_probabilities`, but all that the network says, each part [T, N, ...]; logits are logits."""
+    said = network(noise(image.repeat(num_passes, *[1] * (image.ndim - 1)), generator))
+    shape = (num_passes, len(image))
     features, sdf = (None if x is None else x.unflatten(0, shape) for x in (said.features, said.sdf))
     scales, decoders = (tuple(x.unflatten(0, shape) for x in many) for many in (said.scales, said.decoders))
     return Output(said.logits.unflatten(0, shape), features, sdf, scales, decoders)
 
 
-def hard(p: Tensor) -> Tensor:
+def argmax_one_hot(p: Tensor) -> Tensor:
     """The most likely class as probabilities [N, C, *space] of 0 and 1."""
     return onehot(p.detach().argmax(1), p.shape[1])
 
@@ -54,7 +54,7 @@ def sharpen(p: Tensor, *, temperature: float = 0.5) -> Tensor:
     return (p.detach().clamp_min(1e-8).log() / temperature).softmax(1)
 
 
-def joined(looks: Tensor) -> Tensor:
+def entropy_weighted_mean(looks: Tensor) -> Tensor:
     """[T, N, C, *space] -> [N, C, *space]: the mean of what several say, each voxel weighted by e^-entropy."""
     doubt = torch.special.entr(looks).sum(2, keepdim=True)
     return ((-doubt).softmax(0) * looks).sum(0).detach()
@@ -145,7 +145,7 @@ def label_errors(label: Tensor, p: Tensor) -> Tensor:
     return reached.any(1) & (likeliest != label)
 
 
-def steady_features(seen: Output) -> tuple[Tensor, Tensor, Tensor]:
+def feature_mean_and_confidence(seen: Output) -> tuple[Tensor, Tensor, Tensor]:
     """Several looks -> mean features [N, F, *space], e^-variance of each channel [N, F], its mean square [N, F]."""
     assert seen.features is not None, "the method names the head"
     every = seen.features.to(torch.promote_types(seen.features.dtype, torch.float32))

@@ -1,4 +1,4 @@
-"""Who plays in a method, and how averages move. Roles are choices; `gather` turns them into modules."""
+"""Who plays in a method, and how averages move. Roles are choices; `build_networks` turns them into modules."""
 
 from __future__ import annotations
 
@@ -201,7 +201,7 @@ class LossGatedEma(Ema):
     def update(self, average: nn.Module, sources: list[nn.Module], step: Step) -> None:
         *students, record = sources
         move = 1.0 - self.rate(step)
-        if record.stands_out(self.beyond):  # type: ignore[operator]
+        if record.is_outlier(self.beyond):  # type: ignore[operator]
             move *= self.share
         plain = Ema(self.of, decay=1.0 - move, warmup=False, buffers=self.buffers, mode=self.mode)
         plain.update(average, students, step)
@@ -247,7 +247,7 @@ class FeatureBank(nn.Module):
         self.register_buffer("filled", torch.zeros(role.classes, dtype=torch.int64))
         self.register_buffer("place", torch.zeros(role.classes, dtype=torch.int64))
 
-    def need(self, classes: int, *, features: int) -> None:
+    def check_capacity(self, classes: int, *, features: int) -> None:
         """Raises ValueError where so many classes of so many features do not fit."""
         room = (len(self.vectors), self.vectors.shape[2])
         if classes > room[0] or features > room[1]:
@@ -260,7 +260,7 @@ class FeatureBank(nn.Module):
     def push(self, vectors: Tensor, *, label: int) -> None:
         """Writes `vectors` [n, F] of one class over the oldest ones; narrower ones are filled up with 0."""
         size, width = self.vectors.shape[1:]
-        self.need(label + 1, features=vectors.shape[1])
+        self.check_capacity(label + 1, features=vectors.shape[1])
         vectors = nn.functional.pad(vectors, (0, width - vectors.shape[1]))
         vectors = vectors[-size:]
         at = (self.place[label] + torch.arange(len(vectors), device=vectors.device)) % size
@@ -268,7 +268,7 @@ class FeatureBank(nn.Module):
         self.place[label] = (self.place[label] + len(vectors)) % size
         self.filled[label] = (self.filled[label] + len(vectors)).clamp(max=size)
 
-    def stands_out(self, beyond: float) -> bool:
+    def is_outlier(self, beyond: float) -> bool:
         """Is the last vector pushed, of one class and one feature, `beyond` deviations above the mean of all kept?"""
         kept = self.vectors[0, : int(self.filled[0]), 0]
         kept = kept[kept.isfinite()]
@@ -278,7 +278,7 @@ class FeatureBank(nn.Module):
         return bool(last > kept.mean() + beyond * kept.std(correction=0))
 
 
-def gather(roles: Roles, build: Build) -> Networks:
+def build_networks(roles: Roles, build: Build) -> Networks:
     """One module a role: `build(kind, init)` makes networks, averages begin as copies of their source."""
     players = Networks()
     for name, role in roles.items():
@@ -312,10 +312,10 @@ def update_averages(players: Networks, roles: Roles, step: Step) -> None:
     for name, role in roles.items():
         if isinstance(role, Ema):
             role.update(players[name], [players[source] for source in role.sources], step)
-    rest(players)
+    restore_norm_tracking(players)
 
 
-def rest(players: Networks) -> None:
+def restore_norm_tracking(players: Networks) -> None:
     """After a step, moved averages or not: norm layers keep statistics again, as they were built to."""
     _track(players, True)
 
@@ -347,7 +347,7 @@ def evaluating(player: nn.Module) -> Iterator[None]:
         player.train(learning)
 
 
-def bare(player: nn.Module) -> nn.Module:
+def unwrap(player: nn.Module) -> nn.Module:
     """The network itself, without an engine's precision around it: for slopes that no optimiser follows.
 
     An engine takes no backward pass but its own through what it wraps, and half precision loses a small probe.
@@ -355,7 +355,7 @@ def bare(player: nn.Module) -> nn.Module:
     return getattr(player, "module", player)
 
 
-def trainable(roles: Roles) -> tuple[str, ...]:
+def trainable_names(roles: Roles) -> tuple[str, ...]:
     """The names that an optimiser moves."""
     return tuple(name for name, role in roles.items() if isinstance(role, Trainable))
 

@@ -13,10 +13,10 @@ from torch import Tensor, nn
 
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import onehot
-from edgemt.learning.perturbations import inverse
-from edgemt.learning.prompts import from_prediction, joined
-from edgemt.learning.pseudo_labels import soft
-from edgemt.learning.roles import bare
+from edgemt.learning.perturbations import invert_affine
+from edgemt.learning.prompts import merge_object_logits, prompts_from_prediction
+from edgemt.learning.pseudo_labels import predict_probabilities
+from edgemt.learning.roles import unwrap
 
 
 @dataclass(frozen=True)
@@ -45,8 +45,8 @@ class PromptableTeacherOptions:
         `p` [U, C, *space] is what the mean teacher says of them: the only thing that prompts are made of. A frozen
         network that takes no prompts is asked without: a plain second teacher is the control.
         """
-        if not getattr(bare(network), "promptable", False):
-            return soft(network, batch.unlabelled), torch.ones_like(p[:, :1])
+        if not getattr(unwrap(network), "promptable", False):
+            return predict_probabilities(network, batch.unlabelled), torch.ones_like(p[:, :1])
         if p.ndim == 4:
             return self._answer(network, batch.unlabelled, p, *_where(batch))
         drawn = torch.randperm(p.shape[-1], generator=step.generator, device=p.device)[: self.slices]
@@ -60,13 +60,13 @@ class PromptableTeacherOptions:
         self, network: nn.Module, image: Tensor, p: Tensor, case: Tensor, depth: Tensor, place: Tensor
     ) -> tuple[Tensor, Tensor]:
         """[V, C, H, W] and [V, 1, H, W]. A network that remembers is asked about whole images, not about this view."""
-        kept: bool = getattr(bare(network), "remembers", False)
-        prompts, asked = from_prediction(_seen(inverse(place), p) if kept else p)
+        kept: bool = getattr(unwrap(network), "remembers", False)
+        prompts, asked = prompts_from_prediction(_seen(invert_affine(place), p) if kept else p)
         left_out = [kind for kind in ("boxes", "points", "masks") if not getattr(self, kind)]
         logits, quality = network(
             image, *prompts.without(*left_out), **({"case": case, "depth": depth} if kept else {})
         )
-        q = joined(logits.to(p.dtype), asked)
+        q = merge_object_logits(logits.to(p.dtype), asked)
         quality = quality.to(p.dtype).masked_fill(~asked, 2.0)
         background = torch.where(asked.any(1), quality.amin(1), -1.0)  # of an image where it was asked nothing: no word
         named = onehot(q.argmax(1), q.shape[1]).to(p.dtype)

@@ -29,7 +29,7 @@ class SigmoidRampUp:
         return self.start + (self.top - self.start) * math.exp(-5.0 * (1.0 - done) ** 2)
 
     @property
-    def idle(self) -> bool:
+    def is_zero(self) -> bool:
         """True when it is 0 at every step."""
         return self.top == 0.0 and self.start == 0.0
 

@@ -32,15 +32,15 @@ class StudentTeacher(Method):
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         if len(batch.unlabelled):
-            return self.compared(nets, batch, step)
+            return self.losses_with_unlabelled(nets, batch, step)
         return LossTerms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         """The terms of a batch that has unlabelled rows."""
         raise NotImplementedError
 
 
-Mix = Literal["none", "cutmix"]
+Mixing = Literal["none", "cutmix"]
 
 
 def student_view(batch: Batch, *, strong: bool) -> Tensor:
@@ -69,4 +69,4 @@ def one_output(network: nn.Module, image: Tensor, *, count: int, separate: bool)
     return Output(torch.cat([part.logits for part in parts]), maps=maps)
 
 
-PAIR = ("student", "peer")
+STUDENT_PAIR = ("student", "peer")

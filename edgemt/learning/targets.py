@@ -15,8 +15,8 @@ from torch import Tensor, nn
 
 from edgemt.contract import Step
 from edgemt.learning.losses import entropy
-from edgemt.learning.perturbations import SSL4MIS, Affine, GaussianNoise, inverse, warp, within
-from edgemt.learning.pseudo_labels import hard, passes, soft
+from edgemt.learning.perturbations import SSL4MIS, Affine, GaussianNoise, invert_affine, valid_region, warp
+from edgemt.learning.pseudo_labels import argmax_one_hot, mc_probabilities, predict_probabilities
 from edgemt.learning.schedules import SigmoidRampUp
 
 
@@ -33,7 +33,7 @@ class SoftTarget:
     noise: GaussianNoise = SSL4MIS
 
     def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
-        return PseudoTarget(soft(teacher, self.noise(image, step.generator)))
+        return PseudoTarget(predict_probabilities(teacher, self.noise(image, step.generator)))
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class UncertaintyMasked(SoftTarget):
             raise ValueError(f"passes: {self.passes} looks measure nothing; use 1 or more, 8 in the paper")
 
     def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
-        looks = passes(teacher, image, self.noise, step.generator, times=self.passes + 1)
+        looks = mc_probabilities(teacher, image, self.noise, step.generator, num_passes=self.passes + 1)
         doubt = entropy(looks[1:].mean(0))
         certain = doubt <= self.bar(step) * math.log(looks.shape[2])
         return PseudoTarget(looks[0], certain.to(looks.dtype))
@@ -90,8 +90,8 @@ class ConfidenceThresholded(SoftTarget):
             )
 
     def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
-        p = soft(teacher, self.noise(image, step.generator))
-        label, sure = hard(p), p.amax(1, keepdim=True)
+        p = predict_probabilities(teacher, self.noise(image, step.generator))
+        label, sure = argmax_one_hot(p), p.amax(1, keepdim=True)
         bar = p.new_full((1, p.shape[1], *[1] * (p.ndim - 2)), self.confidence)
         if self.by_class:
             axes = (0, *range(2, p.ndim))
@@ -117,10 +117,10 @@ class AffineConsistent(SoftTarget):
     affine: Affine = field(default_factory=Affine)
 
     def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
-        there = self.affine.draw(image, step.generator)
-        p = soft(teacher, self.noise(warp(there, image), step.generator))
-        back = inverse(there)
-        return PseudoTarget(warp(back, p), within(back, p).to(p.dtype))
+        there = self.affine.sample(image, step.generator)
+        p = predict_probabilities(teacher, self.noise(warp(there, image), step.generator))
+        back = invert_affine(there)
+        return PseudoTarget(warp(back, p), valid_region(back, p).to(p.dtype))
 
 
 @dataclass(frozen=True)
@@ -140,8 +140,8 @@ class AdaptiveThreshold(SoftTarget):
     slack: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=2.0, length=1.0))
 
     def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
-        p = soft(teacher, self.noise(image, step.generator))
-        label, doubt, axes = hard(p), entropy(p), (0, *range(2, p.ndim))
+        p = predict_probabilities(teacher, self.noise(image, step.generator))
+        label, doubt, axes = argmax_one_hot(p), entropy(p), (0, *range(2, p.ndim))
         count = label.sum(axes, keepdim=True).clamp_min(1.0)
         mean = (label * doubt).sum(axes, keepdim=True) / count
         spread = ((label * (doubt - mean).square()).sum(axes, keepdim=True) / count).sqrt()

@@ -9,10 +9,10 @@ import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Step
-from edgemt.learning.losses import Distance, dice_ce, distance, probabilities
+from edgemt.learning.losses import Distance, consistency_loss, dice_ce, probabilities
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations import CutMixBox, cutmix
-from edgemt.learning.pseudo_labels import hard, joined, soft
+from edgemt.learning.pseudo_labels import argmax_one_hot, entropy_weighted_mean, predict_probabilities
 from edgemt.learning.published_settings import POLYNOMIAL, PublishedSettings
 from edgemt.learning.roles import AlternatingEma, AlternationSchedule, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
@@ -57,22 +57,22 @@ class ADMT(Method):
         count, rows = batch.count, len(batch.unlabelled)
         if not rows:
             return LossTerms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
-        looks = torch.stack([soft(nets[name], batch.unlabelled) for name in ("teacher", "tutor")])
+        looks = torch.stack([predict_probabilities(nets[name], batch.unlabelled) for name in ("teacher", "tutor")])
         cut = self.turns(step) == 1
-        box = self.box.draw(batch.unlabelled, step.generator)
+        box = self.box.sample(batch.unlabelled, step.generator)
         view = cutmix(box, batch.unlabelled) if cut else student_view(batch, strong=True)
         logits = nets.student(torch.cat([batch.image, view])).logits
         target, weight = self.compromise(looks, probabilities(logits[count : count + rows].detach()))
         if cut:
             target, weight = cutmix(box, target), cutmix(box, weight)
-        gap = distance(self.distance, logits[count + rows :], target, weight=weight)
+        gap = consistency_loss(self.distance, logits[count + rows :], target, weight=weight)
         terms = LossTerms(supervised=dice_ce(logits[:count], batch.label), consistency=self.ramp(step) * gap)
         terms.notes["accepted"] = weight.mean()
         return terms
 
     def compromise(self, looks: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
         """Hard labels [U, C, *space] of two teachers [2, U, C, *space] and the student, and where they are sure."""
-        said = joined(looks)
+        said = entropy_weighted_mean(looks)
         conflict = (looks[0].argmax(1) != looks[1].argmax(1)).unsqueeze(1)
         said = torch.where(conflict & (own.amax(1, keepdim=True) > said.amax(1, keepdim=True)), own, said)
-        return hard(said), (said.amax(1, keepdim=True) >= self.confidence).to(said.dtype)
+        return argmax_one_hot(said), (said.amax(1, keepdim=True) >= self.confidence).to(said.dtype)

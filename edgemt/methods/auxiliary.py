@@ -6,10 +6,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edgemt.contract import Batch, Step
-from edgemt.learning.losses import cross_entropy, dice_ce, distance
+from edgemt.learning.losses import consistency_loss, cross_entropy, dice_ce
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations import GaussianNoise
-from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Ema, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 
@@ -43,10 +43,10 @@ class AuxiliaryNetwork(Method):
             supervised_auxiliary=dice_ce(nets.auxiliary(batch.labelled).logits, batch.label),
         )
         if len(batch.unlabelled):
-            steady = soft(nets.teacher, self.noise(batch.unlabelled, step.generator))
-            label = soft(nets.auxiliary, batch.unlabelled).argmax(1)
+            steady = predict_probabilities(nets.teacher, self.noise(batch.unlabelled, step.generator))
+            label = predict_probabilities(nets.auxiliary, batch.unlabelled).argmax(1)
             same = (label == steady.argmax(1)).unsqueeze(1)
-            terms["consistency_student"] = self.ramp(step) * distance("mse", logits[count:], steady)
+            terms["consistency_student"] = self.ramp(step) * consistency_loss("mse", logits[count:], steady)
             terms["pseudo_student"] = self.pseudo(step) * cross_entropy(logits[count:], label, weight=same)
             terms.notes["accepted"] = same.to(logits.dtype).mean()
         return terms

@@ -54,7 +54,7 @@ def row(name: str, method: Method) -> Row:
     """What is known of a method; paragraphs that its docstring lacks are empty, as is the cost of a new one."""
     speaker = _speaker(method)
     told = _paragraphs(speaker)
-    also = [told[0] if told else "", method.aside()]
+    also = [told[0] if told else "", method.variant_note()]
     return Row(
         name=name,
         family=method.family or type(method).__module__.rpartition(".")[2].replace("_", " "),

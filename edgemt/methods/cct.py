@@ -19,9 +19,10 @@ from edgemt.learning.schedules import SigmoidRampUp
 
 @dataclass(frozen=True)
 class CCT(Method):
-    """A decoder that reads disturbed features should say what it says of the clean ones.
+    """CCT: the decoder must give the same prediction for perturbed features as for the clean ones.
 
-    The three disturbances of the port of SSL4MIS, at its weight.
+    L = dice_ce(x_l, y_l) + ramp(t) mean_k MSE(p(f_k(z_u)), p(z_u)), z the encoder's features and f_k the three
+    perturbations (noise, dropout, attention drop) of the port of SSL4MIS, at its weight.
 
     Target: the student's own softmax of the clean features.
 
@@ -41,18 +42,20 @@ class CCT(Method):
     drop: AttentionDrop = field(default_factory=AttentionDrop)
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
-        ways: tuple[FeatureTransform, ...] = (self.noise, self.dropout, self.drop)
+        transforms: tuple[FeatureTransform, ...] = (self.noise, self.dropout, self.drop)
 
         def disturb(feature: Tensor) -> Tensor:
-            free = feature[batch.count :]
-            return torch.cat([feature, *(way(free, step.generator) for way in ways)])
+            unlabelled = feature[batch.count :]
+            return torch.cat([feature, *(transform(unlabelled, step.generator) for transform in transforms)])
 
         if not len(batch.unlabelled):
             return LossTerms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
-        said = nets.student(batch.image, disturb=disturb).logits.split([len(batch.image), *[len(batch.unlabelled)] * 3])
-        clean = probabilities(said[0][batch.count :].detach())
-        gaps = [mse(probabilities(logits), clean).mean() for logits in said[1:]]
+        logits, *perturbed = nets.student(batch.image, disturb=disturb).logits.split(
+            [len(batch.image), *[len(batch.unlabelled)] * len(transforms)]
+        )
+        target = probabilities(logits[batch.count :].detach())
+        consistency_losses = [mse(probabilities(one), target).mean() for one in perturbed]
         return LossTerms(
-            supervised=dice_ce(said[0][: batch.count], batch.label),
-            consistency=self.ramp(step) * torch.stack(gaps).mean(),
+            supervised=dice_ce(logits[: batch.count], batch.label),
+            consistency=self.ramp(step) * torch.stack(consistency_losses).mean(),
         )

@@ -12,10 +12,10 @@ from edgemt.learning.losses import (
 )
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations import GaussianNoise
-from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Ema, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
-from edgemt.learning.student_teacher import PAIR
+from edgemt.learning.student_teacher import STUDENT_PAIR
 
 
 @dataclass(frozen=True)
@@ -36,21 +36,21 @@ class CDS(Method):
     citation: ClassVar[str] = "Hu et al., Competitive dual-students with a mean teacher for segmentation (CDS)"
     noise: GaussianNoise = field(default_factory=GaussianNoise)
     pseudo: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, length=0.0))
-    ema: Ema = field(default_factory=lambda: Ema(of=PAIR))
+    ema: Ema = field(default_factory=lambda: Ema(of=STUDENT_PAIR))
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "peer": Trainable(init=1), "teacher": self.ema}
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         view, rows = self.noise(batch.image, step.generator), len(batch.unlabelled)
-        logits = {who: nets[who](view).logits for who in PAIR}
+        logits = {who: nets[who](view).logits for who in STUDENT_PAIR}
         terms, count = LossTerms(), batch.count
         for who, said in logits.items():
             terms[f"supervised_{who}"] = cross_entropy(said[:count], batch.label)
         if rows:
-            label = soft(nets.teacher, batch.unlabelled).argmax(1)
+            label = predict_probabilities(nets.teacher, batch.unlabelled).argmax(1)
             sure = {who: probabilities(said[count:].detach()).amax(1, keepdim=True) for who, said in logits.items()}
-            for who, other in (PAIR, PAIR[::-1]):
+            for who, other in (STUDENT_PAIR, STUDENT_PAIR[::-1]):
                 taught = cross_entropy(logits[who][count:], label, weight=sure[who] > sure[other])
                 terms[f"pseudo_{who}"] = self.pseudo(step) * taught
         return terms

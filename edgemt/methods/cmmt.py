@@ -12,17 +12,17 @@ from torch import Tensor, nn
 
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import (
+    consistency_loss,
     dice,
     dice_ce,
-    distance,
     mse,
     onehot,
     probabilities,
 )
 from edgemt.learning.method import LossTerms, every_decoder
-from edgemt.learning.perturbations import adversarial, mixup_share
-from edgemt.learning.pseudo_labels import hard, sharpen
-from edgemt.learning.roles import Networks, bare, untracked
+from edgemt.learning.perturbations import sample_mixup_lambda, vat_perturbation
+from edgemt.learning.pseudo_labels import argmax_one_hot, sharpen
+from edgemt.learning.roles import Networks, untracked, unwrap
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import StudentTeacher
 
@@ -52,42 +52,42 @@ class CMMTNet(StudentTeacher):
     reach: float = 10.0
     alpha: float = 0.5
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         count, rows, weak = batch.count, len(batch.unlabelled), batch.unlabelled
-        heads = both(nets.student, batch.image)
-        terms = LossTerms(supervised=mean(dice_ce(head[:count], batch.label) for head in heads))
+        heads = two_heads(nets.student, batch.image)
+        terms = LossTerms(supervised=mean_of(dice_ce(head[:count], batch.label) for head in heads))
         with torch.no_grad():
-            wise = [probabilities(h) for h in both(nets.teacher, self.noise(weak, step.generator))]
+            wise = [probabilities(h) for h in two_heads(nets.teacher, self.noise(weak, step.generator))]
         said = [probabilities(head[count:]) for head in heads]
         pairs = list(zip(said, wise[::-1], strict=True))
         gaps = (mse(p, sharpen(q, temperature=self.temperature)).mean() for p, q in pairs)
         own = [p.detach() for p in said]
 
         def moved(image: Tensor, student: nn.Module) -> Tensor:
-            return mean(dice(probabilities(h), p) for h, p in zip(both(student, image), own, strict=True))
+            return mean_of(dice(probabilities(h), p) for h, p in zip(two_heads(student, image), own, strict=True))
 
-        calmly = partial(moved, student=bare(nets.student))
+        calmly = partial(moved, student=unwrap(nets.student))
         with untracked(nets.student):
-            pushed = weak + adversarial(calmly, weak, step.generator, reach=self.reach, probe=self.reach)
+            pushed = weak + vat_perturbation(calmly, weak, step.generator, epsilon=self.reach, xi=self.reach)
             push = moved(pushed, nets.student)
         partner = torch.arange(rows, device=weak.device) % count
-        share = mixup_share(weak, step.generator, alpha=self.alpha)
+        share = sample_mixup_lambda(weak, step.generator, alpha=self.alpha)
         image = torch.lerp(weak, batch.labelled[partner], share)
         truth = onehot(batch.label[partner], wise[0].shape[1]).to(wise[0].dtype)
         targets = [torch.lerp(q, truth, share.to(q.dtype)) for q in wise[::-1]]
-        terms["consistency"] = self.ramp(step) * mean(gaps)
-        terms["pseudo"] = self.ramp(step) * self.pseudo * mean(dice(p, hard(q)) for p, q in pairs)
+        terms["consistency"] = self.ramp(step) * mean_of(gaps)
+        terms["pseudo"] = self.ramp(step) * self.pseudo * mean_of(dice(p, argmax_one_hot(q)) for p, q in pairs)
         terms["push"] = self.ramp(step) * self.push * push
-        mixtures = zip(both(nets.student, image), targets, strict=True)
-        terms["mixed"] = self.ramp(step) * self.mixed * mean(distance("mse", h, q) for h, q in mixtures)
+        mixtures = zip(two_heads(nets.student, image), targets, strict=True)
+        terms["mixed"] = self.ramp(step) * self.mixed * mean_of(consistency_loss("mse", h, q) for h, q in mixtures)
         return terms
 
 
-def both(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
+def two_heads(network: nn.Module, image: Tensor) -> tuple[Tensor, Tensor]:
     """Logits of the main decoder and of the second one."""
     logits = every_decoder(network(image))
     return logits[0], logits[-1]
 
 
-def mean(losses: Iterable[Tensor]) -> Tensor:
+def mean_of(losses: Iterable[Tensor]) -> Tensor:
     return torch.stack(list(losses)).mean()

@@ -8,7 +8,7 @@ from typing import ClassVar
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import mse, noise_robust_dice, onehot, probabilities, weighted_mean
 from edgemt.learning.method import LossTerms
-from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Ema, LossGatedEma, Memory, Networks, Role
 from edgemt.learning.student_teacher import StudentTeacher
 
@@ -36,12 +36,12 @@ class COPLENet(StudentTeacher):
     def roles(self) -> dict[str, Role]:
         return {**super().roles(), "record": Memory(size=100, features=1, classes=1)}
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         p = probabilities(nets.student(batch.image).logits)
-        target = soft(nets.teacher, self.noise(batch.image, step.generator))
+        target = predict_probabilities(nets.teacher, self.noise(batch.image, step.generator))
         mine, theirs = p[: batch.count], target[: batch.count]
         truth = onehot(batch.label, p.shape[1])
-        supervised = noise_robust_dice(mine, truth, power=self.power)
+        supervised = noise_robust_dice(mine, truth, gamma=self.power)
         nets.record.push(supervised.detach().view(1, 1), label=0)
         better = (mse(theirs, truth) < mse(mine.detach(), truth)).to(p.dtype)
         gap = weighted_mean(mse(mine, theirs), better)

@@ -17,7 +17,7 @@ from edgemt.learning.method import LossTerms
 from edgemt.learning.perturbations import RowwiseChannelDropout, cutmix
 from edgemt.learning.roles import Networks
 from edgemt.learning.student_teacher import student_view
-from edgemt.methods.unimatch import UniMatch, believed, cut
+from edgemt.methods.unimatch import UniMatch, confident_pseudo_label, cutmix_pseudo_label
 
 
 @dataclass(frozen=True)
@@ -45,19 +45,19 @@ class CrossMatch(UniMatch):
         count, rows, weak = batch.count, len(batch.unlabelled), batch.unlabelled
         if not rows:
             return LossTerms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
-        first, second = (self.box.draw(weak, step.generator) for _ in range(2))
+        first, second = (self.box.sample(weak, step.generator) for _ in range(2))
         jittered = cutmix(second, self.jitter(weak, step.generator))
         view = torch.cat([weak, jittered])
         image = torch.cat([batch.labelled, cutmix(first, student_view(batch, strong=True)), view, view, view])
         logits = nets.student(image, disturb=self.disturbed(count + 3 * rows, 2 * rows, step)).logits
         strong, said, mixed, *disturbed = logits[count:].chunk(7)
-        label = believed(said, confidence=self.confidence)
-        moved = cut(second, label)
-        cost = self.apart(strong, cut(first, label)) + self.apart(mixed, moved)
+        label = confident_pseudo_label(said, confidence=self.confidence)
+        moved = cutmix_pseudo_label(second, label)
+        cost = self.apart(strong, cutmix_pseudo_label(first, label)) + self.apart(mixed, moved)
         told, like = [], []
         for of_weak, of_strong in (disturbed[:2], disturbed[2:]):
             told += [self.apart(of_weak, label), self.apart(of_strong, moved)]
-            own = cut(second, believed(of_weak, confidence=self.confidence))
+            own = cutmix_pseudo_label(second, confident_pseudo_label(of_weak, confidence=self.confidence))
             like += [self.apart(of_strong, own)]
         distilled = (1.0 - self.eta) * torch.stack(told).mean() + self.eta * torch.stack(like).mean()
         supervised = dice_ce(logits[:count], batch.label)

@@ -1,4 +1,7 @@
-"""DAN: adversarial training with a discriminator of predictions."""
+"""DAN: adversarial training with a discriminator of predictions.
+
+Shapes: N batch, L labelled, U unlabelled, C classes, *space 2 or 3 axes.
+"""
 
 from __future__ import annotations
 
@@ -10,7 +13,7 @@ import torch
 import torch.nn.functional as F
 
 from edgemt.contract import Batch, Step
-from edgemt.learning.auxiliary_tasks import discriminator
+from edgemt.learning.auxiliary_tasks import discriminator_role
 from edgemt.learning.losses import dice_ce, probabilities
 from edgemt.learning.method import LossTerms, Method, OptimiserStep
 from edgemt.learning.published_settings import SSL4MIS, PublishedSettings
@@ -20,28 +23,30 @@ from edgemt.learning.schedules import SigmoidRampUp
 
 @dataclass(frozen=True)
 class DAN(Method):
-    """DAN: unlabelled predictions should look like labelled ones to a judge of (softmax, image).
+    """DAN: predictions on unlabelled images are trained to pass a discriminator as labelled ones.
 
-    Follows SSL4MIS (weight 0.1 ramped up; Adam at a constant 1e-4 with betas 0.9 and 0.99; labelled 1 and unlabelled 0;
-    no dropout in the discriminator while the student learns). The engine builds kind "discriminator", see
-    `Discriminator`. The intensity of unlabelled rows is changed as often as that of labelled ones, or the discriminator
-    would see the difference.
+    Step of the student: L = dice_ce(x_l, y_l) + ramp(t) CE(D(p_u, x_u), 1). Step of the discriminator D:
+    CE(D(p, x), 1 for labelled rows and 0 for others), with p without gradient.
 
-    Target: the discriminator's word "labelled".
+    Follows SSL4MIS: weight 0.1 ramped up, Adam with a constant rate of 1e-4 and betas 0.9 and 0.99, no dropout in the
+    discriminator during the step of the student. The engine builds kind "discriminator" (`Discriminator`). Intensity
+    augmentation is applied to unlabelled rows as often as to labelled ones, or the discriminator would detect it.
 
-    Differs: the discriminator judges the predictions of this step's one forward pass, where the release makes a second
-    one in eval mode; any numbers of labelled and unlabelled rows are right.
+    Target: the discriminator's class "labelled".
+
+    Differs: the discriminator takes the predictions of this step's one forward pass, where the release makes a second
+    one in eval mode; labels of the discriminator are right for any numbers of labelled and unlabelled rows.
     """
 
-    alike: ClassVar[bool] = True
+    matched_intensity: ClassVar[bool] = True
     release: ClassVar[PublishedSettings | None] = SSL4MIS
     family: ClassVar[str] = "adversarial"
     citation: ClassVar[str] = "Zhang et al., MICCAI 2017, Deep adversarial networks for biomedical segmentation"
     ramp: SigmoidRampUp = field(default_factory=SigmoidRampUp)
-    rate: float = 1e-4  # of the discriminator
+    rate: float = 1e-4  # learning rate of the discriminator
 
     def roles(self) -> dict[str, Role]:
-        return {"student": Trainable(), "discriminator": discriminator(self.rate)}
+        return {"student": Trainable(), "discriminator": discriminator_role(self.rate)}
 
     def steps(self, nets: Networks, batch: Batch, step: Step) -> Iterator[OptimiserStep]:
         count = batch.count
@@ -51,12 +56,15 @@ class DAN(Method):
         logits = nets.student(batch.image).logits
         p = probabilities(logits)
         with evaluating(nets.discriminator):
-            judged = nets.discriminator(p[count:], batch.unlabelled)
-        fooled = F.cross_entropy(judged, torch.ones(len(judged), dtype=torch.int64, device=p.device))
+            scores = nets.discriminator(p[count:], batch.unlabelled)
+        adversarial_loss = F.cross_entropy(scores, torch.ones(len(scores), dtype=torch.int64, device=p.device))
         yield (
             ("student",),
-            LossTerms(supervised=dice_ce(logits[:count], batch.label), adversarial=self.ramp(step) * fooled),
+            LossTerms(
+                supervised=dice_ce(logits[:count], batch.label),
+                adversarial=self.ramp(step) * adversarial_loss,
+            ),
         )
-        judged = nets.discriminator(p.detach(), batch.image)
-        truth = (torch.arange(len(judged), device=p.device) < count).long()
-        yield ("discriminator",), LossTerms(discriminator=F.cross_entropy(judged, truth))
+        scores = nets.discriminator(p.detach(), batch.image)
+        is_labelled = (torch.arange(len(scores), device=p.device) < count).long()
+        yield ("discriminator",), LossTerms(discriminator=F.cross_entropy(scores, is_labelled))

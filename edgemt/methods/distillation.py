@@ -12,21 +12,21 @@ from edgemt.contract import Batch, Output, Step
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.losses import (
     boundary_band,
-    channel_wise,
+    consistency_loss,
+    cwd_loss,
     dice,
     dice_ce,
-    distance,
-    intra_class,
+    dist_intra_class_loss,
     log_probabilities,
     probabilities,
     temperature_kl,
 )
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations import CutMixBox, cutmix
-from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Ema, Frozen, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
-from edgemt.learning.student_teacher import Mix, one_output, student_view
+from edgemt.learning.student_teacher import Mixing, one_output, student_view
 
 FLOOR = 1e-6  # a bank's half precision rounds small probabilities to 0, and 0 has no logarithm
 
@@ -40,7 +40,7 @@ class Distillation(Method):
     without distillation. CWD weight 3 is the authors'; it suits convolutional students on several classes.
 
     `guide` "network" asks the teacher at each step; "bank" takes what it said of every row beforehand, in
-    `batch.soft`: a 3-D teacher then guides a 2-D student, and no step runs it.
+    `batch.predict_probabilities`: a 3-D teacher then guides a 2-D student, and no step runs it.
 
     `feature` adds a loss between feature maps of the student and of a frozen network on every image (FitNets, VID, CWD
     or pairwise similarity), off unless its `kind` is set; its projection is no part of what is delivered.
@@ -68,13 +68,13 @@ class Distillation(Method):
     consistency: SigmoidRampUp = field(default_factory=SigmoidRampUp)
     ema: Ema = field(default_factory=lambda: Ema(mode="eval"))
     strong: bool = True
-    mix: Mix = "cutmix"
+    mix: Mixing = "cutmix"
     box: CutMixBox = field(default_factory=CutMixBox)
     teacher_sees: Literal["weak", "same"] = "weak"
     guide: Literal["network", "bank"] = "network"
     feature: FeatureTerm = field(default_factory=FeatureTerm)
     separate_streams: bool = False  # labelled and unlabelled rows in forward passes of their own: own batch statistics
-    image_dice: bool = False  # Dice of each image in place of that of the batch, also in `overlap`
+    image_dice: bool = False  # Dice of each image in place of that of the batch, also in `soft_iou_loss`
 
     def __post_init__(self) -> None:
         for name in ("temperature", "cwd_temperature"):
@@ -85,7 +85,7 @@ class Distillation(Method):
         if self.guide == "bank" and self.teacher_sees == "same":
             raise ValueError("teacher_sees: 'same' asks a teacher at each step, a bank has spoken before; use 'weak'")
 
-    def aside(self) -> str:
+    def variant_note(self) -> str:
         if self.guide == "bank":
             return "It spoke beforehand."
         return "Separate streams." if self.separate_streams else ""
@@ -97,7 +97,7 @@ class Distillation(Method):
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         count, view = batch.count, student_view(batch, strong=self.strong)
         mixed = self.mix == "cutmix" and len(view) > 0
-        box = self.box.draw(view, step.generator) if mixed else None
+        box = self.box.sample(view, step.generator) if mixed else None
         image = torch.cat([batch.labelled, view if box is None else cutmix(box, view)])
         out = one_output(nets.student, image, count=count, separate=self.separate_streams)
         logits = out.logits
@@ -118,9 +118,9 @@ class Distillation(Method):
             if self.cwd:
                 # Over space a constant a voxel matters: what is compared with log-probabilities must be some too.
                 said = log_probabilities(logits) if self.guide == "bank" else logits
-                terms["cwd"] = self.cwd * channel_wise(said, wise, temperature=self.cwd_temperature)
+                terms["cwd"] = self.cwd * cwd_loss(said, wise, temperature=self.cwd_temperature)
             if self.intra:
-                terms["intra"] = self.intra * intra_class(logits, wise)
+                terms["intra"] = self.intra * dist_intra_class_loss(logits, wise)
             if self.overlap:
                 match = dice(probabilities(logits), probabilities(wise), per_image=self.image_dice)
                 terms["overlap"] = self.overlap * match
@@ -129,10 +129,10 @@ class Distillation(Method):
             guide, where = self.feature.guide(nets, shown, teacher), box if self.teacher_sees == "weak" else None
             terms["feature"] = self.feature.loss(nets, out, guide, space=image.shape[2:], box=where, count=count)
 
-        if len(view) and not self.consistency.idle:
-            steady = soft(nets.average, batch.unlabelled)
+        if len(view) and not self.consistency.is_zero:
+            steady = predict_probabilities(nets.average, batch.unlabelled)
             steady = steady if box is None else cutmix(box, steady)
-            terms["consistency"] = self.consistency(step) * distance("mse", logits[count:], steady)
+            terms["consistency"] = self.consistency(step) * consistency_loss("mse", logits[count:], steady)
         return terms
 
     @torch.no_grad()

@@ -17,7 +17,7 @@ from edgemt.learning.losses import (
     weighted_mean,
 )
 from edgemt.learning.method import LossTerms
-from edgemt.learning.pseudo_labels import looks, steady_features
+from edgemt.learning.pseudo_labels import feature_mean_and_confidence, mc_outputs
 from edgemt.learning.roles import Networks
 from edgemt.learning.student_teacher import StudentTeacher
 
@@ -41,12 +41,12 @@ class DUWM(StudentTeacher):
     citation: ClassVar[str] = "Wang et al., MICCAI 2020, Double-uncertainty weighted method (DUWM)"
     passes: int = 8
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         said = nets.student(batch.image)
-        seen = looks(nets.teacher, batch.image, self.noise, step.generator, times=self.passes)
+        seen = mc_outputs(nets.teacher, batch.image, self.noise, step.generator, num_passes=self.passes)
         target = probabilities(seen.logits.flatten(0, 1)).view(seen.logits.shape).mean(0)
         sure = torch.exp(-entropy(target) / math.log(target.shape[1]))
-        features, steady, size = steady_features(seen)
+        features, steady, size = feature_mean_and_confidence(seen)
         assert said.features is not None
         gap = (said.features - features).square().flatten(2).mean(2) / size
         weight = self.ramp(step)

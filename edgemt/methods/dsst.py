@@ -7,15 +7,15 @@ from typing import ClassVar
 
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import (
+    consistency_loss,
     dice_ce,
-    distance,
 )
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations import GaussianNoise
-from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Networks, Role, SwitchingEma, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
-from edgemt.learning.student_teacher import PAIR
+from edgemt.learning.student_teacher import STUDENT_PAIR
 
 
 @dataclass(frozen=True)
@@ -43,10 +43,10 @@ class DSST(Method):
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         terms, rows = LossTerms(), len(batch.unlabelled)
-        steady = soft(nets.teacher, self.noise(batch.unlabelled, step.generator)) if rows else None
-        for who in PAIR:
+        steady = predict_probabilities(nets.teacher, self.noise(batch.unlabelled, step.generator)) if rows else None
+        for who in STUDENT_PAIR:
             logits = nets[who](batch.image).logits
             terms[f"supervised_{who}"] = dice_ce(logits[: batch.count], batch.label)
             if steady is not None:
-                terms[f"consistency_{who}"] = self.ramp(step) * distance("mse", logits[batch.count :], steady)
+                terms[f"consistency_{who}"] = self.ramp(step) * consistency_loss("mse", logits[batch.count :], steady)
         return terms

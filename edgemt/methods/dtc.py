@@ -1,4 +1,7 @@
-"""DTC: dual-task consistency."""
+"""DTC: dual-task consistency.
+
+Shapes: N batch, C classes, *space 2 or 3 axes; a signed distance [N, C - 1, *space] is negative inside.
+"""
 
 from __future__ import annotations
 
@@ -6,7 +9,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edgemt.contract import Batch, Head, Step
-from edgemt.learning.auxiliary_tasks import mask_of, two_tasks
+from edgemt.learning.auxiliary_tasks import dual_task_losses, mask_from_sdf
 from edgemt.learning.losses import mse, probabilities
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.published_settings import VOLUMES, PublishedSettings
@@ -16,10 +19,13 @@ from edgemt.learning.schedules import SigmoidRampUp
 
 @dataclass(frozen=True)
 class DTC(Method):
-    """The mask that follows from predicted distances and the predicted mask should agree, on every image.
+    """DTC: the mask computed from predicted signed distances must match the predicted mask, on all images.
 
-    Follows the release: steepness 1500, weight 1, distance weight 0.3, all rows. So steep, the gradient reaches the
-    distances only within a fraction of a voxel of the predicted surface; 50 to 200 is a fair thing to try.
+    L = dice_ce(x_l, y_l) + shape MSE(sdf_l, SDF(y_l)) + ramp(t) MSE(sigmoid(-k sdf), p_foreground).
+
+    Follows the release: steepness k 1500, weight 1, weight of the distances 0.3, all rows. With this steepness the
+    gradient of the distances is non-zero only within a fraction of a voxel of the predicted surface; 50 to 200 is worth
+    trying.
 
     Target: the student's own mask, by its other head.
 
@@ -32,10 +38,14 @@ class DTC(Method):
     family: ClassVar[str] = "several tasks"
     citation: ClassVar[str] = "Luo et al., AAAI 2021, Semi-supervised segmentation through dual-task consistency"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0))
-    shape: float = 0.3
+    shape: float = 0.3  # weight of the signed distances of labelled rows
     steepness: float = 1500.0
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         out = nets.student(batch.image)
-        gap = mse(mask_of(out.sdf, steepness=self.steepness), probabilities(out.logits)[:, 1:]).mean()
-        return LossTerms(**two_tasks(out, batch, shape=self.shape), consistency=self.ramp(step) * gap)
+        consistency_loss = mse(
+            mask_from_sdf(out.sdf, steepness=self.steepness), probabilities(out.logits)[:, 1:]
+        ).mean()
+        return LossTerms(
+            **dual_task_losses(out, batch, sdf_weight=self.shape), consistency=self.ramp(step) * consistency_loss
+        )

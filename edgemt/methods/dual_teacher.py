@@ -13,19 +13,19 @@ from edgemt.contract import Batch, Step
 from edgemt.learning.losses import dice_ce, kl, mse, probabilities, weighted_mean
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations import GaussianNoise
-from edgemt.learning.pseudo_labels import joined, soft
+from edgemt.learning.pseudo_labels import entropy_weighted_mean, predict_probabilities
 from edgemt.learning.roles import Ema, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 
-GUIDES = ("teacher", "tutor", "elder", "sage")
+TEACHERS = ("teacher", "tutor", "elder", "sage")
 
 
-def agreed(looks: Tensor) -> tuple[Tensor, Tensor]:
+def teacher_agreement(looks: Tensor) -> tuple[Tensor, Tensor]:
     """[T, N, C, *space] -> what the guides say together, and a weight [N, 1, *space] that falls as they part.
 
     The weight is e^-KL, from each guide to what they say together, where all name the same class, and 0 elsewhere.
     """
-    target = joined(looks)
+    target = entropy_weighted_mean(looks)
     apart = torch.stack([kl(target.clamp_min(1e-8).log(), look) for look in looks]).mean(0)
     labels = looks.argmax(2)
     same = torch.stack([a == b for a, b in pairwise(labels)]).all(0).unsqueeze(1)
@@ -53,20 +53,20 @@ class DualTeacher(Method):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        if not 2 <= len(self.decays) <= len(GUIDES):
-            raise ValueError(f"decays: {self.decays} makes {len(self.decays)} teachers; give 2 to {len(GUIDES)}")
+        if not 2 <= len(self.decays) <= len(TEACHERS):
+            raise ValueError(f"decays: {self.decays} makes {len(self.decays)} teachers; give 2 to {len(TEACHERS)}")
 
     def roles(self) -> dict[str, Role]:
-        guides = {name: Ema(decay=decay) for name, decay in zip(GUIDES, self.decays, strict=False)}
+        guides = {name: Ema(decay=decay) for name, decay in zip(TEACHERS, self.decays, strict=False)}
         return {"student": Trainable(), **guides}
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits = nets.student(batch.image).logits
         terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
         if len(batch.unlabelled):
-            guides = GUIDES[: len(self.decays)]
-            looks = [soft(nets[name], self.noise(batch.unlabelled, step.generator)) for name in guides]
-            target, weight = agreed(torch.stack(looks))
+            guides = TEACHERS[: len(self.decays)]
+            looks = [predict_probabilities(nets[name], self.noise(batch.unlabelled, step.generator)) for name in guides]
+            target, weight = teacher_agreement(torch.stack(looks))
             gap = weighted_mean(mse(probabilities(logits[batch.count :]), target), weight)
             terms["consistency"] = self.ramp(step) * gap
             terms.notes["accepted"] = weight.mean()

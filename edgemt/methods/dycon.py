@@ -8,7 +8,7 @@ from typing import ClassVar
 import torch
 
 from edgemt.contract import Batch, Head, Step
-from edgemt.learning.auxiliary_tasks import coarse
+from edgemt.learning.auxiliary_tasks import grid_means
 from edgemt.learning.losses import (
     dice_ce,
     entropy,
@@ -20,7 +20,7 @@ from edgemt.learning.losses import (
     weighted_mean,
 )
 from edgemt.learning.method import LossTerms
-from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Networks
 from edgemt.learning.student_teacher import StudentTeacher
 
@@ -50,17 +50,17 @@ class DyCON(StudentTeacher):
     focus: float = 2.0
     grid: int = 8  # places along each axis
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         count, out = batch.count, nets.student(batch.image)
         terms = LossTerms(supervised=dice_ce(out.logits[:count], batch.label))
-        p, q = probabilities(out.logits), soft(nets.teacher, self.noise(batch.image, step.generator))
+        p, q = probabilities(out.logits), predict_probabilities(nets.teacher, self.noise(batch.image, step.generator))
         beta = self.beta[0] * (self.beta[1] / self.beta[0]) ** step.share
         terms["consistency"] = self.ramp(step) * mse(p[count:], q[count:]).mean()
         terms["uncertainty"] = self.weight * uncertain_mse(p, q, beta=beta).mean()
         truth = onehot(batch.label, p.shape[1]).to(q.dtype)
         # Where a place holds two classes alike the teacher decides, not the order of classes.
-        place = coarse(torch.cat([truth, q[count:]]) + 1e-3 * q, grid=self.grid).argmax(1)
-        features, doubt = (coarse(x, grid=self.grid) for x in (out.features, entropy(p.detach())))
-        cost = focal_contrast(features, place, temperature=self.temperature, focus=self.focus)
+        place = grid_means(torch.cat([truth, q[count:]]) + 1e-3 * q, grid=self.grid).argmax(1)
+        features, doubt = (grid_means(x, grid=self.grid) for x in (out.features, entropy(p.detach())))
+        cost = focal_contrast(features, place, temperature=self.temperature, gamma=self.focus)
         terms["contrast"] = self.weight * weighted_mean(cost, doubt[:, 0])
         return terms

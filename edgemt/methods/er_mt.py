@@ -40,10 +40,10 @@ class LGERMT(StudentTeacher):
     far: float = 1.0
     reach: int = 1  # of a local region, voxels to each side
 
-    def aside(self) -> str:
+    def variant_note(self) -> str:
         return "" if self.near or self.far else "Certainty alone."
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits, weight = nets.student(batch.image).logits, self.ramp(step)
         with torch.no_grad():
             target = probabilities(nets.teacher(self.noise(batch.unlabelled, step.generator)).logits)
@@ -54,7 +54,7 @@ class LGERMT(StudentTeacher):
             entropy=weight * self.sure * self_information(p).sum(1).mean(),
         )
         if self.near:
-            pairs = zip(neighbours(p, self.reach), neighbours(target, self.reach), strict=True)
+            pairs = zip(neighbour_similarity(p, self.reach), neighbour_similarity(target, self.reach), strict=True)
             terms["near"] = weight * self.near * torch.stack([(a - b).square().mean() for a, b in pairs]).mean()
         if self.far:
             terms["far"] = weight * self.far * mse(self_information(p), self_information(target)).mean()
@@ -66,7 +66,7 @@ def self_information(p: Tensor) -> Tensor:
     return torch.special.entr(p.clamp_min(1e-8))
 
 
-def neighbours(p: Tensor, reach: int) -> list[Tensor]:
+def neighbour_similarity(p: Tensor, reach: int) -> list[Tensor]:
     """How alike each voxel and another within `reach` are: a map of p . p' for each direction, each pair once."""
     dims, every, found = p.ndim - 2, slice(None), []
     for way in product(range(-reach, reach + 1), repeat=dims):

@@ -10,7 +10,7 @@ import torch
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import dice_ce, mse, probabilities
 from edgemt.learning.method import LossTerms, every_scale
-from edgemt.learning.pseudo_labels import joined, signed_distance
+from edgemt.learning.pseudo_labels import entropy_weighted_mean, signed_distance
 from edgemt.learning.roles import Networks
 from edgemt.learning.student_teacher import StudentTeacher
 
@@ -33,11 +33,11 @@ class FeatureAggregation(StudentTeacher):
     citation: ClassVar[str] = "Inspired by multi-task mean teachers with adaptive feature aggregation (survey)"
     shape: float = 0.3  # of the distance on labelled rows, as in DTC
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         out, count, weight = nets.student(batch.image), batch.count, self.ramp(step)
         with torch.no_grad():
             wise = nets.teacher(self.noise(batch.unlabelled, step.generator))
-            target = joined(torch.stack([probabilities(x) for x in every_scale(wise)]))
+            target = entropy_weighted_mean(torch.stack([probabilities(x) for x in every_scale(wise)]))
         scales = every_scale(out)
         truth = signed_distance(batch.label, classes=target.shape[1])
         gaps = [mse(probabilities(x[count:]), target).mean() for x in scales]

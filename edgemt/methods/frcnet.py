@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemt.contract import Batch, Head, Step
-from edgemt.learning.auxiliary_tasks import pooled
+from edgemt.learning.auxiliary_tasks import region_means
 from edgemt.learning.losses import dice_ce, mse, probabilities
 from edgemt.learning.method import LossTerms
 from edgemt.learning.perturbations import GaussianNoise
@@ -25,7 +25,10 @@ from edgemt.learning.student_teacher import StudentTeacher
 
 @dataclass(frozen=True)
 class FRCNet(StudentTeacher):
-    """FRCNet: student and teacher agree in classes, frequencies of features, and which regions are alike.
+    """FRCNet: consistency of classes, of feature frequencies, and of similarities between regions.
+
+    With features f of the student and g of the average: L = dice_ce(x_l, y_l) + ramp(t) [MSE(p, q)
+    + `frequency_loss`(f, g) + sum_V MSE(S_V(f), S_V(g))], S_V the cosines between the mean features of V x V regions.
 
     Follows the release: all rows, no noise on the input, weight 0.1 rising over the whole run. Grids of regions are 8,
     6 and 4 an axis.
@@ -44,44 +47,48 @@ class FRCNet(StudentTeacher):
     noise: GaussianNoise = field(default_factory=lambda: GaussianNoise(std=0.0))
     regions: tuple[int, ...] = (8, 6, 4)
     frequencies: int = 32  # an axis, at most
-    low: float = 0.25  # share of them, an axis, in the low band
+    low: float = 0.25  # fraction of them, an axis, in the low band
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
-        said = nets.student(batch.image)
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        student_out = nets.student(batch.image)
         with torch.no_grad():
-            wise = nets.teacher(self.noise(batch.image, step.generator))
-        mine, theirs = said.features, wise.features
-        alike = [mse(region_similarity(mine, v), region_similarity(theirs, v)).mean() for v in self.regions]
+            teacher_out = nets.teacher(self.noise(batch.image, step.generator))
+        student, teacher = student_out.features, teacher_out.features
+        region_losses = [mse(region_similarity(student, v), region_similarity(teacher, v)).mean() for v in self.regions]
         weight = self.ramp(step)
         return LossTerms(
-            supervised=dice_ce(said.logits[: batch.count], batch.label),
-            consistency=weight * mse(probabilities(said.logits), probabilities(wise.logits)).mean(),
-            frequency=weight * frequency_gap(mine, theirs, side=self.frequencies, low=self.low),
-            regions=weight * torch.stack(alike).sum(),
+            supervised=dice_ce(student_out.logits[: batch.count], batch.label),
+            consistency=weight * mse(probabilities(student_out.logits), probabilities(teacher_out.logits)).mean(),
+            frequency=weight * frequency_loss(student, teacher, side=self.frequencies, low=self.low),
+            regions=weight * torch.stack(region_losses).sum(),
         )
 
 
 def region_similarity(features: Tensor, side: int) -> Tensor:
     """[N, V, V]: cosines between the mean features of regions."""
-    unit = F.normalize(pooled(features, side).flatten(2), dim=1)
+    unit = F.normalize(region_means(features, side).flatten(2), dim=1)
     return unit.transpose(1, 2) @ unit
 
 
 def cosine_transform(x: Tensor) -> Tensor:
     """The orthonormal DCT-II of [N, F, *space] over *space*."""
     for axis, size in enumerate(x.shape[2:], 2):
-        place = torch.arange(size, device=x.device, dtype=x.dtype)
-        wave = torch.cos(math.pi / size * (place + 0.5) * place[:, None]) * math.sqrt(2 / size)
-        wave[0] *= math.sqrt(0.5)
-        x = (x.movedim(axis, -1) @ wave.T).movedim(-1, axis)
+        index = torch.arange(size, device=x.device, dtype=x.dtype)
+        basis = torch.cos(math.pi / size * (index + 0.5) * index[:, None]) * math.sqrt(2 / size)
+        basis[0] *= math.sqrt(0.5)
+        x = (x.movedim(axis, -1) @ basis.T).movedim(-1, axis)
     return x
 
 
-def frequency_gap(mine: Tensor, theirs: Tensor, *, side: int, low: float) -> Tensor:
-    """Scalar: squared gap over energy, mean of the low and the high band of the cosine transform."""
-    wave, target = (cosine_transform(pooled(x, side)) for x in (mine, theirs))
-    edge = torch.zeros(wave.shape[2:], dtype=torch.bool, device=wave.device)
-    edge[tuple(slice(max(1, round(low * size))) for size in edge.shape)] = True
-    gap, energy = (wave - target).square(), target.square()
-    bands = [(gap * band).sum() / (energy * band).sum().clamp_min(1e-6) for band in (edge, ~edge)]
-    return torch.stack(bands).mean()
+def frequency_loss(student: Tensor, teacher: Tensor, *, side: int, low: float) -> Tensor:
+    """Scalar: sum((F - G)^2) / sum(G^2), mean of the low and the high band; F and G are cosine transforms.
+
+    student, teacher [N, F, *space] are reduced to at most `side` cells an axis; `low` is the fraction of frequencies,
+    an axis, in the low band.
+    """
+    spectrum, target = (cosine_transform(region_means(x, side)) for x in (student, teacher))
+    low_band = torch.zeros(spectrum.shape[2:], dtype=torch.bool, device=spectrum.device)
+    low_band[tuple(slice(max(1, round(low * size))) for size in low_band.shape)] = True
+    error, energy = (spectrum - target).square(), target.square()
+    ratios = [(error * band).sum() / (energy * band).sum().clamp_min(1e-6) for band in (low_band, ~low_band)]
+    return torch.stack(ratios).mean()

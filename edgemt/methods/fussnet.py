@@ -16,8 +16,8 @@ from edgemt.learning.losses import (
     focal,
     mse,
     onehot,
-    overlap,
     probabilities,
+    soft_iou_loss,
     weighted_mean,
 )
 from edgemt.learning.method import LossTerms, every_decoder
@@ -25,17 +25,17 @@ from edgemt.learning.roles import Networks
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import StudentTeacher
 
-Teach = Callable[[Tensor, Tensor, Tensor | None], Tensor]
+HeadLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-TEACH: tuple[Teach, ...] = (  # logits, int64 labels, weight
+HEAD_LOSSES: tuple[HeadLoss, ...] = (  # logits, int64 labels, weight
     lambda logits, label, weight: cross_entropy(logits, label, weight=weight),
     lambda logits, label, weight: dice(probabilities(logits), onehot(label, logits.shape[1]), weight=weight),
     lambda logits, label, weight: (
         0.5
         * (
             focal(logits, label, weight=weight)
-            + overlap(probabilities(logits), onehot(label, logits.shape[1]), weight=weight)
+            + soft_iou_loss(probabilities(logits), onehot(label, logits.shape[1]), weight=weight)
         )
     ),
 )
@@ -60,7 +60,7 @@ class FUSSNet(StudentTeacher):
     citation: ClassVar[str] = "Xiang et al., MICCAI 2022, FUSSNet: Fusing two sources of uncertainty"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, length=0.13))
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         out, count, weight = nets.student(batch.image), batch.count, self.ramp(step)
         said = every_decoder(out)
         with torch.no_grad():
@@ -68,7 +68,7 @@ class FUSSNet(StudentTeacher):
             every = torch.stack([probabilities(x) for x in every_decoder(wise)])
             labels = every.argmax(2)
             certain = (labels == labels[0]).all(0).unsqueeze(1).to(every.dtype)
-        taught = list(zip(said, every, TEACH, strict=True))
+        taught = list(zip(said, every, HEAD_LOSSES, strict=True))
         gaps = [weighted_mean(mse(probabilities(mine[count:]), p), 1 - certain) for mine, p, _ in taught]
         terms = LossTerms(
             supervised=torch.stack([teach(mine[:count], batch.label, None) for mine, _, teach in taught]).mean(),

@@ -18,10 +18,10 @@ from edgemt.learning.losses import (
 )
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations import GaussianNoise
-from edgemt.learning.pseudo_labels import joined, signed_distance
+from edgemt.learning.pseudo_labels import entropy_weighted_mean, signed_distance
 from edgemt.learning.roles import Ema, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
-from edgemt.learning.student_teacher import PAIR
+from edgemt.learning.student_teacher import STUDENT_PAIR
 
 
 @dataclass(frozen=True)
@@ -50,23 +50,23 @@ class HybridDualMeanTeacher(Method):
     decay: float = 0.99
 
     def roles(self) -> dict[str, Role]:
-        teachers = [Ema(of=(who,), decay=self.decay) for who in PAIR]
+        teachers = [Ema(of=(who,), decay=self.decay) for who in STUDENT_PAIR]
         return {"student": Trainable(), "peer": Trainable(init=1), "teacher": teachers[0], "tutor": teachers[1]}
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         terms, count, rows = LossTerms(), batch.count, len(batch.unlabelled)
-        out = {who: nets[who](batch.image) for who in PAIR}
+        out = {who: nets[who](batch.image) for who in STUDENT_PAIR}
         truth = signed_distance(batch.label, classes=out["student"].logits.shape[1])
         names = ("teacher", "tutor") if rows else ()
         heard = [self.looks(nets[name], batch.unlabelled, step) for name in names]
-        for who in PAIR:
+        for who in STUDENT_PAIR:
             logits, sdf = out[who].logits, out[who].sdf
             shape = mse(sdf[:count], truth).mean()
             terms[f"supervised_{who}"] = dice_ce(logits[:count], batch.label) + self.shape * shape
             if rows:
                 told = heard if who == "student" else heard[1:]
                 p, distances = (torch.cat([each[kind] for each in told]) for kind in (0, 1))
-                target = joined(p)
+                target = entropy_weighted_mean(p)
                 sure = 1.0 - entropy(target) / math.log(target.shape[1])
                 gap = (sure * mse(probabilities(logits[count:]), target)).mean()
                 steady = (-distances.var(0, unbiased=False)).exp() * (sdf[count:] - distances.mean(0)).square()

@@ -11,7 +11,7 @@ import torch
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import dice_ce, entropy, mse, onehot, probabilities
 from edgemt.learning.method import LossTerms
-from edgemt.learning.pseudo_labels import hard, label_errors, passes, soft
+from edgemt.learning.pseudo_labels import argmax_one_hot, label_errors, mc_probabilities, predict_probabilities
 from edgemt.learning.roles import Networks
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import StudentTeacher
@@ -38,14 +38,16 @@ class LabelCorrection(StudentTeacher):
     passes: int = 6
     by_doubt: bool = True
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
-        seen = passes(nets.teacher, batch.labelled, self.noise, step.generator, times=self.passes).mean(0)
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        seen = mc_probabilities(nets.teacher, batch.labelled, self.noise, step.generator, num_passes=self.passes).mean(
+            0
+        )
         errors = label_errors(batch.label, seen).unsqueeze(1)
         move = self.amount(step) * errors.to(seen.dtype)
         if self.by_doubt:
             move = move * (1 - entropy(seen) / math.log(seen.shape[1]))
-        label = torch.lerp(onehot(batch.label, seen.shape[1]).to(seen.dtype), hard(seen).to(seen.dtype), move)
-        target = soft(nets.teacher, self.noise(batch.unlabelled, step.generator))
+        label = torch.lerp(onehot(batch.label, seen.shape[1]).to(seen.dtype), argmax_one_hot(seen).to(seen.dtype), move)
+        target = predict_probabilities(nets.teacher, self.noise(batch.unlabelled, step.generator))
         logits = nets.student(batch.image).logits
         terms = LossTerms(
             supervised=dice_ce(logits[: batch.count], label),

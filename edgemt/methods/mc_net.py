@@ -19,10 +19,12 @@ from edgemt.learning.schedules import SigmoidRampUp
 
 @dataclass(frozen=True)
 class MCNet(Method):
-    """MC-Net: decoders of one encoder learn from each other's sharpened predictions, on every image.
+    """MC-Net: two decoders of one encoder learn from each other's sharpened predictions, on all images.
 
-    Follows the release: one further decoder, all rows, weight 1, temperature 0.1, and the first decoder is what is
-    kept.
+    With p_i the softmax of decoder i and q_j = sharpen(p_j, T) without gradient:
+    L = sum_i dice_ce(i_l, y_l) + ramp(t) sum_{i != j} MSE(p_i, q_j).
+
+    Follows the release: one further decoder, all rows, weight 1, T 0.1; the first decoder is delivered.
 
     Target: the other decoder's sharpened softmax, trusted everywhere.
 
@@ -39,17 +41,17 @@ class MCNet(Method):
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         out = nets.student(batch.image)
-        every = every_decoder(out)
-        known = [dice_ce(logits[: batch.count], batch.label) for logits in every]
-        p = [probabilities(logits) for logits in every]
-        q = [sharpen(said, temperature=self.temperature) for said in p]
-        gaps = [mse(p[i], q[j]).mean() for i, j in permutations(range(len(p)), 2)]
-        return LossTerms(supervised=torch.stack(known).sum(), mutual=self.ramp(step) * torch.stack(gaps).sum())
+        logits = every_decoder(out)
+        supervised = [dice_ce(one[: batch.count], batch.label) for one in logits]
+        p = [probabilities(one) for one in logits]
+        q = [sharpen(one, temperature=self.temperature) for one in p]
+        mutual = [mse(p[i], q[j]).mean() for i, j in permutations(range(len(p)), 2)]
+        return LossTerms(supervised=torch.stack(supervised).sum(), mutual=self.ramp(step) * torch.stack(mutual).sum())
 
 
 @dataclass(frozen=True)
 class MCNetPlus(MCNet):
-    """MC-Net with a third decoder, which resamples by nearest neighbours: six pairs learn from each other.
+    """MC-Net+: MC-Net with a third decoder, upsampling by nearest neighbours; six pairs of predictions.
 
     Target: each other decoder's sharpened softmax, trusted everywhere.
 

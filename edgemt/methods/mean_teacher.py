@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from edgemt.contract import Batch, Step
-from edgemt.learning.losses import Distance, dice_ce, distance
+from edgemt.learning.losses import Distance, consistency_loss, dice_ce
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.perturbations import CutMixBox, cutmix, mixup, mixup_share
+from edgemt.learning.perturbations import CutMixBox, cutmix, mixup, sample_mixup_lambda
 from edgemt.learning.published_settings import SSL4MIS, PublishedSettings
 from edgemt.learning.roles import Ema, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
@@ -50,7 +50,7 @@ class MeanTeacher(Method):
         ours = type(self.target) not in (SoftTarget, UncertaintyMasked) or self.strong or self.mix == "cutmix"
         return None if ours else self.release
 
-    def aside(self) -> str:
+    def variant_note(self) -> str:
         if self.separate_streams:
             return "CutMix, separate streams." if self.mix == "cutmix" else "Separate streams."
         return "Strong views, CutMix." if self.mix == "cutmix" else ""
@@ -65,15 +65,15 @@ class MeanTeacher(Method):
         view = student_view(batch, strong=self.strong)
         probability, weight = self.target(nets.teacher, batch.unlabelled, step)
         if self.mix == "cutmix":
-            box = self.box.draw(view, step.generator)
+            box = self.box.sample(view, step.generator)
             view, probability = cutmix(box, view), cutmix(box, probability)
             weight = None if weight is None else cutmix(box, weight)
         elif self.mix == "mixup":
-            share = mixup_share(view, step.generator)
+            share = sample_mixup_lambda(view, step.generator)
             view, probability = mixup(share, view), mixup(share, probability)
             weight = None if weight is None else mixup(share, weight)
         labelled, unlabelled = two_streams(nets.student, batch.labelled, view, separate=self.separate_streams)
-        gap = distance(self.distance, unlabelled, probability, weight=weight, per_image=self.image_dice)
+        gap = consistency_loss(self.distance, unlabelled, probability, weight=weight, per_image=self.image_dice)
         supervised = dice_ce(labelled, batch.label, per_image=self.image_dice)
         terms = LossTerms(supervised=supervised, consistency=self.ramp(step) * gap)
         if weight is not None:

@@ -16,7 +16,7 @@ from edgemt.learning.losses import (
     weighted_mean,
 )
 from edgemt.learning.method import LossTerms, Method, OptimiserStep
-from edgemt.learning.pseudo_labels import sharpen, soft
+from edgemt.learning.pseudo_labels import predict_probabilities, sharpen
 from edgemt.learning.roles import AlternatingEma, AlternationSchedule, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 
@@ -60,14 +60,14 @@ class PMT(Method):
         turn, count = self.turns(step), batch.count
         who, other, teacher = (("peer", "student", "tutor"), ("student", "peer", "teacher"))[turn]
         logits = nets[who](batch.image).logits
-        p, q = probabilities(logits), soft(nets[other], batch.image)
+        p, q = probabilities(logits), predict_probabilities(nets[other], batch.image)
         truth = onehot(batch.label, p.shape[1]).to(p.dtype)
         behind = (dice(q[:count], truth) < dice(p[:count].detach(), truth)).to(p.dtype)
         differ = (p[:count].argmax(1) != q[:count].argmax(1)).unsqueeze(1)
         error = behind * weighted_mean(mse(p[:count], truth), differ)
         terms = LossTerms(supervised=dice_ce(logits[:count], batch.label) + self.differ * error)
         if len(batch.unlabelled):
-            steady = sharpen(soft(nets[teacher], batch.unlabelled), temperature=self.temperature)
+            steady = sharpen(predict_probabilities(nets[teacher], batch.unlabelled), temperature=self.temperature)
             ahead = mse(p[count:], sharpen(q[count:], temperature=self.temperature)).mean()
             follow = self.own(step) * mse(p[count:], steady).mean()
             terms["consistency"] = follow + self.rival(step) * behind * ahead

@@ -8,7 +8,7 @@ from typing import ClassVar
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import dice_ce, mse, probabilities, weighted_mean
 from edgemt.learning.method import LossTerms
-from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.published_settings import PublishedSettings
 from edgemt.learning.roles import Frozen, Networks, Role
 from edgemt.learning.sam_guidance import PromptableTeacherOptions
@@ -41,9 +41,9 @@ class SACMT(ACMT):
     def roles(self) -> dict[str, Role]:
         return {**super().roles(), "sam": Frozen("promptable")}
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits = nets.student(batch.image).logits
-        target = soft(nets.teacher, self.noise(batch.unlabelled, step.generator))
+        target = predict_probabilities(nets.teacher, self.noise(batch.unlabelled, step.generator))
         word, trust = self.second.word(nets.sam, batch, target, step)
         if self.agree:
             trust = trust * (word.argmax(1) == target.argmax(1)).unsqueeze(1)

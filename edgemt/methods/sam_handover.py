@@ -8,14 +8,14 @@ from typing import ClassVar
 import torch
 
 from edgemt.contract import Batch, Step
-from edgemt.learning.losses import Distance, dice_ce, distance
+from edgemt.learning.losses import Distance, consistency_loss, dice_ce
 from edgemt.learning.method import LossTerms
 from edgemt.learning.perturbations import CutMixBox, GaussianNoise, cutmix
-from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Ema, Frozen, Networks, Role
 from edgemt.learning.sam_guidance import PromptableTeacherOptions
 from edgemt.learning.schedules import SigmoidRampUp
-from edgemt.learning.student_teacher import Mix, StudentTeacher, student_view
+from edgemt.learning.student_teacher import Mixing, StudentTeacher, student_view
 
 
 @dataclass(frozen=True)
@@ -39,22 +39,22 @@ class SamHandover(StudentTeacher):
     handover: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, length=0.8))
     distance: Distance = "ce"
     strong: bool = True
-    mix: Mix = "cutmix"
+    mix: Mixing = "cutmix"
     box: CutMixBox = field(default_factory=CutMixBox)
 
     def roles(self) -> dict[str, Role]:
         return {**super().roles(), "sam": Frozen("promptable")}
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
-        own = soft(nets.teacher, self.noise(batch.unlabelled, step.generator))
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        own = predict_probabilities(nets.teacher, self.noise(batch.unlabelled, step.generator))
         word, trust = self.second.word(nets.sam, batch, own, step)
         early = (1.0 - self.handover(step)) * trust
         target, view = early * word + (1.0 - early) * own, student_view(batch, strong=self.strong)
         if self.mix == "cutmix":
-            box = self.box.draw(view, step.generator)
+            box = self.box.sample(view, step.generator)
             view, target = cutmix(box, view), cutmix(box, target)
         logits = nets.student(torch.cat([batch.labelled, view])).logits
         terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
-        terms["consistency"] = self.ramp(step) * distance(self.distance, logits[batch.count :], target)
+        terms["consistency"] = self.ramp(step) * consistency_loss(self.distance, logits[batch.count :], target)
         terms.notes["sam"] = early.mean()
         return terms

@@ -10,8 +10,16 @@ import torch.nn.functional as F
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import cross_entropy, dice_ce
 from edgemt.learning.method import LossTerms
-from edgemt.learning.perturbations import Affine, GaussianNoise, darkness, inverse, shade, warp, within
-from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.perturbations import (
+    Affine,
+    GaussianNoise,
+    apply_shadow,
+    invert_affine,
+    shadow_mask,
+    valid_region,
+    warp,
+)
+from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Ema, Networks
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import StudentTeacher
@@ -19,16 +27,19 @@ from edgemt.learning.student_teacher import StudentTeacher
 
 @dataclass(frozen=True)
 class SCOSSL(StudentTeacher):
-    """SCO-SSL: teacher and student see ultrasound under shadows taken from two other images of the batch.
+    """SCO-SSL: teacher and student get ultrasound images under shadows of two other images of the batch.
 
-    Follows the release: shadows are the dark parts of another row, the teacher's of the one before and the student's
-    of the one after, the student's also multiplies its encoder's maps; cross-entropy with soft targets on all rows;
-    the whole state averaged, teacher in eval mode.
+    With shadow masks m1, m2 of other rows and an affine A: q = A^-1 teacher(A(m1 x)), student input m2 x and encoder
+    maps times m2; L = dice_ce(x_l, y_l) + ramp(t) CE(student, q) where A^-1 is inside the image.
 
-    Target: the average's softmax of a turned, shadowed view, put back, where it looked.
+    Follows the release: shadows are the dark regions of another row, for the teacher of the one before and for the
+    student of the one after; cross-entropy with soft targets on all rows; the whole state averaged, teacher in eval
+    mode.
+
+    Target: the average's softmax of a rotated, shadowed view, transformed back, inside that view.
 
     Differs: the release turns both views rigidly; here the teacher's alone, the batch having turned the student's.
-    Dice with cross-entropy where it has Dice. Levels are shares of an image's own range, as images come normalised.
+    Dice with cross-entropy where it has Dice. Levels are fractions of an image's own range, as images come normalised.
     """
 
     heads: ClassVar[tuple[Head, ...]] = ("disturb",)
@@ -39,18 +50,18 @@ class SCOSSL(StudentTeacher):
     noise: GaussianNoise = field(default_factory=lambda: GaussianNoise(std=0.0))
     affine: Affine = field(default_factory=lambda: Affine(degrees=10.0, zoom=0.0, shift=0.05))
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
-        dark = darkness(batch.image)
-        there = self.affine.draw(batch.image, step.generator)
-        seen = self.noise(warp(there, shade(batch.image, dark.roll(1, 0))), step.generator)
-        back = inverse(there)
-        target = warp(back, soft(nets.teacher, seen))
-        mask = dark.roll(-1, 0)
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        shadows = shadow_mask(batch.image)
+        affine = self.affine.sample(batch.image, step.generator)
+        view = self.noise(warp(affine, apply_shadow(batch.image, shadows.roll(1, 0))), step.generator)
+        inverse = invert_affine(affine)
+        target = warp(inverse, predict_probabilities(nets.teacher, view))
+        mask = shadows.roll(-1, 0)
         logits = nets.student(
-            shade(batch.image, mask), disturb=lambda f: f * F.interpolate(mask, size=f.shape[2:]).to(f.dtype)
+            apply_shadow(batch.image, mask), disturb=lambda f: f * F.interpolate(mask, size=f.shape[2:]).to(f.dtype)
         ).logits
-        gap = cross_entropy(logits, target, weight=within(back, target))
+        consistency_loss = cross_entropy(logits, target, weight=valid_region(inverse, target))
         return LossTerms(
             supervised=dice_ce(logits[: batch.count], batch.label),
-            consistency=self.ramp(step) * gap,
+            consistency=self.ramp(step) * consistency_loss,
         )

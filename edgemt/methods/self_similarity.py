@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemt.contract import Batch, Head, Step
-from edgemt.learning.auxiliary_tasks import pooled
+from edgemt.learning.auxiliary_tasks import region_means
 from edgemt.learning.losses import dice_ce, mse, probabilities
 from edgemt.learning.method import LossTerms
 from edgemt.learning.roles import Networks
@@ -43,14 +43,14 @@ class SelfSimilarity(StudentTeacher):
     temperature: float = 0.1
     pull: float = 0.1  # of the likeness, beside the consistency
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         said, weight = nets.student(batch.image), self.ramp(step)
         with torch.no_grad():
             wise = nets.teacher(self.noise(batch.image, step.generator))
             q = probabilities(wise.logits)
-            close = near_cells(pooled(q, self.side), reach=self.near)
+            close = neighbouring_patches(region_means(q, self.side), reach=self.near)
             trust = self._alike(wise.features).masked_fill(~close, -torch.inf).softmax(2)
-            coarse = pooled(q, self.side)
+            coarse = region_means(q, self.side)
             mean = (trust.to(coarse.dtype) @ coarse.flatten(2).transpose(1, 2)).transpose(1, 2).view_as(coarse)
             target = torch.lerp(q, F.interpolate(mean, size=q.shape[2:], mode="nearest").to(q.dtype), self.blend)
         alike = self._alike(said.features)
@@ -63,12 +63,12 @@ class SelfSimilarity(StudentTeacher):
 
     def _alike(self, features: Tensor) -> Tensor:
         """[N, V, V]: cosines between patches over the temperature, a patch with itself left out."""
-        unit = F.normalize(pooled(features, self.side).flatten(2), dim=1)
+        unit = F.normalize(region_means(features, self.side).flatten(2), dim=1)
         own = torch.eye(unit.shape[2], dtype=torch.bool, device=unit.device)
         return (unit.transpose(1, 2) @ unit).masked_fill(own, -torch.inf) / self.temperature
 
 
-def near_cells(grid: Tensor, *, reach: float) -> Tensor:
+def neighbouring_patches(grid: Tensor, *, reach: float) -> Tensor:
     """bool [V, V]: which cells of a grid [N, C, *side] lie within `reach` of each other, not oneself."""
     lines = [torch.arange(side, device=grid.device, dtype=torch.float32) for side in grid.shape[2:]]
     place = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).flatten(0, -2)

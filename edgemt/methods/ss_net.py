@@ -17,10 +17,10 @@ from torch import Tensor, nn
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import dice, dice_ce, onehot, probabilities
 from edgemt.learning.method import LossTerms, Method, OptimiserStep
-from edgemt.learning.perturbations import adversarial
-from edgemt.learning.pseudo_labels import hard
+from edgemt.learning.perturbations import vat_perturbation
+from edgemt.learning.pseudo_labels import argmax_one_hot
 from edgemt.learning.published_settings import CONSTANT, PublishedSettings
-from edgemt.learning.roles import Memory, Networks, Role, Trainable, bare, untracked
+from edgemt.learning.roles import Memory, Networks, Role, Trainable, untracked, unwrap
 from edgemt.learning.schedules import SigmoidRampUp
 
 
@@ -53,24 +53,24 @@ class SSNet(Method):
 
     def steps(self, nets: Networks, batch: Batch, step: Step) -> Iterator[OptimiserStep]:
         out, count = nets.student(batch.image), batch.count
-        nets.memory.need(out.logits.shape[1], features=out.features.shape[1])
+        nets.memory.check_capacity(out.logits.shape[1], features=out.features.shape[1])
         calm, label = probabilities(out.logits.detach()), onehot(batch.label, out.logits.shape[1])
 
         def moved(image: Tensor, student: nn.Module) -> Tensor:
             return dice(probabilities(student(image).logits), calm)
 
-        calmly = partial(moved, student=bare(nets.student))
+        calmly = partial(moved, student=unwrap(nets.student))
         with untracked(nets.student):
-            push = adversarial(calmly, batch.image, step.generator, reach=self.reach, probe=self.probe)
+            push = vat_perturbation(calmly, batch.image, step.generator, epsilon=self.reach, xi=self.probe)
             smooth = moved(batch.image + push, nets.student)
-        right = label * hard(calm[:count])
+        right = label * argmax_one_hot(calm[:count])
         draw = torch.rand(batch.label.shape, generator=step.generator, device=batch.label.device)
-        found = [chosen(out.features[:count], one, draw, most=self.memory.size) for one in right.unbind(1)]
-        centre, known = centres(nets.memory.vectors, found)
-        classes = label if not len(batch.unlabelled) else torch.cat([label, hard(calm[count:])])
+        found = [sample_features(out.features[:count], one, draw, most=self.memory.size) for one in right.unbind(1)]
+        centre, known = class_centres(nets.memory.vectors, found)
+        classes = label if not len(batch.unlabelled) else torch.cat([label, argmax_one_hot(calm[count:])])
         weight = self.ramp(step)
         parts = (slice(count), slice(count, None)) if len(batch.unlabelled) else (slice(count),)
-        apart = [spread(out.features[part], classes[part], centre, known) for part in parts]
+        apart = [class_distance(out.features[part], classes[part], centre, known) for part in parts]
         terms = LossTerms(supervised=dice_ce(out.logits[:count], batch.label))
         terms["smooth"] = weight * smooth
         terms["contrast"] = weight * self.contrast * torch.stack(apart).sum()
@@ -80,13 +80,13 @@ class SSNet(Method):
             nets.memory.push(vectors, label=which)
 
 
-def chosen(features: Tensor, where: Tensor, draw: Tensor, *, most: int) -> Tensor:
+def sample_features(features: Tensor, where: Tensor, draw: Tensor, *, most: int) -> Tensor:
     """Up to `most` vectors [n, F] of `features` [N, F, *space], those with the highest `draw` where `where` is 1."""
     score, at = draw.masked_fill(where < 0.5, -1.0).flatten().topk(min(most, draw.numel()))
     return features.detach().movedim(1, -1).flatten(0, -2)[at[score >= 0]].float()
 
 
-def centres(memory: Tensor, found: list[Tensor]) -> tuple[Tensor, Tensor]:
+def class_centres(memory: Tensor, found: list[Tensor]) -> tuple[Tensor, Tensor]:
     """Mean direction [C, F] of what is remembered and what was just found, and which classes have one, bool [C]."""
     width = found[0].shape[1]
     every = [F.normalize(torch.cat([memory[c, :, :width].to(v.dtype), v]), dim=1) for c, v in enumerate(found)]
@@ -94,7 +94,7 @@ def centres(memory: Tensor, found: list[Tensor]) -> tuple[Tensor, Tensor]:
     return torch.stack([v.sum(0) for v in every]) / counts.clamp_min(1)[:, None], counts > 0
 
 
-def spread(features: Tensor, classes: Tensor, centre: Tensor, known: Tensor) -> Tensor:
+def class_distance(features: Tensor, classes: Tensor, centre: Tensor, known: Tensor) -> Tensor:
     """Scalar: mean cosine distance of features [N, F, *space] to the vectors of their class, mean over classes."""
     unit = F.normalize(features.float(), dim=1)
     far = 1.0 - torch.einsum("nf...,cf->nc...", unit, centre.to(unit.dtype))

@@ -12,7 +12,7 @@ from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import dice_ce, entropy, mse, probabilities, weighted_mean
 from edgemt.learning.method import LossTerms
 from edgemt.learning.perturbations import GaussianNoise
-from edgemt.learning.pseudo_labels import looks, signed_distance, steady_features
+from edgemt.learning.pseudo_labels import feature_mean_and_confidence, mc_outputs, signed_distance
 from edgemt.learning.roles import Networks
 from edgemt.learning.student_teacher import StudentTeacher
 
@@ -37,13 +37,13 @@ class TriUMT(StudentTeacher):
     passes: int = 8
     own: float = 0.1
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         out, count, weight = nets.student(batch.image), batch.count, self.ramp(step)
         p = probabilities(out.logits)
-        seen = looks(nets.teacher, batch.image, self.noise, step.generator, times=self.passes)
+        seen = mc_outputs(nets.teacher, batch.image, self.noise, step.generator, num_passes=self.passes)
         target = probabilities(seen.logits.flatten(0, 1)).view(seen.logits.shape).mean(0)
         sure = 1 - entropy(target) / math.log(p.shape[1])
-        features, steady, size = steady_features(seen)
+        features, steady, size = feature_mean_and_confidence(seen)
         assert out.sdf is not None and seen.sdf is not None and out.features is not None
         far = weighted_mean((out.sdf - seen.sdf.mean(0)).square(), torch.exp(-seen.sdf.var(0, correction=0)))
         gap = (out.features - features).square().flatten(2).mean(2) / size

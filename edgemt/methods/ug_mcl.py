@@ -7,10 +7,10 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edgemt.contract import Batch, Head, Step
-from edgemt.learning.auxiliary_tasks import mask_of
+from edgemt.learning.auxiliary_tasks import mask_from_sdf
 from edgemt.learning.losses import cross_entropy, dice, entropy, mse, onehot, probabilities, weighted_mean
 from edgemt.learning.method import LossTerms
-from edgemt.learning.pseudo_labels import passes
+from edgemt.learning.pseudo_labels import mc_probabilities
 from edgemt.learning.roles import Networks
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import StudentTeacher
@@ -38,11 +38,11 @@ class UGMCL(StudentTeacher):
     bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, start=0.75, length=1.0))
     steepness: float = 1500.0
 
-    def compared(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         out, count, weight = nets.student(batch.image), batch.count, self.ramp(step)
         p = probabilities(out.logits)
-        mask = mask_of(out.sdf, steepness=self.steepness)
-        seen = passes(nets.teacher, batch.image, self.noise, step.generator, times=self.passes + 1)
+        mask = mask_from_sdf(out.sdf, steepness=self.steepness)
+        seen = mc_probabilities(nets.teacher, batch.image, self.noise, step.generator, num_passes=self.passes + 1)
         doubt = entropy(seen[1:].mean(0))
         certain = (doubt <= self.bar(step) * math.log(p.shape[1])).to(p.dtype)
         truth = onehot(batch.label, p.shape[1])

@@ -11,27 +11,27 @@ from torch import Tensor
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import (
     Distance,
+    consistency_loss,
     dice_ce,
-    distance,
     probabilities,
 )
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations import CutMixBox, IntensityJitter, RowwiseChannelDropout, cutmix
-from edgemt.learning.pseudo_labels import hard
+from edgemt.learning.pseudo_labels import argmax_one_hot
 from edgemt.learning.published_settings import IN_UNIT_RANGE, PublishedSettings
 from edgemt.learning.roles import Ema, Networks, Role, Trainable
 from edgemt.learning.student_teacher import student_view
 
-Label = tuple[Tensor, Tensor]  # hard labels [U, C, *space] and where they are believed [U, 1, *space]
+PseudoLabel = tuple[Tensor, Tensor]  # hard labels [U, C, *space] and where they are believed [U, 1, *space]
 
 
-def believed(logits: Tensor, *, confidence: float) -> Label:
+def confident_pseudo_label(logits: Tensor, *, confidence: float) -> PseudoLabel:
     """The most likely class where its probability passes the bar; no gradient."""
     p = probabilities(logits.detach())
-    return hard(p), (p.amax(1, keepdim=True) >= confidence).to(p.dtype)
+    return argmax_one_hot(p), (p.amax(1, keepdim=True) >= confidence).to(p.dtype)
 
 
-def cut(box: Tensor, label: Label) -> Label:
+def cutmix_pseudo_label(box: Tensor, label: PseudoLabel) -> PseudoLabel:
     return cutmix(box, label[0]), cutmix(box, label[1])
 
 
@@ -72,15 +72,15 @@ class UniMatch(Method):
         count, rows, weak = batch.count, len(batch.unlabelled), batch.unlabelled
         if not rows:
             return LossTerms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
-        boxes = [self.box.draw(weak, step.generator) for _ in range(2)]
+        boxes = [self.box.sample(weak, step.generator) for _ in range(2)]
         views = zip(boxes, (student_view(batch, strong=True), self.jitter(weak, step.generator)), strict=True)
         image = torch.cat([batch.image, weak, *(cutmix(box, view) for box, view in views)])
         dropout = RowwiseChannelDropout(self.drop, count + rows, count + 2 * rows, step.generator)
         # Bound, as an engine searches a dataclass that it is given for tensors.
         logits = nets.student(image, disturb=dropout.__call__).logits
         said, dropped, *strong = logits[count:].chunk(4)
-        label = believed(said, confidence=self.confidence)
-        gaps = [self.apart(pupil, cut(box, label)) for pupil, box in zip(strong, boxes, strict=True)]
+        label = confident_pseudo_label(said, confidence=self.confidence)
+        gaps = [self.apart(pupil, cutmix_pseudo_label(box, label)) for pupil, box in zip(strong, boxes, strict=True)]
         terms = LossTerms(
             supervised=dice_ce(logits[:count], batch.label),
             strong=self.strong * torch.stack(gaps).sum(),
@@ -89,5 +89,5 @@ class UniMatch(Method):
         terms.notes["accepted"] = label[1].mean()
         return terms
 
-    def apart(self, logits: Tensor, label: Label) -> Tensor:
-        return distance(self.distance, logits, label[0], weight=label[1])
+    def apart(self, logits: Tensor, label: PseudoLabel) -> Tensor:
+        return consistency_loss(self.distance, logits, label[0], weight=label[1])

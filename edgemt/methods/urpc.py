@@ -19,13 +19,16 @@ from edgemt.learning.schedules import SigmoidRampUp
 
 @dataclass(frozen=True)
 class URPC(Method):
-    """Predictions of every scale agree with their mean, less so where a scale's KL from it shows doubt.
+    """URPC: predictions of all decoder scales must agree with their mean, weighted by uncertainty.
 
-    Follows the release in SSL4MIS: the mean is no fixed target, and the doubt itself is minimised. The coarser heads
-    read disturbed maps, coarsest first: for slices single places dropped at 0.5, the most active places silenced,
-    multiplicative noise; for volumes channels dropped at 0.5, 0.3 and 0.2.
+    With p_s the softmax of scale s, p_mean their mean and D_s = KL(p_mean || p_s):
+    L = mean_s dice_ce(s_l, y_l) + ramp(t) mean_s [sum(e^-D_s (p_s - p_mean)^2) / sum(e^-D_s) + mean(D_s)].
 
-    Target: the mean softmax of all scales, trusted by e^-KL of each from it.
+    Follows the release in SSL4MIS: gradients pass through p_mean, and D itself is minimised. The coarser heads get
+    perturbed feature maps, coarsest first: for slices dropout of single places at 0.5, attention drop, multiplicative
+    noise; for volumes channel dropout at 0.5, 0.3 and 0.2.
+
+    Target: the mean softmax of all scales, weighted by e^-KL of each from it.
 
     Differs: the scales are the decoder's own levels, with 1x1 heads and linear upsampling; labels are learnt with Dice
     and cross-entropy, mean over scales. The release's network of volumes drops those channels on the decoder's way up
@@ -42,26 +45,26 @@ class URPC(Method):
     noise: FeatureNoise = field(default_factory=FeatureNoise)
     rates: tuple[float, ...] = (0.5, 0.3, 0.2)  # of channels dropped in volumes, coarsest level first
 
-    def disturbed(self, level: int, feature: Tensor, generator: torch.Generator | None) -> Tensor:
-        """A map of the decoder, level 0 the coarsest, as its head reads it; levels beyond the third are left clean."""
+    def perturb(self, level: int, feature: Tensor, generator: torch.Generator | None) -> Tensor:
+        """The input of the head of `level` (0 is the coarsest): its map, perturbed; unchanged from level 3 on."""
         slices: tuple[FeatureTransform, ...] = (self.dropout, self.drop, self.noise)
         volumes = tuple(FeatureDropout(rate=rate) for rate in self.rates)
-        ways = slices if feature.ndim == 4 else volumes
-        return ways[level](feature, generator) if level < len(ways) else feature
+        transforms = slices if feature.ndim == 4 else volumes
+        return transforms[level](feature, generator) if level < len(transforms) else feature
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         def disturb(level: int, feature: Tensor) -> Tensor:
-            return self.disturbed(level, feature, step.generator)
+            return self.perturb(level, feature, step.generator)
 
         out = nets.student(batch.image, disturb_scales=disturb)
         scales = every_scale(out)
-        known = [dice_ce(logits[: batch.count], batch.label) for logits in scales]
-        terms = LossTerms(supervised=torch.stack(known).mean())
+        supervised = [dice_ce(logits[: batch.count], batch.label) for logits in scales]
+        terms = LossTerms(supervised=torch.stack(supervised).mean())
         if len(batch.unlabelled):
-            every = [probabilities(logits[batch.count :]) for logits in scales]
-            middle, gaps = torch.stack(every).mean(0), []
-            for p in every:
-                doubt = kl(p.clamp_min(1e-8).log(), middle)
-                gaps.append(weighted_mean(mse(p, middle), torch.exp(-doubt)) + doubt.mean())
-            terms["consistency"] = self.ramp(step) * torch.stack(gaps).mean()
+            probs = [probabilities(logits[batch.count :]) for logits in scales]
+            p_mean, consistency_losses = torch.stack(probs).mean(0), []
+            for p in probs:
+                uncertainty = kl(p.clamp_min(1e-8).log(), p_mean)
+                consistency_losses.append(weighted_mean(mse(p, p_mean), torch.exp(-uncertainty)) + uncertainty.mean())
+            terms["consistency"] = self.ramp(step) * torch.stack(consistency_losses).mean()
         return terms

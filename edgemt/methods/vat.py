@@ -8,10 +8,10 @@ from typing import ClassVar
 from torch import Tensor
 
 from edgemt.contract import Batch, Step
-from edgemt.learning.losses import dice_ce, distance, kl, log_probabilities, probabilities
+from edgemt.learning.losses import consistency_loss, dice_ce, kl, log_probabilities, probabilities
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.perturbations import adversarial
-from edgemt.learning.roles import Networks, bare, untracked
+from edgemt.learning.perturbations import vat_perturbation
+from edgemt.learning.roles import Networks, untracked, unwrap
 from edgemt.learning.schedules import SigmoidRampUp
 
 
@@ -40,10 +40,10 @@ class VAT(Method):
             calm = probabilities(logits[batch.count :].detach())
 
             def moved(image: Tensor) -> Tensor:
-                return kl(log_probabilities(bare(nets.student)(image).logits), calm).mean()
+                return kl(log_probabilities(unwrap(nets.student)(image).logits), calm).mean()
 
             with untracked(nets.student):
-                push = adversarial(moved, batch.unlabelled, step.generator, reach=self.reach, probe=self.probe)
+                push = vat_perturbation(moved, batch.unlabelled, step.generator, epsilon=self.reach, xi=self.probe)
                 pushed = nets.student(batch.unlabelled + push).logits
-            terms["adversarial"] = self.ramp(step) * distance("kl", pushed, calm)
+            terms["adversarial"] = self.ramp(step) * consistency_loss("kl", pushed, calm)
         return terms

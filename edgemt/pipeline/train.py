@@ -23,7 +23,7 @@ from edgemt.io import encoder_weights
 from edgemt.io.atomic import write_text
 from edgemt.io.encoder_weights import EncoderWeights
 from edgemt.learning.ensemble import ROOM, Ensemble
-from edgemt.learning.feature_losses import give_maps
+from edgemt.learning.feature_losses import enable_maps
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
 from edgemt.methods import Discriminator, Method
@@ -96,7 +96,7 @@ def trained(
         done = engine.train(
             method,
             build=builder(known, side, method=method, seed=at.recipe.seed),
-            draw=side.draw(of.schedule, all_labels=all_labels, bank=said, alike=method.alike),
+            draw=side.draw(of.schedule, all_labels=all_labels, bank=said, alike=method.matched_intensity),
             schedule=of.schedule,
             folder=working,
             seed=at.recipe.seed,
@@ -408,7 +408,7 @@ def builder(
         torch.manual_seed(seed * 1000 + init)
         if kind in known:
             network = known[kind]()
-            built[kind] = give_maps(network, term.at) if kind in term.given_by else network
+            built[kind] = enable_maps(network, term.at) if kind in term.given_by else network
             return network
         if kind == "projection":
             return term.projection(built, side.example)

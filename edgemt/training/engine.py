@@ -32,7 +32,17 @@ from edgemt.contract import Batch, Step
 from edgemt.data.resize import resize_batch
 from edgemt.io.atomic import NoSpaceError
 from edgemt.learning.method import Method, OptimiserStep
-from edgemt.learning.roles import Ema, Frozen, Memory, Networks, Trainable, gather, rest, set_modes, update_averages
+from edgemt.learning.roles import (
+    Ema,
+    Frozen,
+    Memory,
+    Networks,
+    Trainable,
+    build_networks,
+    restore_norm_tracking,
+    set_modes,
+    update_averages,
+)
 from edgemt.training import checkpoint, distributed
 from edgemt.training.progress import Bar
 
@@ -175,7 +185,7 @@ class Run:
         self.method, self.schedule, self.seed, self.measured_on = method, schedule, seed, measured_on
         self.roles = method.roles()
         torch.manual_seed(seed)
-        self.players: Networks = gather(self.roles, build)
+        self.players: Networks = build_networks(self.roles, build)
         volumes = any(p.ndim == 5 for p in self.players.parameters())
         self.fabric = _fabric(resolve_precision(schedule.precision, device, learns_volumes=volumes), device)
         # A player without gradients needs no exact arithmetic; averages follow their students unless `auto` parts them.
@@ -232,7 +242,7 @@ class Run:
         if not finite:
             for buffer, old in zip(statistics, before, strict=True):
                 buffer.copy_(old)
-            rest(self.players)
+            restore_norm_tracking(self.players)
             self.bad_in_a_row += 1
             self.history["skipped"] += 1
             return None
