@@ -77,11 +77,11 @@ def test_what_others_do_with_the_machine_does_not_choose() -> None:
 
 
 def test_a_card_that_was_never_timed_names_nothing() -> None:
-    assert fastest(Card()) == {}
+    assert fastest(ModelCard()) == {}
 
 
 def test_a_file_that_the_card_does_not_list_is_never_the_quickest() -> None:
-    assert fastest(Card(files={"model.onnx": ""}, latency=(said("onnxruntime", "../other.onnx", 0.1),))) == {}
+    assert fastest(ModelCard(files={"model.onnx": ""}, latency=(said("onnxruntime", "../other.onnx", 0.1),))) == {}
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.int8.onnx"])
@@ -123,7 +123,7 @@ def test_while_others_use_the_machine_it_is_timed_again_and_then_undecided(monke
     records = latency_records(TWO, [frame(0)], FEW)
     assert {record["undecided"] for record in records} == {True}
     assert records[0]["foreign_cores"] == 0.9  # of the quietest time
-    card = Card(files={"quick.xml": "", "slow.xml": ""}, latency=records)
+    card = ModelCard(files={"quick.xml": "", "slow.xml": ""}, latency=records)
     assert fastest(card) == {} and undecided(card)
     for quiet in (0.1, None):
         busy_for(monkeypatch, 1.7, quiet)

@@ -21,7 +21,8 @@ from deploy.package.package import Ship, seal  # noqa: E402
 from edgemt.data.cohort import DataOptions  # noqa: E402
 from edgemt.inference import evaluate_package  # noqa: E402
 from edgemt.inference.predict import write_png  # noqa: E402
-from edgemt.io.images import read_label, read_label_volume, read_volume  # noqa: E402
+from edgemt.io.images import read_label
+from edgemt.io.volumes import read_label_volume, read_volume  # noqa: E402
 
 RUN: dict[str, Any] = {"runtime": "onnxruntime"}
 DATA = DataOptions(layout="pairs", classes=("background", "organ", "tool"), size=SIZE).to_dict()

@@ -131,9 +131,9 @@ def test_a_golden_picture_that_is_no_png_is_never_decoded(tmp_path: Path) -> Non
 
 
 def open_card(folder: Path) -> Any:
-    from edgemt.contract import Card
+    from edgemt.model_card import ModelCard
 
-    return Card.from_json((folder / "card.json").read_text())
+    return ModelCard.from_json((folder / "card.json").read_text())
 
 
 def prompt_graph(shift: float) -> Any:

@@ -99,5 +99,5 @@ def make_ship(
             picture = np.stack([frame(seed + k)[..., 0] for k in range(channels)], axis=-1)
         write_golden(folder, f"frame{seed}", frame=picture, mask=expected(picture))
     values = {"name": "tiny", "classes": CLASSES, "size": SIZE, "channels": channels, **fields}
-    seal(folder, Card(**values))  # type: ignore[arg-type]
+    seal(folder, ModelCard(**values))  # type: ignore[arg-type]
     return open_ship(folder)

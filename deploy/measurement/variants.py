@@ -100,12 +100,12 @@ def _timed_while_quiet(
     return best
 
 
-def undecided(card: Card) -> bool:
+def undecided(card: ModelCard) -> bool:
     """Whether files were timed and no choice can be taken from it."""
     return bool(card.latency) and not fastest(card)
 
 
-def fastest(card: Card) -> dict[str, dict[str, Any]]:
+def fastest(card: ModelCard) -> dict[str, dict[str, Any]]:
     """runtime -> the quickest of its files when the ship was made, quickest runtime first; empty if none was timed, or
     on a machine that others used."""
     marked = [

@@ -25,6 +25,7 @@ from edgemt.contract import Card
 from edgemt.io.atomic import write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
 from edgemt.io.zoo_paths import located
+from edgemt.model_card import ModelCard
 
 log = logging.getLogger("edgemt.deploy")
 
@@ -34,7 +35,7 @@ class Ship:
     """A folder whose every listed file had the hash that its card says."""
 
     folder: Path
-    card: Card
+    card: ModelCard
     signed: bool = False  # by a trusted key, which was checked
 
     def path(self, file: str) -> Path:
@@ -106,7 +107,7 @@ def open_ship(folder: str | Path, *, trusted: str | Path | None = None) -> Ship:
         verify(signed, folder / SIGNATURE, trusted=key)
     elif trusted is None and (folder / SIGNATURE).exists():
         _unchecked(str(folder.resolve()), hashlib.sha256(signed).hexdigest())
-    card = Card.from_json(text, source=folder / CARD)
+    card = ModelCard.from_json(text, source=folder / CARD)
     _check_card(folder / CARD, card)
     for name, digest in card.files.items():
         _verified(folder, name, digest)
@@ -123,7 +124,7 @@ def _unchecked(folder: str, card: str) -> None:
     )
 
 
-def card_hash(card: Card) -> str:
+def card_hash(card: ModelCard) -> str:
     """What a child artefact writes into its `parents`."""
     return hashlib.sha256(card.to_json().encode()).hexdigest()
 

@@ -28,7 +28,7 @@ from deploy.quantization.int8 import quantize
 from deploy.runtimes.load import runner
 from deploy.runtimes.registry import RUNTIMES
 from deploy.runtimes.runner import GraphRunner, imported
-from edgemt.contract import Normalise
+from edgemt.model_card import Normalisation
 
 # runtimes whose profiler names layers, on a processor
 PROFILERS = {name: spec.profile_layers for name, spec in RUNTIMES.items() if spec.profile_layers is not None}
@@ -68,7 +68,7 @@ class Measured:
         if example.dim() != 4:
             raise ValueError("prune.target = 'latency': a 3-D network does not ship; choose prune.target macs")
         channels, size = example.shape[1], (int(example.shape[2]), int(example.shape[3]))
-        plain = Normalise(mean=(0.5,), std=(0.25,))
+        plain = Normalisation(mean=(0.5,), std=(0.25,))
         with tempfile.TemporaryDirectory() as folder:
             file = export_onnx(network, Path(folder) / ONNX_FP32, size=size, channels=channels, normalise=plain)
             if self.precision == "int8":

@@ -31,7 +31,7 @@ from deploy.runtimes.registry import FILE_TYPES, RUNTIMES, can_run_packages, fir
 from deploy.runtimes.runner import Choice, GraphRunner, Loaded, checked_threads, first_line
 from deploy.runtimes.tensorrt_engine_cache import NoEngine, cache_folder
 from edgemt.contract import Runner
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 
 log = logging.getLogger("edgemt.deploy")
 

@@ -22,7 +22,7 @@ from deploy.runtimes.cache_seal import read_sealed, write_sealed
 from deploy.runtimes.runner import GraphRunner, said
 from deploy.runtimes.tensorrt_api import PACKAGES, executed, logger, module
 from deploy.runtimes.tensorrt_engine_cache import Engine, Key, cache_folder, write_engine
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 
 _ATTEMPTS = 3  # each with a quarter of the workspace of the one before
 
@@ -100,7 +100,7 @@ def build_ship(
     if runtime == "auto":
         runtime = "tensorrt" if find_spec("tensorrt") is not None and cuda_driver.gpu() is not None else "tensorrt_rtx"
     if runtime not in PACKAGES:
-        raise ValueError(unknown("runtime to build engines for", runtime, ["auto", *PACKAGES]))
+        raise ValueError(unknown_name_message("runtime to build engines for", runtime, ["auto", *PACKAGES]))
     module(runtime)
     names = [ONNX.get(file, file)] if file is not None else [name for name in ONNX.values() if name in ship.card.files]
     for name in names:

@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from edgemt.commands.console import alone, show_help, write_json
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.io.zoo_paths import is_name
 
 
@@ -75,7 +75,9 @@ def _is_recipe(name: str) -> bool:
     from edgemt.recipes import RECIPES
 
     if name not in RECIPES:
-        raise ValueError(f"{name}: neither a ship folder nor a recipe; " + unknown("recipe", name, RECIPES))
+        raise ValueError(
+            f"{name}: neither a ship folder nor a recipe; " + unknown_name_message("recipe", name, RECIPES)
+        )
     return True
 
 

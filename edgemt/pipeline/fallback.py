@@ -1,6 +1,6 @@
 """Fallbacks: what is tried when a gate refuses, in which order, and the record of what was given up for it.
 
-A record is plain JSON on the cards of `slim`, `int8` and `ship` (`Card.given_up`):
+A record is plain JSON on the cards of `slim`, `int8` and `ship` (`ModelCard.given_up`):
 stage, wanted, shipped, why, tolerance, parent_dice, remedy, and `tried`, a list of {attempt, dice, refused}.
 """
 

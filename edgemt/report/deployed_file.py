@@ -13,7 +13,7 @@ def kind_of(file: str) -> str:
     return next((kind for kind in ("int8", "fp16") if kind in file), "fp32")
 
 
-def delivered(ship: Card) -> str:
+def delivered(ship: ModelCard) -> str:
     """The stage that the report's first line is about: what `runner` takes where nobody chooses."""
     quickest = next(iter(fastest(ship).values()), None)
     if quickest is None:
@@ -22,7 +22,7 @@ def delivered(ship: Card) -> str:
     return f"{kind_of(quickest['file'])}/{quickest['runtime']}"
 
 
-def choices(ship: Card) -> list[str]:
+def choices(ship: ModelCard) -> list[str]:
     """How INT8 was reached, where calibration alone did not do, and what was chosen for each runtime."""
     said: list[str] = []
     steps: list[dict[str, Any]] = next(
