@@ -20,7 +20,7 @@ from deploy.measurement.variants import fastest, latency_records, undecided  # n
 from deploy.package.package import Ship  # noqa: E402
 from deploy.runtimes import choose_variant  # noqa: E402
 from deploy.runtimes.load import fastest_here, runner  # noqa: E402
-from edgemt.contract import Card  # noqa: E402
+from edgemt.model_card import ModelCard  # noqa: E402
 
 FEW = BenchOptions(iterations=5, rounds=3, warmup=1, block_ms=1)
 

@@ -10,7 +10,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from deploy.package.golden import write_golden
 from deploy.package.package import Ship, open_ship, seal
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 
 SIZE, CHANNELS, CLASSES = (32, 40), 3, ("background", "organ", "tool")
 FACE = {"shape": [1, *SIZE, CHANNELS], "kind": TensorProto.UINT8}

@@ -20,7 +20,7 @@ import numpy as np
 from deploy.hardware.machine import Load
 from deploy.measurement.percentiles import ratio, summary
 from deploy.measurement.timing import BenchOptions, Call, in_turns, warm_up
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 
 BUSY = 0.25  # cores of other processes that make a choice worthless
 _LONGEST_PAUSE_S = 5.0

@@ -21,7 +21,6 @@ from deploy.package.files import CARD, GOLDEN
 from deploy.package.model_bytes import ModelBytes
 from deploy.package.onnx_inspect import refuse_unsafe
 from deploy.package.signing import SIGNATURE, TRUSTED, verify
-from edgemt.contract import Card
 from edgemt.io.atomic import write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
 from edgemt.io.zoo_paths import located
@@ -58,7 +57,7 @@ class Ship:
         return ModelBytes(self.folder / file, self.read(file), weights)
 
 
-def seal(folder: str | Path, card: Card) -> Card:
+def seal(folder: str | Path, card: ModelCard) -> ModelCard:
     """Write the card with the sha256 of every file in `folder`, last. Returns what was written.
 
     A signature of the card before is removed: it would not fit.
@@ -129,7 +128,7 @@ def card_hash(card: ModelCard) -> str:
     return hashlib.sha256(card.to_json().encode()).hexdigest()
 
 
-def _check_card(path: Path, card: Card) -> None:
+def _check_card(path: Path, card: ModelCard) -> None:
     whole = len(card.size) == 2 and all(isinstance(n, int) and n > 0 for n in card.size)
     for field, fine in (
         ("size", whole),

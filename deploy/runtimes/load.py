@@ -75,7 +75,7 @@ def runner(
     runtime, _, device_of_runtime = runtime.partition(":")
     device = device or device_of_runtime or None
     if runtime != "auto" and runtime not in RUNTIMES:
-        raise ValueError(unknown("runtime", runtime, ["auto", *RUNTIMES]))
+        raise ValueError(unknown_name_message("runtime", runtime, ["auto", *RUNTIMES]))
     source = _resolve(package_or_path)
     variant = _choose(source, Variant(runtime, file, precision), device=device)
     _check_options(variant, hint=hint, streams=streams)
