@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from deploy.export import export_onnx, export_openvino
+from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import INPUTS, write_inputs
-from deploy.package.package import Ship, open_ship, self_test, write_golden
+from deploy.package.package import Ship, open_ship
 from deploy.quantization.accuracy_gate import agree, gate, gate_classes
 from deploy.runtimes.load import runner
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 from edgemt.pipeline.package import FLOAT, FLOAT_IR, PARITY, SMALL, SMALL_IR
 from edgemt.pipeline.zoo_graphs import OF_FRAMES, Say, agreement, telling
 from edgemt.recipes import Recipe
@@ -148,5 +149,5 @@ def _may_replace(folder: Path) -> None:
 
 
 def _stage_of(folder: Path) -> str:
-    card: Card = stage_folder.read_card(folder)
+    card: ModelCard = stage_folder.read_card(folder)
     return card.stage

@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.benchmark.variants import QUICK, latency_records
 from deploy.export import export_openvino
 from deploy.hardware.machine import describe
+from deploy.measurement.variants import QUICK, latency_records
+from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import write_inputs
-from deploy.package.package import Ship, self_test, write_golden
+from deploy.package.package import Ship
 from deploy.promptable.add_to_package import put_prompt
 from deploy.quantization.accuracy_gate import GateError, agree
 from deploy.quantization.float16 import halve
@@ -28,7 +29,7 @@ from edgemt.pipeline.run_context import measured_of, record_of
 from edgemt.pipeline.train import FORMAT, drop, fits
 
 if TYPE_CHECKING:
-    from edgemt.contract import Card
+    from edgemt.model_card import ModelCard
     from edgemt.pipeline.run_context import Run
 
 PARITY = 0.999  # share of pixels that two runtimes must agree on, at the same precision
@@ -169,7 +170,7 @@ def _golden(at: Run, ship: Ship, measured: dict[str, Any]) -> tuple[dict[str, An
     return found, given
 
 
-def _with_prompt(at: Run, folder: Path, prompt: Path, *, of: Card, frames: np.ndarray) -> list[dict[str, Any]]:
+def _with_prompt(at: Run, folder: Path, prompt: Path, *, of: ModelCard, frames: np.ndarray) -> list[dict[str, Any]]:
     """Adds the prompt input; where a runtime does not give its masks, removes it and returns the record of that."""
     card = stage_folder.read_card(prompt)
     try:

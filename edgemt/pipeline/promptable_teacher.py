@@ -16,11 +16,11 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.artefacts import reuse, stage_folder
-from edgemt.contract import Card
 from edgemt.io.atomic import write_text
 from edgemt.methods import Method
 from edgemt.methods.promptable_supervised import Lessons
 from edgemt.methods.sam_assisted import SecondTeacher
+from edgemt.model_card import ModelCard
 from edgemt.pipeline.run_context import Run, Side
 from edgemt.training import checkpoint, distributed, engine
 from edgemt.training.progress import counter
@@ -120,7 +120,7 @@ def _last(history: dict[str, Any]) -> float:
 
 def load_promptable(folder: Path) -> nn.Module:
     """The small promptable network that a run left. Raises ValueError for a folder of another kind."""
-    card: Card = stage_folder.read_card(folder)
+    card: ModelCard = stage_folder.read_card(folder)
     if card.network.get("name") != STAGE:
         raise ValueError(f"{folder}: holds {card.network.get('name', 'no network')!r}, not a promptable network")
     network = Promptable(channels=card.network["channels"])

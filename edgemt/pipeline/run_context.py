@@ -17,7 +17,6 @@ import students
 from deploy import export
 from edgemt.artefacts import stage_folder
 from edgemt.artefacts.fingerprints import Content, changes_of, digests_of, entries, key_of_entries, load_content
-from edgemt.contract import Card, Normalise
 from edgemt.data.cohort import Cohort, DataOptions, find
 from edgemt.data.reading import Reading
 from edgemt.data.slice_dataset import Stack, TwoStream, load, statistics
@@ -25,6 +24,7 @@ from edgemt.data.soft_labels import read as read_bank
 from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, Predict, evaluate, predict_masks, prepare, score
 from edgemt.io import encoder_weights
+from edgemt.model_card import ModelCard, Normalisation
 from edgemt.recipes import Recipe, check, teacher_dims
 from edgemt.training import distributed, engine
 from edgemt.training.progress import counter
@@ -68,7 +68,7 @@ class Side(Protocol):
         """Every metric on the validation list, for the card."""
         ...
 
-    def card(self) -> Card:
+    def card(self) -> ModelCard:
         """A card with all that is the same for every stage."""
         ...
 
@@ -173,13 +173,13 @@ class Run:
         return replace(prepared, key=self.list_key)
 
     @cached_property
-    def normalise(self) -> Normalise:
+    def normalise(self) -> Normalisation:
         expected = self._expected_by_encoder()
         if expected is not None:
             return expected
         return statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
 
-    def _expected_by_encoder(self) -> Normalise | None:
+    def _expected_by_encoder(self) -> Normalisation | None:
         """The normalisation that the student's pretrained weights were trained with, where the recipe wants it.
 
         It follows from the recipe alone, not from which weights this machine has: teacher, student and the graph that
@@ -197,8 +197,8 @@ class Run:
             return None
         mean, std = (values if self.channels == 3 else (sum(values) / len(values),) for values in expected)
         if self.recipe.data.slices > 1 or self.channels == 1:
-            return Normalise(mean[:1], std[:1])
-        return Normalise(mean, std)
+            return Normalisation(mean[:1], std[:1])
+        return Normalisation(mean, std)
 
     @cached_property
     def device(self) -> torch.device:
@@ -296,10 +296,10 @@ class Run:
     def measured(self, network: nn.Module) -> dict[str, Any]:
         return record_of(self.predict(network), self.val)
 
-    def card(self) -> Card:
+    def card(self) -> ModelCard:
         data = self.recipe.data
         order = "slices" if data.slices > 1 else "RGB" if data.channels == 3 else "grey"
-        return Card(
+        return ModelCard(
             name=self.recipe.name,
             classes=data.classes,
             size=data.size,

@@ -18,7 +18,6 @@ from deploy.pruning import prune
 from edgemt import zoo
 from edgemt.artefacts import reuse, stage_folder
 from edgemt.artefacts.fingerprints import key_of_entries
-from edgemt.contract import Card
 from edgemt.data import soft_labels
 from edgemt.io import encoder_weights
 from edgemt.io.atomic import write_text
@@ -28,6 +27,7 @@ from edgemt.learning.feature_losses import give_maps
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
 from edgemt.methods import Discriminator, Method
+from edgemt.model_card import ModelCard
 from edgemt.pipeline import feature_teacher
 from edgemt.pipeline.promptable_teacher import second_teacher
 from edgemt.pipeline.run_context import Run, Side, measured_of
@@ -221,7 +221,7 @@ def _measured_again(side: Side, folder: Path, stage: str, parent: Path | None, j
     side.say(f"{stage}: measured again with the changed {changed}, {dice_text(measured)} (was {_figure(before)})")
 
 
-def _forget_validation_curve(folder: Path, card: Card) -> None:
+def _forget_validation_curve(folder: Path, card: ModelCard) -> None:
     """The curve of the run belongs to the other list."""
     curves = json.loads((folder / stage_folder.CURVES).read_text(encoding="utf-8"))
     if curves.get("val", {}).get("step") or stage_folder.CURVES not in card.files:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.artefacts import reuse, stage_folder
-from edgemt.contract import Card, Case, Normalise
+from edgemt.contract import Case
 from edgemt.data import soft_labels
 from edgemt.data.cohort import Cohort, find
 from edgemt.data.reading import Reading
@@ -23,6 +23,7 @@ from edgemt.data.summary import on_card, reading_of
 from edgemt.data.volume_dataset import VolumeStack, VolumeStream, at_file_size, load_volumes, volume_statistics
 from edgemt.inference.evaluate import score
 from edgemt.inference.sliding_window import count_windows, probabilities
+from edgemt.model_card import ModelCard, Normalisation
 from edgemt.pipeline.run_context import Run, as_read
 from edgemt.training import engine
 from edgemt.training.progress import counter
@@ -82,13 +83,13 @@ class Volumetric:
         return self._load(tuple(replace(case, label=None) for case in self.cohort.val), "validation volumes")
 
     @cached_property
-    def normalise(self) -> Normalise:
+    def normalise(self) -> Normalisation:
         return volume_statistics(self.labelled, self.unlabelled, per_image=self.at.recipe.per_image)
 
     def draw(
         self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
     ) -> engine.Draw:
-        if soft_labels is not None:
+        if bank is not None:
             raise ValueError("teacher.method: a teacher cannot learn from the bank that it fills; choose another")
         labelled, unlabelled, rows = self.labelled, self.unlabelled, (schedule.labelled, schedule.unlabelled)
         if all_labels:
@@ -128,9 +129,9 @@ class Volumetric:
             "measured_on": self.measured_on,
         }
 
-    def card(self) -> Card:
+    def card(self) -> ModelCard:
         data = self.at.recipe.data
-        return Card(
+        return ModelCard(
             name=self.at.recipe.name,
             classes=data.classes,
             patch=self.at.recipe.volume.patch,

@@ -12,10 +12,10 @@ from typing import Any, Literal
 
 import teachers
 from deploy.benchmark.bench import BenchOptions
-from deploy.pruning.prune import PruneOptions
+from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import AugmentOptions, VolumeOptions
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.io.encoder_weights import FirstConv, Pretrained
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
@@ -149,7 +149,7 @@ def load(name: str) -> Recipe:
     if ".py:" in name:
         return _from_file(name)
     if name not in RECIPES:
-        raise ValueError(unknown("recipe", name, RECIPES) + ", or write file.py:function")
+        raise ValueError(unknown_name_message("recipe", name, RECIPES) + ", or write file.py:function")
     return RECIPES[name]()
 
 
@@ -263,7 +263,7 @@ def _from_file(name: str) -> Recipe:
     make = getattr(module, function, None)
     if not callable(make):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"{path}: " + unknown("function", function, names))
+        raise ValueError(f"{path}: " + unknown_name_message("function", function, names))
     recipe = make()
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{name}: returned {type(recipe).__name__}, not an edgemt.Recipe")
