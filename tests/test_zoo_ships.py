@@ -20,8 +20,9 @@ pytest.importorskip("openvino")
 
 from test_without_torch import HEAVY, run  # noqa: E402
 
+from deploy.package.golden import golden, write_golden  # noqa: E402
 from deploy.package.input_drift import INPUTS, read_inputs, write_inputs  # noqa: E402
-from deploy.package.package import golden, open_ship, seal, write_golden  # noqa: E402
+from deploy.package.package import open_ship, seal  # noqa: E402
 from edgemt import cli, zoo
 from edgemt.artefacts import stage_folder
 from edgemt.data.phantom3d import volume  # noqa: E402

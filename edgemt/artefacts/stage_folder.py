@@ -18,8 +18,9 @@ from typing import Any
 
 from torch import nn
 
-from deploy.package.package import CARD, seal
-from deploy.pruning.prune import Plan, apply_plan
+from deploy.package.files import CARD
+from deploy.package.package import seal
+from deploy.pruning.plan import Plan, apply_plan
 from edgemt.io.atomic import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
 from edgemt.learning.ensemble import ROOM, Ensemble

@@ -139,8 +139,8 @@ class ACMT(StudentTeacher):
     With the mask M of a selector: L = dice_ce(x_l, y_l) + ramp(t) [sum(M (p - q)^2) / sum(M)
     + rest mean((1 - M) H(p) / ln C)]. UA-MT selects the opposite voxels.
 
-    Follows the release: weight 0.1, noise on the teacher's input, the mean over selected voxels. `rest` is the weight of
-    the student's entropy on the other voxels, which the release has with the prototype selector.
+    Follows the release: weight 0.1, noise on the teacher's input, the mean over selected voxels. `rest` is the weight
+    of the student's entropy on the other voxels, which the release has with the prototype selector.
 
     Target: the average's softmax, where the student's entropy is above a rising threshold.
 

@@ -74,7 +74,7 @@ class Distillation(Method):
     guide: Literal["network", "bank"] = "network"
     feature: FeatureTerm = field(default_factory=FeatureTerm)
     separate_streams: bool = False  # labelled and unlabelled rows in forward passes of their own: own batch statistics
-    image_dice: bool = False  # Dice of each image in place of that of the batch, also in `soft_iou_loss`
+    image_dice: bool = False  # Dice of each image in place of that of the batch, also in `overlap`
 
     def __post_init__(self) -> None:
         for name in ("temperature", "cwd_temperature"):

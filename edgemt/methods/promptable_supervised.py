@@ -18,7 +18,7 @@ from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.prompts import corrupt_label, prompts_from_prediction
 from edgemt.learning.roles import Ema, Networks, Role, Trainable
 
-# Kinds of prompts that a step leaves out, drawn with equal probability; three of seven steps use all of them, as S-ACMT.
+# Kinds of prompts that a step leaves out, drawn with equal probability; three of seven steps use all kinds.
 PROMPT_DROPOUT = ((), (), (), ("points",), ("masks",), ("points", "masks"), ("boxes", "masks"))
 
 
