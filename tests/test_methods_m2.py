@@ -558,7 +558,7 @@ def test_shuffled_images_and_targets_meet():
 
 
 def test_near_patches_are_neighbours_and_not_oneself():
-    close = neighbouring_patches(torch.zeros(1, 1, 3, 3), reach=1.5)
+    close = neighbouring_patches(torch.zeros(1, 1, 3, 3), radius=1.5)
     assert close.sum(1).tolist() == [3, 5, 3, 5, 8, 5, 3, 5, 3]
     assert not close.diagonal().any()
 

@@ -177,10 +177,10 @@ def test_guides_that_part_are_not_believed_and_those_that_agree_are():
 def test_in_a_conflict_of_teachers_the_student_speaks_if_it_is_surer():
     method = ADMT(confidence=0.8)
     teachers_part = torch.stack([spread(0.7, 0.3), spread(0.3, 0.7)])
-    target, weight = method.compromise(teachers_part, spread(0.1, 0.9))
+    target, weight = method.combine(teachers_part, spread(0.1, 0.9))
     assert int(target.argmax(1)) == 1 and float(weight) == 1.0
     agreeing = torch.stack([spread(0.7, 0.3), spread(0.6, 0.4)])
-    target, weight = method.compromise(agreeing, spread(0.1, 0.9))
+    target, weight = method.combine(agreeing, spread(0.1, 0.9))
     assert int(target.argmax(1)) == 0 and float(weight) == 0.0
 
 
@@ -213,7 +213,7 @@ class Uncut(ADMT):
         box = self.box.sample(weak, step.generator)
         logits = nets.student(torch.cat([batch.image, cutmix(box, weak)])).logits
         own = probabilities(logits[count : count + rows])
-        target, weight = self.compromise(torch.stack([cutmix(box, look) for look in looks]), own)
+        target, weight = self.combine(torch.stack([cutmix(box, look) for look in looks]), own)
         return LossTerms(consistency=2.0 * cross_entropy(logits[count + rows :], target, weight=weight))
 
 

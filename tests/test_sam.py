@@ -141,8 +141,8 @@ def test_its_word_counts_where_it_is_sure_and_not_where_nothing_was_asked(dims):
     p = predict_probabilities(TinyTrainer(METHODS["s_acmt"], dims=dims).nets["teacher"], b.unlabelled)
     p[0] = onehot(torch.zeros_like(p[:1, 0]).long(), 3)[0]  # of the first image the mean teacher shows nothing
     step = Step(0, 1, torch.Generator().manual_seed(0))
-    _, sure = rule.word(Spy(quality=0.7), b, p, step)
-    _, unsure = rule.word(Spy(quality=0.5), b, p, step)
+    _, sure = rule.pseudo_label(Spy(quality=0.7), b, p, step)
+    _, unsure = rule.pseudo_label(Spy(quality=0.5), b, p, step)
     assert not unsure.any() and not sure[0].any() and sure[1:].any()
     if dims == 3:
         assert sure[1:].flatten(0, 3).any(0).sum() == 2  # the other slices were not asked about
@@ -185,7 +185,7 @@ def test_a_network_that_remembers_whole_images_answers_in_the_augmented_view():
     image = torch.zeros(3, 1, 40, 40)
     batch = Batch(image, torch.zeros(1, 40, 40).long(), index=torch.tensor([0, 7, 9]), place=place)
     spy = RemembersFrames()
-    q, trust = PromptableTeacherOptions().word(spy, batch, p, Step(0, 1))
+    q, trust = PromptableTeacherOptions().pseudo_label(spy, batch, p, Step(0, 1))
     assert spy.heard[0][0].tolist() == [7, 9]
     assert bool(trust[:, :, 8:32, 8:32].all())
     agree = (q.argmax(1) == p.argmax(1)).float().mean()
@@ -200,7 +200,7 @@ def test_of_a_volume_it_is_told_which_slices_the_patch_shows():
     place = torch.tensor([[[0.5, 0, 0, 0.0], [0, 1, 0, 0], [0, 0, 1, 0]]]).repeat(2, 1, 1)
     batch = Batch(torch.zeros(2, 1, 40, 40, 4), torch.zeros(1, 40, 40, 4).long(), index=torch.arange(2), place=place)
     spy = RemembersFrames()
-    q, _ = PromptableTeacherOptions(slices=4).word(spy, batch, p, Step(0, 1, torch.Generator().manual_seed(0)))
+    q, _ = PromptableTeacherOptions(slices=4).pseudo_label(spy, batch, p, Step(0, 1, torch.Generator().manual_seed(0)))
     assert sorted((spy.heard[0][1] * 8).long().tolist()) == [2, 3, 4, 5]
     assert (q.argmax(1) == p.argmax(1)).float().mean() > 0.98
 

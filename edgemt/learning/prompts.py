@@ -21,7 +21,7 @@ POINTS = 2  # one on the object, one on the background
 
 
 class Prompts(NamedTuple):
-    """Prompts of every object; a kind that is None is left out. `class_present`, a second tensor, is true for objects shown."""
+    """Prompts of every object. A kind of prompt that is None is left out."""
 
     boxes: Tensor | None  # [N, O, 4] x0 y0 x1 y1
     points: Tensor | None  # [N, O, P, 2] x y

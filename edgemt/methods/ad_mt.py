@@ -21,17 +21,19 @@ from edgemt.learning.student_teacher import student_view
 
 @dataclass(frozen=True)
 class ADMT(Method):
-    """AD-MT: two averages move in turn and grow apart; where they part, the most certain voice counts.
+    """AD-MT: two averages are updated in turn and diverge; where they conflict, the most confident one counts.
 
-    Each turn has its own view: strong intensities, or CutMix of the weak ones. Follows the released 3-D script
-    (cross-entropy, confidence 0.8, weight 2, turns of 1 to 19 steps of 15000, mean 10); its 2-D script takes Dice,
-    0.95, and turns of up to 50 of 30000.
+    L = dice_ce(x_l, y_l) + ramp(t) d(p(view), label; w), label and weight w by `combine`, d by `distance`. Each turn
+    has its own view: strong intensities, or CutMix of the weak ones. Follows the released 3-D script (cross-entropy,
+    confidence 0.8, weight 2, turns of 1 to 19 steps of 15000, mean 10); its 2-D script takes Dice, 0.95, and turns of
+    up to 50 of 30000.
 
-    Target: hard labels of both averages, joined by e^-entropy; in conflict the student's own if surer; above a bar.
+    Target: hard labels of both averages, combined by e^-entropy; in conflict the student's if its confidence is higher;
+    above a threshold.
 
-    Differs: turns of that share of a short run would last a step or two, and the averages move as one: the longest has
-    ten steps at least, and the decay falls with it. The release compares a student that was not cut by CutMix with a
-    target that was: here all are cut alike. It keeps one teacher in eval mode, by turns; here both always are.
+    Differs: turns of that fraction of a short run would last a step or two, and the averages move as one: the longest
+    has ten steps at least, and the decay falls with it. The release compares a student that was not cut by CutMix with
+    a target that was: here all are cut by the same boxes. It has one teacher in eval mode, by turns; here both are.
     """
 
     delivers: ClassVar[str] = "teacher"
@@ -57,22 +59,22 @@ class ADMT(Method):
         count, rows = batch.count, len(batch.unlabelled)
         if not rows:
             return LossTerms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
-        looks = torch.stack([predict_probabilities(nets[name], batch.unlabelled) for name in ("teacher", "tutor")])
-        cut = self.turns(step) == 1
+        probs = torch.stack([predict_probabilities(nets[name], batch.unlabelled) for name in ("teacher", "tutor")])
+        use_cutmix = self.turns(step) == 1
         box = self.box.sample(batch.unlabelled, step.generator)
-        view = cutmix(box, batch.unlabelled) if cut else student_view(batch, strong=True)
+        view = cutmix(box, batch.unlabelled) if use_cutmix else student_view(batch, strong=True)
         logits = nets.student(torch.cat([batch.image, view])).logits
-        target, weight = self.compromise(looks, probabilities(logits[count : count + rows].detach()))
-        if cut:
+        target, weight = self.combine(probs, probabilities(logits[count : count + rows].detach()))
+        if use_cutmix:
             target, weight = cutmix(box, target), cutmix(box, weight)
-        gap = consistency_loss(self.distance, logits[count + rows :], target, weight=weight)
-        terms = LossTerms(supervised=dice_ce(logits[:count], batch.label), consistency=self.ramp(step) * gap)
+        loss = consistency_loss(self.distance, logits[count + rows :], target, weight=weight)
+        terms = LossTerms(supervised=dice_ce(logits[:count], batch.label), consistency=self.ramp(step) * loss)
         terms.notes["accepted"] = weight.mean()
         return terms
 
-    def compromise(self, looks: Tensor, own: Tensor) -> tuple[Tensor, Tensor]:
-        """Hard labels [U, C, *space] of two teachers [2, U, C, *space] and the student, and where they are sure."""
-        said = entropy_weighted_mean(looks)
-        conflict = (looks[0].argmax(1) != looks[1].argmax(1)).unsqueeze(1)
-        said = torch.where(conflict & (own.amax(1, keepdim=True) > said.amax(1, keepdim=True)), own, said)
-        return argmax_one_hot(said), (said.amax(1, keepdim=True) >= self.confidence).to(said.dtype)
+    def combine(self, probs: Tensor, student: Tensor) -> tuple[Tensor, Tensor]:
+        """Hard labels [U, C, *space] of two teachers [2, U, C, *space] and the student, and their weight of 0 and 1."""
+        p = entropy_weighted_mean(probs)
+        conflict = (probs[0].argmax(1) != probs[1].argmax(1)).unsqueeze(1)
+        p = torch.where(conflict & (student.amax(1, keepdim=True) > p.amax(1, keepdim=True)), student, p)
+        return argmax_one_hot(p), (p.amax(1, keepdim=True) >= self.confidence).to(p.dtype)

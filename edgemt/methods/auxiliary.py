@@ -16,11 +16,13 @@ from edgemt.learning.schedules import SigmoidRampUp
 
 @dataclass(frozen=True)
 class AuxiliaryNetwork(Method):
-    """Inspired by auxiliary pseudo-label networks: one learns from labels alone and labels the rest.
+    """Inspired by auxiliary pseudo-label networks: a second network, trained on labels only, gives labels.
 
-    The auxiliary network is never taught by the student, so the two stay apart.
+    L = dice_ce(x_l, y_l) of both networks + ramp(t) MSE(p_u, q_u) + pseudo(t) CE(p_u, argmax a_u) where average q and
+    auxiliary network a predict the same class. The auxiliary network gets no gradient from unlabelled images, so that
+    it stays different from the student.
 
-    Target: the average's softmax, and the auxiliary network's hard labels where the average names the same class.
+    Target: the average's softmax, and the auxiliary network's hard labels where the average predicts the same class.
 
     Differs: only the survey's sentence is known; weights and the rule of agreement are ours.
     """
@@ -43,10 +45,10 @@ class AuxiliaryNetwork(Method):
             supervised_auxiliary=dice_ce(nets.auxiliary(batch.labelled).logits, batch.label),
         )
         if len(batch.unlabelled):
-            steady = predict_probabilities(nets.teacher, self.noise(batch.unlabelled, step.generator))
-            label = predict_probabilities(nets.auxiliary, batch.unlabelled).argmax(1)
-            same = (label == steady.argmax(1)).unsqueeze(1)
-            terms["consistency_student"] = self.ramp(step) * consistency_loss("mse", logits[count:], steady)
-            terms["pseudo_student"] = self.pseudo(step) * cross_entropy(logits[count:], label, weight=same)
+            target = predict_probabilities(nets.teacher, self.noise(batch.unlabelled, step.generator))
+            pseudo_label = predict_probabilities(nets.auxiliary, batch.unlabelled).argmax(1)
+            same = (pseudo_label == target.argmax(1)).unsqueeze(1)
+            terms["consistency_student"] = self.ramp(step) * consistency_loss("mse", logits[count:], target)
+            terms["pseudo_student"] = self.pseudo(step) * cross_entropy(logits[count:], pseudo_label, weight=same)
             terms.notes["accepted"] = same.to(logits.dtype).mean()
         return terms

@@ -20,11 +20,14 @@ from edgemt.learning.student_teacher import STUDENT_PAIR
 
 @dataclass(frozen=True)
 class CDS(Method):
-    """CDS: of two students the surer one at a voxel learns the label of the teacher, an average of both.
+    """CDS: at each voxel the more confident of two students learns the teacher's label.
+
+    With c_a = max p_a and the teacher (an average of both students): L_a = CE(x_l, y_l)
+    + pseudo(t) mean over voxels with c_a > c_b of CE(logits_a, argmax q), and the same for b.
 
     Losses as released: cross-entropy alone, weight 1, noise for the students and none for the teacher.
 
-    Target: the average's hard labels, for the surer student of each voxel.
+    Target: the average's hard labels, for the more confident student of each voxel.
 
     Differs: both students of the release are one object, here they have their own weights; it multiplies the loser's
     logits by 0, so lost voxels stay in the mean, here they are left out. Its two contrast losses (0.01 and 0.1, over
@@ -43,14 +46,17 @@ class CDS(Method):
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         view, rows = self.noise(batch.image, step.generator), len(batch.unlabelled)
-        logits = {who: nets[who](view).logits for who in STUDENT_PAIR}
+        logits = {name: nets[name](view).logits for name in STUDENT_PAIR}
         terms, count = LossTerms(), batch.count
-        for who, said in logits.items():
-            terms[f"supervised_{who}"] = cross_entropy(said[:count], batch.label)
+        for name in STUDENT_PAIR:
+            terms[f"supervised_{name}"] = cross_entropy(logits[name][:count], batch.label)
         if rows:
-            label = predict_probabilities(nets.teacher, batch.unlabelled).argmax(1)
-            sure = {who: probabilities(said[count:].detach()).amax(1, keepdim=True) for who, said in logits.items()}
-            for who, other in (STUDENT_PAIR, STUDENT_PAIR[::-1]):
-                taught = cross_entropy(logits[who][count:], label, weight=sure[who] > sure[other])
-                terms[f"pseudo_{who}"] = self.pseudo(step) * taught
+            pseudo_label = predict_probabilities(nets.teacher, batch.unlabelled).argmax(1)
+            confidence = {
+                name: probabilities(one[count:].detach()).amax(1, keepdim=True) for name, one in logits.items()
+            }
+            for name, other in (STUDENT_PAIR, STUDENT_PAIR[::-1]):
+                mask = confidence[name] > confidence[other]
+                pseudo_loss = cross_entropy(logits[name][count:], pseudo_label, weight=mask)
+                terms[f"pseudo_{name}"] = self.pseudo(step) * pseudo_loss
         return terms

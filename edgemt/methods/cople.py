@@ -15,23 +15,23 @@ from edgemt.learning.student_teacher import StudentTeacher
 
 @dataclass(frozen=True)
 class COPLENet(StudentTeacher):
-    """Inspired by COPLE: a Dice that bears wrong labels, a teacher wary of bad steps, followed if better.
+    """Inspired by COPLE-Net: noise-robust Dice, and an adaptive teacher that discounts outlier losses.
 
-    On labelled rows the student follows where the teacher is nearer to the label, on the others everywhere, times the
-    share of such voxels.
+    L = L_NR(p_l, y_l) + ramp(t) 0.5 [sum(B (p_l - q_l)^2) / sum(B) + mean(B) MSE(p_u, q_u)], L_NR `noise_robust_dice`
+    and B the labelled voxels where the teacher q is closer to the label than the student p.
 
-    Target: the average's softmax; the average takes little from a student whose loss stands out.
+    Target: the average's softmax; the average moves little after a step whose loss is an outlier.
 
     Differs: the loss is the release's (gamma 1.5); its training loop was never released and the paper was not
     readable, so the thresholds of teacher and student are ours: the average takes less from a student whose loss
-    stands out among the last hundred (`LossGatedEma`). Left out: its network.
+    is high among the last hundred (`LossGatedEma`). Left out: its network.
     """
 
     inspired: ClassVar[bool] = True
     family: ClassVar[str] = "label noise"
     citation: ClassVar[str] = "Wang et al., TMI 2020, A noise-robust framework for COVID-19 lesions (COPLE-Net)"
     ema: Ema = field(default_factory=lambda: LossGatedEma(record="record"))
-    power: float = 1.5
+    power: float = 1.5  # gamma
 
     def roles(self) -> dict[str, Role]:
         return {**super().roles(), "record": Memory(size=100, features=1, classes=1)}
@@ -39,13 +39,13 @@ class COPLENet(StudentTeacher):
     def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         p = probabilities(nets.student(batch.image).logits)
         target = predict_probabilities(nets.teacher, self.noise(batch.image, step.generator))
-        mine, theirs = p[: batch.count], target[: batch.count]
+        student, teacher = p[: batch.count], target[: batch.count]
         truth = onehot(batch.label, p.shape[1])
-        supervised = noise_robust_dice(mine, truth, gamma=self.power)
+        supervised = noise_robust_dice(student, truth, gamma=self.power)
         nets.record.push(supervised.detach().view(1, 1), label=0)
-        better = (mse(theirs, truth) < mse(mine.detach(), truth)).to(p.dtype)
-        gap = weighted_mean(mse(mine, theirs), better)
-        gap = gap + better.mean() * mse(p[batch.count :], target[batch.count :]).mean()
-        terms = LossTerms(supervised=supervised, consistency=self.ramp(step) * 0.5 * gap)
+        better = (mse(teacher, truth) < mse(student.detach(), truth)).to(p.dtype)
+        consistency_loss = weighted_mean(mse(student, teacher), better)
+        consistency_loss = consistency_loss + better.mean() * mse(p[batch.count :], target[batch.count :]).mean()
+        terms = LossTerms(supervised=supervised, consistency=self.ramp(step) * 0.5 * consistency_loss)
         terms.notes["accepted"] = better.mean()
         return terms

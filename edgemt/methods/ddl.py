@@ -19,13 +19,14 @@ from edgemt.learning.schedules import SigmoidRampUp
 
 @dataclass(frozen=True)
 class MultiStudent(Method):
-    """Inspired by DDL: several students with different first weights, each taught where all others agree.
+    """Inspired by DDL: each of several students learns pseudo-labels on which all others agree.
 
-    With two students it is cross pseudo supervision.
+    For student a: L_a = dice_ce(x_l, y_l) + ramp(t) mean of CE(logits_a, label) over voxels where all other students
+    predict the same label. With two students it is cross pseudo supervision.
 
     Target: the other students' hard labels, where all of them agree.
 
-    Differs: the repository holds a supervised trainer only, and the survey speaks of students with different mask
+    Differs: the repository holds a supervised trainer only, and the survey mentions students with different mask
     branches; the vote is ours.
     """
 
@@ -38,7 +39,7 @@ class MultiStudent(Method):
     def __post_init__(self) -> None:
         super().__post_init__()
         if self.students < 2:
-            raise ValueError(f"students: {self.students} has nobody to agree with; give 2 or more")
+            raise ValueError(f"students: {self.students} is too few, as each learns from the others; give 2 or more")
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -48,13 +49,13 @@ class MultiStudent(Method):
         return {name: Trainable(init=number) for number, name in enumerate(self.names)}
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
-        logits = {who: nets[who](batch.image).logits for who in self.names}
+        logits = {name: nets[name](batch.image).logits for name in self.names}
         terms, count = LossTerms(), batch.count
-        for who, said in logits.items():
-            terms[f"supervised_{who}"] = dice_ce(said[:count], batch.label)
+        for name, own in logits.items():
+            terms[f"supervised_{name}"] = dice_ce(own[:count], batch.label)
             if len(batch.unlabelled):
-                label, *votes = (other[count:].detach().argmax(1) for name, other in logits.items() if name != who)
+                label, *votes = (other[count:].detach().argmax(1) for peer, other in logits.items() if peer != name)
                 same = torch.stack([vote == label for vote in (label, *votes)]).all(0).unsqueeze(1)
-                terms[f"pseudo_{who}"] = self.ramp(step) * cross_entropy(said[count:], label, weight=same)
-                terms.notes[f"accepted_{who}"] = same.to(said.dtype).mean()
+                terms[f"pseudo_{name}"] = self.ramp(step) * cross_entropy(own[count:], label, weight=same)
+                terms.notes[f"accepted_{name}"] = same.to(own.dtype).mean()
         return terms

@@ -24,12 +24,13 @@ from edgemt.learning.student_teacher import StudentTeacher
 
 @dataclass(frozen=True)
 class DUWM(StudentTeacher):
-    """Inspired by DUWM: looks of the teacher weigh voxels by their doubt, and feature channels by theirs.
+    """Inspired by DUWM: segmentation uncertainty weights voxels, feature uncertainty weights channels.
 
-    A voxel has the weight e^-H, H the entropy of the mean softmax as a share of ln C, and a channel e^-variance, as a
-    share of its mean square.
+    With q and g the mean softmax and features of `passes` noisy predictions of the teacher: L = dice_ce(x_l, y_l)
+    + ramp(t) [sum(w (p - q)^2) / sum(w) + sum(v e) / sum(v)], w = e^(-H(q) / ln C); for each channel
+    e = mean((f - g)^2) / mean(g^2) and v = e^(-variance / mean(g^2)).
 
-    Target: the mean softmax and features of several looks of the average, by certainty.
+    Target: the mean softmax and features of several noisy predictions of the average, weighted by certainty.
 
     Differs: of the paper only the abstract was readable: segmentation uncertainty and, among channels, feature
     uncertainty weigh the inconsistency on all rows. Its learnable loss is left out.
@@ -42,16 +43,16 @@ class DUWM(StudentTeacher):
     passes: int = 8
 
     def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
-        said = nets.student(batch.image)
-        seen = mc_outputs(nets.teacher, batch.image, self.noise, step.generator, num_passes=self.passes)
-        target = probabilities(seen.logits.flatten(0, 1)).view(seen.logits.shape).mean(0)
-        sure = torch.exp(-entropy(target) / math.log(target.shape[1]))
-        features, steady, size = feature_mean_and_confidence(seen)
-        assert said.features is not None
-        gap = (said.features - features).square().flatten(2).mean(2) / size
+        student_out = nets.student(batch.image)
+        teacher_out = mc_outputs(nets.teacher, batch.image, self.noise, step.generator, num_passes=self.passes)
+        target = probabilities(teacher_out.logits.flatten(0, 1)).view(teacher_out.logits.shape).mean(0)
+        confidence = torch.exp(-entropy(target) / math.log(target.shape[1]))
+        features, channel_confidence, mean_square = feature_mean_and_confidence(teacher_out)
+        assert student_out.features is not None
+        feature_error = (student_out.features - features).square().flatten(2).mean(2) / mean_square
         weight = self.ramp(step)
         return LossTerms(
-            supervised=dice_ce(said.logits[: batch.count], batch.label),
-            consistency=weight * weighted_mean(mse(probabilities(said.logits), target), sure),
-            features=weight * weighted_mean(gap, steady),
+            supervised=dice_ce(student_out.logits[: batch.count], batch.label),
+            consistency=weight * weighted_mean(mse(probabilities(student_out.logits), target), confidence),
+            features=weight * weighted_mean(feature_error, channel_confidence),
         )

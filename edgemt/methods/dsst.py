@@ -20,14 +20,15 @@ from edgemt.learning.student_teacher import STUDENT_PAIR
 
 @dataclass(frozen=True)
 class DSST(Method):
-    """Inspired by DSST: two students with different first weights share an average that follows by turns.
+    """Inspired by DSST: two students share one average, which is updated from each of them in turn.
 
-    Both learn at every step and both follow the teacher on unlabelled images.
+    For each student: L = dice_ce(x_l, y_l) + ramp(t) MSE(p_u, q_u). Both train at every step, with different initial
+    weights.
 
     Target: the average's softmax of a noisy view, trusted everywhere.
 
-    Differs: only the survey's sentence is known: two students alternately update one teacher. The length of a turn, a
-    step here, is our choice.
+    Differs: only the survey's sentence is known: two students alternately update one teacher. The period of the
+    alternation, a step here, is our choice.
     """
 
     delivers: ClassVar[str] = "teacher"
@@ -43,10 +44,10 @@ class DSST(Method):
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         terms, rows = LossTerms(), len(batch.unlabelled)
-        steady = predict_probabilities(nets.teacher, self.noise(batch.unlabelled, step.generator)) if rows else None
-        for who in STUDENT_PAIR:
-            logits = nets[who](batch.image).logits
-            terms[f"supervised_{who}"] = dice_ce(logits[: batch.count], batch.label)
-            if steady is not None:
-                terms[f"consistency_{who}"] = self.ramp(step) * consistency_loss("mse", logits[batch.count :], steady)
+        target = predict_probabilities(nets.teacher, self.noise(batch.unlabelled, step.generator)) if rows else None
+        for name in STUDENT_PAIR:
+            logits = nets[name](batch.image).logits
+            terms[f"supervised_{name}"] = dice_ce(logits[: batch.count], batch.label)
+            if target is not None:
+                terms[f"consistency_{name}"] = self.ramp(step) * consistency_loss("mse", logits[batch.count :], target)
         return terms

@@ -20,23 +20,26 @@ from edgemt.learning.schedules import SigmoidRampUp
 TEACHERS = ("teacher", "tutor", "elder", "sage")
 
 
-def teacher_agreement(looks: Tensor) -> tuple[Tensor, Tensor]:
-    """[T, N, C, *space] -> what the guides say together, and a weight [N, 1, *space] that falls as they part.
+def teacher_agreement(probs: Tensor) -> tuple[Tensor, Tensor]:
+    """[T, N, C, *space] -> combined probabilities [N, C, *space], and a weight [N, 1, *space] for their agreement.
 
-    The weight is e^-KL, from each guide to what they say together, where all name the same class, and 0 elsewhere.
+    The target is the entropy-weighted mean; the weight is e^-D where all teachers predict the same class and 0
+    elsewhere, D the mean of KL(teacher || target).
     """
-    target = entropy_weighted_mean(looks)
-    apart = torch.stack([kl(target.clamp_min(1e-8).log(), look) for look in looks]).mean(0)
-    labels = looks.argmax(2)
+    target = entropy_weighted_mean(probs)
+    divergence = torch.stack([kl(target.clamp_min(1e-8).log(), p) for p in probs]).mean(0)
+    labels = probs.argmax(2)
     same = torch.stack([a == b for a, b in pairwise(labels)]).all(0).unsqueeze(1)
-    return target, same * (-apart).exp()
+    return target, same * (-divergence).exp()
 
 
 @dataclass(frozen=True)
 class DualTeacher(Method):
-    """Inspired by the dual teacher: two averages, of short and of long memory, trusted where they agree.
+    """Inspired by the dual teacher: two weight averages of different decay, trusted where they agree.
 
-    Target: what both averages say together, trusted by e^-KL where they name the same class.
+    L = dice_ce(x_l, y_l) + ramp(t) sum(w (p - q)^2) / sum(w), target q and weight w of `teacher_agreement`.
+
+    Target: the entropy-weighted mean of both averages, weighted by e^-KL where they predict the same class.
 
     Differs: the paper's teachers learn from 2-D and from 2-D with 3-D context and share one 2-D student; its weights
     are not published. Here both live in the space of the student and differ by decay and noise; the context of
@@ -57,30 +60,34 @@ class DualTeacher(Method):
             raise ValueError(f"decays: {self.decays} makes {len(self.decays)} teachers; give 2 to {len(TEACHERS)}")
 
     def roles(self) -> dict[str, Role]:
-        guides = {name: Ema(decay=decay) for name, decay in zip(TEACHERS, self.decays, strict=False)}
-        return {"student": Trainable(), **guides}
+        teachers = {name: Ema(decay=decay) for name, decay in zip(TEACHERS, self.decays, strict=False)}
+        return {"student": Trainable(), **teachers}
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits = nets.student(batch.image).logits
         terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
         if len(batch.unlabelled):
-            guides = TEACHERS[: len(self.decays)]
-            looks = [predict_probabilities(nets[name], self.noise(batch.unlabelled, step.generator)) for name in guides]
-            target, weight = teacher_agreement(torch.stack(looks))
-            gap = weighted_mean(mse(probabilities(logits[batch.count :]), target), weight)
-            terms["consistency"] = self.ramp(step) * gap
+            teachers = TEACHERS[: len(self.decays)]
+            probs = [
+                predict_probabilities(nets[name], self.noise(batch.unlabelled, step.generator)) for name in teachers
+            ]
+            target, weight = teacher_agreement(torch.stack(probs))
+            loss = weighted_mean(mse(probabilities(logits[batch.count :]), target), weight)
+            terms["consistency"] = self.ramp(step) * loss
             terms.notes["accepted"] = weight.mean()
         return terms
 
 
 @dataclass(frozen=True)
 class ThreeTeachers(DualTeacher):
-    """Inspired by three teachers: averages of short, middle and long memory vote, each as it is certain.
+    """Inspired by three teachers: weight averages of short, medium and long memory, weighted by entropy.
 
-    Target: what the three averages say together, trusted by e^-KL where they name the same class.
+    As `DualTeacher`, with three averages.
 
-    Differs: only the survey's sentence is known: three teachers guide one student. What sets them apart, decay and
-    noise here, is our choice.
+    Target: the entropy-weighted mean of three averages, weighted by e^-KL where they predict the same class.
+
+    Differs: only the survey's sentence is known: three teachers guide one student. That they differ by decay and noise
+    is our choice.
     """
 
     citation: ClassVar[str] = "Qiu et al., three teachers, as the survey names it"

@@ -1,4 +1,4 @@
-"""Features alone: an encoder learns those of a frozen one, from images without labels."""
+"""Pre-training of an encoder on the features of a frozen encoder, without labels."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from edgemt.learning.roles import Frozen, Networks, Role, Trainable
 
 @dataclass(frozen=True)
 class EncoderWarmUp(Method):
-    """An encoder that has learnt nothing matches the maps of a frozen encoder on every image, and no label is read.
+    """Train an encoder from scratch to match the feature maps of a frozen encoder on every image; labels are not used.
 
     The player "student" is an encoder alone: image -> maps, finest first.
     """

@@ -22,26 +22,27 @@ from edgemt.learning.student_teacher import StudentTeacher
 
 @dataclass(frozen=True)
 class LGERMT(StudentTeacher):
-    """Inspired by LG-ER-MT: a sure student that finds alike what its teacher finds alike.
+    """Inspired by LG-ER-MT: low entropy, and the teacher's local similarities and information maps.
 
-    `near` and `far` 0 leave ER-MT: a mean teacher whose student is also made sure.
+    L = dice_ce(x_l, y_l)
+    + ramp(t) [MSE(p, q) + sure mean H(p) + near mean_d MSE(s_d(p), s_d(q)) + far MSE(I(p), I(q))], with s_d(p) = p(v) . p(v + d) for neighbours d, I(p) = -p ln p. `near` and `far` 0 give ER-MT.
 
-    Target: the average's softmax; with structure also which voxels it finds alike, and its map -p ln p.
+    Target: the average's softmax; with structure also its similarities between neighbours, and its map -p ln p.
 
     Differs: of the paper only the abstract was readable: entropy minimisation, similarity of voxels within small
-    regions, and self-information maps -p ln p, compared with the teacher's. Weights are ours, shares of the ramp.
+    regions, and self-information maps -p ln p, compared with the teacher's. Weights are ours, fractions of the ramp.
     """
 
     inspired: ClassVar[bool] = True
     family: ClassVar[str] = "uncertainty"
     citation: ClassVar[str] = "Hang et al., MICCAI 2020, Local and global structure-aware entropy regularized MT"
-    sure: float = 1.0
-    near: float = 1.0
-    far: float = 1.0
-    reach: int = 1  # of a local region, voxels to each side
+    sure: float = 1.0  # weight of the entropy
+    near: float = 1.0  # weight of the local similarities
+    far: float = 1.0  # weight of the information maps
+    reach: int = 1  # radius of a local region, voxels
 
     def variant_note(self) -> str:
-        return "" if self.near or self.far else "Certainty alone."
+        return "" if self.near or self.far else "Entropy alone."
 
     def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits, weight = nets.student(batch.image).logits, self.ramp(step)
@@ -62,18 +63,18 @@ class LGERMT(StudentTeacher):
 
 
 def self_information(p: Tensor) -> Tensor:
-    """Map [N, C, *space]: -p ln p, with a finite slope at 0."""
+    """Map [N, C, *space]: -p ln p, with a finite gradient at 0."""
     return torch.special.entr(p.clamp_min(1e-8))
 
 
 def neighbour_similarity(p: Tensor, reach: int) -> list[Tensor]:
-    """How alike each voxel and another within `reach` are: a map of p . p' for each direction, each pair once."""
-    dims, every, found = p.ndim - 2, slice(None), []
-    for way in product(range(-reach, reach + 1), repeat=dims):
-        sizes = list(zip(way, p.shape[2:], strict=True))
-        if way <= (0,) * dims or any(abs(step) >= size for step, size in sizes):
+    """Maps [N, *space] of p(v) . p(v + d), one for each offset d of at most `reach` voxels an axis; each pair once."""
+    dims, every, similarities = p.ndim - 2, slice(None), []
+    for offset in product(range(-reach, reach + 1), repeat=dims):
+        sizes = list(zip(offset, p.shape[2:], strict=True))
+        if offset <= (0,) * dims or any(abs(step) >= size for step, size in sizes):
             continue
         here = (every, every, *(slice(max(0, -step), size - max(0, step)) for step, size in sizes))
         there = (every, every, *(slice(max(0, step), size - max(0, -step)) for step, size in sizes))
-        found.append((p[here] * p[there]).sum(1))
-    return found
+        similarities.append((p[here] * p[there]).sum(1))
+    return similarities

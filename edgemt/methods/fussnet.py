@@ -28,7 +28,7 @@ from edgemt.learning.student_teacher import StudentTeacher
 HeadLoss = Callable[[Tensor, Tensor, Tensor | None], Tensor]
 
 
-HEAD_LOSSES: tuple[HeadLoss, ...] = (  # logits, int64 labels, weight
+HEAD_LOSSES: tuple[HeadLoss, ...] = (  # of logits, int64 labels, weight; one for each decoder
     lambda logits, label, weight: cross_entropy(logits, label, weight=weight),
     lambda logits, label, weight: dice(probabilities(logits), onehot(label, logits.shape[1]), weight=weight),
     lambda logits, label, weight: (
@@ -43,10 +43,14 @@ HEAD_LOSSES: tuple[HeadLoss, ...] = (  # logits, int64 labels, weight
 
 @dataclass(frozen=True)
 class FUSSNet(StudentTeacher):
-    """FUSSNet: heads taught by unlike losses label where they agree; elsewhere the teacher leads softly.
+    """FUSSNet: decoders with different losses label voxels where they agree; elsewhere soft consistency.
 
-    Follows the release's losses (cross-entropy, Dice, focal, overlap), its uncertain part (MSE a head, up to weight 1,
-    ramp 40 of 301 epochs) and its order of stages as that ramp.
+    With q_k the average's softmax of decoder k, M = 1 where all argmax q_k are equal, y' that label, L_k the losses
+    (cross-entropy; Dice; half focal and half soft IoU): L = mean_k L_k(k_l, y_l)
+    + ramp(t) mean_k [L_k(k_u, y'; M) + sum((1 - M) (p_k - q_k)^2) / sum(1 - M)].
+
+    Follows the release: MSE of the uncertain part up to weight 1, ramp 40 of 301 epochs, and its order of stages as
+    that ramp.
 
     Target: the average's hard labels where all its heads agree, each head's softmax elsewhere.
 
@@ -62,18 +66,20 @@ class FUSSNet(StudentTeacher):
 
     def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         out, count, weight = nets.student(batch.image), batch.count, self.ramp(step)
-        said = every_decoder(out)
+        logits = every_decoder(out)
         with torch.no_grad():
-            wise = nets.teacher(self.noise(batch.unlabelled, step.generator))
-            every = torch.stack([probabilities(x) for x in every_decoder(wise)])
-            labels = every.argmax(2)
-            certain = (labels == labels[0]).all(0).unsqueeze(1).to(every.dtype)
-        taught = list(zip(said, every, HEAD_LOSSES, strict=True))
-        gaps = [weighted_mean(mse(probabilities(mine[count:]), p), 1 - certain) for mine, p, _ in taught]
+            teacher_out = nets.teacher(self.noise(batch.unlabelled, step.generator))
+            q = torch.stack([probabilities(one) for one in every_decoder(teacher_out)])
+            labels = q.argmax(2)
+            certain = (labels == labels[0]).all(0).unsqueeze(1).to(q.dtype)
+        heads = list(zip(logits, q, HEAD_LOSSES, strict=True))
+        consistency_losses = [
+            weighted_mean(mse(probabilities(x[count:]), target), 1 - certain) for x, target, _ in heads
+        ]
         terms = LossTerms(
-            supervised=torch.stack([teach(mine[:count], batch.label, None) for mine, _, teach in taught]).mean(),
-            pseudo=weight * torch.stack([teach(x[count:], labels[0], certain) for x, _, teach in taught]).mean(),
-            consistency=weight * torch.stack(gaps).mean(),
+            supervised=torch.stack([loss(x[:count], batch.label, None) for x, _, loss in heads]).mean(),
+            pseudo=weight * torch.stack([loss(x[count:], labels[0], certain) for x, _, loss in heads]).mean(),
+            consistency=weight * torch.stack(consistency_losses).mean(),
         )
         terms.notes["accepted"] = certain.mean()
         return terms

@@ -12,11 +12,13 @@ from edgemt.methods.mean_teacher import MeanTeacher
 
 @dataclass(frozen=True)
 class ICT(MeanTeacher):
-    """ICT: what is said of a mixture of two images should be the mixture of what is said of each.
+    """ICT: the prediction of a mixture of two images must be the mixture of their predictions.
+
+    L = dice_ce(x_l, y_l) + ramp(t) MSE(p(l x_i + (1 - l) x_j), l q(x_i) + (1 - l) q(x_j)), l ~ Beta(0.2, 0.2).
 
     Target: the mixture of the average's softmax of both images, trusted everywhere.
 
-    Differs: as in the port of SSL4MIS (shares drawn from Beta(0.2, 0.2), squared error, weight 0.1); an image is mixed
+    Differs: as in the port of SSL4MIS (factors drawn from Beta(0.2, 0.2), squared error, weight 0.1); an image is mixed
     with its neighbour in the batch. Otherwise as `mean_teacher`.
     """
 

@@ -1,4 +1,4 @@
-"""Mean teachers: a student follows its own average on unlabelled images."""
+"""Mean teacher, and the variants that differ by target rule and mixing."""
 
 from __future__ import annotations
 
@@ -18,16 +18,17 @@ from edgemt.learning.targets import SoftTarget, UncertaintyMasked
 
 @dataclass(frozen=True)
 class MeanTeacher(Method):
-    """The student should say of unlabelled images what its weight average says.
+    """Mean teacher: the student must match the predictions of its weight average on unlabelled images.
 
-    The target rule decides what the teacher says and where it is trusted; with `strong` and `mix` the student gets the
-    harder view and CutMix boxes, target and weight cut alike. `mix` "mixup" is `ICT`.
+    L = dice_ce(x_l, y_l) + ramp(t) d(p(x'), q; w), target q and weight w by the `target` rule, d by `distance`. The
+    student gets x' = x_u, or the strong view with `strong`; with `mix` "cutmix" or "mixup" image, target and weight are
+    mixed alike (mixup: `ICT`).
 
     Target: the average's softmax of a weak or noisy view, trusted everywhere.
 
     Differs: as in the port of SSL4MIS (noise on the teacher's input, as strong as there in deviations of the image;
     consistency on unlabelled rows; weight 0.1), but batch-norm statistics are averaged with the weights, the ramp is a
-    share of the run, 0.4 of it unless set otherwise, where theirs is all of it, and the teacher is delivered. The
+    fraction of the run, 0.4 of it unless set otherwise, where theirs is all of it, and the teacher is delivered. The
     authors themselves advise a larger weight (C to C^2).
     """
 
@@ -42,13 +43,13 @@ class MeanTeacher(Method):
     strong: bool = False
     mix: Literal["none", "cutmix", "mixup"] = "none"
     box: CutMixBox = field(default_factory=CutMixBox)
-    separate_streams: bool = False  # labelled and unlabelled rows in forward passes of their own: own batch statistics
+    separate_streams: bool = False  # separate forward passes of labelled and unlabelled rows: separate batch statistics
     image_dice: bool = False  # Dice of each image in place of that of the batch
 
     def published(self) -> PublishedSettings | None:
         """Of the plain mean teacher and UA-MT: no release has the other targets, strong views or CutMix."""
-        ours = type(self.target) not in (SoftTarget, UncertaintyMasked) or self.strong or self.mix == "cutmix"
-        return None if ours else self.release
+        modified = type(self.target) not in (SoftTarget, UncertaintyMasked) or self.strong or self.mix == "cutmix"
+        return None if modified else self.release
 
     def variant_note(self) -> str:
         if self.separate_streams:
@@ -69,13 +70,13 @@ class MeanTeacher(Method):
             view, probability = cutmix(box, view), cutmix(box, probability)
             weight = None if weight is None else cutmix(box, weight)
         elif self.mix == "mixup":
-            share = sample_mixup_lambda(view, step.generator)
-            view, probability = mixup(share, view), mixup(share, probability)
-            weight = None if weight is None else mixup(share, weight)
+            lam = sample_mixup_lambda(view, step.generator)
+            view, probability = mixup(lam, view), mixup(lam, probability)
+            weight = None if weight is None else mixup(lam, weight)
         labelled, unlabelled = two_streams(nets.student, batch.labelled, view, separate=self.separate_streams)
-        gap = consistency_loss(self.distance, unlabelled, probability, weight=weight, per_image=self.image_dice)
+        loss = consistency_loss(self.distance, unlabelled, probability, weight=weight, per_image=self.image_dice)
         supervised = dice_ce(labelled, batch.label, per_image=self.image_dice)
-        terms = LossTerms(supervised=supervised, consistency=self.ramp(step) * gap)
+        terms = LossTerms(supervised=supervised, consistency=self.ramp(step) * loss)
         if weight is not None:
             terms.notes["accepted"] = weight.mean()
         return terms

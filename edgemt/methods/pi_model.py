@@ -17,11 +17,13 @@ from edgemt.learning.schedules import SigmoidRampUp
 
 @dataclass(frozen=True)
 class PiModel(Method):
-    """Two noisy looks of one network at an unlabelled image should agree; dropout differs as well.
+    """Pi-model: two noisy predictions of one network for an unlabelled image must agree.
 
-    Target: the student's other noisy look; both are taught.
+    L = dice_ce(x_l, y_l) + ramp(t) MSE(p(x_u + n1), p(x_u + n2)); dropout differs as well, and both have a gradient.
 
-    Differs: the paper classifies small photographs with a weight of its own kind; here stand the weight and the ramp
+    Target: the student's other noisy prediction; both are trained.
+
+    Differs: the paper classifies small photographs with a weight of its own kind; here are the weight and the ramp
     that segmentation uses, on unlabelled rows only.
     """
 
@@ -31,10 +33,10 @@ class PiModel(Method):
     ramp: SigmoidRampUp = field(default_factory=SigmoidRampUp)
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
-        looks = [self.noise(batch.unlabelled, step.generator) for _ in range(2)]
-        logits = nets.student(torch.cat([batch.labelled, *looks])).logits
+        views = [self.noise(batch.unlabelled, step.generator) for _ in range(2)]
+        logits = nets.student(torch.cat([batch.labelled, *views])).logits
         terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
         if len(batch.unlabelled):
-            one, other = probabilities(logits[batch.count :]).chunk(2)
-            terms["consistency"] = self.ramp(step) * mse(one, other).mean()
+            p1, p2 = probabilities(logits[batch.count :]).chunk(2)
+            terms["consistency"] = self.ramp(step) * mse(p1, p2).mean()
         return terms

@@ -12,12 +12,14 @@ from edgemt.methods.mean_teacher import MeanTeacher
 
 @dataclass(frozen=True)
 class RDMT(MeanTeacher):
-    """Inspired by RDMT: a mean teacher whose average catches up fastest where it lags behind most.
+    """Inspired by RDMT: a mean teacher whose average moves faster where it lags behind the student.
+
+    The loss of `mean_teacher`, with `ResidualEma` as the average.
 
     Target: the average's softmax of a noisy view, trusted everywhere.
 
-    Differs: the abstract tells of a residual fed back into the average's update, and the survey of the difference
-    between teacher and averaged weights; the formula is ours (`roles.Residual`). The paper's exponential Dice loss is
+    Differs: the abstract mentions a residual fed back into the average's update, and the survey the difference
+    between teacher and averaged weights; the formula is ours (`ema.ResidualEma`). The paper's exponential Dice loss is
     left out.
     """
 

@@ -17,15 +17,18 @@ from edgemt.methods.ac_mt import ACMT
 
 @dataclass(frozen=True)
 class SACMT(ACMT):
-    """Inspired by S-ACMT: where the student is in doubt it follows its average and, where sure, SAM.
+    """Inspired by S-ACMT: on ambiguous voxels the student follows its average and, if confident, SAM.
+
+    With the mask M of a selector and SAM's probabilities s with weight w: L = dice_ce(x_l, y_l)
+    + ramp(t) [sum(M (p - q)^2) / sum(M) + weight sum(M w (p - s)^2) / sum(M w)].
 
     As `ac_mt`, with SAM (or a small promptable network that the run trains on its labelled images) as a second, frozen
-    teacher. It is asked about each class that the mean teacher shows, by box, points and mask of that prediction.
+    teacher. It gets prompts for each class in the mean teacher's prediction: box, points and mask.
 
-    Target: the average's softmax of a noisy view, and SAM's answer, both on voxels where the student's entropy is high;
-    SAM's counts where it expects an overlap of `sure` and, with `agree`, names the class that the average names.
+    Target: the average's softmax of a noisy view, and SAM's mask, both on voxels where the student's entropy is high;
+    SAM's counts where its predicted IoU is at least `sure` and, with `agree`, its class is that of the average.
 
-    Differs: of S-ACMT only a survey's sentence is known; how SAM is asked and when it is believed is our own.
+    Differs: of S-ACMT only a survey's sentence is known; how SAM is prompted and when its mask counts is our own.
     """
 
     inspired: ClassVar[bool] = True
@@ -36,7 +39,7 @@ class SACMT(ACMT):
     )
     second: PromptableTeacherOptions = field(default_factory=PromptableTeacherOptions)
     agree: bool = True
-    weight: float = 1.0  # of SAM's term, beside the mean teacher's
+    weight: float = 1.0  # of SAM's term relative to the mean teacher's
 
     def roles(self) -> dict[str, Role]:
         return {**super().roles(), "sam": Frozen("promptable")}
@@ -44,13 +47,13 @@ class SACMT(ACMT):
     def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits = nets.student(batch.image).logits
         target = predict_probabilities(nets.teacher, self.noise(batch.unlabelled, step.generator))
-        word, trust = self.second.word(nets.sam, batch, target, step)
+        sam_probs, trusted = self.second.pseudo_label(nets.sam, batch, target, step)
         if self.agree:
-            trust = trust * (word.argmax(1) == target.argmax(1)).unsqueeze(1)
+            trusted = trusted * (sam_probs.argmax(1) == target.argmax(1)).unsqueeze(1)
         p = probabilities(logits[batch.count :])
-        chosen = self.select(nets, batch.unlabelled, p.detach(), step).to(p.dtype)
+        mask = self.select(nets, batch.unlabelled, p.detach(), step).to(p.dtype)
         terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
-        terms["consistency"] = self.ramp(step) * weighted_mean(mse(p, target), chosen)
-        terms["sam"] = self.ramp(step) * self.weight * weighted_mean(mse(p, word), chosen * trust)
-        terms.notes["accepted"] = (chosen * trust).mean()
+        terms["consistency"] = self.ramp(step) * weighted_mean(mse(p, target), mask)
+        terms["sam"] = self.ramp(step) * self.weight * weighted_mean(mse(p, sam_probs), mask * trusted)
+        terms.notes["accepted"] = (mask * trusted).mean()
         return terms

@@ -20,13 +20,15 @@ from edgemt.learning.student_teacher import Mixing, StudentTeacher, student_view
 
 @dataclass(frozen=True)
 class SamHandover(StudentTeacher):
-    """Inspired by SynFoC: SAM early, the mean teacher late; the target moves from one to the other.
+    """Inspired by SynFoC: the target moves from SAM to the mean teacher over the run.
 
-    Target: (1 - r) SAM + r average, soft, r rising by `handover` over the run; where SAM has no word, the average's
-    softmax. The student sees the strong view with CutMix boxes, as in `soft_cutmix_mt`.
+    L = dice_ce(x_l, y_l) + ramp(t) d(p, (1 - r) s + r q), r = handover(t); s are SAM's probabilities, q the average's.
 
-    Differs: theirs fine-tunes MedSAM beside the U-Net and takes r from how sure and how agreed the two are; here SAM is
-    frozen, r is a ramp, and prompts are those of the average's prediction.
+    Target: (1 - r) SAM + r average, soft, r rising by `handover` over the run; where SAM gives no mask, the average's
+    softmax. The student gets the strong view with CutMix boxes, as in `soft_cutmix_mt`.
+
+    Differs: theirs fine-tunes MedSAM together with the U-Net and takes r from confidence and agreement of the two; here
+    SAM is frozen, r is a ramp, and prompts are those of the average's prediction.
     """
 
     inspired: ClassVar[bool] = True
@@ -46,15 +48,16 @@ class SamHandover(StudentTeacher):
         return {**super().roles(), "sam": Frozen("promptable")}
 
     def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
-        own = predict_probabilities(nets.teacher, self.noise(batch.unlabelled, step.generator))
-        word, trust = self.second.word(nets.sam, batch, own, step)
-        early = (1.0 - self.handover(step)) * trust
-        target, view = early * word + (1.0 - early) * own, student_view(batch, strong=self.strong)
+        teacher_probs = predict_probabilities(nets.teacher, self.noise(batch.unlabelled, step.generator))
+        sam_probs, trusted = self.second.pseudo_label(nets.sam, batch, teacher_probs, step)
+        sam_weight = (1.0 - self.handover(step)) * trusted
+        target = sam_weight * sam_probs + (1.0 - sam_weight) * teacher_probs
+        view = student_view(batch, strong=self.strong)
         if self.mix == "cutmix":
             box = self.box.sample(view, step.generator)
             view, target = cutmix(box, view), cutmix(box, target)
         logits = nets.student(torch.cat([batch.labelled, view])).logits
         terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
         terms["consistency"] = self.ramp(step) * consistency_loss(self.distance, logits[batch.count :], target)
-        terms.notes["sam"] = early.mean()
+        terms.notes["sam"] = sam_weight.mean()
         return terms

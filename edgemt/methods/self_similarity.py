@@ -22,12 +22,13 @@ from edgemt.learning.student_teacher import StudentTeacher
 
 @dataclass(frozen=True)
 class SelfSimilarity(StudentTeacher):
-    """Inspired by the self-similarity student: near patches look alike, so they correct each other.
+    """Inspired by the self-similarity student: targets blended with those of similar nearby patches.
 
-    Features of near patches attract and those of far ones repel; the target of every row is the teacher's word, half
-    of it replaced by the mean over near patches, each weighed by its likeness.
+    With similarities s = cos / T between patch features and weights w = softmax(s) over the neighbours of a patch, the
+    target is (1 - blend) q + blend w q. L = dice_ce(x_l, y_l) + ramp(t) [MSE(p, target) - pull mean(logsumexp of s over
+    neighbours - logsumexp of s over all patches)]: features of neighbours attract, those of other patches repel.
 
-    Target: the average's softmax, blended with that of near and like patches.
+    Target: the average's softmax, blended with that of near and similar patches.
 
     Differs: of the paper only the abstract was readable. Left out: the average of predictions over epochs, which needs
     a memory of every image.
@@ -38,39 +39,40 @@ class SelfSimilarity(StudentTeacher):
     family: ClassVar[str] = "label noise"
     citation: ClassVar[str] = "Cheng et al., ECCV 2020, Self-similarity student for partial label segmentation"
     side: int = 8  # patches an axis
-    near: float = 1.5  # patches
+    near: float = 1.5  # radius of the neighbourhood, in patches
     blend: float = 0.5
     temperature: float = 0.1
-    pull: float = 0.1  # of the likeness, beside the consistency
+    pull: float = 0.1  # weight of the similarity loss within the ramp
 
     def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
-        said, weight = nets.student(batch.image), self.ramp(step)
+        student_out, weight = nets.student(batch.image), self.ramp(step)
         with torch.no_grad():
-            wise = nets.teacher(self.noise(batch.image, step.generator))
-            q = probabilities(wise.logits)
-            close = neighbouring_patches(region_means(q, self.side), reach=self.near)
-            trust = self._alike(wise.features).masked_fill(~close, -torch.inf).softmax(2)
+            teacher_out = nets.teacher(self.noise(batch.image, step.generator))
+            q = probabilities(teacher_out.logits)
+            neighbours = neighbouring_patches(region_means(q, self.side), radius=self.near)
+            similarity = self._similarity(teacher_out.features)
+            weights = similarity.masked_fill(~neighbours, -torch.inf).softmax(2)
             coarse = region_means(q, self.side)
-            mean = (trust.to(coarse.dtype) @ coarse.flatten(2).transpose(1, 2)).transpose(1, 2).view_as(coarse)
+            mean = (weights.to(coarse.dtype) @ coarse.flatten(2).transpose(1, 2)).transpose(1, 2).view_as(coarse)
             target = torch.lerp(q, F.interpolate(mean, size=q.shape[2:], mode="nearest").to(q.dtype), self.blend)
-        alike = self._alike(said.features)
-        friends = alike.masked_fill(~close, -torch.inf).logsumexp(2) - alike.logsumexp(2)
+        similarity = self._similarity(student_out.features)
+        log_ratio = similarity.masked_fill(~neighbours, -torch.inf).logsumexp(2) - similarity.logsumexp(2)
         return LossTerms(
-            supervised=dice_ce(said.logits[: batch.count], batch.label),
-            consistency=weight * mse(probabilities(said.logits), target).mean(),
-            similarity=-weight * self.pull * friends.mean(),
+            supervised=dice_ce(student_out.logits[: batch.count], batch.label),
+            consistency=weight * mse(probabilities(student_out.logits), target).mean(),
+            similarity=-weight * self.pull * log_ratio.mean(),
         )
 
-    def _alike(self, features: Tensor) -> Tensor:
-        """[N, V, V]: cosines between patches over the temperature, a patch with itself left out."""
+    def _similarity(self, features: Tensor) -> Tensor:
+        """[N, V, V]: cosines between mean features of patches, divided by the temperature; -inf on the diagonal."""
         unit = F.normalize(region_means(features, self.side).flatten(2), dim=1)
-        own = torch.eye(unit.shape[2], dtype=torch.bool, device=unit.device)
-        return (unit.transpose(1, 2) @ unit).masked_fill(own, -torch.inf) / self.temperature
+        diagonal = torch.eye(unit.shape[2], dtype=torch.bool, device=unit.device)
+        return (unit.transpose(1, 2) @ unit).masked_fill(diagonal, -torch.inf) / self.temperature
 
 
-def neighbouring_patches(grid: Tensor, *, reach: float) -> Tensor:
-    """bool [V, V]: which cells of a grid [N, C, *side] lie within `reach` of each other, not oneself."""
+def neighbouring_patches(grid: Tensor, *, radius: float) -> Tensor:
+    """bool [V, V]: pairs of different cells of a grid [N, C, *side] at a distance of at most `radius` cells."""
     lines = [torch.arange(side, device=grid.device, dtype=torch.float32) for side in grid.shape[2:]]
-    place = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).flatten(0, -2)
-    away = (place[:, None] - place).square().sum(2)
-    return (away <= reach**2) & (away > 0)
+    position = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).flatten(0, -2)
+    squared_distance = (position[:, None] - position).square().sum(2)
+    return (squared_distance <= radius**2) & (squared_distance > 0)

@@ -1,4 +1,4 @@
-"""Without a teacher: labels only, and labels with a liking for certainty."""
+"""Baselines: supervised training, and entropy minimisation."""
 
 from __future__ import annotations
 
@@ -16,13 +16,14 @@ from edgemt.learning.schedules import SigmoidRampUp
 
 @dataclass(frozen=True)
 class Supervised(Method):
-    """Labelled images only: the floor that every method must beat, and with every label the ceiling.
+    """Supervised baseline on labelled images only; with all labels it is the upper bound of the methods.
 
-    It delivers the student's average, as mean-teacher methods do, so that a gain is the unlabelled images' own.
+    L = 0.5 (cross-entropy + Dice)(x_l, y_l). It delivers the student's average, as mean-teacher methods do, so that the
+    gain of a method comes from the unlabelled images alone.
 
-    Target: none, unlabelled images are not looked at.
+    Target: none, unlabelled images are not used.
 
-    Differs: cross-entropy stands beside the soft Dice, half and half, as in SSL4MIS.
+    Differs: cross-entropy is added to the soft Dice, half and half, as in SSL4MIS.
     """
 
     delivers: ClassVar[str] = "average"
@@ -42,9 +43,11 @@ class Supervised(Method):
 
 @dataclass(frozen=True)
 class EntropyMinimisation(Method):
-    """The student should be sure of unlabelled images too: the entropy of its softmax is made small.
+    """Entropy minimisation: the student's predictions on unlabelled images are trained to be confident.
 
-    Target: certainty; the entropy of the student's own softmax, as a share of ln C, the most that C classes can have.
+    L = dice_ce(x_l, y_l) + ramp(t) mean(H(p_u)) / ln C.
+
+    Target: none; the entropy of the student's own softmax, as a fraction of ln C, the most that C classes can have.
 
     Differs: the release works on natural images between domains; this follows the port of SSL4MIS (weight 0.1, ramped
     up), unlabelled rows only.
@@ -59,6 +62,6 @@ class EntropyMinimisation(Method):
         logits = nets.student(batch.image).logits
         terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
         if len(batch.unlabelled):
-            share = entropy(probabilities(logits[batch.count :])).mean() / math.log(logits.shape[1])
-            terms["entropy"] = self.ramp(step) * share
+            relative_entropy = entropy(probabilities(logits[batch.count :])).mean() / math.log(logits.shape[1])
+            terms["entropy"] = self.ramp(step) * relative_entropy
         return terms

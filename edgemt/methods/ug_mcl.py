@@ -18,16 +18,18 @@ from edgemt.learning.student_teacher import StudentTeacher
 
 @dataclass(frozen=True)
 class UGMCL(StudentTeacher):
-    """UG-MCL: the student follows a certain teacher, and its distances tell the same masks as its classes.
+    """UG-MCL: mean teacher on voxels of low entropy, and agreement of the mask with the signed distances.
 
-    Follows the release: 0.5 (cross-entropy + Dice + Dice of the mask that the distance gives), half the masked MSE as
-    in UA-MT, the squared gap between the two tasks, weights 0.1 rising over the whole run, all rows. Masks are
-    sigmoid(-1500 distance): steep, so that slopes reach a few voxels near a border.
+    With m = sigmoid(-1500 sdf) and the mask M of UA-MT: L = 0.5 [CE + Dice](p_l, y_l) + 0.5 Dice(m_l, y_l)
+    + ramp(t) [0.5 sum(M (p - q)^2) / sum(M) + MSE(m, p_foreground)], all rows.
 
-    Target: the average's softmax, where several looks of it are certain; and the student's other task.
+    Follows the release: weight 0.1 rising over the whole run. The sigmoid is steep, so that gradients are non-zero only
+    for voxels near a border.
 
-    Differs: one distance a foreground class, where the release has one for the background too; the bar is a share of
-    ln C, where it has ln 2.
+    Target: the average's softmax where the entropy of its noisy predictions is low, and the student's other task.
+
+    Differs: one distance a foreground class, where the release has one for the background too; the threshold is a
+    fraction of ln C, where it has ln 2.
     """
 
     heads: ClassVar[tuple[Head, ...]] = ("sdf",)
@@ -35,6 +37,7 @@ class UGMCL(StudentTeacher):
     citation: ClassVar[str] = "Zhang et al., AIIM 2023, Uncertainty-guided mutual consistency learning (UG-MCL)"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(length=1.0))
     passes: int = 8
+    # entropy threshold as a fraction of ln C
     bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, start=0.75, length=1.0))
     steepness: float = 1500.0
 
@@ -42,15 +45,15 @@ class UGMCL(StudentTeacher):
         out, count, weight = nets.student(batch.image), batch.count, self.ramp(step)
         p = probabilities(out.logits)
         mask = mask_from_sdf(out.sdf, steepness=self.steepness)
-        seen = mc_probabilities(nets.teacher, batch.image, self.noise, step.generator, num_passes=self.passes + 1)
-        doubt = entropy(seen[1:].mean(0))
-        certain = (doubt <= self.bar(step) * math.log(p.shape[1])).to(p.dtype)
+        probs = mc_probabilities(nets.teacher, batch.image, self.noise, step.generator, num_passes=self.passes + 1)
+        uncertainty = entropy(probs[1:].mean(0))
+        certain = (uncertainty <= self.bar(step) * math.log(p.shape[1])).to(p.dtype)
         truth = onehot(batch.label, p.shape[1])
-        shape = dice(mask[:count], truth[:, 1:], background=True)
+        sdf_loss = dice(mask[:count], truth[:, 1:], background=True)
         terms = LossTerms(
             supervised=0.5 * (cross_entropy(out.logits[:count], batch.label) + dice(p[:count], truth)),
-            supervised_shape=0.5 * shape,
-            consistency=weight * 0.5 * weighted_mean(mse(p, seen[0]), certain),
+            supervised_shape=0.5 * sdf_loss,
+            consistency=weight * 0.5 * weighted_mean(mse(p, probs[0]), certain),
             tasks=weight * mse(mask, p[:, 1:]).mean(),
         )
         terms.notes["accepted"] = certain.mean()

@@ -17,33 +17,36 @@ from edgemt.learning.schedules import SigmoidRampUp
 
 @dataclass(frozen=True)
 class VAT(Method):
-    """What is said of an unlabelled image should withstand the small push that changes it most.
+    """VAT: predictions of unlabelled images must be robust to the small perturbation that changes them most.
 
-    One power iteration, KL, weight 1 from the start, as published.
+    L = dice_ce(x_l, y_l) + ramp(t) KL(p(x_u) || p(x_u + r_adv)), r_adv by one power iteration (`vat_perturbation`);
+    weight 1 from the start, as published.
 
-    Target: the student's own softmax of the calm image.
+    Target: the student's own softmax of the clean image.
 
-    Differs: the length of the push and of its probe are SS-Net's for patches of a million voxels (`reach` 6 there for
-    slices): the paper's probe of 1e-6 is lost in half precision.
+    Differs: `reach` (epsilon) and `probe` (xi) are SS-Net's for patches of a million voxels (`reach` 6 there for
+    slices): the paper's xi of 1e-6 is lost in half precision.
     """
 
     family: ClassVar[str] = "self-consistency"
     citation: ClassVar[str] = "Miyato et al., TPAMI 2018, Virtual adversarial training"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, length=0.0))
-    reach: float = 10.0  # length of the push over all voxels of an image
-    probe: float = 10.0
+    reach: float = 10.0  # epsilon: length of the perturbation over all voxels of an image
+    probe: float = 10.0  # xi: length of the probe of the power iteration
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits = nets.student(batch.image).logits
         terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
         if len(batch.unlabelled):
-            calm = probabilities(logits[batch.count :].detach())
+            clean = probabilities(logits[batch.count :].detach())
 
-            def moved(image: Tensor) -> Tensor:
-                return kl(log_probabilities(unwrap(nets.student)(image).logits), calm).mean()
+            def divergence(image: Tensor) -> Tensor:
+                return kl(log_probabilities(unwrap(nets.student)(image).logits), clean).mean()
 
             with untracked(nets.student):
-                push = vat_perturbation(moved, batch.unlabelled, step.generator, epsilon=self.reach, xi=self.probe)
-                pushed = nets.student(batch.unlabelled + push).logits
-            terms["adversarial"] = self.ramp(step) * consistency_loss("kl", pushed, calm)
+                perturbation = vat_perturbation(
+                    divergence, batch.unlabelled, step.generator, epsilon=self.reach, xi=self.probe
+                )
+                adversarial_logits = nets.student(batch.unlabelled + perturbation).logits
+            terms["adversarial"] = self.ramp(step) * consistency_loss("kl", adversarial_logits, clean)
         return terms
