@@ -10,7 +10,7 @@ import pytest
 from planted_run import READER, again, begin
 
 from deploy.quantization.accuracy_gate import GateError, gate
-from edgemt import cli, zoo
+from edgemt import cli
 from edgemt.artefacts import stage_folder
 from edgemt.pipeline import export_student, fallback, quantization_candidates
 from edgemt.pipeline.quantize import FLOAT, SMALL, SMALL_IR, int8
@@ -212,7 +212,7 @@ def test_an_entry_of_the_zoo_that_eight_bits_cost_too_much_says_why_there_are_no
     def refused(*_: object, **__: object) -> None:
         gate(0.8, 0.6, tolerance=0.01, what="small in INT8 on openvino", knob="int8.images up")
 
-    monkeypatch.setattr(zoo, "export", refused)
+    monkeypatch.setattr(export_student, "export", refused)
     for name in ("is_entry", "recipe_for"):
         monkeypatch.setattr({"is_entry": entry, "recipe_for": export_student}[name], name, lambda *_: True)
     with pytest.raises(SystemExit) as stopped:

@@ -19,7 +19,7 @@ import numpy as np
 from edgemt.contract import Case
 from edgemt.data import phantom3d
 from edgemt.data.slice_masks import read_slice_masks
-from edgemt.io import file_types, volumes
+from edgemt.io import file_types, process_rank, volumes
 from edgemt.io import images as frames
 from edgemt.io.bit_depth import Depth, Rule, decide
 from edgemt.io.geometry import arranged, says_nothing
@@ -177,9 +177,8 @@ def _drawn_as_stored(
 
 def say(text: str) -> None:
     """A note for the user, on stderr, once however many processes there are."""
-    from edgemt.training import distributed
 
-    if distributed.first():
+    if process_rank.is_main_process():
         print(f"data: {text}", file=sys.stderr, flush=True)
 
 

@@ -17,7 +17,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgemt.artefacts import reuse, stage_folder
+from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.contract import Case
 from edgemt.data import soft_labels
 from edgemt.data.augment2d import normalised
@@ -41,7 +41,7 @@ def fill_bank(at: Run, teacher: Path) -> Path:
     reuse.make_way(folder, inputs=inputs, say=at.say, overwrite=at.overwrite, explain=at.explain)
     units = list(_units(at))
     found = {id(unit): (stack, rows) for unit, stack, rows in units}
-    network = stage_folder.load_network(teacher).to(at.device)
+    network = network_folder.load_network(teacher).to(at.device)
     summary = soft_labels.fill(
         folder,
         [unit for unit, _, _ in units],

@@ -23,7 +23,7 @@ from edgemt.data.slice_dataset import Stack, TwoStream, load, statistics
 from edgemt.data.soft_labels import read as read_bank
 from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, Predict, evaluate, predict_masks, prepare, score
-from edgemt.io import encoder_weights
+from edgemt.io import encoder_weights, process_rank
 from edgemt.model_card import ModelCard, Normalisation
 from edgemt.recipes import Recipe, check, teacher_dims
 from edgemt.training import distributed, engine
@@ -116,7 +116,7 @@ class Run:
             digests = digests_of(paths, root=root)
             return asdict(Content(*(entries(cases, digests=digests, root=root) for cases in lists)))
 
-        return Content.from_dict(distributed.by_first(make))
+        return Content.from_dict(distributed.run_on_main(make))
 
     @cached_property
     def files(self) -> str:
@@ -320,7 +320,7 @@ class Run:
 
     def say(self, text: str) -> None:
         """On stderr, once however many processes there are."""
-        if distributed.first():
+        if process_rank.is_main_process():
             print(text, file=sys.stderr, flush=True)
 
 

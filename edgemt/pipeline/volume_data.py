@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemt.artefacts import reuse, stage_folder
+from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.contract import Case
 from edgemt.data import soft_labels
 from edgemt.data.cohort import Cohort, find
@@ -168,7 +168,7 @@ class Volumetric:
         }
         key = stage_folder.key_of(inputs)
         reuse.make_way(folder, inputs=inputs, say=self.say, overwrite=self.at.overwrite, explain=self.at.explain)
-        network = stage_folder.load_network(teacher).to(self.at.device)
+        network = network_folder.load_network(teacher).to(self.at.device)
         summary = soft_labels.fill(
             folder,
             cases,

@@ -173,10 +173,10 @@ def check(recipe: Recipe) -> None:
         raise ValueError(f"teacher.members and teacher.flips: only for 2-D teachers, {network} is 3-D; leave them at 1")
     _check_features(recipe, method)
     if recipe.student.weights:  # known now, not when the teacher has been trained
-        from edgemt import zoo
+        from edgemt.zoo.warm_start import warm_start_spec
 
         size = {"channels": recipe.data.frame_channels, "classes": len(recipe.data.classes)}
-        zoo.begun(recipe.student.weights, student_network(recipe.student, method, **size))
+        warm_start_spec(recipe.student.weights, student_network(recipe.student, method, **size))
 
 
 def _check_features(recipe: Recipe, method: Method) -> None:

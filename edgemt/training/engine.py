@@ -30,6 +30,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from edgemt.contract import Batch, Step
 from edgemt.data.resize import resize_batch
+from edgemt.io import process_rank
 from edgemt.io.atomic import NoSpaceError
 from edgemt.learning.method import Method, Turn
 from edgemt.learning.roles import Ema, Frozen, Memory, Players, Trainable, gather, rest, set_modes, update_averages
@@ -107,7 +108,7 @@ def resolve_precision(precision: Precision, device: torch.device, *, learns_volu
     return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
 
 
-@distributed.together()
+@distributed.distributed_run()
 def train(
     method: Method,
     *,
@@ -130,7 +131,7 @@ def train(
     run = Run(method, build=build, schedule=schedule, seed=seed, measured_on=measured_on)
     file = folder / checkpoint.CHECKPOINT
     run.restore(file, key=key)
-    if distributed.first():
+    if process_rank.is_main_process():
         run.refuse_full_disk(folder)
     with Bar(label, total=schedule.steps, done=run.index, events=events) as bar:
         while run.index < schedule.steps:
@@ -139,14 +140,14 @@ def train(
                 run.recover(file, key=key)
                 continue
             due = run.validation_due()
-            if due and evaluate is not None and distributed.first():
+            if due and evaluate is not None and process_rank.is_main_process():
                 run.note_validation(evaluate(run.delivered))
             shown = bar.update(run.index, terms, dice=run.history["val"]["dice"][-1:] if due else ())
             if shown:
                 run.note_terms(shown)
             if run.index % schedule.checkpoint_every == 0 or run.index == schedule.steps:
                 run.save(file, key=key)
-    if distributed.first():
+    if process_rank.is_main_process():
         note_threshold(method, run.history, label=label)
     return Trained(run.delivered, run.history)
 
@@ -192,7 +193,7 @@ class Run:
             if isinstance(role, Trainable):
                 optimiser = _optimiser(player, role, schedule)
                 self.optimisers[name] = self.fabric.setup_optimizers(optimiser)  # type: ignore[assignment]
-        distributed.take_first_([*self.players.parameters(), *self.players.buffers()])
+        distributed.broadcast_([*self.players.parameters(), *self.players.buffers()])
         self.nets = Players(self.wrapped)
         self.index = 0
         self.bad_in_a_row = 0
@@ -210,7 +211,7 @@ class Run:
 
     def step(self, draw: Draw) -> Mapping[str, Tensor] | None:
         """One step; the loss terms, or None when one of them was not finite and nothing was changed by it."""
-        number = self.index * distributed.world() + distributed.rank()
+        number = self.index * process_rank.world_size() + process_rank.rank()
         seed = _mixed(self.seed, number)
         torch.manual_seed(seed)
         device = self.fabric.device
@@ -262,7 +263,7 @@ class Run:
         self._forget_gradients(who)
         finite = _answer(torch.isfinite(total))
         self.fabric.backward(total)
-        if not distributed.agree(finite()):
+        if not distributed.all_agree(finite()):
             self._forget_gradients(who)
             return False
         self._average_gradients(who)
@@ -291,25 +292,27 @@ class Run:
 
     def _average_gradients(self, who: tuple[str, ...]) -> None:
         """Over the processes; a weight that had no gradient in any of them gets 0."""
-        if distributed.world() == 1:
+        if process_rank.world_size() == 1:
             return
         weights = [p for name in who for p in self.players[name].parameters() if p.requires_grad]
         for weight in weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        distributed.average_([weight.grad for weight in weights if weight.grad is not None])
+        distributed.all_reduce_mean_([weight.grad for weight in weights if weight.grad is not None])
 
     def _align_statistics(self) -> None:
         """What forward passes left in each process: running statistics are averaged, memories are the first one's."""
-        if distributed.world() == 1:
+        if process_rank.world_size() == 1:
             return
         for name, role in self.roles.items():
             player = self.players[name]
             if isinstance(role, Trainable) or (isinstance(role, Ema) and role.buffers == "own"):
                 norms = [m for m in player.modules() if isinstance(m, _NormBase)]
-                distributed.average_([b for m in norms for b in (m.running_mean, m.running_var) if b is not None])
+                distributed.all_reduce_mean_(
+                    [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+                )
             if isinstance(role, Memory):
-                distributed.take_first_(list(player.buffers()))
+                distributed.broadcast_(list(player.buffers()))
 
     def _forget_gradients(self, who: tuple[str, ...]) -> None:
         for name in who:
@@ -333,7 +336,7 @@ class Run:
 
     def save(self, file: Path, *, key: str) -> None:
         """The first process writes for all, who hold the same: the file fits any number of them."""
-        if not distributed.first():
+        if not process_rank.is_main_process():
             return
         state = {
             "index": self.index,
@@ -342,13 +345,13 @@ class Run:
             "history": self.history,
             "key": key,
             "measured_on": self.measured_on,
-            "processes": distributed.world(),
+            "processes": process_rank.world_size(),
         }
         checkpoint.save(file, players=self.players, optimisers=self.optimisers, state=state)
 
     def restore(self, file: Path, *, key: str) -> None:
         """Take up a checkpoint of the same run, or the one before where it is gone; another `key` is left behind."""
-        chosen = distributed.by_first(lambda: _checkpoint_of(file, key))
+        chosen = distributed.run_on_main(lambda: _checkpoint_of(file, key))
         if not chosen:
             return
         file = Path(chosen)
@@ -358,8 +361,8 @@ class Run:
         self.bad_in_a_row = state["bad_in_a_row"]
         if state.get("measured_on", self.measured_on) != self.measured_on:
             self.history["val"] = {"step": [], "dice": []}
-        began, now = state.get("processes", 1), distributed.world()
-        if began != now and distributed.first():
+        began, now = state.get("processes", 1), process_rank.world_size()
+        if began != now and process_rank.is_main_process():
             rows = f"a step sees {now} times the rows of schedule, before {began} times"
             print(f"begun by {began} process(es), resumed by {now}: {rows}", file=sys.stderr, flush=True)
 
@@ -380,7 +383,7 @@ class Run:
         """After too many NaN losses: back to the last good students and averages, once; then give up."""
         at, self.bad_in_a_row = self.index, 0
         self.restores += 1
-        if self.restores > 1 or not distributed.by_first(file.exists):
+        if self.restores > 1 or not distributed.run_on_main(file.exists):
             raise ValueError(
                 f"the loss is not finite, {self.schedule.patience} steps in a row up to step {at}: lower "
                 "schedule.learning_rate, or set schedule.precision to 32-true"
@@ -399,8 +402,8 @@ def _checkpoint_of(file: Path, key: str) -> str:
 
 
 def _fabric(kind: str, device: torch.device) -> Fabric:
-    distributed.hush()
-    devices = [torch.cuda.current_device()] if device.type == "cuda" and distributed.world() > 1 else 1
+    distributed.silence_lightning()
+    devices = [torch.cuda.current_device()] if device.type == "cuda" and process_rank.world_size() > 1 else 1
     alone = LightningEnvironment()  # whatever a cluster says: `ranks` has joined the processes by now
     return Fabric(accelerator=device.type, devices=devices, precision=kind, plugins=alone)  # type: ignore[arg-type]
 

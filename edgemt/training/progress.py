@@ -9,7 +9,7 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgemt.training import distributed
+from edgemt.io import process_rank
 
 _EVERY_S = 15.0  # between lines where there is no terminal
 
@@ -23,7 +23,7 @@ class Bar:
         self.rich: Any = None
         self.writer: Any = None
         self.text = ""
-        self.mute = not distributed.first()
+        self.mute = not process_rank.is_main_process()
 
     def __enter__(self) -> Bar:
         self.began = self.last = time.monotonic()
@@ -102,7 +102,7 @@ def counter(label: str) -> Callable[[int, int], None]:
     began = time.monotonic()
 
     def show(done: int, total: int) -> None:
-        if distributed.first() and sys.stderr.isatty() and (time.monotonic() - began > 1.0 or done == total):
+        if process_rank.is_main_process() and sys.stderr.isatty() and (time.monotonic() - began > 1.0 or done == total):
             end = "\n" if done == total else ""
             print(f"\rreading {label}: {done}/{total}", end=end, file=sys.stderr, flush=True)
 
