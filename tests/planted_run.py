@@ -18,7 +18,7 @@ from edgemt.methods import METHODS
 from edgemt.pipeline.run_context import Run
 from edgemt.pipeline.train import described, drop
 from edgemt.recipes import RECIPES, Int8
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 READER = "down.0.4"  # the convolution that reads what was planted
 

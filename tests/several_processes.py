@@ -20,7 +20,7 @@ from edgemt.learning.method import Method, Terms
 from edgemt.learning.roles import Ema, Memory, Players, Role, Trainable
 from edgemt.methods import METHODS, Discriminator
 from edgemt.training import distributed, engine
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 FAST = Schedule(steps=4, labelled=2, unlabelled=2, precision="32-true", validations=2, checkpoint_every=1, warmup=2)
 NAMES = ("dan", "cps", "ua_mt", "cutmix_mt", "distillation")
@@ -102,7 +102,7 @@ class Cut(Exception):
     pass
 
 
-def cut_at(step: int) -> engine.Draw:
+def cut_at(step: int) -> engine.DrawBatch:
     def until(index: int, device: torch.device) -> Batch:
         if index // process_rank.world_size() == step:
             raise Cut
@@ -118,8 +118,8 @@ def digest(module: nn.Module) -> str:
     return state.hexdigest()
 
 
-def after(method: Method, steps: int, *, draw: engine.Draw = draw, **options: Any) -> engine.Run:
-    run = engine.Run(method, schedule=FAST, seed=0, **({"build": build} | options))
+def after(method: Method, steps: int, *, draw: engine.DrawBatch = draw, **options: Any) -> engine.Trainer:
+    run = engine.Trainer(method, schedule=FAST, seed=0, **({"build": build} | options))
     for _ in range(steps):
         run.step(draw)
     return run
@@ -133,7 +133,7 @@ def every_player_is_the_same(folder: Path) -> dict[str, Any]:
 
 def weights_of_two_halves(folder: Path) -> list[float]:
     run = after(ByRows(), 4, build=build_plain)
-    return [float(v) for p in run.delivered.parameters() for v in p.detach().flatten()]
+    return [float(v) for p in run.output_network.parameters() for v in p.detach().flatten()]
 
 
 def chance(folder: Path) -> list[float]:

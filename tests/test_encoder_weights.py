@@ -17,7 +17,7 @@ from edgemt.io.encoder_weights import PACKAGES, adapt_first_conv, find, load, lo
 from edgemt.pipeline import flow
 from edgemt.pipeline.run_context import start
 from edgemt.recipes import RECIPES, Recipe, Student, Teacher
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 TINY = "test_efficientnet"
 LITE = "tf_efficientnet_lite0"

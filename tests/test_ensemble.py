@@ -14,7 +14,7 @@ from edgemt.contract import Output
 from edgemt.learning.ensemble import Ensemble
 from edgemt.pipeline import flow
 from edgemt.recipes import RECIPES, Recipe, Student
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 QUICK = Schedule(steps=2, labelled=2, unlabelled=2, validations=1, warmup=1)
 

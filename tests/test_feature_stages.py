@@ -27,7 +27,7 @@ from edgemt.pipeline import train as training
 from edgemt.pipeline.overrides import override
 from edgemt.recipes import RECIPES, Int8, Recipe, Slim, Student, Teacher
 from edgemt.training import engine
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 from teachers.backbone import Backbone, weights_of
 
 SCHEDULE = Schedule(steps=2, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=1)

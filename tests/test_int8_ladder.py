@@ -17,7 +17,7 @@ from edgemt.pipeline.quantize import FLOAT, SMALL, SMALL_IR, int8
 from edgemt.pipeline.run_context import Run
 from edgemt.recipes import Int8
 from edgemt.training import engine
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 from edgemt.zoo import entry
 
 pytest.importorskip("nncf")
@@ -190,17 +190,17 @@ def test_learning_under_eight_bits_that_was_cut_resumes_to_the_same_bits(
     short = Schedule(steps=8, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=2)
     runs = [begin(tmp_path / name, by=30.0, int8=Int8(schedule=short), tolerance=0.2) for name in ("whole", "cut")]
     distil_in_eight_bits(runs[0])
-    real, calls = engine.Run.step, iter(range(5))
+    real, calls = engine.Trainer.step, iter(range(5))
 
-    def cut(self: engine.Run, draw: engine.Draw) -> Any:
+    def cut(self: engine.Trainer, draw: engine.DrawBatch) -> Any:
         if next(calls, None) is None:
             raise KeyboardInterrupt
         return real(self, draw)
 
-    monkeypatch.setattr(engine.Run, "step", cut)
+    monkeypatch.setattr(engine.Trainer, "step", cut)
     with pytest.raises(KeyboardInterrupt):
         distil_in_eight_bits(runs[1])
-    monkeypatch.setattr(engine.Run, "step", real)
+    monkeypatch.setattr(engine.Trainer, "step", real)
     assert not runs[1].folder("qad").exists()
     distil_in_eight_bits(runs[1])
     assert stage_folder.read_card(runs[1].folder("qad")).files == stage_folder.read_card(runs[0].folder("qad")).files

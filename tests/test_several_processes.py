@@ -50,7 +50,7 @@ def test_every_process_holds_the_same_players(name: str, said: list[dict[str, An
 
 def test_two_processes_take_the_step_that_one_takes_on_both_batches(said: list[dict[str, Any]]) -> None:
     alone = within.after(within.ByRows(), 4, draw=within.draw_two, build=within.build_plain)
-    weights = torch.cat([p.detach().flatten() for p in alone.delivered.parameters()])
+    weights = torch.cat([p.detach().flatten() for p in alone.output_network.parameters()])
     for found in said:
         assert torch.allclose(torch.tensor(found["weights_of_two_halves"]), weights, atol=1e-6)
 

@@ -19,7 +19,7 @@ from edgemt.pipeline import fallback, run_context, train
 from edgemt.pipeline import prune as slimming
 from edgemt.recipes import RECIPES, Recipe, Slim, Student
 from edgemt.training import engine
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 SCHEDULE = Schedule(steps=4, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=1)
 
@@ -83,17 +83,17 @@ def test_two_rounds_remove_the_same_share_together_and_no_layer_more_than_allowe
 def test_an_interrupted_stage_goes_on_with_the_plan_it_had(begun, monkeypatch: pytest.MonkeyPatch) -> None:
     at = begun(share=0.3)
     undisturbed = stage_folder.read_card(slimming.slim(begun("other", share=0.3))).files
-    real = engine.Run.step
+    real = engine.Trainer.step
 
     def killed(run, draw):
         if run.index == 2:
             raise KeyboardInterrupt
         return real(run, draw)
 
-    monkeypatch.setattr(engine.Run, "step", killed)
+    monkeypatch.setattr(engine.Trainer, "step", killed)
     with pytest.raises(KeyboardInterrupt):
         slimming.slim(at)
-    monkeypatch.setattr(engine.Run, "step", real)
+    monkeypatch.setattr(engine.Trainer, "step", real)
     monkeypatch.setattr(prune, "prune", lambda *args, **options: pytest.fail("pruned anew"))
     assert stage_folder.read_card(slimming.slim(at)).files == undisturbed
 
@@ -248,7 +248,7 @@ def test_every_attempt_that_is_cut_resumes_to_the_same_bits(judged, monkeypatch:
 
     whole = judged(*[0.5] * 3, name="whole")
     slimming.slim(whole)
-    at, real, steps = judged(*[0.5] * 3, name="cut"), engine.Run.step, []
+    at, real, steps = judged(*[0.5] * 3, name="cut"), engine.Trainer.step, []
 
     def killed(run, draw):
         steps.append(run.index)
@@ -256,7 +256,7 @@ def test_every_attempt_that_is_cut_resumes_to_the_same_bits(judged, monkeypatch:
             raise KeyboardInterrupt
         return real(run, draw)
 
-    monkeypatch.setattr(engine.Run, "step", killed)
+    monkeypatch.setattr(engine.Trainer, "step", killed)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             slimming.slim(at)

@@ -21,7 +21,7 @@ from edgemt.pipeline import flow, run_context
 from edgemt.pipeline import train as training
 from edgemt.pipeline.run_context import measured_of
 from edgemt.recipes import Recipe, Teacher
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 SHORT = Schedule(steps=2, labelled=2, unlabelled=2, precision="32-true", validations=1)
 

@@ -122,7 +122,7 @@ def write_card(folder: Path, card: ModelCard) -> ModelCard:
 
     A checkpoint is renamed, so that the card does not list it; `staged` removes it when the folder has its name.
     """
-    for file in (checkpoint.CHECKPOINT, checkpoint.previous(Path(checkpoint.CHECKPOINT)).name):
+    for file in (checkpoint.CHECKPOINT, checkpoint.previous_checkpoint(Path(checkpoint.CHECKPOINT)).name):
         if (folder / file).exists():
             os.replace(folder / file, folder / f"{_FINISHED}{file}")
     return seal(folder, replace(card, created=""))

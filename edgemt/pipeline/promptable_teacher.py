@@ -24,7 +24,8 @@ from edgemt.methods.promptable_supervised import Lessons
 from edgemt.methods.sam_assisted import SecondTeacher
 from edgemt.pipeline.run_context import Run, Side
 from edgemt.training import distributed, engine
-from edgemt.training.progress import counter
+from edgemt.training.options import Schedule
+from edgemt.training.progress import file_progress
 from teachers.embeddings import Remembered, Store
 from teachers.promptable import Promptable
 
@@ -84,7 +85,7 @@ def _train_small(at: Run, side: Side, options: SecondTeacher, inputs: dict[str, 
         return folder
     given = at.recipe.teacher.schedule
     rows = VOLUME_ROWS if side.example.ndim == 5 else given.labelled
-    schedule = engine.Schedule(
+    schedule = Schedule(
         steps=options.lessons, labelled=rows, unlabelled=0, learning_rate=1e-3, precision=given.precision, validations=0
     )
     network = _network(side)
@@ -128,7 +129,7 @@ def _remembered(at: Run, side: Side, options: SecondTeacher, model: str) -> Call
     store = Store(at.folder("embeddings"), model, options.gigabytes)
 
     def fill() -> list[str]:
-        told = counter("images embedded by SAM")
+        told = file_progress("images embedded by SAM")
         return [str(f) for f in store.fill(load_sam(options.model), flat, device=at.device, progress=told, say=at.say)]
 
     files = iter([Path(name) for name in distributed.run_on_main(fill)])

@@ -44,6 +44,7 @@ from edgemt.pipeline.train import (
 )
 from edgemt.recipes import student_method
 from edgemt.training import checkpoint, distributed, engine
+from edgemt.training.options import Schedule
 from edgemt.zoo.warm_start import compose_plans
 
 PLAN = "plan.json"  # stays: `slim.prune.plan` repeats it on another network
@@ -274,9 +275,9 @@ def _tuned_further(
 
 def _tuned(
     at: Run,
-    schedule: engine.Schedule,
+    schedule: Schedule,
     start: Callable[[], nn.Module],
-    draw: engine.Draw,
+    draw: engine.DrawBatch,
     folder: Path,
     *,
     seed: int,

@@ -22,7 +22,7 @@ from edgemt.pipeline.run_context import Run, measured_of
 from edgemt.pipeline.train import FORMAT, builder, dice_text, frozen_kinds, keep, measured_again, stands, wants_bank
 from edgemt.recipes import student_method
 from edgemt.training import engine
-from edgemt.training.fake_quant import calibrate, fake_quantize, plain
+from edgemt.training.fake_quant import calibrate, fake_quantize, remove_fake_quant
 
 STAGE = "qad"
 
@@ -69,7 +69,7 @@ def distil_in_eight_bits(at: Run) -> Path:
             events=at.out / "log" / STAGE,
             measured_on=at.measured_on,
         )
-        plain(done.network)
+        remove_fake_quant(done.network)
         keep(at, working, STAGE, done, card.network, key=key, parents=parents, parent_dice=parent_dice)
     return folder
 

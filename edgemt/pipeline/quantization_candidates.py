@@ -23,7 +23,7 @@ from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io import process_rank
 from edgemt.pipeline.quantization_aware import distil_in_eight_bits
 from edgemt.pipeline.run_context import Run, record_of
-from edgemt.training.progress import counter
+from edgemt.training.progress import file_progress
 
 FLOAT, FLOAT_IR = "model.onnx", "openvino/model.xml"
 SMALL, SMALL_IR = "model.int8.onnx", "openvino/model.int8.xml"
@@ -101,7 +101,7 @@ def _mixed(at: Run, name: str, source: Path, exact: Path, calibrated: Rung, fram
 
 def _worst(exact: Path, small: Path, frames: list[np.ndarray]) -> list[Sensitivity]:
     """The layers that eight bits change anything for, the worst first."""
-    layers = sensitivity(exact, small, frames=frames, progress=counter("sensitivity of layers"))
+    layers = sensitivity(exact, small, frames=frames, progress=file_progress("sensitivity of layers"))
     return [layer for layer in layers if layer.noise > 0]
 
 

@@ -402,7 +402,7 @@ def without_weights(of: Teacher | Student) -> dict[str, Any]:
 
 def builder(
     known: dict[str, Callable[[], nn.Module]], side: Side, *, method: Method | None = None, seed: int
-) -> engine.Build:
+) -> engine.BuildNetwork:
     """The players of a stage by kind. A "projection" fits the networks that were built before it."""
     term: FeatureTerm = getattr(method, "feature", None) or FeatureTerm()
     built: dict[str, nn.Module] = {}

@@ -28,6 +28,7 @@ from edgemt.pipeline.train import (
 )
 from edgemt.recipes import student_method
 from edgemt.training import engine
+from edgemt.training.options import Schedule
 from edgemt.zoo.entry import open_entry
 
 STAGE = "warm_up"
@@ -102,7 +103,7 @@ def _encoder(student: nn.Module) -> nn.Module:
     return student.pyramid  # type: ignore[return-value]
 
 
-def _by_share(at: Run, schedule: engine.Schedule) -> engine.Schedule:
+def _by_share(at: Run, schedule: Schedule) -> Schedule:
     """As many rows in a batch, labelled ones as often as among all training images: each image counts once."""
     rows, total = schedule.labelled + schedule.unlabelled, len(at.labelled) + len(at.unlabelled)
     labelled = max(1, round(rows * len(at.labelled) / total))

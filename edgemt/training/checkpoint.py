@@ -25,7 +25,7 @@ CHECKPOINT = "checkpoint.safetensors"
 _STATE, _SHA256 = "edgemt", "sha256"
 
 
-def previous(file: Path) -> Path:
+def previous_checkpoint(file: Path) -> Path:
     """Where the checkpoint before `file` lies: `checkpoint.previous.safetensors`."""
     return file.with_name(f"{file.stem}.previous{file.suffix}")
 
@@ -37,7 +37,10 @@ def save(
     optimisers: Mapping[str, Any],
     state: Mapping[str, Any],
 ) -> None:
-    """Every player, every optimiser and the JSON `state`, whole or not at all; the file before becomes `previous`."""
+    """Write all networks, all optimisers and the JSON `state` in one atomic step.
+
+    A file that is there already becomes `previous_checkpoint(file)`.
+    """
     tensors: dict[str, Tensor] = {}
     for name, player in players.items():
         tensors |= {f"player/{name}/{key}": value for key, value in player.state_dict().items()}
@@ -51,7 +54,7 @@ def save(
 
 def read_state(file: Path) -> dict[str, Any]:
     """The JSON state of a checkpoint. Raises ValueError, naming the file, when it is damaged."""
-    with _opened(file) as handle:
+    with _open(file) as handle:
         try:
             return json.loads((handle.metadata() or {})[_STATE])
         except (KeyError, ValueError):
@@ -63,10 +66,10 @@ def load(file: Path, *, players: Mapping[str, nn.Module] | Any, optimisers: Mapp
     tensors = _read(file, checked=True)
     try:
         for name, player in players.items():
-            player.load_state_dict(_under(tensors, f"player/{name}/"))
+            player.load_state_dict(_strip_prefix(tensors, f"player/{name}/"))
         for name, optimiser in optimisers.items():
             slots: dict[int, dict[str, Tensor]] = {}
-            for path, value in _under(tensors, f"optimiser/{name}/").items():
+            for path, value in _strip_prefix(tensors, f"optimiser/{name}/").items():
                 slot, key = path.split("/", 1)
                 slots.setdefault(int(slot), {})[key] = value
             groups = optimiser.state_dict()["param_groups"]
@@ -89,7 +92,7 @@ def load_weights(file: Path, network: nn.Module) -> nn.Module:
     return network
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
@@ -98,7 +101,7 @@ def _write(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], 
     with atomic_write(file) as part:
         save_file(own, part, metadata={**metadata, _SHA256: _digest(own, metadata.get(_STATE, ""))})
         if keep_previous and file.exists():
-            _link(file, previous(file))
+            _link(file, previous_checkpoint(file))
 
 
 def _link(file: Path, other: Path) -> None:
@@ -121,7 +124,7 @@ def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
     return digest.hexdigest()
 
 
-def _opened(file: Path) -> Any:
+def _open(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except FileNotFoundError:
@@ -131,7 +134,7 @@ def _opened(file: Path) -> Any:
 
 
 def _damaged(file: Path, what: str) -> ValueError:
-    before = previous(file)
+    before = previous_checkpoint(file)
     if before.exists():
         return ValueError(f"{file}: {what}; delete it to go on from the checkpoint before it, {before.name}")
     return ValueError(f"{file}: {what}; delete it to start the stage again")
@@ -140,7 +143,7 @@ def _damaged(file: Path, what: str) -> ValueError:
 def _read(file: Path, *, checked: bool = False) -> dict[str, Tensor]:
     """Every tensor, compared with the sha256 of the header; `checked` refuses a file without one."""
     try:
-        with _opened(file) as handle:
+        with _open(file) as handle:
             header = handle.metadata() or {}
             tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError) as error:

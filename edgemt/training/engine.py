@@ -20,11 +20,9 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
@@ -35,49 +33,19 @@ from edgemt.io.atomic import NoSpaceError
 from edgemt.learning.method import Method, Turn
 from edgemt.learning.roles import Ema, Frozen, Memory, Players, Trainable, gather, rest, set_modes, update_averages
 from edgemt.training import checkpoint, distributed
-from edgemt.training.progress import Bar
+from edgemt.training.device import (
+    async_bool,
+    enable_tf32,
+    learning_rate,
+    make_fabric,
+    make_optimiser,
+    resolve_precision,
+    to_channels_last,
+)
+from edgemt.training.options import Schedule
+from edgemt.training.progress import TrainingProgress
 
-GROWN = 0.7  # fraction of a run after which progressive resizing has reached the full size
-PASSED = 0.95  # a confidence threshold that more voxels pass filters nothing
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast a network learns."""
-
-    steps: int = 2000
-    labelled: int = 8  # labelled rows in a batch, for each process
-    unlabelled: int = 8  # unlabelled rows in a batch, for each process
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    warmup: int = 50  # steps of linear warm-up
-    power: float = 0.9  # of the polynomial decay to zero
-    start_size: float = 1.0  # sides of the first batches, as a fraction; they grow to 1 within `GROWN` of the run
-    clip: float = 5.0  # largest gradient norm; 0 leaves gradients alone
-    precision: Precision = "auto"
-    validations: int = 5  # how often the curve of the validation list is sampled in the run; the last weights are kept
-    checkpoint_every: int = 100  # steps
-    patience: int = 20  # losses in a row that may be NaN before the last checkpoint is restored
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "labelled", "learning_rate", "checkpoint_every", "patience"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"schedule.{name}: {getattr(self, name)} is not positive")
-        if not 0.1 <= self.start_size <= 1.0:
-            raise ValueError(f"schedule.start_size: {self.start_size} is no fraction of the size; give 0.1 to 1")
-        if self.unlabelled < 0 or self.validations < 0:
-            raise ValueError("schedule.unlabelled and schedule.validations cannot be negative")
-
-    def rate(self, index: int) -> float:
-        """Learning rate at a step: linear warm-up, then polynomial decay."""
-        warm = min(1.0, (index + 1) / max(self.warmup, 1))
-        return self.learning_rate * warm * (1 - index / max(self.steps, 1)) ** self.power
-
-    def size_fraction(self, index: int) -> float:
-        """Sides of the batch at a step, as a fraction of the frame: from `start_size`, linearly, to 1 (GROWN)."""
-        return min(1.0, self.start_size + (1 - self.start_size) * index / (GROWN * max(self.steps, 1)))
+MAX_ACCEPTED = 0.95  # a confidence threshold that more voxels pass filters nothing
 
 
 @dataclass(frozen=True)
@@ -88,32 +56,17 @@ class Trained:
     history: dict[str, Any]
 
 
-Build = Callable[[str, int], nn.Module]  # kind of player, number of the initialisation -> network
-Draw = Callable[[int, torch.device], Batch]
+BuildNetwork = Callable[[str, int], nn.Module]  # kind of player, number of the initialisation -> network
+DrawBatch = Callable[[int, torch.device], Batch]
 Evaluate = Callable[[nn.Module], float]
-
-
-def resolve_precision(precision: Precision, device: torch.device, *, learns_volumes: bool = False) -> str:
-    """`auto` is bf16 where the device has bf16 arithmetic, fp16 on older GPUs, fp32 elsewhere.
-
-    Networks that learn from volumes on a CPU get fp32: with torch 2.15 the bf16 backward pass of a V-Net reads memory
-    that nobody wrote, so that its gradients differ from run to run and are sometimes NaN.
-    """
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    if learns_volumes:
-        return "32-true"
-    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
 
 
 @distributed.distributed_run()
 def train(
     method: Method,
     *,
-    build: Build,
-    draw: Draw,
+    build: BuildNetwork,
+    draw: DrawBatch,
     schedule: Schedule,
     folder: Path,
     seed: int = 0,
@@ -128,36 +81,36 @@ def train(
     `measured_on` identifies the validation list: a curve that was begun on another list is begun again.
     Raises ValueError when the loss stays NaN, when a checkpoint is damaged, and when the disk is full.
     """
-    run = Run(method, build=build, schedule=schedule, seed=seed, measured_on=measured_on)
+    run = Trainer(method, build=build, schedule=schedule, seed=seed, measured_on=measured_on)
     file = folder / checkpoint.CHECKPOINT
     run.restore(file, key=key)
     if process_rank.is_main_process():
-        run.refuse_full_disk(folder)
-    with Bar(label, total=schedule.steps, done=run.index, events=events) as bar:
+        run.check_disk_space(folder)
+    with TrainingProgress(label, total=schedule.steps, done=run.index, events=events) as bar:
         while run.index < schedule.steps:
             terms = run.step(draw)
-            if terms is None and run.bad_in_a_row >= schedule.patience:
+            if terms is None and run.num_consecutive_nonfinite >= schedule.patience:
                 run.recover(file, key=key)
                 continue
             due = run.validation_due()
             if due and evaluate is not None and process_rank.is_main_process():
-                run.note_validation(evaluate(run.delivered))
+                run.record_validation(evaluate(run.output_network))
             shown = bar.update(run.index, terms, dice=run.history["val"]["dice"][-1:] if due else ())
             if shown:
-                run.note_terms(shown)
+                run.record_terms(shown)
             if run.index % schedule.checkpoint_every == 0 or run.index == schedule.steps:
                 run.save(file, key=key)
     if process_rank.is_main_process():
-        note_threshold(method, run.history, label=label)
-    return Trained(run.delivered, run.history)
+        warn_if_threshold_accepts_all(method, run.history, label=label)
+    return Trained(run.output_network, run.history)
 
 
-def note_threshold(method: Method, history: Mapping[str, Any], *, label: str) -> None:
+def warn_if_threshold_accepts_all(method: Method, history: Mapping[str, Any], *, label: str) -> None:
     """One line on stderr where a confidence threshold let nearly every voxel pass in the second half of a run."""
     confidence = getattr(method, "confidence", getattr(getattr(method, "target", None), "confidence", None))
     accepted = history["terms"].get("accepted", [])
     late = accepted[len(accepted) // 2 :]
-    if confidence is not None and late and sum(late) / len(late) > PASSED:
+    if confidence is not None and late and sum(late) / len(late) > MAX_ACCEPTED:
         share = 100 * sum(late) / len(late)
         print(
             f"{label}: {share:.1f} % of the voxels passed the confidence threshold {confidence}, so that it filtered "
@@ -167,36 +120,36 @@ def note_threshold(method: Method, history: Mapping[str, Any], *, label: str) ->
         )
 
 
-class Run:
+class Trainer:
     """The state of one run: players, optimisers, step number and curves."""
 
-    def __init__(self, method: Method, *, build: Build, schedule: Schedule, seed: int, measured_on: str = ""):
+    def __init__(self, method: Method, *, build: BuildNetwork, schedule: Schedule, seed: int, measured_on: str = ""):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        _tune(device)
+        enable_tf32(device)
         self.method, self.schedule, self.seed, self.measured_on = method, schedule, seed, measured_on
         self.roles = method.roles()
         torch.manual_seed(seed)
         self.players: Players = gather(self.roles, build)
         volumes = any(p.ndim == 5 for p in self.players.parameters())
-        self.fabric = _fabric(resolve_precision(schedule.precision, device, learns_volumes=volumes), device)
+        self.fabric = make_fabric(resolve_precision(schedule.precision, device, learns_volumes=volumes), device)
         # A player without gradients needs no exact arithmetic; averages follow their students unless `auto` parts them.
         quick = (Frozen, Ema) if volumes and schedule.precision == "auto" else Frozen
-        self.consulted = _fabric(resolve_precision("auto", device), device)
+        self.inference_fabric = make_fabric(resolve_precision("auto", device), device)
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
-        self.wrapped: dict[str, nn.Module] = {}
+        self.fabric_modules: dict[str, nn.Module] = {}
         for name, player in self.players.items():
             player.to(self.fabric.device)
-            _lay_out(player, self.fabric.device)
+            to_channels_last(player, self.fabric.device)
             role = self.roles[name]
-            fabric = self.consulted if isinstance(role, quick) else self.fabric
-            self.wrapped[name] = fabric.setup_module(player, move_to_device=False)
+            fabric = self.inference_fabric if isinstance(role, quick) else self.fabric
+            self.fabric_modules[name] = fabric.setup_module(player, move_to_device=False)
             if isinstance(role, Trainable):
-                optimiser = _optimiser(player, role, schedule)
+                optimiser = make_optimiser(player, role, schedule)
                 self.optimisers[name] = self.fabric.setup_optimizers(optimiser)  # type: ignore[assignment]
         distributed.broadcast_([*self.players.parameters(), *self.players.buffers()])
-        self.nets = Players(self.wrapped)
+        self.nets = Players(self.fabric_modules)
         self.index = 0
-        self.bad_in_a_row = 0
+        self.num_consecutive_nonfinite = 0
         self.restores = 0
         self.history: dict[str, Any] = {
             "step": [],
@@ -206,13 +159,13 @@ class Run:
         }
 
     @property
-    def delivered(self) -> nn.Module:
+    def output_network(self) -> nn.Module:
         return self.players[self.method.delivers]
 
-    def step(self, draw: Draw) -> Mapping[str, Tensor] | None:
+    def step(self, draw: DrawBatch) -> Mapping[str, Tensor] | None:
         """One step; the loss terms, or None when one of them was not finite and nothing was changed by it."""
         number = self.index * process_rank.world_size() + process_rank.rank()
-        seed = _mixed(self.seed, number)
+        seed = step_seed(self.seed, number)
         torch.manual_seed(seed)
         device = self.fabric.device
         generator = torch.Generator(device).manual_seed(seed + 1)
@@ -224,20 +177,20 @@ class Run:
         logged: dict[str, Tensor] = {}
         finite = True
         for who, terms in self._steps(batch, step):
-            finite = self._descend(who, torch.stack(list(terms.values())).sum())
+            finite = self._optimise(who, torch.stack(list(terms.values())).sum())
             if not finite:
                 break
             logged |= {name: term.detach() for name, term in (terms | terms.notes).items()}
         self.index += 1
-        self._align_statistics()
+        self._synchronise_buffers()
         if not finite:
             for buffer, old in zip(statistics, before, strict=True):
                 buffer.copy_(old)
             rest(self.players)
-            self.bad_in_a_row += 1
+            self.num_consecutive_nonfinite += 1
             self.history["skipped"] += 1
             return None
-        self.bad_in_a_row = 0
+        self.num_consecutive_nonfinite = 0
         update_averages(self.players, self.roles, step)
         return logged
 
@@ -258,10 +211,10 @@ class Run:
                 f"(now {now})"
             ) from error
 
-    def _descend(self, who: tuple[str, ...], total: Tensor) -> bool:
+    def _optimise(self, who: tuple[str, ...], total: Tensor) -> bool:
         """One move of the named players down their gradients, or False and none where the loss is not finite."""
         self._forget_gradients(who)
-        finite = _answer(torch.isfinite(total))
+        finite = async_bool(torch.isfinite(total))
         self.fabric.backward(total)
         if not distributed.all_agree(finite()):
             self._forget_gradients(who)
@@ -271,19 +224,19 @@ class Run:
             optimiser, role = self.optimisers[name], self.roles[name]
             assert isinstance(role, Trainable)
             for group in optimiser.param_groups:
-                group["lr"] = _rate(role, self.schedule, self.index)
+                group["lr"] = learning_rate(role, self.schedule, self.index)
             if self.schedule.clip:
                 self.fabric.clip_gradients(
-                    self.wrapped[name], optimiser, max_norm=self.schedule.clip, error_if_nonfinite=False
+                    self.fabric_modules[name], optimiser, max_norm=self.schedule.clip, error_if_nonfinite=False
                 )  # type: ignore[arg-type]
-        if not self._usable(who):
+        if not self._gradients_finite(who):
             self._forget_gradients(who)
             return False
         for name in who:
             self.optimisers[name].step()
         return True
 
-    def _usable(self, who: tuple[str, ...]) -> bool:
+    def _gradients_finite(self, who: tuple[str, ...]) -> bool:
         """Whether every gradient is a number: a finite loss does not promise it. A GPU is not kept waiting for that."""
         if self.fabric.device.type != "cpu":
             return True
@@ -300,7 +253,7 @@ class Run:
                 weight.grad = torch.zeros_like(weight)
         distributed.all_reduce_mean_([weight.grad for weight in weights if weight.grad is not None])
 
-    def _align_statistics(self) -> None:
+    def _synchronise_buffers(self) -> None:
         """What forward passes left in each process: running statistics are averaged, memories are the first one's."""
         if process_rank.world_size() == 1:
             return
@@ -325,11 +278,11 @@ class Run:
         every = max(1, math.ceil(self.schedule.steps / count))
         return self.index % every == 0 or self.index == self.schedule.steps
 
-    def note_validation(self, dice: float) -> None:
+    def record_validation(self, dice: float) -> None:
         self.history["val"]["step"].append(self.index)
         self.history["val"]["dice"].append(dice)
 
-    def note_terms(self, terms: Mapping[str, float]) -> None:
+    def record_terms(self, terms: Mapping[str, float]) -> None:
         self.history["step"].append(self.index)
         for name, value in terms.items():
             self.history["terms"].setdefault(name, []).append(value)
@@ -341,7 +294,7 @@ class Run:
         state = {
             "index": self.index,
             "restores": self.restores,
-            "bad_in_a_row": self.bad_in_a_row,
+            "bad_in_a_row": self.num_consecutive_nonfinite,
             "history": self.history,
             "key": key,
             "measured_on": self.measured_on,
@@ -358,7 +311,7 @@ class Run:
         state = checkpoint.read_state(file)
         checkpoint.load(file, players=self.players, optimisers=self.optimisers)
         self.index, self.restores, self.history = state["index"], state["restores"], state["history"]
-        self.bad_in_a_row = state["bad_in_a_row"]
+        self.num_consecutive_nonfinite = state["bad_in_a_row"]
         if state.get("measured_on", self.measured_on) != self.measured_on:
             self.history["val"] = {"step": [], "dice": []}
         began, now = state.get("processes", 1), process_rank.world_size()
@@ -366,7 +319,7 @@ class Run:
             rows = f"a step sees {now} times the rows of schedule, before {began} times"
             print(f"begun by {began} process(es), resumed by {now}: {rows}", file=sys.stderr, flush=True)
 
-    def refuse_full_disk(self, folder: Path) -> None:
+    def check_disk_space(self, folder: Path) -> None:
         """Raises NoSpaceError before the first step where the disk is too small for one checkpoint."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = [p for player in self.players.values() for p in (*player.parameters(), *player.buffers())]
@@ -381,7 +334,7 @@ class Run:
 
     def recover(self, file: Path, *, key: str) -> None:
         """After too many NaN losses: back to the last good students and averages, once; then give up."""
-        at, self.bad_in_a_row = self.index, 0
+        at, self.num_consecutive_nonfinite = self.index, 0
         self.restores += 1
         if self.restores > 1 or not distributed.run_on_main(file.exists):
             raise ValueError(
@@ -397,66 +350,11 @@ class Run:
 
 def _checkpoint_of(file: Path, key: str) -> str:
     """`file`, or the checkpoint before it where `file` is gone, if it carries `key`; empty for none."""
-    found = next((path for path in (file, checkpoint.previous(file)) if path.exists()), None)
+    found = next((path for path in (file, checkpoint.previous_checkpoint(file)) if path.exists()), None)
     return str(found) if found is not None and checkpoint.read_state(found).get("key") == key else ""
 
 
-def _fabric(kind: str, device: torch.device) -> Fabric:
-    distributed.silence_lightning()
-    devices = [torch.cuda.current_device()] if device.type == "cuda" and process_rank.world_size() > 1 else 1
-    alone = LightningEnvironment()  # whatever a cluster says: `ranks` has joined the processes by now
-    return Fabric(accelerator=device.type, devices=devices, precision=kind, plugins=alone)  # type: ignore[arg-type]
-
-
-def _tune(device: torch.device) -> None:
-    """What CUDA may do for speed: choose convolutions by trial, as patches keep their size, and TF32 in fp32."""
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = True
-        torch.set_float32_matmul_precision("high")
-
-
-def _lay_out(player: nn.Module, device: torch.device) -> None:
-    """Channels last: everywhere in two axes, in three on CPUs, where it was measured to be quicker (1.2 times)."""
-    ndims = {p.ndim for p in player.parameters()}
-    if 4 in ndims:
-        player.to(memory_format=torch.channels_last)
-    if 5 in ndims and device.type == "cpu":
-        player.to(memory_format=torch.channels_last_3d)
-
-
-def _answer(flag: Tensor) -> Callable[[], bool]:
-    """Reads `flag` when called. What was queued on a GPU in between goes on: only what made the flag is waited for."""
-    if not flag.is_cuda:
-        return lambda: bool(flag)
-    host = flag.to("cpu", non_blocking=True)
-    ready = torch.cuda.Event()
-    ready.record()
-
-    def read() -> bool:
-        ready.synchronize()
-        return bool(host)
-
-    return read
-
-
-def _optimiser(player: nn.Module, role: Trainable, schedule: Schedule) -> torch.optim.Optimizer:
-    kind = role.optimiser or schedule.optimiser
-    rate = _rate(role, schedule, 0)
-    if kind == "sgd":
-        return torch.optim.SGD(player.parameters(), rate, momentum=0.9, weight_decay=schedule.weight_decay)
-    if kind == "adamw":
-        return torch.optim.AdamW(player.parameters(), rate, weight_decay=schedule.weight_decay)
-    if kind == "adam":
-        return torch.optim.Adam(player.parameters(), rate, betas=role.betas)
-    raise ValueError(f"optimiser: unknown {kind!r}; one of adamw, adam, sgd")
-
-
-def _rate(role: Trainable, schedule: Schedule, index: int) -> float:
-    return schedule.rate(index) if role.rate is None else role.rate
-
-
-def _mixed(seed: int, index: int) -> int:
+def step_seed(seed: int, index: int) -> int:
     """One 62-bit seed for each (seed, step); neighbouring steps get unrelated streams (splitmix64)."""
     z = (seed * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 + 0x9E3779B97F4A7C15) & (2**64 - 1)
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)

@@ -24,13 +24,13 @@ _READER = "reads_int8"
 _TINY = 1e-8  # a range of nothing at all still needs a scale
 
 
-def rounded(x: Tensor, scale: Tensor, *, low: Tensor | float, high: Tensor | float) -> Tensor:
+def fake_quantize_ste(x: Tensor, scale: Tensor, *, low: Tensor | float, high: Tensor | float) -> Tensor:
     """x on the grid scale * {low .. high}; the gradient passes where x lies inside, and is 0 where it is cut off."""
     steps = (x / scale).clamp(low, high)  # type: ignore[arg-type]
     return (steps + (steps.round() - steps).detach()) * scale
 
 
-class RoundedWeight(nn.Module):
+class FakeQuantWeight(nn.Module):
     """A weight on its eight-bit grid, one scale an output channel; `axis` says which axis those are."""
 
     def __init__(self, axis: int) -> None:
@@ -40,10 +40,10 @@ class RoundedWeight(nn.Module):
     def forward(self, weight: Tensor) -> Tensor:
         others = [axis for axis in range(weight.ndim) if axis != self.axis]
         scale = weight.detach().abs().amax(others, keepdim=True).clamp_min(_TINY) / 127
-        return rounded(weight, scale, low=-127.0, high=127.0)
+        return fake_quantize_ste(weight, scale, low=-127.0, high=127.0)
 
 
-class RoundedInput(nn.Module):
+class FakeQuantInput(nn.Module):
     """What a layer reads, on an eight-bit grid with one scale; in training the range follows the batches."""
 
     reach: Tensor  # [2] mean over frames of their least and largest value
@@ -59,7 +59,7 @@ class RoundedInput(nn.Module):
         signed = least < 0  # stays a tensor: a GPU is not kept waiting for it
         low, high = torch.where(signed, -128.0, 0.0), torch.where(signed, 127.0, 255.0)
         scale = torch.maximum(-least, largest).clamp_min(_TINY) / high
-        return rounded(x.float(), scale, low=low, high=high).to(x.dtype)
+        return fake_quantize_ste(x.float(), scale, low=low, high=high).to(x.dtype)
 
     def _follow(self, x: Tensor) -> None:
         seen = torch.stack([x.flatten(1).amin(1).mean(), x.flatten(1).amax(1).mean()])
@@ -70,22 +70,22 @@ class RoundedInput(nn.Module):
 def fake_quantize(network: nn.Module) -> nn.Module:
     """Every convolution and linear layer reads and weighs in eight bits from now on; in place. The ranges are not set.
 
-    The names of the weights change until `plain` takes it off again.
+    The names of the weights change until `remove_fake_quant` takes it off again.
     """
     for module in [m for m in network.modules() if isinstance(m, LAYERS)]:
         axis = 1 if isinstance(module, nn.ConvTranspose2d) else 0
-        parametrize.register_parametrization(module, "weight", RoundedWeight(axis))
-        module.add_module(_READER, RoundedInput())
-        module.register_forward_pre_hook(_read)
+        parametrize.register_parametrization(module, "weight", FakeQuantWeight(axis))
+        module.add_module(_READER, FakeQuantInput())
+        module.register_forward_pre_hook(_quantize_input)
     for norm in [m for m in network.modules() if isinstance(m, _BatchNorm)]:
-        norm.register_forward_pre_hook(_settle)
+        norm.register_forward_pre_hook(_use_running_statistics)
     return network
 
 
 @torch.no_grad()
 def calibrate(network: nn.Module, batches: list[Tensor]) -> nn.Module:
     """Sets the ranges from real images [N, K, H, W], normalised; nothing else of the network moves."""
-    readers = [m for m in network.modules() if isinstance(m, RoundedInput)]
+    readers = [m for m in network.modules() if isinstance(m, FakeQuantInput)]
     was_training = network.training
     network.eval()
     for reader in readers:
@@ -97,20 +97,22 @@ def calibrate(network: nn.Module, batches: list[Tensor]) -> nn.Module:
     return network.train(was_training)
 
 
-def plain(network: nn.Module) -> nn.Module:
+def remove_fake_quant(network: nn.Module) -> nn.Module:
     """The network with its own, unrounded weights and no trace of eight bits; in place."""
     for module in [m for m in network.modules() if isinstance(m, LAYERS) and parametrize.is_parametrized(m)]:
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
         delattr(module, _READER)
     for part in network.modules():
-        for key in [key for key, hook in part._forward_pre_hooks.items() if hook in (_read, _settle)]:
+        for key in [
+            key for key, hook in part._forward_pre_hooks.items() if hook in (_quantize_input, _use_running_statistics)
+        ]:
             del part._forward_pre_hooks[key]
     return network
 
 
-def _read(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
+def _quantize_input(layer: nn.Module, given: tuple[Any, ...]) -> tuple[Any, ...]:
     return (getattr(layer, _READER)(given[0]), *given[1:])
 
 
-def _settle(norm: nn.Module, given: tuple[Any, ...]) -> None:
+def _use_running_statistics(norm: nn.Module, given: tuple[Any, ...]) -> None:
     norm.training = False

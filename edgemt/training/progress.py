@@ -14,7 +14,7 @@ from edgemt.io import process_rank
 _EVERY_S = 15.0  # between lines where there is no terminal
 
 
-class Bar:
+class TrainingProgress:
     """Shows step, loss terms and time left, in the first process of a run. `update` answers the terms as numbers on
     the steps it reads them."""
 
@@ -25,7 +25,7 @@ class Bar:
         self.text = ""
         self.mute = not process_rank.is_main_process()
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> TrainingProgress:
         self.began = self.last = time.monotonic()
         if self.mute:
             return self
@@ -97,7 +97,7 @@ def _event_writer(folder: Path, *, purge: int) -> Any:
     return SummaryWriter(str(folder), purge_step=purge)
 
 
-def counter(label: str) -> Callable[[int, int], None]:
+def file_progress(label: str) -> Callable[[int, int], None]:
     """A progress callback for reading files: a bar on a terminal, silence elsewhere."""
     began = time.monotonic()
 
