@@ -26,7 +26,7 @@ from edgemt.model_card import Normalisation
 from edgemt.pipeline import run_context
 from edgemt.pipeline.train import trained
 from edgemt.testing.tiny_training import CHANNELS, Stage, Tiny, batch_of
-from edgemt.training import engine
+from edgemt.training import engine, progress
 from edgemt.training.engine import Trainer
 from edgemt.training.options import Schedule
 
@@ -330,10 +330,10 @@ def test_a_threshold_that_nearly_every_voxel_passes_is_noticed(
 ) -> None:
     history = {"terms": {"accepted": [0.1, 0.2, share, share]}}
     for name in ("unimatch", "cutmix_mt"):
-        engine.warn_if_threshold_accepts_all(METHODS[name], history, label="teacher")
+        progress.warn_if_threshold_accepts_all(METHODS[name], history, label="teacher")
         said = capsys.readouterr().err
         assert ("98.0 % of the voxels passed the confidence threshold" in said) == noticed and said.count("\n") <= 1
-    engine.warn_if_threshold_accepts_all(METHODS["ua_mt"], history, label="teacher")
+    progress.warn_if_threshold_accepts_all(METHODS["ua_mt"], history, label="teacher")
     assert capsys.readouterr().err == "", "the mask of UA-MT is meant to open"
 
 

@@ -1,8 +1,8 @@
-"""Checkpoints and weights as safetensors: tensors beside a JSON header, nothing that could execute.
+"""Checkpoints and weights as safetensors files: tensors and a JSON header, nothing that is executed.
 
-The header holds a sha256 over the JSON state and every tensor (name, type, shape, bytes in the order of the names). It
-is compared whenever a file is read: one flipped bit is an error, not other weights. A checkpoint leaves the one before
-it as `checkpoint.previous.safetensors`, which is taken up when the newer file is removed.
+The header has a sha256 over the JSON state and every tensor (name, type, shape and bytes, in the order of the names),
+which is compared whenever a file is read: a single changed bit is an error. A new checkpoint renames the former one to
+`checkpoint.previous.safetensors`, which is used where the newer file was removed.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ _STATE, _SHA256 = "edgemt", "sha256"
 
 
 def previous_checkpoint(file: Path) -> Path:
-    """Where the checkpoint before `file` lies: `checkpoint.previous.safetensors`."""
+    """Path of the former checkpoint: `checkpoint.previous.safetensors` in the folder of `file`."""
     return file.with_name(f"{file.stem}.previous{file.suffix}")
 
 
@@ -62,7 +62,7 @@ def read_state(file: Path) -> dict[str, Any]:
 
 
 def load(file: Path, *, players: Mapping[str, nn.Module] | Any, optimisers: Mapping[str, Any]) -> None:
-    """Put the tensors back in place. Raises ValueError when they are damaged or do not fit."""
+    """Load a checkpoint into networks and optimisers. Raises ValueError where it is damaged or does not fit them."""
     tensors = _read(file, checked=True)
     try:
         for name, player in players.items():
@@ -80,11 +80,12 @@ def load(file: Path, *, players: Mapping[str, nn.Module] | Any, optimisers: Mapp
 
 
 def save_weights(file: Path, network: nn.Module) -> None:
+    """Write the state dict of a network."""
     _write(file, dict(network.state_dict()), {})
 
 
 def load_weights(file: Path, network: nn.Module) -> nn.Module:
-    """Raises ValueError, naming the file, when it is damaged or belongs to another network."""
+    """Load a state dict into `network` and return it. Raises ValueError where the file is damaged or does not fit."""
     try:
         network.load_state_dict(_read(file))
     except RuntimeError as error:
@@ -105,7 +106,7 @@ def _write(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], 
 
 
 def _link(file: Path, other: Path) -> None:
-    """`other` becomes a second name of `file`, and `file` stays: at every moment one whole checkpoint is there."""
+    """Make `other` a hard link to `file`, so that a complete checkpoint exists at every moment."""
     spare = other.with_name(f".{other.name}.{os.getpid()}.part")
     spare.unlink(missing_ok=True)
     try:
@@ -141,7 +142,7 @@ def _damaged(file: Path, what: str) -> ValueError:
 
 
 def _read(file: Path, *, checked: bool = False) -> dict[str, Tensor]:
-    """Every tensor, compared with the sha256 of the header; `checked` refuses a file without one."""
+    """All tensors of a file, verified by the sha256 of its header. `checked`: an error for a header without sha256."""
     try:
         with _open(file) as handle:
             header = handle.metadata() or {}
@@ -153,3 +154,9 @@ def _read(file: Path, *, checked: bool = False) -> dict[str, Tensor]:
     if header.get(_SHA256) != _digest(tensors, header.get(_STATE, "")):
         raise _damaged(file, "damaged since it was written (sha256 differs)")
     return tensors
+
+
+def find_checkpoint(file: Path, key: str) -> str:
+    """The path of `file`, or of the previous checkpoint where `file` is missing, if it has `key`; otherwise ""."""
+    found = next((path for path in (file, previous_checkpoint(file)) if path.exists()), None)
+    return str(found) if found is not None and read_state(found).get("key") == key else ""

@@ -1,15 +1,15 @@
-"""One step of training, and the loop around it. Everything that varies between methods is in the method.
+"""The training step and the training loop. Everything that differs between methods is in the method.
 
-A run is a function of (seed, step number): the generators are seeded anew at each step and batches are drawn
-by number, so players, optimisers and the step number are all that a checkpoint needs for a bit-equal resume.
+A run is a function of (seed, step number): the random generators are seeded anew at each step and batches are drawn by
+their number. So a checkpoint of networks, optimisers and the step number is enough for a bit-equal resume.
 
-Several processes (`edgemt.training.distributed`) multiply the batch: process r of W draws batch W * step + r,
-gradients are averaged, and every process holds the same players. The average is one message after `backward`, and no
-player is wrapped in DistributedDataParallel: a method may ask a player any number of times a step, also in another
-one's turn, and leave heads out of its losses; and a message of one layout gives the same bits after a resume. Norm
-layers see the rows of their own process, as on one device; their running statistics are averaged. SyncBatchNorm exists
-on GPUs only, would put other layers into what is pruned and exported, and would exchange once a layer in each of a
-teacher's looks.
+With several processes (`edgemt.training.distributed`) process r of W draws batch W * step + r, gradients are averaged
+and every process has the same weights. The gradients of a step are averaged in one message after `backward`, without
+DistributedDataParallel: a method may call a network several times a step, also in the optimiser step of another
+network, and may leave heads out of its losses; and a message of fixed layout gives the same bits after a resume. Norm
+layers normalise over the rows of their own process; their running statistics are averaged. SyncBatchNorm is not used:
+it exists on GPUs only, would change the layers that are pruned and exported, and would exchange data in each layer of
+each forward pass of a teacher.
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from edgemt.io.atomic import NoSpaceError
 from edgemt.learning.method import Method, Turn
 from edgemt.learning.roles import Ema, Frozen, Memory, Players, Trainable, gather, rest, set_modes, update_averages
 from edgemt.training import checkpoint, distributed
+from edgemt.training.checkpoint import find_checkpoint
 from edgemt.training.device import (
     async_bool,
     enable_tf32,
@@ -43,20 +44,18 @@ from edgemt.training.device import (
     to_channels_last,
 )
 from edgemt.training.options import Schedule
-from edgemt.training.progress import TrainingProgress
-
-MAX_ACCEPTED = 0.95  # a confidence threshold that more voxels pass filters nothing
+from edgemt.training.progress import TrainingProgress, warn_if_threshold_accepts_all
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished run leaves: the player that the method delivers, and how it got there."""
+    """Result of a finished run: the network that the method gives as output, and the curves of the run."""
 
     network: nn.Module
     history: dict[str, Any]
 
 
-BuildNetwork = Callable[[str, int], nn.Module]  # kind of player, number of the initialisation -> network
+BuildNetwork = Callable[[str, int], nn.Module]  # (kind of player, number of the initialisation) -> network
 DrawBatch = Callable[[int, torch.device], Batch]
 Evaluate = Callable[[nn.Module], float]
 
@@ -76,52 +75,38 @@ def train(
     events: Path | None = None,
     measured_on: str = "",
 ) -> Trained:
-    """Train to the end, from the folder's checkpoint if there is one that carries the same `key`.
+    """Train `schedule.steps` steps, resuming from the checkpoint in `folder` where it has the same `key`.
 
-    `measured_on` identifies the validation list: a curve that was begun on another list is begun again.
-    Raises ValueError when the loss stays NaN, when a checkpoint is damaged, and when the disk is full.
+    build: makes the network of each player. draw: (batch number, device) -> batch. evaluate: network -> Dice on the
+    validation list. measured_on: identifies that list; its curve starts again when another list is given.
+    Raises ValueError where the loss stays non-finite, a checkpoint is damaged, or the disk is full.
     """
-    run = Trainer(method, build=build, schedule=schedule, seed=seed, measured_on=measured_on)
+    trainer = Trainer(method, build=build, schedule=schedule, seed=seed, measured_on=measured_on)
     file = folder / checkpoint.CHECKPOINT
-    run.restore(file, key=key)
+    trainer.restore(file, key=key)
     if process_rank.is_main_process():
-        run.check_disk_space(folder)
-    with TrainingProgress(label, total=schedule.steps, done=run.index, events=events) as bar:
-        while run.index < schedule.steps:
-            terms = run.step(draw)
-            if terms is None and run.num_consecutive_nonfinite >= schedule.patience:
-                run.recover(file, key=key)
+        trainer.check_disk_space(folder)
+    with TrainingProgress(label, total=schedule.steps, done=trainer.index, events=events) as progress:
+        while trainer.index < schedule.steps:
+            terms = trainer.step(draw)
+            if terms is None and trainer.num_consecutive_nonfinite >= schedule.patience:
+                trainer.recover(file, key=key)
                 continue
-            due = run.validation_due()
+            due = trainer.validation_due()
             if due and evaluate is not None and process_rank.is_main_process():
-                run.record_validation(evaluate(run.output_network))
-            shown = bar.update(run.index, terms, dice=run.history["val"]["dice"][-1:] if due else ())
-            if shown:
-                run.record_terms(shown)
-            if run.index % schedule.checkpoint_every == 0 or run.index == schedule.steps:
-                run.save(file, key=key)
+                trainer.record_validation(evaluate(trainer.output_network))
+            logged = progress.update(trainer.index, terms, dice=trainer.history["val"]["dice"][-1:] if due else ())
+            if logged:
+                trainer.record_terms(logged)
+            if trainer.index % schedule.checkpoint_every == 0 or trainer.index == schedule.steps:
+                trainer.save(file, key=key)
     if process_rank.is_main_process():
-        warn_if_threshold_accepts_all(method, run.history, label=label)
-    return Trained(run.output_network, run.history)
-
-
-def warn_if_threshold_accepts_all(method: Method, history: Mapping[str, Any], *, label: str) -> None:
-    """One line on stderr where a confidence threshold let nearly every voxel pass in the second half of a run."""
-    confidence = getattr(method, "confidence", getattr(getattr(method, "target", None), "confidence", None))
-    accepted = history["terms"].get("accepted", [])
-    late = accepted[len(accepted) // 2 :]
-    if confidence is not None and late and sum(late) / len(late) > MAX_ACCEPTED:
-        share = 100 * sum(late) / len(late)
-        print(
-            f"{label}: {share:.1f} % of the voxels passed the confidence threshold {confidence}, so that it filtered "
-            "nothing; raise the method's confidence, or take a method with one threshold for each class",
-            file=sys.stderr,
-            flush=True,
-        )
+        warn_if_threshold_accepts_all(method, trainer.history, label=label)
+    return Trained(trainer.output_network, trainer.history)
 
 
 class Trainer:
-    """The state of one run: players, optimisers, step number and curves."""
+    """State of one run: networks (`players`), their optimisers, step number and curves."""
 
     def __init__(self, method: Method, *, build: BuildNetwork, schedule: Schedule, seed: int, measured_on: str = ""):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
@@ -132,8 +117,8 @@ class Trainer:
         self.players: Players = gather(self.roles, build)
         volumes = any(p.ndim == 5 for p in self.players.parameters())
         self.fabric = make_fabric(resolve_precision(schedule.precision, device, learns_volumes=volumes), device)
-        # A player without gradients needs no exact arithmetic; averages follow their students unless `auto` parts them.
-        quick = (Frozen, Ema) if volumes and schedule.precision == "auto" else Frozen
+        # Networks without gradients run in the fastest precision; an EMA does so only on volumes with `auto`.
+        without_gradient = (Frozen, Ema) if volumes and schedule.precision == "auto" else Frozen
         self.inference_fabric = make_fabric(resolve_precision("auto", device), device)
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
         self.fabric_modules: dict[str, nn.Module] = {}
@@ -141,7 +126,7 @@ class Trainer:
             player.to(self.fabric.device)
             to_channels_last(player, self.fabric.device)
             role = self.roles[name]
-            fabric = self.inference_fabric if isinstance(role, quick) else self.fabric
+            fabric = self.inference_fabric if isinstance(role, without_gradient) else self.fabric
             self.fabric_modules[name] = fabric.setup_module(player, move_to_device=False)
             if isinstance(role, Trainable):
                 optimiser = make_optimiser(player, role, schedule)
@@ -160,10 +145,11 @@ class Trainer:
 
     @property
     def output_network(self) -> nn.Module:
+        """The network that the method gives as its result."""
         return self.players[self.method.delivers]
 
     def step(self, draw: DrawBatch) -> Mapping[str, Tensor] | None:
-        """One step; the loss terms, or None when one of them was not finite and nothing was changed by it."""
+        """Run one step. Returns the loss terms, or None where one was not finite: weights and buffers are unchanged."""
         number = self.index * process_rank.world_size() + process_rank.rank()
         seed = step_seed(self.seed, number)
         torch.manual_seed(seed)
@@ -173,11 +159,11 @@ class Trainer:
         batch = resize_batch(draw(number, device), self.schedule.size_fraction(self.index))
         set_modes(self.players, self.roles)
         statistics = [b for name in self.optimisers for b in self.players[name].buffers()]
-        before = [b.clone() for b in statistics]  # a forward pass moves them, also one that ends in NaN
+        before = [b.clone() for b in statistics]  # a forward pass changes them, also one that ends in NaN
         logged: dict[str, Tensor] = {}
         finite = True
-        for who, terms in self._steps(batch, step):
-            finite = self._optimise(who, torch.stack(list(terms.values())).sum())
+        for names, terms in self._steps(batch, step):
+            finite = self._optimise(names, torch.stack(list(terms.values())).sum())
             if not finite:
                 break
             logged |= {name: term.detach() for name, term in (terms | terms.notes).items()}
@@ -195,7 +181,10 @@ class Trainer:
         return logged
 
     def _steps(self, batch: Batch, step: Step) -> Iterator[Turn]:
-        """The method's moves. Raises ValueError, naming the fields, where a norm layer is left with one value."""
+        """The optimiser steps of the method.
+
+        Raises ValueError, with the options to change, where a norm layer would normalise over a single value.
+        """
         try:
             yield from self.method.steps(self.nets, batch, step)
         except ValueError as error:
@@ -211,16 +200,16 @@ class Trainer:
                 f"(now {now})"
             ) from error
 
-    def _optimise(self, who: tuple[str, ...], total: Tensor) -> bool:
-        """One move of the named players down their gradients, or False and none where the loss is not finite."""
-        self._forget_gradients(who)
+    def _optimise(self, names: tuple[str, ...], total: Tensor) -> bool:
+        """Backward pass and optimiser step of the named networks; False, without a step, for a non-finite loss."""
+        self._clear_gradients(names)
         finite = async_bool(torch.isfinite(total))
         self.fabric.backward(total)
         if not distributed.all_agree(finite()):
-            self._forget_gradients(who)
+            self._clear_gradients(names)
             return False
-        self._average_gradients(who)
-        for name in who:
+        self._average_gradients(names)
+        for name in names:
             optimiser, role = self.optimisers[name], self.roles[name]
             assert isinstance(role, Trainable)
             for group in optimiser.param_groups:
@@ -229,32 +218,35 @@ class Trainer:
                 self.fabric.clip_gradients(
                     self.fabric_modules[name], optimiser, max_norm=self.schedule.clip, error_if_nonfinite=False
                 )  # type: ignore[arg-type]
-        if not self._gradients_finite(who):
-            self._forget_gradients(who)
+        if not self._gradients_finite(names):
+            self._clear_gradients(names)
             return False
-        for name in who:
+        for name in names:
             self.optimisers[name].step()
         return True
 
-    def _gradients_finite(self, who: tuple[str, ...]) -> bool:
-        """Whether every gradient is a number: a finite loss does not promise it. A GPU is not kept waiting for that."""
+    def _gradients_finite(self, names: tuple[str, ...]) -> bool:
+        """Whether every gradient is finite, which a finite loss does not guarantee.
+
+        Checked on CPUs alone: on a GPU it would synchronise. There True.
+        """
         if self.fabric.device.type != "cpu":
             return True
-        gradients = [p.grad for name in who for p in self.players[name].parameters() if p.grad is not None]
+        gradients = [p.grad for name in names for p in self.players[name].parameters() if p.grad is not None]
         return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()) if gradients else True
 
-    def _average_gradients(self, who: tuple[str, ...]) -> None:
-        """Over the processes; a weight that had no gradient in any of them gets 0."""
+    def _average_gradients(self, names: tuple[str, ...]) -> None:
+        """Average the gradients over the processes; a weight without a gradient gets 0."""
         if process_rank.world_size() == 1:
             return
-        weights = [p for name in who for p in self.players[name].parameters() if p.requires_grad]
+        weights = [p for name in names for p in self.players[name].parameters() if p.requires_grad]
         for weight in weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
         distributed.all_reduce_mean_([weight.grad for weight in weights if weight.grad is not None])
 
     def _synchronise_buffers(self) -> None:
-        """What forward passes left in each process: running statistics are averaged, memories are the first one's."""
+        """Average the running statistics over the processes, and copy the feature memories of rank 0 to all."""
         if process_rank.world_size() == 1:
             return
         for name, role in self.roles.items():
@@ -267,11 +259,12 @@ class Trainer:
             if isinstance(role, Memory):
                 distributed.broadcast_(list(player.buffers()))
 
-    def _forget_gradients(self, who: tuple[str, ...]) -> None:
-        for name in who:
+    def _clear_gradients(self, names: tuple[str, ...]) -> None:
+        for name in names:
             self.optimisers[name].zero_grad(set_to_none=True)
 
     def validation_due(self) -> bool:
+        """Whether the validation list is measured after this step."""
         count = self.schedule.validations
         if not count:
             return False
@@ -288,7 +281,7 @@ class Trainer:
             self.history["terms"].setdefault(name, []).append(value)
 
     def save(self, file: Path, *, key: str) -> None:
-        """The first process writes for all, who hold the same: the file fits any number of them."""
+        """Write a checkpoint. Rank 0 writes it; all ranks have the same state, so it fits any number of processes."""
         if not process_rank.is_main_process():
             return
         state = {
@@ -303,8 +296,8 @@ class Trainer:
         checkpoint.save(file, players=self.players, optimisers=self.optimisers, state=state)
 
     def restore(self, file: Path, *, key: str) -> None:
-        """Take up a checkpoint of the same run, or the one before where it is gone; another `key` is left behind."""
-        chosen = distributed.run_on_main(lambda: _checkpoint_of(file, key))
+        """Load the checkpoint `file`, or the previous one where it is missing, if it has the same `key`."""
+        chosen = distributed.run_on_main(lambda: find_checkpoint(file, key))
         if not chosen:
             return
         file = Path(chosen)
@@ -320,7 +313,7 @@ class Trainer:
             print(f"begun by {began} process(es), resumed by {now}: {rows}", file=sys.stderr, flush=True)
 
     def check_disk_space(self, folder: Path) -> None:
-        """Raises NoSpaceError before the first step where the disk is too small for one checkpoint."""
+        """Raises NoSpaceError where the disk has no space for one checkpoint."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = [p for player in self.players.values() for p in (*player.parameters(), *player.buffers())]
         moving = [p for name in self.optimisers for p in self.players[name].parameters()]
@@ -333,29 +326,23 @@ class Trainer:
             )
 
     def recover(self, file: Path, *, key: str) -> None:
-        """After too many NaN losses: back to the last good students and averages, once; then give up."""
-        at, self.num_consecutive_nonfinite = self.index, 0
+        """After too many non-finite losses: restore the last checkpoint, once. Raises ValueError the second time."""
+        index, self.num_consecutive_nonfinite = self.index, 0
         self.restores += 1
         if self.restores > 1 or not distributed.run_on_main(file.exists):
             raise ValueError(
-                f"the loss is not finite, {self.schedule.patience} steps in a row up to step {at}: lower "
+                f"the loss is not finite, {self.schedule.patience} steps in a row up to step {index}: lower "
                 "schedule.learning_rate, or set schedule.precision to 32-true"
             )
         skipped = self.history["skipped"]
         restores = self.restores
         self.restore(file, key=key)
-        # the step number goes on, so that other batches are drawn than the ones that failed
-        self.index, self.restores, self.history["skipped"] = at, restores, skipped
-
-
-def _checkpoint_of(file: Path, key: str) -> str:
-    """`file`, or the checkpoint before it where `file` is gone, if it carries `key`; empty for none."""
-    found = next((path for path in (file, checkpoint.previous_checkpoint(file)) if path.exists()), None)
-    return str(found) if found is not None and checkpoint.read_state(found).get("key") == key else ""
+        # the step number is not restored, so that other batches are drawn than those that failed
+        self.index, self.restores, self.history["skipped"] = index, restores, skipped
 
 
 def step_seed(seed: int, index: int) -> int:
-    """One 62-bit seed for each (seed, step); neighbouring steps get unrelated streams (splitmix64)."""
+    """A 62-bit seed for each (seed, step) by splitmix64, so that successive steps get unrelated random streams."""
     z = (seed * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 + 0x9E3779B97F4A7C15) & (2**64 - 1)
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)

@@ -1,17 +1,17 @@
-"""Options of a training. No torch, so that a recipe can be read without it."""
+"""Options of a training. Imports no torch, so that a recipe can be read without it."""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Literal
 
-GROWTH_FRACTION = 0.7  # fraction of a run after which progressive resizing has reached the full size
+GROWTH_FRACTION = 0.7  # fraction of a run at which progressive resizing reaches the full size
 Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """How long and how fast a network learns."""
+    """Number of steps, batch composition, optimiser and learning rate of a training."""
 
     steps: int = 2000
     labelled: int = 8  # labelled rows in a batch, for each process
@@ -21,14 +21,12 @@ class Schedule:
     weight_decay: float = 1e-2
     warmup: int = 50  # steps of linear warm-up
     power: float = 0.9  # of the polynomial decay to zero
-    start_size: float = (
-        1.0  # sides of the first batches, as a fraction; they grow to 1 within `GROWTH_FRACTION` of the run
-    )
-    clip: float = 5.0  # largest gradient norm; 0 leaves gradients alone
+    start_size: float = 1.0  # sides of the first batches as a fraction; grows to 1 within GROWTH_FRACTION of the run
+    clip: float = 5.0  # largest gradient norm; 0 does not clip
     precision: Precision = "auto"
-    validations: int = 5  # how often the curve of the validation list is sampled in the run; the last weights are kept
+    validations: int = 5  # number of points of the validation curve; the weights of the last step are the result
     checkpoint_every: int = 100  # steps
-    patience: int = 20  # losses in a row that may be NaN before the last checkpoint is restored
+    patience: int = 20  # consecutive non-finite losses before the last checkpoint is restored
 
     def __post_init__(self) -> None:
         for name in ("steps", "labelled", "learning_rate", "checkpoint_every", "patience"):
@@ -39,11 +37,11 @@ class Schedule:
         if self.unlabelled < 0 or self.validations < 0:
             raise ValueError("schedule.unlabelled and schedule.validations cannot be negative")
 
-    def rate(self, index: int) -> float:
-        """Learning rate at a step: linear warm-up, then polynomial decay."""
+    def lr_at(self, index: int) -> float:
+        """Learning rate at step `index`: lr * min(1, (index + 1) / warmup) * (1 - index / steps) ** power."""
         warm = min(1.0, (index + 1) / max(self.warmup, 1))
         return self.learning_rate * warm * (1 - index / max(self.steps, 1)) ** self.power
 
     def size_fraction(self, index: int) -> float:
-        """Sides of the batch at a step, as a fraction of the frame: from `start_size`, linearly, to 1 (GROWN)."""
+        """Sides of the batch at step `index` as a fraction of the frame: linear from `start_size` to 1."""
         return min(1.0, self.start_size + (1 - self.start_size) * index / (GROWTH_FRACTION * max(self.steps, 1)))
