@@ -5,7 +5,7 @@
 Steps go through the engine as in a run, with its own choice of precision and midway in the run, so that ramps are up
 and first stages are over. Method and supervised control take turns, and the ratio is that of their medians: of
 processor time on a CPU, which other work on the machine does not lengthen, and of wall-clock time on a GPU. The figures
-go to `edgemt/methods/costs.json`, where `edgemt explain` and the table of teachers/README.md find them; with
+go to `edgemt/methods/costs.json`, where `edgemt explain` and the table of docs/methods.md find them; with
 `--methods` only theirs are renewed.
 
 Shapes: N batch, L labelled, C classes, *space 2 or 3 axes.

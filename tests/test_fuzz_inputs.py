@@ -16,9 +16,10 @@ pytest.importorskip("onnx")
 
 from tiny_ship import make_ship  # noqa: E402
 
+from deploy.package.golden import golden  # noqa: E402
 from deploy.package.input_drift import InputStatistics, measure  # noqa: E402
 from deploy.package.onnx_inspect import read_graph_file  # noqa: E402
-from deploy.package.package import golden, open_ship, seal  # noqa: E402
+from deploy.package.package import open_ship, seal  # noqa: E402
 from deploy.runtimes.tensorrt_engine_cache import Key, open_engine, write_engine  # noqa: E402
 from edgemt.model_card import ModelCard  # noqa: E402
 
@@ -137,7 +138,7 @@ def test_cards(tmp_path: Path) -> None:
 
 def test_ships(tmp_path: Path) -> None:
     """A card that was changed and whose hashes still fit."""
-    from deploy.benchmark.variants import fastest
+    from deploy.measurement.variants import fastest
 
     ship = make_ship(tmp_path / "ship", measured={"model.onnx": {"dice": 0.9}})
 

@@ -13,8 +13,9 @@ onnx = pytest.importorskip("onnx")
 from google.protobuf.message import DecodeError  # noqa: E402
 from tiny_ship import SIZE, expected, frame, graph, make_ship  # noqa: E402
 
+from deploy.package.golden import golden, self_test, write_golden  # noqa: E402
 from deploy.package.onnx_inspect import parse_graph, read_graph_file  # noqa: E402
-from deploy.package.package import Ship, card_hash, golden, open_ship, seal, self_test, write_golden  # noqa: E402
+from deploy.package.package import Ship, card_hash, open_ship, seal  # noqa: E402
 from edgemt.model_card import ModelCard  # noqa: E402
 
 

@@ -18,9 +18,11 @@ from onnx import helper, numpy_helper  # noqa: E402
 from tiny_ship import SIZE, expected, frame, graph, make_ship  # noqa: E402
 
 from deploy.package import package as ships  # noqa: E402
-from deploy.package.package import Ship, golden, open_ship  # noqa: E402
+from deploy.package.golden import golden  # noqa: E402
+from deploy.package.package import Ship, open_ship  # noqa: E402
 from deploy.promptable import runner as prompted  # noqa: E402
-from deploy.runtimes.load import RUNTIMES, runner  # noqa: E402
+from deploy.runtimes.load import runner  # noqa: E402
+from deploy.runtimes.registry import RUNTIMES  # noqa: E402
 
 FRAME = frame(5)[None]
 

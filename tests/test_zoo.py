@@ -14,7 +14,8 @@ from conftest import TINY
 from PIL import Image
 from safetensors.torch import load_file
 
-from deploy.package.package import golden, open_ship
+from deploy.package.golden import golden
+from deploy.package.package import open_ship
 from deploy.pruning import prune
 from deploy.runtimes.load import runner
 from edgemt import cli, recipes

@@ -20,10 +20,11 @@ pytest.importorskip("openvino")
 
 from test_without_torch import HEAVY, run  # noqa: E402
 
+from deploy.package.golden import golden, write_golden  # noqa: E402
 from deploy.package.input_drift import INPUTS, read_inputs, write_inputs  # noqa: E402
-from deploy.package.package import golden, open_ship, seal, write_golden  # noqa: E402
-from edgemt import cli
-from edgemt.artefacts import stage_folder
+from deploy.package.package import open_ship, seal  # noqa: E402
+from edgemt import cli  # noqa: E402
+from edgemt.artefacts import stage_folder  # noqa: E402
 from edgemt.data.phantom3d import volume  # noqa: E402
 from edgemt.io import zoo_paths  # noqa: E402
 from edgemt.model_card import ModelCard  # noqa: E402
@@ -160,7 +161,7 @@ def test_a_name_of_the_zoo_is_taken_wherever_a_ship_is_without_torch(tmp_path: P
 import contextlib, io, os
 from pathlib import Path
 import edgemt
-from edgemt import cli
+from edgemt import cli  # noqa: E402
 
 os.chdir(sys.argv[2])
 def command(*words):

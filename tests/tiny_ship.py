@@ -8,7 +8,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.package.package import Ship, open_ship, seal, write_golden
+from deploy.package.golden import write_golden
+from deploy.package.package import Ship, open_ship, seal
 from edgemt.model_card import ModelCard
 
 SIZE, CHANNELS, CLASSES = (32, 40), 3, ("background", "organ", "tool")

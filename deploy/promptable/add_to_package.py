@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from torch import nn
 
-from deploy.package.package import Ship, card_hash, golden, open_ship, seal
+from deploy.package.golden import golden
+from deploy.package.package import Ship, card_hash, open_ship, seal
 from deploy.promptable.export import Embed, export_prompt
 from deploy.promptable.runner import Question, load_prompt
 from edgemt.io.images import fit_frame

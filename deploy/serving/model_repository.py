@@ -17,7 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from deploy.package.package import CARD, Ship, golden
+from deploy.package.files import CARD
+from deploy.package.golden import golden
+from deploy.package.package import Ship
 from deploy.serving.monai_bundle import write_bundle
 from deploy.serving.triton_config import triton_config
 from edgemt.errors import unknown_name_message

@@ -7,7 +7,7 @@ from typing import Any
 
 from torch import nn
 
-from deploy.pruning.prune import Plan, apply_plan
+from deploy.pruning.plan import Plan, apply_plan
 from edgemt.artefacts.stage_folder import WEIGHTS, read_card, write_card
 from edgemt.learning.ensemble import ROOM, Ensemble
 from edgemt.model_card import ModelCard

@@ -101,7 +101,7 @@ def _bench_recipe(command: Bench, rest: list[str]) -> None:
 
 def _bench_ship(command: Bench) -> None:
     from deploy.benchmark.package_bench import bench_ship
-    from deploy.benchmark.timing import BenchOptions
+    from deploy.measurement.timing import BenchOptions
     from edgemt.inference import evaluate_package
 
     if command.compare is not None:

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 
 from deploy.export import export_onnx, export_openvino
+from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import INPUTS, write_inputs
-from deploy.package.package import Ship, open_ship, self_test, write_golden
+from deploy.package.package import Ship, open_ship
 from deploy.quantization.accuracy_gate import agree, gate, gate_classes
 from deploy.runtimes.load import runner
 from edgemt.artefacts import network_folder, stage_folder

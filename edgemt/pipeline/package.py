@@ -9,11 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.benchmark.variants import QUICK, latency_records
 from deploy.export import export_openvino
 from deploy.hardware.machine import describe
+from deploy.measurement.variants import QUICK, latency_records
+from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import write_inputs
-from deploy.package.package import Ship, self_test, write_golden
+from deploy.package.package import Ship
 from deploy.promptable.add_to_package import put_prompt
 from deploy.quantization.accuracy_gate import GateError, agree
 from deploy.quantization.float16 import halve

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 
 from deploy import export
-from deploy.benchmark.variants import timed
+from deploy.measurement.variants import timed
 from deploy.quantization.int8 import quantize
 from deploy.quantization.sensitivity import Sensitivity, sensitivity
 from deploy.runtimes.load import runner

@@ -17,11 +17,12 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from deploy.benchmark.variants import QUICK, latency_records
 from deploy.export import export_onnx
 from deploy.hardware.machine import describe
+from deploy.measurement.variants import QUICK, latency_records
+from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import INPUTS
-from deploy.package.package import Ship, open_ship, seal, self_test, write_golden
+from deploy.package.package import Ship, open_ship, seal
 from deploy.quantization.accuracy_gate import agree
 from deploy.quantization.float16 import halve
 from deploy.runtimes.load import runner

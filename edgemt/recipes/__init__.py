@@ -12,7 +12,7 @@ from typing import Any, Literal
 
 import teachers
 from deploy.benchmark.bench import BenchOptions
-from deploy.pruning.prune import PruneOptions
+from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import AugmentOptions, VolumeOptions
 from edgemt.errors import unknown_name_message

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.benchmark.variants import fastest
+from deploy.measurement.variants import fastest
 from edgemt.model_card import ModelCard
 from edgemt.pipeline.quantize import FLOAT, FLOAT_IR, SMALL, SMALL_IR, told
 

@@ -58,7 +58,7 @@ class TrainingProgress:
     def update(
         self, done: int, terms: Mapping[str, Any] | None = None, *, dice: Sequence[float] = ()
     ) -> dict[str, float]:
-        """Show step `done`. Returns the loss terms as floats, on every `every`-th step alone: reading waits for a GPU."""
+        """Show step `done`. On every `every`-th step returns the loss terms as floats: reading them synchronises."""
         read: dict[str, float] = {}
         if self.mute:
             return read
