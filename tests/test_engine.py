@@ -231,7 +231,7 @@ def test_a_schedule_refuses_what_cannot_train(field: str) -> None:
 
 def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
     schedule = Schedule(steps=100, warmup=10, learning_rate=1.0)
-    assert schedule.lr_at(0) < schedule.rate(9) and schedule.rate(99) < 0.05
+    assert schedule.lr_at(0) < schedule.lr_at(9) and schedule.lr_at(99) < 0.05
 
 
 def test_neighbouring_steps_have_unrelated_seeds() -> None:

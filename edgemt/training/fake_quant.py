@@ -107,11 +107,11 @@ def remove_fake_quant(network: nn.Module) -> nn.Module:
     for module in [m for m in network.modules() if isinstance(m, LAYERS) and parametrize.is_parametrized(m)]:
         parametrize.remove_parametrizations(module, "weight", leave_parametrized=False)
         delattr(module, _READER)
-    for module in network.modules():
+    for layer in network.modules():
         for key in [
-            key for key, hook in module._forward_pre_hooks.items() if hook in (_quantize_input, _use_running_statistics)
+            key for key, hook in layer._forward_pre_hooks.items() if hook in (_quantize_input, _use_running_statistics)
         ]:
-            del module._forward_pre_hooks[key]
+            del layer._forward_pre_hooks[key]
     return network
 
 
