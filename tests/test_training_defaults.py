@@ -18,7 +18,7 @@ from edgemt.learning.student_teacher import two_streams
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.pipeline.overrides import override
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 
 def test_a_preset_sets_every_field_and_a_flag_changes_one_of_them() -> None:

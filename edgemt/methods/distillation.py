@@ -119,7 +119,7 @@ class Distillation(Method):
                 kl_loss = temperature_kl(logits, teacher_logits, temperature=self.temperature, weight=weight)
                 terms["kl"] = self.kl * kl_loss
             if self.cwd:
-                # A softmax over space depends on a constant a voxel; a bank has log-probabilities, so both must be some.
+                # A softmax over space depends on a constant a voxel; a bank has log-probabilities, so both need them.
                 student_logits = log_probabilities(logits) if self.guide == "bank" else logits
                 terms["cwd"] = self.cwd * cwd_loss(student_logits, teacher_logits, temperature=self.cwd_temperature)
             if self.intra:

@@ -25,7 +25,8 @@ class LGERMT(StudentTeacher):
     """Inspired by LG-ER-MT: low entropy, and the teacher's local similarities and information maps.
 
     L = dice_ce(x_l, y_l)
-    + ramp(t) [MSE(p, q) + sure mean H(p) + near mean_d MSE(s_d(p), s_d(q)) + far MSE(I(p), I(q))], with s_d(p) = p(v) . p(v + d) for neighbours d, I(p) = -p ln p. `near` and `far` 0 give ER-MT.
+    + ramp(t) [MSE(p, q) + sure mean H(p) + near mean_d MSE(s_d(p), s_d(q)) + far MSE(I(p), I(q))],
+    s_d(p) = p(v) . p(v + d) for neighbours d, I(p) = -p ln p. `near` and `far` 0 give ER-MT.
 
     Target: the average's softmax; with structure also its similarities between neighbours, and its map -p ln p.
 
