@@ -9,7 +9,7 @@ import torch
 
 from edgemt.contract import Output
 from edgemt.learning.losses import onehot
-from edgemt.learning.perturbations import CutMixBox
+from edgemt.learning.perturbations.mixing import CutMixBox
 from edgemt.learning.roles import set_modes
 from edgemt.methods import METHODS, get
 from edgemt.methods.catalogue import explain

@@ -23,7 +23,7 @@ from edgemt.learning.feature_losses import (
     vid,
 )
 from edgemt.learning.feature_term import FeatureTerm
-from edgemt.learning.perturbations import CutMixBox, cutmix
+from edgemt.learning.perturbations.mixing import CutMixBox, cutmix
 from edgemt.methods import METHODS
 from edgemt.testing.method_checks import CHECKS
 from edgemt.testing.tiny_training import TinyTrainer, random_batch

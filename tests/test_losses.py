@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from edgemt.contract import Step
 from edgemt.learning import losses
-from edgemt.learning.perturbations import GaussianNoise
+from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.pseudo_labels import argmax_one_hot, largest_component, mc_probabilities, sharpen, signed_distance
 from edgemt.learning.targets import ConfidenceThresholded, SoftTarget
 from edgemt.testing.tiny_training import ConstantTeacher
@@ -121,7 +121,7 @@ def test_channel_wise_does_not_see_a_constant_added_to_a_channel():
 def test_the_boundary_band_is_where_the_class_changes():
     label = torch.zeros(1, 8, 8, dtype=torch.int64)
     label[..., 4:] = 1
-    band = losses.boundary_band(losses.onehot(label, 2), reach=2)
+    band = losses.boundary_band(losses.onehot(label, 2), radius=2)
     assert band[0, 0, 3].tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
 
 

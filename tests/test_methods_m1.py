@@ -20,7 +20,8 @@ from edgemt.data.volume_dataset import VolumeStack, VolumeStream
 from edgemt.learning.auxiliary_tasks import mask_from_sdf
 from edgemt.learning.losses import cross_entropy, dice, dice_ce, onehot
 from edgemt.learning.method import LossTerms
-from edgemt.learning.perturbations import AttentionDrop, CutMixBox, FeatureDropout, FeatureNoise
+from edgemt.learning.perturbations.features import AttentionDrop, FeatureDropout, FeatureNoise
+from edgemt.learning.perturbations.mixing import CutMixBox
 from edgemt.learning.pseudo_labels import (
     largest_component,
     sharpen,

@@ -16,16 +16,9 @@ from torch import nn
 from edgemt.contract import Batch, Output, Step
 from edgemt.learning import losses
 from edgemt.learning.losses import consistency_loss, onehot
-from edgemt.learning.perturbations import (
-    Affine,
-    GaussianNoise,
-    PatchGrid,
-    apply_shadow,
-    invert_affine,
-    shadow_mask,
-    valid_region,
-    warp,
-)
+from edgemt.learning.perturbations.intensity import GaussianNoise, apply_shadow, shadow_mask
+from edgemt.learning.perturbations.mixing import PatchGrid
+from edgemt.learning.perturbations.spatial import Affine, invert_affine, valid_region, warp
 from edgemt.learning.pseudo_labels import label_errors, mc_outputs
 from edgemt.learning.roles import LossGatedEma, Memory, Networks, Trainable, build_networks, update_averages
 from edgemt.learning.targets import AdaptiveThreshold, AffineConsistent

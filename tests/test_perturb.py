@@ -5,17 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgemt.learning.perturbations import (
-    CutMixBox,
-    GaussianNoise,
-    blur,
-    cutmix,
-    gamma,
-    mixup,
-    sample_mixup_lambda,
-    shadow,
-    vat_perturbation,
-)
+from edgemt.learning.perturbations.features import vat_perturbation
+from edgemt.learning.perturbations.intensity import GaussianNoise, blur, gamma, shadow
+from edgemt.learning.perturbations.mixing import CutMixBox, cutmix, mixup, sample_mixup_lambda
 
 DIMS = pytest.mark.parametrize("size", [(16, 12), (12, 10, 8)])
 

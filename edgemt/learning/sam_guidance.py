@@ -13,7 +13,7 @@ from torch import Tensor, nn
 
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import onehot
-from edgemt.learning.perturbations import invert_affine
+from edgemt.learning.perturbations.spatial import invert_affine
 from edgemt.learning.prompts import merge_object_logits, prompts_from_prediction
 from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import unwrap

@@ -13,7 +13,7 @@ from edgemt.learning.losses import (
     dice_ce,
 )
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.perturbations import SSL4MIS, GaussianNoise
+from edgemt.learning.perturbations.intensity import SSL4MIS, GaussianNoise
 from edgemt.learning.roles import Ema, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 

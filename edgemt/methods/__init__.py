@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from edgemt.learning.auxiliary_tasks import Discriminator
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.perturbations import GaussianNoise
+from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.roles import Ema
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.targets import (

@@ -15,7 +15,7 @@ from torch import Tensor
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import dice_ce, entropy, mse, onehot, probabilities, weighted_mean
 from edgemt.learning.method import LossTerms
-from edgemt.learning.perturbations import GaussianNoise
+from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.pseudo_labels import label_errors, mc_outputs, mc_probabilities, predict_probabilities
 from edgemt.learning.published_settings import ATRIUM, PublishedSettings
 from edgemt.learning.roles import Networks

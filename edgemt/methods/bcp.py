@@ -14,7 +14,7 @@ from torch import Tensor
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import cross_entropy, dice, onehot, probabilities
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.perturbations import CutMixBox
+from edgemt.learning.perturbations.mixing import CutMixBox
 from edgemt.learning.pseudo_labels import largest_component, predict_probabilities
 from edgemt.learning.published_settings import CONSTANT, PublishedSettings
 from edgemt.learning.roles import Ema, Networks, Role, Trainable

@@ -11,7 +11,7 @@ from torch import Tensor
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import dice_ce, mse, probabilities
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.perturbations import AttentionDrop, FeatureDropout, FeatureNoise, FeatureTransform
+from edgemt.learning.perturbations.features import AttentionDrop, FeatureDropout, FeatureNoise, FeatureTransform
 from edgemt.learning.published_settings import SSL4MIS, PublishedSettings
 from edgemt.learning.roles import Networks
 from edgemt.learning.schedules import SigmoidRampUp

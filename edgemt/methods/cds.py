@@ -11,7 +11,7 @@ from edgemt.learning.losses import (
     probabilities,
 )
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.perturbations import GaussianNoise
+from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Ema, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp

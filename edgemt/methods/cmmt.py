@@ -20,7 +20,8 @@ from edgemt.learning.losses import (
     probabilities,
 )
 from edgemt.learning.method import LossTerms, every_decoder
-from edgemt.learning.perturbations import sample_mixup_lambda, vat_perturbation
+from edgemt.learning.perturbations.features import vat_perturbation
+from edgemt.learning.perturbations.mixing import sample_mixup_lambda
 from edgemt.learning.pseudo_labels import argmax_one_hot, sharpen
 from edgemt.learning.roles import Networks, untracked, unwrap
 from edgemt.learning.schedules import SigmoidRampUp

@@ -14,7 +14,8 @@ from edgemt.learning.losses import (
     dice_ce,
 )
 from edgemt.learning.method import LossTerms
-from edgemt.learning.perturbations import RowwiseChannelDropout, cutmix
+from edgemt.learning.perturbations.features import RowwiseChannelDropout
+from edgemt.learning.perturbations.mixing import cutmix
 from edgemt.learning.roles import Networks
 from edgemt.learning.student_teacher import student_view
 from edgemt.methods.unimatch import UniMatch, confident_pseudo_label, cutmix_pseudo_label

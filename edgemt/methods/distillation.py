@@ -22,7 +22,7 @@ from edgemt.learning.losses import (
     temperature_kl,
 )
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.perturbations import CutMixBox, cutmix
+from edgemt.learning.perturbations.mixing import CutMixBox, cutmix
 from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Ema, Frozen, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp

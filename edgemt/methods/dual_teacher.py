@@ -12,7 +12,7 @@ from torch import Tensor
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import dice_ce, kl, mse, probabilities, weighted_mean
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.perturbations import GaussianNoise
+from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.pseudo_labels import entropy_weighted_mean, predict_probabilities
 from edgemt.learning.roles import Ema, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp

@@ -17,7 +17,7 @@ from edgemt.contract import Batch, Head, Step
 from edgemt.learning.auxiliary_tasks import region_means
 from edgemt.learning.losses import dice_ce, mse, probabilities
 from edgemt.learning.method import LossTerms
-from edgemt.learning.perturbations import GaussianNoise
+from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.roles import Networks
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import StudentTeacher

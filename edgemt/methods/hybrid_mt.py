@@ -17,7 +17,7 @@ from edgemt.learning.losses import (
     probabilities,
 )
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.perturbations import GaussianNoise
+from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.pseudo_labels import entropy_weighted_mean, signed_distance
 from edgemt.learning.roles import Ema, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
-from edgemt.learning.perturbations import GaussianNoise
+from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.targets import SoftTarget
 from edgemt.methods.mean_teacher import MeanTeacher
 

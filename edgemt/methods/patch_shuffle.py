@@ -11,7 +11,7 @@ from torch import Tensor
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import dice_ce, mse, pixel_contrast, probabilities
 from edgemt.learning.method import LossTerms
-from edgemt.learning.perturbations import PatchGrid
+from edgemt.learning.perturbations.mixing import PatchGrid
 from edgemt.learning.roles import Networks
 from edgemt.learning.student_teacher import StudentTeacher
 

@@ -10,7 +10,7 @@ import torch
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import dice_ce, mse, onehot, probabilities
 from edgemt.learning.method import LossTerms
-from edgemt.learning.perturbations import PatchGrid
+from edgemt.learning.perturbations.mixing import PatchGrid
 from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Networks
 from edgemt.learning.student_teacher import StudentTeacher

@@ -10,7 +10,7 @@ import torch
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import dice_ce, mse, probabilities
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.perturbations import GaussianNoise
+from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.roles import Networks
 from edgemt.learning.schedules import SigmoidRampUp
 

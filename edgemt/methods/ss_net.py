@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import dice, dice_ce, onehot, probabilities
 from edgemt.learning.method import LossTerms, Method, OptimiserStep
-from edgemt.learning.perturbations import vat_perturbation
+from edgemt.learning.perturbations.features import vat_perturbation
 from edgemt.learning.pseudo_labels import argmax_one_hot
 from edgemt.learning.published_settings import CONSTANT, PublishedSettings
 from edgemt.learning.roles import Memory, Networks, Role, Trainable, untracked, unwrap

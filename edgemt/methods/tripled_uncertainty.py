@@ -11,7 +11,7 @@ import torch
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import dice_ce, entropy, mse, probabilities, weighted_mean
 from edgemt.learning.method import LossTerms
-from edgemt.learning.perturbations import GaussianNoise
+from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.pseudo_labels import feature_mean_and_confidence, mc_outputs, signed_distance
 from edgemt.learning.roles import Networks
 from edgemt.learning.student_teacher import StudentTeacher

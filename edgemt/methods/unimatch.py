@@ -16,7 +16,9 @@ from edgemt.learning.losses import (
     probabilities,
 )
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.perturbations import CutMixBox, IntensityJitter, RowwiseChannelDropout, cutmix
+from edgemt.learning.perturbations.features import RowwiseChannelDropout
+from edgemt.learning.perturbations.intensity import IntensityJitter
+from edgemt.learning.perturbations.mixing import CutMixBox, cutmix
 from edgemt.learning.pseudo_labels import argmax_one_hot
 from edgemt.learning.published_settings import IN_UNIT_RANGE, PublishedSettings
 from edgemt.learning.roles import Ema, Networks, Role, Trainable

@@ -10,7 +10,7 @@ from torch import Tensor
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import consistency_loss, dice_ce, kl, log_probabilities, probabilities
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.perturbations import vat_perturbation
+from edgemt.learning.perturbations.features import vat_perturbation
 from edgemt.learning.roles import Networks, untracked, unwrap
 from edgemt.learning.schedules import SigmoidRampUp
 
