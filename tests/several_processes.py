@@ -15,9 +15,10 @@ from torch import nn
 
 from edgemt.contract import Batch, Output, Step
 from edgemt.io import process_rank
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import cross_entropy
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.roles import Ema, Memory, Networks, Role, Trainable
+from edgemt.learning.roles import Memory, Networks, Role, Trainable
 from edgemt.methods import METHODS, Discriminator
 from edgemt.training import distributed, engine
 from edgemt.training.options import Schedule

@@ -17,9 +17,10 @@ from edgemt import recipes
 from edgemt.contract import Batch, Output, Step
 from edgemt.data.augment2d import NO_AUGMENT, warp
 from edgemt.data.slice_dataset import Stack, TwoStream
+from edgemt.learning.ema import AlternatingEma
 from edgemt.learning.perturbations.intensity import IntensityJitter
 from edgemt.learning.pseudo_labels import largest_component
-from edgemt.learning.roles import AlternatingEma, Networks
+from edgemt.learning.roles import Networks
 from edgemt.methods import METHODS, Discriminator, Method
 from edgemt.methods.bcp import mixed_region_loss
 from edgemt.model_card import Normalisation

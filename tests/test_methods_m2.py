@@ -15,12 +15,13 @@ from torch import nn
 
 from edgemt.contract import Batch, Output, Step
 from edgemt.learning import losses
+from edgemt.learning.ema import LossGatedEma
 from edgemt.learning.losses import consistency_loss, onehot
 from edgemt.learning.perturbations.intensity import GaussianNoise, apply_shadow, shadow_mask
 from edgemt.learning.perturbations.mixing import PatchGrid
 from edgemt.learning.perturbations.spatial import Affine, invert_affine, valid_region, warp
 from edgemt.learning.pseudo_labels import label_errors, mc_outputs
-from edgemt.learning.roles import LossGatedEma, Memory, Networks, Trainable, build_networks, update_averages
+from edgemt.learning.roles import Memory, Networks, Trainable, build_networks, update_averages
 from edgemt.learning.targets import AdaptiveThreshold, AffineConsistent
 from edgemt.methods import METHODS
 from edgemt.methods.ac_mt import (

@@ -13,13 +13,13 @@ from torch import nn
 import teachers
 from edgemt.contract import Output, Step
 from edgemt.learning.auxiliary_tasks import grid_means
+from edgemt.learning.ema import AlternatingEma, AlternationSchedule, Ema, ResidualEma, SwitchingEma
 from edgemt.learning.losses import cross_entropy, dice, focal_contrast, onehot, probabilities, uncertain_mse
 from edgemt.learning.method import LossTerms
 from edgemt.learning.perturbations.features import RowwiseChannelDropout
 from edgemt.learning.perturbations.intensity import IntensityJitter
 from edgemt.learning.perturbations.mixing import CutMixBox, cutmix
 from edgemt.learning.pseudo_labels import entropy_weighted_mean, predict_probabilities
-from edgemt.learning.roles import AlternatingEma, AlternationSchedule, Ema, ResidualEma, SwitchingEma
 from edgemt.methods import METHODS
 from edgemt.methods.ad_mt import ADMT
 from edgemt.methods.cds import CDS

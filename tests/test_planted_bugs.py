@@ -14,10 +14,10 @@ import torch.nn.functional as F
 from contract_of_a_rule import check_masked_voxels_do_not_count, check_the_bar_knows_the_number_of_classes
 
 from edgemt.learning import roles
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import consistency_loss, dice, dice_ce, mse, onehot, probabilities, weighted_mean
 from edgemt.learning.method import LossTerms
 from edgemt.learning.perturbations.intensity import GaussianNoise
-from edgemt.learning.roles import Ema
 from edgemt.learning.targets import PseudoTarget, SoftTarget, UncertaintyMasked
 from edgemt.methods import METHODS
 from edgemt.methods.cps import CPS

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from edgemt.contract import Step
-from edgemt.learning.schedules import Constant, Poly, SigmoidRampUp, Steps
+from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.methods.mean_teacher import MeanTeacher
 
 
@@ -39,22 +39,6 @@ def test_a_ramp_without_length_is_up_at_once():
 def test_a_length_that_is_no_share_is_refused():
     with pytest.raises(ValueError, match="length: 40"):
         SigmoidRampUp(length=40)
-
-
-def test_poly_falls_from_top_to_zero():
-    poly = Poly(power=0.9, top=0.5)
-    assert poly(at(0)) == 0.5
-    assert poly(at(500)) == pytest.approx(0.5 * 0.5**0.9)
-    assert poly(at(1000)) == 0.0
-
-
-def test_steps_multiply_at_each_share():
-    steps = Steps(at=(0.4, 0.8), factor=0.1)
-    assert [steps(at(i)) for i in (0, 399, 400, 800)] == pytest.approx([1.0, 1.0, 0.1, 0.01])
-
-
-def test_a_constant_does_not_move():
-    assert Constant(0.7)(at(0)) == Constant(0.7)(at(1000)) == 0.7
 
 
 def test_a_ramp_of_nothing_warns_and_names_the_field():

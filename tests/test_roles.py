@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from edgemt.contract import Step
-from edgemt.learning.roles import Ema, Frozen, Memory, Trainable, build_networks, set_modes, update_averages
+from edgemt.learning.ema import Ema
+from edgemt.learning.roles import Frozen, Memory, Trainable, build_networks, set_modes, update_averages
 
 
 def build(kind: str, init: int) -> nn.Module:

@@ -1,4 +1,7 @@
-"""A student and its average: what most improvements of the mean teacher are built on."""
+"""Base class of the mean-teacher variants, and forward passes that several methods share.
+
+Shapes: N batch, L labelled, U unlabelled, K image channels, C classes, *space 2 or 3 axes.
+"""
 
 from __future__ import annotations
 
@@ -9,23 +12,27 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import Batch, Output, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import (
     dice_ce,
 )
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations.intensity import SSL4MIS, GaussianNoise
-from edgemt.learning.roles import Ema, Networks, Role, Trainable
+from edgemt.learning.roles import Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 
 
 @dataclass(frozen=True)
 class StudentTeacher(Method):
-    """A student follows its average in a way of its own: a subclass says which in `compared`."""
+    """A student and its average; a subclass defines the losses in `losses_with_unlabelled`.
+
+    A batch without unlabelled rows gives dice_ce(x_l, y_l) alone.
+    """
 
     delivers: ClassVar[str] = "teacher"
-    ramp: SigmoidRampUp = field(default_factory=SigmoidRampUp)  # of everything that needs no label
+    ramp: SigmoidRampUp = field(default_factory=SigmoidRampUp)  # weight of all losses without labels
     ema: Ema = field(default_factory=Ema)
-    noise: GaussianNoise = SSL4MIS  # on what the teacher sees
+    noise: GaussianNoise = SSL4MIS  # added to the input of the teacher
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "teacher": self.ema}
@@ -36,7 +43,7 @@ class StudentTeacher(Method):
         return LossTerms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
 
     def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
-        """The terms of a batch that has unlabelled rows."""
+        """The losses of a batch with unlabelled rows."""
         raise NotImplementedError
 
 
@@ -44,15 +51,15 @@ Mixing = Literal["none", "cutmix"]
 
 
 def student_view(batch: Batch, *, strong: bool) -> Tensor:
-    """The unlabelled rows that the student sees: the strong view where it is asked for and there is one."""
+    """Unlabelled rows [U, K, *space] for the student: the strong view if `strong` and the batch has one."""
     return batch.strong if strong and batch.strong is not None else batch.unlabelled
 
 
 def two_streams(network: nn.Module, labelled: Tensor, unlabelled: Tensor, *, separate: bool) -> tuple[Tensor, Tensor]:
     """Logits of labelled [L, K, *space] and of unlabelled rows [U, K, *space], from one forward pass or from two.
 
-    Batch norm normalises a forward pass by its own mean and variance. Strong views in the same pass shift those of the
-    labelled rows; two passes keep them apart, and the running statistics blend both.
+    Batch norm normalises a forward pass by its own mean and variance. Strong views in the same pass change those of the
+    labelled rows; with two passes they do not, and the running statistics average both.
     """
     if separate and len(unlabelled):
         return network(labelled).logits, network(unlabelled).logits

@@ -8,9 +8,9 @@ entry point (`entry_points`), and `edgemt check PACKAGE` runs the same suite on 
 from __future__ import annotations
 
 from edgemt.learning.auxiliary_tasks import Discriminator
+from edgemt.learning.ema import Ema
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations.intensity import GaussianNoise
-from edgemt.learning.roles import Ema
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.targets import (
     AdaptiveThreshold,

@@ -9,12 +9,13 @@ import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Step
+from edgemt.learning.ema import AlternatingEma, AlternationSchedule
 from edgemt.learning.losses import Distance, consistency_loss, dice_ce, probabilities
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations.mixing import CutMixBox, cutmix
 from edgemt.learning.pseudo_labels import argmax_one_hot, entropy_weighted_mean, predict_probabilities
 from edgemt.learning.published_settings import POLYNOMIAL, PublishedSettings
-from edgemt.learning.roles import AlternatingEma, AlternationSchedule, Networks, Role, Trainable
+from edgemt.learning.roles import Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import student_view
 

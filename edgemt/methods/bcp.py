@@ -12,12 +12,13 @@ import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import cross_entropy, dice, onehot, probabilities
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations.mixing import CutMixBox
 from edgemt.learning.pseudo_labels import largest_component, predict_probabilities
 from edgemt.learning.published_settings import CONSTANT, PublishedSettings
-from edgemt.learning.roles import Ema, Networks, Role, Trainable
+from edgemt.learning.roles import Networks, Role, Trainable
 
 
 @dataclass(frozen=True)

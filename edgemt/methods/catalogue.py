@@ -19,8 +19,9 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from edgemt.learning.ema import Ema
 from edgemt.learning.method import Method
-from edgemt.learning.roles import Ema, Frozen, Memory
+from edgemt.learning.roles import Frozen, Memory
 from edgemt.methods import METHODS, get
 
 COSTS = Path(__file__).with_name("costs.json")

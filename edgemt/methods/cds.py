@@ -6,6 +6,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edgemt.contract import Batch, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import (
     cross_entropy,
     probabilities,
@@ -13,7 +14,7 @@ from edgemt.learning.losses import (
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.pseudo_labels import predict_probabilities
-from edgemt.learning.roles import Ema, Networks, Role, Trainable
+from edgemt.learning.roles import Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import STUDENT_PAIR
 

@@ -6,10 +6,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edgemt.contract import Batch, Step
+from edgemt.learning.ema import Ema, LossGatedEma
 from edgemt.learning.losses import mse, noise_robust_dice, onehot, probabilities, weighted_mean
 from edgemt.learning.method import LossTerms
 from edgemt.learning.pseudo_labels import predict_probabilities
-from edgemt.learning.roles import Ema, LossGatedEma, Memory, Networks, Role
+from edgemt.learning.roles import Memory, Networks, Role
 from edgemt.learning.student_teacher import StudentTeacher
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Output, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.losses import (
     boundary_band,
@@ -24,7 +25,7 @@ from edgemt.learning.losses import (
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations.mixing import CutMixBox, cutmix
 from edgemt.learning.pseudo_labels import predict_probabilities
-from edgemt.learning.roles import Ema, Frozen, Networks, Role, Trainable
+from edgemt.learning.roles import Frozen, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import Mixing, one_output, student_view
 

@@ -10,11 +10,12 @@ import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import dice_ce, kl, mse, probabilities, weighted_mean
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.pseudo_labels import entropy_weighted_mean, predict_probabilities
-from edgemt.learning.roles import Ema, Networks, Role, Trainable
+from edgemt.learning.roles import Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 
 TEACHERS = ("teacher", "tutor", "elder", "sage")

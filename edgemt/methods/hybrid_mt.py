@@ -10,6 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import Batch, Head, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import (
     dice_ce,
     entropy,
@@ -19,7 +20,7 @@ from edgemt.learning.losses import (
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.pseudo_labels import entropy_weighted_mean, signed_distance
-from edgemt.learning.roles import Ema, Networks, Role, Trainable
+from edgemt.learning.roles import Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import STUDENT_PAIR
 

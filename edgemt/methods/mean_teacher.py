@@ -6,11 +6,12 @@ from dataclasses import dataclass, field
 from typing import ClassVar, Literal
 
 from edgemt.contract import Batch, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import Distance, consistency_loss, dice_ce
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations.mixing import CutMixBox, cutmix, mixup, sample_mixup_lambda
 from edgemt.learning.published_settings import SSL4MIS, PublishedSettings
-from edgemt.learning.roles import Ema, Networks, Role, Trainable
+from edgemt.learning.roles import Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import student_view, two_streams
 from edgemt.learning.targets import SoftTarget, UncertaintyMasked

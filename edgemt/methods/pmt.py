@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edgemt.contract import Batch, Step
+from edgemt.learning.ema import AlternatingEma, AlternationSchedule
 from edgemt.learning.losses import (
     dice,
     dice_ce,
@@ -17,7 +18,7 @@ from edgemt.learning.losses import (
 )
 from edgemt.learning.method import LossTerms, Method, OptimiserStep
 from edgemt.learning.pseudo_labels import predict_probabilities, sharpen
-from edgemt.learning.roles import AlternatingEma, AlternationSchedule, Networks, Role, Trainable
+from edgemt.learning.roles import Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 
 

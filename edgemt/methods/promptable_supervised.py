@@ -13,10 +13,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemt.contract import Batch, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import onehot, weighted_mean
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.prompts import corrupt_label, prompts_from_prediction
-from edgemt.learning.roles import Ema, Networks, Role, Trainable
+from edgemt.learning.roles import Networks, Role, Trainable
 
 # Kinds of prompts that a step leaves out, drawn with equal probability; three of seven steps use all kinds.
 PROMPT_DROPOUT = ((), (), (), ("points",), ("masks",), ("points", "masks"), ("boxes", "masks"))

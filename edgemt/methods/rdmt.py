@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from typing import ClassVar
 
+from edgemt.learning.ema import Ema, ResidualEma
 from edgemt.learning.published_settings import PublishedSettings
-from edgemt.learning.roles import Ema, ResidualEma
 from edgemt.methods.mean_teacher import MeanTeacher
 
 

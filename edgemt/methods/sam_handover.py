@@ -8,12 +8,13 @@ from typing import ClassVar
 import torch
 
 from edgemt.contract import Batch, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import Distance, consistency_loss, dice_ce
 from edgemt.learning.method import LossTerms
 from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.perturbations.mixing import CutMixBox, cutmix
 from edgemt.learning.pseudo_labels import predict_probabilities
-from edgemt.learning.roles import Ema, Frozen, Networks, Role
+from edgemt.learning.roles import Frozen, Networks, Role
 from edgemt.learning.sam_guidance import PromptableTeacherOptions
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import Mixing, StudentTeacher, student_view

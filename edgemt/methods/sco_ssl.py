@@ -8,12 +8,13 @@ from typing import ClassVar
 import torch.nn.functional as F
 
 from edgemt.contract import Batch, Head, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import cross_entropy, dice_ce
 from edgemt.learning.method import LossTerms
 from edgemt.learning.perturbations.intensity import GaussianNoise, apply_shadow, shadow_mask
 from edgemt.learning.perturbations.spatial import Affine, invert_affine, valid_region, warp
 from edgemt.learning.pseudo_labels import predict_probabilities
-from edgemt.learning.roles import Ema, Networks
+from edgemt.learning.roles import Networks
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import StudentTeacher
 

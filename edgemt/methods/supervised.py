@@ -7,10 +7,11 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edgemt.contract import Batch, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import dice_ce, entropy, probabilities
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.published_settings import SSL4MIS, PublishedSettings
-from edgemt.learning.roles import Ema, Networks, Role, Trainable
+from edgemt.learning.roles import Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 
 

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Head, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import (
     Distance,
     consistency_loss,
@@ -21,7 +22,7 @@ from edgemt.learning.perturbations.intensity import IntensityJitter
 from edgemt.learning.perturbations.mixing import CutMixBox, cutmix
 from edgemt.learning.pseudo_labels import argmax_one_hot
 from edgemt.learning.published_settings import IN_UNIT_RANGE, PublishedSettings
-from edgemt.learning.roles import Ema, Networks, Role, Trainable
+from edgemt.learning.roles import Networks, Role, Trainable
 from edgemt.learning.student_teacher import student_view
 
 PseudoLabel = tuple[Tensor, Tensor]  # one-hot labels [U, C, *space] and their weight [U, 1, *space]

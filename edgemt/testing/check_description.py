@@ -8,8 +8,9 @@ from dataclasses import asdict, replace
 from torch import Tensor
 
 from edgemt.contract import HEADS
+from edgemt.learning.ema import Ema
 from edgemt.learning.method import LossTerms, Method
-from edgemt.learning.roles import Ema, Trainable, trainable_names
+from edgemt.learning.roles import Trainable, trainable_names
 from edgemt.testing.require import MethodCheckError, require
 from edgemt.testing.tiny_training import TinyTrainer, random_batch
 

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 
 from edgemt.learning.auxiliary_tasks import Discriminator
+from edgemt.learning.ema import Ema
 from edgemt.learning.method import Method
-from edgemt.learning.roles import Ema, Frozen
+from edgemt.learning.roles import Frozen
 from edgemt.testing.require import not_none, require, with_low_confidence
 from edgemt.testing.tiny_training import OracleDiscriminator, TinyNetwork, TinyTrainer, random_batch
 

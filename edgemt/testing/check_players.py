@@ -9,8 +9,9 @@ import torch
 from torch import nn
 
 from edgemt.contract import Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.method import Method
-from edgemt.learning.roles import Ema, Frozen, Role, Trainable, set_modes, trainable_names, update_averages
+from edgemt.learning.roles import Frozen, Role, Trainable, set_modes, trainable_names, update_averages
 from edgemt.testing.require import require, same_state
 from edgemt.testing.tiny_training import TinyTrainer, random_batch
 

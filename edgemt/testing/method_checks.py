@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgemt.learning.ema import Ema
 from edgemt.learning.method import Method
-from edgemt.learning.roles import Ema
 from edgemt.methods.supervised import Supervised
 from edgemt.testing.check_description import (
     check_docstring_and_citation,

@@ -30,9 +30,9 @@ from edgemt.contract import Batch, Step
 from edgemt.data.resize import resize_batch
 from edgemt.io import process_rank
 from edgemt.io.atomic import NoSpaceError
+from edgemt.learning.ema import Ema
 from edgemt.learning.method import Method, OptimiserStep
 from edgemt.learning.roles import (
-    Ema,
     Frozen,
     Memory,
     Networks,
