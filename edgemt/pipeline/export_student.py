@@ -18,8 +18,8 @@ from deploy.runtimes.load import runner
 from edgemt.artefacts import stage_folder
 from edgemt.contract import Card
 from edgemt.pipeline.package import FLOAT, FLOAT_IR, PARITY, SMALL, SMALL_IR
+from edgemt.pipeline.recipe import Recipe
 from edgemt.pipeline.zoo_graphs import OF_FRAMES, Say, agreement, telling
-from edgemt.recipes import Recipe
 from edgemt.zoo.entry import Entry, open_entry
 from edgemt.zoo.synthetic_frames import frames_for, masks_of
 
@@ -36,8 +36,8 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
     """
     entry = open_entry(target)
     folder = (out or Path("runs") / entry.folder.name / "ship").resolve()
-    asked = (recipe.data, recipe.int8, recipe.tolerance, recipe.seed) if recipe else None
-    key = stage_folder.key_of("zoo", entry.identity, entry.card.files, *([asked] if asked else []))
+    recipe_part = (recipe.data, recipe.int8, recipe.tolerance, recipe.seed) if recipe else None
+    key = stage_folder.key_of("zoo", entry.identity, entry.card.files, *([recipe_part] if recipe_part else []))
     _may_replace(folder)
     if folder.exists() and stage_folder.stands(folder, key=key):
         say(f"{folder}: stands")
@@ -52,15 +52,15 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
         measured |= _int8(working, entry, recipe, say=say) if recipe else _carried(working, entry, say=say)
         for number, index in enumerate(telling(masks, classes=len(card.classes))):
             write_golden(working, f"synthetic{number}", frame=frames[index], mask=masks[index])
-        kept = replace(card, stage="ship", parents=(entry.identity,), recipe_hash=key, measured=measured)
-        kept = replace(kept, files={}, latency=())
-        opened = Ship(working, stage_folder.write_card(working, kept))
+        finished = replace(card, stage="ship", parents=(entry.identity,), recipe_hash=key, measured=measured)
+        finished = replace(finished, files={}, latency=())
+        opened = Ship(working, stage_folder.write_card(working, finished))
         for file in measured:
             test = self_test(opened, runner(opened, runtime=_RUNS[file], file=file, tested=False))
             measured[file] |= {"golden_pixels": test.pixels, "golden_dice": test.foreground}
         if SMALL in measured:
             measured[SMALL] |= agreement(opened)
-        stage_folder.write_card(working, replace(kept, measured=measured))
+        stage_folder.write_card(working, replace(finished, measured=measured))
     say(f"{folder} is ready to copy; {entry.facts['terms']}")
     return folder
 
@@ -111,20 +111,22 @@ def _carried(working: Path, entry: Entry, *, say: Say) -> dict[str, Any]:
 def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str, Any]:
     """INT8 files, held to the float file's Dice on the recipe's own validation list, class by class."""
     from deploy.quantization.int8 import quantize
-    from edgemt.pipeline.quantize import dice_of, frames_of
-    from edgemt.pipeline.run_context import record_of, start
+    from edgemt.inference.evaluate import evaluation_record
+    from edgemt.pipeline.accuracy import class_dice
+    from edgemt.pipeline.quantize import frames_of
+    from edgemt.pipeline.run_context import open_run
 
-    at = start(recipe, working)
-    stack = at.unlabelled if len(at.unlabelled.image) else at.labelled
+    slices = open_run(recipe, working).slices
+    stack = slices.unlabelled if len(slices.unlabelled.image) else slices.labelled
     frames = frames_of(stack, recipe.int8.images, seed=recipe.seed)
     quantize(working / FLOAT, working / SMALL, calibration=(f[None] for f in frames), frames=len(frames))
     export_openvino(working / SMALL, working / SMALL_IR)
-    write_inputs(working, np.concatenate([frames_of(s, 500, seed=recipe.seed) for s in (at.labelled, stack)]))
-    before = record_of(runner(working / FLOAT, runtime="onnxruntime"), at.val)
-    other = {} if recipe.data.val == entry.card.data.get("val") else {"cases_of": f"{len(at.val)} cases of its own"}
+    write_inputs(working, np.concatenate([frames_of(s, 500, seed=recipe.seed) for s in (slices.labelled, stack)]))
+    before = evaluation_record(runner(working / FLOAT, runtime="onnxruntime"), slices.val)
+    other = {} if recipe.data.val == entry.card.data.get("val") else {"cases_of": f"{len(slices.val)} cases of its own"}
     measured = {}
     for file in (SMALL, SMALL_IR):
-        found = record_of(runner(working / file, runtime=_RUNS[file]), at.val)
+        found = evaluation_record(runner(working / file, runtime=_RUNS[file]), slices.val)
         say(f"int8 on {_RUNS[file]}: Dice {found['dice']:.4f} on these cases, in float {before['dice']:.4f}")
         allowed: dict[str, Any] = {
             "tolerance": recipe.tolerance,
@@ -132,7 +134,7 @@ def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str,
             "knob": "int8.images up",
         }
         lost = gate(before["dice"], found["dice"], **allowed)
-        gate_classes(dice_of(before), dice_of(found), **allowed)
+        gate_classes(class_dice(before), class_dice(found), **allowed)
         measured[file] = {**found, "drop": lost, "runtime": _RUNS[file], **other}
     return measured
 
