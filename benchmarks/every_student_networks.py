@@ -19,8 +19,10 @@ from torch import Tensor, nn
 import students
 import teachers
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Card, Normalise, Output
-from edgemt.io.images import fit_frame, is_image, read_image, to_uint8
+from edgemt.contract import Output
+from edgemt.io.file_types import is_image
+from edgemt.io.images import fit_frame, read_image, to_uint8
+from edgemt.model_card import ModelCard, Normalisation
 
 CLASSES = 2
 PEAK_SIZE = 32
@@ -33,7 +35,7 @@ class Entrant:
     name: str
     build: Callable[[], nn.Module]
     channels: int = 3
-    normalise: Normalise = field(default_factory=Normalise)
+    normalise: Normalisation = field(default_factory=Normalisation)
     dice: Mapping[str, Any] = field(default_factory=dict)
     trained: bool = False
     baseline: bool = False
@@ -121,7 +123,7 @@ def trained(run: Path, *, channels: int) -> list[Entrant]:
     return found
 
 
-def _dice(card: Card, file: str) -> float | None:
+def _dice(card: ModelCard, file: str) -> float | None:
     measured = card.measured.get(file, {}).get("dice")
     return None if measured is None else float(measured)
 

@@ -190,7 +190,7 @@ def filled(default: Any, saved: dict[str, Any]) -> Any:
 
 def timed(given: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Median latency, and the median of its ratios to the first row's inside a round."""
-    from deploy.benchmark.timing import BenchOptions, in_turns, warm_up
+    from deploy.measurement.timing import BenchOptions, in_turns, warm_up
     from deploy.runtimes.load import runner
     from edgemt.pipeline.quantize import frames_of
 

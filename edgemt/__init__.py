@@ -13,9 +13,9 @@ switch_off()
 # name -> module that holds it; loaded when first used, so that `import edgemt` needs no torch
 _PUBLIC = {
     "Batch": "edgemt.contract",
-    "Card": "edgemt.contract",
+    "ModelCard": "edgemt.model_card",
     "Case": "edgemt.contract",
-    "Normalise": "edgemt.contract",
+    "Normalisation": "edgemt.model_card",
     "Output": "edgemt.contract",
     "DataOptions": "edgemt.data.cohort",
     "METHODS": "edgemt.methods",

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgemt.io.atomic import NoSpaceError, whole
+from edgemt.io.atomic import NoSpaceError, atomic_write
 from teachers.promptable import Answer
 
 Progress = Callable[[int, int], None]
@@ -65,7 +65,7 @@ class Store:
             size = sum(x.nbytes for x in halves.values())
             if done == 1:
                 self._room(size, standing=len(set(files)) - len(missing), missing=len(missing))
-            with whole(file) as part:
+            with atomic_write(file) as part:
                 save_file(halves, part)
             if done == 1 and say is not None:
                 took = time.monotonic() - began

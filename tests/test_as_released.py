@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 import teachers
 from edgemt import recipes
-from edgemt.contract import Batch, Normalise, Output, Step
+from edgemt.contract import Batch, Output, Step
 from edgemt.data.augment2d import NO_AUGMENT, warp
 from edgemt.data.slice_dataset import Stack, TwoStream
 from edgemt.learning.perturbations import Jitter
@@ -22,6 +22,7 @@ from edgemt.learning.pseudo_labels import largest_component
 from edgemt.learning.roles import Alternating, Players
 from edgemt.methods import METHODS, Discriminator, Method
 from edgemt.methods.bcp import regions
+from edgemt.model_card import Normalisation
 from edgemt.pipeline import run_context
 from edgemt.pipeline.train import train_stage
 from edgemt.testing.tiny_training import CHANNELS, Stage, Tiny, batch_of
@@ -236,7 +237,7 @@ def test_a_discriminator_cannot_tell_the_rows_by_their_intensity(name: str) -> N
         NO_AUGMENT, labelled_intensity=0.5, chance=1.0, brightness=(1.5, 1.5), contrast=(1, 1), gamma=(1, 1)
     )
     stacks = Stack(image, torch.zeros(4, 8, 8, dtype=torch.uint8)), Stack(image, None)
-    raw = Normalise((0.0,), (1.0,))
+    raw = Normalisation((0.0,), (1.0,))
     alike = METHODS[name].alike
     batches = [TwoStream(*stacks, (8, 8), options, raw, alike=alike).batch(k).image for k in range(20)]
     changed = torch.stack([(x.flatten(1).mean(1) - 120 / 255).abs() > 0.05 for x in batches]).float().mean(0)

@@ -185,10 +185,10 @@ def test_teachers_of_smp_take_the_same_weights(architecture: str) -> None:
 def test_fixed_sizes_export_without_padding_nodes_in_the_encoder(name: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     from deploy.export import export_onnx
-    from edgemt.contract import Normalise
+    from edgemt.model_card import Normalisation
 
     network = students.build(name, channels=3, classes=2).eval()
-    export_onnx(network, tmp_path / "m.onnx", size=(64, 64), channels=3, normalise=Normalise())
+    export_onnx(network, tmp_path / "m.onnx", size=(64, 64), channels=3, normalise=Normalisation())
     pads = [node.name for node in onnx.load(tmp_path / "m.onnx").graph.node if node.op_type == "Pad"]
     assert len(pads) == 1  # the one of the mask's fixed upsampling
 

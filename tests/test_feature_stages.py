@@ -14,13 +14,13 @@ from safetensors.torch import load_file, save_file
 from deploy.pruning import prune
 from edgemt import recipes
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Normalise
 from edgemt.data.cohort import DataOptions
 from edgemt.io import encoder_weights
 from edgemt.io.atomic import sha256
 from edgemt.learning.feature_losses import give_maps
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.methods import METHODS
+from edgemt.model_card import Normalisation
 from edgemt.pipeline import flow, network_spec, quantization_aware, run_context, warm_up
 from edgemt.pipeline import prune as slimming
 from edgemt.pipeline.overrides import override
@@ -33,7 +33,7 @@ from teachers.backbone import Backbone, weights_of
 SCHEDULE = Schedule(steps=2, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=1)
 FILE = "w.safetensors"
 TINY = "test_efficientnet"
-FRAME = Normalise(mean=(0.4, 0.3, 0.2), std=(0.2, 0.25, 0.3))
+FRAME = Normalisation(mean=(0.4, 0.3, 0.2), std=(0.2, 0.25, 0.3))
 
 
 def recipe(feature: FeatureTerm | None = None, **student) -> Recipe:
@@ -179,7 +179,7 @@ def test_a_backbone_reads_the_frame_as_its_pretrained_config_expects(tmp_path) -
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_grey_frames_and_neighbouring_slices_are_read_as_three_channels(channels, tmp_path) -> None:
-    file, one = saved("test_vit", tmp_path / FILE), Normalise(mean=(0.5,), std=(0.5,))
+    file, one = saved("test_vit", tmp_path / FILE), Normalisation(mean=(0.5,), std=(0.5,))
     frame = torch.randn(1, channels, 32, 32)
     middle = frame[:, 1:4] if channels == 5 else frame.expand(1, 3, 32, 32)
     own = Backbone("test_vit", weights=file, normalise=one).eval()

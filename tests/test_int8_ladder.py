@@ -9,11 +9,12 @@ import onnx
 import pytest
 from planted_run import READER, again, begin
 
+from deploy.package.files import IR_INT8, ONNX_FP32, ONNX_INT8
 from deploy.quantization.accuracy_gate import GateError, gate
 from edgemt import cli, zoo
 from edgemt.artefacts import stage_folder
 from edgemt.pipeline import export_student, fallback, quantization_candidates
-from edgemt.pipeline.quantize import FLOAT, SMALL, SMALL_IR, int8
+from edgemt.pipeline.quantize import int8
 from edgemt.pipeline.run_context import RunContext
 from edgemt.recipes import Int8
 from edgemt.training import engine
@@ -26,7 +27,7 @@ SMALL_LADDER = {"images": 8, "gain": 0.0}  # so small a network is no quicker in
 
 
 def quantization_of(context: RunContext) -> dict[str, Any]:
-    return stage_folder.read_card(context.folder("int8")).measured[SMALL]["quantization"]
+    return stage_folder.read_card(context.folder("int8")).measured[ONNX_INT8]["quantization"]
 
 
 def weight_of(path: Path, layer: str) -> str:
@@ -47,9 +48,9 @@ def test_an_outlier_channel_fails_calibration_and_one_layer_in_float_mends_it(tm
     assert not failed["passed"] and max(failed["dice"].values()) < 0.7
     assert mended["passed"] and mended["rung"] == "mixed" and min(mended["dice"].values()) > 0.75
     (layer,) = mended["kept"]
-    assert weight_of(folder / FLOAT, layer) == f"network.{READER}.weight"
+    assert weight_of(folder / ONNX_FP32, layer) == f"network.{READER}.weight"
     assert quantization_of(context)["sensitivity"][0]["layer"] == layer
-    assert (folder / SMALL_IR).exists() and not context.folder("qad").exists()
+    assert (folder / IR_INT8).exists() and not context.folder("qad").exists()
 
 
 @pytest.mark.slow
@@ -89,8 +90,11 @@ def test_strict_writes_nothing_when_no_rung_passes_and_names_every_rung(
     assert told.index("next up to 1 layers in float, then refusal") < told.index("mixed (1 layers in float)")
 
     card = stage_folder.read_card(int8(again(context, strict=False)))
-    assert set(card.measured) == {FLOAT} and card.given_up[0]["stage"] == "int8"
-    assert set(stage_folder.read_card(int8(again(context, strict=True, tolerance=0.99))).measured) == {SMALL, SMALL_IR}
+    assert set(card.measured) == {ONNX_FP32} and card.given_up[0]["stage"] == "int8"
+    assert set(stage_folder.read_card(int8(again(context, strict=True, tolerance=0.99))).measured) == {
+        ONNX_INT8,
+        IR_INT8,
+    }
 
 
 def test_a_rung_that_was_cut_is_the_only_one_that_is_made_again(
@@ -130,10 +134,10 @@ def test_a_class_that_int8_loses_is_given_as_the_reason_and_one_that_no_case_has
 
     monkeypatch.setattr(quantization_candidates, "evaluation_record", record_of)
     card = stage_folder.read_card(int8(context))
-    assert SMALL in card.measured and not card.given_up
+    assert ONNX_INT8 in card.measured and not card.given_up
     off[lost] = 0.1
     card = stage_folder.read_card(int8(again(context, seed=1, tolerance=0.19)))
-    assert set(card.measured) == {FLOAT} and f"class {lost!r}: Dice 0.1000" in card.given_up[0]["why"]
+    assert set(card.measured) == {ONNX_FP32} and f"class {lost!r}: Dice 0.1000" in card.given_up[0]["why"]
 
 
 def test_float_is_shipped_alone_when_no_rung_passes(tmp_path: Path) -> None:
@@ -141,15 +145,15 @@ def test_float_is_shipped_alone_when_no_rung_passes(tmp_path: Path) -> None:
     card = stage_folder.read_card(int8(context))
     assert card.given_up[0]["shipped"] == "half precision and float"
     assert "calibrated: Dice 0." in fallback.told(card.given_up[0])
-    assert set(card.measured) == {FLOAT} and not any("int8" in file for file in card.files)
-    assert card.measured[FLOAT]["quantization"]["rung"] == "none"
-    assert not card.measured[FLOAT]["quantization"]["rungs"][0]["passed"]
+    assert set(card.measured) == {ONNX_FP32} and not any("int8" in file for file in card.files)
+    assert card.measured[ONNX_FP32]["quantization"]["rung"] == "none"
+    assert not card.measured[ONNX_FP32]["quantization"]["rungs"][0]["passed"]
 
     from edgemt.pipeline.package import ship
     from edgemt.report.deployed_file import quantization_notes
 
     shipped = stage_folder.read_card(ship(context))
-    assert FLOAT in shipped.measured and SMALL not in shipped.measured
+    assert ONNX_FP32 in shipped.measured and ONNX_INT8 not in shipped.measured
     assert {record["runtime"] for record in shipped.latency if record["fastest"]} == {"openvino", "onnxruntime"}
     assert any("none passed, and no INT8 file is shipped" in line for line in quantization_notes(shipped))
     assert shipped.given_up[:1] == card.given_up
@@ -170,7 +174,7 @@ def test_a_runtime_that_gives_other_masks_is_left_out_of_the_ship_and_strict_ref
 
     monkeypatch.setattr(package, "agree", agree)
     shipped = stage_folder.read_card(package.ship(context))
-    assert FLOAT in shipped.measured and SMALL in shipped.measured
+    assert ONNX_FP32 in shipped.measured and ONNX_INT8 in shipped.measured
     assert not any(file.startswith("openvino/") for file in (*shipped.measured, *shipped.files))
     assert {record["runtime"] for record in shipped.latency} == {"onnxruntime"} and "onnxruntime" in deployed(shipped)
     assert "files for openvino given up" in fallback.told(shipped.given_up[0])

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import teachers
-from edgemt.contract import Batch, Normalise, Output, Step
+from edgemt.contract import Batch, Output, Step
 from edgemt.data.augment2d import AugmentOptions
 from edgemt.data.options import VolumeOptions
 from edgemt.data.slice_dataset import Stack, TwoStream
@@ -34,6 +34,7 @@ from edgemt.methods.bcp import paste, regions
 from edgemt.methods.ss_net import SmoothSeparate, centres, chosen, spread
 from edgemt.methods.tasks import mask_of
 from edgemt.methods.views import TemporalEnsembling, cell_means
+from edgemt.model_card import Normalisation
 from edgemt.testing.tiny_training import CHANNELS, Stage, batch_of
 from edgemt.training.engine import Run, Schedule
 
@@ -431,7 +432,7 @@ def test_slices_say_where_in_which_image_they_lie():
     for axis, image in enumerate((line.expand(side, side), line[:, None].expand(side, side))):
         stack = image[None, :, :, None].repeat(5, 1, 1, 1)
         label = torch.zeros(5, side, side, dtype=torch.uint8)
-        raw = Normalise((0.0,), (1.0,))
+        raw = Normalisation((0.0,), (1.0,))
         stream = TwoStream(Stack(stack[:2], label[:2]), Stack(stack[2:], None), (2, 3), options, raw)
         b = stream.batch(3)
         assert sorted(b.index[:2].tolist()) == [0, 1] and sorted(b.index[2:].tolist()) == [2, 3, 4]
@@ -450,7 +451,9 @@ def test_patches_say_where_in_which_volume_they_lie(shape: tuple[int, int, int])
         line = ((torch.arange(shape[axis]) + 0.5) / shape[axis] * 255).round().to(torch.uint8)
         volume = line.view([-1 if k == axis else 1 for k in range(3)]).expand(shape).contiguous()
         labelled = VolumeStack((volume,) * 2, (torch.ones(shape, dtype=torch.uint8),) * 2)
-        stream = VolumeStream(labelled, VolumeStack((volume,) * 6, None), (2, 6), options, Normalise((0.0,), (1.0,)))
+        stream = VolumeStream(
+            labelled, VolumeStack((volume,) * 6, None), (2, 6), options, Normalisation((0.0,), (1.0,))
+        )
         b = stream.batch(1)
         assert sorted(b.index[2:].tolist()) == list(range(2, 8))
         grid = F.affine_grid(b.place, list(b.image.shape), align_corners=False)

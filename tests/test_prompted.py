@@ -26,12 +26,12 @@ from deploy.promptable.mask_edit import box_of, boxed, clicked, reached  # noqa:
 from deploy.promptable.runner import DECODE, EMBED, POINTS, Question, has_prompt, open_prompt  # noqa: E402
 from edgemt import cli  # noqa: E402
 from edgemt.artefacts import stage_folder  # noqa: E402
-from edgemt.contract import Card, Normalise  # noqa: E402
 from edgemt.io.atomic import sha256  # noqa: E402
+from edgemt.model_card import ModelCard, Normalisation  # noqa: E402
 from teachers.promptable import Promptable  # noqa: E402
 
-NORMALISE = Normalise(mean=(0.4,), std=(0.3,))
-CARD = Card(
+NORMALISE = Normalisation(mean=(0.4,), std=(0.3,))
+CARD = ModelCard(
     stage="promptable", classes=CLASSES, size=SIZE, channels=CHANNELS, normalise=NORMALISE,
     network={"room": "teachers", "name": "promptable", "heads": [], "options": {}, "channels": 3, "classes": 3},
 )  # fmt: skip

@@ -12,9 +12,9 @@ from torch import nn
 
 from edgemt import cli
 from edgemt.artefacts import reuse, stage_folder
-from edgemt.contract import Card
 from edgemt.io.atomic import previous_folders
 from edgemt.methods import METHODS
+from edgemt.model_card import ModelCard
 from edgemt.recipes import Student
 from edgemt.training import checkpoint, engine
 
@@ -34,7 +34,7 @@ def finished(folder: Path, given: dict[str, Any], *, lines: list[str], overwrite
         network = nn.Linear(1, 1)
         nn.init.constant_(network.weight, given["student"].schedule.steps)
         stage_folder.save_network(
-            working, network, Card(recipe_hash=stage_folder.key_of(given), measured={WEIGHTS: {}})
+            working, network, ModelCard(recipe_hash=stage_folder.key_of(given), measured={WEIGHTS: {}})
         )
     return False
 
@@ -152,7 +152,7 @@ def test_a_checkpoint_stays_until_the_stage_has_its_name(tmp_path: Path) -> None
     folder, given = tmp_path / "student", inputs(600)
     interrupted(folder, given, step=600, lines=[])
     with pytest.raises(KeyboardInterrupt), stage_folder.staged(folder) as working:
-        stage_folder.save_network(working, nn.Linear(1, 1), Card(recipe_hash="k"))
+        stage_folder.save_network(working, nn.Linear(1, 1), ModelCard(recipe_hash="k"))
         assert not (working / checkpoint.CHECKPOINT).exists()
         raise KeyboardInterrupt
     assert interrupted(folder, given, step=600, lines=[]) == 600

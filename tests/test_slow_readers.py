@@ -32,7 +32,7 @@ from deploy.stream.outputs.pacing import (
 )
 from deploy.stream.state.display_state import Board, Limits
 from deploy.stream.state.frames import MaskRecord
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 
 BUDGET_MS = 400
 READERS = {  # messages a second, and the pause before each of some messages
@@ -69,7 +69,7 @@ def live() -> Iterator[Board]:
 def states_of_lines(on: Board, pause_s: Callable[[int], float], seconds: float) -> list[dict[str, Any]]:
     reads, writes = os.pipe()
     with os.fdopen(reads) as reader, os.fdopen(writes, "w") as writer:
-        outlet = Outlet(Lines("", Stage(on, Card(), ()), to=writer), on, name="lines")
+        outlet = Outlet(Lines("", Stage(on, ModelCard(), ()), to=writer), on, name="lines")
         try:
             return collected(lambda: reader.readline(), pause_s, seconds)
         finally:

@@ -131,7 +131,7 @@ def test_the_folder_of_the_data_may_move(root: Path, tmp_path: Path, capsys: pyt
 def test_no_drop_is_computed_between_two_lists(tmp_path: Path) -> None:
     folder = tmp_path / "student"
     folder.mkdir()
-    card = stage_folder.Card(measured={WEIGHTS: {"dice": 0.9, "list": "one"}})
+    card = stage_folder.ModelCard(measured={WEIGHTS: {"dice": 0.9, "list": "one"}})
     (folder / "card.json").write_text(card.to_json())
     assert measured_of(folder, measured_on="one")["dice"] == 0.9
     with pytest.raises(ValueError, match="student: was measured on another validation list"):

@@ -24,7 +24,7 @@ from deploy.stream.state.frames import Frame, Result
 from deploy.stream.state.overlay import nothing
 from deploy.stream.web.corrections import LONGEST
 from deploy.stream.web.page import Page
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 
 CLASSES, COLOURS = ("background", "organ", "tool"), ((128, 128, 128), (64, 240, 200), (255, 210, 63))
 SIZE, PICTURE = (48, 64), (96, 128)
@@ -76,7 +76,7 @@ def show(board: Board, number: int, *, masked: bool = True) -> Frame:
 
 class Live:
     def __init__(self, collect: Path | None = None, *, prompt: bool = True) -> None:
-        card = Card(name="tiny", classes=CLASSES, size=SIZE)
+        card = ModelCard(name="tiny", classes=CLASSES, size=SIZE)
         collector = Collector(collect, classes=CLASSES, model="tiny@0") if collect else None
         self.correcting = Correcting(bright_objects(), card, collector) if prompt else None
         self.board = Board(Limits(60_000, 120_000), model="tiny@0")
@@ -427,7 +427,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_steps_are_remembered_with_their_picture_only() -> None:
-    correcting = Correcting(bright_objects(), Card(classes=CLASSES, size=SIZE))
+    correcting = Correcting(bright_objects(), ModelCard(classes=CLASSES, size=SIZE))
     board = Board(Limits(60_000, 120_000), model="tiny")
     for number in (1, 2):
         show(board, number)
@@ -435,7 +435,7 @@ def test_steps_are_remembered_with_their_picture_only() -> None:
         correcting.hold(frame=number, mask=number)
     steps = (Step(1, click=(0.3, 0.5, True)), Step(2, click=(0.75, 0.75, False)))
     one, two = (correcting.ask(number, steps).mask for number in (1, 2))
-    fresh = Correcting(bright_objects(), Card(classes=CLASSES, size=SIZE))
+    fresh = Correcting(bright_objects(), ModelCard(classes=CLASSES, size=SIZE))
     fresh.sent(board.look())
     fresh.hold(frame=2, mask=2)
     assert np.array_equal(fresh.ask(2, steps).mask, two)

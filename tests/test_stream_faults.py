@@ -47,7 +47,7 @@ from deploy.stream.state.overlay import nothing  # noqa: E402
 from deploy.stream.status_line import Ticker  # noqa: E402
 from deploy.stream.web.page import Page, open_page  # noqa: E402
 from edgemt import cli  # noqa: E402
-from edgemt.contract import Card  # noqa: E402
+from edgemt.model_card import ModelCard  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SYNTHETIC = ("--source", "synthetic:320x96", "--limits.budget-ms", "60000", "--limits.no-signal-ms", "60000")
@@ -384,7 +384,7 @@ def test_a_port_in_use_is_one_line_and_exit_status_2(
 
 
 def stage(session: Session) -> Stage:
-    return Stage(session.board, Card(name="tiny", classes=("background", "organ", "tool")), ((0, 0, 0),) * 3)
+    return Stage(session.board, ModelCard(name="tiny", classes=("background", "organ", "tool")), ((0, 0, 0),) * 3)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")

@@ -26,7 +26,7 @@ from deploy.stream.state.frames import Frame, Result
 from deploy.stream.state.overlay import nothing, outline
 from deploy.stream.web.page import _FILES, Page, open_page, source_label
 from deploy.stream.web.updates import _pillow, jpeg_encoder
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 
 COLOURS = ((128, 128, 128), (64, 240, 200), (255, 210, 63))
 BUDGET_MS = 400.0
@@ -35,7 +35,9 @@ BUDGET_MS = 400.0
 def stage(**limits: float) -> Stage:
     limits = {"budget_ms": 60_000, "no_signal_ms": 120_000, **limits}
     return Stage(
-        Board(Limits(**limits), model="tiny@0"), Card(name="tiny", classes=("background", "organ", "tool")), COLOURS
+        Board(Limits(**limits), model="tiny@0"),
+        ModelCard(name="tiny", classes=("background", "organ", "tool")),
+        COLOURS,
     )
 
 
@@ -226,7 +228,7 @@ def test_a_mask_that_ages_while_the_picture_is_compressed_is_withdrawn() -> None
         now[0] += 200_000_000
         return _pillow(pixels)
 
-    page = Page(Stage(board, Card(classes=("background", "organ")), COLOURS), encode=slow)
+    page = Page(Stage(board, ModelCard(classes=("background", "organ")), COLOURS), encode=slow)
     try:
         new = Frame(1, frame(1).pixels, now[0])
         board.put_frame(new)

@@ -14,16 +14,17 @@ from conftest import TINY
 from PIL import Image
 from safetensors.torch import load_file
 
-from deploy.package.package import golden, open_ship
+from deploy.package.golden import golden
+from deploy.package.package import open_ship
 from deploy.pruning import prune
 from deploy.runtimes.load import runner
 from edgemt import cli, recipes, zoo
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Card, Normalise
 from edgemt.data.cohort import DataOptions
 from edgemt.data.phantom2d import CLASSES
 from edgemt.io import zoo_paths
 from edgemt.io.atomic import sha256
+from edgemt.model_card import ModelCard, Normalisation
 from edgemt.pipeline import zoo_graphs as graphs
 from edgemt.pipeline.pack_student import pack
 from edgemt.zoo import entry as shelf
@@ -49,14 +50,14 @@ def stage_of(run: Path, *, channels: int = 3, macs: float = 0.3, **fields: objec
         options = prune.PruneOptions(share=macs, importance="magnitude", steps=1)
         described["plan"] = prune.prune(student, example=torch.zeros(1, channels, *SIZE), options=options).to_dict()
     data = DataOptions(root=Path("/home/somebody/heart"), layout="phantom", classes=CLASSES, size=SIZE)
-    card = Card(
+    card = ModelCard(
         stage="slim",
         name="made_up",
         classes=CLASSES,
         size=SIZE,
         channels=channels,
         channel_order="RGB" if channels == 3 else "grey",
-        normalise=Normalise(mean=(0.4,), std=(0.2,)),
+        normalise=Normalisation(mean=(0.4,), std=(0.2,)),
         network=described,
         data={**data.to_dict(), "unlabelled": "/mnt/disk/more"},
         measured={

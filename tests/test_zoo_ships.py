@@ -20,13 +20,14 @@ pytest.importorskip("openvino")
 
 from test_without_torch import HEAVY, run  # noqa: E402
 
+from deploy.package.golden import golden, write_golden  # noqa: E402
 from deploy.package.input_drift import INPUTS, read_inputs, write_inputs  # noqa: E402
-from deploy.package.package import golden, open_ship, seal, write_golden  # noqa: E402
+from deploy.package.package import open_ship, seal  # noqa: E402
 from edgemt import cli, zoo
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Card  # noqa: E402
 from edgemt.data.phantom3d import volume  # noqa: E402
 from edgemt.io import zoo_paths  # noqa: E402
+from edgemt.model_card import ModelCard  # noqa: E402
 from edgemt.pipeline import zoo_graphs as graphs
 from edgemt.zoo import entry  # noqa: E402
 from edgemt.zoo.synthetic_frames import frames_for  # noqa: E402
@@ -37,7 +38,7 @@ SMALL, SMALL_IR = "model.int8.onnx", "openvino/model.int8.xml"
 BRIEF = replace(graphs.TIMED, warmup=1, warmup_seconds=0, iterations=2, seconds=0.01, rounds=1)
 
 
-def sealed(folder: Path, card: Card, **fields: object) -> Card:
+def sealed(folder: Path, card: ModelCard, **fields: object) -> ModelCard:
     return seal(folder, replace(card, files={}, created="", latency=(), **fields))  # type: ignore[arg-type]
 
 

@@ -14,8 +14,8 @@ from dataclasses import replace
 from datetime import datetime, timezone
 from typing import Any
 
-from deploy.benchmark.percentiles import summary
 from deploy.hardware.machine import describe
+from deploy.measurement.percentiles import summary
 from deploy.stream.inference.load_model import Opened
 from deploy.stream.session import Session, StreamOptions
 from deploy.stream.sources import open_source

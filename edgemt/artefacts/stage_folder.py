@@ -18,12 +18,13 @@ from typing import Any
 
 from torch import nn
 
-from deploy.package.package import CARD, seal
-from deploy.pruning.prune import Plan, apply_plan
-from edgemt.contract import Card
+from deploy.package.files import CARD
+from deploy.package.package import seal
+from deploy.pruning.plan import Plan, apply_plan
 from edgemt.io.atomic import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
 from edgemt.learning.ensemble import ROOM, Ensemble
+from edgemt.model_card import ModelCard
 from edgemt.training import checkpoint
 
 WEIGHTS = "weights.safetensors"
@@ -32,7 +33,7 @@ _FINISHED = ".finished."  # before the name of a checkpoint whose stage has its 
 
 
 # class of a recipe's value -> its name in keys and records; an old name stays, so that a finished stage still fits
-KEY_NAMES: dict[str, str] = {}
+KEY_NAMES: dict[str, str] = {"Normalisation": "Normalise"}
 
 
 def plain(value: Any) -> Any:
@@ -65,7 +66,7 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps([plain(p) for p in parts], sort_keys=True).encode()).hexdigest()
 
 
-def read_card(folder: Path) -> Card:
+def read_card(folder: Path) -> ModelCard:
     file = folder / "card.json"
     try:
         text = read_regular(file, limit=TEXT_LIMIT).decode("utf-8")
@@ -73,7 +74,7 @@ def read_card(folder: Path) -> Card:
         raise ValueError(f"{folder}: holds no card.json; is it an artefact folder?") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: cannot be read ({error}); copy the folder again") from None
-    return Card.from_json(text, source=file)
+    return ModelCard.from_json(text, source=file)
 
 
 def stands(folder: Path, *, key: str) -> bool:
@@ -121,7 +122,7 @@ def staged(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_card(folder: Path, card: Card) -> Card:
+def write_card(folder: Path, card: ModelCard) -> ModelCard:
     """Seal the folder: the card, written last, carries the hash of every file beside it.
 
     A checkpoint is renamed, so that the card does not list it; `staged` removes it when the folder has its name.
@@ -132,7 +133,7 @@ def write_card(folder: Path, card: Card) -> Card:
     return seal(folder, replace(card, created=""))
 
 
-def rewrite_card(folder: Path, card: Card) -> None:
+def rewrite_card(folder: Path, card: ModelCard) -> None:
     """Replace the card of a finished stage; its files are as they were."""
     write_text(folder / CARD, card.to_json())
 
@@ -148,7 +149,7 @@ def replace_file(folder: Path, name: str, text: str) -> None:
     rewrite_card(folder, replace(card, files={**card.files, name: sha256(folder / name)}))
 
 
-def save_network(folder: Path, network: nn.Module, card: Card) -> Card:
+def save_network(folder: Path, network: nn.Module, card: ModelCard) -> ModelCard:
     checkpoint.save_weights(folder / WEIGHTS, network)
     return write_card(folder, card)
 

@@ -37,8 +37,9 @@ from edgemt.data.splits import (
     same_patient,
 )
 from edgemt.io.bit_depth import Depth, Rule
+from edgemt.io.file_types import is_h5, is_image
 from edgemt.io.geometry import common_order, is_order
-from edgemt.io.images import geometry_of, is_h5, is_image, volume_shape
+from edgemt.io.volumes import geometry_of, volume_shape
 
 Layout = Literal["auto", "pairs", "volumes", "decathlon", "h5", "phantom", "phantom_volumes"]
 

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemt.io.images import stem_of
+from edgemt.io.file_types import stem_of
 
 _NUMBERED = re.compile(r"^(.*\d.*?)[ _.-]+[a-z]*\d+$", re.IGNORECASE)
 

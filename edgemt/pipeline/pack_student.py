@@ -15,9 +15,9 @@ from torch import nn
 
 from deploy.quantization.accuracy_gate import agree
 from edgemt.artefacts import stage_folder as artefact
-from edgemt.contract import Card
 from edgemt.io import zoo_paths
 from edgemt.io.atomic import write_text
+from edgemt.model_card import ModelCard
 from edgemt.pipeline.zoo_graphs import Say, add_graph, check_weight, source_of
 from edgemt.training import checkpoint
 from edgemt.zoo import entry
@@ -88,7 +88,7 @@ def pack(
     return folder
 
 
-def _finished(source: Path) -> Card:
+def _finished(source: Path) -> ModelCard:
     """The card of a student's stage, every file of which has its hash."""
     card = artefact.read_card(source)
     if artefact.WEIGHTS not in card.files or card.network.get("room") != "students":
@@ -99,7 +99,7 @@ def _finished(source: Path) -> Card:
     return card
 
 
-def _agreement(whole: nn.Module, half: nn.Module, card: Card) -> float:
+def _agreement(whole: nn.Module, half: nn.Module, card: ModelCard) -> float:
     """The smaller share of equal pixels, on random and on phantom frames. Raises GateError when it is too small."""
     for name, value in half.state_dict().items():
         if not value.isfinite().all():
@@ -125,7 +125,7 @@ def _rounded(whole: nn.Module, half: nn.Module) -> nn.Module:
     return rounded
 
 
-def _described(card: Card, source: Path, *, note: str, same: float) -> Card:
+def _described(card: ModelCard, source: Path, *, note: str, same: float) -> ModelCard:
     """The card as it travels: without paths, without single cases, with the entry's own facts."""
     measured = {key: value for key, value in card.measured[artefact.WEIGHTS].items() if key != "cases"}
     network = {"plan": None, **artefact.offline(card.network)}
@@ -157,7 +157,7 @@ def _run_of(source: Path) -> dict[str, Any]:
     return {"recipe": {key: recipe[key] for key in kept if key in recipe}, "seeds": seeds}
 
 
-def _labels(card: Card, source: Path) -> str:
+def _labels(card: ModelCard, source: Path) -> str:
     """How many labels were looked at, in the words of the recipe, counted where the list is at hand."""
     data = card.data
     if str(data.get("layout", "")).startswith("phantom"):

@@ -9,11 +9,13 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.benchmark.variants import QUICK, latency_records
 from deploy.export import export_openvino
 from deploy.hardware.machine import describe
+from deploy.measurement.variants import QUICK, latency_records
+from deploy.package.files import IR_FP16, IR_FP32, IR_INT8, ONNX_FP16, ONNX_FP32, ONNX_INT8
+from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import write_inputs
-from deploy.package.package import Ship, self_test, write_golden
+from deploy.package.package import Ship
 from deploy.promptable.add_to_package import put_prompt
 from deploy.quantization.accuracy_gate import GateError, agree
 from deploy.quantization.float16 import halve
@@ -26,25 +28,24 @@ from edgemt.pipeline.accuracy import dice_drop, gate_failure, measured_of
 from edgemt.pipeline.fallback import given_up
 from edgemt.pipeline.log import log
 from edgemt.pipeline.promptable_teacher import load_promptable
-from edgemt.pipeline.quantize import FLOAT, FLOAT_IR, SMALL, SMALL_IR, frames_of
+from edgemt.pipeline.quantize import frames_of
 from edgemt.pipeline.slice_data import evenly_spaced
 from edgemt.pipeline.stage import FORMAT, Stage, remove_leftovers
 
 if TYPE_CHECKING:
-    from edgemt.contract import Card
+    from edgemt.model_card import ModelCard
     from edgemt.pipeline.run_context import RunContext
 
 PARITY = 0.999  # share of pixels that two runtimes must agree on, at the same precision
 GOLDEN = 4  # frames that go along for the device's self-test
-HALF, HALF_IR = "model.fp16.onnx", "openvino/model.fp16.xml"
 _REMEDY = "another student.network or student.decoder, or another version of the runtime"
 _RUNS = {
-    SMALL_IR: "openvino",
-    FLOAT_IR: "openvino",
-    HALF_IR: "openvino",
-    SMALL: "onnxruntime",
-    FLOAT: "onnxruntime",
-    HALF: "onnxruntime",
+    IR_INT8: "openvino",
+    IR_FP32: "openvino",
+    IR_FP16: "openvino",
+    ONNX_INT8: "onnxruntime",
+    ONNX_FP32: "onnxruntime",
+    ONNX_FP16: "onnxruntime",
 }
 
 
@@ -124,7 +125,7 @@ def parity(context: RunContext, folder: Path, frames: np.ndarray) -> tuple[np.nd
     """
     expected = context.slices.predict(stage_folder.load_network(context.folder("slim")))(frames)
     refused: dict[str, GateError] = {}
-    for runtime, file in (("onnxruntime", FLOAT), ("openvino", FLOAT_IR)):
+    for runtime, file in (("onnxruntime", ONNX_FP32), ("openvino", IR_FP32)):
         made = runner(folder / file, runtime=runtime, precision="f32")
         what = f"{file} on {runtime}"
         try:
@@ -157,7 +158,7 @@ def _remove(folder: Path, *files: str) -> None:
 def _golden(context: RunContext, ship: Ship, measured: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The measurements with how near each rounded file comes to the golden masks; what fails them is left out."""
     found, given = dict(measured), []
-    for file in (file for file in measured if file not in (FLOAT, FLOAT_IR)):
+    for file in (file for file in measured if file not in (ONNX_FP32, IR_FP32)):
         try:
             test = self_test(ship, runner(ship, runtime=_RUNS[file], file=file))
         except ValueError as error:
@@ -169,14 +170,14 @@ def _golden(context: RunContext, ship: Ship, measured: dict[str, Any]) -> tuple[
             given.append(_record(context, file, "the other files", str(error)))
             continue
         found[file] = {**found[file], "golden_pixels": test.pixels, "golden_dice": test.foreground}
-    if SMALL in found and SMALL_IR in found:
+    if ONNX_INT8 in found and IR_INT8 in found:
         one, other = (golden_masks(ship, runtime, "int8") for runtime in ("openvino", "onnxruntime"))
-        found[SMALL] |= {"golden_agreement": float((one == other).mean())}  # the device is compared with it
+        found[ONNX_INT8] |= {"golden_agreement": float((one == other).mean())}  # the device is compared with it
     return found, given
 
 
 def _with_prompt(
-    context: RunContext, folder: Path, prompt: Path, *, of: Card, frames: np.ndarray
+    context: RunContext, folder: Path, prompt: Path, *, of: ModelCard, frames: np.ndarray
 ) -> list[dict[str, Any]]:
     """Adds the prompt input; where a runtime does not give its masks, removes it and returns the record of that."""
     card = stage_folder.read_card(prompt)
@@ -217,7 +218,7 @@ def _parent(context: RunContext) -> dict[str, Any]:
 def _accuracy(context: RunContext, folder: Path, measured: dict[str, Any]) -> dict[str, Any]:
     """The card's measurements with those of the float files, as each runtime likes to run them."""
     found = dict(measured)
-    for file in (file for file in (FLOAT, FLOAT_IR) if (folder / file).exists()):
+    for file in (file for file in (ONNX_FP32, IR_FP32) if (folder / file).exists()):
         record = evaluation_record(runner(folder / file, runtime=_RUNS[file]), context.slices.val)
         found[file] = {**found.get(file, {}), **record, "drop": dice_drop(_parent(context)["dice"], record)}
         found[file]["runtime"] = _RUNS[file]
@@ -229,13 +230,13 @@ def _half(
 ) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
     """Half precision beside float, under the same parity and gate; left out, on record, where it falls short."""
     found: dict[str, Any] = {}
-    exact_graph = context.folder("int8") / FLOAT  # there, whatever runtime the ship leaves out
+    exact_graph = context.folder("int8") / ONNX_FP32  # there, whatever runtime the ship leaves out
     try:
-        if (folder / FLOAT).exists():
-            halve(exact_graph, folder / HALF)
-        if (folder / FLOAT_IR).exists():
-            export_openvino(exact_graph, folder / HALF_IR, weights="float16")
-        for file in (file for file in (HALF, HALF_IR) if (folder / file).exists()):
+        if (folder / ONNX_FP32).exists():
+            halve(exact_graph, folder / ONNX_FP16)
+        if (folder / IR_FP32).exists():
+            export_openvino(exact_graph, folder / IR_FP16, weights="float16")
+        for file in (file for file in (ONNX_FP16, IR_FP16) if (folder / file).exists()):
             runtime, what = _RUNS[file], f"{file} on {_RUNS[file]}"
             exact = runner(folder / file, runtime=runtime, precision="f32")
             same = agree(masks, exact(frames), least=PARITY, what=what, knob="to float")
@@ -252,7 +253,7 @@ def _half(
     except ValueError as error:
         reason = error.reason if isinstance(error, GateError) else str(error)
         log(f"ship: no half precision: {reason}")
-        _remove(folder, HALF, HALF_IR)
+        _remove(folder, ONNX_FP16, IR_FP16)
         return {}, (_record(context, "half precision", "the other files", reason, remedy="a larger tolerance"),)
     dice = ", ".join(f"{record['dice']:.4f} on {record['runtime']}" for record in found.values())
     log(f"ship: half precision, Dice {dice}")
@@ -265,7 +266,7 @@ def _timed(context: RunContext, ship: Ship, frames: np.ndarray) -> tuple[dict[st
     for file, runtime in _RUNS.items():
         if file not in ship.card.measured:
             continue
-        exact = ("f32",) if file == FLOAT_IR else ()  # held to parity, whatever bf16 does
+        exact = ("f32",) if file == IR_FP32 else ()  # held to parity, whatever bf16 does
         for precision in (None, *exact):
             refused = "" if precision else _refused(context, file, ship.card.measured[file])
             try:

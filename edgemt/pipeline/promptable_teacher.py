@@ -15,10 +15,10 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Card
 from edgemt.methods import Method
 from edgemt.methods.promptable_supervised import Lessons
 from edgemt.methods.sam_assisted import SecondTeacher
+from edgemt.model_card import ModelCard
 from edgemt.pipeline.log import log
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.stage import Stage
@@ -107,7 +107,7 @@ def _last(history: dict[str, Any]) -> float:
 
 def load_promptable(folder: Path) -> nn.Module:
     """The small promptable network of a run. Raises ValueError for a folder of another kind."""
-    card: Card = stage_folder.read_card(folder)
+    card: ModelCard = stage_folder.read_card(folder)
     if card.network.get("name") != STAGE:
         raise ValueError(f"{folder}: holds {card.network.get('name', 'no network')!r}, not a promptable network")
     network = Promptable(channels=card.network["channels"])

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from deploy import export
-from deploy.benchmark.variants import timed
+from deploy.measurement.variants import timed
+from deploy.package.files import IR_INT8, ONNX_INT8
 from deploy.quantization.int8 import quantize
 from deploy.quantization.sensitivity import Sensitivity, sensitivity
 from deploy.runtimes.load import runner
@@ -27,9 +28,7 @@ from edgemt.pipeline.run_context import RunContext
 from edgemt.training import distributed
 from edgemt.training.progress import counter
 
-FLOAT, FLOAT_IR = "model.onnx", "openvino/model.xml"
-SMALL, SMALL_IR = "model.int8.onnx", "openvino/model.int8.xml"
-RUNS = {SMALL: "onnxruntime", SMALL_IR: "openvino"}
+RUNS = {ONNX_INT8: "onnxruntime", IR_INT8: "openvino"}
 TRIES = "int8.tries"
 _TELLING = 16  # calibration frames that layers are compared and timed on
 _NOTED = 16  # layers whose sensitivity the card keeps
@@ -87,7 +86,7 @@ def _mixed(
         if stage_folder.stands(folder, key=key):
             rung = _read(folder)
         else:
-            layers = layers if layers is not None else _worst(exact, calibrated.folder / SMALL, few)
+            layers = layers if layers is not None else _worst(exact, calibrated.folder / ONNX_INT8, few)
             if count > len(layers):
                 return
             noted = [
@@ -142,8 +141,8 @@ def _make(
     """Quantize and measure; on `few` frames it is timed first, and not measured where it is not quick enough."""
     begun = time.monotonic()
     with stage_folder.staged(folder, overwrite=True) as working:
-        small = quantize(exact, working / SMALL, calibration=frames, frames=len(frames), keep=record["kept"])
-        export.export_openvino(small, working / SMALL_IR)
+        small = quantize(exact, working / ONNX_INT8, calibration=frames, frames=len(frames), keep=record["kept"])
+        export.export_openvino(small, working / IR_INT8)
         gain = _gain(small, exact, list(few)) if few else None
         worth = gain is None or gain > context.recipe.int8.gain
         measured = {

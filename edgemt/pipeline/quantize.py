@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from deploy import export
+from deploy.package.files import IR_FP32, IR_INT8, ONNX_FP32, ONNX_INT8
 from deploy.package.input_drift import measure, unlike
 from deploy.quantization.accuracy_gate import GateError
 from deploy.runtimes.load import runner
@@ -27,12 +28,12 @@ from edgemt.io.atomic import next_name
 from edgemt.pipeline.accuracy import dice_drop, gate_failure, measured_of
 from edgemt.pipeline.fallback import given_up
 from edgemt.pipeline.log import log
-from edgemt.pipeline.quantization_candidates import FLOAT, FLOAT_IR, RUNS, SMALL, SMALL_IR, export_graph, rungs
+from edgemt.pipeline.quantization_candidates import RUNS, export_graph, rungs
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.stage import FORMAT, Stage
 from edgemt.report.formatting import candidate_name, describe_candidate
 
-SMALL_FILES = (SMALL, SMALL_IR, SMALL_IR.removesuffix(".xml") + ".bin")
+SMALL_FILES = (ONNX_INT8, IR_INT8, IR_INT8.removesuffix(".xml") + ".bin")
 _REMEDY = "int8.schedule.steps or int8.kept up, or a larger tolerance"
 
 
@@ -55,14 +56,18 @@ def int8(context: RunContext) -> Path:
     measured_of(source, measured_on=context.slices.measured_on)
     if _is_current(stage):
         metrics = stage_folder.read_card(stage.folder).measured
-        log(f"int8: stands, Dice {metrics[SMALL]['dice']:.4f}" if SMALL in metrics else "int8: stands, without INT8")
+        log(
+            f"int8: stands, Dice {metrics[ONNX_INT8]['dice']:.4f}"
+            if ONNX_INT8 in metrics
+            else "int8: stands, without INT8"
+        )
         return stage.folder
     card = stage_folder.read_card(source)
     with stage.working_folder() as working:
         for file in SMALL_FILES:  # of an interrupted run
             (working / file).unlink(missing_ok=True)
-        export_graph(context, source, working / FLOAT)
-        export.export_openvino(working / FLOAT, working / FLOAT_IR)
+        export_graph(context, source, working / ONNX_FP32)
+        export.export_openvino(working / ONNX_FP32, working / IR_FP32)
         measured, given = _first_passing(context, working, parent=card.measured[stage_folder.WEIGHTS])
         card = replace(card, stage="int8", parents=stage.parents, recipe_hash=stage.key, measured=measured)
         stage_folder.write_card(working, replace(card, given_up=(*card.given_up, *given)))
@@ -80,7 +85,7 @@ def _is_current(stage: Stage) -> bool:
     card = stage_folder.read_card(folder)
     if all(found.get("list") == context.slices.list_key for found in card.measured.values()):
         return True
-    noted = card.measured.get(SMALL, {}).get("quantization")
+    noted = card.measured.get(ONNX_INT8, {}).get("quantization")
     if noted is not None and noted.get("rung") == "calibrated":
         parent = measured_of(context.folder("slim"), measured_on=context.slices.measured_on)
         measured = {
@@ -96,7 +101,7 @@ def _is_current(stage: Stage) -> bool:
                 found |= {"drop": dice_drop(parent["dice"], found), "runtime": RUNS[file]}
             dice = {RUNS[file]: found["dice"] for file, found in measured.items()}
             first = {**noted["rungs"][0], "dice": dice}
-            measured[SMALL] |= {"quantization": {**noted, "rungs": [first]}}
+            measured[ONNX_INT8] |= {"quantization": {**noted, "rungs": [first]}}
             stage_folder.rewrite_card(folder, replace(card, measured=measured, data=context.slices.card().data))
             log(f"int8: measured again on the changed validation list, {describe_candidate(first)}")
             return True
@@ -110,7 +115,7 @@ def _first_passing(
 ) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
     """What the card records of the files of the first rung that passes, and of what was given up if none does."""
     tried: list[dict[str, Any]] = []
-    for rung in rungs(context, exact=working / FLOAT, frames=_calibration(context)):
+    for rung in rungs(context, exact=working / ONNX_FP32, frames=_calibration(context)):
         reasons = [
             gate_failure(parent, found, tolerance=context.recipe.tolerance, what=f"INT8 on {RUNS[file]}")
             for file, found in rung.measured.items()
@@ -128,7 +133,7 @@ def _first_passing(
                     **found,
                     "drop": dice_drop(parent["dice"], found),
                     "runtime": RUNS[file],
-                    **({"quantization": noted} if file == SMALL else {}),
+                    **({"quantization": noted} if file == ONNX_INT8 else {}),
                 }
                 for file, found in rung.measured.items()
             }, ()
@@ -164,7 +169,7 @@ def _without_eight_bits(
             tolerance=context.recipe.tolerance,
         )
     log(f"int8: no rung passes ({steps}); half precision and float are shipped alone")
-    found = evaluation_record(runner(working / FLOAT, runtime="onnxruntime"), context.slices.val)
+    found = evaluation_record(runner(working / ONNX_FP32, runtime="onnxruntime"), context.slices.val)
     noted = {"rungs": [_without(step, "sensitivity") for step in tried], "rung": "none", "kept": []}
     record = given_up(
         stage="int8",
@@ -179,7 +184,7 @@ def _without_eight_bits(
         remedy=_REMEDY,
     )
     measured = {**found, "drop": dice_drop(parent["dice"], found), "runtime": "onnxruntime", "quantization": noted}
-    return {FLOAT: measured}, (record,)
+    return {ONNX_FP32: measured}, (record,)
 
 
 def _without(step: dict[str, Any], key: str) -> dict[str, Any]:

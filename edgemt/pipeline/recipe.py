@@ -7,7 +7,7 @@ from typing import Literal
 
 import teachers
 from deploy.benchmark.bench import BenchOptions
-from deploy.pruning.prune import PruneOptions
+from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import AugmentOptions, VolumeOptions
 from edgemt.io.encoder_weights import FirstConv, Pretrained

@@ -13,16 +13,16 @@ import numpy as np
 from deploy import export
 from deploy.benchmark.bench import BenchOptions, without_raw
 from deploy.benchmark.package_bench import bench_ship
+from deploy.package.files import IR_FP16, IR_FP32, IR_INT8, ONNX_FP16, ONNX_FP32, ONNX_INT8
 from deploy.package.package import seal
 from deploy.quantization import int8
 from deploy.runtimes.load import runner
 from deploy.runtimes.runner import TorchRunner
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Card
 from edgemt.io.atomic import write_text
 from edgemt.io.images import fit_frame, fit_label
+from edgemt.model_card import ModelCard
 from edgemt.pipeline.log import log
-from edgemt.pipeline.package import FLOAT, FLOAT_IR, HALF, HALF_IR, SMALL, SMALL_IR
 from edgemt.pipeline.slice_data import evenly_spaced
 from edgemt.report.deployed_file import deployed, precision_of, quantization_notes
 
@@ -97,7 +97,7 @@ def _frames(context: RunContext, size: tuple[int, int], count: int) -> np.ndarra
 
 def _resized(context: RunContext, size: tuple[int, int], folder: Path) -> Path:
     card = stage_folder.read_card(context.folder("slim"))
-    graph, small = folder / FLOAT, folder / SMALL
+    graph, small = folder / ONNX_FP32, folder / ONNX_INT8
     export.export_onnx(
         stage_folder.load_network(context.folder("slim")),
         graph,
@@ -106,15 +106,15 @@ def _resized(context: RunContext, size: tuple[int, int], folder: Path) -> Path:
         normalise=card.normalise,
     )
     frames = _frames(context, size, 64)
-    held = stage_folder.read_card(context.folder("int8")).measured.get(SMALL)
+    held = stage_folder.read_card(context.folder("int8")).measured.get(ONNX_INT8)
     if held is not None:
         keep = held.get("quantization", {}).get("kept", [])
         int8.quantize(graph, small, calibration=[frames[i : i + 1] for i in range(len(frames))], keep=keep)
-        export.export_openvino(small, folder / SMALL_IR)
-    export.export_openvino(graph, folder / FLOAT_IR)
+        export.export_openvino(small, folder / IR_INT8)
+    export.export_openvino(graph, folder / IR_FP32)
     seal(
         folder,
-        Card(
+        ModelCard(
             name=card.name,
             stage="bench",
             classes=card.classes,
@@ -140,7 +140,7 @@ def _kept(file: Path, key: str) -> dict[str, Any] | None:
 def _record(context: RunContext, timed: dict[str, Any], controls: list[Path]) -> dict[str, Any]:
     stages = [_stage(context, name, timed) for name in ("teacher", "student", "slim")]
     ship = stage_folder.read_card(context.folder("ship"))
-    shipped = [file for file in (FLOAT, FLOAT_IR, HALF, HALF_IR, SMALL, SMALL_IR) if file in ship.measured]
+    shipped = [file for file in (ONNX_FP32, IR_FP32, ONNX_FP16, IR_FP16, ONNX_INT8, IR_INT8) if file in ship.measured]
     stages += [_shipped(context, ship, file, timed) for file in shipped]
     slices = [len(truth) for truth in context.slices.val.truths if truth.ndim == 3]
     for stage in stages:
@@ -178,7 +178,7 @@ def _stage(context: RunContext, name: str, timed: dict[str, Any]) -> dict[str, A
     return _row(name, measured, card, size, latency, note="torch, eager")
 
 
-def _shipped(context: RunContext, card: Card, file: str, timed: dict[str, Any]) -> dict[str, Any]:
+def _shipped(context: RunContext, card: ModelCard, file: str, timed: dict[str, Any]) -> dict[str, Any]:
     folder, measured = context.folder("ship"), card.measured[file]
     size = (folder / file).stat().st_size
     if file.endswith(".xml"):
@@ -192,7 +192,7 @@ def _shipped(context: RunContext, card: Card, file: str, timed: dict[str, Any]) 
 
 
 def _row(
-    name: str, measured: dict[str, Any], card: Card, size: int, latency: dict[str, Any], *, note: str
+    name: str, measured: dict[str, Any], card: ModelCard, size: int, latency: dict[str, Any], *, note: str
 ) -> dict[str, Any]:
     per_class = {c: {"dice": v.get("dice"), "hd95": v.get("hd95")} for c, v in measured["per_class"].items()}
     far = [v["hd95"] for v in per_class.values() if v["hd95"] is not None]
@@ -271,7 +271,7 @@ def _gallery(context: RunContext) -> list[dict[str, Any]]:
     frames = context.slices.val.frames[chosen]
     masks = {name: _masks(context, name, chosen) for name in ("teacher", "student")}
     ship = stage_folder.read_card(context.folder("ship"))
-    shown = next(file for file in (SMALL_IR, FLOAT_IR, SMALL, FLOAT) if file in ship.measured)
+    shown = next(file for file in (IR_INT8, IR_FP32, ONNX_INT8, ONNX_FP32) if file in ship.measured)
     masks[precision_of(shown)] = runner(context.folder("ship") / shown, runtime=ship.measured[shown]["runtime"])(frames)
     names = [
         name

@@ -16,7 +16,6 @@ import students
 from deploy import export
 from edgemt.artefacts import stage_folder
 from edgemt.artefacts.fingerprints import Content, digests_of, entries, key_of_entries
-from edgemt.contract import Card, Normalise
 from edgemt.data.cohort import Cohort, find
 from edgemt.data.reading import Reading
 from edgemt.data.slice_dataset import Stack, TwoStream, load, statistics
@@ -24,6 +23,7 @@ from edgemt.data.soft_labels import read as read_bank
 from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, evaluate, evaluation_record, prepare
 from edgemt.io import encoder_weights
+from edgemt.model_card import ModelCard, Normalisation
 from edgemt.pipeline.log import log
 from edgemt.pipeline.recipe import Recipe
 from edgemt.pipeline.training_data import as_read
@@ -121,13 +121,13 @@ class SliceData:
         return replace(prepared, key=self.list_key)
 
     @cached_property
-    def normalise(self) -> Normalise:
+    def normalise(self) -> Normalisation:
         expected = self._expected_by_encoder()
         if expected is not None:
             return expected
         return statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
 
-    def _expected_by_encoder(self) -> Normalise | None:
+    def _expected_by_encoder(self) -> Normalisation | None:
         """The normalisation that the student's pretrained weights were trained with, where the recipe wants it.
 
         It follows from the recipe alone, not from which weights this machine has: teacher, student and the graph that
@@ -145,8 +145,8 @@ class SliceData:
             return None
         mean, std = (values if self.channels == 3 else (sum(values) / len(values),) for values in expected)
         if self.recipe.data.slices > 1 or self.channels == 1:
-            return Normalise(mean[:1], std[:1])
-        return Normalise(mean, std)
+            return Normalisation(mean[:1], std[:1])
+        return Normalisation(mean, std)
 
     @cached_property
     def device(self) -> torch.device:
@@ -229,10 +229,10 @@ class SliceData:
     def measured(self, network: nn.Module) -> dict[str, Any]:
         return evaluation_record(self.predict(network), self.val)
 
-    def card(self) -> Card:
+    def card(self) -> ModelCard:
         data = self.recipe.data
         order = "slices" if data.slices > 1 else "RGB" if data.channels == 3 else "grey"
-        return Card(
+        return ModelCard(
             name=self.recipe.name,
             classes=data.classes,
             size=data.size,

@@ -27,9 +27,9 @@ from torch import nn
 
 from deploy.pruning import prune
 from edgemt.artefacts import reuse, stage_folder
-from edgemt.contract import Card
 from edgemt.io.atomic import write_text
 from edgemt.methods import Method
+from edgemt.model_card import ModelCard
 from edgemt.pipeline.accuracy import dice_drop, dice_figure, dice_text, measured_of, weights_metrics
 from edgemt.pipeline.log import log
 from edgemt.pipeline.network_spec import network_factory
@@ -212,7 +212,7 @@ def remove_leftovers(working: Path) -> None:
             shutil.rmtree(path) if path.is_dir() else path.unlink()
 
 
-def _clear_validation_curve(folder: Path, card: Card) -> None:
+def _clear_validation_curve(folder: Path, card: ModelCard) -> None:
     """Remove the validation curve of a finished training: it belongs to the earlier list."""
     curves = json.loads((folder / stage_folder.CURVES).read_text(encoding="utf-8"))
     if curves.get("val", {}).get("step") or stage_folder.CURVES not in card.files:

@@ -9,8 +9,8 @@ import torch
 from torch import nn
 
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Card
 from edgemt.data.cohort import DataOptions
+from edgemt.model_card import ModelCard
 from edgemt.training import engine
 
 
@@ -49,7 +49,7 @@ class TrainingData(Protocol):
         """Every metric on the validation list, for the card."""
         ...
 
-    def card(self) -> Card:
+    def card(self) -> ModelCard:
         """A card with all that is the same for every stage."""
         ...
 

@@ -15,13 +15,14 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Card, Case, Normalise
+from edgemt.contract import Case
 from edgemt.data.cohort import Cohort, find
 from edgemt.data.reading import Reading
 from edgemt.data.summary import on_card, reading_of
 from edgemt.data.volume_dataset import VolumeStack, VolumeStream, at_file_size, load_volumes, volume_statistics
 from edgemt.inference.evaluate import score
 from edgemt.inference.sliding_window import count_windows, probabilities
+from edgemt.model_card import ModelCard, Normalisation
 from edgemt.pipeline.recipe import Recipe
 from edgemt.pipeline.slice_data import SliceData
 from edgemt.pipeline.training_data import as_read
@@ -84,7 +85,7 @@ class VolumeData:
         return self._load(tuple(replace(case, label=None) for case in self.cohort.val), "validation volumes")
 
     @cached_property
-    def normalise(self) -> Normalise:
+    def normalise(self) -> Normalisation:
         return volume_statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
 
     def draw(
@@ -132,9 +133,9 @@ class VolumeData:
             "measured_on": self.measured_on,
         }
 
-    def card(self) -> Card:
+    def card(self) -> ModelCard:
         data = self.recipe.data
-        return Card(
+        return ModelCard(
             name=self.recipe.name,
             classes=data.classes,
             patch=self.recipe.volume.patch,

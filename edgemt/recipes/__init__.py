@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.pipeline.recipe import Int8, Recipe, Slim, Student, Teacher
 from edgemt.recipes import acdc, kvasir, left_atrium, phantom
 
@@ -33,7 +33,7 @@ def load(name: str) -> Recipe:
     if ".py:" in name:
         return _from_file(name)
     if name not in RECIPES:
-        raise ValueError(unknown("recipe", name, RECIPES) + ", or write file.py:function")
+        raise ValueError(unknown_name_message("recipe", name, RECIPES) + ", or write file.py:function")
     return RECIPES[name]()
 
 
@@ -53,7 +53,7 @@ def _from_file(name: str) -> Recipe:
     make = getattr(module, function, None)
     if not callable(make):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"{path}: " + unknown("function", function, names))
+        raise ValueError(f"{path}: " + unknown_name_message("function", function, names))
     recipe = make()
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{name}: returned {type(recipe).__name__}, not an edgemt.Recipe")

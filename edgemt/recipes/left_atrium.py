@@ -9,7 +9,7 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from deploy.pruning.prune import PruneOptions
+from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import PRESETS, AugmentOptions, VolumeOptions
 from edgemt.learning.schedules import Ramp

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from deploy.benchmark.bench import BenchOptions
-from deploy.pruning.prune import PruneOptions
+from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import VolumeOptions
 from edgemt.data.phantom2d import CLASSES

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.benchmark.variants import fastest
-from edgemt.contract import Card
-from edgemt.pipeline.quantization_candidates import FLOAT, FLOAT_IR, SMALL, SMALL_IR
+from deploy.measurement.variants import fastest
+from deploy.package.files import IR_FP32, IR_INT8, ONNX_FP32, ONNX_INT8
+from edgemt.model_card import ModelCard
 from edgemt.report.formatting import describe_candidate
 
 
@@ -15,16 +15,16 @@ def precision_of(file: str) -> str:
     return next((kind for kind in ("int8", "fp16") if kind in file), "fp32")
 
 
-def deployed(ship: Card) -> str:
+def deployed(ship: ModelCard) -> str:
     """PRECISION/RUNTIME of the file that `runner` opens by default, for the first line of the report."""
     quickest = next(iter(fastest(ship).values()), None)
     if quickest is None:
-        first = next((file for file in (SMALL_IR, FLOAT_IR, SMALL, FLOAT) if file in ship.measured), FLOAT_IR)
+        first = next((file for file in (IR_INT8, IR_FP32, ONNX_INT8, ONNX_FP32) if file in ship.measured), IR_FP32)
         return f"{precision_of(first)}/{ship.measured.get(first, {}).get('runtime', 'openvino')}"
     return f"{precision_of(quickest['file'])}/{quickest['runtime']}"
 
 
-def quantization_notes(ship: Card) -> list[str]:
+def quantization_notes(ship: ModelCard) -> list[str]:
     """Sentences: how INT8 was reached, where calibration alone was not enough, and the fastest file of each runtime."""
     notes: list[str] = []
     steps: list[dict[str, Any]] = next(

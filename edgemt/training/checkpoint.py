@@ -19,7 +19,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgemt.io.atomic import whole
+from edgemt.io.atomic import atomic_write
 
 CHECKPOINT = "checkpoint.safetensors"
 _STATE, _SHA256 = "edgemt", "sha256"
@@ -95,7 +95,7 @@ def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
 
 def _write(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], *, keep_previous: bool = False) -> None:
     own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    with whole(file) as part:
+    with atomic_write(file) as part:
         save_file(own, part, metadata={**metadata, _SHA256: _digest(own, metadata.get(_STATE, ""))})
         if keep_previous and file.exists():
             _link(file, previous(file))

@@ -23,7 +23,7 @@ from deploy.promptable.runner import Box, Embedding, Prompted, Question, has_pro
 from deploy.stream.correction.case_writer import Collector
 from deploy.stream.outputs import Stage
 from deploy.stream.state.frames import Frame, Result, Shown
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 
 SENT, HELD = 8, 4  # pictures that a page may still freeze, and frozen ones that are kept
 STEPS = 32  # clicks and boxes on one picture
@@ -82,7 +82,7 @@ def open_correcting(ship: Ship, *, model: str, runtime: str, collect: Path | Non
 class Correcting:
     """For any number of pages, from any thread."""
 
-    def __init__(self, prompt: Prompted, card: Card, collector: Collector | None = None) -> None:
+    def __init__(self, prompt: Prompted, card: ModelCard, collector: Collector | None = None) -> None:
         self.about: dict[str, Any] = {"steps": STEPS, "collect": collector is not None}
         self.classes = len(card.classes)
         self._prompt, self._size, self._collector = prompt, card.size, collector

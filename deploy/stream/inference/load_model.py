@@ -9,11 +9,11 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from deploy.benchmark.choose_variant import decide
-from deploy.benchmark.variants import undecided
+from deploy.measurement.variants import undecided
+from deploy.package.golden import golden
 from deploy.package.input_drift import read_inputs
-from deploy.package.package import Ship, card_hash, golden, open_ship
-from deploy.runtimes.load import runner
+from deploy.package.package import Ship, card_hash, open_ship
+from deploy.runtimes.load import fastest_here, runner
 from deploy.stream.inference.inference_thread import Infer, Model
 from deploy.stream.inference.package_watcher import ModelWatch
 from deploy.stream.inference.worker_process import ChildRunner
@@ -50,8 +50,17 @@ def open_model(
     if isolation not in ("thread", "process"):
         raise ValueError(f"isolation {isolation}: thread or process")
     choice: dict[str, Any] = {"runtime": runtime, "file": file, "threads": threads}
-    if file is None and ":" not in runtime and undecided(card) and (found := decide(ship, runtime=runtime)) is not None:
-        choice |= {"runtime": found.runtime, "file": found.file, "precision": found.asked}  # the same for every process
+    if (
+        file is None
+        and ":" not in runtime
+        and undecided(card)
+        and (found := fastest_here(ship, runtime=runtime)) is not None
+    ):
+        choice |= {
+            "runtime": found.runtime,
+            "file": found.file,
+            "precision": found.precision,
+        }  # the same for every process
 
     def make() -> Infer:
         if isolation == "process":

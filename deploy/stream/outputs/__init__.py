@@ -18,8 +18,8 @@ from deploy.stream.outputs.json_lines import Lines
 from deploy.stream.state.display_state import Board
 from deploy.stream.state.frames import Shown
 from deploy.stream.state.overlay import Colour
-from edgemt.contract import Card
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
+from edgemt.model_card import ModelCard
 
 __all__ = ["OUTPUTS", "Lines", "Outlet", "Output", "OutputKind", "Stage", "open_output"]
 
@@ -36,7 +36,7 @@ class Stage:
     """What an output may know."""
 
     board: Board
-    card: Card
+    card: ModelCard
     colours: Sequence[Colour]
     source: Any = None  # what the frames come from: OpenIGTLink masks keep its place and time stamp
 
@@ -65,7 +65,7 @@ def open_output(text: str, stage: Stage) -> Any:
     """`lines`, or NAME:ARGUMENT. Raises ValueError in one line for an unknown name and for what the output refuses."""
     name, _, argument = text.partition(":")
     if name not in OUTPUTS:
-        raise ValueError(unknown("output", name, OUTPUTS))
+        raise ValueError(unknown_name_message("output", name, OUTPUTS))
     module, _, maker = OUTPUTS[name].made_by.partition(":")
     return getattr(import_module(module), maker)(argument, stage)
 

@@ -15,9 +15,9 @@ from typing import Any, NamedTuple, Protocol
 import numpy as np
 
 from deploy.stream.sources.frame_checks import Corrupt
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.io.bit_depth import Depth
-from edgemt.io.images import is_image, is_stray
+from edgemt.io.file_types import is_image, is_stray
 
 __all__ = ["SOURCES", "Corrupt", "Lost", "Picture", "Source", "library", "open_source"]
 
@@ -88,7 +88,7 @@ def open_source(text: str, *, hz: float | None = None, depth: Depth | None = Non
         raise ValueError(f"source {text}: no kind of file that is played; videos, DICOM cine and folders of images are")
     if "/" in text or "." in text:
         raise ValueError(f"source {text}: no such file or folder")
-    raise ValueError(unknown("source", text.partition(":")[0], SOURCES))
+    raise ValueError(unknown_name_message("source", text.partition(":")[0], SOURCES))
 
 
 def _by_content(text: str) -> Source | None:

@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.benchmark.percentiles import summary
+from deploy.measurement.percentiles import summary
 from deploy.stream.state.frames import STATES, Shown
 from deploy.stream.state.overlay import differing_outside
 
