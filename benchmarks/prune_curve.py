@@ -55,7 +55,7 @@ def made(given: argparse.Namespace, target: str, ratio: float) -> dict[str, Any]
     from deploy.pruning import prune
     from deploy.quantization import int8
     from deploy.runtimes.load import runner
-    from edgemt.artefacts import stage_folder
+    from edgemt.artefacts import network_folder, stage_folder
     from edgemt.inference.evaluate import evaluate
     from edgemt.io.atomic import write_text
     from edgemt.pipeline.quantize import frames_of
@@ -66,7 +66,7 @@ def made(given: argparse.Namespace, target: str, ratio: float) -> dict[str, Any]
         return json.loads((folder / "row.json").read_text())
     context = opened(given.run)
     card = stage_folder.read_card(given.run / "student")
-    network = stage_folder.load_network(given.run / "student")
+    network = network_folder.load_network(given.run / "student")
     plan = None
     if ratio:
         try:
@@ -131,14 +131,14 @@ def tuned(given: argparse.Namespace, context: Any, network: Any, folder: Path) -
     """Fine-tuned by the recipe's method; a checkpoint in the folder is taken up."""
     import copy
 
-    from edgemt.artefacts import stage_folder
+    from edgemt.artefacts import network_folder
     from edgemt.pipeline.network_spec import network_factory
     from edgemt.training import engine
 
     folder.mkdir(parents=True, exist_ok=True)
     known = {
         "student": lambda: copy.deepcopy(network),
-        "teacher": lambda: stage_folder.load_network(given.run / "teacher"),
+        "teacher": lambda: network_folder.load_network(given.run / "teacher"),
     }
     done = engine.train(
         context.recipe.student.method,

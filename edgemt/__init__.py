@@ -22,7 +22,7 @@ _PUBLIC = {
     "Method": "edgemt.methods",
     "RECIPES": "edgemt.recipes",
     "Recipe": "edgemt.pipeline.recipe",
-    "Schedule": "edgemt.training.engine",
+    "Schedule": "edgemt.training.options",
     "run": "edgemt.pipeline.flow",
     "open_ship": "deploy.package.package",
     "runner": "deploy.runtimes.load",

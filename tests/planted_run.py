@@ -13,20 +13,20 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.methods import METHODS
 from edgemt.pipeline.accuracy import dice_drop
 from edgemt.pipeline.network_spec import network_spec
 from edgemt.pipeline.run_context import RunContext
 from edgemt.recipes import RECIPES, Int8
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 READER = "down.0.4"  # the convolution that reads what was planted
 
 
 def network(seed: int = 0) -> nn.Module:
     """A small U-Net with batch statistics of its own."""
-    return stage_folder.build_network(
+    return network_folder.build_network(
         {
             "room": "teachers",
             "name": "unet",
@@ -106,7 +106,7 @@ def _save_stage(context: RunContext, stage: str, net: nn.Module) -> None:
         recipe_hash=stage,
         measured={stage_folder.WEIGHTS: {**measured, "drop": dice_drop(None, measured), "runtime": "torch"}},
     )
-    stage_folder.save_network(folder, net, card)
+    network_folder.save_network(folder, net, card)
 
 
 def again(context: RunContext, **choices: Any) -> RunContext:

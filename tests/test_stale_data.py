@@ -14,7 +14,7 @@ from edgemt.engine import Schedule
 from PIL import Image
 
 from edgemt import cli
-from edgemt.artefacts import reuse, stage_folder
+from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.artefacts.stage_folder import WEIGHTS
 from edgemt.data.cohort import DataOptions
 from edgemt.methods import METHODS
@@ -118,7 +118,9 @@ def test_a_changed_validation_list_is_measured_again_and_nothing_is_trained(
     train(root, out, val="some.txt")
     assert "again" not in capsys.readouterr().err
     fresh = run_context.open_run(recipe(root, val="some.txt"), tmp_path / "other")
-    assert fresh.slices.measured(stage_folder.load_network(out / "teacher"))["dice"] == fourth.measured[WEIGHTS]["dice"]
+    assert (
+        fresh.slices.measured(network_folder.load_network(out / "teacher"))["dice"] == fourth.measured[WEIGHTS]["dice"]
+    )
 
 
 def test_the_folder_of_the_data_may_move(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

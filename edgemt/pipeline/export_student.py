@@ -17,7 +17,7 @@ from deploy.package.input_drift import INPUTS, write_inputs
 from deploy.package.package import Ship, open_ship
 from deploy.quantization.accuracy_gate import agree, gate, gate_classes
 from deploy.runtimes.load import runner
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.model_card import ModelCard
 from edgemt.pipeline.package import PARITY
 from edgemt.pipeline.recipe import Recipe
@@ -44,7 +44,7 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
     if folder.exists() and stage_folder.stands(folder, key=key):
         say(f"{folder}: stands")
         return folder
-    card, network = entry.card, stage_folder.load_network(entry.folder)
+    card, network = entry.card, network_folder.load_network(entry.folder)
     with stage_folder.staged(folder) as working:
         export_onnx(network, working / ONNX_FP32, size=card.size, channels=card.channels, normalise=card.normalise)
         export_openvino(working / ONNX_FP32, working / IR_FP32)

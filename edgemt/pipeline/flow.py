@@ -15,6 +15,7 @@ import torch
 
 from edgemt.artefacts import stage_folder
 from edgemt.artefacts.run_lock import locked
+from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
 from edgemt.methods import METHODS, Method
 from edgemt.methods.supervised import Supervised
@@ -33,7 +34,7 @@ MEMBER_SEED = 1000  # between the seeds of a teacher's members: far from those t
 STAGES = ("teacher", "bank", "student", "slim", "int8", "ship", "report")
 
 
-@distributed.together()
+@distributed.distributed_run()
 def run(recipe: Recipe, out: Path, *, until: str = "report", overwrite: bool = False) -> Path:
     """Every stage up to `until`; what stands is skipped, what was cut is resumed. Returns the last stage's folder.
 
@@ -43,16 +44,16 @@ def run(recipe: Recipe, out: Path, *, until: str = "report", overwrite: bool = F
     another run uses or that cannot be written.
     """
     context = open_run(recipe, out, overwrite=overwrite)
-    with locked(out) if distributed.first() else nullcontext():
+    with locked(out) if process_rank.is_main_process() else nullcontext():
         return _run(context, until)
 
 
 def _run(context: RunContext, until: str) -> Path:
     out = context.out
-    distributed.wait()  # for the lock of the first process
+    distributed.barrier()  # for the lock of the first process
     _say_what_shares(context)
     context.slices.content  # noqa: B018  all processes together
-    if distributed.first():
+    if process_rank.is_main_process():
         log_changes(context, STAGES[: STAGES.index(until) + 1])
         write_text(out / "recipe.json", stage_folder.to_json(context.recipe))
     makers: dict[str, Callable[[RunContext], Path]] = {
@@ -74,7 +75,7 @@ def _run(context: RunContext, until: str) -> Path:
 def _tell_what_was_given_up(context: RunContext, until: str) -> None:
     """The last lines of a run: what its gates refused, and what stands in its place."""
     last = next((stage for stage in ("ship", "int8", "slim") if STAGES.index(stage) <= STAGES.index(until)), None)
-    if last is None or not distributed.first():
+    if last is None or not process_rank.is_main_process():
         return
     for record in stage_folder.read_card(context.folder(last)).given_up:
         log(f"given up: {told(record)}")
@@ -82,11 +83,11 @@ def _tell_what_was_given_up(context: RunContext, until: str) -> None:
 
 def _by_first(make: Callable[[RunContext], Path]) -> Callable[[RunContext], Path]:
     """A stage that one process makes while the others wait."""
-    return lambda context: Path(distributed.by_first(lambda: str(make(context))))
+    return lambda context: Path(distributed.run_on_main(lambda: str(make(context))))
 
 
 def _say_what_shares(context: RunContext) -> None:
-    gpus, count = torch.cuda.device_count(), distributed.world()
+    gpus, count = torch.cuda.device_count(), process_rank.world_size()
     if count > 1:
         log(f"{count} processes: a step sees {count} times the rows of schedule.labelled and schedule.unlabelled")
     elif gpus > 1:

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from torch import nn
 
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.data import soft_labels
 from edgemt.learning.roles import Frozen
 from edgemt.methods import Method
@@ -39,7 +39,7 @@ class Guidance:
     def networks(self) -> dict[str, Callable[[], nn.Module]]:
         """Kind of a frozen player -> builder of its network."""
         return {
-            **({"teacher": partial(stage_folder.load_network, self.teacher)} if self.teacher is not None else {}),
+            **({"teacher": partial(network_folder.load_network, self.teacher)} if self.teacher is not None else {}),
             **({"backbone": self.features.build} if self.features is not None else {}),
         }
 

@@ -11,8 +11,7 @@ import torch
 from torch import nn
 
 import students
-from edgemt import zoo
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io import encoder_weights
 from edgemt.io.encoder_weights import EncoderWeights
 from edgemt.learning.feature_losses import give_maps
@@ -21,6 +20,7 @@ from edgemt.methods import Discriminator, Method
 from edgemt.pipeline.recipe import STUDENT_PREFIX, Student, Teacher
 from edgemt.pipeline.training_data import TrainingData
 from edgemt.training import checkpoint, engine
+from edgemt.zoo.warm_start import load_warm_start, warm_start_spec
 
 
 def network_spec(
@@ -107,9 +107,9 @@ def initial_network(
     """The network that a stage begins with: its description for the card, and a function that builds it."""
     network = network_spec(of, data, method, weights=weights)
     if not initial_weights(of):
-        return network, partial(stage_folder.build_network, network)
-    network = zoo.begun(initial_weights(of), network)
-    return network, partial(zoo.begin, initial_weights(of), network)
+        return network, partial(network_folder.build_network, network)
+    network = warm_start_spec(initial_weights(of), network)
+    return network, partial(load_warm_start, initial_weights(of), network)
 
 
 def with_encoder_of(build: Callable[[], nn.Module], folder: Path) -> nn.Module:
@@ -143,7 +143,7 @@ def pretrained_encoder(of: Teacher | Student, stage: str) -> EncoderWeights | No
 
 def network_factory(
     networks: Mapping[str, Callable[[], nn.Module]], data: TrainingData, *, method: Method | None = None, seed: int
-) -> engine.Build:
+) -> engine.BuildNetwork:
     """build(kind, init) -> the network of a player: one of `networks`, a discriminator, or a projection.
 
     The random generator is seeded by `seed` and `init`, so that each player begins with weights of its own. A

@@ -21,13 +21,13 @@ from deploy.quantization.accuracy_gate import GateError, agree
 from deploy.quantization.float16 import halve
 from deploy.runtimes.load import runner
 from deploy.runtimes.runner import GraphRunner
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
+from edgemt.artefacts.network_folder import load_promptable
 from edgemt.inference.doctor import golden_masks
 from edgemt.inference.evaluate import evaluation_record
 from edgemt.pipeline.accuracy import dice_drop, gate_failure, measured_of
 from edgemt.pipeline.fallback import given_up
 from edgemt.pipeline.log import log
-from edgemt.pipeline.promptable_teacher import load_promptable
 from edgemt.pipeline.quantize import frames_of
 from edgemt.pipeline.slice_data import evenly_spaced
 from edgemt.pipeline.stage import FORMAT, Stage, remove_leftovers
@@ -123,7 +123,7 @@ def parity(context: RunContext, folder: Path, frames: np.ndarray) -> tuple[np.nd
 
     Raises GateError when that leaves no runtime, and with `strict` for the first one.
     """
-    expected = context.slices.predict(stage_folder.load_network(context.folder("slim")))(frames)
+    expected = context.slices.predict(network_folder.load_network(context.folder("slim")))(frames)
     refused: dict[str, GateError] = {}
     for runtime, file in (("onnxruntime", ONNX_FP32), ("openvino", IR_FP32)):
         made = runner(folder / file, runtime=runtime, precision="f32")

@@ -14,21 +14,22 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts.network_folder import PROMPTABLE, load_promptable
+from edgemt.io import process_rank
 from edgemt.methods import Method
 from edgemt.methods.promptable_supervised import Lessons
 from edgemt.methods.sam_assisted import SecondTeacher
-from edgemt.model_card import ModelCard
 from edgemt.pipeline.log import log
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.stage import Stage
 from edgemt.pipeline.training_data import TrainingData
-from edgemt.training import checkpoint, distributed, engine
-from edgemt.training.progress import counter
+from edgemt.training import distributed
+from edgemt.training.options import Schedule
+from edgemt.training.progress import file_progress
 from teachers.embeddings import Remembered, Store
 from teachers.promptable import Promptable
 
-STAGE, SMALL, VOLUME_ROWS = "promptable", "small", 2
+SMALL, VOLUME_ROWS = "small", 2
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def find_promptable(context: RunContext, data: TrainingData, method: Method) -> 
     """
     options: SecondTeacher = getattr(method, "second", SecondTeacher())
     if options.model == SMALL:
-        stage = Stage(context, STAGE, _small_inputs(context, data, options), data)
+        stage = Stage(context, PROMPTABLE, _small_inputs(context, data, options), data)
         return PromptableTeacher(stage.key, lambda: partial(load_promptable, _train_small(stage, options)))
     from teachers import sam
 
@@ -57,7 +58,7 @@ def find_promptable(context: RunContext, data: TrainingData, method: Method) -> 
 def _small_inputs(context: RunContext, data: TrainingData, options: SecondTeacher) -> dict[str, Any]:
     of = context.recipe.teacher.schedule
     return {
-        "stage": STAGE,
+        "stage": PROMPTABLE,
         "lessons": options.lessons,
         "teacher": {"schedule": {"labelled": of.labelled, "precision": of.precision}},
         "network": _spec(data),
@@ -69,18 +70,18 @@ def _small_inputs(context: RunContext, data: TrainingData, options: SecondTeache
 
 def _spec(data: TrainingData) -> dict[str, Any]:
     """The network's description for the card; `load_promptable` reads it."""
-    room = {"room": "teachers", "name": STAGE, "heads": [], "options": {}}
+    room = {"room": "teachers", "name": PROMPTABLE, "heads": [], "options": {}}
     return {**room, "channels": data.example.shape[1], "classes": len(data.classes)}
 
 
 def _train_small(stage: Stage, options: SecondTeacher) -> Path:
     """The folder of the small promptable network, trained from labelled images alone."""
     if stage.is_complete():
-        log(f"{STAGE}: stands")
+        log(f"{PROMPTABLE}: stands")
         return stage.folder
     data, of = stage.training_data, stage.context.recipe.teacher.schedule
     rows = VOLUME_ROWS if data.example.ndim == 5 else of.labelled
-    schedule = engine.Schedule(
+    schedule = Schedule(
         steps=options.lessons, labelled=rows, unlabelled=0, learning_rate=1e-3, precision=of.precision, validations=0
     )
     network = _spec(data)
@@ -93,9 +94,9 @@ def _train_small(stage: Stage, options: SecondTeacher) -> Path:
             folder=working,
             validate=False,
         )
-        if distributed.first():
+        if process_rank.is_main_process():
             stage.save(working, done, network, params=sum(p.numel() for p in done.network.parameters()))
-            log(f"{STAGE}: overlap with the labels at the end {_last(done.history):.3f}")
+            log(f"{PROMPTABLE}: overlap with the labels at the end {_last(done.history):.3f}")
     return stage.folder
 
 
@@ -103,15 +104,6 @@ def _last(history: dict[str, Any]) -> float:
     """Mean of the last five recorded overlaps."""
     last = history["terms"].get("iou", [])[-5:]
     return sum(last) / len(last) if last else float("nan")
-
-
-def load_promptable(folder: Path) -> nn.Module:
-    """The small promptable network of a run. Raises ValueError for a folder of another kind."""
-    card: ModelCard = stage_folder.read_card(folder)
-    if card.network.get("name") != STAGE:
-        raise ValueError(f"{folder}: holds {card.network.get('name', 'no network')!r}, not a promptable network")
-    network = Promptable(channels=card.network["channels"])
-    return checkpoint.load_weights(folder / stage_folder.WEIGHTS, network).eval()
 
 
 def _cached_sam(context: RunContext, data: TrainingData, options: SecondTeacher, model: str) -> Callable[[], nn.Module]:
@@ -123,10 +115,10 @@ def _cached_sam(context: RunContext, data: TrainingData, options: SecondTeacher,
     store = Store(context.folder("embeddings"), model, options.gigabytes)
 
     def fill() -> list[str]:
-        progress, device = counter("images embedded by SAM"), context.slices.device
+        progress, device = file_progress("images embedded by SAM"), context.slices.device
         return [str(f) for f in store.fill(load_sam(options.model), flat, device=device, progress=progress, say=log)]
 
-    files = iter([Path(name) for name in distributed.by_first(fill)])
+    files = iter([Path(name) for name in distributed.run_on_main(fill)])
     table = [[next(files) for _ in case] for case in cases]
     return lambda: Remembered(load_sam(options.model).forget_encoder(), table)
 

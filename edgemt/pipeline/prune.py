@@ -19,7 +19,8 @@ from torch import nn
 
 from deploy.pruning import prune
 from deploy.quantization.accuracy_gate import GateError, gate
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
+from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
 from edgemt.pipeline.accuracy import dice_text, weights_metrics
 from edgemt.pipeline.fallback import UNPRUNED, Attempt, attempts_of, budget, given_up
@@ -61,13 +62,13 @@ def slim(context: RunContext) -> Path:
     chosen = context.folder("student")
     for attempt in attempts:
         folder = make_attempt(context, attempt, parents)
-        tried.append(distributed.by_first(partial(_judge_attempt, context, attempt, folder)))
+        tried.append(distributed.run_on_main(partial(_judge_attempt, context, attempt, folder)))
         if not tried[-1]["refused"]:
             chosen = folder
             break
         log(f"slim: {attempt.words}: refused, {tried[-1]['refused']}")
     with stage.working_folder(overwrite=context.overwrite or complete) as working:
-        if distributed.first():
+        if process_rank.is_main_process():
             _write_stage(stage, chosen, working, attempts=attempts, tried=tried)
     return stage.folder
 
@@ -142,7 +143,7 @@ def _write_stage(
     measured = card.measured[stage_folder.WEIGHTS]
     if unpruned:
         write_text(working / CURVES, "{}\n")  # nothing was trained here
-        card = replace(card, network={"plan": None, **stage_folder.offline(card.network)})
+        card = replace(card, network={"plan": None, **network_folder.without_pretrained(card.network)})
         measured = {**measured, "drop": 0.0}
     wanted, shipped = attempts[0].way, UNPRUNED if unpruned else attempts[len(tried) - 1].way
     record = given_up(
@@ -172,6 +173,6 @@ def prune_teacher(folder: Path, options: prune.PruneOptions, *, example: torch.T
 
     Its channels are ranked by magnitude unless `options.plan` states how many are left. example: [1, K, *space].
     """
-    network = stage_folder.load_network(folder)
+    network = network_folder.load_network(folder)
     plan = prune.prune(network, example=example, options=replace(options, importance="magnitude"))
     return network, plan

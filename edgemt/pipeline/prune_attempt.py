@@ -14,10 +14,10 @@ import torch
 from torch import nn
 
 from deploy.pruning import prune
-from edgemt import zoo
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.contract import Batch
 from edgemt.data.slice_dataset import TwoStream
+from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
 from edgemt.learning.losses import dice_ce
 from edgemt.pipeline.accuracy import measured_of
@@ -28,6 +28,8 @@ from edgemt.pipeline.recipe import student_method
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.stage import FORMAT, Stage
 from edgemt.training import checkpoint, distributed, engine
+from edgemt.training.options import Schedule
+from edgemt.zoo.warm_start import compose_plans
 
 PLAN = "plan.json"  # stays: `slim.prune.plan` repeats it on another network
 START, MARK = "start.safetensors", "start.json"
@@ -62,7 +64,7 @@ def make_attempt(context: RunContext, attempt: Attempt, parents: dict[str, str])
             done, network = _prune_and_tune(stage, attempt, stream, working)
         else:
             done, network = _tune_further(stage, attempt, earlier, stream, working)
-        if distributed.first():
+        if process_rank.is_main_process():
             _remove_resume_files(working)
             stage.measure_and_save(working, done, network, stage="slim", parent_dice=dice_of(context, student))
     return stage.folder
@@ -79,7 +81,7 @@ def _prune_and_tune(
 ) -> tuple[engine.Trained, dict[str, Any]]:
     """The student pruned and fine-tuned, in `prune.rounds` rounds; and its description for the card."""
     source, rounds = stage.context.folder("student"), attempt.prune.rounds
-    network = stage_folder.load_network(source)
+    network = network_folder.load_network(source)
     whole = {"plan": None, **stage_folder.read_card(source).network}
     described = whole
     for number in range(1, rounds + 1):
@@ -106,14 +108,14 @@ def _tune_further(
 ) -> tuple[engine.Trained, dict[str, Any]]:
     """The network of an earlier attempt, fine-tuned on further batches; and its description for the card."""
     recipe = stage.context.recipe
-    if distributed.first() and (earlier / PLAN).exists():
+    if process_rank.is_main_process() and (earlier / PLAN).exists():
         shutil.copyfile(earlier / PLAN, working / PLAN)
-    used = recipe.slim.schedule.steps * distributed.world()
+    used = recipe.slim.schedule.steps * process_rank.world_size()
     done = _tune(
         stage,
         attempt,
         attempt.schedule,
-        partial(stage_folder.load_network, earlier),
+        partial(network_folder.load_network, earlier),
         lambda index, device: stream.batch(index + used, device),
         working,
         seed=recipe.seed + attempt.prune.rounds + 1,
@@ -125,9 +127,9 @@ def _tune_further(
 def _tune(
     stage: Stage,
     attempt: Attempt,
-    schedule: engine.Schedule,
+    schedule: Schedule,
     student: Callable[[], nn.Module],
-    draw: engine.Draw,
+    draw: engine.DrawBatch,
     folder: Path,
     *,
     seed: int,
@@ -168,23 +170,23 @@ def _pruned(
     if not attempt.prune.wanted:
         (part / START).unlink(missing_ok=True)
         return before
-    if distributed.by_first(lambda: not (mark.exists() and json.loads(mark.read_text())["key"] == stage.key)):
+    if distributed.run_on_main(lambda: not (mark.exists() and json.loads(mark.read_text())["key"] == stage.key)):
         widths = prune.widths_of(_fresh(whole))
-        plan = distributed.by_first(partial(_cut, stage.context, attempt, network, stream, number, widths))
-        if distributed.first():
+        plan = distributed.run_on_main(partial(_cut, stage.context, attempt, network, stream, number, widths))
+        if process_rank.is_main_process():
             checkpoint.save_weights(part / START, network)
-            joined = {**zoo.pruned_further(before["plan"], plan), "latency": plan["latency"]}
+            joined = {**compose_plans(before["plan"], plan), "latency": plan["latency"]}
             write_text(part / PLAN, stage_folder.to_json(joined))
             write_text(mark, stage_folder.to_json({"key": stage.key}))
-    return {**before, "plan": distributed.by_first(lambda: prune.read_plan(part / PLAN).to_dict())}
+    return {**before, "plan": distributed.run_on_main(lambda: prune.read_plan(part / PLAN).to_dict())}
 
 
 def _starts(part: Path, described: dict[str, Any], network: nn.Module) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
-        if distributed.first() and (part / START).exists():
+        if process_rank.is_main_process() and (part / START).exists():
             return checkpoint.load_weights(part / START, _fresh(described))
         fresh = _fresh(described)
-        if distributed.first():  # the others get its weights when they begin
+        if process_rank.is_main_process():  # the others get its weights when they begin
             fresh.load_state_dict(network.state_dict())
         return fresh
 
@@ -192,7 +194,7 @@ def _starts(part: Path, described: dict[str, Any], network: nn.Module) -> Callab
 
 
 def _fresh(described: dict[str, Any]) -> nn.Module:
-    return stage_folder.build_network(stage_folder.offline(described))
+    return network_folder.build_network(network_folder.without_pretrained(described))
 
 
 def _cut(

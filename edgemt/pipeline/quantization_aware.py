@@ -13,14 +13,14 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.data.slice_dataset import TwoStream
 from edgemt.pipeline.accuracy import measured_of
 from edgemt.pipeline.guidance import student_guidance
 from edgemt.pipeline.recipe import student_method
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.stage import FORMAT, Stage
-from edgemt.training.fake_quant import calibrate, fake_quantize, plain
+from edgemt.training.fake_quant import calibrate, fake_quantize, remove_fake_quant
 
 STAGE = "qad"
 
@@ -51,12 +51,12 @@ def distil_in_eight_bits(context: RunContext) -> Path:
             folder=working,
             seed=context.recipe.seed + 2,
         )
-        plain(done.network)
+        remove_fake_quant(done.network)
         stage.measure_and_save(working, done, stage_folder.read_card(source).network, parent_dice=parent_dice)
     return stage.folder
 
 
 def _fake_quantized(source: Path, stream: TwoStream) -> nn.Module:
     """The pruned student with rounding layers, their ranges taken from a few batches of both streams."""
-    network = fake_quantize(stage_folder.load_network(source))
+    network = fake_quantize(network_folder.load_network(source))
     return calibrate(network, [stream.batch(index, torch.device("cpu")).image for index in range(4)])

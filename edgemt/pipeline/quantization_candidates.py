@@ -20,13 +20,13 @@ from deploy.package.files import IR_INT8, ONNX_INT8
 from deploy.quantization.int8 import quantize
 from deploy.quantization.sensitivity import Sensitivity, sensitivity
 from deploy.runtimes.load import runner
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.inference.evaluate import evaluation_record
+from edgemt.io import process_rank
 from edgemt.pipeline.log import log
 from edgemt.pipeline.quantization_aware import distil_in_eight_bits
 from edgemt.pipeline.run_context import RunContext
-from edgemt.training import distributed
-from edgemt.training.progress import counter
+from edgemt.training.progress import file_progress
 
 RUNS = {ONNX_INT8: "onnxruntime", IR_INT8: "openvino"}
 TRIES = "int8.tries"
@@ -55,7 +55,7 @@ def rungs(context: RunContext, *, exact: Path, frames: list[np.ndarray]) -> Iter
         yield from _mixed(context, "mixed", source, exact, calibrated, frames)
     if "distil" not in ladder:
         return
-    if distributed.world() > 1:  # the others wait for this stage and cannot learn along
+    if process_rank.world_size() > 1:  # the others wait for this stage and cannot learn along
         log("int8: learning under eight bits is one process's work; give the same command without torchrun or srun")
         return
     learnt = distil_in_eight_bits(context)
@@ -104,7 +104,7 @@ def _mixed(
 
 def _worst(exact: Path, small: Path, frames: list[np.ndarray]) -> list[Sensitivity]:
     """The layers that eight bits change anything for, the worst first."""
-    layers = sensitivity(exact, small, frames=frames, progress=counter("sensitivity of layers"))
+    layers = sensitivity(exact, small, frames=frames, progress=file_progress("sensitivity of layers"))
     return [layer for layer in layers if layer.noise > 0]
 
 
@@ -165,7 +165,7 @@ def _gain(small: Path, exact: Path, frames: list[np.ndarray]) -> float:
 
 def export_graph(context: RunContext, source: Path, path: Path) -> Path:
     """The network of an artefact folder as one float graph, at the size that ships."""
-    card, network = stage_folder.read_card(source), stage_folder.load_network(source)
+    card, network = stage_folder.read_card(source), network_folder.load_network(source)
     return export.export_onnx(
         network, path, size=context.recipe.data.size, channels=card.channels, normalise=card.normalise
     )

@@ -13,7 +13,7 @@ from edgemt.data.options import AugmentOptions, VolumeOptions
 from edgemt.io.encoder_weights import FirstConv, Pretrained
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.methods import METHODS, Method
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 STUDENT_PREFIX = "students/"  # teacher.network students/efficientnet_lite2: a student's network as the teacher
 Control = Literal["teacher_supervised", "student_supervised", "student_no_distillation", "student_all_labels"]

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from edgemt import zoo
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
 from edgemt.methods import Method
 from edgemt.pipeline.network_spec import student_spec
 from edgemt.pipeline.recipe import Recipe, student_method, teacher_dims
+from edgemt.zoo.warm_start import warm_start_spec
 
 
 def check_recipe(recipe: Recipe) -> None:
@@ -31,7 +31,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_features(recipe, method)
     if recipe.student.weights:  # an error now, not after the teacher has been trained
         size = {"channels": recipe.data.frame_channels, "classes": len(recipe.data.classes)}
-        zoo.begun(recipe.student.weights, student_spec(recipe.student, method, **size))
+        warm_start_spec(recipe.student.weights, student_spec(recipe.student, method, **size))
 
 
 def _check_features(recipe: Recipe, method: Method) -> None:

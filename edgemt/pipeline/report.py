@@ -18,7 +18,7 @@ from deploy.package.package import seal
 from deploy.quantization import int8
 from deploy.runtimes.load import runner
 from deploy.runtimes.runner import TorchRunner
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io.atomic import write_text
 from edgemt.io.images import fit_frame, fit_label
 from edgemt.model_card import ModelCard
@@ -80,7 +80,7 @@ def bench(
 
 
 def _eager(context: RunContext, stage: str, size: tuple[int, int], threads: int | None) -> TorchRunner:
-    network = stage_folder.load_network(context.folder(stage))
+    network = network_folder.load_network(context.folder(stage))
     whole = export.Shippable(network, normalise=context.slices.normalise, channels=context.slices.channels)
     return TorchRunner(whole.cpu(), size=size, channels=context.slices.channels, name=stage, threads=threads)
 
@@ -99,7 +99,7 @@ def _resized(context: RunContext, size: tuple[int, int], folder: Path) -> Path:
     card = stage_folder.read_card(context.folder("slim"))
     graph, small = folder / ONNX_FP32, folder / ONNX_INT8
     export.export_onnx(
-        stage_folder.load_network(context.folder("slim")),
+        network_folder.load_network(context.folder("slim")),
         graph,
         size=size,
         channels=card.channels,
@@ -305,7 +305,7 @@ def _shown(context: RunContext, truths: list[np.ndarray]) -> list[int]:
 
 def _masks(context: RunContext, stage: str, chosen: list[int]) -> np.ndarray:
     """uint8 [n, H, W] of the chosen validation frames, by the network of a stage."""
-    network = stage_folder.load_network(context.folder(stage))
+    network = network_folder.load_network(context.folder(stage))
     if stage != "teacher" or not context.is_3d:
         return context.slices.predict(network)(context.slices.val.frames[chosen])
     volumes = context.volumes.masks(network.to(context.slices.device), stride=context.recipe.volume.stride)

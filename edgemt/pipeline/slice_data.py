@@ -28,7 +28,8 @@ from edgemt.pipeline.log import log
 from edgemt.pipeline.recipe import Recipe
 from edgemt.pipeline.training_data import as_read
 from edgemt.training import distributed, engine
-from edgemt.training.progress import counter
+from edgemt.training.options import Schedule
+from edgemt.training.progress import file_progress
 
 
 @dataclass(frozen=True)
@@ -64,7 +65,7 @@ class SliceData:
             digests = digests_of(paths, root=root)
             return asdict(Content(*(entries(cases, digests=digests, root=root) for cases in lists)))
 
-        return Content.from_dict(distributed.by_first(make))
+        return Content.from_dict(distributed.run_on_main(make))
 
     @cached_property
     def data_fingerprint(self) -> str:
@@ -91,12 +92,12 @@ class SliceData:
 
     @cached_property
     def labelled(self) -> Stack:
-        progress = counter("labelled images")
+        progress = file_progress("labelled images")
         return load(self.cohort.labelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
     def unlabelled(self) -> Stack:
-        progress = counter("unlabelled images")
+        progress = file_progress("unlabelled images")
         return load(self.cohort.unlabelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
@@ -110,7 +111,7 @@ class SliceData:
             slices=data.slices,
             classes=data.classes,
             reading=self.reading,
-            progress=counter("validation images"),
+            progress=file_progress("validation images"),
         )
         if not any(truth.any() for truth in prepared.truths):
             raise ValueError(
@@ -172,12 +173,12 @@ class SliceData:
         return torch.zeros(1, self.channels, *self.recipe.data.size)
 
     def draw(
-        self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
-    ) -> engine.Draw:
+        self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+    ) -> engine.DrawBatch:
         return self.stream(schedule, all_labels=all_labels, bank=bank, alike=alike).batch
 
     def stream(
-        self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+        self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
     ) -> TwoStream:
         labelled, unlabelled = self.labelled, self.unlabelled
         rows = (schedule.labelled, schedule.unlabelled)
@@ -202,7 +203,7 @@ class SliceData:
     def fully_labelled(self) -> Stack:
         """Every training image with its mask: only for the control that shows the ceiling."""
         data = replace(self.recipe.data, depth=self.reading.depth.rule)
-        return load(self._fully_labelled_cohort.labelled, data, progress=counter("all labels"))
+        return load(self._fully_labelled_cohort.labelled, data, progress=file_progress("all labels"))
 
     @cached_property
     def _fully_labelled_cohort(self) -> Cohort:

@@ -18,7 +18,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgemt.artefacts import reuse, stage_folder
+from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.contract import Case
 from edgemt.data import soft_labels
 from edgemt.data.augment2d import normalised
@@ -28,8 +28,8 @@ from edgemt.pipeline.log import log
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.training_data import as_read
 from edgemt.pipeline.volume_data import LABELLING
-from edgemt.training import engine
-from edgemt.training.progress import counter
+from edgemt.training.device import resolve_precision
+from edgemt.training.progress import file_progress
 
 _CHUNK = 16  # frames of one forward pass
 
@@ -97,7 +97,7 @@ def _fill(
     **options: Any,
 ) -> Path:
     folder, data = context.folder("bank"), context.recipe.data
-    network = stage_folder.load_network(teacher).to(context.slices.device)
+    network = network_folder.load_network(teacher).to(context.slices.device)
     summary = soft_labels.fill(
         folder,
         cases,
@@ -105,7 +105,7 @@ def _fill(
         classes=data.classes,
         size=data.size,
         key=key,
-        progress=counter(progress),
+        progress=file_progress(progress),
         say=log,
         **options,
     )
@@ -130,7 +130,7 @@ def _units(context: RunContext) -> Iterator[tuple[Case, Stack, list[int]]]:
 def _probabilities(context: RunContext, network: nn.Module, stack: Stack, rows: list[int]) -> np.ndarray:
     """float32 [n, C, H, W] of rows of a stack, normalised as in training."""
     device, normalise = context.slices.device, context.slices.normalise
-    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(engine.resolve_precision("auto", device))
+    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision("auto", device))
     parts = []
     for first in range(0, len(rows), _CHUNK):
         image = normalised(stack.frames(torch.tensor(rows[first : first + _CHUNK]), device), normalise)

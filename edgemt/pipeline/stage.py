@@ -26,7 +26,8 @@ from typing import Any
 from torch import nn
 
 from deploy.pruning import prune
-from edgemt.artefacts import reuse, stage_folder
+from edgemt.artefacts import network_folder, reuse, stage_folder
+from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
 from edgemt.methods import Method
 from edgemt.model_card import ModelCard
@@ -36,6 +37,7 @@ from edgemt.pipeline.network_spec import network_factory
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.training_data import TrainingData
 from edgemt.training import distributed, engine
+from edgemt.training.options import Schedule
 
 FORMAT = 2  # part of the inputs of every stage; counts up when the same inputs no longer give the same files
 Judge = Callable[[float, float], object]
@@ -81,7 +83,7 @@ class Stage:
     def is_complete(self) -> bool:
         """Whether the folder was made from these inputs. If not, what does not fit is renamed, or removed later with
         `overwrite` (`edgemt.artefacts.reuse`)."""
-        return self._fits() if self.first_process_only else distributed.by_first(self._fits)
+        return self._fits() if self.first_process_only else distributed.run_on_main(self._fits)
 
     def _fits(self) -> bool:
         context = self.context
@@ -101,22 +103,22 @@ class Stage:
 
         The first process renames it; the others wait until it has.
         """
-        if self.first_process_only or distributed.first():
+        if self.first_process_only or process_rank.is_main_process():
             replaced = self.context.overwrite if overwrite is None else overwrite
             with stage_folder.staged(self.folder, overwrite=replaced) as working:
                 yield working
         else:
             yield self.folder.with_name(self.folder.name + ".partial")
         if not self.first_process_only:
-            distributed.wait()
+            distributed.barrier()
 
     def train(
         self,
         method: Method,
         *,
         networks: Mapping[str, Callable[[], nn.Module]],
-        draw: engine.Draw,
-        schedule: engine.Schedule,
+        draw: engine.DrawBatch,
+        schedule: Schedule,
         folder: Path,
         seed: int | None = None,
         label: str = "",
@@ -157,7 +159,7 @@ class Stage:
 
         `network` is its description for the card; `stage` its name there, the stage's own if not given.
         """
-        if not distributed.first():
+        if not process_rank.is_main_process():
             return
         measured = self.training_data.measured(done.network)
         params, macs = prune.count(done.network.cpu().eval(), self.training_data.example)
@@ -171,8 +173,10 @@ class Stage:
         """Write weights, curves and card without measuring. `fields` are further fields of the card."""
         write_text(working / stage_folder.CURVES, stage_folder.to_json(done.history))
         own = {"stage": self.name, "parents": self.parents, "recipe_hash": self.key}
-        card = replace(self.training_data.card(), network=stage_folder.offline(network), **{**own, **fields})
-        stage_folder.save_network(working, done.network.cpu(), card)
+        card = replace(
+            self.training_data.card(), network=network_folder.without_pretrained(network), **{**own, **fields}
+        )
+        network_folder.save_network(working, done.network.cpu(), card)
 
     def measure_again(self, *, parent: Path | None = None, judge: Judge | None = None) -> None:
         """Measure a complete stage again where its card's metrics are of another validation list; nothing is trained.
@@ -180,14 +184,14 @@ class Stage:
         `judge` takes the parent's Dice and the new one and raises GateError where the drop is too large: the card then
         stays as it was.
         """
-        distributed.by_first(lambda: self._measure_again(parent, judge))
+        distributed.run_on_main(lambda: self._measure_again(parent, judge))
 
     def _measure_again(self, parent: Path | None, judge: Judge | None) -> None:
         data, card = self.training_data, stage_folder.read_card(self.folder)
         before = card.measured[stage_folder.WEIGHTS]
         if before.get("measured_on", before.get("list")) == data.measured_on:
             return
-        measured = data.measured(stage_folder.load_network(self.folder).to(data.device))
+        measured = data.measured(network_folder.load_network(self.folder).to(data.device))
         parent_dice = None if parent is None else measured_of(parent, measured_on=data.measured_on)["dice"]
         if judge is not None and parent_dice is not None:
             judge(parent_dice, measured["dice"])

@@ -11,9 +11,9 @@ from typing import Any
 
 from torch import nn
 
-from edgemt import zoo
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.artefacts.fingerprints import key_of_entries
+from edgemt.io import process_rank
 from edgemt.io.encoder_weights import EncoderWeights
 from edgemt.learning.ensemble import ROOM, Ensemble
 from edgemt.methods import Method
@@ -32,6 +32,8 @@ from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.stage import FORMAT, Stage
 from edgemt.pipeline.training_data import TrainingData
 from edgemt.training import distributed, engine
+from edgemt.zoo.entry import open_entry
+from edgemt.zoo.warm_start import describe_warm_start
 
 
 def training_data_for(context: RunContext, of: Teacher | Student) -> TrainingData:
@@ -75,7 +77,7 @@ def train_stage(
         log(f"{name}: {weights.line()}")
     network, build = initial_network(of, data, method, weights=weights)
     if initial_weights(of):
-        log(f"{name}: {zoo.told(initial_weights(of), network)}")
+        log(f"{name}: {describe_warm_start(initial_weights(of), network)}")
     networks: dict[str, Callable[[], nn.Module]] = {"student": build, **guidance.networks()}
     if promptable is not None:
         networks["promptable"] = promptable.prepare()
@@ -105,11 +107,11 @@ def ensemble_stage(context: RunContext, name: str, members: Sequence[Path], *, f
         "classes": cards[0].network["classes"],
         "heads": [],
         "options": {"flips": flips},
-        "members": [stage_folder.offline(card.network) for card in cards],
+        "members": [network_folder.without_pretrained(card.network) for card in cards],
     }
     with stage.working_folder() as working:
-        if distributed.first():
-            ensemble = Ensemble([stage_folder.load_network(member) for member in members], flips=flips)
+        if process_rank.is_main_process():
+            ensemble = Ensemble([network_folder.load_network(member) for member in members], flips=flips)
             curves = json.loads((members[0] / stage_folder.CURVES).read_text(encoding="utf-8"))
             done = engine.Trained(ensemble.to(context.slices.device), curves)
             stage.measure_and_save(working, done, network, parents=parents)
@@ -118,7 +120,7 @@ def ensemble_stage(context: RunContext, name: str, members: Sequence[Path], *, f
 
 def initial_weights_parent(of: Teacher | Student) -> dict[str, str]:
     """The zoo entry that a student starts from, as a parent of its stage; empty without one."""
-    return {"first weights": zoo.open_entry(initial_weights(of)).identity} if initial_weights(of) else {}
+    return {"first weights": open_entry(initial_weights(of)).identity} if initial_weights(of) else {}
 
 
 def stage_inputs(
@@ -163,14 +165,14 @@ def _with_encoder(
     """
     if weights is not None:
         return {**inputs, "encoder weights": weights.identity}
-    before = stage_folder.encoder_identity(folder) if of.pretrained == "if-available" else ""
+    before = network_folder.encoder_identity(folder) if of.pretrained == "if-available" else ""
     earlier = {**inputs, "encoder weights": before}
     return earlier if before and stage_folder.stands(folder, key=stage_folder.key_of(earlier)) else inputs
 
 
 def _need_foreground(context: RunContext) -> None:
     """Raises ValueError before anything is trained when the validation list can measure nothing."""
-    distributed.by_first(lambda: len(context.slices.val))
+    distributed.run_on_main(lambda: len(context.slices.val))
 
 
 @contextmanager

@@ -12,6 +12,7 @@ from edgemt.artefacts import stage_folder
 from edgemt.data.cohort import DataOptions
 from edgemt.model_card import ModelCard
 from edgemt.training import engine
+from edgemt.training.options import Schedule
 
 
 class TrainingData(Protocol):
@@ -36,8 +37,8 @@ class TrainingData(Protocol):
         ...
 
     def draw(
-        self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
-    ) -> engine.Draw:
+        self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+    ) -> engine.DrawBatch:
         """Batches by number."""
         ...
 

@@ -27,7 +27,9 @@ from edgemt.pipeline.recipe import Recipe
 from edgemt.pipeline.slice_data import SliceData
 from edgemt.pipeline.training_data import as_read
 from edgemt.training import engine
-from edgemt.training.progress import counter
+from edgemt.training.device import resolve_precision
+from edgemt.training.options import Schedule
+from edgemt.training.progress import file_progress
 
 LABELLING = ("stride", "blend")  # of VolumeOptions: how a volume is covered with windows
 _MEASURING = (*LABELLING, "report_stride", "largest_component")  # and what the final figures are taken of
@@ -89,8 +91,8 @@ class VolumeData:
         return volume_statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
 
     def draw(
-        self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
-    ) -> engine.Draw:
+        self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+    ) -> engine.DrawBatch:
         if bank is not None:
             raise ValueError("teacher.method: a teacher cannot learn from the bank that it fills; choose another")
         labelled, unlabelled, rows = self.labelled, self.unlabelled, (schedule.labelled, schedule.unlabelled)
@@ -147,7 +149,7 @@ class VolumeData:
 
     def masks(self, network: nn.Module, *, stride: tuple[int, int, int], progress: bool = False) -> list[np.ndarray]:
         """uint8 [S, X, Y] of each validation volume, at its own size."""
-        progress_bar = counter("volumes measured") if progress else None
+        progress_bar = file_progress("volumes measured") if progress else None
         found = []
         for index, (image, shape) in enumerate(zip(self.val.image, self.val.shapes, strict=True)):
             p = self._probabilities(network, image, stride=stride)
@@ -168,7 +170,7 @@ class VolumeData:
 
     def _probabilities(self, network: nn.Module, image: Tensor, *, stride: tuple[int, int, int]) -> Tensor:
         volume = self.recipe.volume
-        kind = engine.resolve_precision("auto", self.slices.device)
+        kind = resolve_precision("auto", self.slices.device)
         return probabilities(
             network,
             image,
@@ -182,6 +184,6 @@ class VolumeData:
         )
 
     def _load(self, cases: tuple[Case, ...], what: str, reading: Reading | None = None) -> VolumeStack:
-        progress = counter(what) if what else None
+        progress = file_progress(what) if what else None
         data, reading = self.recipe.data, reading or self.slices.reading
         return load_volumes(cases, data, self.recipe.volume, reading=reading, progress=progress)

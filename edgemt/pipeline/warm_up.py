@@ -8,7 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
+from edgemt.io import process_rank
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.methods.encoder_warm_up import EncoderWarmUp
 from edgemt.pipeline import feature_teacher
@@ -18,7 +19,7 @@ from edgemt.pipeline.recipe import student_method
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.stage import Stage
 from edgemt.pipeline.train import enough_for_batch_norm, initial_weights_parent, stage_inputs
-from edgemt.training import distributed, engine
+from edgemt.training.options import Schedule
 
 STAGE = "warm_up"
 
@@ -57,7 +58,7 @@ def warm_up(context: RunContext, teacher: Path) -> Path:
     if features is not None:
         log(f"{STAGE}: {features.line}")
     network, build = initial_network(of, context.slices, distillation, weights=weights)
-    guide = partial(stage_folder.load_network, teacher) if features is None else features.build
+    guide = partial(network_folder.load_network, teacher) if features is None else features.build
     networks = {"student": lambda: _encoder(build()), method.feature.source: guide}
     with stage.working_folder() as working, enough_for_batch_norm("student"):
         done = stage.train(
@@ -68,7 +69,7 @@ def warm_up(context: RunContext, teacher: Path) -> Path:
             folder=working,
             validate=False,
         )
-        if distributed.first():
+        if process_rank.is_main_process():
             stage.save(working, done, network)
             losses = done.history["terms"].get("feature", [float("nan")])
             log(f"{STAGE}: {method.feature.kind} loss {losses[0]:.3f} -> {losses[-1]:.3f}")
@@ -79,7 +80,7 @@ def _encoder(student: nn.Module) -> nn.Module:
     return student.pyramid  # type: ignore[return-value]
 
 
-def _by_share(context: RunContext, schedule: engine.Schedule) -> engine.Schedule:
+def _by_share(context: RunContext, schedule: Schedule) -> Schedule:
     """As many rows in a batch, labelled ones as often as among all training images: each image counts once."""
     labelled, unlabelled = len(context.slices.labelled), len(context.slices.unlabelled)
     rows = schedule.labelled + schedule.unlabelled
