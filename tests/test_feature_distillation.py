@@ -245,7 +245,7 @@ def test_a_backbone_guides_beside_a_bank_and_the_teacher_cannot() -> None:
     banked = replace(METHODS["slice_distillation"], feature=FeatureTerm("cwd", source="backbone"))
     assert list(banked.roles()) == ["student", "backbone", "projection", "average"]
     assert TinyTrainer(banked).step(random_batch())["feature"] > 0
-    with pytest.raises(ValueError, match="a bank holds no feature maps; name a student.feature_teacher"):
+    with pytest.raises(ValueError, match="a bank has no feature maps; name a student.feature_teacher"):
         TinyTrainer(replace(METHODS["slice_distillation"], feature=FeatureTerm("similarity"))).step(random_batch())
 
 

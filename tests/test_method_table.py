@@ -27,7 +27,7 @@ def test_a_row_tells_idea_target_players_citation_and_what_differs(name: str) ->
     assert row.idea and row.target and row.citation and row.differs, row
     assert len(row.idea) <= 100 and "\n" not in row.idea
     assert all(who in row.players for who in METHODS[name].roles())
-    assert row.players.count("kept)") == 1
+    assert row.players.count("delivered)") == 1
 
 
 @every
