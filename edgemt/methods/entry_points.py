@@ -29,7 +29,7 @@ def package_of(point: EntryPoint) -> str:
 
 
 def find(name: str, *, own: Iterable[str]) -> Method:
-    """The method of another package. Raises ValueError with the closest known name, or with the reason of the failure."""
+    """The method of another package. Raises ValueError with the closest known name, or with the reason."""
     points = offered()
     same = [point for point in points if point.name == name]
     if not same:
