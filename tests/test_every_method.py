@@ -58,7 +58,7 @@ def test_methods_are_values_that_compare_and_are_not_changed():
 
 
 class Echo(torch.nn.Module):
-    """Says of an image what its channels are."""
+    """A network whose outputs are the channels of the image."""
 
     def forward(self, x):
         return Output(x)
