@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from contract_of_a_rule import check_masked_voxels_do_not_count
+from target_rule_checks import check_masked_voxels_do_not_count
 from method_samples import NoNetworks, at, probs_of_voxels
 
 from edgemt.learning import losses

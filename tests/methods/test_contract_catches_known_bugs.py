@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 import torch.nn.functional as F
-from contract_of_a_rule import check_masked_voxels_do_not_count, check_the_bar_knows_the_number_of_classes
+from target_rule_checks import check_masked_voxels_do_not_count, check_the_bar_knows_the_number_of_classes
 
 from edgemt.learning import roles
 from edgemt.learning.ema import Ema
