@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from target_rule_checks import check_masked_voxels_do_not_count
 from method_samples import NoNetworks, at, probs_of_voxels
+from target_rule_checks import check_masked_voxels_do_not_count
 
 from edgemt.learning import losses
 from edgemt.learning.losses import consistency_loss, cross_entropy
