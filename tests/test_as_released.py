@@ -332,8 +332,10 @@ def test_a_threshold_that_nearly_every_voxel_passes_is_noticed(
     history = {"terms": {"accepted": [0.1, 0.2, share, share]}}
     for name in ("unimatch", "cutmix_mt"):
         progress.warn_if_threshold_accepts_all(METHODS[name], history, label="teacher")
-        said = capsys.readouterr().err
-        assert ("98.0 % of the voxels passed the confidence threshold" in said) == noticed and said.count("\n") <= 1
+        message = capsys.readouterr().err
+        assert ("98.0 % of the voxels passed the confidence threshold" in message) == noticed and message.count(
+            "\n"
+        ) <= 1
     progress.warn_if_threshold_accepts_all(METHODS["ua_mt"], history, label="teacher")
     assert capsys.readouterr().err == "", "the mask of UA-MT is meant to open"
 

@@ -257,7 +257,7 @@ def test_a_bare_pyramid_can_be_the_backbone() -> None:
     }
     term, image = FeatureTerm("fitnet", source="backbone"), normal(2, 3, 64, 64)
     players = engine.Networks({**nets, "projection": term.projection(nets, image[:1])})
-    guide = term.guide(players, image, None)
+    guide = term.target_maps(players, image, None)
     assert not guide[0].requires_grad
     loss = term.loss(players, nets["student"](image), guide, space=(64, 64))
     loss.backward()

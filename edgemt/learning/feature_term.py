@@ -87,7 +87,7 @@ class FeatureTerm:
         channels = [(s.shape[1], t.shape[1]) for s, t in zip(student, teacher, strict=True)]
         return Projection(self.kind, channels=channels, dims=example.ndim - 2)
 
-    def guide(self, nets: Networks, image: Tensor, teacher: Output | None) -> list[Tensor]:
+    def target_maps(self, nets: Networks, image: Tensor, teacher: Output | None) -> list[Tensor]:
         """The target maps: those in the output of `teacher` for `image`, or the backbone's; without gradient."""
         if self.source == "backbone":
             with torch.no_grad():

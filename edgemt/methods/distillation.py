@@ -130,7 +130,7 @@ class Distillation(Method):
                 terms["overlap"] = self.overlap * dice_loss
 
         if self.feature.on:
-            maps = self.feature.guide(nets, teacher_image, teacher)
+            maps = self.feature.target_maps(nets, teacher_image, teacher)
             feature_box = box if self.teacher_sees == "weak" else None
             terms["feature"] = self.feature.loss(nets, out, maps, space=image.shape[2:], box=feature_box, count=count)
 

@@ -27,9 +27,9 @@ def test_slice_batches_have_case_index_and_affine():
         assert sorted(b.index[:2].tolist()) == [0, 1] and sorted(b.index[2:].tolist()) == [2, 3, 4]
         grid = F.affine_grid(b.place, list(b.image.shape), align_corners=False)
         inside = (grid.abs() < 0.9).all(-1)
-        told = (grid[..., axis] + 1) / 2
+        position = (grid[..., axis] + 1) / 2
         assert inside.float().mean() > 0.5 and not torch.equal(b.place[0], b.place[1])
-        assert float((b.image[:, 0] - told)[inside].abs().max()) < 0.01
+        assert float((b.image[:, 0] - position)[inside].abs().max()) < 0.01
 
 
 @pytest.mark.parametrize("shape", [(20, 26, 14), (10, 30, 6)])
@@ -47,6 +47,6 @@ def test_patch_batches_have_case_index_and_affine(shape: tuple[int, int, int]):
         assert sorted(b.index[2:].tolist()) == list(range(2, 8))
         grid = F.affine_grid(b.place, list(b.image.shape), align_corners=False)
         inside = (grid.abs() < 1).all(-1)
-        told = (grid[..., 2 - axis] + 1) / 2  # `affine_grid` names the last axis first
-        assert float((b.image[:, 0] - told)[inside].abs().max()) < 0.003
+        position = (grid[..., 2 - axis] + 1) / 2  # `affine_grid` names the last axis first
+        assert float((b.image[:, 0] - position)[inside].abs().max()) < 0.003
         assert (b.image[:, 0][~inside] == 0).all()

@@ -33,8 +33,8 @@ def test_uncertain_mse_discounts_disagreement_and_penalises_entropy():
 
 def test_entropy_weighted_mean_weights_by_exp_minus_entropy():
     even, sure = probs_of_voxel(0.5, 0.5), probs_of_voxel(1.0, 0.0)
-    said = entropy_weighted_mean(torch.stack([even, sure]))
-    torch.testing.assert_close(said, probs_of_voxel(0.5 / 3 + 2 / 3, 0.5 / 3))  # e^-ln 2 against e^0: 1 to 2
+    mean = entropy_weighted_mean(torch.stack([even, sure]))
+    torch.testing.assert_close(mean, probs_of_voxel(0.5 / 3 + 2 / 3, 0.5 / 3))  # e^-ln 2 against e^0: 1 to 2
 
 
 def test_cell_with_equal_class_fractions_does_not_depend_on_class_order():

@@ -53,11 +53,11 @@ class Uncut(ADMT):
 
     def losses(self, nets, batch, step):
         count, rows, weak = batch.count, len(batch.unlabelled), batch.unlabelled
-        looks = torch.stack([predict_probabilities(nets[name], weak) for name in ("teacher", "tutor")])
+        teacher_probs = torch.stack([predict_probabilities(nets[name], weak) for name in ("teacher", "tutor")])
         box = self.box.sample(weak, step.generator)
         logits = nets.student(torch.cat([batch.image, cutmix(box, weak)])).logits
         own = probabilities(logits[count : count + rows])
-        target, weight = self.combine(torch.stack([cutmix(box, look) for look in looks]), own)
+        target, weight = self.combine(torch.stack([cutmix(box, look) for look in teacher_probs]), own)
         return LossTerms(consistency=2.0 * cross_entropy(logits[count + rows :], target, weight=weight))
 
 

@@ -80,8 +80,8 @@ def test_bcp_losses_are_averaged_in_pretraining_and_summed_after(index, share, w
     both = cost(outward, b.label, weight) + cost(inward, b.label, 1.0 - weight)
     torch.testing.assert_close(terms["supervised"], share * both)
     name = "pasted" if index else "supervised_pasted"
-    said = largest_component(nets.teacher.out.logits.argmax(1), classes=3) if index else b.label.roll(1, 0)
-    other = cost(outward, said, 1.0 - weight) + cost(inward, said, weight)
+    pseudo_label = largest_component(nets.teacher.out.logits.argmax(1), classes=3) if index else b.label.roll(1, 0)
+    other = cost(outward, pseudo_label, 1.0 - weight) + cost(inward, pseudo_label, weight)
     torch.testing.assert_close(terms[name], worth * other)
 
 
@@ -103,8 +103,8 @@ def test_pseudo_labels_are_reduced_to_the_largest_component():
     b, student = random_batch(classes=2), ConstantOutput(random_logits(6, classes=2))
     got = [
         METHODS["bcp"].losses(
-            Networks({"student": student, "teacher": ConstantTeacher(said)}), b, Step(1, 1, seeded_generator())
+            Networks({"student": student, "teacher": ConstantTeacher(pseudo_label)}), b, Step(1, 1, seeded_generator())
         )["pasted"]
-        for said in (clean, speck)
+        for pseudo_label in (clean, speck)
     ]
     assert torch.equal(*got)

@@ -22,10 +22,10 @@ from edgemt.testing.tiny_training import ConstantTeacher, TinyTrainer, random_ba
 def test_masked_consistency_leaves_masked_voxels_out_of_the_mean():
     """CDS: voxels that were not chosen must not count, in AC-MT's mean either."""
     check_masked_voxels_do_not_count(consistency_loss)
-    said = probs_of_voxels((0.5, 0.5), (0.999, 0.001))
+    target_probs = probs_of_voxels((0.5, 0.5), (0.999, 0.001))
     target = probs_of_voxels((0.7, 0.3), (0.001, 0.999))
-    chosen = EntropyThreshold()(NoNetworks(), torch.zeros(1, 1, 1, 2), said, at(0.5)).float()
-    torch.testing.assert_close(losses.weighted_mean(losses.mse(said, target), chosen), torch.tensor(0.04))
+    chosen = EntropyThreshold()(NoNetworks(), torch.zeros(1, 1, 1, 2), target_probs, at(0.5)).float()
+    torch.testing.assert_close(losses.weighted_mean(losses.mse(target_probs, target), chosen), torch.tensor(0.04))
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class LoserTimesZero(CDS):
         terms = super().losses(nets, batch, step)
         logits = {who: nets[who](batch.image).logits[batch.count :] for who in ("student", "peer")}
         label = predict_probabilities(nets.teacher, batch.unlabelled).argmax(1)
-        sure = {who: said.softmax(1).amax(1, keepdim=True) for who, said in logits.items()}
+        sure = {who: target_probs.softmax(1).amax(1, keepdim=True) for who, target_probs in logits.items()}
         won = (sure["student"] > sure["peer"]).float()
         return LossTerms(**{**terms, "pseudo_student": cross_entropy(won * logits["student"], label)})
 

@@ -144,8 +144,10 @@ class Blind(MeanTeacher):
     """A consistency computed on the labelled rows: the unlabelled images are loaded and never used."""
 
     def losses(self, nets, batch, step):
-        said, target = (probabilities(n(batch.labelled).logits) for n in (nets.student, nets.teacher))
-        return LossTerms(supervised=dice_ce(said.log(), batch.label), consistency=mse(said, target).mean())
+        pseudo_probs, target = (probabilities(n(batch.labelled).logits) for n in (nets.student, nets.teacher))
+        return LossTerms(
+            supervised=dice_ce(pseudo_probs.log(), batch.label), consistency=mse(pseudo_probs, target).mean()
+        )
 
 
 def test_unlabelled_images_that_are_never_used_are_caught():

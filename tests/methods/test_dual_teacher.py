@@ -13,13 +13,13 @@ from edgemt.methods.dual_teacher import teacher_agreement
 
 
 def test_teacher_agreement_weight_is_zero_in_conflict():
-    looks = torch.stack(
+    teacher_probs = torch.stack(
         [
             torch.cat([probs_of_voxel(0.9, 0.1), probs_of_voxel(0.9, 0.1)]),
             torch.cat([probs_of_voxel(0.9, 0.1), probs_of_voxel(0.4, 0.6)]),
         ]
     )
-    _, weight = teacher_agreement(looks)
+    _, weight = teacher_agreement(teacher_probs)
     torch.testing.assert_close(weight.flatten(), torch.tensor([1.0, 0.0]))
 
 

@@ -38,13 +38,15 @@ def remembering(rows: int = 2, **options) -> tuple[TemporalEnsembling, Networks,
 
 def test_temporal_ensemble_is_bias_corrected_ema_of_predictions():
     method, nets, b = remembering()
-    told = []
+    values = []
     for k in range(3):
         logits = random_logits(4, seed=k)
         nets["student"] = ConstantOutput(logits)
         (_, terms), *_ = list(method.steps(nets, b, Step(1, 1, seeded_generator())))
-        told.append((cell_means(logits[2:].softmax(1), b.place[2:], cells=4)[0].detach(), terms["consistency"].item()))
-    (first, none), (second, gap), (third, last) = told
+        values.append(
+            (cell_means(logits[2:].softmax(1), b.place[2:], cells=4)[0].detach(), terms["consistency"].item())
+        )
+    (first, none), (second, gap), (third, last) = values
     assert none == 0.0, "nothing was said before"
     assert gap == pytest.approx(float((second - first).square().mean()), rel=1e-4)
     target = (0.6 * 0.4 * first + 0.4 * second) / (1 - 0.6**2)
@@ -63,10 +65,10 @@ def test_failed_step_does_not_change_the_ensemble():
 
 def test_ensemble_that_is_too_small_is_an_error_with_remedy():
     method, nets, b = remembering()
-    for wrong, other, said in (
+    for wrong, other, message in (
         (method, replace(b, index=b.index + 5), "images: 8 is too few"),
         (replace(method, classes=2), b, "classes: 2 is too few"),
-        (method, replace(b, index=None), "do not say which image"),
+        (method, replace(b, index=None), "no case index and position"),
     ):
-        with pytest.raises(ValueError, match=said):
+        with pytest.raises(ValueError, match=message):
             list(wrong.steps(nets, other, Step(1, 1, seeded_generator())))

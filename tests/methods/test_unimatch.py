@@ -51,7 +51,8 @@ def test_contract_detects_threshold_times_ln_2():
     p = torch.rand(1, 1, 64, 64, generator=seeded_generator())
     logits = torch.cat([p.log(), (1 - p).log()], 1)
     accepted = {
-        bar: float(confident_pseudo_label(logits, confidence=bar)[1].mean()) for bar in (0.75, 0.75 * math.log(2))
+        threshold: float(confident_pseudo_label(logits, confidence=threshold)[1].mean())
+        for threshold in (0.75, 0.75 * math.log(2))
     }
     assert accepted[0.75] == pytest.approx(0.5, abs=0.05)
     assert accepted[0.75 * math.log(2)] > 0.95

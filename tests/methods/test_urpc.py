@@ -20,9 +20,9 @@ def test_urpc_loss_is_the_released_formula():
     middle = sum(p) / 4
     want = 0.0
     for one in p:
-        doubt = (middle * (middle.log() - one.log())).sum(1, keepdim=True)
-        weight = torch.exp(-doubt)
-        want += ((middle - one) ** 2 * weight).mean() / (weight.mean() + 1e-8) + doubt.mean()
+        uncertainty = (middle * (middle.log() - one.log())).sum(1, keepdim=True)
+        weight = torch.exp(-uncertainty)
+        want += ((middle - one) ** 2 * weight).mean() / (weight.mean() + 1e-8) + uncertainty.mean()
     torch.testing.assert_close(terms["consistency"], want / 4, rtol=1e-4, atol=1e-6)
     known = sum(dice_ce(s[:1], b.label) for s in scales) / 4
     torch.testing.assert_close(terms["supervised"], known)
