@@ -57,7 +57,7 @@ class DyCON(StudentTeacher):
         count, out = batch.count, nets.student(batch.image)
         terms = LossTerms(supervised=dice_ce(out.logits[:count], batch.label))
         p, q = probabilities(out.logits), predict_probabilities(nets.teacher, self.noise(batch.image, step.generator))
-        beta = self.beta[0] * (self.beta[1] / self.beta[0]) ** step.share
+        beta = self.beta[0] * (self.beta[1] / self.beta[0]) ** step.progress
         terms["consistency"] = self.ramp(step) * mse(p[count:], q[count:]).mean()
         terms["uncertainty"] = self.weight * uncertain_mse(p, q, beta=beta).mean()
         truth = onehot(batch.label, p.shape[1]).to(q.dtype)
