@@ -70,7 +70,7 @@ class UncertaintyMasked(SoftTarget):
 
 @dataclass(frozen=True)
 class ConfidenceThresholded(SoftTarget):
-    """FixMatch's rule for a mean teacher: hard labels of the weak view, where the confidence is high.
+    """FixMatch for a mean teacher: hard labels of the weak view, if confident.
 
     y = argmax q, weight = 1 where max q >= threshold_y. With `by_class` threshold_c = confidence * m_c / max m, m_c the
     mean confidence of the voxels labelled c in this batch (FreeMatch without running means), but at least `floor`: one

@@ -27,7 +27,7 @@ from edgemt.learning.student_teacher import StudentTeacher
 
 @dataclass(frozen=True)
 class DyCON(StudentTeacher):
-    """DyCON: consistency that down-weights uncertain voxels, and contrast of features where entropy is high.
+    """DyCON: consistency that down-weights uncertain voxels, and contrast where entropy is high.
 
     L = dice_ce(x_l, y_l) + ramp(t) MSE(p_u, q_u) + weight [UnCL(p, q; beta) + sum(H FeCL) / sum(H)], UnCL
     `uncertain_mse`, FeCL `focal_contrast`, H the mean entropy of a cell.
