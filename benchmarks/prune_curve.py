@@ -95,7 +95,7 @@ def cut(given: argparse.Namespace, at: Any, network: Any, target: str, ratio: fl
     import torch
 
     from deploy.pruning import prune
-    from deploy.pruning.layer_profiler import Measured
+    from deploy.pruning.layer_profiler import RuntimeLatencyBackend
     from edgemt.pipeline import prune as slimming
 
     known: dict[Any, float] = {}
@@ -103,12 +103,12 @@ def cut(given: argparse.Namespace, at: Any, network: Any, target: str, ratio: fl
     if file.exists():
         known = {key: ms for key, ms in json.loads(file.read_text()).items()}
 
-    class Remembering(Measured):
-        def layers(self, asked: Sequence[Any]) -> list[float]:
-            new = [layer for layer in asked if str(layer) not in known]
+    class Remembering(RuntimeLatencyBackend):
+        def layers(self, shapes: Sequence[Any]) -> list[float]:
+            new = [layer for layer in shapes if str(layer) not in known]
             known.update(zip(map(str, new), super().layers(new), strict=True))
             file.write_text(json.dumps(known))
-            return [known[str(layer)] for layer in asked]
+            return [known[str(layer)] for layer in shapes]
 
     of = at.recipe.slim
     stream = at.stream(of.schedule)
@@ -119,7 +119,7 @@ def cut(given: argparse.Namespace, at: Any, network: Any, target: str, ratio: fl
         example=at.example,
         options=options,
         gradients=lambda net: slimming.supervised_gradients(stream, 4, net),
-        machine=Remembering(runtime=given.runtime, threads=given.threads) if target == "latency" else None,
+        backend=Remembering(runtime=given.runtime, threads=given.threads) if target == "latency" else None,
     )
     prune.recalibrate(network, (stream.batch(i, torch.device("cpu")).image for i in range(8)))
     return plan
@@ -186,7 +186,7 @@ def filled(default: Any, saved: dict[str, Any]) -> Any:
 
 def timed(given: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Median latency, and the median of its ratios to the first row's inside a round."""
-    from deploy.measurement.timing import BenchOptions, in_turns, warm_up
+    from deploy.measurement.timing import BenchOptions, time_interleaved, warm_up
     from deploy.runtimes.load import runner
     from edgemt.pipeline.quantize import frames_of
 
@@ -201,7 +201,7 @@ def timed(given: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, di
     options = BenchOptions(iterations=1000, seconds=4.0, rounds=30, block_ms=40.0)
     for call in calls.values():
         warm_up(call, frames, options)
-    by = in_turns(calls, frames, options)
+    by = time_interleaved(calls, frames, options)
     first = {turn: statistics.median(ns) for turn, ns in by[rows[0]["name"]].items()}
     out = {}
     for name, blocks in by.items():

@@ -17,8 +17,8 @@ from tiny_ship import frame, make_ship  # noqa: E402
 from deploy.benchmark import bench as bench_module  # noqa: E402
 from deploy.benchmark.bench import BenchOptions, bench, measure, notes, paced, table, without_raw  # noqa: E402
 from deploy.benchmark.cold_start import cold_start  # noqa: E402
-from deploy.benchmark.package_bench import bench_ship  # noqa: E402
-from deploy.hardware.machine import Load, describe, memory  # noqa: E402
+from deploy.benchmark.package_bench import bench_package  # noqa: E402
+from deploy.hardware.machine import CpuLoad, describe, memory  # noqa: E402
 from deploy.measurement import timing  # noqa: E402
 from deploy.measurement.percentiles import median, ratio, summary  # noqa: E402
 
@@ -243,13 +243,13 @@ def test_a_soak_goes_on_with_the_quickest_call() -> None:
 
 
 def test_what_a_command_line_asks_for_replaces_only_that() -> None:
-    asked = QUICK.asked(seconds=3, streams=(4,), budget_ms=33)
+    asked = QUICK.with_overrides(seconds=3, streams=(4,), budget_ms=33)
     assert (asked.seconds, asked.streams, asked.budget_ms) == (3, (4,), 33)
     assert replace(asked, seconds=QUICK.seconds, streams=QUICK.streams, budget_ms=QUICK.budget_ms) == QUICK
-    one = BenchOptions().asked(hz=25)
+    one = BenchOptions().with_overrides(hz=25)
     assert (one.paced_hz, one.second_hz) == (25, 0)
     with pytest.raises(ValueError, match="bench.streams: must be 2 or more, not 1"):
-        QUICK.asked(streams=(1,))
+        QUICK.with_overrides(streams=(1,))
 
 
 def test_nothing_to_time_and_no_frames_are_refused() -> None:
@@ -281,7 +281,9 @@ def test_int8_that_is_not_faster_is_said() -> None:
 
 def test_a_ship_is_timed_on_every_runtime_beside_a_plain_call(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship", measured={"model.onnx": {"dice": 0.9, "drop": 0.0}}, macs=7)
-    record = bench_ship(ship.folder, runtimes=["onnxruntime"], calls={"plain": lambda x: x}, threads=1, options=QUICK)
+    record = bench_package(
+        ship.folder, runtimes=["onnxruntime"], calls={"plain": lambda x: x}, threads=1, options=QUICK
+    )
     names = [made["name"] for made in record["calls"]]
     assert names[-1] == "plain"
     assert {"onnxruntime/f32", "onnxruntime/int8"} <= set(names)
@@ -298,14 +300,16 @@ def test_a_ship_is_timed_on_every_runtime_beside_a_plain_call(tmp_path: Path) ->
 
 def test_one_file_alone_is_timed_when_it_is_named(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship")
-    record = bench_ship(ship, runtimes=["onnxruntime"], file="int8", threads=1, options=QUICK)
+    record = bench_package(ship, runtimes=["onnxruntime"], file="int8", threads=1, options=QUICK)
     assert [entry["file"] for entry in record["calls"]] == ["model.int8.onnx"]
     with pytest.raises(ValueError, match="int9"):
-        bench_ship(ship, runtimes=["onnxruntime"], file="int9", options=QUICK)
+        bench_package(ship, runtimes=["onnxruntime"], file="int9", options=QUICK)
 
 
 def test_a_runtime_tells_its_parts_and_serves_two_cameras(tmp_path: Path) -> None:
-    entry = bench_ship(make_ship(tmp_path / "ship"), runtimes=["onnxruntime"], file="fp32", options=QUICK)["calls"][0]
+    entry = bench_package(make_ship(tmp_path / "ship"), runtimes=["onnxruntime"], file="fp32", options=QUICK)["calls"][
+        0
+    ]
     parts = entry["stages"]
     assert {name: parts[name]["n"] for name in ("copy_in", "infer", "copy_out", "whole")} == dict.fromkeys(
         ("copy_in", "infer", "copy_out", "whole"), 5
@@ -326,7 +330,8 @@ def test_accuracy_is_the_cards_or_measured_with_the_very_file_that_was_timed(tmp
         return {"dice": 0.7, "counted": 12}
 
     card, here = (
-        bench_ship(ship, runtimes=["onnxruntime"], options=QUICK, evaluate=given)["calls"] for given in (None, evaluate)
+        bench_package(ship, runtimes=["onnxruntime"], options=QUICK, evaluate=given)["calls"]
+        for given in (None, evaluate)
     )
     assert [(entry["dice"], entry["dice_from"]) for entry in card] == [(0.9, "card"), (0.8, "card")]
     assert {(entry["dice"], entry["dice_from"]) for entry in here} == {(0.7, "measured here, 12 cases")}
@@ -336,13 +341,13 @@ def test_accuracy_is_the_cards_or_measured_with_the_very_file_that_was_timed(tmp
 def test_a_ship_without_golden_frames_needs_frames(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship", golden=0)
     with pytest.raises(ValueError, match="no frames"):
-        bench_ship(ship, runtimes=["onnxruntime"], options=QUICK)
-    assert bench_ship(ship, runtimes=["onnxruntime"], frames=FRAMES, options=QUICK)["calls"]
+        bench_package(ship, runtimes=["onnxruntime"], options=QUICK)
+    assert bench_package(ship, runtimes=["onnxruntime"], frames=FRAMES, options=QUICK)["calls"]
 
 
 def test_a_bench_of_an_unknown_runtime_suggests_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="openvino"):
-        bench_ship(make_ship(tmp_path / "ship"), runtimes=["opnvino"], options=QUICK)
+        bench_package(make_ship(tmp_path / "ship"), runtimes=["opnvino"], options=QUICK)
 
 
 def test_a_cold_start_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
@@ -364,9 +369,9 @@ def test_the_machine_describes_itself_in_json() -> None:
 
 
 def test_foreign_load_is_what_this_process_did_not_do() -> None:
-    before = Load(wall_s=0, own_s=1, busy_s=10)
-    assert before.foreign(Load(wall_s=10, own_s=6, busy_s=25)) == 1.0
-    assert before.foreign(Load(wall_s=10, own_s=6, busy_s=None)) is None
-    start = Load.now()
+    before = CpuLoad(wall_s=0, own_s=1, busy_s=10)
+    assert before.other_processes(CpuLoad(wall_s=10, own_s=6, busy_s=25)) == 1.0
+    assert before.other_processes(CpuLoad(wall_s=10, own_s=6, busy_s=None)) is None
+    start = CpuLoad.now()
     time.sleep(0.01)
-    assert start.foreign(Load.now()) is None or start.foreign(Load.now()) >= 0  # type: ignore[operator]
+    assert start.other_processes(CpuLoad.now()) is None or start.other_processes(CpuLoad.now()) >= 0  # type: ignore[operator]

@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from deploy.hardware import energy as energy_module
-from deploy.hardware.energy import Ina, Nvml, Rapl, energy, meters
+from deploy.hardware.energy import JetsonIna3221, Nvml, Rapl, energy, meters
 from deploy.hardware.machine import describe, zones
-from deploy.hardware.monitor import Watch, cpu_clocks_mhz
+from deploy.hardware.monitor import HardwareMonitor, cpu_clocks_mhz
 from deploy.hardware.nvml import Gpu
 
 FRAMES = [np.zeros((1, 4, 4, 1), np.uint8)]
@@ -35,14 +35,14 @@ def test_rapl_counts_packages_once_and_not_their_parts(tmp_path: Path) -> None:
     rapl(tmp_path, 10)
     rapl(tmp_path, 4, zone="intel-rapl:0:0", name="core")
     rapl(tmp_path, 10, zone="intel-rapl-mmio:0")
-    meter, why = Rapl.find(tmp_path)
+    meter, why = Rapl.detect(tmp_path)
     assert meter is not None and why == ""
     assert meter.read() == {"package-0": 10.0}
 
 
 def test_a_rapl_counter_that_starts_anew_goes_on(tmp_path: Path) -> None:
     rapl(tmp_path, 990)
-    meter, _ = Rapl.find(tmp_path)
+    meter, _ = Rapl.detect(tmp_path)
     assert meter is not None
     before = meter.read()["package-0"]
     rapl(tmp_path, 5)
@@ -51,7 +51,7 @@ def test_a_rapl_counter_that_starts_anew_goes_on(tmp_path: Path) -> None:
 
 def test_a_rapl_counter_for_root_only_is_said(tmp_path: Path) -> None:
     put(tmp_path, {"sys/class/powercap/intel-rapl:0/name": "package-0"})
-    meter, why = Rapl.find(tmp_path)
+    meter, why = Rapl.detect(tmp_path)
     assert meter is None and "root only" in why
 
 
@@ -64,7 +64,7 @@ def jetson(root: Path) -> Path:
 
 def test_a_jetsons_rails_are_volts_times_amperes_over_time(tmp_path: Path) -> None:
     monitor = jetson(tmp_path)
-    meter, _ = Ina.find(tmp_path)
+    meter, _ = JetsonIna3221.detect(tmp_path)
     assert meter is not None
     meter.take(0.0)
     meter.take(2.0)  # 10 W and 2 W for two seconds
@@ -76,7 +76,7 @@ def test_a_jetsons_rails_are_volts_times_amperes_over_time(tmp_path: Path) -> No
 
 def test_a_jetson_is_sampled_while_the_call_works(tmp_path: Path) -> None:
     jetson(tmp_path)
-    meter, _ = Ina.find(tmp_path)
+    meter, _ = JetsonIna3221.detect(tmp_path)
     assert meter is not None
     try:
         said = energy(lambda frame: None, FRAMES, using=[meter], seconds=0.1)
@@ -183,7 +183,7 @@ def test_the_watch_sees_clocks_fall_heat_events_quota_and_steal(tmp_path: Path) 
     zone = {"sys/class/thermal/thermal_zone0/temp": 61000, "sys/class/thermal/thermal_zone0/type": "cpu"}
     put(tmp_path, {CPU.format(0): 3000000, CPU.format(1): 2000000, heat: 4, **zone})
     put(tmp_path, {quota: "usage_usec 5\nthrottled_usec 1000", stat: "cpu 1 2 3 4 5 6 7 100"})
-    watch = Watch(root=tmp_path, gpu=Gpu(Driver()), every_s=0)
+    watch = HardwareMonitor(root=tmp_path, gpu=Gpu(Driver()), every_s=0)
     watch()
     put(tmp_path, {CPU.format(0): 1000000, heat: 9, quota: "throttled_usec 51000", stat: "cpu 1 2 3 4 5 6 7 250"})
     said = watch.summary()
@@ -198,7 +198,7 @@ def test_the_watch_sees_clocks_fall_heat_events_quota_and_steal(tmp_path: Path) 
 
 
 def test_what_a_machine_hides_is_none_and_not_zero(tmp_path: Path) -> None:
-    said = Watch(root=tmp_path).summary()
+    said = HardwareMonitor(root=tmp_path).summary()
     assert said["cpu_mhz"] is None and said["temperature_c"] is None and said["gpu_throttled"] is None
     assert said["throttled"] == {"heat_events": None, "quota_ms": None, "stolen_s": None}
 

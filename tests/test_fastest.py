@@ -14,10 +14,10 @@ pytest.importorskip("onnxruntime")
 
 from tiny_ship import frame, make_ship  # noqa: E402
 
-from deploy.hardware.machine import Load  # noqa: E402
+from deploy.hardware.machine import CpuLoad  # noqa: E402
 from deploy.measurement.timing import BenchOptions  # noqa: E402
 from deploy.measurement.variants import fastest, latency_records, undecided  # noqa: E402
-from deploy.package.package import Ship  # noqa: E402
+from deploy.package.package import Package  # noqa: E402
 from deploy.runtimes import choose_variant  # noqa: E402
 from deploy.runtimes.load import fastest_here, runner  # noqa: E402
 from edgemt.model_card import ModelCard  # noqa: E402
@@ -42,7 +42,7 @@ def said(runtime: str, file: str, ratio: float, **more: Any) -> dict[str, Any]:
     return {"runtime": runtime, "file": file, "asked": None, "ratio": ratio, "fastest": True, **more}
 
 
-def told(ship: Ship, *latency: dict[str, Any]) -> Ship:
+def told(ship: Package, *latency: dict[str, Any]) -> Package:
     return replace(ship, card=replace(ship.card, latency=latency))
 
 
@@ -112,7 +112,7 @@ def test_the_precision_that_was_the_quickest_is_asked_for(tmp_path: Path) -> Non
 def busy_for(monkeypatch: pytest.MonkeyPatch, *cores: float | None) -> None:
     """What others take, timing after timing; the last goes on."""
     left = list(cores)
-    monkeypatch.setattr(Load, "foreign", lambda self, later: left.pop(0) if len(left) > 1 else left[0])
+    monkeypatch.setattr(CpuLoad, "other_processes", lambda self, later: left.pop(0) if len(left) > 1 else left[0])
 
 
 TWO = {("openvino", "slow.xml", None): Sleeper(0.004), ("openvino", "quick.xml", None): Sleeper(0.001)}

@@ -210,7 +210,7 @@ def test_an_entry_of_the_zoo_that_eight_bits_cost_too_much_says_why_there_are_no
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*_: object, **__: object) -> None:
-        gate(0.8, 0.6, tolerance=0.01, what="small in INT8 on openvino", knob="int8.images up")
+        gate(0.8, 0.6, tolerance=0.01, what="small in INT8 on openvino", hint="int8.images up")
 
     monkeypatch.setattr(zoo, "export", refused)
     for name in ("is_entry", "recipe_for"):

@@ -19,11 +19,11 @@ pytest.importorskip("openvino")
 
 from tiny_ship import CHANNELS, CLASSES, SIZE, frame, make_ship  # noqa: E402
 
-from deploy.package.package import open_ship  # noqa: E402
+from deploy.package.package import open_package  # noqa: E402
 from deploy.promptable.add_to_package import add_prompt, put_prompt  # noqa: E402
 from deploy.promptable.export import export_prompt  # noqa: E402
-from deploy.promptable.mask_edit import box_of, boxed, clicked, reached  # noqa: E402
-from deploy.promptable.runner import DECODE, EMBED, POINTS, Question, has_prompt, open_prompt  # noqa: E402
+from deploy.promptable.mask_edit import apply_box, apply_click, bounding_box, connected_to  # noqa: E402
+from deploy.promptable.runner import DECODE, EMBED, POINTS, Prompt, has_prompt, open_prompt  # noqa: E402
 from edgemt import cli  # noqa: E402
 from edgemt.artefacts import stage_folder  # noqa: E402
 from edgemt.io.atomic import sha256  # noqa: E402
@@ -57,7 +57,7 @@ def ship(network: Promptable, tmp_path_factory: pytest.TempPathFactory) -> Path:
 BOX = (0.2, 0.3, 0.6, 0.8)
 CLICKS = ((0.4, 0.5, True), (0.75, 0.25, False), (0.5, 0.6, True))
 QUESTIONS = [
-    (Question(box, CLICKS[:count]), begun)
+    (Prompt(box, CLICKS[:count]), begun)
     for box in (None, BOX)
     for count in (0, 1, 3)
     for begun in (False, True)
@@ -69,13 +69,13 @@ QUESTIONS = [
 def test_every_kind_of_question_is_answered_as_the_network_answers_it(
     runtime: str, ship: Path, network: Promptable
 ) -> None:
-    made, picture = open_prompt(open_ship(ship), runtime=runtime), frame(3)
+    made, picture = open_prompt(open_package(ship), runtime=runtime), frame(3)
     kept = made.embed(picture)
     x = (torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255 - 0.4) / 0.3
     first = np.random.default_rng(0).normal(0, 3, SIZE).astype(np.float32)
     seen = []
     for question, begun in QUESTIONS:
-        said = made.answer(kept, question, first=first if begun else None)
+        said = made.segment(kept, question, first=first if begun else None)
         box = None if question.box is None else torch.tensor(question.box).view(1, 1, 4)
         at = torch.tensor([p[:2] for p in question.points]).view(1, 1, -1, 2) if question.points else None
         signs = torch.tensor([int(p[2]) for p in question.points]).view(1, 1, -1) if question.points else None
@@ -91,7 +91,7 @@ def test_every_kind_of_question_is_answered_as_the_network_answers_it(
 def test_frames_of_another_size_are_fitted_as_in_training(ship: Path) -> None:
     from edgemt.io.images import fit_frame
 
-    made = open_prompt(open_ship(ship))
+    made = open_prompt(open_package(ship))
     large = np.kron(frame(1), np.ones((3, 2, 1), np.uint8))
     small = fit_frame(large, size=SIZE, channels=CHANNELS)
     for a, b in zip(made.embed(large), made.embed(small), strict=True):
@@ -99,18 +99,18 @@ def test_frames_of_another_size_are_fitted_as_in_training(ship: Path) -> None:
 
 
 def test_both_graphs_are_on_the_card_and_an_edited_one_is_refused(ship: Path, tmp_path: Path) -> None:
-    card = open_ship(ship).card
-    assert has_prompt(open_ship(ship))
+    card = open_package(ship).card
+    assert has_prompt(open_package(ship))
     assert {name: card.files[name] for name in (EMBED, DECODE)} == {n: sha256(ship / n) for n in (EMBED, DECODE)}
     copy = shutil.copytree(ship, tmp_path / "ship")
     with open(copy / DECODE, "ab") as graph:
         graph.write(b"\0")
     with pytest.raises(ValueError, match=r"decode\.onnx: changed since the card was written"):
-        open_ship(copy)
+        open_package(copy)
 
 
 def test_the_ship_is_the_one_it_was_but_for_the_prompt(ship: Path, tmp_path: Path) -> None:
-    before, after = make_ship(tmp_path / "ship").card, open_ship(ship).card
+    before, after = make_ship(tmp_path / "ship").card, open_package(ship).card
     assert {name: digest for name, digest in after.files.items() if not name.startswith("prompt/")} == before.files
     assert (after.classes, after.size, after.measured) == (before.classes, before.size, before.measured)
     assert sorted(path.name for path in ship.parent.iterdir()) == ["promptable", "ship"]
@@ -139,7 +139,7 @@ def test_a_network_that_does_not_fit_is_refused_and_the_ship_left_alone(
     card = make_ship(tmp_path / "ship").card
     with pytest.raises(ValueError, match=words):
         add_prompt(tmp_path / "ship", network, replace(CARD, **change))
-    assert open_ship(tmp_path / "ship").card == card
+    assert open_package(tmp_path / "ship").card == card
     assert [path.name for path in tmp_path.iterdir()] == ["ship"]
 
 
@@ -172,13 +172,13 @@ def test_a_graph_that_answers_otherwise_than_the_network_is_not_shipped(tmp_path
 )
 def test_a_question_without_sense_is_refused(asked: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Question(**asked)
+        Prompt(**asked)
 
 
 def test_nothing_asked_is_refused(ship: Path) -> None:
-    made = open_prompt(open_ship(ship))
+    made = open_prompt(open_package(ship))
     with pytest.raises(ValueError, match="nothing is asked"):
-        made.answer(made.embed(frame(0)), Question())
+        made.segment(made.embed(frame(0)), Prompt())
 
 
 @pytest.mark.parametrize("only", ["onnxruntime", "openvino"])
@@ -218,21 +218,21 @@ def test_a_click_takes_over_the_piece_that_holds_it_and_nothing_else() -> None:
     mask = two_squares()
     answer = np.zeros_like(mask)
     answer[5:15, 5:25] = True  # more of the first, and the second is gone
-    now, followed = clicked(mask, answer, at=(20 / 60, 10 / 40), on=True)
+    now, followed = apply_click(mask, answer, at=(20 / 60, 10 / 40), on=True)
     assert followed
     assert np.array_equal(now, mask | answer)
-    now, followed = clicked(mask, answer, at=(40 / 60, 25 / 40), on=False)
+    now, followed = apply_click(mask, answer, at=(40 / 60, 25 / 40), on=False)
     assert followed
     assert np.array_equal(now, mask & ~two_squares() | mask & answer)
 
 
 def test_a_click_that_the_network_will_not_follow_is_obeyed_in_a_small_disc() -> None:
     mask, nothing = two_squares(), np.zeros((40, 60), bool)
-    now, followed = clicked(mask, nothing, at=(20.5 / 60, 30.5 / 40), on=True)
+    now, followed = apply_click(mask, nothing, at=(20.5 / 60, 30.5 / 40), on=True)
     assert not followed
     assert now[30, 20]
     assert 0 < (now ^ mask).sum() < 0.01 * mask.size
-    now, followed = clicked(mask, ~nothing, at=(40.5 / 60, 27.5 / 40), on=False)
+    now, followed = apply_click(mask, ~nothing, at=(40.5 / 60, 27.5 / 40), on=False)
     assert not followed
     assert not now[27, 40]
     assert np.array_equal(now | mask, mask)
@@ -240,7 +240,7 @@ def test_a_click_that_the_network_will_not_follow_is_obeyed_in_a_small_disc() ->
 
 def test_a_click_on_what_is_right_already_changes_nothing() -> None:
     mask = two_squares()
-    now, followed = clicked(mask, mask, at=(10 / 60, 10 / 40), on=True)
+    now, followed = apply_click(mask, mask, at=(10 / 60, 10 / 40), on=True)
     assert followed
     assert np.array_equal(now, mask)
 
@@ -249,10 +249,10 @@ def test_the_first_box_says_where_the_object_is_and_another_one_keeps_the_other_
     mask = two_squares()
     answer = np.zeros_like(mask)
     answer[8:20, 8:12] = True
-    now, found = boxed(mask, answer, again=False)
+    now, found = apply_box(mask, answer, again=False)
     assert found
     assert np.array_equal(now, answer)
-    now, found = boxed(mask, answer, again=True)
+    now, found = apply_box(mask, answer, again=True)
     assert found
     assert np.array_equal(now[:, :25], answer[:, :25])
     assert np.array_equal(now[:, 25:], mask[:, 25:])
@@ -260,7 +260,7 @@ def test_the_first_box_says_where_the_object_is_and_another_one_keeps_the_other_
 
 def test_a_box_in_which_nothing_is_found_changes_nothing() -> None:
     for again in (False, True):
-        now, found = boxed(two_squares(), np.zeros((40, 60), bool), again=again)
+        now, found = apply_box(two_squares(), np.zeros((40, 60), bool), again=again)
         assert not found
         assert np.array_equal(now, two_squares())
 
@@ -268,10 +268,10 @@ def test_a_box_in_which_nothing_is_found_changes_nothing() -> None:
 def test_the_box_of_a_mask_holds_it_and_the_clicks_on_it() -> None:
     mask = np.zeros((40, 60), bool)
     mask[10:20, 15:30] = True
-    x0, y0, x1, y1 = box_of(mask, ((0.6, 0.4, True), (0.1, 0.9, False)))
+    x0, y0, x1, y1 = bounding_box(mask, ((0.6, 0.4, True), (0.1, 0.9, False)))
     assert 0.2 < x0 < 15 / 60 and 0.2 < y0 < 10 / 40
     assert 0.7 < x1 < 0.75 and 20 / 40 < y1 < 0.6  # as far beyond the click as the click is beyond the mask
-    assert box_of(np.zeros((4, 4), bool), ()) is None
+    assert bounding_box(np.zeros((4, 4), bool), ()) is None
 
 
 def test_pieces_are_told_apart_as_far_as_they_wind() -> None:
@@ -283,4 +283,4 @@ def test_pieces_are_told_apart_as_far_as_they_wind() -> None:
     seed[0, 0] = True
     scipy = pytest.importorskip("scipy.ndimage")
     pieces, _ = scipy.label(spiral, np.ones((3, 3)))
-    assert np.array_equal(reached(seed, spiral), pieces == pieces[0, 0])
+    assert np.array_equal(connected_to(seed, spiral), pieces == pieces[0, 0])

@@ -7,7 +7,7 @@ import pytest
 
 from deploy.benchmark import soak as soak_module
 from deploy.benchmark.soak import drift, soak, soak_notes
-from deploy.hardware.monitor import Watch
+from deploy.hardware.monitor import HardwareMonitor
 
 FRAMES = [np.zeros((1, 2, 2, 1), np.uint8)]
 
@@ -95,6 +95,6 @@ def test_a_watch_of_the_callers_own_is_used(clock: Clock) -> None:
     def call(_: np.ndarray) -> None:
         clock.ns += 1_000_000_000
 
-    watch = Watch()
+    watch = HardwareMonitor()
     soak(call, FRAMES, minutes=0.1, interval_s=2, watch=watch)
     assert len(watch.points) == 3

@@ -19,7 +19,7 @@ from typing import Any
 from torch import nn
 
 from deploy.package.files import CARD
-from deploy.package.package import seal
+from deploy.package.package import finalize
 from deploy.pruning.plan import Plan, apply_plan
 from edgemt.io.atomic import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
@@ -130,7 +130,7 @@ def write_card(folder: Path, card: ModelCard) -> ModelCard:
     for file in (checkpoint.CHECKPOINT, checkpoint.previous(Path(checkpoint.CHECKPOINT)).name):
         if (folder / file).exists():
             os.replace(folder / file, folder / f"{_FINISHED}{file}")
-    return seal(folder, replace(card, created=""))
+    return finalize(folder, replace(card, created=""))
 
 
 def rewrite_card(folder: Path, card: ModelCard) -> None:

@@ -13,8 +13,8 @@ import numpy as np
 from deploy.export import export_onnx, export_openvino
 from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import INPUTS, write_inputs
-from deploy.package.package import Ship, open_ship
-from deploy.quantization.accuracy_gate import agree, gate, gate_classes
+from deploy.package.package import Package, open_package
+from deploy.quantization.accuracy_gate import check_agreement, gate, gate_classes
 from deploy.runtimes.load import runner
 from edgemt.artefacts import stage_folder
 from edgemt.model_card import ModelCard
@@ -55,10 +55,10 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
             write_golden(working, f"synthetic{number}", frame=frames[index], mask=masks[index])
         kept = replace(card, stage="ship", parents=(entry.identity,), recipe_hash=key, measured=measured)
         kept = replace(kept, files={}, latency=())
-        opened = Ship(working, stage_folder.write_card(working, kept))
+        opened = Package(working, stage_folder.write_card(working, kept))
         for file in measured:
             test = self_test(opened, runner(opened, runtime=_RUNS[file], file=file, tested=False))
-            measured[file] |= {"golden_pixels": test.pixels, "golden_dice": test.foreground}
+            measured[file] |= {"golden_pixels": test.pixels, "golden_dice": test.foreground_dice}
         if SMALL in measured:
             measured[SMALL] |= agreement(opened)
         stage_folder.write_card(working, replace(kept, measured=measured))
@@ -89,7 +89,7 @@ def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, 
     for file in (FLOAT, FLOAT_IR):
         made = runner(working / file, runtime=_RUNS[file], precision="f32")
         what = f"{file} on {_RUNS[file]}"
-        same = agree(masks, made(frames), least=PARITY, what=what, knob="to another version of the runtime")
+        same = check_agreement(masks, made(frames), least=PARITY, what=what, hint="to another version of the runtime")
         say(f"{what} agrees with torch on {same:.3%} of pixels")
         measured[file] = {**entry.measured, "runtime": _RUNS[file], "measured_in": "torch", "agreement": same}
     return measured
@@ -98,7 +98,7 @@ def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, 
 def _carried(working: Path, entry: Entry, *, say: Say) -> dict[str, Any]:
     """The INT8 graph and the input statistics that the entry carries, copied, and what is on its card of INT8."""
     if entry.card.files.keys() & {SMALL, INPUTS}:
-        opened = open_ship(entry.folder, trusted="")  # all of its files, not the weights alone
+        opened = open_package(entry.folder, trusted="")  # all of its files, not the weights alone
         for file in opened.card.files.keys() & {SMALL, INPUTS}:
             shutil.copyfile(opened.path(file), working / file)
     if SMALL not in entry.card.files:

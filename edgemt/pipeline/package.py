@@ -14,12 +14,12 @@ from deploy.hardware.machine import describe
 from deploy.measurement.variants import QUICK, latency_records
 from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import write_inputs
-from deploy.package.package import Ship
+from deploy.package.package import Package
 from deploy.promptable.add_to_package import put_prompt
-from deploy.quantization.accuracy_gate import GateError, agree
-from deploy.quantization.float16 import halve
+from deploy.quantization.accuracy_gate import GateError, check_agreement
+from deploy.quantization.float16 import to_float16
 from deploy.runtimes.load import runner
-from deploy.runtimes.runner import GraphRunner
+from deploy.runtimes.runner import ModelRunner
 from edgemt.artefacts import stage_folder
 from edgemt.inference.doctor import golden_masks
 from edgemt.pipeline.fallback import given_up
@@ -94,7 +94,7 @@ def ship(at: Run) -> Path:
             given_up=(*parent.given_up, *given, *left_out),
             created="",
         )
-        opened = Ship(working, stage_folder.write_card(working, card))
+        opened = Package(working, stage_folder.write_card(working, card))
         measured, failed = _golden(at, opened, measured)
         own_key = partial_key if given or failed else key
         card = replace(card, recipe_hash=own_key, given_up=(*card.given_up, *failed))
@@ -123,7 +123,9 @@ def parity(at: Run, folder: Path, frames: np.ndarray) -> tuple[np.ndarray, dict[
         made = runner(folder / file, runtime=runtime, precision="f32")
         what = f"{file} on {runtime}"
         try:
-            same = agree(expected, made(frames), least=PARITY, what=what, knob="to another encoder or decoder")
+            same = check_agreement(
+                expected, made(frames), least=PARITY, what=what, hint="to another encoder or decoder"
+            )
         except GateError as error:
             if at.recipe.strict:
                 raise
@@ -149,7 +151,7 @@ def _remove(folder: Path, *files: str) -> None:
             (folder / part).unlink(missing_ok=True)
 
 
-def _golden(at: Run, ship: Ship, measured: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _golden(at: Run, ship: Package, measured: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The measurements with how near each rounded file comes to the golden masks; what fails them is left out."""
     found, given = dict(measured), []
     for file in (file for file in measured if file not in (FLOAT, FLOAT_IR)):
@@ -163,7 +165,7 @@ def _golden(at: Run, ship: Ship, measured: dict[str, Any]) -> tuple[dict[str, An
             at.say(f"ship: no {file}: {error}")
             given.append(_record(at, file, "the other files", str(error)))
             continue
-        found[file] = {**found[file], "golden_pixels": test.pixels, "golden_dice": test.foreground}
+        found[file] = {**found[file], "golden_pixels": test.pixels, "golden_dice": test.foreground_dice}
     if SMALL in found and SMALL_IR in found:
         one, other = (golden_masks(ship, runtime, "int8") for runtime in ("openvino", "onnxruntime"))
         found[SMALL] |= {"golden_agreement": float((one == other).mean())}  # the device is compared with it
@@ -225,13 +227,13 @@ def _half(
     exact_graph = at.folder("int8") / FLOAT  # there, whatever runtime the ship leaves out
     try:
         if (folder / FLOAT).exists():
-            halve(exact_graph, folder / HALF)
+            to_float16(exact_graph, folder / HALF)
         if (folder / FLOAT_IR).exists():
             export_openvino(exact_graph, folder / HALF_IR, weights="float16")
         for file in (file for file in (HALF, HALF_IR) if (folder / file).exists()):
             runtime, what = _RUNS[file], f"{file} on {_RUNS[file]}"
             exact = runner(folder / file, runtime=runtime, precision="f32")
-            same = agree(masks, exact(frames), least=PARITY, what=what, knob="to float")
+            same = check_agreement(masks, exact(frames), least=PARITY, what=what, hint="to float")
             record = record_of(runner(folder / file, runtime=runtime), at.val)
             refused = judged(_parent(at), record, tolerance=at.recipe.tolerance, what=what)
             if refused:
@@ -247,9 +249,9 @@ def _half(
     return found, ()
 
 
-def _timed(at: Run, ship: Ship, frames: np.ndarray) -> tuple[dict[str, Any], ...]:
+def _timed(at: Run, ship: Package, frames: np.ndarray) -> tuple[dict[str, Any], ...]:
     """Every runtime, file and precision that passed its gate, in turns; the card says which was the quickest."""
-    calls: dict[tuple[str, str, str | None], GraphRunner] = {}
+    calls: dict[tuple[str, str, str | None], ModelRunner] = {}
     for file, runtime in _RUNS.items():
         if file not in ship.card.measured:
             continue

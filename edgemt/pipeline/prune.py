@@ -99,7 +99,7 @@ def _still_passes(at: Run, folder: Path, source: Path) -> bool:
         return False
 
     def judge(before: float, dice: float) -> None:
-        gate(before, dice, tolerance=at.recipe.tolerance, what="the pruned student", knob=_REMEDY)
+        gate(before, dice, tolerance=at.recipe.tolerance, what="the pruned student", hint=_REMEDY)
 
     try:
         measured_again(at, folder, "slim", parent=source, judge=judge)
@@ -129,7 +129,7 @@ def _judged(at: Run, attempt: Attempt, made: Path) -> dict[str, Any]:
     before, dice, card = _dice(at, at.folder("student")), _dice(at, made), stage_folder.read_card(made)
     refused = ""
     try:
-        gate(before, dice, tolerance=at.recipe.tolerance, what="the pruned student", knob=_REMEDY)
+        gate(before, dice, tolerance=at.recipe.tolerance, what="the pruned student", hint=_REMEDY)
     except GateError as error:
         if at.recipe.strict or math.isnan(before):
             raise

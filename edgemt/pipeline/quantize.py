@@ -17,7 +17,7 @@ import numpy as np
 import torch
 
 from deploy import export
-from deploy.package.input_drift import measure, unlike
+from deploy.package.input_drift import drift_message, measure
 from deploy.quantization.accuracy_gate import GateError, gate, gate_classes
 from deploy.runtimes.load import runner
 from edgemt.artefacts import stage_folder
@@ -204,7 +204,7 @@ def _calibration(at: Run) -> list[np.ndarray]:
     frames = frames_of(stack, count, seed=at.recipe.seed)
     patients = len({case.group for case in at.cohort.labelled})
     known = measure(frames_of(at.labelled, 500, seed=at.recipe.seed), patients=patients)
-    warning = unlike(frames, known, what="int8: calibration")
+    warning = drift_message(frames, known, what="int8: calibration")
     if warning is not None:
         at.say(f"warning: {warning}")
     return [frame[None] for frame in frames]

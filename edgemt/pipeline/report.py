@@ -12,8 +12,8 @@ import numpy as np
 
 from deploy import export
 from deploy.benchmark.bench import BenchOptions, without_raw
-from deploy.benchmark.package_bench import bench_ship
-from deploy.package.package import seal
+from deploy.benchmark.package_bench import bench_package
+from deploy.package.package import finalize
 from deploy.quantization import int8
 from deploy.runtimes.load import runner
 from deploy.runtimes.runner import TorchRunner
@@ -64,7 +64,7 @@ def bench(
     calls = {f"torch/{name}": _eager(at, name, wanted, threads) for name in flat}
     with tempfile.TemporaryDirectory() as scratch:
         ship = at.folder("ship") if own else _resized(at, wanted, Path(scratch))
-        record = bench_ship(ship, threads=threads, calls=calls, frames=frames, options=options)
+        record = bench_package(ship, threads=threads, calls=calls, frames=frames, options=options)
     for entry in record["calls"]:
         name = entry["name"].removeprefix("torch/")
         if own and name in flat:
@@ -77,7 +77,7 @@ def bench(
 
 def _eager(at: Run, stage: str, size: tuple[int, int], threads: int | None) -> TorchRunner:
     network = stage_folder.load_network(at.folder(stage))
-    whole = export.Shippable(network, normalise=at.normalise, channels=at.channels)
+    whole = export.DeployableModel(network, normalise=at.normalise, channels=at.channels)
     return TorchRunner(whole.cpu(), size=size, channels=at.channels, name=stage, threads=threads)
 
 
@@ -107,7 +107,7 @@ def _resized(at: Run, size: tuple[int, int], folder: Path) -> Path:
         int8.quantize(graph, small, calibration=[frames[i : i + 1] for i in range(len(frames))], keep=keep)
         export.export_openvino(small, folder / SMALL_IR)
     export.export_openvino(graph, folder / FLOAT_IR)
-    seal(
+    finalize(
         folder,
         ModelCard(
             name=card.name,
