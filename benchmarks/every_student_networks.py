@@ -18,7 +18,7 @@ from torch import Tensor, nn
 
 import students
 import teachers
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.contract import Output
 from edgemt.io.file_types import is_image
 from edgemt.io.images import fit_frame, read_image, to_uint8
@@ -118,7 +118,7 @@ def trained(run: Path, *, channels: int) -> list[Entrant]:
         if stage == "slim" and (run / "int8" / "card.json").is_file():
             dice["int8"] = _dice(stage_folder.read_card(run / "int8"), "openvino/model.int8.xml")
         name = f"{card.network['name']}{', pruned' if stage == 'slim' else ''}, of {run.name}"
-        load = partial(stage_folder.load_network, run / stage)
+        load = partial(network_folder.load_network, run / stage)
         found.append(Entrant(name, load, channels, card.normalise, dice, trained=True))
     return found
 

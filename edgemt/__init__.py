@@ -23,7 +23,7 @@ _PUBLIC = {
     "Method": "edgemt.methods",
     "RECIPES": "edgemt.recipes",
     "Recipe": "edgemt.recipes",
-    "Schedule": "edgemt.training.engine",
+    "Schedule": "edgemt.training.options",
     "run": "edgemt.pipeline.flow",
     "open_ship": "deploy.package.package:open_package",
     "runner": "deploy.runtimes.load",

@@ -109,7 +109,7 @@ def read(file: Path) -> list[Tensor]:
 class Remembered(nn.Module):
     """A promptable network that answers from embeddings on disk: it is told which image, and never encodes one.
 
-    `files` [cases][slices]; a case that is no volume has one slice. Its frame is the whole image as it was embedded,
+    `files[case][slice]`: a case that is no volume has one slice. Its frame is the whole image as it was embedded,
     not an augmented view: questions and answers are in shares of that frame.
     """
 

@@ -10,7 +10,7 @@ from typing import Any
 def accepted_by_nvidia_parser(path: str | Path, *, build: bool = False) -> list[str] | None:
     """The objections of NVIDIA's ONNX parser to a graph, and with `build` those of its engine builder.
 
-    Empty where the graph is accepted, which says nothing about its speed. None where TensorRT for RTX is not installed.
+    Empty where the graph is accepted, whatever its speed. None where TensorRT for RTX is not installed.
     """
     try:
         importlib.import_module("tensorrt_rtx_libs")

@@ -26,8 +26,9 @@ from edgemt.model_card import Normalisation
 from edgemt.pipeline import run_context
 from edgemt.pipeline.train import trained
 from edgemt.testing.tiny_training import CHANNELS, Stage, Tiny, batch_of
-from edgemt.training import engine
-from edgemt.training.engine import Run, Schedule
+from edgemt.training import engine, progress
+from edgemt.training.engine import Trainer
+from edgemt.training.options import Schedule
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -219,7 +220,7 @@ def test_the_discriminator_learns_with_its_own_adam_and_drops_nothing_while_the_
         return Discriminator(classes=3, channels=CHANNELS, width=4) if kind == "discriminator" else Tiny(2, 3)
 
     schedule = Schedule(steps=10, labelled=2, unlabelled=3, warmup=5, precision="32-true")
-    run = Run(METHODS[name], build=build, schedule=schedule, seed=0)
+    run = Trainer(METHODS[name], build=build, schedule=schedule, seed=0)
     modes: list[bool] = []
     run.players["discriminator"].register_forward_hook(lambda module, *_: modes.append(module.training))
     for _ in range(3):
@@ -329,10 +330,10 @@ def test_a_threshold_that_nearly_every_voxel_passes_is_noticed(
 ) -> None:
     history = {"terms": {"accepted": [0.1, 0.2, share, share]}}
     for name in ("unimatch", "cutmix_mt"):
-        engine.note_threshold(METHODS[name], history, label="teacher")
+        progress.warn_if_threshold_accepts_all(METHODS[name], history, label="teacher")
         said = capsys.readouterr().err
         assert ("98.0 % of the voxels passed the confidence threshold" in said) == noticed and said.count("\n") <= 1
-    engine.note_threshold(METHODS["ua_mt"], history, label="teacher")
+    progress.warn_if_threshold_accepts_all(METHODS["ua_mt"], history, label="teacher")
     assert capsys.readouterr().err == "", "the mask of UA-MT is meant to open"
 
 

@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 import students
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io import encoder_weights
 from edgemt.io.encoder_weights import PACKAGES, adapt_first_conv, find, load, load_into, tensor_digest, timm_names
 from edgemt.pipeline import flow
 from edgemt.pipeline.run_context import start
 from edgemt.recipes import RECIPES, Recipe, Student, Teacher
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 TINY = "test_efficientnet"
 LITE = "tf_efficientnet_lite0"
@@ -254,7 +254,7 @@ def test_a_students_network_can_be_the_teacher(tmp_path: Path) -> None:
         "decoder": "dense2",
     }
     assert card.network["encoder_weights"]["origin"] == "own.safetensors"
-    stage_folder.load_network(out / "teacher")
+    network_folder.load_network(out / "teacher")
     with pytest.raises(ValueError, match="has no encoder that takes them"):
         flow.run(replace(recipe, teacher=Teacher(network="unet", encoder_weights=str(file))), out, until="teacher")
 

@@ -153,7 +153,7 @@ def test_ships(tmp_path: Path) -> None:
 
 def test_networks_of_cards(tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    from edgemt.artefacts.stage_folder import load_network, save_network
+    from edgemt.artefacts.network_folder import load_network, save_network
     from students import build
 
     network = {

@@ -36,7 +36,8 @@ from edgemt.methods.tasks import mask_of
 from edgemt.methods.views import TemporalEnsembling, cell_means
 from edgemt.model_card import Normalisation
 from edgemt.testing.tiny_training import CHANNELS, Stage, batch_of
-from edgemt.training.engine import Run, Schedule
+from edgemt.training.engine import Trainer
+from edgemt.training.options import Schedule
 
 MINE = ("bcp", "cct", "dtc", "ict", "mc_net", "mc_net_plus", "pi_model", "sassnet", "ss_net", "urpc", "vat")
 MINE += ("temporal_ensembling",)
@@ -494,12 +495,12 @@ def test_it_runs_in_the_engine_with_the_networks_of_the_house(name: str, dims: i
     world = World(name, dims)
     schedule = Schedule(steps=4, labelled=2, unlabelled=2, precision=precision, warmup=1)
     method = replace(METHODS[name], **({"images": 8, "cells": 16} if name == "temporal_ensembling" else {}))
-    run = Run(method, build=world.build, schedule=schedule, seed=0)
+    run = Trainer(method, build=world.build, schedule=schedule, seed=0)
     for _ in range(3):
         terms = run.step(world.draw)
         assert terms and all(math.isfinite(float(v)) for v in terms.values())
     run.save(tmp_path / "c.safetensors", key="k")
-    again = Run(method, build=world.build, schedule=schedule, seed=1)
+    again = Trainer(method, build=world.build, schedule=schedule, seed=1)
     again.restore(tmp_path / "c.safetensors", key="k")
     assert all(torch.equal(a, b) for a, b in zip(run.players.buffers(), again.players.buffers(), strict=True))
     assert again.index == 3

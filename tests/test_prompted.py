@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgemt.artefacts import network_folder
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -25,7 +27,6 @@ from deploy.promptable.export import export_prompt  # noqa: E402
 from deploy.promptable.mask_edit import apply_box, apply_click, bounding_box, connected_to  # noqa: E402
 from deploy.promptable.runner import DECODE, EMBED, POINTS, Prompt, has_prompt, open_prompt  # noqa: E402
 from edgemt import cli  # noqa: E402
-from edgemt.artefacts import stage_folder  # noqa: E402
 from edgemt.io.atomic import sha256  # noqa: E402
 from edgemt.model_card import ModelCard, Normalisation  # noqa: E402
 from teachers.promptable import Promptable  # noqa: E402
@@ -49,7 +50,7 @@ def ship(network: Promptable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prompted")
     make_ship(folder / "ship")
     (folder / "promptable").mkdir()
-    stage_folder.save_network(folder / "promptable", network, CARD)
+    network_folder.save_network(folder / "promptable", network, CARD)
     cli.main(["export", str(folder / "ship"), "--with-prompt", str(folder / "promptable")])
     return folder / "ship"
 
@@ -177,7 +178,7 @@ def test_a_question_without_sense_is_refused(asked: dict, words: str) -> None:
 
 def test_nothing_asked_is_refused(ship: Path) -> None:
     made = open_prompt(open_package(ship))
-    with pytest.raises(ValueError, match="nothing is asked"):
+    with pytest.raises(ValueError, match="it is empty"):
         made.segment(made.embed(frame(0)), Prompt())
 
 

@@ -43,15 +43,15 @@ def report(job: dict[str, Any]) -> None:
 
     frame = np.random.default_rng(0).integers(0, 256, (1, *job["shape"]), dtype=np.uint8)
     choice: dict[str, Any] = {name: job.get(name) for name in ("threads", "precision")}
-    ship: Any = Path(job["path"])
-    if ship.is_dir():
-        ship = open_package(ship)
+    package: Any = Path(job["path"])
+    if package.is_dir():
+        package = open_package(package)
         choice |= {"file": job.get("file"), "tested": False}
     empty = memory()["resident_bytes"] or 0
     marks = [time.perf_counter_ns()]
     import_runtime(RUNTIMES[job["runtime"].partition(":")[0]].package, job["runtime"])
     marks.append(time.perf_counter_ns())
-    run = runner(ship, runtime=job["runtime"], **choice)
+    run = runner(package, runtime=job["runtime"], **choice)
     marks.append(time.perf_counter_ns())
     run(frame)
     marks.append(time.perf_counter_ns())

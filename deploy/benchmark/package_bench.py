@@ -26,7 +26,7 @@ Evaluate = Callable[[str, str, str | None], Mapping[str, Any]]  # runtime, file,
 
 
 def bench_package(
-    ship: Package | str | Path,
+    package: Package | str | Path,
     *,
     runtimes: Sequence[str] = (),
     file: str | None = None,
@@ -43,40 +43,40 @@ def bench_package(
     the Dice of that file on the card, or the one that `evaluate` measures on this machine.
     """
     options = options or BenchOptions()
-    ship = ship if isinstance(ship, Package) else open_package(ship)
-    fed = [pair.frame for pair in golden_pairs(ship)] if frames is None else frames
-    loaded, left_out = _loaded(ship, runtimes, file=file, threads=threads)
+    package = package if isinstance(package, Package) else open_package(package)
+    fed = [pair.frame for pair in golden_pairs(package)] if frames is None else frames
+    loaded, left_out = _loaded(package, runtimes, file=file, threads=threads)
     if not loaded and not calls:
         raise ValueError(_why_nothing(left_out, file=file))
-    makers = {name: partial(_another, ship, chosen) for name, (_, chosen) in loaded.items()}
+    makers = {name: partial(_another, package, chosen) for name, (_, chosen) in loaded.items()}
     record = bench({**{name: made for name, (made, _) in loaded.items()}, **(calls or {})}, fed, options, makers=makers)
     for entry in record["calls"]:
         made, chosen = loaded.get(entry["name"], (None, {}))
         if made is not None:
-            entry |= _accuracy(ship, made.file, chosen, evaluate)
-            entry["size_bytes"] = _size(ship, made.file)
-            entry["sha256"] = ship.card.files.get(made.file)
+            entry |= _accuracy(package, made.file, chosen, evaluate)
+            entry["size_bytes"] = _size(package, made.file)
+            entry["sha256"] = package.card.files.get(made.file)
             entry["cold"] = (
-                cold_start(ship.folder, {**chosen, "file": made.file}, frame=fed[0]) if options.cold else None
+                cold_start(package.folder, {**chosen, "file": made.file}, frame=fed[0]) if options.cold else None
             )
-    record["ship"] = {"name": ship.card.name, "params": ship.card.params, "macs": ship.card.macs}
-    record["host"] = _host_stages(fed[0], ship)
+    record["ship"] = {"name": package.card.name, "params": package.card.params, "macs": package.card.macs}
+    record["host"] = _host_stages(fed[0], package)
     record["notes"] += [f"left out: {why}" for why in left_out]
     return record
 
 
 def _loaded(
-    ship: Package, runtimes: Sequence[str], *, file: str | None, threads: int | None
+    package: Package, runtimes: Sequence[str], *, file: str | None, threads: int | None
 ) -> tuple[dict[str, tuple[Any, dict[str, Any]]], list[str]]:
     """(name -> (runner, its options), reasons why runtimes that were not named were omitted)."""
     chosen = list(runtimes) or [name for name, (works, _) in available().items() if works and RUNTIMES[name].load]
     found: dict[str, tuple[Any, dict[str, Any]]] = {}
     left_out = []
     for name in chosen:
-        for wanted in _variants(ship, name) if file is None else [{"file": file}]:
+        for wanted in _variants(package, name) if file is None else [{"file": file}]:
             options = {"runtime": name, "threads": threads, **wanted}
             try:
-                made = runner(ship, **options)
+                made = runner(package, **options)
             except ValueError as error:
                 if runtimes:
                     raise
@@ -96,13 +96,13 @@ def _why_nothing(left_out: Sequence[str], *, file: str | None) -> str:
     return f"bench: no runtime works here ({'; '.join(reasons) or 'pip install openvino'})"
 
 
-def _another(ship: Package, options: Mapping[str, Any], threads: int) -> Call:
-    return runner(ship, **{**options, "threads": threads}, tested=False)
+def _another(package: Package, options: Mapping[str, Any], threads: int) -> Call:
+    return runner(package, **{**options, "threads": threads}, tested=False)
 
 
-def _accuracy(ship: Package, file: str, options: Mapping[str, Any], evaluate: Evaluate | None) -> dict[str, Any]:
+def _accuracy(package: Package, file: str, options: Mapping[str, Any], evaluate: Evaluate | None) -> dict[str, Any]:
     """`dice` and `dice_from`: measured on this machine with the file as it runs here, or taken from the card."""
-    card = ship.card.measured.get(file, {})
+    card = package.card.measured.get(file, {})
     result = {"dice": card.get("dice"), "drop": card.get("drop")}
     if evaluate is None:
         return {**result, "dice_from": "card" if result["dice"] is not None else None}
@@ -110,25 +110,25 @@ def _accuracy(ship: Package, file: str, options: Mapping[str, Any], evaluate: Ev
     return {**result, "dice": here["dice"], "dice_from": f"measured here, {here['counted']} cases"}
 
 
-def _variants(ship: Package, runtime: str) -> list[dict[str, Any]]:
+def _variants(package: Package, runtime: str) -> list[dict[str, Any]]:
     """Options for each variant on a runtime: each file it reads, the float one in default and reference precision."""
     row = RUNTIMES.get(runtime.partition(":")[0])
     if row is None:
         return [{}]  # the runner raises the error
     options: list[dict[str, Any]] = []
     for kind, names in row.files.items():
-        if any(name in ship.card.files for name in names):
+        if any(name in package.card.files for name in names):
             options.append({"file": kind})
             if kind == "fp32" and row.reference_precision:
                 options.append({"file": kind, "precision": row.reference_precision})
     return options or [{}]
 
 
-def _host_stages(frame: np.ndarray, ship: Package) -> dict[str, Any]:
+def _host_stages(frame: np.ndarray, package: Package) -> dict[str, Any]:
     """Times around the network for a 1280 x 720 source: fit the frame, enlarge the mask; by Pillow."""
     source = (720, 1280)
-    sliced = ship.card.channel_order == "slices"  # each frame brings one new slice, its neighbours are there
-    channels, size = 1 if sliced else ship.card.channels, ship.card.size
+    sliced = package.card.channel_order == "slices"  # each frame brings one new slice, its neighbours are there
+    channels, size = 1 if sliced else package.card.channels, package.card.size
     picture = frame.reshape(frame.shape[-3:])
     big = fit_frame(picture[..., 0] if channels == 1 else picture, size=source, channels=channels)
     big = big[..., 0] if channels == 1 else big
@@ -147,6 +147,6 @@ def _host_stages(frame: np.ndarray, ship: Package) -> dict[str, Any]:
     return result
 
 
-def _size(ship: Package, file: str) -> int:
+def _size(package: Package, file: str) -> int:
     weights = file.removesuffix(".xml") + ".bin"
-    return sum(ship.path(name).stat().st_size for name in {file, weights} if name in ship.card.files)
+    return sum(package.path(name).stat().st_size for name in {file, weights} if name in package.card.files)

@@ -46,10 +46,10 @@ def predict_dicom_seg(
     kind: Kind = "BINARY",
 ) -> Iterator[Path]:
     """`write_dicom_seg` with a package; warns once where frames do not look like the training frames."""
-    ship = open_package(folder)
+    package = open_package(folder)
     made, watch = (
-        runner(ship, runtime=runtime, file=file, threads=threads),
-        InputDriftMonitor(read_inputs(ship), what="input"),
+        runner(package, runtime=runtime, file=file, threads=threads),
+        InputDriftMonitor(read_inputs(package), what="input"),
     )
 
     def predict(frames: np.ndarray) -> np.ndarray:
@@ -57,11 +57,11 @@ def predict_dicom_seg(
             print(f"edgemt: warning: {warning}", file=sys.stderr, flush=True)
         return made(frames)
 
-    return write_dicom_seg(ship, predict, inputs, out=out, kind=kind)
+    return write_dicom_seg(package, predict, inputs, out=out, kind=kind)
 
 
 def write_dicom_seg(
-    ship: Package, predict: Predict, inputs: Sequence[Path], *, out: Path, kind: Kind = "BINARY"
+    package: Package, predict: Predict, inputs: Sequence[Path], *, out: Path, kind: Kind = "BINARY"
 ) -> Iterator[Path]:
     """Write a SEG for each series among `inputs` (files, or folders of them); yields the path of each.
 
@@ -71,18 +71,20 @@ def write_dicom_seg(
     one line that names the file, for a file that is no image, a model of neighbouring slices, and missing libraries.
     """
     library("highdicom")
-    if ship.card.channel_order == "slices":
-        raise ValueError(f"{ship.folder}: reads slices of a volume; DICOM SEG is written by models of single frames")
+    if package.card.channel_order == "slices":
+        raise ValueError(f"{package.folder}: reads slices of a volume; DICOM SEG is written by models of single frames")
     failures, written = Failures(total=2 if any(path.is_dir() for path in inputs) else len(inputs)), set[Path]()
-    depth = of_card(ship.card.data, source=ship.folder / "card.json")
+    depth = of_card(package.card.data, source=package.folder / "card.json")
     for number, series in enumerate(series_of(inputs, depth=depth, failures=failures, tell=_tell), 1):
         if (about := series.about()) is not None:
             _tell(about)
-        readable, masks = _predicted(ship.card, predict, series, failures)
+        readable, masks = _predicted(package.card, predict, series, failures)
         if not readable:
             continue
         try:
-            data = _bytes(_segmentation(ship.card, [file.header for file in readable], masks, kind=kind, number=number))
+            data = _bytes(
+                _segmentation(package.card, [file.header for file in readable], masks, kind=kind, number=number)
+            )
         except (AttributeError, KeyError, TypeError, ValueError) as error:  # a required element is missing
             failures.add(
                 readable[0].path, ValueError(f"no SEG can be made of it ({first_line(error)}); export it again")

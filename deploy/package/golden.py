@@ -59,38 +59,38 @@ def write_golden(folder: str | Path, name: str, *, frame: np.ndarray, mask: np.n
         write_bytes(Path(folder) / GOLDEN / f"{name}{suffix}", buffer.getvalue())
 
 
-def golden_pairs(ship: Package) -> list[GoldenPair]:
+def golden_pairs(package: Package) -> list[GoldenPair]:
     """The self-test pairs of a package, sorted by name; empty where it has none."""
     pairs = []
-    for file in sorted(ship.card.files):
+    for file in sorted(package.card.files):
         if not file.startswith(f"{GOLDEN}/") or file.endswith(_MASK) or not file.endswith(".png"):
             continue
         name = file.removeprefix(f"{GOLDEN}/").removesuffix(".png")
-        frame = _png(ship, file)
-        mask = _png(ship, f"{GOLDEN}/{name}{_MASK}")
-        if frame.ndim == 2 and frame.shape[1] % ship.card.channels == 0:
-            frame = np.ascontiguousarray(frame.reshape(len(frame), ship.card.channels, -1).swapaxes(1, 2))
-        if frame.shape != (*ship.card.size, ship.card.channels) or mask.shape != ship.card.size:
+        frame = _png(package, file)
+        mask = _png(package, f"{GOLDEN}/{name}{_MASK}")
+        if frame.ndim == 2 and frame.shape[1] % package.card.channels == 0:
+            frame = np.ascontiguousarray(frame.reshape(len(frame), package.card.channels, -1).swapaxes(1, 2))
+        if frame.shape != (*package.card.size, package.card.channels) or mask.shape != package.card.size:
             raise ValueError(
-                f"{ship.folder / file}: frame {frame.shape} and mask {mask.shape} do not fit the card's "
-                f"{ship.card.size} x {ship.card.channels}; export the model again"
+                f"{package.folder / file}: frame {frame.shape} and mask {mask.shape} do not fit the card's "
+                f"{package.card.size} x {package.card.channels}; export the model again"
             )
         pairs.append(GoldenPair(name, frame[None], mask))
     return pairs
 
 
-def _png(ship: Package, file: str) -> np.ndarray:
+def _png(package: Package, file: str) -> np.ndarray:
     """uint8 [H, W] or [H, W, 3], as `write_golden` wrote it."""
     try:
-        with Image.open(BytesIO(ship.read(file)), formats=("PNG",)) as image:
+        with Image.open(BytesIO(package.read(file)), formats=("PNG",)) as image:
             if image.mode not in ("L", "RGB") or image.width * image.height > _GOLDEN_PIXELS:
                 raise ValueError(f"mode {image.mode}, {image.width} x {image.height} pixels")
             return np.asarray(image)
     except (OSError, SyntaxError, ValueError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{ship.folder / file}: is no golden picture ({error}); export the model again") from None
+        raise ValueError(f"{package.folder / file}: is no golden picture ({error}); export the model again") from None
 
 
-def self_test(ship: Package, runner: Runner) -> SelfTest:
+def self_test(package: Package, runner: Runner) -> SelfTest:
     """Run the golden frames and compare the masks with the golden ones.
 
     A float file must reproduce the masks; an INT8 or float16 file, or one that runs in bf16, must come close: as close
@@ -98,13 +98,13 @@ def self_test(ship: Package, runner: Runner) -> SelfTest:
     processor), and 95 % of the pixels where the card has no such number. The test finds a broken runtime or a wrong
     input; the accuracy of INT8 is measured separately and is on the card.
     """
-    pairs = golden_pairs(ship)
+    pairs = golden_pairs(package)
     if not pairs:
         return SelfTest(0, float("nan"), float("nan"), False, "the ship has no golden frames, so nothing was compared")
     masks = [(pair.mask, runner(pair.frame)[0]) for pair in pairs]
     pixels = min(float((want == got).mean()) for want, got in masks)
     foreground_dice = _overlap(*(np.stack(part) for part in zip(*masks, strict=True)))
-    reached = ship.card.measured.get(runner.file, {})
+    reached = package.card.measured.get(runner.file, {})
     near = (
         min(0.95, reached.get("golden_pixels", 1.0) - _MARGIN),
         min(0.8, reached.get("golden_dice", 1.0) - _MARGIN),

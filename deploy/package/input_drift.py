@@ -169,13 +169,13 @@ def write_inputs(folder: str | Path, frames: np.ndarray) -> None:
     write_text(Path(folder) / INPUTS, measure(frames).to_json())
 
 
-def read_inputs(ship: Package) -> InputStatistics | None:
+def read_inputs(package: Package) -> InputStatistics | None:
     """The input statistics of a package; None where it has none. Raises ValueError for an unreadable file."""
-    if INPUTS not in ship.card.files:
+    if INPUTS not in package.card.files:
         return None
-    source = ship.path(INPUTS)
+    source = package.path(INPUTS)
     try:
-        text = ship.read(INPUTS).decode("utf-8")
+        text = package.read(INPUTS).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{source}: is no text in UTF-8 ({error}); export the model again") from None
     return InputStatistics.from_json(text, source=source)

@@ -33,13 +33,13 @@ def add_prompt(folder: str | Path, network: nn.Module, card: ModelCard) -> Packa
     other classes and for one that a runtime does not compute like torch.
     """
     folder = Path(folder)
-    ship = open_package(folder)
+    package = open_package(folder)
     working, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("prompt", "before-prompt"))
     shutil.rmtree(working, ignore_errors=True)
     try:
         shutil.copytree(folder, working)
-        put_prompt(working, network, card, of=ship.card, frames=[pair.frame[0] for pair in golden_pairs(ship)])
-        finalize(working, replace(ship.card, parents=(*ship.card.parents, card_hash(card)), created=""))
+        put_prompt(working, network, card, of=package.card, frames=[pair.frame[0] for pair in golden_pairs(package)])
+        finalize(working, replace(package.card, parents=(*package.card.parents, card_hash(card)), created=""))
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
         os.replace(working, folder)

@@ -104,17 +104,17 @@ class PromptableRunner:
         return PromptedMask(logits, quality)
 
 
-def has_prompt(ship: Package) -> bool:
+def has_prompt(package: Package) -> bool:
     """True where the package has a prompt input."""
-    return EMBED in ship.card.files and DECODE in ship.card.files
+    return EMBED in package.card.files and DECODE in package.card.files
 
 
-def open_prompt(ship: Package, *, runtime: str = "auto", threads: int = 1) -> PromptableRunner:
+def open_prompt(package: Package, *, runtime: str = "auto", threads: int = 1) -> PromptableRunner:
     """Load the prompt input of a package. Raises ValueError in one line for a package without a valid one."""
-    if not has_prompt(ship):
-        raise ValueError(f"{ship.folder}: has no prompt input; add one with edgemt export SHIP --with-prompt")
-    require_signed(ship.folder, signed=ship.signed)
-    return load_prompt(ship.model(EMBED), ship.model(DECODE), runtime=runtime, threads=threads)
+    if not has_prompt(package):
+        raise ValueError(f"{package.folder}: has no prompt input; add one with edgemt export SHIP --with-prompt")
+    require_signed(package.folder, signed=package.signed)
+    return load_prompt(package.model(EMBED), package.model(DECODE), runtime=runtime, threads=threads)
 
 
 def load_prompt(

@@ -222,7 +222,7 @@ def _verify(source: Package | Path, made: ModelRunner, loaded: LoadedModel, *, r
     if isinstance(source, Path):
         return
     if made.shape[1:] != (*source.card.size, source.card.channels):
-        raise ValueError(f"{made.path}: takes {made.shape}, the card says {source.card.size}; export the model again")
+        raise ValueError(f"{made.path}: takes {made.shape}, the card lists {source.card.size}; export the model again")
     if run_golden_frames:
         _self_test(source, made)
 

@@ -83,7 +83,7 @@ def build(
 
 
 def build_package(
-    ship: Package,
+    package: Package,
     *,
     runtime: str = "auto",
     file: str | None = None,
@@ -102,17 +102,19 @@ def build_package(
     if runtime not in PACKAGES:
         raise ValueError(unknown_name_message("runtime to build engines for", runtime, ["auto", *PACKAGES]))
     import_tensorrt(runtime)
-    names = [ONNX.get(file, file)] if file is not None else [name for name in ONNX.values() if name in ship.card.files]
+    names = (
+        [ONNX.get(file, file)] if file is not None else [name for name in ONNX.values() if name in package.card.files]
+    )
     for name in names:
-        source = ship.path(name)
+        source = package.path(name)
         if source.suffix != ".onnx":
             raise ValueError(f"{source}: engines are built from .onnx; choose {', '.join(ONNX)}")
-        engine = build(ship.model(name), runtime=runtime, options=options, folder=folder)
-        yield engine, _describe(ship, name, engine, runtime, options, self_test)
+        engine = build(package.model(name), runtime=runtime, options=options, folder=folder)
+        yield engine, _describe(package, name, engine, runtime, options, self_test)
 
 
 def _describe(
-    ship: Package, name: str, engine: Engine, runtime: str, options: BuildOptions | None, self_test: SelfTest
+    package: Package, name: str, engine: Engine, runtime: str, options: BuildOptions | None, self_test: SelfTest
 ) -> str:
     """Size and precision of an engine; where there is a GPU, after its self-test."""
     size = f"{name}: {engine.record['bytes'] / 2**20:.1f} MiB in {engine.record['built_s']:.1f} s"
@@ -120,7 +122,7 @@ def _describe(
         layers = precision_summary(engine.record["layers"])
         return f"{size}, layers {layers}; built ahead of time and not tried: no NVIDIA GPU and driver here"
     cache = engine.path.parent
-    made = self_test(ship, runtime=runtime, file=name, cache=cache, precision=options.precision if options else None)
+    made = self_test(package, runtime=runtime, file=name, cache=cache, precision=options.precision if options else None)
     return f"{size}, runs in {made.precision} on {made.details['device']} and gives the golden masks"
 
 

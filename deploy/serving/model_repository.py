@@ -60,25 +60,25 @@ class ServeOptions:
             raise ValueError(f"serve.instances = {self.instances}: must be 1 or more")
 
 
-def export_to_server(ship: Package, out: str | Path, options: ServeOptions) -> Path:
+def export_to_server(package: Package, out: str | Path, options: ServeOptions) -> Path:
     """Add the package to the repository `out`, as a new version where the model exists; returns the model folder.
 
     A version appears only when it is complete. The same files again change only the configuration. Raises ValueError
     for a name that belongs to another model, a package without the graph, and a full disk.
     """
     out = Path(out)
-    name = model_name(options.name or ship.card.name or ship.folder.resolve().name)
+    name = model_name(options.name or package.card.name or package.folder.resolve().name)
     if options.server == "monai":
-        return write_bundle(ship, out / name, name=name)
-    runtime, file = _graph(ship, options)
+        return write_bundle(package, out / name, name=name)
+    runtime, file = _graph(package, options)
     model = out / name
     stage = out / f".{name}.part"
     shutil.rmtree(stage, ignore_errors=True)  # left by an interrupted run
     try:
-        version = _next_version(model, ship, file)
+        version = _next_version(model, package, file)
         if version is not None:
-            _copy(ship, file, stage / str(version))
-        _describe(stage, ship, options, name=name, runtime=runtime, int8=".int8." in file, suffix=Path(file).suffix)
+            _copy(package, file, stage / str(version))
+        _describe(stage, package, options, name=name, runtime=runtime, int8=".int8." in file, suffix=Path(file).suffix)
         _move(stage, model)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -97,27 +97,27 @@ def model_name(name: str) -> str:
     return plain
 
 
-def _graph(ship: Package, options: ServeOptions) -> tuple[str, str]:
+def _graph(package: Package, options: ServeOptions) -> tuple[str, str]:
     """(runtime, file of the package) to serve."""
-    has_ir = any(file in ship.card.files for file in _GRAPHS["openvino"].values())
+    has_ir = any(file in package.card.files for file in _GRAPHS["openvino"].values())
     runtime = "openvino" if options.server == "ovms" or (options.device == "cpu" and has_ir) else "onnxruntime"
     kind = options.file or ("int8" if runtime == "openvino" else "fp32")
     if kind not in _GRAPHS["onnxruntime"]:
         raise ValueError(unknown_name_message("serve.file", kind, _GRAPHS["onnxruntime"]))
     file = _GRAPHS[runtime].get(kind, "")
-    if file not in ship.card.files:
+    if file not in package.card.files:
         file = _GRAPHS["onnxruntime"][kind]  # OpenVINO also reads ONNX
-    ship.path(file)
+    package.path(file)
     return runtime, file
 
 
-def _parts(ship: Package, file: str) -> dict[str, str]:
+def _parts(package: Package, file: str) -> dict[str, str]:
     """File in a version folder -> file of the package."""
     parts = {f"model{Path(file).suffix}": file}
     return parts | {"model.bin": f"{file.removesuffix('.xml')}.bin"} if file.endswith(".xml") else parts
 
 
-def _next_version(model: Path, ship: Package, file: str) -> int | None:
+def _next_version(model: Path, package: Package, file: str) -> int | None:
     """Number of a new version; None where the newest version has the same files."""
     if not model.exists():
         return 1
@@ -128,39 +128,41 @@ def _next_version(model: Path, ship: Package, file: str) -> int | None:
             f"{model}: exists and has no card, so it is another model; give another name or folder"
         ) from None
     for field in ("size", "channels", "channel_order", "classes"):
-        old, new = getattr(before, field), getattr(ship.card, field)
+        old, new = getattr(before, field), getattr(package.card, field)
         if old != new:
             raise ValueError(f"{model}: {field} was {old}, this ship has {new}; clients would break, give another name")
     numbers = [int(path.name) for path in model.iterdir() if path.is_dir() and path.name.isdigit()]
     newest = model / str(max(numbers, default=0))
-    files = {path.name for path in newest.iterdir()} if newest.is_dir() else set(_parts(ship, file))
-    if files != set(_parts(ship, file)):
+    files = {path.name for path in newest.iterdir()} if newest.is_dir() else set(_parts(package, file))
+    if files != set(_parts(package, file)):
         raise ValueError(f"{newest}: holds {', '.join(sorted(files))}, another backend's files; give another name")
-    if newest.is_dir() and all(sha256(newest / part) == ship.card.files[of] for part, of in _parts(ship, file).items()):
+    if newest.is_dir() and all(
+        sha256(newest / part) == package.card.files[of] for part, of in _parts(package, file).items()
+    ):
         return None
     return max(numbers, default=0) + 1
 
 
-def _copy(ship: Package, file: str, target: Path) -> None:
-    for part, of in _parts(ship, file).items():
-        write_bytes(target / part, ship.read(of))
+def _copy(package: Package, file: str, target: Path) -> None:
+    for part, of in _parts(package, file).items():
+        write_bytes(target / part, package.read(of))
 
 
 def _describe(
-    stage: Path, ship: Package, options: ServeOptions, *, name: str, runtime: str, int8: bool, suffix: str
+    stage: Path, package: Package, options: ServeOptions, *, name: str, runtime: str, int8: bool, suffix: str
 ) -> None:
     stage.mkdir(parents=True, exist_ok=True)
-    write_text(stage / CARD, ship.card.to_json())
+    write_text(stage / CARD, package.card.to_json())
     if options.server != "triton":
         return
-    pairs = golden_pairs(ship)
+    pairs = golden_pairs(package)
     if pairs:
         write_bytes(stage / "warmup" / "frame", pairs[0].frame.tobytes())
     config = triton_config(
         name=name,
         runtime=runtime,
         file=f"model{suffix}",
-        shape=(1, *ship.card.size, ship.card.channels),
+        shape=(1, *package.card.size, package.card.channels),
         int8=int8,
         device=options.device,
         instances=options.instances,

@@ -23,21 +23,21 @@ _OLDEST = {
 _NOT_SAID = "not stated"
 
 
-def write_bundle(ship: Package, folder: Path, *, name: str) -> Path:
+def write_bundle(package: Package, folder: Path, *, name: str) -> Path:
     """Write configs/metadata.json, docs/README.md and models/*.onnx; returns `folder`."""
-    graphs = [file for file in ship.card.files if file.endswith(".onnx") and "/" not in file]
+    graphs = [file for file in package.card.files if file.endswith(".onnx") and "/" not in file]
     for file in graphs:
-        write_bytes(folder / "models" / Path(file).name, ship.read(file))
-    described = bundle_metadata(ship)
+        write_bytes(folder / "models" / Path(file).name, package.read(file))
+    described = bundle_metadata(package)
     write_text(folder / "docs" / "README.md", f"# {name}\n\n{described['description']}\n")
-    write_text(folder / "configs" / CARD, ship.card.to_json())
+    write_text(folder / "configs" / CARD, package.card.to_json())
     write_text(folder / "configs" / "metadata.json", json.dumps(described, indent=4) + "\n")
     return folder
 
 
-def bundle_metadata(ship: Package) -> dict[str, Any]:
+def bundle_metadata(package: Package) -> dict[str, Any]:
     """The metadata that the schema requires, from the card; authors and copyright are not on the card."""
-    card = ship.card
+    card = package.card
     classes = {str(k): name for k, name in enumerate(card.classes)}
     shape = {"type": "image", "spatial_shape": list(card.size), "dtype": "uint8", "is_patch_data": False}
     colours = {"RGB": ["red", "green", "blue"], "grey": ["intensity"]}.get(

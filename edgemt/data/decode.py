@@ -14,9 +14,9 @@ import numpy as np
 from edgemt.contract import Case
 from edgemt.data import phantom2d, phantom3d
 from edgemt.data.reading import Reading, decide_reading
-from edgemt.io import array_values, images, volumes
+from edgemt.io import array_values, images
 from edgemt.io.bit_depth import Rule
-from edgemt.io.volumes import stack_neighbours
+from edgemt.io.volumes import read_volume, stack_neighbours, volume_shape
 
 ProgressCall = Callable[[int, int], None]
 
@@ -119,14 +119,14 @@ def image_volume(path: str, *, axes: str = "") -> np.ndarray:
     """[X, Y, Z] of a file in the order `axes`, or of a phantom volume."""
     if path.startswith(phantom3d.PREFIX):
         return phantom3d.volume(phantom3d.seed_of(path))[0]
-    return volumes.read_volume(path, axes=axes).array
+    return read_volume(path, axes=axes).array
 
 
 def depth_of(path: str, *, axes: str = "") -> int:
     """How many slices a volume has in the order `axes`, from its header alone."""
     if path.startswith(phantom3d.PREFIX):
         return phantom3d.SHAPE[2]
-    return volumes.volume_shape(path, axes=axes)[2]
+    return volume_shape(path, axes=axes)[2]
 
 
 def _slice_of(volume: np.ndarray, k: int) -> np.ndarray:

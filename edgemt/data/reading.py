@@ -19,13 +19,14 @@ import numpy as np
 from edgemt.contract import Case
 from edgemt.data import phantom3d
 from edgemt.data.slice_masks import read_slice_masks
-from edgemt.io import file_types, volumes
+from edgemt.io import file_types, process_rank
 from edgemt.io import images as frames
 from edgemt.io.bit_depth import Depth, Rule, decide
 from edgemt.io.geometry import arranged, says_nothing
 from edgemt.io.masks import MaskFile, of_array, read_mask
 from edgemt.io.masks import Rule as MaskRule
 from edgemt.io.masks import decide as decide_masks
+from edgemt.io.volumes import geometry_of, is_deep, read_label_volume
 
 _HOLD = 256 << 20  # bytes of decoded masks that are not decoded a second time
 
@@ -93,7 +94,7 @@ def decide_reading(
         evidence.append(found.evidence)
         decoded.put(str(path), found)
     rule = decide_masks(evidence, classes=classes, threshold=mask_threshold)
-    deep = [headers[path].deep if path in headers else volumes.is_deep(path) for path in images]
+    deep = [headers[path].deep if path in headers else is_deep(path) for path in images]
     chosen = decide(depth, window, deep)
     shapes = {str(path): decoded.arrays[str(path)].array.shape for path in labels if str(path) in decoded.arrays}
     stored, notes = _drawn_as_stored(labels.values(), headers, shapes)
@@ -120,12 +121,12 @@ def _decode(case: Case, *, compare: bool) -> MaskFile:
     if Path(path).is_dir():
         found = read_slice_masks(path, image=case.image)
         return replace(found, array=arranged(found.array, "", case.axes))
-    array = volumes.read_label_volume(path, image=case.image, axes=case.axes, compare=compare)
+    array = read_label_volume(path, image=case.image, axes=case.axes, compare=compare)
     return of_array(array, path)
 
 
 def _two_axes(path: str) -> bool:
-    return len(volumes.geometry_of(path).shape) == 2
+    return len(geometry_of(path).shape) == 2
 
 
 def _phantom(path: str) -> bool:
@@ -142,7 +143,7 @@ def _places_unknown(cases: Iterable[Case]) -> int:
     pairs = [
         (str(c.label), c.image) for c in cases if file_types.is_volume(c.image) and file_types.is_volume(str(c.label))
     ]
-    places = [(volumes.geometry_of(label), volumes.geometry_of(image)) for label, image in pairs]
+    places = [(geometry_of(label), geometry_of(image)) for label, image in pairs]
     return sum(bool(a.affines or b.affines) and (not b.affines or says_nothing(a, b)) for a, b in places)
 
 
@@ -177,9 +178,8 @@ def _drawn_as_stored(
 
 def say(text: str) -> None:
     """A note for the user, on stderr, once however many processes there are."""
-    from edgemt.training import distributed
 
-    if distributed.first():
+    if process_rank.is_main_process():
         print(f"data: {text}", file=sys.stderr, flush=True)
 
 

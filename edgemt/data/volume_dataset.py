@@ -22,8 +22,9 @@ from edgemt.data.decode import Decoder, ProgressCall
 from edgemt.data.options import VolumeOptions
 from edgemt.data.reading import Reading, need_every_class
 from edgemt.data.slice_dataset import form_of, mixed_seed, numbered, rows_of
-from edgemt.io import file_types, volumes
+from edgemt.io import file_types
 from edgemt.io.bit_depth import Depth
+from edgemt.io.volumes import read_volume
 from edgemt.model_card import Normalisation
 
 ANCHORS = 4096  # voxels of a class that a patch may be centred on, spread evenly over what there is
@@ -109,7 +110,7 @@ def _image(case: Case, depth: Depth) -> tuple[np.ndarray, tuple[float, ...] | No
     if case.image.startswith(phantom3d.PREFIX):
         array = phantom3d.volume(phantom3d.seed_of(case.image))[0]
         return array, phantom3d.spacing_mm(array.shape)
-    read = volumes.read_volume(case.image, axes=case.axes)
+    read = read_volume(case.image, axes=case.axes)
     return np.ascontiguousarray(depth(read.array)), read.spacing_mm
 
 

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.artefacts import stage_folder
+from edgemt.artefacts.network_folder import load_promptable
 from edgemt.data.augment2d import normalised
 from edgemt.inference.predict import axes_of, eight_bits, free_target, input_mark, write_png, write_volume
 from edgemt.io.array_values import check_not_constant
@@ -28,7 +29,6 @@ from edgemt.io.images import fit_frame, read_image, to_uint8
 from edgemt.io.volumes import read_volume
 from edgemt.learning.prompts import Prompts, from_prediction
 from edgemt.model_card import ModelCard
-from edgemt.pipeline.promptable_teacher import load_promptable
 
 FORM = "box=X0,Y0,X1,Y1, point=X,Y, not=X,Y or slice=K"
 

@@ -16,7 +16,7 @@ from deploy.package.input_drift import INPUTS, write_inputs
 from deploy.package.package import Package, open_package
 from deploy.quantization.accuracy_gate import check_agreement, gate, gate_classes
 from deploy.runtimes.load import runner
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.model_card import ModelCard
 from edgemt.pipeline.package import FLOAT, FLOAT_IR, PARITY, SMALL, SMALL_IR
 from edgemt.pipeline.zoo_graphs import OF_FRAMES, Say, agreement, telling
@@ -43,7 +43,7 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
     if folder.exists() and stage_folder.stands(folder, key=key):
         say(f"{folder}: stands")
         return folder
-    card, network = entry.card, stage_folder.load_network(entry.folder)
+    card, network = entry.card, network_folder.load_network(entry.folder)
     with stage_folder.staged(folder) as working:
         export_onnx(network, working / FLOAT, size=card.size, channels=card.channels, normalise=card.normalise)
         export_openvino(working / FLOAT, working / FLOAT_IR)

@@ -12,7 +12,7 @@ from typing import Any
 
 from deploy.pruning.options import PruneOptions
 from edgemt.recipes import Slim
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 UNPRUNED = "the unpruned student"
 _CALMER = 0.5  # learning rate of further fine-tuning, as a share of the first one's

@@ -14,6 +14,7 @@ import numpy as np
 from torch import nn
 
 from deploy.quantization.accuracy_gate import check_agreement
+from edgemt.artefacts import network_folder
 from edgemt.artefacts import stage_folder as artefact
 from edgemt.io import zoo_paths
 from edgemt.io.atomic import write_text
@@ -55,7 +56,7 @@ def pack(
         raise ValueError(f"{folder}: is there already; choose another name, remove it, or add --overwrite to an entry")
     source = source_of(zoo_paths.located(stage_folder))
     card = _finished(source.weights)
-    whole = artefact.load_network(source.weights)
+    whole = network_folder.load_network(source.weights)
     half = copy.deepcopy(whole).half()
     heavy = sum(tensor.nbytes for tensor in half.state_dict().values())
     if heavy > entry.LARGEST - 200_000:  # names and shapes come on top
@@ -128,7 +129,7 @@ def _rounded(whole: nn.Module, half: nn.Module) -> nn.Module:
 def _described(card: ModelCard, source: Path, *, note: str, same: float) -> ModelCard:
     """The card as it travels: without paths, without single cases, with the entry's own facts."""
     measured = {key: value for key, value in card.measured[artefact.WEIGHTS].items() if key != "cases"}
-    network = {"plan": None, **artefact.offline(card.network)}
+    network = {"plan": None, **network_folder.without_pretrained(card.network)}
     if card.stage == "zoo":  # packed before: its facts stand
         network["zoo"] = {**network["zoo"], **({"note": note} if note else {})}
     else:

@@ -20,10 +20,10 @@ from deploy.quantization.accuracy_gate import GateError, check_agreement
 from deploy.quantization.float16 import to_float16
 from deploy.runtimes.load import runner
 from deploy.runtimes.runner import ModelRunner
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
+from edgemt.artefacts.network_folder import load_promptable
 from edgemt.inference.doctor import golden_masks
 from edgemt.pipeline.fallback import given_up
-from edgemt.pipeline.promptable_teacher import load_promptable
 from edgemt.pipeline.quantize import FLOAT, FLOAT_IR, SMALL, SMALL_IR, frames_of, judged
 from edgemt.pipeline.run_context import measured_of, record_of
 from edgemt.pipeline.train import FORMAT, drop, fits
@@ -117,7 +117,7 @@ def parity(at: Run, folder: Path, frames: np.ndarray) -> tuple[np.ndarray, dict[
 
     Raises GateError when that leaves no runtime, and with `strict` for the first one.
     """
-    expected = at.predict(stage_folder.load_network(at.folder("slim")))(frames)
+    expected = at.predict(network_folder.load_network(at.folder("slim")))(frames)
     refused: dict[str, GateError] = {}
     for runtime, file in (("onnxruntime", FLOAT), ("openvino", FLOAT_IR)):
         made = runner(folder / file, runtime=runtime, precision="f32")

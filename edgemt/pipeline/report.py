@@ -17,7 +17,7 @@ from deploy.package.package import finalize
 from deploy.quantization import int8
 from deploy.runtimes.load import runner
 from deploy.runtimes.runner import TorchRunner
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io.atomic import write_text
 from edgemt.io.images import fit_frame, fit_label
 from edgemt.model_card import ModelCard
@@ -76,7 +76,7 @@ def bench(
 
 
 def _eager(at: Run, stage: str, size: tuple[int, int], threads: int | None) -> TorchRunner:
-    network = stage_folder.load_network(at.folder(stage))
+    network = network_folder.load_network(at.folder(stage))
     whole = export.DeployableModel(network, normalise=at.normalise, channels=at.channels)
     return TorchRunner(whole.cpu(), size=size, channels=at.channels, name=stage, threads=threads)
 
@@ -94,7 +94,7 @@ def _resized(at: Run, size: tuple[int, int], folder: Path) -> Path:
     card = stage_folder.read_card(at.folder("slim"))
     graph, small = folder / FLOAT, folder / SMALL
     export.export_onnx(
-        stage_folder.load_network(at.folder("slim")),
+        network_folder.load_network(at.folder("slim")),
         graph,
         size=size,
         channels=card.channels,
@@ -292,7 +292,7 @@ def _shown(at: Run, truths: list[np.ndarray]) -> list[int]:
 
 def _masks(at: Run, stage: str, chosen: list[int]) -> np.ndarray:
     """uint8 [n, H, W] of the chosen validation frames, by the network of a stage."""
-    network = stage_folder.load_network(at.folder(stage))
+    network = network_folder.load_network(at.folder(stage))
     if stage != "teacher" or not at.deep:
         return at.predict(network)(at.val.frames[chosen])
     volumes = at.volumetric.masks(network.to(at.device), stride=at.recipe.volume.stride)

@@ -20,7 +20,7 @@ from edgemt.io.encoder_weights import FirstConv, Pretrained
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
 from edgemt.methods import METHODS, Method
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 STUDENT_PREFIX = "students/"  # teacher.network students/efficientnet_lite2: a student's network as the teacher
 Control = Literal["teacher_supervised", "student_supervised", "student_no_distillation", "student_all_labels"]
@@ -173,10 +173,10 @@ def check(recipe: Recipe) -> None:
         raise ValueError(f"teacher.members and teacher.flips: only for 2-D teachers, {network} is 3-D; leave them at 1")
     _check_features(recipe, method)
     if recipe.student.weights:  # known now, not when the teacher has been trained
-        from edgemt import zoo
+        from edgemt.zoo.warm_start import warm_start_spec
 
         size = {"channels": recipe.data.frame_channels, "classes": len(recipe.data.classes)}
-        zoo.begun(recipe.student.weights, student_network(recipe.student, method, **size))
+        warm_start_spec(recipe.student.weights, student_network(recipe.student, method, **size))
 
 
 def _check_features(recipe: Recipe, method: Method) -> None:

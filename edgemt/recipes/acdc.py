@@ -10,7 +10,7 @@ from edgemt.data.cohort import DataOptions
 from edgemt.data.options import PRESETS, AugmentOptions
 from edgemt.methods import METHODS
 from edgemt.recipes import Recipe, Slim, Student, Teacher
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 # What the releases of the compared methods do to slices of the heart.
 LIGHT = AugmentOptions(

@@ -10,7 +10,7 @@ from edgemt.data.cohort import DataOptions
 from edgemt.data.options import PRESETS
 from edgemt.methods import METHODS
 from edgemt.recipes import Recipe, Slim, Student, Teacher
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 
 def _frames(side: int) -> DataOptions:

@@ -16,7 +16,7 @@ from edgemt.learning.schedules import Ramp
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.recipes import Recipe, Slim, Student, Teacher
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 
 def _volumes(*, size: tuple[int, int], slices: int) -> DataOptions:

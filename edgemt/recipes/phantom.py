@@ -10,7 +10,7 @@ from edgemt.data.phantom2d import CLASSES
 from edgemt.data.phantom3d import CLASSES as ORGANS
 from edgemt.methods import METHODS
 from edgemt.recipes import Recipe, Slim, Student, Teacher
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 
 def phantom() -> Recipe:

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from edgemt.data.layouts import nnunet
+from edgemt.data.layouts.case_files import Item, composed, group_of, read_list
 from edgemt.data.layouts.mask_names import match
-from edgemt.data.splits import Item, composed, group_of, read_list
 from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_slice_folder, is_stray, is_volume, stem_of
 from edgemt.io.hdf5 import dataset_names
 
