@@ -130,7 +130,7 @@ def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str,
         allowed: dict[str, Any] = {
             "tolerance": recipe.tolerance,
             "what": f"{entry.name} in INT8 on {_RUNS[file]}",
-            "knob": "int8.images up",
+            "hint": "int8.images up",
         }
         lost = gate(before["dice"], found["dice"], **allowed)
         gate_classes(dice_of(before), dice_of(found), **allowed)

@@ -168,7 +168,7 @@ def _without_eight_bits(
 
 def judged(parent: dict[str, Any], found: dict[str, Any], *, tolerance: float, what: str) -> str:
     """Why the gates refuse a measurement, mean and class by class; empty when they let it pass."""
-    asked: dict[str, Any] = {"tolerance": tolerance, "what": what, "knob": ""}
+    asked: dict[str, Any] = {"tolerance": tolerance, "what": what, "hint": ""}
     try:
         gate(parent["dice"], found["dice"], **asked)
         gate_classes(dice_of(parent), dice_of(found), **asked)
