@@ -189,7 +189,7 @@ _MODALITY = ("RescaleSlope", "RescaleIntercept")
 
 
 def window_of(files: Sequence[DicomFile], depth: Depth = AUTO) -> Window | Range | None:
-    """The common window of files that belong together.
+    """The common window of the files of a series.
 
     `depth` is the rule used in training: its window, or the percentiles of all values where training used those of each
     volume. For a model of 8-bit images, or without a rule: the window that all frames share; else None for 8-bit

@@ -102,7 +102,7 @@ def self_test(package: Package, runner: Runner) -> SelfTest:
     if not pairs:
         return SelfTest(0, float("nan"), float("nan"), False, "the ship has no golden frames, so nothing was compared")
     masks = [(pair.mask, runner(pair.frame)[0]) for pair in pairs]
-    pixels = min(float((want == got).mean()) for want, got in masks)
+    pixels = min(float((expected == given).mean()) for expected, given in masks)
     foreground_dice = _overlap(*(np.stack(part) for part in zip(*masks, strict=True)))
     reached = package.card.measured.get(runner.file, {})
     near = (
@@ -118,8 +118,8 @@ def self_test(package: Package, runner: Runner) -> SelfTest:
     return SelfTest(len(pairs), pixels, foreground_dice, ok, message)
 
 
-def _overlap(want: np.ndarray, got: np.ndarray) -> float:
-    same = int(((want == got) & (want > 0)).sum())
-    total = int((want > 0).sum()) + int((got > 0).sum())
-    slack = want.size / 1000  # a single wrong pixel in an empty frame is not a failure
+def _overlap(expected: np.ndarray, given: np.ndarray) -> float:
+    same = int(((expected == given) & (expected > 0)).sum())
+    total = int((expected > 0).sum()) + int((given > 0).sum())
+    slack = expected.size / 1000  # a single wrong pixel in an empty frame is not a failure
     return (2 * same + slack) / (total + slack)

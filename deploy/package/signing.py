@@ -25,7 +25,7 @@ _BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", r
 
 
 def keygen(path: str | Path) -> tuple[Path, Path]:
-    """Write a new private key to `path` (mode 0600) and its public half to `NAME.pub.pem` beside it.
+    """Write a new private key to `path` (mode 0600) and its public half to `NAME.pub.pem` in the same folder.
 
     Raises ValueError rather than overwrite either file.
     """

@@ -26,7 +26,7 @@ class PruneOptions:
         "taylor"  # |sum of weight x gradient| (arXiv 1906.10771), or |weight|^2
     )
     round_to: int = 0  # channel counts stay multiples of this; 0: 8, for latency the channel block of the runtime
-    steps: int = 4  # number of times that gradients are computed anew
+    steps: int = 4  # number of times that gradients are computed
     rounds: int = 1  # number of times of pruning a part and fine-tuning
     max_ratio: float = 0.75  # largest fraction of its channels that a layer may lose
     plan: str = ""  # a plan.json to repeat on this network instead of a search

@@ -127,7 +127,7 @@ def copy_from(network: nn.Module, pruned: nn.Module) -> None:
 def temporarily_trainable(network: nn.Module) -> Iterator[None]:
     """All weights require gradients inside, which the tracer needs; modes and flags are restored afterwards."""
     modes = {module: module.training for module in network.modules()}
-    wants = {name: p.requires_grad for name, p in network.named_parameters()}
+    required = {name: p.requires_grad for name, p in network.named_parameters()}
     try:
         network.requires_grad_(True)
         yield
@@ -135,5 +135,5 @@ def temporarily_trainable(network: nn.Module) -> Iterator[None]:
         for module, mode in modes.items():
             module.training = mode
         for name, p in network.named_parameters():
-            p.requires_grad_(wants[name])
+            p.requires_grad_(required[name])
             p.grad = None

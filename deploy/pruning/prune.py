@@ -101,7 +101,7 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> int:
     norms = [m for m in network.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm) and m.track_running_stats]
     modes = {module: module.training for module in network.modules()}
     momenta = [norm.momentum for norm in norms]
-    seen = 0
+    batch_count = 0
     try:
         network.eval()
         for norm in norms:
@@ -110,13 +110,13 @@ def recalibrate(network: nn.Module, batches: Iterable[Tensor]) -> int:
             norm.momentum = None  # a plain average over the batches
         for images in chain((first,), stream):
             network(images)
-            seen += 1
+            batch_count += 1
     finally:
         for module, mode in modes.items():
             module.training = mode
         for norm, momentum in zip(norms, momenta, strict=True):
             norm.momentum = momentum
-    return seen
+    return batch_count
 
 
 def _cut(

@@ -47,9 +47,13 @@ def error_message(error: BaseException, *, path: str | Path, runtime: str, versi
         )
     if (match := _TOO_NEW.search(text)) is not None:
         version_found = next((f"{name} {value}" for name, value in match.groupdict().items() if value), "")
-        what = {"ir": "reads ONNX up to IR version", "most": "reads ONNX up to opset", "opset": "does not know opset"}
+        what = {
+            "ir": "reads ONNX up to IR version",
+            "most": "reads ONNX up to opset",
+            "opset": "does not support opset",
+        }
         name, _, value = version_found.partition(" ")
-        return f"{path}: is newer than {named}, which {what.get(name, 'does not know')} {value}; {_made_of(path)}"
+        return f"{path}: is newer than {named}, which {what.get(name, 'does not support')} {value}; {_made_of(path)}"
     if _OTHER_ENGINE.search(text):
         return (
             f"{path}: was built by another version or for another GPU than {named} finds here ({cause_of(error)}); "

@@ -114,7 +114,7 @@ def _resolve(package_or_path: Package | str | Path) -> Package | Path:
 
 
 def _choose(source: Package | Path, wanted: Variant, *, device: str | None) -> Variant:
-    """Step 2: the variant that the caller named; where he left it open, the quickest one of the package."""
+    """Step 2: the variant that the caller named, or else the quickest one of the package."""
     if isinstance(source, Package) and not (wanted.file or wanted.precision or device):
         wanted = _fastest(source, wanted.runtime)
     return wanted._replace(runtime=first_available()) if wanted.runtime == "auto" else wanted
