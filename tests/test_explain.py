@@ -94,7 +94,7 @@ def test_an_operator_that_openvino_does_not_know_is_named(tmp_path: Path) -> Non
     with pytest.raises(RuntimeError) as error:
         core().compile_model(path, "CPU")
     said = error_message(error.value, path=path, runtime="openvino", version="1")
-    assert "does not know Divide2030" in said and "\n" not in said
+    assert "does not support Divide2030" in said and "\n" not in said
 
 
 def test_a_real_shortage_of_memory_is_recognised(tmp_path: Path) -> None:
