@@ -63,18 +63,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_percentiles_are_times_that_happened() -> None:
-    said = summary([n * MS for n in range(1, 101)])
-    assert (said["n"], said["p50_ms"], said["p90_ms"], said["p99_ms"], said["p99_9_ms"]) == (
+    result = summary([n * MS for n in range(1, 101)])
+    assert (result["n"], result["p50_ms"], result["p90_ms"], result["p99_ms"], result["p99_9_ms"]) == (
         100,
         50,
         90,
         99,
         100,
     )
-    assert (said["min_ms"], said["max_ms"], said["mean_ms"], said["jitter_ms"]) == (1, 100, 50.5, 49)
-    assert said["throughput_hz"] == pytest.approx(1000 / 50.5, abs=0.01)
-    assert (said["p10_ms"], said["p95_ms"]) == (10, 95)
-    assert (said["tail_ms"], said["flatness_ms"]) == (100 - 95, 90 - 10)
+    assert (result["min_ms"], result["max_ms"], result["mean_ms"], result["jitter_ms"]) == (1, 100, 50.5, 49)
+    assert result["throughput_hz"] == pytest.approx(1000 / 50.5, abs=0.01)
+    assert (result["p10_ms"], result["p95_ms"]) == (10, 95)
+    assert (result["tail_ms"], result["flatness_ms"]) == (100 - 95, 90 - 10)
 
 
 def test_one_slow_call_is_never_trimmed_away() -> None:
@@ -170,24 +170,24 @@ def test_every_frame_is_fed_in_its_turn() -> None:
 
 
 def test_a_camera_does_not_wait_for_a_quick_call(clock: Clock) -> None:
-    said = paced(clock.work(4), [FRAMES[0][None]], hz=100, seconds=0.1)
-    assert (said["offered"], said["masks"], said["dropped"], said["misses"]) == (10, 10, 0, 0)
-    assert said["age"]["max_ms"] == pytest.approx(4, abs=0.01)
+    result = paced(clock.work(4), [FRAMES[0][None]], hz=100, seconds=0.1)
+    assert (result["offered"], result["masks"], result["dropped"], result["misses"]) == (10, 10, 0, 0)
+    assert result["age"]["max_ms"] == pytest.approx(4, abs=0.01)
 
 
 def test_a_stall_makes_frames_old_and_drops_the_ones_behind_it(clock: Clock) -> None:
-    said = paced(clock.work(1, 1, 35, 1), [FRAMES[0][None]], hz=100, seconds=0.1)
+    result = paced(clock.work(1, 1, 35, 1), [FRAMES[0][None]], hz=100, seconds=0.1)
     # frame 2 is ready at 55 ms: 3 and 4 are gone, 5 has just come
-    assert (said["masks"], said["dropped"]) == (8, 2)
-    assert said["misses"] == 3
-    assert said["age"]["max_ms"] == pytest.approx(35, abs=0.01)
+    assert (result["masks"], result["dropped"]) == (8, 2)
+    assert result["misses"] == 3
+    assert result["age"]["max_ms"] == pytest.approx(35, abs=0.01)
 
 
 def test_a_call_slower_than_the_camera_takes_the_newest_frame(clock: Clock) -> None:
-    said = paced(clock.work(25), [FRAMES[0][None]], hz=100, seconds=1)
-    assert said["masks"] + said["dropped"] == said["offered"] == 100
-    assert said["miss_rate"] == 1
-    assert said["age"]["max_ms"] < 36
+    result = paced(clock.work(25), [FRAMES[0][None]], hz=100, seconds=1)
+    assert result["masks"] + result["dropped"] == result["offered"] == 100
+    assert result["miss_rate"] == 1
+    assert result["age"]["max_ms"] < 36
 
 
 def test_a_record_is_json_with_the_documented_keys() -> None:
@@ -219,9 +219,9 @@ def test_a_budget_is_kept_by_the_quickest_call_or_missed_in_words(clock: Clock) 
         quick = BenchOptions(warmup=0, rounds=1, settle=0, iterations=1100, seconds=99, paced_hz=0, budget_ms=ms)
         return bench({"a": clock.work(10), "b": clock.work(20)}, FRAMES, quick)["budget"]
 
-    kept, missed = judged(15), judged(5)
-    assert (kept["passed"], kept["within"], missed["passed"], missed["within"]) == (True, ["a"], False, [])
-    assert str(kept["said"]).startswith("fast enough: a has p99 10.00 ms (n = ")
+    stored, missed = judged(15), judged(5)
+    assert (stored["passed"], stored["within"], missed["passed"], missed["within"]) == (True, ["a"], False, [])
+    assert str(stored["said"]).startswith("fast enough: a has p99 10.00 ms (n = ")
     assert str(missed["said"]).startswith("too slow: a has p99 10.00 ms") and "INT8" in str(missed["said"])
     assert judged(0) is None
 
@@ -243,9 +243,9 @@ def test_a_soak_goes_on_with_the_quickest_call() -> None:
 
 
 def test_what_a_command_line_asks_for_replaces_only_that() -> None:
-    asked = QUICK.with_overrides(seconds=3, streams=(4,), budget_ms=33)
-    assert (asked.seconds, asked.streams, asked.budget_ms) == (3, (4,), 33)
-    assert replace(asked, seconds=QUICK.seconds, streams=QUICK.streams, budget_ms=QUICK.budget_ms) == QUICK
+    requested = QUICK.with_overrides(seconds=3, streams=(4,), budget_ms=33)
+    assert (requested.seconds, requested.streams, requested.budget_ms) == (3, (4,), 33)
+    assert replace(requested, seconds=QUICK.seconds, streams=QUICK.streams, budget_ms=QUICK.budget_ms) == QUICK
     one = BenchOptions().with_overrides(hz=25)
     assert (one.paced_hz, one.second_hz) == (25, 0)
     with pytest.raises(ValueError, match="bench.streams: must be 2 or more, not 1"):
@@ -323,10 +323,10 @@ def test_a_runtime_tells_its_parts_and_serves_two_cameras(tmp_path: Path) -> Non
 def test_accuracy_is_the_cards_or_measured_with_the_very_file_that_was_timed(tmp_path: Path) -> None:
     measured = {"model.onnx": {"dice": 0.9, "drop": 0.0}, "model.int8.onnx": {"dice": 0.8, "drop": 0.1}}
     ship = make_ship(tmp_path / "ship", measured=measured)
-    asked: list[tuple[str, str, str | None]] = []
+    requested: list[tuple[str, str, str | None]] = []
 
     def evaluate(runtime: str, file: str, precision: str | None) -> dict[str, float]:
-        asked.append((runtime, file, precision))
+        requested.append((runtime, file, precision))
         return {"dice": 0.7, "counted": 12}
 
     card, here = (
@@ -335,7 +335,7 @@ def test_accuracy_is_the_cards_or_measured_with_the_very_file_that_was_timed(tmp
     )
     assert [(entry["dice"], entry["dice_from"]) for entry in card] == [(0.9, "card"), (0.8, "card")]
     assert {(entry["dice"], entry["dice_from"]) for entry in here} == {(0.7, "measured here, 12 cases")}
-    assert asked == [("onnxruntime", "model.onnx", None), ("onnxruntime", "model.int8.onnx", None)]
+    assert requested == [("onnxruntime", "model.onnx", None), ("onnxruntime", "model.int8.onnx", None)]
 
 
 def test_a_ship_without_golden_frames_needs_frames(tmp_path: Path) -> None:
@@ -352,10 +352,10 @@ def test_a_bench_of_an_unknown_runtime_suggests_the_nearest(tmp_path: Path) -> N
 
 def test_a_cold_start_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship")
-    said = cold_start(ship.path("model.onnx"), {"runtime": "onnxruntime", "threads": 1}, frame=FRAMES[0])
-    assert said is not None
-    assert said["process_ms"] > said["import_ms"] > 0
-    assert said["peak_bytes"] >= said["resident_bytes"] > 0
+    result = cold_start(ship.path("model.onnx"), {"runtime": "onnxruntime", "threads": 1}, frame=FRAMES[0])
+    assert result is not None
+    assert result["process_ms"] > result["import_ms"] > 0
+    assert result["peak_bytes"] >= result["resident_bytes"] > 0
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"x")
     assert cold_start(broken, {"runtime": "onnxruntime"}, frame=FRAMES[0]) is None

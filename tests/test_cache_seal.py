@@ -100,9 +100,9 @@ def test_a_foreign_openvino_blob_is_compiled_anew(ship: Package, tmp_path: Path,
     import openvino as ov
 
     cache = tmp_path / "cache"
-    asked = {"runtime": "openvino", "threads": 1, "cache": cache, "file": "openvino/model.xml"}
-    assert not runner(ship, **asked).details["from_cache"]
-    assert runner(ship, **asked).details["from_cache"]
+    requested = {"runtime": "openvino", "threads": 1, "cache": cache, "file": "openvino/model.xml"}
+    assert not runner(ship, **requested).details["from_cache"]
+    assert runner(ship, **requested).details["from_cache"]
     (blob,) = cache.iterdir()
     core = ov.Core()
     x = ov.opset13.parameter([1, 32, 40, 3], np.uint8)
@@ -111,17 +111,17 @@ def test_a_foreign_openvino_blob_is_compiled_anew(ship: Package, tmp_path: Path,
     forged = forged if isinstance(forged, bytes) else forged.getvalue()
     for content in (forged, mac("forged", forged) + forged, b"x" * 32 + forged, b""):
         blob.write_bytes(content)
-        made = runner(ship, **asked)
+        made = runner(ship, **requested)
         assert not made.details["from_cache"]
         assert np.array_equal(made(FRAME)[0], expected(FRAME[0]))
-        assert runner(ship, **asked).details["from_cache"], "the foreign one was replaced"
+        assert runner(ship, **requested).details["from_cache"], "the foreign one was replaced"
 
 
 def test_a_blob_of_another_users_key_is_not_used(ship: Package, tmp_path: Path, key: Path) -> None:
-    asked = {"runtime": "openvino", "threads": 1, "cache": tmp_path / "cache"}
-    runner(ship, **asked)
+    requested = {"runtime": "openvino", "threads": 1, "cache": tmp_path / "cache"}
+    runner(ship, **requested)
     key.unlink()
-    assert not runner(ship, **asked).details["from_cache"]
+    assert not runner(ship, **requested).details["from_cache"]
 
 
 KEY = EngineKey("a" * 64, "tensorrt", "10.3.0", options={"precision": "tf32"})

@@ -121,9 +121,9 @@ def test_the_patient_is_inside_the_segmentation_and_nowhere_else(
     with pytest.raises(ValueError) as refused:
         segmentations(ship, [broken], tmp_path / "out")
     captured = capfd.readouterr()
-    said = f"{captured.out}{captured.err}{refused.value}{path}"
+    result = f"{captured.out}{captured.err}{refused.value}{path}"
     assert pydicom.dcmread(path).PatientID == "ID-4711"
-    assert not any(secret in said for secret in SECRETS)
+    assert not any(secret in result for secret in SECRETS)
 
 
 def test_what_is_no_picture_is_refused_in_one_line_that_names_it(ship: Package, tmp_path: Path) -> None:

@@ -76,9 +76,9 @@ OTHER = {
 
 @pytest.mark.parametrize("kind", OTHER)
 def test_frames_of_another_kind_are_said_in_one_sentence(kind: str, known: InputStatistics, fresh: np.ndarray) -> None:
-    said = drift_message(OTHER[kind](fresh), known, what="calibration")
-    assert said is not None
-    assert said.startswith("calibration: ") and "unlike those of training" in said and "\n" not in said
+    result = drift_message(OTHER[kind](fresh), known, what="calibration")
+    assert result is not None
+    assert result.startswith("calibration: ") and "unlike those of training" in result and "\n" not in result
 
 
 def test_the_sentence_names_what_is_off(known: InputStatistics, fresh: np.ndarray) -> None:

@@ -71,20 +71,20 @@ def test_every_kind_of_question_is_answered_as_the_network_answers_it(
     runtime: str, ship: Path, network: Promptable
 ) -> None:
     made, picture = open_prompt(open_package(ship), runtime=runtime), frame(3)
-    kept = made.embed(picture)
+    stored = made.embed(picture)
     x = (torch.from_numpy(picture).permute(2, 0, 1)[None].float() / 255 - 0.4) / 0.3
     first = np.random.default_rng(0).normal(0, 3, SIZE).astype(np.float32)
     seen = []
     for question, begun in QUESTIONS:
-        said = made.segment(kept, question, first=first if begun else None)
+        result = made.segment(stored, question, first=first if begun else None)
         box = None if question.box is None else torch.tensor(question.box).view(1, 1, 4)
         at = torch.tensor([p[:2] for p in question.points]).view(1, 1, -1, 2) if question.points else None
         signs = torch.tensor([int(p[2]) for p in question.points]).view(1, 1, -1) if question.points else None
         with torch.inference_mode():
             meant = network(x, box, at, signs, torch.from_numpy(first)[None, None] if begun else None)
-        assert np.abs(said.logits - meant.logits[0, 0].numpy()).max() < 1e-3
-        assert abs(said.quality - float(meant.quality)) < 1e-4
-        seen.append(said.logits)
+        assert np.abs(result.logits - meant.logits[0, 0].numpy()).max() < 1e-3
+        assert abs(result.quality - float(meant.quality)) < 1e-4
+        seen.append(result.logits)
     differences = [np.abs(a - b).max() for i, a in enumerate(seen) for b in seen[:i]]
     assert min(differences) > 1e-2  # so that agreement says something
 
@@ -152,9 +152,9 @@ def test_another_kind_of_network_is_refused(tmp_path: Path) -> None:
 class TwoFaced(Promptable):
     """Another network when it is exported than when it is run."""
 
-    def decode(self, *asked, **more):  # type: ignore[no-untyped-def]
-        said = super().decode(*asked, **more)
-        return said if torch.compiler.is_exporting() else said._replace(logits=-said.logits)
+    def decode(self, *requested, **more):  # type: ignore[no-untyped-def]
+        result = super().decode(*requested, **more)
+        return result if torch.compiler.is_exporting() else result._replace(logits=-result.logits)
 
 
 def test_a_graph_that_answers_otherwise_than_the_network_is_not_shipped(tmp_path: Path) -> None:
@@ -171,9 +171,9 @@ def test_a_graph_that_answers_otherwise_than_the_network_is_not_shipped(tmp_path
         ({"points": ((0.5, 0.5, True),) * (POINTS + 1)}, f"{POINTS + 1} clicks on one structure, at most {POINTS}"),
     ],
 )
-def test_a_question_without_sense_is_refused(asked: dict, words: str) -> None:
+def test_a_question_without_sense_is_refused(requested: dict, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        Prompt(**asked)
+        Prompt(**requested)
 
 
 def test_nothing_asked_is_refused(ship: Path) -> None:

@@ -46,7 +46,7 @@ class Pretended:
 
     def __init__(self, *, block: int = 16, fixed: float = 0.0, noise: float = 0.0) -> None:
         self.block, self.fixed, self.noise = block, fixed, noise
-        self.asked: list[LayerShape] = []
+        self.requested: list[LayerShape] = []
         self.draw = np.random.default_rng(0)
 
     def time(self, layer: LayerShape) -> float:
@@ -56,7 +56,7 @@ class Pretended:
         return 1e-4 * blocks * math.prod(layer.spatial) * math.prod(layer.kernel)
 
     def layers(self, shapes):
-        self.asked += shapes
+        self.requested += shapes
         return [self.time(layer) for layer in shapes]
 
     def graph(self, network, example):

@@ -38,8 +38,8 @@ def frames(count: int = 3) -> np.ndarray:
 def one_line(error: pytest.ExceptionInfo[ValueError], *words: str) -> None:
     text = str(error.value)
     assert "\n" not in text
-    for word in words:
-        assert word in text, text
+    for part in words:
+        assert part in text, text
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -57,9 +57,9 @@ def test_a_mask_survives_the_next_call(ship: Package) -> None:
     for runtime in ("onnxruntime", "openvino"):
         made = runner(ship, runtime=runtime, threads=1)
         first = made(frames(1))
-        kept = first.copy()
+        stored = first.copy()
         made(np.zeros_like(frames(1)))
-        assert np.array_equal(first, kept)
+        assert np.array_equal(first, stored)
 
 
 def test_a_view_that_is_not_contiguous_gives_the_same_mask(ship: Package) -> None:
@@ -289,9 +289,9 @@ def test_a_device_that_is_not_there_is_named_with_those_that_are(
 ) -> None:
     if device == "CUDA" and "CUDAExecutionProvider" in pytest.importorskip("onnxruntime").get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
-    for asked in ({"runtime": runtime, "device": device}, {"runtime": f"{runtime}:{device}"}):
+    for request in ({"runtime": runtime, "device": device}, {"runtime": f"{runtime}:{device}"}):
         with pytest.raises(ValueError) as error:
-            runner(ship, **asked)  # type: ignore[arg-type]
+            runner(ship, **request)  # type: ignore[arg-type]
         one_line(error, *words)
 
 
@@ -350,19 +350,19 @@ def test_the_tensorrt_provider_is_told_of_eight_bits(
 ) -> None:
     import onnxruntime
 
-    asked: list[Any] = []
+    request: list[Any] = []
     there = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
     real = onnxruntime.InferenceSession
 
     def session(path: str, options: Any, providers: list[Any]) -> Any:
-        asked.extend(providers)
+        request.extend(providers)
         return real(path, options, ["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     with pytest.raises(ValueError, match="does not start"):
         runner(ship, runtime="onnxruntime:tensorrt", file=file)
-    assert asked[0][1]["trt_int8_enable"] is enabled
+    assert request[0][1]["trt_int8_enable"] is enabled
 
 
 INTERRUPTED = """
@@ -498,8 +498,8 @@ def test_the_doctor_states_how_far_runtimes_agree(ship: Package) -> None:
 
     healthy, lines = doctor(ship.folder)
     assert healthy
-    said = [line for line in lines if "agree on 100.000% of golden pixels" in line]
-    assert [("fp32" in line, "int8" in line) for line in said] == [(True, False), (False, True)]
+    result = [line for line in lines if "agree on 100.000% of golden pixels" in line]
+    assert [("fp32" in line, "int8" in line) for line in result] == [(True, False), (False, True)]
 
 
 def test_int8_is_held_to_the_agreement_that_was_measured_at_export() -> None:
@@ -507,12 +507,12 @@ def test_int8_is_held_to_the_agreement_that_was_measured_at_export() -> None:
 
     from edgemt.inference.doctor import INT8_AGREEMENT, _least
 
-    def held(noted: dict[str, float]) -> float:
+    def allocated(noted: dict[str, float]) -> float:
         return _least(SimpleNamespace(card=SimpleNamespace(measured={"model.int8.onnx": noted})), "int8")  # type: ignore[arg-type]
 
-    assert held({}) == INT8_AGREEMENT
-    assert held({"golden_agreement": 1.0}) == INT8_AGREEMENT
-    assert held({"golden_agreement": 0.97}) == pytest.approx(0.965)
+    assert allocated({}) == INT8_AGREEMENT
+    assert allocated({"golden_agreement": 1.0}) == INT8_AGREEMENT
+    assert allocated({"golden_agreement": 0.97}) == pytest.approx(0.965)
 
 
 def test_the_doctor_finds_two_runtimes_that_differ(ship: Package, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -85,11 +85,11 @@ def test_left_in_float_the_worst_layer_reads_no_quantized_tensor_and_the_masks_c
     node = next(node for node in graph.node if node.name == worst)
     assert all(made_by.get(name) != "DequantizeLinear" for name in node.input)
     assert sum(n.op_type == "Conv" and made_by.get(n.input[1]) == "DequantizeLinear" for n in graph.node) == 4
-    said = {}
+    result = {}
     for path in (exact, small, mixed):
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        said[path] = np.concatenate([session.run(None, {"frame": frame})[0] for frame in frames()])
-    broken, mended = ((said[path] != said[exact]).mean() for path in (small, mixed))
+        result[path] = np.concatenate([session.run(None, {"frame": frame})[0] for frame in frames()])
+    broken, mended = ((result[path] != result[exact]).mean() for path in (small, mixed))
     assert mended < 0.25 * broken
 
 

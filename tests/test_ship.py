@@ -41,8 +41,8 @@ class Pretend:
 def one_line(error: pytest.ExceptionInfo[ValueError], *words: str) -> None:
     text = str(error.value)
     assert "\n" not in text
-    for word in words:
-        assert word in text, text
+    for part in words:
+        assert part in text, text
 
 
 def rewrite_card(ship: Package, **changes: object) -> None:

@@ -33,8 +33,8 @@ def refused(folder: Path, *words: str, trusted: Path) -> None:
     with pytest.raises(ValueError) as error:
         open_package(folder, trusted=trusted)
     assert "\n" not in str(error.value)
-    for word in words:
-        assert word in str(error.value), error.value
+    for part in words:
+        assert part in str(error.value), error.value
 
 
 def test_a_signed_ship_opens_with_its_makers_key(ship: Package, keys: tuple[Path, Path]) -> None:
@@ -114,9 +114,9 @@ def test_a_cold_start_of_a_signed_ship_is_measured_under_the_policy(
     sign(ship.folder / "card.json", key=keys[0])
     monkeypatch.setenv(TRUSTED, str(keys[1]))
     frame = np.zeros((1, *ship.card.size, ship.card.channels), np.uint8)
-    asked = {"runtime": "onnxruntime", "threads": 1, "file": "model.onnx"}
-    assert cold_start(ship.folder, asked, frame=frame)
-    assert cold_start(ship.folder / "model.onnx", asked, frame=frame) is None
+    requested = {"runtime": "onnxruntime", "threads": 1, "file": "model.onnx"}
+    assert cold_start(ship.folder, requested, frame=frame)
+    assert cold_start(ship.folder / "model.onnx", requested, frame=frame) is None
 
 
 @pytest.mark.parametrize("signature", [b"", b"x" * 64, b"x" * 10_000])

@@ -53,10 +53,10 @@ def predicts(ship: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]):
             )
         except SystemExit as stopped:
             assert stopped.code == 2
-            said = capsys.readouterr().err
-            assert "Traceback" not in said and said.count("\n") == 1, said
+            message = capsys.readouterr().err
+            assert "Traceback" not in message and message.count("\n") == 1, message
             assert not out.exists(), "a mask came out all the same"
-            return said
+            return message
         return ""
 
     return line
@@ -94,8 +94,8 @@ def test_2_swapped_files(ship: Package, predicts) -> None:  # type: ignore[no-un
 def test_2_a_graph_of_another_size_under_this_card(ship: Package, predicts) -> None:  # type: ignore[no-untyped-def]
     (ship.folder / "model.onnx").write_bytes(graph(size=(16, 16)).SerializeToString())
     rehash(ship, "model.onnx")
-    said = predicts()
-    assert "model.onnx" in said and "16" in said and "export" in said
+    message = predicts()
+    assert "model.onnx" in message and "16" in message and "export" in message
 
 
 @pytest.mark.parametrize("spoil", ["ir_version", "opset", "operator"])
@@ -109,9 +109,9 @@ def test_4_a_runtime_older_than_the_file(spoil: str, ship: Package, predicts) ->
         model.graph.node[2].op_type = "Divide2030"
     (ship.folder / "model.onnx").write_bytes(model.SerializeToString())
     rehash(ship, "model.onnx")
-    said = predicts()
-    assert "model.onnx" in said and "onnxruntime" in said
-    assert ("99" if spoil != "operator" else "Divide2030") in said
+    message = predicts()
+    assert "model.onnx" in message and "onnxruntime" in message
+    assert ("99" if spoil != "operator" else "Divide2030") in message
 
 
 def test_4_a_graph_that_needs_code_that_is_not_the_runtimes(ship: Package, predicts) -> None:  # type: ignore[no-untyped-def]
@@ -250,8 +250,8 @@ def test_9_calibration_with_another_modality() -> None:
     known = measure(np.stack([frame(seed) for seed in range(20)]))
     assert drift_message(np.stack([frame(seed) for seed in range(100, 120)]), known, what="calibration") is None
     other = np.stack([255 - frame(seed) for seed in range(100, 120)])
-    said = drift_message(other, known, what="calibration")
-    assert said is not None and said.startswith("calibration: 20 of 20 frames look unlike those of training")
+    message = drift_message(other, known, what="calibration")
+    assert message is not None and message.startswith("calibration: 20 of 20 frames look unlike those of training")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA failure 2: out of memory ; GPU=0\nmore")])
@@ -264,5 +264,5 @@ def test_10_a_device_out_of_memory(
         raise error
 
     monkeypatch.setitem(runtime.RUNTIMES, "onnxruntime", replace(runtime.RUNTIMES["onnxruntime"], load=load))
-    said = predicts()
-    assert "model.onnx" in said and "out of memory" in said
+    message = predicts()
+    assert "model.onnx" in message and "out of memory" in message

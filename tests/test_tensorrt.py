@@ -74,8 +74,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def one_line(error: pytest.ExceptionInfo[ValueError], *words: str) -> None:
     text = str(error.value)
     assert "\n" not in text
-    for word in words:
-        assert word in text, text
+    for piece in words:
+        assert piece in text, text
 
 
 def frames(count: int) -> list[np.ndarray]:
@@ -88,10 +88,10 @@ def frames(count: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("file", ["fp32", "int8"])
 def test_nvidias_builder_makes_an_engine_of_both_graphs_without_a_gpu(ship: Package, no_gpu: None, file: str) -> None:
     pytest.importorskip("tensorrt_rtx_libs")
-    ((engine, said),) = build_package(ship, runtime="tensorrt_rtx", file=file, self_test=runner)
+    ((engine, message),) = build_package(ship, runtime="tensorrt_rtx", file=file, self_test=runner)
     assert len(engine.read()) == engine.record["bytes"] > 1000
     assert engine.record["ahead_of_time"]
-    assert "not tried: no NVIDIA GPU" in said
+    assert "not tried: no NVIDIA GPU" in message
     assert engine.record["layers"] == {{"fp32": "f32", "int8": "int8"}[file]: 1}
     assert find_engine(engine.path.parent, ship.path(f"model{'.int8' * (file == 'int8')}.onnx"), engine.key) == engine
 
@@ -146,7 +146,7 @@ def test_building_tries_each_engine_on_the_golden_frames(ship: Package, pretend:
     pretend()
     built = list(build_package(ship, self_test=runner))
     assert [engine.record["source"] for engine, _ in built] == ["model.int8.onnx", "model.onnx"]
-    assert all("gives the golden masks" in said and NAME in said for _, said in built)
+    assert all("gives the golden masks" in message and NAME in message for _, message in built)
     assert all(engine.key.gpu == NAME and engine.key.capability == "8.7" for engine, _ in built)
 
 
@@ -231,10 +231,10 @@ def test_a_runner_gives_back_what_it_took(ship: Package, pretend: Pretend) -> No
     list(build_package(ship, self_test=runner))
     made = runner(ship, runtime="tensorrt", streams=2)
     list(made.infer_many(frames(3)))
-    assert device.held and device.streams and device.graphs
+    assert device.allocated and device.streams and device.graphs
     del made
     gc.collect()
-    assert not (device.held or device.streams or device.graphs)
+    assert not (device.allocated or device.streams or device.graphs)
 
 
 def test_a_gpu_without_memory_is_told_in_one_line(ship: Package, pretend: Pretend) -> None:
@@ -280,8 +280,8 @@ def test_the_command_prints_what_was_built(
 
     pretend()
     cli.main(["build", str(ship.folder), "--file", "int8", "--out", str(tmp_path / "engines")])
-    said, path = capsys.readouterr().out.splitlines()
-    assert said.startswith("model.int8.onnx") and "gives the golden masks" in said
+    message, path = capsys.readouterr().out.splitlines()
+    assert message.startswith("model.int8.onnx") and "gives the golden masks" in message
     assert Path(path).parent == tmp_path / "engines" and Path(path).is_file()
     with pytest.raises(SystemExit) as left:
         cli.main(["build", str(ship.folder), "--runtime", "tensorrt", "--workspace-mib", "0"])
@@ -430,8 +430,10 @@ def test_a_real_engine_gives_the_masks(ship: Package, runtime: str, portable: bo
     pytest.importorskip(tensorrt_build.PACKAGES[runtime])
     if cuda_driver.gpu() is None:
         pytest.skip("no NVIDIA GPU and driver here")
-    for engine, said in build_package(ship, runtime=runtime, options=BuildOptions(portable=portable), self_test=runner):
-        assert "gives the golden masks" in said
+    for engine, message in build_package(
+        ship, runtime=runtime, options=BuildOptions(portable=portable), self_test=runner
+    ):
+        assert "gives the golden masks" in message
         made = runner(engine.path, runtime=runtime, streams=2)
         masks = list(made.infer_many(frames(5)))
         assert [np.array_equal(mask[0], expected(f[0])) for mask, f in zip(masks, frames(5), strict=True)] == [True] * 5

@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from deploy.package.files import CARD
+from deploy.package.files import CARD, IR, ONNX
 from deploy.package.golden import golden_pairs
 from deploy.package.package import Package
 from deploy.serving.monai_bundle import write_bundle
@@ -33,10 +33,7 @@ SERVERS: dict[str, str] = {
     "monai": "a MONAI bundle: metadata.json and the ONNX graphs",
 }
 _DEVICES = {"triton": ("cpu", "gpu"), "ovms": ("cpu", "gpu", "npu"), "monai": ("cpu",)}
-_GRAPHS = {
-    "openvino": {"int8": "openvino/model.int8.xml", "fp16": "openvino/model.fp16.xml", "fp32": "openvino/model.xml"},
-    "onnxruntime": {"int8": "model.int8.onnx", "fp16": "model.fp16.onnx", "fp32": "model.onnx"},
-}
+_GRAPHS = {"openvino": IR, "onnxruntime": ONNX}  # runtime -> precision -> file of a package
 
 
 @dataclass(frozen=True)
