@@ -14,10 +14,8 @@ pytest.importorskip("onnxruntime")
 
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
-from deploy.benchmark import (
-    package_bench,
-    timing,  # noqa: E402
-)
+from deploy.benchmark import package_bench  # noqa: E402
+from deploy.measurement import timing  # noqa: E402
 from edgemt import cli  # noqa: E402
 from edgemt.data.cohort import DataOptions  # noqa: E402
 

@@ -111,13 +111,13 @@ def test_a_real_shortage_of_memory_is_recognised(tmp_path: Path) -> None:
     )
     program = f"""
 import resource, numpy, onnxruntime
-from deploy.runtimes.error_messages import explain
+from deploy.runtimes.error_messages import error_message
 session = onnxruntime.InferenceSession({str(tmp_path / "m")!r}, providers=["CPUExecutionProvider"])
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 try:
     session.run(None, {{"shape": numpy.array([10_000_000_000])}})
 except Exception as error:
-    print(explain(error, path="m.onnx", runtime="onnxruntime"))
+    print(error_message(error, path="m.onnx", runtime="onnxruntime"))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr

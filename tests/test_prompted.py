@@ -195,11 +195,11 @@ class Hide(importlib.abc.MetaPathFinder):
 sys.meta_path.insert(0, Hide())
 import numpy as np
 import deploy.stream.web.page
-from deploy.promptable.runner import Question, open_prompt
-from deploy.package.package import open_ship
-made = open_prompt(open_ship(sys.argv[2]), runtime=sys.argv[3])
+from deploy.promptable.runner import Prompt, open_prompt
+from deploy.package.package import open_package
+made = open_prompt(open_package(sys.argv[2]), runtime=sys.argv[3])
 kept = made.embed(np.zeros((50, 60), np.uint8))
-print(json.dumps([made.runtime, list(made.answer(kept, Question(points=((0.5, 0.5, True),))).logits.shape)]))
+print(json.dumps([made.runtime, list(made.segment(kept, Prompt(points=((0.5, 0.5, True),))).logits.shape)]))
 """
     done = subprocess.run(
         [sys.executable, "-c", program, json.dumps(hidden), str(ship), only],

@@ -95,7 +95,7 @@ def test_the_policy_holds_for_a_bare_graph_from_python(
     assert runner(ship.folder / "model.onnx", runtime="onnxruntime")
     monkeypatch.setenv(TRUSTED, str(keys[1]))
     for file in (ship.folder / "model.onnx", str(ship.folder / "model.int8.onnx")):
-        with pytest.raises(ValueError, match=rf"model.*: was not opened with a trusted key, and {TRUSTED} asks"):
+        with pytest.raises(ValueError, match=rf"model.*: was not opened with a trusted key, and {TRUSTED} requires"):
             runner(file, runtime="onnxruntime")
     assert runner(ship.folder, runtime="onnxruntime")
     assert open_package(ship.folder).signed

@@ -194,10 +194,10 @@ def test_7_the_disk_full_while_exporting(ship: Package, tmp_path: Path, monkeypa
 KILLED = """
 import os, signal, sys
 from pathlib import Path
-from deploy.serving import model_repository as serve
-from deploy.package.package import open_ship, seal
+from deploy.serving import model_repository
+from deploy.package.package import finalize, open_package
 
-ship = open_ship(sys.argv[1])
+ship = open_package(sys.argv[1])
 
 def killed(source, target, *rest, **more):
     with open(target, "wb") as file:
@@ -206,10 +206,10 @@ def killed(source, target, *rest, **more):
 
 if sys.argv[2] == "seal":
     Path.write_text = lambda path, text, **more: killed(None, path)
-    seal(Path(sys.argv[3]), ship.card)
+    finalize(Path(sys.argv[3]), ship.card)
 else:
     Path.write_bytes = lambda path, data: killed(None, path)
-    serve.serve(ship, sys.argv[3], serve.ServeOptions("triton"))
+    model_repository.export_to_server(ship, sys.argv[3], model_repository.ServeOptions("triton"))
 """
 
 

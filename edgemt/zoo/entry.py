@@ -5,7 +5,7 @@
                         inputs.json, statistics of the training frames   golden/, synthetic frames and their masks
     students/zoo/README.md, its table written from the cards
 
-An entry is a ship: `deploy.package.package.open_ship("zoo/NAME")` checks every file of it.
+An entry is a ship: `edgemt.open_ship("zoo/NAME")` checks every file of it.
 
 Loads no torch, so that a list of names costs nothing.
 """
