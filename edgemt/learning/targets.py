@@ -54,8 +54,8 @@ class UncertaintyMasked(SoftTarget):
 
     citation: ClassVar[str] = "Yu et al., MICCAI 2019, Uncertainty-aware self-ensembling model"
     passes: int = 8
-    # entropy threshold as a fraction of ln C
     bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, start=0.75, length=1.0))  # words: ok
+    """entropy threshold as a fraction of ln C"""
 
     def __post_init__(self) -> None:
         if self.passes < 1:

@@ -37,6 +37,7 @@ class EntropyThreshold(VoxelSelector):
     """H(p) >= bar(t) ln C: voxels where the entropy of the student is above a threshold that rises over the run."""
 
     bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.95, start=0.75, length=1.0))  # words: ok
+    """entropy threshold as a fraction of ln C"""
 
     def __call__(self, nets: Networks, image: Tensor, p: Tensor, step: Step) -> Tensor:
         return entropy(p) >= self.bar(step) * math.log(p.shape[1])
@@ -78,6 +79,7 @@ class McUncertainty(VoxelSelector):
     """
 
     bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.9, start=0.75, length=1.0))  # words: ok
+    """entropy threshold as a fraction of ln C"""
     passes: int = 8
     noise: GaussianNoise = field(default_factory=GaussianNoise)
 
