@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from deploy.pruning.options import PruneOptions
@@ -10,6 +9,7 @@ from edgemt.data.cohort import DataOptions
 from edgemt.data.options import PRESETS, AugmentOptions
 from edgemt.methods import METHODS
 from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
+from edgemt.recipes.cpu import cpu_schedule, cpu_slim, cpu_student, cpu_teacher
 from edgemt.training.options import Schedule
 
 # What the releases of the compared methods do to slices of the heart.
@@ -41,31 +41,15 @@ def acdc_cpu() -> Recipe:
 
     edgemt run acdc_cpu --data.root DIR
     """
-    quick = Schedule(steps=900, precision="32-true", learning_rate=2e-3, validations=4, start_size=0.6)
+    schedule = cpu_schedule(steps=900, validations=4, start_size=0.6)
     return Recipe(
         name="acdc_cpu",
         data=_slices(160),
         augment=PRESETS["mri"],
         per_image=True,
-        teacher=Teacher(
-            network="students/efficientnet_lite2",
-            decoder="dense2",
-            pretrained="always",
-            method=METHODS["two_stream_mt"],
-            members=2,
-            schedule=quick,
-        ),
-        student=Student(
-            network="efficientnet_lite0",
-            decoder="dense2",
-            pretrained="always",
-            method=replace(METHODS["two_stream_distillation"], guide="bank"),  # type: ignore[call-arg]
-            schedule=quick,
-        ),
-        slim=Slim(
-            prune=PruneOptions(target="latency", share=0.17),
-            schedule=Schedule(steps=400, precision="32-true", learning_rate=1e-3, validations=2, warmup=20),
-        ),
+        teacher=cpu_teacher(METHODS["two_stream_mt"], schedule, members=2),
+        student=cpu_student(schedule, decoder="dense2"),
+        slim=cpu_slim(0.17),
     )
 
 

@@ -1,7 +1,7 @@
 """The left atrium in contrast-enhanced MRI (2018 challenge), for a student of neighbouring slices.
 
 The volumes of the mean-teacher literature are crops around the true atrium, validation volumes too: every
-figure made on them, ours and the published ones, knows where the organ is.
+figure made on them, here and in publications, is measured where the organ is known to be.
 """
 
 from __future__ import annotations
@@ -16,6 +16,7 @@ from edgemt.learning.schedules import Ramp
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
+from edgemt.recipes.cpu import cpu_schedule, cpu_slim, cpu_student, cpu_teacher
 from edgemt.training.options import Schedule
 
 
@@ -37,30 +38,15 @@ def la_cpu() -> Recipe:
 
     edgemt run la_cpu --data.root DIR
     """
-    quick = Schedule(steps=700, precision="32-true", learning_rate=2e-3, validations=3, start_size=0.6)
+    schedule = cpu_schedule(steps=700, validations=3, start_size=0.6)
     return Recipe(
         name="la_cpu",
         data=_volumes(size=(160, 128), slices=5),
         augment=replace(PRESETS["mri"], rot90=False),  # the frames are no squares
         per_image=True,
-        teacher=Teacher(
-            network="students/efficientnet_lite2",
-            decoder="dense2",
-            pretrained="always",
-            method=METHODS["two_stream_mt"],
-            schedule=quick,
-        ),
-        student=Student(
-            network="efficientnet_lite0",
-            decoder="dense2",
-            pretrained="always",
-            method=replace(METHODS["two_stream_distillation"], guide="bank"),  # type: ignore[call-arg]
-            schedule=replace(quick, steps=1000),
-        ),
-        slim=Slim(
-            prune=PruneOptions(target="latency", share=0.17),
-            schedule=Schedule(steps=400, precision="32-true", learning_rate=1e-3, validations=2, warmup=20),
-        ),
+        teacher=cpu_teacher(METHODS["two_stream_mt"], schedule),
+        student=cpu_student(replace(schedule, steps=1000), decoder="dense2"),
+        slim=cpu_slim(0.17),
     )
 
 

@@ -17,7 +17,7 @@ def phantom() -> Recipe:
     """12 labelled and 160 unlabelled synthetic frames at 96 x 96: every stage to a shipped INT8 student.
 
     edgemt run phantom
-    About 5 minutes on two cores, 2 GiB. It shows the flow; its accuracy says nothing about patients.
+    About 5 minutes on two cores, 2 GiB. It shows the flow; its accuracy holds for synthetic frames alone.
     """
     quick = Schedule(steps=500, precision="32-true", validations=4, warmup=30, checkpoint_every=50, learning_rate=2e-3)
     return Recipe(
@@ -38,7 +38,7 @@ def phantom_volumes() -> Recipe:
     """3 labelled and 12 unlabelled synthetic volumes: a small V-Net teaches a student of three neighbouring slices.
 
     edgemt run phantom_volumes
-    A few minutes on two cores. It shows the way from 3-D to 2-D; its accuracy says nothing about patients.
+    A few minutes on two cores. It shows a 3-D teacher of a 2-D student; its accuracy holds for synthetic volumes.
     """
     quick = Schedule(steps=400, precision="32-true", validations=2, warmup=30, checkpoint_every=50, learning_rate=2e-3)
     return Recipe(
