@@ -144,7 +144,7 @@ def test_float_is_shipped_alone_when_no_rung_passes(tmp_path: Path) -> None:
     context = begin(tmp_path, by=100.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.01)
     card = stage_folder.read_card(int8(context))
     assert card.given_up[0]["shipped"] == "half precision and float"
-    assert "calibrated: Dice 0." in fallback.told(card.given_up[0])
+    assert "calibrated: Dice 0." in fallback.describe_fallback(card.given_up[0])
     assert set(card.measured) == {ONNX_FP32} and not any("int8" in file for file in card.files)
     assert card.measured[ONNX_FP32]["quantization"]["rung"] == "none"
     assert not card.measured[ONNX_FP32]["quantization"]["rungs"][0]["passed"]
@@ -177,7 +177,7 @@ def test_a_runtime_that_gives_other_masks_is_left_out_of_the_ship_and_strict_ref
     assert ONNX_FP32 in shipped.measured and ONNX_INT8 in shipped.measured
     assert not any(file.startswith("openvino/") for file in (*shipped.measured, *shipped.files))
     assert {record["runtime"] for record in shipped.latency} == {"onnxruntime"} and "onnxruntime" in deployed(shipped)
-    assert "files for openvino given up" in fallback.told(shipped.given_up[0])
+    assert "files for openvino given up" in fallback.describe_fallback(shipped.given_up[0])
     before = (context.folder("ship") / "card.json").stat().st_mtime_ns
     package.ship(context)
     assert (context.folder("ship") / "card.json").stat().st_mtime_ns == before

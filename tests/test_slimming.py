@@ -176,7 +176,7 @@ def test_then_a_milder_share_is_pruned_and_the_card_records_what_was_given_up(ju
     (record,) = card.given_up
     assert (record["wanted"], record["shipped"]) == ("pruning by 0.4 of the macs", "pruning by 0.2 of the macs")
     assert [step["dice"] for step in record["tried"]] == [0.5, 0.6, 0.89]
-    line = fallback.told(record)
+    line = fallback.describe_fallback(record)
     assert "\n" not in line
     for part in ("0.5000 is 0.4000 below its parent's 0.9000", "tolerance is 0.02", "more steps: Dice 0.6000", "share"):
         assert part in line

@@ -93,7 +93,7 @@ def given_up(
     }
 
 
-def told(record: dict[str, Any]) -> str:
+def describe_fallback(record: dict[str, Any]) -> str:
     """A record in one line."""
     tried = "; ".join(f"{step['attempt']}: {_number(step['dice'])}" for step in record["tried"])
     return (
