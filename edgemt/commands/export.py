@@ -68,7 +68,7 @@ def _export_entry(command: Export, rest: list[str]) -> None:
         if recipe is None:
             raise
         raise ValueError(
-            f"{error}; an entry comes without the teacher that the further rungs to INT8 need: leave the --data flags "
+            f"{error}; an entry has no teacher, which the further INT8 candidates need: leave the --data flags "
             f"away for float alone, or edgemt run RECIPE --student.weights {command.recipe} for all of them"
         ) from error
 

@@ -111,7 +111,7 @@ def _carried(working: Path, entry: Entry, *, say: Say) -> dict[str, Any]:
 
 
 def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str, Any]:
-    """INT8 files that pass the gate against the float file's Dice on the recipe's own validation list, class by class."""
+    """INT8 files that pass the accuracy gates against the float file on the recipe's own validation list."""
     from deploy.quantization.int8 import quantize
     from edgemt.inference.evaluate import evaluation_record
     from edgemt.pipeline.accuracy import class_dice

@@ -8,7 +8,7 @@ from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import PRESETS, AugmentOptions
 from edgemt.methods import METHODS
-from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
+from edgemt.pipeline.recipe import PruneStage, Recipe, StudentOptions, TeacherOptions
 from edgemt.recipes.cpu import cpu_schedule, cpu_slim, cpu_student, cpu_teacher
 from edgemt.training.options import Schedule
 
@@ -66,9 +66,9 @@ def acdc_slices() -> Recipe:
         data=_slices(256),
         augment=PRESETS["mri"],
         per_image=True,
-        teacher=Teacher(method=METHODS["two_stream_mt"], schedule=long),
-        student=Student(network="efficientnet_lite0", decoder="dense2", schedule=long),
-        slim=Slim(prune=PruneOptions(share=0.45), schedule=short),
+        teacher=TeacherOptions(method=METHODS["two_stream_mt"], schedule=long),
+        student=StudentOptions(network="efficientnet_lite0", decoder="dense2", schedule=long),
+        slim=PruneStage(prune=PruneOptions(share=0.45), schedule=short),
     )
 
 
@@ -85,7 +85,7 @@ def acdc_methods() -> Recipe:
         data=_slices(96),
         per_image=True,
         augment=LIGHT,
-        teacher=Teacher(widths=(16, 32, 64, 128, 256), method=METHODS["mean_teacher"], schedule=schedule),
-        student=Student(pretrained="never"),
+        teacher=TeacherOptions(widths=(16, 32, 64, 128, 256), method=METHODS["mean_teacher"], schedule=schedule),
+        student=StudentOptions(pretrained="never"),
         threads=1,
     )

@@ -7,7 +7,7 @@ from typing import Any
 
 from deploy.pruning.options import PruneOptions
 from edgemt.methods import METHODS, Method
-from edgemt.pipeline.recipe import Slim, Student, Teacher
+from edgemt.pipeline.recipe import PruneStage, StudentOptions, TeacherOptions
 from edgemt.training.options import Schedule
 
 
@@ -16,23 +16,25 @@ def cpu_schedule(**options: Any) -> Schedule:
     return Schedule(**{"precision": "32-true", "learning_rate": 2e-3, **options})
 
 
-def cpu_teacher(method: Method, schedule: Schedule, *, members: int = 1) -> Teacher:
+def cpu_teacher(method: Method, schedule: Schedule, *, members: int = 1) -> TeacherOptions:
     """EfficientNet-Lite2; with several `members`, their mean probability is the teacher."""
     network = "students/efficientnet_lite2"
-    return Teacher(
+    return TeacherOptions(
         network=network, decoder="dense2", pretrained="always", method=method, members=members, schedule=schedule
     )
 
 
-def cpu_student(schedule: Schedule, **options: Any) -> Student:
+def cpu_student(schedule: Schedule, **options: Any) -> StudentOptions:
     """EfficientNet-Lite0, distilled from the stored predictions of the teacher."""
     method = replace(METHODS["two_stream_distillation"], guide="bank")  # type: ignore[call-arg]
-    return Student(network="efficientnet_lite0", pretrained="always", method=method, schedule=schedule, **options)
+    return StudentOptions(
+        network="efficientnet_lite0", pretrained="always", method=method, schedule=schedule, **options
+    )
 
 
-def cpu_slim(share: float, *, start_size: float = 1.0) -> Slim:
+def cpu_slim(share: float, *, start_size: float = 1.0) -> PruneStage:
     """Pruning of a share of the measured latency, then 400 steps of fine-tuning."""
-    return Slim(
+    return PruneStage(
         prune=PruneOptions(target="latency", share=share),
         schedule=cpu_schedule(steps=400, learning_rate=1e-3, validations=2, warmup=20, start_size=start_size),
     )

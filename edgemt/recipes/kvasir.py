@@ -9,7 +9,7 @@ from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import PRESETS
 from edgemt.methods import METHODS
-from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
+from edgemt.pipeline.recipe import PruneStage, Recipe, StudentOptions, TeacherOptions
 from edgemt.recipes.cpu import cpu_schedule, cpu_slim, cpu_student, cpu_teacher
 from edgemt.training.options import Schedule
 
@@ -58,13 +58,13 @@ def kvasir() -> Recipe:
         name="kvasir",
         data=_frames(256),
         augment=PRESETS["endoscopy"],
-        teacher=Teacher(
+        teacher=TeacherOptions(
             network="smp/UnetPlusPlus",
             encoder="efficientnet_lite2",
             pretrained="if-available",
             method=METHODS["two_stream_mt"],
             schedule=long,
         ),
-        student=Student(network="efficientnet_lite0", schedule=long),
-        slim=Slim(prune=PruneOptions(share=0.45), schedule=short),
+        student=StudentOptions(network="efficientnet_lite0", schedule=long),
+        slim=PruneStage(prune=PruneOptions(share=0.45), schedule=short),
     )

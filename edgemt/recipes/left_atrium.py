@@ -15,7 +15,7 @@ from edgemt.data.options import PRESETS, AugmentOptions, VolumeOptions
 from edgemt.learning.schedules import Ramp
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher
-from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
+from edgemt.pipeline.recipe import PruneStage, Recipe, StudentOptions, TeacherOptions
 from edgemt.recipes.cpu import cpu_schedule, cpu_slim, cpu_student, cpu_teacher
 from edgemt.training.options import Schedule
 
@@ -67,7 +67,7 @@ def la_vnet_cpu() -> Recipe:
             blend="gaussian",
             foreground=0.5,
         ),
-        teacher=Teacher(
+        teacher=TeacherOptions(
             network="vnet",
             filters=8,
             method=MeanTeacher(ramp=Ramp(top=1.0)),
@@ -75,12 +75,12 @@ def la_vnet_cpu() -> Recipe:
                 steps=1200, labelled=2, unlabelled=2, precision="auto", learning_rate=2e-3, validations=3
             ),
         ),
-        student=Student(
+        student=StudentOptions(
             pretrained="never",
             method=METHODS["slice_distillation"],
             schedule=Schedule(steps=1500, precision="32-true", learning_rate=2e-3, validations=3),
         ),
-        slim=Slim(
+        slim=PruneStage(
             prune=PruneOptions(share=0.42),
             schedule=Schedule(steps=800, precision="32-true", learning_rate=2e-3, validations=2),
         ),
@@ -99,7 +99,7 @@ def la() -> Recipe:
         name="la",
         data=_volumes(size=(160, 160), slices=3),
         augment=AugmentOptions(flip_vertical=True),
-        teacher=Teacher(
+        teacher=TeacherOptions(
             network="vnet",
             method=METHODS["ua_mt"],
             schedule=Schedule(
@@ -112,8 +112,8 @@ def la() -> Recipe:
                 validations=6,
             ),
         ),
-        student=Student(method=METHODS["slice_distillation"], schedule=long),
-        slim=Slim(
+        student=StudentOptions(method=METHODS["slice_distillation"], schedule=long),
+        slim=PruneStage(
             prune=PruneOptions(share=0.45),
             schedule=Schedule(steps=5000, labelled=8, unlabelled=16, learning_rate=5e-4, checkpoint_every=500),
         ),

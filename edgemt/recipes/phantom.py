@@ -9,7 +9,7 @@ from edgemt.data.options import VolumeOptions
 from edgemt.data.phantom2d import CLASSES
 from edgemt.data.phantom3d import CLASSES as ORGANS
 from edgemt.methods import METHODS
-from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
+from edgemt.pipeline.recipe import PruneStage, Recipe, StudentOptions, TeacherOptions
 from edgemt.training.options import Schedule
 
 
@@ -23,9 +23,9 @@ def phantom() -> Recipe:
     return Recipe(
         name="phantom",
         data=DataOptions(layout="phantom", classes=CLASSES, size=(96, 96), channels=3),
-        teacher=Teacher(widths=(8, 16, 32, 64, 128), schedule=quick),
-        student=Student(pretrained="never", schedule=quick),
-        slim=Slim(
+        teacher=TeacherOptions(widths=(8, 16, 32, 64, 128), schedule=quick),
+        student=StudentOptions(pretrained="never", schedule=quick),
+        slim=PruneStage(
             prune=PruneOptions(share=0.35),
             schedule=Schedule(steps=300, precision="32-true", validations=2, learning_rate=1e-3, checkpoint_every=50),
         ),
@@ -49,7 +49,7 @@ def phantom_volumes() -> Recipe:
         volume=VolumeOptions(
             patch=(48, 48, 32), stride=(16, 16, 32), report_stride=(8, 8, 16), blend="gaussian", foreground=0.5
         ),
-        teacher=Teacher(
+        teacher=TeacherOptions(
             network="vnet",
             filters=4,
             method=METHODS["mean_teacher"],
@@ -57,8 +57,8 @@ def phantom_volumes() -> Recipe:
                 steps=250, labelled=2, unlabelled=2, validations=2, warmup=20, checkpoint_every=50, learning_rate=3e-3
             ),
         ),
-        student=Student(pretrained="never", method=METHODS["slice_distillation"], schedule=quick),
-        slim=Slim(
+        student=StudentOptions(pretrained="never", method=METHODS["slice_distillation"], schedule=quick),
+        slim=PruneStage(
             prune=PruneOptions(share=0.42),
             schedule=Schedule(steps=200, precision="32-true", validations=2, learning_rate=1e-3, checkpoint_every=50),
         ),

@@ -44,7 +44,7 @@ def accuracy_latency(stages: Rows, *, deadline_ms: float = DEADLINE_MS) -> str:
     due = x(deadline_ms)
     parts = [
         f'<rect class="late" x="{due:.1f}" y="{top}" width="{right - due:.1f}" height="{bottom - top}"/>',
-        *_rungs(y, left, right),
+        *_grid_lines(y, left, right),
         *(text("tick mid", x(t), bottom + 18, figure(t, 1)) for t in x.ticks()),
         *(line("grid", x(t), bottom, x(t), bottom + 4) for t in x.ticks()),
         line("deadline", due, top, due, bottom),
@@ -164,7 +164,7 @@ def curve_chart(series: Mapping[str, tuple[Sequence[Any], Sequence[Any]]], *, ti
     else:
         low, high = padded_range(reach, least=0.02 if dots else 1e-3)
         y = Axis(min(0.0, min(reach)) if not dots else max(low, 0.0), high, bottom, top)
-    parts = [*_rungs(y, left, right), text("name", 0, 12, title + (", logarithmic" if log else ""))]
+    parts = [*_grid_lines(y, left, right), text("name", 0, 12, title + (", logarithmic" if log else ""))]
     parts += [text("tick mid", x(t), bottom + 18, _steps(t)) for t in x.ticks(4)]
     parts.append(text("tick end", 440, bottom + 34, "steps"))
     for i, run in enumerate(runs.values()):
@@ -198,10 +198,10 @@ def binned(steps: Sequence[Any], values: Sequence[Any], *, bins: int = 150) -> l
     return out
 
 
-def _rungs(y: Axis, left: float, right: float) -> list[str]:
+def _grid_lines(y: Axis, left: float, right: float) -> list[str]:
     ticks = y.ticks()
-    rungs = [line("grid", left, y(t), right, y(t)) for t in ticks]
-    return rungs + [text("tick end", left - 8, y(t) + 4, _plain(t)) for t in ticks]
+    lines = [line("grid", left, y(t), right, y(t)) for t in ticks]
+    return lines + [text("tick end", left - 8, y(t) + 4, _plain(t)) for t in ticks]
 
 
 def _tone(colour: Mapping[str, int], stage: str) -> int:
