@@ -20,7 +20,7 @@ Control = Literal["teacher_supervised", "student_supervised", "student_no_distil
 
 
 @dataclass(frozen=True)
-class Teacher:
+class TeacherOptions:
     """The full model, trained with few labels and many unlabelled images."""
 
     network: str = "unet"  # `edgemt list teachers`, or students/NAME (`edgemt list students`)
@@ -40,7 +40,7 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Student:
+class StudentOptions:
     """The small model that ships: distilled from the teacher on every image."""
 
     network: str = "mobilenetv4_small"  # `edgemt list students`, or any timm encoder
@@ -102,8 +102,8 @@ class Recipe:
     volume: VolumeOptions = field(default_factory=VolumeOptions)  # for a 3-D teacher
     per_image: bool = False  # normalise each frame by its own mean and deviation (MRI) instead of the set's
     normalise: Literal["auto", "data", "encoder"] = "auto"  # "auto": as the student's pretrained weights expect it
-    teacher: Teacher = field(default_factory=Teacher)
-    student: Student = field(default_factory=Student)
+    teacher: TeacherOptions = field(default_factory=TeacherOptions)
+    student: StudentOptions = field(default_factory=StudentOptions)
     slim: PruneStage = field(default_factory=PruneStage)
     int8: Int8Stage = field(default_factory=Int8Stage)
     bench: BenchOptions = field(default_factory=BenchOptions)
@@ -114,7 +114,7 @@ class Recipe:
     threads: int = 0  # CPU threads for training; 0 is every core
 
 
-def student_method(of: Student) -> Method:
+def student_method(of: StudentOptions) -> Method:
     """The student's method as its stages run it: features come from `feature_teacher` where one is named."""
     term = getattr(of.method, "feature", None)
     if not of.feature_teacher or not isinstance(term, FeatureTerm):
