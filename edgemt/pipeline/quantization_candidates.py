@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from deploy import export
-from deploy.measurement.variants import timed
+from deploy.measurement.variants import time_variants
 from deploy.package.files import IR_INT8, ONNX_INT8
 from deploy.quantization.int8 import quantize
-from deploy.quantization.sensitivity import Sensitivity, sensitivity
+from deploy.quantization.sensitivity import LayerSensitivity, layer_sensitivities
 from deploy.runtimes.load import runner
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.inference.evaluate import evaluation_record
@@ -81,7 +81,7 @@ def _mixed_precision(
     context: RunContext, name: str, source: Path, float_graph: Path, calibrated: Candidate, frames: list[np.ndarray]
 ) -> Iterator[Candidate]:
     """The 1, 2, 4, 8 ... most sensitive layers in float, while the graph is faster than float; no label is used."""
-    layers: list[Sensitivity] | None = None
+    layers: list[LayerSensitivity] | None = None
     few_frames = frames[:: max(1, len(frames) // _NUM_TIMED)][:_NUM_TIMED]
     count = 1
     while count <= context.recipe.int8.kept:
@@ -93,7 +93,7 @@ def _mixed_precision(
             if count > len(layers):
                 return
             noted = [
-                {"layer": x.layer, "kind": x.kind, "noise": x.noise, "changed": x.changed}
+                {"layer": x.layer, "kind": x.kind, "noise": x.output_noise, "changed": x.changed_fraction}
                 for x in layers[:_NUM_RECORDED]
             ]
             record = {"rung": name, "kept": [layer.layer for layer in layers[:count]], "sensitivity": noted}
@@ -106,10 +106,12 @@ def _mixed_precision(
         count *= 2
 
 
-def _worst(float_graph: Path, int8_graph: Path, frames: list[np.ndarray]) -> list[Sensitivity]:
+def _worst(float_graph: Path, int8_graph: Path, frames: list[np.ndarray]) -> list[LayerSensitivity]:
     """The layers whose output INT8 changes, the most sensitive first."""
-    layers = sensitivity(float_graph, int8_graph, frames=frames, progress=file_progress("sensitivity of layers"))
-    return [layer for layer in layers if layer.noise > 0]
+    layers = layer_sensitivities(
+        float_graph, int8_graph, frames=frames, progress=file_progress("sensitivity of layers")
+    )
+    return [layer for layer in layers if layer.output_noise > 0]
 
 
 def _place(context: RunContext, name: str, source: Path, *depends: Any) -> tuple[Path, str]:
@@ -166,7 +168,7 @@ def _make(
 def _speedup(int8_graph: Path, float_graph: Path, frames: list[np.ndarray]) -> float:
     """Speed of the INT8 graph over that of the float graph on OpenVINO, which chooses the precision of the latter."""
     calls = {"exact": runner(float_graph, runtime="openvino"), "small": runner(int8_graph, runtime="openvino")}
-    return 1 / timed(calls, frames)["small"]["ratio"]
+    return 1 / time_variants(calls, frames)["small"]["ratio"]
 
 
 def export_graph(context: RunContext, source: Path, path: Path) -> Path:
