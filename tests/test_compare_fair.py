@@ -37,7 +37,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("fair") / "all"
     with pytest.MonkeyPatch.context() as patch:
         lines: list[str] = []
-        patch.setattr("edgemt.comparison._say", lines.append)
+        patch.setattr("edgemt.comparison._log", lines.append)
         cli.main(["compare", "mean_teacher", *DRAW, "--out", str(out)])
     return out, "\n".join(lines)
 
