@@ -240,7 +240,7 @@ def test_a_discriminator_cannot_tell_the_rows_by_their_intensity(name: str) -> N
     )
     stacks = Stack(image, torch.zeros(4, 8, 8, dtype=torch.uint8)), Stack(image, None)
     raw = Normalisation((0.0,), (1.0,))
-    alike = METHODS[name].alike
+    alike = METHODS[name].matched_intensity
     batches = [TwoStream(*stacks, (8, 8), options, raw, alike=alike).batch(k).image for k in range(20)]
     changed = torch.stack([(x.flatten(1).mean(1) - 120 / 255).abs() > 0.05 for x in batches]).float().mean(0)
     assert float(changed[:8].mean()) == pytest.approx(0.5, abs=0.12)
@@ -254,7 +254,7 @@ def test_a_training_gives_the_wish_of_its_method_to_its_batches(
         pass
 
     def train(method: Method, *, draw: Callable, **_: object) -> None:
-        raise Drawn(method.alike, draw.__self__.alike)  # type: ignore[attr-defined]
+        raise Drawn(method.matched_intensity, draw.__self__.alike)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(engine, "train", train)
     recipe = replace(recipes.load("phantom"), data=replace(recipes.load("phantom").data, size=(32, 32)))
