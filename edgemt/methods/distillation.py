@@ -117,8 +117,9 @@ class Distillation(Method):
                     teacher_logits = torch.cat([teacher_logits[:count], cutmix(box, teacher_logits[count:])])
                 weight = 1.0 + self.boundary * boundary_band(probabilities(teacher_logits)) if self.boundary else None
             if self.kl:
-                kl_loss = temperature_kl(logits, teacher_logits, temperature=self.temperature, weight=weight)
-                terms["kl"] = self.kl * kl_loss
+                terms["kl"] = self.kl * temperature_kl(
+                    logits, teacher_logits, temperature=self.temperature, weight=weight
+                )
             if self.cwd:
                 # A softmax over space depends on a constant a voxel; a bank has log-probabilities, so both need them.
                 student_logits = log_probabilities(logits) if self.guide == "bank" else logits
