@@ -288,5 +288,5 @@ def test_a_gradient_that_is_not_a_number_moves_nothing_though_the_loss_was_one()
     )
     player = run.players["student"]
     before = player.weight.detach().clone()
-    assert not run._descend(("student",), (player.weight * 0.0).sum().sqrt())  # the slope of sqrt at 0 is infinite
+    assert not run._optimise(("student",), (player.weight * 0.0).sum().sqrt())  # the slope of sqrt at 0 is infinite
     assert torch.equal(player.weight, before)
