@@ -35,7 +35,7 @@ class Case:
     """One image, one volume, or one slice of a volume. `label` is None where training may not look."""
 
     name: str
-    group: str  # what a split keeps together: the patient, or the image itself
+    patient: str  # what a split keeps together: the patient, or the image itself
     image: str  # a path, or phantom:SEED
     label: str | None = None
     slice: int | None = None  # index along the last axis of a volume; None: all of it

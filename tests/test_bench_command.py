@@ -19,7 +19,7 @@ from deploy.benchmark import (
     timing,  # noqa: E402
 )
 from edgemt import cli  # noqa: E402
-from edgemt.data.cohort import DataOptions  # noqa: E402
+from edgemt.data.options import DataOptions  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = timing.BenchOptions(

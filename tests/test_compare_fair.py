@@ -88,7 +88,7 @@ def test_volumes_of_a_3d_teacher_are_drawn_alike(tmp_path):
     drawn = {one: wanted.drawn(one) for one in plan}
     for one, names in drawn.items():
         labelled = wanted.run(one).volumetric.cohort.labelled
-        assert tuple(sorted({case.group for case in labelled})) == names and len(names) == 2
+        assert tuple(sorted({case.patient for case in labelled})) == names and len(names) == 2
     assert {one.seed: names for one, names in drawn.items()} == draws_of(plan, wanted)
     assert len(set(drawn.values())) == 2
     assert len({json.dumps(wanted.ground(one)) for one in plan}) == 1

@@ -14,7 +14,7 @@ from safetensors.torch import load_file, save_file
 from deploy.pruning import prune
 from edgemt import recipes
 from edgemt.artefacts import network_folder, stage_folder
-from edgemt.data.cohort import DataOptions
+from edgemt.data.options import DataOptions
 from edgemt.io import encoder_weights
 from edgemt.io.atomic import sha256
 from edgemt.learning.feature_losses import give_maps

@@ -47,7 +47,7 @@ def test_the_bank_has_the_teacher_s_probabilities_of_every_training_frame(
     at = Run(replace(recipes.load("phantom"), data=data), copy)
     teacher = network_folder.load_network(copy / "teacher")
     for cases, stack in ((at.cohort.labelled, at.labelled), (at.cohort.unlabelled, at.unlabelled)):
-        soft = soft_labels.read(copy / "bank", cases)
+        soft = soft_labels.read_bank(copy / "bank", cases)
         with torch.inference_mode():
             frames = stack.frames(torch.arange(len(stack)), "cpu")
             probs = losses.probabilities(teacher(normalised(frames, at.normalise)).logits)
@@ -87,7 +87,7 @@ def test_slices_of_a_volume_share_a_file_in_their_order(tmp_path: Path) -> None:
     at = Run(replace(recipe, data=data), run)
     assert {entry["depth"] for entry in index["volumes"].values()} != {1}
     rows = list(range(len(at.cohort.labelled)))[::-3]
-    soft = soft_labels.read(run / "bank", [at.cohort.labelled[row] for row in rows])
+    soft = soft_labels.read_bank(run / "bank", [at.cohort.labelled[row] for row in rows])
     with torch.inference_mode():
         frames = normalised(at.labelled.frames(torch.tensor(rows), "cpu"), card.normalise)
         probs = losses.probabilities(teacher(frames).logits)

@@ -15,8 +15,8 @@ import teachers
 from edgemt.contract import Batch, Output, Step
 from edgemt.data.augment2d import AugmentOptions
 from edgemt.data.options import VolumeOptions
-from edgemt.data.slice_dataset import Stack, TwoStream
-from edgemt.data.volume_dataset import VolumeStack, VolumeStream
+from edgemt.data.slice_dataset import SliceDataset, TwoStreamBatches
+from edgemt.data.volume_dataset import TwoStreamPatches, VolumeDataset
 from edgemt.learning.losses import cross_entropy, dice, dice_ce, onehot
 from edgemt.learning.method import Terms
 from edgemt.learning.perturbations import Box, FeatureDrop, FeatureDropout, FeatureNoise
@@ -434,7 +434,9 @@ def test_slices_say_where_in_which_image_they_lie():
         stack = image[None, :, :, None].repeat(5, 1, 1, 1)
         label = torch.zeros(5, side, side, dtype=torch.uint8)
         raw = Normalisation((0.0,), (1.0,))
-        stream = TwoStream(Stack(stack[:2], label[:2]), Stack(stack[2:], None), (2, 3), options, raw)
+        stream = TwoStreamBatches(
+            SliceDataset(stack[:2], label[:2]), SliceDataset(stack[2:], None), (2, 3), options, raw
+        )
         b = stream.batch(3)
         assert sorted(b.index[:2].tolist()) == [0, 1] and sorted(b.index[2:].tolist()) == [2, 3, 4]
         grid = F.affine_grid(b.place, list(b.image.shape), align_corners=False)
@@ -451,9 +453,9 @@ def test_patches_say_where_in_which_volume_they_lie(shape: tuple[int, int, int])
     for axis in range(3):
         line = ((torch.arange(shape[axis]) + 0.5) / shape[axis] * 255).round().to(torch.uint8)
         volume = line.view([-1 if k == axis else 1 for k in range(3)]).expand(shape).contiguous()
-        labelled = VolumeStack((volume,) * 2, (torch.ones(shape, dtype=torch.uint8),) * 2)
-        stream = VolumeStream(
-            labelled, VolumeStack((volume,) * 6, None), (2, 6), options, Normalisation((0.0,), (1.0,))
+        labelled = VolumeDataset((volume,) * 2, (torch.ones(shape, dtype=torch.uint8),) * 2)
+        stream = TwoStreamPatches(
+            labelled, VolumeDataset((volume,) * 6, None), (2, 6), options, Normalisation((0.0,), (1.0,))
         )
         b = stream.batch(1)
         assert sorted(b.index[2:].tolist()) == list(range(2, 8))

@@ -14,7 +14,8 @@ from PIL import Image
 from test_reading import ALPHA, BIT, GREY, RAMP, TRUTH, TWO, _colour, _frames, _palette, _read, _tiff
 
 from edgemt.contract import Case
-from edgemt.data.cohort import DataOptions, find
+from edgemt.data.cohort import split_dataset
+from edgemt.data.options import DataOptions
 from edgemt.data.reading import decide_reading
 from edgemt.data.slice_masks import read_slice_masks
 from edgemt.data.summary import reading_of, summary
@@ -138,7 +139,7 @@ def test_turned_tiff_pictures_are_told_of_and_masks_follow(tmp_path: Path, store
         with Image.open(path) as image:
             image.save(path.with_suffix(".tif"), exif=image.getexif())
         path.unlink()
-    cohort = find(options)
+    cohort = split_dataset(options)
     reading = reading_of(cohort, options)
     assert reading.masks_as_stored is stored and "EXIF: 6 images turned upright" in reading.notes[0]
     for case in cohort.labelled:
@@ -211,7 +212,7 @@ def test_slice_masks_that_cannot_be_told_are_refused_by_name(tmp_path: Path) -> 
 
 def test_the_summary_shows_how_much_of_the_masks_is_the_object(tmp_path: Path) -> None:
     options = _frames(tmp_path)
-    cohort = find(options)
+    cohort = split_dataset(options)
     text = "\n".join(summary(cohort, options, reading_of(cohort, options)))
     assert f"; polyp {100 * TRUTH.mean():.2g} % of the pixels" in text
     for path in tmp_path.rglob("masks/*.png"):
@@ -229,18 +230,18 @@ def test_patients_in_other_letters_and_copies_under_other_names_are_found(tmp_pa
     more = tmp_path / "more"
     more.mkdir()
     shutil.copy(tmp_path / "val" / "images" / "b.jpg", more / "x7.jpg")
-    notes = " ".join(find(DataOptions(root=tmp_path, unlabelled="more")).notes)
+    notes = " ".join(split_dataset(DataOptions(root=tmp_path, unlabelled="more")).notes)
     assert "1 training images are copies of validation images, first" in notes and "x7.jpg" in notes
     for part, name in (("train", "P1_frame01"), ("val", "p1_frame02")):
         for folder, suffix in (("images", "jpg"), ("masks", "png")):
             path = tmp_path / part / folder / f"a.{suffix}"
             path.rename(path.with_name(f"{name}.{suffix}"))
     with pytest.raises(ValueError, match="share 1 patients, first 'P1'"):
-        find(DataOptions(root=tmp_path))
+        split_dataset(DataOptions(root=tmp_path))
     for folder, suffix in (("images", "jpg"), ("masks", "png")):
         path = tmp_path / "train" / folder / f"P1_frame01.{suffix}"
         path.rename(more / path.name) if folder == "images" else path.unlink()
-    cohort = find(DataOptions(root=tmp_path, unlabelled="more"))
+    cohort = split_dataset(DataOptions(root=tmp_path, unlabelled="more"))
     assert not any("P1" in case.image for case in cohort.unlabelled)
 
 
@@ -252,11 +253,11 @@ def test_names_of_patients_that_the_pattern_does_not_tell_are_named(tmp_path: Pa
             for folder, suffix in (("images", "jpg"), ("masks", "png")):
                 path = tmp_path / part / folder / f"{old}.{suffix}"
                 path.rename(path.with_name(f"{name}.{suffix}"))
-    (note,) = find(DataOptions(root=tmp_path)).notes
+    (note,) = split_dataset(DataOptions(root=tmp_path)).notes
     assert note.startswith("2 training images begin as validation images do, first 'pat01'")
     pattern = note.partition("--data.patient-pattern '")[2].rstrip("'")
     with pytest.raises(ValueError, match="share 1 patients, first 'pat01'"):
-        find(DataOptions(root=tmp_path, patient_pattern=pattern))
+        split_dataset(DataOptions(root=tmp_path, patient_pattern=pattern))
     shutil.rmtree(tmp_path / "train")
     shutil.rmtree(tmp_path / "val")
     _frames(tmp_path, names="abc")
@@ -265,7 +266,7 @@ def test_names_of_patients_that_the_pattern_does_not_tell_are_named(tmp_path: Pa
             for folder, suffix in (("images", "jpg"), ("masks", "png")):
                 path = tmp_path / part / folder / f"{name}.{suffix}"
                 path.rename(path.with_name(f"KiTS19_{k + (part == 'val') * 50:05d}.{suffix}"))
-    assert not find(DataOptions(root=tmp_path)).notes
+    assert not split_dataset(DataOptions(root=tmp_path)).notes
 
 
 def test_kinds_of_tiff_that_are_not_read_are_named_as_such(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ from deploy.benchmark.package_bench import bench_ship  # noqa: E402
 from deploy.package.golden import golden  # noqa: E402
 from deploy.package.input_drift import write_inputs  # noqa: E402
 from deploy.package.package import Ship, seal  # noqa: E402
-from edgemt.data.cohort import DataOptions  # noqa: E402
+from edgemt.data.options import DataOptions  # noqa: E402
 from edgemt.inference import evaluate_package  # noqa: E402
 from edgemt.inference.predict import write_png  # noqa: E402
 from edgemt.io.images import read_label

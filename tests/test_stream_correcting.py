@@ -320,26 +320,27 @@ def test_garbage_is_refused_and_the_page_goes_on(body: bytes, live: Live) -> Non
 
 
 def test_a_corrected_picture_becomes_a_labelled_case_that_a_run_reads(collecting: Live, tmp_path: Path) -> None:
-    from edgemt.data.cohort import DataOptions, find
-    from edgemt.data.decode import Form, decode_pairs
+    from edgemt.data.cohort import split_dataset
+    from edgemt.data.decode import FrameSpec, decode_pairs
+    from edgemt.data.options import DataOptions
 
     for number in (1, 2):
         collecting.asked("hold", collecting.frozen(number))
         said, _, _ = collecting.asked("keep", {"frame": number, "steps": [ON_ORGAN]})
         assert said["case"].endswith(f"_frame{number:06d}")
     options = DataOptions(root=tmp_path / "cases", classes=CLASSES, size=SIZE, val_in_training=False)
-    from edgemt.data.layouts.detect import look
+    from edgemt.data.layouts.detect import list_cases
 
-    items = look(tmp_path / "cases", layout="pairs", pattern=options.patient_pattern, classes=CLASSES).pool
-    assert len({item.group for item in items}) == 1  # a session is never torn apart by a split
+    items = list_cases(tmp_path / "cases", layout="pairs", pattern=options.patient_pattern, classes=CLASSES).pool
+    assert len({item.patient for item in items}) == 1  # a session is never torn apart by a split
     other = tmp_path / "cases" / "images"
     for item in items:  # a second patient, so that there is somebody to validate on
         for kind in ("images", "masks"):
             source = other.parent / kind / f"{item.name}.png"
             (other.parent / kind / f"other-{item.name}.png").write_bytes(source.read_bytes())
-    cohort = find(replace(options, val="1"))
+    cohort = split_dataset(replace(options, val="1"))
     cases = [case for case in (*cohort.labelled, *cohort.val) if not case.name.startswith("other")]
-    pairs = list(decode_pairs(cases, Form(SIZE, 3, CLASSES)))
+    pairs = list(decode_pairs(cases, FrameSpec(SIZE, 3, CLASSES)))
     assert len(pairs) == 2
     for (_, label), number in zip(pairs, (1, 2), strict=True):
         _, _, meant = collecting.asked("ask", {"frame": number, "steps": [ON_ORGAN]})

@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime")
 
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
-from edgemt.data.cohort import DataOptions  # noqa: E402
+from edgemt.data.options import DataOptions  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = [

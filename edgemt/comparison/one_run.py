@@ -61,7 +61,7 @@ def _result(one: One, wanted: Wanted, *, failed: str, seconds: float | None) -> 
         steps=schedule.steps,
         batch=(schedule.labelled, schedule.unlabelled),
         classes=tuple(of.data.classes[1:]),
-        labelled=len({case.group for case in at.cohort.labelled}),
+        labelled=len({case.patient for case in at.cohort.labelled}),
         drawn=wanted.drawn(one),
         created=time.strftime("%Y-%m-%d"),
         device=device(),

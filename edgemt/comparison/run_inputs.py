@@ -59,12 +59,12 @@ class Wanted:
 
     def drawn(self, one: One) -> tuple[str, ...]:
         """The labelled patients or images of a run by name, sorted; empty where none are drawn."""
-        return tuple(sorted({case.group for case in self.run(one).cohort.labelled})) if self.draw else ()
+        return tuple(sorted({case.patient for case in self.run(one).cohort.labelled})) if self.draw else ()
 
 
 def groups_of(at: run_context.Run) -> dict[str, str]:
     """Case of the validation list -> patient. A volume's slices are one case, which has the volume's name."""
-    return {_case_name(case.name, case.slice): case.group for case in at.cohort.val}
+    return {_case_name(case.name, case.slice): case.patient for case in at.cohort.val}
 
 
 def draws_of(plan: Sequence[One], wanted: Wanted) -> dict[int, tuple[str, ...]]:

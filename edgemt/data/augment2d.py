@@ -51,7 +51,7 @@ def warp(image: Tensor, label: Tensor, *, options: AugmentOptions, generator: Ge
     return moved.clamp_(0, 1), mask[:, 0].to(label.dtype)
 
 
-def placed(count: int, *, size: Sequence[int], options: AugmentOptions, generator: Generator) -> Tensor:
+def augmentation_affine(count: int, *, size: Sequence[int], options: AugmentOptions, generator: Generator) -> Tensor:
     """[N, 2, 3] output to input coordinates of `warp`, called next with the same generator; elastic bends are left out.
 
     `generator` stays as it was.
@@ -84,7 +84,7 @@ def _pose(count: int, *, aspect: float, options: AugmentOptions, generator: Gene
     return torch.stack(rows, dim=1).view(count, 2, 3)
 
 
-def intensify(
+def augment_intensity_2d(
     image: Tensor, *, options: AugmentOptions, generator: Generator, cutout: bool, slices: bool = False
 ) -> Tensor:
     """[N, K, H, W] in [0, 1] -> the same, each image changed by its own draw.

@@ -13,8 +13,8 @@ import numpy as np
 
 from edgemt.contract import Case
 from edgemt.data import phantom3d
-from edgemt.data.decode import Form, ProgressCall, decode_pairs
-from edgemt.data.reading import Reading, say
+from edgemt.data.decode import FrameSpec, ProgressCall, decode_pairs
+from edgemt.data.reading import Reading, print_note
 from edgemt.io.bit_depth import Rule
 from edgemt.io.images import fit_label
 from edgemt.io.volumes import volume_spacing
@@ -63,7 +63,7 @@ def prepare(
     """
     if not cases:
         raise ValueError("evaluation: the list of cases is empty; check data.val")
-    form = Form(size, channels, classes, mask_threshold, slices, depth, window, compare)
+    form = FrameSpec(size, channels, classes, mask_threshold, slices, depth, window, compare)
     frames = np.empty((len(cases), *size, form.frame_channels), np.uint8)
     labels = []
     for i, (frame, label) in enumerate(decode_pairs(cases, form, reading=reading, progress=progress)):
@@ -80,7 +80,7 @@ def prepare(
         spacings.append(_spacing(cases[first], truths[-1].shape) if volume else None)
     for value, name in enumerate(classes):
         if not any((truth == value).any() for truth in truths):
-            say(f"{name!r} is in none of the {len(truths)} masks that are measured; it gets no figure")
+            print_note(f"{name!r} is in none of the {len(truths)} masks that are measured; it gets no figure")
     return EvalSet(tuple(names), frames, tuple(rows), tuple(truths), tuple(classes), tuple(spacings))
 
 

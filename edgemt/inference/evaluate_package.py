@@ -9,7 +9,8 @@ from typing import Any
 from deploy.package.package import Ship, open_ship
 from deploy.runtimes.load import runner
 from edgemt.contract import Case
-from edgemt.data.cohort import DataOptions, every, find
+from edgemt.data.cohort import all_cases, split_dataset
+from edgemt.data.options import DataOptions
 from edgemt.inference.doctor import doctor
 from edgemt.inference.evaluate import predict_masks, prepare, score
 from edgemt.inference.predict import predict
@@ -113,7 +114,7 @@ def _cases(ship: Ship, root: Path | None, val: str) -> tuple[DataOptions, tuple[
         raise ValueError(f"{ship.folder}/card.json: its data cannot be read ({error}); export it again") from None
     if root is None:
         options = replace(trained, val=val or trained.val)
-        return options, find(options).val
+        return options, split_dataset(options).val
     root = Path(root)
     same = trained.root is not None and root.resolve() == Path(trained.root).resolve()
     layout = trained.layout if same else "auto"
@@ -126,8 +127,8 @@ def _cases(ship: Ship, root: Path | None, val: str) -> tuple[DataOptions, tuple[
         val=val or (trained.val if same or (root / trained.val).is_file() else ""),
     )
     if options.val or (root / "train").is_dir() or (root / "val").is_dir() or (root / "val.txt").is_file():
-        return options, find(options).val
-    return options, every(options)
+        return options, split_dataset(options).val
+    return options, all_cases(options)
 
 
 def _has_scipy() -> bool:

@@ -68,7 +68,7 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
 
 def recipe_for(target: str | Path, flags: Sequence[str]) -> Recipe | None:
     """A recipe for frames like the entry's, found by the user's flags; None where there are no flags."""
-    from edgemt.data.cohort import DataOptions
+    from edgemt.data.options import DataOptions
     from edgemt.pipeline.overrides import override
 
     entry = open_entry(target)

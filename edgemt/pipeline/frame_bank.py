@@ -21,7 +21,7 @@ from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.contract import Case
 from edgemt.data import soft_labels
 from edgemt.data.augment2d import normalised
-from edgemt.data.slice_dataset import Stack
+from edgemt.data.slice_dataset import SliceDataset
 from edgemt.learning import losses
 from edgemt.pipeline.run_context import Run
 from edgemt.training.device import resolve_precision
@@ -42,22 +42,22 @@ def fill_bank(at: Run, teacher: Path) -> Path:
     units = list(_units(at))
     found = {id(unit): (stack, rows) for unit, stack, rows in units}
     network = network_folder.load_network(teacher).to(at.device)
-    summary = soft_labels.fill(
+    summary = soft_labels.write_bank(
         folder,
         [unit for unit, _, _ in units],
-        label=lambda unit: _probabilities(at, network, *found[id(unit)]),
+        predict=lambda unit: _probabilities(at, network, *found[id(unit)]),
         classes=data.classes,
         size=data.size,
         key=key,
         depth=lambda unit: len(found[id(unit)][1]),
         progress=file_progress("images labelled by the teacher"),
-        say=at.say,
+        log=at.say,
     )
     at.say(f"bank: {summary.volumes} files, {summary.megabytes:.0f} MB, {summary.megabytes_per_volume:.2f} MB each")
     return folder
 
 
-def _units(at: Run) -> Iterator[tuple[Case, Stack, list[int]]]:
+def _units(at: Run) -> Iterator[tuple[Case, SliceDataset, list[int]]]:
     """Each single frame, or each volume with the rows of its slices in order."""
     for cases, stack in ((at.cohort.labelled, at.labelled), (at.cohort.unlabelled, at.unlabelled)):
         rows: dict[str, list[int]] = {}
@@ -70,7 +70,7 @@ def _units(at: Run) -> Iterator[tuple[Case, Stack, list[int]]]:
 
 
 @torch.inference_mode()
-def _probabilities(at: Run, network: nn.Module, stack: Stack, rows: list[int]) -> np.ndarray:
+def _probabilities(at: Run, network: nn.Module, stack: SliceDataset, rows: list[int]) -> np.ndarray:
     """float32 [n, C, H, W] of rows of a stack, normalised as in training."""
     kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision("auto", at.device))
     parts = []

@@ -24,7 +24,7 @@ from deploy.quantization.accuracy_gate import GateError, gate
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.contract import Batch
 from edgemt.data import soft_labels
-from edgemt.data.slice_dataset import TwoStream
+from edgemt.data.slice_dataset import TwoStreamBatches
 from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
 from edgemt.learning.losses import dice_ce
@@ -120,7 +120,7 @@ def _parents(at: Run) -> dict[str, str]:
     return {
         "student": stage_folder.identity(at.folder("student")),
         **({"teacher": stage_folder.identity(at.folder("teacher"))} if "teacher" in frozen_kinds(method) else {}),
-        **({"bank": soft_labels.identity(at.folder("bank"))} if wants_bank(method) else {}),
+        **({"bank": soft_labels.bank_fingerprint(at.folder("bank"))} if wants_bank(method) else {}),
         **({"feature teacher": features.identity} if features is not None else {}),
         **({"plan": stage_folder.key_of(prune.read_plan(Path(of.prune.plan)).to_dict())} if of.prune.plan else {}),
     }
@@ -225,7 +225,7 @@ def _attempted(at: Run, attempt: Attempt, parents: dict[str, str]) -> Path:
 
 
 def _pruned_and_tuned(
-    at: Run, attempt: Attempt, stream: TwoStream, working: Path, *, key: str
+    at: Run, attempt: Attempt, stream: TwoStreamBatches, working: Path, *, key: str
 ) -> tuple[engine.Trained, dict[str, Any]]:
     """The student pruned and fine-tuned, in `prune.rounds` rounds; and how to build it again."""
     source, rounds = at.folder("student"), attempt.prune.rounds
@@ -253,7 +253,7 @@ def _pruned_and_tuned(
 
 
 def _tuned_further(
-    at: Run, attempt: Attempt, earlier: Path, stream: TwoStream, working: Path, *, key: str
+    at: Run, attempt: Attempt, earlier: Path, stream: TwoStreamBatches, working: Path, *, key: str
 ) -> tuple[engine.Trained, dict[str, Any]]:
     """The network of an earlier attempt, fine-tuned on batches that it has not had; and how to build it again."""
     if process_rank.is_main_process() and (earlier / PLAN).exists():
@@ -322,7 +322,7 @@ def _pruned(
     at: Run,
     attempt: Attempt,
     network: nn.Module,
-    stream: TwoStream,
+    stream: TwoStreamBatches,
     part: Path,
     *,
     whole: dict[str, Any],
@@ -368,7 +368,7 @@ def _fresh(described: dict[str, Any]) -> nn.Module:
 
 
 def _cut(
-    at: Run, attempt: Attempt, network: nn.Module, stream: TwoStream, number: int, whole: dict[str, int]
+    at: Run, attempt: Attempt, network: nn.Module, stream: TwoStreamBatches, number: int, whole: dict[str, int]
 ) -> dict[str, Any]:
     """Prunes `network` in place to this round's part of the share; the plan that does the same to another one."""
     of, batches = attempt.prune, at.recipe.slim.batches
@@ -401,7 +401,7 @@ def _tidy(working: Path) -> None:
         shutil.rmtree(part)
 
 
-def supervised_gradients(stream: TwoStream, batches: int, network: nn.Module) -> None:
+def supervised_gradients(stream: TwoStreamBatches, batches: int, network: nn.Module) -> None:
     """Gradients of the supervised loss on real batches, which rank the channels."""
     for index in range(batches):
         batch: Batch = stream.batch(index, torch.device("cpu"))

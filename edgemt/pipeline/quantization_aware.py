@@ -16,7 +16,7 @@ from torch import nn
 
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.data import soft_labels
-from edgemt.data.slice_dataset import TwoStream
+from edgemt.data.slice_dataset import TwoStreamBatches
 from edgemt.pipeline import feature_teacher
 from edgemt.pipeline.run_context import Run, measured_of
 from edgemt.pipeline.train import FORMAT, builder, dice_text, frozen_kinds, keep, measured_again, stands, wants_bank
@@ -37,7 +37,7 @@ def distil_in_eight_bits(at: Run) -> Path:
     named = {
         "slim": stage_folder.identity(source),
         **({"teacher": stage_folder.identity(at.folder("teacher"))} if distilled else {}),
-        **({"bank": soft_labels.identity(said)} if said is not None else {}),
+        **({"bank": soft_labels.bank_fingerprint(said)} if said is not None else {}),
         **({"feature teacher": features.identity} if features is not None else {}),
     }
     parents = tuple(named.values())
@@ -74,7 +74,7 @@ def distil_in_eight_bits(at: Run) -> Path:
     return folder
 
 
-def _rounding(source: Path, stream: TwoStream) -> nn.Module:
+def _rounding(source: Path, stream: TwoStreamBatches) -> nn.Module:
     """The slim student with rounding layers, their ranges taken from a few batches of both streams."""
     network = fake_quantize(network_folder.load_network(source))
     return calibrate(network, [stream.batch(index, torch.device("cpu")).image for index in range(4)])

@@ -21,7 +21,7 @@ from deploy.package.input_drift import measure, unlike
 from deploy.quantization.accuracy_gate import GateError, gate, gate_classes
 from deploy.runtimes.load import runner
 from edgemt.artefacts import stage_folder
-from edgemt.data.slice_dataset import Stack
+from edgemt.data.slice_dataset import SliceDataset
 from edgemt.io.atomic import next_name
 from edgemt.pipeline.fallback import given_up
 from edgemt.pipeline.quantization_candidates import FLOAT, FLOAT_IR, RUNS, SMALL, SMALL_IR, export_graph, rungs
@@ -202,7 +202,7 @@ def _calibration(at: Run) -> list[np.ndarray]:
     if count < 1:
         raise ValueError(f"int8.images: {at.recipe.int8.images} frames cannot calibrate; give at least 1")
     frames = frames_of(stack, count, seed=at.recipe.seed)
-    patients = len({case.group for case in at.cohort.labelled})
+    patients = len({case.patient for case in at.cohort.labelled})
     known = measure(frames_of(at.labelled, 500, seed=at.recipe.seed), patients=patients)
     warning = unlike(frames, known, what="int8: calibration")
     if warning is not None:
@@ -210,7 +210,7 @@ def _calibration(at: Run) -> list[np.ndarray]:
     return [frame[None] for frame in frames]
 
 
-def frames_of(stack: Stack, count: int, *, seed: int) -> np.ndarray:
+def frames_of(stack: SliceDataset, count: int, *, seed: int) -> np.ndarray:
     """At most `count` frames of a stack, uint8 [N, H, W, K], as the graph takes them."""
     count = min(count, len(stack.image))
     chosen = np.random.default_rng(seed).choice(len(stack.image), count, replace=False)

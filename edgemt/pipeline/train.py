@@ -63,7 +63,7 @@ def trained(
         second = second_teacher(at, side, method, staged=partial(staged, overwrite=at.overwrite))
     parents = {
         **({"teacher": stage_folder.identity(parent)} if needs_parent and parent is not None else {}),
-        **({"bank": soft_labels.identity(said)} if said is not None else {}),
+        **({"bank": soft_labels.bank_fingerprint(said)} if said is not None else {}),
         **({"first weights": open_entry(first_weights(of)).identity} if first_weights(of) else {}),
         **({"second teacher": second.identity} if second is not None else {}),
         **({"feature teacher": features.identity} if features is not None else {}),

@@ -17,10 +17,16 @@ from torch import Tensor, nn
 from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.contract import Case
 from edgemt.data import soft_labels
-from edgemt.data.cohort import Cohort, find
+from edgemt.data.cohort import DatasetSplit, split_dataset
 from edgemt.data.reading import Reading
 from edgemt.data.summary import on_card, reading_of
-from edgemt.data.volume_dataset import VolumeStack, VolumeStream, at_file_size, load_volumes, volume_statistics
+from edgemt.data.volume_dataset import (
+    TwoStreamPatches,
+    VolumeDataset,
+    load_volumes,
+    resize_to_original,
+    volume_statistics,
+)
 from edgemt.inference.evaluate import score
 from edgemt.inference.sliding_window import count_windows, probabilities
 from edgemt.model_card import ModelCard, Normalisation
@@ -41,8 +47,8 @@ class Volumetric:
     at: Run
 
     @cached_property
-    def cohort(self) -> Cohort:
-        return find(self.at.recipe.data, whole=True)
+    def cohort(self) -> DatasetSplit:
+        return split_dataset(self.at.recipe.data, whole_volumes=True)
 
     @property
     def depends(self) -> dict[str, Any]:
@@ -73,15 +79,15 @@ class Volumetric:
         self.at.say(text)
 
     @cached_property
-    def labelled(self) -> VolumeStack:
+    def labelled(self) -> VolumeDataset:
         return self._load(self.cohort.labelled, "labelled volumes")
 
     @cached_property
-    def unlabelled(self) -> VolumeStack:
+    def unlabelled(self) -> VolumeDataset:
         return self._load(self.cohort.unlabelled, "unlabelled volumes")
 
     @cached_property
-    def val(self) -> VolumeStack:
+    def val(self) -> VolumeDataset:
         return self._load(tuple(replace(case, label=None) for case in self.cohort.val), "validation volumes")
 
     @cached_property
@@ -96,11 +102,11 @@ class Volumetric:
         labelled, unlabelled, rows = self.labelled, self.unlabelled, (schedule.labelled, schedule.unlabelled)
         if all_labels:
             data = self.at.recipe.data
-            every = find(replace(data, labelled=""), whole=True).labelled
+            every = split_dataset(replace(data, labelled=""), whole_volumes=True).labelled
             reading = reading_of(replace(self.cohort, labelled=every), replace(data, depth=self.at.reading.depth.rule))
             labelled, unlabelled = self._load(every, "all labels", reading), self._load((), "")
             rows = (sum(rows), 0)
-        return VolumeStream(
+        return TwoStreamPatches(
             labelled.to(self.at.device),
             unlabelled.to(self.at.device),
             batch_size=rows,
@@ -149,7 +155,7 @@ class Volumetric:
         found = []
         for index, (image, shape) in enumerate(zip(self.val.image, self.val.shapes, strict=True)):
             p = self._probabilities(network, image, stride=stride)
-            whole = at_file_size(p, shape)
+            whole = resize_to_original(p, shape)
             found.append(np.moveaxis(whole.argmax(0).to(torch.uint8).cpu().numpy(), -1, 0))
             if told is not None:
                 told(index + 1, len(self.val))
@@ -171,15 +177,15 @@ class Volumetric:
         key = stage_folder.key_of(inputs)
         reuse.make_way(folder, inputs=inputs, say=self.say, overwrite=self.at.overwrite, explain=self.at.explain)
         network = network_folder.load_network(teacher).to(self.at.device)
-        summary = soft_labels.fill(
+        summary = soft_labels.write_bank(
             folder,
             cases,
-            label=lambda case: self._slices(network, case),
+            predict=lambda case: self._slices(network, case),
             classes=data.classes,
             size=data.size,
             key=key,
             progress=file_progress("volumes labelled by the teacher"),
-            say=self.say,
+            log=self.say,
         )
         self.say(
             f"bank: {summary.volumes} volumes, {summary.megabytes:.0f} MB, {summary.megabytes_per_volume:.2f} MB each"
@@ -192,7 +198,7 @@ class Volumetric:
         p = self._probabilities(network, stack.image[0], stride=self.at.recipe.volume.stride)
         depth = stack.shapes[0][2]
         size = (*self.at.recipe.data.size, depth)
-        fitted = at_file_size(p, size)
+        fitted = resize_to_original(p, size)
         return fitted.permute(3, 0, 1, 2).cpu().numpy()
 
     def _probabilities(self, network: nn.Module, image: Tensor, *, stride: tuple[int, int, int]) -> Tensor:
@@ -210,7 +216,7 @@ class Volumetric:
             precision={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(kind),
         )
 
-    def _load(self, cases: tuple[Case, ...], what: str, reading: Reading | None = None) -> VolumeStack:
+    def _load(self, cases: tuple[Case, ...], what: str, reading: Reading | None = None) -> VolumeDataset:
         progress = file_progress(what) if what else None
         data, reading = self.at.recipe.data, reading or self.at.reading
         return load_volumes(cases, data, self.at.recipe.volume, reading=reading, progress=progress)

@@ -13,8 +13,7 @@ from typing import Any, Literal
 import teachers
 from deploy.benchmark.bench import BenchOptions
 from deploy.pruning.options import PruneOptions
-from edgemt.data.cohort import DataOptions
-from edgemt.data.options import AugmentOptions, VolumeOptions
+from edgemt.data.options import AugmentOptions, DataOptions, VolumeOptions
 from edgemt.errors import unknown_name_message
 from edgemt.io.encoder_weights import FirstConv, Pretrained
 from edgemt.learning.feature_term import FeatureTerm

@@ -6,8 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploy.pruning.options import PruneOptions
-from edgemt.data.cohort import DataOptions
-from edgemt.data.options import PRESETS, AugmentOptions
+from edgemt.data.options import PRESETS, AugmentOptions, DataOptions
 from edgemt.methods import METHODS
 from edgemt.recipes import Recipe, Slim, Student, Teacher
 from edgemt.training.options import Schedule
