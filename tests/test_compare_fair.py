@@ -87,7 +87,7 @@ def test_volumes_of_a_3d_teacher_are_drawn_alike(tmp_path):
     plan = runs.planned(["cps"], seeds=[0, 1], out=tmp_path, draw=2)
     drawn = {one: wanted.drawn(one) for one in plan}
     for one, names in drawn.items():
-        labelled = wanted.run(one).volumetric.cohort.labelled
+        labelled = wanted.run(one).volumes.cohort.labelled
         assert tuple(sorted({case.patient for case in labelled})) == names and len(names) == 2
     assert {one.seed: names for one, names in drawn.items()} == draws_of(plan, wanted)
     assert len(set(drawn.values())) == 2
@@ -260,7 +260,7 @@ def test_a_method_of_ours_has_no_published_settings_and_keeps_the_common_ones():
 
 
 def test_explain_shows_the_published_settings():
-    from edgemt.methods import explain
+    from edgemt.methods.catalogue import explain
 
     assert "sgd 0.01, constant, weight decay 0.0001" in explain("bcp")
     assert re.search(r"published settings[^\n]*\n  not known", explain("two_stream_mt"))

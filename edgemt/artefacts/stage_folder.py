@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.package.files import CARD
-from deploy.package.package import seal
+from deploy.package.package import finalize
 from edgemt.io.atomic import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
 from edgemt.model_card import ModelCard
@@ -29,7 +29,65 @@ _FINISHED = ".finished."  # before the name of a checkpoint whose stage has its 
 
 
 # class of a recipe's value -> its name in keys and records; an old name stays, so that a finished stage still fits
-KEY_NAMES: dict[str, str] = {"Normalisation": "Normalise"}
+KEY_NAMES: dict[str, str] = {
+    "Normalisation": "Normalise",
+    "ACMT": "Ambiguous",
+    "ACMTByPrototype": "AmbiguousByPrototype",
+    "ADMT": "AlternateDiverse",
+    "AffineConsistent": "AffineView",
+    "AlternatingEma": "Alternating",
+    "AlternationSchedule": "Turns",
+    "AttentionDrop": "FeatureDrop",
+    "AuxiliaryNetwork": "Auxiliary",
+    "BCP": "CopyPaste",
+    "CCT": "CrossConsistency",
+    "CDS": "Competitive",
+    "CMMTNet": "CrossHead",
+    "COPLENet": "NoiseRobust",
+    "CPS": "CrossPseudo",
+    "ConfidenceThresholded": "Confident",
+    "ConfidentLearningErrors": "Mislabelled",
+    "CutMixBox": "Box",
+    "DAN": "Adversarial",
+    "DSST": "SharedTeacher",
+    "DTC": "DualTask",
+    "DUWM": "DoubleUncertainty",
+    "DyCON": "UncertaintyContrast",
+    "EntropyThreshold": "Doubtful",
+    "FRCNet": "FrequencyRegion",
+    "FUSSNet": "HeadsAgree",
+    "FeatureAggregation": "Aggregation",
+    "GaussianNoise": "Noise",
+    "HybridDualMeanTeacher": "HybridDual",
+    "ICT": "Interpolation",
+    "IntensityJitter": "Jitter",
+    "LGERMT": "StructureAware",
+    "LossGatedEma": "Wary",
+    "MCNet": "MutualDecoders",
+    "MCNetPlus": "MutualThreeDecoders",
+    "MSMT": "MultiScale",
+    "McUncertainty": "Unstable",
+    "PMT": "Progressive",
+    "PatchGrid": "Cells",
+    "PromptableSupervised": "Lessons",
+    "PromptableTeacherOptions": "SecondTeacher",
+    "PrototypeDisagreement": "FarFromPrototype",
+    "RDMT": "ResidualDriven",
+    "ResidualEma": "Residual",
+    "RowwiseChannelDropout": "DropChannels",
+    "SACMT": "SamAssisted",
+    "SASSNet": "ShapeAdversarial",
+    "SCOSSL": "ShadowAugmentation",
+    "SSNet": "SmoothSeparate",
+    "SigmoidRampUp": "Ramp",
+    "SoftTarget": "Soft",
+    "SwitchingEma": "InTurn",
+    "TopKEntropy": "MostDoubtful",
+    "TriUMT": "TripledUncertainty",
+    "UGMCL": "MutualTasks",
+    "URPC": "PyramidConsistency",
+    "VAT": "VirtualAdversarial",
+}
 
 
 def plain(value: Any) -> Any:
@@ -126,7 +184,7 @@ def write_card(folder: Path, card: ModelCard) -> ModelCard:
     for file in (checkpoint.CHECKPOINT, checkpoint.previous_checkpoint(Path(checkpoint.CHECKPOINT)).name):
         if (folder / file).exists():
             os.replace(folder / file, folder / f"{_FINISHED}{file}")
-    return seal(folder, replace(card, created=""))
+    return finalize(folder, replace(card, created=""))
 
 
 def rewrite_card(folder: Path, card: ModelCard) -> None:

@@ -8,7 +8,7 @@ from pathlib import Path
 from deploy.pruning.options import PruneOptions
 from edgemt.data.options import PRESETS, AugmentOptions, DataOptions
 from edgemt.methods import METHODS
-from edgemt.recipes import Recipe, Slim, Student, Teacher
+from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
 from edgemt.training.options import Schedule
 
 # What the releases of the compared methods do to slices of the heart.

@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deploy.package.package import Ship
-from deploy.promptable.mask_edit import box_of, boxed, clicked
-from deploy.promptable.runner import Box, Embedding, Prompted, Question, has_prompt, open_prompt
+from deploy.package.package import Package
+from deploy.promptable.mask_edit import apply_box, apply_click, bounding_box
+from deploy.promptable.runner import Box, Embedding, Prompt, PromptableRunner, has_prompt, open_prompt
 from deploy.stream.correction.case_writer import Collector
 from deploy.stream.outputs import Stage
 from deploy.stream.state.frames import Frame, Result, Shown
@@ -65,7 +65,7 @@ class CorrectableStage(Stage):
     correcting: Correcting | None = None
 
 
-def open_correcting(ship: Ship, *, model: str, runtime: str, collect: Path | None) -> Correcting | None:
+def open_correcting(ship: Package, *, model: str, runtime: str, collect: Path | None) -> Correcting | None:
     """None where the ship has no prompt input. Raises ValueError where there is nothing to collect."""
     if not has_prompt(ship):
         if collect is not None:
@@ -82,7 +82,7 @@ def open_correcting(ship: Ship, *, model: str, runtime: str, collect: Path | Non
 class Correcting:
     """For any number of pages, from any thread."""
 
-    def __init__(self, prompt: Prompted, card: ModelCard, collector: Collector | None = None) -> None:
+    def __init__(self, prompt: PromptableRunner, card: ModelCard, collector: Collector | None = None) -> None:
         self.about: dict[str, Any] = {"steps": STEPS, "collect": collector is not None}
         self.classes = len(card.classes)
         self._prompt, self._size, self._collector = prompt, card.size, collector
@@ -153,14 +153,14 @@ class Correcting:
         if held.embedding is None:
             held.embedding = self._prompt.embed(held.frame.pixels)
         # A first mask is not put: networks follow it more than they follow a click against it.
-        box = last.box if last.box is not None else box_of(now, points)
-        inside = self._answered(held.embedding, Question(box, () if last.box is not None else points), now.shape)
+        box = last.box if last.box is not None else bounding_box(now, points)
+        inside = self._answered(held.embedding, Prompt(box, () if last.box is not None else points), now.shape)
         if last.box is not None:
             again = any(step.value == last.value and step.box is not None for step in steps[:-1])
-            now, followed = boxed(now, inside, again=again)
+            now, followed = apply_box(now, inside, again=again)
         else:
             x, y, on = points[-1]
-            now, followed = clicked(now, inside, at=(x, y), on=on)
+            now, followed = apply_click(now, inside, at=(x, y), on=on)
         mask = np.where(before == last.value, 0, before).astype(np.uint8)
         mask[now] = last.value
         if len(held.done) >= 2 * STEPS:
@@ -168,9 +168,9 @@ class Correcting:
         held.done[steps] = Corrected(mask, followed)
         return held.done[steps]
 
-    def _answered(self, embedding: Embedding, question: Question, size: tuple[int, ...]) -> np.ndarray:
+    def _answered(self, embedding: Embedding, question: Prompt, size: tuple[int, ...]) -> np.ndarray:
         """bool [h, w]."""
-        logits = self._prompt.answer(embedding, question).logits
+        logits = self._prompt.segment(embedding, question).logits
         if logits.shape != size:
             logits = np.asarray(Image.fromarray(logits).resize((size[1], size[0]), Image.Resampling.BILINEAR))
         return logits > 0

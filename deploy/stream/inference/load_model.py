@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from deploy.measurement.variants import undecided
-from deploy.package.golden import golden
+from deploy.package.golden import golden_pairs
 from deploy.package.input_drift import read_inputs
-from deploy.package.package import Ship, card_hash, open_ship
+from deploy.package.package import Package, card_hash, open_package
 from deploy.runtimes.load import fastest_here, runner
 from deploy.stream.inference.inference_thread import Infer, Model
 from deploy.stream.inference.package_watcher import ModelWatch
@@ -23,7 +23,7 @@ Isolation = Literal["thread", "process"]
 
 
 class Opened(NamedTuple):
-    ship: Ship
+    ship: Package
     model: Model
     first: Infer
     watch: ModelWatch
@@ -41,7 +41,7 @@ def open_model(
     colours: Callable[[int], Sequence[Colour]] = palette,
 ) -> Opened:
     """Raises ValueError in one line for a ship that is refused and for one that reads slices of a volume."""
-    ship = open_ship(folder)
+    ship = open_package(folder)
     card = ship.card
     if card.channel_order == "slices":
         raise ValueError(
@@ -65,10 +65,10 @@ def open_model(
     def make() -> Infer:
         if isolation == "process":
             return ChildRunner(folder, hang_ms=hang_ms, **choice)
-        return runner(open_ship(folder), **choice)  # checked again: the folder may have changed since
+        return runner(open_package(folder), **choice)  # checked again: the folder may have changed since
 
     first: Any = make() if isolation == "process" else runner(ship, **choice)
-    pairs = golden(ship)
+    pairs = golden_pairs(ship)
     tried = (pairs[0].frame, first(pairs[0].frame).copy()) if pairs else None
     name = f"{card.name or ship.folder.resolve().name}@{card_hash(card)[:12]}"
     model = Model(

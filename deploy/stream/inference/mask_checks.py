@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from deploy.package.frame_features import described_as
-from deploy.package.input_drift import InputStatistics, Watch
+from deploy.package.frame_features import matching_features
+from deploy.package.input_drift import InputDriftMonitor, InputStatistics
 
 _LOOK_EVERY = 15  # frames between two looks at likeness, which costs a millisecond or two
 _AT_FIRST = 45  # frames of which every third is looked at, to tell soon that they are of another kind
@@ -41,7 +41,7 @@ class Belief:
 
     def __init__(self, known: InputStatistics | None = None) -> None:
         self.unlike = ""  # in a sentence, once the frames turned out to be of another kind
-        self._known, self._watch = known, Watch(known, what="source")
+        self._known, self._watch = known, InputDriftMonitor(known, what="source")
         self._before: np.ndarray | None = None
         self._epoch = -1
         self._likeness: float | None = None
@@ -57,11 +57,11 @@ class Belief:
         return (None if before is None else _agreement(before, mask)), self._likeness
 
     def _look(self, fitted: np.ndarray, known: InputStatistics) -> float:
-        described = described_as(fitted[None], known.names)
+        described = matching_features(fitted[None], known.names)
         if described is None:
             return 0.0
-        self.unlike = self._watch.see_described(described) or self.unlike
-        return round(float(known.likeness(described)[0]), 4)
+        self.unlike = self._watch.update_features(described) or self.unlike
+        return round(float(known.in_distribution_score(described)[0]), 4)
 
 
 def _agreement(a: np.ndarray, b: np.ndarray) -> float:

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 
 from deploy.package.files import CARD
-from deploy.package.package import Ship
+from deploy.package.package import Package
 from edgemt.io.atomic import sha256
 
 Stamp = tuple[int, ...]
@@ -15,7 +15,7 @@ _UNKNOWN: Stamp = ()  # so that the first look finds what was edited while the m
 
 
 class ModelWatch:
-    def __init__(self, ship: Ship) -> None:
+    def __init__(self, ship: Package) -> None:
         self._ship = ship
         self._hashes = {**ship.card.files, CARD: sha256(ship.folder / CARD)}
         self._stamps: dict[str, Stamp | None] = dict.fromkeys(self._hashes, _UNKNOWN)

@@ -20,11 +20,11 @@ _PARENT_EVERY_S = 1.0
 
 
 def _serve(ship: str, choice: dict[str, Any], asked: int, answers: int) -> None:
-    from deploy.package.package import card_hash, open_ship
+    from deploy.package.package import card_hash, open_package
     from deploy.runtimes.load import runner
 
     try:
-        opened = open_ship(ship)
+        opened = open_package(ship)
         run = runner(opened, **choice)
     except ValueError as error:
         return _answer(answers, json.dumps({"error": str(error)}).encode(), counted=True)

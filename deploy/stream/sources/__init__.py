@@ -93,7 +93,7 @@ def open_source(text: str, *, hz: float | None = None, depth: Depth | None = Non
 
 def _by_content(text: str) -> Source | None:
     """A file whose name tells nothing: a DICOM file of an archive, a video of a recorder."""
-    from deploy.dicom.pixels import is_dicom
+    from deploy.dicom.header import is_dicom
 
     if is_dicom(text):
         from deploy.stream.sources.dicom import DicomSource

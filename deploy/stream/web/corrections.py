@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.promptable.runner import Question
+from deploy.promptable.runner import Prompt
 from deploy.stream.correction.session import STEPS, Correcting, Step
 from deploy.stream.state.frames import Frame
 from deploy.stream.web.updates import packed
@@ -70,9 +70,9 @@ def _step(raw: Any, *, classes: int) -> Step:
         raise ValueError("a step is a class with a click of three numbers or a box of four")
     x, y, *rest = (float(n) for n in numbers)
     if wanted == 3:
-        Question(points=((x, y, bool(rest[0])),))
+        Prompt(points=((x, y, bool(rest[0])),))
         return Step(value, click=(x, y, bool(rest[0])))
-    Question(box=(x, y, rest[0], rest[1]))
+    Prompt(box=(x, y, rest[0], rest[1]))
     return Step(value, box=(x, y, rest[0], rest[1]))
 
 
