@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgemt.errors import unknown_name_message
-from edgemt.io import encoder_weights
+from edgemt.io import encoder_weights, load_encoder
 from edgemt.io.atomic import sha256
 from edgemt.io.encoder_weights import EncoderWeights
 from edgemt.model_card import Normalisation
@@ -127,7 +127,7 @@ def _load(encoder: nn.Module, weights: EncoderWeights) -> None:
     """Every weight of the encoder; only a classifier may be left over."""
     name, file = weights.encoder, weights.file
     try:
-        state = encoder_weights.load(weights) if weights.source == "package" else load_file(file)
+        state = load_encoder.load(weights) if weights.source == "package" else load_file(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: damaged or cut short ({error}); fetch or save it again") from None
     # timm brings files of other projects (DINO, DINOv2) into its own names

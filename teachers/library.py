@@ -12,7 +12,7 @@ from torch import Tensor, nn
 
 from edgemt.contract import Output
 from edgemt.errors import unknown_name_message
-from edgemt.io import encoder_weights
+from edgemt.io import encoder_weights, load_encoder
 from edgemt.io.encoder_weights import PRETRAINED, Hub
 from edgemt.io.network_options import TIMM, checked, of_constructor, plain_name
 from teachers.layers import continued, cut
@@ -99,11 +99,11 @@ def from_smp(
         return ForeignEncoder(build(in_channels=channels, **common))
     if encoder.startswith("tu-"):
         network = build(in_channels=channels, **common)
-        encoder_weights.load_into(network.encoder.model, weights, channels=channels)
+        load_encoder.load_into(network.encoder.model, weights, channels=channels)
         return ForeignEncoder(network)
     network = build(in_channels=3, **common)
     try:
-        network.encoder.load_state_dict(encoder_weights.load(weights))
+        network.encoder.load_state_dict(load_encoder.load(weights))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(

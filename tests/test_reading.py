@@ -14,7 +14,7 @@ from edgemt.contract import Case
 from edgemt.data.cohort import DatasetSplit, split_dataset
 from edgemt.data.options import DataOptions
 from edgemt.data.reading import Reading, decide_reading, smallest_size
-from edgemt.io import masks
+from edgemt.io import mask_files, masks
 from edgemt.io.bit_depth import Depth
 from edgemt.io.images import fit_label, image_header, read_image
 from edgemt.io.volumes import is_deep
@@ -49,7 +49,7 @@ def _colour(*colours: tuple[int, int, int], at: np.ndarray = TRUTH) -> Image.Ima
 def _read(folder: Path, *images: Image.Image, suffix: str = "png", **options: object) -> list[np.ndarray]:
     for i, image in enumerate(images):
         image.save(folder / f"m{i}.{suffix}")
-    files = [masks.read_mask(folder / f"m{i}.{suffix}") for i in range(len(images))]
+    files = [mask_files.read_mask(folder / f"m{i}.{suffix}") for i in range(len(images))]
     rule = masks.decide([f.evidence for f in files], **{"classes": TWO, **options})  # type: ignore[arg-type]
     return [rule.indices(f) for f in files]
 
@@ -96,7 +96,7 @@ def test_masks_of_one_object_are_read_alike_with_and_without_a_threshold(
 def test_the_noise_of_jpeg_is_no_object(tmp_path: Path, quality: int) -> None:
     for threshold in (None, 128):
         GREY.save(tmp_path / "a.jpg", quality=quality)
-        file = masks.read_mask(tmp_path / "a.jpg")
+        file = mask_files.read_mask(tmp_path / "a.jpg")
         rule = masks.decide([file.evidence], classes=TWO, threshold=threshold)
         assert (rule.indices(file) != TRUTH).mean() < 0.01 and "JPEG" in rule.text
 
@@ -162,10 +162,10 @@ def test_several_colours_are_one_object_under_a_threshold(tmp_path: Path) -> Non
 
 def test_a_label_within_a_thousandth_is_whole_and_others_show_their_digits(tmp_path: Path) -> None:
     _tiff(tmp_path / "a.tif", (TRUTH * np.float32(0.99999994)))
-    assert (masks.read_mask(tmp_path / "a.tif").array == TRUTH).all()
+    assert (mask_files.read_mask(tmp_path / "a.tif").array == TRUTH).all()
     _tiff(tmp_path / "b.tif", TRUTH * np.float32(0.998))
     with pytest.raises(ValueError, match=r"this one holds 0\.998"):
-        masks.read_mask(tmp_path / "b.tif")
+        mask_files.read_mask(tmp_path / "b.tif")
 
 
 RAMP = np.arange(24 * 32, dtype=np.int64).reshape(24, 32)
@@ -317,7 +317,7 @@ def test_a_large_mask_stays_small_in_memory(tmp_path: Path) -> None:
     large = np.zeros((1024, 1024), np.uint8)
     large[10:40] = 255
     Image.fromarray(large).save(tmp_path / "a.png")
-    file = masks.read_mask(tmp_path / "a.png")
+    file = mask_files.read_mask(tmp_path / "a.png")
     found = masks.decide([file.evidence], classes=TWO).indices(file)
     assert file.array.nbytes == found.nbytes == large.nbytes
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from edgemt.data.layouts.mask_names import plain_name
 from edgemt.io.file_types import slice_files
-from edgemt.io.masks import BRIGHT, Colour, Evidence, MaskFile, count, of_array, read_mask
+from edgemt.io.mask_files import Colour, Evidence, MaskFile, count, of_array, read_mask
+from edgemt.io.masks import BRIGHT
 
 _FEW = 32  # grey colours of a palette below this are class indices, of a set that is drawn to be seen they are not
 
