@@ -23,7 +23,7 @@ _DIVISOR = 16  # of a resolution as a fraction
 FURTHER = ("nearest", "bicubic")  # how a second and a third decoder resample; the main one is bilinear
 
 
-class Network(nn.Module):
+class StudentNetwork(nn.Module):
     """image [N, K, H, W] -> Output; any H and W that the encoder takes (convolutional ones: all).
 
     heads: "sdf" signed distances in [-1, 1], "scales" logits of the decoder's coarser maps, "features" its finest map;

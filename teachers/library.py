@@ -16,7 +16,7 @@ from edgemt.io import encoder_weights, load_encoder
 from edgemt.io.encoder_weights import PRETRAINED, Hub
 from edgemt.io.network_options import TIMM, checked, of_constructor, plain_name
 from teachers.layers import continued, cut
-from teachers.offered import MONAI, MONAI3D, Offer
+from teachers.offered import MONAI, MONAI3D, MonaiSpec
 
 LITE = {f"efficientnet_lite{n}": f"tu-tf_efficientnet_lite{n}" for n in range(3)}  # the names that students have
 
@@ -166,7 +166,7 @@ def from_monai(
     return Foreign(built, multiple=offer.multiple or 2 ** (len(given[offer.widths]) - 1))
 
 
-def _strides(offer: Offer, widths: Sequence[int]) -> dict[str, Any]:
+def _strides(offer: MonaiSpec, widths: Sequence[int]) -> dict[str, Any]:
     """Halving at every level but the first, in the words of the constructor."""
     halving = (2,) * (len(widths) - 1)
     if offer.strides == "between":

@@ -138,7 +138,7 @@ def _no_images(root: Path) -> dict:
         (_unknown_name, r"list\.txt: names 1 unknown file\(s\), first 'bb\.jpg'; did you mean 'b\.jpg'"),
         (_empty_list, r"list\.txt: the list is empty"),
         (_no_list, r"data\.labelled: no list file 'lsit\.txt'"),
-        (_too_many, r"data\.labelled: asks for 80 .* 3 are there"),
+        (_too_many, r"data\.labelled: needs 80 .* 3 are there"),
         (_empty_folder, r"train/images: holds no image"),
         (_class_never_seen, r"data\.classes: 'tool' never occurs in the masks of the 3 labelled images"),
         (_two_of_a_name, r"a second file named 'a'"),

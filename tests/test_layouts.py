@@ -274,7 +274,7 @@ def test_a_decathlon_folder_is_known_by_its_dataset_json(tmp_path: Path, make: C
         (_nnunet, {"labels": {"background": 0, "whole": [1, 2], "LV": 2}}, r"regions are not supported"),
         (_nnunet, {"labels": {"background": 0, "rv": 1, "ignore": 2}}, r"none ignored"),
         (_decathlon, {"modality": {"0": "T1", "1": "T2"}}, r"images have 2 channels \(T1, T2\), one is supported"),
-        (_nnunet, {"numTraining": 9}, r"numTraining says 9, 6 images are there"),
+        (_nnunet, {"numTraining": 9}, r"numTraining is 9, 6 images are there"),
         (_nnunet, {"file_ending": ".mha"}, r"labelsTr: holds no \*\.mha"),
         (_decathlon, {"training": [{"image": "imagesTr/x.nii.gz", "label": "labelsTr/x.nii.gz"}]}, r"names 'labels"),
         (_decathlon, {"training": ["imagesTr/x.nii.gz"]}, r"training entry 'imagesTr/x\.nii\.gz' is not"),
@@ -408,7 +408,7 @@ def test_a_patient_of_the_validation_folder_is_never_drawn(tmp_path: Path) -> No
     for seed in range(8):
         cohort = split_dataset(DataOptions(root=tmp_path, labelled="2", labelled_seed=seed))
         assert _who(cohort.labelled) == {"p2", "p3"}
-    with pytest.raises(ValueError, match="asks for 3 patients"):
+    with pytest.raises(ValueError, match="needs 3 patients"):
         split_dataset(DataOptions(root=tmp_path, labelled="3", labelled_seed=0))
 
 

@@ -100,7 +100,7 @@ def test_the_table_has_a_row_a_class_and_the_dice_of_the_card(ship: Package, tmp
     )
     assert "organ" in text
     assert "tool" in text
-    assert "the card says 0.7500" in text
+    assert "on the card 0.7500" in text
     assert "nan" not in text.lower()
 
 

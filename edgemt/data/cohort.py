@@ -313,7 +313,7 @@ def _phantom(options: DataOptions, *, whole_volumes: bool) -> DatasetSplit:
     if options.labelled_seed is not None and options.labelled:
         pool = range(first, first + options.phantom[0] + counts[1])
         if counts[0] > len(pool):
-            raise ValueError(f"data.labelled: asks for {counts[0]} phantoms, {len(pool)} are there")
+            raise ValueError(f"data.labelled: needs {counts[0]} phantoms, {len(pool)} are there")
         drawn = sorted(np.random.default_rng(options.labelled_seed).permutation(len(pool))[: counts[0]])
         labelled = [pool[i] for i in drawn]
         unlabelled = [number for number in pool if number not in labelled]

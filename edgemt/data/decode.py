@@ -107,7 +107,7 @@ class CaseReader:
 
     def _slice(self, array: np.ndarray, case: Case, *, path: str) -> np.ndarray:
         if case.slice is None or case.slice >= array.shape[-1]:
-            raise ValueError(f"{path}: has {array.shape[-1]} slices, slice {case.slice} of {case.name} was asked for")
+            raise ValueError(f"{path}: has {array.shape[-1]} slices, {case.name} is slice {case.slice}")
         return _slice_of(array, case.slice)
 
     def class_indices(self, case: Case) -> np.ndarray:

@@ -147,7 +147,7 @@ class VolumeOptions:
     report_stride: tuple[int, int, int] = (18, 18, 4)
     """Between windows for the final figures; (18, 18, 4) is the stride of the left-atrium papers."""
     blend: Literal["constant", "gaussian"] = "constant"
-    """How overlapping windows are averaged: alike, or the middle of a window counting most."""
+    """How overlapping windows are averaged: with equal weights, or with the largest weight in the middle."""
     largest_component: bool = False
     """Keep the largest connected part of each class of a final mask."""
     flip: bool = True

@@ -1,7 +1,7 @@
-"""A synthetic heart in 3-D, with labels: volumes that are always there.
+"""A synthetic heart in 3-D, with labels, for demonstrations and tests without data.
 
-A bright chamber in a darker wall, and a vessel that leaves the chamber as bright as it: the vessel is told by
-where it is, not by its grey value. Fat, lungs and further vessels around them are background. Each seed is
+A bright chamber in a darker wall, and a vessel that leaves the chamber and is equally bright: only its position
+distinguishes it. Fat, lungs and further vessels around them are background. Each seed is
 another patient: shapes, pose, contrast, bias field and noise change. Numpy alone; the same seed gives the
 same volume.
 

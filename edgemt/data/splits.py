@@ -32,7 +32,7 @@ def sample_patients(items: Sequence[CaseFiles], *, amount: int | float, seed: in
     groups = sorted({item.patient for item in items})
     count = amount if isinstance(amount, int) else max(1, round(amount * len(groups)))
     if not 1 <= count <= len(groups):
-        raise ValueError(f"data.{field}: asks for {count} patients or images with a mask, {len(groups)} are there")
+        raise ValueError(f"data.{field}: needs {count} patients or images with a mask, {len(groups)} are there")
     order = np.random.default_rng(seed).permutation(len(groups))
     chosen = {groups[i] for i in order[:count]}
     return [item for item in items if item.patient in chosen]

@@ -1,4 +1,4 @@
-"""What a data set is, at a glance: at most eight lines before a training, and what a card says of it."""
+"""Summary of a data set: at most eight lines before a training, and the entry of a card."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _LINES = 8
 
 
 def reading_of(cohort: DatasetSplit, options: DataOptions) -> Reading:
-    """The rules for every file of a cohort. Raises ValueError, naming the file, where none fits all of them."""
+    """The rules for all files of a data set. Raises ValueError, naming the file, where none fits all of them."""
     return frame_spec(options).reading((*cohort.labelled, *cohort.unlabelled, *cohort.val))
 
 
 def on_card(options: DataOptions, cohort: DatasetSplit, reading: Reading) -> dict[str, Any]:
-    """The options with what was decided, so that a device reads its files alike."""
+    """The options with the decided rules, so that a device reads its files in the same way."""
     decided: dict[str, Any] = {"depth": reading.depth.rule}
     if cohort.axes:
         decided |= {"axes": cohort.axes, "slice_axis": None}

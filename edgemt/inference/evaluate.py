@@ -56,11 +56,11 @@ def prepare(
     reading: Reading | None = None,
     progress: ProgressCall | None = None,
 ) -> EvalSet:
-    """Reads the cases, each with a label; the slices of one volume become one case, its name and size the volume's.
+    """Read the cases, each with a label; the slices of one volume become one case with the name and size of the volume.
 
     With `slices` a frame holds its neighbours as channels, K = channels * slices. `reading` holds the rules of the
     whole set; without it `mask_threshold`, `depth`, `window` and `compare` (as in `DataOptions`) and the cases decide.
-    Says which class is in none of the masks. Raises ValueError for an empty list and for whatever is wrong with a file.
+    Prints which class is in none of the masks. Raises ValueError for an empty list and for files that cannot be used.
     """
     if not cases:
         raise ValueError("evaluation: the list of cases is empty; check data.val")

@@ -41,7 +41,7 @@ def evaluate_ship(
     options, cases = _cases(ship, data_root, val)
     card = ship.card
     sliced = card.channel_order == "slices"
-    held = prepare(
+    eval_set = prepare(
         cases,
         size=card.size,
         channels=1 if sliced else card.channels,
@@ -53,10 +53,10 @@ def evaluate_ship(
         compare=options.affines == "compare",
     )
     with_distances = _has_scipy()
-    masks = predict_masks(made, held)
+    masks = predict_masks(made, eval_set)
     if through_plane != 1:
         masks = [vote(mask, width=through_plane) if mask.ndim == 3 else mask for mask in masks]
-    scores = score(masks, held, distances=with_distances).to_json()
+    scores = score(masks, eval_set, distances=with_distances).to_json()
     return {
         "ship": str(folder),
         "name": card.name,
@@ -65,7 +65,7 @@ def evaluate_ship(
         "precision": made.precision,
         "threads": made.threads,
         "root": str(options.root) if options.root else None,
-        "counted": len(held),
+        "counted": len(eval_set),
         "card_dice": card.measured.get(made.file, {}).get("dice"),
         "distances": with_distances,
         "through_plane": through_plane,
@@ -95,10 +95,10 @@ def metrics_table(record: dict[str, Any]) -> str:
         rows.append([name, *(_cell(values[key], whole=key in ("counted", "missed", "invented")) for key in shown)])
     width = max(len(row[0]) for row in rows)
     lines = ["  ".join([row[0].ljust(width), *(cell.rjust(8) for cell in row[1:])]) for row in rows]
-    said = f"{record['file']} on {record['runtime']} ({record['precision']}), {record['counted']} cases"
+    text = f"{record['file']} on {record['runtime']} ({record['precision']}), {record['counted']} cases"
     before = record["card_dice"]
-    card = f"; the card says {before:.4f}" if before is not None else ""
-    lines += ["", f"mean Dice {_cell(record['dice'])}{card}; {said}"]
+    card = f"; on the card {before:.4f}" if before is not None else ""
+    lines += ["", f"mean Dice {_cell(record['dice'])}{card}; {text}"]
     if not record["distances"]:
         lines.append("note: no surface distances without scipy; pip install scipy")
     return "\n".join(lines)

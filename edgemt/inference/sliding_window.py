@@ -78,5 +78,5 @@ def probabilities(
 
 
 def _overlap(patch: Sequence[int], stride: Sequence[int]) -> tuple[float, ...]:
-    """As MONAI wants it. It truncates patch * (1 - overlap): half a voxel more keeps 18 from becoming 17."""
+    """The overlap argument of MONAI, which truncates patch * (1 - overlap): half a voxel is added to the stride."""
     return tuple(max(0.0, 1 - (step + 0.5) / side) for side, step in zip(patch, stride, strict=True))

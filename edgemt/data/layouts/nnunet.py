@@ -26,9 +26,9 @@ def list_nnunet(root: Path, *, pattern: str, classes: tuple[str, ...]) -> tuple[
     _one_channel(raw, source)
     _same_classes(_class_names(raw, source), classes, source)
     pool = _listed(raw, root) if isinstance(raw.get("training"), list) else _numbered(raw, root)
-    said = raw.get("numTraining")
-    if isinstance(said, int) and said != len(pool):
-        raise ValueError(f"{source}: numTraining says {said}, {len(pool)} images are there; copy the set again")
+    stated = raw.get("numTraining")
+    if isinstance(stated, int) and stated != len(pool):
+        raise ValueError(f"{source}: numTraining is {stated}, {len(pool)} images are there; copy the set again")
     tests = _tests(raw, root)
     return (
         [CaseFiles(name, patient_of(name, pattern=pattern), image, label) for name, image, label in pool],
