@@ -73,7 +73,7 @@ class TwoWay(nn.Module):
 
 
 class Promptable(nn.Module):
-    """`forward(image, boxes, points, signs, masks)` -> Answer; prompts that are None are not put.
+    """`forward(image, boxes, points, signs, masks)` -> PromptedOutput; prompts that are None are not put.
 
     `embed` is what can be kept of an image, `decode` answers from it: as SAM has it.
     """
