@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from edgemt.io import encoder_weights, load_encoder
 
 
-class Pyramid(nn.Module):
+class TimmPyramid(nn.Module):
     """image [N, K, H, W] -> the encoder's maps at strides of `finest` and more, finest first.
 
     `pretrained` and `weights_file` say where the encoder's first weights come from (`encoder_weights.find`);

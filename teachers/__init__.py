@@ -44,7 +44,7 @@ def _vnet(**options: Any) -> nn.Module:
 
 def _smp(architecture: str) -> Callable[..., nn.Module]:
     def build(**options: Any) -> nn.Module:
-        from teachers.library import from_smp
+        from teachers.external import from_smp
 
         return from_smp(architecture, **options)
 
@@ -53,7 +53,7 @@ def _smp(architecture: str) -> Callable[..., nn.Module]:
 
 def _monai(network: str, dims: int = 2) -> Callable[..., nn.Module]:
     def build(**options: Any) -> nn.Module:
-        from teachers.library import from_monai
+        from teachers.external import from_monai
 
         return from_monai(network, dims=dims, **options)
 
@@ -92,7 +92,7 @@ def names() -> tuple[str, ...]:
 
 def find(name: str) -> Teacher:
     """The row for `name`. Raises ValueError with the nearest name when there is none."""
-    from teachers.offered import MONAI, MONAI3D, SMP
+    from teachers.external_networks import MONAI, MONAI3D, SMP
 
     rows = {
         **{f"smp/{rest}": Teacher(f"smp: {rest}", (), _smp(rest)) for rest in SMP},

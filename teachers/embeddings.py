@@ -48,14 +48,14 @@ class EmbeddingStore:
         *,
         device: torch.device | str = "cpu",
         progress: Progress | None = None,
-        say: Callable[[str], None] | None = None,
+        log: Callable[[str], None] | None = None,
     ) -> list[Path]:
         """The files of all `images` (uint8 [K, H, W] each); those that stand are not made again.
 
         Raises ValueError where the disk or `gigabytes` is too small. Reports the expected time after the first image.
         """
         files = [self.file(image) for image in images]
-        missing = {file: image for file, image in zip(files, images, strict=True) if not readable(file)}
+        missing = {file: image for file, image in zip(files, images, strict=True) if not is_readable(file)}
         network = network.to(device).eval()
         for done, (file, image) in enumerate(missing.items(), start=1):
             began = time.monotonic()
@@ -63,19 +63,19 @@ class EmbeddingStore:
             halves = {str(i): x[0].half().cpu().contiguous() for i, x in enumerate(embedding)}
             size = sum(x.nbytes for x in halves.values())
             if done == 1:
-                self._room(size, standing=len(set(files)) - len(missing), missing=len(missing))
+                self._check_space(size, standing=len(set(files)) - len(missing), missing=len(missing))
             with atomic_write(file) as part:
                 save_file(halves, part)
-            if done == 1 and say is not None:
+            if done == 1 and log is not None:
                 took = time.monotonic() - began
                 cost = f"{len(missing) * size / 1e9:.2f} GB, about {len(missing) * took / 60:.0f} min"
-                say(f"embeddings: {took:.1f} s an image on {torch.device(device).type}; {len(missing)} images, {cost}")
+                log(f"embeddings: {took:.1f} s an image on {torch.device(device).type}; {len(missing)} images, {cost}")
             if progress is not None:
                 progress(done, len(missing))
         return files
 
-    def _room(self, size: int, *, standing: int, missing: int) -> None:
-        wanted, free = size * (standing + missing), shutil.disk_usage(_existing(self.folder)).free - SPARE
+    def _check_space(self, size: int, *, standing: int, missing: int) -> None:
+        wanted, free = size * (standing + missing), shutil.disk_usage(_existing_parent(self.folder)).free - SPARE
         if wanted > self.gigabytes * 1e9:
             raise ValueError(
                 f"{self.folder}: embeddings of {standing + missing} images take {wanted / 1e9:.1f} GB, more than the "
@@ -88,7 +88,7 @@ class EmbeddingStore:
             )
 
 
-def readable(file: Path) -> bool:
+def is_readable(file: Path) -> bool:
     try:
         read(file)
     except ValueError:
@@ -133,7 +133,7 @@ class CachedEncoderSam(nn.Module):
         return self.network.decode(embedding, image.shape[2:], *prompts)  # type: ignore[operator]
 
 
-def _existing(path: Path) -> Path:
+def _existing_parent(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path

@@ -27,7 +27,7 @@ from edgemt.methods.cmmt import two_heads
 from edgemt.methods.dual_teacher import teacher_agreement
 from edgemt.methods.unimatch import UniMatch, confident_pseudo_label
 from edgemt.testing.tiny_training import ConstantTeacher, TinyTrainer, random_batch
-from teachers.attention import Attend, Dual, Dynamic, Gate, SqueezeExcite
+from teachers.attention import AttentionGate, DualAttention, DynamicConv, SkipAttention, SqueezeExcite
 
 
 def seeded(seed: int = 0) -> torch.Generator:
@@ -440,7 +440,7 @@ def test_an_unknown_attention_is_named_in_one_line(name):
         teachers.build(name, channels=1, classes=2, attention="duel")
 
 
-@pytest.mark.parametrize("part", [Dual, Dynamic])
+@pytest.mark.parametrize("part", [DualAttention, DynamicConv])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_what_begins_at_weight_0_begins_as_the_same_network(part, dims):
     x = torch.randn(2, 8, *(6, 4, 5)[:dims])
@@ -450,7 +450,7 @@ def test_what_begins_at_weight_0_begins_as_the_same_network(part, dims):
 def test_a_gate_says_where_and_never_shuts_what_it_is_given():
     torch.manual_seed(0)
     skip, deep = torch.rand(1, 4, 8, 8) + 0.1, torch.randn(1, 8, 4, 4)
-    share = Gate(4, 8, dims=2)(skip, deep) / skip
+    share = AttentionGate(4, 8, dims=2)(skip, deep) / skip
     assert (share > 1).all() and (share < 2).all()
     torch.testing.assert_close(share, share[:, :1].expand_as(share))  # one answer a voxel, for all channels
 
@@ -464,7 +464,7 @@ def test_squeeze_excite_weighs_channels_and_begins_near_the_same_network():
 
 def test_a_dynamic_kernel_is_each_images_own():
     torch.manual_seed(0)
-    part, x = Dynamic(8, dims=2).double(), torch.randn(3, 8, 6, 6).double()
+    part, x = DynamicConv(8, dims=2).double(), torch.randn(3, 8, 6, 6).double()
     nn.init.constant_(part.scale, 1.0)
     torch.testing.assert_close(part(x)[1:2], part(x[1:2]))
 
@@ -472,7 +472,7 @@ def test_a_dynamic_kernel_is_each_images_own():
 def test_places_that_look_alike_speak_for_each_other():
     """Attention over places mixes far voxels in; without its weight a voxel hears nobody."""
     torch.manual_seed(0)
-    part, x = Dual(8, dims=2), torch.randn(1, 8, 4, 4)
+    part, x = DualAttention(8, dims=2), torch.randn(1, 8, 4, 4)
     far = x.clone()
     far[..., -1, -1] += 3.0
     assert torch.equal(part(x)[..., 0, 0], part(far)[..., 0, 0])
@@ -482,7 +482,7 @@ def test_places_that_look_alike_speak_for_each_other():
 
 def test_gates_listen_to_the_map_below_them():
     torch.manual_seed(0)
-    attend = Attend("gate", (4, 8, 16), dims=2)
+    attend = SkipAttention("gate", (4, 8, 16), dims=2)
     maps = [torch.rand(1, 4, 16, 16), torch.rand(1, 8, 8, 8), torch.rand(1, 16, 4, 4)]
     out = attend(maps)
     assert [o.shape for o in out] == [m.shape for m in maps] and torch.equal(out[-1], maps[-1])

@@ -142,7 +142,7 @@ def images(count: int = 3) -> list[torch.Tensor]:
 
 def test_embeddings_are_made_once_in_half_precision_and_a_damaged_one_again(folder, tmp_path):
     store, sam, told = EmbeddingStore(tmp_path, identity(folder)), load_sam(folder), []
-    files = store.fill(sam, images(), say=told.append)
+    files = store.fill(sam, images(), log=told.append)
     assert read(files[0])[0].dtype == torch.float16 and "s an image on cpu" in told[0]
     before = [file.stat().st_mtime_ns for file in files]
     files[1].write_bytes(files[1].read_bytes()[:-40])

@@ -118,7 +118,7 @@ def _cached_sam(
 
     def fill() -> list[str]:
         progress, device = file_progress("images embedded by SAM"), context.slices.device
-        return [str(f) for f in store.fill(load_sam(options.model), flat, device=device, progress=progress, say=log)]
+        return [str(f) for f in store.fill(load_sam(options.model), flat, device=device, progress=progress, log=log)]
 
     files = iter([Path(name) for name in distributed.run_on_main(fill)])
     table = [[next(files) for _ in case] for case in cases]
