@@ -4,7 +4,7 @@ Image encoder, prompt encoder, two-way attention between prompts and image, and 
 Kirillov et al., ICCV 2023 (arXiv 2304.02643), in a size that learns from a few labelled images: convolutions instead of
 a transformer, a fine map beside the deep one, and prompts drawn as maps too. Coordinates are shares of the frame.
 
-Shapes: N images, K channels, O objects asked about, P points of each, T tokens, H W a frame, F features.
+Shapes: N images, K channels, O prompted objects, P points of each, T tokens, H W a frame, F features.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ MedSAM and other weights in that format load in the same way. Code from a model 
 opened. SAM runs in the training of a teacher alone; a package does not contain it. Coordinates are fractions of the
 frame, which is resized to the square input of SAM.
 
-Shapes: N images, K channels, O objects asked about, P points of each, H W a frame.
+Shapes: N images, K channels, O prompted objects, P points of each, H W a frame.
 """
 
 from __future__ import annotations

@@ -15,7 +15,7 @@ from edgemt.io import atomic
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.roles import Networks
 from edgemt.methods import METHODS, Discriminator
-from edgemt.training import checkpoint, engine
+from edgemt.training import checkpoint, engine, seeds
 from edgemt.training.device import resolve_precision
 from edgemt.training.engine import train
 from edgemt.training.options import Schedule
@@ -235,7 +235,7 @@ def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
 
 
 def test_neighbouring_steps_have_unrelated_seeds() -> None:
-    seeds = [engine.step_seed(0, i) for i in range(1000)] + [engine.step_seed(1, i) for i in range(1000)]
+    seeds = [seeds.step_seed(0, i) for i in range(1000)] + [seeds.step_seed(1, i) for i in range(1000)]
     assert len(set(seeds)) == 2000
     assert len({s % 16 for s in seeds[:400]}) == 16
 

@@ -1,4 +1,4 @@
-"""How images are changed and cut. Apart from the doing itself, so that a command line loads no torch."""
+"""Options of data sets, augmentation and patches. In a file without torch, so that a command line loads none."""
 
 from __future__ import annotations
 

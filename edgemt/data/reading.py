@@ -23,7 +23,7 @@ from edgemt.io import images as frames
 from edgemt.io.bit_depth import Depth, Rule, decide
 from edgemt.io.geometry import arranged, says_nothing
 from edgemt.io.mask_files import MaskFile, of_array, read_mask
-from edgemt.io.masks import Rule as MaskRule
+from edgemt.io.mask_rule import Rule as MaskRule
 from edgemt.io.masks import decide as decide_masks
 from edgemt.io.volumes import geometry_of, is_deep, read_label_volume
 

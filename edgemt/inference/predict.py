@@ -238,7 +238,7 @@ def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
     for path, stem in zip(dict.fromkeys(inputs_found), stems, strict=True):
         name = stem if stems.count(stem) == 1 else path.name  # a.png and a.jpg
         if name in jobs:
-            raise ValueError(f"{path}: would write the same mask as {jobs[name]}; rename one or predict it apart")
+            raise ValueError(f"{path}: would write the same mask as {jobs[name]}; rename one or predict it separately")
         jobs[name] = path
     return jobs
 

@@ -1,4 +1,4 @@
-"""How far apart the surfaces of two masks lie. No torch.
+"""Distances between the surfaces of two masks. No torch.
 
 Shapes: *space 2 or 3 axes, P points of a surface, A axes.
 """
