@@ -26,16 +26,16 @@ sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 from misbehaving import Drama, model, picture, threshold  # noqa: E402
 from tiny_ship import make_ship  # noqa: E402
 
-from deploy.stream.inference.load_model import open_model  # noqa: E402
+from deploy.stream.inference.load_model import load_stream_model  # noqa: E402
 from deploy.stream.session import StreamOptions  # noqa: E402
-from deploy.stream.sources import Corrupt, Lost, Picture  # noqa: E402
+from deploy.stream.sources.base import CorruptFrameError, SourceFrame, SourceLostError  # noqa: E402
 
 TIMES = 3
 
 
 def pulled_out() -> Drama:
-    def pull(k: int) -> Picture:
-        raise Lost("pulled out")
+    def pull(k: int) -> SourceFrame:
+        raise SourceLostError("pulled out")
 
     def opens() -> None:
         raise ValueError("not there")
@@ -44,35 +44,35 @@ def pulled_out() -> Drama:
 
 
 def silent() -> Drama:
-    def block(k: int) -> Picture:
+    def block(k: int) -> SourceFrame:
         while drama.act == 1:
             time.sleep(0.002)
-        return Picture(picture(k))
+        return SourceFrame(picture(k))
 
     drama = Drama(block, sees="no-signal")
     return _played(drama)
 
 
 def damaged() -> Drama:
-    def damage(k: int) -> Picture:
-        raise Corrupt("half a frame")
+    def damage(k: int) -> SourceFrame:
+        raise CorruptFrameError("half a frame")
 
     return _played(Drama(damage, sees="no-signal"))
 
 
 def black() -> Drama:
-    return _played(Drama(lambda k: Picture(np.zeros((60, 80, 3), np.uint8)), sees="no-signal"))
+    return _played(Drama(lambda k: SourceFrame(np.zeros((60, 80, 3), np.uint8)), sees="no-signal"))
 
 
 def frozen() -> Drama:
-    return _played(Drama(lambda k: Picture(picture(0)), sees="stale"))
+    return _played(Drama(lambda k: SourceFrame(picture(0)), sees="stale"))
 
 
 def another_size() -> Drama:
     def after(k: int) -> np.ndarray:
         return picture(k, size=(90, 120))
 
-    return _played(Drama(lambda k: Picture(after(k)), sees="stale", after=after))
+    return _played(Drama(lambda k: SourceFrame(after(k)), sees="stale", after=after))
 
 
 def too_slow() -> Drama:
@@ -92,41 +92,41 @@ def raising() -> Drama:
 
 
 def killed(folder: Path) -> Drama:
-    opened = open_model(folder, isolation="process")
-    first: Any = opened.first
-    waiting, dead, another = [], [], first.another
-    first.another = lambda: waiting.append(another()) or waiting[-1]
+    opened = load_stream_model(folder, isolation="process")
+    first: Any = opened.runner
+    waiting, dead, spawn_standby = [], [], first.spawn_standby
+    first.spawn_standby = lambda: waiting.append(spawn_standby()) or waiting[-1]
 
-    def kill(k: int) -> Picture:
+    def kill(k: int) -> SourceFrame:
         if not dead and waiting and waiting[0].loaded:
             dead.append(k)
             drama._since = time.monotonic()
             os.kill(first.process.pid, signal.SIGKILL)
-        return Picture(picture(k))
+        return SourceFrame(picture(k))
 
     drama = Drama(kill, sees="invalid")
     try:
-        return _played(drama, opened.model, first=first)
+        return _played(drama, opened.model, runner=first)
     finally:
         first.close()
 
 
 def edited(folder: Path) -> Drama:
-    opened = open_model(folder)
+    opened = load_stream_model(folder)
     weights = folder / "model.onnx"
     good = weights.read_bytes()
 
-    def edit(k: int) -> Picture:
+    def edit(k: int) -> SourceFrame:
         if weights.read_bytes() == good:
             weights.write_bytes(good[:-1] + bytes([good[-1] ^ 1]))
-        return Picture(picture(k))
+        return SourceFrame(picture(k))
 
     def mend(k: int) -> np.ndarray:
         if weights.read_bytes() != good:
             weights.write_bytes(good)
         return picture(k)
 
-    return _played(Drama(edit, sees="invalid", after=mend), opened.model, first=opened.first, watch=opened.watch)
+    return _played(Drama(edit, sees="invalid", after=mend), opened.model, runner=opened.runner, watcher=opened.watcher)
 
 
 def _inference(act: Callable[[], Any], *, sees: Any) -> Drama:
@@ -160,8 +160,8 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("| fault | says | told after ms | back after frames |\n|---|---|---|---|")
         for name, play in faults.items():
             dramas = [play() for _ in range(TIMES)]
-            told = statistics.median(drama.told_s for drama in dramas) * 1e3
-            back = sorted(drama.back_after for drama in dramas)
+            told = statistics.median(drama.detected_s for drama in dramas) * 1e3
+            back = sorted(drama.recovered_after for drama in dramas)
             print(f"| {name} | {dramas[0].why} | {told:.0f} | {back[len(back) // 2]} (most {back[-1]}) |", flush=True)
 
 

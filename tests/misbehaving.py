@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from deploy.stream.inference.inference_thread import Infer, Model
+from deploy.stream.inference.inference_thread import InferFn, StreamModel
 from deploy.stream.session import Session, StreamOptions
-from deploy.stream.sources import Picture
-from deploy.stream.state.frames import Shown, State
-from deploy.stream.state.overlay import differing_outside, palette
+from deploy.stream.sources.base import SourceFrame
+from deploy.stream.state.frames import DisplaySnapshot, State
+from deploy.stream.state.overlay import count_changed_outside, palette
 
 SIZE, MODEL_SIZE = (60, 80), (30, 40)
 OPTIONS = StreamOptions(budget_ms=600, no_signal_ms=300, frozen_ms=100, hang_ms=300)
@@ -35,8 +35,8 @@ def threshold(frames: np.ndarray) -> np.ndarray:
     return (frames.mean(axis=-1) > 128).astype(np.uint8)
 
 
-def model(make: Callable[[], Infer] = lambda: threshold, **fields: Any) -> Model:
-    return Model(**{"id": "m", "make": make, "size": MODEL_SIZE, "channels": 3, "colours": palette(3), **fields})
+def model(load: Callable[[], InferFn] = lambda: threshold, **fields: Any) -> StreamModel:
+    return StreamModel(**{"id": "m", "load": load, "size": MODEL_SIZE, "channels": 3, "colours": palette(3), **fields})
 
 
 class Drama:
@@ -46,7 +46,7 @@ class Drama:
 
     def __init__(
         self,
-        fault: Callable[[int], Any] = lambda k: Picture(picture(k)),
+        fault: Callable[[int], Any] = lambda k: SourceFrame(picture(k)),
         *,
         sees: State,
         live: bool = False,
@@ -54,8 +54,8 @@ class Drama:
         after: Callable[[int], np.ndarray] = picture,
     ) -> None:
         self.live, self.hz = live, 200.0
-        self.told_s = self.back_s = -1.0  # from the fault to the screen that says so, from its end to the next mask
-        self.act, self.why, self.back_after = 0, "", -1
+        self.detected_s = self.recovered_s = -1.0  # from the fault to its display, from its end to the next mask
+        self.act, self.why, self.recovered_after = 0, "", -1
         self.states: list[State] = []
         self._fault, self._sees, self._opens, self._after = fault, sees, opens, after
         self._read, self._mended, self._since = 0, -1, 0.0
@@ -64,7 +64,7 @@ class Drama:
         if self.act == 1:
             self._opens()
 
-    def read(self) -> Picture | None:
+    def read(self) -> SourceFrame | None:
         k = self._read
         self._read += 1
         if self.act == 3 or k > _TOO_MANY:
@@ -73,31 +73,33 @@ class Drama:
             time.sleep(1 / self.hz)
         if self.act == 1:
             return self._fault(k)
-        return Picture(picture(k) if self.act == 0 else self._after(k))
+        return SourceFrame(picture(k) if self.act == 0 else self._after(k))
 
     def close(self) -> None: ...
 
-    def watch(self, shown: Shown, drawn: np.ndarray | None) -> None:
-        record, frame = shown.record, shown.frame
+    def watch(self, shown: DisplaySnapshot, drawn: np.ndarray | None) -> None:
+        record, frame = shown.status, shown.frame
         self.states.append(record.state)
         honest(shown, drawn)
         if self.act == 0 and record.state == "fresh":
             self.act, self._since = 1, time.monotonic()
         elif self.act == 1 and record.state == self._sees:
             self.act, self.why, self._mended = 2, record.reason, frame.id if frame else 0
-            self.told_s, self._since = time.monotonic() - self._since, time.monotonic()
+            self.detected_s, self._since = time.monotonic() - self._since, time.monotonic()
         elif self.act == 2 and record.frame_id is not None and record.frame_id > self._mended:
-            self.act, self.back_after = 3, record.frame_id - self._mended
-            self.back_s = time.monotonic() - self._since
+            self.act, self.recovered_after = 3, record.frame_id - self._mended
+            self.recovered_s = time.monotonic() - self._since
 
-    def play(self, made: Model | None = None, *, options: StreamOptions = OPTIONS, **fields: Any) -> dict[str, Any]:
+    def play(
+        self, made: StreamModel | None = None, *, options: StreamOptions = OPTIONS, **fields: Any
+    ) -> dict[str, Any]:
         record = Session(self, made or model(), options=options, display=self.watch, **fields).run()
         assert self.act == 3, f"stuck in act {self.act} after {self._read} reads; seen {set(self.states)}"
         return record
 
 
-def honest(shown: Shown, drawn: np.ndarray | None) -> None:
-    record, frame = shown.record, shown.frame
+def honest(shown: DisplaySnapshot, drawn: np.ndarray | None) -> None:
+    record, frame = shown.status, shown.frame
     assert (record.mask is not None) == (record.state == "fresh") == (shown.result is not None)
     if shown.result is not None:
         assert frame is not None and record.age_ms is not None and 0 <= record.age_ms <= OPTIONS.budget_ms
@@ -106,4 +108,4 @@ def honest(shown: Shown, drawn: np.ndarray | None) -> None:
     else:
         assert record.reason
     if frame is not None and drawn is not None:
-        assert differing_outside(drawn, frame.pixels, shown.marker) == 0
+        assert count_changed_outside(drawn, frame.pixels, shown.overlay) == 0

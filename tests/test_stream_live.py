@@ -13,18 +13,18 @@ import pytest
 from misbehaving import MODEL_SIZE, OPTIONS, Drama, honest, model, picture, threshold
 
 from deploy.package.input_drift import measure
-from deploy.stream.inference.mask_checks import BadMask, checked
-from deploy.stream.outputs import Outlet
+from deploy.stream.capture import SourceClock
+from deploy.stream.inference.mask_checks import InvalidMaskError, validate_mask
+from deploy.stream.outputs.base import OutputThread
 from deploy.stream.session import Session, StreamOptions
-from deploy.stream.source_clock import Lateness
-from deploy.stream.sources import Corrupt, Lost, Picture
+from deploy.stream.sources.base import CorruptFrameError, SourceFrame, SourceLostError
 from deploy.stream.sources.iterable import IterableSource
 from deploy.stream.sources.lock import SourceLock
-from deploy.stream.state.display_state import Board, Limits, judge
-from deploy.stream.state.frames import Frame, Result
-from deploy.stream.state.latest_queue import Mailbox
-from deploy.stream.state.overlay import nothing
-from deploy.stream.status_line import Ticker
+from deploy.stream.state.display_state import DisplayState, FreshnessLimits, mask_state
+from deploy.stream.state.frames import Frame, InferenceResult
+from deploy.stream.state.latest_queue import LatestQueue
+from deploy.stream.state.overlay import empty_overlay
+from deploy.stream.status_line import StatusLine
 from edgemt.io.images import fit_frame
 
 MS = 1_000_000
@@ -34,8 +34,8 @@ def _frame(k: int = 1, *, at_ms: float = 0, epoch: int = 0, size: tuple[int, int
     return Frame(k, picture(k, size=size), int(at_ms * MS), epoch=epoch)
 
 
-def _result(frame: Frame) -> Result:
-    return Result(frame, np.zeros(MODEL_SIZE, np.uint8), nothing(frame.size), frame.captured_ns)
+def _result(frame: Frame) -> InferenceResult:
+    return InferenceResult(frame, np.zeros(MODEL_SIZE, np.uint8), empty_overlay(frame.size), frame.captured_ns)
 
 
 # --- what may be shown, by the clock ---
@@ -46,7 +46,7 @@ def _result(frame: Frame) -> Result:
     [
         (100, None, None, 0, "fresh", ""),
         (101, None, None, 0, "stale", "too old"),
-        (90, None, None, 1, "stale", "picture before"),
+        (90, None, None, 1, "stale", "previous picture"),
         (90, None, ("stale", "the picture is frozen"), 0, "stale", "frozen"),
         (90, "no child", ("stale", "the picture is frozen"), 0, "invalid", "no child"),
         (90, "no child", ("no-signal", "black"), 0, "no-signal", "black"),
@@ -56,46 +56,46 @@ def _result(frame: Frame) -> Result:
 def test_the_worst_that_is_wrong_is_what_is_said(
     now_ms: int, fault: str, problem: Any, epoch: int, state: str, why: str
 ) -> None:
-    said = judge(
+    said = mask_state(
         _frame(2, at_ms=90, epoch=epoch), _result(_frame(1)),
-        problem=problem, fault=fault, now_ns=now_ms * MS, limits=Limits(budget_ms=100, no_signal_ms=500),
+        problem=problem, fault=fault, now_ns=now_ms * MS, limits=FreshnessLimits(budget_ms=100, no_signal_ms=500),
     )  # fmt: skip
     assert said[0] == state and why in said[1]
 
 
 def test_a_mask_grows_stale_though_every_thread_is_dead() -> None:
     now = [0]
-    board = Board(Limits(100, 500), model="m", clock=lambda: now[0])
+    display_state = DisplayState(FreshnessLimits(100, 500), model="m", clock=lambda: now[0])
     frame = _frame()
-    board.put_frame(frame)
-    board.put_result(_result(frame))
-    assert board.look().record.state == "fresh"
-    assert 0.1 < board.next_change_s(board.look()) < 0.102
+    display_state.put_frame(frame)
+    display_state.put_result(_result(frame))
+    assert display_state.snapshot().status.state == "fresh"
+    assert 0.1 < display_state.seconds_until_change(display_state.snapshot()) < 0.102
     now[0] = 150 * MS
-    assert board.look().record.state == "stale" and board.look().record.mask is None
+    assert display_state.snapshot().status.state == "stale" and display_state.snapshot().status.mask is None
     now[0] = 600 * MS
-    assert board.look().record.state == "no-signal"
+    assert display_state.snapshot().status.state == "no-signal"
 
 
 def test_a_late_mask_of_an_older_frame_does_not_replace_a_newer_one() -> None:
-    board = Board(Limits(100, 500), model="m", clock=lambda: 0)
+    display_state = DisplayState(FreshnessLimits(100, 500), model="m", clock=lambda: 0)
     old, new = _frame(1), _frame(2)
-    board.put_frame(new)
-    board.put_result(_result(new))
-    board.put_result(_result(old))
-    assert board.look().record.frame_id == 2
+    display_state.put_frame(new)
+    display_state.put_result(_result(new))
+    display_state.put_result(_result(old))
+    assert display_state.snapshot().status.frame_id == 2
 
 
 def test_a_mask_from_before_a_fault_does_not_come_back_with_its_end() -> None:
-    board, frame = Board(Limits(100, 500), model="m", clock=lambda: 0), _frame()
-    board.put_frame(frame)
-    board.put_result(_result(frame))
-    board.fault("inference", "died")
-    board.fault("model", "edited")
-    board.fault("inference", None)
-    assert board.look().record.reason == "edited"
-    board.fault("model", None)
-    assert (board.look().record.state, board.look().record.reason) == ("stale", "no mask yet")
+    display_state, frame = DisplayState(FreshnessLimits(100, 500), model="m", clock=lambda: 0), _frame()
+    display_state.put_frame(frame)
+    display_state.put_result(_result(frame))
+    display_state.set_fault("inference", "died")
+    display_state.set_fault("model", "edited")
+    display_state.set_fault("inference", None)
+    assert display_state.snapshot().status.reason == "edited"
+    display_state.set_fault("model", None)
+    assert (display_state.snapshot().status.state, display_state.snapshot().status.reason) == ("stale", "no mask yet")
 
 
 @pytest.mark.parametrize("other", [False, True])
@@ -105,11 +105,11 @@ def test_a_picture_of_another_kind_is_warned_of_once(other: bool) -> None:
 
     known = measure(np.stack([fit_frame(shown, size=MODEL_SIZE, channels=3) for shown in source(0)]))
     frames = [255 - shown if other else shown for shown in source(100)]
-    session = Session(IterableSource(frames, hz=200), model(known=known), options=OPTIONS)
+    session = Session(IterableSource(frames, hz=200), model(input_statistics=known), options=OPTIONS)
     said: list[str] = []
-    ticker = Ticker(session, say=said.append)
+    status_line = StatusLine(session, log=said.append)
     record = session.run()
-    ticker.close()
+    status_line.close()
     warnings = [line for line in said if "warning" in line]
     assert len(warnings) == other == bool(record["unlike_training"])
     assert all("source: " in line and "unlike those of training" in line for line in warnings)
@@ -121,23 +121,23 @@ def test_inference_is_not_troubled_with_pictures_that_are_none() -> None:
 
 
 def test_the_mailbox_keeps_the_newest_and_counts_the_rest() -> None:
-    box: Mailbox[int] = Mailbox()
+    box: LatestQueue[int] = LatestQueue()
     for k in range(5):
         box.put(k)
-    assert box.take(0) == 4 and box.replaced == 4 and box.take(0) is None
+    assert box.take(0) == 4 and box.num_replaced == 4 and box.take(0) is None
 
 
 # --- faults of the source ---
 
 
 def test_a_black_picture_is_no_signal() -> None:
-    drama = Drama(lambda k: Picture(np.zeros((60, 80, 3), np.uint8)), sees="no-signal")
+    drama = Drama(lambda k: SourceFrame(np.zeros((60, 80, 3), np.uint8)), sees="no-signal")
     drama.play()
     assert "black" in drama.why
 
 
 def test_a_frozen_picture_is_stale() -> None:
-    drama = Drama(lambda k: Picture(picture(0)), sees="stale")
+    drama = Drama(lambda k: SourceFrame(picture(0)), sees="stale")
     drama.play()
     assert "frozen" in drama.why
 
@@ -145,8 +145,8 @@ def test_a_frozen_picture_is_stale() -> None:
 def test_a_source_that_is_unplugged_is_opened_again_when_it_is_back() -> None:
     tries = []
 
-    def pull(k: int) -> Picture:
-        raise Lost("pulled out")
+    def pull(k: int) -> SourceFrame:
+        raise SourceLostError("pulled out")
 
     def opens() -> None:
         tries.append(1)
@@ -162,13 +162,13 @@ def test_frames_that_lay_on_the_way_are_stale_by_the_sources_own_clock() -> None
     class Late(Drama):
         """In its second act the network stops for a while, and all that comes from then on is old."""
 
-        def read(self) -> Picture | None:
+        def read(self) -> SourceFrame | None:
             if self.act == 1 and self._late_ns == 0:
                 self._late_ns = 700_000_000  # over the budget
                 time.sleep(0.7)
             late_ns = self._late_ns if self.act == 1 else 0
             shown = super().read()
-            return None if shown is None else Picture(shown.pixels, 10**15 + time.monotonic_ns() - late_ns)
+            return None if shown is None else SourceFrame(shown.pixels, 10**15 + time.monotonic_ns() - late_ns)
 
         _late_ns = 0
 
@@ -178,19 +178,19 @@ def test_frames_that_lay_on_the_way_are_stale_by_the_sources_own_clock() -> None
 
 
 def test_the_age_of_a_mask_has_in_it_what_its_frame_was_late_by() -> None:
-    board = Board(Limits(100, 500), model="m", clock=lambda: 1000 * MS)
+    display_state = DisplayState(FreshnessLimits(100, 500), model="m", clock=lambda: 1000 * MS)
     frame = Frame(0, picture(0), captured_ns=920 * MS, source_ns=5, late_ns=70 * MS)
-    board.put_frame(frame)
-    board.put_result(_result(frame))
-    assert board.look().record.age_ms == 80 and frame.received_ns == 990 * MS
+    display_state.put_frame(frame)
+    display_state.put_result(_result(frame))
+    assert display_state.snapshot().status.age_ms == 80 and frame.received_ns == 990 * MS
     long_late = Frame(1, picture(1), captured_ns=100 * MS, late_ns=890 * MS)
-    board.put_frame(long_late)  # it came just now: there is a signal
-    assert board.look().record.state == "fresh"
+    display_state.put_frame(long_late)  # it came just now: there is a signal
+    assert display_state.snapshot().status.state == "fresh"
 
 
 def _late_ms(*pairs: tuple[int | None, int]) -> list[int]:
-    lateness = Lateness()
-    return [round(lateness.of(s if s is None else s * MS, received_ns=r * MS) / MS) for s, r in pairs]
+    lateness = SourceClock()
+    return [round(lateness.delay_ns(s if s is None else s * MS, received_ns=r * MS) / MS) for s, r in pairs]
 
 
 def test_a_frame_is_late_by_what_it_took_longer_than_the_quickest() -> None:
@@ -224,10 +224,10 @@ def test_a_file_is_never_late_however_fast_or_slow_it_is_played() -> None:
 
 
 def test_damaged_frames_are_counted_and_never_shown() -> None:
-    def damage(k: int) -> Picture:
+    def damage(k: int) -> SourceFrame:
         if k % 2:
-            raise Corrupt("half a frame")
-        return Picture(picture(k).astype(np.float32))
+            raise CorruptFrameError("half a frame")
+        return SourceFrame(picture(k).astype(np.float32))
 
     drama = Drama(damage, sees="no-signal")
     record = drama.play()
@@ -244,8 +244,8 @@ def test_another_size_in_mid_stream_never_wears_the_old_mask(now: np.ndarray) ->
             release.wait(5)
         return threshold(frames)
 
-    def changed(k: int) -> Picture:
-        return Picture(np.roll(now, next(shift), axis=1))
+    def changed(k: int) -> SourceFrame:
+        return SourceFrame(np.roll(now, next(shift), axis=1))
 
     def after(k: int) -> np.ndarray:
         release.set()
@@ -253,7 +253,7 @@ def test_another_size_in_mid_stream_never_wears_the_old_mask(now: np.ndarray) ->
 
     drama = Drama(changed, sees="stale", after=after)
     record = drama.play(model(lambda: slow), options=StreamOptions(budget_ms=600, no_signal_ms=300, hang_ms=10_000))
-    assert "picture before" in drama.why and record["size_changes"] == 1
+    assert "previous picture" in drama.why and record["size_changes"] == 1
 
 
 def test_grey_frames_among_colour_ones_are_taken() -> None:
@@ -261,7 +261,7 @@ def test_grey_frames_among_colour_ones_are_taken() -> None:
     seen = []
     Session(
         IterableSource(frames, hz=100), model(), options=OPTIONS,
-        display=lambda shown, drawn: (honest(shown, drawn), seen.append(shown.record.state)),
+        display=lambda shown, drawn: (honest(shown, drawn), seen.append(shown.status.state)),
     ).run()  # fmt: skip
     assert "fresh" in seen and "invalid" not in seen
 
@@ -277,9 +277,9 @@ def test_masks_that_take_too_long_are_withdrawn_and_the_video_goes_on() -> None:
             time.sleep(0.005)
         return threshold(frames)
 
-    def play(k: int) -> Picture:
+    def play(k: int) -> SourceFrame:
         shown_meanwhile.add(k)
-        return Picture(picture(k))
+        return SourceFrame(picture(k))
 
     drama = Drama(play, sees="stale")
     drama.play(model(lambda: starved), options=StreamOptions(budget_ms=600, no_signal_ms=300, hang_ms=30_000))
@@ -329,8 +329,8 @@ def test_inference_that_raises_is_started_again() -> None:
     ],
 )
 def test_what_is_no_mask_is_not_shown(mask: np.ndarray, why: str) -> None:
-    with pytest.raises(BadMask, match=why):
-        checked(mask, size=MODEL_SIZE, classes=3)
+    with pytest.raises(InvalidMaskError, match=why):
+        validate_mask(mask, size=MODEL_SIZE, classes=3)
     drama = Drama(sees="invalid")
     drama.play(model(lambda: lambda frames: mask if drama.act == 1 else threshold(frames)))
     assert why in drama.why
@@ -357,7 +357,7 @@ def test_nothing_reads_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(time, "time", set_back)
     monkeypatch.setattr(time, "time_ns", set_back)
-    Drama(lambda k: Picture(picture(0)), sees="stale").play()
+    Drama(lambda k: SourceFrame(picture(0)), sees="stale").play()
 
 
 class _Slow:
@@ -374,13 +374,13 @@ class _Slow:
 def test_a_slow_output_holds_nobody_up_and_gets_the_newest_next() -> None:
     slow = _Slow()
     session = Session(IterableSource((picture(k) for k in range(60)), hz=200), model(), options=OPTIONS)
-    outlet = Outlet(slow, session.board, name="slow")
+    output_thread = OutputThread(slow, session.display_state, name="slow")
     record = session.run()
     assert record["frames"] == 60 and len(slow.seen) <= 1
     slow.release.set()
     while len(slow.seen) < 2 or slow.seen[-1].frame is None:
         time.sleep(0.01)
-    outlet.close()
+    output_thread.close()
     assert slow.seen[-1].frame.id == 59
 
 
@@ -390,10 +390,10 @@ def test_an_output_whose_disk_is_full_stops_alone(capsys: pytest.CaptureFixture[
             raise OSError(errno.ENOSPC, "No space left on device")
 
     session = Session(IterableSource((picture(k) for k in range(30)), hz=200), model(), options=OPTIONS)
-    outlet = Outlet(Full(), session.board, name="recorder")
+    output_thread = OutputThread(Full(), session.display_state, name="recorder")
     assert session.run()["frames"] == 30
-    outlet.close()
-    assert "No space left" in outlet.failed and "recorder stopped" in capsys.readouterr().err
+    output_thread.close()
+    assert "No space left" in output_thread.failed and "recorder stopped" in capsys.readouterr().err
 
 
 def test_two_streams_from_one_live_source_are_refused(tmp_path: Path) -> None:
@@ -408,7 +408,7 @@ def test_two_streams_from_one_live_source_are_refused(tmp_path: Path) -> None:
 def test_the_last_frame_of_a_source_still_gets_its_mask() -> None:
     shown = []
     Session(
-        IterableSource([picture(0)]), model(), options=OPTIONS, display=lambda s, drawn: shown.append(s.record.frame_id)
+        IterableSource([picture(0)]), model(), options=OPTIONS, display=lambda s, drawn: shown.append(s.status.frame_id)
     ).run()
     assert shown[-1] == 0
 
@@ -422,10 +422,10 @@ def test_an_option_that_makes_no_sense_is_named(field: str, value: float) -> Non
 
 
 def test_a_read_that_blocks_is_no_signal_until_it_returns() -> None:
-    def block(k: int) -> Picture:
+    def block(k: int) -> SourceFrame:
         while drama.act == 1:
             time.sleep(0.005)
-        return Picture(picture(k))
+        return SourceFrame(picture(k))
 
     drama = Drama(block, sees="no-signal")
     drama.play()

@@ -21,14 +21,14 @@ from misbehaving import OPTIONS, Drama, picture  # noqa: E402
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
 import edgemt  # noqa: E402
-from deploy.stream.inference.load_model import budget_warning, open_model  # noqa: E402
-from deploy.stream.inference.package_watcher import ModelWatch  # noqa: E402
-from deploy.stream.inference.worker_process import ChildRunner  # noqa: E402
-from deploy.stream.sources import Picture  # noqa: E402
+from deploy.stream.inference.load_model import budget_warning, load_stream_model  # noqa: E402
+from deploy.stream.inference.package_watcher import PackageWatcher  # noqa: E402
+from deploy.stream.inference.worker_process import WorkerProcess  # noqa: E402
+from deploy.stream.sources.base import SourceFrame  # noqa: E402
 from deploy.stream.sources.iterable import IterableSource  # noqa: E402
 from deploy.stream.sources.lock import SourceLock  # noqa: E402
-from deploy.stream.state.display_state import Board  # noqa: E402
-from deploy.stream.state.frames import Shown  # noqa: E402
+from deploy.stream.state.display_state import DisplayState  # noqa: E402
+from deploy.stream.state.frames import DisplaySnapshot  # noqa: E402
 from edgemt import cli  # noqa: E402
 
 
@@ -66,16 +66,16 @@ def test_confidence_is_called_what_it_is(ship: Path) -> None:
 
 
 def test_a_model_folder_edited_while_it_runs_is_invalid_until_it_is_as_before(tmp_path: Path) -> None:
-    opened = open_model(make_ship(tmp_path / "ship").folder, runtime="onnxruntime", file="fp32")
+    opened = load_stream_model(make_ship(tmp_path / "ship").folder, runtime="onnxruntime", file="fp32")
     weights = tmp_path / "ship" / "model.onnx"
     before = weights.read_bytes()
     edited: list[int] = []
 
-    def edit(k: int) -> Picture:
+    def edit(k: int) -> SourceFrame:
         if not edited:
             edited.append(k)
             weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-        return Picture(picture(k))
+        return SourceFrame(picture(k))
 
     def mend(k: int) -> np.ndarray:
         if weights.read_bytes() != before:
@@ -83,38 +83,38 @@ def test_a_model_folder_edited_while_it_runs_is_invalid_until_it_is_as_before(tm
         return picture(k)
 
     drama = Drama(edit, sees="invalid", after=mend)
-    drama.play(opened.model, first=opened.first, watch=opened.watch)
+    drama.play(opened.model, runner=opened.runner, watcher=opened.watcher)
     assert drama.why == "model folder: model.onnx was changed"
 
 
 def test_a_touched_file_is_no_complaint_and_a_missing_one_is(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship")
-    watch = ModelWatch(ship)
+    watch = PackageWatcher(ship)
     os.utime(ship.folder / "model.onnx", ns=(1, 1))
-    assert watch.look() is None
+    assert watch.check() is None
     (ship.folder / "model.int8.onnx").unlink()
-    assert watch.look() == "model folder: model.int8.onnx is gone"
+    assert watch.check() == "model folder: model.int8.onnx is gone"
 
 
 def test_a_killed_inference_process_is_started_again(ship: Path) -> None:
-    opened = open_model(ship, runtime="onnxruntime", file="fp32", isolation="process")
-    assert isinstance(opened.first, ChildRunner)
+    opened = load_stream_model(ship, runtime="onnxruntime", file="fp32", isolation="process")
+    assert isinstance(opened.runner, WorkerProcess)
     killed: list[int] = []
 
-    def kill(k: int) -> Picture:
+    def kill(k: int) -> SourceFrame:
         if not killed:
             killed.append(k)
-            os.kill(opened.first.process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
-        return Picture(picture(k))
+            os.kill(opened.runner.process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        return SourceFrame(picture(k))
 
     drama = Drama(kill, sees="invalid")
-    record = drama.play(opened.model, first=opened.first, options=replace(OPTIONS, hang_ms=10_000))
+    record = drama.play(opened.model, runner=opened.runner, options=replace(OPTIONS, hang_ms=10_000))
     assert drama.why == "the inference process ended (signal 9)" and record["restarts"] == 1
-    opened.first.close()
+    opened.runner.close()
 
 
 def test_the_process_apart_gives_the_same_masks_and_refuses_in_one_line(ship: Path, tmp_path: Path) -> None:
-    child = ChildRunner(ship, hang_ms=10_000, runtime="onnxruntime", file="fp32", threads=1)
+    child = WorkerProcess(ship, hang_ms=10_000, runtime="onnxruntime", file="fp32", threads=1)
     assert np.array_equal(child(frame(3)[None])[0], expected(frame(3)))
     child.process.send_signal(signal.SIGSTOP)
     child._hang_s = 0.05
@@ -123,11 +123,11 @@ def test_the_process_apart_gives_the_same_masks_and_refuses_in_one_line(ship: Pa
     child.close()
     assert child.process.returncode is not None
     with pytest.raises(ValueError, match="no such ship folder"):
-        ChildRunner(tmp_path / "none", hang_ms=1000)
+        WorkerProcess(tmp_path / "none", hang_ms=1000)
 
 
 def test_a_budget_that_cannot_be_kept_is_warned_of_with_both_numbers(ship: Path) -> None:
-    opened = open_model(ship)._replace(mask_ms=12.345)
+    opened = load_stream_model(ship)._replace(mask_ms=12.345)
     assert budget_warning(opened, 50) is None
     said = budget_warning(opened, 5)
     assert said is not None and "5 ms" in said and "12.3 ms" in said
@@ -136,7 +136,7 @@ def test_a_budget_that_cannot_be_kept_is_warned_of_with_both_numbers(ship: Path)
 def test_a_model_of_slices_is_refused(tmp_path: Path) -> None:
     folder = make_ship(tmp_path / "ship", channels=5, channel_order="slices").folder
     with pytest.raises(ValueError, match="reads 5 slices of a volume"):
-        open_model(folder)
+        load_stream_model(folder)
 
 
 def _stream(*arguments: Any) -> None:
@@ -184,7 +184,7 @@ def test_evidence_that_is_broken_off_says_that_there_is_none(
     def broken_off(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deploy.stream.latency_experiment.measure", broken_off)
+    monkeypatch.setattr("deploy.stream.latency_experiment.measure_latency", broken_off)
     with pytest.raises(SystemExit) as left:
         _stream(ship, "--evidence", tmp_path / "e")
     assert left.value.code == 130 and not (tmp_path / "e").exists()
@@ -229,21 +229,21 @@ def test_bad_input_is_one_clear_line(
 
 
 def test_nothing_spins_between_frames(ship: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[int] = []
-    look = Board.look
+    calls: list[int] = []
+    snapshot = DisplayState.snapshot
 
-    def counted(self: Board) -> Shown:
-        looks.append(1)
-        return look(self)
+    def counted(self: DisplayState) -> DisplaySnapshot:
+        calls.append(1)
+        return snapshot(self)
 
     def rare() -> Iterator[np.ndarray]:
         for k in range(3):
             time.sleep(0.3)
             yield frame(k)
 
-    monkeypatch.setattr(Board, "look", counted)
+    monkeypatch.setattr(DisplayState, "snapshot", counted)
     assert [mask.state for _, mask in edgemt.stream(ship, rare())][-1] == "fresh"
-    assert len(looks) < 300
+    assert len(calls) < 300
 
 
 def test_a_source_that_fails_while_it_opens_ends_the_loop_with_its_own_line(ship: Path) -> None:

@@ -12,16 +12,16 @@ import pytest
 from misbehaving import picture
 from PIL import Image
 
-from deploy.stream import sources
-from deploy.stream.sources import SOURCES, Corrupt, Lost, Picture, open_source
+from deploy.stream.sources import SOURCES, base, open_source
 from deploy.stream.sources import camera as source_camera
+from deploy.stream.sources.base import CorruptFrameError, SourceFrame, SourceLostError
 from deploy.stream.sources.camera import CameraSource
-from deploy.stream.sources.frame_checks import Freeze, as_picture
+from deploy.stream.sources.frame_checks import FreezeDetector, to_frame_pixels
 from deploy.stream.sources.iterable import IterableSource
-from deploy.stream.sources.synthetic import SyntheticSource, number_of
+from deploy.stream.sources.synthetic import SyntheticSource, frame_number_of
 
 
-def played(source: Any) -> list[Picture]:
+def played(source: Any) -> list[SourceFrame]:
     source.open()
     found = []
     while (picture := source.read()) is not None:
@@ -36,7 +36,7 @@ def played(source: Any) -> list[Picture]:
 def test_the_synthetic_video_is_the_same_each_time_and_knows_its_frames() -> None:
     a, b = SyntheticSource("synthetic:400x128", frames=4), SyntheticSource("synthetic:400x128", frames=4)
     first, again = played(a), played(b)
-    assert [number_of(p.pixels) for p in first] == [0, 1, 2, 3]
+    assert [frame_number_of(p.pixels) for p in first] == [0, 1, 2, 3]
     assert all(np.array_equal(x.pixels, y.pixels) for x, y in zip(first, again, strict=True))
     assert first[1].source_ns == int(1e9 / 30)
     assert not np.array_equal(first[0].pixels[20:], first[1].pixels[20:])
@@ -66,7 +66,7 @@ def test_a_folder_of_images_plays_in_order_of_its_numbers_and_skips_what_is_dama
     while True:
         try:
             shown = source.read()
-        except Corrupt as error:
+        except CorruptFrameError as error:
             levels.append("f3" if "f3.png" in str(error) else str(error))
             continue
         if shown is None:
@@ -125,9 +125,9 @@ def test_a_video_cut_short_or_overwritten_in_places_still_plays_what_it_has(film
         try:
             if (shown := source.read()) is None:
                 break
-            as_picture(shown.pixels)
+            to_frame_pixels(shown.pixels)
             good += 1
-        except (Corrupt, Lost):
+        except (CorruptFrameError, SourceLostError):
             continue
     assert 0 < good <= 12
 
@@ -137,7 +137,7 @@ def test_a_video_cut_short_or_overwritten_in_places_still_plays_what_it_has(film
     [
         ("notes.mp4", b"these are only words", "cannot be played"),
         ("notes.dcm", b"these are only words", "cannot be read as DICOM"),
-        ("notes.txt", b"words", "no kind of file that is played"),
+        ("notes.txt", b"words", "this type of file cannot be played"),
     ],
 )
 def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
@@ -241,7 +241,7 @@ class _Cv2:
 
 def test_a_camera_gives_rgb_and_is_lost_when_it_is_pulled(monkeypatch: pytest.MonkeyPatch) -> None:
     cv2 = _Cv2()
-    monkeypatch.setattr(source_camera, "library", lambda *args, **kw: cv2)
+    monkeypatch.setattr(source_camera, "import_library", lambda *args, **kw: cv2)
     camera = CameraSource("camera:0", clock=itertools.count(step=10_000_000).__next__)  # every frame is waited for
     assert camera.live
     camera.open()
@@ -249,7 +249,7 @@ def test_a_camera_gives_rgb_and_is_lost_when_it_is_pulled(monkeypatch: pytest.Mo
     assert shown is not None and np.array_equal(shown.pixels, picture(1)) and shown.source_ns == 5_000_000
     camera.read()
     cv2.plugged = False
-    with pytest.raises(Lost, match="no frame"):
+    with pytest.raises(SourceLostError, match="no frame"):
         camera.read()
     camera.close()
     with pytest.raises(ValueError, match="no camera there"):
@@ -296,7 +296,7 @@ def test_a_frame_that_waited_in_the_driver_is_never_taken_for_a_new_one(
     stall_ms: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     driver = _Driver()
-    monkeypatch.setattr(source_camera, "library", lambda *args, **kw: driver)
+    monkeypatch.setattr(source_camera, "import_library", lambda *args, **kw: driver)
     camera = CameraSource("camera:0", clock=lambda: driver.now_ns)
     camera.open()
     driver.now_ns = 5_000_000_000  # opening takes its time, and the driver is at work already
@@ -309,7 +309,7 @@ def test_a_frame_that_waited_in_the_driver_is_never_taken_for_a_new_one(
 
 def test_a_reader_that_keeps_up_gets_every_frame_of_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = _Driver()
-    monkeypatch.setattr(source_camera, "library", lambda *args, **kw: driver)
+    monkeypatch.setattr(source_camera, "import_library", lambda *args, **kw: driver)
     camera = CameraSource("camera:0", clock=lambda: driver.now_ns)
     camera.open()
     numbers = []
@@ -343,7 +343,7 @@ def test_a_camera_that_is_not_there_and_a_stream_that_nobody_sends_are_one_line(
     with pytest.raises(ValueError, match="no camera there"):
         open_source("camera:91").open()
     assert not capfd.readouterr().err  # OpenCV's own lines are not for users
-    with pytest.raises(ValueError, match="rtsp://127.0.0.1:9/x: cannot be played.*look at its address"):
+    with pytest.raises(ValueError, match="rtsp://127.0.0.1:9/x: cannot be played.*check its address"):
         open_source("rtsp://127.0.0.1:9/x").open()
     with pytest.raises(ValueError, match="write camera:0"):
         open_source("camera:left")
@@ -353,9 +353,9 @@ def test_a_library_that_is_missing_is_named_with_what_to_install(monkeypatch: py
     def missing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(sources, "import_module", missing)
+    monkeypatch.setattr(base, "import_module", missing)
     with pytest.raises(ValueError, match="film.mp4: needs av; pip install av"):
-        sources.library("av", pip="av", source="film.mp4")
+        base.import_library("av", pip="av", source="film.mp4")
 
 
 # --- Python, and what may be a picture ---
@@ -377,33 +377,33 @@ def test_an_iterable_may_carry_its_own_times() -> None:
     ],
 )
 def test_what_is_no_picture_is_refused(array: Any, why: str) -> None:
-    with pytest.raises(Corrupt, match=why):
-        as_picture(array)
+    with pytest.raises(CorruptFrameError, match=why):
+        to_frame_pixels(array)
 
 
 def test_pictures_of_every_kind_become_grey_or_rgb() -> None:
-    assert as_picture(np.zeros((20, 20, 1), np.uint8)).shape == (20, 20)
-    assert as_picture(np.zeros((20, 20, 4), np.uint8)).shape == (20, 20, 3)
-    assert as_picture(picture(0)[:, ::-1]).flags.c_contiguous
+    assert to_frame_pixels(np.zeros((20, 20, 1), np.uint8)).shape == (20, 20)
+    assert to_frame_pixels(np.zeros((20, 20, 4), np.uint8)).shape == (20, 20, 3)
+    assert to_frame_pixels(picture(0)[:, ::-1]).flags.c_contiguous
 
 
 def test_a_picture_may_stand_still_for_its_time_and_no_longer() -> None:
-    freeze, still, ms = Freeze(100), picture(0), 1_000_000
+    freeze, still, ms = FreezeDetector(100), picture(0), 1_000_000
     assert [freeze.check(still, t * ms) is None for t in (0, 50, 99, 100, 150)] == [True, True, True, False, False]
     assert freeze.check(picture(1), 160 * ms) is None and freeze.check(still, 170 * ms) is None
-    assert all(Freeze(0).check(still, t * ms) is None for t in (0, 10**6))
+    assert all(FreezeDetector(0).check(still, t * ms) is None for t in (0, 10**6))
 
 
 def test_one_colour_all_over_is_no_signal_whatever_the_colour() -> None:
     for level in (0, 128, 255):
-        assert Freeze(100).check(np.full((60, 80, 3), level, np.uint8), 0) is not None
+        assert FreezeDetector(100).check(np.full((60, 80, 3), level, np.uint8), 0) is not None
     blue = np.zeros((60, 80, 3), np.uint8)
     blue[..., 2] = 200
-    assert Freeze(100).check(blue, 0) is not None
+    assert FreezeDetector(100).check(blue, 0) is not None
 
 
 def test_every_kind_of_source_can_be_listed() -> None:
-    assert all(kind.about and ":" in kind.made_by for kind in SOURCES.values())
+    assert all(kind.description and ":" in kind.factory for kind in SOURCES.values())
 
 
 def _film(
@@ -454,7 +454,7 @@ def test_a_film_is_turned_as_players_show_it(degrees: int, across: bool, down: b
 
 def test_a_film_that_is_turned_askew_is_refused_in_one_line(tmp_path: Path) -> None:
     _film(tmp_path / "film.mp4", turn=(30, False, False))
-    with pytest.raises(ValueError, match=r"film\.mp4: is to be shown turned by -?30\.0 degrees"):
+    with pytest.raises(ValueError, match=r"film\.mp4: its display matrix rotates by -?30\.0 degrees"):
         _first(tmp_path / "film.mp4")
 
 
@@ -484,20 +484,20 @@ def test_a_film_is_known_by_its_content_too(name: str, tmp_path: Path) -> None:
     (tmp_path / "film.mkv").rename(tmp_path / name)
     assert _first(tmp_path / name).shape == (48, 64, 3)
     (tmp_path / "notes.txt").write_text("only text " * 100)
-    with pytest.raises(ValueError, match="no kind of file that is played"):
+    with pytest.raises(ValueError, match="this type of file cannot be played"):
         open_source(str(tmp_path / "notes.txt"))
 
 
 def test_what_moves_between_the_rows_that_are_looked_at_is_not_frozen_or_black() -> None:
-    from deploy.stream.sources.frame_checks import Freeze
+    from deploy.stream.sources.frame_checks import FreezeDetector
 
-    freeze, still = Freeze(100), np.random.default_rng(0).integers(40, 200, (96, 128, 3), dtype=np.uint8)
+    freeze, still = FreezeDetector(100), np.random.default_rng(0).integers(40, 200, (96, 128, 3), dtype=np.uint8)
     for k in range(20):
         moving = still.copy()
         moving[33:40, k : k + 9] = 255  # rows 32 and 48 are looked at
         assert freeze.check(moving, k * 40_000_000) is None
     assert freeze.check(moving, 21 * 40_000_000) is None and freeze.check(moving, 25 * 40_000_000) is not None
     dark = np.zeros((96, 128), np.uint8)
-    assert Freeze(0).check(dark, 0) is not None
+    assert FreezeDetector(0).check(dark, 0) is not None
     dark[33:47, 33:47] = 200
-    assert Freeze(0).check(dark, 0) is None
+    assert FreezeDetector(0).check(dark, 0) is None
