@@ -20,9 +20,10 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.benchmark.timing import BenchOptions, Call, in_turns, warm_up
 from deploy.hardware.machine import describe, physical_cores
-from deploy.package.package import golden, open_ship
+from deploy.measurement.timing import BenchOptions, Call, in_turns, warm_up
+from deploy.package.golden import golden
+from deploy.package.package import open_ship
 from deploy.runtimes.load import runner
 
 RUNTIME = {"benchmark_app": "openvino", "trtexec": "tensorrt"}

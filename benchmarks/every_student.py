@@ -29,13 +29,13 @@ from torch import nn
 
 import students
 from deploy.benchmark.bench import BenchOptions, bench, without_raw
-from deploy.benchmark.timing import Call
 from deploy.export import Shippable, export_onnx
 from deploy.hardware.machine import physical_cores
+from deploy.measurement.timing import Call
 from deploy.pruning.cost import count
 from deploy.quantization.int8 import quantize
-from deploy.runtimes.load import TorchRunner, runner
-from deploy.runtimes.runner import first_line
+from deploy.runtimes.load import runner
+from deploy.runtimes.runner import TorchRunner, first_line
 from edgemt.io.atomic import write_text
 
 FLOAT, SMALL = "model.onnx", "model.int8.onnx"

@@ -27,7 +27,7 @@ import students
 from deploy.export import export_onnx
 from deploy.quantization.int8 import quantize
 from deploy.runtimes.load import runner
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.inference.evaluate import evaluate
 from edgemt.io.atomic import write_text
 from edgemt.pipeline.quantize import frames_of
@@ -39,7 +39,7 @@ def learnt(entrant: Entrant, run: Path, at: Any, *, steps: int, seed: int, folde
     """The network after `steps` of the run's student method; a checkpoint in the folder is taken up."""
     known: dict[str, Callable[[], nn.Module]] = {
         "student": entrant.build,
-        "teacher": lambda: stage_folder.load_network(run / "teacher"),
+        "teacher": lambda: network_folder.load_network(run / "teacher"),
     }
     schedule = replace(at.recipe.student.schedule, validations=0)
     schedule = replace(schedule, steps=steps) if steps else schedule

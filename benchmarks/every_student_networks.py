@@ -18,9 +18,11 @@ from torch import Tensor, nn
 
 import students
 import teachers
-from edgemt.artefacts import stage_folder
-from edgemt.contract import Card, Normalise, Output
-from edgemt.io.images import fit_frame, is_image, read_image, to_uint8
+from edgemt.artefacts import network_folder, stage_folder
+from edgemt.contract import Output
+from edgemt.io.file_types import is_image
+from edgemt.io.images import fit_frame, read_image, to_uint8
+from edgemt.model_card import ModelCard, Normalisation
 
 CLASSES = 2
 PEAK_SIZE = 32
@@ -33,7 +35,7 @@ class Entrant:
     name: str
     build: Callable[[], nn.Module]
     channels: int = 3
-    normalise: Normalise = field(default_factory=Normalise)
+    normalise: Normalisation = field(default_factory=Normalisation)
     dice: Mapping[str, Any] = field(default_factory=dict)
     trained: bool = False
     baseline: bool = False
@@ -116,12 +118,12 @@ def trained(run: Path, *, channels: int) -> list[Entrant]:
         if stage == "slim" and (run / "int8" / "card.json").is_file():
             dice["int8"] = _dice(stage_folder.read_card(run / "int8"), "openvino/model.int8.xml")
         name = f"{card.network['name']}{', pruned' if stage == 'slim' else ''}, of {run.name}"
-        load = partial(stage_folder.load_network, run / stage)
+        load = partial(network_folder.load_network, run / stage)
         found.append(Entrant(name, load, channels, card.normalise, dice, trained=True))
     return found
 
 
-def _dice(card: Card, file: str) -> float | None:
+def _dice(card: ModelCard, file: str) -> float | None:
     measured = card.measured.get(file, {}).get("dice")
     return None if measured is None else float(measured)
 

@@ -5,7 +5,7 @@
 Steps go through the engine as in a run, with its own choice of precision and midway in the run, so that ramps are up
 and first stages are over. Method and supervised control take turns, and the ratio is that of their medians: of
 processor time on a CPU, which other work on the machine does not lengthen, and of wall-clock time on a GPU. The figures
-go to `edgemt/methods/costs.json`, where `edgemt explain` and the table of teachers/README.md find them; with
+go to `edgemt/methods/costs.json`, where `edgemt explain` and the table of docs/methods.md find them; with
 `--methods` only theirs are renewed.
 
 Shapes: N batch, L labelled, C classes, *space 2 or 3 axes.
@@ -32,7 +32,9 @@ from deploy.hardware.machine import describe
 from edgemt.contract import Batch
 from edgemt.methods import METHODS, Discriminator, Method
 from edgemt.methods.catalogue import COSTS
-from edgemt.training.engine import Run, Schedule, resolve_precision
+from edgemt.training.device import resolve_precision
+from edgemt.training.engine import Trainer
+from edgemt.training.options import Schedule
 from teachers.promptable import Promptable
 
 CLASSES, STEPS = 3, 1000
@@ -59,7 +61,7 @@ class World:
         index = torch.arange(rows, device=device)
         return Batch(image, label, image[self.labelled :] * 1.1, soft, index, place)
 
-    def run(self, method: Method) -> Run:
+    def run(self, method: Method) -> Trainer:
         """The engine midway in a run of that method."""
 
         def build(kind: str, init: int) -> nn.Module:
@@ -74,7 +76,7 @@ class World:
             return teachers.build(self.network, channels=1, classes=CLASSES, heads=heads, **self.options)
 
         schedule = Schedule(steps=STEPS, labelled=self.labelled, unlabelled=self.unlabelled)
-        run = Run(method, build=build, schedule=schedule, seed=0)
+        run = Trainer(method, build=build, schedule=schedule, seed=0)
         run.index = STEPS // 2
         return run
 

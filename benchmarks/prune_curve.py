@@ -18,6 +18,8 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from edgemt.artefacts import network_folder
+
 ROOT = Path(__file__).parents[1]
 
 
@@ -66,7 +68,7 @@ def made(given: argparse.Namespace, target: str, ratio: float) -> dict[str, Any]
         return json.loads((folder / "row.json").read_text())
     at = opened(given.run)
     card = stage_folder.read_card(given.run / "student")
-    network = stage_folder.load_network(given.run / "student")
+    network = network_folder.load_network(given.run / "student")
     plan = None
     if ratio:
         try:
@@ -129,14 +131,13 @@ def tuned(given: argparse.Namespace, at: Any, network: Any, folder: Path) -> Any
     """Fine-tuned by the recipe's method; a checkpoint in the folder is taken up."""
     import copy
 
-    from edgemt.artefacts import stage_folder
     from edgemt.pipeline.train import builder
     from edgemt.training import engine
 
     folder.mkdir(parents=True, exist_ok=True)
     known = {
         "student": lambda: copy.deepcopy(network),
-        "teacher": lambda: stage_folder.load_network(given.run / "teacher"),
+        "teacher": lambda: network_folder.load_network(given.run / "teacher"),
     }
     done = engine.train(
         at.recipe.student.method,
@@ -186,7 +187,7 @@ def filled(default: Any, saved: dict[str, Any]) -> Any:
 
 def timed(given: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Median latency, and the median of its ratios to the first row's inside a round."""
-    from deploy.benchmark.timing import BenchOptions, in_turns, warm_up
+    from deploy.measurement.timing import BenchOptions, in_turns, warm_up
     from deploy.runtimes.load import runner
     from edgemt.pipeline.quantize import frames_of
 

@@ -67,19 +67,20 @@ def ours(image: Any, label: Any, *, filters: int) -> Callable[[], object]:
     import teachers
     from edgemt.contract import Batch
     from edgemt.methods import METHODS
-    from edgemt.training.engine import Run, Schedule
+    from edgemt.training.engine import Trainer
+    from edgemt.training.options import Schedule
 
     def build(kind: str, init: int) -> Any:
         return teachers.build("vnet", channels=1, classes=CLASSES, filters=filters)
 
     schedule = Schedule(labelled=LABELLED, unlabelled=UNLABELLED, optimiser="sgd", learning_rate=0.01)
-    run = Run(METHODS["ua_mt"], build=build, schedule=schedule, seed=0)
+    run = Trainer(METHODS["ua_mt"], build=build, schedule=schedule, seed=0)
     batch = Batch(image=image, label=label)
     return lambda: run.step(lambda index, device: batch)
 
 
 def ours_precision(device: Any) -> str:
-    from edgemt.training.engine import resolve_precision
+    from edgemt.training.device import resolve_precision
 
     learns, looks = (resolve_precision("auto", device, learns_volumes=learns) for learns in (True, False))
     return f"{learns} (students), {looks} (averages)"

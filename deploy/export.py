@@ -25,8 +25,8 @@ from torch import Tensor, nn
 
 from deploy.package.onnx_inspect import read_graph_file
 from deploy.runtimes.openvino_backend import core
-from edgemt.contract import Normalise
-from edgemt.io.atomic import no_space, whole
+from edgemt.io.atomic import atomic_write, no_space
+from edgemt.model_card import Normalisation
 
 INPUT, OUTPUT = "frame", "mask"
 OPSETS = (18, 19, 20, 21)  # what the exporter writes and all three runtimes read
@@ -35,7 +35,7 @@ OPSETS = (18, 19, 20, 21)  # what the exporter writes and all three runtimes rea
 class Shippable(nn.Module):
     """frame uint8 [N, H, W, K] -> mask uint8 [N, H, W], around a network that returns contract.Output."""
 
-    def __init__(self, network: nn.Module, *, normalise: Normalise, channels: int) -> None:
+    def __init__(self, network: nn.Module, *, normalise: Normalisation, channels: int) -> None:
         super().__init__()
         self.network = network
         self.per_image = normalise.per_image
@@ -77,7 +77,7 @@ def export_onnx(
     *,
     size: tuple[int, int],
     channels: int,
-    normalise: Normalise,
+    normalise: Normalisation,
     opset: int = 20,
 ) -> Path:
     """Write frame uint8 [1, H, W, K] -> mask uint8 [1, H, W] as one checked file without side files.
@@ -109,7 +109,7 @@ def export_onnx(
     assert program is not None
     model = program.model_proto
     without_traces(model)
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(model.SerializeToString(deterministic=True))
         check(part, name=str(path))
     return Path(path)

@@ -14,7 +14,7 @@ from tyro.conf import subcommand
 from deploy.runtimes.runner import out_of_memory
 from edgemt.commands import bench, check, compare, export, listing, package, pipeline, signing, stream
 from edgemt.commands.console import alone, say
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.io.atomic import no_space
 
 COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
@@ -96,7 +96,7 @@ def _dispatch(args: list[str]) -> None:
         print(f"edgemt {__version__}")
         return
     if args and not args[0].startswith("-") and args[0] not in NAMES:
-        raise ValueError(unknown("command", args[0], list(NAMES)))
+        raise ValueError(unknown_name_message("command", args[0], list(NAMES)))
     takes_fields = bool(args) and args[0] in NAMES and issubclass(NAMES[args[0]], TAKES_FIELDS)
     wants_fields = takes_fields and len(args) > 1 and not args[1].startswith("-") and {"-h", "--help"} & set(args)
     outer = [a for a in args if a not in ("-h", "--help")] if wants_fields else args

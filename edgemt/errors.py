@@ -6,7 +6,7 @@ from collections.abc import Iterable
 from difflib import get_close_matches
 
 
-def unknown(what: str, name: str, known: Iterable[str]) -> str:
+def unknown_name_message(what: str, name: str, known: Iterable[str]) -> str:
     """`unknown recipe 'phantm'; nearest: phantom (of phantom, kvasir, ...)`."""
     names = sorted(known)
     near = get_close_matches(name, names, n=1, cutoff=0.0)

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgemt.contract import HEADS
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.io.network_options import TIMM, checked, plain_name
 
 if TYPE_CHECKING:
@@ -92,10 +92,10 @@ def build(
     encoder = encoder_name(name)
     options = checked(options, TIMM, network=name)
     if not timm.is_model(plain_name(encoder, network=name)):
-        raise ValueError(unknown("student", name, [*STUDENTS, *timm.list_models()]))
+        raise ValueError(unknown_name_message("student", name, [*STUDENTS, *timm.list_models()]))
     for head in heads:
         if head not in HEADS:
-            raise ValueError(f"student {name}: {unknown('head', head, HEADS)}")
+            raise ValueError(f"student {name}: {unknown_name_message('head', head, HEADS)}")
     if not (isinstance(resolution, (int, float)) and LOWEST_RESOLUTION <= resolution <= 1):
         raise ValueError(f"student {name}: resolution = {resolution!r}: give a part of the sides, 0.25 to 1")
     if classes < 2:

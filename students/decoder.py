@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 
 
 def resize(x: Tensor, like: Tensor, up: str = "bilinear") -> Tensor:
@@ -131,7 +131,7 @@ WIDTHS = {2: 16, 4: 32, 8: 48, 16: 64, 32: 96}
 def row(name: str) -> Decoder:
     """The row for `name`. Raises ValueError with the nearest name when there is none."""
     if name not in DECODERS:
-        raise ValueError(unknown("decoder", name, DECODERS))
+        raise ValueError(unknown_name_message("decoder", name, DECODERS))
     return DECODERS[name]
 
 

@@ -9,7 +9,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from edgemt.contract import HEADS, Head
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 
 if TYPE_CHECKING:
     from torch import nn
@@ -101,7 +101,7 @@ def find(name: str) -> Teacher:
         **TEACHERS,
     }
     if name not in rows:
-        raise ValueError(unknown("teacher", name, rows))
+        raise ValueError(unknown_name_message("teacher", name, rows))
     return rows[name]
 
 

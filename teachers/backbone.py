@@ -17,11 +17,11 @@ from safetensors.torch import load_file
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from edgemt.contract import Normalise
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.io import encoder_weights
 from edgemt.io.atomic import sha256
 from edgemt.io.encoder_weights import EncoderWeights
+from edgemt.model_card import Normalisation
 
 HEADS = ("head", "head_dist", "fc", "fc_norm", "classifier", "last_linear", "mask_token")  # may be left over in a file
 
@@ -41,7 +41,9 @@ class Backbone(nn.Module):
     mean: Tensor
     std: Tensor
 
-    def __init__(self, name: str, *, weights: EncoderWeights | Path | str, normalise: Normalise, size: int = 0) -> None:
+    def __init__(
+        self, name: str, *, weights: EncoderWeights | Path | str, normalise: Normalisation, size: int = 0
+    ) -> None:
         """`weights`: of `weights_of`, or a safetensors file. Raises ValueError where they do not fit."""
         super().__init__()
         self.encoder, self.flexible = _built(name)
@@ -85,7 +87,7 @@ def weights_of(name: str, *, given: str = "") -> EncoderWeights:
     Raises ValueError, naming field and remedy, where the encoder or the file is not to be had.
     """
     if not timm.is_model(name):
-        raise ValueError(f"student.feature_teacher: {unknown('encoder', name, timm.list_models())}")
+        raise ValueError(f"student.feature_teacher: {unknown_name_message('encoder', name, timm.list_models())}")
     if not given:
         try:
             found = encoder_weights.find(name, pretrained="always", what="encoder")
@@ -142,7 +144,7 @@ def _load(encoder: nn.Module, weights: EncoderWeights) -> None:
             raise ValueError(f"{does_not_fit}: it {what} {keys[0]} and {len(keys) - 1} more; name its own encoder")
 
 
-def _rescaled(normalise: Normalise, *, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
+def _rescaled(normalise: Normalisation, *, mean: tuple[float, ...], std: tuple[float, ...]) -> tuple[Tensor, Tensor]:
     """Scale and shift [1, 3, 1, 1] from the run's normalisation to the encoder's."""
     if normalise.per_image:
         return torch.ones(1, 3, 1, 1), torch.zeros(1, 3, 1, 1)

@@ -20,7 +20,7 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgemt.io.atomic import NoSpaceError, whole
+from edgemt.io.atomic import NoSpaceError, atomic_write
 from teachers.promptable import Answer
 
 Progress = Callable[[int, int], None]
@@ -65,7 +65,7 @@ class Store:
             size = sum(x.nbytes for x in halves.values())
             if done == 1:
                 self._room(size, standing=len(set(files)) - len(missing), missing=len(missing))
-            with whole(file) as part:
+            with atomic_write(file) as part:
                 save_file(halves, part)
             if done == 1 and say is not None:
                 took = time.monotonic() - began
@@ -109,7 +109,7 @@ def read(file: Path) -> list[Tensor]:
 class Remembered(nn.Module):
     """A promptable network that answers from embeddings on disk: it is told which image, and never encodes one.
 
-    `files` [cases][slices]; a case that is no volume has one slice. Its frame is the whole image as it was embedded,
+    `files[case][slice]`: a case that is no volume has one slice. Its frame is the whole image as it was embedded,
     not an augmented view: questions and answers are in shares of that frame.
     """
 

@@ -11,7 +11,7 @@ from typing import Any, Literal
 from torch import Tensor, nn
 
 from edgemt.contract import Output
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.io import encoder_weights
 from edgemt.io.encoder_weights import PRETRAINED, Hub
 from edgemt.io.network_options import TIMM, checked, of_constructor, plain_name
@@ -86,9 +86,9 @@ def from_smp(
     title = f"teacher smp/{architecture}"
     encoder = LITE.get(encoder, encoder)
     if pretrained not in PRETRAINED:
-        raise ValueError(f"{title}: {unknown('pretrained', pretrained, PRETRAINED)}")
+        raise ValueError(f"{title}: {unknown_name_message('pretrained', pretrained, PRETRAINED)}")
     if not encoder.startswith("tu-") and encoder not in encoders:
-        raise ValueError(f"{title}: {unknown('encoder', encoder, [*encoders, *LITE])}")
+        raise ValueError(f"{title}: {unknown_name_message('encoder', encoder, [*encoders, *LITE])}")
     plain_name(encoder, network=f"smp/{architecture}")
     options = checked(options, {*of_constructor(getattr(smp, architecture)), *TIMM}, network=f"smp/{architecture}")
     name, hub = published(encoder)

@@ -13,19 +13,19 @@ from typing import Any
 import torch
 from torch import nn
 
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.methods import METHODS
 from edgemt.pipeline.run_context import Run
 from edgemt.pipeline.train import described, drop
 from edgemt.recipes import RECIPES, Int8
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 READER = "down.0.4"  # the convolution that reads what was planted
 
 
 def network(seed: int = 0) -> nn.Module:
     """A small U-Net with batch statistics of its own."""
-    return stage_folder.build_network(
+    return network_folder.build_network(
         {
             "room": "teachers",
             "name": "unet",
@@ -103,7 +103,7 @@ def _keep(at: Run, stage: str, net: nn.Module) -> None:
         recipe_hash=stage,
         measured={stage_folder.WEIGHTS: {**measured, "drop": drop(None, measured), "runtime": "torch"}},
     )
-    stage_folder.save_network(folder, net, card)
+    network_folder.save_network(folder, net, card)
 
 
 def again(at: Run, **choices: Any) -> Run:

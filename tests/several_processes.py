@@ -14,12 +14,13 @@ import torch
 from torch import nn
 
 from edgemt.contract import Batch, Output, Step
+from edgemt.io import process_rank
 from edgemt.learning.losses import cross_entropy
 from edgemt.learning.method import Method, Terms
 from edgemt.learning.roles import Ema, Memory, Players, Role, Trainable
 from edgemt.methods import METHODS, Discriminator
 from edgemt.training import distributed, engine
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 FAST = Schedule(steps=4, labelled=2, unlabelled=2, precision="32-true", validations=2, checkpoint_every=1, warmup=2)
 NAMES = ("dan", "cps", "ua_mt", "cutmix_mt", "distillation")
@@ -75,7 +76,7 @@ class Remembering(Method):
 
 def build(kind: str, init: int) -> nn.Module:
     torch.manual_seed(
-        init + 7 * distributed.rank()
+        init + 7 * process_rank.rank()
     )  # as if a download had failed on one node: the first one's must count
     return Discriminator(classes=3, channels=1) if kind == "discriminator" else Small()
 
@@ -101,9 +102,9 @@ class Cut(Exception):
     pass
 
 
-def cut_at(step: int) -> engine.Draw:
+def cut_at(step: int) -> engine.DrawBatch:
     def until(index: int, device: torch.device) -> Batch:
-        if index // distributed.world() == step:
+        if index // process_rank.world_size() == step:
             raise Cut
         return draw(index, device)
 
@@ -117,8 +118,8 @@ def digest(module: nn.Module) -> str:
     return state.hexdigest()
 
 
-def after(method: Method, steps: int, *, draw: engine.Draw = draw, **options: Any) -> engine.Run:
-    run = engine.Run(method, schedule=FAST, seed=0, **({"build": build} | options))
+def after(method: Method, steps: int, *, draw: engine.DrawBatch = draw, **options: Any) -> engine.Trainer:
+    run = engine.Trainer(method, schedule=FAST, seed=0, **({"build": build} | options))
     for _ in range(steps):
         run.step(draw)
     return run
@@ -132,7 +133,7 @@ def every_player_is_the_same(folder: Path) -> dict[str, Any]:
 
 def weights_of_two_halves(folder: Path) -> list[float]:
     run = after(ByRows(), 4, build=build_plain)
-    return [float(v) for p in run.delivered.parameters() for v in p.detach().flatten()]
+    return [float(v) for p in run.output_network.parameters() for v in p.detach().flatten()]
 
 
 def chance(folder: Path) -> list[float]:
@@ -155,7 +156,7 @@ def nan_in_one(folder: Path) -> dict[str, Any]:
 
     def broken(index: int, device: torch.device) -> Batch:
         batch = draw(index, device)
-        return replace(batch, image=batch.image * float("nan")) if distributed.rank() == 1 else batch
+        return replace(batch, image=batch.image * float("nan")) if process_rank.rank() == 1 else batch
 
     skipped = run.step(broken) is None
     kept = digest(run.players) == before
@@ -167,7 +168,7 @@ def cut_and_resumed(folder: Path) -> dict[str, Any]:
     seen: list[int] = []
 
     def evaluate(network: nn.Module) -> float:
-        seen.append(distributed.rank())
+        seen.append(process_rank.rank())
         return 0.5
 
     for name in ("dan", "cutmix_mt"):
@@ -175,7 +176,7 @@ def cut_and_resumed(folder: Path) -> dict[str, Any]:
         whole = engine.train(METHODS[name], draw=draw, folder=folder / name / "whole", **given)
         with suppress(Cut):
             engine.train(METHODS[name], draw=cut_at(2), folder=folder / name / "cut", **given)
-        distributed.wait()
+        distributed.barrier()
         resumed = engine.train(METHODS[name], draw=draw, folder=folder / name / "cut", **given)
         found[name] = {"whole": digest(whole.network), "resumed": digest(resumed.network)}
     with suppress(Cut):
@@ -197,15 +198,15 @@ def failing_in_one(folder: Path) -> str:
 
 
 def failing_alone_where_the_others_wait(folder: Path) -> str:
-    @distributed.together()
+    @distributed.distributed_run()
     def stage() -> str:
-        made = distributed.by_first(lambda: {"from": distributed.rank(), "odd": ["é", 1.5]})
+        made = distributed.run_on_main(lambda: {"from": process_rank.rank(), "odd": ["é", 1.5]})
         assert made == {"from": 0, "odd": ["é", 1.5]}
 
         def fails() -> str:
             raise PermissionError(13, "Permission denied", "ship")
 
-        return distributed.by_first(fails)
+        return distributed.run_on_main(fails)
 
     try:
         return stage()
@@ -229,5 +230,5 @@ def process(rank: int, world: int, folder: str) -> None:
     torch.distributed.init_process_group("gloo", f"file://{folder}/meet", rank=rank, world_size=world)
     found = {scenario.__name__: scenario(Path(folder)) for scenario in SCENARIOS}
     Path(folder, f"{rank}.json").write_text(json.dumps(found))
-    distributed.wait()
+    distributed.barrier()
     torch.distributed.destroy_process_group()

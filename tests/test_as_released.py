@@ -14,7 +14,7 @@ from torchvision.transforms import v2
 
 import teachers
 from edgemt import recipes
-from edgemt.contract import Batch, Normalise, Output, Step
+from edgemt.contract import Batch, Output, Step
 from edgemt.data.augment2d import NO_AUGMENT, warp
 from edgemt.data.slice_dataset import Stack, TwoStream
 from edgemt.learning.perturbations import Jitter
@@ -22,11 +22,13 @@ from edgemt.learning.pseudo_labels import largest_component
 from edgemt.learning.roles import Alternating, Players
 from edgemt.methods import METHODS, Discriminator, Method
 from edgemt.methods.bcp import regions
+from edgemt.model_card import Normalisation
 from edgemt.pipeline import run_context
 from edgemt.pipeline.train import trained
 from edgemt.testing.tiny_training import CHANNELS, Stage, Tiny, batch_of
-from edgemt.training import engine
-from edgemt.training.engine import Run, Schedule
+from edgemt.training import engine, progress
+from edgemt.training.engine import Trainer
+from edgemt.training.options import Schedule
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -218,7 +220,7 @@ def test_the_discriminator_learns_with_its_own_adam_and_drops_nothing_while_the_
         return Discriminator(classes=3, channels=CHANNELS, width=4) if kind == "discriminator" else Tiny(2, 3)
 
     schedule = Schedule(steps=10, labelled=2, unlabelled=3, warmup=5, precision="32-true")
-    run = Run(METHODS[name], build=build, schedule=schedule, seed=0)
+    run = Trainer(METHODS[name], build=build, schedule=schedule, seed=0)
     modes: list[bool] = []
     run.players["discriminator"].register_forward_hook(lambda module, *_: modes.append(module.training))
     for _ in range(3):
@@ -236,7 +238,7 @@ def test_a_discriminator_cannot_tell_the_rows_by_their_intensity(name: str) -> N
         NO_AUGMENT, labelled_intensity=0.5, chance=1.0, brightness=(1.5, 1.5), contrast=(1, 1), gamma=(1, 1)
     )
     stacks = Stack(image, torch.zeros(4, 8, 8, dtype=torch.uint8)), Stack(image, None)
-    raw = Normalise((0.0,), (1.0,))
+    raw = Normalisation((0.0,), (1.0,))
     alike = METHODS[name].alike
     batches = [TwoStream(*stacks, (8, 8), options, raw, alike=alike).batch(k).image for k in range(20)]
     changed = torch.stack([(x.flatten(1).mean(1) - 120 / 255).abs() > 0.05 for x in batches]).float().mean(0)
@@ -328,10 +330,10 @@ def test_a_threshold_that_nearly_every_voxel_passes_is_noticed(
 ) -> None:
     history = {"terms": {"accepted": [0.1, 0.2, share, share]}}
     for name in ("unimatch", "cutmix_mt"):
-        engine.note_threshold(METHODS[name], history, label="teacher")
+        progress.warn_if_threshold_accepts_all(METHODS[name], history, label="teacher")
         said = capsys.readouterr().err
         assert ("98.0 % of the voxels passed the confidence threshold" in said) == noticed and said.count("\n") <= 1
-    engine.note_threshold(METHODS["ua_mt"], history, label="teacher")
+    progress.warn_if_threshold_accepts_all(METHODS["ua_mt"], history, label="teacher")
     assert capsys.readouterr().err == "", "the mask of UA-MT is meant to open"
 
 

@@ -14,7 +14,7 @@ from edgemt.data.options import VolumeOptions
 from edgemt.data.slice_dataset import load
 from edgemt.data.volume_dataset import load_volumes
 from edgemt.inference.evaluate import prepare
-from edgemt.io.images import read_label_volume, read_volume, volume_shape
+from edgemt.io.volumes import read_label_volume, read_volume, volume_shape
 
 nibabel = pytest.importorskip("nibabel")
 

@@ -15,12 +15,12 @@ pytest.importorskip("onnxruntime")
 from tiny_ship import frame, make_ship  # noqa: E402
 
 from deploy.benchmark import bench as bench_module  # noqa: E402
-from deploy.benchmark import timing  # noqa: E402
 from deploy.benchmark.bench import BenchOptions, bench, measure, notes, paced, table, without_raw  # noqa: E402
 from deploy.benchmark.cold_start import cold_start  # noqa: E402
 from deploy.benchmark.package_bench import bench_ship  # noqa: E402
-from deploy.benchmark.percentiles import median, ratio, summary  # noqa: E402
 from deploy.hardware.machine import Load, describe, memory  # noqa: E402
+from deploy.measurement import timing  # noqa: E402
+from deploy.measurement.percentiles import median, ratio, summary  # noqa: E402
 
 QUICK = BenchOptions(
     warmup=3, iterations=20, seconds=0.2, rounds=3, block_ms=4, paced_hz=200, second_hz=0, paced_seconds=0.1,

@@ -13,7 +13,7 @@ from torch import nn
 from edgemt.contract import Batch
 from edgemt.methods import METHODS
 from edgemt.training import checkpoint, engine
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 FAST = Schedule(steps=6, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=2, warmup=2)
 
@@ -46,7 +46,7 @@ def train(folder: Path, **changes: object) -> engine.Trained:
     return engine.train(METHODS["mean_teacher"], folder=folder, **given)  # type: ignore[arg-type]
 
 
-def load(file: Path, run: engine.Run) -> None:
+def load(file: Path, run: engine.Trainer) -> None:
     checkpoint.read_state(file)
     checkpoint.load(file, players=run.players, optimisers=run.optimisers)
 
@@ -55,7 +55,7 @@ def test_every_flipped_bit_of_a_checkpoint_is_found(tmp_path: Path) -> None:
     train(tmp_path)
     file = tmp_path / checkpoint.CHECKPOINT
     whole = file.read_bytes()
-    run = engine.Run(METHODS["mean_teacher"], build=build, schedule=FAST, seed=0)
+    run = engine.Trainer(METHODS["mean_teacher"], build=build, schedule=FAST, seed=0)
     load(file, run)
     draws = np.random.default_rng(0)
     places = [*draws.integers(0, len(whole), 60), *range(0, 200, 8), len(whole) - 1]
@@ -80,7 +80,7 @@ def test_a_damaged_checkpoint_is_refused_and_the_one_before_is_taken_up_when_it_
         train(tmp_path / "run", draw=until)
     file = tmp_path / "run" / checkpoint.CHECKPOINT
     assert checkpoint.read_state(file)["index"] == 4
-    assert checkpoint.read_state(checkpoint.previous(file))["index"] == 2
+    assert checkpoint.read_state(checkpoint.previous_checkpoint(file))["index"] == 2
     damaged = bytearray(file.read_bytes())
     damaged[-3] ^= 4
     file.write_bytes(damaged)

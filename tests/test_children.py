@@ -100,7 +100,7 @@ REFUSED = {
 def test_a_card_cannot_have_a_file_loaded(name: str, option: str, tmp_path: Path) -> None:
     """A FIFO in its place would be waited for, were it opened."""
     pytest.importorskip("timm")
-    from edgemt.artefacts.stage_folder import build_network
+    from edgemt.artefacts.network_folder import build_network
 
     file = tmp_path / "evil.pth"
     value = json.loads(json.dumps(REFUSED[option]).replace("FILE", str(file)))
@@ -140,7 +140,7 @@ def test_options_of_the_allow_list_still_reach_the_builders() -> None:
 )
 def test_a_network_that_is_none_is_one_line(network: dict[str, object]) -> None:
     pytest.importorskip("timm")
-    from edgemt.artefacts.stage_folder import build_network
+    from edgemt.artefacts.network_folder import build_network
 
     with pytest.raises(ValueError) as error:
         build_network(network)

@@ -241,7 +241,7 @@ def test_bcp_and_ssl4mis_have_the_settings_of_their_releases():
         schedule = of.teacher.schedule
         assert (schedule.optimiser, schedule.learning_rate, schedule.weight_decay) == ("sgd", 0.01, 1e-4)
         assert schedule.power == power and schedule.steps == recipe.teacher.schedule.steps
-        assert schedule.rate(0) == 0.01 and schedule.clip == 0, "no warm-up, no clipping"
+        assert schedule.lr_at(0) == 0.01 and schedule.clip == 0, "no warm-up, no clipping"
         assert of.augment == LIGHT and of.per_image == (name != "unimatch")
     common = runs.recipe_of(runs.One("bcp", 0, Path("x")), recipe)
     assert common.teacher.schedule == recipe.teacher.schedule

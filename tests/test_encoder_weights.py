@@ -11,13 +11,13 @@ import torch
 from safetensors.torch import save_file
 
 import students
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io import encoder_weights
 from edgemt.io.encoder_weights import PACKAGES, adapt_first_conv, find, load, load_into, tensor_digest, timm_names
 from edgemt.pipeline import flow
 from edgemt.pipeline.run_context import start
 from edgemt.recipes import RECIPES, Recipe, Student, Teacher
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 TINY = "test_efficientnet"
 LITE = "tf_efficientnet_lite0"
@@ -185,10 +185,10 @@ def test_teachers_of_smp_take_the_same_weights(architecture: str) -> None:
 def test_fixed_sizes_export_without_padding_nodes_in_the_encoder(name: str, tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     from deploy.export import export_onnx
-    from edgemt.contract import Normalise
+    from edgemt.model_card import Normalisation
 
     network = students.build(name, channels=3, classes=2).eval()
-    export_onnx(network, tmp_path / "m.onnx", size=(64, 64), channels=3, normalise=Normalise())
+    export_onnx(network, tmp_path / "m.onnx", size=(64, 64), channels=3, normalise=Normalisation())
     pads = [node.name for node in onnx.load(tmp_path / "m.onnx").graph.node if node.op_type == "Pad"]
     assert len(pads) == 1  # the one of the mask's fixed upsampling
 
@@ -254,7 +254,7 @@ def test_a_students_network_can_be_the_teacher(tmp_path: Path) -> None:
         "decoder": "dense2",
     }
     assert card.network["encoder_weights"]["origin"] == "own.safetensors"
-    stage_folder.load_network(out / "teacher")
+    network_folder.load_network(out / "teacher")
     with pytest.raises(ValueError, match="has no encoder that takes them"):
         flow.run(replace(recipe, teacher=Teacher(network="unet", encoder_weights=str(file))), out, until="teacher")
 

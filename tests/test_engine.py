@@ -16,7 +16,9 @@ from edgemt.learning.method import Method, Terms
 from edgemt.learning.roles import Players
 from edgemt.methods import METHODS, Discriminator
 from edgemt.training import checkpoint, engine
-from edgemt.training.engine import Schedule, train
+from edgemt.training.device import resolve_precision
+from edgemt.training.engine import train
+from edgemt.training.options import Schedule
 
 FAST = Schedule(steps=8, labelled=2, unlabelled=2, precision="32-true", validations=2, checkpoint_every=2, warmup=2)
 
@@ -109,7 +111,7 @@ def test_a_nan_loss_skips_the_step_and_training_goes_on(tmp_path: Path) -> None:
 
 
 def test_a_skipped_step_leaves_no_trace_in_any_player(tmp_path: Path) -> None:
-    run = engine.Run(METHODS["mean_teacher"], build=build, schedule=FAST, seed=0)
+    run = engine.Trainer(METHODS["mean_teacher"], build=build, schedule=FAST, seed=0)
     run.step(draw)
     before = {k: v.clone() for k, v in run.players.state_dict().items()}
 
@@ -124,7 +126,7 @@ def test_a_skipped_step_leaves_no_trace_in_any_player(tmp_path: Path) -> None:
 
 
 def test_a_bad_loss_leaves_no_gradient_behind() -> None:
-    run = engine.Run(Exploding(bad=(0,)), build=build, schedule=FAST, seed=0)
+    run = engine.Trainer(Exploding(bad=(0,)), build=build, schedule=FAST, seed=0)
     assert run.step(draw) is None and run.history["skipped"] == 1
     assert all(p.grad is None for p in run.players.parameters())
 
@@ -168,7 +170,7 @@ def test_a_run_on_volumes_that_was_cut_ends_with_the_same_bits(name: str, tmp_pa
 
 
 def test_a_network_of_volumes_is_laid_out_for_the_processor() -> None:
-    run = engine.Run(METHODS["ua_mt"], build=build_volumes, schedule=FAST, seed=0)
+    run = engine.Trainer(METHODS["ua_mt"], build=build_volumes, schedule=FAST, seed=0)
     last = run.fabric.device.type == "cpu"
     for name in ("student", "teacher"):
         weight = run.players[name].body[0].weight
@@ -229,11 +231,11 @@ def test_a_schedule_refuses_what_cannot_train(field: str) -> None:
 
 def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
     schedule = Schedule(steps=100, warmup=10, learning_rate=1.0)
-    assert schedule.rate(0) < schedule.rate(9) and schedule.rate(99) < 0.05
+    assert schedule.lr_at(0) < schedule.lr_at(9) and schedule.lr_at(99) < 0.05
 
 
 def test_neighbouring_steps_have_unrelated_seeds() -> None:
-    seeds = [engine._mixed(0, i) for i in range(1000)] + [engine._mixed(1, i) for i in range(1000)]
+    seeds = [engine.step_seed(0, i) for i in range(1000)] + [engine.step_seed(1, i) for i in range(1000)]
     assert len(set(seeds)) == 2000
     assert len({s % 16 for s in seeds[:400]}) == 16
 
@@ -256,7 +258,7 @@ def test_every_kind_of_player_trains_on_a_gpu_in_mixed_precision(name: str, tmp_
 @pytest.mark.gpu
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="no CUDA device")
 def test_a_nan_on_a_gpu_is_seen_in_the_step_that_had_it() -> None:
-    run = engine.Run(METHODS["ua_mt"], build=build_volumes, schedule=replace(FAST, precision="auto"), seed=0)
+    run = engine.Trainer(METHODS["ua_mt"], build=build_volumes, schedule=replace(FAST, precision="auto"), seed=0)
     assert run.step(draw_volumes) is not None
     before = {k: v.clone() for k, v in run.players.state_dict().items()}
 
@@ -272,16 +274,16 @@ def test_a_nan_on_a_gpu_is_seen_in_the_step_that_had_it() -> None:
 def test_volumes_are_learnt_in_exact_arithmetic_on_a_cpu_and_frames_as_before() -> None:
     """The bf16 backward pass of a 3-D network on a CPU is not to be trusted: it reads memory that nobody wrote."""
     cpu = torch.device("cpu")
-    assert engine.resolve_precision("auto", cpu, learns_volumes=True) == "32-true"
-    assert engine.resolve_precision("auto", cpu) in ("bf16-mixed", "32-true")
-    assert engine.resolve_precision("bf16-mixed", cpu, learns_volumes=True) == "bf16-mixed"  # who asks gets it
+    assert resolve_precision("auto", cpu, learns_volumes=True) == "32-true"
+    assert resolve_precision("auto", cpu) in ("bf16-mixed", "32-true")
+    assert resolve_precision("bf16-mixed", cpu, learns_volumes=True) == "bf16-mixed"  # who asks gets it
 
 
 def test_a_gradient_that_is_not_a_number_moves_nothing_though_the_loss_was_one() -> None:
-    run = engine.Run(
+    run = engine.Trainer(
         METHODS["supervised"],
         build=lambda kind, init: torch.nn.Linear(1, 1),
-        schedule=engine.Schedule(steps=2, precision="32-true"),
+        schedule=Schedule(steps=2, precision="32-true"),
         seed=0,
     )
     player = run.players["student"]

@@ -9,12 +9,12 @@ import pytest
 import torch
 from torch import nn
 
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.contract import Output
 from edgemt.learning.ensemble import Ensemble
 from edgemt.pipeline import flow
 from edgemt.recipes import RECIPES, Recipe, Student
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 QUICK = Schedule(steps=2, labelled=2, unlabelled=2, validations=1, warmup=1)
 
@@ -63,9 +63,9 @@ def test_a_student_is_distilled_from_the_mean_of_the_members(
     recipe, out = tiny(members=2, flips=2), tmp_path / "run"
     flow.run(recipe, out, until="student")
     assert capsys.readouterr().err.count("data: synthetic") == 1  # the images are read once, not once a member
-    first, second = (stage_folder.load_network(out / "members" / name) for name in "12")
+    first, second = (network_folder.load_network(out / "members" / name) for name in "12")
     assert not torch.equal(next(first.parameters()), next(second.parameters()))
-    teacher, x = stage_folder.load_network(out / "teacher"), torch.randn(2, 3, 32, 32)
+    teacher, x = network_folder.load_network(out / "teacher"), torch.randn(2, 3, 32, 32)
     with torch.no_grad():
         wanted = Ensemble([first, second], flips=2).eval()(x).logits
         torch.testing.assert_close(teacher(x).logits, wanted)

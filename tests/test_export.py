@@ -16,10 +16,11 @@ from deploy import export
 from deploy.export import Shippable, check, export_onnx, export_openvino
 from deploy.quantization.int8 import accepted_by_nvidia_parser
 from deploy.runtimes.openvino_backend import core
-from edgemt.contract import Normalise, Output
+from edgemt.contract import Output
+from edgemt.model_card import Normalisation
 
 SIZE = (64, 96)
-NORMALISE = Normalise(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
+NORMALISE = Normalisation(mean=(0.5, 0.4, 0.3), std=(0.2, 0.25, 0.3))
 
 
 class Blobs(nn.Module):
@@ -62,7 +63,7 @@ def openvino_masks(path, images: np.ndarray) -> np.ndarray:
     return np.concatenate([model({"frame": image[None]})["mask"] for image in images])
 
 
-def torch_masks(network: nn.Module, images: np.ndarray, normalise: Normalise) -> np.ndarray:
+def torch_masks(network: nn.Module, images: np.ndarray, normalise: Normalisation) -> np.ndarray:
     shippable = Shippable(network, normalise=normalise, channels=images.shape[-1]).eval()
     with torch.no_grad():
         return shippable(torch.from_numpy(images)).numpy()
@@ -77,7 +78,7 @@ def exported(tmp_path_factory):
 @pytest.mark.parametrize(("channels", "per_image"), [(1, True), (3, False)])
 def test_every_runtime_gives_the_mask_of_torch(channels, per_image, tmp_path):
     network, images = blobs(channels), frames(3, channels)
-    normalise = Normalise(per_image=per_image)
+    normalise = Normalisation(per_image=per_image)
     path = export_onnx(network, tmp_path / "m.onnx", size=SIZE, channels=channels, normalise=normalise)
     expected = torch_masks(network, images, normalise)
     assert len(np.unique(expected)) > 1 and expected.dtype == np.uint8 and expected.shape == (3, *SIZE)
@@ -102,17 +103,21 @@ def test_normalisation_in_the_graph_is_that_of_the_contract():
     fixed = Shippable(nn.Identity(), normalise=NORMALISE, channels=3).normalised(images)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (NORMALISE.mean, NORMALISE.std))
     assert torch.allclose(fixed, (x - mean) / std, atol=1e-5)
-    own = Shippable(nn.Identity(), normalise=Normalise(per_image=True), channels=3).normalised(images)
+    own = Shippable(nn.Identity(), normalise=Normalisation(per_image=True), channels=3).normalised(images)
     assert torch.allclose(own.mean((2, 3)), torch.zeros(2, 3), atol=1e-4)
     assert torch.allclose(own.std((2, 3), correction=0), torch.ones(2, 3), atol=1e-3)
 
 
 def test_a_black_frame_is_finite_under_normalisation_by_the_frame_itself():
     black = torch.zeros(1, *SIZE, 3, dtype=torch.uint8)
-    assert Shippable(nn.Identity(), normalise=Normalise(per_image=True), channels=3).normalised(black).isfinite().all()
+    assert (
+        Shippable(nn.Identity(), normalise=Normalisation(per_image=True), channels=3).normalised(black).isfinite().all()
+    )
 
 
-@pytest.mark.parametrize("bad", [Normalise(mean=(0.1, 0.2)), Normalise(std=(0.1, 0.2)), Normalise(std=(0.0,))])
+@pytest.mark.parametrize(
+    "bad", [Normalisation(mean=(0.1, 0.2)), Normalisation(std=(0.1, 0.2)), Normalisation(std=(0.0,))]
+)
 def test_a_normalisation_that_does_not_fit_is_named(bad):
     with pytest.raises(ValueError, match=r"normalise\.(mean|std)"):
         Shippable(nn.Identity(), normalise=bad, channels=3)

@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from edgemt.training.fake_quant import RoundedInput, calibrate, fake_quantize, plain, rounded
+from edgemt.training.fake_quant import FakeQuantInput, calibrate, fake_quantize, fake_quantize_ste, remove_fake_quant
 
 
 def small() -> nn.Sequential:
@@ -24,12 +24,12 @@ def image(seed: int = 0) -> torch.Tensor:
 
 def test_numbers_go_to_the_nearest_step_and_are_cut_off_at_the_ends() -> None:
     x = torch.tensor([-9.0, -0.26, 0.24, 0.26, 9.0])
-    assert rounded(x, torch.tensor(0.5), low=-2.0, high=2.0).tolist() == [-1.0, -0.5, 0.0, 0.5, 1.0]
+    assert fake_quantize_ste(x, torch.tensor(0.5), low=-2.0, high=2.0).tolist() == [-1.0, -0.5, 0.0, 0.5, 1.0]
 
 
 def test_the_gradient_passes_inside_the_range_and_stops_outside() -> None:
     x = torch.tensor([-9.0, 0.3, 9.0], requires_grad=True)
-    rounded(x, torch.tensor(0.5), low=-2.0, high=2.0).sum().backward()
+    fake_quantize_ste(x, torch.tensor(0.5), low=-2.0, high=2.0).sum().backward()
     assert x.grad is not None and x.grad.tolist() == [0.0, 1.0, 0.0]
 
 
@@ -43,17 +43,17 @@ def test_every_output_channel_of_a_weight_has_its_own_127_steps() -> None:
 
 
 def test_what_is_never_negative_gets_all_255_steps_and_no_sign() -> None:
-    reader = RoundedInput().train()
+    reader = FakeQuantInput().train()
     x = torch.linspace(0, 5.1, 1000).view(1, 1, 20, 50)
     steps = reader(x) / (5.1 / 255)
     assert torch.allclose(steps, steps.round(), atol=1e-3)
     assert len(steps.round().unique()) == 256
-    signed = RoundedInput().train()(x - 5.1)
+    signed = FakeQuantInput().train()(x - 5.1)
     assert len(((signed) / (5.1 / 127)).round().unique()) == 128
 
 
 def test_a_range_follows_the_mean_of_single_frames_in_training_alone() -> None:
-    reader = RoundedInput().train()
+    reader = FakeQuantInput().train()
     frames = torch.stack([torch.full((1, 2, 2), 1.0), torch.full((1, 2, 2), 3.0)])
     reader(frames)
     assert reader.reach.tolist() == [2.0, 2.0]
@@ -95,7 +95,7 @@ def test_a_copy_learns_apart_from_the_original() -> None:
 
 def test_taken_off_it_leaves_the_network_that_was_there() -> None:
     exact = small().eval()
-    net = plain(calibrate(fake_quantize(deepcopy(exact)), [image()]).eval())
+    net = remove_fake_quant(calibrate(fake_quantize(deepcopy(exact)), [image()]).eval())
     assert set(net.state_dict()) == set(exact.state_dict())
     assert torch.equal(net(image()), exact(image()))
     assert type(net[0]) is nn.Conv2d

@@ -14,13 +14,13 @@ pytest.importorskip("onnxruntime")
 
 from tiny_ship import frame, make_ship  # noqa: E402
 
-from deploy.benchmark import choose_variant  # noqa: E402
-from deploy.benchmark.timing import BenchOptions  # noqa: E402
-from deploy.benchmark.variants import fastest, latency_records, undecided  # noqa: E402
 from deploy.hardware.machine import Load  # noqa: E402
+from deploy.measurement.timing import BenchOptions  # noqa: E402
+from deploy.measurement.variants import fastest, latency_records, undecided  # noqa: E402
 from deploy.package.package import Ship  # noqa: E402
-from deploy.runtimes.load import runner  # noqa: E402
-from edgemt.contract import Card  # noqa: E402
+from deploy.runtimes import choose_variant  # noqa: E402
+from deploy.runtimes.load import fastest_here, runner  # noqa: E402
+from edgemt.model_card import ModelCard  # noqa: E402
 
 FEW = BenchOptions(iterations=5, rounds=3, warmup=1, block_ms=1)
 
@@ -77,11 +77,11 @@ def test_what_others_do_with_the_machine_does_not_choose() -> None:
 
 
 def test_a_card_that_was_never_timed_names_nothing() -> None:
-    assert fastest(Card()) == {}
+    assert fastest(ModelCard()) == {}
 
 
 def test_a_file_that_the_card_does_not_list_is_never_the_quickest() -> None:
-    assert fastest(Card(files={"model.onnx": ""}, latency=(said("onnxruntime", "../other.onnx", 0.1),))) == {}
+    assert fastest(ModelCard(files={"model.onnx": ""}, latency=(said("onnxruntime", "../other.onnx", 0.1),))) == {}
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.int8.onnx"])
@@ -123,7 +123,7 @@ def test_while_others_use_the_machine_it_is_timed_again_and_then_undecided(monke
     records = latency_records(TWO, [frame(0)], FEW)
     assert {record["undecided"] for record in records} == {True}
     assert records[0]["foreign_cores"] == 0.9  # of the quietest time
-    card = Card(files={"quick.xml": "", "slow.xml": ""}, latency=records)
+    card = ModelCard(files={"quick.xml": "", "slow.xml": ""}, latency=records)
     assert fastest(card) == {} and undecided(card)
     for quiet in (0.1, None):
         busy_for(monkeypatch, 1.7, quiet)
@@ -135,7 +135,7 @@ def test_a_card_made_on_a_busy_machine_chooses_nothing_and_the_device_decides(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("EDGEMT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(choose_variant, "_decided", {})
+    monkeypatch.setattr(choose_variant, "_chosen", {})
     busy_for(monkeypatch, 0.0)
     latency = [
         said("onnxruntime", "model.int8.onnx", 0.156, foreign_cores=1.7),
@@ -152,16 +152,16 @@ def test_a_card_made_on_a_busy_machine_chooses_nothing_and_the_device_decides(
 
     monkeypatch.setattr(choose_variant, "latency_records", records)
     assert runner(ship).file == "model.onnx" and timings == [["model.int8.onnx", "model.onnx"]]
-    monkeypatch.setattr(choose_variant, "_decided", {})  # another process
+    monkeypatch.setattr(choose_variant, "_chosen", {})  # another process
     assert runner(ship).file == "model.onnx" and len(timings) == 1
     (tmp_path / "cache" / "decided.json").write_text("{")
-    monkeypatch.setattr(choose_variant, "_decided", {})
+    monkeypatch.setattr(choose_variant, "_chosen", {})
     assert runner(ship).file == "model.onnx" and len(timings) == 2
 
 
 def test_the_device_really_times_what_it_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEMT_CACHE", str(tmp_path / "cache"))
-    monkeypatch.setattr(choose_variant, "_decided", {})
+    monkeypatch.setattr(choose_variant, "_chosen", {})
     latency = [said("onnxruntime", f, 1.0, undecided=True) for f in ("model.onnx", "model.int8.onnx")]
-    found = choose_variant.decide(told(make_ship(tmp_path / "ship"), *latency))
+    found = fastest_here(told(make_ship(tmp_path / "ship"), *latency))
     assert found is not None and found.file in ("model.onnx", "model.int8.onnx") and found.p50_ms > 0

@@ -13,27 +13,27 @@ from safetensors.torch import load_file, save_file
 
 from deploy.pruning import prune
 from edgemt import recipes
-from edgemt.artefacts import stage_folder
-from edgemt.contract import Normalise
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.data.cohort import DataOptions
 from edgemt.io import encoder_weights
 from edgemt.io.atomic import sha256
 from edgemt.learning.feature_losses import give_maps
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.methods import METHODS
+from edgemt.model_card import Normalisation
 from edgemt.pipeline import flow, quantization_aware, run_context, warm_up
 from edgemt.pipeline import prune as slimming
 from edgemt.pipeline import train as training
 from edgemt.pipeline.overrides import override
 from edgemt.recipes import RECIPES, Int8, Recipe, Slim, Student, Teacher
 from edgemt.training import engine
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 from teachers.backbone import Backbone, weights_of
 
 SCHEDULE = Schedule(steps=2, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=1)
 FILE = "w.safetensors"
 TINY = "test_efficientnet"
-FRAME = Normalise(mean=(0.4, 0.3, 0.2), std=(0.2, 0.25, 0.3))
+FRAME = Normalisation(mean=(0.4, 0.3, 0.2), std=(0.2, 0.25, 0.3))
 
 
 def recipe(feature: FeatureTerm | None = None, **student) -> Recipe:
@@ -85,14 +85,14 @@ def test_the_student_that_is_written_has_no_projection_and_prunes_and_learns_in_
     choices = {"feature_teacher": "test_vit", "feature_teacher_weights": file, "feature": FeatureTerm("vid")}
     at = run_of(taught, tmp_path / "run", **choices)
     student = flow.student(at)
-    whole, card = stage_folder.load_network(student), stage_folder.read_card(student)
+    whole, card = network_folder.load_network(student), stage_folder.read_card(student)
     assert names_in(student) == set(whole.state_dict()) and whole(torch.zeros(1, 3, 32, 32)).maps == ()
     own = training.described(at.recipe.student, at, METHODS["distillation"])
     assert card.network == {**own, "feature_teacher": {"name": "test_vit", "sha256": sha256(file), "size": 0}}
-    assert card.params == sum(p.numel() for p in stage_folder.build_network(own).parameters())
+    assert card.params == sum(p.numel() for p in network_folder.build_network(own).parameters())
 
     slim = slimming.slim(at)
-    network = stage_folder.load_network(slim)
+    network = network_folder.load_network(slim)
     assert sum(p.numel() for p in network.parameters()) < card.params
     terms = json.loads((slim / "curves.json").read_text())["terms"]
     assert terms["feature"] and all(torch.tensor(terms["feature"]).isfinite())
@@ -110,8 +110,8 @@ def test_the_student_that_is_written_has_no_projection_and_prunes_and_learns_in_
 def projected(at: run_context.Run, folder: Path) -> list[tuple[int, int]]:
     """Channels in and out of the projections that a stage gives the student of `folder`."""
     known = {
-        "student": lambda: stage_folder.load_network(folder),
-        "teacher": lambda: stage_folder.load_network(at.folder("teacher")),
+        "student": lambda: network_folder.load_network(folder),
+        "teacher": lambda: network_folder.load_network(at.folder("teacher")),
     }
     method = replace(METHODS["distillation"], feature=FeatureTerm("fitnet"))
     build = training.builder(known, at, method=method, seed=0)
@@ -123,8 +123,8 @@ def test_a_run_that_was_cut_goes_on_to_the_same_bits_with_its_projection(taught,
     at = run_of(taught, tmp_path / "run", feature=FeatureTerm("fitnet"))
     of = at.recipe.student
     known = {
-        "student": lambda: stage_folder.build_network(training.described(of, at, of.method)),
-        "teacher": lambda: stage_folder.load_network(at.folder("teacher")),
+        "student": lambda: network_folder.build_network(training.described(of, at, of.method)),
+        "teacher": lambda: network_folder.load_network(at.folder("teacher")),
     }
 
     def train(folder: Path, stop: int = 99) -> dict[str, torch.Tensor]:
@@ -179,7 +179,7 @@ def test_a_backbone_reads_the_frame_as_its_pretrained_config_expects(tmp_path) -
 
 @pytest.mark.parametrize("channels", [1, 3, 5])
 def test_grey_frames_and_neighbouring_slices_are_read_as_three_channels(channels, tmp_path) -> None:
-    file, one = saved("test_vit", tmp_path / FILE), Normalise(mean=(0.5,), std=(0.5,))
+    file, one = saved("test_vit", tmp_path / FILE), Normalisation(mean=(0.5,), std=(0.5,))
     frame = torch.randn(1, channels, 32, 32)
     middle = frame[:, 1:4] if channels == 5 else frame.expand(1, 3, 32, 32)
     own = Backbone("test_vit", weights=file, normalise=one).eval()
@@ -260,7 +260,7 @@ def test_the_network_of_a_student_gives_its_maps_as_a_teacher() -> None:
     recipes.check(chosen)
     of, student = chosen.teacher, replace(chosen.student, network=TINY, pretrained="never")
     at = run_context.start(replace(chosen, student=student), Path("unused"))
-    network = stage_folder.build_network(training.described(of, at, of.method))
+    network = network_folder.build_network(training.described(of, at, of.method))
     assert give_maps(network, "encoder")(at.example).maps
 
 
@@ -313,7 +313,9 @@ def test_a_warm_up_moves_the_encoder_alone_and_distillation_begins_with_it(taugh
     assert set(curve) == {"feature"} and curve["feature"][-1] < 1.0  # 1.4 at first, 2 without correlation
 
     torch.manual_seed(at.recipe.seed * 1000)
-    fresh = stage_folder.build_network(training.described(at.recipe.student, at, at.recipe.student.method)).state_dict()
+    fresh = network_folder.build_network(
+        training.described(at.recipe.student, at, at.recipe.student.method)
+    ).state_dict()
     others = [key for key in student if not key.startswith("pyramid.")]
     assert others and all(torch.equal(student[key], fresh[key]) for key in others)
 

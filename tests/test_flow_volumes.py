@@ -88,7 +88,7 @@ def test_a_3d_teacher_is_refused_for_frames(capsys: pytest.CaptureFixture[str], 
 def test_slices_may_vote_when_masks_are_written_and_measured(run: Path, tmp_path: Path) -> None:
     from edgemt.data.phantom3d import volume
     from edgemt.inference import evaluate_package
-    from edgemt.io.images import read_label_volume
+    from edgemt.io.volumes import read_label_volume
     from edgemt.metrics.postprocess import through_plane
 
     nibabel.save(nibabel.Nifti1Image(volume(78, (32, 32, 16))[0], np.eye(4)), tmp_path / "one.nii.gz")

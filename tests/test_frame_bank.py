@@ -13,7 +13,7 @@ import torch
 from conftest import TINY, TINY_VOLUMES
 
 from edgemt import cli, recipes
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.data import soft_labels
 from edgemt.data.augment2d import normalised
 from edgemt.learning import losses
@@ -45,7 +45,7 @@ def test_the_bank_has_the_teacher_s_probabilities_of_every_training_frame(
         phantom=tuple(recipe["data"]["phantom"]),
     )
     at = Run(replace(recipes.load("phantom"), data=data), copy)
-    teacher = stage_folder.load_network(copy / "teacher")
+    teacher = network_folder.load_network(copy / "teacher")
     for cases, stack in ((at.cohort.labelled, at.labelled), (at.cohort.unlabelled, at.unlabelled)):
         soft = soft_labels.read(copy / "bank", cases)
         with torch.inference_mode():
@@ -76,7 +76,7 @@ def test_slices_of_a_volume_share_a_file_in_their_order(tmp_path: Path) -> None:
     cli.main(["distil", "phantom_volumes", "--out", str(run), *flags, "--teacher.network=unet", "--teacher.filters=0"])
     index = json.loads((run / "bank" / soft_labels.INDEX).read_text())
     recipe = recipes.load("phantom_volumes")
-    teacher, card = stage_folder.load_network(run / "teacher"), stage_folder.read_card(run / "teacher")
+    teacher, card = network_folder.load_network(run / "teacher"), stage_folder.read_card(run / "teacher")
     stored = json.loads((run / "recipe.json").read_text())["data"]
     data = replace(
         recipe.data,

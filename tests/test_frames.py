@@ -10,17 +10,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgemt.io.images import (
-    fit_frame,
-    fit_label,
-    natural,
-    read_image,
-    read_label,
-    read_label_volume,
-    read_volume,
-    to_uint8,
-    volume_shape,
-)
+from edgemt.io.file_types import natural_sort_key
+from edgemt.io.images import fit_frame, fit_label, read_image, read_label, to_uint8
+from edgemt.io.volumes import read_label_volume, read_volume, volume_shape
 
 ROOT = Path(__file__).parent.parent
 
@@ -72,7 +64,7 @@ def test_a_header_without_a_voxel_size_gives_none_and_prints_nothing(tmp_path: P
     (tmp_path / "v.nii").write_bytes(written)
     volume = read_volume(tmp_path / "v.nii")
     assert volume.spacing_mm is None and (volume.array == array).all()
-    code = f"from edgemt.io.images import read_volume; read_volume({str(tmp_path / 'v.nii')!r})"
+    code = f"from edgemt.io.volumes import read_volume; read_volume({str(tmp_path / 'v.nii')!r})"
     said = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, cwd=ROOT)
     assert said.stdout == said.stderr == ""
 
@@ -102,8 +94,8 @@ def test_an_h5_file_holds_image_and_label(tmp_path: Path) -> None:
 
 def test_numbers_in_names_are_ordered_as_numbers() -> None:
     names = ["s10", "s9", "s1", "a2_s3", "a10_s1", "s"]
-    assert sorted(names, key=natural) == ["a2_s3", "a10_s1", "s", "s1", "s9", "s10"]
-    assert sorted(["007", "x", "10"], key=natural) == ["x", "007", "10"]
+    assert sorted(names, key=natural_sort_key) == ["a2_s3", "a10_s1", "s", "s1", "s9", "s10"]
+    assert sorted(["007", "x", "10"], key=natural_sort_key) == ["x", "007", "10"]
 
 
 def test_a_file_that_is_no_image_or_not_there_is_named(tmp_path: Path) -> None:

@@ -16,11 +16,12 @@ pytest.importorskip("onnx")
 
 from tiny_ship import make_ship  # noqa: E402
 
+from deploy.package.golden import golden  # noqa: E402
 from deploy.package.input_drift import InputStatistics, measure  # noqa: E402
 from deploy.package.onnx_inspect import read_graph_file  # noqa: E402
-from deploy.package.package import golden, open_ship, seal  # noqa: E402
+from deploy.package.package import open_ship, seal  # noqa: E402
 from deploy.runtimes.tensorrt_engine_cache import Key, open_engine, write_engine  # noqa: E402
-from edgemt.contract import Card  # noqa: E402
+from edgemt.model_card import ModelCard  # noqa: E402
 
 pytestmark = pytest.mark.slow
 ROUNDS = 400
@@ -128,7 +129,7 @@ def fuzz(
 
 def test_cards(tmp_path: Path) -> None:
     def read(file: Path) -> None:
-        card = Card.from_json(file.read_bytes().decode("utf-8", "replace"), source=file)
+        card = ModelCard.from_json(file.read_bytes().decode("utf-8", "replace"), source=file)
         card.to_json()
 
     ship = make_ship(tmp_path / "ship")
@@ -137,7 +138,7 @@ def test_cards(tmp_path: Path) -> None:
 
 def test_ships(tmp_path: Path) -> None:
     """A card that was changed and whose hashes still fit."""
-    from deploy.benchmark.variants import fastest
+    from deploy.measurement.variants import fastest
 
     ship = make_ship(tmp_path / "ship", measured={"model.onnx": {"dice": 0.9}})
 
@@ -152,7 +153,7 @@ def test_ships(tmp_path: Path) -> None:
 
 def test_networks_of_cards(tmp_path: Path) -> None:
     pytest.importorskip("timm")
-    from edgemt.artefacts.stage_folder import load_network, save_network
+    from edgemt.artefacts.network_folder import load_network, save_network
     from students import build
 
     network = {
@@ -164,7 +165,7 @@ def test_networks_of_cards(tmp_path: Path) -> None:
         "options": {"pretrained": "never", "drop_path_rate": 0.1},
     }
     fresh = build("test_efficientnet", channels=3, classes=2)
-    save_network(tmp_path, fresh, Card(classes=("a", "b"), size=(32, 32), network=network))
+    save_network(tmp_path, fresh, ModelCard(classes=("a", "b"), size=(32, 32), network=network))
     card = tmp_path / "card.json"
     raw = json.loads(card.read_text())
     only = {"format": 1, "network": raw["network"]}
@@ -237,14 +238,15 @@ def test_dataset_json(tmp_path: Path) -> None:
 
 def test_h5_files(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
-    from edgemt.io.images import h5_datasets, read_label_volume, read_volume, volume_shape
+    from edgemt.io.hdf5 import dataset_names
+    from edgemt.io.volumes import read_label_volume, read_volume, volume_shape
 
     with h5py.File(tmp_path / "good.h5", "w") as file:
         file["image"] = np.random.default_rng(0).random((8, 8, 4), np.float32)
         file.create_dataset("label", data=np.eye(8, dtype=np.uint8)[..., None].repeat(4, 2), compression="gzip")
 
     def read(path: Path) -> None:
-        h5_datasets(path), volume_shape(path), read_volume(path), read_label_volume(path)
+        dataset_names(path), volume_shape(path), read_volume(path), read_label_volume(path)
 
     fuzz((tmp_path / "good.h5").read_bytes(), tmp_path / "a.h5", read, rounds=ROUNDS)
 
@@ -252,7 +254,7 @@ def test_h5_files(tmp_path: Path) -> None:
 @pytest.mark.parametrize("suffix", [".nii", ".nii.gz"])
 def test_nifti_files(tmp_path: Path, suffix: str) -> None:
     nibabel = pytest.importorskip("nibabel")
-    from edgemt.io.images import read_label_volume, read_volume, volume_shape
+    from edgemt.io.volumes import read_label_volume, read_volume, volume_shape
 
     array = np.random.default_rng(0).integers(0, 100, (8, 9, 10)).astype(np.int16)
     nibabel.save(nibabel.Nifti1Image(array, np.diag([1, 2, 3, 1])), tmp_path / f"good{suffix}")

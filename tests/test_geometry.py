@@ -12,7 +12,7 @@ from edgemt.contract import Case
 from edgemt.data.cohort import DataOptions, find
 from edgemt.inference.predict import nifti
 from edgemt.io.geometry import arranged, arranged_sizes, is_order, restored
-from edgemt.io.images import read_label_volume, read_volume, volume_shape, volume_spacing
+from edgemt.io.volumes import read_label_volume, read_volume, volume_shape, volume_spacing
 
 nibabel = pytest.importorskip("nibabel")
 ORDERS = [

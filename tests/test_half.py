@@ -14,7 +14,8 @@ import students
 from deploy.export import export_onnx
 from deploy.quantization.float16 import halve
 from deploy.quantization.int8 import accepted_by_nvidia_parser, left_alone, name_nodes
-from edgemt.contract import Normalise, Output
+from edgemt.contract import Output
+from edgemt.model_card import Normalisation
 
 SIZE = (64, 64)
 
@@ -42,7 +43,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
     with torch.no_grad():
         for _ in range(3):
             network(torch.randn(4, 3, *SIZE))
-    normalise = Normalise(per_image=request.param == "mobilenetv4_small")
+    normalise = Normalisation(per_image=request.param == "mobilenetv4_small")
     path = export_onnx(network, folder / "model.onnx", size=SIZE, channels=3, normalise=normalise)
     return path, halve(path, folder / "model.fp16.onnx")
 
@@ -87,7 +88,7 @@ def test_a_weight_that_half_precision_cannot_hold_is_named(tmp_path: Path) -> No
         def forward(self, x: torch.Tensor) -> Output:
             return Output(self.head(x))
 
-    path = export_onnx(Large(), tmp_path / "m.onnx", size=SIZE, channels=3, normalise=Normalise())
+    path = export_onnx(Large(), tmp_path / "m.onnx", size=SIZE, channels=3, normalise=Normalisation())
     with pytest.raises(ValueError, match=r"head\.weight holds 1e\+06, half precision ends at 65504"):
         halve(path, tmp_path / "half.onnx")
     assert not (tmp_path / "half.onnx").exists()

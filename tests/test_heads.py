@@ -81,7 +81,8 @@ def test_a_network_without_the_outputs_that_a_method_compares_is_refused_in_one_
 
 
 def test_a_student_with_a_further_decoder_can_be_pruned_and_still_trains() -> None:
-    from deploy.pruning.prune import PruneOptions, prune
+    from deploy.pruning.options import PruneOptions
+    from deploy.pruning.prune import prune
 
     network = built("student", ("decoder2",)).eval()
     prune(network, example=torch.randn(1, 1, 64, 64), options=PruneOptions(share=0.2, importance="magnitude"))

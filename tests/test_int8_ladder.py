@@ -10,14 +10,14 @@ import pytest
 from planted_run import READER, again, begin
 
 from deploy.quantization.accuracy_gate import GateError, gate
-from edgemt import cli, zoo
+from edgemt import cli
 from edgemt.artefacts import stage_folder
 from edgemt.pipeline import export_student, fallback, quantization_candidates
 from edgemt.pipeline.quantize import FLOAT, SMALL, SMALL_IR, int8
 from edgemt.pipeline.run_context import Run
 from edgemt.recipes import Int8
 from edgemt.training import engine
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 from edgemt.zoo import entry
 
 pytest.importorskip("nncf")
@@ -190,17 +190,17 @@ def test_learning_under_eight_bits_that_was_cut_resumes_to_the_same_bits(
     short = Schedule(steps=8, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=2)
     runs = [begin(tmp_path / name, by=30.0, int8=Int8(schedule=short), tolerance=0.2) for name in ("whole", "cut")]
     distil_in_eight_bits(runs[0])
-    real, calls = engine.Run.step, iter(range(5))
+    real, calls = engine.Trainer.step, iter(range(5))
 
-    def cut(self: engine.Run, draw: engine.Draw) -> Any:
+    def cut(self: engine.Trainer, draw: engine.DrawBatch) -> Any:
         if next(calls, None) is None:
             raise KeyboardInterrupt
         return real(self, draw)
 
-    monkeypatch.setattr(engine.Run, "step", cut)
+    monkeypatch.setattr(engine.Trainer, "step", cut)
     with pytest.raises(KeyboardInterrupt):
         distil_in_eight_bits(runs[1])
-    monkeypatch.setattr(engine.Run, "step", real)
+    monkeypatch.setattr(engine.Trainer, "step", real)
     assert not runs[1].folder("qad").exists()
     distil_in_eight_bits(runs[1])
     assert stage_folder.read_card(runs[1].folder("qad")).files == stage_folder.read_card(runs[0].folder("qad")).files
@@ -212,7 +212,7 @@ def test_an_entry_of_the_zoo_that_eight_bits_cost_too_much_says_why_there_are_no
     def refused(*_: object, **__: object) -> None:
         gate(0.8, 0.6, tolerance=0.01, what="small in INT8 on openvino", knob="int8.images up")
 
-    monkeypatch.setattr(zoo, "export", refused)
+    monkeypatch.setattr(export_student, "export", refused)
     for name in ("is_entry", "recipe_for"):
         monkeypatch.setattr({"is_entry": entry, "recipe_for": export_student}[name], name, lambda *_: True)
     with pytest.raises(SystemExit) as stopped:

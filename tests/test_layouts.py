@@ -13,7 +13,7 @@ from PIL import Image
 
 from edgemt.data.cohort import DataOptions, every, find
 from edgemt.data.slice_dataset import load
-from edgemt.io import images as frames
+from edgemt.io.volumes import read_label_volume, read_volume
 
 nibabel = pytest.importorskip("nibabel")
 
@@ -302,8 +302,8 @@ def test_h5_volumes_are_called_after_their_folder_and_hide_the_label_inside(tmp_
         ["ABC"], ["DEF", "GHI"], ["JKL"]
     ]  # fmt: skip
     assert cohort.labelled[0].label == cohort.labelled[0].image and cohort.unlabelled[0].label is None
-    assert frames.read_volume(cohort.val[0].image).array.shape == (12, 10, 3)
-    assert frames.read_label_volume(str(cohort.val[0].label)).max() == 2
+    assert read_volume(cohort.val[0].image).array.shape == (12, 10, 3)
+    assert read_label_volume(str(cohort.val[0].label)).max() == 2
     clean = load(find(options).unlabelled, options).image
     for name in names[1:3]:
         with h5py.File(tmp_path / "set" / name / "mri_norm2.h5", "a") as file:
@@ -342,8 +342,8 @@ def test_a_folder_of_slice_images_is_a_volume_in_the_order_of_its_numbers(tmp_pa
     cohort = find(_heart(tmp_path, val="0.5"), whole=True)
     case = cohort.labelled[0]
     assert case.name in ("p1", "p2") and case.label is not None
-    assert frames.read_volume(case.image).array[0, 0].tolist() == list(range(1, 13))
-    assert frames.read_label_volume(case.label)[0, 0].tolist() == [k % 3 for k in range(12)]
+    assert read_volume(case.image).array[0, 0].tolist() == list(range(1, 13))
+    assert read_label_volume(case.label)[0, 0].tolist() == [k % 3 for k in range(12)]
     assert len(find(_heart(tmp_path, val="0.5")).labelled) == 12
 
 

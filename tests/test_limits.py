@@ -124,7 +124,7 @@ def test_a_dataset_json_that_makes_no_sense_is_one_line(decathlon: Path, raw: di
 
 def test_links_out_of_an_h5_file_are_not_followed(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
-    from edgemt.io.hdf5_links import inside
+    from edgemt.io.hdf5 import local_dataset
 
     with h5py.File(tmp_path / "secret.h5", "w") as file:
         file["image"] = np.ones((4, 4))
@@ -146,10 +146,10 @@ def test_links_out_of_an_h5_file_are_not_followed(tmp_path: Path) -> None:
         file["about"] = h5py.SoftLink("/round")
     with h5py.File(tmp_path / "a.h5") as file:
         for name, shape in (("plain", (2, 2)), ("soft", (2, 2)), ("group/relative", (3,))):
-            assert inside(file, name, path="a.h5").shape == shape
+            assert local_dataset(file, name, path="a.h5").shape == shape
         for name in ("image", "through", "behind", "stored", "virtual", "round", "group", "gone", "far"):
             with pytest.raises(ValueError) as error:
-                inside(file, name, path="a.h5")
+                local_dataset(file, name, path="a.h5")
             one_line(error, "a.h5", name)
 
 
@@ -162,7 +162,8 @@ def test_bombs_are_refused_by_the_readers_before_they_are_decoded(tmp_path: Path
     import nibabel
     from PIL import Image
 
-    from edgemt.io.images import read_image, read_label, read_volume
+    from edgemt.io.images import read_image, read_label
+    from edgemt.io.volumes import read_volume
 
     Image.new("1", (12_000, 12_000)).save(tmp_path / "a.png")
     header = nibabel.Nifti1Header()
@@ -181,7 +182,7 @@ def test_bombs_are_refused_by_the_readers_before_they_are_decoded(tmp_path: Path
 
 def test_a_volume_behind_a_link_is_not_read(tmp_path: Path) -> None:
     h5py = pytest.importorskip("h5py")
-    from edgemt.io.images import read_volume, volume_shape
+    from edgemt.io.volumes import read_volume, volume_shape
 
     with h5py.File(tmp_path / "secret.h5", "w") as file:
         file["image"] = np.random.default_rng(0).random((4, 4, 4))

@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 import teachers
-from edgemt.contract import Batch, Normalise, Output, Step
+from edgemt.contract import Batch, Output, Step
 from edgemt.data.augment2d import AugmentOptions
 from edgemt.data.options import VolumeOptions
 from edgemt.data.slice_dataset import Stack, TwoStream
@@ -34,8 +34,10 @@ from edgemt.methods.bcp import paste, regions
 from edgemt.methods.ss_net import SmoothSeparate, centres, chosen, spread
 from edgemt.methods.tasks import mask_of
 from edgemt.methods.views import TemporalEnsembling, cell_means
+from edgemt.model_card import Normalisation
 from edgemt.testing.tiny_training import CHANNELS, Stage, batch_of
-from edgemt.training.engine import Run, Schedule
+from edgemt.training.engine import Trainer
+from edgemt.training.options import Schedule
 
 MINE = ("bcp", "cct", "dtc", "ict", "mc_net", "mc_net_plus", "pi_model", "sassnet", "ss_net", "urpc", "vat")
 MINE += ("temporal_ensembling",)
@@ -431,7 +433,7 @@ def test_slices_say_where_in_which_image_they_lie():
     for axis, image in enumerate((line.expand(side, side), line[:, None].expand(side, side))):
         stack = image[None, :, :, None].repeat(5, 1, 1, 1)
         label = torch.zeros(5, side, side, dtype=torch.uint8)
-        raw = Normalise((0.0,), (1.0,))
+        raw = Normalisation((0.0,), (1.0,))
         stream = TwoStream(Stack(stack[:2], label[:2]), Stack(stack[2:], None), (2, 3), options, raw)
         b = stream.batch(3)
         assert sorted(b.index[:2].tolist()) == [0, 1] and sorted(b.index[2:].tolist()) == [2, 3, 4]
@@ -450,7 +452,9 @@ def test_patches_say_where_in_which_volume_they_lie(shape: tuple[int, int, int])
         line = ((torch.arange(shape[axis]) + 0.5) / shape[axis] * 255).round().to(torch.uint8)
         volume = line.view([-1 if k == axis else 1 for k in range(3)]).expand(shape).contiguous()
         labelled = VolumeStack((volume,) * 2, (torch.ones(shape, dtype=torch.uint8),) * 2)
-        stream = VolumeStream(labelled, VolumeStack((volume,) * 6, None), (2, 6), options, Normalise((0.0,), (1.0,)))
+        stream = VolumeStream(
+            labelled, VolumeStack((volume,) * 6, None), (2, 6), options, Normalisation((0.0,), (1.0,))
+        )
         b = stream.batch(1)
         assert sorted(b.index[2:].tolist()) == list(range(2, 8))
         grid = F.affine_grid(b.place, list(b.image.shape), align_corners=False)
@@ -491,12 +495,12 @@ def test_it_runs_in_the_engine_with_the_networks_of_the_house(name: str, dims: i
     world = World(name, dims)
     schedule = Schedule(steps=4, labelled=2, unlabelled=2, precision=precision, warmup=1)
     method = replace(METHODS[name], **({"images": 8, "cells": 16} if name == "temporal_ensembling" else {}))
-    run = Run(method, build=world.build, schedule=schedule, seed=0)
+    run = Trainer(method, build=world.build, schedule=schedule, seed=0)
     for _ in range(3):
         terms = run.step(world.draw)
         assert terms and all(math.isfinite(float(v)) for v in terms.values())
     run.save(tmp_path / "c.safetensors", key="k")
-    again = Run(method, build=world.build, schedule=schedule, seed=1)
+    again = Trainer(method, build=world.build, schedule=schedule, seed=1)
     again.restore(tmp_path / "c.safetensors", key="k")
     assert all(torch.equal(a, b) for a, b in zip(run.players.buffers(), again.players.buffers(), strict=True))
     assert again.index == 3

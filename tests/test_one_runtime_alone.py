@@ -54,7 +54,7 @@ class Watch:
 
 sys.meta_path.insert(0, Watch())
 from dataclasses import replace
-from deploy.runtimes.load import RUNTIMES
+from deploy.runtimes.registry import RUNTIMES
 
 def load(path, choice, load=RUNTIMES[runtime].load):
     seen.setdefault("loads", time.time() - float(began))

@@ -10,8 +10,9 @@ import torch
 from PIL import Image
 from torch import Tensor, nn
 
-from edgemt.contract import Card, Output
+from edgemt.contract import Output
 from edgemt.inference import interactive
+from edgemt.model_card import ModelCard
 
 
 class Bright(nn.Module):
@@ -26,7 +27,7 @@ class Bright(nn.Module):
 def bright(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     """What the card holds of the data, to be filled in."""
     data: dict[str, object] = {}
-    card = Card(size=(24, 32), channels=1, classes=("background", "organ"), data=data)
+    card = ModelCard(size=(24, 32), channels=1, classes=("background", "organ"), data=data)
     monkeypatch.setattr(interactive, "normalised", lambda image, normalise: image)
     monkeypatch.setattr(interactive, "opened", lambda model: interactive.Interactive(Bright(), card))
     return data

@@ -12,6 +12,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgemt.artefacts import network_folder
+
 torch = pytest.importorskip("torch")
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
@@ -25,13 +27,12 @@ from deploy.promptable.export import export_prompt  # noqa: E402
 from deploy.promptable.mask_edit import box_of, boxed, clicked, reached  # noqa: E402
 from deploy.promptable.runner import DECODE, EMBED, POINTS, Question, has_prompt, open_prompt  # noqa: E402
 from edgemt import cli  # noqa: E402
-from edgemt.artefacts import stage_folder  # noqa: E402
-from edgemt.contract import Card, Normalise  # noqa: E402
 from edgemt.io.atomic import sha256  # noqa: E402
+from edgemt.model_card import ModelCard, Normalisation  # noqa: E402
 from teachers.promptable import Promptable  # noqa: E402
 
-NORMALISE = Normalise(mean=(0.4,), std=(0.3,))
-CARD = Card(
+NORMALISE = Normalisation(mean=(0.4,), std=(0.3,))
+CARD = ModelCard(
     stage="promptable", classes=CLASSES, size=SIZE, channels=CHANNELS, normalise=NORMALISE,
     network={"room": "teachers", "name": "promptable", "heads": [], "options": {}, "channels": 3, "classes": 3},
 )  # fmt: skip
@@ -49,7 +50,7 @@ def ship(network: Promptable, tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("prompted")
     make_ship(folder / "ship")
     (folder / "promptable").mkdir()
-    stage_folder.save_network(folder / "promptable", network, CARD)
+    network_folder.save_network(folder / "promptable", network, CARD)
     cli.main(["export", str(folder / "ship"), "--with-prompt", str(folder / "promptable")])
     return folder / "ship"
 

@@ -14,7 +14,10 @@ from torch.nn import functional as F
 
 import students
 import teachers
-from deploy.pruning.prune import Plan, PruneOptions, apply_plan, count, prune, recalibrate
+from deploy.pruning.cost import count
+from deploy.pruning.options import PruneOptions
+from deploy.pruning.plan import Plan, apply_plan
+from deploy.pruning.prune import prune, recalibrate
 from edgemt.contract import Output
 
 STUDENTS = students.names()

@@ -11,11 +11,13 @@ import torch
 from torch import nn
 
 import students
-from deploy.pruning.cost import LAYERS, channels_of, depthwise, macs_of, spaces_of
+from deploy.pruning.cost import LAYERS, channels_of, depthwise, macs_of, spaces_of, widths_of
 from deploy.pruning.latency_table import Grid, Layer, knots, layer_of, measured
 from deploy.pruning.layer_benchmark_graph import side_by_side
 from deploy.pruning.layer_profiler import Measured
-from deploy.pruning.prune import Plan, PruneOptions, prune, widths_of
+from deploy.pruning.options import PruneOptions
+from deploy.pruning.plan import Plan
+from deploy.pruning.prune import prune
 from edgemt.contract import Output
 
 EXAMPLE = torch.zeros(1, 1, 32, 32)

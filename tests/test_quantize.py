@@ -15,7 +15,8 @@ from deploy.export import export_onnx, export_openvino
 from deploy.quantization import int8 as module
 from deploy.quantization.int8 import accepted_by_nvidia_parser, left_alone, quantize
 from deploy.runtimes.openvino_backend import core
-from edgemt.contract import Normalise, Output
+from edgemt.contract import Output
+from edgemt.model_card import Normalisation
 
 pytest.importorskip("nncf")
 SIZE = (64, 64)
@@ -42,7 +43,7 @@ class Two(nn.Module):
 def tiny(tmp_path_factory):
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("tiny") / "model.onnx"
-    return export_onnx(Two(), path, size=SIZE, channels=3, normalise=Normalise())
+    return export_onnx(Two(), path, size=SIZE, channels=3, normalise=Normalisation())
 
 
 @pytest.fixture(scope="module")
@@ -54,7 +55,7 @@ def pair(tmp_path_factory):
     with torch.no_grad():
         for _ in range(4):
             network(torch.randn(4, 3, *SIZE))
-    path = export_onnx(network, folder / "model.onnx", size=SIZE, channels=3, normalise=Normalise())
+    path = export_onnx(network, folder / "model.onnx", size=SIZE, channels=3, normalise=Normalisation())
     return path, quantize(path, folder / "model.int8.onnx", calibration=frames(8))
 
 
@@ -63,7 +64,7 @@ def per_image(tmp_path_factory):
     """The same of two convolutions behind a normalisation by the frame itself."""
     folder = tmp_path_factory.mktemp("per_image")
     torch.manual_seed(0)
-    normalise = Normalise(per_image=True)
+    normalise = Normalisation(per_image=True)
     path = export_onnx(Two(), folder / "model.onnx", size=SIZE, channels=3, normalise=normalise)
     return path, quantize(path, folder / "model.int8.onnx", calibration=frames(8))
 

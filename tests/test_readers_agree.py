@@ -15,15 +15,8 @@ from PIL import Image
 from edgemt.data.slice_masks import read_slice_masks
 from edgemt.inference.predict import nifti
 from edgemt.io import masks
-from edgemt.io.images import (
-    geometry_of,
-    image_header,
-    is_deep,
-    read_image,
-    read_label_volume,
-    read_volume,
-    volume_spacing,
-)
+from edgemt.io.images import image_header, read_image
+from edgemt.io.volumes import geometry_of, is_deep, read_label_volume, read_volume, volume_spacing
 
 cv2 = pytest.importorskip("cv2")
 sitk = pytest.importorskip("SimpleITK")

@@ -15,7 +15,8 @@ from edgemt.data.cohort import Cohort, DataOptions, find
 from edgemt.data.reading import Reading, decide_reading, smallest_size
 from edgemt.io import masks
 from edgemt.io.bit_depth import Depth
-from edgemt.io.images import fit_label, image_header, is_deep, read_image
+from edgemt.io.images import fit_label, image_header, read_image
+from edgemt.io.volumes import is_deep
 
 TRUTH = np.zeros((24, 32), np.uint8)
 TRUTH[6:16, 8:20] = 1

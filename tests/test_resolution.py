@@ -15,7 +15,7 @@ from deploy import export
 from deploy.pruning.cost import count
 from edgemt import cli
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Normalise
+from edgemt.model_card import Normalisation
 from students import mask
 
 
@@ -49,7 +49,7 @@ def test_the_encoder_works_on_fewer_pixels_with_the_same_weights() -> None:
 def test_the_exported_graph_gives_the_mask_of_the_network(resolution: float, tmp_path: Path) -> None:
     torch.manual_seed(1)
     network = students.build("mobilenetv4_tiny", channels=3, classes=2, resolution=resolution).eval()
-    normalise = Normalise((0.5,) * 3, (0.25,) * 3)
+    normalise = Normalisation((0.5,) * 3, (0.25,) * 3)
     frame = np.random.default_rng(0).integers(0, 255, (1, 128, 128, 3), dtype=np.uint8)
     network = balanced(network, (torch.from_numpy(frame).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
     export.export_onnx(network, tmp_path / "m.onnx", size=(128, 128), channels=3, normalise=normalise)

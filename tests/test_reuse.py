@@ -11,18 +11,19 @@ from conftest import TINY
 from torch import nn
 
 from edgemt import cli
-from edgemt.artefacts import reuse, stage_folder
-from edgemt.contract import Card
+from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.io.atomic import previous_folders
 from edgemt.methods import METHODS
+from edgemt.model_card import ModelCard
 from edgemt.recipes import Student
 from edgemt.training import checkpoint, engine
+from edgemt.training.options import Schedule
 
 WEIGHTS = stage_folder.WEIGHTS
 
 
 def inputs(steps: int = 600, **changes: Any) -> dict[str, Any]:
-    student = Student(schedule=engine.Schedule(steps=steps))
+    student = Student(schedule=Schedule(steps=steps))
     return {"format": 2, "student": student, "parents": {"teacher": "a" * 64}, **changes}
 
 
@@ -33,8 +34,8 @@ def finished(folder: Path, given: dict[str, Any], *, lines: list[str], overwrite
     with stage_folder.staged(folder, overwrite=overwrite) as working:
         network = nn.Linear(1, 1)
         nn.init.constant_(network.weight, given["student"].schedule.steps)
-        stage_folder.save_network(
-            working, network, Card(recipe_hash=stage_folder.key_of(given), measured={WEIGHTS: {}})
+        network_folder.save_network(
+            working, network, ModelCard(recipe_hash=stage_folder.key_of(given), measured={WEIGHTS: {}})
         )
     return False
 
@@ -152,7 +153,7 @@ def test_a_checkpoint_stays_until_the_stage_has_its_name(tmp_path: Path) -> None
     folder, given = tmp_path / "student", inputs(600)
     interrupted(folder, given, step=600, lines=[])
     with pytest.raises(KeyboardInterrupt), stage_folder.staged(folder) as working:
-        stage_folder.save_network(working, nn.Linear(1, 1), Card(recipe_hash="k"))
+        network_folder.save_network(working, nn.Linear(1, 1), ModelCard(recipe_hash="k"))
         assert not (working / checkpoint.CHECKPOINT).exists()
         raise KeyboardInterrupt
     assert interrupted(folder, given, step=600, lines=[]) == 600
@@ -190,9 +191,9 @@ def test_what_is_renamed_was_flushed_to_the_disk_before(tmp_path: Path, monkeypa
 def test_another_flag_does_not_lose_the_interrupted_training_which_then_ends_with_the_same_bits(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    real, calls = engine.Run.step, iter(range(10))
+    real, calls = engine.Trainer.step, iter(range(10))
 
-    def cut(self: engine.Run, draw: engine.Draw) -> Any:
+    def cut(self: engine.Trainer, draw: engine.DrawBatch) -> Any:
         if next(calls, None) is None:
             raise KeyboardInterrupt
         return real(self, draw)
@@ -211,10 +212,10 @@ def test_another_flag_does_not_lose_the_interrupted_training_which_then_ends_wit
     whole = ["train", "phantom", *few, "--out", str(tmp_path / "whole")]
     run = ["train", "phantom", *few, "--out", str(tmp_path / "run")]
     cli.main(whole)
-    monkeypatch.setattr(engine.Run, "step", cut)
+    monkeypatch.setattr(engine.Trainer, "step", cut)
     with pytest.raises(SystemExit):
         cli.main(run)
-    monkeypatch.setattr(engine.Run, "step", real)
+    monkeypatch.setattr(engine.Trainer, "step", real)
     capsys.readouterr()
     cli.main([*run, "--teacher.schedule.learning-rate", "0.0071"])
     assert "teacher.schedule.learning_rate" in capsys.readouterr().err

@@ -16,8 +16,12 @@ pytest.importorskip("openvino")
 
 from tiny_ship import CHANNELS, SIZE, expected, frame, graph, make_ship  # noqa: E402
 
-from deploy.package.package import Ship, self_test  # noqa: E402
-from deploy.runtimes.load import RUNTIMES, TorchRunner, available, physical_cores, runner  # noqa: E402
+from deploy.hardware.machine import physical_cores  # noqa: E402
+from deploy.package.golden import self_test  # noqa: E402
+from deploy.package.package import Ship  # noqa: E402
+from deploy.runtimes.load import runner  # noqa: E402
+from deploy.runtimes.registry import RUNTIMES, available  # noqa: E402
+from deploy.runtimes.runner import TorchRunner  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 

@@ -12,10 +12,10 @@ import torch
 from PIL import Image
 
 from edgemt.artefacts import stage_folder
+from edgemt.artefacts.network_folder import load_promptable
 from edgemt.inference.interactive import parse, predict_prompted
 from edgemt.learning.prompts import from_prediction
 from edgemt.pipeline import flow
-from edgemt.pipeline.promptable_teacher import load_promptable
 from edgemt.recipes import RECIPES
 from teachers.embeddings import Remembered, Store, read
 from teachers.sam import identity, load_sam

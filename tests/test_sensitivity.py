@@ -13,7 +13,8 @@ from torch import nn
 from deploy.export import export_onnx
 from deploy.quantization.int8 import quantize
 from deploy.quantization.sensitivity import sensitivity
-from edgemt.contract import Normalise, Output
+from edgemt.contract import Output
+from edgemt.model_card import Normalisation
 
 pytest.importorskip("nncf")
 pytest.importorskip("onnxruntime")
@@ -48,7 +49,7 @@ def frames(count: int = 6) -> list[np.ndarray]:
 
 
 def graphs(folder: Path, *, by: float, bad: int = 2) -> tuple[Path, Path]:
-    path = export_onnx(Five(by=by, bad=bad), folder / "m.onnx", size=SIZE, channels=3, normalise=Normalise())
+    path = export_onnx(Five(by=by, bad=bad), folder / "m.onnx", size=SIZE, channels=3, normalise=Normalisation())
     return path, quantize(path, folder / "m.int8.onnx", calibration=frames())
 
 

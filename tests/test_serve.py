@@ -14,7 +14,8 @@ pytest.importorskip("onnx")
 
 from tiny_ship import CHANNELS, CLASSES, SIZE, make_ship  # noqa: E402
 
-from deploy.package.package import Ship, golden  # noqa: E402
+from deploy.package.golden import golden  # noqa: E402
+from deploy.package.package import Ship  # noqa: E402
 from deploy.runtimes.openvino_backend import core  # noqa: E402
 from deploy.serving.model_repository import ServeOptions, model_name, serve  # noqa: E402
 from deploy.serving.monai_bundle import SCHEMA, bundle_metadata  # noqa: E402

@@ -16,7 +16,8 @@ import torch
 from conftest import TINY
 
 from edgemt import cli
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder
+from edgemt.io import process_rank
 from edgemt.methods import METHODS
 from edgemt.training import distributed, engine
 
@@ -49,7 +50,7 @@ def test_every_process_holds_the_same_players(name: str, said: list[dict[str, An
 
 def test_two_processes_take_the_step_that_one_takes_on_both_batches(said: list[dict[str, Any]]) -> None:
     alone = within.after(within.ByRows(), 4, draw=within.draw_two, build=within.build_plain)
-    weights = torch.cat([p.detach().flatten() for p in alone.delivered.parameters()])
+    weights = torch.cat([p.detach().flatten() for p in alone.output_network.parameters()])
     for found in said:
         assert torch.allclose(torch.tensor(found["weights_of_two_halves"]), weights, atol=1e-6)
 
@@ -84,7 +85,7 @@ def test_one_process_takes_up_what_two_began(folder: Path, said: object, capsys:
 
 def test_a_failure_in_one_process_is_said_by_the_first_and_ends_all(said: list[dict[str, Any]]) -> None:
     assert [found["failing_in_one"] for found in said] == [
-        "FailedElsewhere: process 1 of 2: scan7.nii.gz: is cut short; copy it again",
+        "RemoteProcessError: process 1 of 2: scan7.nii.gz: is cut short; copy it again",
         "SystemExit: 2",
     ]
 
@@ -95,12 +96,12 @@ def test_a_failure_of_the_first_process_keeps_its_kind(said: list[dict[str, Any]
 
 
 def test_alone_nothing_is_exchanged_and_nothing_changes() -> None:
-    assert (distributed.rank(), distributed.world(), distributed.first()) == (0, 1, True)
+    assert (process_rank.rank(), process_rank.world_size(), process_rank.is_main_process()) == (0, 1, True)
     x = torch.ones(2)
-    distributed.average_([x])
-    distributed.take_first_([x])
-    assert torch.equal(x, torch.ones(2)) and distributed.agree(True) and not distributed.agree(False)
-    assert distributed.by_first(lambda: (1, 2)) == (1, 2)
+    distributed.all_reduce_mean_([x])
+    distributed.broadcast_([x])
+    assert torch.equal(x, torch.ones(2)) and distributed.all_agree(True) and not distributed.all_agree(False)
+    assert distributed.run_on_main(lambda: (1, 2)) == (1, 2)
 
 
 @pytest.mark.parametrize(
@@ -120,7 +121,7 @@ def test_the_launchers_word_is_taken(
         monkeypatch.delenv(name, raising=False)
     for name, value in said.items():
         monkeypatch.setenv(name, value)
-    assert distributed._started() == started
+    assert distributed._launched_processes() == started
 
 
 def environment(**more: str) -> dict[str, str]:
@@ -144,7 +145,7 @@ def test_torchrun_makes_the_stages_once_and_one_process_goes_on_from_there(
     assert not list(tmp_path.glob("*.partial"))
     cli.main(args)
     assert capsys.readouterr().err.count("stands") == 3
-    assert stage_folder.load_network(tmp_path / "slim") is not None
+    assert network_folder.load_network(tmp_path / "slim") is not None
 
 
 @pytest.mark.slow

@@ -13,9 +13,10 @@ onnx = pytest.importorskip("onnx")
 from google.protobuf.message import DecodeError  # noqa: E402
 from tiny_ship import SIZE, expected, frame, graph, make_ship  # noqa: E402
 
+from deploy.package.golden import golden, self_test, write_golden  # noqa: E402
 from deploy.package.onnx_inspect import parse_graph, read_graph_file  # noqa: E402
-from deploy.package.package import Ship, card_hash, golden, open_ship, seal, self_test, write_golden  # noqa: E402
-from edgemt.contract import Card  # noqa: E402
+from deploy.package.package import Ship, card_hash, open_ship, seal  # noqa: E402
+from edgemt.model_card import ModelCard  # noqa: E402
 
 
 @pytest.fixture
@@ -187,9 +188,9 @@ def test_a_file_that_is_not_on_the_card_is_not_handed_out(ship: Ship) -> None:
 
 def test_sealing_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to seal"):
-        seal(tmp_path, Card())
+        seal(tmp_path, ModelCard())
     with pytest.raises(ValueError, match="no such folder"):
-        seal(tmp_path / "nowhere", Card())
+        seal(tmp_path / "nowhere", ModelCard())
 
 
 def test_the_card_hash_follows_the_card(ship: Ship) -> None:
@@ -206,7 +207,7 @@ def test_golden_frames_come_back_as_they_went(ship: Ship) -> None:
 
 def test_a_grey_golden_frame_keeps_its_channel_axis(tmp_path: Path) -> None:
     write_golden(tmp_path / "ship", "grey", frame=frame()[..., :1], mask=expected(frame()))
-    seal(tmp_path / "ship", Card(classes=("a", "b", "c"), size=SIZE, channels=1))
+    seal(tmp_path / "ship", ModelCard(classes=("a", "b", "c"), size=SIZE, channels=1))
     assert golden(open_ship(tmp_path / "ship"))[0].frame.shape == (1, *SIZE, 1)
 
 
@@ -275,7 +276,7 @@ def test_random_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
 
 def test_a_stray_pixel_on_empty_frames_is_forgiven(tmp_path: Path) -> None:
     write_golden(tmp_path / "ship", "dark", frame=np.zeros((*SIZE, 3), np.uint8), mask=np.zeros(SIZE, np.uint8))
-    seal(tmp_path / "ship", Card(classes=("a", "b", "c"), size=SIZE))
+    seal(tmp_path / "ship", ModelCard(classes=("a", "b", "c"), size=SIZE))
     dark = open_ship(tmp_path / "ship")
     assert self_test(dark, Pretend()).ok
     assert not self_test(dark, Pretend(wrong=0.5, precision="int8")).ok

@@ -15,12 +15,14 @@ from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
 from deploy.benchmark.bench import BenchOptions  # noqa: E402
 from deploy.benchmark.package_bench import bench_ship  # noqa: E402
+from deploy.package.golden import golden  # noqa: E402
 from deploy.package.input_drift import write_inputs  # noqa: E402
-from deploy.package.package import Ship, golden, seal  # noqa: E402
+from deploy.package.package import Ship, seal  # noqa: E402
 from edgemt.data.cohort import DataOptions  # noqa: E402
 from edgemt.inference import evaluate_package  # noqa: E402
 from edgemt.inference.predict import write_png  # noqa: E402
-from edgemt.io.images import read_label, read_label_volume, read_volume  # noqa: E402
+from edgemt.io.images import read_label
+from edgemt.io.volumes import read_label_volume, read_volume  # noqa: E402
 
 RUN: dict[str, Any] = {"runtime": "onnxruntime"}
 DATA = DataOptions(layout="pairs", classes=("background", "organ", "tool"), size=SIZE).to_dict()
@@ -330,7 +332,8 @@ def test_the_doctor_without_a_ship_looks_at_the_machine() -> None:
 
 
 def test_the_doctor_says_when_the_masks_are_not_the_golden_ones(tmp_path: Path) -> None:
-    from deploy.package.package import seal, write_golden
+    from deploy.package.golden import write_golden
+    from deploy.package.package import seal
 
     ship = make_ship(tmp_path / "ship")
     write_golden(ship.folder, "frame0", frame=frame(0), mask=expected(frame(5)))

@@ -9,11 +9,12 @@ torch = pytest.importorskip("torch")
 
 from torch import nn  # noqa: E402
 
-from edgemt.contract import Normalise, Output  # noqa: E402
+from edgemt.contract import Output  # noqa: E402
 from edgemt.data.volume_dataset import moments  # noqa: E402
 from edgemt.inference.sliding_window import count_windows, probabilities  # noqa: E402
+from edgemt.model_card import Normalisation  # noqa: E402
 
-PLAIN = Normalise((0.5,), (0.25,))
+PLAIN = Normalisation((0.5,), (0.25,))
 
 
 class Pointwise(nn.Module):
@@ -119,7 +120,7 @@ def test_padding_is_what_training_pads_with() -> None:
 def test_a_volume_is_normalised_as_a_whole_whatever_window_is_seen() -> None:
     image = _image(20, 17, 9)
     image[:8] //= 4
-    own = Normalise(per_image=True)
+    own = Normalisation(per_image=True)
     mean, std = moments(image, own)
     network = Pointwise()
     with torch.no_grad():

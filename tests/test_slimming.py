@@ -12,14 +12,14 @@ import torch
 
 from deploy.pruning import prune
 from deploy.quantization.accuracy_gate import GateError
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.data.cohort import DataOptions
 from edgemt.methods import METHODS
 from edgemt.pipeline import fallback, run_context, train
 from edgemt.pipeline import prune as slimming
 from edgemt.recipes import RECIPES, Recipe, Slim, Student
 from edgemt.training import engine
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 SCHEDULE = Schedule(steps=4, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=1)
 
@@ -61,7 +61,7 @@ def test_the_plan_lies_beside_the_weights_and_builds_the_network(begun) -> None:
     plan = prune.read_plan(folder / "plan.json")
     assert plan == prune.Plan.from_dict(card.network["plan"])
     assert card.macs == plan.macs[1] and 1 - plan.macs[1] / plan.macs[0] == pytest.approx(0.4, abs=0.03)
-    assert stage_folder.load_network(folder)(torch.zeros(1, 3, 32, 32)).logits.shape == (
+    assert network_folder.load_network(folder)(torch.zeros(1, 3, 32, 32)).logits.shape == (
         1,
         card.network["classes"],
         32,
@@ -72,7 +72,7 @@ def test_the_plan_lies_beside_the_weights_and_builds_the_network(begun) -> None:
 def test_two_rounds_remove_the_same_share_together_and_no_layer_more_than_allowed(begun) -> None:
     at = begun(share=0.5, rounds=2, max_ratio=0.6)
     folder = slimming.slim(at)
-    before, after = stage_folder.load_network(at.folder("student")), stage_folder.load_network(folder)
+    before, after = network_folder.load_network(at.folder("student")), network_folder.load_network(folder)
     card = stage_folder.read_card(folder)
     assert 1 - card.macs / stage_folder.read_card(at.folder("student")).macs == pytest.approx(0.5, abs=0.04)
     widths = prune.widths_of(before)
@@ -83,17 +83,17 @@ def test_two_rounds_remove_the_same_share_together_and_no_layer_more_than_allowe
 def test_an_interrupted_stage_goes_on_with_the_plan_it_had(begun, monkeypatch: pytest.MonkeyPatch) -> None:
     at = begun(share=0.3)
     undisturbed = stage_folder.read_card(slimming.slim(begun("other", share=0.3))).files
-    real = engine.Run.step
+    real = engine.Trainer.step
 
     def killed(run, draw):
         if run.index == 2:
             raise KeyboardInterrupt
         return real(run, draw)
 
-    monkeypatch.setattr(engine.Run, "step", killed)
+    monkeypatch.setattr(engine.Trainer, "step", killed)
     with pytest.raises(KeyboardInterrupt):
         slimming.slim(at)
-    monkeypatch.setattr(engine.Run, "step", real)
+    monkeypatch.setattr(engine.Trainer, "step", real)
     monkeypatch.setattr(prune, "prune", lambda *args, **options: pytest.fail("pruned anew"))
     assert stage_folder.read_card(slimming.slim(at)).files == undisturbed
 
@@ -189,7 +189,7 @@ def test_at_last_the_student_ships_unpruned_with_its_own_weights(judged) -> None
     assert card.network["plan"] is None and card.macs == student.macs and card.params == student.params
     assert card.measured[stage_folder.WEIGHTS]["dice"] == 0.9 and card.measured[stage_folder.WEIGHTS]["drop"] == 0
     assert card.given_up[0]["shipped"] == fallback.UNPRUNED
-    assert stage_folder.load_network(folder)(torch.zeros(1, 3, 32, 32)).logits.shape[2:] == (32, 32)
+    assert network_folder.load_network(folder)(torch.zeros(1, 3, 32, 32)).logits.shape[2:] == (32, 32)
 
 
 def on_another_list(at: run_context.Run) -> run_context.Run:
@@ -248,7 +248,7 @@ def test_every_attempt_that_is_cut_resumes_to_the_same_bits(judged, monkeypatch:
 
     whole = judged(*[0.5] * 3, name="whole")
     slimming.slim(whole)
-    at, real, steps = judged(*[0.5] * 3, name="cut"), engine.Run.step, []
+    at, real, steps = judged(*[0.5] * 3, name="cut"), engine.Trainer.step, []
 
     def killed(run, draw):
         steps.append(run.index)
@@ -256,7 +256,7 @@ def test_every_attempt_that_is_cut_resumes_to_the_same_bits(judged, monkeypatch:
             raise KeyboardInterrupt
         return real(run, draw)
 
-    monkeypatch.setattr(engine.Run, "step", killed)
+    monkeypatch.setattr(engine.Trainer, "step", killed)
     for _ in range(3):
         with pytest.raises(KeyboardInterrupt):
             slimming.slim(at)

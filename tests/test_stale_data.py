@@ -13,7 +13,7 @@ from conftest import TINY
 from PIL import Image
 
 from edgemt import cli
-from edgemt.artefacts import reuse, stage_folder
+from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.artefacts.stage_folder import WEIGHTS
 from edgemt.data.cohort import DataOptions
 from edgemt.methods import METHODS
@@ -21,7 +21,7 @@ from edgemt.pipeline import flow, run_context
 from edgemt.pipeline import train as training
 from edgemt.pipeline.run_context import measured_of
 from edgemt.recipes import Recipe, Teacher
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 SHORT = Schedule(steps=2, labelled=2, unlabelled=2, precision="32-true", validations=1)
 
@@ -116,7 +116,7 @@ def test_a_changed_validation_list_is_measured_again_and_nothing_is_trained(
     train(root, out, val="some.txt")
     assert "again" not in capsys.readouterr().err
     fresh = run_context.start(recipe(root, val="some.txt"), tmp_path / "other")
-    assert fresh.measured(stage_folder.load_network(out / "teacher"))["dice"] == fourth.measured[WEIGHTS]["dice"]
+    assert fresh.measured(network_folder.load_network(out / "teacher"))["dice"] == fourth.measured[WEIGHTS]["dice"]
 
 
 def test_the_folder_of_the_data_may_move(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -129,7 +129,7 @@ def test_the_folder_of_the_data_may_move(root: Path, tmp_path: Path, capsys: pyt
 def test_no_drop_is_computed_between_two_lists(tmp_path: Path) -> None:
     folder = tmp_path / "student"
     folder.mkdir()
-    card = stage_folder.Card(measured={WEIGHTS: {"dice": 0.9, "list": "one"}})
+    card = stage_folder.ModelCard(measured={WEIGHTS: {"dice": 0.9, "list": "one"}})
     (folder / "card.json").write_text(card.to_json())
     assert measured_of(folder, measured_on="one")["dice"] == 0.9
     with pytest.raises(ValueError, match="student: was measured on another validation list"):

@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 
-from edgemt.contract import Case, Normalise
+from edgemt.contract import Case
 from edgemt.data.augment2d import NO_AUGMENT, AugmentOptions
 from edgemt.data.cohort import DataOptions, find
 from edgemt.data.phantom2d import CLASSES
@@ -18,7 +18,8 @@ from edgemt.data.phantom3d import CLASSES as HEART
 from edgemt.data.phantom3d import SHAPE
 from edgemt.data.slice_dataset import Stack, TwoStream, around_of, load, statistics, with_background
 from edgemt.inference.evaluate import prepare
-from edgemt.io.neighbour_slices import frame_around, neighbours
+from edgemt.io.volumes import neighbour_indices, stack_neighbours
+from edgemt.model_card import Normalisation
 
 
 def _stack(count: int, *, first: int = 0, labels: bool = True, channels: int = 1, side: int = 8) -> Stack:
@@ -30,7 +31,7 @@ def _stack(count: int, *, first: int = 0, labels: bool = True, channels: int = 1
 
 
 def _raw(**changes: object) -> dict:
-    return {"augment": NO_AUGMENT, "normalise": Normalise((0.0,), (1 / 255,)), **changes}
+    return {"augment": NO_AUGMENT, "normalise": Normalisation((0.0,), (1 / 255,)), **changes}
 
 
 def _numbers(rows: torch.Tensor) -> list[int]:
@@ -123,7 +124,7 @@ def test_per_image_normalisation_forgets_gain_and_offset() -> None:
     ramp = torch.arange(64, dtype=torch.uint8).view(1, 8, 8, 1)
     both = Stack(torch.cat([ramp, ramp * 2 + 30]), torch.zeros(2, 8, 8, dtype=torch.uint8))
     none = Stack(torch.zeros(0, 8, 8, 1, dtype=torch.uint8), None)
-    stream = TwoStream(both, none, batch_size=(2, 0), augment=NO_AUGMENT, normalise=Normalise(per_image=True))
+    stream = TwoStream(both, none, batch_size=(2, 0), augment=NO_AUGMENT, normalise=Normalisation(per_image=True))
     image = stream.batch(0).image
     assert torch.allclose(image[0], image[1], atol=1e-4)
     assert math.isclose(float(image[0].std(correction=0)), 1, abs_tol=1e-4)
@@ -157,7 +158,7 @@ def _plateaus(count: int, *, side: int = 32) -> Stack:
 def _of_one_image(augment: AugmentOptions, *, unlabelled: int = 3) -> tuple[TwoStream, list[float]]:
     """A stream of `_plateaus` that normalises each image by itself, and the two levels of the clean image then."""
     stacks = _plateaus(2), replace(_plateaus(4), label=None)
-    stream = TwoStream(*stacks, (2, unlabelled), augment, Normalise(per_image=True))
+    stream = TwoStream(*stacks, (2, unlabelled), augment, Normalisation(per_image=True))
     clean = replace(stream, augment=NO_AUGMENT).batch(0).image
     return stream, sorted({round(float(v), 3) for v in clean.flatten()})
 
@@ -191,7 +192,7 @@ def test_what_lies_beyond_the_rim_moves_no_value_inside() -> None:
 def test_padding_is_the_darkest_value_of_the_image_itself() -> None:
     stacks = _plateaus(2), replace(_plateaus(4), label=None)
     options = replace(NO_AUGMENT, translate=0.3)
-    stream = TwoStream(*stacks, (2, 3), options, Normalise((0.0,), (1 / 255,)))
+    stream = TwoStream(*stacks, (2, 3), options, Normalisation((0.0,), (1 / 255,)))
     image = torch.cat([stream.batch(k).image for k in range(4)])
     assert float(image.amin()) == pytest.approx(60, abs=0.01)
 
@@ -204,11 +205,11 @@ def _slices(volume: str, count: int) -> list[Case]:
 
 
 def test_neighbours_are_taken_on_both_sides_and_the_ends_repeated() -> None:
-    assert neighbours(4, 3).tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
-    assert neighbours(2, 5).tolist() == [[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]]
-    assert neighbours(3, 1).tolist() == [[0], [1], [2]]
+    assert neighbour_indices(4, 3).tolist() == [[0, 0, 1], [0, 1, 2], [1, 2, 3], [2, 3, 3]]
+    assert neighbour_indices(2, 5).tolist() == [[0, 0, 0, 1, 1], [0, 0, 1, 1, 1]]
+    assert neighbour_indices(3, 1).tolist() == [[0], [1], [2]]
     with pytest.raises(ValueError, match="slices: 2 has no middle"):
-        neighbours(4, 2)
+        neighbour_indices(4, 2)
 
 
 def test_a_slice_never_sees_another_volume() -> None:
@@ -269,7 +270,7 @@ def test_training_and_evaluation_make_the_same_frames() -> None:
     held = prepare(cases, size=options.size, channels=1, slices=5, classes=HEART)
     frames = (stack.frames(torch.arange(len(cases)), "cpu") * 255).round().to(torch.uint8)
     assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), held.frames)
-    assert np.array_equal(frame_around(stack.image.numpy(), 3, slices=5), held.frames[3])
+    assert np.array_equal(stack_neighbours(stack.image.numpy(), 3, slices=5), held.frames[3])
 
 
 def test_a_single_image_has_no_neighbours_in_evaluation_either() -> None:
@@ -292,7 +293,9 @@ def test_soft_labels_move_with_the_image_in_every_row() -> None:
     ]
     augment = AugmentOptions(flip_vertical=True, rot90=True, labelled_intensity=0)
     for index in range(3):
-        batch = TwoStream(*stacks, batch_size=(3, 2), augment=augment, normalise=Normalise((0.0,), (1.0,))).batch(index)
+        batch = TwoStream(*stacks, batch_size=(3, 2), augment=augment, normalise=Normalisation((0.0,), (1.0,))).batch(
+            index
+        )
         assert batch.soft is not None and batch.soft.shape == (5, 2, 24, 24) and batch.soft.dtype == torch.float32
         assert torch.allclose(batch.soft[:, 1], batch.image[:, 0], atol=1e-3)
         assert torch.allclose(batch.soft.sum(1), torch.ones(5, 24, 24))

@@ -31,7 +31,7 @@ from deploy.stream.state.frames import Frame, InferenceResult
 from deploy.stream.state.overlay import empty_overlay
 from deploy.stream.web.corrections import MAX_BYTES
 from deploy.stream.web.page import Page
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 
 CLASSES, COLOURS = ("background", "organ", "tool"), ((128, 128, 128), (64, 240, 200), (255, 210, 63))
 SIZE, PICTURE = (48, 64), (96, 128)

@@ -48,7 +48,7 @@ from deploy.stream.state.overlay import empty_overlay  # noqa: E402
 from deploy.stream.status_line import StatusLine  # noqa: E402
 from deploy.stream.web.page import Page, open_page  # noqa: E402
 from edgemt import cli  # noqa: E402
-from edgemt.contract import Card  # noqa: E402
+from edgemt.model_card import ModelCard  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
 SYNTHETIC = ("--source", "synthetic:320x96", "--limits.budget-ms", "60000", "--limits.no-signal-ms", "60000")

@@ -17,14 +17,17 @@ pytest.importorskip("onnx")
 from pretend_gpu import CAPABILITY, NAME, Library, TensorRT  # noqa: E402
 from tiny_ship import expected, frame, graph, make_ship  # noqa: E402
 
-from deploy.package.package import Ship, self_test  # noqa: E402
+from deploy.package.golden import self_test  # noqa: E402
+from deploy.package.package import Ship  # noqa: E402
 from deploy.runtimes import (
     cuda_driver,
     tensorrt_build,  # noqa: E402
 )
 from deploy.runtimes.cache_seal import read_sealed  # noqa: E402
-from deploy.runtimes.load import available, runner  # noqa: E402
-from deploy.runtimes.tensorrt_build import BuildOptions, build, build_ship, executed  # noqa: E402
+from deploy.runtimes.load import runner  # noqa: E402
+from deploy.runtimes.registry import available  # noqa: E402
+from deploy.runtimes.tensorrt_api import executed  # noqa: E402
+from deploy.runtimes.tensorrt_build import BuildOptions, build, build_ship  # noqa: E402
 from deploy.runtimes.tensorrt_engine_cache import Key, NoEngine, find_engine, open_engine, write_engine  # noqa: E402
 
 KEY = Key("a" * 64, "tensorrt", "10.3.0", NAME, "8.7", "CUDA 12.6", {"precision": "tf32"})
@@ -85,7 +88,7 @@ def frames(count: int) -> list[np.ndarray]:
 @pytest.mark.parametrize("file", ["fp32", "int8"])
 def test_nvidias_builder_makes_an_engine_of_both_graphs_without_a_gpu(ship: Ship, no_gpu: None, file: str) -> None:
     pytest.importorskip("tensorrt_rtx_libs")
-    ((engine, said),) = build_ship(ship, runtime="tensorrt_rtx", file=file)
+    ((engine, said),) = build_ship(ship, runtime="tensorrt_rtx", file=file, self_test=runner)
     assert len(engine.read()) == engine.record["bytes"] > 1000
     assert engine.record["ahead_of_time"]
     assert "not tried: no NVIDIA GPU" in said
@@ -130,10 +133,10 @@ def test_only_an_onnx_file_of_the_card_is_built(ship: Ship, pretend: Pretend) ->
     pretend()
     for wrong, words in (("int4", ("int4", "card")), ("golden/frame0.png", (".onnx",)), ("fp16", ("model.fp16.onnx",))):
         with pytest.raises(ValueError) as error:
-            list(build_ship(ship, runtime="tensorrt", file=wrong))
+            list(build_ship(ship, runtime="tensorrt", file=wrong, self_test=runner))
         one_line(error, *words)
     with pytest.raises(ValueError, match="nearest: tensorrt"):
-        list(build_ship(ship, runtime="openvino"))
+        list(build_ship(ship, runtime="openvino", self_test=runner))
 
 
 # the pretended GPU
@@ -141,7 +144,7 @@ def test_only_an_onnx_file_of_the_card_is_built(ship: Ship, pretend: Pretend) ->
 
 def test_building_tries_each_engine_on_the_golden_frames(ship: Ship, pretend: Pretend) -> None:
     pretend()
-    built = list(build_ship(ship))
+    built = list(build_ship(ship, self_test=runner))
     assert [engine.record["source"] for engine, _ in built] == ["model.int8.onnx", "model.onnx"]
     assert all("gives the golden masks" in said and NAME in said for _, said in built)
     assert all(engine.key.gpu == NAME and engine.key.capability == "8.7" for engine, _ in built)
@@ -181,7 +184,7 @@ def test_a_portable_engine_names_no_gpu(ship: Ship, pretend: Pretend) -> None:
 @pytest.mark.parametrize("records", [True, False])
 def test_the_runner_gives_the_masks_with_and_without_a_cuda_graph(ship: Ship, pretend: Pretend, records: bool) -> None:
     device, _ = pretend(records=records)
-    list(build_ship(ship))
+    list(build_ship(ship, self_test=runner))
     made = runner(ship, runtime="tensorrt", file="int8")
     assert (made.runtime, made.file, made.precision, made.device) == ("tensorrt", "model.int8.onnx", "int8", "GPU")
     assert made.details["cuda_graph"] is records
@@ -195,7 +198,7 @@ def test_the_runner_gives_the_masks_with_and_without_a_cuda_graph(ship: Ship, pr
 
 def test_a_mask_of_the_gpu_survives_the_next_frame(ship: Ship, pretend: Pretend) -> None:
     pretend()
-    list(build_ship(ship))
+    list(build_ship(ship, self_test=runner))
     made = runner(ship, runtime="tensorrt")
     first = made(frames(1)[0])
     made(np.zeros_like(frames(1)[0]))
@@ -204,7 +207,7 @@ def test_a_mask_of_the_gpu_survives_the_next_frame(ship: Ship, pretend: Pretend)
 
 def test_several_frames_are_in_flight_at_once_and_come_back_in_order(ship: Ship, pretend: Pretend) -> None:
     device, _ = pretend()
-    list(build_ship(ship))
+    list(build_ship(ship, self_test=runner))
     made = runner(ship, runtime="tensorrt", streams=3)
     masks = list(made.infer_many(frames(7)))
     assert [np.array_equal(mask[0], expected(f[0])) for mask, f in zip(masks, frames(7), strict=True)] == [True] * 7
@@ -213,7 +216,7 @@ def test_several_frames_are_in_flight_at_once_and_come_back_in_order(ship: Ship,
 
 def test_a_call_in_stages_gives_the_same_mask(ship: Ship, pretend: Pretend) -> None:
     pretend()
-    list(build_ship(ship))
+    list(build_ship(ship, self_test=runner))
     mask, parts = runner(ship, runtime="tensorrt").staged(frames(1)[0])
     assert np.array_equal(mask[0], expected(frame(0)))
     assert len(parts) == 3 and all(part > 0 for part in parts)
@@ -221,7 +224,7 @@ def test_a_call_in_stages_gives_the_same_mask(ship: Ship, pretend: Pretend) -> N
 
 def test_a_runner_gives_back_what_it_took(ship: Ship, pretend: Pretend) -> None:
     device, _ = pretend()
-    list(build_ship(ship))
+    list(build_ship(ship, self_test=runner))
     made = runner(ship, runtime="tensorrt", streams=2)
     list(made.infer_many(frames(3)))
     assert device.held and device.streams and device.graphs
@@ -232,7 +235,7 @@ def test_a_runner_gives_back_what_it_took(ship: Ship, pretend: Pretend) -> None:
 
 def test_a_gpu_without_memory_is_told_in_one_line(ship: Ship, pretend: Pretend) -> None:
     device, _ = pretend()
-    list(build_ship(ship))
+    list(build_ship(ship, self_test=runner))
     device.memory = 100
     with pytest.raises(ValueError) as error:
         runner(ship, runtime="tensorrt")
@@ -423,7 +426,7 @@ def test_a_real_engine_gives_the_masks(ship: Ship, runtime: str, portable: bool)
     pytest.importorskip(tensorrt_build.PACKAGES[runtime])
     if cuda_driver.gpu() is None:
         pytest.skip("no NVIDIA GPU and driver here")
-    for engine, said in build_ship(ship, runtime=runtime, options=BuildOptions(portable=portable)):
+    for engine, said in build_ship(ship, runtime=runtime, options=BuildOptions(portable=portable), self_test=runner):
         assert "gives the golden masks" in said
         made = runner(engine.path, runtime=runtime, streams=2)
         masks = list(made.infer_many(frames(5)))

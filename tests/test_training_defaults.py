@@ -17,7 +17,7 @@ from edgemt.learning.roles import Players
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher, two_streams
 from edgemt.pipeline.overrides import override
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 
 def test_a_preset_sets_every_field_and_a_flag_changes_one_of_them() -> None:

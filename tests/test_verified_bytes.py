@@ -18,9 +18,11 @@ from onnx import helper, numpy_helper  # noqa: E402
 from tiny_ship import SIZE, expected, frame, graph, make_ship  # noqa: E402
 
 from deploy.package import package as ships  # noqa: E402
-from deploy.package.package import Ship, golden, open_ship  # noqa: E402
+from deploy.package.golden import golden  # noqa: E402
+from deploy.package.package import Ship, open_ship  # noqa: E402
 from deploy.promptable import runner as prompted  # noqa: E402
-from deploy.runtimes.load import RUNTIMES, runner  # noqa: E402
+from deploy.runtimes.load import runner  # noqa: E402
+from deploy.runtimes.registry import RUNTIMES  # noqa: E402
 
 FRAME = frame(5)[None]
 
@@ -129,9 +131,9 @@ def test_a_golden_picture_that_is_no_png_is_never_decoded(tmp_path: Path) -> Non
 
 
 def open_card(folder: Path) -> Any:
-    from edgemt.contract import Card
+    from edgemt.model_card import ModelCard
 
-    return Card.from_json((folder / "card.json").read_text())
+    return ModelCard.from_json((folder / "card.json").read_text())
 
 
 def prompt_graph(shift: float) -> Any:

@@ -11,7 +11,7 @@ import pytest
 torch = pytest.importorskip("torch")
 nibabel = pytest.importorskip("nibabel")
 
-from edgemt.contract import Case, Normalise  # noqa: E402
+from edgemt.contract import Case  # noqa: E402
 from edgemt.data.augment3d import draw_turns, intensified, turned  # noqa: E402
 from edgemt.data.cohort import DataOptions, find  # noqa: E402
 from edgemt.data.options import VolumeOptions  # noqa: E402
@@ -25,6 +25,7 @@ from edgemt.data.volume_dataset import (  # noqa: E402
     scaled,
     volume_statistics,
 )
+from edgemt.model_card import Normalisation  # noqa: E402
 
 DATA = DataOptions(layout="phantom_volumes", classes=CLASSES, channels=1, size=(32, 32), phantom=(2, 3, 1))
 SMALL = VolumeOptions(patch=(16, 16, 8), stride=(16, 16, 8), report_stride=(8, 8, 8))
@@ -44,7 +45,7 @@ def _stream(volume: VolumeOptions, *, shape: tuple[int, int, int] = (20, 24, 12)
     return VolumeStream(_stack(shape, shape, shape), unlabelled, volume=volume, normalise=RAW, seed=seed)
 
 
-RAW = Normalise(mean=(0.0,), std=(1.0,))
+RAW = Normalisation(mean=(0.0,), std=(1.0,))
 
 
 def test_phantom_volumes_are_loaded_whole_and_unlabelled_ones_without_their_label() -> None:
@@ -197,7 +198,7 @@ def test_per_image_normalises_a_patch_by_its_own_whole_volume() -> None:
     labels = tuple(x // divisor for x, divisor in zip(_stack(*[(20, 24, 12)] * 4).image, (10, 20, 40, 80), strict=True))
     images = tuple(x * 10 for x in labels)
     stream = VolumeStream(
-        VolumeStack(images[:2], labels[:2]), VolumeStack(images[2:], None), (2, 2), STILL, Normalise(per_image=True)
+        VolumeStack(images[:2], labels[:2]), VolumeStack(images[2:], None), (2, 2), STILL, Normalisation(per_image=True)
     )
     of = {int(label.max()): moments(image, stream.normalise) for image, label in zip(images, labels, strict=True)}
     for row, label in zip(stream.batch(0).image, stream.batch(0).label, strict=False):

@@ -21,9 +21,10 @@ from edgemt.data.cohort import DataOptions  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = [
-    "edgemt", "edgemt.contract", "edgemt.io.images", "edgemt.metrics.overlap", "edgemt.inference.evaluate",
+    "edgemt", "edgemt.contract", "edgemt.model_card", "edgemt.io.images", "edgemt.io.hdf5",
+    "edgemt.metrics.overlap", "edgemt.inference.evaluate",
     "edgemt.data.phantom2d", "edgemt.metrics.surface_distance", "edgemt.metrics.postprocess",
-    "edgemt.io.neighbour_slices", "edgemt.data.phantom3d", "edgemt.data.cohort", "edgemt.data.splits",
+    "edgemt.io.volumes", "edgemt.data.phantom3d", "edgemt.data.cohort", "edgemt.data.splits",
     "edgemt.inference.evaluate_package", "edgemt.cli", "edgemt.report", "edgemt.commands.list_rows",
     "deploy.runtimes.load", "deploy.benchmark.bench", "deploy.benchmark.package_bench", "deploy.benchmark.cold_start",
     "deploy.package.package", "deploy.quantization.accuracy_gate", "deploy.package.signing",

@@ -14,20 +14,23 @@ from conftest import TINY
 from PIL import Image
 from safetensors.torch import load_file
 
-from deploy.package.package import golden, open_ship
+from deploy.package.golden import golden
+from deploy.package.package import open_ship
 from deploy.pruning import prune
 from deploy.runtimes.load import runner
-from edgemt import cli, recipes, zoo
-from edgemt.artefacts import stage_folder
-from edgemt.contract import Card, Normalise
+from edgemt import cli, recipes
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.data.cohort import DataOptions
 from edgemt.data.phantom2d import CLASSES
 from edgemt.io import zoo_paths
 from edgemt.io.atomic import sha256
+from edgemt.model_card import ModelCard, Normalisation
 from edgemt.pipeline import zoo_graphs as graphs
 from edgemt.pipeline.pack_student import pack
 from edgemt.zoo import entry as shelf
+from edgemt.zoo.entry import open_entry
 from edgemt.zoo.synthetic_frames import frames_for, masks_of
+from edgemt.zoo.warm_start import compose_plans, describe_warm_start, load_warm_start, warm_start_spec
 
 ROOT = Path(__file__).parent.parent
 BRIEF = replace(graphs.TIMED, warmup=1, warmup_seconds=0, iterations=2, seconds=0.01, rounds=1)
@@ -44,19 +47,19 @@ def stage_of(run: Path, *, channels: int = 3, macs: float = 0.3, **fields: objec
     """A finished slim stage as a run leaves it: a pruned student of random weights that names every class."""
     torch.manual_seed(0)
     described = network_of(channels)
-    student = stage_folder.build_network(described).eval()
+    student = network_folder.build_network(described).eval()
     if macs:
         options = prune.PruneOptions(share=macs, importance="magnitude", steps=1)
         described["plan"] = prune.prune(student, example=torch.zeros(1, channels, *SIZE), options=options).to_dict()
     data = DataOptions(root=Path("/home/somebody/heart"), layout="phantom", classes=CLASSES, size=SIZE)
-    card = Card(
+    card = ModelCard(
         stage="slim",
         name="made_up",
         classes=CLASSES,
         size=SIZE,
         channels=channels,
         channel_order="RGB" if channels == 3 else "grey",
-        normalise=Normalise(mean=(0.4,), std=(0.2,)),
+        normalise=Normalisation(mean=(0.4,), std=(0.2,)),
         network=described,
         data={**data.to_dict(), "unlabelled": "/mnt/disk/more"},
         measured={
@@ -71,7 +74,7 @@ def stage_of(run: Path, *, channels: int = 3, macs: float = 0.3, **fields: objec
             tensor.copy_(tensor.half())
     folder = run / "slim"
     folder.mkdir(parents=True)
-    stage_folder.save_network(folder, student, replace(card, **fields))
+    network_folder.save_network(folder, student, replace(card, **fields))
     (run / "recipe.json").write_text(json.dumps({"name": "made_up", "seed": 7, "data": {"seed": 3, "root": "/home/x"}}))
     return folder
 
@@ -117,12 +120,12 @@ def test_an_entry_is_the_same_student_in_half_precision(stage: Path, home: Path)
     assert {t.dtype for t in packed.values()} == {torch.float16, torch.int64}
     card = shelf.read_card(home / "small")
     frames = frames_for(card)
-    before, after = (masks_of(stage_folder.load_network(folder), card, frames) for folder in (stage, home / "small"))
+    before, after = (masks_of(network_folder.load_network(folder), card, frames) for folder in (stage, home / "small"))
     assert (before == after).mean() >= 0.999 and len(np.unique(after)) > 1
 
 
 def test_a_card_says_what_was_measured_and_from_what_and_nothing_of_the_machine(home: Path) -> None:
-    entry = zoo.open_entry("zoo/small")
+    entry = open_entry("zoo/small")
     assert entry.measured["dice"] == 0.75 and "cases" not in entry.measured
     assert entry.facts["seeds"] == {"training": 7, "split": 3} and entry.facts["labels"] == "12 synthetic"
     assert entry.facts["terms"] == shelf.TERMS and entry.facts["note"] == "a test's own"
@@ -134,16 +137,16 @@ def test_a_card_says_what_was_measured_and_from_what_and_nothing_of_the_machine(
 
 def test_what_half_precision_would_change_is_not_packed(stage: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(stage, tmp_path / "run" / "slim")
-    student = stage_folder.load_network(folder)
+    student = network_folder.load_network(folder)
     with torch.no_grad():
         student.head.weight.zero_()
         student.head.bias.copy_(torch.linspace(1, 1 + 1e-4, len(student.head.bias)))
-    stage_folder.save_network(folder, student, stage_folder.read_card(folder))
+    network_folder.save_network(folder, student, stage_folder.read_card(folder))
     with pytest.raises(ValueError, match="float16 student on random frames"):
         pack(folder, "tie", into=tmp_path / "zoo")
     with torch.no_grad():
         student.head.bias.fill_(1e6)
-    stage_folder.save_network(folder, student, stage_folder.read_card(folder))
+    network_folder.save_network(folder, student, stage_folder.read_card(folder))
     with pytest.raises(ValueError, match="too large for float16"):
         pack(folder, "huge", into=tmp_path / "zoo")
     assert not list((tmp_path / "zoo").glob("*"))
@@ -170,19 +173,19 @@ def test_only_a_finished_stage_of_a_student_small_enough_is_packed_and_only_once
 
 def test_an_unknown_name_suggests_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="unknown zoo entry 'smal'; nearest: small"):
-        zoo.open_entry("zoo/smal")
+        open_entry("zoo/smal")
     with pytest.raises(ValueError, match="no such folder; write zoo/NAME"):
-        zoo.open_entry(tmp_path / "nowhere")
+        open_entry(tmp_path / "nowhere")
 
 
 def test_touched_weights_are_refused(copy: Path) -> None:
     weights = copy / shelf.WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     with pytest.raises(ValueError, match="changed since the card was written"):
-        zoo.open_entry(copy)
+        open_entry(copy)
     weights.rename(copy / "weights.pt")
     with pytest.raises(ValueError, match="safetensors alone"):
-        zoo.open_entry(copy)
+        open_entry(copy)
 
 
 @pytest.mark.parametrize("cut", ["half of the text", "network", "plan", "zoo", "measured", "files", "classes", "size"])
@@ -193,7 +196,7 @@ def test_a_truncated_card_is_refused_in_one_line(cut: str, copy: Path) -> None:
         place.pop(cut, None)
     file.write_text(file.read_text()[:900] if cut == "half of the text" else json.dumps(raw))
     with pytest.raises(ValueError) as refused:
-        zoo.open_entry(copy)
+        open_entry(copy)
     assert str(copy) in str(refused.value) and "\n" not in str(refused.value)
 
 
@@ -203,27 +206,29 @@ def test_a_card_cannot_make_timm_open_a_file(copy: Path) -> None:
     raw["network"]["options"]["checkpoint_path"] = "evil.pt"
     file.write_text(json.dumps(raw))
     with pytest.raises(ValueError, match="network.options"):
-        zoo.open_entry(copy)
+        open_entry(copy)
 
 
 def test_a_student_starts_from_an_entry_pruned_as_it_was_with_every_weight() -> None:
-    network = zoo.begun("zoo/small", network_of())
-    begun = zoo.begin("zoo/small", network).state_dict()
-    learned = stage_folder.load_network(zoo.open_entry("zoo/small").folder).state_dict()
-    assert all(torch.equal(begun[name], learned[name]) for name in learned)
+    network = warm_start_spec("zoo/small", network_of())
+    initial = load_warm_start("zoo/small", network).state_dict()
+    learned = network_folder.load_network(open_entry("zoo/small").folder).state_dict()
+    assert all(torch.equal(initial[name], learned[name]) for name in learned)
     assert network["begun"]["terms"] == shelf.TERMS
 
 
 def test_other_classes_keep_everything_but_the_head() -> None:
-    network = zoo.begun("zoo/small", network_of(classes=6))
-    begun = zoo.begin("zoo/small", network)
-    learned = stage_folder.load_network(zoo.open_entry("zoo/small").folder).state_dict()
+    network = warm_start_spec("zoo/small", network_of(classes=6))
+    student = load_warm_start("zoo/small", network)
+    learned = network_folder.load_network(open_entry("zoo/small").folder).state_dict()
     differ = {
-        name for name, t in begun.state_dict().items() if t.shape != learned[name].shape or (t != learned[name]).any()
+        name for name, t in student.state_dict().items() if t.shape != learned[name].shape or (t != learned[name]).any()
     }
     assert differ == {"head.weight", "head.bias"}
-    assert begun.eval()(torch.zeros(1, 3, *SIZE)).logits.shape == (1, 6, *SIZE)
-    assert zoo.told("zoo/small", network).endswith(f"its head starts anew: 6 classes instead of {len(CLASSES)}")
+    assert student.eval()(torch.zeros(1, 3, *SIZE)).logits.shape == (1, 6, *SIZE)
+    assert describe_warm_start("zoo/small", network).endswith(
+        f"its head starts anew: 6 classes instead of {len(CLASSES)}"
+    )
 
 
 @pytest.mark.parametrize(
@@ -243,7 +248,7 @@ def test_a_student_that_an_entry_does_not_fit_is_refused_before_anything_is_trai
 
 def test_a_head_that_a_pruned_entry_has_no_place_for_is_refused() -> None:
     with pytest.raises(ValueError, match="was pruned without the head 'decoder2'"):
-        zoo.begun("zoo/small", {**network_of(), "heads": ["features", "decoder2"]})
+        warm_start_spec("zoo/small", {**network_of(), "heads": ["features", "decoder2"]})
 
 
 def test_first_weights_count_in_the_key_by_what_they_are_not_by_where_they_lie(
@@ -256,9 +261,9 @@ def test_first_weights_count_in_the_key_by_what_they_are_not_by_where_they_lie(
     assert "starts from zoo/small, pruned as it was" in distil("zoo/small")
     assert stage_folder.read_card(Path("run/student")).network["plan"]
     assert "student: stands" in distil(str(copy))
-    student = stage_folder.load_network(copy)
+    student = network_folder.load_network(copy)
     student.head.bias.data += 1
-    stage_folder.save_network(copy, student.half(), shelf.read_card(copy))
+    network_folder.save_network(copy, student.half(), shelf.read_card(copy))
     assert "student: stands" not in distil(str(copy))
 
 
@@ -278,12 +283,12 @@ def test_without_first_weights_a_key_is_what_it_was_before_there_was_a_zoo() -> 
 
 
 def test_a_pruned_entry_can_be_pruned_further_and_built_again() -> None:
-    network = zoo.begun("zoo/small", network_of())
-    student = zoo.begin("zoo/small", network).eval()
+    network = warm_start_spec("zoo/small", network_of())
+    student = load_warm_start("zoo/small", network).eval()
     options = prune.PruneOptions(share=0.2, importance="magnitude", steps=1)
     plan = prune.prune(student, example=torch.zeros(1, 3, *SIZE), options=options)
-    both = zoo.pruned_further(network["plan"], plan.to_dict())
-    again = stage_folder.build_network({**network, "plan": both})
+    both = compose_plans(network["plan"], plan.to_dict())
+    again = network_folder.build_network({**network, "plan": both})
     again.load_state_dict(student.state_dict())
     assert both["macs"] == [network["plan"]["macs"][0], plan.macs[1]]
 
@@ -296,7 +301,7 @@ def test_the_slim_stage_takes_a_student_that_was_pruned_before(
     cli.main(["prune", "phantom", "--out", "run", *few])
     before, after = (stage_folder.read_card(Path("run") / s) for s in ("student", "slim"))
     assert after.macs < before.macs if float(macs) else after.macs == before.macs
-    stage_folder.load_network(Path("run/slim"))
+    network_folder.load_network(Path("run/slim"))
 
 
 def test_an_entry_ships_at_once_with_frames_of_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -354,7 +359,7 @@ def test_the_packages_own_table_is_what_the_cards_say_and_packing_renews_it(
     text = (zoo_paths.HOME / "README.md").read_text(encoding="utf-8")
     assert shelf.with_table(text) == text, "write it anew: shelf.with_table"
     for name in shelf.names():
-        assert zoo.open_entry(f"zoo/{name}").measured["dice"] > 0
+        assert open_entry(f"zoo/{name}").measured["dice"] > 0
     monkeypatch.undo()
     (tmp_path / "zoo").mkdir()
     (tmp_path / "zoo" / "README.md").write_text(text)
@@ -393,13 +398,13 @@ def test_the_graph_of_an_entry_gives_the_masks_of_its_weights_and_is_checked_who
     ship = open_ship("zoo/small")
     assert ship.folder == zoo_paths.HOME / "small" and set(ship.card.files) > {shelf.WEIGHTS, "model.fp16.onnx"}
     frames = frames_for(ship.card)
-    wanted = masks_of(stage_folder.load_network(ship.folder), ship.card, frames)
+    wanted = masks_of(network_folder.load_network(ship.folder), ship.card, frames)
     for runtime in graphs.RUNTIMES:
         assert (runner("zoo/small", runtime=runtime)(frames) == wanted).mean() > 0.97  # bf16, random weights
     (copy / "model.fp16.onnx").write_bytes(b"else")
     with pytest.raises(ValueError, match=r"model\.fp16\.onnx: changed since the card was written"):
         open_ship(copy)
-    zoo.open_entry(copy)  # weights alone are read to train on
+    open_entry(copy)  # weights alone are read to train on
 
 
 def test_a_card_cannot_bring_files_that_no_entry_has(copy: Path) -> None:
@@ -407,4 +412,4 @@ def test_a_card_cannot_bring_files_that_no_entry_has(copy: Path) -> None:
     raw = json.loads(file.read_text())
     file.write_text(json.dumps({**raw, "files": {**raw["files"], "golden/patient.png": "0" * 64}}))
     with pytest.raises(ValueError, match="its files is cut short or makes no sense"):
-        zoo.open_entry(copy)
+        open_entry(copy)

@@ -20,15 +20,17 @@ pytest.importorskip("openvino")
 
 from test_without_torch import HEAVY, run  # noqa: E402
 
+from deploy.package.golden import golden, write_golden  # noqa: E402
 from deploy.package.input_drift import INPUTS, read_inputs, write_inputs  # noqa: E402
-from deploy.package.package import golden, open_ship, seal, write_golden  # noqa: E402
-from edgemt import cli, zoo
-from edgemt.artefacts import stage_folder
-from edgemt.contract import Card  # noqa: E402
+from deploy.package.package import open_ship, seal  # noqa: E402
+from edgemt import cli  # noqa: E402
+from edgemt.artefacts import stage_folder  # noqa: E402
 from edgemt.data.phantom3d import volume  # noqa: E402
 from edgemt.io import zoo_paths  # noqa: E402
+from edgemt.model_card import ModelCard  # noqa: E402
 from edgemt.pipeline import zoo_graphs as graphs
 from edgemt.zoo import entry  # noqa: E402
+from edgemt.zoo.entry import open_entry
 from edgemt.zoo.synthetic_frames import frames_for  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -37,7 +39,7 @@ SMALL, SMALL_IR = "model.int8.onnx", "openvino/model.int8.xml"
 BRIEF = replace(graphs.TIMED, warmup=1, warmup_seconds=0, iterations=2, seconds=0.01, rounds=1)
 
 
-def sealed(folder: Path, card: Card, **fields: object) -> Card:
+def sealed(folder: Path, card: ModelCard, **fields: object) -> ModelCard:
     return seal(folder, replace(card, files={}, created="", latency=(), **fields))  # type: ignore[arg-type]
 
 
@@ -93,7 +95,7 @@ def test_a_ship_is_packed_with_its_int8_graph_and_without_any_image_of_a_patient
     finished: Path, home: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     shutil.copytree(LA, home / "heart")
-    identity = zoo.open_entry("zoo/heart").identity
+    identity = open_entry("zoo/heart").identity
     exported = shutil.copytree(finished / "ship", home.parent / "exported" / "ship")
     sealed(exported, stage_folder.read_card(exported), parents=(identity,))  # as edgemt export zoo/heart leaves it
     assert "add --overwrite" in refusal(["pack", str(exported), "heart"], capsys)
@@ -116,7 +118,7 @@ def test_a_ship_is_packed_with_its_int8_graph_and_without_any_image_of_a_patient
     assert "P001" not in text and "somebody" not in text
     there = {path.relative_to(ship.folder).as_posix() for path in ship.folder.rglob("*") if path.is_file()}
     assert there == {*card.files, "card.json"} and entry.weight(ship.folder, card) < entry.LARGEST
-    assert zoo.open_entry("zoo/heart").identity == identity
+    assert open_entry("zoo/heart").identity == identity
     cli.main(["list", "zoo"])
     assert "atrium: 160 x 128, 5 slices; Dice 0.859 in INT8, 0.877 in float" in capsys.readouterr().out
 
@@ -159,7 +161,7 @@ def test_a_name_of_the_zoo_is_taken_wherever_a_ship_is_without_torch(tmp_path: P
 import contextlib, io, os
 from pathlib import Path
 import edgemt
-from edgemt import cli
+from edgemt import cli  # noqa: E402
 
 os.chdir(sys.argv[2])
 def command(*words):

@@ -8,8 +8,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from deploy.package.package import Ship, open_ship, seal, write_golden
-from edgemt.contract import Card
+from deploy.package.golden import write_golden
+from deploy.package.package import Ship, open_ship, seal
+from edgemt.model_card import ModelCard
 
 SIZE, CHANNELS, CLASSES = (32, 40), 3, ("background", "organ", "tool")
 FACE = {"shape": [1, *SIZE, CHANNELS], "kind": TensorProto.UINT8}
@@ -98,5 +99,5 @@ def make_ship(
             picture = np.stack([frame(seed + k)[..., 0] for k in range(channels)], axis=-1)
         write_golden(folder, f"frame{seed}", frame=picture, mask=expected(picture))
     values = {"name": "tiny", "classes": CLASSES, "size": SIZE, "channels": channels, **fields}
-    seal(folder, Card(**values))  # type: ignore[arg-type]
+    seal(folder, ModelCard(**values))  # type: ignore[arg-type]
     return open_ship(folder)

@@ -16,14 +16,14 @@ from typing import Any
 import numpy as np
 
 from deploy.benchmark.call_breakdown import split, together
-from deploy.benchmark.percentiles import median, ratio, summary
 from deploy.benchmark.soak import soak
 from deploy.benchmark.summary import budget, notes, table
-from deploy.benchmark.timing import BenchOptions, Call, in_turns, paced, warm_up
 from deploy.hardware.energy import energy, meters
 from deploy.hardware.machine import Calibrator, Load, describe, memory, physical_cores, temperature
 from deploy.hardware.monitor import Watch
 from deploy.hardware.nvml import Gpu
+from deploy.measurement.percentiles import median, ratio, summary
+from deploy.measurement.timing import BenchOptions, Call, in_turns, paced, warm_up
 
 __all__ = ["BenchOptions", "Call", "bench", "measure", "notes", "paced", "table", "without_raw"]
 

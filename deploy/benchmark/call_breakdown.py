@@ -12,8 +12,8 @@ from typing import Any
 
 import numpy as np
 
-from deploy.benchmark.percentiles import summary
-from deploy.benchmark.timing import Call
+from deploy.measurement.percentiles import summary
+from deploy.measurement.timing import Call
 
 PARTS = ("copy_in", "infer", "copy_out")
 _LIMIT_S = 2.0

@@ -37,7 +37,9 @@ def report(job: dict[str, Any]) -> None:
     """The child's side: prints one line of JSON."""
     from deploy.hardware.machine import memory
     from deploy.package.package import open_ship
-    from deploy.runtimes.load import RUNTIMES, imported, runner
+    from deploy.runtimes.load import runner
+    from deploy.runtimes.registry import RUNTIMES
+    from deploy.runtimes.runner import imported
 
     frame = np.random.default_rng(0).integers(0, 256, (1, *job["shape"]), dtype=np.uint8)
     choice: dict[str, Any] = {name: job.get(name) for name in ("threads", "precision")}

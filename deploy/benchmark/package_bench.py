@@ -15,9 +15,11 @@ import numpy as np
 
 from deploy.benchmark.bench import BenchOptions, Call, bench
 from deploy.benchmark.cold_start import cold_start
-from deploy.benchmark.percentiles import summary
-from deploy.package.package import Ship, golden, open_ship
-from deploy.runtimes.load import RUNTIMES, available, runner
+from deploy.measurement.percentiles import summary
+from deploy.package.golden import golden
+from deploy.package.package import Ship, open_ship
+from deploy.runtimes.load import runner
+from deploy.runtimes.registry import RUNTIMES, available
 from edgemt.io.images import fit_frame, fit_label
 
 Evaluate = Callable[[str, str, str | None], Mapping[str, Any]]  # runtime, file, precision -> "dice", "counted"
@@ -117,8 +119,8 @@ def _variants(ship: Ship, runtime: str) -> list[dict[str, Any]]:
     for kind, names in row.files.items():
         if any(name in ship.card.files for name in names):
             asked.append({"file": kind})
-            if kind == "fp32" and row.exact:
-                asked.append({"file": kind, "precision": row.exact})
+            if kind == "fp32" and row.reference_precision:
+                asked.append({"file": kind, "precision": row.reference_precision})
     return asked or [{}]
 
 

@@ -12,10 +12,10 @@ from typing import Any
 
 import numpy as np
 
-from deploy.benchmark.percentiles import summary
-from deploy.benchmark.timing import Call
 from deploy.hardware.machine import Load
 from deploy.hardware.monitor import Watch
+from deploy.measurement.percentiles import summary
+from deploy.measurement.timing import Call
 
 _SLOWEST = 20
 _KEPT = ("n", "p50_ms", "p90_ms", "p99_ms", "p99_9_ms", "max_ms")

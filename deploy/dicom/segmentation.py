@@ -24,10 +24,10 @@ from deploy.dicom.pixels import DicomFile
 from deploy.package.input_drift import Watch, read_inputs
 from deploy.package.package import Ship, card_hash, open_ship
 from deploy.runtimes.load import runner
-from edgemt.contract import Card
 from edgemt.io.atomic import Failures, write_bytes
 from edgemt.io.bit_depth import of_card
 from edgemt.io.images import fit_frame, fit_label
+from edgemt.model_card import ModelCard
 
 Kind = Literal["BINARY", "LABELMAP"]
 Predict = Callable[[np.ndarray], np.ndarray]  # uint8 [1, H, W, K] -> uint8 [1, H, W]
@@ -95,7 +95,9 @@ def _tell(text: str) -> None:
     print(f"edgemt: {text}", file=sys.stderr, flush=True)
 
 
-def _predicted(card: Card, predict: Predict, series: Series, failures: Failures) -> tuple[list[DicomFile], np.ndarray]:
+def _predicted(
+    card: ModelCard, predict: Predict, series: Series, failures: Failures
+) -> tuple[list[DicomFile], np.ndarray]:
     """The files that could be read, and uint8 [F, H, W] of all their frames."""
     kept, masks = [], []
     for file in series.files:
@@ -133,7 +135,7 @@ def _sources_of(path: Path) -> set[str]:
     }
 
 
-def _segmentation(card: Card, images: list[Any], masks: np.ndarray, *, kind: Kind, number: int) -> Any:
+def _segmentation(card: ModelCard, images: list[Any], masks: np.ndarray, *, kind: Kind, number: int) -> Any:
     from pydicom import Dataset
 
     if "NumberOfFrames" not in images[0] or "SharedFunctionalGroupsSequence" in images[0]:
@@ -181,7 +183,7 @@ def _with_frames(made: Any, masks: np.ndarray, image: Any) -> Any:
     return made
 
 
-def _made(card: Card, images: list[Any], masks: np.ndarray, *, kind: Kind, number: int) -> Any:
+def _made(card: ModelCard, images: list[Any], masks: np.ndarray, *, kind: Kind, number: int) -> Any:
     hd = library("highdicom")
     return hd.seg.Segmentation(
         source_images=images,
@@ -202,7 +204,7 @@ def _made(card: Card, images: list[Any], masks: np.ndarray, *, kind: Kind, numbe
     )
 
 
-def _described(hd: Any, card: Card, value: int) -> Any:
+def _described(hd: Any, card: ModelCard, value: int) -> Any:
     """The ship knows classes by name only, so the code is the general one and the name stands as the label."""
     from pydicom.sr.codedict import codes
 
@@ -219,7 +221,7 @@ def _described(hd: Any, card: Card, value: int) -> Any:
     )
 
 
-def _masks(card: Card, predict: Predict, frames: np.ndarray) -> np.ndarray:
+def _masks(card: ModelCard, predict: Predict, frames: np.ndarray) -> np.ndarray:
     """uint8 [F, H, W] of frames at their own size."""
     out = np.zeros(frames.shape[:3], np.uint8)
     for k, frame in enumerate(frames):

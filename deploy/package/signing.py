@@ -14,7 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
-from edgemt.io.atomic import whole, write_bytes
+from edgemt.io.atomic import atomic_write, write_bytes
 
 SIGNATURE = "card.json.sig"
 TRUSTED = "EDGEMT_TRUSTED_KEY"  # the public key file without whose signature no ship is opened
@@ -36,7 +36,7 @@ def keygen(path: str | Path) -> tuple[Path, Path]:
     key, secret = ed25519.Ed25519PrivateKey.generate(), os.environ.get(PASSPHRASE, "").encode()
     lock = serialization.BestAvailableEncryption(secret) if secret else serialization.NoEncryption()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.touch(0o600, exist_ok=False)  # never readable by others, not even for a moment
         part.write_bytes(pem)
     form = serialization.PublicFormat.SubjectPublicKeyInfo

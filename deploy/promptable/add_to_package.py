@@ -11,11 +11,12 @@ import numpy as np
 import torch
 from torch import nn
 
-from deploy.package.package import Ship, card_hash, golden, open_ship, seal
+from deploy.package.golden import golden
+from deploy.package.package import Ship, card_hash, open_ship, seal
 from deploy.promptable.export import Embed, export_prompt
 from deploy.promptable.runner import Question, load_prompt
-from edgemt.contract import Card
 from edgemt.io.images import fit_frame
+from edgemt.model_card import ModelCard
 
 PARITY = 0.999  # share of pixels that each runtime must give as torch does
 ASKED = (  # what parity is tried with: each kind of prompt alone and together
@@ -25,7 +26,7 @@ ASKED = (  # what parity is tried with: each kind of prompt alone and together
 )
 
 
-def add_prompt(folder: str | Path, network: nn.Module, card: Card) -> Ship:
+def add_prompt(folder: str | Path, network: nn.Module, card: ModelCard) -> Ship:
     """Give the ship in `folder` the prompt input `network`, whose card is `card`. The folder is whole at any moment.
 
     A signature that the ship had is gone: its card is another one now. Raises ValueError, and leaves the ship as it
@@ -50,7 +51,7 @@ def add_prompt(folder: str | Path, network: nn.Module, card: Card) -> Ship:
     return open_ship(folder)
 
 
-def put_prompt(folder: Path, network: nn.Module, card: Card, *, of: Card, frames: list[np.ndarray]) -> None:
+def put_prompt(folder: Path, network: nn.Module, card: ModelCard, *, of: ModelCard, frames: list[np.ndarray]) -> None:
     """Write `prompt/` into a ship that is not sealed yet, `of` its card, and try it on `frames`, uint8 [h, w, K].
 
     Raises ValueError for classes that differ, slices with neighbours, and a runtime that answers otherwise than torch.
@@ -81,7 +82,7 @@ def put_prompt(folder: Path, network: nn.Module, card: Card, *, of: Card, frames
 
 
 @torch.inference_mode()
-def _asked_of_torch(network: nn.Module, frame: np.ndarray, card: Card) -> np.ndarray:
+def _asked_of_torch(network: nn.Module, frame: np.ndarray, card: ModelCard) -> np.ndarray:
     """The network itself, asked ASKED: logits [3, H, W]."""
     front = Embed(network.eval(), normalise=card.normalise, channels=card.channels)
     kept = front(torch.from_numpy(frame.copy())[None])

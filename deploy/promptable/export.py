@@ -22,8 +22,8 @@ from torch import Tensor, nn
 
 from deploy.export import Shippable, quiet, without_traces
 from deploy.promptable.runner import DECODE, EMBED, NO_POINT, POINTS
-from edgemt.contract import Normalise
-from edgemt.io.atomic import whole
+from edgemt.io.atomic import atomic_write
+from edgemt.model_card import Normalisation
 
 _ASKED, _CORNERS = 2, 2  # tokens before the points: those that become the answer, and a box
 
@@ -31,7 +31,7 @@ _ASKED, _CORNERS = 2, 2  # tokens before the points: those that become the answe
 class Embed(nn.Module):
     """frame uint8 [1, H, W, K] -> what of it can be kept."""
 
-    def __init__(self, network: nn.Module, *, normalise: Normalise, channels: int) -> None:
+    def __init__(self, network: nn.Module, *, normalise: Normalisation, channels: int) -> None:
         super().__init__()
         self.front = Shippable(network, normalise=normalise, channels=channels)
 
@@ -76,7 +76,13 @@ class Decode(nn.Module):
 
 
 def export_prompt(
-    network: nn.Module, ship: str | Path, *, size: tuple[int, int], channels: int, normalise: Normalise, opset: int = 20
+    network: nn.Module,
+    ship: str | Path,
+    *,
+    size: tuple[int, int],
+    channels: int,
+    normalise: Normalisation,
+    opset: int = 20,
 ) -> tuple[Path, Path]:
     """Write the two graphs of a network with `embed` and `decode` into a ship's folder, before it is sealed.
 
@@ -125,6 +131,6 @@ def _written(
             raise ValueError(f"{path}: cannot be exported to ONNX ({str(error).strip().splitlines()[0]})") from error
     assert program is not None
     without_traces(program.model_proto)
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(program.model_proto.SerializeToString(deterministic=True))
     return path

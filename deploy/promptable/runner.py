@@ -23,7 +23,7 @@ from deploy.package.signing import require_signed
 from deploy.runtimes import openvino_backend
 from deploy.runtimes.openvino_backend import core
 from deploy.runtimes.runner import imported
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.io.images import fit_frame
 
 EMBED, DECODE = "prompt/embed.onnx", "prompt/decode.onnx"
@@ -118,7 +118,7 @@ def load_prompt(
     if runtime == "auto":
         runtime = next((name for name in _LOAD if find_spec(name) is not None), "onnxruntime")
     if runtime not in _LOAD:
-        raise ValueError(unknown("runtime of a prompt input", runtime, _LOAD))
+        raise ValueError(unknown_name_message("runtime of a prompt input", runtime, _LOAD))
     loaded = []
     for part in (embed, decode):
         if not isinstance(part, ModelBytes):

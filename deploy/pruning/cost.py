@@ -77,6 +77,11 @@ def channels_of(module: Any) -> tuple[int, int]:
     return module.in_channels, module.out_channels
 
 
+def widths_of(network: nn.Module) -> dict[str, int]:
+    """Channels out of each convolution and linear layer, by its name."""
+    return {name: channels_of(m)[1] for name, m in network.named_modules() if isinstance(m, LAYERS)}
+
+
 def depthwise(module: Any) -> bool:
     return getattr(module, "groups", 1) > 1 and module.groups == module.in_channels == module.out_channels
 

@@ -9,15 +9,13 @@ import math
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
 from deploy.pruning.cost import LAYERS, Group, depthwise
-
-if TYPE_CHECKING:
-    from deploy.pruning.prune import PruneOptions
+from deploy.pruning.options import PruneOptions
 
 Gradients = Callable[[nn.Module], None]
 

@@ -12,17 +12,15 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from torch import Tensor, nn
 
-from deploy.pruning.cost import LAYERS, Ledger
+from deploy.pruning.cost import LAYERS, Ledger, widths_of
 from deploy.pruning.dependency_groups import groups_of
 from deploy.pruning.latency_table import Machine, Table, measured
+from deploy.pruning.options import PruneOptions
 from deploy.pruning.plan import adopt
-
-if TYPE_CHECKING:
-    from deploy.pruning.prune import PruneOptions
 
 TRIALS = 6
 NEAR = 0.02  # of the latency: what a shared machine can tell apart
@@ -76,8 +74,6 @@ def _table(
     network: nn.Module, example: Tensor, options: PruneOptions, *, machine: Machine, before: Any
 ) -> tuple[Table, float, float]:
     """The table, the most that can go of what it counts, and the part of the whole latency that it counts."""
-    from deploy.pruning.prune import widths_of
-
     plain = replace(options, importance="magnitude")  # here the groups matter, not which of their channels go first
     _, groups = groups_of(network, example, plain, whole=widths_of(network))
     table, total = measured(network, example, groups, round_to=options.rounded_to, machine=machine)

@@ -12,72 +12,30 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from pathlib import Path
-from typing import Literal, get_args
 
 import torch
 from torch import Tensor, nn
 
 from deploy.pruning import latency_search
-from deploy.pruning.cost import AHEAD, LAYERS, Cost, Group, Ledger, channels_of, choose, count, macs_of, params_of
+from deploy.pruning.cost import (
+    AHEAD,
+    LAYERS,
+    Cost,
+    Group,
+    Ledger,
+    choose,
+    count,
+    macs_of,
+    params_of,
+    widths_of,
+)
 from deploy.pruning.dependency_groups import Gradients, fresh_gradients, groups_of
 from deploy.pruning.latency_table import Machine
-from deploy.pruning.plan import Plan, apply_plan, read_plan, restored, shapes_of, sizes_of
-
-__all__ = ["Plan", "PruneOptions", "apply_plan", "count", "prune", "read_plan", "recalibrate", "widths_of"]
-
-Target = Literal["macs", "params", "latency"]
-# Channels that a runtime's kernels take at once. Measured for OpenVINO INT8 and float on AVX-512: the time of a
-# convolution rises in steps of 16. NVIDIA's integer tensor cores want 32.
-ROUND = {"openvino": 16, "onnxruntime": 16, "tensorrt": 32, "tensorrt_rtx": 32}
-
-
-@dataclass(frozen=True)
-class PruneOptions:
-    """What to remove, and how carefully."""
-
-    share: float = 0.45  # of the target, to remove; 0 prunes nothing
-    target: Target = "macs"  # "latency" is measured on this machine
-    runtime: str = "openvino"  # whose latency, and whose channel blocks
-    precision: Literal["int8", "float"] = "int8"  # that will ship
-    importance: Literal["taylor", "magnitude"] = (
-        "taylor"  # |sum of weight x gradient| (arXiv 1906.10771), or |weight|^2
-    )
-    round_to: int = 0  # channels stay multiples of this; 0 is 8, for latency the block that the runtime computes in
-    steps: int = 4  # times the gradients are taken anew on the way
-    rounds: int = 1  # prune a part, fine-tune, prune on: so often
-    max_ratio: float = 0.75  # the largest share that one layer may lose
-    plan: str = ""  # a plan.json to repeat on this network, instead of a search
-
-    def __post_init__(self) -> None:
-        for name, kinds in (("target", Target), ("precision", Literal["int8", "float"])):
-            if getattr(self, name) not in get_args(kinds):
-                raise ValueError(f"prune.{name} = {getattr(self, name)!r}: choose {' or '.join(get_args(kinds))}")
-        if self.runtime not in ROUND:
-            raise ValueError(f"prune.runtime = {self.runtime!r}: choose one of {', '.join(ROUND)}")
-        if not 0 <= self.share < 1:
-            raise ValueError(f"prune.share = {self.share}: a share to remove, from 0 to below 1, such as 0.45")
-        if self.importance not in ("taylor", "magnitude"):
-            raise ValueError(f"prune.importance = {self.importance!r}: choose 'taylor' or 'magnitude'")
-        if not 0 < self.max_ratio < 1:
-            raise ValueError(f"prune.max_ratio = {self.max_ratio}: the share a layer may lose, between 0 and 1")
-        if self.round_to < 0:
-            raise ValueError(f"prune.round_to = {self.round_to}: must be 1 or more, or 0 for the runtime's own")
-        if self.steps < 1 or self.rounds < 1:
-            raise ValueError(f"prune.steps = {self.steps}, prune.rounds = {self.rounds}: both must be 1 or more")
-        if self.plan and self.rounds > 1:
-            raise ValueError(f"prune.plan = {self.plan!r}: is repeated in one go; leave prune.rounds at 1")
-
-    @property
-    def rounded_to(self) -> int:
-        return self.round_to or (ROUND[self.runtime] if self.target == "latency" else 8)
-
-    @property
-    def wanted(self) -> bool:
-        return bool(self.share > 0 or self.plan)
+from deploy.pruning.options import PruneOptions
+from deploy.pruning.plan import Plan, read_plan, restored, shapes_of, sizes_of
 
 
 def prune(
@@ -122,11 +80,6 @@ def prune(
         tensors={name: shape for name, shape in now.items() if shape != shapes[name]},
         latency=measured,
     )
-
-
-def widths_of(network: nn.Module) -> dict[str, int]:
-    """Channels out of each convolution and linear layer, by its name."""
-    return {name: channels_of(m)[1] for name, m in network.named_modules() if isinstance(m, LAYERS)}
 
 
 @torch.no_grad()

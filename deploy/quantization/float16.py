@@ -13,7 +13,7 @@ import numpy as np
 
 from deploy.export import check
 from deploy.quantization.int8 import left_alone, name_nodes
-from edgemt.io.atomic import whole
+from edgemt.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     import onnx
@@ -59,7 +59,7 @@ def halve(onnx_in: str | Path, onnx_out: str | Path) -> Path:
             _retype(node, path=onnx_in)
         nodes.append(node)
     _replace(graph, nodes)
-    with whole(onnx_out) as part:
+    with atomic_write(onnx_out) as part:
         part.write_bytes(model.SerializeToString(deterministic=True))
         check(part, name=str(onnx_out))
     return Path(onnx_out)

@@ -20,7 +20,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.export import INPUT, check, quiet
-from edgemt.io.atomic import whole
+from edgemt.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     import onnx
@@ -68,7 +68,7 @@ def quantize(
     for message in (quantized, quantized.graph, *quantized.graph.node):
         message.doc_string = ""
         del message.metadata_props[:]
-    with whole(onnx_out) as part:
+    with atomic_write(onnx_out) as part:
         part.write_bytes(quantized.SerializeToString(deterministic=True))
         check(part, name=str(onnx_out))
     return Path(onnx_out)

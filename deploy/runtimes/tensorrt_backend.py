@@ -17,7 +17,7 @@ import numpy as np
 
 from deploy.package.model_bytes import ModelBytes
 from deploy.package.onnx_inspect import parse_graph
-from deploy.runtimes import cuda_driver, tensorrt_build
+from deploy.runtimes import cuda_driver, tensorrt_api
 from deploy.runtimes.cache_seal import read_sealed, write_sealed
 from deploy.runtimes.runner import Choice, Lane, Loaded, Stages, first_line, only_one, said
 from deploy.runtimes.tensorrt_engine_cache import SUFFIX, Engine, Key, cache_folder, find_engine, open_engine
@@ -25,12 +25,12 @@ from deploy.runtimes.tensorrt_engine_cache import SUFFIX, Engine, Key, cache_fol
 
 def load(model: ModelBytes, choice: Choice, *, runtime: str) -> Loaded:
     """`model`: an ONNX graph whose engine is looked up, or an engine. Raises ValueError for one that does not fit."""
-    trt, driver = tensorrt_build.module(runtime), cuda_driver.cuda()
+    trt, driver = tensorrt_api.module(runtime), cuda_driver.cuda()
     if choice.device not in (None, "GPU"):
         raise ValueError(f"device {choice.device!r}: {runtime} runs on the GPU")
     driver.enter()
     engine = _engine(model, choice, runtime=runtime, version=str(trt.__version__), gpu=driver.gpu)
-    log = tensorrt_build.logger(trt)
+    log = tensorrt_api.logger(trt)
     plan = trt.Runtime(log)
     data = engine.read()
     loaded = plan.deserialize_cuda_engine(data)
@@ -107,7 +107,7 @@ def _engine(model: ModelBytes, choice: Choice, *, runtime: str, version: str, gp
 def _precision(trt: Any, loaded: Any, engine: Engine, model: ModelBytes) -> str:
     """From the engine itself, else from the builder's list, else from the graph."""
     text = loaded.create_engine_inspector().get_engine_information(trt.LayerInformationFormat.JSON)
-    kinds = dict(tensorrt_build.executed(text)) or dict(engine.record.get("layers", {}))
+    kinds = dict(tensorrt_api.executed(text)) or dict(engine.record.get("layers", {}))
     if not kinds and model.path.suffix == ".onnx":
         quantized = "QuantizeLinear" in parse_graph(model.data, source=model.path).ops
         kinds = {"int8" if quantized else "f32": 1}

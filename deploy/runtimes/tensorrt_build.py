@@ -6,41 +6,28 @@ half. TensorRT 10 takes that form and TensorRT 11 takes nothing else.
 
 from __future__ import annotations
 
-import json
-import re
 import time
-from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, Literal
 
+from deploy.package.files import ONNX
 from deploy.package.model_bytes import ModelBytes, read_model
 from deploy.package.onnx_inspect import parse_graph
 from deploy.package.package import Ship
 from deploy.runtimes import cuda_driver
 from deploy.runtimes.cache_seal import read_sealed, write_sealed
-from deploy.runtimes.runner import imported, said
+from deploy.runtimes.runner import GraphRunner, said
+from deploy.runtimes.tensorrt_api import PACKAGES, executed, logger, module
 from deploy.runtimes.tensorrt_engine_cache import Engine, Key, cache_folder, write_engine
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 
-PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_bindings"}
-PIP = {
-    "tensorrt": "tensorrt (on a Jetson JetPack brings it)",
-    "tensorrt_rtx": "tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs",
-}
-FILES = {"int8": "model.int8.onnx", "fp16": "model.fp16.onnx", "fp32": "model.onnx"}
-OLDEST = 10  # the first major version with strongly typed networks as we use them
 _ATTEMPTS = 3  # each with a quarter of the workspace of the one before
-_HEAVY = re.compile(r"conv|correlation|gemm|matmul|matrixmultiply", re.IGNORECASE)
-_KINDS = {  # what inspectors call a type -> ours, first match counts
-    "int8": r"int8",
-    "fp8": r"fp8|float8",
-    "bf16": r"bf16|bfloat16",
-    "f16": r"fp16|half|float16",
-    "f32": r"fp32|float",
-}
+
+
+SelfTest = Callable[..., GraphRunner]  # (package, runtime=, file=, cache=, precision=) -> runner, or ValueError
 
 
 @dataclass(frozen=True)
@@ -56,16 +43,6 @@ class BuildOptions:
             raise ValueError(f"precision {self.precision!r}: tf32 or f32; half precision and INT8 are in the file")
         if self.workspace_mib is not None and self.workspace_mib < 1:
             raise ValueError(f"workspace_mib {self.workspace_mib}: must be 1 or more")
-
-
-def module(runtime: str) -> Any:
-    """The package behind "tensorrt" or "tensorrt_rtx". Raises ValueError: missing, or older than what we can use."""
-    trt = imported(PACKAGES[runtime], runtime, pip=PIP[runtime])
-    if runtime == "tensorrt" and int(trt.__version__.split(".")[0]) < OLDEST:
-        raise ValueError(
-            f"runtime 'tensorrt': version {trt.__version__} is too old, {OLDEST} or newer is needed (JetPack 6.1)"
-        )
-    return trt
 
 
 def build(
@@ -112,85 +89,39 @@ def build_ship(
     file: str | None = None,
     options: BuildOptions | None = None,
     folder: Path | None = None,
+    self_test: SelfTest,
 ) -> Iterator[tuple[Engine, str]]:
-    """Build the engines of a ship and say what became of each: of every ONNX file, or of "int8", "fp16", "fp32" or one
-    that is named.
+    """Build the engines of a package, one by one; yields each engine with a line that describes it.
 
-    Where there is a GPU the golden frames run through each engine, and ValueError is raised for one that fails them.
+    `file` is "int8", "fp16", "fp32" or a name on the card; None builds every ONNX file. Where there is a GPU each
+    engine is loaded by `self_test`, which runs the golden frames and raises ValueError for an engine that fails them:
+    give it `deploy.runtimes.load.runner`.
     """
     if runtime == "auto":
         runtime = "tensorrt" if find_spec("tensorrt") is not None and cuda_driver.gpu() is not None else "tensorrt_rtx"
     if runtime not in PACKAGES:
-        raise ValueError(unknown("runtime to build engines for", runtime, ["auto", *PACKAGES]))
+        raise ValueError(unknown_name_message("runtime to build engines for", runtime, ["auto", *PACKAGES]))
     module(runtime)
-    names = (
-        [FILES.get(file, file)] if file is not None else [name for name in FILES.values() if name in ship.card.files]
-    )
+    names = [ONNX.get(file, file)] if file is not None else [name for name in ONNX.values() if name in ship.card.files]
     for name in names:
         source = ship.path(name)
         if source.suffix != ".onnx":
-            raise ValueError(f"{source}: engines are built from .onnx; choose {', '.join(FILES)}")
+            raise ValueError(f"{source}: engines are built from .onnx; choose {', '.join(ONNX)}")
         engine = build(ship.model(name), runtime=runtime, options=options, folder=folder)
-        yield engine, _became(ship, name, engine, runtime, options)
+        yield engine, _describe(ship, name, engine, runtime, options, self_test)
 
 
-def _became(ship: Ship, name: str, engine: Engine, runtime: str, options: BuildOptions | None) -> str:
+def _describe(
+    ship: Ship, name: str, engine: Engine, runtime: str, options: BuildOptions | None, self_test: SelfTest
+) -> str:
+    """Size and precision of an engine; where there is a GPU, after its self-test."""
     size = f"{name}: {engine.record['bytes'] / 2**20:.1f} MiB in {engine.record['built_s']:.1f} s"
     if engine.record["ahead_of_time"]:
         layers = said(engine.record["layers"])
         return f"{size}, layers {layers}; built ahead of time and not tried: no NVIDIA GPU and driver to be had here"
-    from deploy.runtimes.load import runner
-
     cache = engine.path.parent
-    made = runner(ship, runtime=runtime, file=name, cache=cache, precision=options.precision if options else None)
+    made = self_test(ship, runtime=runtime, file=name, cache=cache, precision=options.precision if options else None)
     return f"{size}, runs in {made.precision} on {made.details['device']} and gives the golden masks"
-
-
-def logger(trt: Any) -> Any:
-    """A TensorRT logger that keeps the errors and the list of layers, and prints nothing."""
-
-    class Log(trt.ILogger):  # type: ignore[misc,name-defined]
-        def __init__(self) -> None:
-            super().__init__()
-            self.errors: list[str] = []
-            self.layers = ""
-
-        def log(self, severity: Any, text: str) -> None:
-            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-                self.errors.append(" ".join(text.split()))
-            elif text.startswith("Layers:"):
-                self.layers = text
-
-    return Log()
-
-
-def executed(text: str) -> Mapping[str, int]:
-    """Type -> count of the heavy layers, from an inspector's JSON or the builder's list; empty if it does not say."""
-    kinds: Counter[str] = Counter()
-    for layer, reads in _layers(text):
-        if _HEAVY.search(layer):
-            kinds.update([next((kind for kind, word in _KINDS.items() if re.search(word, reads, re.IGNORECASE)), "")])
-    kinds.pop("", None)
-    return kinds
-
-
-def _layers(text: str) -> list[tuple[str, str]]:
-    """(type of layer, type of what it reads first)."""
-    if text.startswith("Layers:"):
-        found = re.finditer(r"LayerType: (\w+), Inputs: \[ \{[^}]*?Datatype: (\w+)", text)
-        return [(match[1], match[2]) for match in found]
-    try:
-        layers = json.loads(text).get("Layers", []) if text else []
-    except ValueError:
-        return []
-    told = [layer for layer in layers if isinstance(layer, dict) and layer.get("Inputs")]
-    return [
-        (
-            f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}",
-            str(layer["Inputs"][0].get("Datatype") or layer["Inputs"][0].get("Format/Datatype", "")),
-        )
-        for layer in told
-    ]
 
 
 def _serialised(

@@ -17,12 +17,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from deploy.package.package import CARD, Ship, golden
+from deploy.package.files import CARD
+from deploy.package.golden import golden
+from deploy.package.package import Ship
 from deploy.serving.monai_bundle import write_bundle
 from deploy.serving.triton_config import triton_config
-from edgemt.contract import Card
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.io.atomic import sha256, write_bytes, write_text
+from edgemt.model_card import ModelCard
 
 Server = Literal["triton", "ovms", "monai"]
 SERVERS: dict[str, str] = {
@@ -47,7 +49,7 @@ class ServeOptions:
 
     def __post_init__(self) -> None:
         if self.server not in SERVERS:
-            raise ValueError(unknown("server", self.server, SERVERS))
+            raise ValueError(unknown_name_message("server", self.server, SERVERS))
         if self.device not in _DEVICES[self.server]:
             raise ValueError(
                 f"serve.device = {self.device}: {self.server} runs a ship on {' or '.join(_DEVICES[self.server])}"
@@ -99,7 +101,7 @@ def _graph(ship: Ship, options: ServeOptions) -> tuple[str, str]:
     runtime = "openvino" if options.server == "ovms" or (options.device == "cpu" and has_ir) else "onnxruntime"
     kind = options.file or ("int8" if runtime == "openvino" else "fp32")
     if kind not in _GRAPHS["onnxruntime"]:
-        raise ValueError(unknown("serve.file", kind, _GRAPHS["onnxruntime"]))
+        raise ValueError(unknown_name_message("serve.file", kind, _GRAPHS["onnxruntime"]))
     file = _GRAPHS[runtime].get(kind, "")
     if file not in ship.card.files:
         file = _GRAPHS["onnxruntime"][kind]  # OpenVINO reads ONNX too
@@ -118,7 +120,7 @@ def _next_version(model: Path, ship: Ship, file: str) -> int | None:
     if not model.exists():
         return 1
     try:
-        before = Card.from_json((model / CARD).read_text(encoding="utf-8"), source=model / CARD)
+        before = ModelCard.from_json((model / CARD).read_text(encoding="utf-8"), source=model / CARD)
     except OSError:
         raise ValueError(f"{model}: is there, but no card says what it is; give another name or folder") from None
     for field in ("size", "channels", "channel_order", "classes"):

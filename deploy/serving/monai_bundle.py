@@ -11,7 +11,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from deploy.package.package import CARD, Ship
+from deploy.package.files import CARD
+from deploy.package.package import Ship
 from edgemt.io.atomic import write_bytes, write_text
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"

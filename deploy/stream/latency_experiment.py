@@ -18,7 +18,6 @@ from datetime import datetime, timezone
 from pathlib import Path
 from typing import Any
 
-from deploy.benchmark.percentiles import summary
 from deploy.hardware.machine import describe
 from deploy.stream.inference.load_model import LoadedStreamModel
 from deploy.stream.session import Session, StreamOptions

@@ -16,14 +16,11 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from torch import nn
-
-from deploy.package.package import CARD, seal
-from deploy.pruning.prune import Plan, apply_plan
-from edgemt.contract import Card
+from deploy.package.files import CARD
+from deploy.package.package import seal
 from edgemt.io.atomic import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
-from edgemt.learning.ensemble import ROOM, Ensemble
+from edgemt.model_card import ModelCard
 from edgemt.training import checkpoint
 
 WEIGHTS = "weights.safetensors"
@@ -32,7 +29,7 @@ _FINISHED = ".finished."  # before the name of a checkpoint whose stage has its 
 
 
 # class of a recipe's value -> its name in keys and records; an old name stays, so that a finished stage still fits
-KEY_NAMES: dict[str, str] = {}
+KEY_NAMES: dict[str, str] = {"Normalisation": "Normalise"}
 
 
 def plain(value: Any) -> Any:
@@ -65,7 +62,7 @@ def key_of(*parts: Any) -> str:
     return hashlib.sha256(json.dumps([plain(p) for p in parts], sort_keys=True).encode()).hexdigest()
 
 
-def read_card(folder: Path) -> Card:
+def read_card(folder: Path) -> ModelCard:
     file = folder / "card.json"
     try:
         text = read_regular(file, limit=TEXT_LIMIT).decode("utf-8")
@@ -73,7 +70,7 @@ def read_card(folder: Path) -> Card:
         raise ValueError(f"{folder}: holds no card.json; is it an artefact folder?") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{file}: cannot be read ({error}); copy the folder again") from None
-    return Card.from_json(text, source=file)
+    return ModelCard.from_json(text, source=file)
 
 
 def stands(folder: Path, *, key: str) -> bool:
@@ -121,18 +118,18 @@ def staged(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     shutil.rmtree(old, ignore_errors=True)
 
 
-def write_card(folder: Path, card: Card) -> Card:
+def write_card(folder: Path, card: ModelCard) -> ModelCard:
     """Seal the folder: the card, written last, carries the hash of every file beside it.
 
     A checkpoint is renamed, so that the card does not list it; `staged` removes it when the folder has its name.
     """
-    for file in (checkpoint.CHECKPOINT, checkpoint.previous(Path(checkpoint.CHECKPOINT)).name):
+    for file in (checkpoint.CHECKPOINT, checkpoint.previous_checkpoint(Path(checkpoint.CHECKPOINT)).name):
         if (folder / file).exists():
             os.replace(folder / file, folder / f"{_FINISHED}{file}")
     return seal(folder, replace(card, created=""))
 
 
-def rewrite_card(folder: Path, card: Card) -> None:
+def rewrite_card(folder: Path, card: ModelCard) -> None:
     """Replace the card of a finished stage; its files are as they were."""
     write_text(folder / CARD, card.to_json())
 
@@ -146,69 +143,3 @@ def replace_file(folder: Path, name: str, text: str) -> None:
     rewrite_card(folder, replace(card, files={file: h for file, h in card.files.items() if file != name}))
     write_text(folder / name, text)
     rewrite_card(folder, replace(card, files={**card.files, name: sha256(folder / name)}))
-
-
-def save_network(folder: Path, network: nn.Module, card: Card) -> Card:
-    checkpoint.save_weights(folder / WEIGHTS, network)
-    return write_card(folder, card)
-
-
-def build_network(network: dict[str, Any]) -> nn.Module:
-    """A fresh network from a card's `network`: room, name, options and, if it was pruned, the plan.
-
-    Raises ValueError for a description that lacks a field or that no builder takes; nothing of it is executed, and
-    options that would load a file are refused (`edgemt.io.network_options`).
-    """
-    try:
-        return _built(network)
-    except (KeyError, TypeError, AttributeError, RecursionError) as error:
-        raise ValueError(f"network of a card: cannot be built ({error!r}); train or export it again") from error
-
-
-def _built(network: dict[str, Any]) -> nn.Module:
-    import students
-    import teachers
-
-    if network["room"] == ROOM:
-        return Ensemble([_built(member) for member in network["members"]], flips=network["options"]["flips"])
-    rooms: dict[str, Any] = {"teachers": teachers, "students": students}
-    options = {k: tuple(v) if isinstance(v, list) else v for k, v in network["options"].items()}
-    fresh = rooms[network["room"]].build(
-        network["name"],
-        channels=network["channels"],
-        classes=network["classes"],
-        heads=tuple(network["heads"]),
-        **options,
-    )
-    if network.get("plan"):
-        apply_plan(fresh, Plan.from_dict(network["plan"]))
-    return fresh
-
-
-def load_network(folder: Path) -> nn.Module:
-    """The trained network of an artefact folder, in eval mode."""
-    try:
-        network = offline(read_card(folder).network)
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ValueError(f"{folder / 'card.json'}: describes no network ({error!r}); train it again") from error
-    fresh = build_network(network)
-    return checkpoint.load_weights(folder / WEIGHTS, fresh).eval()
-
-
-def offline(network: dict[str, Any]) -> dict[str, Any]:
-    """The same network, all its weights to come from the artefact's own file."""
-    options = {key: value for key, value in network["options"].items() if key not in ("weights_file", "first_conv")}
-    members = {"members": [offline(member) for member in network["members"]]} if "members" in network else {}
-    return {
-        **network,
-        **members,
-        "options": {**options, **({"pretrained": "never"} if "pretrained" in options else {})},
-    }
-
-
-def encoder_identity(folder: Path) -> str:
-    """`EncoderWeights.identity` of the weights that a finished stage began with; empty where it began without."""
-    if not (folder / "card.json").is_file():
-        return ""
-    record = read_card(folder).network.get("encoder_weights")
-    return f"{record.get('encoder')} {record.get('sha256')}" if isinstance(record, dict) else ""

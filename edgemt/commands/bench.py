@@ -9,7 +9,7 @@ from typing import Annotated, Any
 from tyro.conf import Positional, arg
 
 from edgemt.commands.console import alone, show_help, write_json
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.io.zoo_paths import is_name
 
 
@@ -75,7 +75,9 @@ def _is_recipe(name: str) -> bool:
     from edgemt.recipes import RECIPES
 
     if name not in RECIPES:
-        raise ValueError(f"{name}: neither a ship folder nor a recipe; " + unknown("recipe", name, RECIPES))
+        raise ValueError(
+            f"{name}: neither a ship folder nor a recipe; " + unknown_name_message("recipe", name, RECIPES)
+        )
     return True
 
 
@@ -99,7 +101,7 @@ def _bench_recipe(command: Bench, rest: list[str]) -> None:
 
 def _bench_ship(command: Bench) -> None:
     from deploy.benchmark.package_bench import bench_ship
-    from deploy.benchmark.timing import BenchOptions
+    from deploy.measurement.timing import BenchOptions
     from edgemt.inference import evaluate_package
 
     if command.compare is not None:

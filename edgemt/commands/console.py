@@ -9,11 +9,12 @@ from typing import Any
 
 import tyro
 
+from edgemt.io import process_rank
+
 
 def say(text: str) -> None:
-    from edgemt.training import distributed
 
-    if distributed.speaks():
+    if process_rank.is_main_before_init():
         print(f"edgemt: {text}", file=sys.stderr, flush=True)
 
 

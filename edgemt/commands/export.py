@@ -79,7 +79,7 @@ def _add_prompt(command: Export, promptable: Path, rest: list[str]) -> None:
     from deploy.package.signing import SIGNATURE
     from deploy.promptable.add_to_package import add_prompt
     from edgemt.artefacts import stage_folder
-    from edgemt.pipeline.promptable_teacher import load_promptable
+    from edgemt.artefacts.network_folder import load_promptable
 
     signed = Path(command.recipe, SIGNATURE).exists()
     ship = add_prompt(command.recipe, load_promptable(promptable), stage_folder.read_card(promptable))

@@ -67,7 +67,7 @@ def _zoo() -> Rows:
 
 
 def _runtimes() -> Rows:
-    from deploy.runtimes.load import RUNTIMES, available
+    from deploy.runtimes.registry import RUNTIMES, available
 
     works = available()
     for name, row in RUNTIMES.items():

@@ -8,6 +8,8 @@ from typing import Annotated
 
 from tyro.conf import Positional, arg
 
+from edgemt.io import process_rank
+
 _OUT = "Folder of the run; runs/RECIPE if not given. The same command again resumes it."
 _OVERWRITE = "Replace a stage or checkpoint that does not fit any more, instead of keeping it as STAGE.previous-1."
 
@@ -59,11 +61,10 @@ def through(command: RecipeCommand, rest: list[str], *, until: str) -> None:
     from edgemt import recipes
     from edgemt.pipeline import flow
     from edgemt.pipeline.overrides import override
-    from edgemt.training import distributed
 
     recipe = override(
         recipes.load(command.recipe), rest, prog=f"edgemt {type(command).__name__.lower()} {command.recipe}"
     )
     folder = flow.run(recipe, command.out or Path("runs") / recipe.name, until=until, overwrite=command.overwrite)
-    if distributed.first():
+    if process_rank.is_main_process():
         print(folder / "report.html" if until == "report" else folder)

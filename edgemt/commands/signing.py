@@ -36,7 +36,8 @@ class Sign:
 
 
 def sign_ship(command: Sign) -> None:
-    from deploy.package.package import CARD, open_ship
+    from deploy.package.files import CARD
+    from deploy.package.package import open_ship
     from deploy.package.signing import sign
 
     print(sign(open_ship(command.ship, trusted="").folder / CARD, key=command.key))

@@ -1,6 +1,6 @@
 """The tables of comparisons in the documentation, from the results that are committed beside it.
 
-A folder of `docs/results/compare` is a table; its place in `teachers/README.md` is between two marks with its name.
+A folder of `docs/results/compare` is a table; its place in `docs/methods.md` is between two marks with its name.
 
     python -m edgemt.comparison.docs     writes every table into the page, and docs/compare_NAME.svg
 """
@@ -16,7 +16,7 @@ from edgemt.io.atomic import write_text
 from edgemt.report.comparison_page import comparison_picture, comparison_table
 
 ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "teachers" / "README.md"
+PAGE = ROOT / "docs" / "methods.md"
 STORE = ROOT / "docs" / "results" / "compare"
 BEGIN = "<!-- comparison {name}: written by python -m edgemt.comparison.docs -->"
 END = "<!-- end of comparison {name} -->"
@@ -64,7 +64,7 @@ def _inside(name: str, store: Path) -> str:
     found = _results(name, store)
     if not found:
         return ""
-    image = f"![Dice of each method and seed, and the difference to its control](../docs/compare_{name}.svg)"
+    image = f"![Dice of each method and seed, and the difference to its control](compare_{name}.svg)"
     return f"{comparison_table(record_of(found))}\n{image}\n"
 
 

@@ -10,11 +10,11 @@ from typing import ClassVar, Literal
 
 from edgemt.artefacts.run_lock import FolderInUseError
 from edgemt.artefacts.stage_folder import WEIGHTS, read_card
-from edgemt.contract import Card
 from edgemt.io.atomic import NoSpaceError, write_text
 from edgemt.learning.roles import Ema
 from edgemt.methods import Method, get
 from edgemt.methods.supervised import Supervised
+from edgemt.model_card import ModelCard
 from edgemt.pipeline import flow
 from edgemt.recipes import Recipe
 from edgemt.recipes.acdc import LIGHT
@@ -53,7 +53,7 @@ class One:
         return self.folder / "teacher"
 
     @property
-    def card(self) -> Card:
+    def card(self) -> ModelCard:
         return read_card(self.stage)
 
 
@@ -133,7 +133,7 @@ def train(one: One, recipe: Recipe) -> str:
     return ""
 
 
-def dice_of_cases(card: Card) -> dict[str, list[float]]:
+def dice_of_cases(card: ModelCard) -> dict[str, list[float]]:
     """Case name -> Dice of each foreground class, NaN where it is not defined."""
     cases = card.measured[WEIGHTS]["cases"]
     nan = float("nan")

@@ -20,8 +20,8 @@ import torch.nn.functional as nn
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as v2
 
-from edgemt.contract import Normalise
 from edgemt.data.options import NO_AUGMENT, AugmentOptions
+from edgemt.model_card import Normalisation
 
 YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
@@ -146,7 +146,7 @@ def _box(x: Tensor, largest: float, *, generator: Generator) -> Tensor:
     return v2.erase(x, top, left, tall, wide, torch.full((x.shape[0], 1, 1), draw[4], device=x.device))
 
 
-def scales(image: Tensor, normalise: Normalise) -> tuple[Tensor, Tensor]:
+def scales(image: Tensor, normalise: Normalisation) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation that images [N, K, *space] in [0, 1] are normalised by, each to broadcast over them.
 
     With `per_image` they are those of each image's channels, otherwise the set's.
@@ -160,7 +160,7 @@ def scales(image: Tensor, normalise: Normalise) -> tuple[Tensor, Tensor]:
     return mean.expand(len(image), *mean.shape[1:]), std.expand(len(image), *std.shape[1:])
 
 
-def normalised(image: Tensor, normalise: Normalise) -> Tensor:
+def normalised(image: Tensor, normalise: Normalisation) -> Tensor:
     """[N, K, *space] in [0, 1] -> (x - mean) / std per channel, both from the image if `per_image`."""
     mean, std = scales(image, normalise)
     return (image - mean) / std

@@ -23,22 +23,13 @@ import numpy as np
 
 from edgemt.contract import Case
 from edgemt.data import phantom3d
+from edgemt.data.layouts.case_files import Item, read_list
 from edgemt.data.layouts.detect import Found, look, recognise, unpaired
-from edgemt.data.splits import (
-    Item,
-    alike,
-    amount,
-    draw,
-    find_list,
-    patients,
-    pick,
-    read_list,
-    refuse_shared,
-    same_patient,
-)
+from edgemt.data.splits import alike, amount, draw, find_list, patients, pick, refuse_shared, same_patient
 from edgemt.io.bit_depth import Depth, Rule
+from edgemt.io.file_types import is_h5, is_image
 from edgemt.io.geometry import common_order, is_order
-from edgemt.io.images import geometry_of, is_h5, is_image, volume_shape
+from edgemt.io.volumes import geometry_of, volume_shape
 
 Layout = Literal["auto", "pairs", "volumes", "decathlon", "h5", "phantom", "phantom_volumes"]
 

@@ -14,9 +14,9 @@ import numpy as np
 from edgemt.contract import Case
 from edgemt.data import phantom2d, phantom3d
 from edgemt.data.reading import Reading, decide_reading
-from edgemt.io import images
+from edgemt.io import array_values, images
 from edgemt.io.bit_depth import Rule
-from edgemt.io.neighbour_slices import frame_around
+from edgemt.io.volumes import read_volume, stack_neighbours, volume_shape
 
 ProgressCall = Callable[[int, int], None]
 
@@ -71,7 +71,7 @@ class Decoder:
         if self._fitted[0] != case.image:
             volume = self._image[1]
             self._fitted = case.image, np.stack([self._fit(_slice_of(volume, k)) for k in range(volume.shape[-1])])
-        return frame_around(self._fitted[1], case.slice, slices=self.form.slices)
+        return stack_neighbours(self._fitted[1], case.slice, slices=self.form.slices)
 
     def _fit(self, raw: np.ndarray) -> np.ndarray:
         return images.fit_frame(raw, size=self.form.size, channels=self.form.channels)
@@ -98,7 +98,7 @@ class Decoder:
             return phantom2d.frame(_seed(case.image), size=self.form.size)[0]
         if self._image[0] != case.image:
             if case.slice is None:
-                array = images.several_values(images.read_image(case.image), case.image)
+                array = array_values.check_not_constant(images.read_image(case.image), case.image)
             else:
                 array = image_volume(case.image, axes=case.axes)
             self._image = case.image, self.reading.depth(array)
@@ -119,14 +119,14 @@ def image_volume(path: str, *, axes: str = "") -> np.ndarray:
     """[X, Y, Z] of a file in the order `axes`, or of a phantom volume."""
     if path.startswith(phantom3d.PREFIX):
         return phantom3d.volume(phantom3d.seed_of(path))[0]
-    return images.read_volume(path, axes=axes).array
+    return read_volume(path, axes=axes).array
 
 
 def depth_of(path: str, *, axes: str = "") -> int:
     """How many slices a volume has in the order `axes`, from its header alone."""
     if path.startswith(phantom3d.PREFIX):
         return phantom3d.SHAPE[2]
-    return images.volume_shape(path, axes=axes)[2]
+    return volume_shape(path, axes=axes)[2]
 
 
 def _slice_of(volume: np.ndarray, k: int) -> np.ndarray:

@@ -19,12 +19,14 @@ import numpy as np
 from edgemt.contract import Case
 from edgemt.data import phantom3d
 from edgemt.data.slice_masks import read_slice_masks
+from edgemt.io import file_types, process_rank
 from edgemt.io import images as frames
 from edgemt.io.bit_depth import Depth, Rule, decide
 from edgemt.io.geometry import arranged, says_nothing
 from edgemt.io.masks import MaskFile, of_array, read_mask
 from edgemt.io.masks import Rule as MaskRule
 from edgemt.io.masks import decide as decide_masks
+from edgemt.io.volumes import geometry_of, is_deep, read_label_volume
 
 _HOLD = 256 << 20  # bytes of decoded masks that are not decoded a second time
 
@@ -64,7 +66,7 @@ class Reading:
         """The mask of a case, or of the volume of a slice, upright and in the case's axis order."""
         path = str(case.label)
         found = self.decoded.take(path) or _decode(case, compare=self.compare)
-        if not self.masks_as_stored or case.slice is not None or not frames.is_image(case.image):
+        if not self.masks_as_stored or case.slice is not None or not file_types.is_image(case.image):
             return found
         header = self.headers.get(case.image) or frames.image_header(case.image)
         return MaskFile(frames.upright(found.array, header.orientation), found.evidence)
@@ -84,7 +86,7 @@ def decide_reading(
     Raises ValueError in one line, naming the file, where no rule fits all of them.
     """
     images = {case.image: case for case in cases if not _phantom(case.image)}
-    headers = {path: frames.image_header(path) for path in images if frames.is_image(path)}
+    headers = {path: frames.image_header(path) for path in images if file_types.is_image(path)}
     labels = {case.label: case for case in cases if case.label is not None and not _phantom(case.label)}
     evidence, decoded = [], Decoded()
     for path, case in labels.items():
@@ -92,7 +94,7 @@ def decide_reading(
         evidence.append(found.evidence)
         decoded.put(str(path), found)
     rule = decide_masks(evidence, classes=classes, threshold=mask_threshold)
-    deep = [headers[path].deep if path in headers else frames.is_deep(path) for path in images]
+    deep = [headers[path].deep if path in headers else is_deep(path) for path in images]
     chosen = decide(depth, window, deep)
     shapes = {str(path): decoded.arrays[str(path)].array.shape for path in labels if str(path) in decoded.arrays}
     stored, notes = _drawn_as_stored(labels.values(), headers, shapes)
@@ -113,18 +115,18 @@ def _decode(case: Case, *, compare: bool) -> MaskFile:
     path = str(case.label)
     if _phantom(path):
         return of_array(phantom3d.volume(phantom3d.seed_of(path))[1], path)
-    flat = frames.is_image(case.image) or (case.slice is None and frames.is_h5(path) and _two_axes(path))
+    flat = file_types.is_image(case.image) or (case.slice is None and file_types.is_h5(path) and _two_axes(path))
     if flat:
         return read_mask(path)
     if Path(path).is_dir():
         found = read_slice_masks(path, image=case.image)
         return replace(found, array=arranged(found.array, "", case.axes))
-    array = frames.read_label_volume(path, image=case.image, axes=case.axes, compare=compare)
+    array = read_label_volume(path, image=case.image, axes=case.axes, compare=compare)
     return of_array(array, path)
 
 
 def _two_axes(path: str) -> bool:
-    return len(frames.geometry_of(path).shape) == 2
+    return len(geometry_of(path).shape) == 2
 
 
 def _phantom(path: str) -> bool:
@@ -133,13 +135,15 @@ def _phantom(path: str) -> bool:
 
 def _turned_slices(cases: Iterable[Case]) -> int:
     """Volumes whose slices are images with an EXIF orientation, by the first of each."""
-    folders = {case.image for case in cases if case.slice is not None and frames.is_slice_folder(case.image)}
-    return sum(frames.image_header(frames.slice_files(folder)[0]).orientation > 1 for folder in folders)
+    folders = {case.image for case in cases if case.slice is not None and file_types.is_slice_folder(case.image)}
+    return sum(frames.image_header(file_types.slice_files(folder)[0]).orientation > 1 for folder in folders)
 
 
 def _places_unknown(cases: Iterable[Case]) -> int:
-    pairs = [(str(c.label), c.image) for c in cases if frames.is_volume(c.image) and frames.is_volume(str(c.label))]
-    places = [(frames.geometry_of(label), frames.geometry_of(image)) for label, image in pairs]
+    pairs = [
+        (str(c.label), c.image) for c in cases if file_types.is_volume(c.image) and file_types.is_volume(str(c.label))
+    ]
+    places = [(geometry_of(label), geometry_of(image)) for label, image in pairs]
     return sum(bool(a.affines or b.affines) and (not b.affines or says_nothing(a, b)) for a, b in places)
 
 
@@ -174,9 +178,8 @@ def _drawn_as_stored(
 
 def say(text: str) -> None:
     """A note for the user, on stderr, once however many processes there are."""
-    from edgemt.training import distributed
 
-    if distributed.first():
+    if process_rank.is_main_process():
         print(f"data: {text}", file=sys.stderr, flush=True)
 
 

@@ -14,13 +14,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgemt.contract import Batch, Case, Normalise
+from edgemt.contract import Batch, Case
 from edgemt.data.augment2d import AugmentOptions, intensify, placed, scales, warp
 from edgemt.data.cohort import DataOptions
 from edgemt.data.decode import Form, ProgressCall, decode_frames, decode_pairs
 from edgemt.data.reading import Lost, Reading
 from edgemt.io.images import fit_label
-from edgemt.io.neighbour_slices import neighbours
+from edgemt.io.volumes import neighbour_indices
+from edgemt.model_card import Normalisation
 
 
 @dataclass(frozen=True)
@@ -79,7 +80,7 @@ def around_of(cases: Sequence[Case], *, slices: int) -> Tensor:
         if sorted(rows) != list(range(len(rows))):
             raise ValueError(f"{image}: some slices are not on the list, and data.slices {slices} needs them all")
         in_order = np.array([rows[k] for k in range(len(rows))])
-        out[in_order] = in_order[neighbours(len(rows), slices)]
+        out[in_order] = in_order[neighbour_indices(len(rows), slices)]
     return torch.from_numpy(out)
 
 
@@ -114,7 +115,7 @@ def load(
     return Stack(torch.from_numpy(image), torch.from_numpy(label), names, around)
 
 
-def statistics(*stacks: Stack, per_image: bool = False) -> Normalise:
+def statistics(*stacks: Stack, per_image: bool = False) -> Normalisation:
     """Mean and standard deviation per channel over all given images, in units of 1/255."""
     kept = [stack.image for stack in stacks if len(stack)]
     if not kept:
@@ -128,7 +129,7 @@ def statistics(*stacks: Stack, per_image: bool = False) -> Normalise:
         middle = float((share * levels).sum())
         mean.append(round(middle, 6))
         std.append(round(max(float((share * (levels - middle) ** 2).sum()) ** 0.5, 1e-3), 6))
-    return Normalise(tuple(mean), tuple(std), per_image)
+    return Normalisation(tuple(mean), tuple(std), per_image)
 
 
 def mixed_seed(*parts: int) -> int:
@@ -156,7 +157,7 @@ class TwoStream:
     unlabelled: Stack
     batch_size: tuple[int, int] = (8, 8)  # L, U
     augment: AugmentOptions = AugmentOptions()
-    normalise: Normalise = Normalise()
+    normalise: Normalisation = Normalisation()
     seed: int = 0
     alike: bool = False  # the intensity of unlabelled rows changes too, as often as that of labelled ones
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import numpy as np
 
 from edgemt.data.layouts.mask_names import plain_name
-from edgemt.io.images import slice_files
+from edgemt.io.file_types import slice_files
 from edgemt.io.masks import BRIGHT, Colour, Evidence, MaskFile, count, of_array, read_mask
 
 _FEW = 32  # grey colours of a palette below this are class indices, of a set that is drawn to be seen they are not

@@ -23,7 +23,7 @@ import numpy as np
 
 from edgemt.contract import Case
 from edgemt.data.decode import ProgressCall, depth_of
-from edgemt.io.atomic import NoSpaceError, sha256, whole, write_text
+from edgemt.io.atomic import NoSpaceError, atomic_write, sha256, write_text
 
 INDEX = "bank.json"
 FORMAT = 1
@@ -191,7 +191,7 @@ def _write(folder: Path, stem: str, soft: np.ndarray) -> str:
     from safetensors.numpy import save
 
     data = save({"soft": soft})
-    with whole(folder / f"{stem}.safetensors") as part:
+    with atomic_write(folder / f"{stem}.safetensors") as part:
         part.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 

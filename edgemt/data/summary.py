@@ -11,7 +11,8 @@ from edgemt.data.cohort import Cohort, DataOptions
 from edgemt.data.reading import Reading
 from edgemt.data.slice_dataset import form_of
 from edgemt.io.geometry import arranged_sizes
-from edgemt.io.images import Header, geometry_of
+from edgemt.io.images import Header
+from edgemt.io.volumes import geometry_of
 
 _LINES = 8
 

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as nn
 from torch import Generator, Tensor
 
-from edgemt.contract import Batch, Case, Normalise
+from edgemt.contract import Batch, Case
 from edgemt.data import phantom3d
 from edgemt.data.augment3d import Turns, draw_turns, intensified, turned
 from edgemt.data.cohort import DataOptions
@@ -22,8 +22,10 @@ from edgemt.data.decode import Decoder, ProgressCall
 from edgemt.data.options import VolumeOptions
 from edgemt.data.reading import Reading, need_every_class
 from edgemt.data.slice_dataset import form_of, mixed_seed, numbered, rows_of
-from edgemt.io import images as frames
+from edgemt.io import file_types
 from edgemt.io.bit_depth import Depth
+from edgemt.io.volumes import read_volume
+from edgemt.model_card import Normalisation
 
 ANCHORS = 4096  # voxels of a class that a patch may be centred on, spread evenly over what there is
 Shape3 = tuple[int, int, int]
@@ -73,7 +75,7 @@ def load_volumes(
         raise ValueError("load_volumes: labelled and unlabelled cases are mixed; load each kind by itself")
     image, label, shapes, spacings = [], [], [], []
     for case in cases:
-        if case.slice is None and frames.is_image(case.image):
+        if case.slice is None and file_types.is_image(case.image):
             raise ValueError(f"{case.image}: is one 2-D image; a 3-D network needs volumes, choose a 2-D teacher")
         if case.slice is not None:
             raise ValueError(
@@ -108,7 +110,7 @@ def _image(case: Case, depth: Depth) -> tuple[np.ndarray, tuple[float, ...] | No
     if case.image.startswith(phantom3d.PREFIX):
         array = phantom3d.volume(phantom3d.seed_of(case.image))[0]
         return array, phantom3d.spacing_mm(array.shape)
-    read = frames.read_volume(case.image, axes=case.axes)
+    read = read_volume(case.image, axes=case.axes)
     return np.ascontiguousarray(depth(read.array)), read.spacing_mm
 
 
@@ -143,16 +145,16 @@ def at_file_size(probabilities: Tensor, shape: Shape3) -> Tensor:
     return nn.interpolate(probabilities[None], size=shape, mode="trilinear", align_corners=False)[0]
 
 
-def volume_statistics(*stacks: VolumeStack, per_image: bool = False) -> Normalise:
+def volume_statistics(*stacks: VolumeStack, per_image: bool = False) -> Normalisation:
     """Mean and standard deviation over all voxels, in units of 1/255; `per_image` is one volume's own, later."""
     images = [image for stack in stacks for image in stack.image]
     if not images:
         raise ValueError("volume_statistics: no volume is given")
     mean, std = _moments(sum(_histogram(image) for image in images))  # type: ignore[arg-type]
-    return Normalise((round(mean, 6),), (round(std, 6),), per_image)
+    return Normalisation((round(mean, 6),), (round(std, 6),), per_image)
 
 
-def moments(image: Tensor, normalise: Normalise) -> tuple[float, float]:
+def moments(image: Tensor, normalise: Normalisation) -> tuple[float, float]:
     """What a volume's voxels are normalised by: of the set, or with `per_image` of this whole volume.
 
     Taken from the whole volume also where a network sees only a patch, so that one voxel has one value.
@@ -181,7 +183,7 @@ class VolumeStream:
     unlabelled: VolumeStack
     batch_size: tuple[int, int] = (2, 2)  # L, U
     volume: VolumeOptions = VolumeOptions()
-    normalise: Normalise = Normalise()
+    normalise: Normalisation = Normalisation()
     seed: int = 0
     alike: bool = False  # the intensity of unlabelled rows changes too, as often as that of labelled ones
 

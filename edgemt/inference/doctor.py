@@ -6,11 +6,12 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.benchmark.choose_variant import decide
-from deploy.benchmark.variants import BUSY, fastest, undecided
 from deploy.hardware import machine
-from deploy.package.package import Ship, golden, open_ship, self_test
-from deploy.runtimes.load import RUNTIMES, available, runner
+from deploy.measurement.variants import BUSY, fastest, undecided
+from deploy.package.golden import golden, self_test
+from deploy.package.package import Ship, open_ship
+from deploy.runtimes.load import fastest_here, runner
+from deploy.runtimes.registry import RUNTIMES, available
 from deploy.runtimes.tensorrt_engine_cache import NoEngine
 
 AGREEMENT = 0.999  # share of golden pixels on which two runtimes must agree, at the same precision
@@ -122,7 +123,7 @@ def _quickest(ship: Ship) -> list[str]:
             f"    quickest     {record['file']} on {name}, when the ship was made"
             for name, record in list(fastest(ship.card).items())[:1]
         ]
-    found = decide(ship)
+    found = fastest_here(ship)
     if found is None:
         return []
     busy = found.foreign_cores or 0.0
@@ -149,7 +150,7 @@ def _try_file(ship: Ship, name: str, kind: str, masks: dict[str, np.ndarray]) ->
 
 def golden_masks(ship: Ship, name: str, kind: str) -> np.ndarray:
     """What a runtime says of the golden frames, in the precision that other runtimes have too."""
-    made, exact = runner(ship, runtime=name, file=kind, tested=False), RUNTIMES[name].exact
+    made, exact = runner(ship, runtime=name, file=kind, tested=False), RUNTIMES[name].reference_precision
     if exact is not None and set(made.precision.split("+")) - {exact, "int8"}:
         made = runner(ship, runtime=name, file=kind, precision=exact, tested=False)
     return np.concatenate([made(pair.frame) for pair in golden(ship)])

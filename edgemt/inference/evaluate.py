@@ -16,7 +16,8 @@ from edgemt.data import phantom3d
 from edgemt.data.decode import Form, ProgressCall, decode_pairs
 from edgemt.data.reading import Reading, say
 from edgemt.io.bit_depth import Rule
-from edgemt.io.images import fit_label, volume_spacing
+from edgemt.io.images import fit_label
+from edgemt.io.volumes import volume_spacing
 from edgemt.metrics.overlap import Scores, compare
 from edgemt.metrics.postprocess import largest_component
 

@@ -17,15 +17,18 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Card
+from edgemt.artefacts.network_folder import load_promptable
 from edgemt.data.augment2d import normalised
 from edgemt.inference.predict import axes_of, eight_bits, free_target, input_mark, write_png, write_volume
+from edgemt.io.array_values import check_not_constant
 from edgemt.io.atomic import Failures, NoSpaceError
 from edgemt.io.contours import class_colours, contours
+from edgemt.io.file_types import is_image, is_volume, stem_of
 from edgemt.io.geometry import moves
-from edgemt.io.images import fit_frame, is_image, is_volume, read_image, read_volume, several_values, stem_of, to_uint8
+from edgemt.io.images import fit_frame, read_image, to_uint8
+from edgemt.io.volumes import read_volume
 from edgemt.learning.prompts import Prompts, from_prediction
-from edgemt.pipeline.promptable_teacher import load_promptable
+from edgemt.model_card import ModelCard
 
 FORM = "box=X0,Y0,X1,Y1, point=X,Y, not=X,Y or slice=K"
 
@@ -91,7 +94,7 @@ class Interactive:
     """A promptable network and how its images are made; `card` is None for a SAM, which stretches them itself."""
 
     network: nn.Module
-    card: Card | None
+    card: ModelCard | None
 
     @property
     def axes(self) -> str:
@@ -153,7 +156,7 @@ def _all(made: Interactive, paths: list[Path], asked: Asked, out: Path, overlay:
 
 
 def _image(made: Interactive, path: Path, asked: Asked, target: Path, overlay: bool) -> Iterator[Path]:
-    picture = made.eight_bits(several_values(read_image(path), path), path)
+    picture = made.eight_bits(check_not_constant(read_image(path), path), path)
     mask = _mask(made.probability(picture, _prompts(asked, picture.shape[:2], path)))
     yield write_png(target, ".mask.png", mask, colours=2, mark=input_mark(path))
     if overlay:

@@ -21,26 +21,17 @@ from PIL.PngImagePlugin import PngInfo
 from deploy.package.input_drift import Watch, read_inputs
 from deploy.package.package import open_ship
 from deploy.runtimes.load import runner
-from edgemt.contract import Card, Runner
-from edgemt.io.atomic import Failures, NoSpaceError, whole, write_bytes
+from edgemt.contract import Runner
+from edgemt.io.array_values import check_not_constant
+from edgemt.io.atomic import Failures, NoSpaceError, atomic_write, write_bytes
 from edgemt.io.bit_depth import of_card
 from edgemt.io.contours import class_colours, contours
+from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_stray, is_volume
 from edgemt.io.geometry import is_order, like_input, restored
-from edgemt.io.images import (
-    Volume,
-    fit_frame,
-    fit_label,
-    is_h5,
-    is_image,
-    is_stray,
-    is_volume,
-    not_read,
-    read_image,
-    read_volume,
-    several_values,
-)
-from edgemt.io.neighbour_slices import frame_around
+from edgemt.io.images import fit_frame, fit_label, read_image
+from edgemt.io.volumes import Volume, read_volume, stack_neighbours
 from edgemt.metrics.postprocess import through_plane as vote
+from edgemt.model_card import ModelCard
 
 _MARK = "EdgeMT input"
 _OURS = (".mask.png", ".overlay.png", ".mask.nii.gz")
@@ -92,7 +83,7 @@ def _watched(made: Runner, watch: Watch) -> Predict:
     return call
 
 
-def _all(made: Predict, card: Card, jobs: dict[str, Path], out: Path, overlay: bool, width: int) -> Iterator[Path]:
+def _all(made: Predict, card: ModelCard, jobs: dict[str, Path], out: Path, overlay: bool, width: int) -> Iterator[Path]:
     """Inputs that cannot be read are named at the end, in a ValueError; the others are done."""
     failures = Failures(total=len(jobs))
     for name, path in jobs.items():
@@ -135,9 +126,9 @@ def _mark_of(mask: Path) -> str:
         return ""
 
 
-def _image(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
+def _image(made: Predict, card: ModelCard, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
     """Upright, as its EXIF orientation has it; so are the mask and the overlay."""
-    picture = eight_bits(several_values(read_image(path), path), card, path)
+    picture = eight_bits(check_not_constant(read_image(path), path), card, path)
     frame = fit_frame(picture, size=card.size, channels=card.channels)
     mask = fit_label(made(frame[None])[0], size=picture.shape[:2])
     yield write_png(target, ".mask.png", mask, colours=len(card.classes), mark=input_mark(path))
@@ -146,7 +137,7 @@ def _image(made: Predict, card: Card, path: Path, target: Path, overlay: bool) -
         yield write_png(target, ".overlay.png", drawn)
 
 
-def _volume(made: Predict, card: Card, path: Path, target: Path, overlay: bool, width: int) -> Iterator[Path]:
+def _volume(made: Predict, card: ModelCard, path: Path, target: Path, overlay: bool, width: int) -> Iterator[Path]:
     """Slice by slice in the axis order of training; the mask has the file's own order and its complete geometry.
 
     The overlay is of the fullest slice.
@@ -168,7 +159,7 @@ def _volume(made: Predict, card: Card, path: Path, target: Path, overlay: bool, 
 
 def write_volume(name: Path, mask: np.ndarray, volume: Volume, *, axes: str, mark: str) -> Path:
     """`mask` [X, Y, Z] in the order `axes` -> a compressed NIfTI file with the geometry of `volume`'s own."""
-    with whole(name) as part:
+    with atomic_write(name) as part:
         image = nifti(mask, volume, axes=axes)
         image.header["aux_file"] = mark
         part.write_bytes(_gzip(image.to_bytes()))
@@ -185,7 +176,7 @@ def nifti(mask: np.ndarray, volume: Volume, *, axes: str) -> Any:
     return nibabel.Nifti1Image(mask, volume.affine)
 
 
-def axes_of(card: Card) -> str:
+def axes_of(card: ModelCard) -> str:
     """The axis order of training, of the card; empty on one that has none. ValueError for one that is none."""
     axes = card.data.get("axes", "")
     if axes and not (isinstance(axes, str) and is_order(axes)):
@@ -193,7 +184,7 @@ def axes_of(card: Card) -> str:
     return axes or ""
 
 
-def eight_bits(array: np.ndarray, card: Card, path: Path) -> np.ndarray:
+def eight_bits(array: np.ndarray, card: ModelCard, path: Path) -> np.ndarray:
     """By the rule of training. Says so where a file is deeper than those of training."""
     depth = of_card(card.data, source="card.json")
     if (unlike := depth.unlike(array)) is not None:
@@ -201,7 +192,7 @@ def eight_bits(array: np.ndarray, card: Card, path: Path) -> np.ndarray:
     return depth(array)
 
 
-def _frames(array: np.ndarray, card: Card) -> Iterator[np.ndarray]:
+def _frames(array: np.ndarray, card: ModelCard) -> Iterator[np.ndarray]:
     """uint8 [X, Y, Z] -> the frame [H, W, K] of each slice in turn, as it was made in training."""
     sliced = card.channel_order == "slices"
     slices = (np.ascontiguousarray(array[..., k]) for k in range(array.shape[2]))
@@ -211,7 +202,7 @@ def _frames(array: np.ndarray, card: Card) -> Iterator[np.ndarray]:
         return
     narrow = np.stack(list(fitted))
     for k in range(len(narrow)):
-        yield frame_around(narrow, k, slices=card.channels)
+        yield stack_neighbours(narrow, k, slices=card.channels)
 
 
 def _gzip(data: bytes) -> bytes:
@@ -234,7 +225,7 @@ def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
         elif _readable(given):
             found = [given]
         else:
-            other = not_read(given)
+            other = conversion_hint(given)
             raise ValueError(
                 other or f"{given}: neither an image nor a volume; convert it to PNG, JPEG, TIFF or .nii.gz"
             )
@@ -259,7 +250,7 @@ def _inside(folder: Path, *, sliced: bool) -> list[Path]:
     listed = sorted(p for p in folder.iterdir() if _readable(p) and not is_stray(p))
     found = [p for p in listed if not p.name.endswith(_OURS)]
     if not found:
-        other = next((text for text in map(not_read, sorted(folder.iterdir())) if text is not None), None)
+        other = next((text for text in map(conversion_hint, sorted(folder.iterdir())) if text is not None), None)
         raise ValueError(other or f"{folder}: holds no image or volume; name a folder of images or a single file")
     if not sliced or not all(map(is_image, found)):
         return found

@@ -15,8 +15,8 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Normalise
 from edgemt.data.volume_dataset import moments
+from edgemt.model_card import Normalisation
 
 
 def count_windows(shape: Sequence[int], *, patch: Sequence[int], stride: Sequence[int]) -> int:
@@ -30,7 +30,7 @@ def probabilities(
     *,
     patch: Sequence[int],
     stride: Sequence[int],
-    normalise: Normalise,
+    normalise: Normalisation,
     device: torch.device | str,
     classes: int,
     blend: Literal["constant", "gaussian"] = "constant",

@@ -71,7 +71,7 @@ def fsync_tree(folder: str | Path) -> None:
 
 
 @contextmanager
-def whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Give a temporary name beside `path`; rename it to `path` on success, remove it otherwise.
 
     Raises NoSpaceError, naming the file, when the disk is full, and ValueError where nothing can be written.
@@ -131,12 +131,12 @@ def no_space(error: BaseException) -> bool:
 
 
 def write_text(path: str | Path, text: str) -> None:
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
-    with whole(path) as part:
+    with atomic_write(path) as part:
         part.write_bytes(data)
 
 

@@ -17,8 +17,8 @@ from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from edgemt.errors import unknown
-from edgemt.io.atomic import sha256, whole
+from edgemt.errors import unknown_name_message
+from edgemt.io.atomic import atomic_write, sha256
 from edgemt.io.hub import cached_weights, published_weights
 
 if TYPE_CHECKING:
@@ -130,7 +130,7 @@ def find(
     source has the weights: it names every source that was tried and the remedy.
     """
     if pretrained not in PRETRAINED:
-        raise ValueError(f"{what} {encoder}: {unknown('pretrained', pretrained, PRETRAINED)}")
+        raise ValueError(f"{what} {encoder}: {unknown_name_message('pretrained', pretrained, PRETRAINED)}")
     if file:
         return _from_file(encoder, file)
     if pretrained == "never":
@@ -202,7 +202,7 @@ def adapt_first_conv(weight: Tensor, channels: int, *, mode: str = "auto") -> Te
     as they are and spreads otherwise.
     """
     if mode not in FIRST_CONV:
-        raise ValueError(f"first_conv: {unknown('mode', mode, FIRST_CONV)}")
+        raise ValueError(f"first_conv: {unknown_name_message('mode', mode, FIRST_CONV)}")
     if mode == "auto" and weight.shape[1] == channels:
         return weight
     grey = weight.sum(1, keepdim=True)
@@ -350,7 +350,7 @@ def _converted(weights: EncoderWeights) -> dict[str, Tensor]:
     try:
         from safetensors.torch import save_file
 
-        with whole(cached) as part:
+        with atomic_write(cached) as part:
             save_file(state, part)
     except (OSError, ValueError) as error:  # read-only or full: convert anew each time
         log.warning("%s: not cached (%s)", cached, " ".join(str(error).split()))

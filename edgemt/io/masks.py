@@ -16,18 +16,9 @@ from typing import Any, Literal
 import numpy as np
 from PIL import Image
 
-from edgemt.io.images import (
-    deep_channels,
-    grey_values,
-    is_deep_colour,
-    is_grey,
-    is_h5,
-    is_image,
-    opened_image,
-    read_label,
-    upright,
-    whole_numbers,
-)
+from edgemt.io.array_values import to_unsigned_integers
+from edgemt.io.file_types import is_h5, is_image
+from edgemt.io.images import deep_channels, grey_values, is_deep_colour, is_grey, opened_image, read_label, upright
 
 Kind = Literal["grey", "bit", "palette", "colour", "alpha"]
 Colour = tuple[int, int, int]
@@ -99,12 +90,12 @@ def _of_image(image: Image.Image, path: str) -> MaskFile:
     lossy = image.format in ("JPEG", "MPO") or (image.format == "WEBP" and len(image.getcolors(1 << 24) or ()) > 16)
     lossy = lossy or getattr(image, "tag_v2", {}).get(259) in (6, 7)  # TIFF with JPEG inside
     if image.mode == "1":
-        array = whole_numbers(np.asarray(image), path)
+        array = to_unsigned_integers(np.asarray(image), path)
         return MaskFile(array, Evidence(path, "bit", count(array)))
     if image.mode == "P":
         return _of_palette(image, path)
     if is_grey(image):
-        array = whole_numbers(grey_values(image, path), path)
+        array = to_unsigned_integers(grey_values(image, path), path)
         levels = count(array)
         return MaskFile(array, Evidence(path, "grey", levels, lossy, regions=_regions(array, levels, lossy)))
     return _of_colours(image, path, lossy)
@@ -131,7 +122,7 @@ def _of_colours(image: Image.Image, path: str, lossy: bool) -> MaskFile:
         if any(band[alpha == 0].any() for band in bands):
             conflict = "is transparent where its colours are not black"
         bands = [band * (alpha > 0) for band in bands]
-    top = whole_numbers(np.maximum(np.maximum(bands[0], bands[1]), bands[2]), path)
+    top = to_unsigned_integers(np.maximum(np.maximum(bands[0], bands[1]), bands[2]), path)
     spread = top - np.minimum(np.minimum(bands[0], bands[1]), bands[2])
     coloured = bool((spread > (_NOISE if lossy else 0)).any())
     colours = _distinct(bands) if coloured and not lossy else ()
@@ -185,7 +176,7 @@ def _regions(array: np.ndarray, levels: dict[int, int], lossy: bool = False) -> 
         return frozenset(between)  # voxels have no soft edges
     corner = array[:-1, :-1]
     even = (corner == array[1:, :-1]) & (corner == array[:-1, 1:]) & (corner == array[1:, 1:])
-    inside = count(whole_numbers(corner[even], "mask"))
+    inside = count(to_unsigned_integers(corner[even], "mask"))
     return frozenset(v for v in between if inside.get(v, 0) > _REGION * levels[v])
 
 

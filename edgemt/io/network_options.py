@@ -11,7 +11,7 @@ import inspect
 from collections.abc import Callable, Collection, Mapping
 from typing import Any
 
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 
 TIMM = (
     *("act_layer", "attn_drop_rate", "block_args", "block_size", "cardinality", "conv_mlp", "depth", "depths", "dims"),
@@ -28,7 +28,7 @@ def checked(options: Mapping[str, Any], allowed: Collection[str], *, network: st
     """The options, all of which are in `allowed` and hold plain values. Raises ValueError, naming the option."""
     for name, value in options.items():
         if name not in allowed:
-            raise ValueError(f"network {network}: {unknown('option', name, sorted(allowed))}")
+            raise ValueError(f"network {network}: {unknown_name_message('option', name, sorted(allowed))}")
         if not _plain(value):
             raise ValueError(f"network {network}: option {name} = {value!r} must be made of numbers, text and lists")
     return dict(options)

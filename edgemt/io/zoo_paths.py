@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 
 HOME = Path(__file__).parents[2] / "students" / "zoo"
 PREFIX = "zoo/"
@@ -35,7 +35,9 @@ def located(target: str | Path) -> Path:
     if short not in known:
         if here.exists():
             return here
-        raise ValueError(unknown("zoo entry", short, known) if known else f"{target}: the zoo is empty here")
+        raise ValueError(
+            unknown_name_message("zoo entry", short, known) if known else f"{target}: the zoo is empty here"
+        )
     entry = HOME / short
     if here.is_dir() and not here.samefile(entry):
         raise ValueError(

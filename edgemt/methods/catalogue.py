@@ -5,7 +5,7 @@ All of it is read from the methods themselves. The first line of a docstring is 
 rule or selector is not its class's own is told by the docstring of that. `costs.json` is what
 `benchmarks/method_steps.py` measured.
 
-    python -m edgemt.methods.catalogue      writes the table into teachers/README.md
+    python -m edgemt.methods.catalogue      writes the table into docs/methods.md
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from edgemt.learning.method import Method
 from edgemt.learning.roles import Ema, Frozen, Memory
 
 COSTS = Path(__file__).with_name("costs.json")
-PAGE = Path(__file__).parents[2] / "teachers" / "README.md"
+PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
 NAMED = ("Target:", "Differs:")
 BEGIN, END = "<!-- methods: written by python -m edgemt.methods.catalogue -->", "<!-- end of methods -->"
 

@@ -12,7 +12,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from importlib.metadata import EntryPoint, entry_points
 
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.learning.method import Method
 
 GROUP = "edgemt.methods"
@@ -33,7 +33,7 @@ def find(name: str, *, own: Iterable[str]) -> Method:
     points = offered()
     same = [point for point in points if point.name == name]
     if not same:
-        raise ValueError(unknown("method", name, [*own, *(point.name for point in points)]))
+        raise ValueError(unknown_name_message("method", name, [*own, *(point.name for point in points)]))
     if len(same) > 1:
         packages = ", ".join(package_of(point) for point in same)
         raise ValueError(f"method {name!r}: several packages offer it ({packages}); uninstall all but one")

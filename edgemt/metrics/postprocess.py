@@ -9,7 +9,7 @@ from typing import Literal
 
 import numpy as np
 
-from edgemt.io.neighbour_slices import neighbours
+from edgemt.io.volumes import neighbour_indices
 from edgemt.metrics.surface_distance import bounding_box
 
 
@@ -44,7 +44,7 @@ def through_plane(masks: np.ndarray, *, width: int = 3) -> np.ndarray:
         raise ValueError(f"through_plane: needs the slices of a volume [S, H, W], not shape {masks.shape}")
     if width < 1 or width % 2 == 0:
         raise ValueError(f"through_plane: width must be odd and above 0, not {width}")
-    window = neighbours(len(masks), width).T  # [width, S]
+    window = neighbour_indices(len(masks), width).T  # [width, S]
     out = masks.copy()
     most = sum((masks[around] == masks).astype(np.uint8) for around in window)
     for index in np.unique(masks):

@@ -11,12 +11,13 @@ from typing import Any
 import numpy as np
 
 from deploy.export import export_onnx, export_openvino
+from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import INPUTS, write_inputs
-from deploy.package.package import Ship, open_ship, self_test, write_golden
+from deploy.package.package import Ship, open_ship
 from deploy.quantization.accuracy_gate import agree, gate, gate_classes
 from deploy.runtimes.load import runner
-from edgemt.artefacts import stage_folder
-from edgemt.contract import Card
+from edgemt.artefacts import network_folder, stage_folder
+from edgemt.model_card import ModelCard
 from edgemt.pipeline.package import FLOAT, FLOAT_IR, PARITY, SMALL, SMALL_IR
 from edgemt.pipeline.zoo_graphs import OF_FRAMES, Say, agreement, telling
 from edgemt.recipes import Recipe
@@ -42,7 +43,7 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
     if folder.exists() and stage_folder.stands(folder, key=key):
         say(f"{folder}: stands")
         return folder
-    card, network = entry.card, stage_folder.load_network(entry.folder)
+    card, network = entry.card, network_folder.load_network(entry.folder)
     with stage_folder.staged(folder) as working:
         export_onnx(network, working / FLOAT, size=card.size, channels=card.channels, normalise=card.normalise)
         export_openvino(working / FLOAT, working / FLOAT_IR)
@@ -148,5 +149,5 @@ def _may_replace(folder: Path) -> None:
 
 
 def _stage_of(folder: Path) -> str:
-    card: Card = stage_folder.read_card(folder)
+    card: ModelCard = stage_folder.read_card(folder)
     return card.stage

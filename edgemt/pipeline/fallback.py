@@ -1,6 +1,6 @@
 """Fallbacks: what is tried when a gate refuses, in which order, and the record of what was given up for it.
 
-A record is plain JSON on the cards of `slim`, `int8` and `ship` (`Card.given_up`):
+A record is plain JSON on the cards of `slim`, `int8` and `ship` (`ModelCard.given_up`):
 stage, wanted, shipped, why, tolerance, parent_dice, remedy, and `tried`, a list of {attempt, dice, refused}.
 """
 
@@ -10,9 +10,9 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
-from deploy.pruning.prune import PruneOptions
+from deploy.pruning.options import PruneOptions
 from edgemt.recipes import Slim
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 UNPRUNED = "the unpruned student"
 _CALMER = 0.5  # learning rate of further fine-tuning, as a share of the first one's

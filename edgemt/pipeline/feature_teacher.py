@@ -9,10 +9,10 @@ from typing import Any
 from torch import nn
 
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Normalise
 from edgemt.io.encoder_weights import EncoderWeights
 from edgemt.learning.roles import Frozen
 from edgemt.methods import Method
+from edgemt.model_card import Normalisation
 from edgemt.pipeline.run_context import Run
 from edgemt.recipes import Student, Teacher
 
@@ -53,7 +53,7 @@ def find(at: Run, method: Method, of: Teacher | Student) -> FeatureTeacher | Non
     return FeatureTeacher(card, lambda: _built(of, weights, at.normalise))
 
 
-def _built(of: Student, weights: EncoderWeights, normalise: Normalise) -> nn.Module:
+def _built(of: Student, weights: EncoderWeights, normalise: Normalisation) -> nn.Module:
     from teachers.backbone import Backbone
 
     return Backbone(of.feature_teacher, weights=weights, normalise=normalise, size=of.feature_teacher_size).eval()

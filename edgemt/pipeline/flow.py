@@ -14,13 +14,14 @@ from pathlib import Path
 import torch
 
 from edgemt.artefacts import stage_folder
-from edgemt.artefacts.data_changes import tell_changes
 from edgemt.artefacts.run_lock import locked
+from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
 from edgemt.methods import METHODS, Method
 from edgemt.methods.supervised import Supervised
 from edgemt.pipeline import frame_bank, package, prune, quantize, warm_up
 from edgemt.pipeline import report as reporting
+from edgemt.pipeline.data_changes import tell_changes
 from edgemt.pipeline.fallback import told
 from edgemt.pipeline.run_context import Run, start
 from edgemt.pipeline.train import assembled, trained, wants_bank
@@ -31,7 +32,7 @@ MEMBER_SEED = 1000  # between the seeds of a teacher's members: far from those t
 STAGES = ("teacher", "bank", "student", "slim", "int8", "ship", "report")
 
 
-@distributed.together()
+@distributed.distributed_run()
 def run(recipe: Recipe, out: Path, *, until: str = "report", overwrite: bool = False) -> Path:
     """Every stage up to `until`; what stands is skipped, what was cut is resumed. Returns the last stage's folder.
 
@@ -41,16 +42,16 @@ def run(recipe: Recipe, out: Path, *, until: str = "report", overwrite: bool = F
     another run uses or that cannot be written.
     """
     at = start(recipe, out, overwrite=overwrite)
-    with locked(out) if distributed.first() else nullcontext():
+    with locked(out) if process_rank.is_main_process() else nullcontext():
         return _run(at, until)
 
 
 def _run(at: Run, until: str) -> Path:
     out = at.out
-    distributed.wait()  # for the lock of the first process
+    distributed.barrier()  # for the lock of the first process
     _say_what_shares(at)
     at.content  # noqa: B018  all processes together
-    if distributed.first():
+    if process_rank.is_main_process():
         tell_changes(at, STAGES[: STAGES.index(until) + 1])
         write_text(out / "recipe.json", stage_folder.to_json(at.recipe))
     makers: dict[str, Callable[[Run], Path]] = {
@@ -72,7 +73,7 @@ def _run(at: Run, until: str) -> Path:
 def _tell_what_was_given_up(at: Run, until: str) -> None:
     """The last lines of a run: what its gates refused, and what stands in its place."""
     last = next((stage for stage in ("ship", "int8", "slim") if STAGES.index(stage) <= STAGES.index(until)), None)
-    if last is None or not distributed.first():
+    if last is None or not process_rank.is_main_process():
         return
     for record in stage_folder.read_card(at.folder(last)).given_up:
         at.say(f"given up: {told(record)}")
@@ -80,11 +81,11 @@ def _tell_what_was_given_up(at: Run, until: str) -> None:
 
 def _by_first(make: Callable[[Run], Path]) -> Callable[[Run], Path]:
     """A stage that one process makes while the others wait."""
-    return lambda at: Path(distributed.by_first(lambda: str(make(at))))
+    return lambda at: Path(distributed.run_on_main(lambda: str(make(at))))
 
 
 def _say_what_shares(at: Run) -> None:
-    gpus, count = torch.cuda.device_count(), distributed.world()
+    gpus, count = torch.cuda.device_count(), process_rank.world_size()
     if count > 1:
         at.say(f"{count} processes: a step sees {count} times the rows of schedule.labelled and schedule.unlabelled")
     elif gpus > 1:

@@ -17,15 +17,15 @@ import numpy as np
 import torch
 from torch import nn
 
-from edgemt.artefacts import reuse, stage_folder
+from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.contract import Case
 from edgemt.data import soft_labels
 from edgemt.data.augment2d import normalised
 from edgemt.data.slice_dataset import Stack
 from edgemt.learning import losses
 from edgemt.pipeline.run_context import Run
-from edgemt.training import engine
-from edgemt.training.progress import counter
+from edgemt.training.device import resolve_precision
+from edgemt.training.progress import file_progress
 
 _CHUNK = 16  # frames of one forward pass
 
@@ -41,7 +41,7 @@ def fill_bank(at: Run, teacher: Path) -> Path:
     reuse.make_way(folder, inputs=inputs, say=at.say, overwrite=at.overwrite, explain=at.explain)
     units = list(_units(at))
     found = {id(unit): (stack, rows) for unit, stack, rows in units}
-    network = stage_folder.load_network(teacher).to(at.device)
+    network = network_folder.load_network(teacher).to(at.device)
     summary = soft_labels.fill(
         folder,
         [unit for unit, _, _ in units],
@@ -50,7 +50,7 @@ def fill_bank(at: Run, teacher: Path) -> Path:
         size=data.size,
         key=key,
         depth=lambda unit: len(found[id(unit)][1]),
-        progress=counter("images labelled by the teacher"),
+        progress=file_progress("images labelled by the teacher"),
         say=at.say,
     )
     at.say(f"bank: {summary.volumes} files, {summary.megabytes:.0f} MB, {summary.megabytes_per_volume:.2f} MB each")
@@ -72,7 +72,7 @@ def _units(at: Run) -> Iterator[tuple[Case, Stack, list[int]]]:
 @torch.inference_mode()
 def _probabilities(at: Run, network: nn.Module, stack: Stack, rows: list[int]) -> np.ndarray:
     """float32 [n, C, H, W] of rows of a stack, normalised as in training."""
-    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(engine.resolve_precision("auto", at.device))
+    kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision("auto", at.device))
     parts = []
     for first in range(0, len(rows), _CHUNK):
         image = normalised(stack.frames(torch.tensor(rows[first : first + _CHUNK]), at.device), at.normalise)

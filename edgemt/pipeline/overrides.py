@@ -12,7 +12,7 @@ from typing import Any
 import tyro
 
 from edgemt.data.options import PRESETS
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.recipes import Recipe
 
 
@@ -27,7 +27,7 @@ def override(recipe: Recipe, args: Sequence[str], *, prog: str) -> Recipe:
     for arg in rest:
         name = arg.split("=", 1)[0].removeprefix("--").replace("-", "_")
         if arg.startswith("--") and name not in known and name.replace(".no_", ".").removeprefix("no_") not in known:
-            raise ValueError(unknown("field", name, known))
+            raise ValueError(unknown_name_message("field", name, known))
     said = io.StringIO()
     try:
         with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
@@ -71,7 +71,7 @@ def _choose_preset(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
         if arg == flag or arg.startswith(flag + "="):
             name = arg.partition("=")[2] or (args[index + 1] if index + 1 < len(args) else "")
             if name not in PRESETS:
-                raise ValueError(f"augment.preset: {unknown('preset', name, PRESETS)}")
+                raise ValueError(f"augment.preset: {unknown_name_message('preset', name, PRESETS)}")
             del args[index : index + (1 if "=" in arg else 2)]
             return replace(recipe, augment=PRESETS[name]), args
     return recipe, args

@@ -14,10 +14,11 @@ import numpy as np
 from torch import nn
 
 from deploy.quantization.accuracy_gate import agree
+from edgemt.artefacts import network_folder
 from edgemt.artefacts import stage_folder as artefact
-from edgemt.contract import Card
 from edgemt.io import zoo_paths
 from edgemt.io.atomic import write_text
+from edgemt.model_card import ModelCard
 from edgemt.pipeline.zoo_graphs import Say, add_graph, check_weight, source_of
 from edgemt.training import checkpoint
 from edgemt.zoo import entry
@@ -55,7 +56,7 @@ def pack(
         raise ValueError(f"{folder}: is there already; choose another name, remove it, or add --overwrite to an entry")
     source = source_of(zoo_paths.located(stage_folder))
     card = _finished(source.weights)
-    whole = artefact.load_network(source.weights)
+    whole = network_folder.load_network(source.weights)
     half = copy.deepcopy(whole).half()
     heavy = sum(tensor.nbytes for tensor in half.state_dict().values())
     if heavy > entry.LARGEST - 200_000:  # names and shapes come on top
@@ -88,7 +89,7 @@ def pack(
     return folder
 
 
-def _finished(source: Path) -> Card:
+def _finished(source: Path) -> ModelCard:
     """The card of a student's stage, every file of which has its hash."""
     card = artefact.read_card(source)
     if artefact.WEIGHTS not in card.files or card.network.get("room") != "students":
@@ -99,7 +100,7 @@ def _finished(source: Path) -> Card:
     return card
 
 
-def _agreement(whole: nn.Module, half: nn.Module, card: Card) -> float:
+def _agreement(whole: nn.Module, half: nn.Module, card: ModelCard) -> float:
     """The smaller share of equal pixels, on random and on phantom frames. Raises GateError when it is too small."""
     for name, value in half.state_dict().items():
         if not value.isfinite().all():
@@ -125,10 +126,10 @@ def _rounded(whole: nn.Module, half: nn.Module) -> nn.Module:
     return rounded
 
 
-def _described(card: Card, source: Path, *, note: str, same: float) -> Card:
+def _described(card: ModelCard, source: Path, *, note: str, same: float) -> ModelCard:
     """The card as it travels: without paths, without single cases, with the entry's own facts."""
     measured = {key: value for key, value in card.measured[artefact.WEIGHTS].items() if key != "cases"}
-    network = {"plan": None, **artefact.offline(card.network)}
+    network = {"plan": None, **network_folder.without_pretrained(card.network)}
     if card.stage == "zoo":  # packed before: its facts stand
         network["zoo"] = {**network["zoo"], **({"note": note} if note else {})}
     else:
@@ -157,7 +158,7 @@ def _run_of(source: Path) -> dict[str, Any]:
     return {"recipe": {key: recipe[key] for key in kept if key in recipe}, "seeds": seeds}
 
 
-def _labels(card: Card, source: Path) -> str:
+def _labels(card: ModelCard, source: Path) -> str:
     """How many labels were looked at, in the words of the recipe, counted where the list is at hand."""
     data = card.data
     if str(data.get("layout", "")).startswith("phantom"):

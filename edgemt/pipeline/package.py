@@ -9,26 +9,27 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.benchmark.variants import QUICK, latency_records
 from deploy.export import export_openvino
 from deploy.hardware.machine import describe
+from deploy.measurement.variants import QUICK, latency_records
+from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import write_inputs
-from deploy.package.package import Ship, self_test, write_golden
+from deploy.package.package import Ship
 from deploy.promptable.add_to_package import put_prompt
 from deploy.quantization.accuracy_gate import GateError, agree
 from deploy.quantization.float16 import halve
 from deploy.runtimes.load import runner
 from deploy.runtimes.runner import GraphRunner
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
+from edgemt.artefacts.network_folder import load_promptable
 from edgemt.inference.doctor import golden_masks
 from edgemt.pipeline.fallback import given_up
-from edgemt.pipeline.promptable_teacher import load_promptable
 from edgemt.pipeline.quantize import FLOAT, FLOAT_IR, SMALL, SMALL_IR, frames_of, judged
 from edgemt.pipeline.run_context import measured_of, record_of
 from edgemt.pipeline.train import FORMAT, drop, fits
 
 if TYPE_CHECKING:
-    from edgemt.contract import Card
+    from edgemt.model_card import ModelCard
     from edgemt.pipeline.run_context import Run
 
 PARITY = 0.999  # share of pixels that two runtimes must agree on, at the same precision
@@ -116,7 +117,7 @@ def parity(at: Run, folder: Path, frames: np.ndarray) -> tuple[np.ndarray, dict[
 
     Raises GateError when that leaves no runtime, and with `strict` for the first one.
     """
-    expected = at.predict(stage_folder.load_network(at.folder("slim")))(frames)
+    expected = at.predict(network_folder.load_network(at.folder("slim")))(frames)
     refused: dict[str, GateError] = {}
     for runtime, file in (("onnxruntime", FLOAT), ("openvino", FLOAT_IR)):
         made = runner(folder / file, runtime=runtime, precision="f32")
@@ -169,7 +170,7 @@ def _golden(at: Run, ship: Ship, measured: dict[str, Any]) -> tuple[dict[str, An
     return found, given
 
 
-def _with_prompt(at: Run, folder: Path, prompt: Path, *, of: Card, frames: np.ndarray) -> list[dict[str, Any]]:
+def _with_prompt(at: Run, folder: Path, prompt: Path, *, of: ModelCard, frames: np.ndarray) -> list[dict[str, Any]]:
     """Adds the prompt input; where a runtime does not give its masks, removes it and returns the record of that."""
     card = stage_folder.read_card(prompt)
     try:

@@ -15,19 +15,21 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from edgemt.artefacts import reuse, stage_folder
-from edgemt.contract import Card
+from edgemt.artefacts import network_folder, reuse, stage_folder
+from edgemt.artefacts.network_folder import PROMPTABLE, load_promptable
+from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
 from edgemt.methods import Method
 from edgemt.methods.promptable_supervised import Lessons
 from edgemt.methods.sam_assisted import SecondTeacher
 from edgemt.pipeline.run_context import Run, Side
-from edgemt.training import checkpoint, distributed, engine
-from edgemt.training.progress import counter
+from edgemt.training import distributed, engine
+from edgemt.training.options import Schedule
+from edgemt.training.progress import file_progress
 from teachers.embeddings import Remembered, Store
 from teachers.promptable import Promptable
 
-STAGE, SMALL, VOLUME_ROWS = "promptable", "small", 2
+SMALL, VOLUME_ROWS = "small", 2
 Staged = Callable[[Path], AbstractContextManager[Path]]
 
 
@@ -58,7 +60,7 @@ def second_teacher(at: Run, side: Side, method: Method, *, staged: Staged) -> Se
 def _small_inputs(at: Run, side: Side, options: SecondTeacher) -> dict[str, Any]:
     schedule = {"labelled": at.recipe.teacher.schedule.labelled, "precision": at.recipe.teacher.schedule.precision}
     return {
-        "stage": STAGE,
+        "stage": PROMPTABLE,
         "lessons": options.lessons,
         "teacher": {"schedule": schedule},
         "network": _network(side),
@@ -70,20 +72,20 @@ def _small_inputs(at: Run, side: Side, options: SecondTeacher) -> dict[str, Any]
 
 def _network(side: Side) -> dict[str, Any]:
     """For the card; `load_promptable` reads it."""
-    room = {"room": "teachers", "name": STAGE, "heads": [], "options": {}}
+    room = {"room": "teachers", "name": PROMPTABLE, "heads": [], "options": {}}
     return {**room, "channels": side.example.shape[1], "classes": len(side.classes)}
 
 
 def _train_small(at: Run, side: Side, options: SecondTeacher, inputs: dict[str, Any], staged: Staged) -> Path:
     """The small promptable network, from labelled images alone: a stage like others, resumed where it was cut."""
-    folder, key = at.folder(STAGE), stage_folder.key_of(inputs)
+    folder, key = at.folder(PROMPTABLE), stage_folder.key_of(inputs)
     rule: dict[str, Any] = {"say": at.say, "overwrite": at.overwrite, "explain": at.explain}
-    if distributed.by_first(lambda: reuse.fits(folder, inputs=inputs, **rule)):
-        at.say(f"{STAGE}: stands")
+    if distributed.run_on_main(lambda: reuse.fits(folder, inputs=inputs, **rule)):
+        at.say(f"{PROMPTABLE}: stands")
         return folder
     given = at.recipe.teacher.schedule
     rows = VOLUME_ROWS if side.example.ndim == 5 else given.labelled
-    schedule = engine.Schedule(
+    schedule = Schedule(
         steps=options.lessons, labelled=rows, unlabelled=0, learning_rate=1e-3, precision=given.precision, validations=0
     )
     network = _network(side)
@@ -101,30 +103,21 @@ def _train_small(at: Run, side: Side, options: SecondTeacher, inputs: dict[str, 
             folder=working,
             seed=at.recipe.seed,
             key=key,
-            label=STAGE,
-            events=at.out / "log" / STAGE,
+            label=PROMPTABLE,
+            events=at.out / "log" / PROMPTABLE,
         )
-        if distributed.first():
+        if process_rank.is_main_process():
             write_text(working / "curves.json", stage_folder.to_json(done.history))
             params = sum(p.numel() for p in done.network.parameters())
-            card = replace(side.card(), stage=STAGE, network=network, recipe_hash=key, params=params)
-            stage_folder.save_network(working, done.network.cpu(), card)
-            at.say(f"{STAGE}: overlap with the labels at the end {_last(done.history):.3f}")
+            card = replace(side.card(), stage=PROMPTABLE, network=network, recipe_hash=key, params=params)
+            network_folder.save_network(working, done.network.cpu(), card)
+            at.say(f"{PROMPTABLE}: overlap with the labels at the end {_last(done.history):.3f}")
     return folder
 
 
 def _last(history: dict[str, Any]) -> float:
     found = history["terms"].get("iou", [])[-5:]
     return sum(found) / len(found) if found else float("nan")
-
-
-def load_promptable(folder: Path) -> nn.Module:
-    """The small promptable network that a run left. Raises ValueError for a folder of another kind."""
-    card: Card = stage_folder.read_card(folder)
-    if card.network.get("name") != STAGE:
-        raise ValueError(f"{folder}: holds {card.network.get('name', 'no network')!r}, not a promptable network")
-    network = Promptable(channels=card.network["channels"])
-    return checkpoint.load_weights(folder / stage_folder.WEIGHTS, network).eval()
 
 
 def _remembered(at: Run, side: Side, options: SecondTeacher, model: str) -> Callable[[], nn.Module]:
@@ -136,10 +129,10 @@ def _remembered(at: Run, side: Side, options: SecondTeacher, model: str) -> Call
     store = Store(at.folder("embeddings"), model, options.gigabytes)
 
     def fill() -> list[str]:
-        told = counter("images embedded by SAM")
+        told = file_progress("images embedded by SAM")
         return [str(f) for f in store.fill(load_sam(options.model), flat, device=at.device, progress=told, say=at.say)]
 
-    files = iter([Path(name) for name in distributed.by_first(fill)])
+    files = iter([Path(name) for name in distributed.run_on_main(fill)])
     table = [[next(files) for _ in case] for case in cases]
     return lambda: Remembered(load_sam(options.model).forget_encoder(), table)
 

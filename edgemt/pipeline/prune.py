@@ -21,11 +21,11 @@ from torch import nn
 
 from deploy.pruning import prune
 from deploy.quantization.accuracy_gate import GateError, gate
-from edgemt import zoo
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.contract import Batch
 from edgemt.data import soft_labels
 from edgemt.data.slice_dataset import TwoStream
+from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
 from edgemt.learning.losses import dice_ce
 from edgemt.pipeline import feature_teacher
@@ -44,6 +44,8 @@ from edgemt.pipeline.train import (
 )
 from edgemt.recipes import student_method
 from edgemt.training import checkpoint, distributed, engine
+from edgemt.training.options import Schedule
+from edgemt.zoo.warm_start import compose_plans
 
 PLAN = "plan.json"  # stays: `slim.prune.plan` repeats it on another network
 START, MARK = "start.safetensors", "start.json"
@@ -75,13 +77,13 @@ def slim(at: Run) -> Path:
     chosen = source
     for attempt in attempts:
         made = _attempted(at, attempt, named)
-        tried.append(distributed.by_first(partial(_judged, at, attempt, made)))
+        tried.append(distributed.run_on_main(partial(_judged, at, attempt, made)))
         if not tried[-1]["refused"]:
             chosen = made
             break
         at.say(f"slim: {attempt.words}: refused, {tried[-1]['refused']}")
     with staged(folder, overwrite=at.overwrite or fits) as working:
-        if distributed.first():
+        if process_rank.is_main_process():
             _deliver(at, chosen, working, attempts=attempts, tried=tried, key=key, parents=parents)
     return folder
 
@@ -171,7 +173,7 @@ def _deliver(
     measured = card.measured[stage_folder.WEIGHTS]
     if whole:
         write_text(working / CURVES, "{}\n")  # nothing was learnt here
-        card = replace(card, network={"plan": None, **stage_folder.offline(card.network)})
+        card = replace(card, network={"plan": None, **network_folder.without_pretrained(card.network)})
         measured = {**measured, "drop": 0.0}
     asked, shipped = attempts[0].way, UNPRUNED if whole else attempts[len(tried) - 1].way
     record = given_up(
@@ -215,7 +217,7 @@ def _attempted(at: Run, attempt: Attempt, parents: dict[str, str]) -> Path:
             done, network = _pruned_and_tuned(at, attempt, stream, working, key=key)
         else:
             done, network = _tuned_further(at, attempt, earlier, stream, working, key=key)
-        if distributed.first():
+        if process_rank.is_main_process():
             _tidy(working)
             lineage = tuple(named.values())
             keep(at, working, "slim", done, network, key=key, parents=lineage, parent_dice=_dice(at, source))
@@ -227,7 +229,7 @@ def _pruned_and_tuned(
 ) -> tuple[engine.Trained, dict[str, Any]]:
     """The student pruned and fine-tuned, in `prune.rounds` rounds; and how to build it again."""
     source, rounds = at.folder("student"), attempt.prune.rounds
-    network = stage_folder.load_network(source)
+    network = network_folder.load_network(source)
     whole = {"plan": None, **stage_folder.read_card(source).network}
     described = whole
     for number in range(1, rounds + 1):
@@ -254,13 +256,13 @@ def _tuned_further(
     at: Run, attempt: Attempt, earlier: Path, stream: TwoStream, working: Path, *, key: str
 ) -> tuple[engine.Trained, dict[str, Any]]:
     """The network of an earlier attempt, fine-tuned on batches that it has not had; and how to build it again."""
-    if distributed.first() and (earlier / PLAN).exists():
+    if process_rank.is_main_process() and (earlier / PLAN).exists():
         shutil.copyfile(earlier / PLAN, working / PLAN)
-    had = at.recipe.slim.schedule.steps * distributed.world()
+    had = at.recipe.slim.schedule.steps * process_rank.world_size()
     done = _tuned(
         at,
         attempt.schedule,
-        partial(stage_folder.load_network, earlier),
+        partial(network_folder.load_network, earlier),
         lambda index, device: stream.batch(index + had, device),
         working,
         seed=at.recipe.seed + attempt.prune.rounds + 1,
@@ -273,9 +275,9 @@ def _tuned_further(
 
 def _tuned(
     at: Run,
-    schedule: engine.Schedule,
+    schedule: Schedule,
     start: Callable[[], nn.Module],
-    draw: engine.Draw,
+    draw: engine.DrawBatch,
     folder: Path,
     *,
     seed: int,
@@ -288,7 +290,7 @@ def _tuned(
     features = feature_teacher.find(at, method, at.recipe.student)
     known: dict[str, Callable[[], nn.Module]] = {"student": start}
     if "teacher" in frozen_kinds(method):
-        known["teacher"] = partial(stage_folder.load_network, at.folder("teacher"))
+        known["teacher"] = partial(network_folder.load_network, at.folder("teacher"))
     if features is not None:
         known["backbone"] = features.build
     return engine.train(
@@ -311,7 +313,7 @@ def prune_teacher(folder: Path, options: prune.PruneOptions, *, example: torch.T
 
     Its channels are ranked by magnitude unless `options.plan` says how many are left. example: [1, K, *space].
     """
-    network = stage_folder.load_network(folder)
+    network = network_folder.load_network(folder)
     plan = prune.prune(network, example=example, options=replace(options, importance="magnitude"))
     return network, plan
 
@@ -337,22 +339,24 @@ def _pruned(
     if not attempt.prune.wanted:
         (part / START).unlink(missing_ok=True)
         return before
-    if distributed.by_first(lambda: not (mark.exists() and json.loads(mark.read_text())["key"] == key)):
-        plan = distributed.by_first(partial(_cut, at, attempt, network, stream, number, prune.widths_of(_fresh(whole))))
-        if distributed.first():
+    if distributed.run_on_main(lambda: not (mark.exists() and json.loads(mark.read_text())["key"] == key)):
+        plan = distributed.run_on_main(
+            partial(_cut, at, attempt, network, stream, number, prune.widths_of(_fresh(whole)))
+        )
+        if process_rank.is_main_process():
             checkpoint.save_weights(part / START, network)
-            joined = {**zoo.pruned_further(before["plan"], plan), "latency": plan["latency"]}
+            joined = {**compose_plans(before["plan"], plan), "latency": plan["latency"]}
             write_text(part / PLAN, stage_folder.to_json(joined))
             write_text(mark, stage_folder.to_json({"key": key}))
-    return {**before, "plan": distributed.by_first(lambda: prune.read_plan(part / PLAN).to_dict())}
+    return {**before, "plan": distributed.run_on_main(lambda: prune.read_plan(part / PLAN).to_dict())}
 
 
 def _starts(part: Path, described: dict[str, Any], network: nn.Module) -> Callable[[], nn.Module]:
     def build() -> nn.Module:
-        if distributed.first() and (part / START).exists():
+        if process_rank.is_main_process() and (part / START).exists():
             return checkpoint.load_weights(part / START, _fresh(described))
         fresh = _fresh(described)
-        if distributed.first():  # the others get its weights when they begin
+        if process_rank.is_main_process():  # the others get its weights when they begin
             fresh.load_state_dict(network.state_dict())
         return fresh
 
@@ -360,7 +364,7 @@ def _starts(part: Path, described: dict[str, Any], network: nn.Module) -> Callab
 
 
 def _fresh(described: dict[str, Any]) -> nn.Module:
-    return stage_folder.build_network(stage_folder.offline(described))
+    return network_folder.build_network(network_folder.without_pretrained(described))
 
 
 def _cut(

@@ -14,7 +14,7 @@ from pathlib import Path
 import torch
 from torch import nn
 
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.data import soft_labels
 from edgemt.data.slice_dataset import TwoStream
 from edgemt.pipeline import feature_teacher
@@ -22,7 +22,7 @@ from edgemt.pipeline.run_context import Run, measured_of
 from edgemt.pipeline.train import FORMAT, builder, dice_text, frozen_kinds, keep, measured_again, stands, wants_bank
 from edgemt.recipes import student_method
 from edgemt.training import engine
-from edgemt.training.fake_quant import calibrate, fake_quantize, plain
+from edgemt.training.fake_quant import calibrate, fake_quantize, remove_fake_quant
 
 STAGE = "qad"
 
@@ -52,7 +52,7 @@ def distil_in_eight_bits(at: Run) -> Path:
     stream = at.stream(of.schedule, bank=said)
     known: dict[str, Callable[[], nn.Module]] = {"student": partial(_rounding, source, stream)}
     if distilled:
-        known["teacher"] = partial(stage_folder.load_network, at.folder("teacher"))
+        known["teacher"] = partial(network_folder.load_network, at.folder("teacher"))
     if features is not None:
         known["backbone"] = features.build
     with stage_folder.staged(folder, overwrite=at.overwrite) as working:
@@ -69,12 +69,12 @@ def distil_in_eight_bits(at: Run) -> Path:
             events=at.out / "log" / STAGE,
             measured_on=at.measured_on,
         )
-        plain(done.network)
+        remove_fake_quant(done.network)
         keep(at, working, STAGE, done, card.network, key=key, parents=parents, parent_dice=parent_dice)
     return folder
 
 
 def _rounding(source: Path, stream: TwoStream) -> nn.Module:
     """The slim student with rounding layers, their ranges taken from a few batches of both streams."""
-    network = fake_quantize(stage_folder.load_network(source))
+    network = fake_quantize(network_folder.load_network(source))
     return calibrate(network, [stream.batch(index, torch.device("cpu")).image for index in range(4)])

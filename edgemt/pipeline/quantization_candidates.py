@@ -15,15 +15,15 @@ from typing import Any
 import numpy as np
 
 from deploy import export
-from deploy.benchmark.variants import timed
+from deploy.measurement.variants import timed
 from deploy.quantization.int8 import quantize
 from deploy.quantization.sensitivity import Sensitivity, sensitivity
 from deploy.runtimes.load import runner
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
+from edgemt.io import process_rank
 from edgemt.pipeline.quantization_aware import distil_in_eight_bits
 from edgemt.pipeline.run_context import Run, record_of
-from edgemt.training import distributed
-from edgemt.training.progress import counter
+from edgemt.training.progress import file_progress
 
 FLOAT, FLOAT_IR = "model.onnx", "openvino/model.xml"
 SMALL, SMALL_IR = "model.int8.onnx", "openvino/model.int8.xml"
@@ -54,7 +54,7 @@ def rungs(at: Run, *, exact: Path, frames: list[np.ndarray]) -> Iterator[Rung]:
         yield from _mixed(at, "mixed", source, exact, calibrated, frames)
     if "distil" not in ladder:
         return
-    if distributed.world() > 1:  # the others wait for this stage and cannot learn along
+    if process_rank.world_size() > 1:  # the others wait for this stage and cannot learn along
         at.say("int8: learning under eight bits is one process's work; give the same command without torchrun or srun")
         return
     learnt = distil_in_eight_bits(at)
@@ -101,7 +101,7 @@ def _mixed(at: Run, name: str, source: Path, exact: Path, calibrated: Rung, fram
 
 def _worst(exact: Path, small: Path, frames: list[np.ndarray]) -> list[Sensitivity]:
     """The layers that eight bits change anything for, the worst first."""
-    layers = sensitivity(exact, small, frames=frames, progress=counter("sensitivity of layers"))
+    layers = sensitivity(exact, small, frames=frames, progress=file_progress("sensitivity of layers"))
     return [layer for layer in layers if layer.noise > 0]
 
 
@@ -151,5 +151,5 @@ def _gain(small: Path, exact: Path, frames: list[np.ndarray]) -> float:
 
 def export_graph(at: Run, source: Path, path: Path) -> Path:
     """The network of an artefact folder as one float graph, at the size that ships."""
-    card, network = stage_folder.read_card(source), stage_folder.load_network(source)
+    card, network = stage_folder.read_card(source), network_folder.load_network(source)
     return export.export_onnx(network, path, size=at.recipe.data.size, channels=card.channels, normalise=card.normalise)

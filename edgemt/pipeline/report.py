@@ -17,10 +17,10 @@ from deploy.package.package import seal
 from deploy.quantization import int8
 from deploy.runtimes.load import runner
 from deploy.runtimes.runner import TorchRunner
-from edgemt.artefacts import stage_folder
-from edgemt.contract import Card
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io.atomic import write_text
 from edgemt.io.images import fit_frame, fit_label
+from edgemt.model_card import ModelCard
 from edgemt.pipeline.package import FLOAT, FLOAT_IR, HALF, HALF_IR, SMALL, SMALL_IR
 from edgemt.report.deployed_file import choices, delivered, kind_of
 
@@ -76,7 +76,7 @@ def bench(
 
 
 def _eager(at: Run, stage: str, size: tuple[int, int], threads: int | None) -> TorchRunner:
-    network = stage_folder.load_network(at.folder(stage))
+    network = network_folder.load_network(at.folder(stage))
     whole = export.Shippable(network, normalise=at.normalise, channels=at.channels)
     return TorchRunner(whole.cpu(), size=size, channels=at.channels, name=stage, threads=threads)
 
@@ -94,7 +94,7 @@ def _resized(at: Run, size: tuple[int, int], folder: Path) -> Path:
     card = stage_folder.read_card(at.folder("slim"))
     graph, small = folder / FLOAT, folder / SMALL
     export.export_onnx(
-        stage_folder.load_network(at.folder("slim")),
+        network_folder.load_network(at.folder("slim")),
         graph,
         size=size,
         channels=card.channels,
@@ -109,7 +109,7 @@ def _resized(at: Run, size: tuple[int, int], folder: Path) -> Path:
     export.export_openvino(graph, folder / FLOAT_IR)
     seal(
         folder,
-        Card(
+        ModelCard(
             name=card.name,
             stage="bench",
             classes=card.classes,
@@ -171,7 +171,7 @@ def _stage(at: Run, name: str, timed: dict[str, Any]) -> dict[str, Any]:
     return _row(name, measured, card, size, latency, note="torch, eager")
 
 
-def _shipped(at: Run, card: Card, file: str, timed: dict[str, Any]) -> dict[str, Any]:
+def _shipped(at: Run, card: ModelCard, file: str, timed: dict[str, Any]) -> dict[str, Any]:
     folder, measured = at.folder("ship"), card.measured[file]
     size = (folder / file).stat().st_size
     if file.endswith(".xml"):
@@ -185,7 +185,7 @@ def _shipped(at: Run, card: Card, file: str, timed: dict[str, Any]) -> dict[str,
 
 
 def _row(
-    name: str, measured: dict[str, Any], card: Card, size: int, latency: dict[str, Any], *, note: str
+    name: str, measured: dict[str, Any], card: ModelCard, size: int, latency: dict[str, Any], *, note: str
 ) -> dict[str, Any]:
     per_class = {c: {"dice": v.get("dice"), "hd95": v.get("hd95")} for c, v in measured["per_class"].items()}
     far = [v["hd95"] for v in per_class.values() if v["hd95"] is not None]
@@ -292,7 +292,7 @@ def _shown(at: Run, truths: list[np.ndarray]) -> list[int]:
 
 def _masks(at: Run, stage: str, chosen: list[int]) -> np.ndarray:
     """uint8 [n, H, W] of the chosen validation frames, by the network of a stage."""
-    network = stage_folder.load_network(at.folder(stage))
+    network = network_folder.load_network(at.folder(stage))
     if stage != "teacher" or not at.deep:
         return at.predict(network)(at.val.frames[chosen])
     volumes = at.volumetric.masks(network.to(at.device), stride=at.recipe.volume.stride)

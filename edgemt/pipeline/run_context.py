@@ -17,17 +17,18 @@ import students
 from deploy import export
 from edgemt.artefacts import stage_folder
 from edgemt.artefacts.fingerprints import Content, changes_of, digests_of, entries, key_of_entries, load_content
-from edgemt.contract import Card, Normalise
 from edgemt.data.cohort import Cohort, DataOptions, find
 from edgemt.data.reading import Reading
 from edgemt.data.slice_dataset import Stack, TwoStream, load, statistics
 from edgemt.data.soft_labels import read as read_bank
 from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, Predict, evaluate, predict_masks, prepare, score
-from edgemt.io import encoder_weights
+from edgemt.io import encoder_weights, process_rank
+from edgemt.model_card import ModelCard, Normalisation
 from edgemt.recipes import Recipe, check, teacher_dims
 from edgemt.training import distributed, engine
-from edgemt.training.progress import counter
+from edgemt.training.options import Schedule
+from edgemt.training.progress import file_progress
 
 if TYPE_CHECKING:
     from edgemt.pipeline.volume_data import Volumetric
@@ -55,8 +56,8 @@ class Side(Protocol):
         ...
 
     def draw(
-        self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
-    ) -> engine.Draw:
+        self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+    ) -> engine.DrawBatch:
         """Batches by number."""
         ...
 
@@ -68,7 +69,7 @@ class Side(Protocol):
         """Every metric on the validation list, for the card."""
         ...
 
-    def card(self) -> Card:
+    def card(self) -> ModelCard:
         """A card with all that is the same for every stage."""
         ...
 
@@ -116,7 +117,7 @@ class Run:
             digests = digests_of(paths, root=root)
             return asdict(Content(*(entries(cases, digests=digests, root=root) for cases in lists)))
 
-        return Content.from_dict(distributed.by_first(make))
+        return Content.from_dict(distributed.run_on_main(make))
 
     @cached_property
     def files(self) -> str:
@@ -143,12 +144,12 @@ class Run:
 
     @cached_property
     def labelled(self) -> Stack:
-        progress = counter("labelled images")
+        progress = file_progress("labelled images")
         return load(self.cohort.labelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
     def unlabelled(self) -> Stack:
-        progress = counter("unlabelled images")
+        progress = file_progress("unlabelled images")
         return load(self.cohort.unlabelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
@@ -162,7 +163,7 @@ class Run:
             slices=data.slices,
             classes=data.classes,
             reading=self.reading,
-            progress=counter("validation images"),
+            progress=file_progress("validation images"),
         )
         if not any(truth.any() for truth in prepared.truths):
             raise ValueError(
@@ -173,13 +174,13 @@ class Run:
         return replace(prepared, key=self.list_key)
 
     @cached_property
-    def normalise(self) -> Normalise:
+    def normalise(self) -> Normalisation:
         expected = self._expected_by_encoder()
         if expected is not None:
             return expected
         return statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
 
-    def _expected_by_encoder(self) -> Normalise | None:
+    def _expected_by_encoder(self) -> Normalisation | None:
         """The normalisation that the student's pretrained weights were trained with, where the recipe wants it.
 
         It follows from the recipe alone, not from which weights this machine has: teacher, student and the graph that
@@ -197,8 +198,8 @@ class Run:
             return None
         mean, std = (values if self.channels == 3 else (sum(values) / len(values),) for values in expected)
         if self.recipe.data.slices > 1 or self.channels == 1:
-            return Normalise(mean[:1], std[:1])
-        return Normalise(mean, std)
+            return Normalisation(mean[:1], std[:1])
+        return Normalisation(mean, std)
 
     @cached_property
     def device(self) -> torch.device:
@@ -239,12 +240,12 @@ class Run:
         return self.out / stage
 
     def draw(
-        self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
-    ) -> engine.Draw:
+        self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+    ) -> engine.DrawBatch:
         return self.stream(schedule, all_labels=all_labels, bank=bank, alike=alike).batch
 
     def stream(
-        self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+        self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
     ) -> TwoStream:
         labelled, unlabelled = self.labelled, self.unlabelled
         rows = (schedule.labelled, schedule.unlabelled)
@@ -269,7 +270,7 @@ class Run:
     def every_label(self) -> Stack:
         """Every training image with its mask: only for the control that shows the ceiling."""
         data = replace(self.recipe.data, depth=self.reading.depth.rule)
-        return load(self._every_label.labelled, data, progress=counter("all labels"))
+        return load(self._every_label.labelled, data, progress=file_progress("all labels"))
 
     @cached_property
     def _every_label(self) -> Cohort:
@@ -296,10 +297,10 @@ class Run:
     def measured(self, network: nn.Module) -> dict[str, Any]:
         return record_of(self.predict(network), self.val)
 
-    def card(self) -> Card:
+    def card(self) -> ModelCard:
         data = self.recipe.data
         order = "slices" if data.slices > 1 else "RGB" if data.channels == 3 else "grey"
-        return Card(
+        return ModelCard(
             name=self.recipe.name,
             classes=data.classes,
             size=data.size,
@@ -320,7 +321,7 @@ class Run:
 
     def say(self, text: str) -> None:
         """On stderr, once however many processes there are."""
-        if distributed.first():
+        if process_rank.is_main_process():
             print(text, file=sys.stderr, flush=True)
 
 

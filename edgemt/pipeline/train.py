@@ -15,12 +15,10 @@ from torch import nn
 
 import students
 from deploy.pruning import prune
-from edgemt import zoo
-from edgemt.artefacts import reuse, stage_folder
+from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.artefacts.fingerprints import key_of_entries
-from edgemt.contract import Card
 from edgemt.data import soft_labels
-from edgemt.io import encoder_weights
+from edgemt.io import encoder_weights, process_rank
 from edgemt.io.atomic import write_text
 from edgemt.io.encoder_weights import EncoderWeights
 from edgemt.learning.ensemble import ROOM, Ensemble
@@ -28,11 +26,14 @@ from edgemt.learning.feature_losses import give_maps
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
 from edgemt.methods import Discriminator, Method
+from edgemt.model_card import ModelCard
 from edgemt.pipeline import feature_teacher
 from edgemt.pipeline.promptable_teacher import second_teacher
 from edgemt.pipeline.run_context import Run, Side, measured_of
 from edgemt.recipes import STUDENT_PREFIX, Student, Teacher, encoder_options, student_network
 from edgemt.training import checkpoint, distributed, engine
+from edgemt.zoo.entry import open_entry
+from edgemt.zoo.warm_start import describe_warm_start, load_warm_start, warm_start_spec
 
 FORMAT = 2  # counts up when the same inputs no longer give the same weights
 Judge = Callable[[float, float], object]
@@ -63,7 +64,7 @@ def trained(
     parents = {
         **({"teacher": stage_folder.identity(parent)} if needs_parent and parent is not None else {}),
         **({"bank": soft_labels.identity(said)} if said is not None else {}),
-        **({"first weights": zoo.open_entry(first_weights(of)).identity} if first_weights(of) else {}),
+        **({"first weights": open_entry(first_weights(of)).identity} if first_weights(of) else {}),
         **({"second teacher": second.identity} if second is not None else {}),
         **({"feature teacher": features.identity} if features is not None else {}),
         **({"warm-up": stage_folder.identity(encoder)} if encoder is not None else {}),
@@ -82,9 +83,9 @@ def trained(
     network, begin = beginning(of, side, method, weights=weights)
     known: dict[str, Callable[[], nn.Module]] = {"student": begin}
     if first_weights(of):
-        at.say(f"{stage}: {zoo.told(first_weights(of), network)}")
+        at.say(f"{stage}: {describe_warm_start(first_weights(of), network)}")
     if needs_parent and parent is not None:
-        known["teacher"] = partial(stage_folder.load_network, parent)
+        known["teacher"] = partial(network_folder.load_network, parent)
     if second is not None:
         known["promptable"] = second.ready()
     if features is not None:
@@ -106,7 +107,7 @@ def trained(
             events=at.out / "log" / stage,
             measured_on=side.measured_on,
         )
-        if distributed.first():
+        if process_rank.is_main_process():
             keep(side, working, stage, done, network, key=key, parents=tuple(parents.values()))
     return folder
 
@@ -128,11 +129,13 @@ def assembled(at: Run, stage: str, folders: Sequence[Path], *, flips: int) -> Pa
         "classes": cards[0].network["classes"],
         "heads": [],
         "options": {"flips": flips},
-        "members": [stage_folder.offline(card.network) for card in cards],
+        "members": [network_folder.without_pretrained(card.network) for card in cards],
     }
     with staged(folder, overwrite=at.overwrite) as working:
-        if distributed.first():
-            done = engine.Trained(Ensemble([stage_folder.load_network(member) for member in folders], flips=flips), {})
+        if process_rank.is_main_process():
+            done = engine.Trained(
+                Ensemble([network_folder.load_network(member) for member in folders], flips=flips), {}
+            )
             done.network.to(at.device)
             curves = json.loads((folders[0] / stage_folder.CURVES).read_text(encoding="utf-8"))
             keep(
@@ -157,7 +160,7 @@ def with_encoder(
     """
     if weights is not None:
         return {**inputs, "encoder weights": weights.identity}
-    before = stage_folder.encoder_identity(folder) if of.pretrained == "if-available" else ""
+    before = network_folder.encoder_identity(folder) if of.pretrained == "if-available" else ""
     earlier = {**inputs, "encoder weights": before}
     return earlier if before and stage_folder.stands(folder, key=stage_folder.key_of(earlier)) else inputs
 
@@ -181,7 +184,7 @@ def inputs_of(
 
 def stands(at: Run, stage: str, inputs: dict[str, Any]) -> bool:
     """`fits`, called by all processes together."""
-    return distributed.by_first(lambda: fits(at, stage, inputs))
+    return distributed.run_on_main(lambda: fits(at, stage, inputs))
 
 
 def fits(at: Run, stage: str, inputs: dict[str, Any]) -> bool:
@@ -197,7 +200,7 @@ def measured_again(
     `judge` takes the parent's Dice and the new one, and raises GateError where the difference is too large: the card
     then stays as it was.
     """
-    distributed.by_first(lambda: _measured_again(side, folder, stage, parent, judge))
+    distributed.run_on_main(lambda: _measured_again(side, folder, stage, parent, judge))
 
 
 def _measured_again(side: Side, folder: Path, stage: str, parent: Path | None, judge: Judge | None) -> None:
@@ -205,7 +208,7 @@ def _measured_again(side: Side, folder: Path, stage: str, parent: Path | None, j
     before = card.measured[stage_folder.WEIGHTS]
     if before.get("measured_on", before.get("list")) == side.measured_on:
         return
-    measured = side.measured(stage_folder.load_network(folder).to(side.device))
+    measured = side.measured(network_folder.load_network(folder).to(side.device))
     parent_dice = None if parent is None else measured_of(parent, measured_on=side.measured_on)["dice"]
     if judge is not None and parent_dice is not None:
         judge(parent_dice, measured["dice"])
@@ -221,7 +224,7 @@ def _measured_again(side: Side, folder: Path, stage: str, parent: Path | None, j
     side.say(f"{stage}: measured again with the changed {changed}, {dice_text(measured)} (was {_figure(before)})")
 
 
-def _forget_validation_curve(folder: Path, card: Card) -> None:
+def _forget_validation_curve(folder: Path, card: ModelCard) -> None:
     """The curve of the run belongs to the other list."""
     curves = json.loads((folder / stage_folder.CURVES).read_text(encoding="utf-8"))
     if curves.get("val", {}).get("step") or stage_folder.CURVES not in card.files:
@@ -232,7 +235,7 @@ def _forget_validation_curve(folder: Path, card: Card) -> None:
 
 def _need_foreground(at: Run) -> None:
     """Raises ValueError before anything is trained when the validation list can measure nothing."""
-    distributed.by_first(lambda: len(at.val))
+    distributed.run_on_main(lambda: len(at.val))
 
 
 def dice_text(measured: dict[str, Any]) -> str:
@@ -260,12 +263,12 @@ def enough_for_batch_norm(stage: str) -> Iterator[None]:
 @contextmanager
 def staged(folder: Path, *, overwrite: bool = False) -> Iterator[Path]:
     """`artefact.staged` in the first process; the others know the name, and go on when the folder stands."""
-    if distributed.first():
+    if process_rank.is_main_process():
         with stage_folder.staged(folder, overwrite=overwrite) as working:
             yield working
     else:
         yield folder.with_name(folder.name + ".partial")
-    distributed.wait()
+    distributed.barrier()
 
 
 def keep(
@@ -286,14 +289,14 @@ def keep(
     card = replace(
         side.card(),
         stage=stage,
-        network=stage_folder.offline(network),
+        network=network_folder.without_pretrained(network),
         parents=parents,
         recipe_hash=key,
         measured={stage_folder.WEIGHTS: {**measured, "drop": drop(parent_dice, measured), "runtime": "torch"}},
         params=params,
         macs=macs,
     )
-    stage_folder.save_network(working, done.network, card)
+    network_folder.save_network(working, done.network, card)
     side.say(f"{stage}: {dice_text(measured)} on the validation list")
 
 
@@ -352,9 +355,9 @@ def beginning(
     """How to build the network that a stage begins with, for the card, and what does so."""
     network = described(of, side, method, weights=weights)
     if not first_weights(of):
-        return network, partial(stage_folder.build_network, network)
-    network = zoo.begun(first_weights(of), network)
-    return network, partial(zoo.begin, first_weights(of), network)
+        return network, partial(network_folder.build_network, network)
+    network = warm_start_spec(first_weights(of), network)
+    return network, partial(load_warm_start, first_weights(of), network)
 
 
 def warmed_up(begin: Callable[[], nn.Module], folder: Path) -> nn.Module:
@@ -399,7 +402,7 @@ def without_weights(of: Teacher | Student) -> dict[str, Any]:
 
 def builder(
     known: dict[str, Callable[[], nn.Module]], side: Side, *, method: Method | None = None, seed: int
-) -> engine.Build:
+) -> engine.BuildNetwork:
     """The players of a stage by kind. A "projection" fits the networks that were built before it."""
     term: FeatureTerm = getattr(method, "feature", None) or FeatureTerm()
     built: dict[str, nn.Module] = {}

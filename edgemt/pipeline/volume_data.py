@@ -14,8 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemt.artefacts import reuse, stage_folder
-from edgemt.contract import Card, Case, Normalise
+from edgemt.artefacts import network_folder, reuse, stage_folder
+from edgemt.contract import Case
 from edgemt.data import soft_labels
 from edgemt.data.cohort import Cohort, find
 from edgemt.data.reading import Reading
@@ -23,9 +23,12 @@ from edgemt.data.summary import on_card, reading_of
 from edgemt.data.volume_dataset import VolumeStack, VolumeStream, at_file_size, load_volumes, volume_statistics
 from edgemt.inference.evaluate import score
 from edgemt.inference.sliding_window import count_windows, probabilities
+from edgemt.model_card import ModelCard, Normalisation
 from edgemt.pipeline.run_context import Run, as_read
 from edgemt.training import engine
-from edgemt.training.progress import counter
+from edgemt.training.device import resolve_precision
+from edgemt.training.options import Schedule
+from edgemt.training.progress import file_progress
 
 _LABELLING = ("stride", "blend")  # of VolumeOptions: how a volume is covered with windows
 _MEASURING = (*_LABELLING, "report_stride", "largest_component")  # and what the final figures are taken of
@@ -82,13 +85,13 @@ class Volumetric:
         return self._load(tuple(replace(case, label=None) for case in self.cohort.val), "validation volumes")
 
     @cached_property
-    def normalise(self) -> Normalise:
+    def normalise(self) -> Normalisation:
         return volume_statistics(self.labelled, self.unlabelled, per_image=self.at.recipe.per_image)
 
     def draw(
-        self, schedule: engine.Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
-    ) -> engine.Draw:
-        if soft_labels is not None:
+        self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+    ) -> engine.DrawBatch:
+        if bank is not None:
             raise ValueError("teacher.method: a teacher cannot learn from the bank that it fills; choose another")
         labelled, unlabelled, rows = self.labelled, self.unlabelled, (schedule.labelled, schedule.unlabelled)
         if all_labels:
@@ -128,9 +131,9 @@ class Volumetric:
             "measured_on": self.measured_on,
         }
 
-    def card(self) -> Card:
+    def card(self) -> ModelCard:
         data = self.at.recipe.data
-        return Card(
+        return ModelCard(
             name=self.at.recipe.name,
             classes=data.classes,
             patch=self.at.recipe.volume.patch,
@@ -142,7 +145,7 @@ class Volumetric:
 
     def masks(self, network: nn.Module, *, stride: tuple[int, int, int], progress: bool = False) -> list[np.ndarray]:
         """uint8 [S, X, Y] of each validation volume, at its own size."""
-        told = counter("volumes measured") if progress else None
+        told = file_progress("volumes measured") if progress else None
         found = []
         for index, (image, shape) in enumerate(zip(self.val.image, self.val.shapes, strict=True)):
             p = self._probabilities(network, image, stride=stride)
@@ -167,7 +170,7 @@ class Volumetric:
         }
         key = stage_folder.key_of(inputs)
         reuse.make_way(folder, inputs=inputs, say=self.say, overwrite=self.at.overwrite, explain=self.at.explain)
-        network = stage_folder.load_network(teacher).to(self.at.device)
+        network = network_folder.load_network(teacher).to(self.at.device)
         summary = soft_labels.fill(
             folder,
             cases,
@@ -175,7 +178,7 @@ class Volumetric:
             classes=data.classes,
             size=data.size,
             key=key,
-            progress=counter("volumes labelled by the teacher"),
+            progress=file_progress("volumes labelled by the teacher"),
             say=self.say,
         )
         self.say(
@@ -194,7 +197,7 @@ class Volumetric:
 
     def _probabilities(self, network: nn.Module, image: Tensor, *, stride: tuple[int, int, int]) -> Tensor:
         volume = self.at.recipe.volume
-        kind = engine.resolve_precision("auto", self.at.device)
+        kind = resolve_precision("auto", self.at.device)
         return probabilities(
             network,
             image,
@@ -208,6 +211,6 @@ class Volumetric:
         )
 
     def _load(self, cases: tuple[Case, ...], what: str, reading: Reading | None = None) -> VolumeStack:
-        progress = counter(what) if what else None
+        progress = file_progress(what) if what else None
         data, reading = self.at.recipe.data, reading or self.at.reading
         return load_volumes(cases, data, self.at.recipe.volume, reading=reading, progress=progress)

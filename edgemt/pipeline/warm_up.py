@@ -8,8 +8,8 @@ from pathlib import Path
 
 from torch import nn
 
-from edgemt import zoo
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
+from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.methods.encoder_warm_up import EncoderWarmUp
@@ -27,7 +27,9 @@ from edgemt.pipeline.train import (
     with_encoder,
 )
 from edgemt.recipes import student_method
-from edgemt.training import distributed, engine
+from edgemt.training import engine
+from edgemt.training.options import Schedule
+from edgemt.zoo.entry import open_entry
 
 STAGE = "warm_up"
 
@@ -53,7 +55,7 @@ def warm_up(at: Run, teacher: Path) -> Path:
     features = feature_teacher.find(at, method, of)
     parents = {
         **({"teacher": stage_folder.identity(teacher)} if features is None else {"feature teacher": features.identity}),
-        **({"first weights": zoo.open_entry(first_weights(of)).identity} if first_weights(of) else {}),
+        **({"first weights": open_entry(first_weights(of)).identity} if first_weights(of) else {}),
     }
     schedule = replace(of.schedule, steps=of.warm_up_steps, validations=0)
     weights = first_encoder_weights(of, at, STAGE)
@@ -68,7 +70,7 @@ def warm_up(at: Run, teacher: Path) -> Path:
     if features is not None:
         at.say(f"{STAGE}: {features.line}")
     described, begin = beginning(of, at, distillation, weights=weights)
-    guide = partial(stage_folder.load_network, teacher) if features is None else features.build
+    guide = partial(network_folder.load_network, teacher) if features is None else features.build
     known = {"student": lambda: _encoder(begin()), method.feature.source: guide}
     with staged(folder, overwrite=at.overwrite) as working, enough_for_batch_norm("student"):
         done = engine.train(
@@ -82,16 +84,16 @@ def warm_up(at: Run, teacher: Path) -> Path:
             label=STAGE,
             events=at.out / "log" / STAGE,
         )
-        if distributed.first():
+        if process_rank.is_main_process():
             write_text(working / stage_folder.CURVES, stage_folder.to_json(done.history))
             card = replace(
                 at.card(),
                 stage=STAGE,
-                network=stage_folder.offline(described),
+                network=network_folder.without_pretrained(described),
                 parents=tuple(parents.values()),
                 recipe_hash=key,
             )
-            stage_folder.save_network(working, done.network.cpu(), card)
+            network_folder.save_network(working, done.network.cpu(), card)
             seen = done.history["terms"].get("feature", [float("nan")])
             at.say(f"{STAGE}: {method.feature.kind} loss {seen[0]:.3f} -> {seen[-1]:.3f}")
     return folder
@@ -101,7 +103,7 @@ def _encoder(student: nn.Module) -> nn.Module:
     return student.pyramid  # type: ignore[return-value]
 
 
-def _by_share(at: Run, schedule: engine.Schedule) -> engine.Schedule:
+def _by_share(at: Run, schedule: Schedule) -> Schedule:
     """As many rows in a batch, labelled ones as often as among all training images: each image counts once."""
     rows, total = schedule.labelled + schedule.unlabelled, len(at.labelled) + len(at.unlabelled)
     labelled = max(1, round(rows * len(at.labelled) / total))

@@ -17,19 +17,20 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from deploy.benchmark.variants import QUICK, latency_records
 from deploy.export import export_onnx
 from deploy.hardware.machine import describe
+from deploy.measurement.variants import QUICK, latency_records
+from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import INPUTS
-from deploy.package.package import Ship, open_ship, seal, self_test, write_golden
+from deploy.package.package import Ship, open_ship, seal
 from deploy.quantization.accuracy_gate import agree
 from deploy.quantization.float16 import halve
 from deploy.runtimes.load import runner
 from deploy.runtimes.runner import GraphRunner
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Card
 from edgemt.inference.doctor import golden_masks
 from edgemt.io import zoo_paths
+from edgemt.model_card import ModelCard
 from edgemt.pipeline.package import GOLDEN, HALF, HALF_IR, PARITY
 from edgemt.pipeline.quantize import FLOAT, SMALL, SMALL_IR
 from edgemt.zoo import entry as shelf
@@ -85,7 +86,7 @@ def _made_from(folder: Path, parent: Path) -> Path | None:
     return folder if whole and stage_folder.identity(parent) in card.parents else None
 
 
-def add_graph(working: Path, source: Source, network: nn.Module, card: Card, *, say: Say = print) -> Card:
+def add_graph(working: Path, source: Source, network: nn.Module, card: ModelCard, *, say: Say = print) -> ModelCard:
     """Put graph, input statistics and golden frames into an entry, try the graph and time it; returns the card.
 
     `network` has the entry's weights, in float32. `working` holds the weights and gets its card from here, with what
@@ -133,7 +134,7 @@ def check_weight(folder: Path) -> None:
     )
 
 
-def _found(made: Card, file: str) -> dict[str, Any]:
+def _found(made: ModelCard, file: str) -> dict[str, Any]:
     """What was measured of a graph: the record of the runtime with the lower Dice, and the Dice on both."""
     if made.stage == "zoo":
         return {key: value for key, value in made.measured[file].items() if key not in OF_FRAMES}
@@ -147,7 +148,7 @@ def _found(made: Card, file: str) -> dict[str, Any]:
     return {**found, "dice_on": {runtime: record["dice"] for runtime, record in records.items()}}
 
 
-def _halved(path: Path, network: nn.Module, card: Card, frames: np.ndarray, masks: np.ndarray) -> dict[str, Any]:
+def _halved(path: Path, network: nn.Module, card: ModelCard, frames: np.ndarray, masks: np.ndarray) -> dict[str, Any]:
     """Write the graph in half precision; its Dice is that of the weights, whose masks it must give."""
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder, FLOAT)
@@ -180,7 +181,7 @@ def agreement(ship: Ship) -> dict[str, float]:
     return {"golden_agreement": float((one == other).mean())}
 
 
-def _tried(ship: Ship, file: str, frames: np.ndarray, *, say: Say) -> Card:
+def _tried(ship: Ship, file: str, frames: np.ndarray, *, say: Say) -> ModelCard:
     """The card with golden agreement, the lower of the runtimes', and the time of a frame on each of them."""
     calls: dict[tuple[str, str, str | None], GraphRunner] = {
         (runtime, file, None): runner(ship, runtime=runtime, file=file, tested=False) for runtime in RUNTIMES

@@ -12,15 +12,15 @@ from typing import Any, Literal
 
 import teachers
 from deploy.benchmark.bench import BenchOptions
-from deploy.pruning.prune import PruneOptions
+from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import AugmentOptions, VolumeOptions
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.io.encoder_weights import FirstConv, Pretrained
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
 from edgemt.methods import METHODS, Method
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 STUDENT_PREFIX = "students/"  # teacher.network students/efficientnet_lite2: a student's network as the teacher
 Control = Literal["teacher_supervised", "student_supervised", "student_no_distillation", "student_all_labels"]
@@ -149,7 +149,7 @@ def load(name: str) -> Recipe:
     if ".py:" in name:
         return _from_file(name)
     if name not in RECIPES:
-        raise ValueError(unknown("recipe", name, RECIPES) + ", or write file.py:function")
+        raise ValueError(unknown_name_message("recipe", name, RECIPES) + ", or write file.py:function")
     return RECIPES[name]()
 
 
@@ -173,10 +173,10 @@ def check(recipe: Recipe) -> None:
         raise ValueError(f"teacher.members and teacher.flips: only for 2-D teachers, {network} is 3-D; leave them at 1")
     _check_features(recipe, method)
     if recipe.student.weights:  # known now, not when the teacher has been trained
-        from edgemt import zoo
+        from edgemt.zoo.warm_start import warm_start_spec
 
         size = {"channels": recipe.data.frame_channels, "classes": len(recipe.data.classes)}
-        zoo.begun(recipe.student.weights, student_network(recipe.student, method, **size))
+        warm_start_spec(recipe.student.weights, student_network(recipe.student, method, **size))
 
 
 def _check_features(recipe: Recipe, method: Method) -> None:
@@ -263,7 +263,7 @@ def _from_file(name: str) -> Recipe:
     make = getattr(module, function, None)
     if not callable(make):
         names = [key for key, value in vars(module).items() if callable(value) and not key.startswith("_")]
-        raise ValueError(f"{path}: " + unknown("function", function, names))
+        raise ValueError(f"{path}: " + unknown_name_message("function", function, names))
     recipe = make()
     if not isinstance(recipe, Recipe):
         raise ValueError(f"{name}: returned {type(recipe).__name__}, not an edgemt.Recipe")

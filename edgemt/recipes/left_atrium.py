@@ -9,14 +9,14 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 
-from deploy.pruning.prune import PruneOptions
+from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import PRESETS, AugmentOptions, VolumeOptions
 from edgemt.learning.schedules import Ramp
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.recipes import Recipe, Slim, Student, Teacher
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 
 def _volumes(*, size: tuple[int, int], slices: int) -> DataOptions:

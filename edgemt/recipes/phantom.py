@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from deploy.benchmark.bench import BenchOptions
-from deploy.pruning.prune import PruneOptions
+from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import VolumeOptions
 from edgemt.data.phantom2d import CLASSES
 from edgemt.data.phantom3d import CLASSES as ORGANS
 from edgemt.methods import METHODS
 from edgemt.recipes import Recipe, Slim, Student, Teacher
-from edgemt.training.engine import Schedule
+from edgemt.training.options import Schedule
 
 
 def phantom() -> Recipe:

@@ -19,7 +19,7 @@ from typing import Any
 
 import numpy as np
 
-from edgemt.io.atomic import whole, write_text
+from edgemt.io.atomic import atomic_write, write_text
 from edgemt.report.gallery import contact_sheet
 from edgemt.report.run_page import page
 
@@ -39,7 +39,7 @@ def write_report(
     written = [folder / "report.html", folder / "report.json"]
     sheet = contact_sheet([str(c) for c in record.get("classes") or ()], gallery)
     if sheet is not None:
-        with whole(folder / "gallery.png") as part:
+        with atomic_write(folder / "gallery.png") as part:
             sheet.save(part, "PNG", optimize=True)
         written.append(folder / "gallery.png")
     try:

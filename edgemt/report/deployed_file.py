@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from typing import Any
 
-from deploy.benchmark.variants import fastest
-from edgemt.contract import Card
+from deploy.measurement.variants import fastest
+from edgemt.model_card import ModelCard
 from edgemt.pipeline.quantize import FLOAT, FLOAT_IR, SMALL, SMALL_IR, told
 
 
@@ -13,7 +13,7 @@ def kind_of(file: str) -> str:
     return next((kind for kind in ("int8", "fp16") if kind in file), "fp32")
 
 
-def delivered(ship: Card) -> str:
+def delivered(ship: ModelCard) -> str:
     """The stage that the report's first line is about: what `runner` takes where nobody chooses."""
     quickest = next(iter(fastest(ship).values()), None)
     if quickest is None:
@@ -22,7 +22,7 @@ def delivered(ship: Card) -> str:
     return f"{kind_of(quickest['file'])}/{quickest['runtime']}"
 
 
-def choices(ship: Card) -> list[str]:
+def choices(ship: ModelCard) -> list[str]:
     """How INT8 was reached, where calibration alone did not do, and what was chosen for each runtime."""
     said: list[str] = []
     steps: list[dict[str, Any]] = next(

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from edgemt.io.atomic import whole
+from edgemt.io.atomic import atomic_write
 from edgemt.report.charts import binned, trade_ranges
 from edgemt.report.formatting import DEADLINE_MS, Timed, families, family, fastest, figure, finite, timed
 from edgemt.report.svg import CHAR, Axis, halo, place
@@ -27,7 +27,7 @@ def draw_plots(folder: Path, record: Mapping[str, Any]) -> list[Path]:
         picture = Figure(figsize=(9.0, 4.6), dpi=_DPI, layout="constrained")
         FigureCanvasAgg(picture)
         if draw(picture, record):
-            with whole(folder / name) as part:
+            with atomic_write(folder / name) as part:
                 picture.savefig(part, format="png")
             written.append(folder / name)
     return written

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.methods import METHODS, Method, entry_points
 from edgemt.testing.method_checks import PROMISES, Promise
 
@@ -50,7 +50,7 @@ def methods_of(target: str) -> list[tuple[str, Method | ValueError]]:
     mine = mine or [p for p in points if p.name == target]
     if not mine:
         packages = {entry_points.package_of(p) for p in points}
-        known = unknown("package", target, [*packages, *METHODS])
+        known = unknown_name_message("package", target, [*packages, *METHODS])
         raise ValueError(f"{known}; an installed package offers methods by entry points of the group edgemt.methods")
     found: list[tuple[str, Method | ValueError]] = []
     for point in mine:

@@ -1,8 +1,8 @@
-"""Checkpoints and weights as safetensors: tensors beside a JSON header, nothing that could execute.
+"""Checkpoints and weights as safetensors files: tensors and a JSON header, nothing that is executed.
 
-The header holds a sha256 over the JSON state and every tensor (name, type, shape, bytes in the order of the names). It
-is compared whenever a file is read: one flipped bit is an error, not other weights. A checkpoint leaves the one before
-it as `checkpoint.previous.safetensors`, which is taken up when the newer file is removed.
+The header has a sha256 over the JSON state and every tensor (name, type, shape and bytes, in the order of the names),
+which is compared whenever a file is read: a single changed bit is an error. A new checkpoint renames the former one to
+`checkpoint.previous.safetensors`, which is used where the newer file was removed.
 """
 
 from __future__ import annotations
@@ -19,14 +19,14 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from edgemt.io.atomic import whole
+from edgemt.io.atomic import atomic_write
 
 CHECKPOINT = "checkpoint.safetensors"
 _STATE, _SHA256 = "edgemt", "sha256"
 
 
-def previous(file: Path) -> Path:
-    """Where the checkpoint before `file` lies: `checkpoint.previous.safetensors`."""
+def previous_checkpoint(file: Path) -> Path:
+    """Path of the former checkpoint: `checkpoint.previous.safetensors` in the folder of `file`."""
     return file.with_name(f"{file.stem}.previous{file.suffix}")
 
 
@@ -37,7 +37,10 @@ def save(
     optimisers: Mapping[str, Any],
     state: Mapping[str, Any],
 ) -> None:
-    """Every player, every optimiser and the JSON `state`, whole or not at all; the file before becomes `previous`."""
+    """Write all networks, all optimisers and the JSON `state` in one atomic step.
+
+    A file that is there already becomes `previous_checkpoint(file)`.
+    """
     tensors: dict[str, Tensor] = {}
     for name, player in players.items():
         tensors |= {f"player/{name}/{key}": value for key, value in player.state_dict().items()}
@@ -51,7 +54,7 @@ def save(
 
 def read_state(file: Path) -> dict[str, Any]:
     """The JSON state of a checkpoint. Raises ValueError, naming the file, when it is damaged."""
-    with _opened(file) as handle:
+    with _open(file) as handle:
         try:
             return json.loads((handle.metadata() or {})[_STATE])
         except (KeyError, ValueError):
@@ -59,14 +62,14 @@ def read_state(file: Path) -> dict[str, Any]:
 
 
 def load(file: Path, *, players: Mapping[str, nn.Module] | Any, optimisers: Mapping[str, Any]) -> None:
-    """Put the tensors back in place. Raises ValueError when they are damaged or do not fit."""
+    """Load a checkpoint into networks and optimisers. Raises ValueError where it is damaged or does not fit them."""
     tensors = _read(file, checked=True)
     try:
         for name, player in players.items():
-            player.load_state_dict(_under(tensors, f"player/{name}/"))
+            player.load_state_dict(_strip_prefix(tensors, f"player/{name}/"))
         for name, optimiser in optimisers.items():
             slots: dict[int, dict[str, Tensor]] = {}
-            for path, value in _under(tensors, f"optimiser/{name}/").items():
+            for path, value in _strip_prefix(tensors, f"optimiser/{name}/").items():
                 slot, key = path.split("/", 1)
                 slots.setdefault(int(slot), {})[key] = value
             groups = optimiser.state_dict()["param_groups"]
@@ -77,11 +80,12 @@ def load(file: Path, *, players: Mapping[str, nn.Module] | Any, optimisers: Mapp
 
 
 def save_weights(file: Path, network: nn.Module) -> None:
+    """Write the state dict of a network."""
     _write(file, dict(network.state_dict()), {})
 
 
 def load_weights(file: Path, network: nn.Module) -> nn.Module:
-    """Raises ValueError, naming the file, when it is damaged or belongs to another network."""
+    """Load a state dict into `network` and return it. Raises ValueError where the file is damaged or does not fit."""
     try:
         network.load_state_dict(_read(file))
     except RuntimeError as error:
@@ -89,20 +93,20 @@ def load_weights(file: Path, network: nn.Module) -> nn.Module:
     return network
 
 
-def _under(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
+def _strip_prefix(tensors: Mapping[str, Tensor], prefix: str) -> dict[str, Tensor]:
     return {key.removeprefix(prefix): value for key, value in tensors.items() if key.startswith(prefix)}
 
 
 def _write(file: Path, tensors: Mapping[str, Tensor], metadata: dict[str, str], *, keep_previous: bool = False) -> None:
     own = {key: value.detach().cpu().contiguous().clone() for key, value in tensors.items()}
-    with whole(file) as part:
+    with atomic_write(file) as part:
         save_file(own, part, metadata={**metadata, _SHA256: _digest(own, metadata.get(_STATE, ""))})
         if keep_previous and file.exists():
-            _link(file, previous(file))
+            _link(file, previous_checkpoint(file))
 
 
 def _link(file: Path, other: Path) -> None:
-    """`other` becomes a second name of `file`, and `file` stays: at every moment one whole checkpoint is there."""
+    """Make `other` a hard link to `file`, so that a complete checkpoint exists at every moment."""
     spare = other.with_name(f".{other.name}.{os.getpid()}.part")
     spare.unlink(missing_ok=True)
     try:
@@ -121,7 +125,7 @@ def _digest(tensors: Mapping[str, Tensor], state: str) -> str:
     return digest.hexdigest()
 
 
-def _opened(file: Path) -> Any:
+def _open(file: Path) -> Any:
     try:
         return safe_open(file, framework="pt")
     except FileNotFoundError:
@@ -131,16 +135,16 @@ def _opened(file: Path) -> Any:
 
 
 def _damaged(file: Path, what: str) -> ValueError:
-    before = previous(file)
+    before = previous_checkpoint(file)
     if before.exists():
         return ValueError(f"{file}: {what}; delete it to go on from the checkpoint before it, {before.name}")
     return ValueError(f"{file}: {what}; delete it to start the stage again")
 
 
 def _read(file: Path, *, checked: bool = False) -> dict[str, Tensor]:
-    """Every tensor, compared with the sha256 of the header; `checked` refuses a file without one."""
+    """All tensors of a file, verified by the sha256 of its header. `checked`: an error for a header without sha256."""
     try:
-        with _opened(file) as handle:
+        with _open(file) as handle:
             header = handle.metadata() or {}
             tensors = {key: handle.get_tensor(key) for key in handle.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, RuntimeError) as error:
@@ -150,3 +154,9 @@ def _read(file: Path, *, checked: bool = False) -> dict[str, Tensor]:
     if header.get(_SHA256) != _digest(tensors, header.get(_STATE, "")):
         raise _damaged(file, "damaged since it was written (sha256 differs)")
     return tensors
+
+
+def find_checkpoint(file: Path, key: str) -> str:
+    """The path of `file`, or of the previous checkpoint where `file` is missing, if it has `key`; otherwise ""."""
+    found = next((path for path in (file, previous_checkpoint(file)) if path.exists()), None)
+    return str(found) if found is not None and read_state(found).get("key") == key else ""

@@ -1,15 +1,15 @@
-"""One step of training, and the loop around it. Everything that varies between methods is in the method.
+"""The training step and the training loop. Everything that differs between methods is in the method.
 
-A run is a function of (seed, step number): the generators are seeded anew at each step and batches are drawn
-by number, so players, optimisers and the step number are all that a checkpoint needs for a bit-equal resume.
+A run is a function of (seed, step number): the random generators are seeded anew at each step and batches are drawn by
+their number. So a checkpoint of networks, optimisers and the step number is enough for a bit-equal resume.
 
-Several processes (`edgemt.training.distributed`) multiply the batch: process r of W draws batch W * step + r,
-gradients are averaged, and every process holds the same players. The average is one message after `backward`, and no
-player is wrapped in DistributedDataParallel: a method may ask a player any number of times a step, also in another
-one's turn, and leave heads out of its losses; and a message of one layout gives the same bits after a resume. Norm
-layers see the rows of their own process, as on one device; their running statistics are averaged. SyncBatchNorm exists
-on GPUs only, would put other layers into what is pruned and exported, and would exchange once a layer in each of a
-teacher's looks.
+With several processes (`edgemt.training.distributed`) process r of W draws batch W * step + r, gradients are averaged
+and every process has the same weights. The gradients of a step are averaged in one message after `backward`, without
+DistributedDataParallel: a method may call a network several times a step, also in the optimiser step of another
+network, and may leave heads out of its losses; and a message of fixed layout gives the same bits after a resume. Norm
+layers normalise over the rows of their own process; their running statistics are averaged. SyncBatchNorm is not used:
+it exists on GPUs only, would change the layers that are pruned and exported, and would exchange data in each layer of
+each forward pass of a teacher.
 """
 
 from __future__ import annotations
@@ -20,99 +20,52 @@ import sys
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _NormBase
 
 from edgemt.contract import Batch, Step
 from edgemt.data.resize import resize_batch
+from edgemt.io import process_rank
 from edgemt.io.atomic import NoSpaceError
 from edgemt.learning.method import Method, Turn
 from edgemt.learning.roles import Ema, Frozen, Memory, Players, Trainable, gather, rest, set_modes, update_averages
 from edgemt.training import checkpoint, distributed
-from edgemt.training.progress import Bar
-
-GROWN = 0.7  # fraction of a run after which progressive resizing has reached the full size
-PASSED = 0.95  # a confidence threshold that more voxels pass filters nothing
-Precision = Literal["auto", "32-true", "bf16-mixed", "16-mixed"]
-
-
-@dataclass(frozen=True)
-class Schedule:
-    """How long and how fast a network learns."""
-
-    steps: int = 2000
-    labelled: int = 8  # labelled rows in a batch, for each process
-    unlabelled: int = 8  # unlabelled rows in a batch, for each process
-    optimiser: Literal["adamw", "sgd"] = "adamw"
-    learning_rate: float = 1e-3
-    weight_decay: float = 1e-2
-    warmup: int = 50  # steps of linear warm-up
-    power: float = 0.9  # of the polynomial decay to zero
-    start_size: float = 1.0  # sides of the first batches, as a fraction; they grow to 1 within `GROWN` of the run
-    clip: float = 5.0  # largest gradient norm; 0 leaves gradients alone
-    precision: Precision = "auto"
-    validations: int = 5  # how often the curve of the validation list is sampled in the run; the last weights are kept
-    checkpoint_every: int = 100  # steps
-    patience: int = 20  # losses in a row that may be NaN before the last checkpoint is restored
-
-    def __post_init__(self) -> None:
-        for name in ("steps", "labelled", "learning_rate", "checkpoint_every", "patience"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"schedule.{name}: {getattr(self, name)} is not positive")
-        if not 0.1 <= self.start_size <= 1.0:
-            raise ValueError(f"schedule.start_size: {self.start_size} is no fraction of the size; give 0.1 to 1")
-        if self.unlabelled < 0 or self.validations < 0:
-            raise ValueError("schedule.unlabelled and schedule.validations cannot be negative")
-
-    def rate(self, index: int) -> float:
-        """Learning rate at a step: linear warm-up, then polynomial decay."""
-        warm = min(1.0, (index + 1) / max(self.warmup, 1))
-        return self.learning_rate * warm * (1 - index / max(self.steps, 1)) ** self.power
-
-    def size_fraction(self, index: int) -> float:
-        """Sides of the batch at a step, as a fraction of the frame: from `start_size`, linearly, to 1 (GROWN)."""
-        return min(1.0, self.start_size + (1 - self.start_size) * index / (GROWN * max(self.steps, 1)))
+from edgemt.training.checkpoint import find_checkpoint
+from edgemt.training.device import (
+    async_bool,
+    enable_tf32,
+    learning_rate,
+    make_fabric,
+    make_optimiser,
+    resolve_precision,
+    to_channels_last,
+)
+from edgemt.training.options import Schedule
+from edgemt.training.progress import TrainingProgress, warn_if_threshold_accepts_all
 
 
 @dataclass(frozen=True)
 class Trained:
-    """What a finished run leaves: the player that the method delivers, and how it got there."""
+    """Result of a finished run: the network that the method gives as output, and the curves of the run."""
 
     network: nn.Module
     history: dict[str, Any]
 
 
-Build = Callable[[str, int], nn.Module]  # kind of player, number of the initialisation -> network
-Draw = Callable[[int, torch.device], Batch]
+BuildNetwork = Callable[[str, int], nn.Module]  # (kind of player, number of the initialisation) -> network
+DrawBatch = Callable[[int, torch.device], Batch]
 Evaluate = Callable[[nn.Module], float]
 
 
-def resolve_precision(precision: Precision, device: torch.device, *, learns_volumes: bool = False) -> str:
-    """`auto` is bf16 where the device has bf16 arithmetic, fp16 on older GPUs, fp32 elsewhere.
-
-    Networks that learn from volumes on a CPU get fp32: with torch 2.15 the bf16 backward pass of a V-Net reads memory
-    that nobody wrote, so that its gradients differ from run to run and are sometimes NaN.
-    """
-    if precision != "auto":
-        return precision
-    if device.type == "cuda":
-        return "bf16-mixed" if torch.cuda.is_bf16_supported() else "16-mixed"
-    if learns_volumes:
-        return "32-true"
-    return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
-
-
-@distributed.together()
+@distributed.distributed_run()
 def train(
     method: Method,
     *,
-    build: Build,
-    draw: Draw,
+    build: BuildNetwork,
+    draw: DrawBatch,
     schedule: Schedule,
     folder: Path,
     seed: int = 0,
@@ -122,80 +75,66 @@ def train(
     events: Path | None = None,
     measured_on: str = "",
 ) -> Trained:
-    """Train to the end, from the folder's checkpoint if there is one that carries the same `key`.
+    """Train `schedule.steps` steps, resuming from the checkpoint in `folder` where it has the same `key`.
 
-    `measured_on` identifies the validation list: a curve that was begun on another list is begun again.
-    Raises ValueError when the loss stays NaN, when a checkpoint is damaged, and when the disk is full.
+    build: makes the network of each player. draw: (batch number, device) -> batch. evaluate: network -> Dice on the
+    validation list. measured_on: identifies that list; its curve starts again when another list is given.
+    Raises ValueError where the loss stays non-finite, a checkpoint is damaged, or the disk is full.
     """
-    run = Run(method, build=build, schedule=schedule, seed=seed, measured_on=measured_on)
+    trainer = Trainer(method, build=build, schedule=schedule, seed=seed, measured_on=measured_on)
     file = folder / checkpoint.CHECKPOINT
-    run.restore(file, key=key)
-    if distributed.first():
-        run.refuse_full_disk(folder)
-    with Bar(label, total=schedule.steps, done=run.index, events=events) as bar:
-        while run.index < schedule.steps:
-            terms = run.step(draw)
-            if terms is None and run.bad_in_a_row >= schedule.patience:
-                run.recover(file, key=key)
+    trainer.restore(file, key=key)
+    if process_rank.is_main_process():
+        trainer.check_disk_space(folder)
+    with TrainingProgress(label, total=schedule.steps, done=trainer.index, events=events) as progress:
+        while trainer.index < schedule.steps:
+            terms = trainer.step(draw)
+            if terms is None and trainer.num_consecutive_nonfinite >= schedule.patience:
+                trainer.recover(file, key=key)
                 continue
-            due = run.validation_due()
-            if due and evaluate is not None and distributed.first():
-                run.note_validation(evaluate(run.delivered))
-            shown = bar.update(run.index, terms, dice=run.history["val"]["dice"][-1:] if due else ())
-            if shown:
-                run.note_terms(shown)
-            if run.index % schedule.checkpoint_every == 0 or run.index == schedule.steps:
-                run.save(file, key=key)
-    if distributed.first():
-        note_threshold(method, run.history, label=label)
-    return Trained(run.delivered, run.history)
+            due = trainer.validation_due()
+            if due and evaluate is not None and process_rank.is_main_process():
+                trainer.record_validation(evaluate(trainer.output_network))
+            logged = progress.update(trainer.index, terms, dice=trainer.history["val"]["dice"][-1:] if due else ())
+            if logged:
+                trainer.record_terms(logged)
+            if trainer.index % schedule.checkpoint_every == 0 or trainer.index == schedule.steps:
+                trainer.save(file, key=key)
+    if process_rank.is_main_process():
+        warn_if_threshold_accepts_all(method, trainer.history, label=label)
+    return Trained(trainer.output_network, trainer.history)
 
 
-def note_threshold(method: Method, history: Mapping[str, Any], *, label: str) -> None:
-    """One line on stderr where a confidence threshold let nearly every voxel pass in the second half of a run."""
-    confidence = getattr(method, "confidence", getattr(getattr(method, "target", None), "confidence", None))
-    accepted = history["terms"].get("accepted", [])
-    late = accepted[len(accepted) // 2 :]
-    if confidence is not None and late and sum(late) / len(late) > PASSED:
-        share = 100 * sum(late) / len(late)
-        print(
-            f"{label}: {share:.1f} % of the voxels passed the confidence threshold {confidence}, so that it filtered "
-            "nothing; raise the method's confidence, or take a method with one threshold for each class",
-            file=sys.stderr,
-            flush=True,
-        )
+class Trainer:
+    """State of one run: networks (`players`), their optimisers, step number and curves."""
 
-
-class Run:
-    """The state of one run: players, optimisers, step number and curves."""
-
-    def __init__(self, method: Method, *, build: Build, schedule: Schedule, seed: int, measured_on: str = ""):
+    def __init__(self, method: Method, *, build: BuildNetwork, schedule: Schedule, seed: int, measured_on: str = ""):
         device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        _tune(device)
+        enable_tf32(device)
         self.method, self.schedule, self.seed, self.measured_on = method, schedule, seed, measured_on
         self.roles = method.roles()
         torch.manual_seed(seed)
         self.players: Players = gather(self.roles, build)
         volumes = any(p.ndim == 5 for p in self.players.parameters())
-        self.fabric = _fabric(resolve_precision(schedule.precision, device, learns_volumes=volumes), device)
-        # A player without gradients needs no exact arithmetic; averages follow their students unless `auto` parts them.
-        quick = (Frozen, Ema) if volumes and schedule.precision == "auto" else Frozen
-        self.consulted = _fabric(resolve_precision("auto", device), device)
+        self.fabric = make_fabric(resolve_precision(schedule.precision, device, learns_volumes=volumes), device)
+        # Networks without gradients run in the fastest precision; an EMA does so only on volumes with `auto`.
+        without_gradient = (Frozen, Ema) if volumes and schedule.precision == "auto" else Frozen
+        self.inference_fabric = make_fabric(resolve_precision("auto", device), device)
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
-        self.wrapped: dict[str, nn.Module] = {}
+        self.fabric_modules: dict[str, nn.Module] = {}
         for name, player in self.players.items():
             player.to(self.fabric.device)
-            _lay_out(player, self.fabric.device)
+            to_channels_last(player, self.fabric.device)
             role = self.roles[name]
-            fabric = self.consulted if isinstance(role, quick) else self.fabric
-            self.wrapped[name] = fabric.setup_module(player, move_to_device=False)
+            fabric = self.inference_fabric if isinstance(role, without_gradient) else self.fabric
+            self.fabric_modules[name] = fabric.setup_module(player, move_to_device=False)
             if isinstance(role, Trainable):
-                optimiser = _optimiser(player, role, schedule)
+                optimiser = make_optimiser(player, role, schedule)
                 self.optimisers[name] = self.fabric.setup_optimizers(optimiser)  # type: ignore[assignment]
-        distributed.take_first_([*self.players.parameters(), *self.players.buffers()])
-        self.nets = Players(self.wrapped)
+        distributed.broadcast_([*self.players.parameters(), *self.players.buffers()])
+        self.nets = Players(self.fabric_modules)
         self.index = 0
-        self.bad_in_a_row = 0
+        self.num_consecutive_nonfinite = 0
         self.restores = 0
         self.history: dict[str, Any] = {
             "step": [],
@@ -205,13 +144,14 @@ class Run:
         }
 
     @property
-    def delivered(self) -> nn.Module:
+    def output_network(self) -> nn.Module:
+        """The network that the method gives as its result."""
         return self.players[self.method.delivers]
 
-    def step(self, draw: Draw) -> Mapping[str, Tensor] | None:
-        """One step; the loss terms, or None when one of them was not finite and nothing was changed by it."""
-        number = self.index * distributed.world() + distributed.rank()
-        seed = _mixed(self.seed, number)
+    def step(self, draw: DrawBatch) -> Mapping[str, Tensor] | None:
+        """Run one step. Returns the loss terms, or None where one was not finite: weights and buffers are unchanged."""
+        number = self.index * process_rank.world_size() + process_rank.rank()
+        seed = step_seed(self.seed, number)
         torch.manual_seed(seed)
         device = self.fabric.device
         generator = torch.Generator(device).manual_seed(seed + 1)
@@ -219,29 +159,32 @@ class Run:
         batch = resize_batch(draw(number, device), self.schedule.size_fraction(self.index))
         set_modes(self.players, self.roles)
         statistics = [b for name in self.optimisers for b in self.players[name].buffers()]
-        before = [b.clone() for b in statistics]  # a forward pass moves them, also one that ends in NaN
+        before = [b.clone() for b in statistics]  # a forward pass changes them, also one that ends in NaN
         logged: dict[str, Tensor] = {}
         finite = True
-        for who, terms in self._steps(batch, step):
-            finite = self._descend(who, torch.stack(list(terms.values())).sum())
+        for names, terms in self._steps(batch, step):
+            finite = self._optimise(names, torch.stack(list(terms.values())).sum())
             if not finite:
                 break
             logged |= {name: term.detach() for name, term in (terms | terms.notes).items()}
         self.index += 1
-        self._align_statistics()
+        self._synchronise_buffers()
         if not finite:
             for buffer, old in zip(statistics, before, strict=True):
                 buffer.copy_(old)
             rest(self.players)
-            self.bad_in_a_row += 1
+            self.num_consecutive_nonfinite += 1
             self.history["skipped"] += 1
             return None
-        self.bad_in_a_row = 0
+        self.num_consecutive_nonfinite = 0
         update_averages(self.players, self.roles, step)
         return logged
 
     def _steps(self, batch: Batch, step: Step) -> Iterator[Turn]:
-        """The method's moves. Raises ValueError, naming the fields, where a norm layer is left with one value."""
+        """The optimiser steps of the method.
+
+        Raises ValueError, with the options to change, where a norm layer would normalise over a single value.
+        """
         try:
             yield from self.method.steps(self.nets, batch, step)
         except ValueError as error:
@@ -257,114 +200,120 @@ class Run:
                 f"(now {now})"
             ) from error
 
-    def _descend(self, who: tuple[str, ...], total: Tensor) -> bool:
-        """One move of the named players down their gradients, or False and none where the loss is not finite."""
-        self._forget_gradients(who)
-        finite = _answer(torch.isfinite(total))
+    def _optimise(self, names: tuple[str, ...], total: Tensor) -> bool:
+        """Backward pass and optimiser step of the named networks; False, without a step, for a non-finite loss."""
+        self._clear_gradients(names)
+        finite = async_bool(torch.isfinite(total))
         self.fabric.backward(total)
-        if not distributed.agree(finite()):
-            self._forget_gradients(who)
+        if not distributed.all_agree(finite()):
+            self._clear_gradients(names)
             return False
-        self._average_gradients(who)
-        for name in who:
+        self._average_gradients(names)
+        for name in names:
             optimiser, role = self.optimisers[name], self.roles[name]
             assert isinstance(role, Trainable)
             for group in optimiser.param_groups:
-                group["lr"] = _rate(role, self.schedule, self.index)
+                group["lr"] = learning_rate(role, self.schedule, self.index)
             if self.schedule.clip:
                 self.fabric.clip_gradients(
-                    self.wrapped[name], optimiser, max_norm=self.schedule.clip, error_if_nonfinite=False
+                    self.fabric_modules[name], optimiser, max_norm=self.schedule.clip, error_if_nonfinite=False
                 )  # type: ignore[arg-type]
-        if not self._usable(who):
-            self._forget_gradients(who)
+        if not self._gradients_finite(names):
+            self._clear_gradients(names)
             return False
-        for name in who:
+        for name in names:
             self.optimisers[name].step()
         return True
 
-    def _usable(self, who: tuple[str, ...]) -> bool:
-        """Whether every gradient is a number: a finite loss does not promise it. A GPU is not kept waiting for that."""
+    def _gradients_finite(self, names: tuple[str, ...]) -> bool:
+        """Whether every gradient is finite, which a finite loss does not guarantee.
+
+        Checked on CPUs alone: on a GPU it would synchronise. There True.
+        """
         if self.fabric.device.type != "cpu":
             return True
-        gradients = [p.grad for name in who for p in self.players[name].parameters() if p.grad is not None]
+        gradients = [p.grad for name in names for p in self.players[name].parameters() if p.grad is not None]
         return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()) if gradients else True
 
-    def _average_gradients(self, who: tuple[str, ...]) -> None:
-        """Over the processes; a weight that had no gradient in any of them gets 0."""
-        if distributed.world() == 1:
+    def _average_gradients(self, names: tuple[str, ...]) -> None:
+        """Average the gradients over the processes; a weight without a gradient gets 0."""
+        if process_rank.world_size() == 1:
             return
-        weights = [p for name in who for p in self.players[name].parameters() if p.requires_grad]
+        weights = [p for name in names for p in self.players[name].parameters() if p.requires_grad]
         for weight in weights:
             if weight.grad is None:
                 weight.grad = torch.zeros_like(weight)
-        distributed.average_([weight.grad for weight in weights if weight.grad is not None])
+        distributed.all_reduce_mean_([weight.grad for weight in weights if weight.grad is not None])
 
-    def _align_statistics(self) -> None:
-        """What forward passes left in each process: running statistics are averaged, memories are the first one's."""
-        if distributed.world() == 1:
+    def _synchronise_buffers(self) -> None:
+        """Average the running statistics over the processes, and copy the feature memories of rank 0 to all."""
+        if process_rank.world_size() == 1:
             return
         for name, role in self.roles.items():
             player = self.players[name]
             if isinstance(role, Trainable) or (isinstance(role, Ema) and role.buffers == "own"):
                 norms = [m for m in player.modules() if isinstance(m, _NormBase)]
-                distributed.average_([b for m in norms for b in (m.running_mean, m.running_var) if b is not None])
+                distributed.all_reduce_mean_(
+                    [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
+                )
             if isinstance(role, Memory):
-                distributed.take_first_(list(player.buffers()))
+                distributed.broadcast_(list(player.buffers()))
 
-    def _forget_gradients(self, who: tuple[str, ...]) -> None:
-        for name in who:
+    def _clear_gradients(self, names: tuple[str, ...]) -> None:
+        for name in names:
             self.optimisers[name].zero_grad(set_to_none=True)
 
     def validation_due(self) -> bool:
+        """Whether the validation list is measured after this step."""
         count = self.schedule.validations
         if not count:
             return False
         every = max(1, math.ceil(self.schedule.steps / count))
         return self.index % every == 0 or self.index == self.schedule.steps
 
-    def note_validation(self, dice: float) -> None:
+    def record_validation(self, dice: float) -> None:
         self.history["val"]["step"].append(self.index)
         self.history["val"]["dice"].append(dice)
 
-    def note_terms(self, terms: Mapping[str, float]) -> None:
+    def record_terms(self, terms: Mapping[str, float]) -> None:
         self.history["step"].append(self.index)
         for name, value in terms.items():
             self.history["terms"].setdefault(name, []).append(value)
 
     def save(self, file: Path, *, key: str) -> None:
-        """The first process writes for all, who hold the same: the file fits any number of them."""
-        if not distributed.first():
+        """Write a checkpoint. Rank 0 writes it; all ranks have the same state, so it fits any number of processes."""
+        if not process_rank.is_main_process():
             return
         state = {
             "index": self.index,
             "restores": self.restores,
-            "bad_in_a_row": self.bad_in_a_row,
+            "bad_in_a_row": self.num_consecutive_nonfinite,
             "history": self.history,
             "key": key,
             "measured_on": self.measured_on,
-            "processes": distributed.world(),
+            "processes": process_rank.world_size(),
         }
         checkpoint.save(file, players=self.players, optimisers=self.optimisers, state=state)
 
     def restore(self, file: Path, *, key: str) -> None:
-        """Take up a checkpoint of the same run, or the one before where it is gone; another `key` is left behind."""
-        chosen = distributed.by_first(lambda: _checkpoint_of(file, key))
+        """Load the checkpoint `file`, or the previous one where it is missing, if it has the same `key`."""
+        chosen = distributed.run_on_main(lambda: find_checkpoint(file, key))
         if not chosen:
             return
         file = Path(chosen)
         state = checkpoint.read_state(file)
         checkpoint.load(file, players=self.players, optimisers=self.optimisers)
         self.index, self.restores, self.history = state["index"], state["restores"], state["history"]
-        self.bad_in_a_row = state["bad_in_a_row"]
+        self.num_consecutive_nonfinite = state["bad_in_a_row"]
         if state.get("measured_on", self.measured_on) != self.measured_on:
             self.history["val"] = {"step": [], "dice": []}
-        began, now = state.get("processes", 1), distributed.world()
-        if began != now and distributed.first():
+        began, now = state.get("processes", 1), process_rank.world_size()
+        if began != now and process_rank.is_main_process():
             rows = f"a step sees {now} times the rows of schedule, before {began} times"
             print(f"begun by {began} process(es), resumed by {now}: {rows}", file=sys.stderr, flush=True)
 
-    def refuse_full_disk(self, folder: Path) -> None:
-        """Raises NoSpaceError before the first step where the disk is too small for one checkpoint."""
+    def check_disk_space(self, folder: Path) -> None:
+        """Raises NoSpaceError where the disk has no space for one checkpoint."""
         folder.mkdir(parents=True, exist_ok=True)
         weights = [p for player in self.players.values() for p in (*player.parameters(), *player.buffers())]
         moving = [p for name in self.optimisers for p in self.players[name].parameters()]
@@ -377,84 +326,23 @@ class Run:
             )
 
     def recover(self, file: Path, *, key: str) -> None:
-        """After too many NaN losses: back to the last good students and averages, once; then give up."""
-        at, self.bad_in_a_row = self.index, 0
+        """After too many non-finite losses: restore the last checkpoint, once. Raises ValueError the second time."""
+        index, self.num_consecutive_nonfinite = self.index, 0
         self.restores += 1
-        if self.restores > 1 or not distributed.by_first(file.exists):
+        if self.restores > 1 or not distributed.run_on_main(file.exists):
             raise ValueError(
-                f"the loss is not finite, {self.schedule.patience} steps in a row up to step {at}: lower "
+                f"the loss is not finite, {self.schedule.patience} steps in a row up to step {index}: lower "
                 "schedule.learning_rate, or set schedule.precision to 32-true"
             )
         skipped = self.history["skipped"]
         restores = self.restores
         self.restore(file, key=key)
-        # the step number goes on, so that other batches are drawn than the ones that failed
-        self.index, self.restores, self.history["skipped"] = at, restores, skipped
+        # the step number is not restored, so that other batches are drawn than those that failed
+        self.index, self.restores, self.history["skipped"] = index, restores, skipped
 
 
-def _checkpoint_of(file: Path, key: str) -> str:
-    """`file`, or the checkpoint before it where `file` is gone, if it carries `key`; empty for none."""
-    found = next((path for path in (file, checkpoint.previous(file)) if path.exists()), None)
-    return str(found) if found is not None and checkpoint.read_state(found).get("key") == key else ""
-
-
-def _fabric(kind: str, device: torch.device) -> Fabric:
-    distributed.hush()
-    devices = [torch.cuda.current_device()] if device.type == "cuda" and distributed.world() > 1 else 1
-    alone = LightningEnvironment()  # whatever a cluster says: `ranks` has joined the processes by now
-    return Fabric(accelerator=device.type, devices=devices, precision=kind, plugins=alone)  # type: ignore[arg-type]
-
-
-def _tune(device: torch.device) -> None:
-    """What CUDA may do for speed: choose convolutions by trial, as patches keep their size, and TF32 in fp32."""
-    if device.type == "cuda":
-        torch.backends.cudnn.benchmark = True
-        torch.backends.cudnn.allow_tf32 = True
-        torch.set_float32_matmul_precision("high")
-
-
-def _lay_out(player: nn.Module, device: torch.device) -> None:
-    """Channels last: everywhere in two axes, in three on CPUs, where it was measured to be quicker (1.2 times)."""
-    ndims = {p.ndim for p in player.parameters()}
-    if 4 in ndims:
-        player.to(memory_format=torch.channels_last)
-    if 5 in ndims and device.type == "cpu":
-        player.to(memory_format=torch.channels_last_3d)
-
-
-def _answer(flag: Tensor) -> Callable[[], bool]:
-    """Reads `flag` when called. What was queued on a GPU in between goes on: only what made the flag is waited for."""
-    if not flag.is_cuda:
-        return lambda: bool(flag)
-    host = flag.to("cpu", non_blocking=True)
-    ready = torch.cuda.Event()
-    ready.record()
-
-    def read() -> bool:
-        ready.synchronize()
-        return bool(host)
-
-    return read
-
-
-def _optimiser(player: nn.Module, role: Trainable, schedule: Schedule) -> torch.optim.Optimizer:
-    kind = role.optimiser or schedule.optimiser
-    rate = _rate(role, schedule, 0)
-    if kind == "sgd":
-        return torch.optim.SGD(player.parameters(), rate, momentum=0.9, weight_decay=schedule.weight_decay)
-    if kind == "adamw":
-        return torch.optim.AdamW(player.parameters(), rate, weight_decay=schedule.weight_decay)
-    if kind == "adam":
-        return torch.optim.Adam(player.parameters(), rate, betas=role.betas)
-    raise ValueError(f"optimiser: unknown {kind!r}; one of adamw, adam, sgd")
-
-
-def _rate(role: Trainable, schedule: Schedule, index: int) -> float:
-    return schedule.rate(index) if role.rate is None else role.rate
-
-
-def _mixed(seed: int, index: int) -> int:
-    """One 62-bit seed for each (seed, step); neighbouring steps get unrelated streams (splitmix64)."""
+def step_seed(seed: int, index: int) -> int:
+    """A 62-bit seed for each (seed, step) by splitmix64, so that successive steps get unrelated random streams."""
     z = (seed * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 + 0x9E3779B97F4A7C15) & (2**64 - 1)
     z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
     z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)

@@ -1,4 +1,4 @@
-"""A progress bar on a terminal, a line now and then in a log file, and TensorBoard events beside both."""
+"""Progress of a training: a bar on a terminal, lines in a log file, and TensorBoard events."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from edgemt.training import distributed
+from edgemt.io import process_rank
+from edgemt.learning.method import Method
 
-_EVERY_S = 15.0  # between lines where there is no terminal
+_EVERY_S = 15.0  # seconds between lines where stderr is no terminal
 
 
-class Bar:
-    """Shows step, loss terms and time left, in the first process of a run. `update` answers the terms as numbers on
-    the steps it reads them."""
+class TrainingProgress:
+    """Context manager that shows step, loss terms and remaining time. Shows nothing in ranks above 0."""
 
     def __init__(self, label: str, *, total: int, done: int = 0, events: Path | None = None, every: int = 10):
         self.label, self.total, self.start, self.every, self.events = label, total, done, every, events
         self.rich: Any = None
         self.writer: Any = None
         self.text = ""
-        self.mute = not distributed.first()
+        self.mute = not process_rank.is_main_process()
 
-    def __enter__(self) -> Bar:
+    def __enter__(self) -> TrainingProgress:
         self.began = self.last = time.monotonic()
         if self.mute:
             return self
@@ -58,7 +58,7 @@ class Bar:
     def update(
         self, done: int, terms: Mapping[str, Any] | None = None, *, dice: Sequence[float] = ()
     ) -> dict[str, float]:
-        """`terms` are read only every few steps: reading a value waits for the device."""
+        """Show step `done`. On every `every`-th step returns the loss terms as floats: reading them synchronises."""
         read: dict[str, float] = {}
         if self.mute:
             return read
@@ -75,13 +75,13 @@ class Bar:
         now = time.monotonic()
         if dice or (self.rich is None and now - self.last > _EVERY_S):
             self.last = now
-            self._say(done, now, dice)
+            self._print(done, now, dice)
         return read
 
-    def _say(self, done: int, now: float, dice: Sequence[float]) -> None:
-        left = (now - self.began) / max(done - self.start, 1) * (self.total - done)
+    def _print(self, done: int, now: float, dice: Sequence[float]) -> None:
+        remaining = (now - self.began) / max(done - self.start, 1) * (self.total - done)
         val = f"  val Dice {dice[-1]:.4f}" if dice else ""
-        line = f"{self.label}: {done}/{self.total}  {self.text}{val}  {left:.0f} s left"
+        line = f"{self.label}: {done}/{self.total}  {self.text}{val}  {remaining:.0f} s left"
         if self.rich is not None:
             self.rich.console.print(line, highlight=False)
         else:
@@ -97,13 +97,31 @@ def _event_writer(folder: Path, *, purge: int) -> Any:
     return SummaryWriter(str(folder), purge_step=purge)
 
 
-def counter(label: str) -> Callable[[int, int], None]:
-    """A progress callback for reading files: a bar on a terminal, silence elsewhere."""
+def file_progress(label: str) -> Callable[[int, int], None]:
+    """A progress callback (done, total) for reading files: a counter on a terminal, nothing elsewhere."""
     began = time.monotonic()
 
     def show(done: int, total: int) -> None:
-        if distributed.first() and sys.stderr.isatty() and (time.monotonic() - began > 1.0 or done == total):
+        if process_rank.is_main_process() and sys.stderr.isatty() and (time.monotonic() - began > 1.0 or done == total):
             end = "\n" if done == total else ""
             print(f"\rreading {label}: {done}/{total}", end=end, file=sys.stderr, flush=True)
 
     return show
+
+
+MAX_ACCEPTED = 0.95  # fraction of voxels above the confidence threshold from which on a warning is printed
+
+
+def warn_if_threshold_accepts_all(method: Method, history: Mapping[str, Any], *, label: str) -> None:
+    """Print a warning where nearly all voxels passed the confidence threshold in the second half of a run."""
+    confidence = getattr(method, "confidence", getattr(getattr(method, "target", None), "confidence", None))
+    accepted = history["terms"].get("accepted", [])
+    late = accepted[len(accepted) // 2 :]
+    if confidence is not None and late and sum(late) / len(late) > MAX_ACCEPTED:
+        share = 100 * sum(late) / len(late)
+        print(
+            f"{label}: {share:.1f} % of the voxels passed the confidence threshold {confidence}, so that it filtered "
+            "nothing; raise the method's confidence, or take a method with one threshold for each class",
+            file=sys.stderr,
+            flush=True,
+        )

@@ -20,10 +20,10 @@ from pathlib import Path
 from typing import Any
 
 import students
-from edgemt.contract import Card
 from edgemt.io import zoo_paths
 from edgemt.io.atomic import sha256
 from edgemt.io.zoo_paths import CARD, PREFIX, names
+from edgemt.model_card import ModelCard
 
 __all__ = ["CARD", "GRAPHS", "LARGEST", "PREFIX", "WEIGHTS", "Entry", "is_entry", "names", "open_entry", "read_card"]
 
@@ -46,7 +46,7 @@ class Entry:
 
     name: str  # zoo/NAME, or the folder's own name where it lies elsewhere
     folder: Path
-    card: Card
+    card: ModelCard
 
     @property
     def facts(self) -> dict[str, Any]:
@@ -95,11 +95,11 @@ def open_entry(target: str | Path) -> Entry:
     return Entry(name, folder, card)
 
 
-def read_card(folder: Path) -> Card:
+def read_card(folder: Path) -> ModelCard:
     """The card of an entry. Raises ValueError, naming it, when it does not say all that an entry's card says."""
     file = folder / CARD
     try:
-        card = Card.from_json(file.read_text(encoding="utf-8"), source=file)
+        card = ModelCard.from_json(file.read_text(encoding="utf-8"), source=file)
     except FileNotFoundError:
         raise ValueError(f"{folder}: holds no {CARD}, so it is no zoo entry; edgemt pack writes one") from None
     except UnicodeDecodeError:
@@ -122,17 +122,17 @@ def read_card(folder: Path) -> Card:
     return card
 
 
-def weight(folder: Path, card: Card) -> int:
+def weight(folder: Path, card: ModelCard) -> int:
     """Bytes of an entry's files that are there."""
     return sum(path.stat().st_size for name in card.files if (path := folder / name).is_file())
 
 
-def graph(card: Card) -> str | None:
+def graph(card: ModelCard) -> str | None:
     """The file that an entry runs; None for one that was packed without any."""
     return next((file for file in GRAPHS if file in card.files), None)
 
 
-def about(card: Card) -> str:
+def about(card: ModelCard) -> str:
     """One line: classes, input, Dice of the graph and of the weights, latency class, labels, terms."""
     facts = card.network["zoo"]
     return (
@@ -141,7 +141,7 @@ def about(card: Card) -> str:
     )
 
 
-def dice(card: Card) -> str:
+def dice(card: ModelCard) -> str:
     """`Dice 0.865 in INT8, 0.864 in float`, both on the validation list that the card names."""
     whole, file = card.measured[WEIGHTS]["dice"], graph(card)
     if file is None:
@@ -153,7 +153,7 @@ def dice(card: Card) -> str:
     return f"Dice {found['dice']:.3f} in {GRAPHS[file]}{elsewhere}, {whole:.3f} in float"
 
 
-def latency_class(card: Card) -> str:
+def latency_class(card: ModelCard) -> str:
     """`<= 2 ms on openvino`: the power of two above a frame's median time, on the machine that packed the entry."""
     timed = [record for record in card.latency if record.get("file") == graph(card)]
     if not timed or timed[0].get("foreign_cores", 0) > BUSY:
@@ -163,7 +163,7 @@ def latency_class(card: Card) -> str:
     return f"{within} on {best['runtime']}"
 
 
-def taken(card: Card) -> str:
+def taken(card: ModelCard) -> str:
     """The input in words: `160 x 128, 3 slices`."""
     kind = f"{card.channels} slices" if card.channel_order == "slices" else card.channel_order
     return f"{card.size[0]} x {card.size[1]}, {kind}"
@@ -196,7 +196,7 @@ def _at(network: dict[str, Any]) -> str:
     return "" if resolution == 1 else f", at {resolution:g} of the sides"
 
 
-def _graph_dice(card: Card) -> str:
+def _graph_dice(card: ModelCard) -> str:
     file = graph(card)
     if file is None:
         return "no graph"

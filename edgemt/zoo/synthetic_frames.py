@@ -10,12 +10,12 @@ import torch
 from torch import nn
 
 from deploy.export import Shippable
-from edgemt.contract import Card
 from edgemt.data import phantom2d, phantom3d
-from edgemt.io.neighbour_slices import frame_around
+from edgemt.io.volumes import stack_neighbours
+from edgemt.model_card import ModelCard
 
 
-def frames_for(card: Card, *, count: int = 8) -> np.ndarray:
+def frames_for(card: ModelCard, *, count: int = 8) -> np.ndarray:
     """uint8 [N, H, W, K] frames of nobody, the same at each call: phantoms of the kind that the card's network takes.
 
     What sees colour gets the endoscopic scene; what sees grey, or slices, gets slices of synthetic volumes.
@@ -25,11 +25,11 @@ def frames_for(card: Card, *, count: int = 8) -> np.ndarray:
     frames, depth = [], 12
     for seed in range(-(-count // 4)):
         slices = np.moveaxis(phantom3d.volume(seed, shape=(*card.size, depth))[0], -1, 0)[..., None]
-        frames += [frame_around(slices, at, slices=card.channels) for at in range(3, 10, 2)]
+        frames += [stack_neighbours(slices, at, slices=card.channels) for at in range(3, 10, 2)]
     return np.stack(frames[:count])
 
 
-def masks_of(network: nn.Module, card: Card, frames: np.ndarray) -> np.ndarray:
+def masks_of(network: nn.Module, card: ModelCard, frames: np.ndarray) -> np.ndarray:
     """uint8 [N, H, W, K] -> uint8 [N, H, W]: the graph that ships, in torch and float32."""
     whole = Shippable(network, normalise=card.normalise, channels=card.channels).eval()
     with torch.inference_mode():

@@ -7,7 +7,7 @@ from typing import Any
 from torch import nn
 
 import students
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder
 from edgemt.zoo import entry as shelf
 from edgemt.zoo.entry import open_entry
 
@@ -15,7 +15,7 @@ HEADS = ("head", "sdf", "scales", "further", "further_heads")  # modules that ma
 ADDED = ("sdf", "scales", "decoder2", "decoder3")  # heads whose weights an entry may lack
 
 
-def begun(target: str, network: dict[str, Any]) -> dict[str, Any]:
+def warm_start_spec(target: str, network: dict[str, Any]) -> dict[str, Any]:
     """The description of a student that starts from an entry: the same, with the entry's pruning plan and origin.
 
     Raises ValueError in one line where encoder, decoder or input channels are not the entry's, and for a head that a
@@ -44,14 +44,17 @@ def begun(target: str, network: dict[str, Any]) -> dict[str, Any]:
             "choose another method, or other weights"
         )
     origin = {"name": entry.name, "identity": entry.identity, "terms": entry.facts["terms"]}
-    return stage_folder.offline({**network, "plan": _recut(own["plan"], network), "begun": origin})
+    return network_folder.without_pretrained({**network, "plan": _recut(own["plan"], network), "begun": origin})
 
 
-def begin(target: str, network: dict[str, Any]) -> nn.Module:
-    """A network built as `begun` described it, holding every weight of the entry that fits it: all but the heads do."""
+def load_warm_start(target: str, network: dict[str, Any]) -> nn.Module:
+    """The network of a `warm_start_spec`, with every weight of the entry whose name and shape fit it.
+
+    Raises ValueError where a weight other than those of the heads does not fit.
+    """
     fresh, learned = (
-        stage_folder.build_network(network),
-        stage_folder.load_network(open_entry(target).folder).state_dict(),
+        network_folder.build_network(network),
+        network_folder.load_network(open_entry(target).folder).state_dict(),
     )
     own = fresh.state_dict()
     kept = {name: value for name, value in learned.items() if name in own and value.shape == own[name].shape}
@@ -62,7 +65,7 @@ def begin(target: str, network: dict[str, Any]) -> nn.Module:
     return fresh
 
 
-def told(target: str, network: dict[str, Any]) -> str:
+def describe_warm_start(target: str, network: dict[str, Any]) -> str:
     """One line: where a student starts, and what of it starts anew."""
     card = open_entry(target).card
     line = f"starts from {target}" + (", pruned as it was" if network["plan"] else "")
@@ -71,7 +74,7 @@ def told(target: str, network: dict[str, Any]) -> str:
     return f"{line}; its head starts anew: {network['classes']} classes instead of {len(card.classes)}"
 
 
-def pruned_further(before: dict[str, Any] | None, plan: dict[str, Any]) -> dict[str, Any]:
+def compose_plans(before: dict[str, Any] | None, plan: dict[str, Any]) -> dict[str, Any]:
     """The plan of two prunings in a row: the sizes of both, the second's where both touched them."""
     if not before:
         return plan

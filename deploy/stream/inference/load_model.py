@@ -9,8 +9,8 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
-from deploy.benchmark.choose_variant import decide
-from deploy.benchmark.variants import undecided
+from deploy.measurement.variants import undecided
+from deploy.package.golden import golden
 from deploy.package.input_drift import read_inputs
 from deploy.package.package import Ship, card_hash, golden, open_ship
 from deploy.runtimes.load import runner

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 
-from deploy.package.package import CARD, Ship
+from deploy.package.files import CARD
+from deploy.package.package import Ship
 from edgemt.io.atomic import sha256
 
 Stamp = tuple[int, ...]

@@ -14,7 +14,7 @@ from pathlib import Path
 from deploy.stream.sources.base import Source
 from edgemt.errors import unknown
 from edgemt.io.bit_depth import Depth
-from edgemt.io.images import is_image, is_stray
+from edgemt.io.file_types import is_image, is_stray
 
 VIDEO_SUFFIXES = (
     *(".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg", ".ts", ".m2ts", ".mts", ".wmv", ".asf"),
@@ -65,7 +65,7 @@ def open_source(text: str, *, hz: float | None = None, depth: Depth | None = Non
         )
     if "/" in text or "." in text:
         raise ValueError(f"source {text}: no such file or folder")
-    raise ValueError(unknown("source", text.partition(":")[0], SOURCES))
+    raise ValueError(unknown_name_message("source", text.partition(":")[0], SOURCES))
 
 
 def _by_content(text: str) -> Source | None:

@@ -6,7 +6,8 @@ from pathlib import Path
 
 from deploy.stream.sources.base import CorruptFrameError, SourceFrame
 from edgemt.io.bit_depth import Depth
-from edgemt.io.images import is_image, is_stray, natural, read_image
+from edgemt.io.file_types import is_image, is_stray, natural_sort_key
+from edgemt.io.images import read_image
 
 
 class ImageSource:
@@ -21,7 +22,7 @@ class ImageSource:
 
     def open(self) -> None:
         files = [p for p in Path(self.name).iterdir() if is_image(p) and not is_stray(p)]
-        self._files = sorted(files, key=lambda p: natural(p.stem), reverse=True)
+        self._files = sorted(files, key=lambda p: natural_sort_key(p.stem), reverse=True)
 
     def read(self) -> SourceFrame | None:
         if not self._files:

@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import Literal
 
 from edgemt.data.layouts import nnunet
+from edgemt.data.layouts.case_files import Item, composed, group_of, read_list
 from edgemt.data.layouts.mask_names import match
-from edgemt.data.splits import Item, composed, group_of, read_list
-from edgemt.io.images import h5_datasets, is_h5, is_image, is_slice_folder, is_stray, is_volume, not_read, stem_of
+from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_slice_folder, is_stray, is_volume, stem_of
+from edgemt.io.hdf5 import dataset_names
 
 FolderLayout = Literal["pairs", "volumes", "decathlon", "h5"]
 IMAGE_FOLDERS = ("images", "imagesTr")
@@ -149,7 +150,7 @@ def _without_stray_folders(found: dict[str, Path], truths: dict[str, Path], list
 
 def _foreign(folder: Path, wanted: Callable[[Path], bool]) -> str | None:
     """What to say of files of kinds that are not read, such as .nrrd; None where there are none."""
-    lines = [not_read(p) for p in sorted(folder.iterdir()) if p.is_file() and not is_stray(p) and not wanted(p)]
+    lines = [conversion_hint(p) for p in sorted(folder.iterdir()) if p.is_file() and not is_stray(p) and not wanted(p)]
     others = [line for line in lines if line is not None]
     return None if not others else others[0] + (f" ({len(others)} such files)" if len(others) > 1 else "")
 
@@ -179,6 +180,6 @@ def _h5_items(root: Path, pattern: str) -> list[Item]:
         name = composed(path.parent.name if alone else path.stem)
         if name in items:
             raise ValueError(f"{path}: a second case named {name!r}, beside {items[name].image}; rename one")
-        label = path if "label" in h5_datasets(path) else None
+        label = path if "label" in dataset_names(path) else None
         items[name] = Item(name, group_of(name, pattern=pattern), path, label)
     return list(items.values())

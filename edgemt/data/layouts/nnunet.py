@@ -11,7 +11,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgemt.data.splits import Item, group_of
+from edgemt.data.layouts.case_files import Item, group_of
 from edgemt.io.plain_files import TEXT_LIMIT, parse_json, read_regular
 
 

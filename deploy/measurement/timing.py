@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.benchmark.percentiles import summary
+from deploy.measurement.percentiles import summary
 
 Call = Callable[[np.ndarray], Any]  # uint8 [1, H, W, K] in host memory; returns when its mask is in host memory
 

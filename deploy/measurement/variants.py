@@ -3,7 +3,7 @@
 Ratios are taken inside a round, and of the quick tenth of its calls: a machine that wanders a little does not choose.
 Where other processes use the machine, all are timed again after a pause, a bounded number of times; then the records
 are marked `undecided`, nothing is taken from them, and the device decides for itself
-(`deploy.benchmark.choose_variant`). A choice holds for the machine that made it: `edgemt bench` on the device has the
+(`deploy.runtimes.choose_variant`). A choice holds for the machine that made it: `edgemt bench` on the device has the
 last word.
 
 Shapes: H W size in pixels, K channels.
@@ -17,10 +17,10 @@ from typing import Any
 
 import numpy as np
 
-from deploy.benchmark.percentiles import ratio, summary
-from deploy.benchmark.timing import BenchOptions, Call, in_turns, warm_up
 from deploy.hardware.machine import Load
-from edgemt.contract import Card
+from deploy.measurement.percentiles import ratio, summary
+from deploy.measurement.timing import BenchOptions, Call, in_turns, warm_up
+from edgemt.model_card import ModelCard
 
 BUSY = 0.25  # cores of other processes that make a choice worthless
 _LONGEST_PAUSE_S = 5.0
@@ -100,12 +100,12 @@ def _timed_while_quiet(
     return best
 
 
-def undecided(card: Card) -> bool:
+def undecided(card: ModelCard) -> bool:
     """Whether files were timed and no choice can be taken from it."""
     return bool(card.latency) and not fastest(card)
 
 
-def fastest(card: Card) -> dict[str, dict[str, Any]]:
+def fastest(card: ModelCard) -> dict[str, dict[str, Any]]:
     """runtime -> the quickest of its files when the ship was made, quickest runtime first; empty if none was timed, or
     on a machine that others used."""
     marked = [

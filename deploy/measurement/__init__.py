@@ -1,0 +1,1 @@
+"""How long calls take: timing loops, percentiles, comparison of the variants of a package."""

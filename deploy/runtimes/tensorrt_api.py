@@ -1,0 +1,91 @@
+"""The Python module of TensorRT or TensorRT for RTX: import, logger, and the precision of each layer of an engine."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections import Counter
+from collections.abc import Mapping
+from typing import Any
+
+from deploy.runtimes.runner import imported
+
+PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_bindings"}
+
+
+PIP = {
+    "tensorrt": "tensorrt (on a Jetson JetPack brings it)",
+    "tensorrt_rtx": "tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs",
+}
+
+
+OLDEST = 10  # the first major version with strongly typed networks as we use them
+
+
+_HEAVY = re.compile(r"conv|correlation|gemm|matmul|matrixmultiply", re.IGNORECASE)
+
+
+_KINDS = {  # what inspectors call a type -> ours, first match counts
+    "int8": r"int8",
+    "fp8": r"fp8|float8",
+    "bf16": r"bf16|bfloat16",
+    "f16": r"fp16|half|float16",
+    "f32": r"fp32|float",
+}
+
+
+def module(runtime: str) -> Any:
+    """The package behind "tensorrt" or "tensorrt_rtx". Raises ValueError: missing, or older than what we can use."""
+    trt = imported(PACKAGES[runtime], runtime, pip=PIP[runtime])
+    if runtime == "tensorrt" and int(trt.__version__.split(".")[0]) < OLDEST:
+        raise ValueError(
+            f"runtime 'tensorrt': version {trt.__version__} is too old, {OLDEST} or newer is needed (JetPack 6.1)"
+        )
+    return trt
+
+
+def logger(trt: Any) -> Any:
+    """A TensorRT logger that keeps the errors and the list of layers, and prints nothing."""
+
+    class Log(trt.ILogger):  # type: ignore[misc,name-defined]
+        def __init__(self) -> None:
+            super().__init__()
+            self.errors: list[str] = []
+            self.layers = ""
+
+        def log(self, severity: Any, text: str) -> None:
+            if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
+                self.errors.append(" ".join(text.split()))
+            elif text.startswith("Layers:"):
+                self.layers = text
+
+    return Log()
+
+
+def executed(text: str) -> Mapping[str, int]:
+    """Type -> count of the heavy layers, from an inspector's JSON or the builder's list; empty if it does not say."""
+    kinds: Counter[str] = Counter()
+    for layer, reads in _layers(text):
+        if _HEAVY.search(layer):
+            kinds.update([next((kind for kind, word in _KINDS.items() if re.search(word, reads, re.IGNORECASE)), "")])
+    kinds.pop("", None)
+    return kinds
+
+
+def _layers(text: str) -> list[tuple[str, str]]:
+    """(type of layer, type of what it reads first)."""
+    if text.startswith("Layers:"):
+        found = re.finditer(r"LayerType: (\w+), Inputs: \[ \{[^}]*?Datatype: (\w+)", text)
+        return [(match[1], match[2]) for match in found]
+    try:
+        layers = json.loads(text).get("Layers", []) if text else []
+    except ValueError:
+        return []
+    told = [layer for layer in layers if isinstance(layer, dict) and layer.get("Inputs")]
+    return [
+        (
+            f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}",
+            str(layer["Inputs"][0].get("Datatype") or layer["Inputs"][0].get("Format/Datatype", "")),
+        )
+        for layer in told
+    ]

@@ -1,0 +1,71 @@
+"""Which kind a file is, by its name: image, volume, .h5 file, slice folder, or none that is read."""
+
+from __future__ import annotations
+
+import os
+import re
+from pathlib import Path
+
+IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
+VOLUME_SUFFIXES = (".nii", ".nii.gz")
+H5_SUFFIXES = (".h5", ".hdf5")
+_CONVERT = {
+    **dict.fromkeys((".nrrd", ".nhdr", ".mha", ".mhd"), "SimpleITK.WriteImage(SimpleITK.ReadImage(IN), 'OUT.nii.gz')"),
+    **dict.fromkeys((".mgz", ".mgh", ".img", ".hdr", ".mnc"), "nibabel.save(nibabel.load(IN), 'OUT.nii.gz')"),
+    **dict.fromkeys((".dcm", ".dicom", ".ima"), "dcm2niix -z y FOLDER"),
+    **dict.fromkeys((".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".npy", ".npz", ".mat", ".svg", ".heic", ".avif"), "PNG"),
+}  # fmt: skip
+_STRAY = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
+
+
+def is_image(path: str | Path) -> bool:
+    return str(path).lower().endswith(IMAGE_SUFFIXES)
+
+
+def is_volume(path: str | Path) -> bool:
+    return str(path).lower().endswith(VOLUME_SUFFIXES)
+
+
+def is_stray(path: str | Path) -> bool:
+    """Files and folders that systems and editors leave behind: names that begin with a dot, __MACOSX, Thumbs.db ..."""
+    name = os.path.basename(path)
+    return name.startswith(".") or name.lower() in _STRAY
+
+
+def is_slice_folder(path: str | Path) -> bool:
+    if is_stray(path) or not Path(path).is_dir():
+        return False
+    return any(is_image(inside) and not is_stray(inside) for inside in Path(path).iterdir())
+
+
+def is_h5(path: str | Path) -> bool:
+    return str(path).lower().endswith(H5_SUFFIXES)
+
+
+def stem_of(path: str | Path) -> str:
+    """The file name without its suffix; `.nii.gz` is one suffix."""
+    name = os.path.basename(path)
+    return name[:-7] if name.lower().endswith(".nii.gz") else os.path.splitext(name)[0]
+
+
+def conversion_hint(path: str | Path) -> str | None:
+    """For a file of a known kind that is not read: one line that says how to convert it. None for any other file."""
+    name = Path(path).name.lower().removesuffix(".gz")
+    how = next((how for suffix, how in _CONVERT.items() if name.endswith(suffix)), None)
+    if how is None:
+        return None
+    way = "with" if " " in how or "(" in how else "to"
+    return f"{path}: {Path(name).suffix} is not read; convert it {way} {how}"
+
+
+def natural_sort_key(name: str) -> tuple[tuple[int, int, str], ...]:
+    """A key that sorts `slice_9` before `slice_10`."""
+    return tuple((1, int(part), "") if part.isdigit() else (0, 0, part) for part in re.split(r"(\d+)", name) if part)
+
+
+def slice_files(folder: str | Path) -> list[Path]:
+    inside = (p for p in Path(folder).iterdir() if is_image(p) and not is_stray(p))
+    files = sorted(inside, key=lambda p: natural_sort_key(p.stem))
+    if not files:
+        raise ValueError(f"{folder}: holds no slice images; a volume is a NIfTI file, an .h5 file or such a folder")
+    return files
