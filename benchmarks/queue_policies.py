@@ -18,7 +18,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
-from deploy.benchmark.percentiles import summary
+from deploy.measurement.percentiles import summary
 from deploy.stream.state.latest_queue import LatestQueue
 
 LENGTH = 5

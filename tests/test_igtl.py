@@ -24,7 +24,7 @@ from deploy.stream.sources.igtl import IgtlSource
 from deploy.stream.state.display_state import DisplayState, FreshnessLimits
 from deploy.stream.state.frames import Frame, InferenceResult
 from deploy.stream.state.overlay import empty_overlay
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 
 PLACE = (0.25, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 1.0, 10.0, -20.0, 30.5)
 STAMP = (1_700_000_000 << 32) | 0x89ABCDEF
@@ -330,11 +330,11 @@ def test_a_port_in_use_is_one_clear_line(live: tuple[DisplayState, IgtlServer]) 
 
 
 def test_it_listens_on_this_machine_alone_unless_told_otherwise() -> None:
-    server = open_igtl("0", OutputContext(display_state(), Card(), ()))
+    server = open_igtl("0", OutputContext(display_state(), ModelCard(), ()))
     assert server.address[0] == "127.0.0.1"
     server.close()
     with pytest.raises(ValueError, match="igtl:HOST:PORT"):
-        open_igtl("everywhere", OutputContext(display_state(), Card(), ()))
+        open_igtl("everywhere", OutputContext(display_state(), ModelCard(), ()))
 
 
 class Machine:

@@ -33,7 +33,7 @@ from deploy.stream.outputs.pacing import (
 )
 from deploy.stream.state.display_state import DisplayState, FreshnessLimits
 from deploy.stream.state.frames import MaskStatus
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 
 BUDGET_MS = 400
 READERS = {  # messages a second, and the pause before each of some messages
@@ -70,7 +70,8 @@ def live() -> Iterator[DisplayState]:
 def states_of_lines(on: DisplayState, pause_s: Callable[[int], float], seconds: float) -> list[dict[str, Any]]:
     reads, writes = os.pipe()
     with os.fdopen(reads) as reader, os.fdopen(writes, "w") as writer:
-        output_thread = OutputThread(JsonLinesOutput("", OutputContext(on, Card(), ()), to=writer), on, name="lines")
+        lines = JsonLinesOutput("", OutputContext(on, ModelCard(), ()), to=writer)
+        output_thread = OutputThread(lines, on, name="lines")
         try:
             return collected(lambda: reader.readline(), pause_s, seconds)
         finally:

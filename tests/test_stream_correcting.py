@@ -83,7 +83,7 @@ def show(display_state: DisplayState, number: int, *, masked: bool = True) -> Fr
 
 class Live:
     def __init__(self, collect: Path | None = None, *, prompt: bool = True) -> None:
-        card = Card(name="tiny", classes=CLASSES, size=SIZE)
+        card = ModelCard(name="tiny", classes=CLASSES, size=SIZE)
         case_writer = CorrectedCaseWriter(collect, classes=CLASSES, model="tiny@0") if collect else None
         self.corrections = CorrectionSession(bright_objects(), card, case_writer) if prompt else None
         self.display_state = DisplayState(FreshnessLimits(60_000, 120_000), model="tiny@0")
@@ -437,7 +437,7 @@ def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
 
 
 def test_steps_are_remembered_with_their_picture_only() -> None:
-    corrections = CorrectionSession(bright_objects(), Card(classes=CLASSES, size=SIZE))
+    corrections = CorrectionSession(bright_objects(), ModelCard(classes=CLASSES, size=SIZE))
     display_state = DisplayState(FreshnessLimits(60_000, 120_000), model="tiny")
     for number in (1, 2):
         show(display_state, number)
@@ -445,7 +445,7 @@ def test_steps_are_remembered_with_their_picture_only() -> None:
         corrections.freeze(frame=number, mask=number)
     steps = (CorrectionStep(1, click=(0.3, 0.5, True)), CorrectionStep(2, click=(0.75, 0.75, False)))
     one, two = (corrections.predict(number, steps).mask for number in (1, 2))
-    fresh = CorrectionSession(bright_objects(), Card(classes=CLASSES, size=SIZE))
+    fresh = CorrectionSession(bright_objects(), ModelCard(classes=CLASSES, size=SIZE))
     fresh.offer(display_state.snapshot())
     fresh.freeze(frame=2, mask=2)
     assert np.array_equal(fresh.predict(2, steps).mask, two)

@@ -388,7 +388,7 @@ def test_a_port_in_use_is_one_line_and_exit_status_2(
 
 def context(session: Session) -> OutputContext:
     return OutputContext(
-        session.display_state, Card(name="tiny", classes=("background", "organ", "tool")), ((0, 0, 0),) * 3
+        session.display_state, ModelCard(name="tiny", classes=("background", "organ", "tool")), ((0, 0, 0),) * 3
     )
 
 

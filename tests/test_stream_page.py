@@ -25,7 +25,7 @@ from deploy.stream.state.frames import Frame, InferenceResult
 from deploy.stream.state.overlay import empty_overlay, outline
 from deploy.stream.web.page import _FILES, Page, open_page, source_label
 from deploy.stream.web.updates import _encode_with_pillow, jpeg_encoder
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 
 COLOURS = ((128, 128, 128), (64, 240, 200), (255, 210, 63))
 BUDGET_MS = 400.0
@@ -35,7 +35,7 @@ def context(**limits: float) -> OutputContext:
     limits = {"budget_ms": 60_000, "no_signal_ms": 120_000, **limits}
     return OutputContext(
         DisplayState(FreshnessLimits(**limits), model="tiny@0"),
-        Card(name="tiny", classes=("background", "organ", "tool")),
+        ModelCard(name="tiny", classes=("background", "organ", "tool")),
         COLOURS,
     )
 
@@ -231,7 +231,7 @@ def test_a_mask_that_ages_while_the_picture_is_compressed_is_withdrawn() -> None
         now[0] += 200_000_000
         return _encode_with_pillow(pixels)
 
-    page = Page(OutputContext(display_state, Card(classes=("background", "organ")), COLOURS), encode=slow)
+    page = Page(OutputContext(display_state, ModelCard(classes=("background", "organ")), COLOURS), encode=slow)
     try:
         new = Frame(1, frame(1).pixels, now[0])
         display_state.put_frame(new)

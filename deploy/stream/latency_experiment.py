@@ -19,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.hardware.machine import describe
+from deploy.measurement.percentiles import summary
 from deploy.stream.inference.load_model import LoadedStreamModel
 from deploy.stream.session import Session, StreamOptions
 from deploy.stream.sources import open_source

@@ -23,7 +23,7 @@ from deploy.promptable.runner import Box, Embedding, Prompted, Question, has_pro
 from deploy.stream.correction.case_writer import CorrectedCaseWriter
 from deploy.stream.outputs.base import OutputContext
 from deploy.stream.state.frames import DisplaySnapshot, Frame, InferenceResult
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 
 MAX_OFFERED, MAX_FROZEN = 8, 4  # frames that a page can still freeze, and frozen frames that are stored
 MAX_STEPS = 32  # clicks and boxes on one frame
@@ -89,7 +89,7 @@ def open_correction_session(
 class CorrectionSession:
     """Corrections for any number of pages; safe for any number of threads."""
 
-    def __init__(self, prompt: Prompted, card: Card, case_writer: CorrectedCaseWriter | None = None) -> None:
+    def __init__(self, prompt: Prompted, card: ModelCard, case_writer: CorrectedCaseWriter | None = None) -> None:
         self.about: dict[str, Any] = {"steps": MAX_STEPS, "collect": case_writer is not None}
         self.classes = len(card.classes)
         self._prompt, self._size, self._case_writer = prompt, card.size, case_writer

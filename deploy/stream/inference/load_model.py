@@ -12,8 +12,8 @@ import numpy as np
 from deploy.measurement.variants import undecided
 from deploy.package.golden import golden
 from deploy.package.input_drift import read_inputs
-from deploy.package.package import Ship, card_hash, golden, open_ship
-from deploy.runtimes.load import runner
+from deploy.package.package import Ship, card_hash, open_ship
+from deploy.runtimes.load import fastest_here, runner
 from deploy.stream.inference.inference_thread import InferFn, StreamModel
 from deploy.stream.inference.package_watcher import PackageWatcher
 from deploy.stream.inference.worker_process import WorkerProcess
@@ -55,9 +55,9 @@ def load_stream_model(
         raise ValueError(f"isolation {isolation}: thread or process")
     choice: dict[str, Any] = {"runtime": runtime, "file": file, "threads": threads}
     if file is None and ":" not in runtime and undecided(card):
-        fastest = decide(package, runtime=runtime)
+        fastest = fastest_here(package, runtime=runtime)
         if fastest is not None:  # measured once, so that all processes use the same one
-            choice |= {"runtime": fastest.runtime, "file": fastest.file, "precision": fastest.asked}
+            choice |= {"runtime": fastest.runtime, "file": fastest.file, "precision": fastest.precision}
 
     def load() -> InferFn:
         if isolation == "process":

@@ -12,7 +12,7 @@ from importlib import import_module
 from typing import Any
 
 from deploy.stream.outputs.base import OutputContext
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 
 
 @dataclass(frozen=True)
@@ -45,6 +45,6 @@ def open_output(text: str, context: OutputContext) -> Any:
     """
     name, _, argument = text.partition(":")
     if name not in OUTPUTS:
-        raise ValueError(unknown("output", name, OUTPUTS))
+        raise ValueError(unknown_name_message("output", name, OUTPUTS))
     module, _, factory = OUTPUTS[name].factory.partition(":")
     return getattr(import_module(module), factory)(argument, context)

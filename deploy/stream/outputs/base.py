@@ -12,7 +12,7 @@ from typing import Any, Protocol
 from deploy.stream.state.display_state import DisplayState
 from deploy.stream.state.frames import DisplaySnapshot
 from deploy.stream.state.overlay import Colour
-from edgemt.contract import Card
+from edgemt.model_card import ModelCard
 
 _recordings: list[str] = []  # what this process writes to disk at present
 
@@ -31,7 +31,7 @@ class OutputContext:
     """What an output is created with."""
 
     display_state: DisplayState
-    card: Card
+    card: ModelCard
     colours: Sequence[Colour]
     source: Any = None  # the source of the frames: OpenIGTLink masks get its position and time stamp
 

@@ -12,7 +12,7 @@ from importlib import import_module
 from pathlib import Path
 
 from deploy.stream.sources.base import Source
-from edgemt.errors import unknown
+from edgemt.errors import unknown_name_message
 from edgemt.io.bit_depth import Depth
 from edgemt.io.file_types import is_image, is_stray
 
