@@ -30,23 +30,23 @@ from deploy.runtimes.load import runner
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.inference.evaluate import evaluate
 from edgemt.io.atomic import write_text
+from edgemt.pipeline.network_spec import network_factory
 from edgemt.pipeline.quantize import frames_of
-from edgemt.pipeline.train import builder
 from edgemt.training import engine
 
 
-def learnt(entrant: Entrant, run: Path, at: Any, *, steps: int, seed: int, folder: Path) -> nn.Module:
+def learnt(entrant: Entrant, run: Path, context: Any, *, steps: int, seed: int, folder: Path) -> nn.Module:
     """The network after `steps` of the run's student method; a checkpoint in the folder is taken up."""
     known: dict[str, Callable[[], nn.Module]] = {
         "student": entrant.build,
         "teacher": lambda: network_folder.load_network(run / "teacher"),
     }
-    schedule = replace(at.recipe.student.schedule, validations=0)
+    schedule = replace(context.recipe.student.schedule, validations=0)
     schedule = replace(schedule, steps=steps) if steps else schedule
     done = engine.train(
-        at.recipe.student.method,
-        build=builder(known, at, seed=seed),
-        draw=at.stream(schedule).batch,
+        context.recipe.student.method,
+        build=network_factory(known, context.slices, seed=seed),
+        draw=context.slices.stream(schedule).batch,
         schedule=schedule,
         folder=folder,
         seed=seed,
@@ -55,21 +55,26 @@ def learnt(entrant: Entrant, run: Path, at: Any, *, steps: int, seed: int, folde
     return done.network.cpu().eval()
 
 
-def row(entrant: Entrant, run: Path, at: Any, *, steps: int, seed: int, out: Path) -> dict[str, Any]:
+def row(entrant: Entrant, run: Path, context: Any, *, steps: int, seed: int, out: Path) -> dict[str, Any]:
     """Dice of the float network in torch and of its INT8 file in OpenVINO; kept as a file of the network's name."""
     kept = out / f"{entrant.slug}.json"
     if kept.exists():
         return json.loads(kept.read_text())
     folder = out / "graphs" / entrant.slug
-    network = learnt(entrant, run, at, steps=steps, seed=seed, folder=folder)
+    network = learnt(entrant, run, context, steps=steps, seed=seed, folder=folder)
     card = stage_folder.read_card(run / "teacher")
     face = {"size": card.size, "channels": card.channels, "normalise": card.normalise}
     graph = export_onnx(network, folder / "model.onnx", **face)
-    frames = [frame[None] for frame in frames_of(at.unlabelled, 100, seed=0)]
+    frames = [frame[None] for frame in frames_of(context.slices.unlabelled, 100, seed=0)]
     small = quantize(graph, folder / "model.int8.onnx", calibration=frames, frames=len(frames))
-    judged = evaluate(runner(small, runtime="openvino"), at.val, dice_only=True)
-    made = {"network": entrant.name, "float": at.dice(network), "int8": judged.dice, "size": list(card.size)}
-    made |= {"run": run.name, "steps": steps or at.recipe.student.schedule.steps, "seed": seed}
+    judged = evaluate(runner(small, runtime="openvino"), context.slices.val, dice_only=True)
+    made = {
+        "network": entrant.name,
+        "float": context.slices.dice(network),
+        "int8": judged.dice,
+        "size": list(card.size),
+    }
+    made |= {"run": run.name, "steps": steps or context.recipe.student.schedule.steps, "seed": seed}
     made |= {"teacher": stage_folder.read_card(run / "teacher").measured[stage_folder.WEIGHTS]["dice"]}
     write_text(kept, json.dumps(made, indent=1))
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
@@ -89,10 +94,10 @@ def main() -> None:
     if given.threads:
         torch.set_num_threads(given.threads)
     try:
-        at = opened(given.run)
+        context = opened(given.run)
         channels = stage_folder.read_card(given.run / "teacher").channels
         for entrant in (*named(given.students, channels=channels), *baselines(given.baselines, channels=channels)):
-            made = row(entrant, given.run, at, steps=given.steps, seed=given.seed, out=given.out)
+            made = row(entrant, given.run, context, steps=given.steps, seed=given.seed, out=given.out)
             print(f"{entrant.name}: Dice {made['float']:.4f}, INT8 {made['int8']:.4f}", file=sys.stderr, flush=True)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None

@@ -18,8 +18,6 @@ from dataclasses import fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from edgemt.artefacts import network_folder
-
 ROOT = Path(__file__).parents[1]
 
 
@@ -57,7 +55,7 @@ def made(given: argparse.Namespace, target: str, ratio: float) -> dict[str, Any]
     from deploy.pruning import prune
     from deploy.quantization import int8
     from deploy.runtimes.load import runner
-    from edgemt.artefacts import stage_folder
+    from edgemt.artefacts import network_folder, stage_folder
     from edgemt.inference.evaluate import evaluate
     from edgemt.io.atomic import write_text
     from edgemt.pipeline.quantize import frames_of
@@ -66,39 +64,41 @@ def made(given: argparse.Namespace, target: str, ratio: float) -> dict[str, Any]
     folder = given.out / name
     if (folder / "row.json").exists():
         return json.loads((folder / "row.json").read_text())
-    at = opened(given.run)
+    context = opened(given.run)
     card = stage_folder.read_card(given.run / "student")
     network = network_folder.load_network(given.run / "student")
     plan = None
     if ratio:
         try:
-            plan = cut(given, at, network, target, ratio)
+            plan = cut(given, context, network, target, ratio)
         except ValueError as error:
             print(f"{name}: {error}", file=sys.stderr)
             return None
         write_text(folder / "plan.json", stage_folder.to_json(plan))
-    network = tuned(given, at, network, folder)
+    network = tuned(given, context, network, folder)
     graph = export.export_onnx(
         network, folder / "model.onnx", size=card.size, channels=card.channels, normalise=card.normalise
     )
-    frames = [frame[None] for frame in frames_of(at.unlabelled, 100, seed=0)]
+    frames = [frame[None] for frame in frames_of(context.slices.unlabelled, 100, seed=0)]
     small = int8.quantize(graph, folder / "model.int8.onnx", calibration=frames, frames=len(frames))
-    dice = evaluate(runner(small, runtime=given.runtime, threads=given.threads or None), at.val, dice_only=True).dice
-    params, macs = prune.count(network, at.example)
+    dice = evaluate(
+        runner(small, runtime=given.runtime, threads=given.threads or None), context.slices.val, dice_only=True
+    ).dice
+    params, macs = prune.count(network, context.slices.example)
     row = {"name": name, "target": target, "share": ratio, "dice": dice, "params": params, "macs": macs}
-    row |= {"float_dice": at.dice(network), "latency": plan.latency if plan else {}}
+    row |= {"float_dice": context.slices.dice(network), "latency": plan.latency if plan else {}}
     write_text(folder / "row.json", json.dumps(row, indent=2))
     print(f"{name}: INT8 Dice {dice:.4f}, {macs / 1e6:.1f} MMACs", file=sys.stderr, flush=True)
     return row
 
 
-def cut(given: argparse.Namespace, at: Any, network: Any, target: str, ratio: float) -> Any:
+def cut(given: argparse.Namespace, context: Any, network: Any, target: str, ratio: float) -> Any:
     """Prune in place. The table of layer times is measured once for all points."""
     import torch
 
     from deploy.pruning import prune
     from deploy.pruning.layer_profiler import Measured
-    from edgemt.pipeline import prune as slimming
+    from edgemt.pipeline import prune_attempt
 
     known: dict[Any, float] = {}
     file = given.out / "layers.json"
@@ -112,26 +112,27 @@ def cut(given: argparse.Namespace, at: Any, network: Any, target: str, ratio: fl
             file.write_text(json.dumps(known))
             return [known[str(layer)] for layer in asked]
 
-    of = at.recipe.slim
-    stream = at.stream(of.schedule)
+    of = context.recipe.slim
+    stream = context.slices.stream(of.schedule)
     options = replace(of.prune, share=ratio, target=target, runtime=given.runtime, round_to=0, rounds=1)
     options = replace(options, max_ratio=max(of.prune.max_ratio, 0.875 if ratio > 0.5 else 0.0))
     plan = prune.prune(
         network,
-        example=at.example,
+        example=context.slices.example,
         options=options,
-        gradients=lambda net: slimming.supervised_gradients(stream, 4, net),
+        gradients=lambda net: prune_attempt.supervised_gradients(stream, 4, net),
         machine=Remembering(runtime=given.runtime, threads=given.threads) if target == "latency" else None,
     )
     prune.recalibrate(network, (stream.batch(i, torch.device("cpu")).image for i in range(8)))
     return plan
 
 
-def tuned(given: argparse.Namespace, at: Any, network: Any, folder: Path) -> Any:
+def tuned(given: argparse.Namespace, context: Any, network: Any, folder: Path) -> Any:
     """Fine-tuned by the recipe's method; a checkpoint in the folder is taken up."""
     import copy
 
-    from edgemt.pipeline.train import builder
+    from edgemt.artefacts import network_folder
+    from edgemt.pipeline.network_spec import network_factory
     from edgemt.training import engine
 
     folder.mkdir(parents=True, exist_ok=True)
@@ -140,10 +141,12 @@ def tuned(given: argparse.Namespace, at: Any, network: Any, folder: Path) -> Any
         "teacher": lambda: network_folder.load_network(given.run / "teacher"),
     }
     done = engine.train(
-        at.recipe.student.method,
-        build=builder(known, at, seed=0),
-        draw=at.stream(at.recipe.slim.schedule).batch,
-        schedule=replace(at.recipe.slim.schedule, steps=given.steps, warmup=min(20, given.steps // 4), validations=0),
+        context.recipe.student.method,
+        build=network_factory(known, context.slices, seed=0),
+        draw=context.slices.stream(context.recipe.slim.schedule).batch,
+        schedule=replace(
+            context.recipe.slim.schedule, steps=given.steps, warmup=min(20, given.steps // 4), validations=0
+        ),
         folder=folder,
         seed=1,
         label=folder.name,
@@ -162,7 +165,7 @@ def opened(run: Path) -> Any:
 
     if run not in _RUNS:
         saved = json.loads((run / "recipe.json").read_text())
-        _RUNS[run] = run_context.start(filled(recipes.load(saved["name"]), saved), run)
+        _RUNS[run] = run_context.open_run(filled(recipes.load(saved["name"]), saved), run)
     return _RUNS[run]
 
 
@@ -191,8 +194,8 @@ def timed(given: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, di
     from deploy.runtimes.load import runner
     from edgemt.pipeline.quantize import frames_of
 
-    at = opened(given.run)
-    frames = [frame[None] for frame in frames_of(at.unlabelled, 16, seed=1)]
+    context = opened(given.run)
+    frames = [frame[None] for frame in frames_of(context.slices.unlabelled, 16, seed=1)]
     calls = {
         row["name"]: runner(
             given.out / row["name"] / "model.int8.onnx", runtime=given.runtime, threads=given.threads or None

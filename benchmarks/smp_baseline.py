@@ -27,21 +27,21 @@ from deploy.package.package import open_ship
 from edgemt import recipes
 from edgemt.inference.evaluate import evaluate
 from edgemt.io import encoder_weights
-from edgemt.pipeline.run_context import start
+from edgemt.pipeline.run_context import open_run
 
 
 def train(args: argparse.Namespace) -> dict[str, object]:
     base = recipes.load(args.recipe)
     recipe = replace(base, data=replace(base.data, root=args.root), seed=args.seed)
-    at = start(recipe, Path("runs") / "smp_baseline")
-    channels, classes = at.channels, len(at.classes)
+    context = open_run(recipe, Path("runs") / "smp_baseline")
+    channels, classes = context.slices.channels, len(context.slices.classes)
     torch.manual_seed(args.seed)
     network = smp.Unet(f"tu-{args.encoder}", encoder_weights=None, in_channels=channels, classes=classes)
     weights = encoder_weights.find(args.encoder)
     assert weights is not None
     encoder_weights.load_into(network.encoder.model, weights, channels=channels)
     network = network.to(memory_format=torch.channels_last)
-    images, labels = at.labelled.image.permute(0, 3, 1, 2), at.labelled.label
+    images, labels = context.slices.labelled.image.permute(0, 3, 1, 2), context.slices.labelled.label
     assert labels is not None
     shown = [v2.ColorJitter(0.3, 0.3, 0.3, 0.05)] if channels == 3 else []
     augment = v2.Compose(
@@ -72,7 +72,7 @@ def train(args: argparse.Namespace) -> dict[str, object]:
         chunks = [torch.from_numpy(frames[i : i + 8]).permute(0, 3, 1, 2) for i in range(0, len(frames), 8)]
         return np.concatenate([network(c.float() / 255 * 2 - 1).argmax(1).to(torch.uint8).numpy() for c in chunks])
 
-    scores = evaluate(masks, at.val)
+    scores = evaluate(masks, context.slices.val)
     found: dict[str, object] = {
         "command": f"--recipe {args.recipe} --steps {args.steps} --rows {args.rows} --seed {args.seed}",
         "date": time.strftime("%Y-%m-%d"),
@@ -81,7 +81,7 @@ def train(args: argparse.Namespace) -> dict[str, object]:
         "cpu_seconds": round(seconds),
         "parameters": sum(p.numel() for p in network.parameters()),
     }
-    return found | timed(network, at.val.frames[:8], args)
+    return found | timed(network, context.slices.val.frames[:8], args)
 
 
 def timed(network: torch.nn.Module, frames: np.ndarray, args: argparse.Namespace) -> dict[str, object]:

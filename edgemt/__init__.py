@@ -21,7 +21,7 @@ _PUBLIC = {
     "METHODS": "edgemt.methods",
     "Method": "edgemt.methods",
     "RECIPES": "edgemt.recipes",
-    "Recipe": "edgemt.recipes",
+    "Recipe": "edgemt.pipeline.recipe",
     "Schedule": "edgemt.training.options",
     "run": "edgemt.pipeline.flow",
     "open_ship": "deploy.package.package",

@@ -15,8 +15,9 @@ from torch import nn
 
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.methods import METHODS
-from edgemt.pipeline.run_context import Run
-from edgemt.pipeline.train import described, drop
+from edgemt.pipeline.accuracy import dice_drop
+from edgemt.pipeline.network_spec import network_spec
+from edgemt.pipeline.run_context import RunContext
 from edgemt.recipes import RECIPES, Int8
 from edgemt.training.options import Schedule
 
@@ -46,7 +47,7 @@ def plant(net: nn.Module, *, by: float) -> nn.Module:
     return net
 
 
-def begin(out: Path, *, by: float, int8: Int8, tolerance: float, strict: bool = False) -> Run:
+def begin(out: Path, *, by: float, int8: Int8, tolerance: float, strict: bool = False) -> RunContext:
     """A run whose teacher, student and slim student are one network; planted in the slim student alone."""
     base = RECIPES["phantom"]()
     recipe = replace(
@@ -60,24 +61,26 @@ def begin(out: Path, *, by: float, int8: Int8, tolerance: float, strict: bool = 
         tolerance=tolerance,
         strict=strict,
     )
-    at = Run(recipe, out)
+    context = RunContext(recipe, out)
     torch.manual_seed(0)
     net = network().train()
     for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
         norm.momentum = None  # the plain mean: learning later starts where the statistics say
     with torch.no_grad():
         for index in range(12):
-            net(at.stream(Schedule(steps=6)).batch(index, torch.device("cpu")).image)
+            net(context.slices.stream(Schedule(steps=6)).batch(index, torch.device("cpu")).image)
         for norm in (module for module in net.modules() if isinstance(module, nn.BatchNorm2d)):
             norm.momentum = 0.1
-        _balance(net.eval(), at.stream(Schedule(steps=6)).batch(7, torch.device("cpu")).image)
-    said = at.predict(net)
-    at.__dict__["labelled"] = replace(at.labelled, label=torch.from_numpy(said(at.labelled.image.numpy())))
-    truths = tuple(said(at.val.frames))
-    at.__dict__["val"] = replace(at.val, truths=truths)
+        _balance(net.eval(), context.slices.stream(Schedule(steps=6)).batch(7, torch.device("cpu")).image)
+    predict = context.slices.predict(net)
+    vars(context.slices)["labelled"] = replace(
+        context.slices.labelled, label=torch.from_numpy(predict(context.slices.labelled.image.numpy()))
+    )
+    truths = tuple(predict(context.slices.val.frames))
+    vars(context.slices)["val"] = replace(context.slices.val, truths=truths)
     for stage in ("teacher", "slim"):
-        _keep(at, stage, plant(net, by=by) if stage == "slim" else net)
-    return at
+        _save_stage(context, stage, plant(net, by=by) if stage == "slim" else net)
+    return context
 
 
 def _balance(net: nn.Module, image: torch.Tensor) -> None:
@@ -89,25 +92,25 @@ def _balance(net: nn.Module, image: torch.Tensor) -> None:
     head.weight.mul_(4 / deviation[:, None, None, None])
 
 
-def _keep(at: Run, stage: str, net: nn.Module) -> None:
-    folder = at.folder(stage)
+def _save_stage(context: RunContext, stage: str, net: nn.Module) -> None:
+    folder = context.folder(stage)
     folder.mkdir(parents=True)
-    measured: dict[str, Any] = at.measured(net)
+    measured: dict[str, Any] = context.slices.measured(net)
     card = replace(
-        at.card(),
+        context.slices.card(),
         stage=stage,
         network={
-            **described(at.recipe.teacher, at, METHODS["supervised"]),
+            **network_spec(context.recipe.teacher, context.slices, METHODS["supervised"]),
             "options": {"widths": [8, 8, 8], "dropout": [0.0] * 3},
         },
         recipe_hash=stage,
-        measured={stage_folder.WEIGHTS: {**measured, "drop": drop(None, measured), "runtime": "torch"}},
+        measured={stage_folder.WEIGHTS: {**measured, "drop": dice_drop(None, measured), "runtime": "torch"}},
     )
     network_folder.save_network(folder, net, card)
 
 
-def again(at: Run, **choices: Any) -> Run:
+def again(context: RunContext, **choices: Any) -> RunContext:
     """The same run with other choices, its planted data included."""
-    other = Run(replace(at.recipe, **choices), at.out)
-    other.__dict__.update({name: at.__dict__[name] for name in ("labelled", "val")})
+    other = RunContext(replace(context.recipe, **choices), context.out)
+    vars(other.slices).update({name: vars(context.slices)[name] for name in ("labelled", "val")})
     return other

@@ -24,7 +24,7 @@ from edgemt.methods import METHODS, Discriminator, Method
 from edgemt.methods.bcp import regions
 from edgemt.model_card import Normalisation
 from edgemt.pipeline import run_context
-from edgemt.pipeline.train import trained
+from edgemt.pipeline.train import train_stage
 from edgemt.testing.tiny_training import CHANNELS, Stage, Tiny, batch_of
 from edgemt.training import engine, progress
 from edgemt.training.engine import Trainer
@@ -257,10 +257,10 @@ def test_a_training_gives_the_wish_of_its_method_to_its_batches(
 
     monkeypatch.setattr(engine, "train", train)
     recipe = replace(recipes.load("phantom"), data=replace(recipes.load("phantom").data, size=(32, 32)))
-    at = run_context.start(recipe, out=tmp_path / "run")
+    at = run_context.open_run(recipe, out=tmp_path / "run")
     for name, want in (("dan", True), ("mean_teacher", False)):
         with pytest.raises(Drawn) as caught:
-            trained(at, "teacher", recipe.teacher, METHODS[name])
+            train_stage(at, "teacher", recipe.teacher, METHODS[name])
         assert caught.value.args == (want, want)
 
 

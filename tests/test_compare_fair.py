@@ -87,7 +87,7 @@ def test_volumes_of_a_3d_teacher_are_drawn_alike(tmp_path):
     plan = runs.planned(["cps"], seeds=[0, 1], out=tmp_path, draw=2)
     drawn = {one: wanted.drawn(one) for one in plan}
     for one, names in drawn.items():
-        labelled = wanted.run(one).volumetric.cohort.labelled
+        labelled = wanted.run(one).volumes.cohort.labelled
         assert tuple(sorted({case.group for case in labelled})) == names and len(names) == 2
     assert {one.seed: names for one, names in drawn.items()} == draws_of(plan, wanted)
     assert len(set(drawn.values())) == 2

@@ -15,7 +15,7 @@ from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io import encoder_weights
 from edgemt.io.encoder_weights import PACKAGES, adapt_first_conv, find, load, load_into, tensor_digest, timm_names
 from edgemt.pipeline import flow
-from edgemt.pipeline.run_context import start
+from edgemt.pipeline.run_context import open_run
 from edgemt.recipes import RECIPES, Recipe, Student, Teacher
 from edgemt.training.options import Schedule
 
@@ -272,7 +272,7 @@ def test_frames_are_normalised_as_the_pretrained_encoder_expects(
 ) -> None:
     recipe = tiny_recipe()
     recipe = replace(recipe, normalise=wanted, student=Student(network=network, pretrained=pretrained))  # type: ignore[arg-type]
-    assert start(recipe, tmp_path).normalise.mean == mean
-    own = start(replace(recipe, normalise="data"), tmp_path).normalise
+    assert open_run(recipe, tmp_path).slices.normalise.mean == mean
+    own = open_run(replace(recipe, normalise="data"), tmp_path).slices.normalise
     assert own.mean != mean and len(own.mean) == 3
-    assert start(replace(recipe, normalise="auto", per_image=True), tmp_path).normalise.per_image
+    assert open_run(replace(recipe, normalise="auto", per_image=True), tmp_path).slices.normalise.per_image

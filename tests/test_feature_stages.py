@@ -21,10 +21,10 @@ from edgemt.learning.feature_losses import give_maps
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.methods import METHODS
 from edgemt.model_card import Normalisation
-from edgemt.pipeline import flow, quantization_aware, run_context, warm_up
+from edgemt.pipeline import flow, network_spec, quantization_aware, run_context, warm_up
 from edgemt.pipeline import prune as slimming
-from edgemt.pipeline import train as training
 from edgemt.pipeline.overrides import override
+from edgemt.pipeline.recipe_checks import check_recipe
 from edgemt.recipes import RECIPES, Int8, Recipe, Slim, Student, Teacher
 from edgemt.training import engine
 from edgemt.training.options import Schedule
@@ -56,15 +56,15 @@ def recipe(feature: FeatureTerm | None = None, **student) -> Recipe:
 @pytest.fixture(scope="module")
 def taught(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished teacher."""
-    at = run_context.start(recipe(), tmp_path_factory.mktemp("taught"))
-    return flow.teacher(at)
+    context = run_context.open_run(recipe(), tmp_path_factory.mktemp("taught"))
+    return flow.teacher(context)
 
 
-def run_of(taught: Path, out: Path, **choices) -> run_context.Run:
+def run_of(taught: Path, out: Path, **choices) -> run_context.RunContext:
     out.mkdir(exist_ok=True)
     if not (out / "teacher").exists():
         (out / "teacher").symlink_to(taught)
-    return run_context.start(recipe(**choices), out)
+    return run_context.open_run(recipe(**choices), out)
 
 
 def saved(name: str, file: Path, seed: int = 0) -> str:
@@ -83,59 +83,59 @@ def names_in(folder: Path) -> set[str]:
 def test_the_student_that_is_written_has_no_projection_and_prunes_and_learns_in_eight_bits(taught, tmp_path) -> None:
     file = saved("test_vit", tmp_path / FILE)
     choices = {"feature_teacher": "test_vit", "feature_teacher_weights": file, "feature": FeatureTerm("vid")}
-    at = run_of(taught, tmp_path / "run", **choices)
-    student = flow.student(at)
+    context = run_of(taught, tmp_path / "run", **choices)
+    student = flow.student(context)
     whole, card = network_folder.load_network(student), stage_folder.read_card(student)
     assert names_in(student) == set(whole.state_dict()) and whole(torch.zeros(1, 3, 32, 32)).maps == ()
-    own = training.described(at.recipe.student, at, METHODS["distillation"])
+    own = network_spec.network_spec(context.recipe.student, context.slices, METHODS["distillation"])
     assert card.network == {**own, "feature_teacher": {"name": "test_vit", "sha256": sha256(file), "size": 0}}
     assert card.params == sum(p.numel() for p in network_folder.build_network(own).parameters())
 
-    slim = slimming.slim(at)
+    slim = slimming.slim(context)
     network = network_folder.load_network(slim)
     assert sum(p.numel() for p in network.parameters()) < card.params
     terms = json.loads((slim / "curves.json").read_text())["terms"]
     assert terms["feature"] and all(torch.tensor(terms["feature"]).isfinite())
 
-    eight = quantization_aware.distil_in_eight_bits(at)
+    eight = quantization_aware.distil_in_eight_bits(context)
     assert names_in(eight) == names_in(slim) == set(network.state_dict())
     assert "feature" in json.loads((eight / "curves.json").read_text())["terms"]
     assert stage_folder.read_card(eight).network["feature_teacher"] == card.network["feature_teacher"]
 
-    before, after = projected(at, student), projected(at, slim)
+    before, after = projected(context, student), projected(context, slim)
     assert [out for _, out in before] == [out for _, out in after] == [8, 8, 8]
     assert all(new <= old for (old, _), (new, _) in zip(before, after, strict=True)) and before != after
 
 
-def projected(at: run_context.Run, folder: Path) -> list[tuple[int, int]]:
+def projected(context: run_context.RunContext, folder: Path) -> list[tuple[int, int]]:
     """Channels in and out of the projections that a stage gives the student of `folder`."""
     known = {
         "student": lambda: network_folder.load_network(folder),
-        "teacher": lambda: network_folder.load_network(at.folder("teacher")),
+        "teacher": lambda: network_folder.load_network(context.folder("teacher")),
     }
     method = replace(METHODS["distillation"], feature=FeatureTerm("fitnet"))
-    build = training.builder(known, at, method=method, seed=0)
+    build = network_spec.network_factory(known, context.slices, method=method, seed=0)
     build("student", 0), build("teacher", 0)
     return [(layer.in_channels, layer.out_channels) for layer in build("projection", 0).regress]
 
 
 def test_a_run_that_was_cut_goes_on_to_the_same_bits_with_its_projection(taught, tmp_path) -> None:
-    at = run_of(taught, tmp_path / "run", feature=FeatureTerm("fitnet"))
-    of = at.recipe.student
+    context = run_of(taught, tmp_path / "run", feature=FeatureTerm("fitnet"))
+    of = context.recipe.student
     known = {
-        "student": lambda: network_folder.build_network(training.described(of, at, of.method)),
-        "teacher": lambda: network_folder.load_network(at.folder("teacher")),
+        "student": lambda: network_folder.build_network(network_spec.network_spec(of, context.slices, of.method)),
+        "teacher": lambda: network_folder.load_network(context.folder("teacher")),
     }
 
     def train(folder: Path, stop: int = 99) -> dict[str, torch.Tensor]:
-        batch = at.draw(SCHEDULE)
+        batch = context.slices.draw(SCHEDULE)
 
         def draw(index: int, device: torch.device):
             if index == stop:
                 raise KeyboardInterrupt
             return batch(index, device)
 
-        build = training.builder(known, at, method=of.method, seed=0)
+        build = network_spec.network_factory(known, context.slices, method=of.method, seed=0)
         schedule = replace(SCHEDULE, steps=3)
         return engine.train(of.method, build=build, draw=draw, schedule=schedule, folder=folder).network.state_dict()
 
@@ -225,8 +225,8 @@ def test_a_stage_depends_on_the_feature_teachers_weights_and_not_on_where_they_l
     choices = {"feature": FeatureTerm("similarity", at="decoder"), "feature_teacher": "test_convnext"}
 
     def card(file: Path):
-        at = run_of(taught, tmp_path / "run", **choices, feature_teacher_weights=str(file))
-        return stage_folder.read_card(flow.student(at))
+        context = run_of(taught, tmp_path / "run", **choices, feature_teacher_weights=str(file))
+        return stage_folder.read_card(flow.student(context))
 
     once, moved = card(first), card(first.rename(tmp_path / "moved.safetensors"))
     assert once == moved and "student: stands" in capsys.readouterr().err
@@ -251,17 +251,17 @@ def test_a_stage_depends_on_the_feature_teachers_weights_and_not_on_where_they_l
 )
 def test_choices_that_do_not_fit_are_named_before_anything_is_trained(flags, says) -> None:
     with pytest.raises(ValueError, match=says):
-        recipes.check(override(recipes.load("phantom"), flags, prog="edgemt run"))
+        check_recipe(override(recipes.load("phantom"), flags, prog="edgemt run"))
 
 
 def test_the_network_of_a_student_gives_its_maps_as_a_teacher() -> None:
     flags = ["--teacher.network", f"students/{TINY}", "--student.method.feature.kind", "fitnet"]
     chosen = override(recipes.load("phantom"), flags, prog="edgemt run")
-    recipes.check(chosen)
+    check_recipe(chosen)
     of, student = chosen.teacher, replace(chosen.student, network=TINY, pretrained="never")
-    at = run_context.start(replace(chosen, student=student), Path("unused"))
-    network = network_folder.build_network(training.described(of, at, of.method))
-    assert give_maps(network, "encoder")(at.example).maps
+    context = run_context.open_run(replace(chosen, student=student), Path("unused"))
+    network = network_folder.build_network(network_spec.network_spec(of, context.slices, of.method))
+    assert give_maps(network, "encoder")(context.slices.example).maps
 
 
 def test_a_feature_teacher_without_a_file_takes_the_installed_package(tmp_path, monkeypatch) -> None:
@@ -284,17 +284,19 @@ def test_a_volume_teacher_needs_a_feature_teacher(tmp_path) -> None:
     with pytest.raises(
         ValueError, match="teacher vnet gives no feature maps of frames; name a student.feature_teacher"
     ):
-        recipes.check(override(recipes.load("phantom_volumes"), flags, prog="edgemt run"))
+        check_recipe(override(recipes.load("phantom_volumes"), flags, prog="edgemt run"))
     file = saved("test_vit", tmp_path / FILE)
     flags += ["--student.feature-teacher", "test_vit", "--student.feature-teacher-weights", file]
-    recipes.check(override(recipes.load("phantom_volumes"), flags, prog="edgemt run"))
+    check_recipe(override(recipes.load("phantom_volumes"), flags, prog="edgemt run"))
 
 
 # --- the warm-up of an encoder ---
 
 
 def test_a_warm_up_moves_the_encoder_alone_and_distillation_begins_with_it(taught, tmp_path, monkeypatch) -> None:
-    at = run_of(taught, tmp_path / "run", warm_up_steps=10, schedule=replace(SCHEDULE, learning_rate=0.02, warmup=0))
+    context = run_of(
+        taught, tmp_path / "run", warm_up_steps=10, schedule=replace(SCHEDULE, learning_rate=0.02, warmup=0)
+    )
     begun: list[dict[str, torch.Tensor]] = []
     train = engine.train
 
@@ -303,7 +305,7 @@ def test_a_warm_up_moves_the_encoder_alone_and_distillation_begins_with_it(taugh
         return train(method, build=build, **options)
 
     monkeypatch.setattr(engine, "train", watched)
-    flow.student(at)
+    flow.student(context)
     encoder, student = begun
     warmed = load_file(tmp_path / "run" / "warm_up" / stage_folder.WEIGHTS)
     assert set(warmed) == set(encoder)
@@ -312,9 +314,9 @@ def test_a_warm_up_moves_the_encoder_alone_and_distillation_begins_with_it(taugh
     curve = json.loads((tmp_path / "run" / "warm_up" / "curves.json").read_text())["terms"]
     assert set(curve) == {"feature"} and curve["feature"][-1] < 1.0  # 1.4 at first, 2 without correlation
 
-    torch.manual_seed(at.recipe.seed * 1000)
+    torch.manual_seed(context.recipe.seed * 1000)
     fresh = network_folder.build_network(
-        training.described(at.recipe.student, at, at.recipe.student.method)
+        network_spec.network_spec(context.recipe.student, context.slices, context.recipe.student.method)
     ).state_dict()
     others = [key for key in student if not key.startswith("pyramid.")]
     assert others and all(torch.equal(student[key], fresh[key]) for key in others)
@@ -322,10 +324,10 @@ def test_a_warm_up_moves_the_encoder_alone_and_distillation_begins_with_it(taugh
 
 def test_a_warm_up_reads_no_label_and_stands_until_its_guide_changes(taught, tmp_path, capsys) -> None:
     def warmed(name: str, **choices) -> Path:
-        at = run_of(taught, tmp_path / name, warm_up_steps=1, **choices)
+        context = run_of(taught, tmp_path / name, warm_up_steps=1, **choices)
         if name == "without":
-            object.__setattr__(at.labelled, "label", torch.zeros_like(at.labelled.label))
-        return warm_up.warm_up(at, at.folder("teacher"))
+            object.__setattr__(context.slices.labelled, "label", torch.zeros_like(context.slices.labelled.label))
+        return warm_up.warm_up(context, context.folder("teacher"))
 
     one, two = (load_file(warmed(name) / stage_folder.WEIGHTS) for name in ("with", "without"))
     assert all(torch.equal(value, two[key]) for key, value in one.items())
@@ -336,6 +338,6 @@ def test_a_warm_up_reads_no_label_and_stands_until_its_guide_changes(taught, tmp
 
 
 def test_in_a_warm_up_every_image_counts_once(taught, tmp_path) -> None:
-    at = run_of(taught, tmp_path / "run", warm_up_steps=2)
-    rows = warm_up._by_share(at, replace(SCHEDULE, labelled=8, unlabelled=6))
+    context = run_of(taught, tmp_path / "run", warm_up_steps=2)
+    rows = warm_up._by_share(context, replace(SCHEDULE, labelled=8, unlabelled=6))
     assert (rows.labelled, rows.unlabelled) == (6, 8)  # 3 labelled and 4 unlabelled images

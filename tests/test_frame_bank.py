@@ -17,7 +17,7 @@ from edgemt.artefacts import network_folder, stage_folder
 from edgemt.data import soft_labels
 from edgemt.data.augment2d import normalised
 from edgemt.learning import losses
-from edgemt.pipeline.run_context import Run
+from edgemt.pipeline.run_context import RunContext
 
 
 @pytest.fixture
@@ -44,14 +44,17 @@ def test_the_bank_has_the_teacher_s_probabilities_of_every_training_frame(
         size=tuple(recipe["data"]["size"]),
         phantom=tuple(recipe["data"]["phantom"]),
     )
-    at = Run(replace(recipes.load("phantom"), data=data), copy)
+    context = RunContext(replace(recipes.load("phantom"), data=data), copy)
     teacher = network_folder.load_network(copy / "teacher")
-    for cases, stack in ((at.cohort.labelled, at.labelled), (at.cohort.unlabelled, at.unlabelled)):
+    for cases, stack in (
+        (context.slices.cohort.labelled, context.slices.labelled),
+        (context.slices.cohort.unlabelled, context.slices.unlabelled),
+    ):
         soft = soft_labels.read(copy / "bank", cases)
         with torch.inference_mode():
             frames = stack.frames(torch.arange(len(stack)), "cpu")
-            probs = losses.probabilities(teacher(normalised(frames, at.normalise)).logits)
-        assert soft.shape == (len(cases), len(at.classes) - 1, *data.size)
+            probs = losses.probabilities(teacher(normalised(frames, context.slices.normalise)).logits)
+        assert soft.shape == (len(cases), len(context.slices.classes) - 1, *data.size)
         assert np.abs(soft - probs[:, 1:].numpy()).max() < 0.02  # bf16 where the processor has it
 
 
@@ -84,11 +87,11 @@ def test_slices_of_a_volume_share_a_file_in_their_order(tmp_path: Path) -> None:
         slices=stored["slices"],
         phantom=tuple(stored["phantom"]),
     )
-    at = Run(replace(recipe, data=data), run)
+    context = RunContext(replace(recipe, data=data), run)
     assert {entry["depth"] for entry in index["volumes"].values()} != {1}
-    rows = list(range(len(at.cohort.labelled)))[::-3]
-    soft = soft_labels.read(run / "bank", [at.cohort.labelled[row] for row in rows])
+    rows = list(range(len(context.slices.cohort.labelled)))[::-3]
+    soft = soft_labels.read(run / "bank", [context.slices.cohort.labelled[row] for row in rows])
     with torch.inference_mode():
-        frames = normalised(at.labelled.frames(torch.tensor(rows), "cpu"), card.normalise)
+        frames = normalised(context.slices.labelled.frames(torch.tensor(rows), "cpu"), card.normalise)
         probs = losses.probabilities(teacher(frames).logits)
     assert np.abs(soft - probs[:, 1:].numpy()).max() < 0.02

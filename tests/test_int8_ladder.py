@@ -9,12 +9,13 @@ import onnx
 import pytest
 from planted_run import READER, again, begin
 
+from deploy.package.files import IR_INT8, ONNX_FP32, ONNX_INT8
 from deploy.quantization.accuracy_gate import GateError, gate
 from edgemt import cli
 from edgemt.artefacts import stage_folder
 from edgemt.pipeline import export_student, fallback, quantization_candidates
-from edgemt.pipeline.quantize import FLOAT, SMALL, SMALL_IR, int8
-from edgemt.pipeline.run_context import Run
+from edgemt.pipeline.quantize import int8
+from edgemt.pipeline.run_context import RunContext
 from edgemt.recipes import Int8
 from edgemt.training import engine
 from edgemt.training.options import Schedule
@@ -25,8 +26,8 @@ SHORT = Schedule(steps=250, learning_rate=2e-3, labelled=4, unlabelled=4, precis
 SMALL_LADDER = {"images": 8, "gain": 0.0}  # so small a network is no quicker in eight bits
 
 
-def held(at: Run) -> dict[str, Any]:
-    return stage_folder.read_card(at.folder("int8")).measured[SMALL]["quantization"]
+def quantization_of(context: RunContext) -> dict[str, Any]:
+    return stage_folder.read_card(context.folder("int8")).measured[ONNX_INT8]["quantization"]
 
 
 def weight_of(path: Path, layer: str) -> str:
@@ -34,32 +35,32 @@ def weight_of(path: Path, layer: str) -> str:
 
 
 def test_a_healthy_network_needs_calibration_alone(tmp_path: Path) -> None:
-    at = begin(tmp_path, by=1.0, int8=Int8(**SMALL_LADDER), tolerance=0.2)
-    int8(at)
-    assert [step["rung"] for step in held(at)["rungs"]] == ["calibrated"]
-    assert not at.folder("qad").exists()
+    context = begin(tmp_path, by=1.0, int8=Int8(**SMALL_LADDER), tolerance=0.2)
+    int8(context)
+    assert [step["rung"] for step in quantization_of(context)["rungs"]] == ["calibrated"]
+    assert not context.folder("qad").exists()
 
 
 def test_an_outlier_channel_fails_calibration_and_one_layer_in_float_mends_it(tmp_path: Path) -> None:
-    at = begin(tmp_path, by=1000.0, int8=Int8(**SMALL_LADDER), tolerance=0.25)
-    folder = int8(at)
-    failed, mended = held(at)["rungs"]
+    context = begin(tmp_path, by=1000.0, int8=Int8(**SMALL_LADDER), tolerance=0.25)
+    folder = int8(context)
+    failed, mended = quantization_of(context)["rungs"]
     assert not failed["passed"] and max(failed["dice"].values()) < 0.7
     assert mended["passed"] and mended["rung"] == "mixed" and min(mended["dice"].values()) > 0.75
     (layer,) = mended["kept"]
-    assert weight_of(folder / FLOAT, layer) == f"network.{READER}.weight"
-    assert held(at)["sensitivity"][0]["layer"] == layer
-    assert (folder / SMALL_IR).exists() and not at.folder("qad").exists()
+    assert weight_of(folder / ONNX_FP32, layer) == f"network.{READER}.weight"
+    assert quantization_of(context)["sensitivity"][0]["layer"] == layer
+    assert (folder / IR_INT8).exists() and not context.folder("qad").exists()
 
 
 @pytest.mark.slow
 def test_a_milder_one_is_mended_by_learning_under_eight_bits(tmp_path: Path) -> None:
-    at = begin(tmp_path, by=20.0, int8=Int8(ladder=("distil",), schedule=SHORT, **SMALL_LADDER), tolerance=0.3)
-    int8(at)
-    failed, mended = held(at)["rungs"]
+    context = begin(tmp_path, by=20.0, int8=Int8(ladder=("distil",), schedule=SHORT, **SMALL_LADDER), tolerance=0.3)
+    int8(context)
+    failed, mended = quantization_of(context)["rungs"]
     assert not failed["passed"] and mended["passed"] and mended["rung"] == "distilled"
     assert min(mended["dice"].values()) > max(failed["dice"].values()) + 0.05
-    slim, learnt = (stage_folder.read_card(at.folder(stage)) for stage in ("slim", "qad"))
+    slim, learnt = (stage_folder.read_card(context.folder(stage)) for stage in ("slim", "qad"))
     assert learnt.network == slim.network and learnt.files != slim.files
 
 
@@ -67,12 +68,15 @@ def test_strict_writes_nothing_when_no_rung_passes_and_names_every_rung(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = Int8(ladder=("mixed",), kept=1, **SMALL_LADDER)
-    at = begin(tmp_path, by=1000.0, int8=of, tolerance=0.001, strict=True)
-    for strict in (at, again(at, strict=False, int8=Int8(ladder=("mixed",), kept=1, otherwise="stop", **SMALL_LADDER))):
+    context = begin(tmp_path, by=1000.0, int8=of, tolerance=0.001, strict=True)
+    for strict in (
+        context,
+        again(context, strict=False, int8=Int8(ladder=("mixed",), kept=1, otherwise="stop", **SMALL_LADDER)),
+    ):
         with pytest.raises(GateError) as caught:
             int8(strict)
         line = str(caught.value)
-        assert "\n" not in line and not at.folder("int8").exists()
+        assert "\n" not in line and not context.folder("int8").exists()
         for part in (
             "calibrated 0.",
             "mixed (1 layers in float) 0.",
@@ -85,16 +89,19 @@ def test_strict_writes_nothing_when_no_rung_passes_and_names_every_rung(
     told = capsys.readouterr().err
     assert told.index("next up to 1 layers in float, then refusal") < told.index("mixed (1 layers in float)")
 
-    card = stage_folder.read_card(int8(again(at, strict=False)))
-    assert set(card.measured) == {FLOAT} and card.given_up[0]["stage"] == "int8"
-    assert set(stage_folder.read_card(int8(again(at, strict=True, tolerance=0.99))).measured) == {SMALL, SMALL_IR}
+    card = stage_folder.read_card(int8(again(context, strict=False)))
+    assert set(card.measured) == {ONNX_FP32} and card.given_up[0]["stage"] == "int8"
+    assert set(stage_folder.read_card(int8(again(context, strict=True, tolerance=0.99))).measured) == {
+        ONNX_INT8,
+        IR_INT8,
+    }
 
 
 def test_a_rung_that_was_cut_is_the_only_one_that_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     of = Int8(ladder=("mixed",), kept=1, **SMALL_LADDER)
-    at = begin(tmp_path, by=1000.0, int8=of, tolerance=0.001)
+    context = begin(tmp_path, by=1000.0, int8=of, tolerance=0.001)
     real, made = quantization_candidates.quantize, []
 
     def quantize(exact: Path, small: Path, **given: Any) -> Path:
@@ -105,50 +112,50 @@ def test_a_rung_that_was_cut_is_the_only_one_that_is_made_again(
 
     monkeypatch.setattr(quantization_candidates, "quantize", quantize)
     with pytest.raises(KeyboardInterrupt):
-        int8(at)
-    int8(at)
+        int8(context)
+    int8(context)
     assert made == ["calibrated.partial", "mixed-1.partial", "mixed-1.partial"]
 
 
 def test_a_class_that_int8_loses_is_given_as_the_reason_and_one_that_no_case_has_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    at = begin(tmp_path, by=1.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.2)
-    slim = stage_folder.read_card(at.folder("slim"))
-    absent, lost = at.classes[1:3]
+    context = begin(tmp_path, by=1.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.2)
+    slim = stage_folder.read_card(context.folder("slim"))
+    absent, lost = context.slices.classes[1:3]
     slim.measured[stage_folder.WEIGHTS]["per_class"][absent]["dice"] = None
-    stage_folder.write_card(at.folder("slim"), slim)
-    real, off = quantization_candidates.record_of, {absent: None}
+    stage_folder.write_card(context.folder("slim"), slim)
+    real, off = quantization_candidates.evaluation_record, {absent: None}
 
     def record_of(*given: Any) -> dict[str, Any]:
         found = real(*given)
         classes = {name: {**of, "dice": off.get(name, of["dice"])} for name, of in found["per_class"].items()}
         return {**found, "dice": slim.measured[stage_folder.WEIGHTS]["dice"], "per_class": classes}
 
-    monkeypatch.setattr(quantization_candidates, "record_of", record_of)
-    card = stage_folder.read_card(int8(at))
-    assert SMALL in card.measured and not card.given_up
+    monkeypatch.setattr(quantization_candidates, "evaluation_record", record_of)
+    card = stage_folder.read_card(int8(context))
+    assert ONNX_INT8 in card.measured and not card.given_up
     off[lost] = 0.1
-    card = stage_folder.read_card(int8(again(at, seed=1, tolerance=0.19)))
-    assert set(card.measured) == {FLOAT} and f"class {lost!r}: Dice 0.1000" in card.given_up[0]["why"]
+    card = stage_folder.read_card(int8(again(context, seed=1, tolerance=0.19)))
+    assert set(card.measured) == {ONNX_FP32} and f"class {lost!r}: Dice 0.1000" in card.given_up[0]["why"]
 
 
 def test_float_is_shipped_alone_when_no_rung_passes(tmp_path: Path) -> None:
-    at = begin(tmp_path, by=100.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.01)
-    card = stage_folder.read_card(int8(at))
+    context = begin(tmp_path, by=100.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.01)
+    card = stage_folder.read_card(int8(context))
     assert card.given_up[0]["shipped"] == "half precision and float"
     assert "calibrated: Dice 0." in fallback.told(card.given_up[0])
-    assert set(card.measured) == {FLOAT} and not any("int8" in file for file in card.files)
-    assert card.measured[FLOAT]["quantization"]["rung"] == "none"
-    assert not card.measured[FLOAT]["quantization"]["rungs"][0]["passed"]
+    assert set(card.measured) == {ONNX_FP32} and not any("int8" in file for file in card.files)
+    assert card.measured[ONNX_FP32]["quantization"]["rung"] == "none"
+    assert not card.measured[ONNX_FP32]["quantization"]["rungs"][0]["passed"]
 
     from edgemt.pipeline.package import ship
-    from edgemt.report.deployed_file import choices
+    from edgemt.report.deployed_file import quantization_notes
 
-    shipped = stage_folder.read_card(ship(at))
-    assert FLOAT in shipped.measured and SMALL not in shipped.measured
+    shipped = stage_folder.read_card(ship(context))
+    assert ONNX_FP32 in shipped.measured and ONNX_INT8 not in shipped.measured
     assert {record["runtime"] for record in shipped.latency if record["fastest"]} == {"openvino", "onnxruntime"}
-    assert any("none held, and no INT8 file is shipped" in line for line in choices(shipped))
+    assert any("none passed, and no INT8 file is shipped" in line for line in quantization_notes(shipped))
     assert shipped.given_up[:1] == card.given_up
 
 
@@ -156,29 +163,29 @@ def test_a_runtime_that_gives_other_masks_is_left_out_of_the_ship_and_strict_ref
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgemt.pipeline import package
-    from edgemt.report.deployed_file import delivered
+    from edgemt.report.deployed_file import deployed
 
-    at = begin(tmp_path, by=1.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.2)
-    int8(at)
+    context = begin(tmp_path, by=1.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.2)
+    int8(context)
     real = package.agree
 
     def agree(*masks: Any, **given: Any) -> float:
         return real(masks[0], 1 - masks[1] if "on openvino" in given["what"] else masks[1], **given)
 
     monkeypatch.setattr(package, "agree", agree)
-    shipped = stage_folder.read_card(package.ship(at))
-    assert FLOAT in shipped.measured and SMALL in shipped.measured
+    shipped = stage_folder.read_card(package.ship(context))
+    assert ONNX_FP32 in shipped.measured and ONNX_INT8 in shipped.measured
     assert not any(file.startswith("openvino/") for file in (*shipped.measured, *shipped.files))
-    assert {record["runtime"] for record in shipped.latency} == {"onnxruntime"} and "onnxruntime" in delivered(shipped)
+    assert {record["runtime"] for record in shipped.latency} == {"onnxruntime"} and "onnxruntime" in deployed(shipped)
     assert "files for openvino given up" in fallback.told(shipped.given_up[0])
-    before = (at.folder("ship") / "card.json").stat().st_mtime_ns
-    package.ship(at)
-    assert (at.folder("ship") / "card.json").stat().st_mtime_ns == before
+    before = (context.folder("ship") / "card.json").stat().st_mtime_ns
+    package.ship(context)
+    assert (context.folder("ship") / "card.json").stat().st_mtime_ns == before
     with pytest.raises(GateError, match="openvino"):
-        package.ship(again(at, strict=True))
+        package.ship(again(context, strict=True))
     monkeypatch.setattr(package, "agree", lambda *masks, **given: real(masks[0], 1 - masks[1], **given))
     with pytest.raises(GateError, match="onnxruntime"):
-        package.ship(again(at, tolerance=0.3))
+        package.ship(again(context, tolerance=0.3))
 
 
 @pytest.mark.slow

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY
+from edgemt.engine import Schedule
 from PIL import Image
 
 from edgemt import cli
@@ -19,9 +20,10 @@ from edgemt.data.cohort import DataOptions
 from edgemt.methods import METHODS
 from edgemt.pipeline import flow, run_context
 from edgemt.pipeline import train as training
-from edgemt.pipeline.run_context import measured_of
+from edgemt.pipeline.accuracy import dice_drop, dice_text, measured_of
+from edgemt.pipeline.training_data import as_read
 from edgemt.recipes import Recipe, Teacher
-from edgemt.training.options import Schedule
+from edgemt.training import engine
 
 SHORT = Schedule(steps=2, labelled=2, unlabelled=2, precision="32-true", validations=1)
 
@@ -96,7 +98,7 @@ def test_a_changed_validation_list_is_measured_again_and_nothing_is_trained(
 ) -> None:
     out = tmp_path / "run"
     first = stage_folder.read_card(train(root, out))
-    monkeypatch.setattr(training.engine, "train", None)  # a call would fail
+    monkeypatch.setattr(engine, "train", None)  # a call would fail
     roll_in_place(root / "val" / "masks" / "v1.bmp")
     second = stage_folder.read_card(train(root, out))
     lines = capsys.readouterr().err
@@ -115,8 +117,10 @@ def test_a_changed_validation_list_is_measured_again_and_nothing_is_trained(
     assert stage_folder.stands(out / "teacher", key=first.recipe_hash)  # its files have the hashes of the card
     train(root, out, val="some.txt")
     assert "again" not in capsys.readouterr().err
-    fresh = run_context.start(recipe(root, val="some.txt"), tmp_path / "other")
-    assert fresh.measured(network_folder.load_network(out / "teacher"))["dice"] == fourth.measured[WEIGHTS]["dice"]
+    fresh = run_context.open_run(recipe(root, val="some.txt"), tmp_path / "other")
+    assert (
+        fresh.slices.measured(network_folder.load_network(out / "teacher"))["dice"] == fourth.measured[WEIGHTS]["dice"]
+    )
 
 
 def test_the_folder_of_the_data_may_move(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -144,15 +148,15 @@ def test_a_validation_list_without_foreground_is_refused_before_training(
         train(root, tmp_path / "run")
     for path in (root / "val" / "masks").iterdir():
         Image.fromarray(np.zeros((32, 32), np.uint8)).save(path)
-    monkeypatch.setattr(training.engine, "train", None)
+    monkeypatch.setattr(engine, "train", None)
     with pytest.raises(ValueError, match=r"data\.val: none of the 3 masks .*'background'.* put images with foreground"):
         train(root, tmp_path / "run")
     assert (tmp_path / "run" / "teacher" / WEIGHTS).exists() == begun
 
 
 def test_a_dice_that_was_not_measured_is_printed_as_such() -> None:
-    assert training.dice_text({"dice": None}) == "Dice not measured"
-    assert training.drop(0.5, {"dice": None}) is None and training.drop(None, {"dice": 0.5}) is None
+    assert dice_text({"dice": None}) == "Dice not measured"
+    assert dice_drop(0.5, {"dice": None}) is None and dice_drop(None, {"dice": 0.5}) is None
 
 
 def test_the_input_normalisation_of_the_student_is_in_the_key_of_the_teacher(root: Path, tmp_path: Path) -> None:
@@ -161,18 +165,16 @@ def test_the_input_normalisation_of_the_student_is_in_the_key_of_the_teacher(roo
     for pretrained in ("if-available", "never"):
         of = recipe(root)
         of = replace(of, student=replace(of.student, pretrained=pretrained))
-        at = run_context.start(of, tmp_path)
+        context = run_context.open_run(of, tmp_path)
         given = {"parents": {}, "all_labels": False}
-        keys.append(stage_folder.key_of(training.inputs_of(at, at, of.teacher, of.teacher.method, **given)))
+        keys.append(stage_folder.key_of(training.inputs_of(context, of.teacher, of.teacher.method, **given)))
     assert keys[0] != keys[1]
 
 
 def test_fields_that_only_choose_files_are_in_no_key() -> None:
     options = DataOptions(root=Path("a"), val="b", labelled="3")
-    assert run_context.as_read(options) == run_context.as_read(
-        replace(options, root=Path("c"), val="d", labelled="0.5")
-    )
-    assert run_context.as_read(options) != run_context.as_read(replace(options, mask_threshold=128))
+    assert as_read(options) == as_read(replace(options, root=Path("c"), val="d", labelled="0.5"))
+    assert as_read(options) != as_read(replace(options, mask_threshold=128))
 
 
 def test_every_stage_of_a_run_is_measured_on_the_changed_list(

@@ -268,10 +268,10 @@ def test_first_weights_count_in_the_key_by_what_they_are_not_by_where_they_lie(
 
 
 def test_without_first_weights_a_key_is_what_it_was_before_there_was_a_zoo() -> None:
-    from edgemt.pipeline.train import without_weights
+    from edgemt.pipeline.network_spec import spec_for_fingerprint
 
     student = recipes.load("phantom").student
-    assert set(without_weights(student)) == {
+    assert set(spec_for_fingerprint(student)) == {
         "is",
         "network",
         "decoder",

@@ -95,7 +95,9 @@ def _bench_recipe(command: Bench, rest: list[str]) -> None:
     out = command.out or Path("runs") / recipe.name
     flow.run(recipe, out, until="ship")
     options = _bench_options(command, recipe.bench)
-    record = report.bench(run_context.start(recipe, out), size=command.size, threads=command.threads, options=options)
+    record = report.bench(
+        run_context.open_run(recipe, out), size=command.size, threads=command.threads, options=options
+    )
     _show_bench(record, command)
 
 

@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 if TYPE_CHECKING:
     from edgemt.comparison.runs import One
-    from edgemt.recipes import Recipe
+    from edgemt.pipeline.recipe import Recipe
 
 
 @dataclass(frozen=True)

@@ -24,7 +24,7 @@ from edgemt.comparison.runs import Finished, One, Settings, method_of, planned
 from edgemt.comparison.subprocess_pool import train_beside
 from edgemt.io.atomic import write_text
 from edgemt.pipeline import run_context
-from edgemt.recipes import Recipe
+from edgemt.pipeline.recipe import Recipe
 from edgemt.report.comparison_page import comparison_page, comparison_picture, comparison_table
 
 RESULTS = "results"  # below the folder of a comparison, unless another folder is named
@@ -49,7 +49,7 @@ def compare(
     results join the table. Raises ValueError for an unknown method, for data that cannot be read, and, before anything
     is trained, for a result in `store` that was made on another ground; a method that fails is a row with the reason.
     """
-    run_context.start(recipe, out)
+    run_context.open_run(recipe, out)
     store = store or out / RESULTS
     plan = planned(methods, seeds=seeds, out=out, settings=settings, draw=draw)
     wanted = Wanted(recipe, out, draw)

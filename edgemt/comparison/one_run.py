@@ -11,7 +11,7 @@ from edgemt.comparison import results
 from edgemt.comparison.results import DIGITS, Result
 from edgemt.comparison.run_inputs import Wanted, groups_of
 from edgemt.comparison.runs import AVERAGED, One, control_of, dice_of_cases, step_seconds, train
-from edgemt.recipes import teacher_dims
+from edgemt.pipeline.recipe import teacher_dims
 
 
 def standing(one: One, wanted: Wanted, store: Path) -> Result | None:
@@ -42,10 +42,10 @@ def train_one(one: One, wanted: Wanted, store: Path) -> str:
 
 
 def _result(one: One, wanted: Wanted, *, failed: str, seconds: float | None) -> Result:
-    at, of = wanted.run(one), wanted.recipe
+    context, of = wanted.run(one), wanted.recipe
     measured = {} if failed else one.card.measured[WEIGHTS]
     cases = {} if failed else dice_of_cases(one.card)
-    groups = groups_of(at)
+    groups = groups_of(context)
     distances = [values.get("hd95") for values in measured.get("per_class", {}).values()]
     there = [value for value in distances if value is not None]
     took = None if failed else step_seconds(one)
@@ -61,7 +61,7 @@ def _result(one: One, wanted: Wanted, *, failed: str, seconds: float | None) -> 
         steps=schedule.steps,
         batch=(schedule.labelled, schedule.unlabelled),
         classes=tuple(of.data.classes[1:]),
-        labelled=len({case.group for case in at.cohort.labelled}),
+        labelled=len({case.group for case in context.slices.cohort.labelled}),
         drawn=wanted.drawn(one),
         created=time.strftime("%Y-%m-%d"),
         device=device(),

@@ -12,7 +12,7 @@ from typing import Any
 from edgemt.artefacts import stage_folder
 from edgemt.comparison.runs import One, recipe_of
 from edgemt.pipeline import run_context, train
-from edgemt.recipes import Recipe
+from edgemt.pipeline.recipe import Recipe
 
 _OF_ONE_RUN = ("seed", "parents", "all_labels")
 
@@ -24,47 +24,47 @@ class Wanted:
     recipe: Recipe
     out: Path
     draw: int = 0
-    _runs: dict[int, run_context.Run] = field(default_factory=dict)
+    _runs: dict[int, run_context.RunContext] = field(default_factory=dict)
 
-    def run(self, one: One) -> run_context.Run:
+    def run(self, one: One) -> run_context.RunContext:
         """The recipe of a run at work; its data are shared with the other runs of the same labelled patients."""
-        at = run_context.start(recipe_of(one, self.recipe), one.folder)
+        context = run_context.open_run(recipe_of(one, self.recipe), one.folder)
         draw = one.seed if self.draw else 0
-        first = self._runs.setdefault(draw, at)
-        if first is not at:
-            first.cohort  # noqa: B018  read before it is shared
-            first.content  # noqa: B018
-            first.share_data(at)
-        return at
+        first = self._runs.setdefault(draw, context)
+        if first is not context:
+            first.slices.cohort  # noqa: B018  read before it is shared
+            first.slices.content  # noqa: B018
+            first.share_data(context)
+        return context
 
     def inputs(self, one: One) -> dict[str, Any]:
         """All that its weights and figures depend on, as JSON's own types."""
-        at, of = self.run(one), recipe_of(one, self.recipe).teacher
-        side = train.side_of(at, of)
-        weights = train.first_encoder_weights(of, at, "teacher")
-        inputs = train.inputs_of(at, side, of, of.method, parents={}, all_labels=False)
-        inputs = train.with_encoder(inputs, of, one.stage, weights)
-        return _plain({**inputs, "measured on": side.measured_on})
+        context, of = self.run(one), recipe_of(one, self.recipe).teacher
+        inputs, _ = train.stage_inputs(context, "teacher", of, of.method, parents={})
+        return _plain({**inputs, "measured on": train.training_data_for(context, of).measured_on})
 
     def ground(self, one: One) -> dict[str, Any]:
         """What all runs of a table have in common, whatever their methods, seeds and settings."""
         one = replace(one, settings="common")
-        inputs, at = self.inputs(one), self.run(one)
+        inputs, context = self.inputs(one), self.run(one)
         common = {name: value for name, value in inputs.items() if name not in _OF_ONE_RUN}
         common["teacher"] = {name: value for name, value in inputs["teacher"].items() if name != "method"}
         if self.draw:
-            images = sorted((entry.name, entry.image) for entry in (*at.content.labelled, *at.content.unlabelled))
+            images = sorted(
+                (entry.name, entry.image)
+                for entry in (*context.slices.content.labelled, *context.slices.content.unlabelled)
+            )
             common["training data"] = hashlib.sha256(json.dumps(images).encode()).hexdigest()
         return {**common, "drawn": self.draw}
 
     def drawn(self, one: One) -> tuple[str, ...]:
         """The labelled patients or images of a run by name, sorted; empty where none are drawn."""
-        return tuple(sorted({case.group for case in self.run(one).cohort.labelled})) if self.draw else ()
+        return tuple(sorted({case.group for case in self.run(one).slices.cohort.labelled})) if self.draw else ()
 
 
-def groups_of(at: run_context.Run) -> dict[str, str]:
+def groups_of(context: run_context.RunContext) -> dict[str, str]:
     """Case of the validation list -> patient. A volume's slices are one case, which has the volume's name."""
-    return {_case_name(case.name, case.slice): case.group for case in at.cohort.val}
+    return {_case_name(case.name, case.slice): case.group for case in context.slices.cohort.val}
 
 
 def draws_of(plan: Sequence[One], wanted: Wanted) -> dict[int, tuple[str, ...]]:

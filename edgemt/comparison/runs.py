@@ -16,7 +16,7 @@ from edgemt.methods import Method, get
 from edgemt.methods.supervised import Supervised
 from edgemt.model_card import ModelCard
 from edgemt.pipeline import flow
-from edgemt.recipes import Recipe
+from edgemt.pipeline.recipe import Recipe
 from edgemt.recipes.acdc import LIGHT
 
 FAILED = "failed.txt"

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import groupby
+from typing import Any
 
 import numpy as np
 
@@ -161,3 +162,16 @@ def score(
         )
         records.append({"name": name, **dict(zip(cases.classes[1:], scored, strict=True))})
     return Scores(tuple(cases.classes[1:]), records, tolerance=tolerance)
+
+
+def evaluation_record(predict: Predict, cases: EvalSet) -> dict[str, Any]:
+    """Every metric of `predict` on a prepared list, as the card holds it; volumes also after clean-up.
+
+    `list` identifies the list by its content: two figures may be compared when they have the same.
+    """
+    masks = predict_masks(predict, cases)
+    record = score(masks, cases, distances=True).to_json() | ({"list": cases.key} if cases.key else {})
+    if any(truth.ndim == 3 for truth in cases.truths):
+        cleaned = score(masks, cases, distances=True, largest=True)
+        record["largest_component"] = {"dice": cleaned.dice, "hd95": cleaned.mean("hd95"), "asd": cleaned.mean("asd")}
+    return record

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from deploy.export import export_onnx, export_openvino
+from deploy.package.files import IR_FP32, IR_INT8, ONNX_FP32, ONNX_INT8
 from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import INPUTS, write_inputs
 from deploy.package.package import Ship, open_ship
@@ -18,13 +19,13 @@ from deploy.quantization.accuracy_gate import agree, gate, gate_classes
 from deploy.runtimes.load import runner
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.model_card import ModelCard
-from edgemt.pipeline.package import FLOAT, FLOAT_IR, PARITY, SMALL, SMALL_IR
+from edgemt.pipeline.package import PARITY
+from edgemt.pipeline.recipe import Recipe
 from edgemt.pipeline.zoo_graphs import OF_FRAMES, Say, agreement, telling
-from edgemt.recipes import Recipe
 from edgemt.zoo.entry import Entry, open_entry
 from edgemt.zoo.synthetic_frames import frames_for, masks_of
 
-_RUNS = {FLOAT: "onnxruntime", FLOAT_IR: "openvino", SMALL: "onnxruntime", SMALL_IR: "openvino"}
+_RUNS = {ONNX_FP32: "onnxruntime", IR_FP32: "openvino", ONNX_INT8: "onnxruntime", IR_INT8: "openvino"}
 
 
 def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None = None, say: Say = print) -> Path:
@@ -37,31 +38,31 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
     """
     entry = open_entry(target)
     folder = (out or Path("runs") / entry.folder.name / "ship").resolve()
-    asked = (recipe.data, recipe.int8, recipe.tolerance, recipe.seed) if recipe else None
-    key = stage_folder.key_of("zoo", entry.identity, entry.card.files, *([asked] if asked else []))
+    recipe_part = (recipe.data, recipe.int8, recipe.tolerance, recipe.seed) if recipe else None
+    key = stage_folder.key_of("zoo", entry.identity, entry.card.files, *([recipe_part] if recipe_part else []))
     _may_replace(folder)
     if folder.exists() and stage_folder.stands(folder, key=key):
         say(f"{folder}: stands")
         return folder
     card, network = entry.card, network_folder.load_network(entry.folder)
     with stage_folder.staged(folder) as working:
-        export_onnx(network, working / FLOAT, size=card.size, channels=card.channels, normalise=card.normalise)
-        export_openvino(working / FLOAT, working / FLOAT_IR)
+        export_onnx(network, working / ONNX_FP32, size=card.size, channels=card.channels, normalise=card.normalise)
+        export_openvino(working / ONNX_FP32, working / IR_FP32)
         frames = frames_for(card, count=16)
         masks = masks_of(network, card, frames)
         measured = _parity(working, entry, frames, masks, say=say)
         measured |= _int8(working, entry, recipe, say=say) if recipe else _carried(working, entry, say=say)
         for number, index in enumerate(telling(masks, classes=len(card.classes))):
             write_golden(working, f"synthetic{number}", frame=frames[index], mask=masks[index])
-        kept = replace(card, stage="ship", parents=(entry.identity,), recipe_hash=key, measured=measured)
-        kept = replace(kept, files={}, latency=())
-        opened = Ship(working, stage_folder.write_card(working, kept))
+        finished = replace(card, stage="ship", parents=(entry.identity,), recipe_hash=key, measured=measured)
+        finished = replace(finished, files={}, latency=())
+        opened = Ship(working, stage_folder.write_card(working, finished))
         for file in measured:
             test = self_test(opened, runner(opened, runtime=_RUNS[file], file=file, tested=False))
             measured[file] |= {"golden_pixels": test.pixels, "golden_dice": test.foreground}
-        if SMALL in measured:
-            measured[SMALL] |= agreement(opened)
-        stage_folder.write_card(working, replace(kept, measured=measured))
+        if ONNX_INT8 in measured:
+            measured[ONNX_INT8] |= agreement(opened)
+        stage_folder.write_card(working, replace(finished, measured=measured))
     say(f"{folder} is ready to copy; {entry.facts['terms']}")
     return folder
 
@@ -86,7 +87,7 @@ def recipe_for(target: str | Path, flags: Sequence[str]) -> Recipe | None:
 def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, *, say: Say) -> dict[str, Any]:
     """The entry's accuracy for each float file, once the file is shown to give the masks of the entry in torch."""
     measured = {}
-    for file in (FLOAT, FLOAT_IR):
+    for file in (ONNX_FP32, IR_FP32):
         made = runner(working / file, runtime=_RUNS[file], precision="f32")
         what = f"{file} on {_RUNS[file]}"
         same = agree(masks, made(frames), least=PARITY, what=what, knob="to another version of the runtime")
@@ -97,35 +98,37 @@ def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, 
 
 def _carried(working: Path, entry: Entry, *, say: Say) -> dict[str, Any]:
     """The INT8 graph and the input statistics that the entry carries, copied, and what is on its card of INT8."""
-    if entry.card.files.keys() & {SMALL, INPUTS}:
+    if entry.card.files.keys() & {ONNX_INT8, INPUTS}:
         opened = open_ship(entry.folder, trusted="")  # all of its files, not the weights alone
-        for file in opened.card.files.keys() & {SMALL, INPUTS}:
+        for file in opened.card.files.keys() & {ONNX_INT8, INPUTS}:
             shutil.copyfile(opened.path(file), working / file)
-    if SMALL not in entry.card.files:
+    if ONNX_INT8 not in entry.card.files:
         say(f"no INT8: it takes frames to calibrate and judge it; add --data.root DIR ({entry.name} once had them)")
         return {}
-    export_openvino(working / SMALL, working / SMALL_IR)
-    found = {key: value for key, value in entry.card.measured[SMALL].items() if key not in (*OF_FRAMES, "dice_on")}
-    return {file: {**found, "runtime": _RUNS[file]} for file in (SMALL, SMALL_IR)}
+    export_openvino(working / ONNX_INT8, working / IR_INT8)
+    found = {key: value for key, value in entry.card.measured[ONNX_INT8].items() if key not in (*OF_FRAMES, "dice_on")}
+    return {file: {**found, "runtime": _RUNS[file]} for file in (ONNX_INT8, IR_INT8)}
 
 
 def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str, Any]:
     """INT8 files, held to the float file's Dice on the recipe's own validation list, class by class."""
     from deploy.quantization.int8 import quantize
-    from edgemt.pipeline.quantize import dice_of, frames_of
-    from edgemt.pipeline.run_context import record_of, start
+    from edgemt.inference.evaluate import evaluation_record
+    from edgemt.pipeline.accuracy import class_dice
+    from edgemt.pipeline.quantize import frames_of
+    from edgemt.pipeline.run_context import open_run
 
-    at = start(recipe, working)
-    stack = at.unlabelled if len(at.unlabelled.image) else at.labelled
+    slices = open_run(recipe, working).slices
+    stack = slices.unlabelled if len(slices.unlabelled.image) else slices.labelled
     frames = frames_of(stack, recipe.int8.images, seed=recipe.seed)
-    quantize(working / FLOAT, working / SMALL, calibration=(f[None] for f in frames), frames=len(frames))
-    export_openvino(working / SMALL, working / SMALL_IR)
-    write_inputs(working, np.concatenate([frames_of(s, 500, seed=recipe.seed) for s in (at.labelled, stack)]))
-    before = record_of(runner(working / FLOAT, runtime="onnxruntime"), at.val)
-    other = {} if recipe.data.val == entry.card.data.get("val") else {"cases_of": f"{len(at.val)} cases of its own"}
+    quantize(working / ONNX_FP32, working / ONNX_INT8, calibration=(f[None] for f in frames), frames=len(frames))
+    export_openvino(working / ONNX_INT8, working / IR_INT8)
+    write_inputs(working, np.concatenate([frames_of(s, 500, seed=recipe.seed) for s in (slices.labelled, stack)]))
+    before = evaluation_record(runner(working / ONNX_FP32, runtime="onnxruntime"), slices.val)
+    other = {} if recipe.data.val == entry.card.data.get("val") else {"cases_of": f"{len(slices.val)} cases of its own"}
     measured = {}
-    for file in (SMALL, SMALL_IR):
-        found = record_of(runner(working / file, runtime=_RUNS[file]), at.val)
+    for file in (ONNX_INT8, IR_INT8):
+        found = evaluation_record(runner(working / file, runtime=_RUNS[file]), slices.val)
         say(f"int8 on {_RUNS[file]}: Dice {found['dice']:.4f} on these cases, in float {before['dice']:.4f}")
         allowed: dict[str, Any] = {
             "tolerance": recipe.tolerance,
@@ -133,7 +136,7 @@ def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str,
             "knob": "int8.images up",
         }
         lost = gate(before["dice"], found["dice"], **allowed)
-        gate_classes(dice_of(before), dice_of(found), **allowed)
+        gate_classes(class_dice(before), class_dice(found), **allowed)
         measured[file] = {**found, "drop": lost, "runtime": _RUNS[file], **other}
     return measured
 

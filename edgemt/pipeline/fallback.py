@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deploy.pruning.options import PruneOptions
-from edgemt.recipes import Slim
+from edgemt.pipeline.recipe import Slim
 from edgemt.training.options import Schedule
 
 UNPRUNED = "the unpruned student"

@@ -13,20 +13,20 @@ from edgemt.io.encoder_weights import EncoderWeights
 from edgemt.learning.roles import Frozen
 from edgemt.methods import Method
 from edgemt.model_card import Normalisation
-from edgemt.pipeline.run_context import Run
-from edgemt.recipes import Student, Teacher
+from edgemt.pipeline.recipe import Student, Teacher
+from edgemt.pipeline.run_context import RunContext
 
 
 @dataclass(frozen=True)
 class FeatureTeacher:
-    """What a stage that plays with one has to know of it."""
+    """A frozen encoder whose features a stage compares with: its card and its builder."""
 
     card: dict[str, Any]  # name, sha256 of its weights and size of its input, for the student's card
     build: Callable[[], nn.Module]
 
     @property
     def identity(self) -> str:
-        """What the stage depends on."""
+        """Its fingerprint, for the inputs of a stage."""
         return stage_folder.key_of("feature_teacher", self.card)
 
     @property
@@ -35,10 +35,10 @@ class FeatureTeacher:
         return f"features of {self.card['name']}{size}, weights sha256 {self.card['sha256'][:12]}"
 
 
-def find(at: Run, method: Method, of: Teacher | Student) -> FeatureTeacher | None:
-    """The feature teacher of a stage's `method`; None where the method has no player of that kind.
+def find(context: RunContext, method: Method, of: Teacher | Student) -> FeatureTeacher | None:
+    """The feature teacher of a stage's `method`; None where the method has no such player.
 
-    Raises ValueError where its weights are not to be had. Its network is not built yet.
+    Raises ValueError where its weights cannot be had. Its network is not built yet.
     """
     wanted = any(isinstance(role, Frozen) and role.kind == "backbone" for role in method.roles().values())
     if not wanted or not isinstance(of, Student):
@@ -49,8 +49,8 @@ def find(at: Run, method: Method, of: Teacher | Student) -> FeatureTeacher | Non
 
     weights = weights_of(of.feature_teacher, given=of.feature_teacher_weights)
     card = {"name": of.feature_teacher, "sha256": weights.sha256, "size": of.feature_teacher_size}
-    # the statistics of a run's data are read when the network is built: a stage that stands reads no image
-    return FeatureTeacher(card, lambda: _built(of, weights, at.normalise))
+    # the statistics of the data are computed when the network is built: a complete stage reads no image
+    return FeatureTeacher(card, lambda: _built(of, weights, context.slices.normalise))
 
 
 def _built(of: Student, weights: EncoderWeights, normalise: Normalisation) -> nn.Module:

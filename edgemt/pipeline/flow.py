@@ -19,13 +19,15 @@ from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
 from edgemt.methods import METHODS, Method
 from edgemt.methods.supervised import Supervised
-from edgemt.pipeline import frame_bank, package, prune, quantize, warm_up
+from edgemt.pipeline import package, prune, quantize, soft_label_bank, warm_up
 from edgemt.pipeline import report as reporting
-from edgemt.pipeline.data_changes import tell_changes
+from edgemt.pipeline.data_changes import log_changes
 from edgemt.pipeline.fallback import told
-from edgemt.pipeline.run_context import Run, start
-from edgemt.pipeline.train import assembled, trained, wants_bank
-from edgemt.recipes import Recipe, Student, Teacher, student_method
+from edgemt.pipeline.guidance import uses_soft_label_bank
+from edgemt.pipeline.log import log
+from edgemt.pipeline.recipe import Recipe, Student, Teacher, student_method
+from edgemt.pipeline.run_context import RunContext, open_run
+from edgemt.pipeline.train import ensemble_stage, train_stage
 from edgemt.training import distributed
 
 MEMBER_SEED = 1000  # between the seeds of a teacher's members: far from those that users compare
@@ -41,20 +43,20 @@ def run(recipe: Recipe, out: Path, *, until: str = "report", overwrite: bool = F
     all else in a folder that each of them sees. Raises ValueError, before anything is trained, for a folder that
     another run uses or that cannot be written.
     """
-    at = start(recipe, out, overwrite=overwrite)
+    context = open_run(recipe, out, overwrite=overwrite)
     with locked(out) if process_rank.is_main_process() else nullcontext():
-        return _run(at, until)
+        return _run(context, until)
 
 
-def _run(at: Run, until: str) -> Path:
-    out = at.out
+def _run(context: RunContext, until: str) -> Path:
+    out = context.out
     distributed.barrier()  # for the lock of the first process
-    _say_what_shares(at)
-    at.content  # noqa: B018  all processes together
+    _say_what_shares(context)
+    context.slices.content  # noqa: B018  all processes together
     if process_rank.is_main_process():
-        tell_changes(at, STAGES[: STAGES.index(until) + 1])
-        write_text(out / "recipe.json", stage_folder.to_json(at.recipe))
-    makers: dict[str, Callable[[Run], Path]] = {
+        log_changes(context, STAGES[: STAGES.index(until) + 1])
+        write_text(out / "recipe.json", stage_folder.to_json(context.recipe))
+    makers: dict[str, Callable[[RunContext], Path]] = {
         "teacher": teacher,
         "bank": _by_first(bank),
         "student": student,
@@ -65,66 +67,66 @@ def _run(at: Run, until: str) -> Path:
     }
     folder = out
     for stage in STAGES[: STAGES.index(until) + 1]:
-        folder = makers[stage](at)
-    _tell_what_was_given_up(at, until)
+        folder = makers[stage](context)
+    _tell_what_was_given_up(context, until)
     return folder
 
 
-def _tell_what_was_given_up(at: Run, until: str) -> None:
+def _tell_what_was_given_up(context: RunContext, until: str) -> None:
     """The last lines of a run: what its gates refused, and what stands in its place."""
     last = next((stage for stage in ("ship", "int8", "slim") if STAGES.index(stage) <= STAGES.index(until)), None)
     if last is None or not process_rank.is_main_process():
         return
-    for record in stage_folder.read_card(at.folder(last)).given_up:
-        at.say(f"given up: {told(record)}")
+    for record in stage_folder.read_card(context.folder(last)).given_up:
+        log(f"given up: {told(record)}")
 
 
-def _by_first(make: Callable[[Run], Path]) -> Callable[[Run], Path]:
+def _by_first(make: Callable[[RunContext], Path]) -> Callable[[RunContext], Path]:
     """A stage that one process makes while the others wait."""
-    return lambda at: Path(distributed.run_on_main(lambda: str(make(at))))
+    return lambda context: Path(distributed.run_on_main(lambda: str(make(context))))
 
 
-def _say_what_shares(at: Run) -> None:
+def _say_what_shares(context: RunContext) -> None:
     gpus, count = torch.cuda.device_count(), process_rank.world_size()
     if count > 1:
-        at.say(f"{count} processes: a step sees {count} times the rows of schedule.labelled and schedule.unlabelled")
+        log(f"{count} processes: a step sees {count} times the rows of schedule.labelled and schedule.unlabelled")
     elif gpus > 1:
-        at.say(f"1 of {gpus} GPUs works; for all: torchrun --nproc-per-node {gpus} -m edgemt.cli run RECIPE ...")
+        log(f"1 of {gpus} GPUs works; for all: torchrun --nproc-per-node {gpus} -m edgemt.cli run RECIPE ...")
 
 
-def teacher(at: Run) -> Path:
+def teacher(context: RunContext) -> Path:
     """The full model: few labels, many unlabelled images. With several members or flips, their mean."""
-    of = at.recipe.teacher
+    of = context.recipe.teacher
     if of.members == 1 and of.flips == 1:
-        return trained(at, "teacher", of, of.method)
+        return train_stage(context, "teacher", of, of.method)
     alone = replace(of, members=1, flips=1)
     folders = []
     for number in range(of.members):
-        recipe = replace(at.recipe, seed=at.recipe.seed + MEMBER_SEED * number, teacher=alone)
-        member = at.share_data(replace(at, recipe=recipe))
-        folders.append(trained(member, f"members/{number + 1}", alone, of.method))
-        member.share_data(at)
-    return assembled(at, "teacher", folders, flips=of.flips)
+        recipe = replace(context.recipe, seed=context.recipe.seed + MEMBER_SEED * number, teacher=alone)
+        member = context.share_data(replace(context, recipe=recipe))
+        folders.append(train_stage(member, f"members/{number + 1}", alone, of.method))
+        member.share_data(context)
+    return ensemble_stage(context, "teacher", folders, flips=of.flips)
 
 
-def bank(at: Run) -> Path:
+def bank(context: RunContext) -> Path:
     """What the teacher predicts of every training image, on disk, where the student's method learns from it."""
-    source = at.folder("teacher")
-    if not wants_bank(at.recipe.student.method):
+    source = context.folder("teacher")
+    if not uses_soft_label_bank(context.recipe.student.method):
         return source
-    return at.volumetric.fill_bank(source) if at.deep else frame_bank.fill_bank(at, source)
+    return soft_label_bank.fill_bank(context, source)
 
 
-def student(at: Run) -> Path:
+def student(context: RunContext) -> Path:
     """The small model, distilled from the frozen teacher on every image."""
-    of, parent = at.recipe.student, at.folder("teacher")
-    encoder = warm_up.warm_up(at, parent) if of.warm_up_steps else None
-    return trained(at, "student", of, student_method(of), parent=parent, encoder=encoder)
+    of, parent = context.recipe.student, context.folder("teacher")
+    encoder = warm_up.warm_up(context, parent) if of.warm_up_steps else None
+    return train_stage(context, "student", of, student_method(of), parent=parent, encoder=encoder)
 
 
-def controls(at: Run) -> list[Path]:
+def controls(context: RunContext) -> list[Path]:
     """The same networks and budgets without what EdgeMT adds, so that its worth can be read off."""
-    of = at.recipe
+    of = context.recipe
     teacher = replace(of.teacher, members=1, flips=1)
     floor = supervised_as(of.student.method)
     plan: dict[str, tuple[Teacher | Student, Method, bool]] = {
@@ -134,7 +136,8 @@ def controls(at: Run) -> list[Path]:
         "student_all_labels": (of.student, floor, True),
     }
     return [
-        trained(at, f"controls/{name}", plan[name][0], plan[name][1], all_labels=plan[name][2]) for name in of.controls
+        train_stage(context, f"controls/{name}", plan[name][0], plan[name][1], all_labels=plan[name][2])
+        for name in of.controls
     ]
 
 
@@ -149,7 +152,7 @@ def semi_supervised(of: Recipe) -> Method:
     return METHODS["two_stream_mt"] if isinstance(of.teacher.method, Supervised) else of.teacher.method
 
 
-def report(at: Run) -> Path:
+def report(context: RunContext) -> Path:
     """After the controls, which all processes train."""
-    beside = controls(at)
-    return _by_first(lambda at: reporting.report(at, beside))(at)
+    beside = controls(context)
+    return _by_first(lambda context: reporting.report(context, beside))(context)

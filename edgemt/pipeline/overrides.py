@@ -13,7 +13,7 @@ import tyro
 
 from edgemt.data.options import PRESETS
 from edgemt.errors import unknown_name_message
-from edgemt.recipes import Recipe
+from edgemt.pipeline.recipe import Recipe
 
 
 def override(recipe: Recipe, args: Sequence[str], *, prog: str) -> Recipe:

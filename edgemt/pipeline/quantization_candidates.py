@@ -16,18 +16,19 @@ import numpy as np
 
 from deploy import export
 from deploy.measurement.variants import timed
+from deploy.package.files import IR_INT8, ONNX_INT8
 from deploy.quantization.int8 import quantize
 from deploy.quantization.sensitivity import Sensitivity, sensitivity
 from deploy.runtimes.load import runner
 from edgemt.artefacts import network_folder, stage_folder
+from edgemt.inference.evaluate import evaluation_record
 from edgemt.io import process_rank
+from edgemt.pipeline.log import log
 from edgemt.pipeline.quantization_aware import distil_in_eight_bits
-from edgemt.pipeline.run_context import Run, record_of
+from edgemt.pipeline.run_context import RunContext
 from edgemt.training.progress import file_progress
 
-FLOAT, FLOAT_IR = "model.onnx", "openvino/model.xml"
-SMALL, SMALL_IR = "model.int8.onnx", "openvino/model.int8.xml"
-RUNS = {SMALL: "onnxruntime", SMALL_IR: "openvino"}
+RUNS = {ONNX_INT8: "onnxruntime", IR_INT8: "openvino"}
 TRIES = "int8.tries"
 _TELLING = 16  # calibration frames that layers are compared and timed on
 _NOTED = 16  # layers whose sensitivity the card keeps
@@ -42,58 +43,60 @@ class Rung:
     measured: dict[str, dict[str, Any]]  # file -> every metric, as its runtime runs it; empty if it is not quick enough
 
 
-def rungs(at: Run, *, exact: Path, frames: list[np.ndarray]) -> Iterator[Rung]:
+def rungs(context: RunContext, *, exact: Path, frames: list[np.ndarray]) -> Iterator[Rung]:
     """The rungs in turn, each made when it is asked for and read where it stands.
 
     `exact` is the float graph of the slim student, `frames` are unlabelled, uint8 [1, H, W, K] each.
     """
-    ladder, source = at.recipe.int8.ladder, at.folder("slim")
-    calibrated = _calibrated(at, "calibrated", source, exact, frames)
+    ladder, source = context.recipe.int8.ladder, context.folder("slim")
+    calibrated = _calibrated(context, "calibrated", source, exact, frames)
     yield calibrated
     if "mixed" in ladder:
-        yield from _mixed(at, "mixed", source, exact, calibrated, frames)
+        yield from _mixed(context, "mixed", source, exact, calibrated, frames)
     if "distil" not in ladder:
         return
     if process_rank.world_size() > 1:  # the others wait for this stage and cannot learn along
-        at.say("int8: learning under eight bits is one process's work; give the same command without torchrun or srun")
+        log("int8: learning under eight bits is one process's work; give the same command without torchrun or srun")
         return
-    learnt = distil_in_eight_bits(at)
-    exact = export_graph(at, learnt, at.folder(TRIES) / "distilled.onnx")
-    distilled = _calibrated(at, "distilled", learnt, exact, frames)
+    learnt = distil_in_eight_bits(context)
+    exact = export_graph(context, learnt, context.folder(TRIES) / "distilled.onnx")
+    distilled = _calibrated(context, "distilled", learnt, exact, frames)
     yield distilled
     if "mixed" in ladder:
-        yield from _mixed(at, "distilled, mixed", learnt, exact, distilled, frames)
+        yield from _mixed(context, "distilled, mixed", learnt, exact, distilled, frames)
 
 
-def _calibrated(at: Run, name: str, source: Path, exact: Path, frames: list[np.ndarray]) -> Rung:
+def _calibrated(context: RunContext, name: str, source: Path, exact: Path, frames: list[np.ndarray]) -> Rung:
     """Every layer in eight bits. `source` is the folder whose network `exact` is the graph of."""
-    folder, key = _place(at, name, source)
+    folder, key = _place(context, name, source)
     if stage_folder.stands(folder, key=key):
         return _read(folder)
-    return _make(at, folder, key, exact, frames, record={"rung": name, "kept": []})
+    return _make(context, folder, key, exact, frames, record={"rung": name, "kept": []})
 
 
-def _mixed(at: Run, name: str, source: Path, exact: Path, calibrated: Rung, frames: list[np.ndarray]) -> Iterator[Rung]:
+def _mixed(
+    context: RunContext, name: str, source: Path, exact: Path, calibrated: Rung, frames: list[np.ndarray]
+) -> Iterator[Rung]:
     """The 1, 2, 4, 8 ... worst layers in float, while that is quicker than all of them; no label is looked at."""
     layers: list[Sensitivity] | None = None
     few = frames[:: max(1, len(frames) // _TELLING)][:_TELLING]
     count = 1
-    while count <= at.recipe.int8.kept:
-        folder, key = _place(at, f"{name} {count}", source, at.recipe.int8.gain)
+    while count <= context.recipe.int8.kept:
+        folder, key = _place(context, f"{name} {count}", source, context.recipe.int8.gain)
         if stage_folder.stands(folder, key=key):
             rung = _read(folder)
         else:
-            layers = layers if layers is not None else _worst(exact, calibrated.folder / SMALL, few)
+            layers = layers if layers is not None else _worst(exact, calibrated.folder / ONNX_INT8, few)
             if count > len(layers):
                 return
             noted = [
                 {"layer": x.layer, "kind": x.kind, "noise": x.noise, "changed": x.changed} for x in layers[:_NOTED]
             ]
             record = {"rung": name, "kept": [layer.layer for layer in layers[:count]], "sensitivity": noted}
-            rung = _make(at, folder, key, exact, frames, record=record, few=few)
+            rung = _make(context, folder, key, exact, frames, record=record, few=few)
         if not rung.measured:
             gain = rung.record["times_float"]
-            at.say(f"int8: {name}, {count} layers in float: {gain:.2f} times as fast as float, so no more of it")
+            log(f"int8: {name}, {count} layers in float: {gain:.2f} times as fast as float, so no more of it")
             return
         yield rung
         count *= 2
@@ -105,12 +108,19 @@ def _worst(exact: Path, small: Path, frames: list[np.ndarray]) -> list[Sensitivi
     return [layer for layer in layers if layer.noise > 0]
 
 
-def _place(at: Run, name: str, source: Path, *depends: Any) -> tuple[Path, str]:
+def _place(context: RunContext, name: str, source: Path, *depends: Any) -> tuple[Path, str]:
     """The folder of a rung, and the key of what it is made from."""
-    of = at.recipe
-    parts = (of.int8.images, of.seed, at.files, at.list_key, stage_folder.identity(source), *depends)
+    of = context.recipe
+    parts = (
+        of.int8.images,
+        of.seed,
+        context.slices.data_fingerprint,
+        context.slices.list_key,
+        stage_folder.identity(source),
+        *depends,
+    )
     key = stage_folder.key_of("rung", name, *parts)
-    return at.folder(TRIES) / name.replace(", ", "-").replace(" ", "-"), key
+    return context.folder(TRIES) / name.replace(", ", "-").replace(" ", "-"), key
 
 
 def _read(folder: Path) -> Rung:
@@ -119,7 +129,7 @@ def _read(folder: Path) -> Rung:
 
 
 def _make(
-    at: Run,
+    context: RunContext,
     folder: Path,
     key: str,
     exact: Path,
@@ -131,14 +141,18 @@ def _make(
     """Quantize and measure; on `few` frames it is timed first, and not measured where it is not quick enough."""
     begun = time.monotonic()
     with stage_folder.staged(folder, overwrite=True) as working:
-        small = quantize(exact, working / SMALL, calibration=frames, frames=len(frames), keep=record["kept"])
-        export.export_openvino(small, working / SMALL_IR)
+        small = quantize(exact, working / ONNX_INT8, calibration=frames, frames=len(frames), keep=record["kept"])
+        export.export_openvino(small, working / IR_INT8)
         gain = _gain(small, exact, list(few)) if few else None
-        worth = gain is None or gain > at.recipe.int8.gain
-        measured = {file: record_of(runner(working / file, runtime=r), at.val) for file, r in RUNS.items() if worth}
+        worth = gain is None or gain > context.recipe.int8.gain
+        measured = {
+            file: evaluation_record(runner(working / file, runtime=r), context.slices.val)
+            for file, r in RUNS.items()
+            if worth
+        }
         timed_as = {} if gain is None else {"times_float": round(gain, 3)}
         noted = {**record, **timed_as, "seconds": round(time.monotonic() - begun, 1)}
-        card = replace(at.card(), stage="rung", network=noted, recipe_hash=key, measured=measured)
+        card = replace(context.slices.card(), stage="rung", network=noted, recipe_hash=key, measured=measured)
         stage_folder.write_card(working, card)
     return _read(folder)
 
@@ -149,7 +163,9 @@ def _gain(small: Path, exact: Path, frames: list[np.ndarray]) -> float:
     return 1 / timed(calls, frames)["small"]["ratio"]
 
 
-def export_graph(at: Run, source: Path, path: Path) -> Path:
+def export_graph(context: RunContext, source: Path, path: Path) -> Path:
     """The network of an artefact folder as one float graph, at the size that ships."""
     card, network = stage_folder.read_card(source), network_folder.load_network(source)
-    return export.export_onnx(network, path, size=at.recipe.data.size, channels=card.channels, normalise=card.normalise)
+    return export.export_onnx(
+        network, path, size=context.recipe.data.size, channels=card.channels, normalise=card.normalise
+    )

@@ -17,93 +17,113 @@ import numpy as np
 import torch
 
 from deploy import export
+from deploy.package.files import IR_FP32, IR_INT8, ONNX_FP32, ONNX_INT8
 from deploy.package.input_drift import measure, unlike
-from deploy.quantization.accuracy_gate import GateError, gate, gate_classes
+from deploy.quantization.accuracy_gate import GateError
 from deploy.runtimes.load import runner
 from edgemt.artefacts import stage_folder
 from edgemt.data.slice_dataset import Stack
+from edgemt.inference.evaluate import evaluation_record
 from edgemt.io.atomic import next_name
+from edgemt.pipeline.accuracy import dice_drop, gate_failure, measured_of
 from edgemt.pipeline.fallback import given_up
-from edgemt.pipeline.quantization_candidates import FLOAT, FLOAT_IR, RUNS, SMALL, SMALL_IR, export_graph, rungs
-from edgemt.pipeline.run_context import Run, measured_of, record_of
-from edgemt.pipeline.train import FORMAT, drop, fits
+from edgemt.pipeline.log import log
+from edgemt.pipeline.quantization_candidates import RUNS, export_graph, rungs
+from edgemt.pipeline.run_context import RunContext
+from edgemt.pipeline.stage import FORMAT, Stage
+from edgemt.report.formatting import candidate_name, describe_candidate
 
-SMALL_FILES = (SMALL, SMALL_IR, SMALL_IR.removesuffix(".xml") + ".bin")
+SMALL_FILES = (ONNX_INT8, IR_INT8, IR_INT8.removesuffix(".xml") + ".bin")
 _REMEDY = "int8.schedule.steps or int8.kept up, or a larger tolerance"
 
 
-def int8(at: Run) -> Path:
+def int8(context: RunContext) -> Path:
     """One Q/DQ ONNX for every runtime, of the first rung that costs no more than the tolerance; else float alone.
 
     Raises GateError when no rung passes and `strict` is set or `int8.otherwise` is "stop".
     """
-    source, folder = at.folder("slim"), at.folder("int8")
-    parents = (stage_folder.identity(source),)
-    inputs = {"format": FORMAT, "int8": at.recipe.int8, "tolerance": at.recipe.tolerance, "seed": at.recipe.seed}
-    inputs |= {"strict": at.recipe.strict}
-    inputs |= {"training data": at.files, "parents": {"slim": parents[0]}}
-    key = stage_folder.key_of(inputs)
-    measured_of(source, measured_on=at.measured_on)
-    if _current(at, folder, inputs):
-        held = stage_folder.read_card(folder).measured
-        at.say(f"int8: stands, Dice {held[SMALL]['dice']:.4f}" if SMALL in held else "int8: stands, without INT8")
-        return folder
+    source, recipe = context.folder("slim"), context.recipe
+    inputs = {
+        "format": FORMAT,
+        "int8": recipe.int8,
+        "tolerance": recipe.tolerance,
+        "seed": recipe.seed,
+        "strict": recipe.strict,
+        "training data": context.slices.data_fingerprint,
+        "parents": {"slim": stage_folder.identity(source)},
+    }
+    stage = Stage(context, "int8", inputs, first_process_only=True)
+    measured_of(source, measured_on=context.slices.measured_on)
+    if _is_current(stage):
+        metrics = stage_folder.read_card(stage.folder).measured
+        log(
+            f"int8: stands, Dice {metrics[ONNX_INT8]['dice']:.4f}"
+            if ONNX_INT8 in metrics
+            else "int8: stands, without INT8"
+        )
+        return stage.folder
     card = stage_folder.read_card(source)
-    with stage_folder.staged(folder, overwrite=at.overwrite) as working:
-        for left in SMALL_FILES:  # of a run that was cut
-            (working / left).unlink(missing_ok=True)
-        export_graph(at, source, working / FLOAT)
-        export.export_openvino(working / FLOAT, working / FLOAT_IR)
-        measured, given = _climbed(at, working, parent=card.measured[stage_folder.WEIGHTS])
-        kept = replace(card, stage="int8", parents=parents, recipe_hash=key, measured=measured)
-        stage_folder.write_card(working, replace(kept, given_up=(*card.given_up, *given)))
-    return folder
+    with stage.working_folder() as working:
+        for file in SMALL_FILES:  # of an interrupted run
+            (working / file).unlink(missing_ok=True)
+        export_graph(context, source, working / ONNX_FP32)
+        export.export_openvino(working / ONNX_FP32, working / IR_FP32)
+        measured, given = _first_passing(context, working, parent=card.measured[stage_folder.WEIGHTS])
+        card = replace(card, stage="int8", parents=stage.parents, recipe_hash=stage.key, measured=measured)
+        stage_folder.write_card(working, replace(card, given_up=(*card.given_up, *given)))
+    return stage.folder
 
 
-def _current(at: Run, folder: Path, inputs: dict[str, Any]) -> bool:
+def _is_current(stage: Stage) -> bool:
     """Whether the stage is finished and judged on this validation list, the first rung once more where it changed.
 
     A later rung was chosen by what the rungs before it gave on the old list: the ladder is then climbed again.
     """
-    if not fits(at, "int8", inputs):
+    if not stage.is_complete():
         return False
+    context, folder = stage.context, stage.folder
     card = stage_folder.read_card(folder)
-    if all(found.get("list") == at.list_key for found in card.measured.values()):
+    if all(found.get("list") == context.slices.list_key for found in card.measured.values()):
         return True
-    noted = card.measured.get(SMALL, {}).get("quantization")
+    noted = card.measured.get(ONNX_INT8, {}).get("quantization")
     if noted is not None and noted.get("rung") == "calibrated":
-        parent = measured_of(at.folder("slim"), measured_on=at.measured_on)
-        measured = {file: record_of(runner(folder / file, runtime=runtime), at.val) for file, runtime in RUNS.items()}
+        parent = measured_of(context.folder("slim"), measured_on=context.slices.measured_on)
+        measured = {
+            file: evaluation_record(runner(folder / file, runtime=runtime), context.slices.val)
+            for file, runtime in RUNS.items()
+        }
         refused = [
-            judged(parent, found, tolerance=at.recipe.tolerance, what=f"INT8 on {RUNS[file]}")
+            gate_failure(parent, found, tolerance=context.recipe.tolerance, what=f"INT8 on {RUNS[file]}")
             for file, found in measured.items()
         ]
         if not any(refused):
             for file, found in measured.items():
-                found |= {"drop": drop(parent["dice"], found), "runtime": RUNS[file]}
+                found |= {"drop": dice_drop(parent["dice"], found), "runtime": RUNS[file]}
             dice = {RUNS[file]: found["dice"] for file, found in measured.items()}
             first = {**noted["rungs"][0], "dice": dice}
-            measured[SMALL] |= {"quantization": {**noted, "rungs": [first]}}
-            stage_folder.rewrite_card(folder, replace(card, measured=measured, data=at.card().data))
-            at.say(f"int8: measured again on the changed validation list, {told(first)}")
+            measured[ONNX_INT8] |= {"quantization": {**noted, "rungs": [first]}}
+            stage_folder.rewrite_card(folder, replace(card, measured=measured, data=context.slices.card().data))
+            log(f"int8: measured again on the changed validation list, {describe_candidate(first)}")
             return True
-    after = "is replaced" if at.overwrite else f"becomes {next_name(folder).name}"
-    at.say(f"int8: made again, its rung was chosen on another validation list; the finished stage {after}")
+    after = "is replaced" if context.overwrite else f"becomes {next_name(folder).name}"
+    log(f"int8: made again, its rung was chosen on another validation list; the finished stage {after}")
     return False
 
 
-def _climbed(at: Run, working: Path, *, parent: dict[str, Any]) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
+def _first_passing(
+    context: RunContext, working: Path, *, parent: dict[str, Any]
+) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
     """What the card records of the files of the first rung that passes, and of what was given up if none does."""
     tried: list[dict[str, Any]] = []
-    for rung in rungs(at, exact=working / FLOAT, frames=_calibration(at)):
+    for rung in rungs(context, exact=working / ONNX_FP32, frames=_calibration(context)):
         reasons = [
-            judged(parent, found, tolerance=at.recipe.tolerance, what=f"INT8 on {RUNS[file]}")
+            gate_failure(parent, found, tolerance=context.recipe.tolerance, what=f"INT8 on {RUNS[file]}")
             for file, found in rung.measured.items()
         ]
         refused = next(filter(None, reasons), "")
         dice = {RUNS[file]: found["dice"] for file, found in rung.measured.items()}
         tried.append({**rung.record, "dice": dice, "passed": not refused, "refused": refused})
-        at.say(f"int8: {told(tried[-1])}, its float parent {parent['dice']:.4f}")
+        log(f"int8: {describe_candidate(tried[-1])}, its float parent {parent['dice']:.4f}")
         if not refused:
             for file in SMALL_FILES:
                 shutil.copyfile(rung.folder / file, working / file)
@@ -111,102 +131,77 @@ def _climbed(at: Run, working: Path, *, parent: dict[str, Any]) -> tuple[dict[st
             return {
                 file: {
                     **found,
-                    "drop": drop(parent["dice"], found),
+                    "drop": dice_drop(parent["dice"], found),
                     "runtime": RUNS[file],
-                    **({"quantization": noted} if file == SMALL else {}),
+                    **({"quantization": noted} if file == ONNX_INT8 else {}),
                 }
                 for file, found in rung.measured.items()
             }, ()
-        at.say(f"int8: refused, {refused}")
+        log(f"int8: refused, {refused}")
         if len(tried) == 1:
-            at.say(f"int8: {_budget(at)}")
-    return _without_eight_bits(at, working, tried, parent=parent)
+            log(f"int8: {_budget(context)}")
+    return _without_eight_bits(context, working, tried, parent=parent)
 
 
-def _budget(at: Run) -> str:
+def _budget(context: RunContext) -> str:
     """The most that the further rungs may cost, and what comes after them, in words."""
-    of = at.recipe.int8
+    of = context.recipe.int8
     further = {"mixed": f"up to {of.kept} layers in float", "distil": f"{of.schedule.steps} steps under eight bits"}
     steps = [further[name] for name in ("mixed", "distil") if name in of.ladder]
-    stops = at.recipe.strict or of.otherwise == "stop"
+    stops = context.recipe.strict or of.otherwise == "stop"
     last = "refusal" if stops else "half precision and float alone"
     return f"next {', then '.join([*steps, last])}"
 
 
 def _without_eight_bits(
-    at: Run, working: Path, tried: list[dict[str, Any]], *, parent: dict[str, Any]
+    context: RunContext, working: Path, tried: list[dict[str, Any]], *, parent: dict[str, Any]
 ) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
     """The float graph alone and what was given up for it, or the gate's refusal with every rung named."""
-    steps = "; ".join(told(step) for step in tried)
-    if at.recipe.strict or at.recipe.int8.otherwise == "stop":
+    steps = "; ".join(describe_candidate(step) for step in tried)
+    if context.recipe.strict or context.recipe.int8.otherwise == "stop":
         raise GateError(
-            f"INT8: no rung stays within {at.recipe.tolerance:g} of its parent's Dice {parent['dice']:.4f}, in mean "
-            f"and class by class: {steps}; nothing was written; turn {_REMEDY}, or ship half precision and float "
+            f"INT8: no rung stays within {context.recipe.tolerance:g} of its parent's Dice {parent['dice']:.4f}, in "
+            f"mean and class by class: {steps}; nothing was written; turn {_REMEDY}, or ship half precision and float "
             "(int8.otherwise float, without --strict)",
             what="INT8",
             expected=parent["dice"],
             measured=max((dice for step in tried for dice in step["dice"].values()), default=float("nan")),
-            tolerance=at.recipe.tolerance,
+            tolerance=context.recipe.tolerance,
         )
-    at.say(f"int8: no rung passes ({steps}); half precision and float are shipped alone")
-    found = record_of(runner(working / FLOAT, runtime="onnxruntime"), at.val)
+    log(f"int8: no rung passes ({steps}); half precision and float are shipped alone")
+    found = evaluation_record(runner(working / ONNX_FP32, runtime="onnxruntime"), context.slices.val)
     noted = {"rungs": [_without(step, "sensitivity") for step in tried], "rung": "none", "kept": []}
     record = given_up(
         stage="int8",
         wanted="INT8",
         shipped="half precision and float",
         tried=[
-            {"attempt": named(step), "dice": min(step["dice"].values()), "refused": step["refused"]} for step in tried
+            {"attempt": candidate_name(step), "dice": min(step["dice"].values()), "refused": step["refused"]}
+            for step in tried
         ],
-        tolerance=at.recipe.tolerance,
+        tolerance=context.recipe.tolerance,
         parent_dice=parent["dice"],
         remedy=_REMEDY,
     )
-    measured = {**found, "drop": drop(parent["dice"], found), "runtime": "onnxruntime", "quantization": noted}
-    return {FLOAT: measured}, (record,)
-
-
-def judged(parent: dict[str, Any], found: dict[str, Any], *, tolerance: float, what: str) -> str:
-    """Why the gates refuse a measurement, mean and class by class; empty when they let it pass."""
-    asked: dict[str, Any] = {"tolerance": tolerance, "what": what, "knob": ""}
-    try:
-        gate(parent["dice"], found["dice"], **asked)
-        gate_classes(dice_of(parent), dice_of(found), **asked)
-    except GateError as error:
-        return error.reason
-    return ""
-
-
-def named(step: dict[str, Any]) -> str:
-    """A rung by its name: mixed (2 layers in float)."""
-    return step["rung"] + (f" ({len(step['kept'])} layers in float)" if step["kept"] else "")
-
-
-def told(step: dict[str, Any]) -> str:
-    """A rung in a few words: distilled 0.5123 on onnxruntime, 0.5131 on openvino."""
-    return f"{named(step)} " + ", ".join(f"{dice:.4f} on {name}" for name, dice in step["dice"].items())
-
-
-def dice_of(measured: dict[str, Any]) -> dict[str, float | None]:
-    """Dice by class out of a card's measurement."""
-    return {name: values["dice"] for name, values in measured["per_class"].items()}
+    measured = {**found, "drop": dice_drop(parent["dice"], found), "runtime": "onnxruntime", "quantization": noted}
+    return {ONNX_FP32: measured}, (record,)
 
 
 def _without(step: dict[str, Any], key: str) -> dict[str, Any]:
     return {name: value for name, value in step.items() if name != key}
 
 
-def _calibration(at: Run) -> list[np.ndarray]:
-    stack = at.unlabelled if len(at.unlabelled.image) else at.labelled
-    count = min(at.recipe.int8.images, len(stack.image))
+def _calibration(context: RunContext) -> list[np.ndarray]:
+    stack = context.slices.unlabelled if len(context.slices.unlabelled.image) else context.slices.labelled
+    count = min(context.recipe.int8.images, len(stack.image))
     if count < 1:
-        raise ValueError(f"int8.images: {at.recipe.int8.images} frames cannot calibrate; give at least 1")
-    frames = frames_of(stack, count, seed=at.recipe.seed)
-    patients = len({case.group for case in at.cohort.labelled})
-    known = measure(frames_of(at.labelled, 500, seed=at.recipe.seed), patients=patients)
+        raise ValueError(f"int8.images: {context.recipe.int8.images} frames cannot calibrate; give at least 1")
+    frames = frames_of(stack, count, seed=context.recipe.seed)
+    patients = len({case.group for case in context.slices.cohort.labelled})
+    known = measure(frames_of(context.slices.labelled, 500, seed=context.recipe.seed), patients=patients)
     warning = unlike(frames, known, what="int8: calibration")
     if warning is not None:
-        at.say(f"warning: {warning}")
+        log(f"warning: {warning}")
     return [frame[None] for frame in frames]
 
 

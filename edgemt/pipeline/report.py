@@ -13,6 +13,7 @@ import numpy as np
 from deploy import export
 from deploy.benchmark.bench import BenchOptions, without_raw
 from deploy.benchmark.package_bench import bench_ship
+from deploy.package.files import IR_FP16, IR_FP32, IR_INT8, ONNX_FP16, ONNX_FP32, ONNX_INT8
 from deploy.package.package import seal
 from deploy.quantization import int8
 from deploy.runtimes.load import runner
@@ -21,31 +22,34 @@ from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io.atomic import write_text
 from edgemt.io.images import fit_frame, fit_label
 from edgemt.model_card import ModelCard
-from edgemt.pipeline.package import FLOAT, FLOAT_IR, HALF, HALF_IR, SMALL, SMALL_IR
-from edgemt.report.deployed_file import choices, delivered, kind_of
+from edgemt.pipeline.log import log
+from edgemt.pipeline.slice_data import evenly_spaced
+from edgemt.report.deployed_file import deployed, precision_of, quantization_notes
 
 if TYPE_CHECKING:
-    from edgemt.pipeline.run_context import Run
+    from edgemt.pipeline.run_context import RunContext
 
 _GALLERY = 6
 _BENCH = "bench.json"
 
 
-def report(at: Run, controls: list[Path]) -> Path:
+def report(context: RunContext, controls: list[Path]) -> Path:
     """Time the ship beside the torch networks, in turns in one run, and write report.html and report.json."""
     from edgemt.report import write_report
 
-    folder = at.folder("report")
-    key = stage_folder.key_of(at.recipe.bench, stage_folder.identity(at.folder("ship")), at.list_key)
-    record = _kept(folder / _BENCH, key) or bench(at)
+    folder = context.folder("report")
+    key = stage_folder.key_of(
+        context.recipe.bench, stage_folder.identity(context.folder("ship")), context.slices.list_key
+    )
+    record = _kept(folder / _BENCH, key) or bench(context)
     write_text(folder / _BENCH, json.dumps({**record, "key": key}, indent=1) + "\n")
-    write_report(folder, _record(at, record, controls), _gallery(at))
-    at.say(f"report: {folder / 'report.html'}")
+    write_report(folder, _record(context, record, controls), _gallery(context))
+    log(f"report: {folder / 'report.html'}")
     return folder
 
 
 def bench(
-    at: Run,
+    context: RunContext,
     *,
     size: tuple[int, int] | None = None,
     threads: int | None = None,
@@ -56,57 +60,58 @@ def bench(
     At another `size` than the recipe's the student is exported and quantized anew into a folder that is thrown
     away: such a record holds times alone, no accuracy.
     """
-    options = options or at.recipe.bench
-    wanted = size or at.recipe.data.size
-    own = wanted == tuple(at.recipe.data.size)
-    frames = _frames(at, wanted, 32)
-    flat = [name for name in ("slim", "student", "teacher") if name != "teacher" or not at.deep]
-    calls = {f"torch/{name}": _eager(at, name, wanted, threads) for name in flat}
+    options = options or context.recipe.bench
+    wanted = size or context.recipe.data.size
+    own = wanted == tuple(context.recipe.data.size)
+    frames = _frames(context, wanted, 32)
+    flat = [name for name in ("slim", "student", "teacher") if name != "teacher" or not context.is_3d]
+    calls = {f"torch/{name}": _eager(context, name, wanted, threads) for name in flat}
     with tempfile.TemporaryDirectory() as scratch:
-        ship = at.folder("ship") if own else _resized(at, wanted, Path(scratch))
+        ship = context.folder("ship") if own else _resized(context, wanted, Path(scratch))
         record = bench_ship(ship, threads=threads, calls=calls, frames=frames, options=options)
     for entry in record["calls"]:
         name = entry["name"].removeprefix("torch/")
         if own and name in flat:
-            entry["dice"] = stage_folder.read_card(at.folder(name)).measured[stage_folder.WEIGHTS]["dice"]
+            entry["dice"] = stage_folder.read_card(context.folder(name)).measured[stage_folder.WEIGHTS]["dice"]
         if not own:
             entry["dice"] = entry["drop"] = None
     record["size"] = list(wanted)
     return record
 
 
-def _eager(at: Run, stage: str, size: tuple[int, int], threads: int | None) -> TorchRunner:
-    network = network_folder.load_network(at.folder(stage))
-    whole = export.Shippable(network, normalise=at.normalise, channels=at.channels)
-    return TorchRunner(whole.cpu(), size=size, channels=at.channels, name=stage, threads=threads)
+def _eager(context: RunContext, stage: str, size: tuple[int, int], threads: int | None) -> TorchRunner:
+    network = network_folder.load_network(context.folder(stage))
+    whole = export.Shippable(network, normalise=context.slices.normalise, channels=context.slices.channels)
+    return TorchRunner(whole.cpu(), size=size, channels=context.slices.channels, name=stage, threads=threads)
 
 
-def _frames(at: Run, size: tuple[int, int], count: int) -> np.ndarray:
-    chosen = np.linspace(0, len(at.val.frames) - 1, min(count, len(at.val.frames))).astype(int)
-    frames = at.val.frames[chosen]
-    if at.channels == 3 and at.recipe.data.slices == 1:
+def _frames(context: RunContext, size: tuple[int, int], count: int) -> np.ndarray:
+    frames = evenly_spaced(context.slices.val.frames, count)
+    if context.slices.channels == 3 and context.recipe.data.slices == 1:
         return np.stack([fit_frame(frame, size=size, channels=3) for frame in frames])
-    planes = [[fit_frame(frame[..., k], size=size, channels=1) for k in range(at.channels)] for frame in frames]
+    planes = [
+        [fit_frame(frame[..., k], size=size, channels=1) for k in range(context.slices.channels)] for frame in frames
+    ]
     return np.stack([np.concatenate(each, axis=-1) for each in planes])
 
 
-def _resized(at: Run, size: tuple[int, int], folder: Path) -> Path:
-    card = stage_folder.read_card(at.folder("slim"))
-    graph, small = folder / FLOAT, folder / SMALL
+def _resized(context: RunContext, size: tuple[int, int], folder: Path) -> Path:
+    card = stage_folder.read_card(context.folder("slim"))
+    graph, small = folder / ONNX_FP32, folder / ONNX_INT8
     export.export_onnx(
-        network_folder.load_network(at.folder("slim")),
+        network_folder.load_network(context.folder("slim")),
         graph,
         size=size,
         channels=card.channels,
         normalise=card.normalise,
     )
-    frames = _frames(at, size, 64)
-    held = stage_folder.read_card(at.folder("int8")).measured.get(SMALL)
+    frames = _frames(context, size, 64)
+    held = stage_folder.read_card(context.folder("int8")).measured.get(ONNX_INT8)
     if held is not None:
         keep = held.get("quantization", {}).get("kept", [])
         int8.quantize(graph, small, calibration=[frames[i : i + 1] for i in range(len(frames))], keep=keep)
-        export.export_openvino(small, folder / SMALL_IR)
-    export.export_openvino(graph, folder / FLOAT_IR)
+        export.export_openvino(small, folder / IR_INT8)
+    export.export_openvino(graph, folder / IR_FP32)
     seal(
         folder,
         ModelCard(
@@ -132,38 +137,40 @@ def _kept(file: Path, key: str) -> dict[str, Any] | None:
     return record if record.get("key") == key else None
 
 
-def _record(at: Run, timed: dict[str, Any], controls: list[Path]) -> dict[str, Any]:
-    stages = [_stage(at, name, timed) for name in ("teacher", "student", "slim")]
-    ship = stage_folder.read_card(at.folder("ship"))
-    shipped = [file for file in (FLOAT, FLOAT_IR, HALF, HALF_IR, SMALL, SMALL_IR) if file in ship.measured]
-    stages += [_shipped(at, ship, file, timed) for file in shipped]
-    slices = [len(truth) for truth in at.val.truths if truth.ndim == 3]
+def _record(context: RunContext, timed: dict[str, Any], controls: list[Path]) -> dict[str, Any]:
+    stages = [_stage(context, name, timed) for name in ("teacher", "student", "slim")]
+    ship = stage_folder.read_card(context.folder("ship"))
+    shipped = [file for file in (ONNX_FP32, IR_FP32, ONNX_FP16, IR_FP16, ONNX_INT8, IR_INT8) if file in ship.measured]
+    stages += [_shipped(context, ship, file, timed) for file in shipped]
+    slices = [len(truth) for truth in context.slices.val.truths if truth.ndim == 3]
     for stage in stages:
         stage |= _of_volumes(stage, slices=sum(slices) / len(slices) if slices else 0.0)
-    curves = {name: _curves(at.folder(name)) for name in ("teacher", "student", "slim")}
+    curves = {name: _curves(context.folder(name)) for name in ("teacher", "student", "slim")}
     return {
-        "name": at.recipe.name,
+        "name": context.recipe.name,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "recipe": stage_folder.flat(at.recipe),
+        "recipe": stage_folder.flat(context.recipe),
         "device": timed["machine"],
-        "classes": list(at.recipe.data.classes),
+        "classes": list(context.recipe.data.classes),
         "counts": {
-            "labelled": len({case.image for case in at.cohort.labelled}),  # a volume is one case, as in "val"
-            "unlabelled": len({case.image for case in at.cohort.unlabelled}),
-            "val": len(at.val),
+            "labelled": len(
+                {case.image for case in context.slices.cohort.labelled}
+            ),  # a volume is one case, as in "val"
+            "unlabelled": len({case.image for case in context.slices.cohort.unlabelled}),
+            "val": len(context.slices.val),
         },
         "stages": stages,
-        "delivered": delivered(ship),
-        "controls": [_stage(at, f"controls/{folder.name}", timed) for folder in controls],
+        "delivered": deployed(ship),
+        "controls": [_stage(context, f"controls/{folder.name}", timed) for folder in controls],
         "curves": curves,
         "bench": [without_raw(timed)],
         "given_up": list(ship.given_up),
-        "messages": [*_messages(stages), *choices(ship), *timed["notes"]],
+        "messages": [*_messages(stages), *quantization_notes(ship), *timed["notes"]],
     }
 
 
-def _stage(at: Run, name: str, timed: dict[str, Any]) -> dict[str, Any]:
-    folder = at.folder(name)
+def _stage(context: RunContext, name: str, timed: dict[str, Any]) -> dict[str, Any]:
+    folder = context.folder(name)
     card = stage_folder.read_card(folder)
     measured = card.measured[stage_folder.WEIGHTS]
     size = (folder / stage_folder.WEIGHTS).stat().st_size
@@ -171,8 +178,8 @@ def _stage(at: Run, name: str, timed: dict[str, Any]) -> dict[str, Any]:
     return _row(name, measured, card, size, latency, note="torch, eager")
 
 
-def _shipped(at: Run, card: ModelCard, file: str, timed: dict[str, Any]) -> dict[str, Any]:
-    folder, measured = at.folder("ship"), card.measured[file]
+def _shipped(context: RunContext, card: ModelCard, file: str, timed: dict[str, Any]) -> dict[str, Any]:
+    folder, measured = context.folder("ship"), card.measured[file]
     size = (folder / file).stat().st_size
     if file.endswith(".xml"):
         size += (folder / file).with_suffix(".bin").stat().st_size
@@ -181,7 +188,7 @@ def _shipped(at: Run, card: ModelCard, file: str, timed: dict[str, Any]) -> dict
         for e in timed["calls"]
         if e["file"] == file and e["runtime"] == measured["runtime"]
     }
-    return _row(f"{kind_of(file)}/{measured['runtime']}", measured, card, size, latency, note=file)
+    return _row(f"{precision_of(file)}/{measured['runtime']}", measured, card, size, latency, note=file)
 
 
 def _row(
@@ -253,48 +260,54 @@ def _messages(stages: list[dict[str, Any]]) -> list[str]:
     return said
 
 
-def _gallery(at: Run) -> list[dict[str, Any]]:
+def _gallery(context: RunContext) -> list[dict[str, Any]]:
     """Frames with foreground, spread over the validation list, and what each stage says of them."""
-    size = at.recipe.data.size
-    middle = at.recipe.data.slices // 2
+    size = context.recipe.data.size
+    middle = context.recipe.data.slices // 2
     truths: list[np.ndarray] = []
-    for truth in at.val.truths:
+    for truth in context.slices.val.truths:
         truths += [fit_label(t, size=size) for t in (truth if truth.ndim == 3 else truth[None])]
-    chosen = _shown(at, truths)
-    frames = at.val.frames[chosen]
-    masks = {name: _masks(at, name, chosen) for name in ("teacher", "student")}
-    ship = stage_folder.read_card(at.folder("ship"))
-    shown = next(file for file in (SMALL_IR, FLOAT_IR, SMALL, FLOAT) if file in ship.measured)
-    masks[kind_of(shown)] = runner(at.folder("ship") / shown, runtime=ship.measured[shown]["runtime"])(frames)
-    names = [name for name, rows in zip(at.val.names, at.val.rows, strict=True) for _ in range(rows.stop - rows.start)]
+    chosen = _shown(context, truths)
+    frames = context.slices.val.frames[chosen]
+    masks = {name: _masks(context, name, chosen) for name in ("teacher", "student")}
+    ship = stage_folder.read_card(context.folder("ship"))
+    shown = next(file for file in (IR_INT8, IR_FP32, ONNX_INT8, ONNX_FP32) if file in ship.measured)
+    masks[precision_of(shown)] = runner(context.folder("ship") / shown, runtime=ship.measured[shown]["runtime"])(frames)
+    names = [
+        name
+        for name, rows in zip(context.slices.val.names, context.slices.val.rows, strict=True)
+        for _ in range(rows.stop - rows.start)
+    ]
     return [
         {
             "name": names[index],
-            "image": frames[row] if at.channels == 3 and not middle else frames[row][..., middle : middle + 1],
+            "image": frames[row]
+            if context.slices.channels == 3 and not middle
+            else frames[row][..., middle : middle + 1],
             "masks": {"true": truths[index], **{name: found[row] for name, found in masks.items()}},
         }
         for row, index in enumerate(chosen)
     ]
 
 
-def _shown(at: Run, truths: list[np.ndarray]) -> list[int]:
+def _shown(context: RunContext, truths: list[np.ndarray]) -> list[int]:
     """Frames for the gallery: of a volume the middle one of those that hold the most classes, else spread evenly."""
     held = [len(np.unique(truth)) for truth in truths]
-    volumes = [range(rows.start, rows.stop) for rows in at.val.rows if rows.stop - rows.start > 1]
+    volumes = [range(rows.start, rows.stop) for rows in context.slices.val.rows if rows.stop - rows.start > 1]
     if volumes:
         best = [[i for i in rows if held[i] == max(held[j] for j in rows)] for rows in volumes]
         full = [some[len(some) // 2] for some in best]
     else:
-        full = [i for i, n in enumerate(held) if n == len(at.recipe.data.classes)]
+        full = [i for i, n in enumerate(held) if n == len(context.recipe.data.classes)]
         full = full or [i for i, n in enumerate(held) if n > 1] or list(range(len(truths)))
     return [full[int(i)] for i in np.linspace(0, len(full) - 1, min(_GALLERY, len(full)))]
 
 
-def _masks(at: Run, stage: str, chosen: list[int]) -> np.ndarray:
+def _masks(context: RunContext, stage: str, chosen: list[int]) -> np.ndarray:
     """uint8 [n, H, W] of the chosen validation frames, by the network of a stage."""
-    network = network_folder.load_network(at.folder(stage))
-    if stage != "teacher" or not at.deep:
-        return at.predict(network)(at.val.frames[chosen])
-    volumes = at.volumetric.masks(network.to(at.device), stride=at.recipe.volume.stride)
-    slices = [fit_label(mask, size=at.recipe.data.size) for volume in volumes for mask in volume]
+    network = network_folder.load_network(context.folder(stage))
+    if stage != "teacher" or not context.is_3d:
+        return context.slices.predict(network)(context.slices.val.frames[chosen])
+    volumes = context.volumes.masks(network.to(context.slices.device), stride=context.recipe.volume.stride)
+    slices = [fit_label(mask, size=context.recipe.data.size) for volume in volumes for mask in volume]
     return np.stack([slices[i] for i in chosen])

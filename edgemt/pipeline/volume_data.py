@@ -14,9 +14,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemt.artefacts import network_folder, reuse, stage_folder
+from edgemt.artefacts import stage_folder
 from edgemt.contract import Case
-from edgemt.data import soft_labels
 from edgemt.data.cohort import Cohort, find
 from edgemt.data.reading import Reading
 from edgemt.data.summary import on_card, reading_of
@@ -24,53 +23,56 @@ from edgemt.data.volume_dataset import VolumeStack, VolumeStream, at_file_size, 
 from edgemt.inference.evaluate import score
 from edgemt.inference.sliding_window import count_windows, probabilities
 from edgemt.model_card import ModelCard, Normalisation
-from edgemt.pipeline.run_context import Run, as_read
+from edgemt.pipeline.recipe import Recipe
+from edgemt.pipeline.slice_data import SliceData
+from edgemt.pipeline.training_data import as_read
 from edgemt.training import engine
 from edgemt.training.device import resolve_precision
 from edgemt.training.options import Schedule
 from edgemt.training.progress import file_progress
 
-_LABELLING = ("stride", "blend")  # of VolumeOptions: how a volume is covered with windows
-_MEASURING = (*_LABELLING, "report_stride", "largest_component")  # and what the final figures are taken of
+LABELLING = ("stride", "blend")  # of VolumeOptions: how a volume is covered with windows
+_MEASURING = (*LABELLING, "report_stride", "largest_component")  # and what the final figures are taken of
 
 
 @dataclass(frozen=True)
-class Volumetric:
+class VolumeData:
     """The volumes behind a run's slices, and what a 3-D network does with them."""
 
-    at: Run
+    slices: SliceData
+
+    @property
+    def recipe(self) -> Recipe:
+        return self.slices.recipe
 
     @cached_property
     def cohort(self) -> Cohort:
-        return find(self.at.recipe.data, whole=True)
+        return find(self.recipe.data, whole=True)
 
     @property
-    def depends(self) -> dict[str, Any]:
+    def cache_inputs(self) -> dict[str, Any]:
         """Without frame size and neighbours, which are the student's, and without what only measures and labels."""
-        of = self.at.recipe
+        of = self.recipe
         data = {name: value for name, value in as_read(of.data).items() if name not in ("size", "slices")}
         volume = {name: value for name, value in stage_folder.plain(of.volume).items() if name not in _MEASURING}
         return {"data": data, "volume": volume, "per_image": of.per_image}
 
     @property
     def measured_on(self) -> str:
-        volume = stage_folder.plain(self.at.recipe.volume)
-        return stage_folder.key_of(self.at.list_key, {name: volume[name] for name in _MEASURING})
+        volume = stage_folder.plain(self.recipe.volume)
+        return stage_folder.key_of(self.slices.list_key, {name: volume[name] for name in _MEASURING})
 
     @property
     def classes(self) -> tuple[str, ...]:
-        return self.at.recipe.data.classes
+        return self.recipe.data.classes
 
     @property
     def example(self) -> Tensor:
-        return torch.zeros(1, 1, *self.at.recipe.volume.patch)
+        return torch.zeros(1, 1, *self.recipe.volume.patch)
 
     @property
     def device(self) -> torch.device:
-        return self.at.device
-
-    def say(self, text: str) -> None:
-        self.at.say(text)
+        return self.slices.device
 
     @cached_property
     def labelled(self) -> VolumeStack:
@@ -86,7 +88,7 @@ class Volumetric:
 
     @cached_property
     def normalise(self) -> Normalisation:
-        return volume_statistics(self.labelled, self.unlabelled, per_image=self.at.recipe.per_image)
+        return volume_statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
 
     def draw(
         self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
@@ -95,30 +97,32 @@ class Volumetric:
             raise ValueError("teacher.method: a teacher cannot learn from the bank that it fills; choose another")
         labelled, unlabelled, rows = self.labelled, self.unlabelled, (schedule.labelled, schedule.unlabelled)
         if all_labels:
-            data = self.at.recipe.data
+            data = self.recipe.data
             every = find(replace(data, labelled=""), whole=True).labelled
-            reading = reading_of(replace(self.cohort, labelled=every), replace(data, depth=self.at.reading.depth.rule))
+            reading = reading_of(
+                replace(self.cohort, labelled=every), replace(data, depth=self.slices.reading.depth.rule)
+            )
             labelled, unlabelled = self._load(every, "all labels", reading), self._load((), "")
             rows = (sum(rows), 0)
         return VolumeStream(
-            labelled.to(self.at.device),
-            unlabelled.to(self.at.device),
+            labelled.to(self.slices.device),
+            unlabelled.to(self.slices.device),
             batch_size=rows,
-            volume=self.at.recipe.volume,
+            volume=self.recipe.volume,
             normalise=self.normalise,
-            seed=self.at.recipe.seed,
+            seed=self.recipe.seed,
             alike=alike,
         ).batch
 
     def dice(self, network: nn.Module) -> float:
         """With the quick stride."""
-        return score(self.masks(network, stride=self.at.recipe.volume.stride), self.at.val, dice_only=True).dice
+        return score(self.masks(network, stride=self.recipe.volume.stride), self.slices.val, dice_only=True).dice
 
     def measured(self, network: nn.Module) -> dict[str, Any]:
         """With the reporting stride, before and after the largest component alone is kept."""
-        volume = self.at.recipe.volume
+        volume = self.recipe.volume
         masks = self.masks(network, stride=volume.report_stride, progress=True)
-        plain, cleaned = (score(masks, self.at.val, distances=True, largest=largest) for largest in (False, True))
+        plain, cleaned = (score(masks, self.slices.val, distances=True, largest=largest) for largest in (False, True))
         chosen = cleaned if volume.largest_component else plain
         windows = [count_windows(image.shape, patch=volume.patch, stride=volume.stride) for image in self.val.image]
         return {
@@ -127,77 +131,46 @@ class Volumetric:
             "without_clean_up": {"dice": plain.dice, "hd95": plain.mean("hd95"), "asd": plain.mean("asd")},
             "stride": list(volume.report_stride),
             "windows_per_volume": float(np.mean(windows)),
-            "list": self.at.list_key,
+            "list": self.slices.list_key,
             "measured_on": self.measured_on,
         }
 
     def card(self) -> ModelCard:
-        data = self.at.recipe.data
+        data = self.recipe.data
         return ModelCard(
-            name=self.at.recipe.name,
+            name=self.recipe.name,
             classes=data.classes,
-            patch=self.at.recipe.volume.patch,
+            patch=self.recipe.volume.patch,
             channels=1,
             channel_order="grey",
             normalise=self.normalise,
-            data=on_card(data, self.cohort, self.at.reading),
+            data=on_card(data, self.cohort, self.slices.reading),
         )
 
     def masks(self, network: nn.Module, *, stride: tuple[int, int, int], progress: bool = False) -> list[np.ndarray]:
         """uint8 [S, X, Y] of each validation volume, at its own size."""
-        told = file_progress("volumes measured") if progress else None
+        progress_bar = file_progress("volumes measured") if progress else None
         found = []
         for index, (image, shape) in enumerate(zip(self.val.image, self.val.shapes, strict=True)):
             p = self._probabilities(network, image, stride=stride)
             whole = at_file_size(p, shape)
             found.append(np.moveaxis(whole.argmax(0).to(torch.uint8).cpu().numpy(), -1, 0))
-            if told is not None:
-                told(index + 1, len(self.val))
+            if progress_bar is not None:
+                progress_bar(index + 1, len(self.val))
         return found
 
-    def fill_bank(self, teacher: Path) -> Path:
-        """The teacher's word on every training slice, written once: the student's loop never runs a 3-D network."""
-        folder, data = self.at.folder("bank"), self.at.recipe.data
-        cases = (*self.cohort.labelled, *self.cohort.unlabelled)
-        inputs = {
-            "teacher": stage_folder.identity(teacher),
-            "data": as_read(data),
-            "volume": {
-                name: stage_folder.plain(self.at.recipe.volume)[name] for name in ("scale", "patch", *_LABELLING)
-            },
-            "per_image": self.at.recipe.per_image,
-            "training data": self.at.files,
-        }
-        key = stage_folder.key_of(inputs)
-        reuse.make_way(folder, inputs=inputs, say=self.say, overwrite=self.at.overwrite, explain=self.at.explain)
-        network = network_folder.load_network(teacher).to(self.at.device)
-        summary = soft_labels.fill(
-            folder,
-            cases,
-            label=lambda case: self._slices(network, case),
-            classes=data.classes,
-            size=data.size,
-            key=key,
-            progress=file_progress("volumes labelled by the teacher"),
-            say=self.say,
-        )
-        self.say(
-            f"bank: {summary.volumes} volumes, {summary.megabytes:.0f} MB, {summary.megabytes_per_volume:.2f} MB each"
-        )
-        return folder
-
-    def _slices(self, network: nn.Module, case: Case) -> np.ndarray:
+    def slice_probabilities(self, network: nn.Module, case: Case) -> np.ndarray:
         """float32 [S, C, H, W]: the class probabilities of each slice at the student's frame size."""
         stack = self._load((replace(case, label=None),), "")
-        p = self._probabilities(network, stack.image[0], stride=self.at.recipe.volume.stride)
+        p = self._probabilities(network, stack.image[0], stride=self.recipe.volume.stride)
         depth = stack.shapes[0][2]
-        size = (*self.at.recipe.data.size, depth)
+        size = (*self.recipe.data.size, depth)
         fitted = at_file_size(p, size)
         return fitted.permute(3, 0, 1, 2).cpu().numpy()
 
     def _probabilities(self, network: nn.Module, image: Tensor, *, stride: tuple[int, int, int]) -> Tensor:
-        volume = self.at.recipe.volume
-        kind = resolve_precision("auto", self.at.device)
+        volume = self.recipe.volume
+        kind = resolve_precision("auto", self.slices.device)
         return probabilities(
             network,
             image,
@@ -205,12 +178,12 @@ class Volumetric:
             stride=stride,
             blend=volume.blend,
             normalise=self.normalise,
-            device=self.at.device,
+            device=self.slices.device,
             classes=len(self.classes),
             precision={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(kind),
         )
 
     def _load(self, cases: tuple[Case, ...], what: str, reading: Reading | None = None) -> VolumeStack:
         progress = file_progress(what) if what else None
-        data, reading = self.at.recipe.data, reading or self.at.reading
-        return load_volumes(cases, data, self.at.recipe.volume, reading=reading, progress=progress)
+        data, reading = self.recipe.data, reading or self.slices.reading
+        return load_volumes(cases, data, self.recipe.volume, reading=reading, progress=progress)

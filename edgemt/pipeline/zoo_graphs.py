@@ -20,6 +20,7 @@ from torch import nn
 from deploy.export import export_onnx
 from deploy.hardware.machine import describe
 from deploy.measurement.variants import QUICK, latency_records
+from deploy.package.files import IR_FP16, IR_INT8, ONNX_FP16, ONNX_FP32, ONNX_INT8
 from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import INPUTS
 from deploy.package.package import Ship, open_ship, seal
@@ -31,13 +32,12 @@ from edgemt.artefacts import stage_folder
 from edgemt.inference.doctor import golden_masks
 from edgemt.io import zoo_paths
 from edgemt.model_card import ModelCard
-from edgemt.pipeline.package import GOLDEN, HALF, HALF_IR, PARITY
-from edgemt.pipeline.quantize import FLOAT, SMALL, SMALL_IR
+from edgemt.pipeline.package import GOLDEN, PARITY
 from edgemt.zoo import entry as shelf
 from edgemt.zoo.synthetic_frames import frames_for, masks_of
 
 Say = Callable[[str], None]
-_IR = {SMALL: SMALL_IR, HALF: HALF_IR}
+_IR = {ONNX_INT8: IR_INT8, ONNX_FP16: IR_FP16}
 RUNTIMES = ("openvino", "onnxruntime")
 TIMED = replace(QUICK, warmup_seconds=0.2, seconds=0.6, rounds=5, block_ms=40)
 OF_FRAMES = ("golden_pixels", "golden_dice", "golden_agreement")  # measured on the golden frames
@@ -107,10 +107,10 @@ def add_graph(working: Path, source: Source, network: nn.Module, card: ModelCard
         card = replace(card, given_up=made.given_up)
     frames = frames_for(card, count=16)
     masks = masks_of(network, card, frames)
-    if file != SMALL:
+    if file != ONNX_INT8:
         say("no INT8 graph of these weights was found; the entry runs in float16")
     if not file:
-        file, found = HALF, _halved(working / HALF, network, card, frames, masks)
+        file, found = ONNX_FP16, _halved(working / ONNX_FP16, network, card, frames, masks)
     for number, index in enumerate(_steady(working / file, frames, masks, classes=len(card.classes))):
         write_golden(working, f"synthetic{number}", frame=frames[index], mask=masks[index])
         if len(np.unique(masks[index])) == 1:
@@ -126,7 +126,7 @@ def check_weight(folder: Path) -> None:
         return
     parts = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items() if not name.endswith(".png"))
     remedy = "prune it further"
-    if HALF in sizes:
+    if ONNX_FP16 in sizes:
         remedy += ", or finish the run up to INT8, whose graph is half as large"
     raise ValueError(
         f"{folder.name.removesuffix('.partial')}: {sum(sizes.values()):.1f} MB in all ({parts}), an entry has "
@@ -143,7 +143,7 @@ def _found(made: ModelCard, file: str) -> dict[str, Any]:
     lower = min(records.values(), key=lambda record: record["dice"])
     found = {key: value for key, value in lower.items() if key not in (*OF_FRAMES, "cases", "quantization")}
     noted = made.measured[file].get("quantization", {})
-    if file == SMALL:
+    if file == ONNX_INT8:
         found["quantization"] = {key: noted[key] for key in ("rung", "kept") if key in noted}
     return {**found, "dice_on": {runtime: record["dice"] for runtime, record in records.items()}}
 
@@ -151,11 +151,11 @@ def _found(made: ModelCard, file: str) -> dict[str, Any]:
 def _halved(path: Path, network: nn.Module, card: ModelCard, frames: np.ndarray, masks: np.ndarray) -> dict[str, Any]:
     """Write the graph in half precision; its Dice is that of the weights, whose masks it must give."""
     with tempfile.TemporaryDirectory() as folder:
-        whole = Path(folder, FLOAT)
+        whole = Path(folder, ONNX_FP32)
         export_onnx(network, whole, size=card.size, channels=card.channels, normalise=card.normalise)
         halve(whole, path)
     given = runner(path, runtime="onnxruntime", precision="f32")(frames)
-    same = agree(masks, given, least=PARITY, what=f"{HALF} on onnxruntime", knob="to another stage of the run")
+    same = agree(masks, given, least=PARITY, what=f"{ONNX_FP16} on onnxruntime", knob="to another stage of the run")
     return {**card.measured[stage_folder.WEIGHTS], "runtime": "onnxruntime", "measured_in": "torch", "agreement": same}
 
 
@@ -190,7 +190,7 @@ def _tried(ship: Ship, file: str, frames: np.ndarray, *, say: Say) -> ModelCard:
     reached = {
         "golden_pixels": min(test.pixels for test in tests),
         "golden_dice": min(test.foreground for test in tests),
-        **(agreement(ship) if file == SMALL else {}),
+        **(agreement(ship) if file == ONNX_INT8 else {}),
     }
     latency = latency_records(calls, frames[:4], TIMED, device=str(describe().get("cpu", "")))
     if (busy := latency[0]["foreign_cores"]) and busy > shelf.BUSY:

@@ -9,7 +9,7 @@ from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import PRESETS
 from edgemt.methods import METHODS
-from edgemt.recipes import Recipe, Slim, Student, Teacher
+from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
 from edgemt.training.options import Schedule
 
 

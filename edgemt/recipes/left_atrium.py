@@ -15,7 +15,7 @@ from edgemt.data.options import PRESETS, AugmentOptions, VolumeOptions
 from edgemt.learning.schedules import Ramp
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher
-from edgemt.recipes import Recipe, Slim, Student, Teacher
+from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
 from edgemt.training.options import Schedule
 
 

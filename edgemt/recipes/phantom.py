@@ -9,7 +9,7 @@ from edgemt.data.options import VolumeOptions
 from edgemt.data.phantom2d import CLASSES
 from edgemt.data.phantom3d import CLASSES as ORGANS
 from edgemt.methods import METHODS
-from edgemt.recipes import Recipe, Slim, Student, Teacher
+from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
 from edgemt.training.options import Schedule
 
 

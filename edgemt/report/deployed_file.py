@@ -1,41 +1,45 @@
-"""What the report says of the precision that ships: how INT8 was reached, and which file is the quickest where."""
+"""Which file of a package is deployed, for the report: how INT8 was reached, and the fastest file of each runtime."""
 
 from __future__ import annotations
 
 from typing import Any
 
 from deploy.measurement.variants import fastest
+from deploy.package.files import IR_FP32, IR_INT8, ONNX_FP32, ONNX_INT8
 from edgemt.model_card import ModelCard
-from edgemt.pipeline.quantize import FLOAT, FLOAT_IR, SMALL, SMALL_IR, told
+from edgemt.report.formatting import describe_candidate
 
 
-def kind_of(file: str) -> str:
+def precision_of(file: str) -> str:
+    """`int8`, `fp16` or `fp32`, by the name of a file."""
     return next((kind for kind in ("int8", "fp16") if kind in file), "fp32")
 
 
-def delivered(ship: ModelCard) -> str:
-    """The stage that the report's first line is about: what `runner` takes where nobody chooses."""
+def deployed(ship: ModelCard) -> str:
+    """PRECISION/RUNTIME of the file that `runner` opens by default, for the first line of the report."""
     quickest = next(iter(fastest(ship).values()), None)
     if quickest is None:
-        first = next((file for file in (SMALL_IR, FLOAT_IR, SMALL, FLOAT) if file in ship.measured), FLOAT_IR)
-        return f"{kind_of(first)}/{ship.measured.get(first, {}).get('runtime', 'openvino')}"
-    return f"{kind_of(quickest['file'])}/{quickest['runtime']}"
+        first = next((file for file in (IR_INT8, IR_FP32, ONNX_INT8, ONNX_FP32) if file in ship.measured), IR_FP32)
+        return f"{precision_of(first)}/{ship.measured.get(first, {}).get('runtime', 'openvino')}"
+    return f"{precision_of(quickest['file'])}/{quickest['runtime']}"
 
 
-def choices(ship: ModelCard) -> list[str]:
-    """How INT8 was reached, where calibration alone did not do, and what was chosen for each runtime."""
-    said: list[str] = []
+def quantization_notes(ship: ModelCard) -> list[str]:
+    """Sentences: how INT8 was reached, where calibration alone was not enough, and the fastest file of each runtime."""
+    notes: list[str] = []
     steps: list[dict[str, Any]] = next(
         (m["quantization"]["rungs"] for m in ship.measured.values() if "quantization" in m), []
     )
     if len(steps) > 1 or any(not step["passed"] for step in steps):
-        held = "the last one held" if steps[-1]["passed"] else "none held, and no INT8 file is shipped"
-        said.append(f"INT8 took {len(steps)} rungs: {'; '.join(told(step) for step in steps)}: {held}.")
+        outcome = "the last one passed" if steps[-1]["passed"] else "none passed, and no INT8 file is shipped"
+        notes.append(
+            f"INT8 took {len(steps)} candidates: {'; '.join(describe_candidate(step) for step in steps)}: {outcome}."
+        )
     for runtime, record in fastest(ship).items():
         others = [r for r in ship.latency if r["runtime"] == runtime and r["file"] != record["file"]]
         second = f", {others[0]['ratio'] / record['ratio']:.2f} times as fast as {others[0]['file']}" if others else ""
-        said.append(
+        notes.append(
             f"Quickest on {runtime} of what passed: {record['file']} in {record['precision']}, {record['p50_ms']:.2f} "
             f"ms{second}, timed in turns when the ship was made."
         )
-    return said
+    return notes

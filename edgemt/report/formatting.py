@@ -142,3 +142,13 @@ def delivered(record: Mapping[str, Any]) -> Mapping[str, Any] | None:
     peers = [s for s in stages if family(str(s.get("name", ""))) == last]
     known = [(t.p50_ms, i) for i, s in enumerate(peers) if (t := fastest(s)) is not None]
     return peers[min(known)[1]] if known else peers[-1]
+
+
+def candidate_name(step: Mapping[str, Any]) -> str:
+    """The name of an INT8 candidate: `mixed (2 layers in float)`. step: its record on the card."""
+    return step["rung"] + (f" ({len(step['kept'])} layers in float)" if step["kept"] else "")
+
+
+def describe_candidate(step: Mapping[str, Any]) -> str:
+    """An INT8 candidate in a few words: `distilled 0.5123 on onnxruntime, 0.5131 on openvino`."""
+    return f"{candidate_name(step)} " + ", ".join(f"{dice:.4f} on {name}" for name, dice in step["dice"].items())

@@ -1,0 +1,127 @@
+"""A recipe: a tree of frozen dataclasses, so that every field is a flag: `--student.schedule.steps 4000`."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field, replace
+from typing import Literal
+
+import teachers
+from deploy.benchmark.bench import BenchOptions
+from deploy.pruning.options import PruneOptions
+from edgemt.data.cohort import DataOptions
+from edgemt.data.options import AugmentOptions, VolumeOptions
+from edgemt.io.encoder_weights import FirstConv, Pretrained
+from edgemt.learning.feature_term import FeatureTerm
+from edgemt.methods import METHODS, Method
+from edgemt.training.options import Schedule
+
+STUDENT_PREFIX = "students/"  # teacher.network students/efficientnet_lite2: a student's network as the teacher
+Control = Literal["teacher_supervised", "student_supervised", "student_no_distillation", "student_all_labels"]
+
+
+@dataclass(frozen=True)
+class Teacher:
+    """The full model, trained with few labels and many unlabelled images."""
+
+    network: str = "unet"  # `edgemt list teachers`, or students/NAME (`edgemt list students`)
+    widths: tuple[int, ...] = ()  # of the U-Net's stages; empty is the table's own
+    filters: int = 0  # of the V-Net's first stage; 0 is the table's own
+    norm: Literal["", "batch", "group", "instance"] = ""  # of the V-Net and the 3-D U-Net; empty is the table's own
+    attention: Literal["", "none", "dual", "gate", "se", "dynamic"] = ""  # of U-Net and V-Net
+    encoder: str = ""  # for smp/ networks
+    decoder: str = "auto"  # of students/ networks
+    pretrained: Pretrained = "never"
+    encoder_weights: str = ""  # a safetensors file (or FILE#sha256=HEX): before packages, the hub's cache and the hub
+    first_conv: FirstConv = "auto"  # how the encoder's RGB filters are fitted to grey images and neighbouring slices
+    method: Method = field(default_factory=lambda: METHODS["cutmix_mt"])
+    members: int = 1  # networks trained with seeds of their own; their mean probability is the teacher (2-D)
+    flips: Literal[1, 2, 4] = 1  # views whose predictions the teacher averages: mirrored, upside down, both (2-D)
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+@dataclass(frozen=True)
+class Student:
+    """The small model that ships: distilled from the teacher on every image."""
+
+    network: str = "mobilenetv4_small"  # `edgemt list students`, or any timm encoder
+    decoder: str = "auto"
+    resolution: float = 1.0  # part of the frame's sides at which it works inside; frame and mask stay as they are
+    pretrained: Pretrained = "if-available"
+    encoder_weights: str = ""  # a safetensors file (or FILE#sha256=HEX): before packages, the hub's cache and the hub
+    first_conv: FirstConv = "auto"  # how the encoder's RGB filters are fitted to grey images and neighbouring slices
+    weights: str = ""  # first weights: zoo/NAME (`edgemt list zoo`), or a folder that `edgemt pack` wrote
+    feature_teacher: str = ""  # a timm encoder whose features method.feature compares with, instead of the teacher's
+    feature_teacher_weights: str = ""  # its .safetensors file; empty: a package, the hub's cache or the hub
+    feature_teacher_size: int = 0  # pixels of the longer side of what it reads; 0: the frame's own
+    warm_up_steps: int = 0  # steps in which the encoder alone learns the teacher's features, before the method begins
+    method: Method = field(default_factory=lambda: METHODS["distillation"])
+    schedule: Schedule = field(default_factory=Schedule)
+
+
+@dataclass(frozen=True)
+class Slim:
+    """Structured pruning, then fine-tuning with the student's own method. `prune.share` 0 leaves the student whole.
+
+    Where the result costs more than the tolerance: first `extra`, then each of `milder`, then the unpruned student.
+    """
+
+    prune: PruneOptions = field(default_factory=PruneOptions)
+    batches: int = 8  # real batches whose gradients rank the channels
+    schedule: Schedule = field(default_factory=lambda: Schedule(steps=1000, learning_rate=5e-4, validations=3))
+    extra: float = 0.5  # a refused network is fine-tuned for so many more steps, as a share of schedule.steps; 0: none
+    milder: tuple[float, ...] = (0.5,)  # then tried, as parts of prune.share, each with schedule.steps; empty: none
+
+    def __post_init__(self) -> None:
+        if self.extra < 0:
+            raise ValueError(f"slim.extra = {self.extra}: a share of slim.schedule.steps, 0 or more, such as 0.5")
+        if not all(0 < part < 1 for part in self.milder):
+            raise ValueError(f"slim.milder = {self.milder}: parts of slim.prune.share, between 0 and 1, such as 0.5")
+
+
+@dataclass(frozen=True)
+class Int8:
+    """Eight bits, calibrated on unlabelled images; where that costs more than the tolerance, a ladder is climbed."""
+
+    images: int = 200  # frames to calibrate on
+    ladder: tuple[Literal["mixed", "distil"], ...] = ("mixed", "distil")  # what may be tried after calibration alone
+    kept: int = 8  # most layers that "mixed" leaves in float, the most sensitive ones
+    gain: float = 1.0  # "mixed" ends where the graph is not more than so many times as fast as float on OpenVINO
+    schedule: Schedule = field(  # of "distil": the student's own method, with eight bits in its way
+        default_factory=lambda: Schedule(steps=600, learning_rate=2e-4, validations=3)
+    )
+    otherwise: Literal["float", "stop"] = "float"  # no rung passes: ship half precision and float, or end with status 2
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """Everything a run depends on."""
+
+    name: str = "phantom"
+    data: DataOptions = field(default_factory=DataOptions)
+    augment: AugmentOptions = field(default_factory=AugmentOptions)
+    volume: VolumeOptions = field(default_factory=VolumeOptions)  # for a 3-D teacher
+    per_image: bool = False  # normalise each frame by its own mean and deviation (MRI) instead of the set's
+    normalise: Literal["auto", "data", "encoder"] = "auto"  # "auto": as the student's pretrained weights expect it
+    teacher: Teacher = field(default_factory=Teacher)
+    student: Student = field(default_factory=Student)
+    slim: Slim = field(default_factory=Slim)
+    int8: Int8 = field(default_factory=Int8)
+    bench: BenchOptions = field(default_factory=BenchOptions)
+    tolerance: float = 0.01  # mean Dice that pruning, and then INT8, may cost; a worse file does not ship
+    strict: bool = False  # end with status 2 where a gate refuses, instead of shipping something milder
+    controls: tuple[Control, ...] = ()  # trained beside, same size and budget, for the table of the report
+    seed: int = 0
+    threads: int = 0  # CPU threads for training; 0 is every core
+
+
+def student_method(of: Student) -> Method:
+    """The student's method as its stages run it: features come from `feature_teacher` where one is named."""
+    term = getattr(of.method, "feature", None)
+    if not of.feature_teacher or not isinstance(term, FeatureTerm):
+        return of.method
+    return replace(of.method, feature=replace(term, source="backbone"))  # type: ignore[call-arg]
+
+
+def teacher_dims(name: str) -> int:
+    """2 for a network of images, 3 for one of volumes; `students/NAME` is a student's network as a teacher."""
+    return 2 if name.startswith(STUDENT_PREFIX) else teachers.dims(name)

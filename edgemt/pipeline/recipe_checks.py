@@ -1,0 +1,65 @@
+"""Checks of a recipe before anything is trained: do teacher, student, method and data fit together?"""
+
+from __future__ import annotations
+
+from edgemt.learning.feature_term import FeatureTerm
+from edgemt.learning.roles import Frozen
+from edgemt.methods import Method
+from edgemt.pipeline.network_spec import student_spec
+from edgemt.pipeline.recipe import Recipe, student_method, teacher_dims
+from edgemt.zoo.warm_start import warm_start_spec
+
+
+def check_recipe(recipe: Recipe) -> None:
+    """Raises ValueError when teacher, student and data do not fit together (frames or volumes)."""
+    network, method = recipe.teacher.network, student_method(recipe.student)
+    deep = teacher_dims(network) == 3
+    if deep and recipe.data.layout in ("pairs", "phantom"):
+        raise ValueError(
+            f"teacher.network: {network} needs volumes, data.layout {recipe.data.layout} has single frames; "
+            "use a 2-D teacher such as unet"
+        )
+    if deep and any(isinstance(role, Frozen) and role.kind != "backbone" for role in method.roles().values()):
+        raise ValueError(
+            f"student.method: the 3-D teacher {network} cannot read single frames; "
+            "use slice_distillation, which reads its stored predictions of every slice"
+        )
+    if recipe.teacher.members < 1:
+        raise ValueError(f"teacher.members: {recipe.teacher.members} networks are not enough; give 1 or more")
+    if deep and (recipe.teacher.members > 1 or recipe.teacher.flips > 1):
+        raise ValueError(f"teacher.members and teacher.flips: only for 2-D teachers, {network} is 3-D; leave them at 1")
+    _check_features(recipe, method)
+    if recipe.student.weights:  # an error now, not after the teacher has been trained
+        size = {"channels": recipe.data.frame_channels, "classes": len(recipe.data.classes)}
+        warm_start_spec(recipe.student.weights, student_spec(recipe.student, method, **size))
+
+
+def _check_features(recipe: Recipe, method: Method) -> None:
+    """Raises ValueError where no network gives the features to compare, or where a feature teacher has no use."""
+    of, teacher = recipe.student, recipe.teacher.network
+    compared = getattr(method, "feature", FeatureTerm()).on
+    if of.warm_up_steps < 0 or of.feature_teacher_size < 0:
+        raise ValueError("student.warm_up_steps and student.feature_teacher_size cannot be negative")
+    if of.feature_teacher:
+        from teachers.backbone import weights_of
+
+        if not compared and not of.warm_up_steps:
+            raise ValueError(
+                f"student.feature_teacher: {of.feature_teacher} has nothing to teach; choose "
+                "--student.method.feature.kind fitnet, vid, cwd or similarity, or set student.warm_up_steps"
+            )
+        weights_of(of.feature_teacher, given=of.feature_teacher_weights)
+    elif of.feature_teacher_weights:
+        raise ValueError("student.feature_teacher_weights: name its timm encoder, too: --student.feature-teacher NAME")
+    elif compared or of.warm_up_steps:
+        what = "student.method.feature.kind" if compared else "student.warm_up_steps"
+        if teacher_dims(teacher) == 3 or teacher.startswith("monai"):
+            raise ValueError(
+                f"{what}: teacher {teacher} gives no feature maps of frames; name a student.feature_teacher, or take "
+                "unet, an smp/ or a students/ network"
+            )
+        if recipe.teacher.members > 1 or recipe.teacher.flips > 1:
+            raise ValueError(
+                f"{what}: several members or flips have no feature maps in common; name a student.feature_teacher, or "
+                "set teacher.members and teacher.flips to 1"
+            )

@@ -1,0 +1,257 @@
+"""The frames of a recipe: read once, drawn as batches, and the validation list that 2-D networks are measured on."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, replace
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import nn
+
+import students
+from deploy import export
+from edgemt.artefacts import stage_folder
+from edgemt.artefacts.fingerprints import Content, digests_of, entries, key_of_entries
+from edgemt.data.cohort import Cohort, find
+from edgemt.data.reading import Reading
+from edgemt.data.slice_dataset import Stack, TwoStream, load, statistics
+from edgemt.data.soft_labels import read as read_bank
+from edgemt.data.summary import on_card, reading_of, summary
+from edgemt.inference.evaluate import EvalSet, evaluate, evaluation_record, prepare
+from edgemt.io import encoder_weights
+from edgemt.model_card import ModelCard, Normalisation
+from edgemt.pipeline.log import log
+from edgemt.pipeline.recipe import Recipe
+from edgemt.pipeline.training_data import as_read
+from edgemt.training import distributed, engine
+from edgemt.training.options import Schedule
+from edgemt.training.progress import file_progress
+
+
+@dataclass(frozen=True)
+class SliceData:
+    """The frames of a recipe; each property is computed once, when a stage first needs it."""
+
+    recipe: Recipe
+
+    @cached_property
+    def cohort(self) -> Cohort:
+        return find(self.recipe.data)
+
+    def share_with(self, other: SliceData) -> None:
+        """Give `other`, of the same data options, what was read and decoded here."""
+        read = ("cohort", "content", "reading", "labelled", "unlabelled", "val", "normalise")
+        vars(other).update({name: value for name, value in vars(self).items() if name in read})
+
+    @cached_property
+    def content(self) -> Content:
+        """The sha256 of every image and mask in use. All processes call it together; the first one hashes."""
+        return self._content_of(self.cohort)
+
+    @cached_property
+    def content_of_all_labels(self) -> Content:
+        """The same for the control that learns from every mask."""
+        return self._content_of(self._fully_labelled_cohort)
+
+    def _content_of(self, cohort: Cohort) -> Content:
+        def make() -> dict[str, Any]:
+            root = self.recipe.data.root
+            lists = (cohort.labelled, cohort.unlabelled, cohort.val)
+            paths = (path for cases in lists for case in cases for path in (case.image, case.label or ""))
+            digests = digests_of(paths, root=root)
+            return asdict(Content(*(entries(cases, digests=digests, root=root) for cases in lists)))
+
+        return Content.from_dict(distributed.run_on_main(make))
+
+    @cached_property
+    def data_fingerprint(self) -> str:
+        """A fingerprint of the training data: which image and mask plays which part, by content."""
+        return key_of_entries(self.content.labelled, self.content.unlabelled)
+
+    @property
+    def list_key(self) -> str:
+        """A fingerprint of the validation list: images and masks by content, and how masks are read."""
+        read = {k: v for k, v in as_read(self.recipe.data).items() if k not in ("size", "slices", "channels")}
+        return stage_folder.key_of(key_of_entries(self.content.val), read)
+
+    @property
+    def measured_on(self) -> str:
+        return self.list_key
+
+    @cached_property
+    def reading(self) -> Reading:
+        """How the files are read, decided from all of them; logs a summary."""
+        reading = reading_of(self.cohort, self.recipe.data)
+        for line in summary(self.cohort, self.recipe.data, reading):
+            log(line)
+        return reading
+
+    @cached_property
+    def labelled(self) -> Stack:
+        progress = file_progress("labelled images")
+        return load(self.cohort.labelled, self.recipe.data, reading=self.reading, progress=progress)
+
+    @cached_property
+    def unlabelled(self) -> Stack:
+        progress = file_progress("unlabelled images")
+        return load(self.cohort.unlabelled, self.recipe.data, reading=self.reading, progress=progress)
+
+    @cached_property
+    def val(self) -> EvalSet:
+        """The prepared validation list. Raises ValueError when no mask of it holds any foreground."""
+        data = self.recipe.data
+        prepared = prepare(
+            self.cohort.val,
+            size=data.size,
+            channels=data.channels,
+            slices=data.slices,
+            classes=data.classes,
+            reading=self.reading,
+            progress=file_progress("validation images"),
+        )
+        if not any(truth.any() for truth in prepared.truths):
+            raise ValueError(
+                f"data.val: none of the {len(prepared)} masks of the validation list holds any class but "
+                f"{data.classes[0]!r} (first {self.cohort.val[0].label}), so no Dice can be measured; put images with "
+                "foreground on the list"
+            )
+        return replace(prepared, key=self.list_key)
+
+    @cached_property
+    def normalise(self) -> Normalisation:
+        expected = self._expected_by_encoder()
+        if expected is not None:
+            return expected
+        return statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
+
+    def _expected_by_encoder(self) -> Normalisation | None:
+        """The normalisation that the student's pretrained weights were trained with, where the recipe wants it.
+
+        It follows from the recipe alone, not from which weights this machine has: teacher, student and the graph that
+        ships see the same input.
+        """
+        student, wanted = self.recipe.student, self.recipe.normalise
+        if wanted == "data" or (wanted == "auto" and (self.recipe.per_image or student.pretrained == "never")):
+            return None
+        expected = encoder_weights.expected_input(students.encoder_name(student.network))
+        if expected is None:
+            if wanted == "encoder":
+                raise ValueError(
+                    f"normalise: no input normalisation is documented for the weights of {student.network}; use data"
+                )
+            return None
+        mean, std = (values if self.channels == 3 else (sum(values) / len(values),) for values in expected)
+        if self.recipe.data.slices > 1 or self.channels == 1:
+            return Normalisation(mean[:1], std[:1])
+        return Normalisation(mean, std)
+
+    @cached_property
+    def device(self) -> torch.device:
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+
+    @property
+    def cache_inputs(self) -> dict[str, Any]:
+        of = self.recipe
+        expected = self._expected_by_encoder()  # of the student: the teacher's input is normalised as the student's
+        return {"data": as_read(of.data), "augment": of.augment, "per_image": of.per_image, "normalise": expected}
+
+    @property
+    def classes(self) -> tuple[str, ...]:
+        return self.recipe.data.classes
+
+    @property
+    def channels(self) -> int:
+        """K of a frame: its colours, or its neighbouring slices."""
+        return self.recipe.data.frame_channels
+
+    @property
+    def example(self) -> torch.Tensor:
+        return torch.zeros(1, self.channels, *self.recipe.data.size)
+
+    def draw(
+        self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+    ) -> engine.DrawBatch:
+        return self.stream(schedule, all_labels=all_labels, bank=bank, alike=alike).batch
+
+    def stream(
+        self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+    ) -> TwoStream:
+        labelled, unlabelled = self.labelled, self.unlabelled
+        rows = (schedule.labelled, schedule.unlabelled)
+        if all_labels:  # the ceiling: the same number of rows, every one labelled
+            labelled, unlabelled, rows = self.fully_labelled, load((), self.recipe.data), (sum(rows), 0)
+        elif bank is not None:  # with the stored probabilities of each slice
+            labelled, unlabelled = (
+                replace(stack, soft=torch.as_tensor(read_bank(bank, cases)))
+                for stack, cases in ((labelled, self.cohort.labelled), (unlabelled, self.cohort.unlabelled))
+            )
+        return TwoStream(
+            labelled,
+            unlabelled,
+            batch_size=rows,
+            augment=self.recipe.augment,
+            normalise=self.normalise,
+            seed=self.recipe.seed,
+            alike=alike,
+        )
+
+    @cached_property
+    def fully_labelled(self) -> Stack:
+        """Every training image with its mask: only for the control that shows the ceiling."""
+        data = replace(self.recipe.data, depth=self.reading.depth.rule)
+        return load(self._fully_labelled_cohort.labelled, data, progress=file_progress("all labels"))
+
+    @cached_property
+    def _fully_labelled_cohort(self) -> Cohort:
+        data = self.recipe.data
+        return find(replace(data, labelled="", phantom=_all_labelled(data.phantom)))
+
+    def predict(self, network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+        """uint8 [N, H, W, K] -> uint8 [N, H, W] through the graph that ships, in torch."""
+        whole = export.Shippable(network, normalise=self.normalise, channels=self.channels).to(self.device)
+
+        @torch.inference_mode()
+        def masks(frames: np.ndarray) -> np.ndarray:
+            was_training = network.training
+            network.eval()
+            parts = [whole(torch.from_numpy(part).to(self.device)).cpu().numpy() for part in _chunks(frames, 16)]
+            network.train(was_training)
+            return np.concatenate(parts)
+
+        return masks
+
+    def dice(self, network: nn.Module) -> float:
+        return evaluate(self.predict(network), self.val, dice_only=True).dice
+
+    def measured(self, network: nn.Module) -> dict[str, Any]:
+        return evaluation_record(self.predict(network), self.val)
+
+    def card(self) -> ModelCard:
+        data = self.recipe.data
+        order = "slices" if data.slices > 1 else "RGB" if data.channels == 3 else "grey"
+        return ModelCard(
+            name=self.recipe.name,
+            classes=data.classes,
+            size=data.size,
+            channels=self.channels,
+            channel_order=order,
+            normalise=self.normalise,
+            data=on_card(data, self.cohort, self.reading),
+        )
+
+
+def evenly_spaced(rows: np.ndarray, count: int) -> np.ndarray:
+    """At most `count` rows, evenly spaced, the first and the last among them. [N, ...] -> [n, ...]."""
+    return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
+
+
+def _chunks(frames: np.ndarray, size: int) -> Sequence[np.ndarray]:
+    return [frames[i : i + size] for i in range(0, len(frames), size)]
+
+
+def _all_labelled(counts: tuple[int, int, int]) -> tuple[int, int, int]:
+    return (counts[0] + counts[1], 0, counts[2])
