@@ -21,7 +21,7 @@ import queue_policies  # noqa: E402
 MS = 1_000_000
 
 
-def test_video_and_annotation_delay_are_counted_from_the_same_frame_to_two_moments() -> None:
+def test_tracker_measures_video_and_annotation_latency() -> None:
     now = [0]
     display_state, latency = (
         DisplayState(FreshnessLimits(100, 500), model="m", clock=lambda: now[0]),
@@ -48,7 +48,7 @@ def test_video_and_annotation_delay_are_counted_from_the_same_frame_to_two_momen
     assert said["pictures_checked"] == 4 and said["pixels_outside_marker"] == 0
 
 
-def test_frames_that_were_never_shown_are_counted() -> None:
+def test_tracker_counts_skipped_frames() -> None:
     display_state, latency = DisplayState(FreshnessLimits(100, 500), model="m", clock=lambda: 0), LatencyTracker()
     for k in (0, 1, 5, 6):
         display_state.put_frame(Frame(k, picture(k), 0))
@@ -57,7 +57,7 @@ def test_frames_that_were_never_shown_are_counted() -> None:
     assert latency.skipped == 3
 
 
-def test_the_worst_frames_are_remembered_when_the_rest_is_forgotten() -> None:
+def test_latency_series_stores_worst_frames_of_whole_stream() -> None:
     delay = LatencySeries(capacity=10)
     for k in range(100):
         delay.add(k, (500 if k == 3 else k) * MS)
@@ -68,7 +68,7 @@ def test_the_worst_frames_are_remembered_when_the_rest_is_forgotten() -> None:
 
 
 @pytest.mark.parametrize("grey", [False, True])
-def test_a_pixel_outside_the_marker_that_differs_is_found(grey: bool) -> None:
+def test_count_changed_outside_finds_changed_pixels(grey: bool) -> None:
     pixels = picture(0)[..., 0].copy() if grey else picture(0)
     overlay = text_overlay("AI STALE: a test", (60, 80))
     shown = composite(pixels, overlay)
@@ -78,12 +78,12 @@ def test_a_pixel_outside_the_marker_that_differs_is_found(grey: bool) -> None:
     assert count_changed_outside(shown, pixels, overlay) == 2
 
 
-def test_a_marker_of_another_size_is_not_drawn() -> None:
+def test_overlay_of_other_size_is_not_painted() -> None:
     pixels = picture(0)
     assert np.array_equal(composite(pixels, text_overlay("text", (600, 800))), pixels)
 
 
-def test_the_outline_runs_along_the_border_and_nowhere_else() -> None:
+def test_outline_follows_border() -> None:
     y, x = np.mgrid[0:64, 0:96]
     disk = ((y - 30) ** 2 + (x - 40) ** 2 < 20**2).astype(np.uint8)
     overlay = outline(disk, size=(640, 960), colours=palette(2), thickness=3)
@@ -96,7 +96,7 @@ def test_the_outline_runs_along_the_border_and_nowhere_else() -> None:
 
 
 @pytest.mark.parametrize("seed", range(4))
-def test_filling_outlines_gives_the_regions_back(seed: int) -> None:
+def test_outline_separates_regions(seed: int) -> None:
     """Of ragged masks, at the size of the mask times eight: what the line encloses is what was enclosed."""
     noise = np.random.default_rng(seed).normal(size=(12, 16)).astype(np.float32)
     mask = (np.asarray(Image.fromarray(noise).resize((48, 36), Image.Resampling.BICUBIC)) > 0.2).astype(np.uint8)
@@ -118,7 +118,7 @@ def test_filling_outlines_gives_the_regions_back(seed: int) -> None:
     assert not line[centres][~far].any()
 
 
-def test_masks_at_the_rim_and_of_one_pixel_have_an_outline_inside_the_picture() -> None:
+def test_outline_of_border_and_single_pixels_stays_inside_picture() -> None:
     mask = np.zeros((20, 30), np.uint8)
     mask[:, 0] = 1
     mask[0, 29] = 2
@@ -128,7 +128,7 @@ def test_masks_at_the_rim_and_of_one_pixel_have_an_outline_inside_the_picture() 
     assert len(outline(np.zeros((20, 30), np.uint8), size=(200, 300), colours=palette(3)).index) == 0
 
 
-def test_the_comparison_of_queues_times_every_policy_in_one_run() -> None:
+def test_queue_comparison_measures_every_policy() -> None:
     seen = queue_policies.measure(hz=200, model_s=0.02, seconds=0.5)
     said = queue_policies.table(seen, seconds=0.5)
     assert len(seen) == 3 and all(len(s.ages_ns) > 1 for s in seen.values())
@@ -137,7 +137,7 @@ def test_the_comparison_of_queues_times_every_policy_in_one_run() -> None:
     assert all(name in said for name in queue_policies.POLICIES)
 
 
-def test_drop_oldest_keeps_the_five_newest_and_keep_latest_one() -> None:
+def test_queue_policies_hold_newest_items() -> None:
     oldest, latest = queue_policies.DropOldest(), queue_policies.KeepLatest()
     for k in range(9):
         oldest.put(k)

@@ -97,7 +97,7 @@ def collected(read: Callable[[], str], pause_s: Callable[[int], float], seconds:
 
 
 @pytest.mark.parametrize("way", ["lines", "igtl"])
-def test_no_state_is_fresh_that_is_over_the_budget_when_it_is_read(way: str, live: DisplayState) -> None:
+def test_no_fresh_state_is_over_budget_when_read(way: str, live: DisplayState) -> None:
     server = IgtlServer(live, options=IgtlOptions(port=0))
     found: dict[str, list[dict[str, Any]]] = {}
 
@@ -124,9 +124,7 @@ def test_no_state_is_fresh_that_is_over_the_budget_when_it_is_read(way: str, liv
 
 
 @pytest.mark.parametrize(("version", "after"), [(1, "IMAGE"), (1, "STRING"), (2, "STATUS")])
-def test_a_client_that_pauses_between_two_messages_reads_no_old_state(
-    live: DisplayState, version: int, after: str
-) -> None:
+def test_client_that_pauses_between_messages_reads_no_old_state(live: DisplayState, version: int, after: str) -> None:
     """The state that follows a pause was judged when it was over, whatever lay in the buffers meanwhile."""
     server = IgtlServer(live, options=IgtlOptions(port=0, version=version))
     client = Client(server.port)
@@ -162,7 +160,7 @@ def test_a_client_that_pauses_between_two_messages_reads_no_old_state(
         server.close()
 
 
-def test_a_client_that_waits_for_whole_headers_gets_fresh_states_after_a_few(live: DisplayState) -> None:
+def test_client_that_waits_for_headers_gets_whole_messages(live: DisplayState) -> None:
     import fcntl
     import struct
     import termios
@@ -187,7 +185,7 @@ def test_a_client_that_waits_for_whole_headers_gets_fresh_states_after_a_few(liv
         server.close()
 
 
-def test_a_state_tells_until_when_it_holds_on_both_clocks(live: DisplayState) -> None:
+def test_state_has_end_of_validity_on_both_clocks(live: DisplayState) -> None:
     said = next(s for s in states_of_lines(live, lambda n: 0.0, 1.0) if s["state"] == "fresh")
     ends = said["captured_ns"] + BUDGET_MS * 10**6
     assert said["valid_until_ns"] == ends
@@ -199,7 +197,7 @@ def test_a_state_tells_until_when_it_holds_on_both_clocks(live: DisplayState) ->
     assert stale["valid_until_ns"] is stale["valid_for_ms"] is stale["valid_until_utc"] is None
 
 
-def test_the_status_and_the_metadata_of_the_mask_hold_the_same_end(live: DisplayState) -> None:
+def test_status_and_metadata_have_end_of_validity(live: DisplayState) -> None:
     server = IgtlServer(live, options=IgtlOptions(port=0, version=2))
     client = Client(server.port)
     try:
@@ -216,7 +214,7 @@ def test_the_status_and_the_metadata_of_the_mask_hold_the_same_end(live: Display
         server.close()
 
 
-def test_a_client_on_request_gets_nothing_it_did_not_ask_for_and_then_what_is_true(live: DisplayState) -> None:
+def test_unsubscribed_client_gets_current_answers_only(live: DisplayState) -> None:
     server = IgtlServer(live, options=IgtlOptions(port=0))
     client = Client(server.port)
     try:
@@ -245,7 +243,7 @@ def test_a_client_on_request_gets_nothing_it_did_not_ask_for_and_then_what_is_tr
         server.close()
 
 
-def test_where_the_system_does_not_tell_what_is_unread_little_lies_on_the_way(
+def test_send_buffer_is_small_when_unread_bytes_are_unknown(
     live: DisplayState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pacing, "_peer_queue", lambda link: None)
@@ -262,7 +260,7 @@ def test_where_the_system_does_not_tell_what_is_unread_little_lies_on_the_way(
         server.close()
 
 
-def test_unread_bytes_are_those_that_the_other_program_has_not_read() -> None:
+def test_unread_bytes_counts_bytes_not_read_by_other_program() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     reader = socket.create_connection(listener.getsockname())
     writer = listener.accept()[0]
@@ -282,7 +280,7 @@ def test_unread_bytes_are_those_that_the_other_program_has_not_read() -> None:
 
 
 @pytest.mark.parametrize("read", [0, 5, 12])
-def test_a_line_is_taken_back_whole_or_not_at_all(read: int) -> None:
+def test_retract_removes_whole_line_or_nothing(read: int) -> None:
     reads, writes = os.pipe()
     line = b"state: fresh\n"
     try:
@@ -296,7 +294,7 @@ def test_a_line_is_taken_back_whole_or_not_at_all(read: int) -> None:
         os.close(writes)
 
 
-def test_bytes_of_another_writer_stay_in_the_pipe() -> None:
+def test_retract_leaves_bytes_of_other_writer() -> None:
     reads, writes = os.pipe()
     try:
         os.write(writes, b"12345")
@@ -307,7 +305,7 @@ def test_bytes_of_another_writer_stay_in_the_pipe() -> None:
         os.close(writes)
 
 
-def test_a_reader_that_went_with_a_line_unread_is_noticed() -> None:
+def test_closed_reader_is_detected() -> None:
     reads, writes = os.pipe()
     os.write(writes, b"a line\n")
     assert unread_in_file(writes) == 7
@@ -317,7 +315,7 @@ def test_a_reader_that_went_with_a_line_unread_is_noticed() -> None:
     os.close(writes)
 
 
-def test_why_a_mask_is_withheld_tells_slow_readers_from_old_masks() -> None:
+def test_withhold_reason_distinguishes_slow_reader_and_old_mask() -> None:
     pace = Pace()
     assert withhold_reason(pace, "image", remaining_s=1.0, budget_s=0.1) == UNKNOWN
     for _ in range(3):
@@ -330,7 +328,7 @@ def test_why_a_mask_is_withheld_tells_slow_readers_from_old_masks() -> None:
     assert withhold_reason(pace, "image", remaining_s=0.05, budget_s=0.1) == SLOW
 
 
-def test_the_pace_is_the_slowest_of_the_latest_of_each_kind() -> None:
+def test_pace_uses_slowest_of_latest_messages_per_kind() -> None:
     pace = Pace()
     for kind, took in [("image", 0.03), ("state", 0.01)]:
         pace.sent(1.0, kind)

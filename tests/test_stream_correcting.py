@@ -155,7 +155,7 @@ def collecting(tmp_path: Path) -> Iterator[Live]:
     made.close()
 
 
-def test_a_click_mends_the_mask_of_the_frozen_picture(live: Live) -> None:
+def test_positive_click_adds_structure_to_frozen_mask(live: Live) -> None:
     live.asked("hold", live.frozen())
     said, _, mended = live.asked("ask", {"frame": 1, "steps": [ON_ORGAN]})
     whole = np.zeros(SIZE, np.uint8)
@@ -164,7 +164,7 @@ def test_a_click_mends_the_mask_of_the_frozen_picture(live: Live) -> None:
     assert np.array_equal(mended, whole)
 
 
-def test_a_click_beside_it_takes_away_and_a_box_finds_anew(live: Live) -> None:
+def test_negative_click_removes_structure_and_box_adds_it_again(live: Live) -> None:
     live.asked("hold", live.frozen())
     said, _, without = live.asked("ask", {"frame": 1, "steps": [NOT_TOOL]})
     assert not said["followed"]  # the network sees a bright tool there: a hand overrules it, where it is put
@@ -175,7 +175,7 @@ def test_a_click_beside_it_takes_away_and_a_box_finds_anew(live: Live) -> None:
     assert np.array_equal(again == 1, mask(1) == 1)
 
 
-def test_a_second_box_adds_a_piece_to_the_first(live: Live) -> None:
+def test_second_box_adds_to_first_box(live: Live) -> None:
     live.asked("hold", live.frozen())
     first, second = {"class": 1, "box": [0.6, 0.55, 0.99, 0.9]}, {"class": 1, "box": [0.05, 0.15, 0.5, 0.7]}
     _, _, one = live.asked("ask", {"frame": 1, "steps": [first]})
@@ -188,7 +188,7 @@ def test_a_second_box_adds_a_piece_to_the_first(live: Live) -> None:
     assert np.array_equal(same, one)
 
 
-def test_fewer_steps_are_an_undo(live: Live) -> None:
+def test_fewer_steps_undo_a_correction(live: Live) -> None:
     live.asked("hold", live.frozen())
     _, _, one = live.asked("ask", {"frame": 1, "steps": [ON_ORGAN]})
     _, _, two = live.asked("ask", {"frame": 1, "steps": [ON_ORGAN, NOT_TOOL]})
@@ -199,7 +199,7 @@ def test_fewer_steps_are_an_undo(live: Live) -> None:
     assert np.array_equal(none, mask(1))
 
 
-def test_the_picture_that_is_corrected_is_the_one_its_mask_was_made_from(live: Live) -> None:
+def test_frozen_frame_is_the_one_of_its_mask(live: Live) -> None:
     show(live.display_state, 3)
     live.get("look")
     show(live.display_state, 5, masked=False)
@@ -211,7 +211,7 @@ def test_the_picture_that_is_corrected_is_the_one_its_mask_was_made_from(live: L
     assert live.refused("ask", {"frame": 5, "steps": [ON_ORGAN]})[0] == 410
 
 
-def test_a_picture_without_a_mask_can_be_given_one(live: Live) -> None:
+def test_frame_without_mask_can_be_corrected(live: Live) -> None:
     show(live.display_state, 2, masked=False)
     live.get("look")
     said, jpeg, begun = live.asked("hold", {"frame": 2, "mask": -1})
@@ -221,7 +221,7 @@ def test_a_picture_without_a_mask_can_be_given_one(live: Live) -> None:
     assert (made[ORGAN] == 1).all()
 
 
-def test_live_masks_know_nothing_of_a_correction(live: Live) -> None:
+def test_correction_does_not_change_live_masks(live: Live) -> None:
     live.asked("hold", live.frozen(1))
     live.asked("ask", {"frame": 1, "steps": [ON_ORGAN]})
     for number in (1, 2):
@@ -238,7 +238,7 @@ def unpacked_look(data: bytes) -> tuple[dict[str, Any], bytes, np.ndarray]:
     return said, rest[: said["jpeg_bytes"]], np.frombuffer(rest[said["jpeg_bytes"] :], np.uint8)
 
 
-def test_a_picture_that_is_gone_is_refused_in_a_sentence(live: Live) -> None:
+def test_evicted_frame_is_rejected_with_message(live: Live) -> None:
     for number in range(MAX_OFFERED + 1):
         live.frozen(number)
     status, words = live.refused("hold", {"frame": 0, "mask": 0})
@@ -252,12 +252,12 @@ def test_a_picture_that_is_gone_is_refused_in_a_sentence(live: Live) -> None:
     live.asked("ask", {"frame": MAX_FROZEN + 1, "steps": [ON_ORGAN]})
 
 
-def test_what_no_page_was_sent_cannot_be_held(live: Live) -> None:
+def test_only_frames_sent_to_a_page_can_be_frozen(live: Live) -> None:
     show(live.display_state, 1)
     assert live.refused("hold", {"frame": 1, "mask": 1})[0] == 410
 
 
-def test_the_control_is_told_of_where_the_model_takes_corrections_alone(live: Live) -> None:
+def test_about_lists_corrections_only_with_promptable_model(live: Live) -> None:
     assert json.loads(live.get("about.json")[1])["correct"] == {"steps": MAX_STEPS, "collect": False}
     bare = Live(prompt=False)
     try:
@@ -283,13 +283,13 @@ def test_the_control_is_told_of_where_the_model_takes_corrections_alone(live: Li
         ({"Content_Length": "9" * 30}, 413),
     ],
 )
-def test_only_the_page_itself_may_send(changed: dict[str, Any], status: int, live: Live) -> None:
+def test_post_requires_token_host_origin_and_length(changed: dict[str, Any], status: int, live: Live) -> None:
     asked = live.frozen()
     assert live.send("hold", asked, **changed)[0] == status
     assert live.send("hold", asked, Origin=f"http://127.0.0.1:{live.page.port}")[0] == 200
 
 
-def test_what_is_sent_is_not_read_under_another_name(live: Live) -> None:
+def test_post_to_unknown_endpoint_is_rejected(live: Live) -> None:
     assert live.refused("look", {})[0] == 501
     assert live.refused("hold/x", {})[0] == 501
     assert live.get("hold")[0] == 404
@@ -313,7 +313,7 @@ STEP_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", STEP_FAULTS)
-def test_steps_without_sense_are_refused_in_a_sentence(fault: str, live: Live) -> None:
+def test_invalid_steps_are_rejected_with_message(fault: str, live: Live) -> None:
     steps, words = STEP_FAULTS[fault]
     live.asked("hold", live.frozen())
     status, said = live.refused("ask", {"frame": 1, "steps": steps})
@@ -323,13 +323,13 @@ def test_steps_without_sense_are_refused_in_a_sentence(fault: str, live: Live) -
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 5000, b"null", b'{"frame": 1}', b'{"frame": "1", "mask": 1}'])
-def test_garbage_is_refused_and_the_page_goes_on(body: bytes, live: Live) -> None:
+def test_invalid_json_is_rejected_and_server_continues(body: bytes, live: Live) -> None:
     asked = live.frozen()
     assert live.send("hold", body)[0] == 400
     live.asked("hold", asked)
 
 
-def test_a_corrected_picture_becomes_a_labelled_case_that_a_run_reads(collecting: Live, tmp_path: Path) -> None:
+def test_saved_correction_is_a_labelled_case_for_training(collecting: Live, tmp_path: Path) -> None:
     from edgemt.data.cohort import DataOptions, find
     from edgemt.data.decode import Form, decode_pairs
 
@@ -357,7 +357,7 @@ def test_a_corrected_picture_becomes_a_labelled_case_that_a_run_reads(collecting
         assert np.array_equal(label, np.kron(meant, np.ones((2, 2), np.uint8)))
 
 
-def test_the_picture_is_saved_as_it_was_captured(collecting: Live, tmp_path: Path) -> None:
+def test_saved_image_equals_captured_pixels(collecting: Live, tmp_path: Path) -> None:
     from edgemt.io.images import read_image
 
     collecting.asked("hold", collecting.frozen(7))
@@ -369,7 +369,7 @@ def test_the_picture_is_saved_as_it_was_captured(collecting: Live, tmp_path: Pat
     assert about["steps"] == [{"value": 1, "click": [0.3, 0.5, True]}]
 
 
-def test_whoever_watches_is_told_as_long_as_cases_may_be_saved(tmp_path: Path) -> None:
+def test_page_shows_recording_while_case_writer_is_open(tmp_path: Path) -> None:
     made = Live(tmp_path / "cases")
     show(made.display_state, 1)
     assert unpacked_look(made.get("look")[1])[0]["recording"] is True
@@ -377,7 +377,7 @@ def test_whoever_watches_is_told_as_long_as_cases_may_be_saved(tmp_path: Path) -
     assert not is_recording()
 
 
-def test_without_the_flag_nothing_is_written(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_collect_no_file_is_written(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     live.asked("hold", live.frozen())
     assert unpacked_look(live.get("look")[1])[0]["recording"] is False
@@ -387,14 +387,14 @@ def test_without_the_flag_nothing_is_written(live: Live, tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_case_needs_a_correction_and_a_click_alone_saves_none(collecting: Live, tmp_path: Path) -> None:
+def test_save_requires_a_step_and_predict_writes_nothing(collecting: Live, tmp_path: Path) -> None:
     collecting.asked("hold", collecting.frozen())
     assert "nothing is corrected yet" in collecting.refused("keep", {"frame": 1, "steps": []})[1]
     collecting.asked("ask", {"frame": 1, "steps": [ON_ORGAN]})
     assert not list((tmp_path / "cases" / "images").iterdir())
 
 
-def test_the_same_picture_corrected_further_is_one_case(collecting: Live, tmp_path: Path) -> None:
+def test_second_save_of_same_frame_replaces_case(collecting: Live, tmp_path: Path) -> None:
     from edgemt.io.images import read_label
 
     collecting.asked("hold", collecting.frozen())
@@ -407,7 +407,7 @@ def test_the_same_picture_corrected_further_is_one_case(collecting: Live, tmp_pa
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("kind", ["images", "masks"])
-def test_a_full_disk_is_said_in_the_page_and_leaves_no_half_case(kind: str, collecting: Live, tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_leaves_no_partial_case(kind: str, collecting: Live, tmp_path: Path) -> None:
     import os
 
     collecting.asked("hold", collecting.frozen())
@@ -423,20 +423,20 @@ def test_a_full_disk_is_said_in_the_page_and_leaves_no_half_case(kind: str, coll
     collecting.asked("keep", {"frame": 1, "steps": [ON_ORGAN]})
 
 
-def test_cases_of_other_classes_are_not_mixed_in(tmp_path: Path) -> None:
+def test_case_writer_rejects_folder_with_other_classes(tmp_path: Path) -> None:
     (tmp_path / "cases.jsonl").write_text(json.dumps({"classes": ["background", "polyp"]}) + "\n")
     with pytest.raises(ValueError, match=r"cases\.jsonl: line 1 has the classes background, polyp, this model .*tool"):
         CorrectedCaseWriter(tmp_path, classes=CLASSES, model="tiny")
     assert not is_recording()
 
 
-def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+def test_case_writer_rejects_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"collect .*file: cannot be written .*another folder"):
         CorrectedCaseWriter(tmp_path / "file", classes=CLASSES, model="tiny")
 
 
-def test_steps_are_remembered_with_their_picture_only() -> None:
+def test_correction_results_are_cached_per_frame() -> None:
     corrections = CorrectionSession(bright_objects(), ModelCard(classes=CLASSES, size=SIZE))
     display_state = DisplayState(FreshnessLimits(60_000, 120_000), model="tiny")
     for number in (1, 2):
@@ -458,7 +458,7 @@ def test_steps_are_remembered_with_their_picture_only() -> None:
     "arguments",
     [["--collect", "cases"], ["--collect", "cases", "--output", "lines"], ["--collect", "c", "--evidence", "e"]],
 )
-def test_collecting_without_a_page_is_refused_before_anything_is_opened(
+def test_collect_without_page_is_rejected_early(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from edgemt import cli
@@ -471,9 +471,7 @@ def test_collecting_without_a_page_is_refused_before_anything_is_opened(
     assert not list(tmp_path.iterdir())
 
 
-def test_collecting_with_a_ship_without_a_prompt_input_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_collect_without_promptable_model_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     from tiny_ship import make_ship
@@ -493,9 +491,7 @@ def test_collecting_with_a_ship_without_a_prompt_input_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.skipif(headless_chromium.BINARY is None, reason="no Chromium here")
-def test_in_a_browser_a_click_on_the_frozen_picture_corrects_it_and_going_on_forgets_it(
-    collecting: Live, tmp_path: Path
-) -> None:
+def test_browser_click_corrects_frozen_picture_and_unfreezing_discards_it(collecting: Live, tmp_path: Path) -> None:
     import threading
 
     stop = threading.Event()
@@ -567,7 +563,7 @@ def test_in_a_browser_a_click_on_the_frozen_picture_corrects_it_and_going_on_for
 
 @pytest.mark.slow
 @pytest.mark.skipif(headless_chromium.BINARY is None, reason="no Chromium here")
-def test_in_a_browser_there_is_no_control_where_the_model_takes_no_corrections(tmp_path: Path) -> None:
+def test_browser_has_no_correction_panel_without_promptable_model(tmp_path: Path) -> None:
     bare = Live(prompt=False)
     show(bare.display_state, 1)
     try:

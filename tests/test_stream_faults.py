@@ -76,7 +76,7 @@ def until(true: Callable[[], Any], *, seconds: float = 60.0) -> Any:
 @pytest.mark.parametrize(
     ("by", "why"), [("SIGKILL", r"the inference process ended \(signal 9\)"), ("SIGSTOP", "did not answer|hangs since")]
 )
-def test_a_killed_inference_process_is_replaced_by_the_one_that_waits(by: str, why: str, ship: Path) -> None:
+def test_killed_worker_process_is_replaced_by_standby(by: str, why: str, ship: Path) -> None:
     opened = load_stream_model(ship, runtime="onnxruntime", file="fp32", isolation="process", hang_ms=2_000)
     first: Any = opened.runner
     waiting, killed, spawn_standby = [], [], first.spawn_standby
@@ -101,7 +101,7 @@ def test_a_killed_inference_process_is_replaced_by_the_one_that_waits(by: str, w
 
 
 @posix
-def test_a_process_that_stands_still_holds_nobody_up(ship: Path) -> None:
+def test_stopped_worker_process_does_not_block_video(ship: Path) -> None:
     child = WorkerProcess(ship, hang_ms=100, runtime="onnxruntime", file="fp32", threads=1)
     child.process.send_signal(signal.SIGSTOP)
     with pytest.raises(WorkerLostError, match=r"did not answer within 0\.1 s"):
@@ -113,7 +113,7 @@ def test_a_process_that_stands_still_holds_nobody_up(ship: Path) -> None:
 
 
 @posix
-def test_one_that_waits_for_another_model_than_the_one_at_work_is_refused(ship: Path, tmp_path: Path) -> None:
+def test_standby_worker_with_different_model_is_rejected(ship: Path, tmp_path: Path) -> None:
     child = WorkerProcess(ship, hang_ms=10_000, runtime="onnxruntime", file="fp32", threads=1)
     used = workers_cpu_s()
     assert used > 0
@@ -129,7 +129,7 @@ def test_one_that_waits_for_another_model_than_the_one_at_work_is_refused(ship: 
 
 
 @posix
-def test_a_process_that_dies_while_it_loads_is_one_line(ship: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_that_dies_while_loading_is_one_line_error(ship: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ValueError, match=r"^isolation process: the inference process ended \(status 1\)$"):
         WorkerProcess(ship, hang_ms=100)
@@ -152,7 +152,7 @@ class _Kept:
         self.alive, self.closed = False, True
 
 
-def test_one_waits_at_a_time_and_is_replaced_when_it_dies_though_not_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_standby_worker_is_replaced_after_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     first = _Kept()
     standby = StandbyWorker(first, load=_Kept, self_test=lambda infer: None)
     standby.check_health()
@@ -171,7 +171,7 @@ def test_one_waits_at_a_time_and_is_replaced_when_it_dies_though_not_at_once(mon
     assert len(first.others) == 3 and first.others[2].closed
 
 
-def test_a_new_runner_that_does_not_give_the_golden_mask_is_never_used() -> None:
+def test_runner_that_fails_golden_self_test_is_never_used() -> None:
     golden, made = picture(1)[None, ::2, ::2], []
 
     def other(frames: np.ndarray) -> np.ndarray:
@@ -197,7 +197,7 @@ def _refuse(infer: Any) -> None:
     raise InvalidMaskError("not the golden mask")
 
 
-def test_threads_that_hung_and_came_back_do_not_count_for_ever() -> None:
+def test_recovered_threads_do_not_count_as_hung() -> None:
     """Seven hangs one after the other, of which no more than one at a time."""
     hangs, release, states = [0], threading.Event(), []
 
@@ -226,7 +226,7 @@ def test_threads_that_hung_and_came_back_do_not_count_for_ever() -> None:
     assert states[-1] == "fresh" and record["restarts"] == 7
 
 
-def test_inference_that_only_drew_too_long_shows_no_old_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mask_that_expires_while_painted_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     now, seen = [0], []
     session = Session(
         IterableSource([]),
@@ -261,7 +261,7 @@ def test_inference_that_only_drew_too_long_shows_no_old_mask(monkeypatch: pytest
 
 @linux
 @pytest.mark.parametrize("by", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_however_it_ends_no_process_is_left_behind(by: str, ship: Path) -> None:
+def test_no_process_remains_after_signal(by: str, ship: Path) -> None:
     """The signal goes to the whole group, as from a terminal."""
     command = [sys.executable, "-m", "edgemt.cli", "stream", str(ship), *SYNTHETIC, "--isolation", "process"]
     outputs = ["--output", "page", "igtl:0", "lines"]
@@ -299,7 +299,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_threads_and_sockets_end_with_the_stream(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_threads_and_sockets_close_with_the_stream(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = signal.getsignal(signal.SIGTERM)
     _stream(ship, "--frames", 5, "--hz", 0, "--output", "page", "igtl:0")
     assert signal.getsignal(signal.SIGTERM) is told
@@ -318,7 +318,7 @@ def _stream(ship: Path, *arguments: Any) -> None:
 
 
 @posix
-def test_a_second_instance_is_refused_until_the_first_is_gone(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_process_on_live_source_is_rejected(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = f"igtl://127.0.0.1:1/{os.getpid()}"
     imported = "from deploy.stream.sources.lock import SourceLock"
     hold = f"{imported}; held = SourceLock({source!r}); print(1, flush=True); input()"
@@ -336,7 +336,7 @@ def test_a_second_instance_is_refused_until_the_first_is_gone(ship: Path, capsys
     SourceLock(source).release()
 
 
-def test_a_camera_is_one_camera_however_it_is_written(tmp_path: Path) -> None:
+def test_camera_names_share_one_lock(tmp_path: Path) -> None:
     held = SourceLock("camera:0", folder=tmp_path)
     for name in ("camera", "camera:0:1920x1080", "/dev/video0", "/dev/video0:640x480"):
         with pytest.raises(ValueError, match=f"source {name}: process {os.getpid()} streams"):
@@ -346,9 +346,7 @@ def test_a_camera_is_one_camera_however_it_is_written(tmp_path: Path) -> None:
 
 
 @posix
-def test_a_lock_follows_no_link_and_minds_no_file_of_another_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_source_lock_ignores_symlinks_and_foreign_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     SourceLock("camera:0", folder=tmp_path).release()
     (lock,) = tmp_path.iterdir()
     real = os.open
@@ -373,9 +371,7 @@ def _no() -> int:
 
 
 @pytest.mark.parametrize("output", ["page", "igtl"])
-def test_a_port_in_use_is_one_line_and_exit_status_2(
-    output: str, ship: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_port_in_use_is_one_line_and_exit_status_2(output: str, ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as left:
         _stream(ship, "--output", "lines", f"{output}:{taken.getsockname()[1]}")
     assert left.value.code == 2
@@ -393,7 +389,7 @@ def context(session: Session) -> OutputContext:
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_ends_the_recording_and_not_the_stream(
+def test_full_disk_stops_recording_but_not_stream(
     ship: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("av")
@@ -421,7 +417,7 @@ class _Bad:
         raise OSError(28, "No space left on device")
 
 
-def test_an_output_that_cannot_end_keeps_no_other_from_ending(capsys: pytest.CaptureFixture[str]) -> None:
+def test_blocked_output_does_not_prevent_closing_others(capsys: pytest.CaptureFixture[str]) -> None:
     session = Session(IterableSource([picture(0)]), model(), options=OPTIONS)
     output_threads = [
         OutputThread(_Bad(hangs=hangs), session.display_state, name=f"bad {hangs}") for hangs in (True, False)
@@ -475,7 +471,7 @@ def _look(page: Page) -> dict[str, Any]:
     return json.loads(body[4 : 4 + int.from_bytes(body[:4], "big")])
 
 
-def test_clients_that_send_garbage_or_leave_do_not_touch_the_stream(watched: Any) -> None:
+def test_stream_survives_invalid_and_disconnecting_clients(watched: Any) -> None:
     session, page, igtl, states = watched
     until(lambda: "fresh" in states)
     draw = np.random.default_rng(0)
@@ -494,7 +490,7 @@ def test_clients_that_send_garbage_or_leave_do_not_touch_the_stream(watched: Any
     assert session.inference is not None and session.inference.counters.failures == 0
 
 
-def test_a_page_that_is_closed_takes_nothing_with_it(watched: Any) -> None:
+def test_stream_continues_after_page_is_closed(watched: Any) -> None:
     _, page, _, states = watched
     until(lambda: "fresh" in states)
     page.close()
@@ -504,7 +500,7 @@ def test_a_page_that_is_closed_takes_nothing_with_it(watched: Any) -> None:
         _look(page)
 
 
-def test_a_reader_of_lines_that_goes_away_ends_the_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_closed_pipe_stops_json_lines_only(capsys: pytest.CaptureFixture[str]) -> None:
     reads, writes = os.pipe()
     session = Session(IterableSource((picture(k) for k in range(40)), hz=200), model(), options=OPTIONS)
     output_thread = OutputThread(
@@ -520,7 +516,7 @@ def test_a_reader_of_lines_that_goes_away_ends_the_lines_alone(capsys: pytest.Ca
 # --- the machine ---
 
 
-def test_a_wall_clock_that_is_set_back_an_hour_changes_nothing(watched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wall_clock_change_has_no_effect(watched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, page, igtl, states = watched
     until(lambda: "fresh" in states)
     real, ns = time.time, time.time_ns
@@ -537,7 +533,7 @@ def test_a_wall_clock_that_is_set_back_an_hour_changes_nothing(watched: Any, mon
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot hold a process to one core here")
-def test_a_starved_machine_shows_older_masks_or_none_and_never_an_old_one_as_fresh() -> None:
+def test_no_mask_over_budget_is_fresh_under_cpu_load() -> None:
     """One core for the stream and three that want it all."""
     cores = os.sched_getaffinity(0)
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
@@ -575,7 +571,7 @@ def _in_time(shown: DisplaySnapshot, budget_ms: float) -> None:
     ],
     ids=["sixteen bits", "six planes", "no array"],
 )
-def test_a_format_of_colour_that_nobody_knows_is_no_signal_until_it_is_changed_back(
+def test_unknown_pixel_format_is_no_signal_until_valid_again(
     strange: Callable[[int], Any],
 ) -> None:
     drama = Drama(lambda k: SourceFrame(strange(k)), sees="no-signal")
@@ -584,7 +580,7 @@ def test_a_format_of_colour_that_nobody_knows_is_no_signal_until_it_is_changed_b
     assert record["refused"][0]["count"] == record["corrupt"] and "a frame of" in record["refused"][0]["why"]
 
 
-def test_why_pictures_are_refused_is_told_while_there_is_no_signal_once_a_kind() -> None:
+def test_rejection_reasons_are_reported_once_per_kind() -> None:
     from deploy.stream.outputs.igtl_messages import MessageBuilder
 
     display_state = DisplayState(FreshnessLimits(budget_ms=100, no_signal_ms=300), model="m")
@@ -606,7 +602,7 @@ def test_why_pictures_are_refused_is_told_while_there_is_no_signal_once_a_kind()
     assert len([line for line in said if "was refused" in line]) == 2
 
 
-def test_colour_that_turns_grey_or_gets_transparency_keeps_its_masks() -> None:
+def test_change_to_grey_or_rgba_continues_masks() -> None:
     kinds = (lambda k: picture(k)[..., 0], lambda k: np.dstack([picture(k), np.full((60, 80), 255, np.uint8)]))
     for kind in kinds:
         frames = [picture(k) if k < 20 else kind(k) for k in range(60)]
@@ -628,7 +624,7 @@ def _fitted(pixels: np.ndarray) -> np.ndarray:
 # --- the model's folder ---
 
 
-def test_a_file_edited_while_the_model_was_loaded_or_behind_its_own_date_is_noticed(tmp_path: Path) -> None:
+def test_package_watcher_detects_edit_with_restored_date(tmp_path: Path) -> None:
     opened = make_ship(tmp_path / "ship")
     weights = tmp_path / "ship" / "model.onnx"
     before, stat = weights.read_bytes(), weights.stat()
@@ -643,7 +639,7 @@ def test_a_file_edited_while_the_model_was_loaded_or_behind_its_own_date_is_noti
     assert watch.check() == "model folder: model.onnx was changed"
 
 
-def test_what_the_session_made_the_session_closes() -> None:
+def test_session_closes_runner_that_it_loaded() -> None:
     class Made:
         closed = 0
 

@@ -53,7 +53,7 @@ def _result(frame: Frame) -> InferenceResult:
         (601, "no child", None, 0, "no-signal", "no new frame"),
     ],
 )
-def test_the_worst_that_is_wrong_is_what_is_said(
+def test_mask_state_reports_most_severe_problem(
     now_ms: int, fault: str, problem: Any, epoch: int, state: str, why: str
 ) -> None:
     said = mask_state(
@@ -63,7 +63,7 @@ def test_the_worst_that_is_wrong_is_what_is_said(
     assert said[0] == state and why in said[1]
 
 
-def test_a_mask_grows_stale_though_every_thread_is_dead() -> None:
+def test_mask_becomes_stale_without_any_thread() -> None:
     now = [0]
     display_state = DisplayState(FreshnessLimits(100, 500), model="m", clock=lambda: now[0])
     frame = _frame()
@@ -77,7 +77,7 @@ def test_a_mask_grows_stale_though_every_thread_is_dead() -> None:
     assert display_state.snapshot().status.state == "no-signal"
 
 
-def test_a_late_mask_of_an_older_frame_does_not_replace_a_newer_one() -> None:
+def test_result_of_older_frame_does_not_replace_newer() -> None:
     display_state = DisplayState(FreshnessLimits(100, 500), model="m", clock=lambda: 0)
     old, new = _frame(1), _frame(2)
     display_state.put_frame(new)
@@ -86,7 +86,7 @@ def test_a_late_mask_of_an_older_frame_does_not_replace_a_newer_one() -> None:
     assert display_state.snapshot().status.frame_id == 2
 
 
-def test_a_mask_from_before_a_fault_does_not_come_back_with_its_end() -> None:
+def test_mask_from_before_fault_is_not_restored() -> None:
     display_state, frame = DisplayState(FreshnessLimits(100, 500), model="m", clock=lambda: 0), _frame()
     display_state.put_frame(frame)
     display_state.put_result(_result(frame))
@@ -99,7 +99,7 @@ def test_a_mask_from_before_a_fault_does_not_come_back_with_its_end() -> None:
 
 
 @pytest.mark.parametrize("other", [False, True])
-def test_a_picture_of_another_kind_is_warned_of_once(other: bool) -> None:
+def test_input_drift_is_warned_about_once(other: bool) -> None:
     def source(first: int) -> list[np.ndarray]:
         return [picture(k) for k in range(first, first + 60)]
 
@@ -115,12 +115,12 @@ def test_a_picture_of_another_kind_is_warned_of_once(other: bool) -> None:
     assert all("source: " in line and "unlike those of training" in line for line in warnings)
 
 
-def test_inference_is_not_troubled_with_pictures_that_are_none() -> None:
+def test_black_frames_are_not_sent_to_inference() -> None:
     black = (np.zeros((60, 80, 3), np.uint8) for _ in range(10))
     assert Session(IterableSource(black, hz=100), model(), options=OPTIONS).run()["masks"] == 0
 
 
-def test_the_mailbox_keeps_the_newest_and_counts_the_rest() -> None:
+def test_latest_queue_holds_newest_and_counts_replaced() -> None:
     box: LatestQueue[int] = LatestQueue()
     for k in range(5):
         box.put(k)
@@ -130,19 +130,19 @@ def test_the_mailbox_keeps_the_newest_and_counts_the_rest() -> None:
 # --- faults of the source ---
 
 
-def test_a_black_picture_is_no_signal() -> None:
+def test_black_picture_is_no_signal() -> None:
     drama = Drama(lambda k: SourceFrame(np.zeros((60, 80, 3), np.uint8)), sees="no-signal")
     drama.play()
     assert "black" in drama.why
 
 
-def test_a_frozen_picture_is_stale() -> None:
+def test_frozen_picture_is_stale() -> None:
     drama = Drama(lambda k: SourceFrame(picture(0)), sees="stale")
     drama.play()
     assert "frozen" in drama.why
 
 
-def test_a_source_that_is_unplugged_is_opened_again_when_it_is_back() -> None:
+def test_lost_source_is_reopened() -> None:
     tries = []
 
     def pull(k: int) -> SourceFrame:
@@ -158,7 +158,7 @@ def test_a_source_that_is_unplugged_is_opened_again_when_it_is_back() -> None:
     assert record["losses"] == record["reopened"] == 1
 
 
-def test_frames_that_lay_on_the_way_are_stale_by_the_sources_own_clock() -> None:
+def test_delayed_frames_are_stale_by_source_clock() -> None:
     class Late(Drama):
         """In its second act the network stops for a while, and all that comes from then on is old."""
 
@@ -177,7 +177,7 @@ def test_frames_that_lay_on_the_way_are_stale_by_the_sources_own_clock() -> None
     assert drama.why == "frames come 0.7 s late by the source's own clock" and record["late_frames"] > 0
 
 
-def test_the_age_of_a_mask_has_in_it_what_its_frame_was_late_by() -> None:
+def test_mask_age_includes_frame_delay() -> None:
     display_state = DisplayState(FreshnessLimits(100, 500), model="m", clock=lambda: 1000 * MS)
     frame = Frame(0, picture(0), captured_ns=920 * MS, source_ns=5, late_ns=70 * MS)
     display_state.put_frame(frame)
@@ -193,11 +193,11 @@ def _late_ms(*pairs: tuple[int | None, int]) -> list[int]:
     return [round(lateness.delay_ns(s if s is None else s * MS, received_ns=r * MS) / MS) for s, r in pairs]
 
 
-def test_a_frame_is_late_by_what_it_took_longer_than_the_quickest() -> None:
+def test_source_clock_delay_is_relative_to_fastest_frame() -> None:
     assert _late_ms((0, 5000), (33, 5033), (66, 5366), (100, 5370), (133, 5113), (166, 5166)) == [0, 0, 300, 270, 0, 20]
 
 
-def test_clocks_that_drift_apart_make_no_frame_late() -> None:
+def test_source_clock_tolerates_drift() -> None:
     hour = [(k * 1000, 77 + round(k * 1000.2)) for k in range(3600)]  # 200 parts in a million
     assert max(_late_ms(*hour)) <= 1
     slow = [(k * 500, k * 1000) for k in range(20)]  # a decoder that gives one second every two
@@ -213,17 +213,17 @@ def test_clocks_that_drift_apart_make_no_frame_late() -> None:
         [(5000, 10), (500_000, 43), (500_033, 76)],  # set forward
     ],
 )
-def test_a_clock_that_says_nothing_makes_no_frame_late(pairs: list[tuple[int | None, int]]) -> None:
+def test_source_clock_without_progress_gives_no_delay(pairs: list[tuple[int | None, int]]) -> None:
     assert _late_ms(*pairs) == [0] * len(pairs)
 
 
-def test_a_file_is_never_late_however_fast_or_slow_it_is_played() -> None:
+def test_frames_of_a_file_are_never_late() -> None:
     frames = [(picture(k), k * 10**9) for k in range(6)] + [(picture(k), 6 * 10**9 + k) for k in range(6, 40)]
     record = Session(IterableSource(frames, hz=200), model(), options=StreamOptions(budget_ms=50)).run()
     assert record["late_frames"] == 0
 
 
-def test_damaged_frames_are_counted_and_never_shown() -> None:
+def test_corrupt_frames_are_counted_and_never_shown() -> None:
     def damage(k: int) -> SourceFrame:
         if k % 2:
             raise CorruptFrameError("half a frame")
@@ -235,7 +235,7 @@ def test_damaged_frames_are_counted_and_never_shown() -> None:
 
 
 @pytest.mark.parametrize("now", [picture(3, size=(120, 100)), picture(3)[:32, :32], np.array(picture(3)[:, :40, 0])])
-def test_another_size_in_mid_stream_never_wears_the_old_mask(now: np.ndarray) -> None:
+def test_old_mask_is_not_shown_after_size_change(now: np.ndarray) -> None:
     shift = iter(range(10**6))
     release = threading.Event()
 
@@ -256,7 +256,7 @@ def test_another_size_in_mid_stream_never_wears_the_old_mask(now: np.ndarray) ->
     assert "previous picture" in drama.why and record["size_changes"] == 1
 
 
-def test_grey_frames_among_colour_ones_are_taken() -> None:
+def test_grey_and_colour_frames_can_alternate() -> None:
     frames = [picture(k) if k % 2 else picture(k)[..., 0] for k in range(8)]
     seen = []
     Session(
@@ -269,7 +269,7 @@ def test_grey_frames_among_colour_ones_are_taken() -> None:
 # --- faults of inference ---
 
 
-def test_masks_that_take_too_long_are_withdrawn_and_the_video_goes_on() -> None:
+def test_slow_masks_are_stale_and_video_continues() -> None:
     shown_meanwhile = set()
 
     def starved(frames: np.ndarray) -> np.ndarray:
@@ -286,7 +286,7 @@ def test_masks_that_take_too_long_are_withdrawn_and_the_video_goes_on() -> None:
     assert "too old" in drama.why and len(shown_meanwhile) > 20
 
 
-def test_inference_that_hangs_is_given_up_and_its_late_mask_thrown_away() -> None:
+def test_hanging_inference_is_abandoned_and_its_mask_dropped() -> None:
     release, calls = threading.Event(), []
 
     def hangs(frames: np.ndarray) -> np.ndarray:
@@ -307,7 +307,7 @@ def test_inference_that_hangs_is_given_up_and_its_late_mask_thrown_away() -> Non
     assert "hangs" in drama.why and record["restarts"] == 1 and record["failures"] == 1
 
 
-def test_inference_that_raises_is_started_again() -> None:
+def test_failing_inference_is_restarted() -> None:
     def broken(frames: np.ndarray) -> np.ndarray:
         if drama.act == 1:
             raise RuntimeError("device lost\nand a stack")
@@ -328,7 +328,7 @@ def test_inference_that_raises_is_started_again() -> None:
         (np.zeros((1, *MODEL_SIZE), np.float32), "float32"),
     ],
 )
-def test_what_is_no_mask_is_not_shown(mask: np.ndarray, why: str) -> None:
+def test_invalid_mask_is_not_shown(mask: np.ndarray, why: str) -> None:
     with pytest.raises(InvalidMaskError, match=why):
         validate_mask(mask, size=MODEL_SIZE, classes=3)
     drama = Drama(sees="invalid")
@@ -336,7 +336,7 @@ def test_what_is_no_mask_is_not_shown(mask: np.ndarray, why: str) -> None:
     assert why in drama.why
 
 
-def test_weights_that_turned_nan_are_found_by_the_golden_frame() -> None:
+def test_nan_weights_are_detected_by_golden_self_test() -> None:
     """NaN scores have their argmax at class 0: an empty mask, as honest as any to look at."""
     golden = picture(1)[None, ::2, ::2]
 
@@ -351,7 +351,7 @@ def test_weights_that_turned_nan_are_found_by_the_golden_frame() -> None:
 # --- the wall clock, outputs, two at once, the end ---
 
 
-def test_nothing_reads_the_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_stream_does_not_read_wall_clock(monkeypatch: pytest.MonkeyPatch) -> None:
     def set_back() -> float:
         raise AssertionError("somebody asked what time it is")
 
@@ -371,7 +371,7 @@ class _Slow:
     def close(self) -> None: ...
 
 
-def test_a_slow_output_holds_nobody_up_and_gets_the_newest_next() -> None:
+def test_slow_output_skips_to_latest_snapshot() -> None:
     slow = _Slow()
     session = Session(IterableSource((picture(k) for k in range(60)), hz=200), model(), options=OPTIONS)
     output_thread = OutputThread(slow, session.display_state, name="slow")
@@ -384,7 +384,7 @@ def test_a_slow_output_holds_nobody_up_and_gets_the_newest_next() -> None:
     assert slow.seen[-1].frame.id == 59
 
 
-def test_an_output_whose_disk_is_full_stops_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_failing_output_stops_alone(capsys: pytest.CaptureFixture[str]) -> None:
     class Full(_Slow):
         def show(self, shown: Any) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
@@ -396,7 +396,7 @@ def test_an_output_whose_disk_is_full_stops_alone(capsys: pytest.CaptureFixture[
     assert "No space left" in output_thread.failed and "recorder stopped" in capsys.readouterr().err
 
 
-def test_two_streams_from_one_live_source_are_refused(tmp_path: Path) -> None:
+def test_source_lock_rejects_second_stream(tmp_path: Path) -> None:
     first = SourceLock("camera:0", folder=tmp_path)
     with pytest.raises(ValueError, match=r"camera:0: process \d+ streams from it already"):
         SourceLock("camera:0", folder=tmp_path)
@@ -405,7 +405,7 @@ def test_two_streams_from_one_live_source_are_refused(tmp_path: Path) -> None:
     SourceLock("camera:0", folder=tmp_path).release()
 
 
-def test_the_last_frame_of_a_source_still_gets_its_mask() -> None:
+def test_last_frame_gets_its_mask() -> None:
     shown = []
     Session(
         IterableSource([picture(0)]), model(), options=OPTIONS, display=lambda s, drawn: shown.append(s.status.frame_id)
@@ -416,12 +416,12 @@ def test_the_last_frame_of_a_source_still_gets_its_mask() -> None:
 @pytest.mark.parametrize(
     ("field", "value"), [("budget_ms", 0), ("no_signal_ms", -1), ("frozen_ms", -1), ("hang_ms", 0), ("frames", 0)]
 )
-def test_an_option_that_makes_no_sense_is_named(field: str, value: float) -> None:
+def test_invalid_option_is_named(field: str, value: float) -> None:
     with pytest.raises(ValueError, match=f"{field}: must be .*, not {value}"):
         StreamOptions(**{field: value})
 
 
-def test_a_read_that_blocks_is_no_signal_until_it_returns() -> None:
+def test_blocking_read_is_no_signal_until_it_returns() -> None:
     def block(k: int) -> SourceFrame:
         while drama.act == 1:
             time.sleep(0.005)

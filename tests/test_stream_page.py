@@ -90,7 +90,7 @@ PATHS = [*_FILES, "about.json", "look"]
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_without_the_token_nothing_is_given(path: str, live: tuple[DisplayState, Page]) -> None:
+def test_request_without_token_is_rejected(path: str, live: tuple[DisplayState, Page]) -> None:
     _, page = live
     wrong = "x" * len(page.token)
     for before in ("/", f"/{wrong}/", f"/{page.token[:-1]}/", f"/{page.token}x/"):
@@ -100,7 +100,7 @@ def test_without_the_token_nothing_is_given(path: str, live: tuple[DisplayState,
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_under_another_name_nothing_is_given(path: str, live: tuple[DisplayState, Page]) -> None:
+def test_request_with_other_host_is_rejected(path: str, live: tuple[DisplayState, Page]) -> None:
     _, page = live
     for host in (
         "evil.example",
@@ -114,7 +114,7 @@ def test_under_another_name_nothing_is_given(path: str, live: tuple[DisplayState
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_with_both_everything_is_given_with_the_safe_headers(path: str, live: tuple[DisplayState, Page]) -> None:
+def test_valid_request_gets_security_headers(path: str, live: tuple[DisplayState, Page]) -> None:
     _, page = live
     for host in (f"127.0.0.1:{page.port}", f"localhost:{page.port}"):
         reply = Reply(page, f"/{page.token}/{path}", Host=host)
@@ -126,24 +126,24 @@ def test_with_both_everything_is_given_with_the_safe_headers(path: str, live: tu
         assert "Access-Control-Allow-Origin" not in reply.headers
 
 
-def test_a_page_from_elsewhere_cannot_read_it_with_the_token_either(live: tuple[DisplayState, Page]) -> None:
+def test_cross_site_request_is_rejected(live: tuple[DisplayState, Page]) -> None:
     _, page = live
     assert Reply(page, f"/{page.token}/look", Sec_Fetch_Site="cross-site").status == 403
 
 
 @pytest.mark.parametrize("path", ["nothing", "../page.py", "web/page.html", "page.css/x", "%2e%2e/page.py"])
-def test_there_are_no_other_files(path: str, live: tuple[DisplayState, Page]) -> None:
+def test_other_files_are_not_served(path: str, live: tuple[DisplayState, Page]) -> None:
     _, page = live
     assert Reply(page, f"/{page.token}/{path}").status == 404
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-def test_nothing_can_be_sent_to_it(method: str, live: tuple[DisplayState, Page]) -> None:
+def test_other_methods_are_rejected(method: str, live: tuple[DisplayState, Page]) -> None:
     _, page = live
     assert Reply(page, f"/{page.token}/look", method=method).status == 501
 
 
-def test_nothing_is_fetched_from_another_place() -> None:
+def test_page_loads_nothing_from_other_hosts() -> None:
     web = Path(headless_chromium.__file__).parent.parent / "deploy" / "stream" / "web"
     pages = [file for file in web.iterdir() if file.suffix in (".html", ".css", ".js")]
     assert len(pages) > 5
@@ -158,7 +158,7 @@ def test_two_pages_have_different_tokens(live: tuple[DisplayState, Page]) -> Non
     other.close()
 
 
-def test_a_look_holds_the_picture_the_mask_and_its_age(live: tuple[DisplayState, Page]) -> None:
+def test_update_has_picture_mask_and_age(live: tuple[DisplayState, Page]) -> None:
     display_state, page = live
     shown = show(display_state, 3)
     said, jpeg, mask = Reply(page, f"/{page.token}/look?seen=-1&frame=-1&mask=-1").look()
@@ -170,7 +170,7 @@ def test_a_look_holds_the_picture_the_mask_and_its_age(live: tuple[DisplayState,
     assert np.abs(decoded.astype(int) - shown.pixels).mean() < 3
 
 
-def test_what_a_page_has_is_not_sent_again(live: tuple[DisplayState, Page]) -> None:
+def test_update_omits_known_picture_and_mask(live: tuple[DisplayState, Page]) -> None:
     display_state, page = live
     show(display_state, 3)
     said, jpeg, mask = Reply(page, f"/{page.token}/look?seen=-1&frame=3&mask=3").look()
@@ -182,7 +182,7 @@ def test_what_a_page_has_is_not_sent_again(live: tuple[DisplayState, Page]) -> N
     assert jpeg and not mask
 
 
-def test_a_look_waits_for_what_is_new(live: tuple[DisplayState, Page]) -> None:
+def test_update_waits_for_new_state(live: tuple[DisplayState, Page]) -> None:
     display_state, page = live
     show(display_state, 1)
     seen = Reply(page, f"/{page.token}/look").look()[0]["seen"]
@@ -194,7 +194,7 @@ def test_a_look_waits_for_what_is_new(live: tuple[DisplayState, Page]) -> None:
     assert said["waited_ms"] >= 40
 
 
-def test_silence_is_answered_all_the_same(live: tuple[DisplayState, Page]) -> None:
+def test_update_returns_after_timeout_without_change(live: tuple[DisplayState, Page]) -> None:
     display_state, page = live
     show(display_state, 1)
     seen = Reply(page, f"/{page.token}/look").look()[0]["seen"]
@@ -210,7 +210,7 @@ STATES = {
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_mask_that_may_not_be_shown_is_not_sent(state: str, live: tuple[DisplayState, Page]) -> None:
+def test_mask_that_is_not_fresh_is_not_sent(state: str, live: tuple[DisplayState, Page]) -> None:
     display_state, page = live
     show(display_state, 1)
     STATES[state](display_state)
@@ -221,7 +221,7 @@ def test_a_mask_that_may_not_be_shown_is_not_sent(state: str, live: tuple[Displa
     assert "mask_size" not in said["record"]
 
 
-def test_a_mask_that_ages_while_the_picture_is_compressed_is_withdrawn() -> None:
+def test_mask_that_expires_during_compression_is_not_sent() -> None:
     now = [10**9]
     display_state = DisplayState(
         FreshnessLimits(budget_ms=100, no_signal_ms=10_000), model="tiny", clock=lambda: now[0]
@@ -245,9 +245,7 @@ def test_a_mask_that_ages_while_the_picture_is_compressed_is_withdrawn() -> None
 
 @pytest.mark.parametrize("encode", [_encode_with_pillow, jpeg_encoder()], ids=["pillow", "the one that is used"])
 @pytest.mark.parametrize("shape", [(54, 96), (54, 96, 3), (2160, 3840, 3)])
-def test_pictures_are_compressed_in_their_colours_and_never_larger_than_needed(
-    encode: Any, shape: tuple[int, ...]
-) -> None:
+def test_jpeg_encoder_preserves_colour_and_limits_size(encode: Any, shape: tuple[int, ...]) -> None:
     pixels = np.zeros(shape, np.uint8)
     pixels[..., :1] = 200
     decoded = np.asarray(Image.open(io.BytesIO(encode(pixels))))
@@ -256,7 +254,7 @@ def test_pictures_are_compressed_in_their_colours_and_never_larger_than_needed(
     assert np.abs(decoded[5, 5].astype(int) - pixels[5, 5]).max() < 6
 
 
-def test_recording_is_told_while_it_goes_on(live: tuple[DisplayState, Page]) -> None:
+def test_update_reports_recording(live: tuple[DisplayState, Page]) -> None:
     _, page = live
     with recording("cases"):
         assert Reply(page, f"/{page.token}/look").look()[0]["recording"] is True
@@ -264,7 +262,7 @@ def test_recording_is_told_while_it_goes_on(live: tuple[DisplayState, Page]) -> 
     assert not is_recording()
 
 
-def test_a_silent_peer_holds_nobody_up(live: tuple[DisplayState, Page]) -> None:
+def test_idle_connections_do_not_block_requests(live: tuple[DisplayState, Page]) -> None:
     display_state, page = live
     show(display_state, 1)
     peers = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(4)]
@@ -274,7 +272,7 @@ def test_a_silent_peer_holds_nobody_up(live: tuple[DisplayState, Page]) -> None:
         peer.close()
 
 
-def test_numbers_alone_are_read(live: tuple[DisplayState, Page]) -> None:
+def test_query_accepts_numbers_only(live: tuple[DisplayState, Page]) -> None:
     _, page = live
     assert Reply(page, f"/{page.token}/look?seen=abc").status == 400
 
@@ -287,12 +285,12 @@ def test_a_port_in_use_is_one_clear_line(live: tuple[DisplayState, Page]) -> Non
 @pytest.mark.parametrize(
     ("argument", "words"), [("0.0.0.0:80", "every network"), ("door:80", "no address"), ("here", "page:PORT")]
 )
-def test_a_place_that_it_cannot_be_served_at_is_refused(argument: str, words: str) -> None:
+def test_invalid_page_address_is_rejected(argument: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
         open_page(argument, context())
 
 
-def test_the_address_is_said_once_and_requests_are_not_logged(capfd: pytest.CaptureFixture[str]) -> None:
+def test_address_is_printed_once_and_requests_are_not_logged(capfd: pytest.CaptureFixture[str]) -> None:
     page = open_page("", context())
     Reply(page, f"/{page.token}/about.json")
     Reply(page, "/wrong")
@@ -303,7 +301,7 @@ def test_the_address_is_said_once_and_requests_are_not_logged(capfd: pytest.Capt
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\nX: "])
-def test_connections_that_say_nothing_do_not_lock_a_page_out(sent: bytes, live: tuple[DisplayState, Page]) -> None:
+def test_connections_without_token_do_not_block_a_page(sent: bytes, live: tuple[DisplayState, Page]) -> None:
     display_state, page = live
     show(display_state, 1)
     slow = [socket.create_connection(("127.0.0.1", page.port), timeout=10) for _ in range(40)]
@@ -319,9 +317,7 @@ def test_connections_that_say_nothing_do_not_lock_a_page_out(sent: bytes, live: 
             link.close()
 
 
-def test_a_request_that_comes_byte_by_byte_is_given_up(
-    live: tuple[DisplayState, Page], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_request_is_dropped(live: tuple[DisplayState, Page], monkeypatch: pytest.MonkeyPatch) -> None:
     _, page = live
     monkeypatch.setattr("deploy.stream.web.server._REQUEST_TIMEOUT_S", 0.4)
     link = socket.create_connection(("127.0.0.1", page.port), timeout=10)
@@ -333,7 +329,7 @@ def test_a_request_that_comes_byte_by_byte_is_given_up(
     assert time.monotonic() < ends
 
 
-def test_pages_that_showed_the_token_keep_their_places(live: tuple[DisplayState, Page]) -> None:
+def test_connections_with_token_are_not_dropped(live: tuple[DisplayState, Page]) -> None:
     display_state, page = live
     show(display_state, 1)
     keeping = [http.client.HTTPConnection("127.0.0.1", page.port, timeout=10) for _ in range(15)]
@@ -361,7 +357,7 @@ def test_pages_that_showed_the_token_keep_their_places(live: tuple[DisplayState,
         ("/dev/video0", "/dev/video0"),
     ],
 )
-def test_the_page_names_its_source_without_path_and_password(name: str, label: str) -> None:
+def test_source_label_has_no_path_or_password(name: str, label: str) -> None:
     assert source_label(name) == label
     on = replace(context(), source=type("Source", (), {"name": name}))
     page = Page(on)
@@ -371,7 +367,7 @@ def test_the_page_names_its_source_without_path_and_password(name: str, label: s
         page.close()
 
 
-def test_a_page_hears_that_the_stream_has_ended_before_the_server_goes(live: tuple[DisplayState, Page]) -> None:
+def test_page_receives_end_of_stream_before_server_stops(live: tuple[DisplayState, Page]) -> None:
     display_state, page = live
     show(display_state, 1)
     link = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
@@ -392,7 +388,7 @@ def test_a_page_hears_that_the_stream_has_ended_before_the_server_goes(live: tup
     assert not closing.is_alive()
 
 
-def test_without_a_signal_the_look_tells_why_pictures_are_refused(live: tuple[DisplayState, Page]) -> None:
+def test_update_has_rejection_reason_without_signal(live: tuple[DisplayState, Page]) -> None:
     display_state, page = live
     display_state.frame_rejected("a damaged frame")
     said, _, _ = Reply(page, f"/{page.token}/look").look()
@@ -402,7 +398,7 @@ def test_without_a_signal_the_look_tells_why_pictures_are_refused(live: tuple[Di
 @pytest.mark.slow
 @pytest.mark.skipif(headless_chromium.BINARY is None, reason="no Chromium here")
 @pytest.mark.parametrize("size", [(1280, 720), (540, 760)])
-def test_in_a_browser_the_page_warns_fits_and_ends(size: tuple[int, int], tmp_path: Path) -> None:
+def test_browser_shows_drift_warning_layout_and_end(size: tuple[int, int], tmp_path: Path) -> None:
     on = context(budget_ms=10_000, no_signal_ms=20_000)
     page, stop, likeness = Page(on), threading.Event(), [0.9]
 
@@ -446,7 +442,7 @@ def test_in_a_browser_the_page_warns_fits_and_ends(size: tuple[int, int], tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(headless_chromium.BINARY is None, reason="no Chromium here")
-def test_in_a_browser_no_old_mask_is_drawn_as_fresh(tmp_path: Path) -> None:
+def test_browser_never_draws_expired_mask(tmp_path: Path) -> None:
     on = context(budget_ms=BUDGET_MS, no_signal_ms=3000)
     page, stop, fed = Page(on), threading.Event(), {"frames": True, "masks": True, "likeness": 0.9}
 
@@ -515,7 +511,7 @@ def test_in_a_browser_no_old_mask_is_drawn_as_fresh(tmp_path: Path) -> None:
         feeding.join()
 
 
-def test_a_video_file_holds_what_was_shown_at_its_times(tmp_path: Path) -> None:
+def test_video_file_has_pictures_at_capture_times(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     from deploy.stream.outputs.video_file import open_video
 
@@ -543,7 +539,7 @@ def test_a_video_file_holds_what_was_shown_at_its_times(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_another_size_begins_another_file_and_none_is_overwritten(tmp_path: Path) -> None:
+def test_size_change_begins_new_video_file_without_overwriting(tmp_path: Path) -> None:
     pytest.importorskip("av")
     from deploy.stream.outputs.video_file import open_video
 
@@ -560,7 +556,7 @@ def test_another_size_begins_another_file_and_none_is_overwritten(tmp_path: Path
 
 
 @pytest.mark.parametrize(("argument", "words"), [("case.avi", "FILE.mp4"), ("gone/case.mp4", "no folder")])
-def test_a_video_that_cannot_be_written_is_refused(argument: str, words: str) -> None:
+def test_invalid_video_path_is_rejected(argument: str, words: str) -> None:
     from deploy.stream.outputs.video_file import open_video
 
     with pytest.raises(ValueError, match=words):
@@ -569,7 +565,7 @@ def test_a_video_that_cannot_be_written_is_refused(argument: str, words: str) ->
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_ends_the_recording_in_one_line(tmp_path: Path) -> None:
+def test_video_file_reports_full_disk(tmp_path: Path) -> None:
     pytest.importorskip("av")
     from deploy.stream.outputs.video_file import open_video
 

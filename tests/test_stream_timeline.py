@@ -18,32 +18,32 @@ def streamed(
     return line
 
 
-def test_a_steady_stream_has_no_drift() -> None:
+def test_timeline_of_steady_stream_has_no_drift() -> None:
     said = streamed(30).record()
     assert said["drift"]["resident_bytes"] == 0
     assert said["drift"]["p50_ratio"] == said["drift"]["p99_ratio"] == 1.0
 
 
-def test_a_leak_and_a_growing_age_are_seen() -> None:
+def test_timeline_detects_leak_and_growing_age() -> None:
     said = streamed(31, later_ms=1.0, leak=1000).record()
     assert said["drift"]["resident_bytes"] == 20_000
     assert said["drift"]["p50_ratio"] > 1.5
 
 
-def test_a_stretch_has_its_own_times_alone() -> None:
+def test_timeline_interval_has_its_own_times_only() -> None:
     points = streamed(3, ms=10.0, later_ms=5.0).record()["timeline"]
     assert [point["p50_ms"] for point in points] == [10.0, 15.0, 20.0]
     assert [point["n"] for point in points] == [10, 10, 10]
 
 
-def test_the_line_stays_short_and_still_covers_the_whole_stream() -> None:
+def test_timeline_is_bounded_and_covers_whole_stream() -> None:
     said = streamed(1000, points=16, leak=1).record()
     assert len(said["timeline"]) < 16
     assert said["timeline"][0]["at_s"] < 5 * 1000 / 4 and said["timeline"][-1]["at_s"] > 5 * 1000 * 3 / 4
     assert said["drift"]["resident_bytes"] > 400
 
 
-def test_a_stretch_without_masks_has_no_age_and_too_short_a_stream_no_drift() -> None:
+def test_timeline_without_masks_has_no_age_and_no_drift() -> None:
     line = DriftTimeline(LatencySeries())
     line.sample(at_s=5.0, frames=150, resident_bytes=None)
     assert line.record() == {
