@@ -174,7 +174,7 @@ export class Correct {
     const dragBox = this.dragStart === null ? [] : [{ box: [...this.dragStart, ...this.dragEnd] }];
     for (const [colour, thick] of [["#000c", 5], ["#fff", 2.2]]) {
       [pen.strokeStyle, pen.lineWidth] = [colour, thick * ratio];
-      for (const step of [...this.steps, ...dragged]) {
+      for (const step of [...this.steps, ...dragBox]) {
         pen.setLineDash(step.box ? [7 * ratio, 5 * ratio] : []);
         if (step.box) { box(step.box); continue; }
         const [x, y, on] = [step.click[0] * width, step.click[1] * height, step.click[2]];
