@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from misbehaving import MODEL_SIZE, picture
+from faulty_source import MODEL_SIZE, picture
 from PIL import Image
 
 from deploy.stream.state.display_state import DisplayState, FreshnessLimits

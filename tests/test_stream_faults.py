@@ -25,7 +25,7 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from misbehaving import MODEL_SIZE, OPTIONS, Drama, honest, model, picture, threshold  # noqa: E402
+from faulty_source import MODEL_SIZE, OPTIONS, FaultScenario, check_snapshot, model, picture, threshold  # noqa: E402
 from tiny_ship import expected, frame, make_ship  # noqa: E402
 
 from deploy.stream import session as sessions  # noqa: E402
@@ -91,10 +91,10 @@ def test_killed_worker_process_is_replaced_by_standby(by: str, why: str, ship: P
     def cold() -> Any:
         raise AssertionError("loaded anew, though one was waiting")
 
-    drama = Drama(kill, sees="invalid")
+    scenario = FaultScenario(kill, expected="invalid")
     options = replace(OPTIONS, hang_ms=2_000)
-    record = drama.play(replace(opened.model, load=cold), runner=first, options=options)
-    assert re.search(why, drama.why)
+    record = scenario.run(replace(opened.model, load=cold), runner=first, options=options)
+    assert re.search(why, scenario.why)
     assert record["restarts"] == record["failures"] == 1
     first.close()
     assert not any(child.alive for child in waiting)
@@ -178,16 +178,16 @@ def test_runner_that_fails_golden_self_test_is_never_used() -> None:
         return 1 - threshold(frames)
 
     def make() -> Any:
-        made.append(other if drama.act == 1 else threshold)
+        made.append(other if scenario.act == 1 else threshold)
         return made[-1]
 
     def broken(frames: np.ndarray) -> np.ndarray:
-        if drama.act == 1:
+        if scenario.act == 1:
             raise RuntimeError("device lost")
         return threshold(frames)
 
-    drama = Drama(sees="invalid")
-    drama.play(model(make, golden=(golden, threshold(golden))), runner=broken)
+    scenario = FaultScenario(expected="invalid")
+    scenario.run(model(make, golden=(golden, threshold(golden))), runner=broken)
     assert made[-1] is threshold
     with pytest.raises(InvalidMaskError, match="golden"):
         StandbyWorker(None, load=lambda: other, self_test=_refuse).take()
@@ -221,7 +221,7 @@ def test_recovered_threads_do_not_count_as_hung() -> None:
     options = replace(OPTIONS, hang_ms=20)
     record = Session(
         IterableSource(frames(), hz=200), model(make), runner=sticky, options=options,
-        display=lambda shown, drawn: (honest(shown, drawn), states.append(shown.status.state)),
+        display=lambda shown, drawn: (check_snapshot(shown, drawn), states.append(shown.status.state)),
     ).run()  # fmt: skip
     assert states[-1] == "fresh" and record["restarts"] == 7
 
@@ -443,7 +443,7 @@ def watched() -> Iterator[tuple[Session, Page, IgtlServer, list[str]]]:
             k += 1
 
     def display(shown: DisplaySnapshot, drawn: Any) -> None:
-        honest(shown, drawn)
+        check_snapshot(shown, drawn)
         states.append(shown.status.state)
 
     session = Session(
@@ -574,9 +574,9 @@ def _in_time(shown: DisplaySnapshot, budget_ms: float) -> None:
 def test_unknown_pixel_format_is_no_signal_until_valid_again(
     strange: Callable[[int], Any],
 ) -> None:
-    drama = Drama(lambda k: SourceFrame(strange(k)), sees="no-signal")
-    record = drama.play()
-    assert drama.why == "no new frame" and record["corrupt"] > 0 and record["failures"] == 0
+    scenario = FaultScenario(lambda k: SourceFrame(strange(k)), expected="no-signal")
+    record = scenario.run()
+    assert scenario.why == "no new frame" and record["corrupt"] > 0 and record["failures"] == 0
     assert record["refused"][0]["count"] == record["corrupt"] and "a frame of" in record["refused"][0]["why"]
 
 
@@ -609,7 +609,7 @@ def test_change_to_grey_or_rgba_continues_masks() -> None:
         seen: list[DisplaySnapshot] = []
         Session(
             IterableSource(frames, hz=100), model(), options=OPTIONS,
-            display=lambda shown, drawn, seen=seen: (honest(shown, drawn), seen.append(shown)),
+            display=lambda shown, drawn, seen=seen: (check_snapshot(shown, drawn), seen.append(shown)),
         ).run()  # fmt: skip
         last = seen[-1].status
         assert last.frame_id == 59 and np.array_equal(last.mask, threshold(_fitted(frames[59])[None])[0])

@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from misbehaving import MODEL_SIZE, OPTIONS, Drama, honest, model, picture, threshold
+from faulty_source import MODEL_SIZE, OPTIONS, FaultScenario, check_snapshot, model, picture, threshold
 
 from deploy.package.input_drift import measure
 from deploy.stream.capture import SourceClock
@@ -131,15 +131,15 @@ def test_latest_queue_holds_newest_and_counts_replaced() -> None:
 
 
 def test_black_picture_is_no_signal() -> None:
-    drama = Drama(lambda k: SourceFrame(np.zeros((60, 80, 3), np.uint8)), sees="no-signal")
-    drama.play()
-    assert "black" in drama.why
+    scenario = FaultScenario(lambda k: SourceFrame(np.zeros((60, 80, 3), np.uint8)), expected="no-signal")
+    scenario.run()
+    assert "black" in scenario.why
 
 
 def test_frozen_picture_is_stale() -> None:
-    drama = Drama(lambda k: SourceFrame(picture(0)), sees="stale")
-    drama.play()
-    assert "frozen" in drama.why
+    scenario = FaultScenario(lambda k: SourceFrame(picture(0)), expected="stale")
+    scenario.run()
+    assert "frozen" in scenario.why
 
 
 def test_lost_source_is_reopened() -> None:
@@ -152,14 +152,14 @@ def test_lost_source_is_reopened() -> None:
         tries.append(1)
         raise ValueError("not there")  # as long as the act lasts
 
-    drama = Drama(pull, sees="no-signal", live=True, opens=opens)
-    record = drama.play()
-    assert "pulled out" in drama.why
+    scenario = FaultScenario(pull, expected="no-signal", live=True, opens=opens)
+    record = scenario.run()
+    assert "pulled out" in scenario.why
     assert record["losses"] == record["reopened"] == 1
 
 
 def test_delayed_frames_are_stale_by_source_clock() -> None:
-    class Late(Drama):
+    class Late(FaultScenario):
         """In its second act the network stops for a while, and all that comes from then on is old."""
 
         def read(self) -> SourceFrame | None:
@@ -172,9 +172,9 @@ def test_delayed_frames_are_stale_by_source_clock() -> None:
 
         _late_ns = 0
 
-    drama = Late(sees="stale", live=True)
-    record = drama.play()
-    assert drama.why == "frames come 0.7 s late by the source's own clock" and record["late_frames"] > 0
+    scenario = Late(expected="stale", live=True)
+    record = scenario.run()
+    assert scenario.why == "frames come 0.7 s late by the source's own clock" and record["late_frames"] > 0
 
 
 def test_mask_age_includes_frame_delay() -> None:
@@ -229,9 +229,9 @@ def test_corrupt_frames_are_counted_and_never_shown() -> None:
             raise CorruptFrameError("half a frame")
         return SourceFrame(picture(k).astype(np.float32))
 
-    drama = Drama(damage, sees="no-signal")
-    record = drama.play()
-    assert "no new frame" in drama.why and record["corrupt"] > 0 and record["failures"] == 0
+    scenario = FaultScenario(damage, expected="no-signal")
+    record = scenario.run()
+    assert "no new frame" in scenario.why and record["corrupt"] > 0 and record["failures"] == 0
 
 
 @pytest.mark.parametrize("now", [picture(3, size=(120, 100)), picture(3)[:32, :32], np.array(picture(3)[:, :40, 0])])
@@ -240,7 +240,7 @@ def test_old_mask_is_not_shown_after_size_change(now: np.ndarray) -> None:
     release = threading.Event()
 
     def slow(frames: np.ndarray) -> np.ndarray:
-        if drama.act == 1:
+        if scenario.act == 1:
             release.wait(5)
         return threshold(frames)
 
@@ -251,9 +251,9 @@ def test_old_mask_is_not_shown_after_size_change(now: np.ndarray) -> None:
         release.set()
         return changed(k).pixels
 
-    drama = Drama(changed, sees="stale", after=after)
-    record = drama.play(model(lambda: slow), options=StreamOptions(budget_ms=600, no_signal_ms=300, hang_ms=10_000))
-    assert "previous picture" in drama.why and record["size_changes"] == 1
+    scenario = FaultScenario(changed, expected="stale", after=after)
+    record = scenario.run(model(lambda: slow), options=StreamOptions(budget_ms=600, no_signal_ms=300, hang_ms=10_000))
+    assert "previous picture" in scenario.why and record["size_changes"] == 1
 
 
 def test_grey_and_colour_frames_can_alternate() -> None:
@@ -261,7 +261,7 @@ def test_grey_and_colour_frames_can_alternate() -> None:
     seen = []
     Session(
         IterableSource(frames, hz=100), model(), options=OPTIONS,
-        display=lambda shown, drawn: (honest(shown, drawn), seen.append(shown.status.state)),
+        display=lambda shown, drawn: (check_snapshot(shown, drawn), seen.append(shown.status.state)),
     ).run()  # fmt: skip
     assert "fresh" in seen and "invalid" not in seen
 
@@ -273,7 +273,7 @@ def test_slow_masks_are_stale_and_video_continues() -> None:
     shown_meanwhile = set()
 
     def starved(frames: np.ndarray) -> np.ndarray:
-        while drama.act == 1:
+        while scenario.act == 1:
             time.sleep(0.005)
         return threshold(frames)
 
@@ -281,41 +281,41 @@ def test_slow_masks_are_stale_and_video_continues() -> None:
         shown_meanwhile.add(k)
         return SourceFrame(picture(k))
 
-    drama = Drama(play, sees="stale")
-    drama.play(model(lambda: starved), options=StreamOptions(budget_ms=600, no_signal_ms=300, hang_ms=30_000))
-    assert "too old" in drama.why and len(shown_meanwhile) > 20
+    scenario = FaultScenario(play, expected="stale")
+    scenario.run(model(lambda: starved), options=StreamOptions(budget_ms=600, no_signal_ms=300, hang_ms=30_000))
+    assert "too old" in scenario.why and len(shown_meanwhile) > 20
 
 
 def test_hanging_inference_is_abandoned_and_its_mask_dropped() -> None:
     release, calls = threading.Event(), []
 
     def hangs(frames: np.ndarray) -> np.ndarray:
-        if drama.act == 1 and not calls:
+        if scenario.act == 1 and not calls:
             calls.append(1)
             release.wait(20)
             return np.full((1, *MODEL_SIZE), 9, np.uint8)  # no class there is: it would be seen
         return threshold(frames)
 
     def make() -> Any:
-        while drama.act == 1 and calls:  # or it would be mended before anybody saw it
+        while scenario.act == 1 and calls:  # or it would be mended before anybody saw it
             time.sleep(0.005)
         return hangs
 
-    drama = Drama(sees="invalid")
-    record = drama.play(model(make))
+    scenario = FaultScenario(expected="invalid")
+    record = scenario.run(model(make))
     release.set()
-    assert "hangs" in drama.why and record["restarts"] == 1 and record["failures"] == 1
+    assert "hangs" in scenario.why and record["restarts"] == 1 and record["failures"] == 1
 
 
 def test_failing_inference_is_restarted() -> None:
     def broken(frames: np.ndarray) -> np.ndarray:
-        if drama.act == 1:
+        if scenario.act == 1:
             raise RuntimeError("device lost\nand a stack")
         return threshold(frames)
 
-    drama = Drama(sees="invalid")
-    record = drama.play(model(lambda: broken))
-    assert drama.why == "device lost" and record["restarts"] >= 1
+    scenario = FaultScenario(expected="invalid")
+    record = scenario.run(model(lambda: broken))
+    assert scenario.why == "device lost" and record["restarts"] >= 1
 
 
 @pytest.mark.parametrize(
@@ -331,9 +331,9 @@ def test_failing_inference_is_restarted() -> None:
 def test_invalid_mask_is_not_shown(mask: np.ndarray, why: str) -> None:
     with pytest.raises(InvalidMaskError, match=why):
         validate_mask(mask, size=MODEL_SIZE, classes=3)
-    drama = Drama(sees="invalid")
-    drama.play(model(lambda: lambda frames: mask if drama.act == 1 else threshold(frames)))
-    assert why in drama.why
+    scenario = FaultScenario(expected="invalid")
+    scenario.run(model(lambda: lambda frames: mask if scenario.act == 1 else threshold(frames)))
+    assert why in scenario.why
 
 
 def test_nan_weights_are_detected_by_golden_self_test() -> None:
@@ -341,11 +341,11 @@ def test_nan_weights_are_detected_by_golden_self_test() -> None:
     golden = picture(1)[None, ::2, ::2]
 
     def poisoned(frames: np.ndarray) -> np.ndarray:
-        return threshold(frames) * np.uint8(drama.act != 1)
+        return threshold(frames) * np.uint8(scenario.act != 1)
 
-    drama = Drama(sees="invalid")
-    drama.play(model(lambda: poisoned, golden=(golden, threshold(golden)), golden_every=3))
-    assert "golden" in drama.why
+    scenario = FaultScenario(expected="invalid")
+    scenario.run(model(lambda: poisoned, golden=(golden, threshold(golden)), golden_every=3))
+    assert "golden" in scenario.why
 
 
 # --- the wall clock, outputs, two at once, the end ---
@@ -357,7 +357,7 @@ def test_stream_does_not_read_wall_clock(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setattr(time, "time", set_back)
     monkeypatch.setattr(time, "time_ns", set_back)
-    Drama(lambda k: SourceFrame(picture(0)), sees="stale").play()
+    FaultScenario(lambda k: SourceFrame(picture(0)), expected="stale").run()
 
 
 class _Slow:
@@ -423,10 +423,10 @@ def test_invalid_option_is_named(field: str, value: float) -> None:
 
 def test_blocking_read_is_no_signal_until_it_returns() -> None:
     def block(k: int) -> SourceFrame:
-        while drama.act == 1:
+        while scenario.act == 1:
             time.sleep(0.005)
         return SourceFrame(picture(k))
 
-    drama = Drama(block, sees="no-signal")
-    drama.play()
-    assert drama.why == "no new frame"
+    scenario = FaultScenario(block, expected="no-signal")
+    scenario.run()
+    assert scenario.why == "no new frame"

@@ -17,7 +17,7 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from misbehaving import OPTIONS, Drama, picture  # noqa: E402
+from faulty_source import OPTIONS, FaultScenario, picture  # noqa: E402
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
 import edgemt  # noqa: E402
@@ -82,9 +82,9 @@ def test_edited_package_is_invalid_until_restored(tmp_path: Path) -> None:
             weights.write_bytes(before)
         return picture(k)
 
-    drama = Drama(edit, sees="invalid", after=mend)
-    drama.play(opened.model, runner=opened.runner, watcher=opened.watcher)
-    assert drama.why == "model folder: model.onnx was changed"
+    scenario = FaultScenario(edit, expected="invalid", after=mend)
+    scenario.run(opened.model, runner=opened.runner, watcher=opened.watcher)
+    assert scenario.why == "model folder: model.onnx was changed"
 
 
 def test_package_watcher_ignores_touch_and_reports_missing_file(tmp_path: Path) -> None:
@@ -107,9 +107,9 @@ def test_killed_worker_process_is_restarted(ship: Path) -> None:
             os.kill(opened.runner.process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
         return SourceFrame(picture(k))
 
-    drama = Drama(kill, sees="invalid")
-    record = drama.play(opened.model, runner=opened.runner, options=replace(OPTIONS, hang_ms=10_000))
-    assert drama.why == "the inference process ended (signal 9)" and record["restarts"] == 1
+    scenario = FaultScenario(kill, expected="invalid")
+    record = scenario.run(opened.model, runner=opened.runner, options=replace(OPTIONS, hang_ms=10_000))
+    assert scenario.why == "the inference process ended (signal 9)" and record["restarts"] == 1
     opened.runner.close()
 
 

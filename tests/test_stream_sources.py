@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from misbehaving import picture
+from faulty_source import picture
 from PIL import Image
 
 from deploy.stream.sources import SOURCES, base, open_source

@@ -1,7 +1,7 @@
-"""A source that plays a fault in three acts: good frames until a mask is shown, the fault until the screen says so,
-good frames until a mask is back. What was seen decides when an act ends, never a clock.
+"""A source that plays a fault in three phases: valid frames until a mask is shown, the fault until the display has the
+expected state, valid frames until a mask is shown again. The displayed state ends a phase, never a clock.
 
-Every picture on the way is checked: no mask that is too old, of another picture or of none was shown as fresh.
+Every displayed picture is checked: no mask that is too old, or that belongs to another picture, is shown as fresh.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ _TOO_MANY = 4_000
 
 
 def picture(k: int, *, size: tuple[int, int] = SIZE) -> np.ndarray:
-    """uint8 [H, W, 3] with a bright block that moves, and no two alike."""
+    """uint8 [H, W, 3] with a bright block that moves; no two are equal."""
     pixels = np.random.default_rng(k).integers(30, 60, (*size, 3), dtype=np.uint8)
     pixels[10:40, 10 + k % 20 : 50 + k % 20] += 150
     return pixels
@@ -39,25 +39,29 @@ def model(load: Callable[[], InferFn] = lambda: threshold, **fields: Any) -> Str
     return StreamModel(**{"id": "m", "load": load, "size": MODEL_SIZE, "channels": 3, "colours": palette(3), **fields})
 
 
-class Drama:
-    """The source, and the display that watches."""
+class FaultScenario:
+    """A source and the display of one session.
 
-    name = "drama"
+    `fault` gives frame k during the fault, `after` the pixels of frame k after it; `opens` is called when the source is
+    opened during the fault. `expected` is the state that the display must reach.
+    """
+
+    name = "faulty"
 
     def __init__(
         self,
         fault: Callable[[int], Any] = lambda k: SourceFrame(picture(k)),
         *,
-        sees: State,
+        expected: State,
         live: bool = False,
         opens: Callable[[], None] = lambda: None,
         after: Callable[[int], np.ndarray] = picture,
     ) -> None:
         self.live, self.hz = live, 200.0
         self.detected_s = self.recovered_s = -1.0  # from the fault to its display, from its end to the next mask
-        self.act, self.why, self.recovered_after = 0, "", -1
+        self.act, self.why, self.recovered_after = 0, "", -1  # phase, reason of the fault, frames until a mask was back
         self.states: list[State] = []
-        self._fault, self._sees, self._opens, self._after = fault, sees, opens, after
+        self._fault, self._expected, self._opens, self._after = fault, expected, opens, after
         self._read, self._mended, self._since = 0, -1, 0.0
 
     def open(self) -> None:
@@ -80,17 +84,17 @@ class Drama:
     def watch(self, shown: DisplaySnapshot, drawn: np.ndarray | None) -> None:
         record, frame = shown.status, shown.frame
         self.states.append(record.state)
-        honest(shown, drawn)
+        check_snapshot(shown, drawn)
         if self.act == 0 and record.state == "fresh":
             self.act, self._since = 1, time.monotonic()
-        elif self.act == 1 and record.state == self._sees:
+        elif self.act == 1 and record.state == self._expected:
             self.act, self.why, self._mended = 2, record.reason, frame.id if frame else 0
             self.detected_s, self._since = time.monotonic() - self._since, time.monotonic()
         elif self.act == 2 and record.frame_id is not None and record.frame_id > self._mended:
             self.act, self.recovered_after = 3, record.frame_id - self._mended
             self.recovered_s = time.monotonic() - self._since
 
-    def play(
+    def run(
         self, made: StreamModel | None = None, *, options: StreamOptions = OPTIONS, **fields: Any
     ) -> dict[str, Any]:
         record = Session(self, made or model(), options=options, display=self.watch, **fields).run()
@@ -98,7 +102,7 @@ class Drama:
         return record
 
 
-def honest(shown: DisplaySnapshot, drawn: np.ndarray | None) -> None:
+def check_snapshot(shown: DisplaySnapshot, drawn: np.ndarray | None) -> None:
     record, frame = shown.status, shown.frame
     assert (record.mask is not None) == (record.state == "fresh") == (shown.result is not None)
     if shown.result is not None:
