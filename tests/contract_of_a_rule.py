@@ -7,11 +7,11 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemt.contract import Step
-from edgemt.learning.losses import distance, onehot
-from edgemt.testing.tiny_training import Says
+from edgemt.learning.losses import consistency_loss, onehot
+from edgemt.testing.tiny_training import ConstantTeacher
 
 
-def check_masked_voxels_do_not_count(far=distance) -> None:
+def check_masked_voxels_do_not_count(far=consistency_loss) -> None:
     """What has no weight is not in the mean, and what the student says there changes nothing."""
     g = torch.Generator().manual_seed(0)
     logits = torch.randn(2, 3, 8, 8, generator=g)
@@ -34,7 +34,7 @@ def check_the_bar_knows_the_number_of_classes(rule, *, classes: int) -> None:
 
     def accepted(p: Tensor, index: int) -> float:
         step = Step(index, 100, torch.Generator().manual_seed(0))
-        _, weight = rule(Says(p.view(-1, 1, 1).expand(classes, 4, 4)), image, step)
+        _, weight = rule(ConstantTeacher(p.view(-1, 1, 1).expand(classes, 4, 4)), image, step)
         return float(weight.mean())
 
     assert accepted(fair, 100) == 1.0, "at the end something is still refused"

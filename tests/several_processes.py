@@ -15,9 +15,10 @@ from torch import nn
 
 from edgemt.contract import Batch, Output, Step
 from edgemt.io import process_rank
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import cross_entropy
-from edgemt.learning.method import Method, Terms
-from edgemt.learning.roles import Ema, Memory, Players, Role, Trainable
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.roles import Memory, Networks, Role, Trainable
 from edgemt.methods import METHODS, Discriminator
 from edgemt.training import distributed, engine
 from edgemt.training.options import Schedule
@@ -52,8 +53,8 @@ class Plain(nn.Module):
 
 @dataclass(frozen=True)
 class ByRows(Method):
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
-        return Terms(supervised=cross_entropy(nets.student(batch.labelled).logits, batch.label))
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        return LossTerms(supervised=cross_entropy(nets.student(batch.labelled).logits, batch.label))
 
 
 @dataclass(frozen=True)
@@ -63,12 +64,12 @@ class Remembering(Method):
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "teacher": Ema(buffers="own"), "memory": Memory(size=4, features=4)}
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         with torch.no_grad():
             said = nets.teacher(batch.unlabelled).logits
         nets.memory.push(batch.image.flatten(1)[:, :4], label=1)
         logits = nets.student(batch.image).logits
-        return Terms(
+        return LossTerms(
             supervised=cross_entropy(logits[: batch.count], batch.label),
             consistency=(logits[batch.count :] - said).square().mean(),
         )
@@ -141,7 +142,7 @@ def chance(folder: Path) -> list[float]:
 
     @dataclass(frozen=True)
     class Watched(ByRows):
-        def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+        def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
             drawn.extend([float(torch.rand(())), float(torch.rand((), generator=step.generator))])
             drawn.append(float(batch.image.sum()))
             return super().losses(nets, batch, step)

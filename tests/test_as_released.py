@@ -17,15 +17,16 @@ from edgemt import recipes
 from edgemt.contract import Batch, Output, Step
 from edgemt.data.augment2d import NO_AUGMENT, warp
 from edgemt.data.slice_dataset import Stack, TwoStream
-from edgemt.learning.perturbations import Jitter
+from edgemt.learning.ema import AlternatingEma
+from edgemt.learning.perturbations.intensity import IntensityJitter
 from edgemt.learning.pseudo_labels import largest_component
-from edgemt.learning.roles import Alternating, Players
+from edgemt.learning.roles import Networks
 from edgemt.methods import METHODS, Discriminator, Method
-from edgemt.methods.bcp import regions
+from edgemt.methods.bcp import mixed_region_loss
 from edgemt.model_card import Normalisation
 from edgemt.pipeline import run_context
 from edgemt.pipeline.train import train_stage
-from edgemt.testing.tiny_training import CHANNELS, Stage, Tiny, batch_of
+from edgemt.testing.tiny_training import CHANNELS, TinyNetwork, TinyTrainer, random_batch
 from edgemt.training import engine, progress
 from edgemt.training.engine import Trainer
 from edgemt.training.options import Schedule
@@ -53,9 +54,9 @@ class Constant(nn.Module):
 @pytest.mark.parametrize("classes", [2, 4])
 def test_entropy_is_a_share_of_its_maximum(classes: int) -> None:
     method = METHODS["entropy"]
-    batch = batch_of(classes=classes)
+    batch = random_batch(classes=classes)
     step = Step(1, 1, chance())
-    terms = method.losses(Players({"student": Constant([0.0] * classes)}), batch, step)  # type: ignore[attr-defined]
+    terms = method.losses(Networks({"student": Constant([0.0] * classes)}), batch, step)  # type: ignore[attr-defined]
     assert terms["entropy"].item() == pytest.approx(0.1, abs=1e-5), "weight 0.1 of an entropy of 1, ramped up"
 
 
@@ -77,15 +78,15 @@ def test_the_teachers_noise_has_the_strength_of_the_release(name: str, dims: int
 @pytest.mark.parametrize(("name", "forwards"), [("vat", 1), ("ss_net", 1), ("cmmt", 2)])
 def test_adversarial_images_move_no_running_statistics(name: str, forwards: int) -> None:
     """`forwards` are those of images as they are, or mixed; the probe and the push are two more."""
-    stage = Stage(METHODS[name], total=1, index=1)
+    stage = TinyTrainer(METHODS[name], total=1, index=1)
     stage.index = 0
-    batch = batch_of()
+    batch = random_batch()
     student = stage.nets["student"]
     norm = next(module for module in student.modules() if isinstance(module, nn.BatchNorm2d))
     before = norm.running_mean.clone()  # type: ignore[union-attr]
     seen: list[Tensor] = []
     norm.register_forward_hook(lambda _, inputs, __: seen.append(inputs[0].detach().mean((0, 2, 3))))
-    next(iter(stage.turns(batch)))
+    next(iter(stage.optimiser_steps(batch)))
     assert len(seen) == forwards + 2
     assert int(norm.num_batches_tracked) == forwards  # type: ignore[arg-type]
     want = before
@@ -100,22 +101,22 @@ def test_adversarial_images_move_no_running_statistics(name: str, forwards: int)
 
 @pytest.mark.parametrize(("dims", "share"), [(2, 0.25), (3, 2000 / 17000)])
 def test_the_first_stage_of_copy_paste_lasts_as_long_as_in_its_release(dims: int, share: float) -> None:
-    stage = Stage(METHODS["bcp"], dims=dims, total=100)
+    stage = TinyTrainer(METHODS["bcp"], dims=dims, total=100)
     first = []
     for index in (0, 10, 13, 20, 24, 26, 50):
         stage.index = index
-        (_, terms), *_ = stage.turns(batch_of(dims=dims))
+        (_, terms), *_ = stage.optimiser_steps(random_batch(dims=dims))
         first.append((index, "pasted" not in terms))
     assert first == [(index, index < 100 * share) for index, _ in first]
 
 
 def test_one_block_is_pasted_in_the_whole_batch() -> None:
-    stage = Stage(METHODS["bcp"], total=100)
+    stage = TinyTrainer(METHODS["bcp"], total=100)
     stage.index = 50
     seen: list[Tensor] = []
     stage.nets["student"].register_forward_hook(lambda _, inputs, __: seen.append(inputs[0]))
-    batch = batch_of(labelled=3, unlabelled=3)
-    next(iter(stage.turns(batch)))
+    batch = random_batch(labelled=3, unlabelled=3)
+    next(iter(stage.optimiser_steps(batch)))
     pasted = seen[0][:3] == batch.unlabelled
     assert 0.2 < float(pasted.float().mean()) < 0.7
     assert (pasted == pasted[:1]).all()
@@ -135,7 +136,7 @@ def test_dice_of_copy_paste_counts_the_background() -> None:
     logits = torch.randn(2, 3, 8, 8, generator=chance(), requires_grad=True)
     weight = torch.zeros(2, 1, 8, 8)
     weight[..., 2:6, 2:6] = 1
-    loss = regions(logits, logits, label, weight)
+    loss = mixed_region_loss(logits, logits, label, weight)
     p, gap = logits.softmax(1)[:, 0], nn.functional.cross_entropy(logits, label, reduction="none")
     want = 0.0
     for w in (weight[:, 0], 1 - weight[:, 0]):
@@ -162,7 +163,7 @@ def scales_of(name: str, dims: int) -> tuple[list[tuple[Tensor, Tensor]], tuple[
     image = torch.randn(4, 1, *((64, 64) if dims == 2 else (32, 32, 32)), generator=chance())
     batch = Batch(image, torch.randint(0, 3, (2, *image.shape[2:]), generator=chance()))
     network.train()
-    next(iter(METHODS[name].steps(Players({"student": network}), batch, Step(1, 1, chance()))))
+    next(iter(METHODS[name].steps(Networks({"student": network}), batch, Step(1, 1, chance()))))
     main = next(x for x in read if x.shape == maps[-1].shape)
     return [(m, next(x for x in read if x.shape == m.shape)) for m in maps[:-1]], (maps[-1], main)
 
@@ -217,14 +218,14 @@ def test_the_discriminator_is_as_wide_and_as_dropped_as_in_the_release(dims: int
 @pytest.mark.parametrize("name", ["dan", "sassnet"])
 def test_the_discriminator_learns_with_its_own_adam_and_drops_nothing_while_the_student_learns(name: str) -> None:
     def build(kind: str, init: int) -> nn.Module:
-        return Discriminator(classes=3, channels=CHANNELS, width=4) if kind == "discriminator" else Tiny(2, 3)
+        return Discriminator(classes=3, channels=CHANNELS, width=4) if kind == "discriminator" else TinyNetwork(2, 3)
 
     schedule = Schedule(steps=10, labelled=2, unlabelled=3, warmup=5, precision="32-true")
     run = Trainer(METHODS[name], build=build, schedule=schedule, seed=0)
     modes: list[bool] = []
     run.players["discriminator"].register_forward_hook(lambda module, *_: modes.append(module.training))
     for _ in range(3):
-        assert run.step(lambda index, device: batch_of(seed=index)) is not None
+        assert run.step(lambda index, device: random_batch(seed=index)) is not None
         (group,) = run.optimisers["discriminator"].param_groups
         assert (group["lr"], tuple(group["betas"])) == (1e-4, (0.9, 0.99))
     assert modes == [False, True] * 3
@@ -273,7 +274,7 @@ def test_a_training_gives_the_wish_of_its_method_to_its_batches(
 def test_a_run_as_long_as_the_release_has_its_turns_and_its_decay(
     name: str, released: int, turn: int, decay: float
 ) -> None:
-    role = next(role for role in METHODS[name].roles().values() if isinstance(role, Alternating))
+    role = next(role for role in METHODS[name].roles().values() if isinstance(role, AlternatingEma))
     turns = [role.turns(Step(index, released)) for index in range(released)]
     longest = max(len(list(run)) for _, run in itertools.groupby(turns))
     assert longest == turn
@@ -283,7 +284,7 @@ def test_a_run_as_long_as_the_release_has_its_turns_and_its_decay(
 @pytest.mark.parametrize("total", [100, 400, 1_200])
 def test_a_turn_is_more_than_a_step_and_the_average_moves_in_it(total: int) -> None:
     for name in ("ad_mt", "pmt"):
-        role = next(role for role in METHODS[name].roles().values() if isinstance(role, Alternating))
+        role = next(role for role in METHODS[name].roles().values() if isinstance(role, AlternatingEma))
         turns = [role.turns(Step(index, total)) for index in range(total)]
         lengths = [len(list(run)) for _, run in itertools.groupby(turns)][1:-1]
         assert sum(lengths) / len(lengths) >= 4
@@ -319,7 +320,7 @@ def test_the_jitter_of_unimatch_changes_images_as_much_as_the_release_does() -> 
 def test_brightness_of_a_normalised_image_is_that_of_the_image_before() -> None:
     image = heart(8)
     mean, deviation = image.mean((1, 2, 3), keepdim=True), image.std((1, 2, 3), keepdim=True)
-    changed = Jitter(contrast=0.0, brightness=0.5, chance=1.0)((image - mean) / deviation, chance())
+    changed = IntensityJitter(contrast=0.0, brightness=0.5, chance=1.0)((image - mean) / deviation, chance())
     factor = 1 + 0.5 * (2 * torch.rand((3, 8), generator=chance())[1] - 1).view(-1, 1, 1, 1)
     torch.testing.assert_close(changed, ((factor * image).clamp(0, 1) - mean) / deviation, rtol=1e-4, atol=1e-4)
 

@@ -260,7 +260,7 @@ def test_a_method_of_ours_has_no_published_settings_and_keeps_the_common_ones():
 
 
 def test_explain_shows_the_published_settings():
-    from edgemt.methods import explain
+    from edgemt.methods.catalogue import explain
 
     assert "sgd 0.01, constant, weight decay 0.0001" in explain("bcp")
     assert re.search(r"published settings[^\n]*\n  not known", explain("two_stream_mt"))

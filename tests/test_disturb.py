@@ -8,7 +8,7 @@ from torch import Tensor, nn
 
 import students
 import teachers
-from edgemt.testing.tiny_training import CHANNELS, Tiny
+from edgemt.testing.tiny_training import CHANNELS, TinyNetwork
 
 ASKED = {"channels": CHANNELS, "classes": 3, "heads": ("disturb",)}
 NETWORKS = {
@@ -16,7 +16,7 @@ NETWORKS = {
     "unet3d": lambda: teachers.build("unet3d", **ASKED, widths=(2, 4), dropout=(0.1,) * 2),
     "vnet": lambda: teachers.build("vnet", **ASKED, filters=2),
     "student": lambda: students.build("test_efficientnet", **ASKED),
-    "the stage's own": lambda: Tiny(2, 3),
+    "the stage's own": lambda: TinyNetwork(2, 3),
 }
 every = pytest.mark.parametrize("name", NETWORKS)
 

@@ -12,8 +12,8 @@ from torch import nn
 
 from edgemt.contract import Batch, Output, Step
 from edgemt.io import atomic
-from edgemt.learning.method import Method, Terms
-from edgemt.learning.roles import Players
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.roles import Networks
 from edgemt.methods import METHODS, Discriminator
 from edgemt.training import checkpoint, engine
 from edgemt.training.device import resolve_precision
@@ -99,9 +99,9 @@ class Exploding(Method):
 
     bad: tuple[int, ...] = (3,)
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         loss = nets.student(batch.labelled).logits.square().mean()
-        return Terms(supervised=loss * float("nan") if step.index in self.bad else loss)
+        return LossTerms(supervised=loss * float("nan") if step.index in self.bad else loss)
 
 
 def test_a_nan_loss_skips_the_step_and_training_goes_on(tmp_path: Path) -> None:

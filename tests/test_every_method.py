@@ -9,32 +9,33 @@ import torch
 
 from edgemt.contract import Output
 from edgemt.learning.losses import onehot
-from edgemt.learning.perturbations import Box
+from edgemt.learning.perturbations.mixing import CutMixBox
 from edgemt.learning.roles import set_modes
-from edgemt.methods import METHODS, explain, get
-from edgemt.testing.method_checks import CORNERS, PROMISES, Promise
-from edgemt.testing.tiny_training import Stage, batch_of
+from edgemt.methods import METHODS, get
+from edgemt.methods.catalogue import explain
+from edgemt.testing.method_checks import CHECKS, CONFIGURATIONS, MethodCheck
+from edgemt.testing.tiny_training import TinyTrainer, random_batch
 
 every = pytest.mark.parametrize("name", METHODS)
 
 
 @pytest.mark.parametrize(
-    ("promise", "name"),
+    ("check", "name"),
     [
-        pytest.param(promise, name, id=f"{promise.says.replace(' ', '-')}-{name}")
-        for promise in PROMISES
+        pytest.param(check, name, id=f"{check.description.replace(' ', '-')}-{name}")
+        for check in CHECKS
         for name in METHODS
-        if promise.concerns(METHODS[name])
+        if check.applies_to(METHODS[name])
     ],
 )
-def test_it_keeps_its_promise_in_2d_and_3d_with_2_and_4_classes(promise: Promise, name: str) -> None:
-    for dims, classes in promise.corners or CORNERS[:1]:
-        promise.hold(METHODS[name], dims=dims, classes=classes)
+def test_it_keeps_its_promise_in_2d_and_3d_with_2_and_4_classes(check: MethodCheck, name: str) -> None:
+    for dims, classes in check.configurations or CONFIGURATIONS[:1]:
+        check.run(METHODS[name], dims=dims, classes=classes)
 
 
-@pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.says.replace(" ", "-"))
-def test_every_promise_concerns_a_method(promise: Promise) -> None:
-    assert any(promise.concerns(method) for method in METHODS.values())
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.description.replace(" ", "-"))
+def test_every_promise_concerns_a_method(check: MethodCheck) -> None:
+    assert any(check.applies_to(method) for method in METHODS.values())
 
 
 @every
@@ -66,35 +67,35 @@ class Echo(torch.nn.Module):
 @pytest.mark.parametrize(
     ("method", "terms"),
     [
-        (replace(METHODS["cutmix_mt"], box=Box(chance=1.0)), ("consistency",)),
-        (replace(METHODS["distillation"], box=Box(chance=1.0)), ("kl", "consistency")),
-        (replace(METHODS["distillation"], box=Box(chance=1.0), teacher_sees="same"), ("kl", "consistency")),
-        (replace(METHODS["slice_distillation"], box=Box(chance=1.0)), ("kl", "overlap", "consistency")),
+        (replace(METHODS["cutmix_mt"], box=CutMixBox(chance=1.0)), ("consistency",)),
+        (replace(METHODS["distillation"], box=CutMixBox(chance=1.0)), ("kl", "consistency")),
+        (replace(METHODS["distillation"], box=CutMixBox(chance=1.0), teacher_sees="same"), ("kl", "consistency")),
+        (replace(METHODS["slice_distillation"], box=CutMixBox(chance=1.0)), ("kl", "overlap", "consistency")),
     ],
 )
 def test_cutmix_cuts_image_and_target_alike(method, terms):
     """A student that says what it sees agrees with a teacher that does the same, wherever the boxes fall."""
-    stage = Stage(method, classes=2, total=1, index=1)
+    stage = TinyTrainer(method, classes=2, total=1, index=1)
     for name in stage.nets:
         stage.nets[name] = Echo()
-    b = batch_of(classes=2, strong=False)
+    b = random_batch(classes=2, strong=False)
     sure = torch.sign(b.image[:, :1]) * 6
     image = torch.cat([sure, -sure], 1)
-    _, paid = next(stage.turns(replace(b, image=image, soft=image.softmax(1))))
+    _, paid = next(stage.optimiser_steps(replace(b, image=image, soft=image.softmax(1))))
     for term in terms:
         assert float(paid[term]) < 1e-3
 
 
 def test_a_bank_guides_as_the_network_that_filled_it():
     """The teacher's words in half precision give the same terms as the teacher, all but the rounding."""
-    b = batch_of()
-    asked = Stage(replace(METHODS["distillation"], intra=1.0, overlap=1.0, boundary=2.0), total=1, index=1)
+    b = random_batch()
+    asked = TinyTrainer(replace(METHODS["distillation"], intra=1.0, overlap=1.0, boundary=2.0), total=1, index=1)
     set_modes(asked.nets, asked.roles)
     with torch.no_grad():
         b = replace(b, soft=asked.nets.teacher(b.image).logits.softmax(1).half().float())
-    told = Stage(replace(asked.method, guide="bank"), total=1, index=1)
+    told = TinyTrainer(replace(asked.method, guide="bank"), total=1, index=1)
     assert "teacher" not in told.nets
-    (_, want), (_, got) = next(asked.turns(b)), next(told.turns(b))
+    (_, want), (_, got) = next(asked.optimiser_steps(b)), next(told.optimiser_steps(b))
     assert set(want) == set(got) == {"supervised", "kl", "intra", "overlap", "consistency"}
     for name in want:
         torch.testing.assert_close(got[name], want[name], rtol=2e-3, atol=2e-4, msg=name)
@@ -102,10 +103,10 @@ def test_a_bank_guides_as_the_network_that_filled_it():
 
 def test_a_bank_that_is_sure_of_everything_is_harmless():
     """Exact zeros, as half precision makes them of small probabilities, give finite losses and slopes."""
-    b = batch_of()
+    b = random_batch()
     sure = onehot(torch.randint(0, 3, b.soft[:, 0].shape, generator=torch.Generator().manual_seed(0)), 3)
-    stage = Stage(replace(METHODS["slice_distillation"], cwd=1.0, intra=1.0), total=1, index=1)
-    _, terms = next(stage.turns(replace(b, soft=sure)))
+    stage = TinyTrainer(replace(METHODS["slice_distillation"], cwd=1.0, intra=1.0), total=1, index=1)
+    _, terms = next(stage.optimiser_steps(replace(b, soft=sure)))
     torch.stack(list(terms.values())).sum().backward()
     assert all(torch.isfinite(p.grad).all() for p in stage.nets.student.parameters() if p.grad is not None)
     assert all(torch.isfinite(term) for term in terms.values())
@@ -113,17 +114,17 @@ def test_a_bank_that_is_sure_of_everything_is_harmless():
 
 def test_a_student_that_says_what_the_bank_says_pays_nothing_for_it():
     """Channel-wise distillation too, although a bank knows logits only up to a constant a voxel."""
-    stage = Stage(replace(METHODS["slice_distillation"], cwd=1.0, intra=1.0, mix="none"), total=1, index=1)
+    stage = TinyTrainer(replace(METHODS["slice_distillation"], cwd=1.0, intra=1.0, mix="none"), total=1, index=1)
     stage.nets["student"] = stage.nets["average"] = Echo()
-    b = batch_of(classes=2, strong=False)
-    _, terms = next(stage.turns(replace(b, soft=b.image.softmax(1))))
+    b = random_batch(classes=2, strong=False)
+    _, terms = next(stage.optimiser_steps(replace(b, soft=b.image.softmax(1))))
     assert all(abs(float(terms[name])) < 1e-4 for name in ("kl", "cwd", "intra", "overlap"))
 
 
 def test_without_a_bank_it_says_what_is_missing():
-    stage = Stage(METHODS["slice_distillation"])
+    stage = TinyTrainer(METHODS["slice_distillation"])
     with pytest.raises(ValueError, match="fill a bank first"):
-        stage.step(replace(batch_of(), soft=None))
+        stage.step(replace(random_batch(), soft=None))
     with pytest.raises(ValueError, match="teacher_sees: 'same'"):
         replace(METHODS["slice_distillation"], teacher_sees="same")
     with pytest.raises(ValueError, match="guide: 'Bank' is not known"):

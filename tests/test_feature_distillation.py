@@ -13,20 +13,20 @@ import teachers
 from edgemt.contract import Output
 from edgemt.learning.feature_losses import (
     Projection,
+    cutmix_maps,
+    enable_maps,
     feature_loss,
     fitnet,
-    give_maps,
-    mixed,
     pairs,
     similarity,
     stride_of,
     vid,
 )
 from edgemt.learning.feature_term import FeatureTerm
-from edgemt.learning.perturbations import Box, cutmix
+from edgemt.learning.perturbations.mixing import CutMixBox, cutmix
 from edgemt.methods import METHODS
-from edgemt.testing.method_checks import PROMISES
-from edgemt.testing.tiny_training import Stage, batch_of
+from edgemt.testing.method_checks import CHECKS
+from edgemt.testing.tiny_training import TinyTrainer, random_batch
 from edgemt.training import engine
 from students.pyramid import Pyramid
 from teachers.library import Foreign
@@ -111,11 +111,11 @@ def test_maps_are_paired_by_stride_and_the_deepest_of_a_stride_counts() -> None:
 
 def test_the_map_of_mixed_images_is_the_mixed_map() -> None:
     image = normal(3, 2, 16, 16)
-    box = Box(chance=1.0).draw(image, torch.Generator().manual_seed(0))
-    assert torch.equal(mixed(box, image), cutmix(box, image))
+    box = CutMixBox(chance=1.0).sample(image, torch.Generator().manual_seed(0))
+    assert torch.equal(cutmix_maps(box, image), cutmix(box, image))
     flat = torch.arange(3.0).view(3, 1, 1, 1).expand(3, 1, 16, 16)
     coarse = nn.functional.avg_pool2d(flat, 4)
-    torch.testing.assert_close(mixed(box, coarse), nn.functional.avg_pool2d(cutmix(box, flat), 4))
+    torch.testing.assert_close(cutmix_maps(box, coarse), nn.functional.avg_pool2d(cutmix(box, flat), 4))
 
 
 NETWORKS = [
@@ -132,8 +132,8 @@ def test_networks_give_their_maps_when_they_are_switched_on(name, build, strides
     network, image = build().eval(), normal(2, 3, 72, 100)
     with torch.no_grad():
         plain = network(image)
-        encoder = give_maps(network, "encoder")(image)
-        decoder = give_maps(network, "decoder")(image)
+        encoder = enable_maps(network, "encoder")(image)
+        decoder = enable_maps(network, "decoder")(image)
     assert plain.maps == ()
     assert torch.equal(plain.logits, encoder.logits) and torch.equal(plain.logits, decoder.logits)
     assert tuple(stride_of(m, (72, 100)) for m in encoder.maps) == strides
@@ -144,11 +144,13 @@ def test_networks_give_their_maps_when_they_are_switched_on(name, build, strides
 
 def test_a_network_without_maps_is_refused_with_a_remedy() -> None:
     with pytest.raises(ValueError, match="Foreign gives no feature maps; distil from a unet, an smp/ network"):
-        give_maps(Foreign(nn.Conv2d(3, 2, 1)), "encoder")
+        enable_maps(Foreign(nn.Conv2d(3, 2, 1)), "encoder")
 
 
 def test_a_volume_network_gives_its_maps() -> None:
-    network = give_maps(teachers.build("unet3d", channels=1, classes=2, widths=(4,) * 3, dropout=(0.0,) * 3), "encoder")
+    network = enable_maps(
+        teachers.build("unet3d", channels=1, classes=2, widths=(4,) * 3, dropout=(0.0,) * 3), "encoder"
+    )
     maps = network(normal(1, 1, 16, 16, 8)).maps
     assert [stride_of(m, (16, 16, 8)) for m in maps] == [1, 2, 4]
 
@@ -171,22 +173,22 @@ def featured(kind: str, **options) -> object:
 )
 def test_distillation_with_features_keeps_every_promise_of_a_method(kind, source, dims, classes) -> None:
     method = featured(kind, source=source)
-    for promise in PROMISES:
-        if promise.concerns(method) and "easy task" not in promise.says:  # the base method is held to it
-            promise.hold(method, dims=dims, classes=classes)
+    for check in CHECKS:
+        if check.applies_to(method) and "easy task" not in check.description:  # the base method is held to it
+            check.run(method, dims=dims, classes=classes)
 
 
 @pytest.mark.parametrize("at", ["encoder", "decoder"])
 def test_the_decoders_finest_maps_can_be_compared_instead(at) -> None:
-    stage = Stage(featured("fitnet", at=at))
+    stage = TinyTrainer(featured("fitnet", at=at))
     assert len(stage.nets.projection.regress) == (2 if at == "encoder" else 1)
-    assert stage.step(batch_of())["feature"] > 0
+    assert stage.step(random_batch())["feature"] > 0
 
 
 def test_the_projection_learns_and_is_no_part_of_what_is_delivered() -> None:
-    stage = Stage(featured("fitnet"))
+    stage = TinyTrainer(featured("fitnet"))
     before = [layer.weight.clone() for layer in stage.nets.projection.regress]
-    stage.step(batch_of())
+    stage.step(random_batch())
     assert not any(torch.equal(a, b.weight) for a, b in zip(before, stage.nets.projection.regress, strict=True))
     assert set(stage.nets.average.state_dict()) == set(stage.nets.student.state_dict())
     assert not any("regress" in name for name in stage.nets.student.state_dict())
@@ -198,9 +200,9 @@ def test_weight_zero_is_plain_distillation_to_the_bit(separate: bool) -> None:
         off = replace(featured("fitnet", weight=0.0), separate_streams=separate)
     base = replace(METHODS["distillation"], separate_streams=separate)
     assert list(off.roles()) == list(base.roles())
-    plain, other = Stage(base), Stage(off)
+    plain, other = TinyTrainer(base), TinyTrainer(off)
     for i in range(3):
-        assert plain.step(batch_of(seed=i)) == other.step(batch_of(seed=i))
+        assert plain.step(random_batch(seed=i)) == other.step(random_batch(seed=i))
     assert all(torch.equal(a, b) for a, b in zip(plain.nets.parameters(), other.nets.parameters(), strict=True))
 
 
@@ -208,11 +210,13 @@ def test_two_streams_are_compared_as_one_list_of_rows() -> None:
     """Where no batch statistics tell the streams apart, the feature term is that of one pass; where some do, not."""
 
     def term(separate: bool, *, norm: bool) -> float:
-        stage = Stage(replace(featured("fitnet"), separate_streams=separate))
-        batch = batch_of(labelled=2, unlabelled=3)
+        stage = TinyTrainer(replace(featured("fitnet"), separate_streams=separate))
+        batch = random_batch(labelled=2, unlabelled=3)
         for network in [] if norm else [stage.nets.student]:
             network.body[1], network.body[3] = nn.Identity(), nn.Identity()
-        _, terms = next(stage.turns(replace(batch, image=batch.image + torch.tensor([0, 0, 3, 3, 3]).view(5, 1, 1, 1))))
+        _, terms = next(
+            stage.optimiser_steps(replace(batch, image=batch.image + torch.tensor([0, 0, 3, 3, 3]).view(5, 1, 1, 1)))
+        )
         return float(terms["feature"].detach())
 
     assert term(True, norm=False) == pytest.approx(term(False, norm=False), rel=1e-5)
@@ -229,30 +233,30 @@ class Echo(nn.Module):
 @pytest.mark.parametrize("sees", ["weak", "same"])
 def test_cutmix_cuts_the_maps_of_image_and_teacher_alike(sees) -> None:
     """A student with the teacher's features has no feature loss, wherever the boxes fall."""
-    method = replace(featured("similarity"), box=Box(chance=1.0), teacher_sees=sees)
-    stage = Stage(method, classes=2, total=1, index=1)
+    method = replace(featured("similarity"), box=CutMixBox(chance=1.0), teacher_sees=sees)
+    stage = TinyTrainer(method, classes=2, total=1, index=1)
     for name in stage.nets:
         stage.nets[name] = Echo()
-    _, terms = next(stage.turns(batch_of(classes=2, strong=False)))
+    _, terms = next(stage.optimiser_steps(random_batch(classes=2, strong=False)))
     assert float(terms["feature"]) < 1e-6
 
 
 def test_a_backbone_guides_beside_a_bank_and_the_teacher_cannot() -> None:
     banked = replace(METHODS["slice_distillation"], feature=FeatureTerm("cwd", source="backbone"))
     assert list(banked.roles()) == ["student", "backbone", "projection", "average"]
-    assert Stage(banked).step(batch_of())["feature"] > 0
+    assert TinyTrainer(banked).step(random_batch())["feature"] > 0
     with pytest.raises(ValueError, match="a bank holds no feature maps; name a student.feature_teacher"):
-        Stage(replace(METHODS["slice_distillation"], feature=FeatureTerm("similarity"))).step(batch_of())
+        TinyTrainer(replace(METHODS["slice_distillation"], feature=FeatureTerm("similarity"))).step(random_batch())
 
 
 def test_a_bare_pyramid_can_be_the_backbone() -> None:
     torch.manual_seed(0)
     nets = {
-        "student": give_maps(students.build(TINY, channels=3, classes=2), "encoder"),
+        "student": enable_maps(students.build(TINY, channels=3, classes=2), "encoder"),
         "backbone": Pyramid("test_convnext", channels=3),
     }
     term, image = FeatureTerm("fitnet", source="backbone"), normal(2, 3, 64, 64)
-    players = engine.Players({**nets, "projection": term.projection(nets, image[:1])})
+    players = engine.Networks({**nets, "projection": term.projection(nets, image[:1])})
     guide = term.guide(players, image, None)
     assert not guide[0].requires_grad
     loss = term.loss(players, nets["student"](image), guide, space=(64, 64))

@@ -17,7 +17,7 @@ from edgemt.artefacts import network_folder, stage_folder
 from edgemt.data.cohort import DataOptions
 from edgemt.io import encoder_weights
 from edgemt.io.atomic import sha256
-from edgemt.learning.feature_losses import give_maps
+from edgemt.learning.feature_losses import enable_maps
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.methods import METHODS
 from edgemt.model_card import Normalisation
@@ -261,7 +261,7 @@ def test_the_network_of_a_student_gives_its_maps_as_a_teacher() -> None:
     of, student = chosen.teacher, replace(chosen.student, network=TINY, pretrained="never")
     context = run_context.open_run(replace(chosen, student=student), Path("unused"))
     network = network_folder.build_network(network_spec.network_spec(of, context.slices, of.method))
-    assert give_maps(network, "encoder")(context.slices.example).maps
+    assert enable_maps(network, "encoder")(context.slices.example).maps
 
 
 def test_a_feature_teacher_without_a_file_takes_the_installed_package(tmp_path, monkeypatch) -> None:

@@ -11,7 +11,7 @@ from torch import nn
 import students
 import teachers
 from edgemt.contract import Batch, Step
-from edgemt.learning.roles import gather, set_modes
+from edgemt.learning.roles import build_networks, set_modes
 from edgemt.methods import METHODS
 
 CLASSES = 5  # no other layer of these networks has as many outputs
@@ -72,7 +72,7 @@ def test_the_heads_of_every_method_train_on_it(name: str) -> None:
 @pytest.mark.parametrize("method", ["ms_mt", "feature_aggregation", "fussnet", "urpc", "mc_net", "cmmt"])
 def test_a_network_without_the_outputs_that_a_method_compares_is_refused_in_one_line(method: str) -> None:
     chosen = METHODS[method]
-    nets = gather(chosen.roles(), lambda kind, init: built("unet", ("sdf",)))
+    nets = build_networks(chosen.roles(), lambda kind, init: built("unet", ("sdf",)))
     set_modes(nets, chosen.roles())
     batch = Batch(torch.randn(4, 1, 32, 32), torch.randint(0, CLASSES, (2, 32, 32)))
     with pytest.raises(ValueError, match="heads: the network gives no (coarser scales|further decoders)") as caught:

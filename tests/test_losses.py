@@ -11,10 +11,10 @@ import torch.nn.functional as F
 
 from edgemt.contract import Step
 from edgemt.learning import losses
-from edgemt.learning.perturbations import Noise
-from edgemt.learning.pseudo_labels import hard, largest_component, passes, sharpen, signed_distance
-from edgemt.learning.targets import Confident, Soft
-from edgemt.testing.tiny_training import Says
+from edgemt.learning.perturbations.intensity import GaussianNoise
+from edgemt.learning.pseudo_labels import argmax_one_hot, largest_component, mc_probabilities, sharpen, signed_distance
+from edgemt.learning.targets import ConfidenceThresholded, SoftTarget
+from edgemt.testing.tiny_training import ConstantTeacher
 
 DIMS = pytest.mark.parametrize("size", [(6, 5), (6, 5, 4)])
 
@@ -33,7 +33,7 @@ def test_a_perfect_prediction_costs_nothing(size):
     logits = losses.onehot(label, 3) * 40
     assert float(losses.dice_ce(logits, label)) < 1e-4
     for kind in ("mse", "kl", "ce", "dice", "dice_ce"):
-        assert float(losses.distance(kind, logits, losses.onehot(label, 3))) < 1e-4
+        assert float(losses.consistency_loss(kind, logits, losses.onehot(label, 3))) < 1e-4
 
 
 @DIMS
@@ -79,21 +79,21 @@ def test_entropy_runs_from_zero_to_ln_c():
 def test_losses_of_half_precision_logits_are_float():
     logits = some(1, 2, 4, 4).to(torch.bfloat16)
     for kind in ("mse", "kl", "ce", "dice", "dice_ce"):
-        value = losses.distance(kind, logits, torch.full((1, 2, 4, 4), 0.5))
+        value = losses.consistency_loss(kind, logits, torch.full((1, 2, 4, 4), 0.5))
         assert value.dtype == torch.float32 and torch.isfinite(value)
 
 
 def test_an_unknown_distance_is_refused_with_those_there_are():
     with pytest.raises(ValueError, match="'l2'.*mse"):
-        losses.distance("l2", some(1, 2, 4, 4), some(1, 2, 4, 4))
+        losses.consistency_loss("l2", some(1, 2, 4, 4), some(1, 2, 4, 4))
 
 
 @DIMS
 def test_a_student_that_is_its_teacher_pays_no_distillation(size):
     logits = some(2, 3, *size)
     assert abs(float(losses.temperature_kl(logits, logits, temperature=2))) < 1e-6
-    assert abs(float(losses.channel_wise(logits, logits, temperature=4))) < 1e-5
-    assert abs(float(losses.intra_class(logits, logits))) < 1e-5
+    assert abs(float(losses.cwd_loss(logits, logits, temperature=4))) < 1e-5
+    assert abs(float(losses.dist_intra_class_loss(logits, logits))) < 1e-5
 
 
 def test_temperature_kl_keeps_its_gradient_when_softened():
@@ -109,19 +109,19 @@ def test_channel_wise_is_the_mean_over_images_and_channels():
     student, teacher = some(2, 3, 4, 4), some(2, 3, 4, 4, seed=2)
     p, q = (x.flatten(2).div(4.0).softmax(2) for x in (student, teacher))
     want = 16.0 * (q * (q / p).log()).sum() / (2 * 3)
-    torch.testing.assert_close(losses.channel_wise(student, teacher, temperature=4.0), want)
+    torch.testing.assert_close(losses.cwd_loss(student, teacher, temperature=4.0), want)
 
 
 def test_channel_wise_does_not_see_a_constant_added_to_a_channel():
     student, teacher = some(2, 3, 4, 4), some(2, 3, 4, 4, seed=2)
-    there = losses.channel_wise(student + 5, teacher, temperature=4.0)
-    torch.testing.assert_close(there, losses.channel_wise(student, teacher, temperature=4.0))
+    there = losses.cwd_loss(student + 5, teacher, temperature=4.0)
+    torch.testing.assert_close(there, losses.cwd_loss(student, teacher, temperature=4.0))
 
 
 def test_the_boundary_band_is_where_the_class_changes():
     label = torch.zeros(1, 8, 8, dtype=torch.int64)
     label[..., 4:] = 1
-    band = losses.boundary_band(losses.onehot(label, 2), reach=2)
+    band = losses.boundary_band(losses.onehot(label, 2), radius=2)
     assert band[0, 0, 3].tolist() == [0, 0, 1, 1, 1, 1, 0, 0]
 
 
@@ -129,15 +129,15 @@ def test_sharpened_probabilities_still_sum_to_one_and_keep_their_order():
     p = some(2, 4, 5, 5).softmax(1)
     sharp = sharpen(p, temperature=0.2)
     torch.testing.assert_close(sharp.sum(1), torch.ones(2, 5, 5))
-    assert torch.equal(hard(sharp), hard(p))
+    assert torch.equal(argmax_one_hot(sharp), argmax_one_hot(p))
     assert (sharp.amax(1) >= p.amax(1)).all()
 
 
 def test_stochastic_passes_are_one_forward_of_different_looks():
-    net, calls = Says(torch.full((2, 1, 1), 0.5)), []
+    net, calls = ConstantTeacher(torch.full((2, 1, 1), 0.5)), []
     net.register_forward_hook(lambda module, args, out: calls.append(args[0]))
     generator = torch.Generator().manual_seed(0)
-    looks = passes(net, torch.zeros(3, 1, 4, 4), Noise(), generator, times=5)
+    looks = mc_probabilities(net, torch.zeros(3, 1, 4, 4), GaussianNoise(), generator, num_passes=5)
     assert looks.shape[:2] == (5, 3)
     assert len(calls) == 1 and calls[0].unflatten(0, (5, 3)).std(0).min() > 0
 
@@ -171,27 +171,27 @@ def test_the_largest_piece_of_each_class_stays_and_only_that(size):
 
 
 def told(rule, p: np.ndarray | torch.Tensor):
-    return rule(Says(torch.as_tensor(p, dtype=torch.float32)), torch.zeros(1, 1, 1, 4), Step(0, 10))
+    return rule(ConstantTeacher(torch.as_tensor(p, dtype=torch.float32)), torch.zeros(1, 1, 1, 4), Step(0, 10))
 
 
 def test_a_soft_target_is_what_the_teacher_says():
     p = torch.tensor([[[0.9, 0.2, 0.5, 0.4]], [[0.1, 0.8, 0.5, 0.6]]])
-    target = told(Soft(), p)
+    target = told(SoftTarget(), p)
     torch.testing.assert_close(target.probability[0], p)
     assert target.weight is None
 
 
 def test_one_bar_for_all_starves_a_rare_class_and_a_bar_by_class_does_not():
     p = torch.tensor([[[0.99, 0.99, 0.99, 0.3]], [[0.01, 0.01, 0.01, 0.7]]])
-    assert told(Confident(confidence=0.9, by_class=False), p).weight.flatten().tolist() == [1, 1, 1, 0]
-    assert told(Confident(confidence=0.9), p).weight.flatten().tolist() == [1, 1, 1, 1]
+    assert told(ConfidenceThresholded(confidence=0.9, by_class=False), p).weight.flatten().tolist() == [1, 1, 1, 0]
+    assert told(ConfidenceThresholded(confidence=0.9), p).weight.flatten().tolist() == [1, 1, 1, 1]
 
 
 def test_a_bar_by_class_never_falls_under_its_floor():
     p = torch.tensor([[[0.99, 0.99, 0.99, 0.45]], [[0.01, 0.01, 0.01, 0.55]]])
-    assert told(Confident(confidence=0.9, floor=0.6), p).weight.flatten().tolist() == [1, 1, 1, 0]
+    assert told(ConfidenceThresholded(confidence=0.9, floor=0.6), p).weight.flatten().tolist() == [1, 1, 1, 0]
 
 
 def test_a_bar_that_nothing_passes_is_refused():
     with pytest.raises(ValueError, match="confidence: 1.0"):
-        Confident(confidence=1.0)
+        ConfidenceThresholded(confidence=1.0)

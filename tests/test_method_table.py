@@ -12,8 +12,9 @@ from pathlib import Path
 import pytest
 
 from edgemt.learning.method import Method
-from edgemt.learning.targets import AffineView
-from edgemt.methods import METHODS, catalogue, explain
+from edgemt.learning.targets import AffineConsistent
+from edgemt.methods import METHODS, catalogue
+from edgemt.methods.catalogue import explain
 from edgemt.methods.supervised import Supervised
 
 CLASSES = {kind for method in METHODS.values() for kind in type(method).__mro__ if issubclass(kind, Method)} - {Method}
@@ -48,7 +49,7 @@ def test_no_two_rows_tell_the_same() -> None:
 
 
 def test_a_target_rule_that_is_not_the_methods_own_speaks_for_the_row() -> None:
-    moved = catalogue.row("moved", replace(METHODS["mean_teacher"], target=AffineView()))
+    moved = catalogue.row("moved", replace(METHODS["mean_teacher"], target=AffineConsistent()))
     assert moved.inspired and "affine" in moved.idea and "affine" in moved.citation
     assert not catalogue.row("plain", METHODS["mean_teacher"]).inspired
 

@@ -17,9 +17,11 @@ from edgemt.data.augment2d import AugmentOptions
 from edgemt.data.options import VolumeOptions
 from edgemt.data.slice_dataset import Stack, TwoStream
 from edgemt.data.volume_dataset import VolumeStack, VolumeStream
+from edgemt.learning.auxiliary_tasks import mask_from_sdf
 from edgemt.learning.losses import cross_entropy, dice, dice_ce, onehot
-from edgemt.learning.method import Terms
-from edgemt.learning.perturbations import Box, FeatureDrop, FeatureDropout, FeatureNoise
+from edgemt.learning.method import LossTerms
+from edgemt.learning.perturbations.features import AttentionDrop, FeatureDropout, FeatureNoise
+from edgemt.learning.perturbations.mixing import CutMixBox
 from edgemt.learning.pseudo_labels import (
     largest_component,
     sharpen,
@@ -27,21 +29,20 @@ from edgemt.learning.pseudo_labels import (
     signed_distance_on_device,
     squared_distance,
 )
-from edgemt.learning.roles import Memory, Players, gather, set_modes
-from edgemt.learning.schedules import Ramp
+from edgemt.learning.roles import Memory, Networks, build_networks, set_modes
+from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.methods import METHODS, Discriminator
-from edgemt.methods.bcp import paste, regions
-from edgemt.methods.ss_net import SmoothSeparate, centres, chosen, spread
-from edgemt.methods.tasks import mask_of
-from edgemt.methods.views import TemporalEnsembling, cell_means
+from edgemt.methods.bcp import copy_paste, mixed_region_loss
+from edgemt.methods.ss_net import SSNet, class_centres, class_distance, sample_features
+from edgemt.methods.temporal_ensembling import TemporalEnsembling, cell_means
 from edgemt.model_card import Normalisation
-from edgemt.testing.tiny_training import CHANNELS, Stage, batch_of
+from edgemt.testing.tiny_training import CHANNELS, TinyTrainer, random_batch
 from edgemt.training.engine import Trainer
 from edgemt.training.options import Schedule
 
 MINE = ("bcp", "cct", "dtc", "ict", "mc_net", "mc_net_plus", "pi_model", "sassnet", "ss_net", "urpc", "vat")
 MINE += ("temporal_ensembling",)
-FULL = Ramp(top=1.0, length=0.0)
+FULL = SigmoidRampUp(top=1.0, length=0.0)
 
 
 def chance(seed: int = 0) -> torch.Generator:
@@ -60,8 +61,8 @@ class Given(nn.Module):
         return self.out
 
 
-def paid(method, network: nn.Module, batch: Batch, step: Step | None = None) -> Terms:
-    _, terms = next(method.steps(Players({"student": network}), batch, step or Step(1, 1, chance())))
+def paid(method, network: nn.Module, batch: Batch, step: Step | None = None) -> LossTerms:
+    _, terms = next(method.steps(Networks({"student": network}), batch, step or Step(1, 1, chance())))
     return terms
 
 
@@ -80,7 +81,7 @@ def test_pi_model_compares_two_looks_that_differ_and_teaches_both():
             seen.append(x)
             return Output(x)
 
-    b = batch_of(classes=2)
+    b = random_batch(classes=2)
     terms = paid(replace(METHODS["pi_model"], ramp=FULL), Watched(), b)
     one, other = seen[0][2:].chunk(2)
     assert not torch.equal(one, other) and (one - other).abs().max() <= 0.4 + 1e-6
@@ -101,10 +102,10 @@ def test_cells_hold_the_mean_of_the_voxels_that_lie_in_them():
     assert cell_means(p, beyond, cells=4)[1][0, 0].tolist() == [0, 4, 0, 4]
 
 
-def remembering(rows: int = 2, **options) -> tuple[TemporalEnsembling, Players, Batch]:
+def remembering(rows: int = 2, **options) -> tuple[TemporalEnsembling, Networks, Batch]:
     method = replace(METHODS["temporal_ensembling"], ramp=FULL, images=8, cells=4, **options)
-    b = batch_of(classes=3, unlabelled=rows)
-    nets = gather(method.roles(), lambda kind, init: Given(logits_of(2 + rows)))
+    b = random_batch(classes=3, unlabelled=rows)
+    nets = build_networks(method.roles(), lambda kind, init: Given(logits_of(2 + rows)))
     return method, nets, b
 
 
@@ -125,9 +126,9 @@ def test_the_ensemble_is_what_was_said_before_with_the_start_up_corrected():
 
 def test_a_step_that_fails_leaves_the_ensemble_alone():
     for name in ("temporal_ensembling", "ss_net"):
-        stage = Stage(METHODS[name])
+        stage = TinyTrainer(METHODS[name])
         memory = next(stage.nets[who] for who in stage.of(Memory))
-        turns = stage.turns(batch_of())
+        turns = stage.optimiser_steps(random_batch())
         next(turns)
         turns.close()  # what the engine does after a loss that is not finite
         assert not memory.vectors.any() and not memory.filled.any()
@@ -147,12 +148,12 @@ def test_an_ensemble_without_room_or_place_says_what_to_do():
 def test_the_adversarial_push_hurts_more_than_a_random_one_of_its_length():
     torch.manual_seed(0)
     method = replace(METHODS["vat"], reach=3.0, probe=1.0)
-    stage = Stage(method, total=1, index=1)
+    stage = TinyTrainer(method, total=1, index=1)
     for module in stage.nets.modules():
         if isinstance(module, nn.Dropout):
             module.p = 0.0
-    b = batch_of()
-    (_, terms), *_ = stage.turns(b)
+    b = random_batch()
+    (_, terms), *_ = stage.optimiser_steps(b)
     set_modes(stage.nets, stage.roles)
     with torch.no_grad():
         calm = stage.nets.student(b.image).logits[2:].log_softmax(1)
@@ -171,9 +172,9 @@ def test_interpolation_compares_a_mixture_with_the_mixture_of_what_is_said():
         def forward(self, x: Tensor) -> Output:
             return Output(x.clamp_min(1e-6).log())
 
-    b = batch_of(classes=2, strong=False)
+    b = random_batch(classes=2, strong=False)
     b = replace(b, image=b.image.softmax(1))
-    nets = Players({"student": Linear(), "teacher": Linear()})
+    nets = Networks({"student": Linear(), "teacher": Linear()})
     method = replace(METHODS["ict"], ramp=FULL)
     assert float(method.losses(nets, b, Step(1, 1, chance()))["consistency"]) < 1e-8
     assert METHODS["mean_teacher"].mix == "none" and method.target.noise.std == 0.0
@@ -183,7 +184,7 @@ def test_interpolation_compares_a_mixture_with_the_mixture_of_what_is_said():
 
 
 def test_the_pyramid_is_the_released_formula():
-    b = batch_of(labelled=1, unlabelled=2)
+    b = random_batch(labelled=1, unlabelled=2)
     scales = [logits_of(3, seed=k) for k in range(4)]
     terms = paid(replace(METHODS["urpc"], ramp=FULL), Given(*scales), b)
     p = [s[1:].softmax(1) for s in scales]
@@ -200,7 +201,7 @@ def test_the_pyramid_is_the_released_formula():
 
 def test_a_decoder_is_taught_by_sharpened_peers_and_never_teaches_through_them():
     """MC-Net's release lets the gradient of one decoder's loss into the other, through its sharpened target."""
-    b, one, two = batch_of(), logits_of(5), logits_of(5, seed=1)
+    b, one, two = random_batch(), logits_of(5), logits_of(5, seed=1)
     terms = paid(replace(METHODS["mc_net"], ramp=FULL), Given(one, two), b)
     (slope,) = torch.autograd.grad(terms["mutual"], one)
     alone = one.detach().requires_grad_()
@@ -215,7 +216,7 @@ def test_a_decoder_is_taught_by_sharpened_peers_and_never_teaches_through_them()
 
 
 def test_three_decoders_make_six_pairs():
-    b, every = batch_of(), [logits_of(5, seed=k) for k in range(3)]
+    b, every = random_batch(), [logits_of(5, seed=k) for k in range(3)]
     terms = paid(replace(METHODS["mc_net_plus"], ramp=FULL), Given(*every), b)
     q = [sharpen(x.softmax(1), temperature=0.1) for x in every]
     want = sum((every[i].softmax(1) - q[j]).square().mean() for i in range(3) for j in range(3) if i != j)
@@ -230,7 +231,7 @@ def test_cross_consistency_encodes_once_and_leaves_the_labelled_rows_clean():
             read.append(disturb(x))
             return Output(read[0])
 
-    b = batch_of(classes=2)
+    b = random_batch(classes=2)
     terms = paid(replace(METHODS["cct"], ramp=FULL), Reader(), b)
     (rows,) = read
     assert len(rows) == 5 + 3 * 3 and torch.equal(rows[:5], b.image)
@@ -249,11 +250,11 @@ def test_disturbed_features_are_what_they_say(size: tuple[int, ...]):
     assert torch.equal(gone, (whole == 0).any(2)) and 0.3 < gone.float().mean() < 0.7
     torch.testing.assert_close(whole[~gone], 2 * x.flatten(2)[~gone])
     assert 0.2 < float((FeatureDropout(rate=0.3, channels=False)(x, chance()) == 0).float().mean()) < 0.4
-    dropped = FeatureDrop(low=0.8, high=0.8)(x, chance())
+    dropped = AttentionDrop(low=0.8, high=0.8)(x, chance())
     mean = x.mean(1, keepdim=True)
     loud = (mean >= 0.8 * mean.flatten(1).amax(1).view(-1, 1, *[1] * len(size))).expand_as(x)
     assert (dropped[loud] == 0).all() and torch.equal(dropped[~loud], x[~loud])
-    for way in (FeatureNoise(), FeatureDropout(), FeatureDrop()):
+    for way in (FeatureNoise(), FeatureDropout(), AttentionDrop()):
         assert torch.equal(way(x, chance()), way(x, chance()))
 
 
@@ -262,12 +263,12 @@ def test_disturbed_features_are_what_they_say(size: tuple[int, ...]):
 
 def test_the_mask_of_a_distance_is_a_step_at_zero_for_each_class():
     sdf = torch.tensor([-0.5, -0.01, 0.0, 0.01, 0.5]).view(1, 1, 5, 1)
-    assert mask_of(sdf, steepness=1500.0).flatten().tolist() == pytest.approx([1, 1, 0.5, 0, 0], abs=1e-4)
+    assert mask_from_sdf(sdf, steepness=1500.0).flatten().tolist() == pytest.approx([1, 1, 0.5, 0, 0], abs=1e-4)
 
 
 def test_dual_task_consistency_is_nothing_where_both_tasks_tell_one_story():
     label = torch.randint(0, 3, (2, 12, 10), generator=chance())
-    b = replace(batch_of(unlabelled=0), label=label)
+    b = replace(random_batch(unlabelled=0), label=label)
     inside = onehot(label, 3)[:, 1:]
     agreed = Given(onehot(label, 3) * 40, sdf=1.0 - 2.0 * inside)
     method = replace(METHODS["dtc"], ramp=FULL)
@@ -294,9 +295,9 @@ def test_distances_taken_where_the_label_lies_are_the_same(size: tuple[int, ...]
 
 def test_the_background_is_remembered_too():
     """The release filters background voxels before they are remembered, so that the memory of class 0 stays empty."""
-    stage = Stage(METHODS["ss_net"], classes=3)
+    stage = TinyTrainer(METHODS["ss_net"], classes=3)
     for seed in range(3):
-        stage.step(batch_of(seed=seed))
+        stage.step(random_batch(seed=seed))
     assert (stage.nets.memory.filled[:3] > 0).all() and not stage.nets.memory.filled[3:].any()
 
 
@@ -304,30 +305,30 @@ def test_only_labelled_voxels_that_were_right_are_remembered():
     features = torch.arange(2 * 3 * 4 * 4, dtype=torch.float32).view(2, 3, 4, 4)
     where = torch.zeros(2, 4, 4)
     where[1, 2, 3] = where[0, 0, 0] = 1.0
-    got = chosen(features, where, torch.rand(2, 4, 4, generator=chance()), most=5)
+    got = sample_features(features, where, torch.rand(2, 4, 4, generator=chance()), most=5)
     assert sorted(v.tolist() for v in got) == sorted([features[1, :, 2, 3].tolist(), features[0, :, 0, 0].tolist()])
-    assert chosen(features, torch.zeros(2, 4, 4), torch.rand(2, 4, 4), most=5).shape == (0, 3)
-    assert chosen(features, torch.ones(2, 4, 4), torch.rand(2, 4, 4), most=5).shape == (5, 3)
+    assert sample_features(features, torch.zeros(2, 4, 4), torch.rand(2, 4, 4), most=5).shape == (0, 3)
+    assert sample_features(features, torch.ones(2, 4, 4), torch.rand(2, 4, 4), most=5).shape == (5, 3)
 
 
 def test_features_are_drawn_to_every_vector_of_their_class_by_cosine():
     memory = torch.zeros(3, 4, 8)
     memory[0, :2, :2] = torch.tensor([[1.0, 0.0], [0.0, 2.0]])
     found = [torch.zeros(0, 2), torch.tensor([[3.0, 4.0]]), torch.zeros(0, 2)]
-    centre, known = centres(memory, found)
+    centre, known = class_centres(memory, found)
     assert known.tolist() == [True, True, False]
     torch.testing.assert_close(centre[:2], torch.tensor([[0.5, 0.5], [0.6, 0.8]]))
     features = torch.tensor([[1.0, 0.0], [0.0, 5.0]]).view(1, 2, 1, 2)  # two voxels: (1, 0) and (0, 5)
     classes = onehot(torch.tensor([[[0, 1]]]), 3)
     by_hand = ((1 - 0.5) + (1 - 0.8)) / 2
-    assert float(spread(features, classes, centre, known)) == pytest.approx(by_hand)
+    assert float(class_distance(features, classes, centre, known)) == pytest.approx(by_hand)
 
 
 def test_a_memory_that_is_too_small_says_what_to_raise():
     for memory in (Memory(32, 4, 16), Memory(32, 256, 2)):
-        stage = Stage(SmoothSeparate(memory=memory), classes=3)
+        stage = TinyTrainer(SSNet(memory=memory), classes=3)
         with pytest.raises(ValueError, match="raise memory"):
-            stage.step(batch_of())
+            stage.step(random_batch())
 
 
 # --- BCP ---
@@ -335,9 +336,9 @@ def test_a_memory_that_is_too_small_says_what_to_raise():
 
 def test_both_ways_of_pasting_show_every_voxel_of_both_images_once():
     one, other = torch.zeros(3, 1, 12, 9, 6), torch.ones(3, 1, 12, 9, 6)
-    block = METHODS["bcp"].box.draw(one, chance())
+    block = METHODS["bcp"].box.sample(one, chance())
     assert [round(float(b.float().mean()), 3) for b in block] == [round((2 / 3) ** 3, 3)] * 3
-    outward, inward = paste(block, one, other).chunk(2)
+    outward, inward = copy_paste(block, one, other).chunk(2)
     assert torch.equal(outward + inward, torch.ones_like(one)) and torch.equal(outward, block.float())
 
 
@@ -345,12 +346,12 @@ def test_the_loss_of_a_region_does_not_look_outside_of_it():
     """A former release for slices counted the background of the whole image in its masked Dice."""
     g = chance()
     outward, inward, label = logits_of(2), logits_of(2, seed=1), torch.randint(0, 3, (2, 12, 10), generator=g)
-    weight = Box(low=2 / 3, high=2 / 3, chance=1.0).draw(outward, g).float()
-    want = regions(outward, inward, label, weight)
+    weight = CutMixBox(low=2 / 3, high=2 / 3, chance=1.0).sample(outward, g).float()
+    want = mixed_region_loss(outward, inward, label, weight)
     changed = torch.where(weight > 0, outward, 5 * torch.randn(outward.shape, generator=g))
-    torch.testing.assert_close(regions(changed, inward, label, weight), want)
-    torch.testing.assert_close(regions(outward, torch.where(weight > 0, 9.0, inward), label, weight), want)
-    assert not torch.allclose(regions(torch.where(weight > 0, 9.0, outward), inward, label, weight), want)
+    torch.testing.assert_close(mixed_region_loss(changed, inward, label, weight), want)
+    torch.testing.assert_close(mixed_region_loss(outward, torch.where(weight > 0, 9.0, inward), label, weight), want)
+    assert not torch.allclose(mixed_region_loss(torch.where(weight > 0, 9.0, outward), inward, label, weight), want)
 
     def whole(logits: Tensor) -> Tensor:
         return dice(logits.softmax(1), onehot(label, 3) * weight, background=True)
@@ -359,14 +360,14 @@ def test_the_loss_of_a_region_does_not_look_outside_of_it():
 
 
 def test_the_first_stage_is_a_share_of_the_run_and_sees_labelled_images_only():
-    stage = Stage(replace(METHODS["bcp"], pretrain=0.12), total=100)
+    stage = TinyTrainer(replace(METHODS["bcp"], pretrain=0.12), total=100)
     weights = list(stage.nets.student.parameters())
     slopes = {}
     for index in (11, 12):
         for bright in (1.0, 2.0):
-            stage.index, b = index, batch_of()
+            stage.index, b = index, random_batch()
             b = replace(b, image=torch.cat([b.labelled, bright * b.unlabelled]))
-            (_, terms), *_ = stage.turns(b)
+            (_, terms), *_ = stage.optimiser_steps(b)
             assert ("pasted" in terms) == (index == 12)
             slopes[index, bright] = torch.autograd.grad(sum(terms.values()), weights, allow_unused=True)
     same = {
@@ -379,10 +380,10 @@ def test_the_first_stage_is_a_share_of_the_run_and_sees_labelled_images_only():
 @pytest.mark.parametrize(("index", "share", "worth"), [(0, 0.5, 0.5), (50, 1.0, 0.5)])
 def test_the_ways_of_pasting_are_summed_once_the_average_labels_and_averaged_before(index, share, worth):
     """As released: 1 for a labelled region and 0.5 for the other, over two sums; the first stage has one input."""
-    b, logits = batch_of(labelled=3, unlabelled=3), logits_of(6)
-    nets = Players({"student": Given(logits), "teacher": Given(logits_of(3, seed=5))})
+    b, logits = random_batch(labelled=3, unlabelled=3), logits_of(6)
+    nets = Networks({"student": Given(logits), "teacher": Given(logits_of(3, seed=5))})
     terms = METHODS["bcp"].losses(nets, b, Step(index, 100, chance()))
-    weight = 1.0 - METHODS["bcp"].box.draw(b.labelled[:1], chance()).float().expand(3, -1, -1, -1)
+    weight = 1.0 - METHODS["bcp"].box.sample(b.labelled[:1], chance()).float().expand(3, -1, -1, -1)
     outward, inward = logits.chunk(2)
 
     def cost(x: Tensor, label: Tensor, weight: Tensor) -> Tensor:
@@ -402,7 +403,7 @@ def test_the_ways_of_pasting_are_summed_once_the_average_labels_and_averaged_bef
 def test_pseudo_labels_keep_their_largest_piece_alone():
     """A teacher's second, smaller piece teaches nothing: the loss is that of a teacher without it."""
 
-    class Says(nn.Module):
+    class ConstantTeacher(nn.Module):
         def __init__(self, label: Tensor) -> None:
             super().__init__()
             self.logits = 20 * onehot(label, 2)
@@ -414,9 +415,11 @@ def test_pseudo_labels_keep_their_largest_piece_alone():
     clean[:, 1:6, 1:6] = 1
     speck = clean.clone()
     speck[:, 9:11, 8] = 1
-    b, student = batch_of(classes=2), Given(logits_of(6, classes=2))
+    b, student = random_batch(classes=2), Given(logits_of(6, classes=2))
     got = [
-        METHODS["bcp"].losses(Players({"student": student, "teacher": Says(said)}), b, Step(1, 1, chance()))["pasted"]
+        METHODS["bcp"].losses(
+            Networks({"student": student, "teacher": ConstantTeacher(said)}), b, Step(1, 1, chance())
+        )["pasted"]
         for said in (clean, speck)
     ]
     assert torch.equal(*got)
@@ -480,7 +483,7 @@ class World:
         name = "vnet" if self.dims == 3 else "unet"
         return teachers.build(name, channels=CHANNELS, classes=3, heads=METHODS[self.name].heads, **small)
 
-    def draw(self, index: int, device: torch.device) -> Batch:
+    def sample(self, index: int, device: torch.device) -> Batch:
         g, size = chance(index), (16,) * self.dims
         image = torch.randn(4, CHANNELS, *size, generator=g)
         place = torch.eye(self.dims, self.dims + 1).repeat(4, 1, 1)
@@ -497,7 +500,7 @@ def test_it_runs_in_the_engine_with_the_networks_of_the_house(name: str, dims: i
     method = replace(METHODS[name], **({"images": 8, "cells": 16} if name == "temporal_ensembling" else {}))
     run = Trainer(method, build=world.build, schedule=schedule, seed=0)
     for _ in range(3):
-        terms = run.step(world.draw)
+        terms = run.step(world.sample)
         assert terms and all(math.isfinite(float(v)) for v in terms.values())
     run.save(tmp_path / "c.safetensors", key="k")
     again = Trainer(method, build=world.build, schedule=schedule, seed=1)

@@ -5,7 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from edgemt.learning.perturbations import Box, Noise, adversarial, blur, cutmix, gamma, mixup, mixup_share, shadow
+from edgemt.learning.perturbations.features import vat_perturbation
+from edgemt.learning.perturbations.intensity import GaussianNoise, blur, gamma, shadow
+from edgemt.learning.perturbations.mixing import CutMixBox, cutmix, mixup, sample_mixup_lambda
 
 DIMS = pytest.mark.parametrize("size", [(16, 12), (12, 10, 8)])
 
@@ -21,17 +23,17 @@ def some(*shape: int) -> torch.Tensor:
 @DIMS
 def test_noise_is_clipped_and_repeats_with_its_generator(size):
     x = some(3, 2, *size)
-    noisy = Noise(std=0.1, clip=0.2)(x, chance())
+    noisy = GaussianNoise(std=0.1, clip=0.2)(x, chance())
     assert 0.05 < float((noisy - x).std()) < 0.15
     assert float((noisy - x).abs().max()) <= 0.2 + 1e-6
-    assert torch.equal(noisy, Noise(std=0.1, clip=0.2)(x, chance()))
-    assert not torch.equal(noisy, Noise(std=0.1, clip=0.2)(x, chance(1)))
+    assert torch.equal(noisy, GaussianNoise(std=0.1, clip=0.2)(x, chance()))
+    assert not torch.equal(noisy, GaussianNoise(std=0.1, clip=0.2)(x, chance(1)))
 
 
 @DIMS
 def test_a_box_is_one_block_a_row_with_sides_in_its_range(size):
     x = some(40, 1, *size)
-    inside = Box(low=0.25, high=0.75, chance=1.0).draw(x, chance())
+    inside = CutMixBox(low=0.25, high=0.75, chance=1.0).sample(x, chance())
     assert inside.shape == (40, 1, *size)
     for row in inside[:, 0]:
         at = row.nonzero()
@@ -44,15 +46,15 @@ def test_a_box_is_one_block_a_row_with_sides_in_its_range(size):
 
 def test_the_share_of_rows_with_a_box_is_its_chance():
     x = some(400, 1, 8, 8)
-    hit = Box(chance=0.3).draw(x, chance()).flatten(1).any(1).float().mean()
+    hit = CutMixBox(chance=0.3).sample(x, chance()).flatten(1).any(1).float().mean()
     assert 0.2 < float(hit) < 0.4
-    assert not Box(chance=0.0).draw(x, chance()).any()
+    assert not CutMixBox(chance=0.0).sample(x, chance()).any()
 
 
 @DIMS
 def test_cutmix_takes_the_box_from_the_next_row(size):
     x = some(3, 2, *size)
-    inside = Box(chance=1.0).draw(x, chance())
+    inside = CutMixBox(chance=1.0).sample(x, chance())
     mixed = cutmix(inside, x)
     wide = inside.expand_as(x)
     assert torch.equal(mixed[~wide], x[~wide])
@@ -62,7 +64,7 @@ def test_cutmix_takes_the_box_from_the_next_row(size):
 @DIMS
 def test_mixup_is_a_mixture_with_shares_of_a_beta(size):
     x = some(200, 1, *size)
-    share = mixup_share(x, chance(), alpha=0.2)
+    share = sample_mixup_lambda(x, chance(), alpha=0.2)
     assert share.shape == (200, 1, *[1] * len(size))
     assert share.min() >= 0 and share.max() <= 1
     assert 0.4 < float(share.mean()) < 0.6
@@ -90,7 +92,7 @@ def test_blur_keeps_a_constant_and_calms_noise(size):
 @DIMS
 def test_a_shadow_darkens_its_box_only(size):
     x = some(2, 2, *size)
-    inside = Box(chance=1.0).draw(x, chance())
+    inside = CutMixBox(chance=1.0).sample(x, chance())
     dark, wide = shadow(x, inside), inside.expand_as(x)
     assert torch.equal(dark[~wide], x[~wide])
     assert (dark[wide] <= x[wide]).all() and dark[wide].mean() < x[wide].mean()
@@ -103,7 +105,7 @@ def test_an_adversarial_push_raises_the_loss_more_than_a_random_one_of_its_lengt
         return (x * target).sum()
 
     x = torch.zeros(2, 1, 6, 6)
-    push = adversarial(loss, x, chance(), reach=3.0)
+    push = vat_perturbation(loss, x, chance(), epsilon=3.0)
     torch.testing.assert_close(push.flatten(1).norm(dim=1), torch.full((2,), 3.0))
     assert float(loss(push)) > 0.99 * 3.0 * float(target.flatten(1).norm(dim=1).sum())
     assert not push.requires_grad

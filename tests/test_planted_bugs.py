@@ -14,28 +14,28 @@ import torch.nn.functional as F
 from contract_of_a_rule import check_masked_voxels_do_not_count, check_the_bar_knows_the_number_of_classes
 
 from edgemt.learning import roles
-from edgemt.learning.losses import dice, dice_ce, distance, mse, onehot, probabilities, weighted_mean
-from edgemt.learning.method import Terms
-from edgemt.learning.perturbations import Noise
-from edgemt.learning.roles import Ema
-from edgemt.learning.targets import Soft, Target, UncertaintyMasked
+from edgemt.learning.ema import Ema
+from edgemt.learning.losses import consistency_loss, dice, dice_ce, mse, onehot, probabilities, weighted_mean
+from edgemt.learning.method import LossTerms
+from edgemt.learning.perturbations.intensity import GaussianNoise
+from edgemt.learning.targets import PseudoTarget, SoftTarget, UncertaintyMasked
 from edgemt.methods import METHODS
-from edgemt.methods.adversarial import Adversarial
-from edgemt.methods.cps import CrossPseudo
+from edgemt.methods.cps import CPS
+from edgemt.methods.dan import DAN
 from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.testing.check_losses import (
-    check_every_term_teaches,
+    check_class_permutation_invariance,
+    check_discriminator_targets,
+    check_every_loss_has_gradient,
     check_finite,
-    check_named_terms_stay_with_their_player,
-    check_names_of_classes_do_not_matter,
+    check_named_losses_reach_one_network,
     check_targets_are_detached,
-    check_the_discriminator_is_told_the_truth,
-    check_unlabelled_images_matter,
+    check_unlabelled_images_have_gradient,
 )
 from edgemt.testing.check_players import (
-    check_averages_converge,
-    check_nothing_global_is_drawn,
-    check_only_trainable_players_learn,
+    check_ema_converges,
+    check_no_global_rng,
+    check_only_trainable_networks_change,
 )
 
 
@@ -71,22 +71,22 @@ class WithoutBuffers(Ema):
 def test_a_wrong_average_is_caught(ema):
     method = MeanTeacher(ema=ema)
     with caught("does not become"):
-        check_averages_converge(method)
+        check_ema_converges(method)
 
 
 def test_an_average_that_blends_in_its_own_statistics_is_caught(monkeypatch):
     monkeypatch.setattr(roles, "_track", lambda network, on: None)
     with caught("does not become"):
-        check_averages_converge(METHODS["mean_teacher"])
+        check_ema_converges(METHODS["mean_teacher"])
 
 
 # --- gradients ---
 
 
 @dataclass(frozen=True)
-class Attached(Soft):
+class Attached(SoftTarget):
     def __call__(self, teacher, image, step):
-        return Target(probabilities(teacher(image).logits))
+        return PseudoTarget(probabilities(teacher(image).logits))
 
 
 def test_a_target_with_a_gradient_is_caught():
@@ -95,17 +95,17 @@ def test_a_target_with_a_gradient_is_caught():
 
 
 @dataclass(frozen=True)
-class SoftPeers(CrossPseudo):
+class SoftPeers(CPS):
     """MC-Net: the peer's soft target is not detached."""
 
     def losses(self, nets, batch, step):
         p = {who: probabilities(nets[who](batch.image).logits)[batch.count :] for who in ("student", "peer")}
-        return Terms(pseudo_student=mse(p["student"], p["peer"]).mean())
+        return LossTerms(pseudo_student=mse(p["student"], p["peer"]).mean())
 
 
 def test_a_peer_that_is_taught_by_its_pupil_is_caught():
     with caught("reaches peer"):
-        check_named_terms_stay_with_their_player(SoftPeers())
+        check_named_losses_reach_one_network(SoftPeers())
 
 
 @dataclass(frozen=True)
@@ -116,12 +116,12 @@ class NoGradient(MeanTeacher):
         terms = super().losses(nets, batch, step)
         with torch.no_grad():
             p = probabilities(nets.student(batch.unlabelled).logits)
-        return Terms(**terms, shape=dice(p, probabilities(nets.teacher(batch.unlabelled).logits)))
+        return LossTerms(**terms, shape=dice(p, probabilities(nets.teacher(batch.unlabelled).logits)))
 
 
 def test_a_loss_without_gradient_is_caught():
     with caught("shape: has no gradient"):
-        check_every_term_teaches(NoGradient())
+        check_every_loss_has_gradient(NoGradient())
 
 
 @dataclass(frozen=True)
@@ -136,7 +136,7 @@ class DividedByItself(MeanTeacher):
 
 def test_a_loss_divided_by_itself_is_caught():
     with caught("consistency: its gradient is"):
-        check_every_term_teaches(DividedByItself())
+        check_every_loss_has_gradient(DividedByItself())
 
 
 @dataclass(frozen=True)
@@ -145,12 +145,12 @@ class Blind(MeanTeacher):
 
     def losses(self, nets, batch, step):
         said, target = (probabilities(n(batch.labelled).logits) for n in (nets.student, nets.teacher))
-        return Terms(supervised=dice_ce(said.log(), batch.label), consistency=mse(said, target).mean())
+        return LossTerms(supervised=dice_ce(said.log(), batch.label), consistency=mse(said, target).mean())
 
 
 def test_unlabelled_images_that_are_never_used_are_caught():
     with caught("make no difference"):
-        check_unlabelled_images_matter(Blind())
+        check_unlabelled_images_have_gradient(Blind())
 
 
 # --- confidence ---
@@ -181,20 +181,20 @@ def test_a_bar_of_ln_2_is_caught():
 def masked_in_the_mean(kind, logits, q, *, weight=None):
     """Weighted, but divided by the number of all voxels."""
     if kind != "mse":
-        return distance(kind, logits, q, weight=weight)
+        return consistency_loss(kind, logits, q, weight=weight)
     gap = mse(probabilities(logits), q)
     return (gap * (1.0 if weight is None else weight)).mean()
 
 
 def loser_times_zero(kind, logits, q, *, weight=None):
     """CDS: the loser's logits times 0 are an even guess, and are taught as one."""
-    return distance(kind, logits if weight is None else logits * weight, q)
+    return consistency_loss(kind, logits if weight is None else logits * weight, q)
 
 
 def whole_image_dice(kind, logits, q, *, weight=None):
     """BCP on ACDC: Dice over the whole image, where only a region was to count."""
     if kind != "dice":
-        return distance(kind, logits, q, weight=weight)
+        return consistency_loss(kind, logits, q, weight=weight)
     return dice(probabilities(logits), q)
 
 
@@ -225,28 +225,28 @@ class ForegroundIsOne(MeanTeacher):
     def losses(self, nets, batch, step):
         p = probabilities(nets.student(batch.image).logits)[:, 1:2]
         label = onehot(batch.label, 2 if batch.label.max() < 2 else int(batch.label.max()) + 1)[:, 1:2]
-        return Terms(supervised=dice(p[: batch.count], label, background=True))
+        return LossTerms(supervised=dice(p[: batch.count], label, background=True))
 
 
 def test_a_loss_that_knows_channel_one_is_caught():
-    with caught("knows a class"):
-        check_names_of_classes_do_not_matter(ForegroundIsOne())
+    with caught("depends on the order of classes"):
+        check_class_permutation_invariance(ForegroundIsOne())
 
 
 @dataclass(frozen=True)
-class TwoAndTwo(Adversarial):
+class TwoAndTwo(DAN):
     """DAN in SSL4MIS: the discriminator's truth is written down as 1, 1, 0, 0."""
 
     def steps(self, nets, batch, step):
         (who, terms), _ = super().steps(nets, batch, step)
         yield who, terms
         judged = nets.discriminator(probabilities(nets.student(batch.image).logits).detach(), batch.image)
-        yield ("discriminator",), Terms(discriminator=F.cross_entropy(judged, torch.tensor([1, 1, 0, 0])))
+        yield ("discriminator",), LossTerms(discriminator=F.cross_entropy(judged, torch.tensor([1, 1, 0, 0])))
 
 
 def test_a_truth_written_down_for_two_and_two_rows_is_caught():
-    with caught("told a lie"):
-        check_the_discriminator_is_told_the_truth(TwoAndTwo())
+    with caught("loss of a perfect discriminator"):
+        check_discriminator_targets(TwoAndTwo())
     with pytest.raises(ValueError, match="batch"):
         check_finite(TwoAndTwo(), dims=2, classes=3, labelled=3, unlabelled=3)
 
@@ -255,21 +255,21 @@ def test_a_truth_written_down_for_two_and_two_rows_is_caught():
 
 
 @dataclass(frozen=True)
-class GlobalNoise(Noise):
+class GlobalNoise(GaussianNoise):
     def __call__(self, image, generator):
         return image + torch.randn_like(image) * self.std
 
 
 def test_noise_from_the_global_generator_is_caught():
     with caught("global generator"):
-        check_nothing_global_is_drawn(MeanTeacher(target=Soft(noise=GlobalNoise())))
+        check_no_global_rng(MeanTeacher(target=SoftTarget(noise=GlobalNoise())))
 
 
 @dataclass(frozen=True)
 class Awake(MeanTeacher):
     """A frozen guide put into train mode: its batch-norm statistics drift though its weights are frozen."""
 
-    target: Soft = field(default_factory=Soft)
+    target: SoftTarget = field(default_factory=SoftTarget)
 
     def roles(self):
         return {**super().roles(), "guide": roles.Frozen()}
@@ -281,7 +281,7 @@ class Awake(MeanTeacher):
 
 def test_a_frozen_player_whose_statistics_drift_is_caught():
     with caught("a frozen player changed"):
-        check_only_trainable_players_learn(Awake())
+        check_only_trainable_networks_change(Awake())
 
 
 def test_weighted_mean_of_nothing_is_zero_and_not_nan():

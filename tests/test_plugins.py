@@ -12,7 +12,8 @@ import teachers
 from edgemt import cli
 from edgemt.commands import list_rows
 from edgemt.contract import HEADS
-from edgemt.methods import METHODS, explain, get
+from edgemt.methods import METHODS, get
+from edgemt.methods.catalogue import explain
 from edgemt.testing import check_package
 
 ROOT = Path(__file__).parent.parent
@@ -22,8 +23,8 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edgemt.learning.losses import dice_ce, mse, probabilities
-from edgemt.methods import Method, Terms
-from edgemt.learning.schedules import Ramp
+from edgemt.methods import Method, LossTerms
+from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.roles import Ema, Trainable
 
 
@@ -33,17 +34,17 @@ class Plain(Method):
 
     delivers: ClassVar[str] = "teacher"
     citation: ClassVar[str] = "A. Stranger, 2030"
-    ramp: Ramp = field(default_factory=Ramp)
+    ramp: SigmoidRampUp = field(default_factory=SigmoidRampUp)
 
     def roles(self):
         return {"student": Trainable(), "teacher": Ema(mode="eval")}
 
     def losses(self, nets, batch, step):
         logits = nets.student(batch.image).logits
-        terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label))
+        terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
         if len(batch.unlabelled):
-            said = probabilities(nets.teacher(batch.unlabelled).logits).detach()
-            terms["consistency"] = self.ramp(step) * mse(probabilities(logits[batch.count :]), said).mean()
+            target = probabilities(nets.teacher(batch.unlabelled).logits).detach()
+            terms["consistency"] = self.ramp(step) * mse(probabilities(logits[batch.count :]), target).mean()
         return terms
 
 
@@ -53,8 +54,8 @@ class Blind(Plain):
 
     def losses(self, nets, batch, step):
         p = probabilities(nets.student(batch.labelled).logits)
-        said = probabilities(nets.teacher(batch.labelled).logits).detach()
-        return Terms(supervised=dice_ce(p.log(), batch.label), consistency=mse(p, said).mean())
+        target = probabilities(nets.teacher(batch.labelled).logits).detach()
+        return LossTerms(supervised=dice_ce(p.log(), batch.label), consistency=mse(p, target).mean())
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ from dataclasses import dataclass
 from typing import ClassVar
 
 from edgemt.learning.losses import dice_ce
-from edgemt.methods import Method, Terms
+from edgemt.methods import Method, LossTerms
 
 
 @dataclass(frozen=True)
@@ -84,11 +85,11 @@ class Right(Method):
     citation: ClassVar[str] = "A. Stranger, 2030"
 
     def losses(self, nets, batch, step):
-        return Terms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
+        return LossTerms(supervised=dice_ce(nets.student(batch.labelled).logits, batch.label))
 
 
 class PlainDict(Right):
-    """A mapping is no Terms: the engine logs what Terms has beside the losses."""
+    """A mapping is no LossTerms: the engine logs what LossTerms has beside the losses."""
 
     def losses(self, nets, batch, step):
         return dict(super().losses(nets, batch, step))
@@ -98,7 +99,7 @@ class NoScalar(Right):
     """A map of losses."""
 
     def losses(self, nets, batch, step):
-        return Terms(supervised=nets.student(batch.labelled).logits.square())
+        return LossTerms(supervised=nets.student(batch.labelled).logits.square())
 
 
 class OneWord(Right):
@@ -125,7 +126,7 @@ class UnnamedHead(Right):
     """It uses a head that it does not ask for."""
 
     def losses(self, nets, batch, step):
-        return Terms(supervised=nets.student(batch.labelled).sdf.square().mean())
+        return LossTerms(supervised=nets.student(batch.labelled).sdf.square().mean())
 
 
 class UnnamedDisturb(Right):
@@ -213,15 +214,15 @@ def test_a_name_of_ours_stays_ours(strangers):
     assert get("ua_mt") is METHODS["ua_mt"]
     assert ("ua_mt", "thief: not reachable, the name is that of a method above") in list_rows.rows("methods")
     first = next(check_package.check("thief"))
-    assert "choose another name" in first.broken
+    assert "choose another name" in first.failure
 
 
 def test_check_keeps_a_line_for_every_promise_of_a_good_package(strangers, capsys):
     cli.main(["check", "their-methods"])
-    said = capsys.readouterr().out
-    assert said.startswith("plain_mt\n") and "BROKEN" not in said
-    assert "kept    unlabelled images teach the student" in said
-    assert "kept    resuming equals never stopping, bit for bit" in said
+    output = capsys.readouterr().out
+    assert output.startswith("plain_mt\n") and "FAILED" not in output
+    assert "passed  unlabelled images change the gradient of the student" in output
+    assert "passed  resuming equals never stopping, bit for bit" in output
 
 
 def test_check_says_which_promise_is_broken_where_and_how(strangers, capsys):
@@ -229,17 +230,17 @@ def test_check_says_which_promise_is_broken_where_and_how(strangers, capsys):
         cli.main(["check", "bad_methods"])
     assert left.value.code == 2
     heard = capsys.readouterr()
-    assert "BROKEN  unlabelled images teach the student" in heard.out
+    assert "FAILED  unlabelled images change the gradient of the student" in heard.out
     assert "2-D with 2 classes: the unlabelled images make no difference" in heard.out
     assert "3-D with 2 classes: ValueError: too many values to unpack" in heard.out
-    assert "promises are broken" in heard.err
+    assert "checks failed" in heard.err
 
 
 def test_check_goes_on_behind_a_method_that_cannot_be_loaded(strangers, capsys):
     with pytest.raises(SystemExit):
         cli.main(["check", "broken_methods"])
-    said = capsys.readouterr().out
-    assert said.count("BROKEN  it can be loaded") == 2
+    output = capsys.readouterr().out
+    assert output.count("FAILED  it can be loaded") == 2
 
 
 def test_check_of_what_nobody_offers_names_the_nearest(strangers, capsys):
@@ -251,19 +252,19 @@ def test_check_of_what_nobody_offers_names_the_nearest(strangers, capsys):
 
 def test_a_method_of_the_table_can_be_checked_by_its_name(capsys):
     cli.main(["check", "entropy"])
-    assert "BROKEN" not in capsys.readouterr().out
+    assert "FAILED" not in capsys.readouterr().out
 
 
 @pytest.mark.parametrize(
     ("mistake", "says"),
     [
-        ("PlainDict", "ValueError: PlainDict.losses: gave a dict; give edgemt.methods.Terms(supervised=...)"),
+        ("PlainDict", "ValueError: PlainDict.losses: gave a dict; give edgemt.methods.LossTerms(supervised=...)"),
         ("NoScalar", "supervised: is no tensor of a single number"),
         ("OneWord", 'a step yields no pair of players and losses, such as ("student",)'),
         ("Nobody", "('studnet',) cannot all learn; student can"),
         ("UnknownHead", "heads: sfd is not known; use sdf, features"),
         ("UnnamedHead", "an output that heads does not name is None, and it names none"),
-        ("UnnamedDisturb", "disturb: the network is asked for it, and heads does not name it"),
+        ("UnnamedDisturb", "disturb: the method passes it to the network, and heads does not name it"),
         ("BadRoles", "NameError: name 'Trainable' is not defined"),
     ],
 )
@@ -272,8 +273,8 @@ def test_a_mistake_in_a_step_is_one_line_and_ends_the_trial(mistake, says, tmp_p
     monkeypatch.syspath_prepend(str(tmp_path))
     *_, last = check_package.check("mistakes")
     sys.modules.pop("mistakes", None)
-    assert says in last.broken and "\n" not in last.broken
-    assert last.promise == "a step of it names who learns, and losses"
+    assert says in last.failure and "\n" not in last.failure
+    assert last.check == "a step yields names of trainable networks and losses"
 
 
 def test_every_head_that_a_method_can_name_is_one_that_some_network_has():

@@ -7,7 +7,7 @@ import math
 import pytest
 
 from edgemt.contract import Step
-from edgemt.learning.schedules import Constant, Poly, Ramp, Steps
+from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.methods.mean_teacher import MeanTeacher
 
 
@@ -16,47 +16,31 @@ def at(index: int, total: int = 1000) -> Step:
 
 
 def test_a_ramp_is_the_sigmoid_of_the_papers():
-    ramp = Ramp(top=0.1, length=1.0)
+    ramp = SigmoidRampUp(top=0.1, length=1.0)
     for share in (0.0, 0.25, 0.5, 1.0):
         assert ramp(at(int(1000 * share))) == pytest.approx(0.1 * math.exp(-5 * (1 - share) ** 2))
 
 
 def test_a_ramp_reaches_the_top_after_its_length_and_stays():
-    ramp = Ramp(top=2.0, start=0.5, length=0.4)
+    ramp = SigmoidRampUp(top=2.0, start=0.5, length=0.4)
     assert ramp(at(399)) < 2.0
     assert ramp(at(400)) == ramp(at(1000)) == 2.0
 
 
 def test_a_ramp_is_the_same_share_of_a_short_and_a_long_run():
-    ramp = Ramp()
+    ramp = SigmoidRampUp()
     assert ramp(at(20, 100)) == pytest.approx(ramp(at(6000, 30000)))
 
 
 def test_a_ramp_without_length_is_up_at_once():
-    assert Ramp(top=0.3, length=0.0)(at(0)) == 0.3
+    assert SigmoidRampUp(top=0.3, length=0.0)(at(0)) == 0.3
 
 
 def test_a_length_that_is_no_share_is_refused():
     with pytest.raises(ValueError, match="length: 40"):
-        Ramp(length=40)
-
-
-def test_poly_falls_from_top_to_zero():
-    poly = Poly(power=0.9, top=0.5)
-    assert poly(at(0)) == 0.5
-    assert poly(at(500)) == pytest.approx(0.5 * 0.5**0.9)
-    assert poly(at(1000)) == 0.0
-
-
-def test_steps_multiply_at_each_share():
-    steps = Steps(at=(0.4, 0.8), factor=0.1)
-    assert [steps(at(i)) for i in (0, 399, 400, 800)] == pytest.approx([1.0, 1.0, 0.1, 0.01])
-
-
-def test_a_constant_does_not_move():
-    assert Constant(0.7)(at(0)) == Constant(0.7)(at(1000)) == 0.7
+        SigmoidRampUp(length=40)
 
 
 def test_a_ramp_of_nothing_warns_and_names_the_field():
     with pytest.warns(UserWarning, match="MeanTeacher.ramp.top is 0"):
-        MeanTeacher(ramp=Ramp(top=0.0))
+        MeanTeacher(ramp=SigmoidRampUp(top=0.0))

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from edgemt.contract import Step
-from edgemt.learning.roles import Ema, Frozen, Memory, Trainable, gather, set_modes, update_averages
+from edgemt.learning.ema import Ema
+from edgemt.learning.roles import Frozen, Memory, Trainable, build_networks, set_modes, update_averages
 
 
 def build(kind: str, init: int) -> nn.Module:
@@ -26,32 +27,32 @@ def filled(value: float) -> nn.Module:
 
 
 def test_players_answer_by_attribute_and_by_name():
-    players = gather(ROLES, build)
+    players = build_networks(ROLES, build)
     assert players.student is players["student"]
     assert set(players) == {"teacher", "student", "guide"}
 
 
 def test_an_average_begins_as_a_copy_and_not_as_the_same_tensors():
-    players = gather(ROLES, build)
+    players = build_networks(ROLES, build)
     mine, theirs = players.teacher[0].weight, players.student[0].weight
     assert torch.equal(mine, theirs)
     assert mine.data_ptr() != theirs.data_ptr()
 
 
 def test_two_students_begin_with_the_weights_of_their_own_init():
-    players = gather({"student": Trainable(), "peer": Trainable(init=1)}, build)
+    players = build_networks({"student": Trainable(), "peer": Trainable(init=1)}, build)
     assert not torch.equal(players.student[0].weight, players.peer[0].weight)
 
 
 def test_only_trainable_players_ask_for_gradients():
-    players = gather(ROLES, build)
+    players = build_networks(ROLES, build)
     wants = {name: any(p.requires_grad for p in net.parameters()) for name, net in players.items()}
     assert wants == {"teacher": False, "student": True, "guide": False}
 
 
 def test_modes_follow_the_roles():
     roles = {**ROLES, "average": Ema(mode="eval")}
-    players = gather(roles, build)
+    players = build_networks(roles, build)
     for net in players.values():
         net.train()
     set_modes(players, roles)
@@ -61,7 +62,7 @@ def test_modes_follow_the_roles():
 
 def test_an_average_of_nobody_is_refused():
     with pytest.raises(ValueError, match="studnt"):
-        gather({"student": Trainable(), "teacher": Ema(of=("studnt",))}, build)
+        build_networks({"student": Trainable(), "teacher": Ema(of=("studnt",))}, build)
 
 
 def test_a_decay_of_one_is_refused():
@@ -98,7 +99,7 @@ def test_warm_up_follows_quickly_at_first_and_binds_until_the_decay_is_reached()
 
 
 def test_an_average_in_train_mode_does_not_blend_in_what_it_sees():
-    players = gather(ROLES, build)
+    players = build_networks(ROLES, build)
     set_modes(players, ROLES)
     before = players.teacher[1].running_mean.clone()
     with torch.no_grad():
@@ -108,7 +109,7 @@ def test_an_average_in_train_mode_does_not_blend_in_what_it_sees():
 
 
 def test_after_an_update_an_average_can_be_fine_tuned_like_any_network():
-    players = gather(ROLES, build)
+    players = build_networks(ROLES, build)
     set_modes(players, ROLES)
     update_averages(players, ROLES, Step(0, 10))
     before = players.teacher[1].running_mean.clone()
@@ -118,7 +119,7 @@ def test_after_an_update_an_average_can_be_fine_tuned_like_any_network():
 
 def test_a_memory_keeps_the_last_vectors_of_each_class_in_its_buffers():
     roles = {"student": Trainable(), "bank": Memory(size=3, features=2, classes=2)}
-    players = gather(roles, build)
+    players = build_networks(roles, build)
     players.bank.push(torch.tensor([[1.0, 1.0], [2.0, 2.0]]), label=1)
     players.bank.push(torch.tensor([[3.0, 3.0], [4.0, 4.0]]), label=1)
     assert players.bank.filled.tolist() == [0, 3]

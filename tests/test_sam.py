@@ -11,13 +11,13 @@ from torch import Tensor, nn
 
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import onehot
-from edgemt.learning.prompts import from_prediction, inside_of, joined, spoiled
-from edgemt.learning.pseudo_labels import soft
+from edgemt.learning.prompts import corrupt_label, inside_of, merge_object_logits, prompts_from_prediction
+from edgemt.learning.pseudo_labels import predict_probabilities
+from edgemt.learning.sam_guidance import PromptableTeacherOptions
 from edgemt.methods import METHODS
-from edgemt.methods.promptable_supervised import Lessons
-from edgemt.methods.sam_assisted import SecondTeacher
-from edgemt.testing.method_checks import PROMISES
-from edgemt.testing.tiny_training import CHANNELS, Stage, batch_of
+from edgemt.methods.promptable_supervised import PromptableSupervised
+from edgemt.testing.method_checks import CHECKS
+from edgemt.testing.tiny_training import CHANNELS, TinyTrainer, random_batch
 from teachers.promptable import Answer, Promptable
 
 ROWS = ("s_acmt", "sam_handover")
@@ -41,7 +41,7 @@ def small(**options) -> Promptable:
 
 
 def test_a_box_holds_the_region_and_is_written_in_shares_x_before_y():
-    prompts, asked = from_prediction(blob(), margin=0.0)
+    prompts, asked = prompts_from_prediction(blob(), margin=0.0)
     torch.testing.assert_close(prompts.boxes[0, 0], torch.tensor([30 / 60, 10 / 40, 48 / 60, 22 / 40]))
     assert asked.tolist() == [[True]]
 
@@ -49,35 +49,38 @@ def test_a_box_holds_the_region_and_is_written_in_shares_x_before_y():
 def test_a_stray_pixel_does_not_stretch_a_box():
     p = blob()
     p[:, :, 39, 2] = torch.tensor([0.05, 0.95])
-    torch.testing.assert_close(from_prediction(p)[0].boxes, from_prediction(blob())[0].boxes)
+    torch.testing.assert_close(prompts_from_prediction(p)[0].boxes, prompts_from_prediction(blob())[0].boxes)
 
 
 def test_one_point_lies_on_the_object_and_one_in_its_box_where_it_is_not():
     p = blob()
     p[:, 0, 10:16, 30:39], p[:, 1, 10:16, 30:39] = 0.98, 0.02  # a corner of the rectangle is missing
-    prompts, _ = from_prediction(p)
-    (on, beside), signs = (prompts.points[0, 0] * torch.tensor([60, 40])).long().tolist(), prompts.signs[0, 0].tolist()
+    prompts, _ = prompts_from_prediction(p)
+    (on, beside), signs = (
+        (prompts.points[0, 0] * torch.tensor([60, 40])).long().tolist(),
+        prompts.point_labels[0, 0].tolist(),
+    )
     assert signs == [1, 0]
     assert p[0, 1, on[1], on[0]] > 0.5
     assert 10 <= beside[1] < 16 and 30 <= beside[0] < 39
 
 
 def test_where_a_box_is_full_there_is_no_point_beside_the_object():
-    assert from_prediction(blob(), margin=0.0)[0].signs[0, 0].tolist() == [1, -1]
+    assert prompts_from_prediction(blob(), margin=0.0)[0].point_labels[0, 0].tolist() == [1, -1]
 
 
 def test_a_class_that_is_not_shown_is_not_asked_about_and_is_nowhere_in_the_answer():
     p = torch.cat([blob(), torch.zeros(1, 1, 40, 60)], 1)
-    prompts, asked = from_prediction(p)
-    assert asked.tolist() == [[True, False]] and prompts.signs[0, 1].tolist() == [-1, -1]
-    q = joined(torch.full((1, 2, 40, 60), 5.0), asked)
+    prompts, asked = prompts_from_prediction(p)
+    assert asked.tolist() == [[True, False]] and prompts.point_labels[0, 1].tolist() == [-1, -1]
+    q = merge_object_logits(torch.full((1, 2, 40, 60), 5.0), asked)
     assert float(q[:, 2].max()) < 1e-3
     torch.testing.assert_close(q.sum(1), torch.ones(1, 40, 60))
 
 
 def test_a_spoiled_label_is_wrong_somewhere_and_right_in_most_places():
     label = blob().argmax(1).repeat(16, 1, 1)
-    p = spoiled(label, classes=2, generator=torch.Generator().manual_seed(0))
+    p = corrupt_label(label, classes=2, generator=torch.Generator().manual_seed(0))
     torch.testing.assert_close(p.sum(1), torch.ones(16, 40, 60))
     right = (p.argmax(1) == label).float().flatten(1).mean(1)
     assert right.mean() > 0.7 and right.min() < 0.95 and len(right.unique()) > 8
@@ -105,13 +108,13 @@ def test_prompts_are_made_of_the_mean_teachers_prediction_and_of_no_label(name):
     """Other labels, the same questions; and they are those that the mean teacher's own words raise."""
     heard = []
     for turn in range(2):
-        stage, b = Stage(replace(METHODS[name], noise=replace(METHODS[name].noise, std=0.0))), batch_of()
+        stage, b = TinyTrainer(replace(METHODS[name], noise=replace(METHODS[name].noise, std=0.0))), random_batch()
         stage.nets["sam"] = Spy()
         stage.nets["teacher"].eval()
         stage.roles["teacher"] = replace(stage.roles["teacher"], mode="eval")
-        list(stage.turns(replace(b, label=(b.label + turn) % 3)))
+        list(stage.optimiser_steps(replace(b, label=(b.label + turn) % 3)))
         heard.append(stage.nets["sam"].heard)
-        wanted, _ = from_prediction(soft(stage.nets["teacher"], b.unlabelled))
+        wanted, _ = prompts_from_prediction(predict_probabilities(stage.nets["teacher"], b.unlabelled))
         (image, *asked), *more = heard[-1]
         assert not more and torch.equal(image, b.unlabelled)
         for got, want in zip(asked, wanted, strict=True):
@@ -120,9 +123,9 @@ def test_prompts_are_made_of_the_mean_teachers_prediction_and_of_no_label(name):
 
 
 def test_the_labels_of_labelled_images_alone_teach_the_small_one(monkeypatch):
-    b, classes = batch_of(unlabelled=3), 3
-    monkeypatch.setattr(Stage, "build", lambda *_: small())
-    stages = [Stage(Lessons(classes=classes), classes=classes) for _ in range(2)]
+    b, classes = random_batch(unlabelled=3), 3
+    monkeypatch.setattr(TinyTrainer, "build", lambda *_: small())
+    stages = [TinyTrainer(PromptableSupervised(classes=classes), classes=classes) for _ in range(2)]
     other = b.image.clone()
     other[b.count :] = 100.0
     paid = [stage.step(x) for stage, x in zip(stages, (b, replace(b, image=other, strong=None)), strict=True)]
@@ -134,12 +137,12 @@ def test_the_labels_of_labelled_images_alone_teach_the_small_one(monkeypatch):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_its_word_counts_where_it_is_sure_and_not_where_nothing_was_asked(dims):
-    rule, b = SecondTeacher(sure=0.6, slices=2), batch_of(dims=dims)
-    p = soft(Stage(METHODS["s_acmt"], dims=dims).nets["teacher"], b.unlabelled)
+    rule, b = PromptableTeacherOptions(sure=0.6, slices=2), random_batch(dims=dims)
+    p = predict_probabilities(TinyTrainer(METHODS["s_acmt"], dims=dims).nets["teacher"], b.unlabelled)
     p[0] = onehot(torch.zeros_like(p[:1, 0]).long(), 3)[0]  # of the first image the mean teacher shows nothing
     step = Step(0, 1, torch.Generator().manual_seed(0))
-    _, sure = rule.word(Spy(quality=0.7), b, p, step)
-    _, unsure = rule.word(Spy(quality=0.5), b, p, step)
+    _, sure = rule.pseudo_label(Spy(quality=0.7), b, p, step)
+    _, unsure = rule.pseudo_label(Spy(quality=0.5), b, p, step)
     assert not unsure.any() and not sure[0].any() and sure[1:].any()
     if dims == 3:
         assert sure[1:].flatten(0, 3).any(0).sum() == 2  # the other slices were not asked about
@@ -147,22 +150,22 @@ def test_its_word_counts_where_it_is_sure_and_not_where_nothing_was_asked(dims):
 
 @pytest.mark.parametrize("name", ROWS)
 def test_a_player_that_takes_no_prompts_is_asked_without(name):
-    stage = Stage(METHODS[name])
-    assert all(torch.isfinite(torch.tensor(v)) for v in stage.step(batch_of()).values())
+    stage = TinyTrainer(METHODS[name])
+    assert all(torch.isfinite(torch.tensor(v)) for v in stage.step(random_batch()).values())
 
 
 def test_the_handover_begins_with_sam_and_ends_with_the_mean_teacher():
     method = METHODS["sam_handover"]
     for index, wanted in ((0, 1.0), (100, 0.0)):
-        stage = Stage(method, index=index, total=100)
+        stage = TinyTrainer(method, index=index, total=100)
         stage.nets["sam"] = Spy()
-        (_, terms), *_ = stage.turns(batch_of())
+        (_, terms), *_ = stage.optimiser_steps(random_batch())
         assert float(terms.notes["sam"]) == pytest.approx(wanted, abs=0.01)
 
 
 def test_nothing_left_to_ask_with_is_refused():
     with pytest.raises(ValueError, match="boxes, points, masks"):
-        SecondTeacher(boxes=False, points=False, masks=False)
+        PromptableTeacherOptions(boxes=False, points=False, masks=False)
 
 
 class RemembersFrames(Spy):
@@ -182,7 +185,7 @@ def test_a_network_that_remembers_whole_images_answers_in_the_augmented_view():
     image = torch.zeros(3, 1, 40, 40)
     batch = Batch(image, torch.zeros(1, 40, 40).long(), index=torch.tensor([0, 7, 9]), place=place)
     spy = RemembersFrames()
-    q, trust = SecondTeacher().word(spy, batch, p, Step(0, 1))
+    q, trust = PromptableTeacherOptions().pseudo_label(spy, batch, p, Step(0, 1))
     assert spy.heard[0][0].tolist() == [7, 9]
     assert bool(trust[:, :, 8:32, 8:32].all())
     agree = (q.argmax(1) == p.argmax(1)).float().mean()
@@ -197,7 +200,7 @@ def test_of_a_volume_it_is_told_which_slices_the_patch_shows():
     place = torch.tensor([[[0.5, 0, 0, 0.0], [0, 1, 0, 0], [0, 0, 1, 0]]]).repeat(2, 1, 1)
     batch = Batch(torch.zeros(2, 1, 40, 40, 4), torch.zeros(1, 40, 40, 4).long(), index=torch.arange(2), place=place)
     spy = RemembersFrames()
-    q, _ = SecondTeacher(slices=4).word(spy, batch, p, Step(0, 1, torch.Generator().manual_seed(0)))
+    q, _ = PromptableTeacherOptions(slices=4).pseudo_label(spy, batch, p, Step(0, 1, torch.Generator().manual_seed(0)))
     assert sorted((spy.heard[0][1] * 8).long().tolist()) == [2, 3, 4, 5]
     assert (q.argmax(1) == p.argmax(1)).float().mean() > 0.98
 
@@ -207,21 +210,23 @@ def test_of_a_volume_it_is_told_which_slices_the_patch_shows():
 
 @pytest.fixture
 def promptable_on_stage(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    plain = Stage.build
-    monkeypatch.setattr(Stage, "build", lambda s, kind, init: small() if kind == "promptable" else plain(s, kind, init))
+    plain = TinyTrainer.build
+    monkeypatch.setattr(
+        TinyTrainer, "build", lambda s, kind, init: small() if kind == "promptable" else plain(s, kind, init)
+    )
     yield
 
 
-CHEAP = [promise for promise in PROMISES if "averages" not in promise.says and "easy" not in promise.says]
+CHEAP = [check for check in CHECKS if "averages" not in check.description and "easy" not in check.description]
 
 
 @pytest.mark.parametrize("name", ROWS)
-@pytest.mark.parametrize("promise", CHEAP, ids=lambda p: p.says.replace(" ", "-"))
-def test_the_contract_is_kept_with_a_promptable_network(name, promise, promptable_on_stage):
+@pytest.mark.parametrize("check", CHEAP, ids=lambda p: p.description.replace(" ", "-"))
+def test_the_contract_is_kept_with_a_promptable_network(name, check, promptable_on_stage):
     method = replace(METHODS[name], second=replace(METHODS[name].second, sure=0.0))
-    if promise.concerns(method):
-        for dims, classes in promise.corners or ((2, 2),):
-            promise.hold(method, dims=dims, classes=classes)
+    if check.applies_to(method):
+        for dims, classes in check.configurations or ((2, 2),):
+            check.run(method, dims=dims, classes=classes)
 
 
 # --- the small network itself ---
@@ -230,7 +235,7 @@ def test_the_contract_is_kept_with_a_promptable_network(name, promise, promptabl
 @pytest.mark.parametrize("size", [(37, 50), (32, 32)])
 @pytest.mark.parametrize("left_out", [(), ("boxes",), ("points", "masks"), ("boxes", "points")])
 def test_it_answers_any_kind_of_question_at_any_size(size, left_out):
-    prompts, _ = from_prediction(torch.rand(2, 4, *size).softmax(1))
+    prompts, _ = prompts_from_prediction(torch.rand(2, 4, *size).softmax(1))
     said = small()(torch.randn(2, CHANNELS, *size), *prompts.without(*left_out))
     assert said.logits.shape == (2, 3, *size) and said.quality.shape == (2, 3)
     assert torch.isfinite(said.logits).all() and 0 <= said.quality.min() <= said.quality.max() <= 1
@@ -243,7 +248,7 @@ def test_nothing_asked_is_refused():
 
 def test_what_it_keeps_of_an_image_answers_as_the_image_does_in_half_precision_too():
     net, image = small(), torch.randn(2, CHANNELS, 32, 32)
-    prompts, _ = from_prediction(torch.rand(2, 3, 32, 32).softmax(1))
+    prompts, _ = prompts_from_prediction(torch.rand(2, 3, 32, 32).softmax(1))
     with torch.no_grad():
         whole = net(image, *prompts).logits
         kept = net.embed(image)
@@ -255,7 +260,7 @@ def test_what_it_keeps_of_an_image_answers_as_the_image_does_in_half_precision_t
 def test_objects_are_answered_one_by_one():
     """What is asked about one object changes nothing of what is said of another."""
     net, image, p = small(), torch.randn(1, CHANNELS, 32, 32), torch.rand(1, 4, 32, 32).softmax(1)
-    prompts, _ = from_prediction(p)
+    prompts, _ = prompts_from_prediction(p)
     turned = prompts._replace(**{k: v.flip(1) for k, v in prompts._asdict().items()})
     with torch.no_grad():
         one, other = net(image, *prompts), net(image, *turned)
@@ -265,15 +270,15 @@ def test_objects_are_answered_one_by_one():
 
 def test_it_learns_to_mend_a_wrong_prediction(monkeypatch):
     """Bright rectangles: after some lessons its answer overlaps the truth more than the prediction it was told."""
-    monkeypatch.setattr(Stage, "build", lambda *_: small().train())
-    stage = Stage(Lessons(classes=2), classes=2, rate=0.0)
+    monkeypatch.setattr(TinyTrainer, "build", lambda *_: small().train())
+    stage = TinyTrainer(PromptableSupervised(classes=2), classes=2, rate=0.0)
     stage.optimisers = {"student": torch.optim.AdamW(stage.nets["student"].parameters(), 5e-3)}
     for index in range(60):
         image, label = rectangles(8, seed=index)
         stage.step(Batch(image, label))
     image, label = rectangles(32, seed=1000)
-    p = spoiled(label, classes=2, generator=torch.Generator().manual_seed(1))
-    prompts, asked = from_prediction(p)
+    p = corrupt_label(label, classes=2, generator=torch.Generator().manual_seed(1))
+    prompts, asked = prompts_from_prediction(p)
     with torch.no_grad():
         answer = stage.nets["student"].eval()(image, *prompts).logits[:, 0] > 0
     truth, rows = label > 0, asked[:, 0]
@@ -297,8 +302,8 @@ def test_the_target_of_a_labelled_row_is_never_a_prediction(monkeypatch):
     for name in ROWS:
         paid = []
         for quality in (0.0, 1.0):
-            stage = Stage(METHODS[name], index=5)
+            stage = TinyTrainer(METHODS[name], index=5)
             stage.nets["sam"] = Spy(quality=quality)
-            (_, terms), *_ = stage.turns(batch_of())
+            (_, terms), *_ = stage.optimiser_steps(random_batch())
             paid.append(float(terms["supervised"].detach()))
         assert paid[0] == paid[1]

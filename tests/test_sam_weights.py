@@ -14,7 +14,7 @@ from PIL import Image
 from edgemt.artefacts import stage_folder
 from edgemt.artefacts.network_folder import load_promptable
 from edgemt.inference.interactive import parse, predict_prompted
-from edgemt.learning.prompts import from_prediction
+from edgemt.learning.prompts import prompts_from_prediction
 from edgemt.pipeline import flow
 from edgemt.recipes import RECIPES
 from teachers.embeddings import Remembered, Store, read
@@ -60,7 +60,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def asked(size: tuple[int, int] = (40, 50)):
-    return from_prediction(torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).softmax(1))[0]
+    return prompts_from_prediction(torch.rand(2, 3, *size, generator=torch.Generator().manual_seed(0)).softmax(1))[0]
 
 
 @pytest.mark.parametrize("left_out", [(), ("points",), ("masks",), ("boxes", "points"), ("boxes", "masks")])

@@ -13,9 +13,10 @@ from edgemt.contract import Batch, Output, Step
 from edgemt.data.options import NO_AUGMENT, PRESETS
 from edgemt.data.resize import resize_batch
 from edgemt.learning.losses import dice, dice_ce
-from edgemt.learning.roles import Players
+from edgemt.learning.roles import Networks
+from edgemt.learning.student_teacher import two_streams
 from edgemt.methods import METHODS
-from edgemt.methods.mean_teacher import MeanTeacher, two_streams
+from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.pipeline.overrides import override
 from edgemt.training.options import Schedule
 
@@ -112,7 +113,7 @@ def test_the_default_method_sees_streams_apart_and_images_one_by_one(name: str) 
             seen.append(len(x))
             return super().forward(x)
 
-    nets = Players({role: Counting() if role == "student" else Norm() for role in method.roles()})
+    nets = Networks({role: Counting() if role == "student" else Norm() for role in method.roles()})
     batch = replace(batch_of(32), image=torch.randn(4, 1, 32, 32), strong=torch.randn(2, 1, 32, 32), soft=None)
     method.losses(nets, batch, Step(0, 10, torch.Generator().manual_seed(0)))
     assert seen == [2, 2]

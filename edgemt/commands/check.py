@@ -10,7 +10,7 @@ from tyro.conf import Positional
 @dataclass(frozen=True)
 class Check:
     """Run the contract suite on the methods of an installed PACKAGE (entry points `edgemt.methods`), in 2-D and 3-D,
-    with 2 and 4 classes; or on one method by its name. Exit status 2 where a promise is broken."""
+    with 2 and 4 classes; or on one method by its name. Exit status 2 if a check fails."""
 
     package: Positional[str]
 
@@ -18,14 +18,14 @@ class Check:
 def check(command: Check) -> None:
     from edgemt.testing import check_package
 
-    broken, shown = 0, ""
-    for verdict in check_package.check(command.package):
-        if verdict.method != shown:
-            print(verdict.method)
-            shown = verdict.method
-        broken += bool(verdict.broken)
-        print(f"  {'BROKEN' if verdict.broken else 'kept  '}  {verdict.promise}", flush=True)
-        if verdict.broken:
-            print(f"          {verdict.broken}")
-    if broken:
-        raise ValueError(f"{command.package}: {broken} {'promise is' if broken == 1 else 'promises are'} broken")
+    failed, shown = 0, ""
+    for result in check_package.check(command.package):
+        if result.method != shown:
+            print(result.method)
+            shown = result.method
+        failed += bool(result.failure)
+        print(f"  {'FAILED' if result.failure else 'passed'}  {result.check}", flush=True)
+        if result.failure:
+            print(f"          {result.failure}")
+    if failed:
+        raise ValueError(f"{command.package}: {failed} {'check' if failed == 1 else 'checks'} failed")

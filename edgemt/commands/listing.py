@@ -38,7 +38,7 @@ class Explain:
 
 
 def explain_method(command: Explain) -> None:
-    from edgemt.methods import explain
+    from edgemt.methods.catalogue import explain
 
     print(explain(command.method))
 

@@ -11,7 +11,7 @@ from typing import ClassVar, Literal
 from edgemt.artefacts.run_lock import FolderInUseError
 from edgemt.artefacts.stage_folder import WEIGHTS, read_card
 from edgemt.io.atomic import NoSpaceError, write_text
-from edgemt.learning.roles import Ema
+from edgemt.learning.ema import Ema
 from edgemt.methods import Method, get
 from edgemt.methods.supervised import Supervised
 from edgemt.model_card import ModelCard

@@ -27,7 +27,7 @@ from edgemt.io.file_types import is_image, is_volume, stem_of
 from edgemt.io.geometry import moves
 from edgemt.io.images import fit_frame, read_image, to_uint8
 from edgemt.io.volumes import read_volume
-from edgemt.learning.prompts import Prompts, from_prediction
+from edgemt.learning.prompts import Prompts, prompts_from_prediction
 from edgemt.model_card import ModelCard
 
 FORM = "box=X0,Y0,X1,Y1, point=X,Y, not=X,Y or slice=K"
@@ -179,7 +179,7 @@ def _volume(made: Interactive, path: Path, asked: Asked, target: Path) -> Path:
     for order in (range(first + 1, depth), range(first - 1, -1, -1)):
         seen = begun
         for k in order:
-            prompts, shown = from_prediction(seen)
+            prompts, shown = prompts_from_prediction(seen)
             if not shown.any():
                 break
             seen = made.probability(np.ascontiguousarray(array[..., k]), prompts)

@@ -14,7 +14,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from edgemt.contract import Output
-from edgemt.learning.losses import channel_wise
+from edgemt.learning.losses import cwd_loss
 
 Feature = Literal["none", "fitnet", "vid", "cwd", "similarity"]
 Maps = Literal["encoder", "decoder"]
@@ -122,12 +122,12 @@ def feature_loss(
 ) -> Tensor:
     """Scalar: mean of the chosen loss over pairs of maps. The teacher's take the size of the student's.
 
-    `temperature` is that of "cwd", which is `losses.channel_wise` on projected features. Raises ValueError for an
+    `temperature` is that of "cwd", which is `losses.cwd_loss` on projected features. Raises ValueError for an
     unknown kind.
     """
     if kind not in get_args(Feature)[1:]:
         raise ValueError(f"feature.kind: {kind!r} is not known; use one of {', '.join(get_args(Feature))}")
-    targets = [_fitted(t.detach(), s) for s, t in zip(student, teacher, strict=True)]
+    targets = [_resized_like(t.detach(), s) for s, t in zip(student, teacher, strict=True)]
     if kind == "similarity":
         return torch.stack([similarity(s, t) for s, t in zip(student, targets, strict=True)]).mean()
     assert projection is not None
@@ -136,13 +136,13 @@ def feature_loss(
         if variance is not None:
             found.append(vid(mean, variance, target))
         elif kind == "cwd":
-            found.append(channel_wise(mean, target, temperature=temperature))
+            found.append(cwd_loss(mean, target, temperature=temperature))
         else:
             found.append(fitnet(mean, target))
     return torch.stack(found).mean()
 
 
-def _fitted(x: Tensor, like: Tensor) -> Tensor:
+def _resized_like(x: Tensor, like: Tensor) -> Tensor:
     """x at the size of `like`: averaged where it is finer, interpolated where it is coarser."""
     size = tuple(like.shape[2:])
     if all(mine >= side for mine, side in zip(x.shape[2:], size, strict=True)):
@@ -150,12 +150,12 @@ def _fitted(x: Tensor, like: Tensor) -> Tensor:
     return F.interpolate(x, size=size, mode=LINEAR[len(size)], align_corners=False)
 
 
-def mixed(box: Tensor, feature: Tensor) -> Tensor:
-    """What `perturb.cutmix` makes of images, for a map of theirs: a cell on the border of a box gets both by share.
+def cutmix_maps(box: Tensor, feature: Tensor) -> Tensor:
+    """What `cutmix` makes of images, for a map of theirs: a cell on the border of a box gets both by share.
 
     box bool [N, 1, *space], feature [N, D, *smaller].
     """
-    share = _fitted(box.to(feature.dtype), feature)
+    share = _resized_like(box.to(feature.dtype), feature)
     return torch.lerp(feature, feature.roll(1, 0), share)
 
 
@@ -165,7 +165,7 @@ def maps_of(out: Output | Sequence[Tensor]) -> list[Tensor]:
 
 
 @torch.no_grad()
-def seen_maps(network: nn.Module, example: Tensor) -> list[Tensor]:
+def forward_maps(network: nn.Module, example: Tensor) -> list[Tensor]:
     """The feature maps of one input [1, K, *space], in eval mode; the network is left as it was."""
     was_training = network.training
     found = maps_of(network.eval()(example))
@@ -173,7 +173,7 @@ def seen_maps(network: nn.Module, example: Tensor) -> list[Tensor]:
     return found
 
 
-def give_maps(network: nn.Module, which: Maps) -> nn.Module:
+def enable_maps(network: nn.Module, which: Maps) -> nn.Module:
     """The same network, which from now on puts its feature maps into `Output.maps`.
 
     Raises ValueError for a network that has none to give.

@@ -14,8 +14,17 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import Output
-from edgemt.learning.feature_losses import Feature, Maps, Projection, feature_loss, maps_of, mixed, pairs, seen_maps
-from edgemt.learning.roles import Frozen, Players, Role, Trainable
+from edgemt.learning.feature_losses import (
+    Feature,
+    Maps,
+    Projection,
+    cutmix_maps,
+    feature_loss,
+    forward_maps,
+    maps_of,
+    pairs,
+)
+from edgemt.learning.roles import Frozen, Networks, Role, Trainable
 
 
 @dataclass(frozen=True)
@@ -73,12 +82,12 @@ class FeatureTerm:
         Its channels are those of the maps that come out, so that a pruned student gets a projection of its own size.
         Raises ValueError where the two have no maps to compare.
         """
-        found = (seen_maps(built[kind], example) for kind in ("student", self.source))
+        found = (forward_maps(built[kind], example) for kind in ("student", self.source))
         student, teacher = self._chosen(*found, space=example.shape[2:])
         channels = [(s.shape[1], t.shape[1]) for s, t in zip(student, teacher, strict=True)]
         return Projection(self.kind, channels=channels, dims=example.ndim - 2)
 
-    def guide(self, nets: Players, image: Tensor, teacher: Output | None) -> list[Tensor]:
+    def guide(self, nets: Networks, image: Tensor, teacher: Output | None) -> list[Tensor]:
         """The maps to be matched: those in the `teacher`'s output for `image`, or the backbone's. No gradient."""
         if self.source == "backbone":
             with torch.no_grad():
@@ -89,7 +98,7 @@ class FeatureTerm:
 
     def loss(
         self,
-        nets: Players,
+        nets: Networks,
         out: Output | Sequence[Tensor],
         guide: Sequence[Tensor],
         *,
@@ -99,12 +108,12 @@ class FeatureTerm:
     ) -> Tensor:
         """Scalar, weighted. `out` is the student's, `guide` the maps of the same rows, `space` the size of an image.
 
-        Where the student saw rows from `count` on mixed by `box` (`perturb.cutmix`) and the guide did not, its maps are
+        Where the student saw rows from `count` on mixed by `box` (`cutmix`) and the guide did not, its maps are
         mixed alike.
         """
         student, teacher = self._chosen(maps_of(out), guide, space=space)
         if box is not None:
-            teacher = [torch.cat([m[:count], mixed(box, m[count:])]) for m in teacher]
+            teacher = [torch.cat([m[:count], cutmix_maps(box, m[count:])]) for m in teacher]
         projection = None if self.kind == "similarity" else nets.projection
         gap = feature_loss(self.kind, student, teacher, projection=projection, temperature=self.temperature)
         return self.weight * gap

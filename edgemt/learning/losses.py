@@ -1,7 +1,7 @@
-"""Losses, pure. Maps keep the voxels ([N, 1, *space]); scalars are weighted means of maps.
+"""Losses of segmentation, consistency, contrast and distillation, without state.
 
-Shapes: N batch, C classes, *space 2 or 3 axes. `p` `q` are probabilities [N, C, *space], `weight` [N, 1,
-*space].
+A loss returns a map [N, 1, *space], one value a voxel, or a scalar; its docstring states which.
+Shapes: N batch, C classes, *space 2 or 3 axes. `p` and `q` are probabilities [N, C, *space], `weight` [N, 1, *space].
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ def log_probabilities(logits: Tensor) -> Tensor:
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
-    """Mean of a map under weights: what has no weight is not in the mean. Nothing kept gives 0, not NaN."""
+    """Scalar: sum(w v) / sum(w), the mean of a map under weights; 0 if all weights are 0."""
     if weight is None:
         return values.mean()
     weight = weight.to(values.dtype).expand_as(values)
@@ -47,51 +47,57 @@ def dice(
     The sums run over the whole batch, as the V-Net papers have it (Milletari et al., 3DV 2016); with `per_image` over
     each image, and the mean over its classes too: a small object then counts as much as a large one, which is what
     Dice averaged over images measures. Foreground only, unless `background`. A class that the target lacks is left
-    out: its Dice has no gradient; cross-entropy is what removes false positives there.
+    out: its Dice has no gradient; cross-entropy removes false positives there.
     """
     if not background:
         p, q = p[:, 1:], q[:, 1:]
     w = 1.0 if weight is None else weight
     axes = tuple(range(2, p.ndim)) if per_image else (0, *range(2, p.ndim))
-    both = (w * p * q).sum(axes)
-    size = (w * (p.square() + q.square())).sum(axes)
-    held = ((w * q).sum(axes) > 0).to(p.dtype)
-    loss = 1.0 - (2.0 * both + SMOOTH) / (size + SMOOTH)
-    return (held * loss).sum() / held.sum().clamp_min(1.0)
+    intersection = (w * p * q).sum(axes)
+    cardinality = (w * (p.square() + q.square())).sum(axes)
+    present = ((w * q).sum(axes) > 0).to(p.dtype)
+    loss = 1.0 - (2.0 * intersection + SMOOTH) / (cardinality + SMOOTH)
+    return (present * loss).sum() / present.sum().clamp_min(1.0)
 
 
 def cross_entropy(logits: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """Scalar; `target` is int64 [N, *space] or probabilities [N, C, *space]."""
+    """Scalar: weighted mean of -log softmax(logits)[target], 0 or more.
+
+    `target` is int64 [N, *space] or probabilities [N, C, *space].
+    """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
     return weighted_mean(F.cross_entropy(logits, target, reduction="none").unsqueeze(1), weight)
 
 
 def dice_ce(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, per_image: bool = False) -> Tensor:
-    """0.5 (cross-entropy + Dice), the supervised loss of the field; `target` as in `cross_entropy`."""
-    soft = target if target.is_floating_point() else onehot(target, logits.shape[1])
-    overlap_loss = dice(probabilities(logits), soft, weight=weight, per_image=per_image)
-    return 0.5 * (cross_entropy(logits, target, weight=weight) + overlap_loss)
+    """Scalar: 0.5 (cross-entropy + Dice), the usual supervised loss; `target` as in `cross_entropy`."""
+    q = target if target.is_floating_point() else onehot(target, logits.shape[1])
+    dice_loss = dice(probabilities(logits), q, weight=weight, per_image=per_image)
+    return 0.5 * (cross_entropy(logits, target, weight=weight) + dice_loss)
 
 
 def mse(p: Tensor, q: Tensor) -> Tensor:
-    """Map: squared difference, mean over classes."""
+    """Map: mean over classes of (p - q)^2, from 0 to 2 / C."""
     return (p - q).square().mean(1, keepdim=True)
 
 
 def kl(log_p: Tensor, q: Tensor) -> Tensor:
-    """Map: KL(q || p), with p given as log-probabilities."""
+    """Map: KL(q || p) = sum_c q log(q / p) in nats, 0 or more; p is given as log-probabilities."""
     return F.kl_div(log_p, q, reduction="none").sum(1, keepdim=True)
 
 
 def entropy(p: Tensor) -> Tensor:
-    """Map: entropy in nats, from 0 to ln C."""
+    """Map: entropy H(p) = -sum_c p log p in nats, from 0 to ln C."""
     return torch.special.entr(p).sum(1, keepdim=True)
 
 
-def distance(
+def consistency_loss(
     kind: Distance, logits: Tensor, q: Tensor, *, weight: Tensor | None = None, per_image: bool = False
 ) -> Tensor:
-    """Scalar: how far `logits` are from the target probabilities `q`, under a confidence weight."""
+    """Scalar: distance of softmax(logits) from the target probabilities `q`, under a confidence weight.
+
+    `kind` is one of the losses of this module: "mse", "kl", "ce", "dice", "dice_ce". Raises ValueError for another one.
+    """
     if kind == "mse":
         return weighted_mean(mse(probabilities(logits), q), weight)
     if kind == "kl":
@@ -108,99 +114,110 @@ def distance(
 def uncertain_mse(p: Tensor, q: Tensor, *, beta: float) -> Tensor:
     """Map: sum over classes of (p - q)^2 / (e^(beta H(p)) + e^(beta H(q))), plus beta (H(p) + H(q)).
 
-    The UnCL of DyCON, Assefa et al., CVPR 2025: the larger `beta`, the less a doubtful voxel must agree and the more
-    its doubt costs.
+    The UnCL of DyCON, Assefa et al., CVPR 2025: with a larger `beta`, disagreement of uncertain voxels counts less and
+    their entropy counts more.
     """
-    doubt, other = entropy(p), entropy(q)
-    gap = (p - q).square().sum(1, keepdim=True) / ((beta * doubt).exp() + (beta * other).exp())
-    return gap + beta * (doubt + other)
+    uncertainty_p, uncertainty_q = entropy(p), entropy(q)
+    loss = (p - q).square().sum(1, keepdim=True) / ((beta * uncertainty_p).exp() + (beta * uncertainty_q).exp())
+    return loss + beta * (uncertainty_p + uncertainty_q)
 
 
-def focal_contrast(features: Tensor, label: Tensor, *, temperature: float = 0.6, focus: float = 2.0) -> Tensor:
-    """How badly each place [N, V] tells its class from others: InfoNCE over cosines of `features` [N, F, V].
+def focal_contrast(features: Tensor, label: Tensor, *, temperature: float = 0.6, gamma: float = 2.0) -> Tensor:
+    """[N, V]: focal InfoNCE of each place over cosines of `features` [N, F, V], 0 or more.
 
-    Places of one image with one `label` int64 [N, V] attract, others repel. A pair already told apart counts little:
-    its share s of the softmax weighs it by (1 - s)^focus. A place without a companion costs nothing.
+    For places i, j of one image with equal `label` int64 [N, V] (positives) and s_ij = cos(f_i, f_j) / T:
+    P_ij = e^s_ij / (e^s_ij + sum over negatives k of e^s_ik), loss_i = mean_j -(1 - P_ij)^gamma log P_ij; 0 for a place
+    without positives. The FeCL of DyCON, Assefa et al., CVPR 2025.
     """
     unit = F.normalize(features.float(), dim=1)
-    alike = torch.einsum("nfi,nfj->nij", unit, unit) / temperature
+    similarity = torch.einsum("nfi,nfj->nij", unit, unit) / temperature
     same = label.unsqueeze(2) == label.unsqueeze(1)
-    friends = same & ~torch.eye(label.shape[1], dtype=torch.bool, device=label.device)
-    foes = alike.masked_fill(same, -1e4).logsumexp(2, keepdim=True)  # -inf has no gradient where nobody is a foe
-    log_share = alike - torch.logaddexp(alike, foes)
-    cost = -((1.0 - log_share.exp()).clamp_min(0.0) ** focus) * log_share
-    return (friends * cost).sum(2) / friends.sum(2).clamp_min(1)
+    positives = same & ~torch.eye(label.shape[1], dtype=torch.bool, device=label.device)
+    # -1e4, as -inf has no gradient if a place has no negatives.
+    negatives = similarity.masked_fill(same, -1e4).logsumexp(2, keepdim=True)
+    log_p = similarity - torch.logaddexp(similarity, negatives)
+    loss = -((1.0 - log_p.exp()).clamp_min(0.0) ** gamma) * log_p
+    return (positives * loss).sum(2) / positives.sum(2).clamp_min(1)
 
 
-# --- for labels that may be wrong, and for heads that should not all be taught alike ---
+# --- noisy labels, and losses that differ between heads ---
 
 
-def noise_robust_dice(p: Tensor, q: Tensor, *, power: float = 1.5, weight: Tensor | None = None) -> Tensor:
-    """Sum of |p - q|^power over sum of p + q, a class at a time, mean of all classes. Wang et al., TMI 2020.
+def noise_robust_dice(p: Tensor, q: Tensor, *, gamma: float = 1.5, weight: Tensor | None = None) -> Tensor:
+    """Scalar: mean over classes of sum w |p - q|^gamma / sum w (p + q), from 0 to 1. COPLE-Net, Wang et al., TMI 2020.
 
-    `power` 1 is as robust as the mean absolute error, 2 is like Dice. PyMIC's denominator; the background counts.
+    `gamma` 1 is as robust as the mean absolute error, 2 is like Dice. PyMIC's denominator; the background is a class.
     """
     w = 1.0 if weight is None else weight
     axes = (0, *range(2, p.ndim))
-    gap = (p - q).abs().clamp_min(1e-6) ** power  # the slope of |x|^1.5 at 0 is 0, but not by its formula
-    return ((w * gap).sum(axes) / ((w * (p + q)).sum(axes) + SMOOTH)).mean()
+    error = (p - q).abs().clamp_min(1e-6) ** gamma  # autograd's gradient of |x|^1.5 at 0 is not finite
+    return ((w * error).sum(axes) / ((w * (p + q)).sum(axes) + SMOOTH)).mean()
 
 
-def focal(logits: Tensor, target: Tensor, *, focus: float = 2.0, weight: Tensor | None = None) -> Tensor:
-    """Scalar: cross-entropy times (1 - probability of the truth)^focus. Lin et al., ICCV 2017."""
+def focal(logits: Tensor, target: Tensor, *, gamma: float = 2.0, weight: Tensor | None = None) -> Tensor:
+    """Scalar: weighted mean of -(1 - p_t)^gamma log p_t, p_t the probability of the target. Lin et al., ICCV 2017."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
-    cost = F.cross_entropy(logits, target, reduction="none").unsqueeze(1)
-    return weighted_mean((1.0 - (-cost).exp()).clamp_min(0.0) ** focus * cost, weight)
+    loss = F.cross_entropy(logits, target, reduction="none").unsqueeze(1)
+    return weighted_mean((1.0 - (-loss).exp()).clamp_min(0.0) ** gamma * loss, weight)
 
 
-def overlap(p: Tensor, q: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """1 - soft intersection over union of the foreground over the whole batch, mean of the classes that `q` holds."""
+def soft_iou_loss(p: Tensor, q: Tensor, *, weight: Tensor | None = None) -> Tensor:
+    """1 - sum w p q / sum w (p + q - p q), a scalar in [0, 1]: soft intersection over union over the whole batch.
+
+    Mean over the foreground classes that `q` contains.
+    """
     p, q = p[:, 1:], q[:, 1:]
     w = 1.0 if weight is None else weight
     axes = (0, *range(2, p.ndim))
-    both = (w * p * q).sum(axes)
-    either = (w * (p + q - p * q)).sum(axes)
-    held = ((w * q).sum(axes) > 0).to(p.dtype)
-    return (held * (1.0 - (both + SMOOTH) / (either + SMOOTH))).sum() / held.sum().clamp_min(1.0)
+    intersection = (w * p * q).sum(axes)
+    union = (w * (p + q - p * q)).sum(axes)
+    present = ((w * q).sum(axes) > 0).to(p.dtype)
+    return (present * (1.0 - (intersection + SMOOTH) / (union + SMOOTH))).sum() / present.sum().clamp_min(1.0)
 
 
 def pixel_contrast(anchor: Tensor, key: Tensor, label: Tensor, *, temperature: float = 0.1) -> Tensor:
-    """InfoNCE between two [n, F] of the same n places: keys with one's own `label` int64 [n] attract, others repel."""
+    """Scalar: InfoNCE between two [n, F] of the same n places, 0 or more.
+
+    mean_i mean over j with label_j = label_i of -log softmax_j(cos(anchor_i, key_j) / T); label int64 [n].
+    """
     anchor, key = (F.normalize(x.float(), dim=1) for x in (anchor, key))
-    log_share = (anchor @ key.T / temperature).float().log_softmax(1)
-    same = (label[:, None] == label).to(log_share.dtype)
-    return -((same * log_share).sum(1) / same.sum(1)).mean()
+    log_p = (anchor @ key.T / temperature).float().log_softmax(1)
+    same = (label[:, None] == label).to(log_p.dtype)
+    return -((same * log_p).sum(1) / same.sum(1)).mean()
 
 
 # --- distillation: student logits first, then the teacher's, both [N, C, *space] ---
 
 
 def temperature_kl(student: Tensor, teacher: Tensor, *, temperature: float, weight: Tensor | None = None) -> Tensor:
-    """T^2 KL(teacher || student) of softened classes, mean over voxels. Hinton et al., 2015."""
-    gap = kl(log_probabilities(student / temperature), probabilities(teacher / temperature))
-    return temperature**2 * weighted_mean(gap, weight)
+    """Scalar: T^2 KL(softmax(teacher / T) || softmax(student / T)), weighted mean over voxels. Hinton et al., 2015."""
+    divergence = kl(log_probabilities(student / temperature), probabilities(teacher / temperature))
+    return temperature**2 * weighted_mean(divergence, weight)
 
 
-def channel_wise(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
-    """CWD: T^2 KL between softmaxes over *space*, mean over images and channels. Shu et al., ICCV 2021."""
+def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float) -> Tensor:
+    """CWD, scalar: T^2 KL(teacher || student) of softmaxes over *space*, mean over images and channels.
+
+    Channel-wise distillation, Shu et al., ICCV 2021.
+    """
     log_p = (student.flatten(2).float() / temperature).log_softmax(2)
     log_q = (teacher.flatten(2).float() / temperature).log_softmax(2)
     return temperature**2 * F.kl_div(log_p, log_q, reduction="none", log_target=True).sum(2).mean()
 
 
-def intra_class(student: Tensor, teacher: Tensor) -> Tensor:
-    """DIST, intra part: 1 - Pearson correlation over voxels, mean over classes. Huang et al., NeurIPS 2022.
+def dist_intra_class_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    """DIST, intra-class part: mean over classes of 1 - Pearson correlation over voxels, from 0 to 2.
 
-    The inter-class part is left out: with two classes it is a sign and teaches nothing.
+    Huang et al., NeurIPS 2022. The inter-class part is left out: with two classes it is a sign without gradient.
     """
     p, q = (probabilities(x).movedim(1, 0).flatten(1) for x in (student, teacher))
     p, q = p - p.mean(1, keepdim=True), q - q.mean(1, keepdim=True)
     return 1.0 - F.cosine_similarity(p, q, dim=1).mean()
 
 
-def boundary_band(q: Tensor, *, reach: int = 2) -> Tensor:
-    """Map: 1 within `reach` voxels of where the most likely class of `q` changes, else 0."""
+def boundary_band(q: Tensor, *, radius: int = 2) -> Tensor:
+    """Map: 1 within `radius` voxels of a change of the most likely class of `q`, else 0."""
     pool = F.max_pool3d if q.ndim == 5 else F.max_pool2d
-    held = onehot(q.argmax(1), q.shape[1])
-    near, far = (pool(x, 2 * reach + 1, stride=1, padding=reach) for x in (held, 1.0 - held))
-    return (near * far).amax(1, keepdim=True)
+    label = onehot(q.argmax(1), q.shape[1])
+    near_inside, near_outside = (pool(x, 2 * radius + 1, stride=1, padding=radius) for x in (label, 1.0 - label))
+    return (near_inside * near_outside).amax(1, keepdim=True)

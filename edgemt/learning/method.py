@@ -1,4 +1,4 @@
-"""A method: who plays, and which losses they pay at a step. Everything else is the engine's business."""
+"""Base class of methods: the networks of a run (roles), and the losses of a training step."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from typing import ClassVar
 from torch import Tensor
 
 from edgemt.contract import Batch, Head, Output, Step
-from edgemt.learning.roles import Players, Role, Trainable, trainable
-from edgemt.learning.schedules import Ramp
-from edgemt.methods.as_published import Published
+from edgemt.learning.published_settings import PublishedSettings
+from edgemt.learning.roles import Networks, Role, Trainable, trainable_names
+from edgemt.learning.schedules import SigmoidRampUp
 
 
-class Terms(dict[str, Tensor]):
-    """Named losses, to be summed. `notes` are scalars worth logging that nobody is trained on."""
+class LossTerms(dict[str, Tensor]):
+    """Named scalar losses; the engine minimises their sum. `notes` are scalars for the log, not trained on."""
 
     notes: dict[str, Tensor]
 
@@ -25,66 +25,73 @@ class Terms(dict[str, Tensor]):
         self.notes = {}
 
 
-Turn = tuple[tuple[str, ...], Terms]
+OptimiserStep = tuple[tuple[str, ...], LossTerms]
 
 
 @dataclass(frozen=True)
 class Method:
-    """Fields are hyper-parameters. It holds no state and draws only from the generator of the step.
+    """A training method as a frozen dataclass: its fields are the hyper-parameters.
+
+    A method has no state, calls no optimiser, and draws random numbers from the generator of the step only. A subclass
+    defines `roles` and either `losses` (one optimiser step) or `steps` (several).
 
     Of a method's docstring the first line is the idea, and paragraphs that begin with "Target:" (what unlabelled images
-    are compared with) and "Differs:" (from the released code) fill their columns of the table (`methods.table`).
+    are compared with) and "Differs:" (from the released code) fill their columns of the table (`methods.catalogue`).
     """
 
-    heads: ClassVar[tuple[Head, ...]] = ()  # what the network must also do
-    alike: ClassVar[bool] = False  # unlabelled rows change in intensity as labelled ones do: both are compared
-    delivers: ClassVar[str] = "student"  # the player whose weights are kept
+    heads: ClassVar[tuple[Head, ...]] = ()  # outputs that the network must have besides logits
+    matched_intensity: ClassVar[bool] = False  # unlabelled rows get the intensity augmentation of labelled ones
+    delivers: ClassVar[str] = "student"  # name of the network whose weights are the result
+    family: ClassVar[str] = ""  # heading of its rows in the table; empty: the name of its module
     citation: ClassVar[str] = ""
-    inspired: ClassVar[bool] = False  # only a sentence of it could be read: no reproduction
-    release: ClassVar[Published | None] = None  # optimiser and augmentation of the released code
+    inspired: ClassVar[bool] = False  # the paper could not be read in full: no reproduction
+    release: ClassVar[PublishedSettings | None] = None  # optimiser and augmentation of the released code
 
     def __post_init__(self) -> None:
         for item in fields(self):
             value = getattr(self, item.name)
-            if isinstance(value, Ramp) and value.idle:
+            if isinstance(value, SigmoidRampUp) and value.is_zero:
                 warnings.warn(f"{type(self).__name__}.{item.name}.top is 0: this loss is switched off", stacklevel=3)
 
-    def aside(self) -> str:
-        """What this value adds to the idea of its class, in a few words: `edgemt list methods` shows them."""
+    def variant_note(self) -> str:
+        """What this value changes in its class, in a few words, for `edgemt list methods`; empty for the defaults."""
         return ""
 
-    def published(self) -> Published | None:
-        """Settings of the release that this value follows; None where there is none or its settings are not known."""
+    def published(self) -> PublishedSettings | None:
+        """Optimiser settings of the release that this value follows; None if unknown."""
         return self.release
 
     def roles(self) -> dict[str, Role]:
+        """Name of each network -> its role."""
         return {"student": Trainable()}
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
+        """The losses of a step that trains all trainable networks at once."""
         raise NotImplementedError
 
-    def steps(self, nets: Players, batch: Batch, step: Step) -> Iterator[Turn]:
-        """Each yield is one optimiser step for the named players, made before the next is asked for."""
+    def steps(self, nets: Networks, batch: Batch, step: Step) -> Iterator[OptimiserStep]:
+        """Yields (names of networks, losses): one optimiser step each, made before the generator goes on."""
         terms = self.losses(nets, batch, step)
-        if not isinstance(terms, Terms):
+        if not isinstance(terms, LossTerms):
             kind = type(terms).__name__
             raise ValueError(
-                f"{type(self).__name__}.losses: gave a {kind}; give edgemt.methods.Terms(supervised=...), named losses"
+                f"{type(self).__name__}.losses: gave a {kind}; give edgemt.methods.LossTerms(supervised=...), "
+                "named losses"
             )
-        yield trainable(self.roles()), terms
+        yield trainable_names(self.roles()), terms
 
 
 def every_scale(out: Output) -> tuple[Tensor, ...]:
-    """Logits of the finest scale, then of every coarser one. Raises ValueError where the network gave none of those."""
-    return _joined(out.logits, out.scales, kind="coarser scales", head="scales")
+    """Logits of the finest scale, then of every coarser one. Raises ValueError if the network has no coarser ones."""
+    return _with_main(out.logits, out.scales, kind="coarser scales", head="scales")
 
 
 def every_decoder(out: Output) -> tuple[Tensor, ...]:
-    """Logits of the main decoder, then of every further one. Raises ValueError where the network gave none of those."""
-    return _joined(out.logits, out.decoders, kind="further decoders", head="decoder2")
+    """Logits of the main decoder, then of every further one. Raises ValueError if the network has no further ones."""
+    return _with_main(out.logits, out.decoders, kind="further decoders", head="decoder2")
 
 
-def _joined(main: Tensor, others: tuple[Tensor, ...], *, kind: str, head: str) -> tuple[Tensor, ...]:
+def _with_main(main: Tensor, others: tuple[Tensor, ...], *, kind: str, head: str) -> tuple[Tensor, ...]:
     if not others:
         raise ValueError(
             f"heads: the network gives no {kind}: name {head!r} in the method's heads, and leave an average that is "

@@ -1,7 +1,7 @@
-"""Target rules: what the unlabelled half is compared with, and how far that is trusted.
+"""Target rules: pseudo-targets of the unlabelled rows, and their confidence weights.
 
-A rule is called with the teacher, the weak view and the step. Shapes: U unlabelled, C classes, *space 2 or 3
-axes.
+A rule is called with the teacher, the weak view [U, K, *space] and the step. Shapes: U unlabelled, C classes, *space 2
+or 3 axes.
 """
 
 from __future__ import annotations
@@ -15,70 +15,75 @@ from torch import Tensor, nn
 
 from edgemt.contract import Step
 from edgemt.learning.losses import entropy
-from edgemt.learning.perturbations import SSL4MIS, Affine, Noise, inverse, warp, within
-from edgemt.learning.pseudo_labels import hard, passes, soft
-from edgemt.learning.schedules import Ramp
+from edgemt.learning.perturbations.intensity import SSL4MIS, GaussianNoise
+from edgemt.learning.perturbations.spatial import Affine, invert_affine, valid_region, warp
+from edgemt.learning.pseudo_labels import argmax_one_hot, mc_probabilities, predict_probabilities
+from edgemt.learning.schedules import SigmoidRampUp
 
 
-class Target(NamedTuple):
+class PseudoTarget(NamedTuple):
+    """Target probabilities of unlabelled rows, and the weight of each voxel."""
+
     probability: Tensor  # [U, C, *space]
-    weight: Tensor | None = None  # [U, 1, *space]; None: trusted everywhere
+    weight: Tensor | None = None  # [U, 1, *space]; None: weight 1 everywhere
 
 
 @dataclass(frozen=True)
-class Soft:
-    """The teacher's softmax on a noisy view, trusted everywhere."""
+class SoftTarget:
+    """The teacher's softmax on a noisy view, with weight 1 everywhere."""
 
     citation: ClassVar[str] = ""
-    noise: Noise = SSL4MIS
+    noise: GaussianNoise = SSL4MIS
 
-    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> Target:
-        return Target(soft(teacher, self.noise(image, step.generator)))
+    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
+        return PseudoTarget(predict_probabilities(teacher, self.noise(image, step.generator)))
 
 
 @dataclass(frozen=True)
-class UncertaintyMasked(Soft):
-    """UA-MT: the average is followed where the mean of several noisy looks is certain.
+class UncertaintyMasked(SoftTarget):
+    """UA-MT: follow the average where the mean of several noisy predictions has low entropy.
 
-    The bar for the entropy rises over the run. The looks and the target share one forward pass, so in train mode they
-    share batch statistics.
+    weight = 1 where H(mean of T noisy predictions) <= bar(t) ln C, else 0. The threshold rises over the run. The T
+    predictions and the target are one forward pass, so that in train mode they have common batch statistics.
 
-    Target: the average's softmax, where the entropy of its mean look is under a rising bar.
+    Target: the average's softmax, where the entropy of its mean prediction is below a rising threshold.
 
-    Differs: the bar is a share of ln C, the most that C classes can have, where the release writes ln 2; one forward
-    pass where it makes five. Otherwise as `mean_teacher`.
+    Differs: the threshold is a fraction of ln C, the most that C classes can have, where the release writes ln 2; one
+    forward pass where it makes five. Otherwise as `mean_teacher`.
     """
 
     citation: ClassVar[str] = "Yu et al., MICCAI 2019, Uncertainty-aware self-ensembling model"
     passes: int = 8
-    bar: Ramp = field(default_factory=lambda: Ramp(top=1.0, start=0.75, length=1.0))
+    # entropy threshold as a fraction of ln C
+    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, start=0.75, length=1.0))
 
     def __post_init__(self) -> None:
         if self.passes < 1:
-            raise ValueError(f"passes: {self.passes} looks measure nothing; use 1 or more, 8 in the paper")
+            raise ValueError(f"passes: {self.passes} passes measure nothing; use 1 or more, 8 in the paper")
 
-    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> Target:
-        looks = passes(teacher, image, self.noise, step.generator, times=self.passes + 1)
-        doubt = entropy(looks[1:].mean(0))
-        certain = doubt <= self.bar(step) * math.log(looks.shape[2])
-        return Target(looks[0], certain.to(looks.dtype))
+    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
+        probs = mc_probabilities(teacher, image, self.noise, step.generator, num_passes=self.passes + 1)
+        uncertainty = entropy(probs[1:].mean(0))  # [U, 1, *space], nats
+        mask = uncertainty <= self.bar(step) * math.log(probs.shape[2])
+        return PseudoTarget(probs[0], mask.to(probs.dtype))
 
 
 @dataclass(frozen=True)
-class Confident(Soft):
-    """The teacher's hard label of the weak view, trusted where it is sure enough.
+class ConfidenceThresholded(SoftTarget):
+    """FixMatch's rule for a mean teacher: hard labels of the weak view, where the confidence is high.
 
-    `by_class` scales the bar by how sure the teacher is of each class in this batch (FreeMatch's idea without its
-    running means), never under `floor`: one bar for all lets the background through and starves small organs.
+    y = argmax q, weight = 1 where max q >= threshold_y. With `by_class` threshold_c = confidence * m_c / max m, m_c the
+    mean confidence of the voxels labelled c in this batch (FreeMatch without running means), but at least `floor`: one
+    threshold for all classes accepts the background and rejects small organs.
 
-    Target: the average's hard labels, where its probability passes a bar of their class.
+    Target: the average's hard labels, where its probability passes a threshold of their class.
 
     Differs: both works classify photographs and let the student label itself; here an average labels, voxel by voxel,
-    and the bar of a class comes from this batch alone.
+    and the threshold of a class comes from this batch alone.
     """
 
     citation: ClassVar[str] = "Sohn et al., NeurIPS 2020, FixMatch; Wang et al., ICLR 2023, FreeMatch"
-    noise: Noise = field(default_factory=lambda: Noise(std=0.0))
+    noise: GaussianNoise = field(default_factory=lambda: GaussianNoise(std=0.0))
     confidence: float = 0.9
     by_class: bool = True
     floor: float = 0.6
@@ -89,61 +94,62 @@ class Confident(Soft):
                 f"confidence: {self.confidence} lets nothing pass; use 0 up to, not 1, 0.8 to 0.95 is usual"
             )
 
-    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> Target:
-        p = soft(teacher, self.noise(image, step.generator))
-        label, sure = hard(p), p.amax(1, keepdim=True)
-        bar = p.new_full((1, p.shape[1], *[1] * (p.ndim - 2)), self.confidence)
+    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
+        p = predict_probabilities(teacher, self.noise(image, step.generator))
+        label, confidence = argmax_one_hot(p), p.amax(1, keepdim=True)
+        threshold = p.new_full((1, p.shape[1], *[1] * (p.ndim - 2)), self.confidence)
         if self.by_class:
             axes = (0, *range(2, p.ndim))
-            mean = (label * sure).sum(axes, keepdim=True) / label.sum(axes, keepdim=True).clamp_min(1.0)
+            mean = (label * confidence).sum(axes, keepdim=True) / label.sum(axes, keepdim=True).clamp_min(1.0)
             scaled = self.confidence * mean / mean.amax().clamp_min(1e-6)
-            bar = torch.maximum(scaled, torch.full_like(scaled, min(self.floor, self.confidence)))
-        return Target(label, (sure >= (label * bar).sum(1, keepdim=True)).to(p.dtype))
+            threshold = torch.maximum(scaled, torch.full_like(scaled, min(self.floor, self.confidence)))
+        return PseudoTarget(label, (confidence >= (label * threshold).sum(1, keepdim=True)).to(p.dtype))
 
 
 @dataclass(frozen=True)
-class AffineView(Soft):
-    """Inspired by affine consistency: the teacher sees a turned, zoomed view, and its word is put back.
+class AffineConsistent(SoftTarget):
+    """Inspired by affine consistency: the teacher predicts a transformed view, transformed back.
 
-    It is trusted where it looked; the student's view stays as it is, so no label is interpolated.
+    q = A^-1 teacher(A x), weight = 1 where A^-1 samples inside the view. The student's view is not transformed, so that
+    no label is interpolated.
 
-    Target: the average's softmax of a moved view, put back, where it looked.
+    Target: the average's softmax of an affine view, transformed back, inside that view.
 
-    Differs: of the work of Fu et al. only a survey's sentence is known; sizes of the moves are ours.
+    Differs: of the work of Fu et al. only a survey's sentence is known; sizes of the transforms are ours.
     """
 
     inspired: ClassVar[bool] = True
     citation: ClassVar[str] = "Inspired by Fu et al., affine transformation consistency in a mean teacher (survey)"
     affine: Affine = field(default_factory=Affine)
 
-    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> Target:
-        there = self.affine.draw(image, step.generator)
-        p = soft(teacher, self.noise(warp(there, image), step.generator))
-        back = inverse(there)
-        return Target(warp(back, p), within(back, p).to(p.dtype))
+    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
+        affine = self.affine.sample(image, step.generator)
+        p = predict_probabilities(teacher, self.noise(warp(affine, image), step.generator))
+        inverse = invert_affine(affine)
+        return PseudoTarget(warp(inverse, p), valid_region(inverse, p).to(p.dtype))
 
 
 @dataclass(frozen=True)
-class AdaptiveThreshold(Soft):
-    """Inspired by adaptive thresholds: trusted where the teacher doubts no more than usual for that class.
+class AdaptiveThreshold(SoftTarget):
+    """Inspired by adaptive thresholds: trust voxels whose entropy is usual for their predicted class.
 
-    The bar is the mean entropy of the voxels of this batch that the teacher gives to a class, plus `slack` standard
-    deviations, which grow over the run.
+    weight = 1 where H(q) <= mean_c + slack(t) std_c, mean and standard deviation of the entropy over the voxels of this
+    batch that the teacher assigns to class c; `slack` rises over the run.
 
-    Target: the average's softmax, where its entropy is under the mean of its class plus some deviations.
+    Target: the average's softmax, where its entropy is below the mean of its class plus some standard deviations.
 
     Differs: only a survey's sentence is known; the rule is ours.
     """
 
     inspired: ClassVar[bool] = True
     citation: ClassVar[str] = "Inspired by adaptive-threshold selection of reliable voxels (survey)"
-    slack: Ramp = field(default_factory=lambda: Ramp(top=2.0, length=1.0))
+    slack: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=2.0, length=1.0))
 
-    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> Target:
-        p = soft(teacher, self.noise(image, step.generator))
-        label, doubt, axes = hard(p), entropy(p), (0, *range(2, p.ndim))
+    def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
+        p = predict_probabilities(teacher, self.noise(image, step.generator))
+        label, uncertainty, axes = argmax_one_hot(p), entropy(p), (0, *range(2, p.ndim))
         count = label.sum(axes, keepdim=True).clamp_min(1.0)
-        mean = (label * doubt).sum(axes, keepdim=True) / count
-        spread = ((label * (doubt - mean).square()).sum(axes, keepdim=True) / count).sqrt()
-        bar = (label * (mean + self.slack(step) * spread)).sum(1, keepdim=True)
-        return Target(p, (doubt <= bar).to(p.dtype))
+        mean = (label * uncertainty).sum(axes, keepdim=True) / count
+        std = ((label * (uncertainty - mean).square()).sum(axes, keepdim=True) / count).sqrt()
+        threshold = (label * (mean + self.slack(step) * std)).sum(1, keepdim=True)
+        return PseudoTarget(p, (uncertainty <= threshold).to(p.dtype))

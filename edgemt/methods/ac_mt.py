@@ -1,4 +1,4 @@
-"""AC-MT: a student follows its average where the two are not sure, and four ways to find these voxels.
+"""AC-MT: consistency on ambiguous voxels only, with four rules that select them.
 
 Shapes: U unlabelled, C classes, F features, T passes, *space 2 or 3 axes.
 """
@@ -14,81 +14,83 @@ from torch import Tensor
 
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import dice_ce, entropy, mse, onehot, probabilities, weighted_mean
-from edgemt.learning.method import Terms
-from edgemt.learning.perturbations import Noise
-from edgemt.learning.pseudo_labels import label_errors, looks, passes, soft
-from edgemt.learning.roles import Players
-from edgemt.learning.schedules import Ramp
-from edgemt.learning.student_teacher import Pair
-from edgemt.methods.as_published import ATRIUM, Published
+from edgemt.learning.method import LossTerms
+from edgemt.learning.perturbations.intensity import GaussianNoise
+from edgemt.learning.pseudo_labels import label_errors, mc_outputs, mc_probabilities, predict_probabilities
+from edgemt.learning.published_settings import ATRIUM, PublishedSettings
+from edgemt.learning.roles import Networks
+from edgemt.learning.schedules import SigmoidRampUp
+from edgemt.learning.student_teacher import StudentTeacher
 
 
 @dataclass(frozen=True)
-class Selector:
-    """Which voxels are ambiguous: a rule called with the players, an image and what the student says of it."""
+class VoxelSelector:
+    """Rule that selects the ambiguous voxels, called with the networks, an image and the student's probabilities."""
 
-    def __call__(self, nets: Players, image: Tensor, said: Tensor, step: Step) -> Tensor:
-        """The student's probabilities `said` [U, C, *space] of `image` -> bool [U, 1, *space]."""
+    def __call__(self, nets: Networks, image: Tensor, p: Tensor, step: Step) -> Tensor:
+        """Student's probabilities `p` [U, C, *space] of `image` -> bool [U, 1, *space], true where selected."""
         raise NotImplementedError
 
 
 @dataclass(frozen=True)
-class Doubtful(Selector):
-    """Where the entropy of the student passes a rising bar, as a share of ln C."""
+class EntropyThreshold(VoxelSelector):
+    """H(p) >= bar(t) ln C: voxels where the entropy of the student is above a threshold that rises over the run."""
 
-    bar: Ramp = field(default_factory=lambda: Ramp(top=0.95, start=0.75, length=1.0))
+    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.95, start=0.75, length=1.0))
 
-    def __call__(self, nets: Players, image: Tensor, said: Tensor, step: Step) -> Tensor:
-        return entropy(said) >= self.bar(step) * math.log(said.shape[1])
+    def __call__(self, nets: Networks, image: Tensor, p: Tensor, step: Step) -> Tensor:
+        return entropy(p) >= self.bar(step) * math.log(p.shape[1])
 
 
 @dataclass(frozen=True)
-class MostDoubtful(Selector):
-    """AC-MT on the most doubtful voxels of each image: never none, however sure the student is.
+class TopKEntropy(VoxelSelector):
+    """AC-MT on the voxels of highest entropy of each image, a fixed fraction of them.
 
-    `share` is how many of them, by the student's entropy.
+    Selects the `share` of voxels with the highest entropy of the student; the selection is never empty.
 
-    Target: the average's softmax, on the share of voxels with the highest entropy of the student.
+    Target: the average's softmax, on the fraction of voxels with the highest entropy of the student.
 
-    Differs: it takes a share of the voxels, where the release has a bar for the entropy.
+    Differs: it takes a fraction of the voxels, where the release has a threshold for the entropy.
     """
 
     share: float = 0.2
 
     def __post_init__(self) -> None:
         if not 0.0 < self.share <= 1.0:
-            raise ValueError(f"share: {self.share} is no part of an image; give a number above 0 and up to 1")
+            raise ValueError(f"share: {self.share} is no fraction of an image; give a number above 0 and up to 1")
 
-    def __call__(self, nets: Players, image: Tensor, said: Tensor, step: Step) -> Tensor:
-        doubt = entropy(said)
-        count = max(1, round(self.share * doubt[0].numel()))
-        bar = doubt.flatten(1).topk(count).values[:, -1]
-        return doubt >= bar.view(-1, *[1] * (doubt.ndim - 1))
+    def __call__(self, nets: Networks, image: Tensor, p: Tensor, step: Step) -> Tensor:
+        uncertainty = entropy(p)
+        count = max(1, round(self.share * uncertainty[0].numel()))
+        threshold = uncertainty.flatten(1).topk(count).values[:, -1]
+        return uncertainty >= threshold.view(-1, *[1] * (uncertainty.ndim - 1))
 
 
 @dataclass(frozen=True)
-class Unstable(Selector):
-    """AC-MT where the mean of several noisy looks of the student has an entropy above a rising bar.
+class McUncertainty(VoxelSelector):
+    """AC-MT where the mean of several noisy predictions of the student has high entropy.
 
-    Target: the average's softmax, where noisy looks of the student part.
+    H(mean of `passes` predictions) >= bar(t) ln C.
 
-    Differs: the bar is a share of ln C, the most that C classes can have, where the release has ln 2.
+    Target: the average's softmax, where noisy predictions of the student disagree.
+
+    Differs: the threshold is a fraction of ln C, the most that C classes can have, where the release has ln 2.
     """
 
-    bar: Ramp = field(default_factory=lambda: Ramp(top=0.9, start=0.75, length=1.0))
+    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.9, start=0.75, length=1.0))
     passes: int = 8
-    noise: Noise = field(default_factory=Noise)
+    noise: GaussianNoise = field(default_factory=GaussianNoise)
 
-    def __call__(self, nets: Players, image: Tensor, said: Tensor, step: Step) -> Tensor:
-        mean = passes(nets.student, image, self.noise, step.generator, times=self.passes).mean(0)
-        return entropy(mean) >= self.bar(step) * math.log(said.shape[1])
+    def __call__(self, nets: Networks, image: Tensor, p: Tensor, step: Step) -> Tensor:
+        mean = mc_probabilities(nets.student, image, self.noise, step.generator, num_passes=self.passes).mean(0)
+        return entropy(mean) >= self.bar(step) * math.log(p.shape[1])
 
 
 @dataclass(frozen=True)
-class Mislabelled(Selector):
+class ConfidentLearningErrors(VoxelSelector):
     """AC-MT where confident learning, student against teacher, finds a label error (S-Err).
 
-    It is told the student's classes and the teacher's probabilities.
+    The labels are the student's classes, the probabilities are the teacher's (`label_errors`).
 
     Target: the average's softmax, where the student's class counts as an error.
 
@@ -96,83 +98,88 @@ class Mislabelled(Selector):
     and by rate.
     """
 
-    def __call__(self, nets: Players, image: Tensor, said: Tensor, step: Step) -> Tensor:
-        return label_errors(said.argmax(1), soft(nets.teacher, image)).unsqueeze(1)
+    def __call__(self, nets: Networks, image: Tensor, p: Tensor, step: Step) -> Tensor:
+        return label_errors(p.argmax(1), predict_probabilities(nets.teacher, image)).unsqueeze(1)
 
 
 @dataclass(frozen=True)
-class FarFromPrototype(Selector):
-    """Where the nearest of the teacher's class prototypes is of another class than the student says (P-Err).
+class PrototypeDisagreement(VoxelSelector):
+    """Voxels whose nearest class prototype of the teacher is of another class than the student's (P-Err).
 
-    Prototypes are means of features over several looks, an image at a time, weighted by confidence, over voxels whose
-    probabilities at temperature 2 spread less than `spread`. The release calls the other voxels background and lets
-    them into its prototype, and takes a sigmoid of two logits; here they are in none, and softmax serves any classes.
+    Prototypes are means of the teacher's features over several noisy passes, for each image, weighted by confidence,
+    over voxels whose probabilities at temperature 2 have a standard deviation below `spread`. The release calls the
+    other voxels background and includes them in its prototype, and takes a sigmoid of two logits; here they are in no
+    prototype, and softmax serves any number of classes.
     """
 
     passes: int = 10
-    noise: Noise = field(default_factory=lambda: Noise(std=0.0))
+    noise: GaussianNoise = field(default_factory=lambda: GaussianNoise(std=0.0))
     temperature: float = 2.0
     spread: float = 0.1
 
-    def __call__(self, nets: Players, image: Tensor, said: Tensor, step: Step) -> Tensor:
-        seen = looks(nets.teacher, image, self.noise, step.generator, times=self.passes)
-        assert seen.features is not None, "the method names the head"
-        p = (seen.logits.float() / self.temperature).softmax(2)
-        steady = p.std(0, correction=0).amax(1, keepdim=True) < self.spread
-        mean = seen.logits.float().softmax(2).mean(0)
-        trust = (onehot(mean.argmax(1), mean.shape[1]) * steady * mean).flatten(2)
-        features = seen.features.float().mean(0).flatten(2)
-        size = trust.sum(2)
-        prototype = torch.einsum("ncv,nfv->ncf", trust, features) / size.clamp_min(1e-6).unsqueeze(2)
-        away = torch.cdist(features.transpose(1, 2), prototype).transpose(1, 2)  # [U, C, V]
-        nearest = away.masked_fill((size == 0).unsqueeze(2), torch.inf).argmin(1)
-        return (nearest.view_as(said[:, 0]) != said.argmax(1)).unsqueeze(1)
+    def __call__(self, nets: Networks, image: Tensor, p: Tensor, step: Step) -> Tensor:
+        out = mc_outputs(nets.teacher, image, self.noise, step.generator, num_passes=self.passes)
+        assert out.features is not None, "the method names the head"
+        softened = (out.logits.float() / self.temperature).softmax(2)
+        reliable = softened.std(0, correction=0).amax(1, keepdim=True) < self.spread
+        mean = out.logits.float().softmax(2).mean(0)
+        confidence = (onehot(mean.argmax(1), mean.shape[1]) * reliable * mean).flatten(2)
+        features = out.features.float().mean(0).flatten(2)
+        total = confidence.sum(2)
+        prototype = torch.einsum("ncv,nfv->ncf", confidence, features) / total.clamp_min(1e-6).unsqueeze(2)
+        distance = torch.cdist(features.transpose(1, 2), prototype).transpose(1, 2)  # [U, C, V]
+        nearest = distance.masked_fill((total == 0).unsqueeze(2), torch.inf).argmin(1)
+        return (nearest.view_as(p[:, 0]) != p.argmax(1)).unsqueeze(1)
 
 
 @dataclass(frozen=True)
-class Ambiguous(Pair):
-    """AC-MT: consistency on the ambiguous voxels only, the opposite of UA-MT; the rest the student knows.
+class ACMT(StudentTeacher):
+    """AC-MT: consistency only on ambiguous voxels, where the student's entropy is high.
 
-    Follows the release: weight 0.1, noise on the teacher's input, the mean over chosen voxels. `rest` is the weight of
-    the student's entropy on the voxels that were not chosen, which the release has beside the prototype selector.
+    With the mask M of a selector: L = dice_ce(x_l, y_l) + ramp(t) [sum(M (p - q)^2) / sum(M)
+    + rest mean((1 - M) H(p) / ln C)]. UA-MT selects the opposite voxels.
 
-    Target: the average's softmax, where the student's entropy passes a rising bar.
+    Follows the release: weight 0.1, noise on the teacher's input, the mean over selected voxels. `rest` is the weight
+    of the student's entropy on the other voxels, which the release has with the prototype selector.
 
-    Differs: nothing in the losses, whose ramp is the release's as a share of the run; the release tries its weights
-    every 50 steps on a list named test and keeps the best, here the last ones are kept.
+    Target: the average's softmax, where the student's entropy is above a rising threshold.
+
+    Differs: nothing in the losses, whose ramp is the release's as a fraction of the run; the release tries its weights
+    every 50 steps on a list named test and takes the best, here the last ones are delivered.
     """
 
-    release: ClassVar[Published | None] = ATRIUM
+    release: ClassVar[PublishedSettings | None] = ATRIUM
+    family: ClassVar[str] = "uncertainty"
     citation: ClassVar[str] = "Xu et al., MedIA 2023, Ambiguity-selective consistency regularization (AC-MT)"
-    ramp: Ramp = field(default_factory=lambda: Ramp(length=0.75))
-    select: Selector = field(default_factory=Doubtful)
-    rest: float = 0.0
+    ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(length=0.75))
+    select: VoxelSelector = field(default_factory=EntropyThreshold)
+    rest: float = 0.0  # weight of the entropy of the student on the voxels that are not selected
 
-    def compared(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits = nets.student(batch.image).logits
-        target = soft(nets.teacher, self.noise(batch.unlabelled, step.generator))
+        target = predict_probabilities(nets.teacher, self.noise(batch.unlabelled, step.generator))
         p = probabilities(logits[batch.count :])
-        chosen = self.select(nets, batch.unlabelled, p.detach(), step).to(p.dtype)
-        terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label))
-        terms["consistency"] = self.ramp(step) * weighted_mean(mse(p, target), chosen)
+        mask = self.select(nets, batch.unlabelled, p.detach(), step).to(p.dtype)
+        terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
+        terms["consistency"] = self.ramp(step) * weighted_mean(mse(p, target), mask)
         if self.rest:
-            doubt = entropy(p.clamp_min(1e-8)) / math.log(p.shape[1])
-            terms["entropy"] = self.ramp(step) * self.rest * ((1 - chosen) * doubt).mean()
-        terms.notes["accepted"] = chosen.mean()
+            uncertainty = entropy(p.clamp_min(1e-8)) / math.log(p.shape[1])
+            terms["entropy"] = self.ramp(step) * self.rest * ((1 - mask) * uncertainty).mean()
+        terms.notes["accepted"] = mask.mean()
         return terms
 
 
 @dataclass(frozen=True)
-class AmbiguousByPrototype(Ambiguous):
+class ACMTByPrototype(ACMT):
     """AC-MT where the student's class is not that of the nearest prototype of the teacher's features.
 
     Target: the average's softmax, where the student contradicts the nearest prototype.
 
-    Differs: features are those of the last decoder map, where the release takes its deepest; see `FarFromPrototype`
-    for the prototypes: unsteady voxels are in none, where the release calls them background, and softmax serves any
-    classes, where it takes a sigmoid of two logits.
+    Differs: features are those of the last decoder map, where the release takes its deepest; prototypes are those of
+    `PrototypeDisagreement`: unreliable voxels are in none, where the release calls them background, and softmax serves
+    any classes, where it takes a sigmoid of two logits.
     """
 
     heads: ClassVar[tuple[Head, ...]] = ("features",)
-    select: Selector = field(default_factory=FarFromPrototype)
+    select: VoxelSelector = field(default_factory=PrototypeDisagreement)
     rest: float = 1.0

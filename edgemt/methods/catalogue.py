@@ -19,8 +19,10 @@ from pathlib import Path
 from textwrap import fill
 from typing import Any
 
+from edgemt.learning.ema import Ema
 from edgemt.learning.method import Method
-from edgemt.learning.roles import Ema, Frozen, Memory
+from edgemt.learning.roles import Frozen, Memory
+from edgemt.methods import METHODS, get
 
 COSTS = Path(__file__).with_name("costs.json")
 PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
@@ -53,10 +55,10 @@ def row(name: str, method: Method) -> Row:
     """What is known of a method; paragraphs that its docstring lacks are empty, as is the cost of a new one."""
     speaker = _speaker(method)
     told = _paragraphs(speaker)
-    also = [told[0] if told else "", method.aside()]
+    also = [told[0] if told else "", method.variant_note()]
     return Row(
         name=name,
-        family=type(method).__module__.rpartition(".")[2].replace("_", " "),
+        family=method.family or type(method).__module__.rpartition(".")[2].replace("_", " "),
         idea=" ".join(text for text in also if text),
         target=_named(speaker, "Target:") or _named(method, "Target:"),
         players=_players(method),
@@ -70,10 +72,7 @@ def row(name: str, method: Method) -> Row:
 
 def rows(methods: Mapping[str, Method] | None = None) -> list[Row]:
     """A row a method (all of the built-in table if none are given), families kept together."""
-    if methods is None:
-        from edgemt.methods import METHODS
-
-        methods = METHODS
+    methods = METHODS if methods is None else methods
     found = [row(name, method) for name, method in methods.items()]
     families = list(dict.fromkeys(one.family for one in found))
     return sorted(found, key=lambda one: families.index(one.family))
@@ -93,8 +92,6 @@ def costs() -> dict[str, Any]:
 
 def explain(name: str) -> str:
     """What a method is: idea, players, target, fields, cost and citations, as text of one screen."""
-    from edgemt.methods import get
-
     method = get(name)
     one, speaker = row(name, method), _speaker(method)
     lines = [f"{name} = {type(method).__name__} ({one.family})", "", one.idea, ""]

@@ -1,4 +1,4 @@
-"""Two students that teach each other."""
+"""CPS: cross pseudo supervision."""
 
 from __future__ import annotations
 
@@ -7,17 +7,19 @@ from typing import ClassVar
 
 from edgemt.contract import Batch, Step
 from edgemt.learning.losses import cross_entropy, dice_ce
-from edgemt.learning.method import Method, Terms
-from edgemt.learning.roles import Players, Role, Trainable
-from edgemt.learning.schedules import Ramp
-from edgemt.methods.as_published import SSL4MIS, Published
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.published_settings import SSL4MIS, PublishedSettings
+from edgemt.learning.roles import Networks, Role, Trainable
+from edgemt.learning.schedules import SigmoidRampUp
+from edgemt.learning.student_teacher import STUDENT_PAIR
 
 
 @dataclass(frozen=True)
-class CrossPseudo(Method):
-    """Two students with different first weights; each learns the other's labels of unlabelled images.
+class CPS(Method):
+    """CPS: two students with different initial weights; each learns from the other's pseudo-labels.
 
-    `nets.student` is kept. A term named after a player trains that player only.
+    For student a with peer b: L_a = dice_ce(x_l, y_l) + ramp(t) CE(logits_a,u, argmax(logits_b,u)), and the same with a
+    and b exchanged. `nets.student` is delivered. A term named after a network trains that network only.
 
     Target: the other student's hard labels, trusted everywhere.
 
@@ -25,21 +27,22 @@ class CrossPseudo(Method):
     the labelled rows so and takes 1 to 1.5.
     """
 
-    release: ClassVar[Published | None] = SSL4MIS
+    release: ClassVar[PublishedSettings | None] = SSL4MIS
+    family: ClassVar[str] = "several students"
     citation: ClassVar[str] = "Chen et al., CVPR 2021, Semi-supervised segmentation with cross pseudo supervision"
-    ramp: Ramp = field(default_factory=Ramp)
+    ramp: SigmoidRampUp = field(default_factory=SigmoidRampUp)
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "peer": Trainable(init=1)}
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         image = batch.image if len(batch.unlabelled) else batch.labelled
-        logits = {who: nets[who](image).logits for who in ("student", "peer")}
-        terms = Terms()
-        for who, said in logits.items():
-            terms[f"supervised_{who}"] = dice_ce(said[: batch.count], batch.label)
+        logits = {name: nets[name](image).logits for name in STUDENT_PAIR}
+        terms = LossTerms()
+        for name in STUDENT_PAIR:
+            terms[f"supervised_{name}"] = dice_ce(logits[name][: batch.count], batch.label)
         if len(batch.unlabelled):
-            for who, other in (("student", "peer"), ("peer", "student")):
-                label = logits[other][batch.count :].detach().argmax(1)
-                terms[f"pseudo_{who}"] = self.ramp(step) * cross_entropy(logits[who][batch.count :], label)
+            for name, other in (STUDENT_PAIR, STUDENT_PAIR[::-1]):
+                pseudo_label = logits[other][batch.count :].detach().argmax(1)
+                terms[f"pseudo_{name}"] = self.ramp(step) * cross_entropy(logits[name][batch.count :], pseudo_label)
         return terms

@@ -1,4 +1,4 @@
-"""Distillation is one more method: a finished teacher, a small student, and the student's own average."""
+"""Knowledge distillation from a frozen teacher into a small student, with consistency on unlabelled images."""
 
 from __future__ import annotations
 
@@ -9,49 +9,54 @@ import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Output, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.losses import (
     boundary_band,
-    channel_wise,
+    consistency_loss,
+    cwd_loss,
     dice,
     dice_ce,
-    distance,
-    intra_class,
+    dist_intra_class_loss,
     log_probabilities,
     probabilities,
     temperature_kl,
 )
-from edgemt.learning.method import Method, Terms
-from edgemt.learning.perturbations import Box, cutmix
-from edgemt.learning.pseudo_labels import soft
-from edgemt.learning.roles import Ema, Frozen, Players, Role, Trainable
-from edgemt.learning.schedules import Ramp
-from edgemt.methods.mean_teacher import Mix, one_output, student_view
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.perturbations.mixing import CutMixBox, cutmix
+from edgemt.learning.pseudo_labels import predict_probabilities
+from edgemt.learning.roles import Frozen, Networks, Role, Trainable
+from edgemt.learning.schedules import SigmoidRampUp
+from edgemt.learning.student_teacher import Mixing, one_output, student_view
 
-FLOOR = 1e-6  # a bank's half precision rounds small probabilities to 0, and 0 has no logarithm
+MIN_PROBABILITY = 1e-6  # soft labels in half precision contain zeros, whose logarithm is not finite
 
 
 @dataclass(frozen=True)
 class Distillation(Method):
-    """Match a frozen teacher on every image, one's own average on unlabelled ones.
+    """Distillation: match a frozen teacher on all images, and the student's own average on unlabelled ones.
+
+    L = hard dice_ce(x_l, y_l) + kl T^2 KL(q^T || p^T) + cwd CWD + intra DIST + overlap Dice(p, q) + feature term
+    + consistency(t) MSE(p_u, average's p_u); q are the teacher's probabilities, every weight may be 0.
 
     `teacher_sees` "weak": soft labels of the clean view, mixed as the student's images are (FixMatch's way); "same":
     soft labels of the very input that the student gets (the "patient teacher" way). All weights 0 is the control
     without distillation. CWD weight 3 is the authors'; it suits convolutional students on several classes.
 
-    `guide` "network" asks the teacher at each step; "bank" takes what it said of every row beforehand, in
-    `batch.soft`: a 3-D teacher then guides a 2-D student, and no step runs it.
+    `guide` "network" runs the teacher at each step; "bank" takes its soft labels of every row from `batch.soft`,
+    computed beforehand: a 3-D teacher then guides a 2-D student, and no step runs it.
 
     `feature` adds a loss between feature maps of the student and of a frozen network on every image (FitNets, VID, CWD
     or pairwise similarity), off unless its `kind` is set; its projection is no part of what is delivered.
 
     Target: the frozen teacher's softmax at a temperature, and the average's softmax.
 
-    Differs: a sum of published losses, each behind its weight (KL 1, others 0), with CutMix and a consistency with the
-    student's own average beside them; of DIST the part within classes, as the other says nothing of two classes.
+    Differs: a sum of published losses, each with its weight (KL 1, others 0), with CutMix and a consistency with the
+    student's own average; of DIST the part within classes, as with two classes the other part is a sign.
     """
 
     delivers: ClassVar[str] = "average"
+    family: ClassVar[str] = "distillation"
     citation: ClassVar[str] = (
         "Hinton et al., 2015; CWD: Shu et al., ICCV 2021; DIST: Huang et al., NeurIPS 2022; FitNets: Romero et al., "
         "ICLR 2015; VID: Ahn et al., CVPR 2019; pairwise similarity: Liu et al., CVPR 2019"
@@ -61,14 +66,14 @@ class Distillation(Method):
     cwd: float = 0.0
     cwd_temperature: float = 4.0
     intra: float = 0.0
-    overlap: float = 0.0  # soft Dice with the teacher's classes: small organs do not drown in background
+    overlap: float = 0.0  # soft Dice with the teacher's probabilities, where small organs count as much as large ones
     boundary: float = 0.0  # extra weight of the KL near the teacher's borders
     hard: float = 1.0  # Dice + cross-entropy on the labelled rows
-    consistency: Ramp = field(default_factory=Ramp)
+    consistency: SigmoidRampUp = field(default_factory=SigmoidRampUp)
     ema: Ema = field(default_factory=lambda: Ema(mode="eval"))
     strong: bool = True
-    mix: Mix = "cutmix"
-    box: Box = field(default_factory=Box)
+    mix: Mixing = "cutmix"
+    box: CutMixBox = field(default_factory=CutMixBox)
     teacher_sees: Literal["weak", "same"] = "weak"
     guide: Literal["network", "bank"] = "network"
     feature: FeatureTerm = field(default_factory=FeatureTerm)
@@ -82,68 +87,69 @@ class Distillation(Method):
         if self.guide not in ("network", "bank"):
             raise ValueError(f"guide: {self.guide!r} is not known; use 'network' or 'bank'")
         if self.guide == "bank" and self.teacher_sees == "same":
-            raise ValueError("teacher_sees: 'same' asks a teacher at each step, a bank has spoken before; use 'weak'")
+            raise ValueError("teacher_sees: 'same' needs a teacher at each step, and a bank has none; use 'weak'")
 
-    def aside(self) -> str:
+    def variant_note(self) -> str:
         if self.guide == "bank":
-            return "It spoke beforehand."
+            return "Soft labels from disk."
         return "Separate streams." if self.separate_streams else ""
 
     def roles(self) -> dict[str, Role]:
-        guide: dict[str, Role] = {"teacher": Frozen("teacher")} if self.guide == "network" else {}
-        return {"student": Trainable(), **guide, **self.feature.roles(), "average": self.ema}
+        teacher: dict[str, Role] = {"teacher": Frozen("teacher")} if self.guide == "network" else {}
+        return {"student": Trainable(), **teacher, **self.feature.roles(), "average": self.ema}
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         count, view = batch.count, student_view(batch, strong=self.strong)
-        mixed = self.mix == "cutmix" and len(view) > 0
-        box = self.box.draw(view, step.generator) if mixed else None
+        use_cutmix = self.mix == "cutmix" and len(view) > 0
+        box = self.box.sample(view, step.generator) if use_cutmix else None
         image = torch.cat([batch.labelled, view if box is None else cutmix(box, view)])
         out = one_output(nets.student, image, count=count, separate=self.separate_streams)
         logits = out.logits
-        terms = Terms(supervised=self.hard * dice_ce(logits[:count], batch.label, per_image=self.image_dice))
+        terms = LossTerms(supervised=self.hard * dice_ce(logits[:count], batch.label, per_image=self.image_dice))
 
-        classes = self.kl or self.cwd or self.intra or self.overlap
-        shown = batch.image if self.teacher_sees == "weak" else image
-        teacher = self._teacher(nets, shown) if classes or self.feature.on else None
-        if classes:
+        uses_logits = self.kl or self.cwd or self.intra or self.overlap
+        teacher_image = batch.image if self.teacher_sees == "weak" else image
+        teacher = self._teacher(nets, teacher_image) if uses_logits or self.feature.on else None
+        if uses_logits:
             with torch.no_grad():
-                wise = _logits(teacher, batch)
+                teacher_logits = _teacher_logits(teacher, batch)
                 if box is not None and self.teacher_sees == "weak":
-                    wise = torch.cat([wise[:count], cutmix(box, wise[count:])])
-                near = 1.0 + self.boundary * boundary_band(probabilities(wise)) if self.boundary else None
+                    teacher_logits = torch.cat([teacher_logits[:count], cutmix(box, teacher_logits[count:])])
+                weight = 1.0 + self.boundary * boundary_band(probabilities(teacher_logits)) if self.boundary else None
             if self.kl:
-                gap = temperature_kl(logits, wise, temperature=self.temperature, weight=near)
-                terms["kl"] = self.kl * gap
+                kl_loss = temperature_kl(logits, teacher_logits, temperature=self.temperature, weight=weight)
+                terms["kl"] = self.kl * kl_loss
             if self.cwd:
-                # Over space a constant a voxel matters: what is compared with log-probabilities must be some too.
-                said = log_probabilities(logits) if self.guide == "bank" else logits
-                terms["cwd"] = self.cwd * channel_wise(said, wise, temperature=self.cwd_temperature)
+                # A softmax over space depends on a constant a voxel; a bank has log-probabilities, so both need them.
+                student_logits = log_probabilities(logits) if self.guide == "bank" else logits
+                terms["cwd"] = self.cwd * cwd_loss(student_logits, teacher_logits, temperature=self.cwd_temperature)
             if self.intra:
-                terms["intra"] = self.intra * intra_class(logits, wise)
+                terms["intra"] = self.intra * dist_intra_class_loss(logits, teacher_logits)
             if self.overlap:
-                match = dice(probabilities(logits), probabilities(wise), per_image=self.image_dice)
-                terms["overlap"] = self.overlap * match
+                dice_loss = dice(probabilities(logits), probabilities(teacher_logits), per_image=self.image_dice)
+                terms["overlap"] = self.overlap * dice_loss
 
         if self.feature.on:
-            guide, where = self.feature.guide(nets, shown, teacher), box if self.teacher_sees == "weak" else None
-            terms["feature"] = self.feature.loss(nets, out, guide, space=image.shape[2:], box=where, count=count)
+            maps = self.feature.guide(nets, teacher_image, teacher)
+            feature_box = box if self.teacher_sees == "weak" else None
+            terms["feature"] = self.feature.loss(nets, out, maps, space=image.shape[2:], box=feature_box, count=count)
 
-        if len(view) and not self.consistency.idle:
-            steady = soft(nets.average, batch.unlabelled)
-            steady = steady if box is None else cutmix(box, steady)
-            terms["consistency"] = self.consistency(step) * distance("mse", logits[count:], steady)
+        if len(view) and not self.consistency.is_zero:
+            target = predict_probabilities(nets.average, batch.unlabelled)
+            target = target if box is None else cutmix(box, target)
+            terms["consistency"] = self.consistency(step) * consistency_loss("mse", logits[count:], target)
         return terms
 
     @torch.no_grad()
-    def _teacher(self, nets: Players, image: Tensor) -> Output | None:
-        """The teacher's output for every row, None where a bank replaces it."""
+    def _teacher(self, nets: Networks, image: Tensor) -> Output | None:
+        """The teacher's output for every row; None if a bank of soft labels replaces it."""
         return nets.teacher(image) if self.guide == "network" else None
 
 
-def _logits(teacher: Output | None, batch: Batch) -> Tensor:
+def _teacher_logits(teacher: Output | None, batch: Batch) -> Tensor:
     """The teacher's logits [N, C, *space] of every row; those of a bank are log-probabilities."""
     if teacher is not None:
         return teacher.logits
     if batch.soft is None:
-        raise ValueError("guide: 'bank' needs soft labels beside the images; fill a bank first or use 'network'")
-    return batch.soft.to(batch.image.dtype).clamp_min(FLOOR).log()
+        raise ValueError("guide: 'bank' needs soft labels of the images; fill a bank first or use 'network'")
+    return batch.soft.to(batch.image.dtype).clamp_min(MIN_PROBABILITY).log()

@@ -1,4 +1,4 @@
-"""Features alone: an encoder learns those of a frozen one, from images without labels."""
+"""Pre-training of an encoder on the features of a frozen encoder, without labels."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ import torch
 
 from edgemt.contract import Batch, Step
 from edgemt.learning.feature_term import FeatureTerm
-from edgemt.learning.method import Method, Terms
-from edgemt.learning.roles import Frozen, Players, Role, Trainable
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.roles import Frozen, Networks, Role, Trainable
 
 
 @dataclass(frozen=True)
 class EncoderWarmUp(Method):
-    """An encoder that has learnt nothing matches the maps of a frozen encoder on every image, and no label is read.
+    """Train an encoder from scratch to match the feature maps of a frozen encoder on every image; labels are not used.
 
     The player "student" is an encoder alone: image -> maps, finest first.
     """
@@ -26,11 +26,11 @@ class EncoderWarmUp(Method):
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), self.feature.source: Frozen(self.feature.source), **self.feature.roles()}
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         teacher = None
         if self.feature.source == "teacher":
             with torch.no_grad():
                 teacher = nets.teacher(batch.image)
         guide = self.feature.guide(nets, batch.image, teacher)
         space = batch.image.shape[2:]
-        return Terms(feature=self.feature.loss(nets, nets.student(batch.image), guide, space=space))
+        return LossTerms(feature=self.feature.loss(nets, nets.student(batch.image), guide, space=space))

@@ -1,4 +1,4 @@
-"""How a promptable network of our own learns: from labelled images and questions about them.
+"""Supervised training of a small promptable network with simulated prompts.
 
 Shapes: L labelled rows, O objects (foreground classes), *space 2 or 3 axes, V slices, H W a frame.
 """
@@ -13,22 +13,24 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from edgemt.contract import Batch, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import onehot, weighted_mean
-from edgemt.learning.method import Method, Terms
-from edgemt.learning.prompts import from_prediction, spoiled
-from edgemt.learning.roles import Ema, Players, Role, Trainable
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.prompts import corrupt_label, prompts_from_prediction
+from edgemt.learning.roles import Networks, Role, Trainable
 
-# What a step leaves out; half of them ask with all there is, as the second teacher is asked.
-LEFT_OUT = ((), (), (), ("points",), ("masks",), ("points", "masks"), ("boxes", "masks"))
+# Kinds of prompts that a step leaves out, drawn with equal probability; three of seven steps use all kinds.
+PROMPT_DROPOUT = ((), (), (), ("points",), ("masks",), ("points", "masks"), ("boxes", "masks"))
 
 
 @dataclass(frozen=True)
-class Lessons(Method):
-    """Labelled images alone: a wrong prediction is made up from the label, asked about, and the label is the answer.
+class PromptableSupervised(Method):
+    """Train a promptable network on labelled images, with prompts from simulated predictions.
 
-    It is asked just as a mean teacher's prediction will be (`from_prediction`), with some kinds of prompt left out at a
-    step, so that each serves alone too. Dice and cross-entropy an object, and the error of the overlap that it expects
-    of its own answer. A class that the label lacks is no question. Unlabelled rows are not looked at.
+    A prediction is simulated from the label (`corrupt_label`), prompts are computed from it as they will be from that
+    of a mean teacher (`prompts_from_prediction`), and some kinds of prompts are left out at a step. For each object:
+    L = Dice + cross-entropy + 0.5 (predicted IoU - IoU)^2. A class that is missing from the label or from the
+    prediction has no weight. Unlabelled rows are not used.
     """
 
     delivers: ClassVar[str] = "average"
@@ -40,30 +42,32 @@ class Lessons(Method):
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable("promptable"), "average": self.ema}
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         image, label = self._frames(batch, step)
-        prompts, asked = from_prediction(spoiled(label, classes=self.classes, generator=step.generator))
+        prompts, class_present = prompts_from_prediction(
+            corrupt_label(label, classes=self.classes, generator=step.generator)
+        )
         truth = onehot(label, self.classes)[:, 1:]
-        # The very class may be missing from the made-up prediction, or wrongly shown: then there is no fair question.
-        weight = (asked & truth.flatten(2).any(2)).to(truth.dtype)
-        which = int(torch.randint(len(LEFT_OUT), (), generator=step.generator, device=label.device))
-        logits, quality = nets.student(image, *prompts.without(*LEFT_OUT[which]))
+        # A class may be missing from the simulated prediction, or be in it alone: it has no weight then.
+        weight = (class_present & truth.flatten(2).any(2)).to(truth.dtype)
+        dropped = int(torch.randint(len(PROMPT_DROPOUT), (), generator=step.generator, device=label.device))
+        logits, predicted_iou = nets.student(image, *prompts.without(*PROMPT_DROPOUT[dropped]))
         p = logits.sigmoid()
-        both, sizes = (p * truth).flatten(2).sum(2), (p.square() + truth).flatten(2).sum(2)
-        overlap = weighted_mean(1 - (2 * both + 1) / (sizes + 1), weight)
-        pixels = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").flatten(2).mean(2)
-        hit = (logits.detach() > 0).to(truth.dtype)
-        either = (hit + truth).clamp_max(1).flatten(2).sum(2)
-        real = (hit * truth).flatten(2).sum(2) / either.clamp_min(1)
-        terms = Terms(overlap=overlap, pixels=weighted_mean(pixels, weight))
-        terms["quality"] = 0.5 * weighted_mean((quality - real).square(), weight)
-        terms.notes["iou"] = weighted_mean(real, weight)
+        intersection, cardinality = (p * truth).flatten(2).sum(2), (p.square() + truth).flatten(2).sum(2)
+        dice_loss = weighted_mean(1 - (2 * intersection + 1) / (cardinality + 1), weight)
+        cross_entropy = F.binary_cross_entropy_with_logits(logits, truth, reduction="none").flatten(2).mean(2)
+        mask = (logits.detach() > 0).to(truth.dtype)
+        union = (mask + truth).clamp_max(1).flatten(2).sum(2)
+        iou = (mask * truth).flatten(2).sum(2) / union.clamp_min(1)
+        terms = LossTerms(overlap=dice_loss, pixels=weighted_mean(cross_entropy, weight))
+        terms["quality"] = 0.5 * weighted_mean((predicted_iou - iou).square(), weight)
+        terms.notes["iou"] = weighted_mean(iou, weight)
         return terms
 
     def _frames(self, batch: Batch, step: Step) -> tuple[Tensor, Tensor]:
-        """[V, K, H, W] and int64 [V, H, W]: the images themselves, or some slices of volumes."""
+        """Images [V, K, H, W] and labels int64 [V, H, W]: those of the batch, or random slices of its volumes."""
         if batch.label.ndim == 3:
             return batch.labelled, batch.label
         depth = batch.label.shape[-1]
-        drawn = torch.randperm(depth, generator=step.generator, device=batch.label.device)[: self.slices]
-        return tuple(x[..., drawn].movedim(-1, 1).flatten(0, 1) for x in (batch.labelled, batch.label))  # type: ignore[return-value]
+        index = torch.randperm(depth, generator=step.generator, device=batch.label.device)[: self.slices]
+        return tuple(x[..., index].movedim(-1, 1).flatten(0, 1) for x in (batch.labelled, batch.label))  # type: ignore[return-value]

@@ -1,4 +1,4 @@
-"""SS-Net: smooth where the network could be fooled, and classes apart in feature space.
+"""SS-Net: smoothness under adversarial noise, and separation of classes in feature space.
 
 Shapes: N batch, C classes, F features, V voxels of a batch, *space 2 or 3 axes.
 """
@@ -16,22 +16,26 @@ from torch import Tensor, nn
 
 from edgemt.contract import Batch, Head, Step
 from edgemt.learning.losses import dice, dice_ce, onehot, probabilities
-from edgemt.learning.method import Method, Terms, Turn
-from edgemt.learning.perturbations import adversarial
-from edgemt.learning.pseudo_labels import hard
-from edgemt.learning.roles import Memory, Players, Role, Trainable, bare, untracked
-from edgemt.learning.schedules import Ramp
-from edgemt.methods.as_published import CONSTANT, Published
+from edgemt.learning.method import LossTerms, Method, OptimiserStep
+from edgemt.learning.perturbations.features import vat_perturbation
+from edgemt.learning.pseudo_labels import argmax_one_hot
+from edgemt.learning.published_settings import CONSTANT, PublishedSettings
+from edgemt.learning.roles import Memory, Networks, Role, Trainable, untracked, unwrap
+from edgemt.learning.schedules import SigmoidRampUp
 
 
 @dataclass(frozen=True)
-class SmoothSeparate(Method):
-    """Predictions withstand an adversarial push; features lie near remembered right ones of their class.
+class SSNet(Method):
+    """SS-Net: predictions robust to adversarial noise, and features close to remembered ones of their class.
 
-    Follows the release: one power iteration, probe and push of length 10, 6 for slices; Dice distance; 32 remembered
-    vectors a class, cosine distance, contrast weight 0.1, all times a weight of 1 ramped up.
+    L = dice_ce(x_l, y_l) + ramp(t) [Dice(p(x + r_adv), p(x)) + contrast sum over labelled and unlabelled rows of
+    mean_c mean over voxels of class c of (1 - cos(f, m_c))], m_c the mean direction of the remembered and the new
+    feature vectors of class c.
 
-    Target: the student's softmax of the calm image, and the mean remembered feature of each class.
+    Follows the release: one power iteration, `probe` (xi) and `reach` (epsilon) of 10, 6 for slices; Dice distance; 32
+    remembered vectors a class, cosine distance, contrast weight 0.1, all times a weight of 1 ramped up.
+
+    Target: the student's softmax of the clean image, and the mean remembered feature of each class.
 
     Differs: the trained projections and selectors are left out: features are compared as they are, and vectors to
     remember are drawn at random among labelled voxels that were classified right. The background is remembered too;
@@ -39,65 +43,77 @@ class SmoothSeparate(Method):
     """
 
     heads: ClassVar[tuple[Head, ...]] = ("features",)
-    release: ClassVar[Published | None] = CONSTANT
+    release: ClassVar[PublishedSettings | None] = CONSTANT
+    family: ClassVar[str] = "contrast"
     citation: ClassVar[str] = "Wu et al., MICCAI 2022, Exploring smoothness and class-separation"
-    ramp: Ramp = field(default_factory=lambda: Ramp(top=1.0))
+    ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0))
     contrast: float = 0.1
-    reach: float = 10.0
-    probe: float = 10.0
+    reach: float = 10.0  # epsilon of VAT
+    probe: float = 10.0  # xi of VAT
     memory: Memory = field(default_factory=lambda: Memory(size=32, features=256, classes=16))  # the last two at most
 
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "memory": self.memory}
 
-    def steps(self, nets: Players, batch: Batch, step: Step) -> Iterator[Turn]:
+    def steps(self, nets: Networks, batch: Batch, step: Step) -> Iterator[OptimiserStep]:
         out, count = nets.student(batch.image), batch.count
-        nets.memory.need(out.logits.shape[1], features=out.features.shape[1])
-        calm, label = probabilities(out.logits.detach()), onehot(batch.label, out.logits.shape[1])
+        nets.memory.check_capacity(out.logits.shape[1], features=out.features.shape[1])
+        clean, label = probabilities(out.logits.detach()), onehot(batch.label, out.logits.shape[1])
 
-        def moved(image: Tensor, student: nn.Module) -> Tensor:
-            return dice(probabilities(student(image).logits), calm)
+        def divergence(image: Tensor, student: nn.Module) -> Tensor:
+            return dice(probabilities(student(image).logits), clean)
 
-        calmly = partial(moved, student=bare(nets.student))
+        unwrapped = partial(divergence, student=unwrap(nets.student))
         with untracked(nets.student):
-            push = adversarial(calmly, batch.image, step.generator, reach=self.reach, probe=self.probe)
-            smooth = moved(batch.image + push, nets.student)
-        right = label * hard(calm[:count])
-        draw = torch.rand(batch.label.shape, generator=step.generator, device=batch.label.device)
-        found = [chosen(out.features[:count], one, draw, most=self.memory.size) for one in right.unbind(1)]
-        centre, known = centres(nets.memory.vectors, found)
-        classes = label if not len(batch.unlabelled) else torch.cat([label, hard(calm[count:])])
+            perturbation = vat_perturbation(unwrapped, batch.image, step.generator, epsilon=self.reach, xi=self.probe)
+            smoothness_loss = divergence(batch.image + perturbation, nets.student)
+        correct = label * argmax_one_hot(clean[:count])
+        priority = torch.rand(batch.label.shape, generator=step.generator, device=batch.label.device)
+        new_vectors = [
+            sample_features(out.features[:count], one, priority, most=self.memory.size) for one in correct.unbind(1)
+        ]
+        centre, has_centre = class_centres(nets.memory.vectors, new_vectors)
+        classes = label if not len(batch.unlabelled) else torch.cat([label, argmax_one_hot(clean[count:])])
         weight = self.ramp(step)
         parts = (slice(count), slice(count, None)) if len(batch.unlabelled) else (slice(count),)
-        apart = [spread(out.features[part], classes[part], centre, known) for part in parts]
-        terms = Terms(supervised=dice_ce(out.logits[:count], batch.label))
-        terms["smooth"] = weight * smooth
-        terms["contrast"] = weight * self.contrast * torch.stack(apart).sum()
+        distances = [class_distance(out.features[part], classes[part], centre, has_centre) for part in parts]
+        terms = LossTerms(supervised=dice_ce(out.logits[:count], batch.label))
+        terms["smooth"] = weight * smoothness_loss
+        terms["contrast"] = weight * self.contrast * torch.stack(distances).sum()
         yield ("student",), terms
-        # Behind the yield: a step whose loss was not finite leaves the memory alone.
-        for which, vectors in enumerate(found):
-            nets.memory.push(vectors, label=which)
+        # After the yield: a step whose loss is not finite does not change the memory.
+        for c, vectors in enumerate(new_vectors):
+            nets.memory.push(vectors, label=c)
 
 
-def chosen(features: Tensor, where: Tensor, draw: Tensor, *, most: int) -> Tensor:
-    """Up to `most` vectors [n, F] of `features` [N, F, *space], those with the highest `draw` where `where` is 1."""
-    score, at = draw.masked_fill(where < 0.5, -1.0).flatten().topk(min(most, draw.numel()))
-    return features.detach().movedim(1, -1).flatten(0, -2)[at[score >= 0]].float()
+def sample_features(features: Tensor, mask: Tensor, priority: Tensor, *, most: int) -> Tensor:
+    """Up to `most` vectors [n, F] of `features` [N, F, *space]: those with the highest `priority` where `mask` is 1.
+
+    mask and priority [N, *space]; random priorities from 0 to 1 give a sample without replacement.
+    """
+    score, index = priority.masked_fill(mask < 0.5, -1.0).flatten().topk(min(most, priority.numel()))
+    return features.detach().movedim(1, -1).flatten(0, -2)[index[score >= 0]].float()
 
 
-def centres(memory: Tensor, found: list[Tensor]) -> tuple[Tensor, Tensor]:
-    """Mean direction [C, F] of what is remembered and what was just found, and which classes have one, bool [C]."""
-    width = found[0].shape[1]
-    every = [F.normalize(torch.cat([memory[c, :, :width].to(v.dtype), v]), dim=1) for c, v in enumerate(found)]
-    counts = torch.stack([v.any(1).sum() for v in every])  # places never written are 0, and stay it
-    return torch.stack([v.sum(0) for v in every]) / counts.clamp_min(1)[:, None], counts > 0
+def class_centres(memory: Tensor, new_vectors: list[Tensor]) -> tuple[Tensor, Tensor]:
+    """Mean direction [C, F] of the vectors of each class, and bool [C], true if it has any.
+
+    memory [C, size, F'] of which the first F features are used, new_vectors one [n, F] a class.
+    """
+    width = new_vectors[0].shape[1]
+    unit = [F.normalize(torch.cat([memory[c, :, :width].to(v.dtype), v]), dim=1) for c, v in enumerate(new_vectors)]
+    counts = torch.stack([v.any(1).sum() for v in unit])  # rows of the memory that were never written are 0
+    return torch.stack([v.sum(0) for v in unit]) / counts.clamp_min(1)[:, None], counts > 0
 
 
-def spread(features: Tensor, classes: Tensor, centre: Tensor, known: Tensor) -> Tensor:
-    """Scalar: mean cosine distance of features [N, F, *space] to the vectors of their class, mean over classes."""
+def class_distance(features: Tensor, classes: Tensor, centre: Tensor, has_centre: Tensor) -> Tensor:
+    """Scalar: mean over classes c of the mean of 1 - cos(f, centre_c) over the voxels of c.
+
+    features [N, F, *space], classes one-hot [N, C, *space], centre [C, F], has_centre bool [C].
+    """
     unit = F.normalize(features.float(), dim=1)
-    far = 1.0 - torch.einsum("nf...,cf->nc...", unit, centre.to(unit.dtype))
+    distance = 1.0 - torch.einsum("nf...,cf->nc...", unit, centre.to(unit.dtype))
     axes = (0, *range(2, classes.ndim))
     size = classes.sum(axes)
-    held = ((size > 0) & known).to(unit.dtype)
-    return (held * (far * classes).sum(axes) / size.clamp_min(1.0)).sum() / held.sum().clamp_min(1.0)
+    present = ((size > 0) & has_centre).to(unit.dtype)
+    return (present * (distance * classes).sum(axes) / size.clamp_min(1.0)).sum() / present.sum().clamp_min(1.0)

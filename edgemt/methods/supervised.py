@@ -1,4 +1,4 @@
-"""Without a teacher: labels only, and labels with a liking for certainty."""
+"""Baselines: supervised training, and entropy minimisation."""
 
 from __future__ import annotations
 
@@ -7,26 +7,29 @@ from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edgemt.contract import Batch, Step
+from edgemt.learning.ema import Ema
 from edgemt.learning.losses import dice_ce, entropy, probabilities
-from edgemt.learning.method import Method, Terms
-from edgemt.learning.roles import Ema, Players, Role, Trainable
-from edgemt.learning.schedules import Ramp
-from edgemt.methods.as_published import SSL4MIS, Published
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.published_settings import SSL4MIS, PublishedSettings
+from edgemt.learning.roles import Networks, Role, Trainable
+from edgemt.learning.schedules import SigmoidRampUp
 
 
 @dataclass(frozen=True)
 class Supervised(Method):
-    """Labelled images only: the floor that every method must beat, and with every label the ceiling.
+    """Supervised baseline on labelled images only; with all labels it is the upper bound of the methods.
 
-    It delivers the student's average, as mean-teacher methods do, so that a gain is the unlabelled images' own.
+    L = 0.5 (cross-entropy + Dice)(x_l, y_l). It delivers the student's average, as mean-teacher methods do, so that the
+    gain of a method comes from the unlabelled images alone.
 
-    Target: none, unlabelled images are not looked at.
+    Target: none, unlabelled images are not used.
 
-    Differs: cross-entropy stands beside the soft Dice, half and half, as in SSL4MIS.
+    Differs: cross-entropy is added to the soft Dice, half and half, as in SSL4MIS.
     """
 
     delivers: ClassVar[str] = "average"
-    release: ClassVar[Published | None] = SSL4MIS
+    release: ClassVar[PublishedSettings | None] = SSL4MIS
+    family: ClassVar[str] = "supervised"
     citation: ClassVar[str] = "Milletari et al., 3DV 2016, V-Net (soft Dice); with cross-entropy, half and half"
     ema: Ema = field(default_factory=lambda: Ema(mode="eval"))
     image_dice: bool = False  # Dice of each image in place of that of the batch
@@ -34,29 +37,32 @@ class Supervised(Method):
     def roles(self) -> dict[str, Role]:
         return {"student": Trainable(), "average": self.ema}
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits = nets.student(batch.labelled).logits
-        return Terms(supervised=dice_ce(logits, batch.label, per_image=self.image_dice))
+        return LossTerms(supervised=dice_ce(logits, batch.label, per_image=self.image_dice))
 
 
 @dataclass(frozen=True)
 class EntropyMinimisation(Method):
-    """The student should be sure of unlabelled images too: the entropy of its softmax is made small.
+    """Entropy minimisation: the student's predictions on unlabelled images are trained to be confident.
 
-    Target: certainty; the entropy of the student's own softmax, as a share of ln C, the most that C classes can have.
+    L = dice_ce(x_l, y_l) + ramp(t) mean(H(p_u)) / ln C.
+
+    Target: none; the entropy of the student's own softmax, as a fraction of ln C, the most that C classes can have.
 
     Differs: the release works on natural images between domains; this follows the port of SSL4MIS (weight 0.1, ramped
     up), unlabelled rows only.
     """
 
-    release: ClassVar[Published | None] = SSL4MIS
+    release: ClassVar[PublishedSettings | None] = SSL4MIS
+    family: ClassVar[str] = "supervised"
     citation: ClassVar[str] = "Grandvalet & Bengio, NeurIPS 2004; Vu et al., CVPR 2019, ADVENT"
-    ramp: Ramp = field(default_factory=Ramp)
+    ramp: SigmoidRampUp = field(default_factory=SigmoidRampUp)
 
-    def losses(self, nets: Players, batch: Batch, step: Step) -> Terms:
+    def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits = nets.student(batch.image).logits
-        terms = Terms(supervised=dice_ce(logits[: batch.count], batch.label))
+        terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
         if len(batch.unlabelled):
-            share = entropy(probabilities(logits[batch.count :])).mean() / math.log(logits.shape[1])
-            terms["entropy"] = self.ramp(step) * share
+            relative_entropy = entropy(probabilities(logits[batch.count :])).mean() / math.log(logits.shape[1])
+            terms["entropy"] = self.ramp(step) * relative_entropy
         return terms

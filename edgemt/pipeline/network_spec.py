@@ -14,7 +14,7 @@ import students
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io import encoder_weights
 from edgemt.io.encoder_weights import EncoderWeights
-from edgemt.learning.feature_losses import give_maps
+from edgemt.learning.feature_losses import enable_maps
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.methods import Discriminator, Method
 from edgemt.pipeline.recipe import STUDENT_PREFIX, Student, Teacher
@@ -156,7 +156,7 @@ def network_factory(
         torch.manual_seed(seed * 1000 + init)
         if kind in networks:
             network = networks[kind]()
-            built[kind] = give_maps(network, term.at) if kind in term.given_by else network
+            built[kind] = enable_maps(network, term.at) if kind in term.given_by else network
             return network
         if kind == "projection":
             return term.projection(built, data.example)

@@ -16,9 +16,9 @@ from torch import Tensor, nn
 
 from edgemt.artefacts.network_folder import PROMPTABLE, load_promptable
 from edgemt.io import process_rank
+from edgemt.learning.sam_guidance import PromptableTeacherOptions
 from edgemt.methods import Method
-from edgemt.methods.promptable_supervised import Lessons
-from edgemt.methods.sam_assisted import SecondTeacher
+from edgemt.methods.promptable_supervised import PromptableSupervised
 from edgemt.pipeline.log import log
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.stage import Stage
@@ -45,7 +45,7 @@ def find_promptable(context: RunContext, data: TrainingData, method: Method) -> 
 
     Raises ValueError for a SAM whose weights cannot be had.
     """
-    options: SecondTeacher = getattr(method, "second", SecondTeacher())
+    options: PromptableTeacherOptions = getattr(method, "second", PromptableTeacherOptions())
     if options.model == SMALL:
         stage = Stage(context, PROMPTABLE, _small_inputs(context, data, options), data)
         return PromptableTeacher(stage.key, lambda: partial(load_promptable, _train_small(stage, options)))
@@ -55,7 +55,7 @@ def find_promptable(context: RunContext, data: TrainingData, method: Method) -> 
     return PromptableTeacher(fingerprint, lambda: _cached_sam(context, data, options, fingerprint))
 
 
-def _small_inputs(context: RunContext, data: TrainingData, options: SecondTeacher) -> dict[str, Any]:
+def _small_inputs(context: RunContext, data: TrainingData, options: PromptableTeacherOptions) -> dict[str, Any]:
     of = context.recipe.teacher.schedule
     return {
         "stage": PROMPTABLE,
@@ -74,7 +74,7 @@ def _spec(data: TrainingData) -> dict[str, Any]:
     return {**room, "channels": data.example.shape[1], "classes": len(data.classes)}
 
 
-def _train_small(stage: Stage, options: SecondTeacher) -> Path:
+def _train_small(stage: Stage, options: PromptableTeacherOptions) -> Path:
     """The folder of the small promptable network, trained from labelled images alone."""
     if stage.is_complete():
         log(f"{PROMPTABLE}: stands")
@@ -87,7 +87,7 @@ def _train_small(stage: Stage, options: SecondTeacher) -> Path:
     network = _spec(data)
     with stage.working_folder() as working:
         done = stage.train(
-            Lessons(classes=len(data.classes)),
+            PromptableSupervised(classes=len(data.classes)),
             networks={"promptable": partial(Promptable, channels=network["channels"])},
             draw=data.draw(schedule),
             schedule=schedule,
@@ -106,7 +106,9 @@ def _last(history: dict[str, Any]) -> float:
     return sum(last) / len(last) if last else float("nan")
 
 
-def _cached_sam(context: RunContext, data: TrainingData, options: SecondTeacher, model: str) -> Callable[[], nn.Module]:
+def _cached_sam(
+    context: RunContext, data: TrainingData, options: PromptableTeacherOptions, model: str
+) -> Callable[[], nn.Module]:
     """A SAM without its encoder, and the embeddings of all training images on disk."""
     from teachers.sam import load_sam
 

@@ -87,7 +87,7 @@ def train_stage(
     if encoder is not None:
         networks["student"] = partial(with_encoder_of, build, encoder)
     with stage.working_folder() as working, enough_for_batch_norm(name):
-        draw = data.draw(of.schedule, all_labels=all_labels, bank=guidance.bank, alike=method.alike)
+        draw = data.draw(of.schedule, all_labels=all_labels, bank=guidance.bank, alike=method.matched_intensity)
         done = stage.train(method, networks=networks, draw=draw, schedule=of.schedule, folder=working)
         stage.measure_and_save(working, done, network)
     return stage.folder

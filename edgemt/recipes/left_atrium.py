@@ -12,7 +12,7 @@ from pathlib import Path
 from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import PRESETS, AugmentOptions, VolumeOptions
-from edgemt.learning.schedules import Ramp
+from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher
 from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
@@ -84,7 +84,7 @@ def la_vnet_cpu() -> Recipe:
         teacher=Teacher(
             network="vnet",
             filters=8,
-            method=MeanTeacher(ramp=Ramp(top=1.0)),
+            method=MeanTeacher(ramp=SigmoidRampUp(top=1.0)),
             schedule=Schedule(
                 steps=1200, labelled=2, unlabelled=2, precision="auto", learning_rate=2e-3, validations=3
             ),

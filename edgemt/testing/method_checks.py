@@ -1,7 +1,7 @@
-"""What every method must keep, as a table of promises; a check raises AssertionError, mostly `kept.Broken`.
+"""The contract of a method as a table of checks; a check raises AssertionError, mostly `MethodCheckError`.
 
-The house's own tests hold METHODS to it, `edgemt check` holds a third party's methods to it. No test framework is
-needed. The networks are the tiny ones of `small_stage`, the roles and the methods are real.
+EdgeMT's own tests run the table on METHODS, and `edgemt check` on the methods of another package; no test framework is
+needed. The networks are those of `tiny_training`, the roles and the methods are real.
 """
 
 from __future__ import annotations
@@ -9,87 +9,87 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 
+from edgemt.learning.ema import Ema
 from edgemt.learning.method import Method
-from edgemt.learning.roles import Ema
 from edgemt.methods.supervised import Supervised
 from edgemt.testing.check_description import (
-    check_it_is_a_value,
-    check_it_says_what_it_is,
-    check_its_turns_are_players_and_losses,
+    check_docstring_and_citation,
+    check_frozen_dataclass,
+    check_step_output,
 )
 from edgemt.testing.check_losses import (
-    check_every_term_teaches,
-    check_it_steps_with_any_rows,
-    check_named_terms_stay_with_their_player,
-    check_names_of_classes_do_not_matter,
+    check_any_batch_composition,
+    check_class_permutation_invariance,
+    check_discriminator_targets,
+    check_every_loss_has_gradient,
+    check_named_losses_reach_one_network,
     check_targets_are_detached,
-    check_the_discriminator_is_told_the_truth,
-    check_unlabelled_images_matter,
+    check_unlabelled_images_have_gradient,
 )
 from edgemt.testing.check_players import (
-    check_averages_converge,
-    check_it_learns_an_easy_task,
-    check_nothing_global_is_drawn,
-    check_only_trainable_players_learn,
+    check_ema_converges,
+    check_learns_easy_task,
+    check_no_global_rng,
+    check_only_trainable_networks_change,
     check_resume_is_exact,
 )
 
-CORNERS = ((2, 2), (2, 4), (3, 2), (3, 4))  # axes of the images, classes
+CONFIGURATIONS = ((2, 2), (2, 4), (3, 2), (3, 4))  # axes of the images, classes
 
 
 @dataclass(frozen=True)
-class Promise:
-    """One line of the contract: its words, its check, whom it concerns, and the corners it is tried at."""
+class MethodCheck:
+    """One row of the contract: description, function, the methods it applies to, and (axes, classes) to run it with."""
 
-    says: str
-    check: Callable[..., None]
-    concerns: Callable[[Method], bool] = lambda method: True
-    corners: tuple[tuple[int, int], ...] = CORNERS
-    first: bool = False  # where it is broken the others need not be tried
+    description: str
+    function: Callable[..., None]
+    applies_to: Callable[[Method], bool] = lambda method: True
+    configurations: tuple[tuple[int, int], ...] = CONFIGURATIONS
+    is_prerequisite: bool = False  # if it fails, the following checks are not run
 
-    def hold(self, method: Method, *, dims: int, classes: int) -> None:
-        """Raises AssertionError for a promise not kept, and whatever the method itself raises."""
-        if self.corners == ():
-            self.check(method)
+    def run(self, method: Method, *, dims: int, classes: int) -> None:
+        """Raises AssertionError if the check fails, and any error of the method itself."""
+        if self.configurations == ():
+            self.function(method)
         else:
-            self.check(method, dims=dims, classes=classes)
+            self.function(method, dims=dims, classes=classes)
 
 
-def _averages(method: Method) -> bool:
+def _has_average(method: Method) -> bool:
     return any(isinstance(role, Ema) for role in method.roles().values())
 
 
-PROMISES: tuple[Promise, ...] = (
-    Promise("it is a value", check_it_is_a_value, corners=()),
-    Promise("it says what it is, who wrote it and what it delivers", check_it_says_what_it_is, corners=()),
-    Promise(
-        "a step of it names who learns, and losses",
-        check_its_turns_are_players_and_losses,
-        corners=((2, 2),),
-        first=True,
+CHECKS: tuple[MethodCheck, ...] = (
+    MethodCheck("it is a frozen dataclass of plain fields", check_frozen_dataclass, configurations=()),
+    MethodCheck("it has a docstring, a citation and a trained output", check_docstring_and_citation, configurations=()),
+    MethodCheck(
+        "a step yields names of trainable networks and losses",
+        check_step_output,
+        configurations=((2, 2),),
+        is_prerequisite=True,
     ),
-    Promise("its losses are finite with any number of labelled and unlabelled rows", check_it_steps_with_any_rows),
-    Promise("every term teaches who pays it", check_every_term_teaches),
-    Promise("a peer is a target and not a pupil", check_named_terms_stay_with_their_player),
-    Promise("no gradient enters a teacher", check_targets_are_detached),
-    Promise(
-        "unlabelled images teach the student",
-        check_unlabelled_images_matter,
-        concerns=lambda method: not isinstance(method, Supervised),
+    MethodCheck("its losses are finite with any number of labelled and unlabelled rows", check_any_batch_composition),
+    MethodCheck("every loss term has a non-zero gradient", check_every_loss_has_gradient),
+    MethodCheck("a loss term named after a student trains no other student", check_named_losses_reach_one_network),
+    MethodCheck("no gradient enters a teacher", check_targets_are_detached),
+    MethodCheck(
+        "unlabelled images change the gradient of the student",
+        check_unlabelled_images_have_gradient,
+        applies_to=lambda method: not isinstance(method, Supervised),
     ),
-    Promise("only trainable players learn, frozen ones stay bit-identical", check_only_trainable_players_learn),
-    Promise("resuming equals never stopping, bit for bit", check_resume_is_exact),
-    Promise("all chance comes from the step", check_nothing_global_is_drawn),
-    Promise(
-        "renaming foreground classes changes nothing",
-        check_names_of_classes_do_not_matter,
-        corners=((2, 4), (3, 4)),
+    MethodCheck("only trainable networks learn, frozen ones keep their bits", check_only_trainable_networks_change),
+    MethodCheck("resuming equals never stopping, bit for bit", check_resume_is_exact),
+    MethodCheck("every random draw uses the generator of the step", check_no_global_rng),
+    MethodCheck(
+        "permuting foreground classes changes no loss",
+        check_class_permutation_invariance,
+        configurations=((2, 4), (3, 4)),
     ),
-    Promise("averages become a student that stands still", check_averages_converge, concerns=_averages),
-    Promise(
-        "the discriminator is told the truth",
-        check_the_discriminator_is_told_the_truth,
-        concerns=lambda method: "discriminator" in method.roles(),
+    MethodCheck("averages converge to a constant student", check_ema_converges, applies_to=_has_average),
+    MethodCheck(
+        "the targets of the discriminator are right",
+        check_discriminator_targets,
+        applies_to=lambda method: "discriminator" in method.roles(),
     ),
-    Promise("it learns an easy task", check_it_learns_an_easy_task, corners=((2, 2),)),
+    MethodCheck("it learns an easy task", check_learns_easy_task, configurations=((2, 2),)),
 )

@@ -1,4 +1,4 @@
-"""A method on a small stage: tiny networks, random batches, and an engine of thirty lines.
+"""Training of a method on tiny networks and random batches, with an engine of thirty lines.
 
 Shapes: N batch, L labelled, U unlabelled, C classes, K image channels, *space 2 or 3 axes.
 """
@@ -12,53 +12,53 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import HEADS, Batch, Disturb, DisturbScales, Output, Step
-from edgemt.learning.feature_losses import give_maps
+from edgemt.learning.auxiliary_tasks import Discriminator
+from edgemt.learning.feature_losses import enable_maps
 from edgemt.learning.feature_term import FeatureTerm
-from edgemt.learning.method import Method, Terms
-from edgemt.learning.roles import Bank, Memory, gather, set_modes, trainable, update_averages
-from edgemt.methods.adversarial import Discriminator
+from edgemt.learning.method import LossTerms, Method
+from edgemt.learning.roles import FeatureBank, Memory, build_networks, set_modes, trainable_names, update_averages
 
 CHANNELS = 2
 
 
-class Tiny(nn.Module):
-    """The smallest network with everything that goes wrong: batch norm, dropout, and extra heads where asked for."""
+class TinyNetwork(nn.Module):
+    """A small network with batch norm, dropout and the extra heads named in `heads`."""
 
     def __init__(self, dims: int, classes: int, heads: Sequence[str] = HEADS) -> None:
         super().__init__()
         self.heads = frozenset(heads)
-        self.further = len({"decoder2", "decoder3"} & self.heads)
+        self.num_extra_decoders = len({"decoder2", "decoder3"} & self.heads)
         conv, norm = (nn.Conv3d, nn.BatchNorm3d) if dims == 3 else (nn.Conv2d, nn.BatchNorm2d)
         self.body = nn.Sequential(conv(CHANNELS, 8, 3, padding=1), norm(8), nn.ReLU(), nn.Dropout(0.2))
         self.head, self.sdf = conv(8, classes, 1), conv(8, classes - 1, 1)
         self.scales, self.decoders = (nn.ModuleList(conv(8, classes, 1) for _ in range(2)) for _ in range(2))
-        self.maps = ""  # as students and teachers have it
+        self.maps = ""  # set by `enable_maps`, as in students and teachers
         self.halve = (nn.AvgPool3d if dims == 3 else nn.AvgPool2d)(2)
 
     def forward(self, x: Tensor, disturb: Disturb | None = None, disturb_scales: DisturbScales | None = None) -> Output:
         if disturb is not None and "disturb" not in self.heads:
-            raise ValueError("disturb: the network is asked for it, and heads does not name it")
+            raise ValueError("disturb: the method passes it to the network, and heads does not name it")
         f = self.body(x)
         f = f if disturb is None else disturb(f)
         coarser = [f if disturb_scales is None else disturb_scales(level, f) for level in range(len(self.scales))]
         scales = tuple(head(m) for head, m in zip(self.scales, coarser, strict=True)) if "scales" in self.heads else ()
-        decoders = tuple(head(f) for head in list(self.decoders)[: self.further])
+        decoders = tuple(head(f) for head in list(self.decoders)[: self.num_extra_decoders])
         sdf = self.sdf(f).tanh() if "sdf" in self.heads else None
         maps = (f, self.halve(f)) if self.maps else ()
         return Output(self.head(f), f if "features" in self.heads else None, sdf, scales, decoders, maps=maps)
 
-    def rename(self, order: list[int]) -> None:
-        """Class i of this network becomes what class order[i] was."""
+    def permute_classes(self, order: list[int]) -> None:
+        """Class i takes the weights of class order[i]."""
         foreground = [c - 1 for c in order[1:]]
         heads = [(head, order) for head in (self.head, *self.scales, *self.decoders)]
-        for layer, places in (*heads, (self.sdf, foreground)):
+        for layer, indices in (*heads, (self.sdf, foreground)):
             for p in layer.parameters():
-                p.data = p.data[places]
+                p.data = p.data[indices]
 
 
 @dataclass
-class Stage:
-    """A method with its players and optimisers, and a seed a step, and does what an engine does."""
+class TinyTrainer:
+    """A method with its networks and SGD optimisers; each step is seeded by its index."""
 
     method: Method
     dims: int = 2
@@ -70,39 +70,43 @@ class Stage:
     def __post_init__(self) -> None:
         self.roles = self.method.roles()
         self.built: dict[str, nn.Module] = {}
-        self.nets = gather(self.roles, self.build)
-        for name in self.of(Memory) if self.index else ():  # midway a memory holds something
-            bank = self.nets[name]
-            assert isinstance(bank, Bank)
-            bank.vectors.uniform_(generator=torch.Generator().manual_seed(0))
-            bank.filled.fill_(bank.vectors.shape[1])
+        self.nets = build_networks(self.roles, self.build)
+        for name in self.of(Memory) if self.index else ():  # from step 1 on memories are full
+            memory = self.nets[name]
+            assert isinstance(memory, FeatureBank)
+            memory.vectors.uniform_(generator=torch.Generator().manual_seed(0))
+            memory.filled.fill_(memory.vectors.shape[1])
         self.optimisers = {
-            who: torch.optim.SGD(self.nets[who].parameters(), self.rate, momentum=0.9) for who in trainable(self.roles)
+            name: torch.optim.SGD(self.nets[name].parameters(), self.rate, momentum=0.9)
+            for name in trainable_names(self.roles)
         }
 
     def build(self, kind: str, init: int) -> nn.Module:
+        """A new network of a role's `kind`, with weights drawn from seed `init`."""
         torch.manual_seed(init + 100 * (kind == "teacher"))
         term = getattr(self.method, "feature", None) or FeatureTerm()
         if kind == "discriminator":
             return Discriminator(classes=self.classes, channels=CHANNELS, dimensions=self.dims, width=4)
         if kind == "projection":
-            return term.projection(self.built, batch_of(dims=self.dims).image[:1])
-        self.built[kind] = network = Tiny(self.dims, self.classes, self.method.heads)
-        return give_maps(network, term.at) if kind in (*term.given_by, "backbone") else network
+            return term.projection(self.built, random_batch(dims=self.dims).image[:1])
+        self.built[kind] = network = TinyNetwork(self.dims, self.classes, self.method.heads)
+        return enable_maps(network, term.at) if kind in (*term.given_by, "backbone") else network
 
-    def turns(self, batch: Batch) -> Iterator[tuple[tuple[str, ...], Terms]]:
+    def optimiser_steps(self, batch: Batch) -> Iterator[tuple[tuple[str, ...], LossTerms]]:
+        """The optimiser steps of one training step, as the method yields them: (names, losses)."""
         torch.manual_seed(self.index)
         set_modes(self.nets, self.roles)
         generator = torch.Generator().manual_seed(self.index)
         yield from self.method.steps(self.nets, batch, Step(self.index, self.total, generator))
 
     def step(self, batch: Batch) -> dict[str, float]:
+        """One training step: every optimiser step, then the averages. Returns the losses by name."""
         logged: dict[str, float] = {}
-        for who, terms in self.turns(batch):
-            for name in who:
+        for names, terms in self.optimiser_steps(batch):
+            for name in names:
                 self.optimisers[name].zero_grad(set_to_none=True)
             torch.stack(list(terms.values())).sum().backward()
-            for name in who:
+            for name in names:
                 self.optimisers[name].step()
             logged |= {name: float(term.detach()) for name, term in terms.items()}
         update_averages(self.nets, self.roles, Step(self.index, self.total))
@@ -110,10 +114,11 @@ class Stage:
         return logged
 
     def of(self, kind: type) -> list[str]:
+        """Names of the networks whose role is of this class."""
         return [name for name, role in self.roles.items() if isinstance(role, kind)]
 
 
-def batch_of(
+def random_batch(
     *,
     dims: int = 2,
     classes: int = 3,
@@ -122,20 +127,20 @@ def batch_of(
     seed: int = 0,
     strong: bool = True,
 ) -> Batch:
-    """Noise with random labels; `soft` is what a teacher that reads the image voxel by voxel would say."""
+    """Noise images, random labels, and `soft` labels of a linear classifier of the image, voxel by voxel."""
     g = torch.Generator().manual_seed(seed)
     size = (12, 10) if dims == 2 else (6, 5, 4)
     image = torch.randn(labelled + unlabelled, CHANNELS, *size, generator=g)
     label = torch.randint(0, classes, (labelled, *size), generator=g)
-    view = image[labelled:] + 0.3 * torch.randn(image[labelled:].shape, generator=g)
-    said = torch.randn(classes, CHANNELS, generator=g) * 2
-    soft = torch.einsum("ck,nk...->nc...", said, image).softmax(1)
-    place = torch.eye(dims, dims + 1).repeat(len(image), 1, 1)
-    return Batch(image, label, view if strong else None, soft, torch.arange(len(image)), place)
+    strong_view = image[labelled:] + 0.3 * torch.randn(image[labelled:].shape, generator=g)
+    weights = torch.randn(classes, CHANNELS, generator=g) * 2
+    soft = torch.einsum("ck,nk...->nc...", weights, image).softmax(1)
+    affine = torch.eye(dims, dims + 1).repeat(len(image), 1, 1)
+    return Batch(image, label, strong_view if strong else None, soft, torch.arange(len(image)), affine)
 
 
-class Says(nn.Module):
-    """A teacher whose probabilities are given."""
+class ConstantTeacher(nn.Module):
+    """A teacher that predicts the probabilities `p` [C, *space] for every image."""
 
     def __init__(self, p: Tensor) -> None:
         super().__init__()
@@ -145,8 +150,8 @@ class Says(nn.Module):
         return Output(self.p.log().expand(len(x), *self.p.shape))
 
 
-class Oracle(nn.Module):
-    """A discriminator that knows the truth: labelled images are bright in the batches it is shown."""
+class OracleDiscriminator(nn.Module):
+    """A discriminator with loss 0 on batches whose labelled images are bright and whose unlabelled ones are dark."""
 
     def __init__(self) -> None:
         super().__init__()

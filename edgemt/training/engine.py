@@ -30,8 +30,18 @@ from edgemt.contract import Batch, Step
 from edgemt.data.resize import resize_batch
 from edgemt.io import process_rank
 from edgemt.io.atomic import NoSpaceError
-from edgemt.learning.method import Method, Turn
-from edgemt.learning.roles import Ema, Frozen, Memory, Players, Trainable, gather, rest, set_modes, update_averages
+from edgemt.learning.ema import Ema
+from edgemt.learning.method import Method, OptimiserStep
+from edgemt.learning.roles import (
+    Frozen,
+    Memory,
+    Networks,
+    Trainable,
+    build_networks,
+    restore_norm_tracking,
+    set_modes,
+    update_averages,
+)
 from edgemt.training import checkpoint, distributed
 from edgemt.training.checkpoint import find_checkpoint
 from edgemt.training.device import (
@@ -114,7 +124,7 @@ class Trainer:
         self.method, self.schedule, self.seed, self.measured_on = method, schedule, seed, measured_on
         self.roles = method.roles()
         torch.manual_seed(seed)
-        self.players: Players = gather(self.roles, build)
+        self.players: Networks = build_networks(self.roles, build)
         volumes = any(p.ndim == 5 for p in self.players.parameters())
         self.fabric = make_fabric(resolve_precision(schedule.precision, device, learns_volumes=volumes), device)
         # Networks without gradients run in the fastest precision; an EMA does so only on volumes with `auto`.
@@ -132,7 +142,7 @@ class Trainer:
                 optimiser = make_optimiser(player, role, schedule)
                 self.optimisers[name] = self.fabric.setup_optimizers(optimiser)  # type: ignore[assignment]
         distributed.broadcast_([*self.players.parameters(), *self.players.buffers()])
-        self.nets = Players(self.fabric_modules)
+        self.nets = Networks(self.fabric_modules)
         self.index = 0
         self.num_consecutive_nonfinite = 0
         self.restores = 0
@@ -172,7 +182,7 @@ class Trainer:
         if not finite:
             for buffer, old in zip(statistics, before, strict=True):
                 buffer.copy_(old)
-            rest(self.players)
+            restore_norm_tracking(self.players)
             self.num_consecutive_nonfinite += 1
             self.history["skipped"] += 1
             return None
@@ -180,7 +190,7 @@ class Trainer:
         update_averages(self.players, self.roles, step)
         return logged
 
-    def _steps(self, batch: Batch, step: Step) -> Iterator[Turn]:
+    def _steps(self, batch: Batch, step: Step) -> Iterator[OptimiserStep]:
         """The optimiser steps of the method.
 
         Raises ValueError, with the options to change, where a norm layer would normalise over a single value.

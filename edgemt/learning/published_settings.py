@@ -12,7 +12,7 @@ from typing import Literal
 
 
 @dataclass(frozen=True)
-class Published:
+class PublishedSettings:
     """What a release sets otherwise than a recipe does.
 
     The learning rate at step t of T is `learning_rate` (1 - t / T) ** `power`; power 0 leaves it constant.
@@ -42,15 +42,15 @@ class Published:
         return ", ".join(parts)
 
 
-SSL4MIS = Published("SSL4MIS, its scripts for 2-D: SGD 0.01 with polynomial decay")
-CONSTANT = Published("the release's ACDC script: SGD at a constant 0.01", power=0.0)
-IN_UNIT_RANGE = Published(
+SSL4MIS = PublishedSettings("SSL4MIS, its scripts for 2-D: SGD 0.01 with polynomial decay")
+CONSTANT = PublishedSettings("the release's ACDC script: SGD at a constant 0.01", power=0.0)
+IN_UNIT_RANGE = PublishedSettings(
     "the release's ACDC script: SGD 0.01 with polynomial decay (CrossMatch: Nesterov's), images in [0, 1]",
     per_image=False,
 )
-POLYNOMIAL = Published("the release's ACDC script: SGD 0.01 with polynomial decay")
-ATRIUM = Published("the release has volumes of the atrium alone: SGD 0.01 with polynomial decay")
-VOLUMES = Published(
+POLYNOMIAL = PublishedSettings("the release's ACDC script: SGD 0.01 with polynomial decay")
+ATRIUM = PublishedSettings("the release has volumes of the atrium alone: SGD 0.01 with polynomial decay")
+VOLUMES = PublishedSettings(
     "the release has volumes of the atrium alone: SGD 0.01 that falls to a tenth every 2,500 of 6,000 iterations, "
     "here by the polynomial, with flips and quarter turns"
 )
