@@ -39,9 +39,9 @@ class StreamOptions(StreamLimits):
 
     def __post_init__(self) -> None:
         FreshnessLimits(self.budget_ms, self.no_signal_ms)
-        for name, least in (("frozen_ms", 0.0), ("hang_ms", 1.0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: must be {least:g} ms or more, not {getattr(self, name):g}")
+        for name, minimum in (("frozen_ms", 0.0), ("hang_ms", 1.0)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name}: must be {minimum:g} ms or more, not {getattr(self, name):g}")
         if self.frames is not None and self.frames < 1:
             raise ValueError(f"frames: must be 1 or more, not {self.frames}")
 

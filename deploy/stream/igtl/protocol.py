@@ -33,8 +33,8 @@ _SCALARS = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: 
 class WireError(ValueError):
     """The data is not OpenIGTLink, or damaged. `resumable`: the next message can be read after this one."""
 
-    def __init__(self, what: str, *, resumable: bool = False) -> None:
-        super().__init__(what)
+    def __init__(self, message: str, *, resumable: bool = False) -> None:
+        super().__init__(message)
         self.resumable = resumable
 
 

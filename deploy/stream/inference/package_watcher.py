@@ -28,16 +28,16 @@ class PackageWatcher:
     def check(self) -> str | None:
         """The first file that is missing or changed, as a message; None if all files are as they were."""
         for name, previous in list(self._stamps.items()):
-            now = self._stamp(name)
-            if now == previous:
+            current = self._stamp(name)
+            if current == previous:
                 continue
-            self._stamps[name] = now
+            self._stamps[name] = current
             self._bad.pop(name, None)
-            if now is None:
+            if current is None:
                 self._bad[name] = "is gone"
             elif not self._has_expected_hash(name):
                 self._bad[name] = "was changed"
-        return next((f"model folder: {name} {what}" for name, what in sorted(self._bad.items())), None)
+        return next((f"model folder: {name} {change}" for name, change in sorted(self._bad.items())), None)
 
     def _has_expected_hash(self, name: str) -> bool:
         try:

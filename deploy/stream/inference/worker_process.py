@@ -152,10 +152,10 @@ class WorkerProcess:
         data, deadline = bytearray(), time.monotonic() + timeout_s
         while len(data) < count:
             self._wait(self._masks_read, select.POLLIN, deadline, timeout_s)
-            part = os.read(self._masks_read, count - len(data))
-            if not part:
+            chunk = os.read(self._masks_read, count - len(data))
+            if not chunk:
                 self._raise_lost()
-            data += part
+            data += chunk
         return bytes(data)
 
     def _wait(self, descriptor: int, event: int, deadline: float, timeout_s: float) -> None:

@@ -24,13 +24,14 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 
 from deploy.stream.igtl import protocol
 from deploy.stream.outputs.base import OutputContext
+from deploy.stream.outputs.igtl_client import Client
 from deploy.stream.outputs.igtl_messages import MessageBuilder, Origin
 from deploy.stream.outputs.igtl_options import IgtlOptions, listen
-from deploy.stream.outputs.pacing import SLOW, UNKNOWN, Pace, is_observable, unread_bytes, withhold_reason
+from deploy.stream.outputs.pacing import SLOW, UNKNOWN, is_observable, unread_bytes, withhold_reason
 from deploy.stream.state.display_state import DisplayState
 from deploy.stream.state.frames import DisplaySnapshot, InferenceResult, MaskStatus
 
@@ -42,37 +43,6 @@ _SEND_BYTES = 1 << 15  # send buffer of the system for one client; the system do
 _KINDS = ("image", "state", "status")  # the messages of one round, in this order
 _HEAD_S = 0.25  # how long the head of a message may stay unread; then the rest follows and declares nothing fresh
 _WHOLE_READ_S = 0.05  # a client that reads a late message within this time was waiting for the whole of it
-_MAX_WHOLE_READS = 3  # such messages in a row, after which a client gets undivided messages
-
-
-@dataclass(eq=False)
-class _Client:
-    connection: socket.socket
-    rx_started: float = 0.0  # time of the first byte of the message that is being received
-    rx_buffer: bytearray = field(default_factory=bytearray)
-    tx_buffer: memoryview = memoryview(b"")
-    answer: bytes = b""  # a message to send before the next round
-    last_sent: tuple[str, str, int | None] = ("", "", None)  # state, reason and frame id at the start of the last round
-    round_started: float = 0.0
-    pending: list[str] = field(default_factory=list)  # kinds of message of this round that are still to be sent
-    round_mask: InferenceResult | None = None  # the mask that was sent in this round
-    subscribed: bool = True  # False: it gets answers to its requests only
-    requested: bool = False
-    num_errors: int = 0
-    pace: Pace = field(default_factory=Pace)
-    observable: bool = False  # whether the system reports the bytes that its program has not read
-    head_sent: str = ""  # kind of the message of which only the head was sent
-    late_since: float = 0.0  # when the rest of a message was sent although its head was unread
-    num_whole_reads: int = 0  # late messages in a row that were read at once after their rest was sent
-
-    @property
-    def split_messages(self) -> bool:
-        return self.observable and self.subscribed and self.num_whole_reads < _MAX_WHOLE_READS
-
-    @property
-    def idle(self) -> bool:
-        """Whether everything was sent and read."""
-        return not self.tx_buffer and not self.pace.in_flight
 
 
 def open_igtl(argument: str, context: OutputContext) -> IgtlServer:
@@ -105,7 +75,7 @@ class IgtlServer:
         self._listener = listen(self._options)
         self.address: tuple[str, int] = self._listener.getsockname()[:2]
         self.port = self.address[1]
-        self._clients: dict[socket.socket, _Client] = {}
+        self._clients: dict[socket.socket, Client] = {}
         self._selector = selectors.DefaultSelector()
         self._selector.register(self._listener, selectors.EVENT_READ)
         self._wake_reader, self._wake_writer = socket.socketpair()
@@ -175,10 +145,10 @@ class IgtlServer:
             connection.setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, _SEND_BYTES)
             if hasattr(socket, "TCP_NOTSENT_LOWAT"):
                 connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NOTSENT_LOWAT, 1)
-        self._clients[connection] = _Client(connection, observable=observable)
+        self._clients[connection] = Client(connection, observable=observable)
         self._selector.register(connection, selectors.EVENT_READ)
 
-    def _handle_events(self, client: _Client, events: int) -> None:
+    def _handle_events(self, client: Client, events: int) -> None:
         try:
             if events & selectors.EVENT_READ:
                 self._receive(client)
@@ -191,7 +161,7 @@ class IgtlServer:
         except OSError as error:
             self._disconnect(client, type(error).__name__)
 
-    def _receive(self, client: _Client) -> None:
+    def _receive(self, client: Client) -> None:
         data = client.connection.recv(1 << 16)
         if not data:
             self._disconnect(client)
@@ -208,7 +178,7 @@ class IgtlServer:
             client.rx_started = time.monotonic()
             self._answer(client, header, body)
 
-    def _answer(self, client: _Client, header: protocol.Header, body: bytes) -> None:
+    def _answer(self, client: Client, header: protocol.Header, body: bytes) -> None:
         try:
             protocol.read_content(header, body)
         except protocol.WireError as error:
@@ -235,7 +205,7 @@ class IgtlServer:
             elif client.idle:
                 self._send_next(client, now)
 
-    def _check_unread(self, client: _Client, now: float) -> None:
+    def _check_unread(self, client: Client, now: float) -> None:
         """Check whether the last message was read; if only its head was sent, send the rest."""
         unread = unread_bytes(client.connection)
         if not client.head_sent:
@@ -250,7 +220,7 @@ class IgtlServer:
             client.tx_buffer = memoryview(self._rest_of_message(client, kind, late=unread > 0))[protocol.HEAD_BYTES :]
             self._handle_events(client, selectors.EVENT_WRITE)
 
-    def _rest_of_message(self, client: _Client, kind: str, *, late: bool) -> bytes:
+    def _rest_of_message(self, client: Client, kind: str, *, late: bool) -> bytes:
         """The message whose head was sent, with the state of this moment. After a mask that is no longer fresh, a whole
         new round follows, with a newer or an empty mask."""
         snapshot = self._snapshot_for(client, client.round_mask, pending=(kind, *client.pending))
@@ -263,7 +233,7 @@ class IgtlServer:
             client.pending = list(_KINDS)
         return self._pack(kind, snapshot.status)
 
-    def _send_next(self, client: _Client, now: float) -> None:
+    def _send_next(self, client: Client, now: float) -> None:
         kind, data, client.answer = "status", client.answer, b""
         fresh = False
         while not data:
@@ -276,7 +246,7 @@ class IgtlServer:
         client.pace.sent(now, kind)
         self._handle_events(client, selectors.EVENT_WRITE)
 
-    def _begin_round(self, client: _Client, now: float) -> bool:
+    def _begin_round(self, client: Client, now: float) -> bool:
         """Fill `client.pending` if a round of messages is due. Whether it is."""
         status = self._snapshot_for(client, None, pending=_KINDS).status
         current, since = (status.state, status.reason, status.frame_id), now - client.round_started
@@ -290,7 +260,7 @@ class IgtlServer:
             client.pending, client.round_mask = ["status"] if status.reason == UNKNOWN else list(_KINDS), None
         return due
 
-    def _next_message(self, client: _Client, kind: str) -> tuple[str, bytes, bool]:
+    def _next_message(self, client: Client, kind: str) -> tuple[str, bytes, bool]:
         """(kind, message, whether it declares a mask fresh), with the state of this moment.
 
         A state message describes the mask that was sent before it. If that mask is no longer fresh, or another one is,
@@ -308,9 +278,7 @@ class IgtlServer:
             return self._builder.state_message(status, now_ns=self._display_state.clock())
         return self._builder.status_message(status)
 
-    def _snapshot_for(
-        self, client: _Client, mask: InferenceResult | None, *, pending: Sequence[str]
-    ) -> DisplaySnapshot:
+    def _snapshot_for(self, client: Client, mask: InferenceResult | None, *, pending: Sequence[str]) -> DisplaySnapshot:
         """A snapshot of `mask` (None: the newest one), without the mask if it will exceed the budget before the client
         has read the `pending` kinds of message."""
         snapshot = self._display_state.snapshot(mask)
@@ -333,14 +301,14 @@ class IgtlServer:
                 timeout = min(timeout, _PROBE_S)
         return timeout
 
-    def _send(self, client: _Client) -> None:
+    def _send(self, client: Client) -> None:
         try:
             client.tx_buffer = client.tx_buffer[client.connection.send(client.tx_buffer) :]
         finally:
-            wanted = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.tx_buffer else 0)
-            self._selector.modify(client.connection, wanted)
+            events = selectors.EVENT_READ | (selectors.EVENT_WRITE if client.tx_buffer else 0)
+            self._selector.modify(client.connection, events)
 
-    def _disconnect(self, client: _Client, why: str | None = None) -> None:
+    def _disconnect(self, client: Client, why: str | None = None) -> None:
         if self._clients.pop(client.connection, None) is None:
             return
         self._selector.unregister(client.connection)

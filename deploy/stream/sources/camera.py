@@ -26,12 +26,12 @@ class CameraSource:
     live = True
 
     def __init__(self, text: str, *, clock: Clock = monotonic) -> None:
-        found = _NAME.fullmatch(text)
-        if found is None:
+        match = _NAME.fullmatch(text)
+        if match is None:
             raise ValueError(f"source {text}: write camera:0, camera:0:1920x1080 or /dev/video0")
         self.name, self.hz = text, None
-        self._at: int | str = found["path"] or int(found["index"] or 0)
-        self._size = (int(found["width"]), int(found["height"])) if found["width"] else None
+        self._at: int | str = match["path"] or int(match["index"] or 0)
+        self._size = (int(match["width"]), int(match["height"])) if match["width"] else None
         self._cv2: Any = None
         self._camera: Any = None
         self._clock, self._waited_ns = clock, 0  # time at which the buffer of the driver was last empty

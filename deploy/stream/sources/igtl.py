@@ -29,12 +29,12 @@ class IgtlSource:
     hz: float | None = None
 
     def __init__(self, text: str) -> None:
-        found = _FORM.fullmatch(text)
-        if found is None or not 0 < int(found[2] or protocol.PORT) < 65536:
+        match = _FORM.fullmatch(text)
+        if match is None or not 0 < int(match[2] or protocol.PORT) < 65536:
             raise ValueError(f"source {text}: write igtl://HOST, igtl://HOST:PORT or igtl://HOST:PORT/DEVICE")
         self.name = text
-        self._address = (found[1].strip("[]"), int(found[2] or protocol.PORT))
-        self._device: str | None = found[3]
+        self._address = (match[1].strip("[]"), int(match[2] or protocol.PORT))
+        self._device: str | None = match[3]
         self._other_devices: set[str] = set()  # devices whose images are ignored
         self._socket: socket.socket | None = None
 
@@ -110,8 +110,8 @@ class IgtlSource:
             head = connection.recv(protocol.HEADER.size, socket.MSG_PEEK)
             if len(head) < protocol.HEADER.size:
                 return False
-            whole = protocol.HEADER.size + protocol.read_header(head, max_bytes=_MAX_BYTES).size
-            return len(connection.recv(whole, socket.MSG_PEEK)) == whole
+            num_bytes = protocol.HEADER.size + protocol.read_header(head, max_bytes=_MAX_BYTES).size
+            return len(connection.recv(num_bytes, socket.MSG_PEEK)) == num_bytes
         except (protocol.WireError, OSError):  # the next read reports the error
             return False
 
@@ -120,11 +120,11 @@ class IgtlSource:
         if connection is None:
             raise SourceLostError("not connected")
         data = bytearray(count)
-        view, until = memoryview(data), time.monotonic() + _SILENCE_S
+        view, deadline = memoryview(data), time.monotonic() + _SILENCE_S
         while view:
-            connection.settimeout(max(until - time.monotonic(), 0.001))
-            got = connection.recv_into(view)
-            if not got:
+            connection.settimeout(max(deadline - time.monotonic(), 0.001))
+            received = connection.recv_into(view)
+            if not received:
                 raise SourceLostError("the server closed the connection")
-            view = view[got:]
+            view = view[received:]
         return data

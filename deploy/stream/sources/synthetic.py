@@ -24,9 +24,9 @@ class SyntheticSource:
     live = False
 
     def __init__(self, text: str = "synthetic", *, hz: float | None = 30.0, frames: int | None = None) -> None:
-        found = re.fullmatch(r"synthetic(?::(\d+)x(\d+))?", text)
-        size = (int(found[2]), int(found[1])) if found and found[1] else (1080, 1920)
-        if found is None or not (64 <= size[0] <= 4320 and 16 * _BITS <= size[1] <= 7680):
+        match = re.fullmatch(r"synthetic(?::(\d+)x(\d+))?", text)
+        size = (int(match[2]), int(match[1])) if match and match[1] else (1080, 1920)
+        if match is None or not (64 <= size[0] <= 4320 and 16 * _BITS <= size[1] <= 7680):
             raise ValueError(f"source {text}: write synthetic:WIDTHxHEIGHT, {16 * _BITS}x64 to 7680x4320")
         self.name, self.hz, self.size, self.count = text, hz, size, frames
         self._next = 0
@@ -50,8 +50,8 @@ class SyntheticSource:
         image, _ = self._scene = self._scene or _scene(self.size)
         pixels = self._crop(image, k).copy()
         window, inside = _tool(self.size, k)
-        part = pixels[window]
-        part[inside] = (176, 178, 186)
+        region = pixels[window]
+        region[inside] = (176, 178, 186)
         bits = (k >> np.arange(_BITS)) & 1
         squares = np.repeat(np.where(bits, 255, 0).astype(np.uint8), _SQUARE)
         pixels[:_SQUARE, : len(squares)] = squares[None, :, None]
@@ -65,11 +65,11 @@ class SyntheticSource:
         out[window][inside] = 2
         return out
 
-    def _crop(self, whole: np.ndarray, k: int) -> np.ndarray:
+    def _crop(self, scene_image: np.ndarray, k: int) -> np.ndarray:
         margin = int(_SWAY * self.size[0])
         top = round(margin * (1 + np.sin(0.05 * k)))
         left = round(margin * (1 + np.cos(0.037 * k)))
-        return whole[top : top + self.size[0], left : left + self.size[1]]
+        return scene_image[top : top + self.size[0], left : left + self.size[1]]
 
 
 def frame_number_of(pixels: np.ndarray) -> int:
