@@ -21,9 +21,9 @@ from pathlib import Path
 import numpy as np
 
 from deploy.hardware.machine import describe, physical_cores
-from deploy.measurement.timing import BenchOptions, Call, in_turns, warm_up
-from deploy.package.golden import golden
-from deploy.package.package import open_ship
+from deploy.measurement.timing import BenchOptions, Call, time_interleaved, warm_up
+from deploy.package.golden import golden_pairs
+from deploy.package.package import open_package
 from deploy.runtimes.load import runner
 
 RUNTIME = {"benchmark_app": "openvino", "trtexec": "tensorrt"}
@@ -40,10 +40,10 @@ def main() -> None:
     parser.add_argument("--threads", type=int, default=physical_cores())
     parser.add_argument("--within", type=float, default=0.05)
     given = parser.parse_args()
-    ship = open_ship(given.ship)
+    ship = open_package(given.ship)
     run = runner(ship, runtime=RUNTIME[given.tool], file=given.file, threads=given.threads)
     draw = np.random.default_rng(0)
-    frames = [pair.frame for pair in golden(ship)] or list(draw.integers(0, 256, (8, *run.shape), dtype=np.uint8))
+    frames = [pair.frame for pair in golden_pairs(ship)] or list(draw.integers(0, 256, (8, *run.shape), dtype=np.uint8))
     bare = run.stages.infer if run.stages else lambda: run(frames[0])
     calls: dict[str, Call] = {"whole": run, "alone": lambda _: bare()}
     options = BenchOptions(iterations=10**9, seconds=given.seconds / 2, rounds=1)
@@ -54,7 +54,7 @@ def main() -> None:
         for ours in (True, False) if turn % 2 else (False, True):
             if ours:
                 warm_up(run, frames, options)
-                blocks = in_turns(calls, frames, options)
+                blocks = time_interleaved(calls, frames, options)
                 times = {name: [ns for block in blocks[name].values() for ns in block] for name in calls}
                 whole.append(statistics.median(times["whole"]) / 1e6)
                 alone.append(statistics.median(times["alone"]) / 1e6)

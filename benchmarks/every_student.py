@@ -29,7 +29,7 @@ from torch import nn
 
 import students
 from deploy.benchmark.bench import BenchOptions, bench, without_raw
-from deploy.export import Shippable, export_onnx
+from deploy.export import DeployableModel, export_onnx
 from deploy.hardware.machine import physical_cores
 from deploy.measurement.timing import Call
 from deploy.pruning.cost import count
@@ -105,7 +105,7 @@ def calls_of(
     calls: dict[str, Call] = {}
     missing: dict[str, str] = {}
     face = {"size": (size, size), "channels": entrant.channels, "threads": at.threads}
-    module = Shippable(network, normalise=entrant.normalise, channels=entrant.channels).eval()
+    module = DeployableModel(network, normalise=entrant.normalise, channels=entrant.channels).eval()
     torch.compiler.reset()  # eight graphs of one function, and it would go on in eager without a word in the table
     for column in at.columns:
         try:

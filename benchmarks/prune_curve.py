@@ -97,7 +97,7 @@ def cut(given: argparse.Namespace, context: Any, network: Any, target: str, rati
     import torch
 
     from deploy.pruning import prune
-    from deploy.pruning.layer_profiler import Measured
+    from deploy.pruning.layer_profiler import RuntimeLatencyBackend
     from edgemt.pipeline import prune_attempt
 
     known: dict[Any, float] = {}
@@ -105,7 +105,7 @@ def cut(given: argparse.Namespace, context: Any, network: Any, target: str, rati
     if file.exists():
         known = {key: ms for key, ms in json.loads(file.read_text()).items()}
 
-    class Remembering(Measured):
+    class Remembering(RuntimeLatencyBackend):
         def layers(self, asked: Sequence[Any]) -> list[float]:
             new = [layer for layer in asked if str(layer) not in known]
             known.update(zip(map(str, new), super().layers(new), strict=True))
@@ -121,7 +121,7 @@ def cut(given: argparse.Namespace, context: Any, network: Any, target: str, rati
         example=context.slices.example,
         options=options,
         gradients=lambda net: prune_attempt.supervised_gradients(stream, 4, net),
-        machine=Remembering(runtime=given.runtime, threads=given.threads) if target == "latency" else None,
+        backend=Remembering(runtime=given.runtime, threads=given.threads) if target == "latency" else None,
     )
     prune.recalibrate(network, (stream.batch(i, torch.device("cpu")).image for i in range(8)))
     return plan
@@ -190,7 +190,7 @@ def filled(default: Any, saved: dict[str, Any]) -> Any:
 
 def timed(given: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, dict[str, float]]:
     """Median latency, and the median of its ratios to the first row's inside a round."""
-    from deploy.measurement.timing import BenchOptions, in_turns, warm_up
+    from deploy.measurement.timing import BenchOptions, time_interleaved, warm_up
     from deploy.runtimes.load import runner
     from edgemt.pipeline.quantize import frames_of
 
@@ -205,7 +205,7 @@ def timed(given: argparse.Namespace, rows: list[dict[str, Any]]) -> dict[str, di
     options = BenchOptions(iterations=1000, seconds=4.0, rounds=30, block_ms=40.0)
     for call in calls.values():
         warm_up(call, frames, options)
-    by = in_turns(calls, frames, options)
+    by = time_interleaved(calls, frames, options)
     first = {turn: statistics.median(ns) for turn, ns in by[rows[0]["name"]].items()}
     out = {}
     for name, blocks in by.items():

@@ -23,7 +23,7 @@ import torch
 from torchvision import tv_tensors
 from torchvision.transforms import v2
 
-from deploy.package.package import open_ship
+from deploy.package.package import open_package
 from edgemt import recipes
 from edgemt.inference.evaluate import evaluate
 from edgemt.io import encoder_weights
@@ -99,7 +99,7 @@ def timed(network: torch.nn.Module, frames: np.ndarray, args: argparse.Namespace
         if args.ship:
             from deploy.runtimes.load import runner
 
-            ours = runner(open_ship(args.ship), runtime="openvino", threads=1)
+            ours = runner(open_package(args.ship), runtime="openvino", threads=1)
             calls["ship_ms"] = [lambda x=x: ours(x[None]) for x in frames]
         times: dict[str, list[float]] = {name: [] for name in calls}
         for _ in range(40):

@@ -1,8 +1,8 @@
-"""One graph from the raw frame to the class mask, in a form that every runtime takes.
+"""Export of a network: one graph from the raw frame to the class mask, in a form that every runtime reads.
 
-The form matters at both ends: NVIDIA's parser refuses to transpose uint8, so the frame is cast first, and it
-documents uint8 outputs only behind a cast from float. The mask is made inside the graph: by the network's own
-`mask` where it has one, which never writes full-resolution logits, else by argmax.
+NVIDIA's parser cannot transpose uint8, so the frame is cast first, and it supports uint8 outputs only after a cast from
+float. The mask is computed inside the graph: by `mask` of the network where it has one, which needs no full-resolution
+logits, else by argmax.
 
 Shapes: H W input size, K image channels, C classes.
 """
@@ -29,10 +29,10 @@ from edgemt.io.atomic import atomic_write, no_space
 from edgemt.model_card import Normalisation
 
 INPUT, OUTPUT = "frame", "mask"
-OPSETS = (18, 19, 20, 21)  # what the exporter writes and all three runtimes read
+OPSETS = (18, 19, 20, 21)  # that the exporter writes and all three runtimes read
 
 
-class Shippable(nn.Module):
+class DeployableModel(nn.Module):
     """frame uint8 [N, H, W, K] -> mask uint8 [N, H, W], around a network that returns contract.Output."""
 
     def __init__(self, network: nn.Module, *, normalise: Normalisation, channels: int) -> None:
@@ -66,7 +66,7 @@ class Shippable(nn.Module):
 
     def forward(self, frame: Tensor) -> Tensor:
         x = self.normalised(frame)
-        if hasattr(self.network, "mask"):  # its own quick way to the same classes
+        if hasattr(self.network, "mask"):  # its own, faster way to the same classes
             return self.network.mask(x)  # type: ignore[operator]
         return self.network(x).logits.argmax(1).float().to(torch.uint8)
 
@@ -82,16 +82,17 @@ def export_onnx(
 ) -> Path:
     """Write frame uint8 [1, H, W, K] -> mask uint8 [1, H, W] as one checked file without side files.
 
-    The network itself is left as it was, device and mode included. Raises ValueError when it cannot be
-    exported.
+    The network is not changed, device and mode included. Raises ValueError where it cannot be exported.
     """
     if opset not in OPSETS:
         raise ValueError(f"export.opset = {opset}: choose one of {', '.join(map(str, OPSETS))}")
     module = (
-        Shippable(copy.deepcopy(network).cpu(), normalise=normalise, channels=channels).eval().requires_grad_(False)
+        DeployableModel(copy.deepcopy(network).cpu(), normalise=normalise, channels=channels)
+        .eval()
+        .requires_grad_(False)
     )
     frame = torch.zeros((1, *size, channels), dtype=torch.uint8)
-    with quiet(), torch.no_grad():
+    with silence(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 module,
@@ -103,20 +104,20 @@ def export_onnx(
                 external_data=False,
                 verbose=False,
             )
-        except Exception as error:  # the exporter raises a dozen types of its own
+        except Exception as error:  # the exporter raises many types
             reason = str(error).strip().splitlines()[0] if str(error).strip() else type(error).__name__
             raise ValueError(f"{path}: the network cannot be exported to ONNX ({reason})") from error
     assert program is not None
     model = program.model_proto
-    without_traces(model)
+    strip_metadata(model)
     with atomic_write(path) as part:
         part.write_bytes(model.SerializeToString(deterministic=True))
         check(part, name=str(path))
     return Path(path)
 
 
-def without_traces(model) -> None:  # type: ignore[no-untyped-def]
-    """Drop what the exporter notes of our source files and their folders: it is no business of the device."""
+def strip_metadata(model) -> None:  # type: ignore[no-untyped-def]
+    """Remove the names of source files and folders that the exporter writes into the graph."""
     graph = model.graph
     for message in (
         model,
@@ -132,23 +133,23 @@ def without_traces(model) -> None:  # type: ignore[no-untyped-def]
 
 
 def check(path: str | Path, *, name: str = "") -> None:
-    """Raises ValueError, naming the file, unless this is a complete ONNX model of our form."""
+    """Raises ValueError, naming the file, unless it is a complete ONNX model from one uint8 frame to one uint8 mask."""
     import onnx
 
     name = name or str(path)
     try:
-        beside = read_graph_file(path).external
+        external = read_graph_file(path).external
         model = onnx.load(str(path), load_external_data=False)
-        if not beside:
+        if not external:
             onnx.checker.check_model(model, full_check=True)
     except Exception as error:  # protobuf's and onnx's own types
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise ValueError(f"{name}: not a valid ONNX model ({reason}); export it again") from error
-    if beside:
+    if external:
         raise ValueError(f"{name}: keeps weights in a side file; export it again with external_data=False")
-    foreign = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
-    if foreign:
-        raise ValueError(f"{name}: has operators of {', '.join(foreign)}, which not every runtime knows")
+    custom = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
+    if custom:
+        raise ValueError(f"{name}: has operators of {', '.join(custom)}, which not every runtime has")
     for value, rank in ((model.graph.input, 4), (model.graph.output, 3)):
         kind = value[0].type.tensor_type
         sizes = [dim.dim_value for dim in kind.shape.dim]
@@ -159,10 +160,11 @@ def check(path: str | Path, *, name: str = "") -> None:
 def export_openvino(
     onnx_path: str | Path, xml_path: str | Path, *, weights: Literal["as-is", "float16"] = "as-is"
 ) -> Path:
-    """Write the graph as OpenVINO IR: `xml_path` and the .bin beside it.
+    """Write the graph as OpenVINO IR: `xml_path` and the .bin with the same name.
 
-    weights="float16" halves the file of a float graph and moves its masks by less than a runtime's bfloat16
-    does; an INT8 graph stays as it is: its scales must not be rounded.
+    weights="float16" halves the file of a float graph and changes its masks less than bfloat16 arithmetic does; do not
+    use it for an INT8 graph, whose scales must not be rounded. Raises ValueError where the file cannot be read or
+    written.
     """
     import openvino as ov
 
@@ -170,7 +172,7 @@ def export_openvino(
     if xml_path.suffix != ".xml":
         raise ValueError(f"{xml_path}: an OpenVINO model must be called .xml")
     xml_path.parent.mkdir(parents=True, exist_ok=True)
-    with quiet(), tempfile.TemporaryDirectory(dir=xml_path.parent, prefix=".part-") as folder:
+    with silence(), tempfile.TemporaryDirectory(dir=xml_path.parent, prefix=".part-") as folder:
         part = Path(folder) / xml_path.name
         try:
             model = ov.convert_model(str(onnx_path))
@@ -178,12 +180,12 @@ def export_openvino(
             raise ValueError(f"{onnx_path}: OpenVINO cannot read it ({str(error).splitlines()[0]})") from error
         try:
             ov.save_model(model, part, compress_to_fp16=weights == "float16")
-            core().read_model(part)  # a weights file cut short does not read
+            core().read_model(part)  # fails for a truncated weights file
         except (RuntimeError, OSError) as error:
             full = no_space(error) or shutil.disk_usage(xml_path.parent).free < 1 << 20
             reason = "no space left on the disk; free some" if full else str(error).strip().splitlines()[-1]
             raise ValueError(f"{xml_path}: cannot be written ({reason})") from error
-        # The pair cannot be renamed in one go: without its .xml an old pair is gone, not mixed.
+        # The two files cannot be replaced atomically: the old .xml is removed first, so that no mixed pair is loaded.
         xml_path.unlink(missing_ok=True)
         os.replace(part.with_suffix(".bin"), xml_path.with_suffix(".bin"))
         os.replace(part, xml_path)
@@ -191,8 +193,8 @@ def export_openvino(
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Exporters and quantizers talk at length of what is theirs: keep their errors alone."""
+def silence() -> Iterator[None]:
+    """Silence the logs of exporters and quantizers, except errors."""
     names = (
         "torch.onnx",
         "onnxscript",
@@ -203,8 +205,8 @@ def quiet() -> Iterator[None]:
         "torch.export",
     )
     levels = {name: logging.getLogger(name).level for name in names}
-    root = logging.getLogger()  # OpenVINO makes it its own, and leaves it so where it cannot read a graph
-    kept = root.level, root.filters[:], root.handlers[:]
+    root = logging.getLogger()  # OpenVINO changes it, and does not restore it where it cannot read a graph
+    saved = root.level, root.filters[:], root.handlers[:]
     try:
         for name in names:
             logging.getLogger(name).setLevel(logging.ERROR)
@@ -214,5 +216,5 @@ def quiet() -> Iterator[None]:
     finally:
         for name, level in levels.items():
             logging.getLogger(name).setLevel(level)
-        root.setLevel(kept[0])
-        root.filters[:], root.handlers[:] = kept[1:]
+        root.setLevel(saved[0])
+        root.filters[:], root.handlers[:] = saved[1:]

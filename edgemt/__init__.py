@@ -10,7 +10,8 @@ from edgemt.telemetry import switch_off
 __version__ = "0.1.0"
 switch_off()
 
-# name -> module that holds it; loaded when first used, so that `import edgemt` needs no torch
+# name -> its module, or MODULE:NAME where its name there differs; imported at the first use, so that `import edgemt`
+# needs no torch
 _PUBLIC = {
     "Batch": "edgemt.contract",
     "ModelCard": "edgemt.model_card",
@@ -24,7 +25,7 @@ _PUBLIC = {
     "Recipe": "edgemt.pipeline.recipe",
     "Schedule": "edgemt.training.options",
     "run": "edgemt.pipeline.flow",
-    "open_ship": "deploy.package.package",
+    "open_ship": "deploy.package.package:open_package",
     "runner": "deploy.runtimes.load",
     "evaluate": "edgemt.inference.evaluate",
     "stream": "deploy.stream.api",
@@ -35,7 +36,8 @@ __all__ = ["__version__", *_PUBLIC]
 
 def __getattr__(name: str) -> Any:
     if name in _PUBLIC:
-        return getattr(import_module(_PUBLIC[name]), name)
+        module, _, attribute = _PUBLIC[name].partition(":")
+        return getattr(import_module(module), attribute or name)
     raise AttributeError(f"module 'edgemt' has no attribute {name!r}")
 
 

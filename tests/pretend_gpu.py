@@ -25,7 +25,7 @@ class Library:
 
     def __init__(self, *, devices: int = 1, memory: int = 1 << 30, records: bool = True) -> None:
         self.devices, self.memory, self.records = devices, memory, records
-        self.held: dict[int, Any] = {}
+        self.allocated: dict[int, Any] = {}
         self.streams: dict[int, list[Callable[[], None]]] = {}
         self.graphs: dict[int, list[Callable[[], None]]] = {}
         self.recording: int | None = None
@@ -85,7 +85,7 @@ class Library:
             return cuda_driver.OUT_OF_MEMORY
         buffer = (ctypes.c_uint8 * size)()
         place[0] = ctypes.addressof(buffer)
-        self.held[ctypes.addressof(buffer)] = buffer
+        self.allocated[ctypes.addressof(buffer)] = buffer
         return 0
 
     def _cuMemAlloc_v2(self, place: Any, size: int) -> int:
@@ -95,17 +95,17 @@ class Library:
         return self._allocate(place, size)
 
     def _cuMemFree_v2(self, place: int) -> None:
-        del self.held[place]
+        del self.allocated[place]
 
     def _cuMemFreeHost(self, place: int) -> None:
-        del self.held[place]
+        del self.allocated[place]
 
     def _cuMemcpyHtoDAsync_v2(self, there: int, here: int, size: int, stream: int) -> None:
-        assert there in self.held and here in self.held, "copied from memory that is not pinned"
+        assert there in self.allocated and here in self.allocated, "copied from memory that is not pinned"
         self.put(stream, lambda: ctypes.memmove(there, here, size) and None)
 
     def _cuMemcpyDtoHAsync_v2(self, here: int, there: int, size: int, stream: int) -> None:
-        assert there in self.held and here in self.held, "copied to memory that is not pinned"
+        assert there in self.allocated and here in self.allocated, "copied to memory that is not pinned"
         self.put(stream, lambda: ctypes.memmove(here, there, size) and None)
 
     def _cuStreamCreate(self, stream: Any, flags: int) -> None:

@@ -17,8 +17,8 @@ from tiny_ship import frame, make_ship  # noqa: E402
 from deploy.benchmark import bench as bench_module  # noqa: E402
 from deploy.benchmark.bench import BenchOptions, bench, measure, notes, paced, table, without_raw  # noqa: E402
 from deploy.benchmark.cold_start import cold_start  # noqa: E402
-from deploy.benchmark.package_bench import bench_ship  # noqa: E402
-from deploy.hardware.machine import Load, describe, memory  # noqa: E402
+from deploy.benchmark.package_bench import bench_package  # noqa: E402
+from deploy.hardware.machine import CpuLoad, describe, memory  # noqa: E402
 from deploy.measurement import timing  # noqa: E402
 from deploy.measurement.percentiles import median, ratio, summary  # noqa: E402
 
@@ -63,18 +63,18 @@ def clock(monkeypatch: pytest.MonkeyPatch) -> Clock:
 
 
 def test_percentiles_are_times_that_happened() -> None:
-    said = summary([n * MS for n in range(1, 101)])
-    assert (said["n"], said["p50_ms"], said["p90_ms"], said["p99_ms"], said["p99_9_ms"]) == (
+    result = summary([n * MS for n in range(1, 101)])
+    assert (result["n"], result["p50_ms"], result["p90_ms"], result["p99_ms"], result["p99_9_ms"]) == (
         100,
         50,
         90,
         99,
         100,
     )
-    assert (said["min_ms"], said["max_ms"], said["mean_ms"], said["jitter_ms"]) == (1, 100, 50.5, 49)
-    assert said["throughput_hz"] == pytest.approx(1000 / 50.5, abs=0.01)
-    assert (said["p10_ms"], said["p95_ms"]) == (10, 95)
-    assert (said["tail_ms"], said["flatness_ms"]) == (100 - 95, 90 - 10)
+    assert (result["min_ms"], result["max_ms"], result["mean_ms"], result["jitter_ms"]) == (1, 100, 50.5, 49)
+    assert result["throughput_hz"] == pytest.approx(1000 / 50.5, abs=0.01)
+    assert (result["p10_ms"], result["p95_ms"]) == (10, 95)
+    assert (result["tail_ms"], result["flatness_ms"]) == (100 - 95, 90 - 10)
 
 
 def test_one_slow_call_is_never_trimmed_away() -> None:
@@ -170,24 +170,24 @@ def test_every_frame_is_fed_in_its_turn() -> None:
 
 
 def test_a_camera_does_not_wait_for_a_quick_call(clock: Clock) -> None:
-    said = paced(clock.work(4), [FRAMES[0][None]], hz=100, seconds=0.1)
-    assert (said["offered"], said["masks"], said["dropped"], said["misses"]) == (10, 10, 0, 0)
-    assert said["age"]["max_ms"] == pytest.approx(4, abs=0.01)
+    result = paced(clock.work(4), [FRAMES[0][None]], hz=100, seconds=0.1)
+    assert (result["offered"], result["masks"], result["dropped"], result["misses"]) == (10, 10, 0, 0)
+    assert result["age"]["max_ms"] == pytest.approx(4, abs=0.01)
 
 
 def test_a_stall_makes_frames_old_and_drops_the_ones_behind_it(clock: Clock) -> None:
-    said = paced(clock.work(1, 1, 35, 1), [FRAMES[0][None]], hz=100, seconds=0.1)
+    result = paced(clock.work(1, 1, 35, 1), [FRAMES[0][None]], hz=100, seconds=0.1)
     # frame 2 is ready at 55 ms: 3 and 4 are gone, 5 has just come
-    assert (said["masks"], said["dropped"]) == (8, 2)
-    assert said["misses"] == 3
-    assert said["age"]["max_ms"] == pytest.approx(35, abs=0.01)
+    assert (result["masks"], result["dropped"]) == (8, 2)
+    assert result["misses"] == 3
+    assert result["age"]["max_ms"] == pytest.approx(35, abs=0.01)
 
 
 def test_a_call_slower_than_the_camera_takes_the_newest_frame(clock: Clock) -> None:
-    said = paced(clock.work(25), [FRAMES[0][None]], hz=100, seconds=1)
-    assert said["masks"] + said["dropped"] == said["offered"] == 100
-    assert said["miss_rate"] == 1
-    assert said["age"]["max_ms"] < 36
+    result = paced(clock.work(25), [FRAMES[0][None]], hz=100, seconds=1)
+    assert result["masks"] + result["dropped"] == result["offered"] == 100
+    assert result["miss_rate"] == 1
+    assert result["age"]["max_ms"] < 36
 
 
 def test_a_record_is_json_with_the_documented_keys() -> None:
@@ -219,9 +219,9 @@ def test_a_budget_is_kept_by_the_quickest_call_or_missed_in_words(clock: Clock) 
         quick = BenchOptions(warmup=0, rounds=1, settle=0, iterations=1100, seconds=99, paced_hz=0, budget_ms=ms)
         return bench({"a": clock.work(10), "b": clock.work(20)}, FRAMES, quick)["budget"]
 
-    kept, missed = judged(15), judged(5)
-    assert (kept["passed"], kept["within"], missed["passed"], missed["within"]) == (True, ["a"], False, [])
-    assert str(kept["said"]).startswith("fast enough: a has p99 10.00 ms (n = ")
+    stored, missed = judged(15), judged(5)
+    assert (stored["passed"], stored["within"], missed["passed"], missed["within"]) == (True, ["a"], False, [])
+    assert str(stored["said"]).startswith("fast enough: a has p99 10.00 ms (n = ")
     assert str(missed["said"]).startswith("too slow: a has p99 10.00 ms") and "INT8" in str(missed["said"])
     assert judged(0) is None
 
@@ -243,13 +243,13 @@ def test_a_soak_goes_on_with_the_quickest_call() -> None:
 
 
 def test_what_a_command_line_asks_for_replaces_only_that() -> None:
-    asked = QUICK.asked(seconds=3, streams=(4,), budget_ms=33)
-    assert (asked.seconds, asked.streams, asked.budget_ms) == (3, (4,), 33)
-    assert replace(asked, seconds=QUICK.seconds, streams=QUICK.streams, budget_ms=QUICK.budget_ms) == QUICK
-    one = BenchOptions().asked(hz=25)
+    requested = QUICK.with_overrides(seconds=3, streams=(4,), budget_ms=33)
+    assert (requested.seconds, requested.streams, requested.budget_ms) == (3, (4,), 33)
+    assert replace(requested, seconds=QUICK.seconds, streams=QUICK.streams, budget_ms=QUICK.budget_ms) == QUICK
+    one = BenchOptions().with_overrides(hz=25)
     assert (one.paced_hz, one.second_hz) == (25, 0)
     with pytest.raises(ValueError, match="bench.streams: must be 2 or more, not 1"):
-        QUICK.asked(streams=(1,))
+        QUICK.with_overrides(streams=(1,))
 
 
 def test_nothing_to_time_and_no_frames_are_refused() -> None:
@@ -281,7 +281,9 @@ def test_int8_that_is_not_faster_is_said() -> None:
 
 def test_a_ship_is_timed_on_every_runtime_beside_a_plain_call(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship", measured={"model.onnx": {"dice": 0.9, "drop": 0.0}}, macs=7)
-    record = bench_ship(ship.folder, runtimes=["onnxruntime"], calls={"plain": lambda x: x}, threads=1, options=QUICK)
+    record = bench_package(
+        ship.folder, runtimes=["onnxruntime"], calls={"plain": lambda x: x}, threads=1, options=QUICK
+    )
     names = [made["name"] for made in record["calls"]]
     assert names[-1] == "plain"
     assert {"onnxruntime/f32", "onnxruntime/int8"} <= set(names)
@@ -298,14 +300,16 @@ def test_a_ship_is_timed_on_every_runtime_beside_a_plain_call(tmp_path: Path) ->
 
 def test_one_file_alone_is_timed_when_it_is_named(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship")
-    record = bench_ship(ship, runtimes=["onnxruntime"], file="int8", threads=1, options=QUICK)
+    record = bench_package(ship, runtimes=["onnxruntime"], file="int8", threads=1, options=QUICK)
     assert [entry["file"] for entry in record["calls"]] == ["model.int8.onnx"]
     with pytest.raises(ValueError, match="int9"):
-        bench_ship(ship, runtimes=["onnxruntime"], file="int9", options=QUICK)
+        bench_package(ship, runtimes=["onnxruntime"], file="int9", options=QUICK)
 
 
 def test_a_runtime_tells_its_parts_and_serves_two_cameras(tmp_path: Path) -> None:
-    entry = bench_ship(make_ship(tmp_path / "ship"), runtimes=["onnxruntime"], file="fp32", options=QUICK)["calls"][0]
+    entry = bench_package(make_ship(tmp_path / "ship"), runtimes=["onnxruntime"], file="fp32", options=QUICK)["calls"][
+        0
+    ]
     parts = entry["stages"]
     assert {name: parts[name]["n"] for name in ("copy_in", "infer", "copy_out", "whole")} == dict.fromkeys(
         ("copy_in", "infer", "copy_out", "whole"), 5
@@ -319,38 +323,39 @@ def test_a_runtime_tells_its_parts_and_serves_two_cameras(tmp_path: Path) -> Non
 def test_accuracy_is_the_cards_or_measured_with_the_very_file_that_was_timed(tmp_path: Path) -> None:
     measured = {"model.onnx": {"dice": 0.9, "drop": 0.0}, "model.int8.onnx": {"dice": 0.8, "drop": 0.1}}
     ship = make_ship(tmp_path / "ship", measured=measured)
-    asked: list[tuple[str, str, str | None]] = []
+    requested: list[tuple[str, str, str | None]] = []
 
     def evaluate(runtime: str, file: str, precision: str | None) -> dict[str, float]:
-        asked.append((runtime, file, precision))
+        requested.append((runtime, file, precision))
         return {"dice": 0.7, "counted": 12}
 
     card, here = (
-        bench_ship(ship, runtimes=["onnxruntime"], options=QUICK, evaluate=given)["calls"] for given in (None, evaluate)
+        bench_package(ship, runtimes=["onnxruntime"], options=QUICK, evaluate=given)["calls"]
+        for given in (None, evaluate)
     )
     assert [(entry["dice"], entry["dice_from"]) for entry in card] == [(0.9, "card"), (0.8, "card")]
     assert {(entry["dice"], entry["dice_from"]) for entry in here} == {(0.7, "measured here, 12 cases")}
-    assert asked == [("onnxruntime", "model.onnx", None), ("onnxruntime", "model.int8.onnx", None)]
+    assert requested == [("onnxruntime", "model.onnx", None), ("onnxruntime", "model.int8.onnx", None)]
 
 
 def test_a_ship_without_golden_frames_needs_frames(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship", golden=0)
     with pytest.raises(ValueError, match="no frames"):
-        bench_ship(ship, runtimes=["onnxruntime"], options=QUICK)
-    assert bench_ship(ship, runtimes=["onnxruntime"], frames=FRAMES, options=QUICK)["calls"]
+        bench_package(ship, runtimes=["onnxruntime"], options=QUICK)
+    assert bench_package(ship, runtimes=["onnxruntime"], frames=FRAMES, options=QUICK)["calls"]
 
 
 def test_a_bench_of_an_unknown_runtime_suggests_the_nearest(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="openvino"):
-        bench_ship(make_ship(tmp_path / "ship"), runtimes=["opnvino"], options=QUICK)
+        bench_package(make_ship(tmp_path / "ship"), runtimes=["opnvino"], options=QUICK)
 
 
 def test_a_cold_start_is_measured_in_a_process_of_its_own(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship")
-    said = cold_start(ship.path("model.onnx"), {"runtime": "onnxruntime", "threads": 1}, frame=FRAMES[0])
-    assert said is not None
-    assert said["process_ms"] > said["import_ms"] > 0
-    assert said["peak_bytes"] >= said["resident_bytes"] > 0
+    result = cold_start(ship.path("model.onnx"), {"runtime": "onnxruntime", "threads": 1}, frame=FRAMES[0])
+    assert result is not None
+    assert result["process_ms"] > result["import_ms"] > 0
+    assert result["peak_bytes"] >= result["resident_bytes"] > 0
     broken = tmp_path / "broken.onnx"
     broken.write_bytes(b"x")
     assert cold_start(broken, {"runtime": "onnxruntime"}, frame=FRAMES[0]) is None
@@ -364,9 +369,9 @@ def test_the_machine_describes_itself_in_json() -> None:
 
 
 def test_foreign_load_is_what_this_process_did_not_do() -> None:
-    before = Load(wall_s=0, own_s=1, busy_s=10)
-    assert before.foreign(Load(wall_s=10, own_s=6, busy_s=25)) == 1.0
-    assert before.foreign(Load(wall_s=10, own_s=6, busy_s=None)) is None
-    start = Load.now()
+    before = CpuLoad(wall_s=0, own_s=1, busy_s=10)
+    assert before.other_processes(CpuLoad(wall_s=10, own_s=6, busy_s=25)) == 1.0
+    assert before.other_processes(CpuLoad(wall_s=10, own_s=6, busy_s=None)) is None
+    start = CpuLoad.now()
     time.sleep(0.01)
-    assert start.foreign(Load.now()) is None or start.foreign(Load.now()) >= 0  # type: ignore[operator]
+    assert start.other_processes(CpuLoad.now()) is None or start.other_processes(CpuLoad.now()) >= 0  # type: ignore[operator]

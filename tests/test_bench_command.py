@@ -14,10 +14,8 @@ pytest.importorskip("onnxruntime")
 
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
-from deploy.benchmark import (
-    package_bench,
-    timing,  # noqa: E402
-)
+from deploy.benchmark import package_bench  # noqa: E402
+from deploy.measurement import timing  # noqa: E402
 from edgemt import cli  # noqa: E402
 from edgemt.data.cohort import DataOptions  # noqa: E402
 
@@ -74,9 +72,9 @@ def test_a_budget_that_nothing_could_keep_or_miss_is_refused(
 def test_a_file_that_no_runtime_finds_is_named_once(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stopped:
         bench(ship, "--file", "int4")
-    said = capsys.readouterr().err
+    output = capsys.readouterr().err
     assert stopped.value.code == 2
-    assert said.count("'int4'") == 1 and "no runtime works" not in said
+    assert output.count("'int4'") == 1 and "no runtime works" not in output
 
 
 def test_a_record_and_a_page_are_written_and_compared(ship: Path, tmp_path: Path, capsys) -> None:  # noqa: ANN001
@@ -120,8 +118,8 @@ def test_a_soak_has_its_time_line_in_the_record(ship: Path, tmp_path: Path) -> N
 def test_what_is_wrong_is_one_line_and_status_two(args: list[str], says: str, ship: Path, capsys) -> None:  # noqa: ANN001
     with pytest.raises(SystemExit) as stopped:
         bench(*(arg.format(ship=ship) for arg in args))
-    said = capsys.readouterr().err
-    assert stopped.value.code == 2 and says in said and len(said.strip().splitlines()) == 1
+    output = capsys.readouterr().err
+    assert stopped.value.code == 2 and says in output and len(output.strip().splitlines()) == 1
 
 
 def test_help_after_a_ship_is_help_and_no_measurement(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -16,15 +16,22 @@ pytest.importorskip("onnx")
 
 from tiny_ship import expected, frame, make_ship  # noqa: E402
 
-from deploy.package.package import Ship  # noqa: E402
+from deploy.package.package import Package  # noqa: E402
 from deploy.runtimes import (
     cache_seal,
     onnxruntime_backend,  # noqa: E402
 )
 from deploy.runtimes.cache_seal import KEY_FILE, mac, private_folder, read_sealed, write_sealed  # noqa: E402
 from deploy.runtimes.load import runner  # noqa: E402
-from deploy.runtimes.runner import Choice  # noqa: E402
-from deploy.runtimes.tensorrt_engine_cache import Key, NoEngine, cache_folder, find_engine, open_engine, write_engine  # noqa: E402
+from deploy.runtimes.runner import RuntimeOptions  # noqa: E402
+from deploy.runtimes.tensorrt_engine_cache import (  # noqa: E402
+    EngineKey,
+    EngineNotBuiltError,
+    cache_folder,
+    find_engine,
+    open_engine,
+    write_engine,
+)
 
 FRAME = frame(5)[None]
 POSIX = pytest.mark.skipif(sys.platform == "win32", reason="no modes there")
@@ -38,7 +45,7 @@ def key(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 @pytest.fixture
-def ship(tmp_path: Path) -> Ship:
+def ship(tmp_path: Path) -> Package:
     pytest.importorskip("openvino")
     return make_ship(tmp_path / "ship", openvino=True)
 
@@ -73,7 +80,7 @@ def test_the_key_is_made_once_for_its_owner_alone(key: Path) -> None:
 
 
 @POSIX
-def test_a_cache_that_others_may_write_is_refused(tmp_path: Path, key: Path, ship: Ship) -> None:
+def test_a_cache_that_others_may_write_is_refused(tmp_path: Path, key: Path, ship: Package) -> None:
     folder = tmp_path / "cache"
     assert stat.S_IMODE(private_folder(folder).stat().st_mode) == 0o700
     folder.chmod(0o777)
@@ -88,14 +95,14 @@ def test_a_cache_that_others_may_write_is_refused(tmp_path: Path, key: Path, shi
             private_folder(folder)
 
 
-def test_a_foreign_openvino_blob_is_compiled_anew(ship: Ship, tmp_path: Path, key: Path) -> None:
+def test_a_foreign_openvino_blob_is_compiled_anew(ship: Package, tmp_path: Path, key: Path) -> None:
     """A blob of another graph under the right name, made by OpenVINO itself: it would run without a seal."""
     import openvino as ov
 
     cache = tmp_path / "cache"
-    asked = {"runtime": "openvino", "threads": 1, "cache": cache, "file": "openvino/model.xml"}
-    assert not runner(ship, **asked).details["from_cache"]
-    assert runner(ship, **asked).details["from_cache"]
+    requested = {"runtime": "openvino", "threads": 1, "cache": cache, "file": "openvino/model.xml"}
+    assert not runner(ship, **requested).details["from_cache"]
+    assert runner(ship, **requested).details["from_cache"]
     (blob,) = cache.iterdir()
     core = ov.Core()
     x = ov.opset13.parameter([1, 32, 40, 3], np.uint8)
@@ -104,20 +111,20 @@ def test_a_foreign_openvino_blob_is_compiled_anew(ship: Ship, tmp_path: Path, ke
     forged = forged if isinstance(forged, bytes) else forged.getvalue()
     for content in (forged, mac("forged", forged) + forged, b"x" * 32 + forged, b""):
         blob.write_bytes(content)
-        made = runner(ship, **asked)
+        made = runner(ship, **requested)
         assert not made.details["from_cache"]
         assert np.array_equal(made(FRAME)[0], expected(FRAME[0]))
-        assert runner(ship, **asked).details["from_cache"], "the foreign one was replaced"
+        assert runner(ship, **requested).details["from_cache"], "the foreign one was replaced"
 
 
-def test_a_blob_of_another_users_key_is_not_used(ship: Ship, tmp_path: Path, key: Path) -> None:
-    asked = {"runtime": "openvino", "threads": 1, "cache": tmp_path / "cache"}
-    runner(ship, **asked)
+def test_a_blob_of_another_users_key_is_not_used(ship: Package, tmp_path: Path, key: Path) -> None:
+    requested = {"runtime": "openvino", "threads": 1, "cache": tmp_path / "cache"}
+    runner(ship, **requested)
     key.unlink()
-    assert not runner(ship, **asked).details["from_cache"]
+    assert not runner(ship, **requested).details["from_cache"]
 
 
-KEY = Key("a" * 64, "tensorrt", "10.3.0", options={"precision": "tf32"})
+KEY = EngineKey("a" * 64, "tensorrt", "10.3.0", options={"precision": "tf32"})
 
 
 def test_a_forged_engine_with_a_fitting_record_is_refused(tmp_path: Path, key: Path) -> None:
@@ -131,7 +138,7 @@ def test_a_forged_engine_with_a_fitting_record_is_refused(tmp_path: Path, key: P
         engine.path.with_suffix(".json").write_text(json.dumps(bad))
         with pytest.raises(ValueError, match="was not written with this user's key"):
             open_engine(engine.path, KEY)
-        with pytest.raises(NoEngine, match=r"its engine is not used: .*run: edgemt build"):
+        with pytest.raises(EngineNotBuiltError, match=r"its engine is not used: .*run: edgemt build"):
             find_engine(folder, tmp_path / "model.onnx", KEY)
 
 
@@ -155,7 +162,7 @@ def test_engines_that_onnxruntime_caches_are_not_used_for_a_signed_ship(tmp_path
 
     cache = tmp_path / "cache"
     for signed in (False, True):
-        choice = Choice(threads=1, cache=cache, signed=signed)
+        choice = RuntimeOptions(threads=1, cache=cache, signed=signed)
         ((_, settings),) = onnxruntime_backend._providers(Ort, "TENSORRT", choice, quantized=True)
         assert ("trt_engine_cache_path" in settings) is not signed
 

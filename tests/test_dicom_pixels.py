@@ -20,7 +20,8 @@ from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 
 from deploy.dicom.images import series_of  # noqa: E402
-from deploy.dicom.pixels import DicomFile, Window  # noqa: E402
+from deploy.dicom.pixels import DicomFile  # noqa: E402
+from deploy.dicom.windows import Window  # noqa: E402
 from deploy.stream.sources import open_source  # noqa: E402
 from edgemt.io.bit_depth import Depth  # noqa: E402
 from edgemt.io.images import to_uint8  # noqa: E402

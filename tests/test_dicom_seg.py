@@ -17,7 +17,7 @@ from pydicom.dataset import Dataset, FileMetaDataset  # noqa: E402
 from tiny_ship import CLASSES, expected, frame, make_ship  # noqa: E402
 
 from deploy.dicom.segmentation import predict_dicom_seg, write_dicom_seg  # noqa: E402
-from deploy.package.package import Ship  # noqa: E402
+from deploy.package.package import Package  # noqa: E402
 
 FRAMES = np.stack([frame(k) for k in range(3)])
 SECRETS = ("Secret^Name", "ID-4711", "19700101")
@@ -25,7 +25,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")
 
 
 @pytest.fixture(scope="module")
-def ship(tmp_path_factory: pytest.TempPathFactory) -> Ship:
+def ship(tmp_path_factory: pytest.TempPathFactory) -> Package:
     return make_ship(tmp_path_factory.mktemp("dicom") / "ship")
 
 
@@ -56,12 +56,12 @@ def write(path: Path, pixels: np.ndarray, kind: str, **more: object) -> Path:
     return path
 
 
-def segmentations(ship: Ship, inputs: list[Path], out: Path, **options: str) -> list[Path]:
+def segmentations(ship: Package, inputs: list[Path], out: Path, **options: str) -> list[Path]:
     return list(predict_dicom_seg(ship.folder, inputs, out=out, runtime="onnxruntime", **options))  # type: ignore[arg-type]
 
 
 @pytest.mark.parametrize("kind", ["BINARY", "LABELMAP"])
-def test_each_frame_of_a_cine_gets_its_own_mask(kind: str, ship: Ship, tmp_path: Path) -> None:
+def test_each_frame_of_a_cine_gets_its_own_mask(kind: str, ship: Package, tmp_path: Path) -> None:
     cine = write(tmp_path / "cine.dcm", FRAMES, uid.UltrasoundMultiFrameImageStorage)
     (path,) = segmentations(ship, [cine], tmp_path / "out", kind=kind)
     seg = highdicom.seg.segread(path)
@@ -81,7 +81,7 @@ def test_each_frame_of_a_cine_gets_its_own_mask(kind: str, ship: Ship, tmp_path:
     )
 
 
-def test_the_slices_of_a_series_share_a_segmentation_and_keep_their_places(ship: Ship, tmp_path: Path) -> None:
+def test_the_slices_of_a_series_share_a_segmentation_and_keep_their_places(ship: Package, tmp_path: Path) -> None:
     folder = tmp_path / "series"
     folder.mkdir()
     same = {"SeriesInstanceUID": uid.generate_uid(), "StudyInstanceUID": uid.generate_uid(), "PixelSpacing": [1, 2],
@@ -103,7 +103,7 @@ def test_the_slices_of_a_series_share_a_segmentation_and_keep_their_places(ship:
     assert list(measures.PixelSpacing) == [1, 2]
 
 
-def test_single_pictures_without_coordinates_get_one_each(ship: Ship, tmp_path: Path) -> None:
+def test_single_pictures_without_coordinates_get_one_each(ship: Package, tmp_path: Path) -> None:
     series = uid.generate_uid()
     for k in range(2):
         write(tmp_path / f"{k}.dcm", FRAMES[k][None], uid.UltrasoundImageStorage, SeriesInstanceUID=series)
@@ -112,7 +112,7 @@ def test_single_pictures_without_coordinates_get_one_each(ship: Ship, tmp_path: 
 
 
 def test_the_patient_is_inside_the_segmentation_and_nowhere_else(
-    ship: Ship, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+    ship: Package, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "cine.dcm", FRAMES, uid.UltrasoundMultiFrameImageStorage)
     broken = write(tmp_path / "broken.dcm", FRAMES, uid.UltrasoundMultiFrameImageStorage)
@@ -121,12 +121,12 @@ def test_the_patient_is_inside_the_segmentation_and_nowhere_else(
     with pytest.raises(ValueError) as refused:
         segmentations(ship, [broken], tmp_path / "out")
     captured = capfd.readouterr()
-    said = f"{captured.out}{captured.err}{refused.value}{path}"
+    result = f"{captured.out}{captured.err}{refused.value}{path}"
     assert pydicom.dcmread(path).PatientID == "ID-4711"
-    assert not any(secret in said for secret in SECRETS)
+    assert not any(secret in result for secret in SECRETS)
 
 
-def test_what_is_no_picture_is_refused_in_one_line_that_names_it(ship: Ship, tmp_path: Path) -> None:
+def test_what_is_no_picture_is_refused_in_one_line_that_names_it(ship: Package, tmp_path: Path) -> None:
     text = tmp_path / "notes.dcm"
     text.write_text("no DICOM at all")
     empty = tmp_path / "empty"
@@ -154,7 +154,7 @@ def test_a_model_of_slices_is_refused(tmp_path: Path) -> None:
 @pytest.mark.parametrize("frames", [1, 3])
 @pytest.mark.parametrize("reference", [False, True])
 def test_a_cine_of_one_frame_and_one_with_a_frame_of_reference_get_theirs(
-    frames: int, reference: bool, ship: Ship, tmp_path: Path
+    frames: int, reference: bool, ship: Package, tmp_path: Path
 ) -> None:
     more = {"FrameOfReferenceUID": uid.generate_uid()} if reference else {}
     cine = write(tmp_path / "cine.dcm", FRAMES[:frames], uid.UltrasoundMultiFrameImageStorage, **more)
@@ -170,7 +170,7 @@ def referred(path: Path) -> str:
     return str(pydicom.dcmread(path).ReferencedSeriesSequence[0].ReferencedInstanceSequence[0].ReferencedSOPInstanceUID)
 
 
-def test_a_segmentation_is_named_by_its_input_and_never_replaces_that_of_another(ship: Ship, tmp_path: Path) -> None:
+def test_a_segmentation_is_named_by_its_input_and_never_replaces_that_of_another(ship: Package, tmp_path: Path) -> None:
     inputs = []
     for name in ("a/IM0001", "b/IM0001", "b/other.dcm"):
         (tmp_path / name).parent.mkdir(exist_ok=True)
@@ -186,7 +186,7 @@ def test_a_segmentation_is_named_by_its_input_and_never_replaces_that_of_another
 
 
 def test_damaged_files_are_named_at_the_end_and_the_others_are_done(
-    ship: Ship, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ship: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     study = tmp_path / "study"
     study.mkdir()
@@ -206,7 +206,7 @@ def test_damaged_files_are_named_at_the_end_and_the_others_are_done(
     assert "report.dcm: holds no picture" in capsys.readouterr().err
 
 
-def test_files_without_a_suffix_are_found_by_their_content(ship: Ship, tmp_path: Path) -> None:
+def test_files_without_a_suffix_are_found_by_their_content(ship: Package, tmp_path: Path) -> None:
     study = tmp_path / "study"
     study.mkdir()
     write(study / "1.2.840.99.7", FRAMES, uid.UltrasoundMultiFrameImageStorage)

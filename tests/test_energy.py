@@ -11,9 +11,9 @@ import numpy as np
 import pytest
 
 from deploy.hardware import energy as energy_module
-from deploy.hardware.energy import Ina, Nvml, Rapl, energy, meters
+from deploy.hardware.energy import JetsonIna3221, Nvml, Rapl, energy, meters
 from deploy.hardware.machine import describe, zones
-from deploy.hardware.monitor import Watch, cpu_clocks_mhz
+from deploy.hardware.monitor import HardwareMonitor, cpu_clocks_mhz
 from deploy.hardware.nvml import Gpu
 
 FRAMES = [np.zeros((1, 4, 4, 1), np.uint8)]
@@ -35,14 +35,14 @@ def test_rapl_counts_packages_once_and_not_their_parts(tmp_path: Path) -> None:
     rapl(tmp_path, 10)
     rapl(tmp_path, 4, zone="intel-rapl:0:0", name="core")
     rapl(tmp_path, 10, zone="intel-rapl-mmio:0")
-    meter, why = Rapl.find(tmp_path)
+    meter, why = Rapl.detect(tmp_path)
     assert meter is not None and why == ""
     assert meter.read() == {"package-0": 10.0}
 
 
 def test_a_rapl_counter_that_starts_anew_goes_on(tmp_path: Path) -> None:
     rapl(tmp_path, 990)
-    meter, _ = Rapl.find(tmp_path)
+    meter, _ = Rapl.detect(tmp_path)
     assert meter is not None
     before = meter.read()["package-0"]
     rapl(tmp_path, 5)
@@ -51,7 +51,7 @@ def test_a_rapl_counter_that_starts_anew_goes_on(tmp_path: Path) -> None:
 
 def test_a_rapl_counter_for_root_only_is_said(tmp_path: Path) -> None:
     put(tmp_path, {"sys/class/powercap/intel-rapl:0/name": "package-0"})
-    meter, why = Rapl.find(tmp_path)
+    meter, why = Rapl.detect(tmp_path)
     assert meter is None and "root only" in why
 
 
@@ -64,7 +64,7 @@ def jetson(root: Path) -> Path:
 
 def test_a_jetsons_rails_are_volts_times_amperes_over_time(tmp_path: Path) -> None:
     monitor = jetson(tmp_path)
-    meter, _ = Ina.find(tmp_path)
+    meter, _ = JetsonIna3221.detect(tmp_path)
     assert meter is not None
     meter.take(0.0)
     meter.take(2.0)  # 10 W and 2 W for two seconds
@@ -76,14 +76,14 @@ def test_a_jetsons_rails_are_volts_times_amperes_over_time(tmp_path: Path) -> No
 
 def test_a_jetson_is_sampled_while_the_call_works(tmp_path: Path) -> None:
     jetson(tmp_path)
-    meter, _ = Ina.find(tmp_path)
+    meter, _ = JetsonIna3221.detect(tmp_path)
     assert meter is not None
     try:
-        said = energy(lambda frame: None, FRAMES, using=[meter], seconds=0.1)
+        result = energy(lambda frame: None, FRAMES, using=[meter], seconds=0.1)
     finally:
         meter.close()
-    assert said is not None
-    assert said["ina"]["VDD_IN"]["joules"] == pytest.approx(10 * said["seconds"], rel=0.2)
+    assert result is not None
+    assert result["ina"]["VDD_IN"]["joules"] == pytest.approx(10 * result["seconds"], rel=0.2)
 
 
 def test_energy_of_a_mask_is_given_with_what_idling_takes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -106,18 +106,18 @@ def test_energy_of_a_mask_is_given_with_what_idling_takes(monkeypatch: pytest.Mo
         sleep = staticmethod(lambda seconds: spend(seconds, 5))
 
     monkeypatch.setattr(energy_module, "time", Clock)
-    said = energy(lambda frame: spend(0.01, 25), FRAMES, using=[Steady()], seconds=2)
-    assert said is not None
-    assert said["masks"] == pytest.approx(200, abs=1)
-    held = said["steady"]["board"]
-    assert (held["mj_per_mask"], held["idle_w"]) == (pytest.approx(250), pytest.approx(5))
-    assert held["above_idle_mj"] == pytest.approx(200)
+    result = energy(lambda frame: spend(0.01, 25), FRAMES, using=[Steady()], seconds=2)
+    assert result is not None
+    assert result["masks"] == pytest.approx(200, abs=1)
+    values = result["steady"]["board"]
+    assert (values["mj_per_mask"], values["idle_w"]) == (pytest.approx(250), pytest.approx(5))
+    assert values["above_idle_mj"] == pytest.approx(200)
 
 
 def test_without_a_meter_there_is_no_energy_but_a_reason(tmp_path: Path) -> None:
-    using, said = meters(tmp_path)
-    assert set(said) == {"rapl", "nvml", "ina"}
-    assert "RAPL" in said["rapl"] and "INA3221" in said["ina"]
+    using, result = meters(tmp_path)
+    assert set(result) == {"rapl", "nvml", "ina"}
+    assert "RAPL" in result["rapl"] and "INA3221" in result["ina"]
     assert energy(lambda frame: None, FRAMES, using=[], seconds=1) is None
     assert all(meter.name == "nvml" for meter in using)  # the driver is the machine's own
 
@@ -183,24 +183,24 @@ def test_the_watch_sees_clocks_fall_heat_events_quota_and_steal(tmp_path: Path) 
     zone = {"sys/class/thermal/thermal_zone0/temp": 61000, "sys/class/thermal/thermal_zone0/type": "cpu"}
     put(tmp_path, {CPU.format(0): 3000000, CPU.format(1): 2000000, heat: 4, **zone})
     put(tmp_path, {quota: "usage_usec 5\nthrottled_usec 1000", stat: "cpu 1 2 3 4 5 6 7 100"})
-    watch = Watch(root=tmp_path, gpu=Gpu(Driver()), every_s=0)
+    watch = HardwareMonitor(root=tmp_path, gpu=Gpu(Driver()), every_s=0)
     watch()
     put(tmp_path, {CPU.format(0): 1000000, heat: 9, quota: "throttled_usec 51000", stat: "cpu 1 2 3 4 5 6 7 250"})
-    said = watch.summary()
-    assert said["samples"] == 2
-    assert said["cpu_mhz"] == {"min": 1500, "median": 2500, "max": 2500}
-    assert said["cpu_lowest_mhz"]["min"] == 1000
-    assert said["temperature_c"]["max"] == 61
-    assert said["throttled"] == {"heat_events": 5, "quota_ms": 50, "stolen_s": 1.5}
-    assert said["gpu_throttled"] == ["heat (hardware)", "power cap"]
-    assert said["gpu_bytes"]["max"] == 4096
-    assert json.loads(json.dumps(said))["timeline"][0]["cpu_mhz"] == 2500
+    result = watch.summary()
+    assert result["samples"] == 2
+    assert result["cpu_mhz"] == {"min": 1500, "median": 2500, "max": 2500}
+    assert result["cpu_lowest_mhz"]["min"] == 1000
+    assert result["temperature_c"]["max"] == 61
+    assert result["throttled"] == {"heat_events": 5, "quota_ms": 50, "stolen_s": 1.5}
+    assert result["gpu_throttled"] == ["heat (hardware)", "power cap"]
+    assert result["gpu_bytes"]["max"] == 4096
+    assert json.loads(json.dumps(result))["timeline"][0]["cpu_mhz"] == 2500
 
 
 def test_what_a_machine_hides_is_none_and_not_zero(tmp_path: Path) -> None:
-    said = Watch(root=tmp_path).summary()
-    assert said["cpu_mhz"] is None and said["temperature_c"] is None and said["gpu_throttled"] is None
-    assert said["throttled"] == {"heat_events": None, "quota_ms": None, "stolen_s": None}
+    result = HardwareMonitor(root=tmp_path).summary()
+    assert result["cpu_mhz"] is None and result["temperature_c"] is None and result["gpu_throttled"] is None
+    assert result["throttled"] == {"heat_events": None, "quota_ms": None, "stolen_s": None}
 
 
 def test_a_virtual_machine_tells_its_clock_in_cpuinfo(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ onnx = pytest.importorskip("onnx")
 
 from tiny_ship import graph  # noqa: E402
 
-from deploy.runtimes.error_messages import explain, telling  # noqa: E402
+from deploy.runtimes.error_messages import cause_of, error_message  # noqa: E402
 from deploy.runtimes.openvino_backend import core  # noqa: E402
 
 ROOT = Path(__file__).parent.parent
@@ -60,11 +60,11 @@ ROOT = Path(__file__).parent.parent
     ],
 )
 def test_a_failure_of_the_field_is_one_line_with_a_way_out(error: Exception, says: str) -> None:
-    said = explain(error, path="ship/model.onnx", runtime="openvino", version="2026.4")
-    assert said.startswith("ship/model.onnx: ")
-    assert says in said
-    assert "\n" not in said and len(said) < 400
-    assert "openvino 2026.4" in said
+    message = error_message(error, path="ship/model.onnx", runtime="openvino", version="2026.4")
+    assert message.startswith("ship/model.onnx: ")
+    assert says in message
+    assert "\n" not in message and len(message) < 400
+    assert "openvino 2026.4" in message
 
 
 @pytest.mark.parametrize("spoil", ["ir_version", "opset"])
@@ -79,10 +79,10 @@ def test_a_file_newer_than_onnxruntime_says_which_is_which(spoil: str, tmp_path:
     path.write_bytes(model.SerializeToString())
     with pytest.raises(Exception) as error:  # noqa: B017 - the runtime has types of its own
         ort.InferenceSession(path, providers=["CPUExecutionProvider"])
-    said = explain(error.value, path=path, runtime="onnxruntime", version=ort.__version__)
-    assert f"newer than onnxruntime {ort.__version__}" in said
+    message = error_message(error.value, path=path, runtime="onnxruntime", version=ort.__version__)
+    assert f"newer than onnxruntime {ort.__version__}" in message
     asks = {"ir_version": "IR 99, opset 20", "opset": "IR 10, opset 99"}[spoil]
-    assert asks in said and "update the runtime" in said and "\n" not in said
+    assert asks in message and "update the runtime" in message and "\n" not in message
 
 
 def test_an_operator_that_openvino_does_not_know_is_named(tmp_path: Path) -> None:
@@ -93,8 +93,8 @@ def test_an_operator_that_openvino_does_not_know_is_named(tmp_path: Path) -> Non
     path.write_bytes(model.SerializeToString())
     with pytest.raises(RuntimeError) as error:
         core().compile_model(path, "CPU")
-    said = explain(error.value, path=path, runtime="openvino", version="1")
-    assert "does not know Divide2030" in said and "\n" not in said
+    message = error_message(error.value, path=path, runtime="openvino", version="1")
+    assert "does not support Divide2030" in message and "\n" not in message
 
 
 def test_a_real_shortage_of_memory_is_recognised(tmp_path: Path) -> None:
@@ -111,13 +111,13 @@ def test_a_real_shortage_of_memory_is_recognised(tmp_path: Path) -> None:
     )
     program = f"""
 import resource, numpy, onnxruntime
-from deploy.runtimes.error_messages import explain
+from deploy.runtimes.error_messages import error_message
 session = onnxruntime.InferenceSession({str(tmp_path / "m")!r}, providers=["CPUExecutionProvider"])
 resource.setrlimit(resource.RLIMIT_AS, (4 << 30, 4 << 30))
 try:
     session.run(None, {{"shape": numpy.array([10_000_000_000])}})
 except Exception as error:
-    print(explain(error, path="m.onnx", runtime="onnxruntime"))
+    print(error_message(error, path="m.onnx", runtime="onnxruntime"))
 """
     done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, cwd=ROOT, timeout=60)
     assert done.returncode == 0, done.stderr
@@ -126,6 +126,6 @@ except Exception as error:
 
 def test_the_telling_line_is_not_a_source_file() -> None:
     error = RuntimeError("Exception from a.cpp:1:\nCheck 'x' failed at b.cpp:2:\n  The  cause.\nmore")
-    assert telling(error) == "The cause."
-    assert telling(KeyError()) == "KeyError"
-    assert len(telling(RuntimeError("x" * 1000))) == 160
+    assert cause_of(error) == "The cause."
+    assert cause_of(KeyError()) == "KeyError"
+    assert len(cause_of(RuntimeError("x" * 1000))) == 160

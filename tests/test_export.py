@@ -9,12 +9,12 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from nvidia_parser import accepted_by_nvidia_parser
 from torch import nn
 
 import students
 from deploy import export
-from deploy.export import Shippable, check, export_onnx, export_openvino
-from deploy.quantization.int8 import accepted_by_nvidia_parser
+from deploy.export import DeployableModel, check, export_onnx, export_openvino
 from deploy.runtimes.openvino_backend import core
 from edgemt.contract import Output
 from edgemt.model_card import Normalisation
@@ -64,7 +64,7 @@ def openvino_masks(path, images: np.ndarray) -> np.ndarray:
 
 
 def torch_masks(network: nn.Module, images: np.ndarray, normalise: Normalisation) -> np.ndarray:
-    shippable = Shippable(network, normalise=normalise, channels=images.shape[-1]).eval()
+    shippable = DeployableModel(network, normalise=normalise, channels=images.shape[-1]).eval()
     with torch.no_grad():
         return shippable(torch.from_numpy(images)).numpy()
 
@@ -100,10 +100,10 @@ def test_a_real_student_exports_and_nvidia_takes_it(tmp_path):
 def test_normalisation_in_the_graph_is_that_of_the_contract():
     images = torch.from_numpy(frames(2))
     x = images.permute(0, 3, 1, 2) / 255
-    fixed = Shippable(nn.Identity(), normalise=NORMALISE, channels=3).normalised(images)
+    fixed = DeployableModel(nn.Identity(), normalise=NORMALISE, channels=3).normalised(images)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (NORMALISE.mean, NORMALISE.std))
     assert torch.allclose(fixed, (x - mean) / std, atol=1e-5)
-    own = Shippable(nn.Identity(), normalise=Normalisation(per_image=True), channels=3).normalised(images)
+    own = DeployableModel(nn.Identity(), normalise=Normalisation(per_image=True), channels=3).normalised(images)
     assert torch.allclose(own.mean((2, 3)), torch.zeros(2, 3), atol=1e-4)
     assert torch.allclose(own.std((2, 3), correction=0), torch.ones(2, 3), atol=1e-3)
 
@@ -111,7 +111,10 @@ def test_normalisation_in_the_graph_is_that_of_the_contract():
 def test_a_black_frame_is_finite_under_normalisation_by_the_frame_itself():
     black = torch.zeros(1, *SIZE, 3, dtype=torch.uint8)
     assert (
-        Shippable(nn.Identity(), normalise=Normalisation(per_image=True), channels=3).normalised(black).isfinite().all()
+        DeployableModel(nn.Identity(), normalise=Normalisation(per_image=True), channels=3)
+        .normalised(black)
+        .isfinite()
+        .all()
     )
 
 
@@ -120,7 +123,7 @@ def test_a_black_frame_is_finite_under_normalisation_by_the_frame_itself():
 )
 def test_a_normalisation_that_does_not_fit_is_named(bad):
     with pytest.raises(ValueError, match=r"normalise\.(mean|std)"):
-        Shippable(nn.Identity(), normalise=bad, channels=3)
+        DeployableModel(nn.Identity(), normalise=bad, channels=3)
 
 
 def test_the_file_stands_alone_and_tells_nothing_of_our_folders(exported):
@@ -245,7 +248,7 @@ def test_log_levels_are_given_back():
     import logging
 
     logging.getLogger("torch.onnx").setLevel(logging.INFO)
-    with export.quiet():
+    with export.silence():
         assert logging.getLogger("torch.onnx").level == logging.ERROR
     assert logging.getLogger("torch.onnx").level == logging.INFO
     logging.getLogger("torch.onnx").setLevel(logging.NOTSET)

@@ -14,10 +14,10 @@ pytest.importorskip("onnxruntime")
 
 from tiny_ship import frame, make_ship  # noqa: E402
 
-from deploy.hardware.machine import Load  # noqa: E402
+from deploy.hardware.machine import CpuLoad  # noqa: E402
 from deploy.measurement.timing import BenchOptions  # noqa: E402
 from deploy.measurement.variants import fastest, latency_records, undecided  # noqa: E402
-from deploy.package.package import Ship  # noqa: E402
+from deploy.package.package import Package  # noqa: E402
 from deploy.runtimes import choose_variant  # noqa: E402
 from deploy.runtimes.load import fastest_here, runner  # noqa: E402
 from edgemt.model_card import ModelCard  # noqa: E402
@@ -38,11 +38,11 @@ class Sleeper:
         return frames[..., 0]
 
 
-def said(runtime: str, file: str, ratio: float, **more: Any) -> dict[str, Any]:
+def latency_record(runtime: str, file: str, ratio: float, **more: Any) -> dict[str, Any]:
     return {"runtime": runtime, "file": file, "asked": None, "ratio": ratio, "fastest": True, **more}
 
 
-def told(ship: Ship, *latency: dict[str, Any]) -> Ship:
+def with_latency(ship: Package, *latency: dict[str, Any]) -> Package:
     return replace(ship, card=replace(ship.card, latency=latency))
 
 
@@ -81,38 +81,44 @@ def test_a_card_that_was_never_timed_names_nothing() -> None:
 
 
 def test_a_file_that_the_card_does_not_list_is_never_the_quickest() -> None:
-    assert fastest(ModelCard(files={"model.onnx": ""}, latency=(said("onnxruntime", "../other.onnx", 0.1),))) == {}
+    assert (
+        fastest(ModelCard(files={"model.onnx": ""}, latency=(latency_record("onnxruntime", "../other.onnx", 0.1),)))
+        == {}
+    )
 
 
 @pytest.mark.parametrize("file", ["model.onnx", "model.int8.onnx"])
 def test_a_runner_without_a_choice_takes_what_the_card_says(file: str, tmp_path: Path) -> None:
-    ship = told(make_ship(tmp_path / "ship"), said("onnxruntime", file, 0.5))
+    ship = with_latency(make_ship(tmp_path / "ship"), latency_record("onnxruntime", file, 0.5))
     for runtime in ("auto", "onnxruntime"):
         made = runner(ship, runtime=runtime)
         assert (made.runtime, made.file) == ("onnxruntime", file)
 
 
 def test_a_named_file_overrules_the_card(tmp_path: Path) -> None:
-    ship = told(make_ship(tmp_path / "ship"), said("onnxruntime", "model.int8.onnx", 0.5))
+    ship = with_latency(make_ship(tmp_path / "ship"), latency_record("onnxruntime", "model.int8.onnx", 0.5))
     assert runner(ship, runtime="onnxruntime", file="fp32").file == "model.onnx"
 
 
 def test_auto_passes_over_a_runtime_that_is_not_here(tmp_path: Path) -> None:
-    latency = (said("tensorrt", "model.int8.onnx", 0.1), said("onnxruntime", "model.int8.onnx", 0.5))
-    assert runner(told(make_ship(tmp_path / "ship"), *latency)).runtime == "onnxruntime"
+    latency = (
+        latency_record("tensorrt", "model.int8.onnx", 0.1),
+        latency_record("onnxruntime", "model.int8.onnx", 0.5),
+    )
+    assert runner(with_latency(make_ship(tmp_path / "ship"), *latency)).runtime == "onnxruntime"
 
 
 def test_the_precision_that_was_the_quickest_is_asked_for(tmp_path: Path) -> None:
     pytest.importorskip("openvino")
     ship = make_ship(tmp_path / "ship", openvino=True)
-    made = runner(told(ship, said("openvino", "openvino/model.xml", 0.5, asked="f32")))
+    made = runner(with_latency(ship, latency_record("openvino", "openvino/model.xml", 0.5, asked="f32")))
     assert (made.runtime, made.file, made.precision) == ("openvino", "openvino/model.xml", "f32")
 
 
 def busy_for(monkeypatch: pytest.MonkeyPatch, *cores: float | None) -> None:
     """What others take, timing after timing; the last goes on."""
     left = list(cores)
-    monkeypatch.setattr(Load, "foreign", lambda self, later: left.pop(0) if len(left) > 1 else left[0])
+    monkeypatch.setattr(CpuLoad, "other_processes", lambda self, later: left.pop(0) if len(left) > 1 else left[0])
 
 
 TWO = {("openvino", "slow.xml", None): Sleeper(0.004), ("openvino", "quick.xml", None): Sleeper(0.001)}
@@ -138,17 +144,17 @@ def test_a_card_made_on_a_busy_machine_chooses_nothing_and_the_device_decides(
     monkeypatch.setattr(choose_variant, "_chosen", {})
     busy_for(monkeypatch, 0.0)
     latency = [
-        said("onnxruntime", "model.int8.onnx", 0.156, foreign_cores=1.7),
-        said("onnxruntime", "model.onnx", 1.0, foreign_cores=1.7, fastest=False),
-        said("onnxruntime", "../other.onnx", 0.1, foreign_cores=1.7),
+        latency_record("onnxruntime", "model.int8.onnx", 0.156, foreign_cores=1.7),
+        latency_record("onnxruntime", "model.onnx", 1.0, foreign_cores=1.7, fastest=False),
+        latency_record("onnxruntime", "../other.onnx", 0.1, foreign_cores=1.7),
     ]
-    ship = told(make_ship(tmp_path / "ship"), *latency)
+    ship = with_latency(make_ship(tmp_path / "ship"), *latency)
     assert fastest(ship.card) == {} and undecided(ship.card)
     timings: list[list[str]] = []
 
     def records(calls: Any, frames: Any, options: Any, **more: Any) -> Any:
         timings.append([file for _, file, _ in calls])
-        return [said("onnxruntime", "model.onnx", 0.5, p50_ms=1.0, foreign_cores=0.0)]
+        return [latency_record("onnxruntime", "model.onnx", 0.5, p50_ms=1.0, foreign_cores=0.0)]
 
     monkeypatch.setattr(choose_variant, "latency_records", records)
     assert runner(ship).file == "model.onnx" and timings == [["model.int8.onnx", "model.onnx"]]
@@ -162,6 +168,6 @@ def test_a_card_made_on_a_busy_machine_chooses_nothing_and_the_device_decides(
 def test_the_device_really_times_what_it_decides(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("EDGEMT_CACHE", str(tmp_path / "cache"))
     monkeypatch.setattr(choose_variant, "_chosen", {})
-    latency = [said("onnxruntime", f, 1.0, undecided=True) for f in ("model.onnx", "model.int8.onnx")]
-    found = fastest_here(told(make_ship(tmp_path / "ship"), *latency))
+    latency = [latency_record("onnxruntime", f, 1.0, undecided=True) for f in ("model.onnx", "model.int8.onnx")]
+    found = fastest_here(with_latency(make_ship(tmp_path / "ship"), *latency))
     assert found is not None and found.file in ("model.onnx", "model.int8.onnx") and found.p50_ms > 0

@@ -67,7 +67,7 @@ def test_the_phantom_passes_its_gates_at_the_first_attempt(seed: int, threads: i
 
 def test_nvidias_parser_takes_both_shipped_graphs(tiny_run: Path) -> None:
     pytest.importorskip("tensorrt_rtx_libs")
-    from deploy.quantization.int8 import accepted_by_nvidia_parser
+    from nvidia_parser import accepted_by_nvidia_parser
 
     for file in ("model.onnx", "model.int8.onnx"):
         assert accepted_by_nvidia_parser(tiny_run / "ship" / file, build=True) == []

@@ -16,11 +16,11 @@ pytest.importorskip("onnx")
 
 from tiny_ship import make_ship  # noqa: E402
 
-from deploy.package.golden import golden  # noqa: E402
+from deploy.package.golden import golden_pairs  # noqa: E402
 from deploy.package.input_drift import InputStatistics, measure  # noqa: E402
 from deploy.package.onnx_inspect import read_graph_file  # noqa: E402
-from deploy.package.package import open_ship, seal  # noqa: E402
-from deploy.runtimes.tensorrt_engine_cache import Key, open_engine, write_engine  # noqa: E402
+from deploy.package.package import finalize, open_package  # noqa: E402
+from deploy.runtimes.tensorrt_engine_cache import EngineKey, open_engine, write_engine  # noqa: E402
 from edgemt.model_card import ModelCard  # noqa: E402
 
 pytestmark = pytest.mark.slow
@@ -143,8 +143,8 @@ def test_ships(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship", measured={"model.onnx": {"dice": 0.9}})
 
     def read(file: Path) -> None:
-        opened = open_ship(file.parent)
-        golden(opened)
+        opened = open_package(file.parent)
+        golden_pairs(opened)
         fastest(opened.card)
 
     card = ship.folder / "card.json"
@@ -193,8 +193,8 @@ def test_golden_pictures(tmp_path: Path) -> None:
     picture = ship.folder / "golden" / "frame0.png"
 
     def read(file: Path) -> None:
-        seal(ship.folder, ship.card)
-        golden(open_ship(ship.folder))
+        finalize(ship.folder, ship.card)
+        golden_pairs(open_package(ship.folder))
 
     fuzz(picture.read_bytes(), picture, read, rounds=200)
 
@@ -209,7 +209,7 @@ def test_statistics_of_inputs(tmp_path: Path) -> None:
 
 
 def test_engine_records(tmp_path: Path) -> None:
-    key = Key("a" * 64, "tensorrt", "10.3.0", options={"precision": "tf32"})
+    key = EngineKey("a" * 64, "tensorrt", "10.3.0", options={"precision": "tf32"})
     engine = write_engine(tmp_path, tmp_path / "model.onnx", key=key, data=b"engine", facts={})
     record = engine.path.with_suffix(".json")
     fuzz(record.read_bytes(), record, lambda _: open_engine(engine.path, key).read(), rounds=ROUNDS, text=True)

@@ -8,12 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from nvidia_parser import accepted_by_nvidia_parser
 from torch import nn
 
 import students
 from deploy.export import export_onnx
-from deploy.quantization.float16 import halve
-from deploy.quantization.int8 import accepted_by_nvidia_parser, left_alone, name_nodes
+from deploy.quantization.float16 import to_float16
+from deploy.quantization.int8 import excluded_nodes, name_nodes
 from edgemt.contract import Output
 from edgemt.model_card import Normalisation
 
@@ -45,7 +46,7 @@ def pair(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactor
             network(torch.randn(4, 3, *SIZE))
     normalise = Normalisation(per_image=request.param == "mobilenetv4_small")
     path = export_onnx(network, folder / "model.onnx", size=SIZE, channels=3, normalise=normalise)
-    return path, halve(path, folder / "model.fp16.onnx")
+    return path, to_float16(path, folder / "model.fp16.onnx")
 
 
 def test_the_masks_are_those_of_the_float_graph(pair: tuple[Path, Path]) -> None:
@@ -65,7 +66,7 @@ def test_nvidia_builds_an_engine_from_it(pair: tuple[Path, Path]) -> None:
 def test_layers_read_half_precision_and_the_choice_reads_float(pair: tuple[Path, Path]) -> None:
     exact, model = onnx.load(pair[0]), onnx.shape_inference.infer_shapes(onnx.load(pair[1]))
     name_nodes(exact)
-    alone = left_alone(exact)
+    alone = excluded_nodes(exact)
     kinds = {v.name: v.type.tensor_type.elem_type for v in (*model.graph.value_info, *model.graph.input)}
     kinds |= {t.name: t.data_type for t in model.graph.initializer}
     for node in model.graph.node:
@@ -75,7 +76,7 @@ def test_layers_read_half_precision_and_the_choice_reads_float(pair: tuple[Path,
 
 
 def test_the_same_graph_gives_the_same_file(pair: tuple[Path, Path], tmp_path: Path) -> None:
-    assert halve(pair[0], tmp_path / "again.onnx").read_bytes() == pair[1].read_bytes()
+    assert to_float16(pair[0], tmp_path / "again.onnx").read_bytes() == pair[1].read_bytes()
 
 
 def test_a_weight_that_half_precision_cannot_hold_is_named(tmp_path: Path) -> None:
@@ -90,5 +91,5 @@ def test_a_weight_that_half_precision_cannot_hold_is_named(tmp_path: Path) -> No
 
     path = export_onnx(Large(), tmp_path / "m.onnx", size=SIZE, channels=3, normalise=Normalisation())
     with pytest.raises(ValueError, match=r"head\.weight holds 1e\+06, half precision ends at 65504"):
-        halve(path, tmp_path / "half.onnx")
+        to_float16(path, tmp_path / "half.onnx")
     assert not (tmp_path / "half.onnx").exists()

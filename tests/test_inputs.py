@@ -8,8 +8,16 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from deploy.package.frame_features import described_as
-from deploy.package.input_drift import INPUTS, InputStatistics, Watch, measure, read_inputs, unlike, write_inputs
+from deploy.package.frame_features import matching_features
+from deploy.package.input_drift import (
+    INPUTS,
+    InputDriftMonitor,
+    InputStatistics,
+    drift_message,
+    measure,
+    read_inputs,
+    write_inputs,
+)
 from deploy.stream.sources.synthetic import SyntheticSource
 from edgemt.data import phantom2d
 from edgemt.io.images import fit_frame
@@ -35,14 +43,14 @@ def grey(pictures: np.ndarray) -> np.ndarray:
 
 
 def test_frames_of_the_same_kind_pass_together_and_one_by_one(known: InputStatistics, fresh: np.ndarray) -> None:
-    assert unlike(fresh, known, what="input") is None
-    watch = Watch(known, what="input")
-    assert not any(watch.see(frame) for frame in fresh)
+    assert drift_message(fresh, known, what="input") is None
+    watch = InputDriftMonitor(known, what="input")
+    assert not any(watch.update(frame) for frame in fresh)
 
 
 @pytest.mark.parametrize("few", [2, 5, 12])
 def test_a_dozen_training_frames_do_not_make_everything_strange(few: int, fresh: np.ndarray) -> None:
-    assert unlike(fresh, measure(frames(range(few))), what="input") is None
+    assert drift_message(fresh, measure(frames(range(few))), what="input") is None
 
 
 def test_many_slices_of_few_patients_do_not_make_other_patients_strange(fresh: np.ndarray) -> None:
@@ -50,10 +58,10 @@ def test_many_slices_of_few_patients_do_not_make_other_patients_strange(fresh: n
     draw = np.random.default_rng(0)
     alike = [np.clip(frame.astype(int) + draw.integers(-4, 5), 0, 255) for frame in frames(range(3)) for _ in range(20)]
     slices = np.stack(alike).astype(np.uint8)
-    assert unlike(fresh, measure(slices), what="input") is not None
+    assert drift_message(fresh, measure(slices), what="input") is not None
     by_patient = measure(slices, patients=3)
-    assert unlike(fresh, by_patient, what="input") is None
-    assert unlike(255 - fresh, by_patient, what="input") is not None
+    assert drift_message(fresh, by_patient, what="input") is None
+    assert drift_message(255 - fresh, by_patient, what="input") is not None
 
 
 OTHER = {
@@ -68,36 +76,36 @@ OTHER = {
 
 @pytest.mark.parametrize("kind", OTHER)
 def test_frames_of_another_kind_are_said_in_one_sentence(kind: str, known: InputStatistics, fresh: np.ndarray) -> None:
-    said = unlike(OTHER[kind](fresh), known, what="calibration")
-    assert said is not None
-    assert said.startswith("calibration: ") and "unlike those of training" in said and "\n" not in said
+    result = drift_message(OTHER[kind](fresh), known, what="calibration")
+    assert result is not None
+    assert result.startswith("calibration: ") and "unlike those of training" in result and "\n" not in result
 
 
 def test_the_sentence_names_what_is_off(known: InputStatistics, fresh: np.ndarray) -> None:
-    assert "black share" in (unlike(np.zeros_like(fresh), known, what="x") or "")
-    assert "of 30 frames" in (unlike(255 - fresh, known, what="x") or "")
-    assert "the frame looks unlike" in (unlike(np.zeros_like(fresh[:1]), known, what="x") or "")
+    assert "black share" in (drift_message(np.zeros_like(fresh), known, what="x") or "")
+    assert "of 30 frames" in (drift_message(255 - fresh, known, what="x") or "")
+    assert "the frame looks unlike" in (drift_message(np.zeros_like(fresh[:1]), known, what="x") or "")
 
 
 def test_it_is_said_once(known: InputStatistics, fresh: np.ndarray) -> None:
-    watch = Watch(known, what="input")
-    assert sum(watch.see(255 - frame) is not None for frame in fresh) == 1
+    watch = InputDriftMonitor(known, what="input")
+    assert sum(watch.update(255 - frame) is not None for frame in fresh) == 1
 
 
 def test_a_single_odd_frame_among_many_is_no_alarm(known: InputStatistics, fresh: np.ndarray) -> None:
-    assert unlike(np.concatenate([fresh, np.zeros_like(fresh[:3])]), known, what="input") is None
+    assert drift_message(np.concatenate([fresh, np.zeros_like(fresh[:3])]), known, what="input") is None
 
 
 def test_grey_frames_and_slices_are_known_again() -> None:
     one = measure(grey(frames(range(40))))
-    assert unlike(grey(frames(range(100, 130))), one, what="input") is None
-    assert unlike(255 - grey(frames(range(100, 130))), one, what="input") is not None
+    assert drift_message(grey(frames(range(100, 130))), one, what="input") is None
+    assert drift_message(255 - grey(frames(range(100, 130))), one, what="input") is not None
     five = np.repeat(grey(frames(range(40))), 5, axis=-1)
-    assert unlike(five, measure(five), what="input") is None
+    assert drift_message(five, measure(five), what="input") is None
 
 
 def test_frames_of_other_channels_are_not_compared_silently(known: InputStatistics, fresh: np.ndarray) -> None:
-    assert "1 channels" in (unlike(grey(fresh), known, what="input") or "")
+    assert "1 channels" in (drift_message(grey(fresh), known, what="input") or "")
 
 
 def synthetic() -> np.ndarray:
@@ -106,23 +114,26 @@ def synthetic() -> np.ndarray:
     return np.stack([fit_frame(video.frame(k), size=(48, 48), channels=3) for k in range(0, 120, 5)])
 
 
-def likeness(pictures: np.ndarray, known: InputStatistics) -> np.ndarray:
-    described = described_as(pictures, known.names)
+def in_distribution_score(pictures: np.ndarray, known: InputStatistics) -> np.ndarray:
+    described = matching_features(pictures, known.names)
     assert described is not None
-    return known.likeness(described)
+    return known.in_distribution_score(described)
 
 
 def test_frames_of_another_kind_in_usual_colours_and_tones_are_still_unlike(known: InputStatistics) -> None:
-    assert unlike(synthetic(), known, what="source") is not None
-    assert np.median(likeness(synthetic(), known)) < 0.5
+    assert drift_message(synthetic(), known, what="source") is not None
+    assert np.median(in_distribution_score(synthetic(), known)) < 0.5
 
 
 def test_likeness_is_high_for_frames_of_the_same_kind_and_falls_with_the_distance(
     known: InputStatistics, fresh: np.ndarray
 ) -> None:
-    own = likeness(fresh, known)
+    own = in_distribution_score(fresh, known)
     assert np.median(own) > 0.95 and (own > 0.5).mean() > 0.9
-    brighter = [float(np.median(likeness(np.clip(fresh * by, 0, 255).astype(np.uint8), known))) for by in (1, 1.5, 3)]
+    brighter = [
+        float(np.median(in_distribution_score(np.clip(fresh * by, 0, 255).astype(np.uint8), known)))
+        for by in (1, 1.5, 3)
+    ]
     assert brighter == sorted(brighter, reverse=True) and brighter[-1] < 0.1
 
 
@@ -134,9 +145,11 @@ def test_statistics_of_fewer_descriptors_are_still_compared(known: InputStatisti
         **{key: tuple(getattr(known, key)[at] for at in few) for key in ("mean", "std", "low", "high")},
         inverse=tuple(tuple(known.inverse[at][other] for other in few) for at in few),
     )  # as written before those were known
-    assert unlike(fresh, old, what="x") is None and not any(Watch(old, what="x").see(frame) for frame in fresh)
-    assert unlike(255 - fresh, old, what="x") is not None
-    assert "4 channels" in (unlike(np.zeros((2, 48, 48, 4), np.uint8), old, what="x") or "")
+    assert drift_message(fresh, old, what="x") is None and not any(
+        InputDriftMonitor(old, what="x").update(frame) for frame in fresh
+    )
+    assert drift_message(255 - fresh, old, what="x") is not None
+    assert "4 channels" in (drift_message(np.zeros((2, 48, 48, 4), np.uint8), old, what="x") or "")
 
 
 def test_statistics_carry_the_histogram_and_survive_a_file(tmp_path: Path, known: InputStatistics) -> None:
@@ -161,15 +174,15 @@ def test_a_ship_carries_them_under_its_hashes(tmp_path: Path, fresh: np.ndarray)
     pytest.importorskip("onnx")
     from tiny_ship import make_ship
 
-    from deploy.package.package import open_ship, seal
+    from deploy.package.package import finalize, open_package
 
     ship = make_ship(tmp_path / "ship")
     assert read_inputs(ship) is None
-    assert Watch(read_inputs(ship), what="input").see(fresh[0]) is None
+    assert InputDriftMonitor(read_inputs(ship), what="input").update(fresh[0]) is None
     write_inputs(ship.folder, fresh)
-    seal(ship.folder, ship.card)
-    again = open_ship(ship.folder)
+    finalize(ship.folder, ship.card)
+    again = open_package(ship.folder)
     assert read_inputs(again) == measure(fresh)
     (ship.folder / INPUTS).write_text("{}")
     with pytest.raises(ValueError, match=r"inputs\.json: changed"):
-        open_ship(ship.folder)
+        open_package(ship.folder)

@@ -167,12 +167,12 @@ def test_a_runtime_that_gives_other_masks_is_left_out_of_the_ship_and_strict_ref
 
     context = begin(tmp_path, by=1.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.2)
     int8(context)
-    real = package.agree
+    real = package.check_agreement
 
     def agree(*masks: Any, **given: Any) -> float:
         return real(masks[0], 1 - masks[1] if "on openvino" in given["what"] else masks[1], **given)
 
-    monkeypatch.setattr(package, "agree", agree)
+    monkeypatch.setattr(package, "check_agreement", agree)
     shipped = stage_folder.read_card(package.ship(context))
     assert ONNX_FP32 in shipped.measured and ONNX_INT8 in shipped.measured
     assert not any(file.startswith("openvino/") for file in (*shipped.measured, *shipped.files))
@@ -183,7 +183,7 @@ def test_a_runtime_that_gives_other_masks_is_left_out_of_the_ship_and_strict_ref
     assert (context.folder("ship") / "card.json").stat().st_mtime_ns == before
     with pytest.raises(GateError, match="openvino"):
         package.ship(again(context, strict=True))
-    monkeypatch.setattr(package, "agree", lambda *masks, **given: real(masks[0], 1 - masks[1], **given))
+    monkeypatch.setattr(package, "check_agreement", lambda *masks, **given: real(masks[0], 1 - masks[1], **given))
     with pytest.raises(GateError, match="onnxruntime"):
         package.ship(again(context, tolerance=0.3))
 
@@ -217,7 +217,7 @@ def test_an_entry_of_the_zoo_that_eight_bits_cost_too_much_says_why_there_are_no
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def refused(*_: object, **__: object) -> None:
-        gate(0.8, 0.6, tolerance=0.01, what="small in INT8 on openvino", knob="int8.images up")
+        gate(0.8, 0.6, tolerance=0.01, what="small in INT8 on openvino", hint="int8.images up")
 
     monkeypatch.setattr(export_student, "export", refused)
     for name in ("is_entry", "recipe_for"):

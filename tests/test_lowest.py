@@ -22,11 +22,11 @@ ROOT = Path(__file__).resolve().parent.parent
 SMOKE = """
 import sys
 from deploy.runtimes.load import runner
-from deploy.package.package import open_ship
+from deploy.package.package import open_package
 from deploy.package.signing import keygen, sign
 key, public = keygen(sys.argv[2] + "/k.pem")
 sign(sys.argv[1] + "/card.json", key=key)
-ship = open_ship(sys.argv[1], trusted=public)
+ship = open_package(sys.argv[1], trusted=public)
 for file in ("fp32", "int8"):
     print(runner(ship, runtime=sys.argv[3], file=file, threads=1).precision)
 """

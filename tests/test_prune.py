@@ -281,8 +281,8 @@ def test_a_plan_is_repeated_on_a_network_with_other_weights_by_its_own_importanc
     again = prune(other, example=EXAMPLE, options=replace(options, plan=str(tmp_path / "plan.json")))
     assert (again.tensors, again.sizes) == (plan.tensors, plan.sizes)
     name = next(n for n, shape in plan.tensors.items() if n.endswith("weight") and len(shape) == 1)
-    kept, before = dict(other.named_parameters())[name], original[name]
-    assert set(kept.tolist()) <= set(before.tolist())
+    stored, before = dict(other.named_parameters())[name], original[name]
+    assert set(stored.tolist()) <= set(before.tolist())
 
 
 def test_a_plan_of_another_network_is_not_repeated(tmp_path):

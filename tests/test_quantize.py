@@ -8,12 +8,13 @@ import numpy as np
 import onnx
 import pytest
 import torch
+from nvidia_parser import accepted_by_nvidia_parser
 from torch import nn
 
 import students
 from deploy.export import export_onnx, export_openvino
 from deploy.quantization import int8 as module
-from deploy.quantization.int8 import accepted_by_nvidia_parser, left_alone, quantize
+from deploy.quantization.int8 import excluded_nodes, quantize
 from deploy.runtimes.openvino_backend import core
 from edgemt.contract import Output
 from edgemt.model_card import Normalisation
@@ -117,7 +118,7 @@ def test_openvino_runs_every_convolution_in_eight_bits(pair, tmp_path):
 def test_normalisation_and_argmax_stay_in_float(which, request):
     pair = request.getfixturevalue(which)
     exact, small = (onnx.load(path) for path in pair)
-    alone = {node.name: node for node in exact.graph.node if node.name in left_alone(exact)}
+    alone = {node.name: node for node in exact.graph.node if node.name in excluded_nodes(exact)}
     kinds = {node.op_type for node in alone.values()}
     assert {"Cast", "Transpose"} <= kinds and kinds & {"ArgMax", "Greater"}
     assert not {"Resize", "Relu"} & kinds

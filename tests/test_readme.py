@@ -181,5 +181,13 @@ def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
         assert (page.parent / target.split("#")[0]).exists(), f"{page}: {target}"
 
 
+@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/guides/training.md"])
+def test_every_path_named_in_a_page_exists(name: str) -> None:
+    text = (ROOT / name).read_text(encoding="utf-8")
+    paths = re.findall(r"`((?:edgemt|deploy|teachers|students|tests|benchmarks|docs|\.ci)/[\w./-]*)`", text)
+    assert paths or "guides" in name
+    assert not [path for path in paths if "NAME" not in path and not (ROOT / path).exists()]
+
+
 def test_the_readme_is_short() -> None:
     assert len(README.read_text(encoding="utf-8").splitlines()) < 150

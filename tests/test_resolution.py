@@ -56,7 +56,7 @@ def test_the_exported_graph_gives_the_mask_of_the_network(resolution: float, tmp
     session = ort.InferenceSession(tmp_path / "m.onnx", providers=["CPUExecutionProvider"])
     (found,) = session.run(None, {session.get_inputs()[0].name: frame})
     with torch.inference_mode():
-        wanted = export.Shippable(network, normalise=normalise, channels=3)(torch.from_numpy(frame)).numpy()
+        wanted = export.DeployableModel(network, normalise=normalise, channels=3)(torch.from_numpy(frame)).numpy()
     assert found.shape == (1, 128, 128) and len(np.unique(found)) == 2 and (found == wanted).mean() > 0.999
 
 

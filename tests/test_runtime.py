@@ -18,7 +18,7 @@ from tiny_ship import CHANNELS, SIZE, expected, frame, graph, make_ship  # noqa:
 
 from deploy.hardware.machine import physical_cores  # noqa: E402
 from deploy.package.golden import self_test  # noqa: E402
-from deploy.package.package import Ship  # noqa: E402
+from deploy.package.package import Package  # noqa: E402
 from deploy.runtimes.load import runner  # noqa: E402
 from deploy.runtimes.registry import RUNTIMES, available  # noqa: E402
 from deploy.runtimes.runner import TorchRunner  # noqa: E402
@@ -27,7 +27,7 @@ ROOT = Path(__file__).parent.parent
 
 
 @pytest.fixture(scope="module")
-def ship(tmp_path_factory: pytest.TempPathFactory) -> Ship:
+def ship(tmp_path_factory: pytest.TempPathFactory) -> Package:
     return make_ship(tmp_path_factory.mktemp("runtime") / "ship", openvino=True)
 
 
@@ -38,13 +38,13 @@ def frames(count: int = 3) -> np.ndarray:
 def one_line(error: pytest.ExceptionInfo[ValueError], *words: str) -> None:
     text = str(error.value)
     assert "\n" not in text
-    for word in words:
-        assert word in text, text
+    for part in words:
+        assert part in text, text
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("file", ["fp32", "int8"])
-def test_every_runtime_gives_the_mask_of_the_definition(ship: Ship, runtime: str, file: str) -> None:
+def test_every_runtime_gives_the_mask_of_the_definition(ship: Package, runtime: str, file: str) -> None:
     made = runner(ship, runtime=runtime, file=file, threads=1)
     masks = made(frames())
     assert masks.shape == (3, *SIZE)
@@ -53,23 +53,23 @@ def test_every_runtime_gives_the_mask_of_the_definition(ship: Ship, runtime: str
     assert self_test(ship, made).ok
 
 
-def test_a_mask_survives_the_next_call(ship: Ship) -> None:
+def test_a_mask_survives_the_next_call(ship: Package) -> None:
     for runtime in ("onnxruntime", "openvino"):
         made = runner(ship, runtime=runtime, threads=1)
         first = made(frames(1))
-        kept = first.copy()
+        stored = first.copy()
         made(np.zeros_like(frames(1)))
-        assert np.array_equal(first, kept)
+        assert np.array_equal(first, stored)
 
 
-def test_a_view_that_is_not_contiguous_gives_the_same_mask(ship: Ship) -> None:
+def test_a_view_that_is_not_contiguous_gives_the_same_mask(ship: Package) -> None:
     wide = np.zeros((1, SIZE[0], SIZE[1] * 2, CHANNELS), np.uint8)
     wide[:, :, ::2] = frame(0)
     for runtime in ("onnxruntime", "openvino"):
         assert np.array_equal(runner(ship, runtime=runtime, threads=1)(wide[:, :, ::2])[0], expected(frame(0)))
 
 
-def test_a_runner_says_what_it_does(ship: Ship) -> None:
+def test_a_runner_says_what_it_does(ship: Package) -> None:
     made = runner(ship, runtime="openvino", file="fp32", threads=1, precision="f32")
     assert (made.runtime, made.file, made.precision, made.threads) == (
         "openvino",
@@ -82,7 +82,7 @@ def test_a_runner_says_what_it_does(ship: Ship) -> None:
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_int8_is_reported_from_the_compiled_graph(ship: Ship, runtime: str) -> None:
+def test_int8_is_reported_from_the_compiled_graph(ship: Package, runtime: str) -> None:
     assert runner(ship, runtime=runtime, file="int8", threads=1).precision.startswith("int8")
 
 
@@ -92,18 +92,18 @@ def test_openvino_reads_the_onnx_of_a_ship_without_ir(tmp_path: Path) -> None:
     assert np.array_equal(made(frames(1))[0], expected(frame(0)))
 
 
-def test_auto_takes_a_runtime_that_is_installed(ship: Ship) -> None:
+def test_auto_takes_a_runtime_that_is_installed(ship: Package) -> None:
     assert runner(ship, threads=1).runtime in ("openvino", "onnxruntime")
 
 
-def test_a_file_of_the_card_can_be_named(ship: Ship) -> None:
+def test_a_file_of_the_card_can_be_named(ship: Package) -> None:
     assert runner(ship, runtime="openvino", file="model.onnx", threads=1).file == "model.onnx"
     with pytest.raises(ValueError) as error:
         runner(ship, runtime="openvino", file="int4")
     one_line(error, "int4", "model.onnx")
 
 
-def test_a_folder_and_a_bare_file_load_too(ship: Ship) -> None:
+def test_a_folder_and_a_bare_file_load_too(ship: Package) -> None:
     for target in (ship.folder, str(ship.folder / "model.onnx"), ship.folder / "openvino" / "model.xml"):
         assert np.array_equal(runner(target, runtime="openvino", threads=1)(frames(1))[0], expected(frame(0)))
 
@@ -118,20 +118,20 @@ def test_a_folder_and_a_bare_file_load_too(ship: Ship) -> None:
         np.zeros((0, *SIZE, 3), np.uint8),
     ],
 )
-def test_a_wrong_frame_is_refused_with_the_right_one_named(ship: Ship, bad: np.ndarray) -> None:
+def test_a_wrong_frame_is_refused_with_the_right_one_named(ship: Package, bad: np.ndarray) -> None:
     for runtime in ("onnxruntime", "openvino"):
         with pytest.raises(ValueError) as error:
             runner(ship, runtime=runtime, threads=1)(bad)
         one_line(error, str(bad.dtype), "uint8 [N, 32, 40, 3]")
 
 
-def test_an_unknown_runtime_suggests_the_nearest(ship: Ship) -> None:
+def test_an_unknown_runtime_suggests_the_nearest(ship: Package) -> None:
     with pytest.raises(ValueError) as error:
         runner(ship, runtime="onnx")
     one_line(error, "'onnx'", "onnxruntime")
 
 
-def test_a_runtime_that_is_not_installed_says_so(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_runtime_that_is_not_installed_says_so(ship: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(sys.modules, "openvino", None)
     with pytest.raises(ValueError) as error:
         runner(ship, runtime="openvino")
@@ -153,14 +153,14 @@ def test_available_tells_versions() -> None:
 
 
 @pytest.mark.parametrize(("field", "value"), [("threads", 0), ("precision", "f8"), ("runtime", "torch")])
-def test_a_bad_choice_is_named(ship: Ship, field: str, value: object) -> None:
+def test_a_bad_choice_is_named(ship: Package, field: str, value: object) -> None:
     with pytest.raises(ValueError) as error:
         runner(ship, **{"runtime": "openvino", field: value})  # type: ignore[arg-type]
     one_line(error, field, str(value))
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_truncated_graph_is_named_in_one_line(ship: Ship, tmp_path: Path, runtime: str) -> None:
+def test_a_truncated_graph_is_named_in_one_line(ship: Package, tmp_path: Path, runtime: str) -> None:
     data = (ship.folder / "model.onnx").read_bytes()
     (tmp_path / "cut.onnx").write_bytes(data[: len(data) // 2])
     with pytest.raises(ValueError) as error:
@@ -168,7 +168,7 @@ def test_a_truncated_graph_is_named_in_one_line(ship: Ship, tmp_path: Path, runt
     one_line(error, "cut.onnx")
 
 
-def test_a_truncated_ir_is_named_in_one_line(ship: Ship, tmp_path: Path) -> None:
+def test_a_truncated_ir_is_named_in_one_line(ship: Package, tmp_path: Path) -> None:
     (tmp_path / "cut.xml").write_text((ship.folder / "openvino" / "model.xml").read_text()[:300])
     (tmp_path / "cut.bin").write_bytes(b"")
     with pytest.raises(ValueError) as error:
@@ -219,7 +219,7 @@ def test_a_torch_module_has_the_same_face() -> None:
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("streams", [1, 3])
-def test_many_frames_come_back_in_order_whatever_is_in_flight(ship: Ship, runtime: str, streams: int) -> None:
+def test_many_frames_come_back_in_order_whatever_is_in_flight(ship: Package, runtime: str, streams: int) -> None:
     made = runner(ship, runtime=runtime, threads=2, streams=streams)
     assert made.streams == streams
     buffer = np.empty((1, *SIZE, CHANNELS), np.uint8)
@@ -235,7 +235,7 @@ def test_many_frames_come_back_in_order_whatever_is_in_flight(ship: Ship, runtim
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_listener_who_leaves_early_leaves_nothing_behind(ship: Ship, runtime: str) -> None:
+def test_a_listener_who_leaves_early_leaves_nothing_behind(ship: Package, runtime: str) -> None:
     made = runner(ship, runtime=runtime, threads=1, streams=2)
     given = made.infer_many(frame(seed)[None] for seed in range(9))
     next(given)
@@ -245,22 +245,22 @@ def test_a_listener_who_leaves_early_leaves_nothing_behind(ship: Ship, runtime: 
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_frame_of_the_wrong_size_is_refused_in_flight_too(ship: Ship, runtime: str) -> None:
+def test_a_frame_of_the_wrong_size_is_refused_in_flight_too(ship: Package, runtime: str) -> None:
     made = runner(ship, runtime=runtime, threads=1, streams=2)
-    for call in (made.staged, lambda bad: list(made.infer_many([bad]))):
+    for call in (made.run_stages, lambda bad: list(made.infer_many([bad]))):
         with pytest.raises(ValueError, match="use fit_frame first"):
             call(np.zeros((1, 8, 8, 3), np.uint8))
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_a_call_in_stages_gives_the_mask_of_a_whole_one(ship: Ship, runtime: str) -> None:
+def test_a_call_in_stages_gives_the_mask_of_a_whole_one(ship: Package, runtime: str) -> None:
     made = runner(ship, runtime=runtime, threads=1)
-    mask, parts = made.staged(frames(1))
+    mask, parts = made.run_stages(frames(1))
     assert np.array_equal(mask, made(frames(1)))
     assert parts[1] > 0 and min(parts) >= 0
 
 
-def test_the_throughput_hint_takes_more_streams_than_the_latency_one(ship: Ship) -> None:
+def test_the_throughput_hint_takes_more_streams_than_the_latency_one(ship: Package) -> None:
     for runtime in ("openvino", "onnxruntime"):
         assert runner(ship, runtime=runtime, threads=2, hint="latency").streams == 1
         many = runner(ship, runtime=runtime, threads=2, hint="throughput")
@@ -268,7 +268,7 @@ def test_the_throughput_hint_takes_more_streams_than_the_latency_one(ship: Ship)
         assert many.details["hint"] == "throughput"
 
 
-def test_openvino_keeps_its_compiled_graph_where_it_is_told(ship: Ship, tmp_path: Path) -> None:
+def test_openvino_keeps_its_compiled_graph_where_it_is_told(ship: Package, tmp_path: Path) -> None:
     first, second = (runner(ship, runtime="openvino", threads=1, cache=tmp_path / "cache") for _ in range(2))
     assert not first.details["from_cache"] and second.details["from_cache"]
     assert list((tmp_path / "cache").iterdir())
@@ -285,17 +285,17 @@ def test_openvino_keeps_its_compiled_graph_where_it_is_told(ship: Ship, tmp_path
     ],
 )
 def test_a_device_that_is_not_there_is_named_with_those_that_are(
-    ship: Ship, runtime: str, device: str, words: tuple[str, ...]
+    ship: Package, runtime: str, device: str, words: tuple[str, ...]
 ) -> None:
     if device == "CUDA" and "CUDAExecutionProvider" in pytest.importorskip("onnxruntime").get_available_providers():
         pytest.skip("this onnxruntime has CUDA")
-    for asked in ({"runtime": runtime, "device": device}, {"runtime": f"{runtime}:{device}"}):
+    for request in ({"runtime": runtime, "device": device}, {"runtime": f"{runtime}:{device}"}):
         with pytest.raises(ValueError) as error:
-            runner(ship, **asked)  # type: ignore[arg-type]
+            runner(ship, **request)  # type: ignore[arg-type]
         one_line(error, *words)
 
 
-def test_a_provider_that_would_be_replaced_unseen_is_refused(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_provider_that_would_be_replaced_unseen_is_refused(ship: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
     there = ["CUDAExecutionProvider", "CPUExecutionProvider"]
@@ -320,13 +320,13 @@ def test_a_provider_that_would_be_replaced_unseen_is_refused(ship: Ship, monkeyp
     ],
 )
 def test_onnxruntime_names_the_arithmetic_of_each_file_on_each_device(
-    device: str, precision: str | None, words: dict[str, str], ship: Ship, tmp_path: Path
+    device: str, precision: str | None, words: dict[str, str], ship: Package, tmp_path: Path
 ) -> None:
     from deploy.package.onnx_inspect import read_graph_file
-    from deploy.quantization.float16 import halve
+    from deploy.quantization.float16 import to_float16
     from deploy.runtimes.onnxruntime_backend import executed
 
-    halve(ship.folder / "model.onnx", tmp_path / "model.fp16.onnx")
+    to_float16(ship.folder / "model.onnx", tmp_path / "model.fp16.onnx")
     files = {"fp32": ship.folder / "model.onnx", "fp16": tmp_path / "model.fp16.onnx"}
     layers = {kind: read_graph_file(path).layers for kind, path in files.items()}
     # only TensorRT leaves Q/DQ as they are; the others' fused graph is looked at, in which CUDA has no integer layers
@@ -346,23 +346,23 @@ def test_layers_of_several_kinds_are_named_commonest_first() -> None:
 
 @pytest.mark.parametrize(("file", "enabled"), [("model.onnx", False), ("model.int8.onnx", True)])
 def test_the_tensorrt_provider_is_told_of_eight_bits(
-    file: str, enabled: bool, ship: Ship, monkeypatch: pytest.MonkeyPatch
+    file: str, enabled: bool, ship: Package, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     import onnxruntime
 
-    asked: list[Any] = []
+    request: list[Any] = []
     there = ["TensorrtExecutionProvider", "CPUExecutionProvider"]
     real = onnxruntime.InferenceSession
 
     def session(path: str, options: Any, providers: list[Any]) -> Any:
-        asked.extend(providers)
+        request.extend(providers)
         return real(path, options, ["CPUExecutionProvider"])
 
     monkeypatch.setattr(onnxruntime, "get_available_providers", lambda: there)
     monkeypatch.setattr(onnxruntime, "InferenceSession", session)
     with pytest.raises(ValueError, match="does not start"):
         runner(ship, runtime="onnxruntime:tensorrt", file=file)
-    assert asked[0][1]["trt_int8_enable"] is enabled
+    assert request[0][1]["trt_int8_enable"] is enabled
 
 
 INTERRUPTED = """
@@ -378,13 +378,13 @@ except KeyboardInterrupt:
 """
 
 
-def test_ctrl_c_still_works_after_runners_have_come_and_gone(ship: Ship) -> None:
+def test_ctrl_c_still_works_after_runners_have_come_and_gone(ship: Package) -> None:
     command = [sys.executable, "-X", "faulthandler", "-c", INTERRUPTED, str(ship.folder)]
     done = subprocess.run(command, capture_output=True, text=True, cwd=ROOT)
     assert (done.returncode, done.stdout) == (0, "interrupted\n"), done.stderr
 
 
-def test_a_precision_that_the_device_lacks_is_refused(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_precision_that_the_device_lacks_is_refused(ship: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     from deploy.runtimes import openvino_backend
 
     real = openvino_backend._property
@@ -411,7 +411,7 @@ def test_a_precision_that_the_device_lacks_is_refused(ship: Ship, monkeypatch: p
         ("golden/frame0.png", "openvino", (".png", "openvino reads")),
     ],
 )
-def test_a_file_of_another_runtime_is_explained(ship: Ship, file: str, runtime: str, words: tuple[str, ...]) -> None:
+def test_a_file_of_another_runtime_is_explained(ship: Package, file: str, runtime: str, words: tuple[str, ...]) -> None:
     with pytest.raises(ValueError) as error:
         runner(ship, runtime=runtime, file=file)
     one_line(error, file, *words)
@@ -424,9 +424,9 @@ def test_a_file_that_no_runtime_reads_is_named(tmp_path: Path) -> None:
     one_line(error, "weights.pth", ".onnx, .xml or .engine")
 
 
-def broken_ship(folder: Path, factor: float, *, quantized: bool = False, **fields: object) -> Ship:
+def broken_ship(folder: Path, factor: float, *, quantized: bool = False, **fields: object) -> Package:
     """A ship whose graph's weights are `factor` times too large, sealed over the golden masks of the real one."""
-    from deploy.package.package import open_ship, seal
+    from deploy.package.package import finalize, open_package
 
     ship = make_ship(folder, **fields)  # type: ignore[arg-type]
     model = graph(quantized=quantized)
@@ -434,8 +434,8 @@ def broken_ship(folder: Path, factor: float, *, quantized: bool = False, **field
     values = onnx.numpy_helper.to_array(tensor) * np.float32(factor)
     tensor.CopyFrom(onnx.numpy_helper.from_array(values, "weight"))
     onnx.save(model, folder / f"model{'.int8' * quantized}.onnx")
-    seal(folder, ship.card)
-    return open_ship(folder)
+    finalize(folder, ship.card)
+    return open_package(folder)
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
@@ -469,7 +469,7 @@ def test_a_ship_without_golden_frames_still_runs(tmp_path: Path) -> None:
     assert np.array_equal(made(frames(1))[0], expected(frame(0)))
 
 
-def test_running_out_of_memory_is_told_in_one_line(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_is_told_in_one_line(ship: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     import onnxruntime
 
     def full(*_: object, **__: object) -> None:
@@ -481,7 +481,7 @@ def test_running_out_of_memory_is_told_in_one_line(ship: Ship, monkeypatch: pyte
     one_line(error, "model.onnx", "out of memory")
 
 
-def test_running_out_of_memory_later_is_told_in_one_line_too(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_running_out_of_memory_later_is_told_in_one_line_too(ship: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     made = runner(ship, runtime="onnxruntime", threads=1)
 
     def full(_: np.ndarray) -> np.ndarray:
@@ -493,13 +493,13 @@ def test_running_out_of_memory_later_is_told_in_one_line_too(ship: Ship, monkeyp
     one_line(error, "model.onnx", "out of memory on CPU")
 
 
-def test_the_doctor_states_how_far_runtimes_agree(ship: Ship) -> None:
+def test_the_doctor_states_how_far_runtimes_agree(ship: Package) -> None:
     from edgemt.inference.doctor import doctor
 
     healthy, lines = doctor(ship.folder)
     assert healthy
-    said = [line for line in lines if "agree on 100.000% of golden pixels" in line]
-    assert [("fp32" in line, "int8" in line) for line in said] == [(True, False), (False, True)]
+    result = [line for line in lines if "agree on 100.000% of golden pixels" in line]
+    assert [("fp32" in line, "int8" in line) for line in result] == [(True, False), (False, True)]
 
 
 def test_int8_is_held_to_the_agreement_that_was_measured_at_export() -> None:
@@ -507,21 +507,21 @@ def test_int8_is_held_to_the_agreement_that_was_measured_at_export() -> None:
 
     from edgemt.inference.doctor import INT8_AGREEMENT, _least
 
-    def held(noted: dict[str, float]) -> float:
+    def allocated(noted: dict[str, float]) -> float:
         return _least(SimpleNamespace(card=SimpleNamespace(measured={"model.int8.onnx": noted})), "int8")  # type: ignore[arg-type]
 
-    assert held({}) == INT8_AGREEMENT
-    assert held({"golden_agreement": 1.0}) == INT8_AGREEMENT
-    assert held({"golden_agreement": 0.97}) == pytest.approx(0.965)
+    assert allocated({}) == INT8_AGREEMENT
+    assert allocated({"golden_agreement": 1.0}) == INT8_AGREEMENT
+    assert allocated({"golden_agreement": 0.97}) == pytest.approx(0.965)
 
 
-def test_the_doctor_finds_two_runtimes_that_differ(ship: Ship, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_doctor_finds_two_runtimes_that_differ(ship: Package, monkeypatch: pytest.MonkeyPatch) -> None:
     from deploy.runtimes import onnxruntime_backend
     from edgemt.inference import doctor
 
-    real = onnxruntime_backend._Held.__init__
+    real = onnxruntime_backend._IoBinding.__init__
 
-    def few(self: onnxruntime_backend._Held, compute: Callable[[np.ndarray], np.ndarray]) -> None:
+    def few(self: onnxruntime_backend._IoBinding, compute: Callable[[np.ndarray], np.ndarray]) -> None:
         def spoiled(given: np.ndarray) -> np.ndarray:
             mask = compute(given)
             mask[:, :4] = 2
@@ -529,7 +529,7 @@ def test_the_doctor_finds_two_runtimes_that_differ(ship: Ship, monkeypatch: pyte
 
         real(self, spoiled)
 
-    monkeypatch.setattr(onnxruntime_backend._Held, "__init__", few)
+    monkeypatch.setattr(onnxruntime_backend._IoBinding, "__init__", few)
     healthy, lines = doctor.doctor(ship.folder)
     assert not healthy
     assert any(line.startswith("--") and "agreement" in line and "99.9%" in line for line in lines)

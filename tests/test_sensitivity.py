@@ -12,7 +12,7 @@ from torch import nn
 
 from deploy.export import export_onnx
 from deploy.quantization.int8 import quantize
-from deploy.quantization.sensitivity import sensitivity
+from deploy.quantization.sensitivity import layer_sensitivities
 from edgemt.contract import Output
 from edgemt.model_card import Normalisation
 
@@ -60,36 +60,36 @@ def weight_of(path: Path, name: str) -> str:
 @pytest.mark.parametrize("bad", [1, 2])
 def test_the_planted_layer_is_the_worst_by_far(bad: int, tmp_path: Path) -> None:
     exact, small = graphs(tmp_path, by=1000.0, bad=bad)
-    found = sensitivity(exact, small, frames=frames())
+    found = layer_sensitivities(exact, small, frames=frames())
     assert weight_of(exact, found[0].layer) == f"network.layers.{bad}.weight"
-    assert found[0].noise > 5 * found[1].noise and found[0].changed > found[1].changed
+    assert found[0].output_noise > 5 * found[1].output_noise and found[0].changed_fraction > found[1].changed_fraction
 
 
 def test_every_layer_is_looked_at_and_the_worst_comes_first(tmp_path: Path) -> None:
     exact, small = graphs(tmp_path, by=1.0)
-    found = sensitivity(exact, small, frames=frames())
+    found = layer_sensitivities(exact, small, frames=frames())
     kinds = [layer.kind for layer in found]
     assert kinds.count("Conv") == 5 and "Add" in kinds
-    assert [layer.noise for layer in found] == sorted((layer.noise for layer in found), reverse=True)
-    assert all(0 < layer.noise < 0.05 for layer in found if layer.kind == "Conv")
+    assert [layer.output_noise for layer in found] == sorted((layer.output_noise for layer in found), reverse=True)
+    assert all(0 < layer.output_noise < 0.05 for layer in found if layer.kind == "Conv")
 
 
 def test_left_in_float_the_worst_layer_reads_no_quantized_tensor_and_the_masks_come_back(tmp_path: Path) -> None:
     import onnxruntime as ort
 
     exact, small = graphs(tmp_path, by=1000.0)
-    worst = sensitivity(exact, small, frames=frames())[0].layer
+    worst = layer_sensitivities(exact, small, frames=frames())[0].layer
     mixed = quantize(exact, tmp_path / "mixed.onnx", calibration=frames(), keep=[worst])
     graph = onnx.load(mixed).graph
     made_by = {output: node.op_type for node in graph.node for output in node.output}
     node = next(node for node in graph.node if node.name == worst)
     assert all(made_by.get(name) != "DequantizeLinear" for name in node.input)
     assert sum(n.op_type == "Conv" and made_by.get(n.input[1]) == "DequantizeLinear" for n in graph.node) == 4
-    said = {}
+    result = {}
     for path in (exact, small, mixed):
         session = ort.InferenceSession(str(path), providers=["CPUExecutionProvider"])
-        said[path] = np.concatenate([session.run(None, {"frame": frame})[0] for frame in frames()])
-    broken, mended = ((said[path] != said[exact]).mean() for path in (small, mixed))
+        result[path] = np.concatenate([session.run(None, {"frame": frame})[0] for frame in frames()])
+    broken, mended = ((result[path] != result[exact]).mean() for path in (small, mixed))
     assert mended < 0.25 * broken
 
 
@@ -102,4 +102,4 @@ def test_a_layer_that_no_node_is_called_is_named(tmp_path: Path) -> None:
 def test_without_frames_nothing_can_be_told(tmp_path: Path) -> None:
     exact, small = graphs(tmp_path, by=1.0)
     with pytest.raises(ValueError, match="no frames"):
-        sensitivity(exact, small, frames=[])
+        layer_sensitivities(exact, small, frames=[])

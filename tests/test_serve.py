@@ -14,10 +14,10 @@ pytest.importorskip("onnx")
 
 from tiny_ship import CHANNELS, CLASSES, SIZE, make_ship  # noqa: E402
 
-from deploy.package.golden import golden  # noqa: E402
-from deploy.package.package import Ship  # noqa: E402
+from deploy.package.golden import golden_pairs  # noqa: E402
+from deploy.package.package import Package  # noqa: E402
 from deploy.runtimes.openvino_backend import core  # noqa: E402
-from deploy.serving.model_repository import ServeOptions, model_name, serve  # noqa: E402
+from deploy.serving.model_repository import ServeOptions, export_to_server, model_name  # noqa: E402
 from deploy.serving.monai_bundle import SCHEMA, bundle_metadata  # noqa: E402
 from deploy.serving.triton_config import triton_config  # noqa: E402
 from edgemt import cli  # noqa: E402
@@ -43,7 +43,7 @@ TENSOR_OPTIONAL = {"is_patch_data": bool, "channel_def": dict, "modality": str}
 
 
 @pytest.fixture(scope="module")
-def ship(tmp_path_factory: pytest.TempPathFactory) -> Ship:
+def ship(tmp_path_factory: pytest.TempPathFactory) -> Package:
     pytest.importorskip("openvino")
     return make_ship(tmp_path_factory.mktemp("serve") / "ship", openvino=True)
 
@@ -99,8 +99,8 @@ def test_triton_reads_the_configuration(runtime: str, device: str, int8: bool, w
     assert set(config.parameters) == ({"PERFORMANCE_HINT", "NUM_STREAMS"} if runtime == "openvino" else set())
 
 
-def test_triton_gets_the_graph_a_configuration_and_a_frame_to_wake_up_with(ship: Ship, tmp_path: Path) -> None:
-    model = serve(ship, tmp_path, ServeOptions("triton"))
+def test_triton_gets_the_graph_a_configuration_and_a_frame_to_wake_up_with(ship: Package, tmp_path: Path) -> None:
+    model = export_to_server(ship, tmp_path, ServeOptions("triton"))
     assert model == tmp_path / "tiny"
     assert files(tmp_path) == {
         "tiny/1/model.xml", "tiny/1/model.bin", "tiny/config.pbtxt", "tiny/warmup/frame", "tiny/card.json",
@@ -113,11 +113,11 @@ def test_triton_gets_the_graph_a_configuration_and_a_frame_to_wake_up_with(ship:
 @pytest.mark.parametrize("server", ["triton", "ovms"])
 @pytest.mark.parametrize("device", ["cpu", "gpu"])
 def test_what_the_server_loads_turns_the_warm_up_frame_into_the_golden_mask(
-    ship: Ship, server: str, device: str, tmp_path: Path
+    ship: Package, server: str, device: str, tmp_path: Path
 ) -> None:
-    model = serve(ship, tmp_path, ServeOptions(server, device=device))  # type: ignore[arg-type]
+    model = export_to_server(ship, tmp_path, ServeOptions(server, device=device))  # type: ignore[arg-type]
     graph = next(path for path in (model / "1").iterdir() if path.suffix != ".bin")
-    pair = golden(ship)[0]
+    pair = golden_pairs(ship)[0]
     frame = pair.frame
     if server == "triton":
         frame = np.frombuffer((model / "warmup" / "frame").read_bytes(), np.uint8).reshape(1, *SIZE, CHANNELS)
@@ -132,12 +132,12 @@ def test_what_the_server_loads_turns_the_warm_up_frame_into_the_golden_mask(
     assert np.array_equal(mask[0], pair.mask)
 
 
-def test_the_openvino_server_lists_the_model_as_its_schema_wants(ship: Ship, tmp_path: Path) -> None:
+def test_the_openvino_server_lists_the_model_as_its_schema_wants(ship: Package, tmp_path: Path) -> None:
     (tmp_path / "config.json").write_text(
         '{"model_config_list": [{"config": {"name": "other", "base_path": "/models/other"}}], "monitoring": {}}'
     )
-    serve(ship, tmp_path, ServeOptions("ovms", instances=2, device="npu", name="organ"))
-    serve(ship, tmp_path, ServeOptions("ovms", instances=2, name="organ"))
+    export_to_server(ship, tmp_path, ServeOptions("ovms", instances=2, device="npu", name="organ"))
+    export_to_server(ship, tmp_path, ServeOptions("ovms", instances=2, name="organ"))
     config = json.loads((tmp_path / "config.json").read_text())
     assert set(config) == {"model_config_list", "monitoring"}
     entries = [entry["config"] for entry in config["model_config_list"]]
@@ -152,8 +152,8 @@ def test_the_openvino_server_lists_the_model_as_its_schema_wants(ship: Ship, tmp
     assert ours["target_device"] == "CPU"
 
 
-def test_a_bundle_says_what_monai_asks_for(ship: Ship, tmp_path: Path) -> None:
-    bundle = serve(ship, tmp_path, ServeOptions("monai"))
+def test_a_bundle_says_what_monai_asks_for(ship: Package, tmp_path: Path) -> None:
+    bundle = export_to_server(ship, tmp_path, ServeOptions("monai"))
     assert {"configs/metadata.json", "docs/README.md", "models/model.onnx"} <= files(bundle)
     described = json.loads((bundle / "configs" / "metadata.json").read_text())
     assert described == bundle_metadata(ship)
@@ -169,41 +169,41 @@ def test_a_bundle_says_what_monai_asks_for(ship: Ship, tmp_path: Path) -> None:
     assert list(mask["channel_def"].values()) == list(CLASSES)
 
 
-def test_another_ship_of_the_same_face_becomes_the_next_version(ship: Ship, tmp_path: Path) -> None:
+def test_another_ship_of_the_same_face_becomes_the_next_version(ship: Package, tmp_path: Path) -> None:
     for _ in range(2):
-        serve(ship, tmp_path, ServeOptions("triton"))
+        export_to_server(ship, tmp_path, ServeOptions("triton"))
     assert "tiny/2/model.xml" not in files(tmp_path), "the same graph is no new version"
-    serve(ship, tmp_path, ServeOptions("triton", file="fp32"))
+    export_to_server(ship, tmp_path, ServeOptions("triton", file="fp32"))
     assert (tmp_path / "tiny/2/model.xml").read_bytes() == ship.path("openvino/model.xml").read_bytes()
     assert (tmp_path / "tiny/1/model.xml").read_bytes() == ship.path("openvino/model.int8.xml").read_bytes()
     with pytest.raises(ValueError, match=r"tiny/2: holds model\.bin, model\.xml, another backend's"):
-        serve(ship, tmp_path, ServeOptions("triton", device="gpu"))
+        export_to_server(ship, tmp_path, ServeOptions("triton", device="gpu"))
 
 
-def test_a_name_that_means_another_model_is_refused(ship: Ship, tmp_path: Path) -> None:
+def test_a_name_that_means_another_model_is_refused(ship: Package, tmp_path: Path) -> None:
     other = make_ship(tmp_path / "grey", channels=1, channel_order="grey")
-    serve(ship, tmp_path / "models", ServeOptions("triton"))
+    export_to_server(ship, tmp_path / "models", ServeOptions("triton"))
     before = files(tmp_path / "models")
     with pytest.raises(ValueError, match="channels was 3, this ship has 1"):
-        serve(other, tmp_path / "models", ServeOptions("triton"))
+        export_to_server(other, tmp_path / "models", ServeOptions("triton"))
     (tmp_path / "models" / "mine").mkdir()
     with pytest.raises(ValueError, match=r"models/mine: is there, but no card"):
-        serve(ship, tmp_path / "models", ServeOptions("triton", name="mine"))
+        export_to_server(ship, tmp_path / "models", ServeOptions("triton", name="mine"))
     assert files(tmp_path / "models") == before
 
 
 def test_a_ship_without_ir_is_served_as_onnx(tmp_path: Path) -> None:
     bare = make_ship(tmp_path / "ship")
-    model = serve(bare, tmp_path / "t", ServeOptions("triton"))
+    model = export_to_server(bare, tmp_path / "t", ServeOptions("triton"))
     assert "1/model.onnx" in files(model)
     assert 'default_model_filename: "model.onnx"' in (model / "config.pbtxt").read_text()
     with pytest.raises(ValueError, match=r"no file 'model\.fp16\.onnx' on the card"):
-        serve(bare, tmp_path / "h", ServeOptions("triton", file="fp16"))
-    assert "1/model.onnx" in files(serve(bare, tmp_path / "o", ServeOptions("ovms")))
+        export_to_server(bare, tmp_path / "h", ServeOptions("triton", file="fp16"))
+    assert "1/model.onnx" in files(export_to_server(bare, tmp_path / "o", ServeOptions("ovms")))
 
 
-def test_a_full_disk_leaves_no_half_version(ship: Ship, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    serve(ship, tmp_path, ServeOptions("triton"))
+def test_a_full_disk_leaves_no_half_version(ship: Package, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    export_to_server(ship, tmp_path, ServeOptions("triton"))
     before = files(tmp_path)
 
     def full(target: Path, data: bytes) -> None:
@@ -213,16 +213,16 @@ def test_a_full_disk_leaves_no_half_version(ship: Ship, tmp_path: Path, monkeypa
     with monkeypatch.context() as patched:
         patched.setattr(Path, "write_bytes", full)
         with pytest.raises(ValueError, match=r"model\.xml: no space left on the disk"):
-            serve(ship, tmp_path, ServeOptions("triton", file="fp32"))
+            export_to_server(ship, tmp_path, ServeOptions("triton", file="fp32"))
     assert files(tmp_path) == before
-    assert "2/model.xml" in files(serve(ship, tmp_path, ServeOptions("triton", file="fp32")))
+    assert "2/model.xml" in files(export_to_server(ship, tmp_path, ServeOptions("triton", file="fp32")))
 
 
-def test_a_run_killed_half_way_is_not_seen_and_not_in_the_way(ship: Ship, tmp_path: Path) -> None:
+def test_a_run_killed_half_way_is_not_seen_and_not_in_the_way(ship: Package, tmp_path: Path) -> None:
     left = tmp_path / ".tiny.part" / "1"
     left.mkdir(parents=True)
     (left / "model.xml").write_text("<half")
-    model = serve(ship, tmp_path, ServeOptions("triton"))
+    model = export_to_server(ship, tmp_path, ServeOptions("triton"))
     assert (model / "1" / "model.xml").read_bytes() == ship.path("openvino/model.int8.xml").read_bytes()
     assert not (tmp_path / ".tiny.part").exists()
 
@@ -247,7 +247,7 @@ def test_a_model_name_is_fit_for_a_folder_and_an_address() -> None:
 
 
 def test_the_command_takes_a_ship_and_names_the_repository(
-    ship: Ship, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ship: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     cli.main(["export", str(ship.folder), "--serve", "ovms", "--out", str(tmp_path)])
     assert capsys.readouterr().out.strip() == str(tmp_path / "tiny")

@@ -13,14 +13,14 @@ onnx = pytest.importorskip("onnx")
 from google.protobuf.message import DecodeError  # noqa: E402
 from tiny_ship import SIZE, expected, frame, graph, make_ship  # noqa: E402
 
-from deploy.package.golden import golden, self_test, write_golden  # noqa: E402
+from deploy.package.golden import golden_pairs, self_test, write_golden  # noqa: E402
 from deploy.package.onnx_inspect import parse_graph, read_graph_file  # noqa: E402
-from deploy.package.package import Ship, card_hash, open_ship, seal  # noqa: E402
+from deploy.package.package import Package, card_hash, finalize, open_package  # noqa: E402
 from edgemt.model_card import ModelCard  # noqa: E402
 
 
 @pytest.fixture
-def ship(tmp_path: Path) -> Ship:
+def ship(tmp_path: Path) -> Package:
     return make_ship(tmp_path / "ship")
 
 
@@ -41,76 +41,76 @@ class Pretend:
 def one_line(error: pytest.ExceptionInfo[ValueError], *words: str) -> None:
     text = str(error.value)
     assert "\n" not in text
-    for word in words:
-        assert word in text, text
+    for part in words:
+        assert part in text, text
 
 
-def rewrite_card(ship: Ship, **changes: object) -> None:
+def rewrite_card(ship: Package, **changes: object) -> None:
     raw = json.loads((ship.folder / "card.json").read_text())
     (ship.folder / "card.json").write_text(json.dumps({**raw, **changes}))
 
 
-def test_a_sealed_ship_opens_with_the_same_card(ship: Ship) -> None:
-    again = open_ship(ship.folder)
+def test_a_sealed_ship_opens_with_the_same_card(ship: Package) -> None:
+    again = open_package(ship.folder)
     assert again.card == ship.card
     assert {"model.onnx", "model.int8.onnx", "golden/frame0.png", "golden/frame0.mask.png"} <= set(again.card.files)
     assert ship.path("model.onnx").is_file()
 
 
-def test_a_copied_ship_opens(ship: Ship, tmp_path: Path) -> None:
+def test_a_copied_ship_opens(ship: Package, tmp_path: Path) -> None:
     shutil.copytree(ship.folder, tmp_path / "device")
-    assert open_ship(tmp_path / "device").card == ship.card
+    assert open_package(tmp_path / "device").card == ship.card
 
 
-def test_one_flipped_bit_is_refused_and_the_file_is_named(ship: Ship) -> None:
+def test_one_flipped_bit_is_refused_and_the_file_is_named(ship: Package) -> None:
     file = ship.folder / "model.onnx"
     data = bytearray(file.read_bytes())
     data[len(data) // 2] ^= 1
     file.write_bytes(data)
     with pytest.raises(ValueError) as error:
-        open_ship(ship.folder)
+        open_package(ship.folder)
     one_line(error, "model.onnx", "sha256")
 
 
-def test_a_changed_golden_mask_is_refused(ship: Ship) -> None:
+def test_a_changed_golden_mask_is_refused(ship: Package) -> None:
     write_golden(ship.folder, "frame0", frame=frame(0), mask=np.zeros(SIZE, np.uint8))
     with pytest.raises(ValueError) as error:
-        open_ship(ship.folder)
+        open_package(ship.folder)
     one_line(error, "frame0.mask.png")
 
 
-def test_a_truncated_file_is_named_in_one_line(ship: Ship) -> None:
+def test_a_truncated_file_is_named_in_one_line(ship: Package) -> None:
     file = ship.folder / "model.int8.onnx"
     file.write_bytes(file.read_bytes()[:-20])
     with pytest.raises(ValueError) as error:
-        open_ship(ship.folder)
+        open_package(ship.folder)
     one_line(error, "model.int8.onnx")
 
 
-def test_a_missing_file_is_named_in_one_line(ship: Ship) -> None:
+def test_a_missing_file_is_named_in_one_line(ship: Package) -> None:
     (ship.folder / "model.onnx").unlink()
     with pytest.raises(ValueError) as error:
-        open_ship(ship.folder)
+        open_package(ship.folder)
     one_line(error, "model.onnx", "missing")
 
 
-def test_a_folder_without_a_card_is_no_ship(ship: Ship, tmp_path: Path) -> None:
+def test_a_folder_without_a_card_is_no_ship(ship: Package, tmp_path: Path) -> None:
     (ship.folder / "card.json").unlink()
     with pytest.raises(ValueError) as error:
-        open_ship(ship.folder)
+        open_package(ship.folder)
     one_line(error, "card.json")
     with pytest.raises(ValueError, match="no such ship folder"):
-        open_ship(tmp_path / "nowhere")
+        open_package(tmp_path / "nowhere")
 
 
 @pytest.mark.parametrize(
     "text",
     ["", "{", "[]", "null", '{"format": 99}', '{"format": 1, "surprise": 1}', '{"format": 1, "files": 3}'],
 )
-def test_a_card_that_is_no_card_is_refused(ship: Ship, text: str) -> None:
+def test_a_card_that_is_no_card_is_refused(ship: Package, text: str) -> None:
     (ship.folder / "card.json").write_text(text)
     with pytest.raises(ValueError) as error:
-        open_ship(ship.folder)
+        open_package(ship.folder)
     one_line(error, "card.json")
 
 
@@ -125,33 +125,33 @@ def test_a_card_that_is_no_card_is_refused(ship: Ship, text: str) -> None:
         {"files": {"model.onnx": 7}},
     ],
 )
-def test_a_card_that_makes_no_sense_names_the_field(ship: Ship, changes: dict[str, object]) -> None:
+def test_a_card_that_makes_no_sense_names_the_field(ship: Package, changes: dict[str, object]) -> None:
     rewrite_card(ship, **changes)
     with pytest.raises(ValueError) as error:
-        open_ship(ship.folder)
+        open_package(ship.folder)
     one_line(error, "card.json", next(iter(changes)))
 
 
 @pytest.mark.parametrize("name", ["../outside.onnx", "/etc/hostname", "golden/../../outside.onnx", "a\\b"])
-def test_a_card_cannot_point_outside_its_folder(ship: Ship, name: str) -> None:
+def test_a_card_cannot_point_outside_its_folder(ship: Package, name: str) -> None:
     (ship.folder.parent / "outside.onnx").write_bytes(b"x")
     rewrite_card(ship, files={name: "0" * 64})
     with pytest.raises(ValueError) as error:
-        open_ship(ship.folder)
+        open_package(ship.folder)
     one_line(error, "outside")
 
 
-def test_a_link_that_leaves_the_folder_is_refused(ship: Ship) -> None:
+def test_a_link_that_leaves_the_folder_is_refused(ship: Package) -> None:
     outside = ship.folder.parent / "outside.onnx"
     shutil.move(ship.folder / "model.onnx", outside)
     (ship.folder / "model.onnx").symlink_to(outside)
     with pytest.raises(ValueError) as error:
-        open_ship(ship.folder)
+        open_package(ship.folder)
     one_line(error, "model.onnx", "link")
 
 
 @pytest.mark.parametrize("where", ["initializer", "attribute"])
-def test_external_data_is_refused_even_with_the_right_hash(ship: Ship, where: str) -> None:
+def test_external_data_is_refused_even_with_the_right_hash(ship: Package, where: str) -> None:
     model = graph()
     tensor = model.graph.initializer[1]
     if where == "attribute":
@@ -162,44 +162,44 @@ def test_external_data_is_refused_even_with_the_right_hash(ship: Ship, where: st
     tensor.external_data.add(key="location", value="../secrets.bin")
     (ship.folder / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match="another file"):
-        seal(ship.folder, ship.card)
+        finalize(ship.folder, ship.card)
     from edgemt.io.atomic import sha256
 
     rewrite_card(ship, files={**ship.card.files, "model.onnx": sha256(ship.folder / "model.onnx")})
     with pytest.raises(ValueError) as error:
-        open_ship(ship.folder)
+        open_package(ship.folder)
     one_line(error, "model.onnx", "another file")
 
 
-def test_an_ir_without_its_weights_is_refused(ship: Ship) -> None:
+def test_an_ir_without_its_weights_is_refused(ship: Package) -> None:
     (ship.folder / "model.xml").write_text("<net/>")
-    seal(ship.folder, ship.card)
+    finalize(ship.folder, ship.card)
     with pytest.raises(ValueError) as error:
-        open_ship(ship.folder)
+        open_package(ship.folder)
     one_line(error, "model.xml", ".bin")
 
 
-def test_a_file_that_is_not_on_the_card_is_not_handed_out(ship: Ship) -> None:
+def test_a_file_that_is_not_on_the_card_is_not_handed_out(ship: Package) -> None:
     (ship.folder / "extra.onnx").write_bytes(b"x")
     with pytest.raises(ValueError) as error:
-        open_ship(ship.folder).path("extra.onnx")
+        open_package(ship.folder).path("extra.onnx")
     one_line(error, "extra.onnx", "model.int8.onnx")
 
 
 def test_sealing_nothing_is_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="nothing to seal"):
-        seal(tmp_path, ModelCard())
+        finalize(tmp_path, ModelCard())
     with pytest.raises(ValueError, match="no such folder"):
-        seal(tmp_path / "nowhere", ModelCard())
+        finalize(tmp_path / "nowhere", ModelCard())
 
 
-def test_the_card_hash_follows_the_card(ship: Ship) -> None:
-    assert card_hash(ship.card) == card_hash(open_ship(ship.folder).card)
+def test_the_card_hash_follows_the_card(ship: Package) -> None:
+    assert card_hash(ship.card) == card_hash(open_package(ship.folder).card)
     assert card_hash(replace(ship.card, name="other")) != card_hash(ship.card)
 
 
-def test_golden_frames_come_back_as_they_went(ship: Ship) -> None:
-    pairs = golden(ship)
+def test_golden_frames_come_back_as_they_went(ship: Package) -> None:
+    pairs = golden_pairs(ship)
     assert [pair.name for pair in pairs] == ["frame0", "frame1"]
     assert np.array_equal(pairs[1].frame[0], frame(1))
     assert np.array_equal(pairs[1].mask, expected(frame(1)))
@@ -207,8 +207,8 @@ def test_golden_frames_come_back_as_they_went(ship: Ship) -> None:
 
 def test_a_grey_golden_frame_keeps_its_channel_axis(tmp_path: Path) -> None:
     write_golden(tmp_path / "ship", "grey", frame=frame()[..., :1], mask=expected(frame()))
-    seal(tmp_path / "ship", ModelCard(classes=("a", "b", "c"), size=SIZE, channels=1))
-    assert golden(open_ship(tmp_path / "ship"))[0].frame.shape == (1, *SIZE, 1)
+    finalize(tmp_path / "ship", ModelCard(classes=("a", "b", "c"), size=SIZE, channels=1))
+    assert golden_pairs(open_package(tmp_path / "ship"))[0].frame.shape == (1, *SIZE, 1)
 
 
 def test_a_golden_pair_of_different_sizes_is_refused(tmp_path: Path) -> None:
@@ -225,7 +225,7 @@ def test_a_golden_pair_of_different_sizes_is_refused(tmp_path: Path) -> None:
         (Pretend(background=True, precision="int8"), False),
     ],
 )
-def test_the_self_test_is_strict_with_float_and_lenient_with_int8(ship: Ship, runner: Pretend, ok: bool) -> None:
+def test_the_self_test_is_strict_with_float_and_lenient_with_int8(ship: Package, runner: Pretend, ok: bool) -> None:
     result = self_test(ship, runner)
     assert result.ok is ok
     assert result.frames == 2
@@ -237,7 +237,7 @@ def test_the_self_test_asks_of_int8_what_it_reached_where_the_ship_was_made(tmp_
     poor = Pretend(wrong=0.08, precision="int8")
     assert not self_test(ship, poor).ok
     reached = {poor.file: {"golden_pixels": 0.93, "golden_dice": 0.75}}
-    assert self_test(Ship(ship.folder, replace(ship.card, measured=reached)), poor).ok
+    assert self_test(Package(ship.folder, replace(ship.card, measured=reached)), poor).ok
     assert not self_test(ship, Pretend(background=True, precision="int8")).ok
 
 
@@ -247,7 +247,7 @@ def test_a_ship_without_golden_frames_does_not_pass_its_self_test(tmp_path: Path
     assert "no golden" in result.message
 
 
-def test_operators_are_counted_without_the_onnx_package(ship: Ship) -> None:
+def test_operators_are_counted_without_the_onnx_package(ship: Package) -> None:
     found = read_graph_file(ship.folder / "model.int8.onnx")
     assert found.ops["QuantizeLinear"] == 3
     assert found.ops["Conv"] == 1
@@ -255,7 +255,7 @@ def test_operators_are_counted_without_the_onnx_package(ship: Ship) -> None:
 
 
 @pytest.mark.parametrize("keep", [0.0, 0.1, 0.5, 0.99])
-def test_every_truncation_of_a_graph_is_a_value_error(ship: Ship, tmp_path: Path, keep: float) -> None:
+def test_every_truncation_of_a_graph_is_a_value_error(ship: Package, tmp_path: Path, keep: float) -> None:
     data = (ship.folder / "model.onnx").read_bytes()
     (tmp_path / "cut.onnx").write_bytes(data[: int(keep * len(data))])
     with pytest.raises(ValueError) as error:
@@ -276,8 +276,8 @@ def test_random_bytes_never_escape_as_another_error(tmp_path: Path) -> None:
 
 def test_a_stray_pixel_on_empty_frames_is_forgiven(tmp_path: Path) -> None:
     write_golden(tmp_path / "ship", "dark", frame=np.zeros((*SIZE, 3), np.uint8), mask=np.zeros(SIZE, np.uint8))
-    seal(tmp_path / "ship", ModelCard(classes=("a", "b", "c"), size=SIZE))
-    dark = open_ship(tmp_path / "ship")
+    finalize(tmp_path / "ship", ModelCard(classes=("a", "b", "c"), size=SIZE))
+    dark = open_package(tmp_path / "ship")
     assert self_test(dark, Pretend()).ok
     assert not self_test(dark, Pretend(wrong=0.5, precision="int8")).ok
 
@@ -331,32 +331,32 @@ HIDDEN = {
 
 
 @pytest.mark.parametrize("what", HIDDEN)
-def test_no_form_of_a_weight_hides_what_it_holds(ship: Ship, what: str) -> None:
+def test_no_form_of_a_weight_hides_what_it_holds(ship: Package, what: str) -> None:
     (ship.folder / "model.onnx").write_bytes(whole_model(HIDDEN[what]))
     with pytest.raises(ValueError) as error:
-        seal(ship.folder, ship.card)
+        finalize(ship.folder, ship.card)
     one_line(error, "model.onnx")
 
 
-def test_a_plain_weight_more_is_fine(ship: Ship) -> None:
+def test_a_plain_weight_more_is_fine(ship: Package) -> None:
     (ship.folder / "model.onnx").write_bytes(
         whole_model(DIMS + b"\x10\x01" + inside(9, b"\0" * 4) + inside(8, b"spare"))
     )
     assert onnx.load(ship.folder / "model.onnx").graph.initializer[-1].name == "spare"
-    assert seal(ship.folder, ship.card)
+    assert finalize(ship.folder, ship.card)
 
 
-def test_a_graph_in_two_pieces_is_refused(ship: Ship) -> None:
+def test_a_graph_in_two_pieces_is_refused(ship: Package) -> None:
     """protobuf merges them, a reader that takes the last one does not."""
     data = graph().SerializeToString()
     (ship.folder / "model.onnx").write_bytes(data + inside(7, b""))
     assert onnx.load(ship.folder / "model.onnx").graph.node
     with pytest.raises(ValueError, match=r"model\.onnx: .*field 7 of a model occurs twice"):
-        seal(ship.folder, ship.card)
+        finalize(ship.folder, ship.card)
 
 
 @pytest.mark.parametrize("where", ["function", "training"])
-def test_weights_outside_the_graph_are_looked_at_too(ship: Ship, where: str) -> None:
+def test_weights_outside_the_graph_are_looked_at_too(ship: Package, where: str) -> None:
     model = graph()
     tensor = onnx.helper.make_tensor("far", onnx.TensorProto.FLOAT, [1], [0.0])
     tensor.ClearField("float_data")
@@ -370,7 +370,7 @@ def test_weights_outside_the_graph_are_looked_at_too(ship: Ship, where: str) -> 
         model.training_info.add().algorithm.initializer.append(tensor)
     (ship.folder / "model.onnx").write_bytes(model.SerializeToString())
     with pytest.raises(ValueError, match="another file"):
-        seal(ship.folder, ship.card)
+        finalize(ship.folder, ship.card)
 
 
 def test_the_walker_and_the_official_parser_agree_on_damaged_files(tmp_path: Path) -> None:

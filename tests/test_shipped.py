@@ -14,10 +14,10 @@ pytest.importorskip("onnxruntime")
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
 from deploy.benchmark.bench import BenchOptions  # noqa: E402
-from deploy.benchmark.package_bench import bench_ship  # noqa: E402
-from deploy.package.golden import golden  # noqa: E402
+from deploy.benchmark.package_bench import bench_package  # noqa: E402
+from deploy.package.golden import golden_pairs  # noqa: E402
 from deploy.package.input_drift import write_inputs  # noqa: E402
-from deploy.package.package import Ship, seal  # noqa: E402
+from deploy.package.package import Package, finalize  # noqa: E402
 from edgemt.data.cohort import DataOptions  # noqa: E402
 from edgemt.inference import evaluate_package  # noqa: E402
 from edgemt.inference.predict import write_png  # noqa: E402
@@ -29,7 +29,7 @@ DATA = DataOptions(layout="pairs", classes=("background", "organ", "tool"), size
 
 
 @pytest.fixture
-def ship(tmp_path: Path) -> Ship:
+def ship(tmp_path: Path) -> Package:
     return make_ship(tmp_path / "ship", data=DATA, measured={"model.onnx": {"dice": 0.75}})
 
 
@@ -44,7 +44,7 @@ def pairs(folder: Path, count: int = 3, *, big: int = 1) -> Path:
     return folder
 
 
-def test_a_folder_of_images_and_masks_is_measured_whole(ship: Ship, tmp_path: Path) -> None:
+def test_a_folder_of_images_and_masks_is_measured_whole(ship: Package, tmp_path: Path) -> None:
     record = evaluate_package.evaluate_ship(ship.folder, data_root=pairs(tmp_path / "test"), **RUN)
     assert record["counted"] == 3
     assert record["dice"] == 1.0
@@ -53,12 +53,12 @@ def test_a_folder_of_images_and_masks_is_measured_whole(ship: Ship, tmp_path: Pa
     json.dumps(record)
 
 
-def test_masks_are_scored_at_their_own_size(ship: Ship, tmp_path: Path) -> None:
+def test_masks_are_scored_at_their_own_size(ship: Package, tmp_path: Path) -> None:
     record = evaluate_package.evaluate_ship(ship.folder, data_root=pairs(tmp_path / "test", big=3), **RUN)
     assert 0.9 < record["dice"] <= 1.0
 
 
-def test_a_wrong_mask_costs_what_it_should(ship: Ship, tmp_path: Path) -> None:
+def test_a_wrong_mask_costs_what_it_should(ship: Package, tmp_path: Path) -> None:
     root = pairs(tmp_path / "test")
     Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / "masks" / "case1.png")
     record = evaluate_package.evaluate_ship(ship.folder, data_root=root, **RUN)
@@ -66,20 +66,20 @@ def test_a_wrong_mask_costs_what_it_should(ship: Ship, tmp_path: Path) -> None:
     assert record["per_class"]["organ"]["invented"] == 1
 
 
-def test_only_the_val_folder_of_a_training_layout_is_measured(ship: Ship, tmp_path: Path) -> None:
+def test_only_the_val_folder_of_a_training_layout_is_measured(ship: Package, tmp_path: Path) -> None:
     pairs(tmp_path / "data" / "train", 4)
     pairs(tmp_path / "data" / "val", 2)
     assert evaluate_package.evaluate_ship(ship.folder, data_root=tmp_path / "data", **RUN)["counted"] == 2
 
 
-def test_a_list_names_the_cases(ship: Ship, tmp_path: Path) -> None:
+def test_a_list_names_the_cases(ship: Package, tmp_path: Path) -> None:
     root = pairs(tmp_path / "test", 4)
     (root / "mine.txt").write_text("case2\n")
     record = evaluate_package.evaluate_ship(ship.folder, data_root=root, val="mine.txt", **RUN)
     assert [case["name"] for case in record["cases"]] == ["case2"]
 
 
-def test_an_image_without_a_mask_is_not_left_out_silently(ship: Ship, tmp_path: Path) -> None:
+def test_an_image_without_a_mask_is_not_left_out_silently(ship: Package, tmp_path: Path) -> None:
     root = pairs(tmp_path / "test")
     (root / "masks" / "case1.png").unlink()
     with pytest.raises(ValueError, match="case1"):
@@ -94,7 +94,7 @@ def test_eval_without_data_says_what_to_give(tmp_path: Path) -> None:
         evaluate_package.evaluate_ship(strange.folder, **RUN)
 
 
-def test_the_table_has_a_row_a_class_and_the_dice_of_the_card(ship: Ship, tmp_path: Path) -> None:
+def test_the_table_has_a_row_a_class_and_the_dice_of_the_card(ship: Package, tmp_path: Path) -> None:
     text = evaluate_package.metrics_table(
         evaluate_package.evaluate_ship(ship.folder, data_root=pairs(tmp_path / "test"), **RUN)
     )
@@ -104,7 +104,7 @@ def test_the_table_has_a_row_a_class_and_the_dice_of_the_card(ship: Ship, tmp_pa
     assert "nan" not in text.lower()
 
 
-def test_a_mask_has_the_size_of_its_image_and_holds_class_indices(ship: Ship, tmp_path: Path) -> None:
+def test_a_mask_has_the_size_of_its_image_and_holds_class_indices(ship: Package, tmp_path: Path) -> None:
     root = pairs(tmp_path / "in", 2, big=2)
     written = list(evaluate_package.predict(ship.folder, [root / "images"], out=tmp_path / "out", **RUN))
     assert [path.name for path in written] == [
@@ -118,7 +118,7 @@ def test_a_mask_has_the_size_of_its_image_and_holds_class_indices(ship: Ship, tm
     assert overlay.shape == (*truth.shape, 3)
 
 
-def test_grey_and_deep_images_are_taken_too(ship: Ship, tmp_path: Path) -> None:
+def test_grey_and_deep_images_are_taken_too(ship: Package, tmp_path: Path) -> None:
     Image.fromarray(frame(0)[..., 0]).save(tmp_path / "grey.png")
     Image.fromarray(frame(0)[..., 0].astype(np.uint16) * 257).save(tmp_path / "deep.tif")
     written = list(
@@ -130,19 +130,19 @@ def test_grey_and_deep_images_are_taken_too(ship: Ship, tmp_path: Path) -> None:
     assert np.array_equal(read_label(written[0]), expected(frame(0)))
 
 
-def test_a_folder_predicted_into_itself_reads_only_the_inputs(ship: Ship, tmp_path: Path) -> None:
+def test_a_folder_predicted_into_itself_reads_only_the_inputs(ship: Package, tmp_path: Path) -> None:
     root = pairs(tmp_path / "in", 2) / "images"
     first = list(evaluate_package.predict(ship.folder, [root], out=root, **RUN))
     assert list(evaluate_package.predict(ship.folder, [root], out=root, **RUN)) == first
 
 
-def test_without_overlay_only_masks_are_written(ship: Ship, tmp_path: Path) -> None:
+def test_without_overlay_only_masks_are_written(ship: Package, tmp_path: Path) -> None:
     root = pairs(tmp_path / "in", 1)
     written = list(evaluate_package.predict(ship.folder, [root / "images"], out=tmp_path / "out", overlay=False, **RUN))
     assert [path.name for path in written] == ["case0.mask.png"]
 
 
-def test_a_volume_keeps_its_shape_and_its_place_in_space(ship: Ship, tmp_path: Path) -> None:
+def test_a_volume_keeps_its_shape_and_its_place_in_space(ship: Package, tmp_path: Path) -> None:
     nibabel = pytest.importorskip("nibabel")
     slices = np.stack([frame(seed)[..., 0] for seed in range(3)], axis=-1)
     affine = np.diag([1.25, 1.25, 8.0, 1.0])
@@ -176,7 +176,7 @@ def test_a_volume_reaches_the_network_in_the_order_of_training(tmp_path: Path, c
     assert np.array_equal(upright, np.stack([expected(frame(seed)) for seed in range(3)], axis=-1))
 
 
-def test_a_turned_picture_is_upright_for_the_network_and_in_its_mask(ship: Ship, tmp_path: Path) -> None:
+def test_a_turned_picture_is_upright_for_the_network_and_in_its_mask(ship: Package, tmp_path: Path) -> None:
     exif = Image.Exif()
     exif[0x0112] = 6
     Image.fromarray(frame(0)).transpose(Image.Transpose.ROTATE_90).save(tmp_path / "a.png", exif=exif)
@@ -263,7 +263,7 @@ def test_a_folder_of_slice_images_is_a_volume_to_a_model_of_slices(tmp_path: Pat
 
 def test_golden_frames_of_five_slices_are_what_they_were(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship", **SLICED)  # type: ignore[arg-type]
-    pair = golden(ship)[0]
+    pair = golden_pairs(ship)[0]
     assert np.array_equal(pair.frame[0], np.stack([frame(k)[..., 0] for k in range(5)], axis=-1))
     healthy, lines = evaluate_package.doctor(ship.folder)
     assert healthy, lines
@@ -274,7 +274,7 @@ def test_golden_frames_of_five_slices_are_what_they_were(tmp_path: Path) -> None
 def test_a_model_of_slices_is_timed_like_any_other(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship", **SLICED)  # type: ignore[arg-type]
     quick = BenchOptions(warmup=1, iterations=5, rounds=1, block_ms=2, seconds=0.05, paced_seconds=0.05, cold=False)
-    record = bench_ship(ship.folder, runtimes=("onnxruntime",), threads=1, options=quick)
+    record = bench_package(ship.folder, runtimes=("onnxruntime",), threads=1, options=quick)
     assert record["calls"][0]["file"] == "model.onnx"
 
 
@@ -288,7 +288,7 @@ def test_a_model_of_slices_is_timed_like_any_other(tmp_path: Path) -> None:
         ("none", "holds no"),
     ],
 )
-def test_a_bad_input_is_one_clear_line(ship: Ship, tmp_path: Path, name: str, words: str) -> None:
+def test_a_bad_input_is_one_clear_line(ship: Package, tmp_path: Path, name: str, words: str) -> None:
     if name == "none":
         (tmp_path / name).mkdir()
     elif name != "gone.png":
@@ -301,7 +301,7 @@ def test_a_bad_input_is_one_clear_line(ship: Ship, tmp_path: Path, name: str, wo
     assert not (tmp_path / "out").exists()
 
 
-def test_two_inputs_of_one_name_do_not_overwrite_each_other(ship: Ship, tmp_path: Path) -> None:
+def test_two_inputs_of_one_name_do_not_overwrite_each_other(ship: Package, tmp_path: Path) -> None:
     for folder in ("a", "b"):
         pairs(tmp_path / folder, 1)
     with pytest.raises(ValueError, match="same mask"):
@@ -310,7 +310,7 @@ def test_two_inputs_of_one_name_do_not_overwrite_each_other(ship: Ship, tmp_path
         )
 
 
-def test_the_doctor_finds_a_sound_ship_sound(ship: Ship) -> None:
+def test_the_doctor_finds_a_sound_ship_sound(ship: Package) -> None:
     healthy, lines = evaluate_package.doctor(ship.folder)
     text = "\n".join(lines)
     assert healthy, text
@@ -318,7 +318,7 @@ def test_the_doctor_finds_a_sound_ship_sound(ship: Ship) -> None:
     assert "golden" in text
 
 
-def test_the_doctor_finds_a_changed_file(ship: Ship) -> None:
+def test_the_doctor_finds_a_changed_file(ship: Package) -> None:
     (ship.folder / "model.onnx").write_bytes(b"")
     healthy, lines = evaluate_package.doctor(ship.folder)
     assert not healthy
@@ -333,11 +333,11 @@ def test_the_doctor_without_a_ship_looks_at_the_machine() -> None:
 
 def test_the_doctor_says_when_the_masks_are_not_the_golden_ones(tmp_path: Path) -> None:
     from deploy.package.golden import write_golden
-    from deploy.package.package import seal
+    from deploy.package.package import finalize
 
     ship = make_ship(tmp_path / "ship")
     write_golden(ship.folder, "frame0", frame=frame(0), mask=expected(frame(5)))
-    seal(ship.folder, ship.card)
+    finalize(ship.folder, ship.card)
     healthy, lines = evaluate_package.doctor(ship.folder)
     assert not healthy
     assert any("do not use" in line for line in lines)
@@ -346,7 +346,7 @@ def test_the_doctor_says_when_the_masks_are_not_the_golden_ones(tmp_path: Path) 
 def test_frames_of_another_kind_are_said_once_in_words(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ship = make_ship(tmp_path / "ship")
     write_inputs(ship.folder, np.stack([frame(seed) for seed in range(20)]))
-    seal(ship.folder, ship.card)
+    finalize(ship.folder, ship.card)
     root = pairs(tmp_path / "in", 3)
     list(evaluate_package.predict(ship.folder, [root / "images"], out=tmp_path / "out", **RUN))
     assert "warning" not in capsys.readouterr().err
@@ -357,7 +357,7 @@ def test_frames_of_another_kind_are_said_once_in_words(tmp_path: Path, capsys: p
 
 
 def test_one_damaged_file_leaves_the_others_done_and_is_named_at_the_end(
-    ship: Ship, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ship: Package, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "frames"
     folder.mkdir()
@@ -373,7 +373,7 @@ def test_one_damaged_file_leaves_the_others_done_and_is_named_at_the_end(
     assert capsys.readouterr().err.count("left out: ") == 2
 
 
-def test_a_mask_of_another_input_is_never_replaced(ship: Ship, tmp_path: Path) -> None:
+def test_a_mask_of_another_input_is_never_replaced(ship: Package, tmp_path: Path) -> None:
     draw = np.random.default_rng(0)
     for name in ("x/a", "y/a"):
         (tmp_path / name).parent.mkdir()

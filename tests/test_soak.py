@@ -7,7 +7,7 @@ import pytest
 
 from deploy.benchmark import soak as soak_module
 from deploy.benchmark.soak import drift, soak, soak_notes
-from deploy.hardware.monitor import Watch
+from deploy.hardware.monitor import HardwareMonitor
 
 FRAMES = [np.zeros((1, 2, 2, 1), np.uint8)]
 
@@ -74,9 +74,9 @@ def timeline(**series: list[float]) -> list[dict[str, float]]:
 def test_memory_that_grows_is_a_note_and_a_heap_that_breathes_is_none() -> None:
     leak = drift(timeline(resident_bytes=[(100 + 10 * i) * 2.0**20 for i in range(10)]))
     calm = drift(timeline(resident_bytes=[(100 + i % 2) * 2.0**20 for i in range(10)]))
-    said = [soak_notes({"drift": found, "throttled": {}, "minutes": 5.0}) for found in (leak, calm)]
+    result = [soak_notes({"drift": found, "throttled": {}, "minutes": 5.0}) for found in (leak, calm)]
     assert leak["resident_bytes"] == 60 * 2**20
-    assert "resident memory grew by 60 MiB in 5.0 minutes" in said[0][0] and said[1] == []
+    assert "resident memory grew by 60 MiB in 5.0 minutes" in result[0][0] and result[1] == []
 
 
 def test_the_first_interval_does_not_count_as_a_leak() -> None:
@@ -86,15 +86,15 @@ def test_the_first_interval_does_not_count_as_a_leak() -> None:
 
 def test_clocks_that_fall_and_heat_events_are_told() -> None:
     found = drift(timeline(cpu_mhz=[3000.0] * 4 + [2000.0] * 5))
-    said = soak_notes({"drift": found, "throttled": {"heat_events": 3}, "minutes": 1.0})
-    assert any("clocks fell to 67%" in note for note in said)
-    assert any("for heat 3 times" in note for note in said)
+    result = soak_notes({"drift": found, "throttled": {"heat_events": 3}, "minutes": 1.0})
+    assert any("clocks fell to 67%" in note for note in result)
+    assert any("for heat 3 times" in note for note in result)
 
 
 def test_a_watch_of_the_callers_own_is_used(clock: Clock) -> None:
     def call(_: np.ndarray) -> None:
         clock.ns += 1_000_000_000
 
-    watch = Watch()
+    watch = HardwareMonitor()
     soak(call, FRAMES, minutes=0.1, interval_s=2, watch=watch)
     assert len(watch.points) == 3

@@ -10,7 +10,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 from conftest import TINY
-from edgemt.engine import Schedule
 from PIL import Image
 
 from edgemt import cli
@@ -24,6 +23,7 @@ from edgemt.pipeline.accuracy import dice_drop, dice_text, measured_of
 from edgemt.pipeline.training_data import as_read
 from edgemt.recipes import Recipe, Teacher
 from edgemt.training import engine
+from edgemt.training.options import Schedule
 
 SHORT = Schedule(steps=2, labelled=2, unlabelled=2, precision="32-true", validations=1)
 

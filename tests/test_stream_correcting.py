@@ -38,7 +38,7 @@ SIZE, PICTURE = (48, 64), (96, 128)
 ORGAN, TOOL = np.s_[10:30, 8:28], np.s_[30:40, 40:60]  # where they lie, in mask pixels
 
 
-def bright_objects() -> Prompted:
+def bright_objects() -> PromptableRunner:
     """A promptable network in three lines: the bright pixels of what is clicked or boxed."""
 
     def embed(feed: Any) -> dict[str, np.ndarray]:
@@ -52,7 +52,7 @@ def bright_objects() -> Prompted:
         logits = np.where((feed["fine"][0, 0] > 120) & inside, 5.0, -5.0).astype(np.float32)
         return {"logits": logits[None], "quality": np.ones(1, np.float32)}
 
-    return Prompted(embed, decode, shape=(1, *SIZE, 3), runtime="numpy")
+    return PromptableRunner(embed, decode, shape=(1, *SIZE, 3), runtime="numpy")
 
 
 def frame(number: int) -> Frame:

@@ -18,7 +18,7 @@ from pretend_gpu import CAPABILITY, NAME, Library, TensorRT  # noqa: E402
 from tiny_ship import expected, frame, graph, make_ship  # noqa: E402
 
 from deploy.package.golden import self_test  # noqa: E402
-from deploy.package.package import Ship  # noqa: E402
+from deploy.package.package import Package  # noqa: E402
 from deploy.runtimes import (
     cuda_driver,
     tensorrt_build,  # noqa: E402
@@ -26,15 +26,15 @@ from deploy.runtimes import (
 from deploy.runtimes.cache_seal import read_sealed  # noqa: E402
 from deploy.runtimes.load import runner  # noqa: E402
 from deploy.runtimes.registry import available  # noqa: E402
-from deploy.runtimes.tensorrt_api import executed  # noqa: E402
-from deploy.runtimes.tensorrt_build import BuildOptions, build, build_ship  # noqa: E402
-from deploy.runtimes.tensorrt_engine_cache import Key, NoEngine, find_engine, open_engine, write_engine  # noqa: E402
+from deploy.runtimes.tensorrt_api import layer_precisions  # noqa: E402
+from deploy.runtimes.tensorrt_build import BuildOptions, build, build_package  # noqa: E402
+from deploy.runtimes.tensorrt_engine_cache import EngineKey, EngineNotBuiltError, find_engine, open_engine, write_engine  # noqa: E402
 
-KEY = Key("a" * 64, "tensorrt", "10.3.0", NAME, "8.7", "CUDA 12.6", {"precision": "tf32"})
+KEY = EngineKey("a" * 64, "tensorrt", "10.3.0", NAME, "8.7", "CUDA 12.6", {"precision": "tf32"})
 
 
 @pytest.fixture
-def ship(tmp_path: Path) -> Ship:
+def ship(tmp_path: Path) -> Package:
     return make_ship(tmp_path / "ship")
 
 
@@ -74,8 +74,8 @@ def no_gpu(monkeypatch: pytest.MonkeyPatch) -> None:
 def one_line(error: pytest.ExceptionInfo[ValueError], *words: str) -> None:
     text = str(error.value)
     assert "\n" not in text
-    for word in words:
-        assert word in text, text
+    for piece in words:
+        assert piece in text, text
 
 
 def frames(count: int) -> list[np.ndarray]:
@@ -86,12 +86,12 @@ def frames(count: int) -> list[np.ndarray]:
 
 
 @pytest.mark.parametrize("file", ["fp32", "int8"])
-def test_nvidias_builder_makes_an_engine_of_both_graphs_without_a_gpu(ship: Ship, no_gpu: None, file: str) -> None:
+def test_nvidias_builder_makes_an_engine_of_both_graphs_without_a_gpu(ship: Package, no_gpu: None, file: str) -> None:
     pytest.importorskip("tensorrt_rtx_libs")
-    ((engine, said),) = build_ship(ship, runtime="tensorrt_rtx", file=file, self_test=runner)
+    ((engine, message),) = build_package(ship, runtime="tensorrt_rtx", file=file, self_test=runner)
     assert len(engine.read()) == engine.record["bytes"] > 1000
     assert engine.record["ahead_of_time"]
-    assert "not tried: no NVIDIA GPU" in said
+    assert "not tried: no NVIDIA GPU" in message
     assert engine.record["layers"] == {{"fp32": "f32", "int8": "int8"}[file]: 1}
     assert find_engine(engine.path.parent, ship.path(f"model{'.int8' * (file == 'int8')}.onnx"), engine.key) == engine
 
@@ -111,7 +111,7 @@ def test_what_nvidias_parser_refuses_is_told_in_one_line(tmp_path: Path, no_gpu:
 
 
 def test_without_a_gpu_the_full_tensorrt_says_where_engines_are_built(
-    ship: Ship, no_gpu: None, monkeypatch: pytest.MonkeyPatch
+    ship: Package, no_gpu: None, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setitem(sys.modules, "tensorrt", TensorRT(Library()))  # type: ignore[arg-type]
     with pytest.raises(ValueError) as error:
@@ -122,35 +122,37 @@ def test_without_a_gpu_the_full_tensorrt_says_where_engines_are_built(
     one_line(error, "no NVIDIA driver")
 
 
-def test_an_old_tensorrt_is_refused(ship: Ship, pretend: Pretend) -> None:
+def test_an_old_tensorrt_is_refused(ship: Package, pretend: Pretend) -> None:
     pretend(version="8.6.2")
     with pytest.raises(ValueError) as error:
         build(ship.path("model.onnx"), runtime="tensorrt")
     one_line(error, "8.6.2", "too old")
 
 
-def test_only_an_onnx_file_of_the_card_is_built(ship: Ship, pretend: Pretend) -> None:
+def test_only_an_onnx_file_of_the_card_is_built(ship: Package, pretend: Pretend) -> None:
     pretend()
     for wrong, words in (("int4", ("int4", "card")), ("golden/frame0.png", (".onnx",)), ("fp16", ("model.fp16.onnx",))):
         with pytest.raises(ValueError) as error:
-            list(build_ship(ship, runtime="tensorrt", file=wrong, self_test=runner))
+            list(build_package(ship, runtime="tensorrt", file=wrong, self_test=runner))
         one_line(error, *words)
     with pytest.raises(ValueError, match="nearest: tensorrt"):
-        list(build_ship(ship, runtime="openvino", self_test=runner))
+        list(build_package(ship, runtime="openvino", self_test=runner))
 
 
 # the pretended GPU
 
 
-def test_building_tries_each_engine_on_the_golden_frames(ship: Ship, pretend: Pretend) -> None:
+def test_building_tries_each_engine_on_the_golden_frames(ship: Package, pretend: Pretend) -> None:
     pretend()
-    built = list(build_ship(ship, self_test=runner))
+    built = list(build_package(ship, self_test=runner))
     assert [engine.record["source"] for engine, _ in built] == ["model.int8.onnx", "model.onnx"]
-    assert all("gives the golden masks" in said and NAME in said for _, said in built)
+    assert all("gives the golden masks" in message and NAME in message for _, message in built)
     assert all(engine.key.gpu == NAME and engine.key.capability == "8.7" for engine, _ in built)
 
 
-def test_the_network_is_strongly_typed_and_the_timings_are_kept(ship: Ship, pretend: Pretend, own_cache: Path) -> None:
+def test_the_network_is_strongly_typed_and_the_timings_are_kept(
+    ship: Package, pretend: Pretend, own_cache: Path
+) -> None:
     _, trt = pretend()
     build(ship.path("model.onnx"), runtime="tensorrt", options=BuildOptions(precision="f32"))
     build(ship.path("model.int8.onnx"), runtime="tensorrt")
@@ -163,7 +165,7 @@ def test_the_network_is_strongly_typed_and_the_timings_are_kept(ship: Ship, pret
     assert read_sealed(timings, timings.name) == b"timed "
 
 
-def test_a_builder_without_enough_memory_is_asked_again_for_less(ship: Ship, pretend: Pretend) -> None:
+def test_a_builder_without_enough_memory_is_asked_again_for_less(ship: Package, pretend: Pretend) -> None:
     _, trt = pretend(fails=2)
     build(ship.path("model.onnx"), runtime="tensorrt", options=BuildOptions(workspace_mib=64))
     assert trt.workspaces == [64 << 20, 16 << 20, 4 << 20]
@@ -173,7 +175,7 @@ def test_a_builder_without_enough_memory_is_asked_again_for_less(ship: Ship, pre
     one_line(error, "model.onnx", "memory", "--workspace-mib")
 
 
-def test_a_portable_engine_names_no_gpu(ship: Ship, pretend: Pretend) -> None:
+def test_a_portable_engine_names_no_gpu(ship: Package, pretend: Pretend) -> None:
     _, trt = pretend()
     engine = build(ship.path("model.onnx"), runtime="tensorrt", options=BuildOptions(portable=True))
     assert trt.configs[0].hardware_compatibility_level == "ampere+"
@@ -182,9 +184,11 @@ def test_a_portable_engine_names_no_gpu(ship: Ship, pretend: Pretend) -> None:
 
 
 @pytest.mark.parametrize("records", [True, False])
-def test_the_runner_gives_the_masks_with_and_without_a_cuda_graph(ship: Ship, pretend: Pretend, records: bool) -> None:
+def test_the_runner_gives_the_masks_with_and_without_a_cuda_graph(
+    ship: Package, pretend: Pretend, records: bool
+) -> None:
     device, _ = pretend(records=records)
-    list(build_ship(ship, self_test=runner))
+    list(build_package(ship, self_test=runner))
     made = runner(ship, runtime="tensorrt", file="int8")
     assert (made.runtime, made.file, made.precision, made.device) == ("tensorrt", "model.int8.onnx", "int8", "GPU")
     assert made.details["cuda_graph"] is records
@@ -196,46 +200,46 @@ def test_the_runner_gives_the_masks_with_and_without_a_cuda_graph(ship: Ship, pr
     assert self_test(ship, made).ok
 
 
-def test_a_mask_of_the_gpu_survives_the_next_frame(ship: Ship, pretend: Pretend) -> None:
+def test_a_mask_of_the_gpu_survives_the_next_frame(ship: Package, pretend: Pretend) -> None:
     pretend()
-    list(build_ship(ship, self_test=runner))
+    list(build_package(ship, self_test=runner))
     made = runner(ship, runtime="tensorrt")
     first = made(frames(1)[0])
     made(np.zeros_like(frames(1)[0]))
     assert np.array_equal(first[0], expected(frame(0)))
 
 
-def test_several_frames_are_in_flight_at_once_and_come_back_in_order(ship: Ship, pretend: Pretend) -> None:
+def test_several_frames_are_in_flight_at_once_and_come_back_in_order(ship: Package, pretend: Pretend) -> None:
     device, _ = pretend()
-    list(build_ship(ship, self_test=runner))
+    list(build_package(ship, self_test=runner))
     made = runner(ship, runtime="tensorrt", streams=3)
     masks = list(made.infer_many(frames(7)))
     assert [np.array_equal(mask[0], expected(f[0])) for mask, f in zip(masks, frames(7), strict=True)] == [True] * 7
     assert len(device.streams) == 3
 
 
-def test_a_call_in_stages_gives_the_same_mask(ship: Ship, pretend: Pretend) -> None:
+def test_a_call_in_stages_gives_the_same_mask(ship: Package, pretend: Pretend) -> None:
     pretend()
-    list(build_ship(ship, self_test=runner))
-    mask, parts = runner(ship, runtime="tensorrt").staged(frames(1)[0])
+    list(build_package(ship, self_test=runner))
+    mask, parts = runner(ship, runtime="tensorrt").run_stages(frames(1)[0])
     assert np.array_equal(mask[0], expected(frame(0)))
     assert len(parts) == 3 and all(part > 0 for part in parts)
 
 
-def test_a_runner_gives_back_what_it_took(ship: Ship, pretend: Pretend) -> None:
+def test_a_runner_gives_back_what_it_took(ship: Package, pretend: Pretend) -> None:
     device, _ = pretend()
-    list(build_ship(ship, self_test=runner))
+    list(build_package(ship, self_test=runner))
     made = runner(ship, runtime="tensorrt", streams=2)
     list(made.infer_many(frames(3)))
-    assert device.held and device.streams and device.graphs
+    assert device.allocated and device.streams and device.graphs
     del made
     gc.collect()
-    assert not (device.held or device.streams or device.graphs)
+    assert not (device.allocated or device.streams or device.graphs)
 
 
-def test_a_gpu_without_memory_is_told_in_one_line(ship: Ship, pretend: Pretend) -> None:
+def test_a_gpu_without_memory_is_told_in_one_line(ship: Package, pretend: Pretend) -> None:
     device, _ = pretend()
-    list(build_ship(ship, self_test=runner))
+    list(build_package(ship, self_test=runner))
     device.memory = 100
     with pytest.raises(ValueError) as error:
         runner(ship, runtime="tensorrt")
@@ -270,14 +274,14 @@ def test_the_drivers_numbers_are_those_of_nvidias_own_bindings() -> None:
 
 
 def test_the_command_prints_what_was_built(
-    ship: Ship, pretend: Pretend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    ship: Package, pretend: Pretend, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from edgemt import cli
 
     pretend()
     cli.main(["build", str(ship.folder), "--file", "int8", "--out", str(tmp_path / "engines")])
-    said, path = capsys.readouterr().out.splitlines()
-    assert said.startswith("model.int8.onnx") and "gives the golden masks" in said
+    message, path = capsys.readouterr().out.splitlines()
+    assert message.startswith("model.int8.onnx") and "gives the golden masks" in message
     assert Path(path).parent == tmp_path / "engines" and Path(path).is_file()
     with pytest.raises(SystemExit) as left:
         cli.main(["build", str(ship.folder), "--runtime", "tensorrt", "--workspace-mib", "0"])
@@ -287,14 +291,14 @@ def test_the_command_prints_what_was_built(
 # engine files
 
 
-def test_a_runner_without_an_engine_says_which_command_builds_one(ship: Ship, pretend: Pretend) -> None:
+def test_a_runner_without_an_engine_says_which_command_builds_one(ship: Package, pretend: Pretend) -> None:
     pretend()
-    with pytest.raises(NoEngine) as error:
+    with pytest.raises(EngineNotBuiltError) as error:
         runner(ship, runtime="tensorrt")
     one_line(error, "no engine", f"edgemt build {ship.folder} --runtime tensorrt")
 
 
-def test_a_truncated_engine_is_refused(ship: Ship, pretend: Pretend) -> None:
+def test_a_truncated_engine_is_refused(ship: Package, pretend: Pretend) -> None:
     pretend()
     engine = build(ship.path("model.int8.onnx"), runtime="tensorrt")
     engine.path.write_bytes(engine.path.read_bytes()[:-10])
@@ -303,7 +307,7 @@ def test_a_truncated_engine_is_refused(ship: Ship, pretend: Pretend) -> None:
     one_line(error, engine.path.name, "cut short")
 
 
-def test_an_edited_engine_is_refused(ship: Ship, pretend: Pretend) -> None:
+def test_an_edited_engine_is_refused(ship: Package, pretend: Pretend) -> None:
     pretend()
     engine = build(ship.path("model.int8.onnx"), runtime="tensorrt")
     data = bytearray(engine.path.read_bytes())
@@ -335,11 +339,11 @@ def test_an_engine_for_anything_else_is_refused_with_both_values(tmp_path: Path,
     one_line(error, engine.path.name, *words)
 
 
-def test_an_upgrade_of_tensorrt_asks_for_a_new_engine(ship: Ship, pretend: Pretend) -> None:
+def test_an_upgrade_of_tensorrt_asks_for_a_new_engine(ship: Package, pretend: Pretend) -> None:
     pretend(version="10.3.0")
     build(ship.path("model.int8.onnx"), runtime="tensorrt")
     pretend(version="10.16.2")
-    with pytest.raises(NoEngine) as error:
+    with pytest.raises(EngineNotBuiltError) as error:
         runner(ship, runtime="tensorrt")
     one_line(error, "'10.3.0'", "'10.16.2'", "edgemt build")
 
@@ -349,11 +353,11 @@ def test_a_changed_graph_does_not_find_the_engine_of_the_old_one(tmp_path: Path,
     build(make_ship(tmp_path / "one").path("model.onnx"), runtime="tensorrt")
     other = make_ship(tmp_path / "other")
     (other.folder / "model.onnx").write_bytes((other.folder / "model.int8.onnx").read_bytes())
-    with pytest.raises(NoEngine, match="no engine"):
+    with pytest.raises(EngineNotBuiltError, match="no engine"):
         runner(other.folder / "model.onnx", runtime="tensorrt")
 
 
-def test_an_engine_file_can_be_named_itself(ship: Ship, tmp_path: Path, pretend: Pretend) -> None:
+def test_an_engine_file_can_be_named_itself(ship: Package, tmp_path: Path, pretend: Pretend) -> None:
     pretend()
     engine = build(ship.path("model.int8.onnx"), runtime="tensorrt", folder=tmp_path / "elsewhere")
     assert np.array_equal(runner(engine.path, runtime="tensorrt")(frames(1)[0])[0], expected(frame(0)))
@@ -400,8 +404,8 @@ def test_the_engine_of_this_gpu_comes_before_the_portable_one(tmp_path: Path) ->
     ],
 )
 def test_precision_is_read_from_what_the_engine_says_of_its_layers(layers: list[object], kinds: dict[str, int]) -> None:
-    assert executed(json.dumps({"Layers": layers})) == kinds
-    assert executed("") == {}
+    assert layer_precisions(json.dumps({"Layers": layers})) == kinds
+    assert layer_precisions("") == {}
 
 
 @pytest.mark.parametrize("bad", [{"precision": "f16"}, {"workspace_mib": 0}])
@@ -422,14 +426,16 @@ def test_a_machine_without_a_gpu_says_so_of_an_installed_tensorrt(no_gpu: None) 
 @pytest.mark.gpu
 @pytest.mark.parametrize("runtime", ["tensorrt", "tensorrt_rtx"])
 @pytest.mark.parametrize("portable", [False, True])
-def test_a_real_engine_gives_the_masks(ship: Ship, runtime: str, portable: bool) -> None:
+def test_a_real_engine_gives_the_masks(ship: Package, runtime: str, portable: bool) -> None:
     pytest.importorskip(tensorrt_build.PACKAGES[runtime])
     if cuda_driver.gpu() is None:
         pytest.skip("no NVIDIA GPU and driver here")
-    for engine, said in build_ship(ship, runtime=runtime, options=BuildOptions(portable=portable), self_test=runner):
-        assert "gives the golden masks" in said
+    for engine, message in build_package(
+        ship, runtime=runtime, options=BuildOptions(portable=portable), self_test=runner
+    ):
+        assert "gives the golden masks" in message
         made = runner(engine.path, runtime=runtime, streams=2)
         masks = list(made.infer_many(frames(5)))
         assert [np.array_equal(mask[0], expected(f[0])) for mask, f in zip(masks, frames(5), strict=True)] == [True] * 5
         assert made.details["cuda_graph"], made.details["no_cuda_graph_because"]
-        assert np.array_equal(made.staged(frames(1)[0])[0], masks[0])
+        assert np.array_equal(made.run_stages(frames(1)[0])[0], masks[0])

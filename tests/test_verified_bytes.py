@@ -18,8 +18,8 @@ from onnx import helper, numpy_helper  # noqa: E402
 from tiny_ship import SIZE, expected, frame, graph, make_ship  # noqa: E402
 
 from deploy.package import package as ships  # noqa: E402
-from deploy.package.golden import golden  # noqa: E402
-from deploy.package.package import Ship, open_ship  # noqa: E402
+from deploy.package.golden import golden_pairs  # noqa: E402
+from deploy.package.package import Package, open_package  # noqa: E402
 from deploy.promptable import runner as prompted  # noqa: E402
 from deploy.runtimes.load import runner  # noqa: E402
 from deploy.runtimes.registry import RUNTIMES  # noqa: E402
@@ -42,8 +42,8 @@ def good(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 @pytest.fixture
-def ship(good: Path, tmp_path: Path) -> Ship:
-    return open_ship(shutil.copytree(good, tmp_path / "ship"))
+def ship(good: Path, tmp_path: Path) -> Package:
+    return open_package(shutil.copytree(good, tmp_path / "ship"))
 
 
 @pytest.fixture
@@ -58,7 +58,7 @@ def other(tmp_path: Path) -> Path:
     return folder
 
 
-def swap_before(call: Callable[..., Any], ship: Ship, other: Path, names: list[str]) -> Callable[..., Any]:
+def swap_before(call: Callable[..., Any], ship: Package, other: Path, names: list[str]) -> Callable[..., Any]:
     """`call`, with the files swapped the moment before."""
 
     def swapped(*args: Any, **more: Any) -> Any:
@@ -76,7 +76,7 @@ FILES = {
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
-def test_files_swapped_after_opening_are_refused(ship: Ship, other: Path, runtime: str) -> None:
+def test_files_swapped_after_opening_are_refused(ship: Package, other: Path, runtime: str) -> None:
     pytest.importorskip(runtime)
     for name in FILES[runtime]:
         shutil.copyfile(other / name, ship.folder / name)
@@ -86,7 +86,7 @@ def test_files_swapped_after_opening_are_refused(ship: Ship, other: Path, runtim
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 def test_files_swapped_before_the_runtime_reads_do_not_run(
-    ship: Ship, other: Path, runtime: str, monkeypatch: pytest.MonkeyPatch
+    ship: Package, other: Path, runtime: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The moment between the last check and the runtime's own load."""
     pytest.importorskip(runtime)
@@ -99,13 +99,13 @@ def test_files_swapped_before_the_runtime_reads_do_not_run(
     assert (ship.folder / FILES[runtime][0]).read_bytes() == (other / FILES[runtime][0]).read_bytes(), "was not swapped"
 
 
-def test_weights_of_an_ir_are_verified_with_it(ship: Ship, other: Path) -> None:
+def test_weights_of_an_ir_are_verified_with_it(ship: Package, other: Path) -> None:
     (ship.folder / "openvino/model.bin").write_bytes((other / "openvino/model.bin").read_bytes())
     with pytest.raises(ValueError, match=r"model\.bin: changed since"):
         ship.model("openvino/model.xml")
 
 
-def test_a_bare_graph_is_read_once(ship: Ship, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_bare_graph_is_read_once(ship: Package, other: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """External data is looked for in the bytes that run."""
     pytest.importorskip("onnxruntime")
     load = swap_before(RUNTIMES["onnxruntime"].load, ship, other, ["model.onnx"])  # type: ignore[arg-type]
@@ -114,10 +114,10 @@ def test_a_bare_graph_is_read_once(ship: Ship, other: Path, monkeypatch: pytest.
     assert np.array_equal(made(FRAME)[0], expected(FRAME[0]))
 
 
-def test_golden_pictures_swapped_after_opening_are_refused(ship: Ship) -> None:
+def test_golden_pictures_swapped_after_opening_are_refused(ship: Package) -> None:
     shutil.copyfile(ship.folder / "golden/frame0.mask.png", ship.folder / "golden/frame1.mask.png")
     with pytest.raises(ValueError, match=r"frame1\.mask\.png: .*sha256 differs"):
-        golden(ship)
+        golden_pairs(ship)
 
 
 def test_a_golden_picture_that_is_no_png_is_never_decoded(tmp_path: Path) -> None:
@@ -125,9 +125,9 @@ def test_a_golden_picture_that_is_no_png_is_never_decoded(tmp_path: Path) -> Non
     folder = make_ship(tmp_path / "ship").folder
     text = b"%!PS-Adobe-3.0 EPSF-3.0\n%%BoundingBox: 0 0 40 32\nshowpage\n"
     (folder / "golden/frame0.png").write_bytes(text)
-    sealed = ships.seal(folder, open_card(folder))
+    sealed = ships.finalize(folder, open_card(folder))
     with pytest.raises(ValueError, match=r"frame0\.png: is no golden picture"):
-        golden(Ship(folder, sealed))
+        golden_pairs(Package(folder, sealed))
 
 
 def open_card(folder: Path) -> Any:
@@ -151,7 +151,7 @@ def test_prompt_graphs_are_loaded_from_the_bytes_that_were_hashed(tmp_path: Path
     (folder / "prompt").mkdir()
     for name in (prompted.EMBED, prompted.DECODE):
         onnx.save(prompt_graph(1.0), folder / name)
-    sealed = Ship(folder, ships.seal(folder, open_card(folder)))
+    sealed = Package(folder, ships.finalize(folder, open_card(folder)))
     onnx.save(prompt_graph(2.0), folder / prompted.EMBED)
     with pytest.raises(ValueError, match=r"embed\.onnx: changed since"):
         prompted.open_prompt(sealed, runtime="onnxruntime")
@@ -159,24 +159,24 @@ def test_prompt_graphs_are_loaded_from_the_bytes_that_were_hashed(tmp_path: Path
 
 @pytest.mark.skipif(sys.platform == "win32", reason="no FIFO there")
 @pytest.mark.parametrize("name", ["card.json", "model.onnx"])
-def test_a_fifo_in_a_ship_is_refused_and_not_waited_for(ship: Ship, name: str) -> None:
+def test_a_fifo_in_a_ship_is_refused_and_not_waited_for(ship: Package, name: str) -> None:
     import os
 
     (ship.folder / name).unlink()
     os.mkfifo(ship.folder / name)
     with pytest.raises(ValueError, match=name):
-        open_ship(ship.folder)
+        open_package(ship.folder)
 
 
 @pytest.mark.skipif(not Path("/dev/zero").exists(), reason="no such device")
-def test_a_device_that_never_ends_is_no_card(ship: Ship) -> None:
+def test_a_device_that_never_ends_is_no_card(ship: Package) -> None:
     (ship.folder / "card.json").unlink()
     (ship.folder / "card.json").symlink_to("/dev/zero")
     with pytest.raises(ValueError, match=r"card\.json: is no regular file"):
-        open_ship(ship.folder)
+        open_package(ship.folder)
 
 
-def test_a_card_nested_100_000_deep_is_refused_in_one_line(ship: Ship) -> None:
+def test_a_card_nested_100_000_deep_is_refused_in_one_line(ship: Package) -> None:
     (ship.folder / "card.json").write_text('{"format": 1, "data": ' + "[" * 100_000 + "]" * 100_000 + "}")
     with pytest.raises(ValueError, match=r"card\.json: not a readable card \(maximum recursion"):
-        open_ship(ship.folder)
+        open_package(ship.folder)

@@ -26,8 +26,10 @@ MODULES = [
     "edgemt.data.phantom2d", "edgemt.metrics.surface_distance", "edgemt.metrics.postprocess",
     "edgemt.io.volumes", "edgemt.data.phantom3d", "edgemt.data.cohort", "edgemt.data.splits",
     "edgemt.inference.evaluate_package", "edgemt.cli", "edgemt.report", "edgemt.commands.list_rows",
-    "deploy.runtimes.load", "deploy.benchmark.bench", "deploy.benchmark.package_bench", "deploy.benchmark.cold_start",
-    "deploy.package.package", "deploy.quantization.accuracy_gate", "deploy.package.signing",
+    "deploy.runtimes.load", "deploy.runtimes.registry", "deploy.runtimes.choose_variant", "deploy.benchmark.bench",
+    "deploy.benchmark.package_bench", "deploy.benchmark.cold_start", "deploy.measurement.variants",
+    "deploy.package.package", "deploy.package.golden", "deploy.package.files",
+    "deploy.quantization.accuracy_gate", "deploy.package.signing",
     "deploy.serving.model_repository", "deploy.package.input_drift", "deploy.runtimes.error_messages",
     "deploy.package.onnx_inspect", "deploy.stream.api", "deploy.stream.session",
     "deploy.stream.latency_experiment", "deploy.stream.web.page", "deploy.stream.outputs.igtl_server",
@@ -102,13 +104,13 @@ def test_eval_predict_bench_and_doctor_run_without_torch(there: Path) -> None:
     program = """
 from pathlib import Path
 from deploy.benchmark.bench import BenchOptions
-from deploy.benchmark.package_bench import bench_ship
+from deploy.benchmark.package_bench import bench_package
 from edgemt.inference import evaluate_package as shipped
 
 folder = Path(sys.argv[2])
 quick = BenchOptions(warmup=1, iterations=5, seconds=0.1, rounds=1, paced_seconds=0.05, cold=False)
 record = shipped.evaluate_ship(folder / "ship", data_root=folder / "test")
-bench = bench_ship(folder / "ship", options=quick)
+bench = bench_package(folder / "ship", options=quick)
 written = list(shipped.predict(folder / "ship", [folder / "test" / "images"], out=folder / "out"))
 healthy, lines = shipped.doctor(folder / "ship")
 assert "torch" not in sys.modules

@@ -14,8 +14,8 @@ from conftest import TINY
 from PIL import Image
 from safetensors.torch import load_file
 
-from deploy.package.golden import golden
-from deploy.package.package import open_ship
+from deploy.package.golden import golden_pairs
+from deploy.package.package import open_package
 from deploy.pruning import prune
 from deploy.runtimes.load import runner
 from edgemt import cli, recipes
@@ -308,11 +308,11 @@ def test_an_entry_ships_at_once_with_frames_of_nobody(tmp_path: Path, capsys: py
     cli.main(["export", "zoo/small", "--out", "ship"])
     said = capsys.readouterr()
     assert said.out.strip() == str(tmp_path / "ship") and "no INT8" in said.err
-    ship = open_ship("ship")
+    ship = open_package("ship")
     assert {"model.onnx", "openvino/model.xml", "openvino/model.bin"} <= set(ship.card.files)
     assert all(ship.card.measured[file]["dice"] == 0.75 for file in ("model.onnx", "openvino/model.xml"))
     frames = frames_for(ship.card, count=16)
-    pairs = golden(ship)
+    pairs = golden_pairs(ship)
     assert pairs and all(any(np.array_equal(pair.frame[0], frame) for frame in frames) for pair in pairs)
     before = sha256("ship/card.json")
     cli.main(["export", "zoo/small", "--out", "ship"])
@@ -328,7 +328,7 @@ def test_an_entry_ships_at_once_with_frames_of_nobody(tmp_path: Path, capsys: py
 def test_with_data_an_entry_ships_int8_that_was_judged_on_it(capsys: pytest.CaptureFixture[str]) -> None:
     flags = ["--data.layout=phantom", "--data.phantom", "4", "8", "4", "--int8.images=8", "--tolerance=1"]
     cli.main(["export", "zoo/small", "--out", "ship", *flags])
-    card = open_ship("ship").card
+    card = open_package("ship").card
     assert card.measured["model.int8.onnx"]["drop"] is not None and "no INT8" not in capsys.readouterr().err
     assert {"golden_pixels", "dice"} <= set(card.measured["openvino/model.int8.xml"])
 
@@ -395,7 +395,7 @@ def test_an_entry_without_int8_streams_a_film_in_half_precision(
 
 
 def test_the_graph_of_an_entry_gives_the_masks_of_its_weights_and_is_checked_whole(copy: Path) -> None:
-    ship = open_ship("zoo/small")
+    ship = open_package("zoo/small")
     assert ship.folder == zoo_paths.HOME / "small" and set(ship.card.files) > {shelf.WEIGHTS, "model.fp16.onnx"}
     frames = frames_for(ship.card)
     wanted = masks_of(network_folder.load_network(ship.folder), ship.card, frames)
@@ -403,7 +403,7 @@ def test_the_graph_of_an_entry_gives_the_masks_of_its_weights_and_is_checked_who
         assert (runner("zoo/small", runtime=runtime)(frames) == wanted).mean() > 0.97  # bf16, random weights
     (copy / "model.fp16.onnx").write_bytes(b"else")
     with pytest.raises(ValueError, match=r"model\.fp16\.onnx: changed since the card was written"):
-        open_ship(copy)
+        open_package(copy)
     open_entry(copy)  # weights alone are read to train on
 
 

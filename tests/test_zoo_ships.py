@@ -20,9 +20,9 @@ pytest.importorskip("openvino")
 
 from test_without_torch import HEAVY, run  # noqa: E402
 
-from deploy.package.golden import golden, write_golden  # noqa: E402
+from deploy.package.golden import golden_pairs, write_golden  # noqa: E402
 from deploy.package.input_drift import INPUTS, read_inputs, write_inputs  # noqa: E402
-from deploy.package.package import open_ship, seal  # noqa: E402
+from deploy.package.package import finalize, open_package  # noqa: E402
 from edgemt import cli  # noqa: E402
 from edgemt.artefacts import stage_folder  # noqa: E402
 from edgemt.data.phantom3d import volume  # noqa: E402
@@ -40,7 +40,7 @@ BRIEF = replace(graphs.TIMED, warmup=1, warmup_seconds=0, iterations=2, seconds=
 
 
 def sealed(folder: Path, card: ModelCard, **fields: object) -> ModelCard:
-    return seal(folder, replace(card, files={}, created="", latency=(), **fields))  # type: ignore[arg-type]
+    return finalize(folder, replace(card, files={}, created="", latency=(), **fields))  # type: ignore[arg-type]
 
 
 @pytest.fixture(scope="module")
@@ -101,7 +101,7 @@ def test_a_ship_is_packed_with_its_int8_graph_and_without_any_image_of_a_patient
     assert "add --overwrite" in refusal(["pack", str(exported), "heart"], capsys)
     cli.main(["pack", str(exported), "heart", "--overwrite", "--note", "new ranges"])
     assert capsys.readouterr().out.strip() == str(home / "heart")
-    ship = open_ship("zoo/heart")
+    ship = open_package("zoo/heart")
     card, found = ship.card, ship.card.measured[SMALL]
     assert {entry.WEIGHTS, SMALL, INPUTS} <= set(card.files)
     assert (ship.folder / SMALL).read_bytes() == (LA / SMALL).read_bytes()
@@ -109,9 +109,9 @@ def test_a_ship_is_packed_with_its_int8_graph_and_without_any_image_of_a_patient
     assert found["golden_pixels"] > 0.95 and found["golden_agreement"] > 0.95
     assert {record["runtime"] for record in card.latency} == {"openvino", "onnxruntime"}
     assert card.network["zoo"]["note"] == "new ranges" and card.network["zoo"]["labels"] == "8 (labelled_8.txt)"
-    assert read_inputs(ship) == read_inputs(open_ship(finished / "ship"))
+    assert read_inputs(ship) == read_inputs(open_package(finished / "ship"))
     frames = frames_for(card, count=16)
-    pairs = golden(ship)
+    pairs = golden_pairs(ship)
     assert pairs and all(any(np.array_equal(pair.frame[0], frame) for frame in frames) for pair in pairs)
     assert any(len(np.unique(pair.mask)) > 1 for pair in pairs)
     text = (ship.folder / "card.json").read_text()
@@ -208,8 +208,8 @@ def test_a_folder_here_is_never_taken_for_an_entry_of_the_same_name(home: Path) 
     with pytest.raises(
         ValueError, match="an entry of the package, and a folder here; name the folder by its full path"
     ):
-        open_ship("zoo/heart")
-    assert open_ship(Path("zoo/heart").resolve()).folder == Path("zoo/heart").resolve()
+        open_package("zoo/heart")
+    assert open_package(Path("zoo/heart").resolve()).folder == Path("zoo/heart").resolve()
 
 
 def test_every_file_of_the_package_s_zoo_travels_and_none_is_over_the_limit() -> None:
@@ -219,7 +219,7 @@ def test_every_file_of_the_package_s_zoo_travels_and_none_is_over_the_limit() ->
     travels = {path.relative_to(home) for pattern in patterns for path in home.glob(pattern)}
     for name in zoo_paths.names():
         folder = zoo_paths.HOME / name
-        card = open_ship(f"zoo/{name}").card
+        card = open_package(f"zoo/{name}").card
         assert {Path("zoo", name, file) for file in (*card.files, "card.json")} <= travels
         assert entry.graph(card) is not None and entry.weight(folder, card) <= entry.LARGEST
 

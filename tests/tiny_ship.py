@@ -9,7 +9,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from deploy.package.golden import write_golden
-from deploy.package.package import Ship, open_ship, seal
+from deploy.package.package import Package, finalize, open_package
 from edgemt.model_card import ModelCard
 
 SIZE, CHANNELS, CLASSES = (32, 40), 3, ("background", "organ", "tool")
@@ -83,7 +83,7 @@ def graph(
 
 def make_ship(
     folder: Path, *, golden: int = 2, openvino: bool = False, channels: int = CHANNELS, **fields: object
-) -> Ship:
+) -> Package:
     """A sealed ship; `openvino` adds the IR files, `fields` go to its card."""
     folder.mkdir(parents=True)
     onnx.save(graph(channels=channels), folder / "model.onnx")
@@ -99,5 +99,5 @@ def make_ship(
             picture = np.stack([frame(seed + k)[..., 0] for k in range(channels)], axis=-1)
         write_golden(folder, f"frame{seed}", frame=picture, mask=expected(picture))
     values = {"name": "tiny", "classes": CLASSES, "size": SIZE, "channels": channels, **fields}
-    seal(folder, ModelCard(**values))  # type: ignore[arg-type]
-    return open_ship(folder)
+    finalize(folder, ModelCard(**values))  # type: ignore[arg-type]
+    return open_package(folder)

@@ -1,1 +1,1 @@
-"""Latency, measured honestly: rounds in turns, percentiles, cold start, long runs."""
+"""Benchmarks of packages and runners: bench record, cold start, soak test, comparison of records."""

@@ -1,7 +1,7 @@
-"""Latency as it is: every call kept, runtimes timed in turns, a camera's clock beside the back-to-back loop.
+"""The benchmark record: latency of several runners, interleaved in time, without discarding slow calls.
 
-A machine wanders (clocks, neighbours, heat), so runtimes timed one after the other are timed on different
-machines. Here each gets a short block, round after round, and ratios are taken inside a round.
+The speed of a machine varies (clocks, other programs, heat), so runtimes that are timed one after the other are timed
+under different conditions. Here they alternate in short blocks, and ratios are taken inside a round.
 
 Shapes: H W size in pixels, K channels.
 """
@@ -15,15 +15,15 @@ from typing import Any
 
 import numpy as np
 
-from deploy.benchmark.call_breakdown import split, together
+from deploy.benchmark.call_breakdown import time_call_stages, time_concurrent
 from deploy.benchmark.soak import soak
 from deploy.benchmark.summary import budget, notes, table
 from deploy.hardware.energy import energy, meters
-from deploy.hardware.machine import Calibrator, Load, describe, memory, physical_cores, temperature
-from deploy.hardware.monitor import Watch
+from deploy.hardware.machine import CpuLoad, SpeedReference, describe, memory, physical_cores, temperature
+from deploy.hardware.monitor import HardwareMonitor
 from deploy.hardware.nvml import Gpu
 from deploy.measurement.percentiles import median, ratio, summary
-from deploy.measurement.timing import BenchOptions, Call, in_turns, paced, warm_up
+from deploy.measurement.timing import BenchOptions, Call, paced, time_interleaved, warm_up
 
 __all__ = ["BenchOptions", "Call", "bench", "measure", "notes", "paced", "table", "without_raw"]
 
@@ -32,13 +32,13 @@ TIMED = (
     "uint8 frame in host memory to class mask in host memory, with hand-over, normalisation "
     "and argmax; without capture, decoding and resizing (see `host`)"
 )
-_SAID = ("runtime", "file", "precision", "threads", "version", "device", "details")
+_RUNNER_FACTS = ("runtime", "file", "precision", "threads", "version", "device", "details")
 
 
 def measure(
     call: Call, frames: Sequence[np.ndarray] | np.ndarray, options: BenchOptions | None = None
 ) -> dict[str, Any]:
-    """One call alone: its entry of a bench record."""
+    """The entry of a bench record for a single call."""
     return bench({getattr(call, "__name__", "call"): call}, frames, options)["calls"][0]
 
 
@@ -49,11 +49,11 @@ def bench(
     *,
     makers: Mapping[str, Callable[[int], Call]] | None = None,
 ) -> dict[str, Any]:
-    """Time every call on the same frames, in turns: a JSON record with stable keys (README.md).
+    """Time every call on the same frames, interleaved; returns a JSON record with stable keys (README.md).
 
-    The first call is the one that ratios are to. `frames` are uint8 [H, W, K] or [1, H, W, K], real ones:
-    they are fed in a cycle, so that no call sees the same bytes twice running. `makers[name](threads)` gives
-    another runner like `calls[name]`, for several cameras at once. Raises ValueError without calls or frames.
+    Ratios are relative to the first call. `frames` are real frames uint8 [H, W, K] or [1, H, W, K]; they are used
+    cyclically, so that consecutive calls get different frames. `makers[name](threads)` creates another runner like
+    `calls[name]`, for concurrent cameras. Raises ValueError without calls or frames.
     """
     options = options or BenchOptions()
     if not calls:
@@ -61,20 +61,25 @@ def bench(
     fed = [np.ascontiguousarray(frame if frame.ndim == 4 else frame[None]) for frame in frames]
     if not fed:
         raise ValueError("bench: no frames; the ship has no golden ones, so pass some of your own")
-    machine, before, calibrator, watch = describe(), Load.now(), Calibrator(), Watch(gpu=Gpu.find()[0])
+    machine, before, calibrator, watch = (
+        describe(),
+        CpuLoad.now(),
+        SpeedReference(),
+        HardwareMonitor(gpu=Gpu.detect()[0]),
+    )
 
     def between() -> None:
         calibrator()
         watch()
 
     warm = {name: warm_up(call, fed, options) for name, call in calls.items()}
-    blocks = in_turns(calls, fed, options, between)
+    blocks = time_interleaved(calls, fed, options, between)
     reference = next(iter(calls))
     entries = [_entry(name, call, blocks, to=reference, warm=warm[name]) for name, call in calls.items()]
-    foreign = before.foreign(Load.now())  # while calls took turns; what follows uses other threads on purpose
-    using, told = meters()
+    other_processes = before.other_processes(CpuLoad.now())  # before the concurrent part, which uses further threads
+    using, meter_status = meters()
     for entry, call in zip(entries, calls.values(), strict=True):
-        entry["stages"] = split(call, fed, calls=options.stage_calls)
+        entry["stages"] = time_call_stages(call, fed, calls=options.stage_calls)
         entry["paced"] = _paced(call, fed, hz=options.paced_hz, options=options)
         second = options.second_hz if options.second_hz != options.paced_hz else 0.0
         entry["paced_second"] = _paced(call, fed, hz=second, options=options)
@@ -86,10 +91,10 @@ def bench(
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
         "machine": machine,
         "temperature_end_c": temperature(),
-        "foreign_cores": foreign,
+        "foreign_cores": other_processes,
         "calibrator": calibrator.summary(),
         "watch": watch.summary(),
-        "energy_meters": told,
+        "energy_meters": meter_status,
         "options": asdict(options),
         "timed": TIMED,
         "frames": {"count": len(fed), "shape": list(fed[0].shape), "dtype": str(fed[0].dtype)},
@@ -101,25 +106,25 @@ def bench(
     }
     if options.soak_minutes:
         quickest = min(entries, key=lambda entry: entry["p50_ms"])["name"]
-        found = soak(
+        results = soak(
             calls[quickest],
             fed,
             minutes=options.soak_minutes,
             interval_s=options.soak_interval_s,
-            watch=Watch(gpu=Gpu.find()[0]),
+            watch=HardwareMonitor(gpu=Gpu.detect()[0]),
         )
-        record["soak"] = {"call": quickest, **found}
+        record["soak"] = {"call": quickest, **results}
     return {**record, "notes": notes(record)}
 
 
 def without_raw(record: Mapping[str, Any]) -> dict[str, Any]:
-    """A record without its single times and time lines, for a report that links to the whole of it."""
+    """A record without its single times and time lines, for a report that links to the full record."""
     left_out = ("raw_ns", "raw_rounds", "raw_age_ns", "timeline", "slowest")
 
     def lean(value: Any) -> Any:
         if isinstance(value, Mapping):
-            return {key: lean(held) for key, held in value.items() if key not in left_out}
-        return [lean(held) for held in value] if isinstance(value, list) else value
+            return {key: lean(item) for key, item in value.items() if key not in left_out}
+        return [lean(item) for item in value] if isinstance(value, list) else value
 
     return {str(key): lean(value) for key, value in record.items()}
 
@@ -132,7 +137,7 @@ def _entry(
     shared = [i for i in medians if i in blocks[to]]
     return {
         "name": name,
-        **{key: getattr(call, key, None) for key in _SAID},
+        **{key: getattr(call, key, None) for key in _RUNNER_FACTS},
         **summary(raw),
         "warmup": warm,
         "best_round_ms": round(min(medians.values()) / 1e6, 4),
@@ -150,11 +155,12 @@ def _paced(call: Call, frames: Sequence[np.ndarray], *, hz: float, options: Benc
 def _streams(
     make: Callable[[int], Call] | None, frames: Sequence[np.ndarray], options: BenchOptions, entry: Mapping[str, Any]
 ) -> list[dict[str, Any]]:
-    """Several cameras at once; `gain` is the throughput against that of one."""
+    """Concurrent cameras; `gain` is the throughput relative to one camera."""
     if make is None or not options.streams_seconds:
         return []
     cores = entry["threads"] or physical_cores()
-    found = [
-        together(make, frames, streams=count, cores=cores, seconds=options.streams_seconds) for count in options.streams
+    results = [
+        time_concurrent(make, frames, streams=count, cores=cores, seconds=options.streams_seconds)
+        for count in options.streams
     ]
-    return [{**said, "gain": round(said["throughput_hz"] / entry["throughput_hz"], 4)} for said in found]
+    return [{**row, "gain": round(row["throughput_hz"] / entry["throughput_hz"], 4)} for row in results]

@@ -1,4 +1,4 @@
-"""Where the time of a call goes: copying in, inference, copying out. And what n cameras on one box cost each other.
+"""Stages of a call (copy in, inference, copy out), and the latency of concurrent cameras on one machine.
 
 Shapes: H W size in pixels, K channels.
 """
@@ -19,32 +19,32 @@ PARTS = ("copy_in", "infer", "copy_out")
 _LIMIT_S = 2.0
 
 
-def split(call: Any, frames: Sequence[np.ndarray], *, calls: int) -> dict[str, Any] | None:
-    """A summary of each part of a call, timed inside it; None for a call that cannot be split.
+def time_call_stages(call: Any, frames: Sequence[np.ndarray], *, calls: int) -> dict[str, Any] | None:
+    """Summary of the times of each stage of a call; None for a call without stages.
 
-    `call.staged(frame)` gives a mask and three times in ns. `whole` is the three together, `overhead` how much longer
-    than the inference alone that is at the median: 0.15 means 15 %.
+    `call.run_stages(frame)` returns a mask and three times in ns. `whole` is their sum, `overhead` the excess of its
+    median over that of the inference: 0.15 means 15 %.
     """
     if not calls or getattr(call, "stages", None) is None:
         return None
     rows: list[tuple[int, int, int]] = []
     end = time.perf_counter() + _LIMIT_S
     for i in range(calls):
-        rows.append(call.staged(frames[i % len(frames)])[1])
+        rows.append(call.run_stages(frames[i % len(frames)])[1])
         if time.perf_counter() > end:
             break
-    said: dict[str, Any] = {name: summary(times) for name, times in zip(PARTS, zip(*rows, strict=True), strict=True)}
-    said["whole"] = summary([sum(row) for row in rows])
-    said["overhead"] = round(said["whole"]["p50_ms"] / max(said["infer"]["p50_ms"], 1e-6) - 1, 4)
-    return said
+    result: dict[str, Any] = {name: summary(times) for name, times in zip(PARTS, zip(*rows, strict=True), strict=True)}
+    result["whole"] = summary([sum(row) for row in rows])
+    result["overhead"] = round(result["whole"]["p50_ms"] / max(result["infer"]["p50_ms"], 1e-6) - 1, 4)
+    return result
 
 
-def together(
+def time_concurrent(
     make: Callable[[int], Call], frames: Sequence[np.ndarray], *, streams: int, cores: int, seconds: float
 ) -> dict[str, Any]:
-    """`streams` cameras at once, back to back: latency of each call, masks a second of all of them together.
+    """`streams` cameras at once, without pauses: latency of the calls, and masks per second of all cameras together.
 
-    `make(threads)` gives a runner of its own for each; they share the cores, at least one each.
+    `make(threads)` creates a runner for each camera; they share the cores, at least one each.
     """
     each = max(cores // streams, 1)
     runners = [make(each) for _ in range(streams)]
@@ -57,17 +57,17 @@ def together(
     spent = [0] * streams
 
     def work(index: int) -> None:
-        run, mine, clock, at = runners[index], times[index], time.perf_counter_ns, index
+        run, own, clock, at = runners[index], times[index], time.perf_counter_ns, index
         start.wait()
         begun = now = clock()
         try:
-            while now - begun < seconds * 1e9 or not mine:
+            while now - begun < seconds * 1e9 or not own:
                 before = clock()
                 run(frames[at % len(frames)])
                 now = clock()
-                mine.append(now - before)
+                own.append(now - before)
                 at += 1
-        except Exception as error:  # of whatever runtime; the caller must hear of it
+        except Exception as error:  # of any runtime; raised again in the calling thread
             failed.append(error)
         spent[index] = now - begun
 
@@ -79,10 +79,10 @@ def together(
         thread.join()
     if failed:
         raise failed[0]
-    rates = [1e9 * len(mine) / took for mine, took in zip(times, spent, strict=True)]
-    said = summary([ns for mine in times for ns in mine])
+    rates = [1e9 * len(own) / took for own, took in zip(times, spent, strict=True)]
+    result = summary([ns for own in times for ns in own])
     return {
-        **said,
+        **result,
         "streams": streams,
         "threads": each,
         "throughput_hz": round(sum(rates), 2),

@@ -1,10 +1,11 @@
-"""Two bench records side by side: the ratio of their percentiles, and how sure it is.
+"""Comparison of two bench records: ratios of their percentiles with confidence intervals.
 
-The interval covers what moved inside each record. A whole day's difference between them (heat, a neighbour) it cannot
-see; the fixed arithmetic timed in both can, so a verdict needs a difference beyond that one's.
+The interval covers the variation inside each record, but no difference between the two days (heat, other programs). The
+fixed computation that both records timed (`SpeedReference`) shows that one, so a verdict requires a difference beyond
+it.
 
-Calls of one block share a moment of the machine, so blocks are drawn with replacement, not calls: an interval over
-single calls would claim far more than was measured. (Cluster bootstrap: Davison and Hinkley 1997, section 3.8.)
+Calls of one block share the state of the machine, so whole blocks are resampled, not calls: an interval from single
+calls would be far too narrow. (Cluster bootstrap: Davison and Hinkley 1997, section 3.8.)
 """
 
 from __future__ import annotations
@@ -35,23 +36,23 @@ def read_record(file: str | Path) -> dict[str, Any]:
 
 
 def compare(before: Mapping[str, Any], after: Mapping[str, Any], *, draws: int = 2000, seed: int = 0) -> dict[str, Any]:
-    """`after` over `before` for every call that both have: a ratio above 1 is slower.
+    """`after` divided by `before` for every call that both records have: a ratio above 1 is slower.
 
     {"calls": [{name, p50: {before_ms, after_ms, ratio, low, high}, p90, p99, blocks, verdict}], "only_before",
     "only_after", "machine", "notes"}; low and high are a 95 % percentile interval. Raises ValueError when the records
     share no call.
     """
-    left, right = ({str(c["name"]): c for c in record["calls"]} for record in (before, after))
-    shared = [name for name in left if name in right]
+    old, new = ({str(c["name"]): c for c in record["calls"]} for record in (before, after))
+    shared = [name for name in old if name in new]
     if not shared:
-        raise ValueError(f"compare: no call in common; one has {', '.join(left)}, the other {', '.join(right)}")
+        raise ValueError(f"compare: no call in common; one has {', '.join(old)}, the other {', '.join(new)}")
     draw = np.random.default_rng(seed)
     noise = _ratio_of(before, after)
-    rows = [_row(name, left[name], right[name], noise=noise or 1.0, draws=draws, draw=draw) for name in shared]
+    rows = [_row(name, old[name], new[name], noise=noise or 1.0, draws=draws, draw=draw) for name in shared]
     record = {
         "calls": rows,
-        "only_before": [name for name in left if name not in right],
-        "only_after": [name for name in right if name not in left],
+        "only_before": [name for name in old if name not in new],
+        "only_after": [name for name in new if name not in old],
         "calibrator_ratio": noise,
         "foreign_cores": [before.get("foreign_cores"), after.get("foreign_cores")],
         "machine": _changed(before.get("machine") or {}, after.get("machine") or {}),
@@ -102,7 +103,7 @@ def _row(
 
 
 def verdict(low: float, high: float, *, noise: float) -> str:
-    """Of an interval of the ratio, where fixed arithmetic took `noise` times as long: both must be left behind."""
+    """Verdict on the interval [low, high] of a ratio: it must exclude 1 and `noise`, the ratio of the fixed task."""
     if low > max(1.0, noise):
         return "slower"
     if high < min(1.0, noise):
@@ -118,7 +119,7 @@ def _blocks(entry: Mapping[str, Any]) -> list[np.ndarray]:
 
 
 def _resampled(blocks: Sequence[np.ndarray], *, draws: int, draw: np.random.Generator) -> np.ndarray:
-    """[draws, percentiles] of blocks drawn with replacement: weights on the sorted times, nothing is copied."""
+    """[draws, percentiles] of blocks drawn with replacement, computed with weights on the sorted times."""
     times = np.concatenate(blocks)
     owner = np.repeat(np.arange(len(blocks)), [len(block) for block in blocks])
     order = np.argsort(times)
@@ -146,19 +147,19 @@ def _changed(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, l
 
 
 def _notes(record: Mapping[str, Any]) -> list[str]:
-    said = []
+    notes = []
     if record["machine"]:
-        said.append(f"the machines differ in {', '.join(record['machine'])}: this is no comparison of models alone")
+        notes.append(f"the machines differ in {', '.join(record['machine'])}: this is no comparison of models alone")
     noise = record["calibrator_ratio"]
     if noise is not None and not 0.95 <= noise <= 1.05:
-        said.append(f"fixed arithmetic took {noise:.2f} times as long in the second record: the machine moved too")
+        notes.append(f"fixed arithmetic took {noise:.2f} times as long in the second record: the machine moved too")
     busy = [cores for cores in record["foreign_cores"] if (cores or 0) > 0.1]
     if busy:
-        said.append(f"other processes took up to {max(busy):.2f} cores meanwhile: repeat it on a quiet machine")
+        notes.append(f"other processes took up to {max(busy):.2f} cores meanwhile: repeat it on a quiet machine")
     few = [call["name"] for call in record["calls"] if min(call["blocks"]) < _FEW_BLOCKS]
     if few:
-        said.append(f"too few blocks for an interval to be trusted: {', '.join(few)}; measure for longer")
+        notes.append(f"too few blocks for an interval to be trusted: {', '.join(few)}; measure for longer")
     for kind in ("before", "after"):
         if record[f"only_{kind}"]:
-            said.append(f"only {kind}: {', '.join(record[f'only_{kind}'])}")
-    return said
+            notes.append(f"only {kind}: {', '.join(record[f'only_{kind}'])}")
+    return notes

@@ -1,6 +1,7 @@
-"""Hours instead of seconds: whether a device keeps its speed, its clocks and its memory.
+"""Soak test: hours of calls without a pause, to show drift of speed, clocks and memory.
 
-Every call counts; a time line of percentiles is kept instead of every time, and the slowest calls with their moment.
+Every call is counted; a time line of percentiles is stored instead of single times, and the slowest calls with their
+time.
 """
 
 from __future__ import annotations
@@ -12,52 +13,52 @@ from typing import Any
 
 import numpy as np
 
-from deploy.hardware.machine import Load
-from deploy.hardware.monitor import Watch
+from deploy.hardware.machine import CpuLoad
+from deploy.hardware.monitor import HardwareMonitor
 from deploy.measurement.percentiles import summary
 from deploy.measurement.timing import Call
 
 _SLOWEST = 20
-_KEPT = ("n", "p50_ms", "p90_ms", "p99_ms", "p99_9_ms", "max_ms")
-_GROWTH_BYTES = 8 << 20  # less is a heap that breathes
+_TIMELINE_KEYS = ("n", "p50_ms", "p90_ms", "p99_ms", "p99_9_ms", "max_ms")
+_GROWTH_BYTES = 8 << 20  # smaller changes are normal variation of the heap
 _SLOWER = 1.1
 
 
 def soak(
-    call: Call, frames: Sequence[np.ndarray], *, minutes: float, interval_s: float, watch: Watch | None = None
+    call: Call, frames: Sequence[np.ndarray], *, minutes: float, interval_s: float, watch: HardwareMonitor | None = None
 ) -> dict[str, Any]:
-    """Call back to back for `minutes`: {timeline, drift, throttled, slowest, notes}, documented in README.md.
+    """Call without pauses for `minutes`: {timeline, drift, throttled, slowest, notes}, documented in README.md.
 
     Drift compares the last third with the first: `p50_ratio`, and how much resident and device memory grew.
     """
-    watch, end = watch or Watch(), time.monotonic() + 60 * minutes
-    begun, total = time.monotonic(), 0
+    watch, end = watch or HardwareMonitor(), time.monotonic() + 60 * minutes
+    started, total = time.monotonic(), 0
     timeline: list[dict[str, Any]] = []
     slowest: list[tuple[int, float]] = []
     while (now := time.monotonic()) < end or not timeline:
-        load = Load.now()
+        load = CpuLoad.now()
         times: list[int] = []
-        until = end if end - now < 1.5 * interval_s else now + interval_s  # no stub of an interval at the end
+        until = end if end - now < 1.5 * interval_s else now + interval_s  # the last interval absorbs a short remainder
         while (at := time.monotonic()) < until or not times:
             before = time.perf_counter_ns()
             call(frames[total % len(frames)])
             times.append(time.perf_counter_ns() - before)
             total += 1
             if len(slowest) < _SLOWEST or times[-1] > slowest[0][0]:
-                (heapq.heappush if len(slowest) < _SLOWEST else heapq.heappushpop)(slowest, (times[-1], at - begun))
-        said = summary(times)
-        looked = watch.look()
+                (heapq.heappush if len(slowest) < _SLOWEST else heapq.heappushpop)(slowest, (times[-1], at - started))
+        times_summary = summary(times)
+        reading = watch.read()
         timeline.append(
             {
-                **{key: value for key, value in looked.items() if key != "gpu_throttle"},
-                "at_s": round(time.monotonic() - begun, 2),
-                "foreign_cores": load.foreign(Load.now()),
-                **{key: said[key] for key in _KEPT},
+                **{key: value for key, value in reading.items() if key != "gpu_throttle"},
+                "at_s": round(time.monotonic() - started, 2),
+                "foreign_cores": load.other_processes(CpuLoad.now()),
+                **{key: times_summary[key] for key in _TIMELINE_KEYS},
             }
         )
-        watch.points.append(looked)
+        watch.points.append(reading)
     record = {
-        "minutes": round((time.monotonic() - begun) / 60, 3),
+        "minutes": round((time.monotonic() - started) / 60, 3),
         "n": total,
         "timeline": timeline,
         "drift": drift(timeline),
@@ -68,7 +69,7 @@ def soak(
 
 
 def drift(timeline: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """The last third of a time line against the first. A first interval that still fills caches is left out of it."""
+    """The last third of a time line relative to the first third. A first interval, which fills caches, is excluded."""
     points = timeline[1:] if len(timeline) > 3 else timeline
     third = max(len(points) // 3, 1)
     first, last = points[:third], points[-third:]
@@ -82,19 +83,21 @@ def drift(timeline: Sequence[dict[str, Any]]) -> dict[str, float | None]:
 
 
 def soak_notes(record: dict[str, Any]) -> list[str]:
-    """What the soak found, in words; nothing when the device kept everything."""
-    said, found, throttled = [], record["drift"], record["throttled"]
-    if (found["p50_ratio"] or 1) > _SLOWER:
-        said.append(f"soak: the last third is {found['p50_ratio']:.2f} times as slow as the first")
-    if (found["clock_ratio"] or 1) < 1 / _SLOWER:
-        said.append(f"soak: clocks fell to {found['clock_ratio']:.0%} of what they were")
+    """Findings of a soak test as sentences; empty where nothing drifted."""
+    notes, drifted, throttled = [], record["drift"], record["throttled"]
+    if (drifted["p50_ratio"] or 1) > _SLOWER:
+        notes.append(f"soak: the last third is {drifted['p50_ratio']:.2f} times as slow as the first")
+    if (drifted["clock_ratio"] or 1) < 1 / _SLOWER:
+        notes.append(f"soak: clocks fell to {drifted['clock_ratio']:.0%} of what they were")
     for name in ("resident_bytes", "gpu_bytes"):
-        if (found[name] or 0) > _GROWTH_BYTES:
+        if (drifted[name] or 0) > _GROWTH_BYTES:
             kind = "resident" if name == "resident_bytes" else "device"
-            said.append(f"soak: {kind} memory grew by {found[name] / 2**20:.0f} MiB in {record['minutes']:.1f} minutes")
+            notes.append(
+                f"soak: {kind} memory grew by {drifted[name] / 2**20:.0f} MiB in {record['minutes']:.1f} minutes"
+            )
     if throttled.get("heat_events"):
-        said.append(f"soak: the processor slowed down for heat {throttled['heat_events']:.0f} times")
-    return said
+        notes.append(f"soak: the processor slowed down for heat {throttled['heat_events']:.0f} times")
+    return notes
 
 
 def _against(first: Sequence[dict[str, Any]], last: Sequence[dict[str, Any]], key: str) -> float | None:
@@ -108,5 +111,5 @@ def _growth(first: Sequence[dict[str, Any]], last: Sequence[dict[str, Any]], key
 
 
 def _median(points: Sequence[dict[str, Any]], key: str) -> float | None:
-    there = [point[key] for point in points if point.get(key) is not None]
-    return float(np.median(there)) if there else None
+    present = [point[key] for point in points if point.get(key) is not None]
+    return float(np.median(present)) if present else None

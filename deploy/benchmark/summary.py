@@ -1,4 +1,4 @@
-"""What a bench record says in words: its table, what to know before quoting it, whether it keeps a budget."""
+"""A bench record as text: its table, notes for the reader, and the verdict on a latency budget."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ def table(record: Mapping[str, Any]) -> str:
     legend = f"ratio: p50 to {record['reference']}, median over rounds"
     legend += f"; missed: later than one frame at {hz:g} Hz" if hz else ""
     verdict = [record["budget"]["said"]] if record.get("budget") else []
-    said = [f"{record['machine']['cpu']}; {legend}", *(f"note: {note}" for note in record["notes"])]
-    return "\n".join([*lines, "", *_more(record), *said, *verdict])
+    footer = [f"{record['machine']['cpu']}; {legend}", *(f"note: {note}" for note in record["notes"])]
+    return "\n".join([*lines, "", *_more(record), *footer, *verdict])
 
 
 def _more(record: Mapping[str, Any]) -> list[str]:
-    """A line a call for what the table has no room for: the parts of a call, several cameras at once, energy."""
-    said = []
+    """One line per call with the stages of a call, concurrent cameras and energy."""
+    lines = []
     for entry in record["calls"]:
         parts = []
         if entry.get("stages"):
@@ -37,9 +37,9 @@ def _more(record: Mapping[str, Any]) -> list[str]:
             parts.append(f"{row['streams']} streams {row['throughput_hz']:.0f} fps, p99 {row['p99_ms']:.2f} ms")
         for meter, rails in (entry.get("energy") or {}).items():
             if isinstance(rails, Mapping):
-                parts += [f"{meter} {rail} {held['mj_per_mask']:.1f} mJ a mask" for rail, held in rails.items()]
-        said += [f"{entry['name']}: {'; '.join(parts)}"] if parts else []
-    return [*said, ""] if said else []
+                parts += [f"{meter} {rail} {values['mj_per_mask']:.1f} mJ a mask" for rail, values in rails.items()]
+        lines += [f"{entry['name']}: {'; '.join(parts)}"] if parts else []
+    return [*lines, ""] if lines else []
 
 
 _HEADER = [
@@ -73,11 +73,11 @@ def _row(entry: Mapping[str, Any]) -> list[str]:
 
 
 def notes(record: Mapping[str, Any]) -> list[str]:
-    """What a reader should know before quoting a number of this record."""
-    said = []
+    """Notes on the reliability of a record, to read before quoting a number of it."""
+    found = []
     few = [f"{e['name']} n = {e['n']}" for e in record["calls"] if "p99" in e["anecdotal"]]
     if few:
-        said.append(f"p99 is anecdotal below 1000 calls: {', '.join(few)}")
+        found.append(f"p99 is anecdotal below 1000 calls: {', '.join(few)}")
     for runtime in {e["runtime"] for e in record["calls"] if e["runtime"]}:
         own = [e for e in record["calls"] if e["runtime"] == runtime]
         whole = [e for e in own if str(e["precision"]).startswith("int8")]
@@ -85,47 +85,48 @@ def notes(record: Mapping[str, Any]) -> list[str]:
         for e in whole:
             quicker = min(real, key=lambda other: other["p50_ms"], default=None)
             if quicker is not None and quicker["ratio"]["median"] <= e["ratio"]["median"]:
-                said.append(f"INT8 is not faster than {quicker['precision']} with {runtime} here")
+                found.append(f"INT8 is not faster than {quicker['precision']} with {runtime} here")
     if (record["foreign_cores"] or 0) > 0.1:
-        said.append(f"other processes took {record['foreign_cores']:.2f} cores meanwhile: trust ratios, not times")
+        found.append(f"other processes took {record['foreign_cores']:.2f} cores meanwhile: trust ratios, not times")
     noise = record["calibrator"]
     if noise["p90_ms"] > 1.25 * noise["p10_ms"]:
-        said.append(f"fixed arithmetic took {noise['p10_ms']} to {noise['p90_ms']} ms (p10, p90): the speed wandered")
-    return said + _watch_notes(record.get("watch") or {}) + list((record.get("soak") or {}).get("notes") or ())
+        found.append(f"fixed arithmetic took {noise['p10_ms']} to {noise['p90_ms']} ms (p10, p90): the speed wandered")
+    return found + _watch_notes(record.get("watch") or {}) + list((record.get("soak") or {}).get("notes") or ())
 
 
 def _watch_notes(watch: Mapping[str, Any]) -> list[str]:
-    said = []
+    found = []
     throttled = watch.get("throttled") or {}
     if throttled.get("heat_events"):
-        said.append(f"the processor slowed down for heat {throttled['heat_events']:.0f} times meanwhile")
+        found.append(f"the processor slowed down for heat {throttled['heat_events']:.0f} times meanwhile")
     if (throttled.get("quota_ms") or 0) > 10:
-        said.append(f"a processor quota held this process back for {throttled['quota_ms']:.0f} ms: raise the quota")
+        found.append(f"a processor quota held this process back for {throttled['quota_ms']:.0f} ms: raise the quota")
     if (throttled.get("stolen_s") or 0) > 0.5:
-        said.append(f"the hypervisor took {throttled['stolen_s']:.1f} s of processor time meanwhile")
+        found.append(f"the hypervisor took {throttled['stolen_s']:.1f} s of processor time meanwhile")
     if watch.get("gpu_throttled"):
-        said.append(f"the GPU was slowed down by {', '.join(watch['gpu_throttled'])}")
+        found.append(f"the GPU was slowed down by {', '.join(watch['gpu_throttled'])}")
     clock = watch.get("cpu_mhz")
     if clock and clock["min"] < 0.9 * clock["max"]:
-        said.append(f"clocks moved between {clock['min']:.0f} and {clock['max']:.0f} MHz: fix them to compare runs")
-    return said
+        found.append(f"clocks moved between {clock['min']:.0f} and {clock['max']:.0f} MHz: fix them to compare runs")
+    return found
 
 
 def budget(entries: Sequence[Mapping[str, Any]], *, ms: float) -> dict[str, Any] | None:
-    """Whether the quickest call keeps p99 within `ms`; None without a budget.
+    """Verdict on p99 of the quickest call against a budget of `ms`; None without a budget.
 
-    One is enough: a device runs one file on one runtime. Name the runtime and the file to judge exactly that one.
+    One call within the budget is enough, since a device runs one file on one runtime. Name the runtime and the file to
+    judge exactly that one.
     """
     if not ms:
         return None
     best = min(entries, key=lambda entry: entry["p99_ms"])
     within = [entry["name"] for entry in entries if entry["p99_ms"] <= ms]
-    said = f"{best['name']} has p99 {best['p99_ms']:.2f} ms (n = {best['n']}), the budget is {ms:g} ms"
+    sentence = f"{best['name']} has p99 {best['p99_ms']:.2f} ms (n = {best['n']}), the budget is {ms:g} ms"
     others = [name for name in within if name != best["name"]]
     if within:
-        said = f"fast enough: {said}" + (f"; within it too: {', '.join(others)}" if others else "")
+        sentence = f"fast enough: {sentence}" + (f"; within it too: {', '.join(others)}" if others else "")
     else:
-        said = f"too slow: {said}; choose a smaller student, INT8, a smaller frame or a quicker runtime"
+        sentence = f"too slow: {sentence}; choose a smaller student, INT8, a smaller frame or a quicker runtime"
     if "p99" in best["anecdotal"]:
-        said += "; p99 is an anecdote at this n, measure for longer"
-    return {"ms": ms, "percentile": "p99", "passed": bool(within), "within": within, "said": said}
+        sentence += "; p99 is an anecdote at this n, measure for longer"
+    return {"ms": ms, "percentile": "p99", "passed": bool(within), "within": within, "said": sentence}

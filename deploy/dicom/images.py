@@ -1,4 +1,4 @@
-"""DICOM files of a study: which are pictures, which belong together, and the one window of those that do.
+"""DICOM files of a study: the images among them, grouped by series, with one window for each series.
 
 Shapes: F frames, H W size in pixels.
 """
@@ -14,18 +14,19 @@ from typing import Any
 
 import numpy as np
 
-from deploy.dicom.pixels import AUTO, DicomFile, NotAPicture, Range, Window, first_line, is_dicom, window_of
+from deploy.dicom.header import NotAnImageError, is_dicom
+from deploy.dicom.pixels import AUTO, DicomFile, window_of
+from deploy.dicom.windows import Range, Window
 from edgemt.io.atomic import Failures
 from edgemt.io.bit_depth import Depth
 
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 SEG_SUFFIX = ".seg.dcm"
-said = first_line
 
 
 @dataclass(frozen=True)
 class Series:
-    """Files that share a segmentation, in the order of their instance numbers, and how grey values are seen."""
+    """Files that share a segmentation, in the order of their instance numbers, and their common window."""
 
     files: tuple[DicomFile, ...]
     window: Window | Range | None
@@ -39,7 +40,7 @@ class Series:
         return np.stack([file.view(k, self.window) for k in range(file.count)])
 
     def about(self) -> str | None:
-        """One line where grey values of several files were seen through one window."""
+        """One line that names the common window, where several grey files share one; else None."""
         if len(self.files) < 2 or self.window is None:
             return None
         what = f"{self.files[0].path}: {len(self.files)} slices as one volume"
@@ -52,23 +53,23 @@ def series_of(
     inputs: Sequence[Path], *, depth: Depth = AUTO, failures: Failures | None = None,
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Series]:  # fmt: skip
-    """The pictures among `inputs`, files or folders of them, by series; what cannot share a SEG stands alone.
-    `depth`: the rule by which the model's training made eight bits of grey values.
+    """The images among `inputs` (files, or folders of them) by series; an image that cannot share a SEG is alone.
+    `depth`: the rule by which training converted grey values to 8 bits.
 
-    In a folder, objects of other kinds (reports, presentation states) are left out and named to `tell`. Raises
-    ValueError, in one line that names the file or folder, for what is no DICOM image; with `failures`, only where
-    nothing can be read at all.
+    In a folder, objects of other kinds (reports, presentation states) are skipped and reported to `tell`. Raises
+    ValueError, in one line that names the file or folder, for a file that is no DICOM image; with `failures`, only
+    where nothing can be read at all.
     """
-    found: dict[Any, list[DicomFile]] = defaultdict(list)
+    by_series: dict[Any, list[DicomFile]] = defaultdict(list)
     named = {path for path in inputs if not path.is_dir()}
-    others: list[str] = []
+    skipped: list[str] = []
     for path in _files(inputs):
         try:
             file = DicomFile(path)
-        except NotAPicture as error:
+        except NotAnImageError as error:
             if path in named:
                 raise
-            others.append(str(error))
+            skipped.append(str(error))
             continue
         except ValueError as error:
             if failures is None:
@@ -76,15 +77,14 @@ def series_of(
             failures.add(path, error)
             continue
         header = file.header
-        alone = path if "NumberOfFrames" in header or "FrameOfReferenceUID" not in header else None
-        found[header.get("SeriesInstanceUID"), file.size, header.PhotometricInterpretation, alone].append(file)
-    if others:
-        tell(
-            f"left out, no pictures: {'; '.join(others[:5])}{f' and {len(others) - 5} more' if len(others) > 5 else ''}"
-        )
-    if not found and not failures:
+        single = path if "NumberOfFrames" in header or "FrameOfReferenceUID" not in header else None
+        by_series[header.get("SeriesInstanceUID"), file.size, header.PhotometricInterpretation, single].append(file)
+    if skipped:
+        more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
+        tell(f"left out, no pictures: {'; '.join(skipped[:5])}{more}")
+    if not by_series and not failures:
         raise ValueError(f"{inputs[0]}: holds no DICOM picture; name another folder")
-    return [_series(sorted(files, key=_number), depth) for files in found.values()]
+    return [_series(sorted(files, key=_number), depth) for files in by_series.values()]
 
 
 def _series(files: list[DicomFile], depth: Depth) -> Series:
@@ -92,7 +92,7 @@ def _series(files: list[DicomFile], depth: Depth) -> Series:
         return Series(tuple(files), None)
     try:
         return Series(tuple(files), window_of(files, depth))
-    except ValueError:  # one of them is damaged; which one is told when its turn comes
+    except ValueError:  # one of them is damaged; it is reported when it is read
         sound = [file for file in files if _decodes(file)]
         return Series(tuple(files), window_of(sound, depth) if sound else None)
 
@@ -124,17 +124,19 @@ def _files(inputs: Sequence[Path]) -> list[Path]:
 
 
 def _is_candidate(path: Path) -> bool:
-    """By suffix, or by content: many archives name files by their UID, without a suffix."""
+    """True for a DICOM file by suffix or content: many archives name files by their UID, without a suffix."""
     if not path.is_file() or path.name.startswith((".", "DICOMDIR")) or path.name.endswith(SEG_SUFFIX):
         return False
     return path.suffix.lower() in _SUFFIXES or path.suffix == "" or is_dicom(path)
 
 
 def path_of(image: Any) -> str:
+    """File name of a data set, for messages."""
     return os.fspath(getattr(image, "filename", "") or "image")
 
 
 def library(name: str) -> Any:
+    """Import pydicom or highdicom. Raises ValueError, naming what to install."""
     from importlib import import_module
 
     try:

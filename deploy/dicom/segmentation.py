@@ -1,8 +1,7 @@
-"""DICOM in, DICOM segmentation out: a SEG object of coded segments that refers to the very images it was made from.
+"""DICOM segmentations (SEG) of DICOM images: coded segments with references to the source images.
 
-Off the hot path. Patient and study are copied into the SEG because the standard demands it, and go nowhere else: a SEG
-is named by the file it was made from, and no message holds more than a file's path. A SEG of other images is never
-replaced.
+Patient and study are copied into the SEG, as the standard requires, and nowhere else: a SEG is named after its source
+file, and messages contain only file paths. A SEG of other images is never replaced.
 
 Shapes: F frames, H W size in pixels.
 """
@@ -19,10 +18,11 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy.dicom.images import SEG_SUFFIX, Series, library, said, series_of
+from deploy.dicom.header import first_line
+from deploy.dicom.images import SEG_SUFFIX, Series, library, series_of
 from deploy.dicom.pixels import DicomFile
-from deploy.package.input_drift import Watch, read_inputs
-from deploy.package.package import Ship, card_hash, open_ship
+from deploy.package.input_drift import InputDriftMonitor, read_inputs
+from deploy.package.package import Package, card_hash, open_package
 from deploy.runtimes.load import runner
 from edgemt.io.atomic import Failures, write_bytes
 from edgemt.io.bit_depth import of_card
@@ -31,7 +31,7 @@ from edgemt.model_card import ModelCard
 
 Kind = Literal["BINARY", "LABELMAP"]
 Predict = Callable[[np.ndarray], np.ndarray]  # uint8 [1, H, W, K] -> uint8 [1, H, W]
-_STAND_IN = "1.2.840.10008.5.1.4.1.1.6.1"  # a single ultrasound picture
+_STAND_IN = "1.2.840.10008.5.1.4.1.1.6.1"  # ultrasound image storage, single frame
 _FRAME_LABEL, _FRAME_CONTENT = 0x00209453, 0x00209111
 
 
@@ -45,46 +45,52 @@ def predict_dicom_seg(
     threads: int | None = None,
     kind: Kind = "BINARY",
 ) -> Iterator[Path]:
-    """`write_dicom_seg` with the model of a ship folder, which says once when frames do not look like its training."""
-    ship = open_ship(folder)
-    made, watch = runner(ship, runtime=runtime, file=file, threads=threads), Watch(read_inputs(ship), what="input")
+    """`write_dicom_seg` with a package; warns once where frames do not look like the training frames."""
+    package = open_package(folder)
+    made, watch = (
+        runner(package, runtime=runtime, file=file, threads=threads),
+        InputDriftMonitor(read_inputs(package), what="input"),
+    )
 
-    def watched(frames: np.ndarray) -> np.ndarray:
-        if (said := watch.see(frames[0])) is not None:
-            print(f"edgemt: warning: {said}", file=sys.stderr, flush=True)
+    def predict(frames: np.ndarray) -> np.ndarray:
+        if (warning := watch.update(frames[0])) is not None:
+            print(f"edgemt: warning: {warning}", file=sys.stderr, flush=True)
         return made(frames)
 
-    return write_dicom_seg(ship, watched, inputs, out=out, kind=kind)
+    return write_dicom_seg(package, predict, inputs, out=out, kind=kind)
 
 
 def write_dicom_seg(
-    ship: Ship, predict: Predict, inputs: Sequence[Path], *, out: Path, kind: Kind = "BINARY"
+    package: Package, predict: Predict, inputs: Sequence[Path], *, out: Path, kind: Kind = "BINARY"
 ) -> Iterator[Path]:
-    """A SEG for each series among `inputs`: files, or folders of them. Yields each file when it is written:
-    `NAME.seg.dcm` by the (first) file it was made from, with a part of its UID's hash where another SEG has the name.
+    """Write a SEG for each series among `inputs` (files, or folders of them); yields the path of each.
 
-    BINARY is what every viewer reads, LABELMAP is quicker to load. A cine, and an image that lies in no patient
-    coordinates, gets a SEG of its own. Files that cannot be decoded are left out and named at the end, in a ValueError.
-    Raises ValueError, in one line that names the file, for what cannot be read as an image, a model of neighbouring
-    slices, and missing libraries.
+    The name is `NAME.seg.dcm` after the first source file, with a part of the hash of its UID where another SEG has
+    that name. Every viewer reads BINARY; LABELMAP loads faster. A cine, and an image without patient coordinates, gets
+    its own SEG. Files that cannot be decoded are skipped and named in a ValueError at the end. Raises ValueError, in
+    one line that names the file, for a file that is no image, a model of neighbouring slices, and missing libraries.
     """
     library("highdicom")
-    if ship.card.channel_order == "slices":
-        raise ValueError(f"{ship.folder}: reads slices of a volume; DICOM SEG is written by models of single frames")
+    if package.card.channel_order == "slices":
+        raise ValueError(f"{package.folder}: reads slices of a volume; DICOM SEG is written by models of single frames")
     failures, written = Failures(total=2 if any(path.is_dir() for path in inputs) else len(inputs)), set[Path]()
-    depth = of_card(ship.card.data, source=ship.folder / "card.json")
+    depth = of_card(package.card.data, source=package.folder / "card.json")
     for number, series in enumerate(series_of(inputs, depth=depth, failures=failures, tell=_tell), 1):
         if (about := series.about()) is not None:
             _tell(about)
-        kept, masks = _predicted(ship.card, predict, series, failures)
-        if not kept:
+        readable, masks = _predicted(package.card, predict, series, failures)
+        if not readable:
             continue
         try:
-            data = _bytes(_segmentation(ship.card, [file.header for file in kept], masks, kind=kind, number=number))
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # what the standard demands is missing
-            failures.add(kept[0].path, ValueError(f"no SEG can be made of it ({said(error)}); export it again"))
+            data = _bytes(
+                _segmentation(package.card, [file.header for file in readable], masks, kind=kind, number=number)
+            )
+        except (AttributeError, KeyError, TypeError, ValueError) as error:  # a required element is missing
+            failures.add(
+                readable[0].path, ValueError(f"no SEG can be made of it ({first_line(error)}); export it again")
+            )
             continue
-        path = _target(out, kept[0], written)
+        path = _target(out, readable[0], written)
         write_bytes(path, data)
         written.add(path)
         yield path
@@ -98,20 +104,20 @@ def _tell(text: str) -> None:
 def _predicted(
     card: ModelCard, predict: Predict, series: Series, failures: Failures
 ) -> tuple[list[DicomFile], np.ndarray]:
-    """The files that could be read, and uint8 [F, H, W] of all their frames."""
-    kept, masks = [], []
+    """(readable files, masks uint8 [F, H, W] of all their frames)."""
+    readable, masks = [], []
     for file in series.files:
         try:
             masks.append(_masks(card, predict, series.frames(file)))
         except ValueError as error:
             failures.add(file.path, error)
             continue
-        kept.append(file)
-    return kept, np.concatenate(masks) if masks else np.zeros((0, 0, 0), np.uint8)
+        readable.append(file)
+    return readable, np.concatenate(masks) if masks else np.zeros((0, 0, 0), np.uint8)
 
 
 def _target(out: Path, file: DicomFile, written: set[Path]) -> Path:
-    """The same images replace their SEG of before; those of others stay."""
+    """Path of the SEG: an existing SEG of the same images is replaced, one of other images is not."""
     name = file.path.name
     for suffix in (".dcm", ".dicom", ".ima"):
         name = name[: -len(suffix)] if name.lower().endswith(suffix) else name
@@ -123,10 +129,10 @@ def _target(out: Path, file: DicomFile, written: set[Path]) -> Path:
 
 
 def _sources_of(path: Path) -> set[str]:
-    """SOP instances that a SEG refers to; none for a file that is no SEG."""
+    """UIDs of the SOP instances that a SEG refers to; empty for a file that is no SEG."""
     try:
         header = library("pydicom").dcmread(path, stop_before_pixels=True)
-    except Exception:  # whatever it is, it is not ours to replace
+    except Exception:  # not a SEG of ours, so it is not replaced
         return set()
     return {
         str(item.ReferencedSOPInstanceUID)
@@ -140,7 +146,7 @@ def _segmentation(card: ModelCard, images: list[Any], masks: np.ndarray, *, kind
 
     if "NumberOfFrames" not in images[0] or "SharedFunctionalGroupsSequence" in images[0]:
         return _made(card, images, masks, kind=kind, number=number)
-    # highdicom takes the frames of a cine one by one, and a frame of reference only with positions: the rest follows
+    # highdicom supports no multi-frame source and no frame of reference without positions: `_with_frames` adds them
     one = Dataset(dict(images[0].items()))
     one.file_meta = images[0].file_meta
     one.add_new("SOPClassUID", "UI", _STAND_IN)
@@ -151,7 +157,7 @@ def _segmentation(card: ModelCard, images: list[Any], masks: np.ndarray, *, kind
 
 
 def _with_frames(made: Any, masks: np.ndarray, image: Any) -> Any:
-    """The SEG of a cine's first frame -> that of all its frames, each referring to its own by number."""
+    """The SEG of the first frame of a cine, extended to all its frames, each with a reference to its source frame."""
     from pydicom.pixels import pack_bits
     from pydicom.sequence import Sequence as Items
 
@@ -205,7 +211,7 @@ def _made(card: ModelCard, images: list[Any], masks: np.ndarray, *, kind: Kind, 
 
 
 def _described(hd: Any, card: ModelCard, value: int) -> Any:
-    """The ship knows classes by name only, so the code is the general one and the name stands as the label."""
+    """Description of a segment: the card has class names only, so the code is general and the name is the label."""
     from pydicom.sr.codedict import codes
 
     algorithm = hd.AlgorithmIdentificationSequence(
@@ -222,7 +228,7 @@ def _described(hd: Any, card: ModelCard, value: int) -> Any:
 
 
 def _masks(card: ModelCard, predict: Predict, frames: np.ndarray) -> np.ndarray:
-    """uint8 [F, H, W] of frames at their own size."""
+    """Masks uint8 [F, H, W] of frames, at the size of the frames."""
     out = np.zeros(frames.shape[:3], np.uint8)
     for k, frame in enumerate(frames):
         fitted = fit_frame(np.ascontiguousarray(frame), size=card.size, channels=card.channels)

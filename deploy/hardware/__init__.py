@@ -1,1 +1,1 @@
-"""The machine: processors, memory, clocks, energy."""
+"""Readings of the machine: processors, memory, clocks, temperature, energy."""

@@ -1,6 +1,6 @@
-"""What the machine did while it was measured: clocks, heat, throttling, a container's quota, the GPU's own word.
+"""State of the machine during a measurement: clocks, temperature, throttling, CPU quota of a container, GPU.
 
-Read between blocks and never during a call, so that looking costs the numbers nothing. Reads; changes nothing.
+Read between blocks and never during a call, so that it does not affect the times. Read only.
 """
 
 from __future__ import annotations
@@ -10,14 +10,14 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from deploy.hardware.machine import memory, text_of, zones
+from deploy.hardware.machine import memory, read_text, zones
 from deploy.hardware.nvml import Gpu
 
 _EVERY_S = 0.5
 
 
-class Watch:
-    """Call it between blocks; `summary()` at the end. `root` is the file system to read (tests have their own)."""
+class HardwareMonitor:
+    """Call it between blocks, and `summary()` at the end. `root` is the file system to read, which tests replace."""
 
     def __init__(self, *, root: Path = Path("/"), gpu: Gpu | None = None, every_s: float = _EVERY_S) -> None:
         self._root, self._gpu, self._every = root, gpu, every_s
@@ -30,10 +30,10 @@ class Watch:
         now = time.monotonic()
         if now >= self._due:
             self._due = now + self._every
-            self.points.append(self.look())
+            self.points.append(self.read())
 
-    def look(self) -> dict[str, float | None]:
-        """One reading, whatever the clock says: seconds since the start, MHz, degrees Celsius, bytes."""
+    def read(self) -> dict[str, float | None]:
+        """One reading now: seconds since the start, MHz, degrees Celsius, bytes."""
         clocks = cpu_clocks_mhz(self._root)
         gpu = self._gpu.read() if self._gpu else {}
         return {
@@ -49,8 +49,8 @@ class Watch:
         }
 
     def summary(self) -> dict[str, Any]:
-        """Ranges of every reading, what was throttled, and the readings; None where the machine does not tell."""
-        self.points.append(self.look())
+        """Range of every quantity, throttling, and all readings; None where the machine does not report a quantity."""
+        self.points.append(self.read())
         later = self._counters()
         ranges = {name: _range([point[name] for point in self.points]) for name in self.points[0] if name != "at_s"}
         bits = {int(point["gpu_throttle"] or 0) for point in self.points}
@@ -64,7 +64,7 @@ class Watch:
         }
 
     def throttled(self) -> dict[str, float | None]:
-        """What was counted since the start."""
+        """Throttling events since the start, by kind; None where unknown."""
         later = self._counters()
         return {name: _since(self._first.get(name), later.get(name)) for name in _THROTTLES}
 
@@ -73,28 +73,28 @@ class Watch:
 
 
 def cpu_clocks_mhz(root: Path = Path("/")) -> list[float]:
-    """The clock of every processor that tells it; /proc/cpuinfo where cpufreq is hidden, as in a virtual machine."""
+    """Clocks of the processors in MHz; from /proc/cpuinfo where cpufreq is hidden, as in a virtual machine."""
     files = sorted(root.glob("sys/devices/system/cpu/cpu[0-9]*/cpufreq/scaling_cur_freq"))
-    read = [text_of(file) for file in files]
+    read = [read_text(file) for file in files]
     clocks = [int(value) / 1000 for value in read if value and value.isdigit()]
     if clocks:
         return clocks
-    lines = (text_of(root / "proc/cpuinfo") or "").splitlines()
-    told = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("cpu mhz")]
-    return [float(value) for value in told if value.replace(".", "", 1).isdigit()]
+    lines = (read_text(root / "proc/cpuinfo") or "").splitlines()
+    values = [line.partition(":")[2].strip() for line in lines if line.lower().startswith("cpu mhz")]
+    return [float(value) for value in values if value.replace(".", "", 1).isdigit()]
 
 
 def _heat_events(root: Path) -> float | None:
-    """Times that the processors slowed down for heat since boot, all cores and packages together."""
+    """Number of thermal throttling events since boot, over all cores and packages."""
     files = root.glob("sys/devices/system/cpu/cpu[0-9]*/thermal_throttle/*_throttle_count")
-    counts = [int(value) for file in files if (value := text_of(file)) and value.isdigit()]
+    counts = [int(value) for file in files if (value := read_text(file)) and value.isdigit()]
     return float(sum(counts)) if counts else None
 
 
 def _quota_ms(root: Path) -> float | None:
-    """Milliseconds that a container's processor quota held this group of processes back."""
+    """Milliseconds for which the CPU quota of the container stopped this group of processes."""
     for file in (root / "sys/fs/cgroup/cpu.stat", root / "sys/fs/cgroup/cpu/cpu.stat"):
-        for line in (text_of(file) or "").splitlines():
+        for line in (read_text(file) or "").splitlines():
             name, _, value = line.partition(" ")
             if name in ("throttled_usec", "throttled_time") and value.isdigit():
                 return int(value) / (1e3 if name == "throttled_usec" else 1e6)
@@ -102,8 +102,8 @@ def _quota_ms(root: Path) -> float | None:
 
 
 def _stolen_s(root: Path) -> float | None:
-    """Seconds that a hypervisor gave to others while this machine wanted to run, all processors together."""
-    fields = (text_of(root / "proc/stat") or "").split("\n")[0].split()[1:]
+    """Steal time in seconds, over all processors: time that the hypervisor gave to other machines."""
+    fields = (read_text(root / "proc/stat") or "").split("\n")[0].split()[1:]
     return int(fields[7]) / 100 if len(fields) > 7 else None
 
 
@@ -115,10 +115,10 @@ _THROTTLES: Mapping[str, Callable[[Path], float | None]] = {
 
 
 def _range(values: list[float | None]) -> dict[str, float] | None:
-    there = sorted(value for value in values if value is not None)
-    if not there:
+    present = sorted(value for value in values if value is not None)
+    if not present:
         return None
-    return {"min": there[0], "median": there[len(there) // 2], "max": there[-1]}
+    return {"min": present[0], "median": present[len(present) // 2], "max": present[-1]}
 
 
 def _since(before: float | None, after: float | None) -> float | None:

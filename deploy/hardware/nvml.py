@@ -1,6 +1,6 @@
-"""What NVIDIA's driver tells of a GPU, by its own library: no package, no torch, nothing is set.
+"""Readings of an NVIDIA GPU from NVML, the library of the driver, by ctypes. Read only.
 
-Tegra boards have no NVML that tells clocks or power; their sensors are read by `energy.py`.
+NVML of Tegra boards reports no clocks or power; their sensors are read by `energy.py`.
 """
 
 from __future__ import annotations
@@ -11,7 +11,7 @@ from typing import Any
 
 _LIBRARY = "libnvidia-ml.so.1"
 _CLOCK_SM, _CLOCK_MEMORY = 1, 2
-# nvml.h: nvmlClocksEventReason*; the rest (idle, application clocks, display) slows nothing that was asked for
+# nvml.h: nvmlClocksEventReason*; the rest (idle, application clocks, display) does not slow down work
 _REASONS = {
     0x4: "power cap",
     0x8: "hardware slowdown",
@@ -37,10 +37,10 @@ class _Process(ctypes.Structure):
 
 
 class Gpu:
-    """The first GPU that this process may use. Every reading is None where the driver does not give it."""
+    """The first GPU that this process may use. Every reading is None where the driver does not report it."""
 
     def __init__(self, library: Any, *, index: int = 0) -> None:
-        """`library`: the loaded libnvidia-ml, or what looks like it. Raises OSError when it has no such GPU."""
+        """`library`: the loaded libnvidia-ml, or a fake with its interface. Raises OSError where it has no such GPU."""
         self._lib, self._device = library, ctypes.c_void_p()
         if library.nvmlInit_v2() != 0:
             raise OSError("NVML does not start: no NVIDIA driver is loaded")
@@ -48,7 +48,7 @@ class Gpu:
             raise OSError(f"NVML has no GPU {index}")
 
     @classmethod
-    def find(cls) -> tuple[Gpu | None, str]:
+    def detect(cls) -> tuple[Gpu | None, str]:
         """(GPU, "") or (None, why there is none)."""
         try:
             return cls(ctypes.CDLL(_LIBRARY)), ""
@@ -56,7 +56,7 @@ class Gpu:
             return None, str(error) or "no NVML"
 
     def describe(self) -> dict[str, Any]:
-        """Name, driver, limits: what a GPU's times cannot be read without."""
+        """Name, driver, memory and limits, for the record of a measurement."""
         return {
             "name": self._string("nvmlDeviceGetName"),
             "driver": self._driver(),
@@ -67,7 +67,7 @@ class Gpu:
         }
 
     def read(self) -> dict[str, float | None]:
-        """Clocks, heat, memory of this process, throttle bits, now."""
+        """Current clocks, temperature, memory of this process, and throttle bits."""
         return {
             "clock_mhz": self._number("nvmlDeviceGetClockInfo", _CLOCK_SM),
             "memory_clock_mhz": self._number("nvmlDeviceGetClockInfo", _CLOCK_MEMORY),
@@ -81,10 +81,11 @@ class Gpu:
         return _scaled(self._number("nvmlDeviceGetTotalEnergyConsumption", wide=True), 1000)
 
     def watts(self) -> float | None:
+        """Current power."""
         return _scaled(self._number("nvmlDeviceGetPowerUsage"), 1000)
 
     def used_bytes(self) -> float | None:
-        """Device memory of this process. A container hides its pid: then of all processes on the GPU."""
+        """Device memory of this process; of all processes on the GPU where a container hides the pid."""
         count, infos = ctypes.c_uint(64), (_Process * 64)()
         if self._ok("nvmlDeviceGetComputeRunningProcesses_v3", ctypes.byref(count), infos):
             own = [infos[i].used for i in range(count.value) if infos[i].pid == os.getpid()]
@@ -94,6 +95,7 @@ class Gpu:
 
     @staticmethod
     def reasons(bits: int) -> list[str]:
+        """Names of the throttle reasons in `bits`."""
         return [name for bit, name in _REASONS.items() if bits & bit]
 
     def _ok(self, function: str, *arguments: Any) -> bool:
@@ -102,12 +104,12 @@ class Gpu:
 
     def _number(self, function: str, *arguments: int, wide: bool = False) -> float | None:
         value = (ctypes.c_ulonglong if wide else ctypes.c_uint)()
-        asked = [ctypes.c_uint(argument) for argument in arguments]
-        return float(value.value) if self._ok(function, *asked, ctypes.byref(value)) else None
+        c_arguments = [ctypes.c_uint(argument) for argument in arguments]
+        return float(value.value) if self._ok(function, *c_arguments, ctypes.byref(value)) else None
 
     def _memory(self, field: str) -> float | None:
-        held = _Memory()
-        return float(getattr(held, field)) if self._ok("nvmlDeviceGetMemoryInfo", ctypes.byref(held)) else None
+        memory = _Memory()
+        return float(getattr(memory, field)) if self._ok("nvmlDeviceGetMemoryInfo", ctypes.byref(memory)) else None
 
     def _string(self, function: str) -> str | None:
         buffer = ctypes.create_string_buffer(96)
@@ -115,8 +117,8 @@ class Gpu:
 
     def _capability(self) -> str | None:
         major, minor = ctypes.c_int(), ctypes.c_int()
-        told = self._ok("nvmlDeviceGetCudaComputeCapability", ctypes.byref(major), ctypes.byref(minor))
-        return f"{major.value}.{minor.value}" if told else None
+        succeeded = self._ok("nvmlDeviceGetCudaComputeCapability", ctypes.byref(major), ctypes.byref(minor))
+        return f"{major.value}.{minor.value}" if succeeded else None
 
     def _driver(self) -> str | None:
         buffer, call = ctypes.create_string_buffer(96), getattr(self._lib, "nvmlSystemGetDriverVersion", None)

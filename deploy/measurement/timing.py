@@ -1,4 +1,4 @@
-"""How calls are timed: warmed up, in turns, and on a camera's clock.
+"""Timing of calls: warm-up, several calls interleaved in time, and frames at the rate of a camera.
 
 Shapes: H W size in pixels, K channels.
 """
@@ -19,41 +19,41 @@ Call = Callable[[np.ndarray], Any]  # uint8 [1, H, W, K] in host memory; returns
 
 @dataclass(frozen=True)
 class BenchOptions:
-    """How long to measure. Nothing here drops a slow call."""
+    """How long to measure. No option drops a slow call."""
 
     warmup: int = 50
-    """Calls thrown away before the first round, each; at most `warmup_seconds`, at least 3 calls."""
+    """Calls of each model that are discarded before the first round; at most `warmup_seconds`, at least 3 calls."""
     warmup_seconds: float = 2.0
     iterations: int = 1000
-    """Calls to keep of each; p99 is anecdotal below 1000."""
+    """Calls of each model that are recorded; p99 is anecdotal below 1000."""
     seconds: float = 8.0
-    """A slow call stops after so long in its own blocks, with the iterations it has then."""
+    """A slow model stops after this time in its blocks, with fewer iterations."""
     rounds: int = 5
-    """At least so many turns for each."""
+    """Blocks of each model, at least."""
     block_ms: float = 150.0
     settle: int = 2
-    """Calls thrown away at the start of a block: the caches and threads are still the neighbour's."""
+    """Calls that are discarded at the start of a block: caches and threads are still those of the model before."""
     paced_hz: float = 30.0
-    """Camera clock; 0 leaves the paced part out."""
+    """Frame rate of the paced measurement; 0 omits it."""
     second_hz: float = 60.0
-    """A second camera clock; 0, or the same as the first, leaves it out."""
+    """Frame rate of a second paced measurement; 0, or the same as the first, omits it."""
     paced_seconds: float = 2.5
-    """On each camera clock."""
+    """Duration of each paced measurement."""
     stage_calls: int = 200
-    """Calls that are timed in three parts, where a runtime can be split; 0 leaves the split out."""
+    """Calls that are timed in three stages, where the runtime allows it; 0 omits them."""
     streams: tuple[int, ...] = (2,)
-    """So many cameras at once, each with a runner of its own (ships only); empty leaves this out."""
+    """Numbers of concurrent cameras, each with its own runner (packages only); empty omits them."""
     streams_seconds: float = 1.0
     energy_seconds: float = 3.0
-    """Of calls for the energy of each, where the machine has a meter; 0 leaves it out."""
+    """Duration of the energy measurement of each model, where the machine has a meter; 0 omits it."""
     soak_minutes: float = 0.0
-    """Go on for so long with the quickest call of a runtime, flat out; 0 leaves the soak out."""
+    """Duration of the soak test of the quickest model, without pauses; 0 omits it."""
     soak_interval_s: float = 10.0
-    """Of the soak's time line."""
+    """Interval of the time line of the soak test."""
     budget_ms: float = 0.0
-    """What p99 may be at most; 0 sets no budget."""
+    """Largest allowed p99; 0 sets no budget."""
     cold: bool = True
-    """Time import, load and first mask in a fresh process (ships only)."""
+    """Time import, load and first mask in a new process (packages only)."""
 
     def __post_init__(self) -> None:
         for name, value in asdict(self).items():
@@ -62,7 +62,7 @@ class BenchOptions:
                 if number < least:
                     raise ValueError(f"bench.{name}: must be {least} or more, not {number}")
 
-    def asked(
+    def with_overrides(
         self,
         *,
         seconds: float | None = None,
@@ -71,9 +71,9 @@ class BenchOptions:
         soak_minutes: float | None = None,
         budget_ms: float | None = None,
     ) -> BenchOptions:
-        """These options with what a command line asked for; None leaves a field as it is.
+        """These options with the values of a command line; None leaves a field unchanged.
 
-        `hz` takes the place of both camera clocks.
+        `hz` replaces both frame rates.
         """
         return replace(
             self,
@@ -87,6 +87,7 @@ class BenchOptions:
 
 
 def warm_up(call: Call, frames: list[np.ndarray], options: BenchOptions) -> int:
+    """Call at least 3 and at most `options.warmup` times; returns the number of calls."""
     end, done = time.perf_counter() + options.warmup_seconds, 0
     while done < 3 or (done < options.warmup and time.perf_counter() < end):
         call(frames[done % len(frames)])
@@ -94,32 +95,37 @@ def warm_up(call: Call, frames: list[np.ndarray], options: BenchOptions) -> int:
     return done
 
 
-def in_turns(
+def time_interleaved(
     calls: Mapping[str, Call],
     frames: list[np.ndarray],
     options: BenchOptions,
     between: Callable[[], None] = lambda: None,
 ) -> dict[str, dict[int, list[int]]]:
-    """call -> round -> times in ns. Who goes first changes from round to round; `between` runs after each block."""
+    """Time several calls in short alternating blocks, so that they share the state of the machine.
+
+    Returns name -> round -> times in ns. The order rotates from round to round; `between` runs after each block.
+    """
     blocks: dict[str, dict[int, list[int]]] = {name: {} for name in calls}
-    kept, spent, at = dict.fromkeys(calls, 0), dict.fromkeys(calls, 0), 0
+    recorded, spent, position = dict.fromkeys(calls, 0), dict.fromkeys(calls, 0), 0
     reference, names = next(iter(calls)), list(calls)
 
-    def wants(name: str, turn: int) -> bool:
-        return turn < options.rounds or (kept[name] < options.iterations and spent[name] < options.seconds * 1e9)
+    def is_active(name: str, round_number: int) -> bool:
+        return round_number < options.rounds or (
+            recorded[name] < options.iterations and spent[name] < options.seconds * 1e9
+        )
 
-    turn = 0
-    while going := [name for name in names if wants(name, turn)]:
-        going = [name for name in names if name in going or name == reference]
-        shift = turn % len(going)
-        for name in going[shift:] + going[:shift]:
-            times = _block(calls[name], frames, at, options)
-            at += len(times)
-            blocks[name][turn] = times
-            kept[name] += len(times)
+    round_number = 0
+    while active := [name for name in names if is_active(name, round_number)]:
+        active = [name for name in names if name in active or name == reference]
+        shift = round_number % len(active)
+        for name in active[shift:] + active[:shift]:
+            times = _block(calls[name], frames, position, options)
+            position += len(times)
+            blocks[name][round_number] = times
+            recorded[name] += len(times)
             spent[name] += sum(times)
             between()
-        turn += 1
+        round_number += 1
     return blocks
 
 
@@ -143,10 +149,10 @@ def _block(call: Call, frames: list[np.ndarray], at: int, options: BenchOptions)
 
 
 def paced(call: Call, frames: Sequence[np.ndarray], *, hz: float, seconds: float) -> dict[str, Any]:
-    """A camera that does not wait: frame k appears at k / hz, the newest is taken, the others are dropped.
+    """Frames at a fixed rate: frame k appears at k / hz; the newest frame is processed, older ones are dropped.
 
-    Age is from a frame's appearance to its mask, waiting and waking up included; a miss is a frame whose
-    mask was not there one period after it appeared, dropped frames included.
+    The age of a mask is the time since its frame appeared, including waiting and waking up. A miss is a frame without
+    a mask one period after it appeared, dropped frames included.
     """
     period, offered, clock = 1e9 / hz, max(int(seconds * hz), 1), time.perf_counter_ns
     ages: list[int] = []

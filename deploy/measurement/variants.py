@@ -1,10 +1,10 @@
-"""Which file on which runtime is the quickest here: all of them in turns, and what a card says of it afterwards.
+"""Latency of the variants of a package (file, runtime, precision), measured alternately and recorded on its card.
 
-Ratios are taken inside a round, and of the quick tenth of its calls: a machine that wanders a little does not choose.
-Where other processes use the machine, all are timed again after a pause, a bounded number of times; then the records
-are marked `undecided`, nothing is taken from them, and the device decides for itself
-(`deploy.runtimes.choose_variant`). A choice holds for the machine that made it: `edgemt bench` on the device has the
-last word.
+Ratios are taken inside a round, of the 10 % quantile of its calls, so that small variations of the machine do not
+decide. Where other processes use the machine, all variants are timed again after a pause, a limited number of times;
+after that the records are marked `undecided`, no choice is taken from them, and each device measures for itself
+(`deploy.runtimes.choose_variant`). A choice is valid for the machine that made it: measure on the device with
+`edgemt bench`.
 
 Shapes: H W size in pixels, K channels.
 """
@@ -17,33 +17,38 @@ from typing import Any
 
 import numpy as np
 
-from deploy.hardware.machine import Load
+from deploy.hardware.machine import CpuLoad
 from deploy.measurement.percentiles import ratio, summary
-from deploy.measurement.timing import BenchOptions, Call, in_turns, warm_up
+from deploy.measurement.timing import BenchOptions, Call, time_interleaved, warm_up
 from edgemt.model_card import ModelCard
 
-BUSY = 0.25  # cores of other processes that make a choice worthless
+BUSY = 0.25  # cores used by other processes above which no choice is made
 _LONGEST_PAUSE_S = 5.0
 QUICK = BenchOptions(warmup=10, warmup_seconds=0.5, iterations=300, seconds=1.5, rounds=7, block_ms=60)
 
 
-def timed(
+def time_variants(
     calls: Mapping[str, Call], frames: Sequence[np.ndarray] | np.ndarray, options: BenchOptions = QUICK
 ) -> dict[str, dict[str, Any]]:
-    """call -> p50_ms, p90_ms, n, and `ratio`: its time as a share of the first call's. Frames uint8 [H, W, K]."""
+    """name -> p50_ms, p90_ms, n, and `ratio`: time divided by the time of the first call. Frames uint8 [H, W, K]."""
     fed = [np.ascontiguousarray(frame if frame.ndim == 4 else frame[None]) for frame in frames]
     for call in calls.values():
         warm_up(call, fed, options)
-    blocks = in_turns(calls, fed, options)
-    quick = {name: {turn: float(np.quantile(t, 0.1)) for turn, t in block.items()} for name, block in blocks.items()}
+    blocks = time_interleaved(calls, fed, options)
+    quick = {
+        name: {round_number: float(np.quantile(t, 0.1)) for round_number, t in block.items()}
+        for name, block in blocks.items()
+    }
     first = quick[next(iter(calls))]
-    found = {}
+    results = {}
     for name, block in blocks.items():
-        shared = [turn for turn in quick[name] if turn in first]
-        said = summary([ns for times in block.values() for ns in times])
-        against = ratio([quick[name][turn] for turn in shared], [first[turn] for turn in shared])
-        found[name] = {**{key: said[key] for key in ("p50_ms", "p90_ms", "n")}, "ratio": against["median"]}
-    return found
+        shared = [round_number for round_number in quick[name] if round_number in first]
+        statistics = summary([ns for times in block.values() for ns in times])
+        quotient = ratio(
+            [quick[name][round_number] for round_number in shared], [first[round_number] for round_number in shared]
+        )
+        results[name] = {**{key: statistics[key] for key in ("p50_ms", "p90_ms", "n")}, "ratio": quotient["median"]}
+    return results
 
 
 def latency_records(
@@ -54,12 +59,13 @@ def latency_records(
     device: str = "",
     tries: int = 3,
 ) -> tuple[dict[str, Any], ...]:
-    """For a card: (runtime, file, precision asked for) -> runner, each timed; the quickest of all comes first.
+    """Latency records for a card, the quickest first. calls: (runtime, file, requested precision) -> runner.
 
-    While other processes take more than `BUSY` cores it is done again, `tries` times in all, with pauses as long as the
-    timing (5 s at most); the records of the quietest time are given, `undecided` where that was not quiet either.
+    While other processes use more than `BUSY` cores the measurement is repeated, up to `tries` times, with pauses as
+    long as the measurement (5 s at most); the records of the quietest attempt are returned, marked `undecided` where it
+    was not quiet enough.
     """
-    named = {" ".join(str(part) for part in asked): call for asked, call in calls.items()}
+    named = {" ".join(str(part) for part in variant): call for variant, call in calls.items()}
     foreign, found = _timed_while_quiet(named, frames, options, tries=tries)
     undecided = (foreign or 0.0) > BUSY
     records = [
@@ -84,16 +90,16 @@ def latency_records(
 def _timed_while_quiet(
     calls: Mapping[str, Call], frames: Sequence[np.ndarray] | np.ndarray, options: BenchOptions, *, tries: int
 ) -> tuple[float | None, dict[str, dict[str, Any]]]:
-    """Cores that others took, and what was timed, at the quietest of `tries` times."""
+    """(cores used by other processes, results of `time_variants`) of the quietest of `tries` attempts."""
     best: tuple[float | None, dict[str, dict[str, Any]]] | None = None
-    for left in reversed(range(max(tries, 1))):
-        before = Load.now()
-        found = timed(calls, frames, options)
-        after = Load.now()
-        foreign = before.foreign(after)
+    for remaining in reversed(range(max(tries, 1))):
+        before = CpuLoad.now()
+        found = time_variants(calls, frames, options)
+        after = CpuLoad.now()
+        foreign = before.other_processes(after)
         if best is None or (foreign or 0.0) < (best[0] or 0.0):
             best = foreign, found
-        if (foreign or 0.0) <= BUSY or not left:
+        if (foreign or 0.0) <= BUSY or not remaining:
             break
         time.sleep(min(after.wall_s - before.wall_s, _LONGEST_PAUSE_S))
     assert best is not None
@@ -101,13 +107,15 @@ def _timed_while_quiet(
 
 
 def undecided(card: ModelCard) -> bool:
-    """Whether files were timed and no choice can be taken from it."""
+    """True where variants were timed, but no choice can be taken from the records."""
     return bool(card.latency) and not fastest(card)
 
 
 def fastest(card: ModelCard) -> dict[str, dict[str, Any]]:
-    """runtime -> the quickest of its files when the ship was made, quickest runtime first; empty if none was timed, or
-    on a machine that others used."""
+    """runtime -> record of its quickest variant when the package was made, the quickest runtime first.
+
+    Empty where none was timed, or where other processes used the machine.
+    """
     marked = [
         record
         for record in card.latency

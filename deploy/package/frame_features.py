@@ -1,8 +1,9 @@
-"""A frame in a few numbers: brightness, contrast, black and white share, colour, detail, edges, saturation.
+"""Features of a frame: brightness, contrast, black and white share, colour, detail, edges, saturation.
 
-They are measured quickly, from histograms, and all in grey levels, so that one sentence can state any of them.
+They are computed from histograms, for speed, and all of them are in grey levels, so that any of them can be shown to
+a user.
 
-Shapes: N frames, H W size in pixels, K channels, D descriptors.
+Shapes: N frames, H W size in pixels, K channels, D features.
 """
 
 from __future__ import annotations
@@ -11,35 +12,38 @@ from collections.abc import Sequence
 
 import numpy as np
 
-_OCTAVE = 255 / 9  # grey levels that a doubling of detail counts for: steps of grey reach 2 ** 9
-_STILL = 1  # steps of grey up to this are none
+_OCTAVE = 255 / 9  # grey levels for each doubling of detail: steps of grey reach 2 ** 9
+_STILL = 1  # steps of grey up to this count as no change
 
 
-def describe(frames: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
-    """uint8 [N, H, W, K] -> [N, D] descriptors, all in grey levels, and their names."""
+def frame_features(frames: np.ndarray) -> tuple[np.ndarray, tuple[str, ...]]:
+    """uint8 [N, H, W, K] -> [N, D] features, all in grey levels, and their names."""
     return np.stack([_describe(frame) for frame in frames]), _names(frames.shape[-1])
 
 
-def described_as(frames: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
-    """uint8 [N, H, W, K] -> [N, D], the descriptors that are asked for; None where these frames have no such ones."""
-    described, own = describe(frames)
-    places = {name: at for at, name in enumerate(own)}
+def matching_features(frames: np.ndarray, names: Sequence[str]) -> np.ndarray | None:
+    """uint8 [N, H, W, K] -> [N, D], the features called `names`; None where frames of K channels do not have them."""
+    features, own = frame_features(frames)
+    position = {name: at for at, name in enumerate(own)}
     channels = sum(name.startswith("brightness") for name in names)
     if channels != frames.shape[-1] or not set(names) <= set(own):
         return None
-    return described[:, [places[name] for name in names]]
+    return features[:, [position[name] for name in names]]
 
 
 def _describe(frame: np.ndarray) -> np.ndarray:
     """uint8 [H, W, K] -> [D]."""
     planes = [np.ascontiguousarray(frame[..., k]) for k in range(frame.shape[-1])]
     levels = np.arange(256.0)
-    shares = [np.bincount(plane.ravel(), minlength=256) / plane.size for plane in planes]
-    means = [float(share @ levels) for share in shares]
+    histograms = [np.bincount(plane.ravel(), minlength=256) / plane.size for plane in planes]
+    means = [float(histogram @ levels) for histogram in histograms]
     stds = [
-        float(np.sqrt(np.maximum(share @ levels**2 - mean**2, 0))) for share, mean in zip(shares, means, strict=True)
+        float(np.sqrt(np.maximum(histogram @ levels**2 - mean**2, 0)))
+        for histogram, mean in zip(histograms, means, strict=True)
     ]
-    dark, white = ([255 * float(share[part].sum()) for share in shares] for part in (slice(8), slice(248, None)))
+    dark, white = (
+        [255 * float(histogram[part].sum()) for histogram in histograms] for part in (slice(8), slice(248, None))
+    )
     colour = [means[0] - means[1], means[2] - means[1]] if len(planes) == 3 else []
     total = planes[0].astype(np.uint16)
     for plane in planes[1:]:
@@ -63,7 +67,7 @@ def _texture(grey: np.ndarray) -> list[float]:
 
 
 def _coarse_step(grey: np.ndarray) -> float:
-    """The mean step between means over 4 x 4 pixels."""
+    """The mean step between neighbouring means of 4 x 4 pixels."""
     rows, columns = (n // 4 * 4 for n in grey.shape)
     part = grey[:rows, :columns]
     down = (part[0::4] + part[1::4] + part[2::4] + part[3::4]).astype(np.int32)
@@ -72,22 +76,22 @@ def _coarse_step(grey: np.ndarray) -> float:
 
 
 def _saturation(planes: Sequence[np.ndarray]) -> list[float]:
-    """Of three planes: mean, middle and strong distance between the strongest and the weakest colour of a pixel."""
+    """Of three planes: mean, median and 90 % quantile of the range of a pixel (largest minus smallest channel)."""
     if len(planes) != 3:
         return []
     red, green, blue = planes
-    apart = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
-    return [float(apart.mean()), *_quantiles(apart, (0.5, 0.9))]
+    channel_range = np.maximum(np.maximum(red, green), blue) - np.minimum(np.minimum(red, green), blue)
+    return [float(channel_range.mean()), *_quantiles(channel_range, (0.5, 0.9))]
 
 
 def _quantiles(values: np.ndarray, shares: Sequence[float]) -> list[float]:
-    """Of small whole numbers from zero on."""
+    """Quantiles of small non-negative integers, from their histogram."""
     below = np.cumsum(np.bincount(values.ravel())) / values.size
     return [float(at) for at in np.searchsorted(below, shares)]
 
 
 def _octaves(steps: float) -> float:
-    """Detail doubles, it does not add: 0 to 510 grey levels on a scale of 0 to 255."""
+    """0 to 510 grey levels on a logarithmic scale of 0 to 255."""
     return float(_OCTAVE * np.log2(1 + steps))
 
 

@@ -1,12 +1,12 @@
-"""What the frames of training look like, and whether other frames look alike: another modality, a swapped colour
-order or a dark camera gives masks all the same, and nothing but the frames themselves tells.
+"""Input drift: do frames look like the training frames? Another modality, a swapped colour order or a dark camera
+gives plausible masks too, so only the frames themselves can show it.
 
-A frame is described by a few numbers (`deploy.package.frame_features`). Its distance to the training frames is the
-larger of two:
-a Mahalanobis distance with a shrunk covariance, in units of what 99 % of training frames reach, which sees odd
-combinations; and how far it lies outside the ranges of training, which sees a single number that is far off.
+A frame is described by D features (`deploy.package.frame_features`). Its distance to the training frames is the larger
+of two numbers: a Mahalanobis distance with a shrunk covariance, relative to the 99 % quantile of the training frames,
+which detects unusual combinations; and the distance outside the 1 % to 99 % ranges of training, which detects a single
+feature that is far off.
 
-Shapes: N frames, H W size in pixels, K channels, D descriptors.
+Shapes: N frames, H W size in pixels, K channels, D features.
 """
 
 from __future__ import annotations
@@ -17,33 +17,33 @@ from pathlib import Path
 
 import numpy as np
 
-from deploy.package.frame_features import describe, described_as
-from deploy.package.package import Ship
+from deploy.package.frame_features import frame_features, matching_features
+from deploy.package.package import Package
 from edgemt.io.atomic import write_text
 
 INPUTS = "inputs.json"
-_BINS = 32  # of the histogram that goes along
-_FLOOR = 3.0  # grey levels: a descriptor that hardly varied in training may vary this much
+_BINS = 32  # of the stored histogram
+_FLOOR = 3.0  # grey levels: standard deviation that every feature is allowed at least
 _SHRINK = 0.2  # of the covariance towards the identity
-_OUTSIDE = 1.5  # half widths of the ranges, all together, that 99 % of frames like those of training stay within
-_MOST = 1000  # frames of training that are looked at
-_FEWEST = 5  # frames of training that show anything
-_WATCHED = 100  # frames without a complaint after which none is expected
+_OUTSIDE = 1.5  # in half widths of the ranges: 99 % of frames like the training frames stay within
+_MOST = 1000  # training frames that are measured
+_FEWEST = 5  # training frames needed for any message
+_WATCHED = 100  # frames without a message after which the monitor stops
 
 
 @dataclass(frozen=True)
 class InputStatistics:
-    """Of the frames a model learned from. `mean` to `inverse` are over the descriptors `names`."""
+    """Statistics of the training frames, over the features `names`. The field names are the keys of `inputs.json`."""
 
     frames: int
     names: tuple[str, ...]
     mean: tuple[float, ...]
     std: tuple[float, ...]
-    low: tuple[float, ...]  # 1 % and 99 % of the training frames
+    low: tuple[float, ...]  # 1 % and 99 % quantiles of the training frames
     high: tuple[float, ...]
-    inverse: tuple[tuple[float, ...], ...]  # [D, D] of the shrunk correlation matrix
-    reach: float  # distance that 99 % of training frames stay within
-    histogram: tuple[tuple[float, ...], ...]  # [K, 32] share of pixels, all frames together
+    inverse: tuple[tuple[float, ...], ...]  # [D, D] precision matrix: inverse of the shrunk correlation matrix
+    reach: float  # 99 % quantile of the Mahalanobis distance of the training frames
+    histogram: tuple[tuple[float, ...], ...]  # [K, 32] fraction of pixels, over all frames
 
     def to_json(self) -> str:
         return json.dumps(asdict(self)) + "\n"
@@ -64,43 +64,46 @@ class InputStatistics:
         except (ValueError, TypeError, KeyError, OverflowError, RecursionError) as error:
             raise ValueError(f"{source}: holds no input statistics ({error}); export the model again") from None
 
-    def distances(self, described: np.ndarray) -> np.ndarray:
-        """[N, D] -> [N]: 1 is where 99 % of the training frames lie within."""
-        apart = (described - np.array(self.mean)) / np.array(self.std)
-        return np.maximum(_lengths(apart, np.array(self.inverse)) / self.reach, self._outside(described) / _OUTSIDE)
+    def distances(self, features: np.ndarray) -> np.ndarray:
+        """Features [N, D] -> distances [N] to the training frames: 99 % of the training frames are below 1."""
+        deviation = (features - np.array(self.mean)) / np.array(self.std)
+        return np.maximum(_lengths(deviation, np.array(self.inverse)) / self.reach, self._outside(features) / _OUTSIDE)
 
-    def likeness(self, described: np.ndarray) -> np.ndarray:
-        """[N, D] -> [N]: 1 for a usual frame, above 0.5 for 99 % of the training frames, towards 0 beyond."""
-        return 1 / (1 + np.maximum(2 * self.distances(described) - 1, 0) ** 3)  # type: ignore[no-any-return]
+    def in_distribution_score(self, features: np.ndarray) -> np.ndarray:
+        """Features [N, D] -> scores [N]: 1 for a usual frame, above 0.5 for 99 % of training frames, 0 far from them.
 
-    def _outside(self, described: np.ndarray) -> np.ndarray:
-        """[N, D] -> [N], in half widths of the ranges. Few frames do not show how wide these are."""
+        score = 1 / (1 + max(2 d - 1, 0)^3) for the distance d.
+        """
+        return 1 / (1 + np.maximum(2 * self.distances(features) - 1, 0) ** 3)  # type: ignore[no-any-return]
+
+    def _outside(self, features: np.ndarray) -> np.ndarray:
+        """[N, D] -> [N], in half widths of the ranges, which are widened where the training frames were few."""
         low, high = np.array(self.low), np.array(self.high)
         half = np.maximum((high - low) / 2, 2 * np.array(self.std))
         slack = 2 * self.frames**-0.5 * half
-        beyond = np.maximum(np.maximum(low - slack - described, described - high - slack), 0) / half
+        beyond = np.maximum(np.maximum(low - slack - features, features - high - slack), 0) / half
         return np.linalg.norm(beyond, axis=1)  # type: ignore[no-any-return]
 
 
 def measure(frames: np.ndarray, *, patients: int | None = None) -> InputStatistics:
-    """uint8 [N, H, W, K], the frames of training -> what to compare others with. Raises ValueError for none at all.
+    """Statistics of the training frames uint8 [N, H, W, K]. Raises ValueError without frames.
 
-    `patients`: how many the frames show, as many as frames unless given. Slices of one patient are alike,
-    and a few patients do not show how far frames of others may be off.
+    `patients`: number of patients in the frames, by default one for each frame. Slices of one patient resemble each
+    other, so few patients show less of the variation between patients: the allowed distance grows with 1 / sqrt(n).
     """
     if frames.ndim != 4 or not len(frames) or frames.dtype != np.uint8:
-        raise ValueError(
-            f"inputs: needs uint8 [N, H, W, K] frames to know them again, not {frames.dtype} {frames.shape}"
-        )
-    seen = min(patients or len(frames), _MOST)
+        raise ValueError(f"inputs: needs uint8 [N, H, W, K] frames to measure, not {frames.dtype} {frames.shape}")
+    count = min(patients or len(frames), _MOST)
     frames = frames[:: -(-len(frames) // _MOST)]
-    described, names = describe(frames)
-    mean, std = described.mean(0), np.maximum(described.std(0), _FLOOR)
-    apart = (described - mean) / std
-    shrink = _SHRINK + apart.shape[1] / len(apart)
-    inverse = np.linalg.inv((apart.T @ apart / len(apart) + shrink * np.eye(apart.shape[1])) / (1 + shrink))
-    own = float(np.quantile(_lengths(apart, inverse), 0.99))
-    low, high = np.quantile(described, (0.01, 0.99), axis=0)
+    features, names = frame_features(frames)
+    mean, std = features.mean(0), np.maximum(features.std(0), _FLOOR)
+    deviation = (features - mean) / std
+    shrink = _SHRINK + deviation.shape[1] / len(deviation)
+    inverse = np.linalg.inv(
+        (deviation.T @ deviation / len(deviation) + shrink * np.eye(deviation.shape[1])) / (1 + shrink)
+    )
+    own = float(np.quantile(_lengths(deviation, inverse), 0.99))
+    low, high = np.quantile(features, (0.01, 0.99), axis=0)
     counts = np.stack([np.histogram(frames[..., k], _BINS, (0, 256))[0] for k in range(frames.shape[-1])])
     return InputStatistics(
         frames=len(frames),
@@ -110,49 +113,51 @@ def measure(frames: np.ndarray, *, patients: int | None = None) -> InputStatisti
         low=_numbers(low),
         high=_numbers(high),
         inverse=tuple(_numbers(row) for row in inverse),
-        reach=round(max(own, 1.0) * (1 + 2 * min(seen, len(frames)) ** -0.5), 6),  # few do not show all there is
+        reach=round(
+            max(own, 1.0) * (1 + 2 * min(count, len(frames)) ** -0.5), 6
+        ),  # few frames underestimate the spread
         histogram=tuple(_numbers(row) for row in counts / counts.sum(1, keepdims=True)),
     )
 
 
-def unlike(frames: np.ndarray, known: InputStatistics, *, what: str) -> str | None:
-    """A sentence when `frames` [N, H, W, K], taken together, do not look like the training frames; else None.
+def drift_message(frames: np.ndarray, statistics: InputStatistics, *, what: str) -> str | None:
+    """A message where frames uint8 [N, H, W, K], taken together, do not look like the training frames; else None.
 
-    One frame has to be farther off than many that all are: the median may be 0.8 + 0.7 / sqrt(N).
+    The limit of the median distance is 0.8 + 0.7 / sqrt(N): a single frame has to be farther off than many.
     """
-    described = described_as(frames, known.names)
-    if described is None:
+    features = matching_features(frames, statistics.names)
+    if features is None:
         return _other_channels(what, frames.shape[-1])
-    return _said(described, known, what)
+    return _message(features, statistics, what)
 
 
 def _other_channels(what: str, channels: int) -> str:
     return f"{what}: frames of {channels} channels cannot be compared with those of training"
 
 
-class Watch:
-    """Looks at frames as they come by and says once when they do not look like the training frames."""
+class InputDriftMonitor:
+    """Checks frames one by one and reports once where they do not look like the training frames."""
 
-    def __init__(self, known: InputStatistics | None, *, what: str) -> None:
-        self._known, self._what = known, what
-        self._seen: list[np.ndarray] = []
-        self._done = known is None
+    def __init__(self, statistics: InputStatistics | None, *, what: str) -> None:
+        self._statistics, self._what = statistics, what
+        self._features: list[np.ndarray] = []
+        self._done = statistics is None
 
-    def see(self, frame: np.ndarray) -> str | None:
-        """uint8 [H, W, K] -> a sentence the first time that it is needed, else None."""
-        if self._done or self._known is None:
+    def update(self, frame: np.ndarray) -> str | None:
+        """Check the frame uint8 [H, W, K]; returns a message the first time that one is due, else None."""
+        if self._done or self._statistics is None:
             return None
-        described = described_as(frame[None], self._known.names)
-        return self.see_described(described) if described is not None else self._strange(frame.shape[-1])
+        features = matching_features(frame[None], self._statistics.names)
+        return self.update_features(features) if features is not None else self._strange(frame.shape[-1])
 
-    def see_described(self, described: np.ndarray) -> str | None:
-        """[1, D], of a frame that was described already."""
-        if self._done or self._known is None:
+    def update_features(self, features: np.ndarray) -> str | None:
+        """As `update`, of the features [1, D] of a frame."""
+        if self._done or self._statistics is None:
             return None
-        self._seen.append(described[0])
-        said = _said(np.stack(self._seen), self._known, self._what)
-        self._done = said is not None or len(self._seen) >= _WATCHED
-        return said
+        self._features.append(features[0])
+        message = _message(np.stack(self._features), self._statistics, self._what)
+        self._done = message is not None or len(self._features) >= _WATCHED
+        return message
 
     def _strange(self, channels: int) -> str:
         self._done = True
@@ -160,38 +165,39 @@ class Watch:
 
 
 def write_inputs(folder: str | Path, frames: np.ndarray) -> None:
-    """Put `inputs.json` into a ship that is not sealed yet: uint8 [N, H, W, K], the frames of training."""
+    """Write `inputs.json` into a package before `finalize`, from the training frames uint8 [N, H, W, K]."""
     write_text(Path(folder) / INPUTS, measure(frames).to_json())
 
 
-def read_inputs(ship: Ship) -> InputStatistics | None:
-    """None for a ship that was made without them."""
-    if INPUTS not in ship.card.files:
+def read_inputs(package: Package) -> InputStatistics | None:
+    """The input statistics of a package; None where it has none. Raises ValueError for an unreadable file."""
+    if INPUTS not in package.card.files:
         return None
-    source = ship.path(INPUTS)
+    source = package.path(INPUTS)
     try:
-        text = ship.read(INPUTS).decode("utf-8")
+        text = package.read(INPUTS).decode("utf-8")
     except UnicodeDecodeError as error:
         raise ValueError(f"{source}: is no text in UTF-8 ({error}); export the model again") from None
     return InputStatistics.from_json(text, source=source)
 
 
-def _said(described: np.ndarray, known: InputStatistics, what: str) -> str | None:
-    apart = known.distances(described)
-    if known.frames < _FEWEST or np.median(apart) <= 0.8 + 0.7 * len(described) ** -0.5:
+def _message(features: np.ndarray, statistics: InputStatistics, what: str) -> str | None:
+    distances = statistics.distances(features)
+    if statistics.frames < _FEWEST or np.median(distances) <= 0.8 + 0.7 * len(features) ** -0.5:
         return None
-    middle = np.median(described, axis=0)
-    beyond = np.maximum(np.array(known.low) - middle, middle - np.array(known.high))
-    worst = int((beyond / np.array(known.std)).argmax())
-    frames = "the frame looks" if len(described) == 1 else f"{int((apart > 1).sum())} of {len(described)} frames look"
+    middle = np.median(features, axis=0)
+    beyond = np.maximum(np.array(statistics.low) - middle, middle - np.array(statistics.high))
+    worst = int((beyond / np.array(statistics.std)).argmax())
+    frames = "the frame looks" if len(features) == 1 else f"{int((distances > 1).sum())} of {len(features)} frames look"
     return (
-        f"{what}: {frames} unlike those of training ({known.names[worst]} {middle[worst]:.0f}, there "
-        f"{known.low[worst]:.0f} to {known.high[worst]:.0f} of 255); check modality, colour order and exposure"
+        f"{what}: {frames} unlike those of training ({statistics.names[worst]} {middle[worst]:.0f}, there "
+        f"{statistics.low[worst]:.0f} to {statistics.high[worst]:.0f} of 255); check modality, colour order and "
+        "exposure"
     )
 
 
-def _lengths(apart: np.ndarray, inverse: np.ndarray) -> np.ndarray:
-    return np.sqrt(np.maximum(np.einsum("nd,de,ne->n", apart, inverse, apart), 0) / apart.shape[1])
+def _lengths(deviation: np.ndarray, inverse: np.ndarray) -> np.ndarray:
+    return np.sqrt(np.maximum(np.einsum("nd,de,ne->n", deviation, inverse, deviation), 0) / deviation.shape[1])
 
 
 def _numbers(values: np.ndarray) -> tuple[float, ...]:

@@ -1,4 +1,4 @@
-"""A graph as it was read, once: the bytes that were verified are the bytes that a runtime gets."""
+"""The bytes of a graph, read once: the runtime loads exactly the bytes that were verified."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from edgemt.io.plain_files import read_regular
 
 @dataclass(frozen=True)
 class ModelBytes:
-    """`path` names the file in messages; no runtime opens it again."""
+    """A graph in memory. `path` is for messages only; no runtime opens the file again."""
 
     path: Path
     data: bytes
@@ -24,9 +24,9 @@ class ModelBytes:
 
 
 def read_model(path: str | Path) -> ModelBytes:
-    """A graph that no card lists, with its .bin where it is an .xml. Raises ValueError for a file that is not there.
+    """Read a graph that no card lists, with its .bin where it is an .xml. Raises ValueError for a missing file.
 
-    An .engine is not read here: its record beside it lists the bytes that it must have
+    An .engine is not read here: its JSON record holds the hash that it must have
     (`deploy.runtimes.tensorrt_engine_cache`).
     """
     path = Path(path)

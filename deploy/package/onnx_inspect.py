@@ -1,11 +1,11 @@
-"""What an ONNX file is made of, read from its bytes: operators, layers, and what must never reach a runtime.
+"""Summary of an ONNX file from its bytes: operators, layers, and content that must never reach a runtime.
 
-The device has an inference runtime but seldom the `onnx` package, and nothing may be loaded unchecked: so
-this walks the protocol-buffer fields itself. A weight is looked at for one thing only: whether it is a number.
+A device has an inference runtime but often not the `onnx` package, and no file may be loaded unchecked: so this module
+parses the protocol-buffer fields itself. Weights are checked for NaN only.
 
-Two readers of one file must not disagree, so only the canonical form is read, which is what exporters write: numbers
-and tags in as few bytes as they need, known fields with their own wire type, a field that occurs once at most once,
-32-bit fields within 32 bits. Everything else is refused, though protobuf would take it.
+Two parsers must not read one file differently, so only the canonical form, which exporters write, is accepted: numbers
+and tags in as few bytes as possible, known fields with their own wire type, singular fields at most once, 32-bit fields
+within 32 bits. Everything else is refused, even where protobuf accepts it.
 Source: https://protobuf.dev/programming-guides/encoding and onnx/onnx.proto of ONNX 1.19.
 """
 
@@ -20,7 +20,7 @@ import numpy as np
 
 from edgemt.io.plain_files import read_regular
 
-# field numbers of onnx.proto, by message: which fields hold which kind of message
+# message -> field number in onnx.proto -> message that the field holds
 _INSIDE = {
     "model": {7: "graph", 8: "opset", 20: "training", 25: "function"},
     "opset": {},
@@ -33,7 +33,7 @@ _INSIDE = {
     "tensor": {},
 }
 _NUMBER, _EIGHT, _BYTES, _FOUR = 0, 1, 2, 5  # wire types
-# fields that are looked at and occur once: field -> wire type
+# singular fields that are read: field number -> wire type
 _ONCE = {
     "model": {1: _NUMBER, 7: _BYTES},
     "opset": {1: _BYTES, 2: _NUMBER},
@@ -50,7 +50,7 @@ _TAKES, _GIVES, _OP_TYPE, _OP_DOMAIN = 1, 2, 4, 7  # of a node
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2  # of an opset
 _DATA_TYPE, _FLOATS, _INTS, _NAME, _RAW, _DOUBLES = 2, 4, 5, 8, 9, 10  # of a tensor
 _EXTERNAL_DATA, _DATA_LOCATION = 13, 14  # of a tensor
-# data types with a NaN -> how numpy reads them; 16 is bfloat16, 17 to 20 are float8
+# data types that have a NaN -> dtype of numpy; 16 is bfloat16, 17 to 20 are float8
 _REAL = {1: "<f4", 10: "<f2", 11: "<f8", 14: "<f4", 15: "<f8", 16: "<u2", 17: "u1", 18: "u1", 19: "u1", 20: "u1"}
 _BFLOAT, _HALF = 16, 10  # data types of 16 bits
 _LAYERS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -59,23 +59,27 @@ _DEEPEST = 64
 
 
 @dataclass(frozen=True)
-class GraphFile:
+class OnnxSummary:
+    """The parts of an ONNX model that matter before it is loaded."""
+
     ops: Counter[str]
-    external: bool  # some weight lies in another file
-    foreign: tuple[str, ...] = ()  # operators that are not ONNX's own, as DOMAIN.NAME
-    not_a_number: str | None = None  # the first weight that holds a NaN
+    external: bool  # some weight is stored in another file
+    custom_operators: tuple[str, ...] = ()  # operators outside the ONNX standard, as DOMAIN.NAME
+    nan_weight: str | None = None  # name of the first weight that holds a NaN
     ir_version: int = 0
     opset: int = 0
-    layers: Counter[str] = field(default_factory=Counter)  # what their weights are: "int8", "f16", "f32"
+    layers: Counter[str] = field(
+        default_factory=Counter
+    )  # type of the weights, "int8", "f16" or "f32" -> number of layers
 
 
-def read_graph_file(path: str | Path) -> GraphFile:
-    """Raises ValueError, naming the file, when the bytes are no whole ONNX model in canonical form."""
+def read_graph_file(path: str | Path) -> OnnxSummary:
+    """Summary of an ONNX file. Raises ValueError, naming the file, unless it is a complete model in canonical form."""
     return parse_graph(read_regular(path), source=path)
 
 
-def parse_graph(content: bytes, *, source: str | Path) -> GraphFile:
-    """The same of bytes that were read; `source` is named in errors."""
+def parse_graph(content: bytes, *, source: str | Path) -> OnnxSummary:
+    """Summary of the bytes of an ONNX file; `source` is named in errors."""
     found = _Walk()
     try:
         found.walk(memoryview(content), "model", 0)
@@ -83,36 +87,36 @@ def parse_graph(content: bytes, *, source: str | Path) -> GraphFile:
         raise ValueError(f"{source}: not a whole ONNX file ({error}); copy or export it again") from None
     if not found.graphs:
         raise ValueError(f"{source}: not a whole ONNX file (no graph inside); copy or export it again")
-    foreign = tuple(sorted(found.foreign))
-    return GraphFile(
-        found.ops, found.external, foreign, found.not_a_number, found.ir_version, found.opset, found.layers()
+    custom_operators = tuple(sorted(found.custom_operators))
+    return OnnxSummary(
+        found.ops, found.external, custom_operators, found.nan_weight, found.ir_version, found.opset, found.layers()
     )
 
 
-def refuse_unsafe(path: str | Path, content: bytes | None = None) -> None:
-    """Raises ValueError for a graph that reads other files, runs code that is not the runtime's, or counts in NaN.
+def check_safe(path: str | Path, content: bytes | None = None) -> None:
+    """Raises ValueError for a graph with weights in other files, with custom operators, or with NaN weights.
 
-    `content`: its bytes, where they were read already.
+    `content`: the bytes of the file, where they were read already.
     """
     graph = parse_graph(read_regular(path) if content is None else content, source=path)
     if graph.external:
         raise ValueError(f"{path}: keeps weights in another file; export it with external_data=False")
-    if graph.foreign:
-        shown = ", ".join(graph.foreign[:3])
+    if graph.custom_operators:
+        shown = ", ".join(graph.custom_operators[:3])
         raise ValueError(f"{path}: has custom operators ({shown}), which only foreign code could run; export it again")
-    if graph.not_a_number is not None:
-        raise ValueError(f"{path}: weight {graph.not_a_number!r} holds NaN; train or export the model again")
+    if graph.nan_weight is not None:
+        raise ValueError(f"{path}: weight {graph.nan_weight!r} holds NaN; train or export the model again")
 
 
 class _Walk:
     def __init__(self) -> None:
         self.ops: Counter[str] = Counter()
         self.external = False
-        self.foreign: set[str] = set()
-        self.not_a_number: str | None = None
+        self.custom_operators: set[str] = set()
+        self.nan_weight: str | None = None
         self.ir_version = self.opset = self.graphs = 0
         self.weights: list[str] = []  # of layers, by name
-        self.scaled: set[str] = set()  # what DequantizeLinear gives
+        self.scaled: set[str] = set()  # outputs of DequantizeLinear
         self.halves: set[str] = set()  # tensors in half precision
 
     def walk(self, data: memoryview, kind: str, depth: int) -> None:
@@ -136,7 +140,7 @@ class _Walk:
     def node(self, name: str, domain: str, *, takes: list[str], gives: list[str]) -> None:
         self.ops[name] += 1
         if domain not in _STANDARD:
-            self.foreign.add(f"{domain}.{name}")
+            self.custom_operators.add(f"{domain}.{name}")
         if name in _LAYERS and len(takes) > 1:
             self.weights.append(takes[1])
         if name == "DequantizeLinear":
@@ -171,11 +175,11 @@ class _Walk:
         if kind == _HALF:
             self.halves.add(name)
         if any(_nan_in(number, wire, value, kind) for number, wire, value in stored):
-            self.not_a_number = self.not_a_number or name
+            self.nan_weight = self.nan_weight or name
 
 
 def _nan_in(number: int, wire: int, value: int | memoryview, kind: int) -> bool:
-    """Whether one field of a tensor's numbers holds a NaN; packed, or one number alone."""
+    """True where one data field of a tensor holds a NaN; the field is packed or a single number."""
     if number == _INTS:
         form = {_HALF: "<u2", _BFLOAT: "<u2", 17: "u1", 18: "u1", 19: "u1", 20: "u1"}.get(kind)
         if form is None:
@@ -220,7 +224,7 @@ def _int32(value: int | memoryview) -> int:
 
 
 def _message(data: memoryview, kind: str) -> Iterator[tuple[int, int, int | memoryview]]:
-    """(field, wire type, value) of one message: what occurs once occurs once, each of the type that ONNX gives it."""
+    """(field, wire type, value) of one message. Raises IndexError for a repeated singular field and a wrong type."""
     once, seen = _ONCE[kind], set[int]()
     for number, wire, value in _fields(data):
         if number in once:
@@ -233,7 +237,7 @@ def _message(data: memoryview, kind: str) -> Iterator[tuple[int, int, int | memo
 
 
 def _fields(data: memoryview) -> Iterator[tuple[int, int, int | memoryview]]:
-    """The fields of any message: a number is an int, all else a view of its bytes."""
+    """(field, wire type, value) of any message: a number as int, everything else as a view of its bytes."""
     at, end = 0, len(data)
     while at < end:
         tag, at = _varint(data, at)
@@ -264,7 +268,7 @@ def _packed(data: memoryview) -> Iterator[int]:
 
 
 def _varint(data: memoryview, at: int) -> tuple[int, int]:
-    """A number below 2**64 in as few bytes as it needs, and where it ends."""
+    """(number below 2**64, position after it), for a varint in its shortest form."""
     value = shift = 0
     while shift < 64:
         if at >= len(data):

@@ -1,4 +1,4 @@
-"""The folder that goes to the device. It is checked whole before any runtime sees a file of it.
+"""The package: the folder that is copied to a device. Every file is verified before a runtime loads any of them.
 
     ship/  model.onnx  model.fp16.onnx  model.int8.onnx
            openvino/model.xml|.bin  model.fp16.xml|.bin  model.int8.xml|.bin
@@ -19,7 +19,7 @@ from pathlib import Path, PurePosixPath
 
 from deploy.package.files import CARD, GOLDEN
 from deploy.package.model_bytes import ModelBytes
-from deploy.package.onnx_inspect import refuse_unsafe
+from deploy.package.onnx_inspect import check_safe
 from deploy.package.signing import SIGNATURE, TRUSTED, verify
 from edgemt.io.atomic import write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
@@ -30,22 +30,22 @@ log = logging.getLogger("edgemt.deploy")
 
 
 @dataclass(frozen=True)
-class Ship:
-    """A folder whose every listed file had the hash that its card says."""
+class Package:
+    """A package folder in which every file listed on the card had its listed hash."""
 
     folder: Path
     card: ModelCard
-    signed: bool = False  # by a trusted key, which was checked
+    signed: bool = False  # by a trusted key, and the signature was checked
 
     def path(self, file: str) -> Path:
-        """Raises ValueError for a file the card does not list: what is not listed was not checked."""
+        """Path of a listed file. Raises ValueError for a file that the card does not list: it was not verified."""
         if file not in self.card.files:
-            held = ", ".join(sorted(f for f in self.card.files if not f.startswith(f"{GOLDEN}/")))
-            raise ValueError(f"{self.folder}: no file {file!r} on the card; it lists {held}")
+            listed = ", ".join(sorted(f for f in self.card.files if not f.startswith(f"{GOLDEN}/")))
+            raise ValueError(f"{self.folder}: no file {file!r} on the card; it lists {listed}")
         return self.folder / file
 
     def read(self, file: str) -> bytes:
-        """The bytes of a listed file, read once and with the hash that the card lists.
+        """The bytes of a listed file, read once and verified against the hash of the card.
 
         Raises ValueError, naming the file, for one that changed since `open_ship` and for an unsafe graph.
         """
@@ -57,10 +57,10 @@ class Ship:
         return ModelBytes(self.folder / file, self.read(file), weights)
 
 
-def seal(folder: str | Path, card: ModelCard) -> ModelCard:
-    """Write the card with the sha256 of every file in `folder`, last. Returns what was written.
+def finalize(folder: str | Path, card: ModelCard) -> ModelCard:
+    """Write the card, with the sha256 of every file in `folder`, as the last file. Returns the card as written.
 
-    A signature of the card before is removed: it would not fit.
+    An existing signature is removed, as it belongs to the previous card.
     """
     folder = Path(folder)
     if not folder.is_dir():
@@ -73,7 +73,7 @@ def seal(folder: str | Path, card: ModelCard) -> ModelCard:
         _stays_inside(folder, name)
         data = read_regular(path)
         if path.suffix == ".onnx":
-            refuse_unsafe(path, data)
+            check_safe(path, data)
         files[name] = hashlib.sha256(data).hexdigest()
     if not files:
         raise ValueError(f"{folder}: nothing to seal; export a model into it first")
@@ -84,12 +84,12 @@ def seal(folder: str | Path, card: ModelCard) -> ModelCard:
     return sealed
 
 
-def open_ship(folder: str | Path, *, trusted: str | Path | None = None) -> Ship:
-    """Check the whole folder, or that of `zoo/NAME`. Raises ValueError, one line that names the file, for what is off.
+def open_package(folder: str | Path, *, trusted: str | Path | None = None) -> Package:
+    """Verify a package folder, or the package `zoo/NAME`, and return it.
 
-    `trusted` is a PEM file with the public key, or keys, of which one must have signed the card; None takes the file
-    that EDGEMT_TRUSTED_KEY names, if it is set; "" asks for no signature. Where there is one and no key to check it
-    with, a warning is logged.
+    `trusted` is a PEM file with one or several public keys, one of which must have signed the card; None takes the file
+    of EDGEMT_TRUSTED_KEY, where it is set; "" requires no signature. A signature without a key to check it logs a
+    warning. Raises ValueError, in one line that names the file, for anything that does not fit.
     """
     folder = located(folder)
     if not folder.is_dir():
@@ -110,12 +110,12 @@ def open_ship(folder: str | Path, *, trusted: str | Path | None = None) -> Ship:
     _check_card(folder / CARD, card)
     for name, digest in card.files.items():
         _verified(folder, name, digest)
-    return Ship(folder, card, signed=bool(str(key)))
+    return Package(folder, card, signed=bool(str(key)))
 
 
 @cache
 def _unchecked(folder: str, card: str) -> None:
-    """Once for each card: whether the signature fits, or is one of an earlier card, cannot be told without a key."""
+    """Warn once for each card: without a key it is unknown if the signature belongs to this card."""
     log.warning(
         "%s: has a signature that was not checked, it may be of another card; set %s to the maker's .pub.pem",
         folder,
@@ -124,7 +124,7 @@ def _unchecked(folder: str, card: str) -> None:
 
 
 def card_hash(card: ModelCard) -> str:
-    """What a child artefact writes into its `parents`."""
+    """SHA-256 of a card, which an artefact made from it lists in its `parents`."""
     return hashlib.sha256(card.to_json().encode()).hexdigest()
 
 
@@ -137,14 +137,14 @@ def _check_card(path: Path, card: ModelCard) -> None:
         ("files", bool(card.files) and all(isinstance(v, str) for v in card.files.values())),
     ):
         if not fine:
-            raise ValueError(f"{path}: {field} {getattr(card, field)!r} makes no sense; export the model again")
+            raise ValueError(f"{path}: {field} {getattr(card, field)!r} is not valid; export the model again")
     for name in card.files:
         if name.endswith(".xml") and name.removesuffix(".xml") + ".bin" not in card.files:
             raise ValueError(f"{path}: lists {name} without its .bin; export the model again")
 
 
 def _verified(folder: Path, name: str, digest: str) -> bytes:
-    """Read once: the bytes that are hashed and walked are the ones returned."""
+    """The bytes of a listed file, read once: the returned bytes are those that were hashed and inspected."""
     path = _stays_inside(folder, name)
     if not path.is_file():
         raise ValueError(f"{path}: missing, though {CARD} lists it; copy the folder again")
@@ -155,12 +155,12 @@ def _verified(folder: Path, name: str, digest: str) -> bytes:
     if hashlib.sha256(data).hexdigest() != digest:
         raise ValueError(f"{path}: changed since the card was written (sha256 differs); copy the folder again")
     if path.suffix == ".onnx":
-        refuse_unsafe(path, data)
+        check_safe(path, data)
     return data
 
 
 def _stays_inside(folder: Path, name: str) -> Path:
-    """Links and `..` could make a listed name point at anything: only paths below the folder are opened."""
+    """The path of a listed file. Raises ValueError where `..` or a link leads out of the folder."""
     pure = PurePosixPath(name)
     path = folder / name
     if pure.is_absolute() or ".." in pure.parts or "\\" in name or not name:

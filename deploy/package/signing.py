@@ -1,8 +1,8 @@
-"""Who made this ship: an Ed25519 signature over its card, which holds the hash of every other file.
+"""Signatures: Ed25519 over the card of a package, which lists the hash of every other file.
 
 `card.json.sig` is the bare signature, 64 bytes, of the bytes of `card.json`, so that other tools can check it too:
 `openssl pkeyutl -verify -rawin -pubin -inkey PUBLIC.pem -sigfile card.json.sig -in card.json`.
-Keys are PEM files. `cryptography` is needed to sign and where a signature is asked for, and nowhere else.
+Keys are PEM files. The package `cryptography` is needed only to sign and to verify a signature.
 """
 
 from __future__ import annotations
@@ -17,15 +17,17 @@ from typing import Any
 from edgemt.io.atomic import atomic_write, write_bytes
 
 SIGNATURE = "card.json.sig"
-TRUSTED = "EDGEMT_TRUSTED_KEY"  # the public key file without whose signature no ship is opened
-PASSPHRASE = "EDGEMT_KEY_PASSPHRASE"  # of the private key, where it has one
+TRUSTED = (
+    "EDGEMT_TRUSTED_KEY"  # names the public key file; where it is set, only packages signed by that key are opened
+)
+PASSPHRASE = "EDGEMT_KEY_PASSPHRASE"  # passphrase of the private key, where it has one
 _BLOCK = re.compile(rb"-----BEGIN PUBLIC KEY-----.*?-----END PUBLIC KEY-----", re.S)
 
 
 def keygen(path: str | Path) -> tuple[Path, Path]:
-    """Write a new private key to `path` (mode 0600) and its public half to `NAME.pub.pem` beside it.
+    """Write a new private key to `path` (mode 0600) and its public half to `NAME.pub.pem` in the same folder.
 
-    Raises ValueError rather than overwrite either: what a lost key signed can never be signed for again.
+    Raises ValueError rather than overwrite either file.
     """
     path = Path(path)
     public = path.with_name(f"{path.name.removesuffix('.pem')}.pub.pem")
@@ -37,7 +39,7 @@ def keygen(path: str | Path) -> tuple[Path, Path]:
     lock = serialization.BestAvailableEncryption(secret) if secret else serialization.NoEncryption()
     pem = key.private_bytes(serialization.Encoding.PEM, serialization.PrivateFormat.PKCS8, lock)
     with atomic_write(path) as part:
-        part.touch(0o600, exist_ok=False)  # never readable by others, not even for a moment
+        part.touch(0o600, exist_ok=False)  # never readable by others, not even briefly
         part.write_bytes(pem)
     form = serialization.PublicFormat.SubjectPublicKeyInfo
     write_bytes(public, key.public_key().public_bytes(serialization.Encoding.PEM, form))
@@ -45,9 +47,9 @@ def keygen(path: str | Path) -> tuple[Path, Path]:
 
 
 def sign(card: str | Path, *, key: str | Path) -> Path:
-    """Sign a card as it stands; returns the signature beside it. Open the ship first: this looks at the card alone.
+    """Sign the card file as it is; returns the signature file. Verify the package first: only the card is read here.
 
-    Raises ValueError, naming the file, for a key that is none, is public, or that others can read.
+    Raises ValueError, naming the file, for a file that is no private key, and for a key that others can read.
     """
     card, key = Path(card), Path(key)
     serialization, ed25519 = _cryptography()
@@ -70,7 +72,7 @@ def sign(card: str | Path, *, key: str | Path) -> Path:
 
 
 def verify(text: bytes, signature: str | Path, *, trusted: str | Path) -> None:
-    """Raises ValueError unless `signature` is of `text` by a public key in the PEM file `trusted` (one or several)."""
+    """Raises ValueError unless `signature` is a signature of `text` by one of the keys in the PEM file `trusted`."""
     signature, trusted = Path(signature), Path(trusted)
     serialization, ed25519 = _cryptography()
     keys = []
@@ -86,7 +88,7 @@ def verify(text: bytes, signature: str | Path, *, trusted: str | Path) -> None:
         seal = signature.read_bytes()
     except OSError:
         raise ValueError(
-            f"{signature.parent}: not signed ({signature.name} is missing), and {trusted.name} is asked for; "
+            f"{signature.parent}: not signed ({signature.name} is missing), and {trusted.name} is required; "
             "refuse it, or have its maker sign it with edgemt sign"
         ) from None
     if not any(_fits(key, seal, text) for key in keys):
@@ -96,14 +98,14 @@ def verify(text: bytes, signature: str | Path, *, trusted: str | Path) -> None:
 
 
 def require_signed(path: str | Path, *, signed: bool) -> None:
-    """Raises ValueError where a trusted key is set and `path` is no ship that was opened with one.
+    """Raises ValueError where EDGEMT_TRUSTED_KEY is set and `path` was not verified with a trusted key.
 
-    A graph on its own has no signature, and a Ship that was not made by `open_ship`, or with trusted="", was not
-    checked: the policy of the environment holds for both, from Python as well.
+    A single graph has no signature, and a Package that was built without `open_package`, or opened with trusted="", is
+    not verified: the environment variable applies to both.
     """
     if os.environ.get(TRUSTED) and not signed:
         raise ValueError(
-            f"{path}: was not opened with a trusted key, and {TRUSTED} asks for one; open a signed ship with open_ship"
+            f"{path}: was not opened with a trusted key, and {TRUSTED} requires one; open a signed ship with open_ship"
         )
 
 

@@ -1,1 +1,1 @@
-"""Packages that take clicks and boxes."""
+"""Prompt input of a package: masks from clicks and boxes."""

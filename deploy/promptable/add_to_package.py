@@ -1,4 +1,4 @@
-"""A ship with a prompt input: the graphs of a promptable network beside its own, checked before they go along."""
+"""Add a prompt input to a package: the two graphs of a promptable network, compared with torch before."""
 
 from __future__ import annotations
 
@@ -11,35 +11,35 @@ import numpy as np
 import torch
 from torch import nn
 
-from deploy.package.golden import golden
-from deploy.package.package import Ship, card_hash, open_ship, seal
+from deploy.package.golden import golden_pairs
+from deploy.package.package import Package, card_hash, finalize, open_package
 from deploy.promptable.export import Embed, export_prompt
-from deploy.promptable.runner import Question, load_prompt
+from deploy.promptable.runner import Prompt, load_prompt
 from edgemt.io.images import fit_frame
 from edgemt.model_card import ModelCard
 
-PARITY = 0.999  # share of pixels that each runtime must give as torch does
-ASKED = (  # what parity is tried with: each kind of prompt alone and together
-    Question(box=(0.2, 0.2, 0.8, 0.8)),
-    Question(points=((0.5, 0.5, True),)),
-    Question(box=(0.1, 0.2, 0.7, 0.9), points=((0.4, 0.5, True), (0.8, 0.2, False))),
+PARITY = 0.999  # fraction of pixels on which each runtime must agree with torch
+TEST_PROMPTS = (  # prompts of the parity check: each kind of prompt alone, and together
+    Prompt(box=(0.2, 0.2, 0.8, 0.8)),
+    Prompt(points=((0.5, 0.5, True),)),
+    Prompt(box=(0.1, 0.2, 0.7, 0.9), points=((0.4, 0.5, True), (0.8, 0.2, False))),
 )
 
 
-def add_prompt(folder: str | Path, network: nn.Module, card: ModelCard) -> Ship:
-    """Give the ship in `folder` the prompt input `network`, whose card is `card`. The folder is whole at any moment.
+def add_prompt(folder: str | Path, network: nn.Module, card: ModelCard) -> Package:
+    """Add the promptable `network`, whose card is `card`, to the package in `folder`, which is replaced atomically.
 
-    A signature that the ship had is gone: its card is another one now. Raises ValueError, and leaves the ship as it
-    was, for a network of other classes and for one that a runtime does not run as torch does.
+    A signature is removed, since the card changes. Raises ValueError, with the package unchanged, for a network of
+    other classes and for one that a runtime does not compute like torch.
     """
     folder = Path(folder)
-    ship = open_ship(folder)
-    working, old = (folder.with_name(f".{folder.name}.{word}") for word in ("prompt", "before-prompt"))
+    package = open_package(folder)
+    working, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("prompt", "before-prompt"))
     shutil.rmtree(working, ignore_errors=True)
     try:
         shutil.copytree(folder, working)
-        put_prompt(working, network, card, of=ship.card, frames=[pair.frame[0] for pair in golden(ship)])
-        seal(working, replace(ship.card, parents=(*ship.card.parents, card_hash(card)), created=""))
+        put_prompt(working, network, card, of=package.card, frames=[pair.frame[0] for pair in golden_pairs(package)])
+        finalize(working, replace(package.card, parents=(*package.card.parents, card_hash(card)), created=""))
         shutil.rmtree(old, ignore_errors=True)
         os.replace(folder, old)
         os.replace(working, folder)
@@ -48,20 +48,20 @@ def add_prompt(folder: str | Path, network: nn.Module, card: ModelCard) -> Ship:
         if not folder.exists() and old.exists():
             os.replace(old, folder)
     shutil.rmtree(old, ignore_errors=True)
-    return open_ship(folder)
+    return open_package(folder)
 
 
 def put_prompt(folder: Path, network: nn.Module, card: ModelCard, *, of: ModelCard, frames: list[np.ndarray]) -> None:
-    """Write `prompt/` into a ship that is not sealed yet, `of` its card, and try it on `frames`, uint8 [h, w, K].
+    """Write `prompt/` into a package before `finalize`; `of` is its card. It is tested on `frames`, uint8 [h, w, K].
 
-    Raises ValueError for classes that differ, slices with neighbours, and a runtime that answers otherwise than torch.
+    Raises ValueError for other classes, for slices with neighbours, and where a runtime differs from torch.
     """
     if card.classes != of.classes:
         raise ValueError(
-            f"{folder}: the promptable network knows {card.classes}, the ship {of.classes}; take its own run"
+            f"{folder}: the promptable network has {card.classes}, the ship {of.classes}; take its own run"
         )
     if "slices" in (card.channel_order, of.channel_order) or card.patch is not None:
-        raise ValueError(f"{folder}: learnt from slices with neighbours or from patches; prompts want single frames")
+        raise ValueError(f"{folder}: trained on slices with neighbours or on patches; prompts want single frames")
     embed, decode = export_prompt(network, folder, size=card.size, channels=card.channels, normalise=card.normalise)
     noise = np.random.default_rng(0).integers(0, 256, (*card.size, 3), dtype=np.uint8)
     shown = [noise, *(frame[..., 0] if frame.shape[2] == 1 else frame for frame in frames)]
@@ -70,26 +70,26 @@ def put_prompt(folder: Path, network: nn.Module, card: ModelCard, *, of: ModelCa
         for picture in shown:
             frame = fit_frame(picture, size=card.size, channels=card.channels)
             expected = _asked_of_torch(network, frame, card)
-            kept = made.embed(picture)
-            got = np.stack([made.answer(kept, question).logits for question in ASKED])
-            # a logit of next to nothing may fall on either side
+            embedding = made.embed(picture)
+            got = np.stack([made.segment(embedding, prompt).logits for prompt in TEST_PROMPTS])
+            # a logit near 0 may have either sign
             same = float((((got > 0) == (expected > 0)) | (np.abs(got - expected) < 1e-3)).mean())
             if same < PARITY:
                 raise ValueError(
-                    f"{embed.parent}: {runtime} and torch agree on {same:.2%} of the pixels of an answer, "
+                    f"{embed.parent}: {runtime} and torch agree on {same:.2%} of the pixels of a mask, "
                     f"wanted {PARITY:.1%}; ship without a prompt input"
                 )
 
 
 @torch.inference_mode()
 def _asked_of_torch(network: nn.Module, frame: np.ndarray, card: ModelCard) -> np.ndarray:
-    """The network itself, asked ASKED: logits [3, H, W]."""
+    """Logits [3, H, W] of the network itself for `TEST_PROMPTS`."""
     front = Embed(network.eval(), normalise=card.normalise, channels=card.channels)
-    kept = front(torch.from_numpy(frame.copy())[None])
-    said = []
-    for question in ASKED:
-        box = None if question.box is None else torch.tensor(question.box).view(1, 1, 4)
-        points = torch.tensor([p[:2] for p in question.points]).view(1, 1, -1, 2) if question.points else None
-        signs = torch.tensor([int(p[2]) for p in question.points]).view(1, 1, -1) if question.points else None
-        said.append(network.decode(kept, card.size, box, points, signs).logits[0, 0])  # type: ignore[operator]
-    return torch.stack(said).numpy()
+    embedding = front(torch.from_numpy(frame.copy())[None])
+    logits = []
+    for prompt in TEST_PROMPTS:
+        box = None if prompt.box is None else torch.tensor(prompt.box).view(1, 1, 4)
+        points = torch.tensor([p[:2] for p in prompt.points]).view(1, 1, -1, 2) if prompt.points else None
+        signs = torch.tensor([int(p[2]) for p in prompt.points]).view(1, 1, -1) if prompt.points else None
+        logits.append(network.decode(embedding, card.size, box, points, signs).logits[0, 0])  # type: ignore[operator]
+    return torch.stack(logits).numpy()

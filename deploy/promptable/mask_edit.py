@@ -1,9 +1,9 @@
-"""What a click or a box does to the mask at hand.
+"""Edits of the current mask by a click or a box.
 
-A click changes the mask where it was put, and nowhere else: the network is asked about the object with all clicks so
-far, and of the difference between its answer and the mask at hand the one piece that holds the click is taken over. A
-network that will not follow the click is overruled by a small disc: a hand that corrects is always obeyed. The first
-box says where the object is, and nothing of the mask at hand is kept; another box adds a piece or replaces one.
+A click changes the mask only around its position: the network predicts the object from all clicks so far, and of the
+difference between its prediction and the current mask only the connected piece that contains the click is applied.
+Where the prediction does not follow the click, a small disc is set, so that every correction has an effect. The first
+box replaces the current mask; a further box adds a piece or replaces one.
 
 Shapes: h w the mask, in pixels; coordinates of prompts are shares of it, x before y.
 """
@@ -14,34 +14,41 @@ import numpy as np
 
 from deploy.promptable.runner import Box
 
-DISC = 0.02  # radius, share of the longer side
-MARGIN = 0.05  # how much a box around a mask is wider than it
+CLICK_RADIUS = 0.02  # radius of the disc, fraction of the longer side
+MARGIN = 0.05  # margin of a box around a mask, fraction of its extent
 
 
-def clicked(mask: np.ndarray, answer: np.ndarray, *, at: tuple[float, float], on: bool) -> tuple[np.ndarray, bool]:
-    """bool [h, w] of the object, the network's answer -> the object with the click, and whether the network agrees."""
+def apply_click(
+    mask: np.ndarray, predicted: np.ndarray, *, at: tuple[float, float], on: bool
+) -> tuple[np.ndarray, bool]:
+    """(edited mask, True where the prediction follows the click).
+
+    mask, predicted: bool [h, w], the object now and as predicted with all clicks. `at`: position of the click; `on`:
+    True where it marks the object, False for the background.
+    """
     seed = np.zeros(mask.shape, bool)
     seed[pixel(at, mask.shape)] = True
-    wanted = (answer != mask) & (answer == on)
-    followed = bool((answer == on)[seed].all())
-    change = reached(seed, wanted) if followed else _disc(at, mask.shape)
+    wanted = (predicted != mask) & (predicted == on)
+    followed = bool((predicted == on)[seed].all())
+    change = connected_to(seed, wanted) if followed else _disc(at, mask.shape)
     return (mask | change if on else mask & ~change), followed
 
 
-def boxed(mask: np.ndarray, answer: np.ndarray, *, again: bool) -> tuple[np.ndarray, bool]:
-    """bool [h, w] of the object, the answer to the box -> the object, and whether the network found any.
+def apply_box(mask: np.ndarray, predicted: np.ndarray, *, again: bool) -> tuple[np.ndarray, bool]:
+    """(edited mask, True where the prediction is not empty).
 
-    `again`: there was a box before, and pieces that the answer does not touch are kept. Without a find all is kept.
+    mask, predicted: bool [h, w], the object now and as predicted for the box. `again`: there was a box before, so
+    pieces that the prediction does not touch stay. An empty prediction changes nothing.
     """
-    if not answer.any():
+    if not predicted.any():
         return mask, False
-    return (mask & ~reached(mask & answer, mask)) | answer if again else answer, True
+    return (mask & ~connected_to(mask & predicted, mask)) | predicted if again else predicted, True
 
 
-def box_of(mask: np.ndarray, points: tuple[tuple[float, float, bool], ...]) -> Box | None:
-    """A box around bool [h, w], a little wider; None of an empty mask.
+def bounding_box(mask: np.ndarray, points: tuple[tuple[float, float, bool], ...]) -> Box | None:
+    """A box around the mask bool [h, w] with a margin; None for an empty mask.
 
-    A point on the object beyond its border is taken for the middle of what is missing there.
+    A point on the object outside the mask is assumed to be the centre of a missing part, and widens the box.
     """
     if not mask.any():
         return None
@@ -57,23 +64,23 @@ def box_of(mask: np.ndarray, points: tuple[tuple[float, float, bool], ...]) -> B
     return float(x0), float(y0), float(x1), float(y1)
 
 
-def reached(seed: np.ndarray, within: np.ndarray) -> np.ndarray:
-    """The pieces of bool [h, w] that hold a pixel of `seed`; pixels that touch at a corner belong together."""
-    found, before = seed & within, -1
-    while (count := int(found.sum())) != before:
+def connected_to(seed: np.ndarray, within: np.ndarray) -> np.ndarray:
+    """The connected components of `within` (bool [h, w], 8-connectivity) that contain a pixel of `seed`."""
+    reached, before = seed & within, -1
+    while (count := int(reached.sum())) != before:
         before = count
         for _ in range(8):
-            found = _grown(found) & within
-    return found
+            reached = _grown(reached) & within
+    return reached
 
 
 def pixel(at: tuple[float, float], shape: tuple[int, ...]) -> tuple[int, int]:
-    """(row, column) under a point."""
+    """(row, column) of a point."""
     return min(int(at[1] * shape[0]), shape[0] - 1), min(int(at[0] * shape[1]), shape[1] - 1)
 
 
-def _grown(found: np.ndarray) -> np.ndarray:
-    wide = np.pad(found, 1)
+def _grown(reached: np.ndarray) -> np.ndarray:
+    wide = np.pad(reached, 1)
     rows = wide[:-2] | wide[1:-1] | wide[2:]
     return rows[:, :-2] | rows[:, 1:-1] | rows[:, 2:]
 
@@ -81,4 +88,4 @@ def _grown(found: np.ndarray) -> np.ndarray:
 def _disc(at: tuple[float, float], shape: tuple[int, ...]) -> np.ndarray:
     row, column = pixel(at, shape)
     y, x = np.ogrid[: shape[0], : shape[1]]
-    return (y - row) ** 2 + (x - column) ** 2 <= (DISC * max(shape)) ** 2
+    return (y - row) ** 2 + (x - column) ** 2 <= (CLICK_RADIUS * max(shape)) ** 2

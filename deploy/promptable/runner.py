@@ -1,7 +1,7 @@
-"""The prompt input of a ship: a frame is embedded once, then answers clicks, a box or a first mask with a mask.
+"""The prompt input of a package: a frame is embedded once; clicks, a box or a first mask then give a mask.
 
-It is there where the ship was built with one (`deploy.promptable.add_to_package`), and runs without torch.
-Coordinates are shares of the frame, (0, 0) its top left corner, x before y.
+A package has one where it was added (`deploy.promptable.add_to_package`); it runs without torch. Coordinates are
+fractions of the frame, (0, 0) is its top left corner, x before y.
 
 Shapes: H W the frame of the prompt graphs, h w another size, K channels, P points at most, F features.
 """
@@ -18,17 +18,17 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from deploy.package.model_bytes import ModelBytes, read_model
-from deploy.package.package import Ship
+from deploy.package.package import Package
 from deploy.package.signing import require_signed
 from deploy.runtimes import openvino_backend
 from deploy.runtimes.openvino_backend import core
-from deploy.runtimes.runner import imported
+from deploy.runtimes.runner import import_runtime
 from edgemt.errors import unknown_name_message
 from edgemt.io.images import fit_frame
 
 EMBED, DECODE = "prompt/embed.onnx", "prompt/decode.onnx"
 POINTS = 16  # P
-NO_POINT = -2  # a sign; 1 lies on the object, 0 beside it
+NO_POINT = -2  # sign of an absent point; 1: on the object, 0: background
 _TAKES = ("fine", "deep", "box", "points", "signs", "first", "put")
 
 Graph = Callable[[Mapping[str, np.ndarray]], "dict[str, np.ndarray]"]
@@ -37,11 +37,11 @@ Box = tuple[float, float, float, float]  # x0 y0 x1 y1
 
 
 @dataclass(frozen=True)
-class Question:
-    """What is asked of one object. Raises ValueError, naming the prompt, for what makes no sense."""
+class Prompt:
+    """A prompt for one object: a box and points. Raises ValueError for an invalid one."""
 
     box: Box | None = None
-    points: tuple[tuple[float, float, bool], ...] = ()  # x, y, and whether it lies on the object
+    points: tuple[tuple[float, float, bool], ...] = ()  # x, y, True on the object
 
     def __post_init__(self) -> None:
         corners = () if self.box is None else (self.box[:2], self.box[2:])
@@ -56,65 +56,74 @@ class Question:
             )
 
 
-class Answer(NamedTuple):
+class PromptedMask(NamedTuple):
+    """The result of a prompt."""
+
     logits: np.ndarray  # float32 [H, W], above 0 inside
-    quality: float  # the intersection over union that the network expects of its own mask, 0 to 1
+    quality: float  # predicted intersection over union of the mask, 0 to 1
 
 
-class Prompted:
-    """The two graphs of a ship, loaded. Not for two threads at once."""
+class PromptableRunner:
+    """The two graphs of a prompt input, loaded. Not for two threads at once."""
 
     def __init__(self, embed: Graph, decode: Graph, *, shape: tuple[int, ...], runtime: str) -> None:
         self.size, self.channels, self.runtime = (shape[1], shape[2]), shape[3], runtime
         self._embed, self._decode = embed, decode
 
     def embed(self, pixels: np.ndarray) -> Embedding:
-        """uint8 [h, w] or [h, w, 3] of any size."""
+        """Embedding of an image uint8 [h, w] or [h, w, 3] of any size."""
         frame = fit_frame(pixels, size=self.size, channels=self.channels)
-        kept = self._embed({"frame": np.ascontiguousarray(frame[None])})
-        return kept["fine"], kept["deep"]
+        embedded = self._embed({"frame": np.ascontiguousarray(frame[None])})
+        return embedded["fine"], embedded["deep"]
 
-    def answer(self, embedding: Embedding, question: Question, *, first: np.ndarray | None = None) -> Answer:
-        """`first`: logits [H, W] of a mask to begin from. Raises ValueError where nothing is asked, and for NaN."""
-        if question.box is None and not question.points and first is None:
-            raise ValueError("prompt: nothing is asked; give a click, a box or a first mask")
+    def segment(self, embedding: Embedding, prompt: Prompt, *, first: np.ndarray | None = None) -> PromptedMask:
+        """The mask of an object. `first`: logits [H, W] of a mask to start from.
+
+        Raises ValueError without box, points and first mask, and for NaN in the result.
+        """
+        if prompt.box is None and not prompt.points and first is None:
+            raise ValueError("prompt: it is empty; give a click, a box or a first mask")
         points, signs = np.full((1, POINTS, 2), 0.5, np.float32), np.full((1, POINTS), NO_POINT, np.int64)
-        for i, (x, y, on) in enumerate(question.points):
+        for i, (x, y, on) in enumerate(prompt.points):
             points[0, i], signs[0, i] = (x, y), int(on)
         begun = np.zeros(self.size, np.float32) if first is None else np.asarray(first, np.float32)
-        said = self._decode(
+        outputs = self._decode(
             {
                 "fine": embedding[0],
                 "deep": embedding[1],
-                "box": np.array([question.box or (0, 0, 0, 0)], np.float32),
+                "box": np.array([prompt.box or (0, 0, 0, 0)], np.float32),
                 "points": points,
                 "signs": signs,
                 "first": begun[None],
-                "put": np.array([question.box is not None, first is not None], np.float32),
+                "put": np.array([prompt.box is not None, first is not None], np.float32),
             }
         )
-        logits, quality = said["logits"][0], float(said["quality"].reshape(-1)[0])
+        logits, quality = outputs["logits"][0], float(outputs["quality"].reshape(-1)[0])
         if not np.isfinite(logits).all():
             raise ValueError(f"{DECODE}: gave no numbers (NaN); build the prompt input again")
-        return Answer(logits, quality)
+        return PromptedMask(logits, quality)
 
 
-def has_prompt(ship: Ship) -> bool:
-    return EMBED in ship.card.files and DECODE in ship.card.files
+def has_prompt(package: Package) -> bool:
+    """True where the package has a prompt input."""
+    return EMBED in package.card.files and DECODE in package.card.files
 
 
-def open_prompt(ship: Ship, *, runtime: str = "auto", threads: int = 1) -> Prompted:
-    """Raises ValueError in one line for a ship without a prompt input and for graphs that are none."""
-    if not has_prompt(ship):
-        raise ValueError(f"{ship.folder}: has no prompt input; add one with edgemt export SHIP --with-prompt")
-    require_signed(ship.folder, signed=ship.signed)
-    return load_prompt(ship.model(EMBED), ship.model(DECODE), runtime=runtime, threads=threads)
+def open_prompt(package: Package, *, runtime: str = "auto", threads: int = 1) -> PromptableRunner:
+    """Load the prompt input of a package. Raises ValueError in one line for a package without a valid one."""
+    if not has_prompt(package):
+        raise ValueError(f"{package.folder}: has no prompt input; add one with edgemt export SHIP --with-prompt")
+    require_signed(package.folder, signed=package.signed)
+    return load_prompt(package.model(EMBED), package.model(DECODE), runtime=runtime, threads=threads)
 
 
 def load_prompt(
     embed: Path | ModelBytes, decode: Path | ModelBytes, *, runtime: str = "auto", threads: int = 1
-) -> Prompted:
-    """As `open_prompt`, of the bytes that a card vouches for, or of two files that no card lists."""
+) -> PromptableRunner:
+    """Load the two graphs of a prompt input, from verified bytes or from two files that no card lists.
+
+    Raises ValueError in one line for graphs that do not load or are no prompt input.
+    """
     if runtime == "auto":
         runtime = next((name for name in _LOAD if find_spec(name) is not None), "onnxruntime")
     if runtime not in _LOAD:
@@ -130,25 +139,24 @@ def load_prompt(
         except (RuntimeError, ValueError, KeyError) as error:
             why = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise ValueError(f"{model.path}: {runtime} cannot load it ({why}); build the prompt input again") from None
-    (first, taken), (second, asked) = loaded
-    shape = taken.get("frame", ())
-    if set(taken) != {"frame"} or len(shape) != 4 or set(asked) != set(_TAKES):
-        raise ValueError(
-            f"{models[0].path.parent}: takes {', '.join((*taken, *asked))}, which is no prompt input of this version"
-        )
-    return Prompted(first, second, shape=shape, runtime=runtime)
+    (first, first_inputs), (second, second_inputs) = loaded
+    shape = first_inputs.get("frame", ())
+    if set(first_inputs) != {"frame"} or len(shape) != 4 or set(second_inputs) != set(_TAKES):
+        inputs = ", ".join((*first_inputs, *second_inputs))
+        raise ValueError(f"{models[0].path.parent}: takes {inputs}, which is no prompt input of this version")
+    return PromptableRunner(first, second, shape=shape, runtime=runtime)
 
 
-Loaded = tuple[Graph, "dict[str, tuple[int, ...]]"]  # and the shape of each input
+LoadedGraph = tuple[Graph, "dict[str, tuple[int, ...]]"]  # the graph, and the shape of each input
 
 
-def _onnxruntime(model: ModelBytes, threads: int) -> Loaded:
-    ort = imported("onnxruntime", "onnxruntime")
+def _onnxruntime(model: ModelBytes, threads: int) -> LoadedGraph:
+    ort = import_runtime("onnxruntime", "onnxruntime")
     options = ort.SessionOptions()
     options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
     try:
         session = ort.InferenceSession(model.data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions have no base of their own
+    except Exception as error:  # its exceptions share no base class
         raise ValueError(str(error)) from None
     names = [value.name for value in session.get_outputs()]
 
@@ -158,7 +166,7 @@ def _onnxruntime(model: ModelBytes, threads: int) -> Loaded:
     return run, {value.name: tuple(value.shape) for value in session.get_inputs()}
 
 
-def _openvino(model: ModelBytes, threads: int) -> Loaded:
+def _openvino(model: ModelBytes, threads: int) -> LoadedGraph:
     config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
     compiled = core().compile_model(openvino_backend.read(model), "CPU", {**config, "INFERENCE_PRECISION_HINT": "f32"})
     request = compiled.create_infer_request()
@@ -170,4 +178,4 @@ def _openvino(model: ModelBytes, threads: int) -> Loaded:
     return run, {port.any_name: tuple(port.get_partial_shape().to_shape()) for port in compiled.inputs}
 
 
-_LOAD: dict[str, Callable[[ModelBytes, int], Loaded]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}
+_LOAD: dict[str, Callable[[ModelBytes, int], LoadedGraph]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}

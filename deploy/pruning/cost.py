@@ -1,4 +1,4 @@
-"""What layers cost in a currency (multiply-accumulates, parameters, measured time), and which channels go for it.
+"""Cost of layers (multiply-accumulates, parameters or measured time), and the choice of channels to remove by it.
 
 Shapes: N batch, K image channels, *space.
 """
@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 LAYERS = (nn.modules.conv._ConvNd, nn.Linear)
 
-Cost = Callable[[nn.Module, float, float], float]  # layer, channels in, channels out -> what it costs then
-AHEAD = 4  # blocks of channels that a layer may lose at once: a runtime's time falls in steps
+Cost = Callable[
+    [nn.Module, float, float], float
+]  # (layer, input channels, output channels) -> cost of the layer with these channels
+LOOKAHEAD = 4  # blocks of channels to consider at once for measured time, which falls in steps
 
 
 @torch.no_grad()
@@ -28,20 +30,24 @@ def count(network: nn.Module, example: Tensor) -> tuple[int, int]:
 
 
 def macs_of(network: nn.Module, example: Tensor) -> Cost:
-    """Multiply-accumulates for one example."""
-    places: dict[nn.Module, float] = {}
+    """Cost in multiply-accumulates for one example."""
+    positions: dict[nn.Module, float] = {}
     for module, spaces in spaces_of(network, example).items():
-        at = sum(math.prod(inward if getattr(module, "transposed", False) else out) for inward, out in spaces)
-        places[module] = at * math.prod(getattr(module, "kernel_size", (1,)))
-    return lambda module, inward, outward: places.get(module, 0.0) * work((inward, outward), module)
+        count = sum(
+            math.prod(in_channels if getattr(module, "transposed", False) else out) for in_channels, out in spaces
+        )
+        positions[module] = count * math.prod(getattr(module, "kernel_size", (1,)))
+    return lambda module, in_channels, out_channels: (
+        positions.get(module, 0.0) * work((in_channels, out_channels), module)
+    )
 
 
 def params_of(network: nn.Module) -> Cost:
-    """Parameters, those of the normalisation left out."""
+    """Cost in parameters, without those of normalisation layers."""
 
-    def cost(module: nn.Module, inward: float, outward: float) -> float:
+    def cost(module: nn.Module, in_channels: float, out_channels: float) -> float:
         kernel = math.prod(getattr(module, "kernel_size", (1,)))
-        return kernel * work((inward, outward), module) + (outward if module.bias is not None else 0)
+        return kernel * work((in_channels, out_channels), module) + (out_channels if module.bias is not None else 0)
 
     return cost
 
@@ -51,16 +57,16 @@ Space = tuple[int, ...]
 
 @torch.no_grad()
 def spaces_of(network: nn.Module, example: Tensor) -> dict[nn.Module, list[tuple[Space, Space]]]:
-    """Each layer that `example` [1, K, *space] passes, with the sizes of its input and output, once for each pass."""
-    seen: dict[nn.Module, list[tuple[Space, Space]]] = {}
+    """Layers that `example` [1, K, *space] passes -> spatial sizes of (input, output), once for each pass."""
+    passes: dict[nn.Module, list[tuple[Space, Space]]] = {}
 
-    def note(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
+    def record(module: nn.Module, inputs: tuple[Tensor, ...], output: Tensor) -> None:
         first = 1 if isinstance(module, nn.Linear) else 2
         last = -1 if isinstance(module, nn.Linear) else None
-        seen.setdefault(module, []).append((tuple(inputs[0].shape[first:last]), tuple(output.shape[first:last])))
+        passes.setdefault(module, []).append((tuple(inputs[0].shape[first:last]), tuple(output.shape[first:last])))
 
     modes = {module: module.training for module in network.modules()}
-    hooks = [m.register_forward_hook(note) for m in network.modules() if isinstance(m, LAYERS)]
+    hooks = [m.register_forward_hook(record) for m in network.modules() if isinstance(m, LAYERS)]
     try:
         network.eval()(example[:1])
     finally:
@@ -68,112 +74,118 @@ def spaces_of(network: nn.Module, example: Tensor) -> dict[nn.Module, list[tuple
             hook.remove()
         for module, mode in modes.items():
             module.training = mode
-    return seen
+    return passes
 
 
 def channels_of(module: Any) -> tuple[int, int]:
+    """(input channels, output channels) of a convolution or linear layer."""
     if isinstance(module, nn.Linear):
         return module.in_features, module.out_features
     return module.in_channels, module.out_channels
 
 
 def widths_of(network: nn.Module) -> dict[str, int]:
-    """Channels out of each convolution and linear layer, by its name."""
+    """Name of each convolution and linear layer -> its output channels."""
     return {name: channels_of(m)[1] for name, m in network.named_modules() if isinstance(m, LAYERS)}
 
 
 def depthwise(module: Any) -> bool:
+    """True for a depthwise convolution."""
     return getattr(module, "groups", 1) > 1 and module.groups == module.in_channels == module.out_channels
 
 
 def work(channels: tuple[float, float], module: Any) -> float:
-    inward, outward = channels
-    return outward if depthwise(module) else inward * outward / getattr(module, "groups", 1)
+    """Products of input and output channels that a layer computes, for (input, output) `channels`."""
+    in_channels, out_channels = channels
+    return out_channels if depthwise(module) else in_channels * out_channels / getattr(module, "groups", 1)
 
 
 @dataclass
-class Group:
-    """Layers that lose channels together; `order` are the root's channels, the least important first."""
+class ChannelGroup:
+    """Layers that lose channels together; `order` lists the channels of the root layer, the least important first."""
 
     root: nn.Module
     handler: Any
     order: list[int]
-    scores: list[float]  # in that order
-    inward: list[tuple[nn.Module, float]]  # layer, input channels lost for each channel of the root
-    outward: list[tuple[nn.Module, float]]
-    floor: int
-    gone: int = 0
+    scores: list[float]  # importance of the channels, in that order
+    consumers: list[tuple[nn.Module, float]]  # (layer, input channels lost for each channel of the root)
+    producers: list[tuple[nn.Module, float]]  # (layer, output channels lost for each channel of the root)
+    min_channels: int
+    num_pruned: int = 0
 
     @property
-    def left(self) -> int:
-        return len(self.order) - self.gone
+    def remaining(self) -> int:
+        """Channels of the root that are not pruned."""
+        return len(self.order) - self.num_pruned
 
-    def blocks(self, round_to: int, *, ahead: int = 1) -> Iterator[int]:
-        """How many channels may go next: one block, two blocks ... at most `ahead`."""
+    def blocks(self, round_to: int, *, lookahead: int = 1) -> Iterator[int]:
+        """Numbers of channels that may be removed next: one block, two blocks, ... at most `lookahead` blocks."""
         size = 0
-        for _ in range(ahead):
-            left = self.left - size
-            step = left % round_to or round_to
-            if left - step < self.floor:
+        for _ in range(lookahead):
+            remaining = self.remaining - size
+            step = remaining % round_to or round_to
+            if remaining - step < self.min_channels:
                 return
             size += step
             yield size
 
 
-class Ledger:
-    """Counts what a network costs whose channels are taken away on paper."""
+class CostModel:
+    """Cost of a network under planned removals of channels; the network itself is not changed."""
 
     def __init__(self, layers: Iterable[nn.Module], cost: Cost) -> None:
         self.cost = cost
         self.channels: dict[nn.Module, tuple[float, float]] = {m: channels_of(m) for m in layers}
         self.total = sum(cost(m, *channels) for m, channels in self.channels.items())
 
-    def saving(self, group: Group, size: int, *, book: bool = False) -> float:
-        """What removing `size` channels of a group saves; `book` it."""
+    def saving(self, group: ChannelGroup, size: int, *, commit: bool = False) -> float:
+        """Cost saved by removing `size` channels of `group`; with `commit` the removal is recorded."""
         touched: dict[nn.Module, tuple[float, float]] = {}
-        for layers, side in ((group.inward, 0), (group.outward, 1)):
+        for layers, side in ((group.consumers, 0), (group.producers, 1)):
             for layer, factor in layers:
                 if layer in self.channels:
-                    inward, outward = touched.get(layer, self.channels[layer])
+                    in_channels, out_channels = touched.get(layer, self.channels[layer])
                     lost = size * factor
-                    touched[layer] = (inward - lost, outward) if side == 0 else (inward, outward - lost)
+                    touched[layer] = (
+                        (in_channels - lost, out_channels) if side == 0 else (in_channels, out_channels - lost)
+                    )
         saved = sum(self.cost(m, *self.channels[m]) - self.cost(m, *channels) for m, channels in touched.items())
-        if book:
+        if commit:
             self.channels |= touched
             self.total -= saved
         return saved
 
-    def least(self, groups: list[Group], *, round_to: int) -> float:
-        """What is left when every group is at its floor; nothing is booked."""
-        floor = Ledger((), self.cost)
-        floor.channels, floor.total = dict(self.channels), self.total
+    def least(self, groups: list[ChannelGroup], *, round_to: int) -> float:
+        """Cost where every group is at its minimum; nothing is recorded."""
+        at_minimum = CostModel((), self.cost)
+        at_minimum.channels, at_minimum.total = dict(self.channels), self.total
         for group in groups:
-            for size in [0, *group.blocks(round_to, ahead=len(group.order))][-1:]:
-                floor.saving(group, size, book=True)
-        return floor.total
+            for size in [0, *group.blocks(round_to, lookahead=len(group.order))][-1:]:
+                at_minimum.saving(group, size, commit=True)
+        return at_minimum.total
 
 
-def choose(groups: list[Group], ledger: Ledger, *, target: float, round_to: int, ahead: int = 1) -> None:
-    """Take blocks away on paper, the least importance per unit of cost saved first, until `target` is left.
+def choose(groups: list[ChannelGroup], model: CostModel, *, target: float, round_to: int, lookahead: int = 1) -> None:
+    """Plan removals in `groups`, the least importance per cost saved first, until the cost is `target`.
 
-    The last block may overshoot by a hundredth; where every block does, the nearest ends the search.
+    The last block may overshoot by 1 % of the total; where every block overshoots more, the closest ends the search.
     """
-    slack = 0.01 * ledger.total
-    while ledger.total > target:
+    slack = 0.01 * model.total
+    while model.total > target:
         offers = [
             (group, size, saved)
             for group in groups
-            for size in group.blocks(round_to, ahead=ahead)
-            if (saved := ledger.saving(group, size)) > 0
+            for size in group.blocks(round_to, lookahead=lookahead)
+            if (saved := model.saving(group, size)) > 0
         ]
-        small = [offer for offer in offers if ledger.total - offer[2] >= target - slack]
+        small = [offer for offer in offers if model.total - offer[2] >= target - slack]
         if small:
-            group, size, _ = min(small, key=lambda o: sum(o[0].scores[o[0].gone : o[0].gone + o[1]]) / o[2])
+            group, size, _ = min(small, key=lambda o: sum(o[0].scores[o[0].num_pruned : o[0].num_pruned + o[1]]) / o[2])
         elif offers:
             group, size, saved = min(offers, key=lambda o: o[2])
-            if ledger.total - target < target - (ledger.total - saved):
+            if model.total - target < target - (model.total - saved):
                 return
         else:
             return
-        ledger.saving(group, size, book=True)
-        group.gone += size
+        model.saving(group, size, commit=True)
+        group.num_pruned += size

@@ -1,4 +1,4 @@
-"""Which channels of a network go together, and which of them the loss misses least; torch-pruning traces it.
+"""Groups of channels that must be pruned together, traced by torch-pruning, with the importance of the channels.
 
 Shapes: K image channels, *space.
 """
@@ -14,35 +14,38 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from deploy.pruning.cost import LAYERS, Group, depthwise
+from deploy.pruning.cost import LAYERS, ChannelGroup, depthwise
 from deploy.pruning.options import PruneOptions
 
 Gradients = Callable[[nn.Module], None]
 
 
-def fresh_gradients(network: nn.Module, gradients: Gradients) -> None:
-    """Raises ValueError when none, or none that are numbers, are left behind."""
+def compute_gradients(network: nn.Module, gradients: Gradients) -> None:
+    """Set fresh gradients on the parameters with `gradients(network)`.
+
+    Raises ValueError where it leaves no gradient, or one that is not finite.
+    """
     network.zero_grad(set_to_none=True)
     with torch.enable_grad():
-        # In training mode batch norm lets a filter's weight x gradient sum to zero: all would look idle.
+        # In training mode batch norm makes weight x gradient of a filter sum to zero: every importance would be 0.
         gradients(network.eval())
     moved = False
     for p in network.parameters():
         if p.grad is None:
             p.grad = torch.zeros_like(p)  # a head the loss does not use
         elif not torch.isfinite(p.grad).all():
-            raise ValueError("pruning: the gradients hold NaN or infinite values; look at the loss and its batches")
+            raise ValueError("pruning: the gradients hold NaN or infinite values; check the loss and its batches")
         moved = moved or bool(p.grad.any())
     if not moved:
         raise ValueError("pruning: gradients() left no gradient behind; it must call backward on real batches")
 
 
 def groups_of(
-    network: nn.Module, example: Tensor, options: PruneOptions, *, whole: Mapping[str, int]
-) -> tuple[Any, list[Group]]:
-    """torch-pruning's graph, and its groups with their channels ranked; outputs are left out.
+    network: nn.Module, example: Tensor, options: PruneOptions, *, original_widths: Mapping[str, int]
+) -> tuple[Any, list[ChannelGroup]]:
+    """(dependency graph of torch-pruning, its groups with ranked channels), without groups of network outputs.
 
-    `whole` are the channels that each layer had before anything was pruned, by name: what a floor is a share of.
+    `original_widths`: name of each layer -> its channels before any pruning, of which minimum widths are a fraction.
     """
     import torch_pruning as tp
 
@@ -60,41 +63,41 @@ def groups_of(
                 else tp.importance.GroupMagnitudeImportance(group_reduction="mean", normalizer="mean")
             )
             ranked = [(group, importance(group)) for group in found]
-    except Exception as error:  # attention, layer scale and the like: a dozen types, none of them the user's fault
+    except Exception as error:  # unsupported layers such as attention raise many types
         raise ValueError(
             f"torch-pruning cannot follow this network ({type(error).__name__}: {error}); choose a "
             "convolutional student such as mobilenetv4_small, or set prune.share = 0"
         ) from error
-    groups: list[Group] = []
+    groups: list[ChannelGroup] = []
     for group, scores in ranked:
         root, handler = group[0].dep.target.module, group[0].dep.handler
         if scores is None or not all(_may_shrink(graph, dep) for dep, _ in group):
             continue
         order = torch.argsort(scores, stable=True).tolist()
-        inward, outward = _sides(graph, group)
-        total = whole.get(names[root], len(order))
+        consumers, producers = _sides(graph, group)
+        total = original_widths.get(names[root], len(order))
         least = max(options.rounded_to, math.ceil(total * (1 - options.max_ratio)))
-        floor = math.ceil(least / options.rounded_to) * options.rounded_to
-        groups.append(Group(root, handler, order, scores[order].tolist(), inward, outward, floor))
+        min_channels = math.ceil(least / options.rounded_to) * options.rounded_to
+        groups.append(ChannelGroup(root, handler, order, scores[order].tolist(), consumers, producers, min_channels))
     return graph, groups
 
 
 def _sides(graph: Any, group: Any) -> tuple[list[tuple[nn.Module, float]], list[tuple[nn.Module, float]]]:
-    """The layers of a group that lose inputs, and those that lose outputs, with how many for a channel of the root."""
-    inward: list[tuple[nn.Module, float]] = []
-    outward: list[tuple[nn.Module, float]] = []
+    """(consumers, producers) of a group: layers that lose input or output channels, and how many per root channel."""
+    consumers: list[tuple[nn.Module, float]] = []
+    producers: list[tuple[nn.Module, float]] = []
     total = len(group[0].idxs)
     for dep, idxs in group:
         layer = dep.target.module
         if isinstance(layer, LAYERS):
-            side = outward if depthwise(layer) or graph.is_out_channel_pruning_fn(dep.handler) else inward
-            if not any(known is layer for known, _ in side) or side is inward:
+            side = producers if depthwise(layer) or graph.is_out_channel_pruning_fn(dep.handler) else consumers
+            if not any(listed is layer for listed, _ in side) or side is consumers:
                 side.append((layer, len(idxs) / total))
-    return inward, outward
+    return consumers, producers
 
 
 def _may_shrink(graph: Any, dep: Any) -> bool:
-    """No for an output of the network, and for grouped channels that must stay of equal size."""
+    """False for an output of the network, and for grouped channels, which must stay of equal size."""
     node, module = dep.target, dep.target.module
     if graph.is_out_channel_pruning_fn(dep.handler) and not node.outputs:
         return False
@@ -104,7 +107,7 @@ def _may_shrink(graph: Any, dep: Any) -> bool:
 
 @contextmanager
 def _traceable(network: nn.Module) -> Iterator[None]:
-    """Instance norm reshapes inside, where torch-pruning loses its track: meanwhile it hands on what it gets."""
+    """Replace instance norm by the identity for the trace: it reshapes its input, which torch-pruning cannot follow."""
     norms = [m for m in network.modules() if isinstance(m, nn.modules.instancenorm._InstanceNorm)]
     try:
         for norm in norms:

@@ -1,8 +1,8 @@
-"""From a table of layer times to a measured share of the whole network's latency.
+"""Pruning to a fraction of the measured latency of the whole network, with a table of layer times.
 
-The table says which channels are worth their time; how much of the whole it makes up is not known beforehand (what is
-no layer takes time too). So a copy is pruned by the table, its whole graph is timed against the unpruned one in turns,
-and the share asked of the table moves on or back until the measured one is what was wanted.
+The table gives the time of every layer, but operators that are no layer take time too, so its fraction of the whole
+latency is unknown. Therefore a copy is pruned by the table, its whole graph is timed alternately with the unpruned one,
+and the fraction requested of the table is adapted (secant method) until the measured fraction is the wanted one.
 
 Shapes: K image channels, *space.
 """
@@ -16,46 +16,54 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from deploy.pruning.cost import LAYERS, Ledger, widths_of
+from deploy.pruning.cost import LAYERS, CostModel, widths_of
 from deploy.pruning.dependency_groups import groups_of
-from deploy.pruning.latency_table import Machine, Table, measured
+from deploy.pruning.latency_table import LatencyBackend, LatencyTable, measure_table
 from deploy.pruning.options import PruneOptions
-from deploy.pruning.plan import adopt
+from deploy.pruning.plan import copy_from
 
 TRIALS = 6
-NEAR = 0.02  # of the latency: what a shared machine can tell apart
+NEAR = 0.02  # of the latency: the smallest difference that a shared machine can resolve
 
 
-def reach(
-    network: nn.Module, example: Tensor, options: PruneOptions, *, cut: Callable[..., None], machine: Machine | None
+def search(
+    network: nn.Module,
+    example: Tensor,
+    options: PruneOptions,
+    *,
+    cut: Callable[..., None],
+    backend: LatencyBackend | None,
 ) -> dict[str, Any]:
-    """Prune in place; what was measured, for the plan. Raises ValueError when so much latency cannot go."""
-    if machine is None:
-        from deploy.pruning.layer_profiler import Measured
+    """Prune in place until `options.share` of the measured latency is removed; returns the measurements, for the plan.
 
-        machine = Measured(runtime=options.runtime, precision=options.precision)
-    before = machine.graph(network, example)
-    table, most, part = _table(network, example, options, machine=machine, before=before)
+    Raises ValueError where the network cannot lose that much.
+    """
+    if backend is None:
+        from deploy.pruning.layer_profiler import RuntimeLatencyBackend
+
+        backend = RuntimeLatencyBackend(runtime=options.runtime, precision=options.precision)
+    before = backend.graph(network, example)
+    table, max_share, fraction_in_table = _table(network, example, options, backend=backend, before=before)
     tries: list[dict[str, Any]] = []
     best: tuple[float, nn.Module, dict[str, Any]] | None = None
-    low, high = (0.0, 0.0), (most, float("inf"))
-    share = min(options.share / max(part, 0.05), most)
+    low, high = (0.0, 0.0), (max_share, float("inf"))
+    share = min(options.share / max(fraction_in_table, 0.05), max_share)
     for _ in range(TRIALS):
         trial = copy.deepcopy(network)
         cut(trial, share=share, cost=table.cost)
-        was, now = machine.turns([before, machine.graph(trial, example)])
+        was, now = backend.time_interleaved([before, backend.graph(trial, example)])
         gone = 1 - now / was
         tries.append({"table_share": round(share, 4), "ms": [round(was, 5), round(now, 5)], "share": round(gone, 4)})
         missed = abs(gone - options.share)
         if best is None or missed < best[0]:
             best = (missed, trial, tries[-1])
-        if missed <= NEAR or (share >= most and gone < options.share):
+        if missed <= NEAR or (share >= max_share and gone < options.share):
             break
         if gone < options.share:
             low = (share, gone)
         else:
             high = (share, gone)
-        share = _next(low, high, options.share)
+        share = _secant_step(low, high, options.share)
         if high[0] - low[0] < 0.005:
             break
     assert best is not None
@@ -66,25 +74,36 @@ def reach(
             f"{options.runtime} ({options.precision}) can go with prune.max_ratio = {options.max_ratio} and "
             f"prune.round_to = {options.rounded_to}; ask for less or allow more"
         )
-    adopt(network, best[1])
-    return {**machine.described(), **best[2], "asked": options.share, "layers_part": round(part, 4), "tries": tries}
+    copy_from(network, best[1])
+    return {
+        **backend.describe(),
+        **best[2],
+        "asked": options.share,
+        "layers_part": round(fraction_in_table, 4),
+        "tries": tries,
+    }
 
 
 def _table(
-    network: nn.Module, example: Tensor, options: PruneOptions, *, machine: Machine, before: Any
-) -> tuple[Table, float, float]:
-    """The table, the most that can go of what it counts, and the part of the whole latency that it counts."""
-    plain = replace(options, importance="magnitude")  # here the groups matter, not which of their channels go first
-    _, groups = groups_of(network, example, plain, whole=widths_of(network))
-    table, total = measured(network, example, groups, round_to=options.rounded_to, machine=machine)
-    ledger = Ledger([m for m in network.modules() if isinstance(m, LAYERS)], table.cost(network))
-    most = 1 - ledger.least(groups, round_to=options.rounded_to) / ledger.total
-    (whole,) = machine.turns([before])
-    return table, most, min(total / whole, 1.0)
+    network: nn.Module, example: Tensor, options: PruneOptions, *, backend: LatencyBackend, before: Any
+) -> tuple[LatencyTable, float, float]:
+    """(table, largest fraction of its time that can be removed, fraction of the whole latency that it covers)."""
+    by_magnitude = replace(
+        options, importance="magnitude"
+    )  # only the groups matter here, not the order of their channels
+    _, groups = groups_of(network, example, by_magnitude, original_widths=widths_of(network))
+    table, total = measure_table(network, example, groups, round_to=options.rounded_to, backend=backend)
+    model = CostModel([m for m in network.modules() if isinstance(m, LAYERS)], table.cost(network))
+    max_share = 1 - model.least(groups, round_to=options.rounded_to) / model.total
+    (whole_ms,) = backend.time_interleaved([before])
+    return table, max_share, min(total / whole_ms, 1.0)
 
 
-def _next(low: tuple[float, float], high: tuple[float, float], wanted: float) -> float:
-    """Between two trials (share of the table, share measured): on their line; the first time beyond, by proportion."""
+def _secant_step(low: tuple[float, float], high: tuple[float, float], wanted: float) -> float:
+    """Next fraction of the table, by linear interpolation between two trials (fraction of the table, measured).
+
+    While no trial removed too much, it is extrapolated in proportion.
+    """
     if high[1] == float("inf"):
         return high[0] if low[1] <= 0 else min(low[0] * wanted / low[1], high[0])
     slope = (high[0] - low[0]) / max(high[1] - low[1], 1e-6)

@@ -1,7 +1,7 @@
-"""A table of measured layer times: every layer that pruning may touch, at several channel counts.
+"""Table of measured layer times: every layer that pruning may change, at several channel counts.
 
-Between two counts that were measured the time is interpolated. A layer with more channels is never quicker than one
-with fewer, for it could run padded: where the clock says otherwise, it was disturbed, and the lower time counts.
+Times between two measured counts are interpolated. A layer with more channels is never faster than one with fewer, as
+the smaller one could run padded: where a measurement contradicts that, it was disturbed, and the lower time is used.
 
 Shapes: I counts of input channels, O counts of output channels.
 """
@@ -15,152 +15,168 @@ from typing import Any, Protocol
 import numpy as np
 from torch import Tensor, nn
 
-from deploy.pruning.cost import Cost, Group, channels_of, depthwise, spaces_of
+from deploy.pruning.cost import ChannelGroup, Cost, channels_of, depthwise, spaces_of
 
-KNOTS = 7  # channel counts that are measured, at most, on each side of a layer
+GRID_POINTS = 7  # channel counts to measure at most, for input and for output of a layer
 
 
 @dataclass(frozen=True)
-class Layer:
-    """A convolution or linear layer on its own, as a runtime sees it."""
+class LayerShape:
+    """Shape of a single convolution or linear layer."""
 
     op: str  # "Conv", "ConvTranspose" or "MatMul"
-    inward: int
-    outward: int
-    space: tuple[int, ...]  # of its input
+    in_channels: int
+    out_channels: int
+    spatial: tuple[int, ...]  # spatial size of its input
     kernel: tuple[int, ...] = ()
     stride: tuple[int, ...] = ()
     padding: tuple[int, ...] = ()
     dilation: tuple[int, ...] = ()
-    extra: tuple[int, ...] = ()  # output padding of a transposed convolution
+    output_padding: tuple[int, ...] = ()  # of a transposed convolution
     groups: int = 1
 
-    def at(self, inward: int, outward: int) -> Layer:
-        """The same layer with other channels; a depthwise one stays depthwise."""
-        groups = outward if self.groups == self.inward == self.outward > 1 else self.groups
-        return replace(self, inward=outward if groups == outward > 1 else inward, outward=outward, groups=groups)
+    def at(self, in_channels: int, out_channels: int) -> LayerShape:
+        """The same layer with other channels; a depthwise layer stays depthwise."""
+        groups = out_channels if self.groups == self.in_channels == self.out_channels > 1 else self.groups
+        return replace(
+            self,
+            in_channels=out_channels if groups == out_channels > 1 else in_channels,
+            out_channels=out_channels,
+            groups=groups,
+        )
 
 
-class Machine(Protocol):
-    """What is measured on: a runtime of this machine, or one made up for a test."""
+class LatencyBackend(Protocol):
+    """Measures latency: a runtime on this machine, or a fake one in tests."""
 
-    def layers(self, asked: Sequence[Layer]) -> Sequence[float]:
+    def layers(self, shapes: Sequence[LayerShape]) -> Sequence[float]:
         """Milliseconds of each layer alone."""
         ...
 
     def graph(self, network: nn.Module, example: Tensor) -> Any:
-        """The whole network, ready to be timed."""
+        """The whole network, loaded for timing."""
         ...
 
-    def turns(self, graphs: Sequence[Any]) -> Sequence[float]:
-        """Milliseconds of each graph, measured in turns in one run."""
+    def time_interleaved(self, graphs: Sequence[Any]) -> Sequence[float]:
+        """Milliseconds of each graph, timed alternately in one run."""
         ...
 
-    def described(self) -> dict[str, Any]:
+    def describe(self) -> dict[str, Any]:
         """Runtime, precision and threads, for the plan."""
         ...
 
 
 @dataclass(frozen=True)
-class Grid:
-    """Times of one layer, ms [I, O], at these counts of channels; of a depthwise layer [1, O]."""
+class LatencyGrid:
+    """Times of one layer in ms [I, O], at I input and O output channel counts; [1, O] for a depthwise layer."""
 
-    inward: tuple[int, ...]
-    outward: tuple[int, ...]
+    in_channels: tuple[int, ...]
+    out_channels: tuple[int, ...]
     ms: np.ndarray
 
-    def __call__(self, inward: float, outward: float) -> float:
-        at_outward = [float(np.interp(outward, self.outward, row)) for row in self.ms]
-        return float(np.interp(inward, self.inward, at_outward))
+    def __call__(self, in_channels: float, out_channels: float) -> float:
+        at_outward = [float(np.interp(out_channels, self.out_channels, row)) for row in self.ms]
+        return float(np.interp(in_channels, self.in_channels, at_outward))
 
 
-class Table:
-    """Milliseconds of a layer by its name in the network, at any count of channels within what was measured."""
+class LatencyTable:
+    """Milliseconds of each layer, by its name in the network, at any channel counts within the measured range."""
 
-    def __init__(self, grids: Mapping[str, Sequence[Grid]]) -> None:
+    def __init__(self, grids: Mapping[str, Sequence[LatencyGrid]]) -> None:
         self.grids = grids
 
     def cost(self, network: nn.Module) -> Cost:
-        """What a layer takes in this network, or a pruned copy of it."""
+        """Cost in milliseconds, for the layers of this network or of a pruned copy."""
         names = {module: name for name, module in network.named_modules()}
-        return lambda module, inward, outward: sum(g(inward, outward) for g in self.grids.get(names[module], ()))
+        return lambda module, in_channels, out_channels: sum(
+            g(in_channels, out_channels) for g in self.grids.get(names[module], ())
+        )
 
 
-def measured(
-    network: nn.Module, example: Tensor, groups: Iterable[Group], *, round_to: int, machine: Machine
-) -> tuple[Table, float]:
-    """The table for every layer of `network`, and their times' sum as it stands, ms.
+def measure_table(
+    network: nn.Module, example: Tensor, groups: Iterable[ChannelGroup], *, round_to: int, backend: LatencyBackend
+) -> tuple[LatencyTable, float]:
+    """(table for every layer of `network`, sum of their times at the present widths in ms).
 
-    Channel counts reach from the full width down to the floor of the groups that touch a layer.
+    Channel counts range from the present width down to the minimum of the groups of a layer.
     """
     least: dict[tuple[nn.Module, int], float] = {}
     for group in groups:
-        gone = sum([0, *group.blocks(round_to, ahead=len(group.order))][-1:])
-        for layers, side in ((group.inward, 0), (group.outward, 1)):
+        num_pruned = sum([0, *group.blocks(round_to, lookahead=len(group.order))][-1:])
+        for layers, side in ((group.consumers, 0), (group.producers, 1)):
             for layer, factor in layers:
-                least[layer, side] = least.get((layer, side), channels_of(layer)[side]) - gone * factor
+                least[layer, side] = least.get((layer, side), channels_of(layer)[side]) - num_pruned * factor
     names = {module: name for name, module in network.named_modules()}
-    axes: dict[str, tuple[list[Layer], tuple[int, ...], tuple[int, ...]]] = {}
+    axes: dict[str, tuple[list[LayerShape], tuple[int, ...], tuple[int, ...]]] = {}
     for module, spaces in spaces_of(network, example).items():
-        inward, outward = channels_of(module)
-        own = knots(outward, least.get((module, 1), outward), round_to=round_to)
-        other = (inward,) if depthwise(module) else knots(inward, least.get((module, 0), inward), round_to=round_to)
-        axes[names[module]] = ([layer_of(module, space) for space, _ in spaces], other, own)
+        in_channels, out_channels = channels_of(module)
+        own = channel_grid(out_channels, least.get((module, 1), out_channels), round_to=round_to)
+        other = (
+            (in_channels,)
+            if depthwise(module)
+            else channel_grid(in_channels, least.get((module, 0), in_channels), round_to=round_to)
+        )
+        axes[names[module]] = ([layer_of(module, spatial) for spatial, _ in spaces], other, own)
     wanted = list(
         dict.fromkeys(
             layer.at(i, o)
-            for layers, inward, outward in axes.values()
+            for layers, in_channels, out_channels in axes.values()
             for layer in layers
-            for i in inward
-            for o in outward
+            for i in in_channels
+            for o in out_channels
         )
     )
-    times = dict(zip(wanted, machine.layers(wanted), strict=True))
+    times = dict(zip(wanted, backend.layers(wanted), strict=True))
     grids = {
         name: [
-            Grid(inward, outward, _undisturbed([[times[layer.at(i, o)] for o in outward] for i in inward]))
+            LatencyGrid(
+                in_channels,
+                out_channels,
+                _undisturbed([[times[layer.at(i, o)] for o in out_channels] for i in in_channels]),
+            )
             for layer in layers
         ]
-        for name, (layers, inward, outward) in axes.items()
+        for name, (layers, in_channels, out_channels) in axes.items()
     }
-    table = Table(grids)
+    table = LatencyTable(grids)
     cost = table.cost(network)
     return table, sum(cost(module, *channels_of(module)) for module in names if names[module] in grids)
 
 
-def knots(most: int, least: float, *, round_to: int) -> tuple[int, ...]:
-    """Counts of channels to measure, ascending: multiples of `round_to` from `least` to `most`, at most KNOTS."""
+def channel_grid(most: int, least: float, *, round_to: int) -> tuple[int, ...]:
+    """Channel counts to measure, ascending: multiples of `round_to` from `least` to `most`, at most GRID_POINTS."""
     low = max(int(least), 1)
     every = sorted({low, most, *range(-(-low // round_to) * round_to, most, round_to)})
-    if len(every) <= KNOTS:
+    if len(every) <= GRID_POINTS:
         return tuple(every)
-    chosen = np.geomspace(low, most, KNOTS)
+    chosen = np.geomspace(low, most, GRID_POINTS)
     return tuple(sorted({min(every, key=lambda count: abs(count - want)) for want in chosen}))
 
 
-def layer_of(module: Any, space: tuple[int, ...]) -> Layer:
-    inward, outward = channels_of(module)
+def layer_of(module: Any, spatial: tuple[int, ...]) -> LayerShape:
+    """Shape of a layer for an input of size `spatial`."""
+    in_channels, out_channels = channels_of(module)
     if isinstance(module, nn.Linear):
-        return Layer("MatMul", inward, outward, space)
+        return LayerShape("MatMul", in_channels, out_channels, spatial)
     padding = module.padding
-    if isinstance(padding, str):  # "same" of a stride of 1
+    if isinstance(padding, str):  # "same", with stride 1
         padding = tuple(d * (k - 1) // 2 for d, k in zip(module.dilation, module.kernel_size, strict=True))
-    return Layer(
+    return LayerShape(
         "ConvTranspose" if module.transposed else "Conv",
-        inward,
-        outward,
-        space,
+        in_channels,
+        out_channels,
+        spatial,
         kernel=tuple(module.kernel_size),
         stride=tuple(module.stride),
         padding=tuple(padding),
         dilation=tuple(module.dilation),
-        extra=tuple(module.output_padding) if module.transposed else (),
+        output_padding=tuple(module.output_padding) if module.transposed else (),
         groups=module.groups,
     )
 
 
 def _undisturbed(ms: Sequence[Sequence[float]]) -> np.ndarray:
-    """Each time lowered to the least that a larger layer took."""
+    """Each time lowered to the minimum over all larger layers."""
     out = np.asarray(ms, dtype=np.float64)
     for axis in (0, 1):
         out = np.flip(np.minimum.accumulate(np.flip(out, axis), axis=axis), axis)

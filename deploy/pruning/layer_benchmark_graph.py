@@ -1,6 +1,6 @@
-"""Layers as one ONNX graph, side by side: each with an input, weights and an output of its own, in float or INT8.
+"""One ONNX graph of many independent layers, each with its own input, weights and output, in float or INT8.
 
-INT8 as `deploy.quantization.int8` writes it: symmetric, a scale a channel for weights and one a tensor for activations.
+INT8 as in `deploy.quantization.int8`: symmetric, one scale per channel for weights and per tensor for activations.
 """
 
 from __future__ import annotations
@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
-from deploy.pruning.latency_table import Layer
+from deploy.pruning.latency_table import LayerShape
 
 OPSET = 20
 
 
-def side_by_side(layers: Sequence[Layer], *, int8: bool) -> tuple[bytes, list[str]]:
-    """The graph, and the node name of each layer, which a runtime's profile carries."""
+def layers_graph(layers: Sequence[LayerShape], *, int8: bool) -> tuple[bytes, list[str]]:
+    """(serialised graph, node name of each layer), the names that appear in the profile of a runtime."""
     from onnx import TensorProto, helper, numpy_helper
 
     kind = TensorProto.INT8 if int8 else TensorProto.FLOAT
@@ -47,34 +47,38 @@ def side_by_side(layers: Sequence[Layer], *, int8: bool) -> tuple[bytes, list[st
             nodes.append(helper.make_node("QuantizeLinear", [f"{name}.y", "step", "zero"], [gives], name=f"{name}.qy"))
         inputs.append(helper.make_tensor_value_info(takes, kind, shape))
         outputs.append(helper.make_tensor_value_info(gives, kind, made))
-        constants += [numpy_helper.from_array(np.ones(layer.outward, np.float32), f"{name}.b")]
+        constants += [numpy_helper.from_array(np.ones(layer.out_channels, np.float32), f"{name}.b")]
     graph = helper.make_graph(nodes, "layers", inputs, outputs, constants)
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", OPSET)], ir_version=10)
     return model.SerializeToString(), names
 
 
-def _shapes(layer: Layer) -> tuple[list[int], list[int], tuple[int, ...]]:
-    """Of input, output and weights."""
+def _shapes(layer: LayerShape) -> tuple[list[int], list[int], tuple[int, ...]]:
+    """Shapes of (input, output, weights)."""
     if layer.op == "MatMul":
-        return [1, *layer.space, layer.inward], [1, *layer.space, layer.outward], (layer.inward, layer.outward)
-    sizes = zip(layer.space, layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True)
+        return (
+            [1, *layer.spatial, layer.in_channels],
+            [1, *layer.spatial, layer.out_channels],
+            (layer.in_channels, layer.out_channels),
+        )
+    sizes = zip(layer.spatial, layer.kernel, layer.stride, layer.padding, layer.dilation, strict=True)
     if layer.op == "Conv":
         out = [(n + 2 * p - d * (k - 1) - 1) // s + 1 for n, k, s, p, d in sizes]
-        weights = (layer.outward, layer.inward // layer.groups, *layer.kernel)
+        weights = (layer.out_channels, layer.in_channels // layer.groups, *layer.kernel)
     else:
-        more = layer.extra or (0,) * len(layer.space)
+        more = layer.output_padding or (0,) * len(layer.spatial)
         out = [(n - 1) * s - 2 * p + d * (k - 1) + 1 + e for (n, k, s, p, d), e in zip(sizes, more, strict=True)]
-        weights = (layer.inward, layer.outward // layer.groups, *layer.kernel)
-    return [1, layer.inward, *layer.space], [1, layer.outward, *out], weights
+        weights = (layer.in_channels, layer.out_channels // layer.groups, *layer.kernel)
+    return [1, layer.in_channels, *layer.spatial], [1, layer.out_channels, *out], weights
 
 
-def _scales(layer: Layer, values: np.ndarray) -> tuple[int, dict[str, np.ndarray]]:
+def _scales(layer: LayerShape, values: np.ndarray) -> tuple[int, dict[str, np.ndarray]]:
     axis = 0 if layer.op == "Conv" else 1
     count = values.shape[axis]
     return axis, {"q": values, "s": np.full(count, 0.01, np.float32), "z": np.zeros(count, np.int8)}
 
 
-def _nodes(layer: Layer, name: str, takes: str, weights: str, *, gives: str) -> list[Any]:
+def _nodes(layer: LayerShape, name: str, takes: str, weights: str, *, gives: str) -> list[Any]:
     from onnx import helper
 
     if layer.op == "MatMul":
@@ -90,8 +94,10 @@ def _nodes(layer: Layer, name: str, takes: str, weights: str, *, gives: str) -> 
         "group": layer.groups,
     }
     if layer.op == "ConvTranspose":
-        options["output_padding"] = layer.extra
-    biased = [f"{name}.b"] if layer.op == "Conv" else []  # a biased transposed one loses its name in OpenVINO
+        options["output_padding"] = layer.output_padding
+    biased = (
+        [f"{name}.b"] if layer.op == "Conv" else []
+    )  # a transposed convolution with bias loses its name in OpenVINO
     return [
         helper.make_node(layer.op, [takes, weights, *biased], [f"{name}.c"], name=name, **options),
         helper.make_node("Relu", [f"{name}.c"], [gives], name=f"{name}.relu"),

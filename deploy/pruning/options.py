@@ -1,4 +1,4 @@
-"""What to prune, and how carefully."""
+"""Options of pruning."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ ROUND = {name: spec.channel_block for name, spec in RUNTIMES.items() if spec.cha
 
 @dataclass(frozen=True)
 class PruneOptions:
-    """What to remove, and how carefully."""
+    """How much to prune, by which cost and importance, and in how many steps."""
 
-    share: float = 0.45  # of the target, to remove; 0 prunes nothing
+    share: float = 0.45  # fraction of the target to remove; 0 prunes nothing
     target: Target = "macs"  # "latency" is measured on this machine
-    runtime: str = "openvino"  # whose latency, and whose channel blocks
-    precision: Literal["int8", "float"] = "int8"  # that will ship
+    runtime: str = "openvino"  # runtime whose latency is measured and whose channel block is used
+    precision: Literal["int8", "float"] = "int8"  # of the deployed file
     importance: Literal["taylor", "magnitude"] = (
         "taylor"  # |sum of weight x gradient| (arXiv 1906.10771), or |weight|^2
     )
-    round_to: int = 0  # channels stay multiples of this; 0 is 8, for latency the block that the runtime computes in
-    steps: int = 4  # times the gradients are taken anew on the way
-    rounds: int = 1  # prune a part, fine-tune, prune on: so often
-    max_ratio: float = 0.75  # the largest share that one layer may lose
-    plan: str = ""  # a plan.json to repeat on this network, instead of a search
+    round_to: int = 0  # channel counts stay multiples of this; 0: 8, for latency the channel block of the runtime
+    steps: int = 4  # number of times that gradients are computed
+    rounds: int = 1  # number of times of pruning a part and fine-tuning
+    max_ratio: float = 0.75  # largest fraction of its channels that a layer may lose
+    plan: str = ""  # a plan.json to repeat on this network instead of a search
 
     def __post_init__(self) -> None:
         for name, kinds in (("target", Target), ("precision", Literal["int8", "float"])):
@@ -52,8 +52,10 @@ class PruneOptions:
 
     @property
     def rounded_to(self) -> int:
+        """The number that channel counts stay multiples of."""
         return self.round_to or (ROUND[self.runtime] if self.target == "latency" else 8)
 
     @property
     def wanted(self) -> bool:
+        """True where these options prune anything."""
         return bool(self.share > 0 or self.plan)

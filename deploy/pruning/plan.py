@@ -1,6 +1,6 @@
-"""What pruning did to a network, as sizes alone: enough to build it again before its weights load.
+"""Pruning plans: the sizes of a pruned network, enough to rebuild it before its weights are loaded.
 
-torch-pruning is not needed for that, nor is a trace; which channels went is in the weights.
+Neither torch-pruning nor a trace is needed for that; which channels were removed is implied by the weights.
 """
 
 from __future__ import annotations
@@ -27,20 +27,20 @@ SIZES = (
 
 @dataclass(frozen=True)
 class Plan:
-    """The sizes of a pruned network: all that a fresh one needs before its weights load. Plain JSON."""
+    """The sizes of a pruned network, which an unpruned one gets before the weights are loaded. Plain JSON."""
 
     params: tuple[int, int] = (0, 0)  # before, after
     macs: tuple[int, int] = (0, 0)
     sizes: dict[str, dict[str, int]] = field(default_factory=dict)  # module -> attribute -> number
     tensors: dict[str, list[int]] = field(default_factory=dict)  # state_dict name -> shape
-    latency: dict[str, Any] = field(default_factory=dict)  # where the target was latency: runtime, ms, every trial
+    latency: dict[str, Any] = field(default_factory=dict)  # for the target latency: runtime, ms, every trial
 
     def to_dict(self) -> dict[str, Any]:
         return asdict(self)
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any]) -> Plan:
-        """Raises ValueError when this is no plan."""
+        """A plan from its JSON. Raises ValueError for anything else."""
         try:
             sizes = {str(m): {str(k): int(v) for k, v in s.items()} for m, s in raw["sizes"].items()}
             tensors = {str(name): [int(n) for n in shape] for name, shape in raw["tensors"].items()}
@@ -50,7 +50,7 @@ class Plan:
             raise ValueError(f"not a readable pruning plan ({error!r}); prune the network again") from error
 
     def check(self, network: nn.Module) -> None:
-        """Raises ValueError when the plan was made for another network."""
+        """Raises ValueError where the plan was made for another network."""
         modules = dict(network.named_modules())
         state = {**dict(network.named_parameters()), **dict(network.named_buffers())}
         fits = {n: n in state and state[n].dim() == len(shape) for n, shape in self.tensors.items()}
@@ -71,7 +71,7 @@ class Plan:
 
 
 def read_plan(file: Path) -> Plan:
-    """Raises ValueError, naming the file, when it holds no plan."""
+    """Read a plan. Raises ValueError, naming the file, where it holds none."""
     try:
         return Plan.from_dict(json.loads(file.read_text(encoding="utf-8")))
     except (OSError, ValueError) as error:
@@ -80,9 +80,9 @@ def read_plan(file: Path) -> Plan:
 
 
 def apply_plan(network: nn.Module, plan: Plan) -> nn.Module:
-    """Cut a fresh network to the plan's sizes, in place, so that the pruned weights load; returns it.
+    """Cut an unpruned network to the sizes of the plan, in place, so that the pruned weights load; returns it.
 
-    Raises ValueError when the plan was made for another network; the network is then as it was.
+    Raises ValueError where the plan was made for another network, which is then unchanged.
     """
     plan.check(network)
     modules = dict(network.named_modules())
@@ -103,18 +103,20 @@ def apply_plan(network: nn.Module, plan: Plan) -> nn.Module:
 
 
 def shapes_of(network: nn.Module) -> dict[str, list[int]]:
+    """Name of each parameter and buffer -> its shape."""
     return {name: list(t.shape) for name, t in (*network.named_parameters(), *network.named_buffers())}
 
 
 def sizes_of(network: nn.Module) -> dict[str, dict[str, int]]:
+    """Name of each module -> its size attributes (`SIZES`)."""
     return {
         name: {key: value for key in SIZES if isinstance(value := vars(module).get(key), int)}
         for name, module in network.named_modules()
     }
 
 
-def adopt(network: nn.Module, pruned: nn.Module) -> None:
-    """Make `network`, of which `pruned` is a pruned copy, that copy: its sizes and its weights, in place."""
+def copy_from(network: nn.Module, pruned: nn.Module) -> None:
+    """Copy sizes and weights of `pruned`, a pruned copy of `network`, into `network`."""
     before, shapes = sizes_of(network), shapes_of(network)
     sizes = {m: s for m, s in sizes_of(pruned).items() if s != before[m]}
     apply_plan(network, Plan(sizes=sizes, tensors={n: s for n, s in shapes_of(pruned).items() if s != shapes[n]}))
@@ -122,10 +124,10 @@ def adopt(network: nn.Module, pruned: nn.Module) -> None:
 
 
 @contextmanager
-def restored(network: nn.Module) -> Iterator[None]:
-    """Every weight may have a gradient meanwhile, as the tracer follows them; modes and flags are put back."""
+def temporarily_trainable(network: nn.Module) -> Iterator[None]:
+    """All weights require gradients inside, which the tracer needs; modes and flags are restored afterwards."""
     modes = {module: module.training for module in network.modules()}
-    wants = {name: p.requires_grad for name, p in network.named_parameters()}
+    required = {name: p.requires_grad for name, p in network.named_parameters()}
     try:
         network.requires_grad_(True)
         yield
@@ -133,5 +135,5 @@ def restored(network: nn.Module) -> Iterator[None]:
         for module, mode in modes.items():
             module.training = mode
         for name, p in network.named_parameters():
-            p.requires_grad_(wants[name])
+            p.requires_grad_(required[name])
             p.grad = None

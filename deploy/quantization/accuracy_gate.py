@@ -1,4 +1,4 @@
-"""The gates: what is measured and found worse than allowed is not written."""
+"""Accuracy gates: an artefact that loses more than the tolerance is refused, and not written."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ if TYPE_CHECKING:
 
 
 class GateError(ValueError):
-    """An artefact was measured and refused. Holds the numbers beside the sentence."""
+    """An artefact was measured and refused; the numbers are attributes."""
 
     def __init__(self, sentence: str, *, what: str, expected: float, measured: float, tolerance: float) -> None:
         super().__init__(sentence)
@@ -22,15 +22,15 @@ class GateError(ValueError):
 
     @property
     def reason(self) -> str:
-        """What was measured, without what follows from it."""
+        """The part of the message with the measurement, without the advice."""
         return str(self).partition("; nothing was written")[0]
 
 
-def gate(parent_dice: float, dice: float, *, tolerance: float, what: str, knob: str) -> float:
-    """The drop in Dice from the parent (negative: a gain). Raises GateError when it exceeds `tolerance`.
+def gate(parent_dice: float, dice: float, *, tolerance: float, what: str, hint: str) -> float:
+    """The drop in Dice from the parent (negative: a gain). Raises GateError where it exceeds `tolerance`.
 
-    `what` names the artefact ("int8/openvino"), `knob` what the user can turn ("prune.share"). A Dice that is
-    not a number is refused as well: nothing was measured.
+    `what` names the artefact ("int8/openvino"), `hint` the option that the user can change ("prune.share"). A Dice that
+    is NaN is refused as well, since nothing was measured.
     """
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise ValueError(f"tolerance = {tolerance}: must be a Dice difference of 0 or more, such as 0.01")
@@ -45,18 +45,19 @@ def gate(parent_dice: float, dice: float, *, tolerance: float, what: str, knob: 
     if drop > tolerance + 1e-9:
         raise GateError(
             f"{what}: Dice {dice:.4f} is {drop:.4f} below its parent's {parent_dice:.4f}, the tolerance is "
-            f"{tolerance:g}; nothing was written; turn {knob}, or allow more with a larger tolerance",
+            f"{tolerance:g}; nothing was written; turn {hint}, or allow more with a larger tolerance",
             **numbers,  # type: ignore[arg-type]
         )
     return drop
 
 
 def gate_classes(
-    parent: Mapping[str, float | None], child: Mapping[str, float | None], *, tolerance: float, what: str, knob: str
+    parent: Mapping[str, float | None], child: Mapping[str, float | None], *, tolerance: float, what: str, hint: str
 ) -> dict[str, float]:
-    """The drop of each class, every one of them held to `tolerance`: a mean hides the organ that was lost.
+    """The drop in Dice of each class, with `gate` for each: a mean over classes would hide a lost organ.
 
-    Both map a class to its Dice. A class that the parent could not be measured on (no case has it) is passed over.
+    `parent` and `child` map a class to its Dice. A class that the parent has no Dice for (no case contains it) is
+    skipped.
     """
     drops = {}
     for name, before in parent.items():
@@ -64,22 +65,22 @@ def gate_classes(
             continue
         after = child.get(name)
         after = math.nan if after is None else after
-        drops[name] = gate(before, after, tolerance=tolerance, what=f"{what}, class {name!r}", knob=knob)
+        drops[name] = gate(before, after, tolerance=tolerance, what=f"{what}, class {name!r}", hint=hint)
     return drops
 
 
-def agree(expected: np.ndarray, masks: np.ndarray, *, least: float, what: str, knob: str) -> float:
-    """The share of equal voxels of two stacks of masks of one shape. Raises GateError below `least`."""
+def check_agreement(expected: np.ndarray, masks: np.ndarray, *, least: float, what: str, hint: str) -> float:
+    """The fraction of equal voxels of two stacks of masks of one shape. Raises GateError below `least`."""
     if expected.shape != masks.shape or not expected.size:
         raise ValueError(f"{what}: masks of shape {masks.shape} cannot be compared with {expected.shape}")
-    share = float((expected == masks).mean())
-    if share < least:
+    agreement = float((expected == masks).mean())
+    if agreement < least:
         raise GateError(
-            f"{what}: gives the class of its source in {share:.2%} of the voxels, {least:.2%} are asked for; "
-            f"nothing was written; turn {knob}",
+            f"{what}: gives the class of its source in {agreement:.2%} of the voxels, {least:.2%} are required; "
+            f"nothing was written; turn {hint}",
             what=what,
             expected=least,
-            measured=share,
+            measured=agreement,
             tolerance=0.0,
         )
-    return share
+    return agreement

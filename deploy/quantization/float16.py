@@ -1,7 +1,7 @@
-"""Half precision in the graph's own types, the only form that TensorRT 11 still takes: no builder flag is left.
+"""float16 graphs: half precision in the types of the graph itself, the only form that TensorRT 11 accepts.
 
-What stays in float is what stays so in INT8: the normalisation of the frame and the choice of the classes. Frame and
-mask are uint8 as ever.
+The same nodes stay in float32 as for INT8: normalisation of the frame and choice of the classes. Frame and mask stay
+uint8.
 """
 
 from __future__ import annotations
@@ -12,49 +12,53 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.export import check
-from deploy.quantization.int8 import left_alone, name_nodes
+from deploy.quantization.int8 import excluded_nodes, name_nodes
 from edgemt.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     import onnx
 
-LARGEST = 65504.0  # of half precision
-_EXACT = {"Resize": (1, 2)}  # inputs that the standard wants in float32: region and scales
+LARGEST = 65504.0  # finite float16 number
+_EXACT = {"Resize": (1, 2)}  # operator -> inputs that must be float32: region and scales
 
 
-def halve(onnx_in: str | Path, onnx_out: str | Path) -> Path:
-    """Write a copy of a float graph with layers and weights in half precision.
+def to_float16(onnx_in: str | Path, onnx_out: str | Path) -> Path:
+    """Write a copy of a float32 graph with layers and weights in float16.
 
-    Raises ValueError for a weight that half precision cannot hold.
+    Raises ValueError for a weight beyond the range of float16.
     """
     import onnx
 
     check(onnx_in)
     model = onnx.shape_inference.infer_shapes(onnx.load(str(onnx_in)))
     name_nodes(model)
-    graph, alone = model.graph, left_alone(model)
+    graph, excluded = model.graph, excluded_nodes(model)
     real = _float_tensors(model)
-    held = {tensor.name: tensor for tensor in graph.initializer}
-    made_in_half = {output for node in graph.node if node.name not in alone for output in node.output if output in real}
+    weights_by_name = {tensor.name: tensor for tensor in graph.initializer}
+    made_in_half = {
+        output for node in graph.node if node.name not in excluded for output in node.output if output in real
+    }
     nodes: list[Any] = []
-    known: dict[str, str] = {}  # tensor -> its copy in the other type
+    converted: dict[str, str] = {}  # tensor -> its copy in the other type
 
-    def turned(name: str, *, half: bool) -> str:
-        """The tensor in half precision, or in float."""
-        if name not in known and name in held:
-            known[name] = f"{name}.half"
-            graph.initializer.append(_halved(held[name], known[name], path=onnx_in))
-        elif name not in known:
-            known[name] = f"{name}.{'half' if half else 'float'}"
+    def in_other_type(name: str, *, half: bool) -> str:
+        """Name of the tensor in the other type: a converted weight, or a new Cast node."""
+        if name not in converted and name in weights_by_name:
+            converted[name] = f"{name}.half"
+            graph.initializer.append(_halved(weights_by_name[name], converted[name], path=onnx_in))
+        elif name not in converted:
+            converted[name] = f"{name}.{'half' if half else 'float'}"
             kind = onnx.TensorProto.FLOAT16 if half else onnx.TensorProto.FLOAT
-            nodes.append(onnx.helper.make_node("Cast", [name], [known[name]], to=kind, name=f"Cast_{known[name]}"))
-        return known[name]
+            nodes.append(
+                onnx.helper.make_node("Cast", [name], [converted[name]], to=kind, name=f"Cast_{converted[name]}")
+            )
+        return converted[name]
 
     for node in graph.node:
-        half = node.name not in alone
-        for place, name in enumerate(node.input):
-            if name in real and place not in _EXACT.get(node.op_type, ()) and (name in made_in_half) != half:
-                node.input[place] = turned(name, half=half)
+        half = node.name not in excluded
+        for index, name in enumerate(node.input):
+            if name in real and index not in _EXACT.get(node.op_type, ()) and (name in made_in_half) != half:
+                node.input[index] = in_other_type(name, half=half)
         if half:
             _retype(node, path=onnx_in)
         nodes.append(node)
@@ -83,7 +87,7 @@ def _halved(tensor: onnx.TensorProto, name: str, *, path: str | Path) -> onnx.Te
 
 
 def _retype(node: onnx.NodeProto, *, path: str | Path) -> None:
-    """Casts and constants that a node carries in its attributes."""
+    """Casts to float32 and float32 constants in the attributes of a node become float16."""
     import onnx
 
     for attribute in node.attribute:
@@ -94,11 +98,11 @@ def _retype(node: onnx.NodeProto, *, path: str | Path) -> None:
 
 
 def _replace(graph: onnx.GraphProto, nodes: list[Any]) -> None:
-    """The nodes as they are now, in order; weights that nobody reads any more go, types are inferred anew."""
-    kept = [type(node).FromString(node.SerializeToString()) for node in nodes]
+    """Replace the nodes of the graph; unused weights are removed, inferred types are dropped."""
+    new_nodes = [type(node).FromString(node.SerializeToString()) for node in nodes]
     del graph.node[:], graph.value_info[:]
-    graph.node.extend(kept)
-    used = {name for node in kept for name in node.input}
+    graph.node.extend(new_nodes)
+    used = {name for node in new_nodes for name in node.input}
     weights = [tensor for tensor in graph.initializer if tensor.name in used]
     copies = [type(tensor).FromString(tensor.SerializeToString()) for tensor in weights]
     del graph.initializer[:]

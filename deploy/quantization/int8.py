@@ -1,7 +1,7 @@
-"""INT8 for every runtime from one file: NNCF's symmetric Q/DQ with one scale a tensor for the activations.
+"""INT8 graphs that every runtime reads: symmetric Q/DQ of NNCF with one scale per tensor for the activations.
 
-Symmetric, because NVIDIA's parser takes nothing else; one scale a tensor, because ONNX Runtime takes nothing
-else; OpenVINO runs the result with the kernels it has for its own format.
+Symmetric, since NVIDIA's parser requires it; one scale per tensor, since ONNX Runtime requires it; OpenVINO runs the
+result with the same kernels as its own format.
 
 Shapes: H W input size, K image channels.
 """
@@ -9,17 +9,16 @@ Shapes: H W input size, K image channels.
 from __future__ import annotations
 
 import contextlib
-import importlib
 import io
 import logging
 from collections.abc import Collection, Iterable
 from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploy.export import INPUT, check, quiet
+from deploy.export import INPUT, check, silence
 from edgemt.io.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -37,12 +36,12 @@ def quantize(
     keep: Collection[str] = (),
     bias_correction: bool = True,
 ) -> Path:
-    """Write an INT8 copy of a float graph, its ranges taken from at most `frames` frames uint8 [1, H, W, K].
+    """Write an INT8 copy of a float graph, calibrated with at most `frames` frames uint8 [1, H, W, K].
 
-    The steps before the first convolution and from argmax on stay as they are, and so do the nodes named in `keep`
-    (`deploy.quantization.sensitivity` finds which are worth it). `bias_correction` runs the graph once a layer to
-    adjust biases: off for a graph that is only timed. The same frames give the same file. Raises ValueError when there
-    is no frame, one that does not fit the graph, and for a name in `keep` that no node has.
+    Nodes before the first convolution and from argmax on stay in float, and so do the nodes named in `keep` (see
+    `deploy.quantization.sensitivity`). `bias_correction` runs the graph once for each layer to adjust biases: switch it
+    off for a graph that is only timed. The same frames give the same file. Raises ValueError without frames, for a
+    frame that does not fit the graph, and for a name in `keep` that no node has.
     """
     import onnx
 
@@ -61,10 +60,10 @@ def quantize(
     if not batch:
         raise ValueError(f"{onnx_in}: no calibration frames; quantization needs real ones, unlabelled images do")
     name_nodes(model)
-    strangers = sorted(set(keep) - {node.name for node in model.graph.node})
-    if strangers:
-        raise ValueError(f"{onnx_in}: keep names {', '.join(strangers)}, and no node is called so")
-    quantized = _quantized(model, batch, alone=left_alone(model) | set(keep), bias=bias_correction)
+    unknown = sorted(set(keep) - {node.name for node in model.graph.node})
+    if unknown:
+        raise ValueError(f"{onnx_in}: keep names {', '.join(unknown)}, and no node has that name")
+    quantized = _quantized(model, batch, excluded=excluded_nodes(model) | set(keep), bias=bias_correction)
     for message in (quantized, quantized.graph, *quantized.graph.node):
         message.doc_string = ""
         del message.metadata_props[:]
@@ -75,29 +74,31 @@ def quantize(
 
 
 def name_nodes(model: onnx.ModelProto) -> None:
-    """Gives every node without a name one that is the same each time, for `keep`."""
+    """Give every node without a name a reproducible one, for `keep`."""
     for number, node in enumerate(model.graph.node):
         node.name = node.name or f"{node.op_type}_{number}"
 
 
 def _quantized(
-    model: onnx.ModelProto, batch: list[np.ndarray], *, alone: set[str], bias: bool = True
+    model: onnx.ModelProto, batch: list[np.ndarray], *, excluded: set[str], bias: bool = True
 ) -> onnx.ModelProto:
-    talk = io.StringIO()
-    with quiet(), contextlib.redirect_stdout(talk), contextlib.redirect_stderr(talk):
+    output = io.StringIO()
+    with silence(), contextlib.redirect_stdout(output), contextlib.redirect_stderr(output):
         import nncf
         from nncf.quantization.advanced_parameters import (
             AdvancedQuantizationParameters,
             QuantizationParameters,
         )
 
-        logging.getLogger("nncf").setLevel(logging.ERROR)  # its own function does that to handlers of others too
+        logging.getLogger("nncf").setLevel(
+            logging.ERROR
+        )  # nncf's own function changes the handlers of other loggers too
         return nncf.quantize(
             model,
             nncf.Dataset(batch, lambda frame: {INPUT: frame}),
             preset=nncf.QuantizationPreset.PERFORMANCE,
             subset_size=len(batch),
-            ignored_scope=nncf.IgnoredScope(names=sorted(alone), validate=False),
+            ignored_scope=nncf.IgnoredScope(names=sorted(excluded), validate=False),
             advanced_parameters=AdvancedQuantizationParameters(
                 disable_bias_correction=not bias,
                 activations_quantization_params=QuantizationParameters(per_channel=False),
@@ -105,10 +106,10 @@ def _quantized(
         )
 
 
-def left_alone(model: onnx.ModelProto) -> set[str]:
-    """Names of the nodes that no layer has touched yet (normalisation), and of those that choose the classes.
+def excluded_nodes(model: onnx.ModelProto) -> set[str]:
+    """Names of the nodes before the first layer (normalisation), and of those that choose the classes.
 
-    The choice begins at argmax, or at the fixed upsampling of a network that makes its own mask: the
+    The choice of the classes begins at argmax, or at the fixed upsampling of a network with its own `mask`: the
     convolution whose weight is the buffer `phases`.
     """
     raw = {model.graph.input[0].name}  # depends on the frame, and on no layer
@@ -122,27 +123,3 @@ def left_alone(model: onnx.ModelProto) -> set[str]:
             raw |= set(node.output)
             names.add(node.name)
     return names
-
-
-def accepted_by_nvidia_parser(path: str | Path, *, build: bool = False) -> list[str] | None:
-    """What NVIDIA's ONNX parser objects to, and with `build` its engine builder too: no GPU needed.
-
-    An empty list is a yes. None: TensorRT for RTX, whose wheels hold parser and builder, is not installed. A
-    yes says that TensorRT takes the graph, not how fast it runs.
-    """
-    try:
-        importlib.import_module("tensorrt_rtx_libs")
-        trt: Any = importlib.import_module("tensorrt_rtx_bindings")
-    except (ImportError, OSError):
-        return None
-    logger = trt.Logger(trt.Logger.INTERNAL_ERROR)
-    builder = trt.Builder(logger)
-    network = builder.create_network(0)
-    parser = trt.OnnxParser(network, logger)
-    if not parser.parse(Path(path).read_bytes()):
-        return [str(parser.get_error(i).desc()).strip() for i in range(parser.num_errors)] or [
-            "refused, no reason given"
-        ]
-    if build and builder.build_serialized_network(network, builder.create_builder_config()) is None:
-        return ["parsed, but no engine could be built"]
-    return []

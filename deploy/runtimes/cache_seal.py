@@ -1,7 +1,7 @@
-"""Cached files that only their own user's programs made: compiled graphs, engines, kernels.
+"""Authenticated cache files: compiled graphs, engines and kernels that the same user's programs wrote.
 
-What a runtime compiled is code, and no card lists it. So each cached file carries an HMAC-SHA256 under a key of the
-user's: a random file of mode 0600, `cache.key` in the user's configuration folder, or where $EDGEMT_CACHE_KEY says.
+A cached file holds compiled code, and no card lists its hash. So each one carries an HMAC-SHA256 under a secret key of
+the user: a random file of mode 0600, `cache.key` in the user's configuration folder, or the file $EDGEMT_CACHE_KEY.
 Engines built on one machine run on another that has the same key file.
 
     32 bytes   HMAC-SHA256(key, context, 0, content)
@@ -26,7 +26,7 @@ _SIZE = 32  # bytes, of a key and of a MAC
 
 
 def mac(context: str, content: bytes) -> bytes:
-    """Of `content` in its place: `context` names what it is, so that no cached file passes for another.
+    """HMAC-SHA256 of `content`. `context` names what the content is, so that no cached file can replace another.
 
     Raises ValueError, naming the key file, where there is no key and none can be written.
     """
@@ -34,16 +34,17 @@ def mac(context: str, content: bytes) -> bytes:
 
 
 def genuine(context: str, content: bytes, seal: bytes) -> bool:
-    """Whether `seal` is the MAC of `content`. Raises ValueError as `mac` does."""
+    """True where `seal` is the MAC of `content`. Raises ValueError as `mac` does."""
     return hmac.compare_digest(mac(context, content), seal)
 
 
 def write_sealed(path: Path, context: str, content: bytes) -> None:
+    """Write `content` with its MAC before it. Raises ValueError as `mac` does."""
     write_bytes(path, mac(context, content) + content)
 
 
 def read_sealed(path: Path, context: str) -> bytes | None:
-    """The content; None for a file that is not there, and for one with another MAC, which is as good as none."""
+    """The content of a file of `write_sealed`; None where the file is missing or its MAC does not match."""
     try:
         data = read_regular(path)
     except OSError:
@@ -84,7 +85,7 @@ def _key() -> bytes:
         part = path.with_name(f".{path.name}.{secrets.token_hex(8)}.part")
         with os.fdopen(os.open(part, os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600), "wb") as file:
             file.write(secrets.token_bytes(_SIZE))
-        with suppress(FileExistsError):  # of another process, which was quicker
+        with suppress(FileExistsError):  # another process wrote it first
             os.link(part, path)
         part.unlink()
         return _checked(path)

@@ -19,8 +19,8 @@ import numpy as np
 from deploy.hardware import machine
 from deploy.measurement.timing import BenchOptions
 from deploy.measurement.variants import BUSY, latency_records
-from deploy.package.golden import golden
-from deploy.package.package import Ship, card_hash
+from deploy.package.golden import golden_pairs
+from deploy.package.package import Package, card_hash
 from deploy.runtimes.tensorrt_engine_cache import cache_folder
 from edgemt.io.atomic import write_text
 
@@ -37,7 +37,7 @@ class FastestVariant(NamedTuple):
     foreign_cores: float | None  # that other processes used during the measurement
 
 
-def fastest_here(package: Ship, *, runtime: str = "auto", load: Callable[..., Any]) -> FastestVariant | None:
+def fastest_here(package: Package, *, runtime: str = "auto", load: Callable[..., Any]) -> FastestVariant | None:
     """The quickest of the variants that the card lists in `latency`; None where none of them works here.
 
     load(package, runtime=, file=, precision=, tested=False) -> runner; it raises ValueError for a variant that does not
@@ -49,7 +49,7 @@ def fastest_here(package: Ship, *, runtime: str = "auto", load: Callable[..., An
     return _chosen[key]
 
 
-def _measured(package: Ship, key: str, runtime: str, load: Callable[..., Any]) -> FastestVariant | None:
+def _measured(package: Package, key: str, runtime: str, load: Callable[..., Any]) -> FastestVariant | None:
     calls: dict[tuple[str, str, str | None], Any] = {}
     for name, file, precision in _variants(package, runtime):
         try:
@@ -58,7 +58,7 @@ def _measured(package: Ship, key: str, runtime: str, load: Callable[..., Any]) -
             continue
     if not calls:
         return None
-    pairs = golden(package)
+    pairs = golden_pairs(package)
     frames = [pair.frame[0] for pair in pairs] or [np.zeros((*package.card.size, package.card.channels), np.uint8)]
     best = latency_records(calls, frames, QUICK, tries=2)[0]
     variant = FastestVariant(best["runtime"], best["file"], best["asked"], best["p50_ms"], best["foreign_cores"])
@@ -67,7 +67,7 @@ def _measured(package: Ship, key: str, runtime: str, load: Callable[..., Any]) -
     return variant
 
 
-def _variants(package: Ship, runtime: str) -> list[tuple[str, str, str | None]]:
+def _variants(package: Package, runtime: str) -> list[tuple[str, str, str | None]]:
     """(runtime, file, precision) of each latency record of the card."""
     variants = []
     for record in package.card.latency:
@@ -77,7 +77,7 @@ def _variants(package: Ship, runtime: str) -> list[tuple[str, str, str | None]]:
     return list(dict.fromkeys(variants))
 
 
-def _stored(package: Ship, key: str) -> FastestVariant | None:
+def _stored(package: Package, key: str) -> FastestVariant | None:
     """What this machine measured before, if the card still lists that variant."""
     try:
         text = (cache_folder() / _FILE).read_text(encoding="utf-8")

@@ -1,7 +1,7 @@
-"""What a runner needs of CUDA and no more, from the driver itself: no toolkit, no torch, no package.
+"""The part of the CUDA driver API that a runner needs, by ctypes: no CUDA toolkit, no torch, no Python package.
 
-`libcuda.so.1` comes with the driver, on a Jetson with the board. Its functions give 0 or an error number; here they
-give nothing or raise ValueError, which names the function and what the driver calls the error.
+`libcuda.so.1` is part of the NVIDIA driver, on a Jetson of the board support package. Its functions return 0 or an
+error number; the methods here raise ValueError, which names the function and the error as the driver describes it.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ _DRIVER = Path("/sys/module/nvidia/version")
 
 _Handle, _Size = ctypes.c_void_p, ctypes.c_size_t
 _Address = ctypes.c_uint64  # CUdeviceptr
-# with the suffix that the header's macros would add: what a program compiled today calls
+# with the version suffix that the macros of cuda.h add
 _FUNCTIONS: dict[str, tuple[Any, ...]] = {
     "cuGetErrorString": (ctypes.c_int, ctypes.POINTER(ctypes.c_char_p)),
     "cuInit": (ctypes.c_uint,),
@@ -55,7 +55,7 @@ _FUNCTIONS: dict[str, tuple[Any, ...]] = {
 
 @dataclass(frozen=True)
 class Gpu:
-    """The first device that the driver shows."""
+    """The first device that the driver lists."""
 
     name: str  # "NVIDIA H100 80GB HBM3", "Orin"
     capability: str  # "8.7"
@@ -80,6 +80,7 @@ class Cuda:
         self.gpu = self._describe()
 
     def call(self, name: str, *arguments: Any, doing: str = "") -> None:
+        """Call a driver function. Raises ValueError in one line for an error; `doing` names the work in it."""
         code = getattr(self._library, name)(*arguments)
         if code == OUT_OF_MEMORY:
             raise ValueError(
@@ -90,7 +91,7 @@ class Cuda:
             raise ValueError(f"{name} failed{f' for {doing}' if doing else ''}: {self._error(code)}")
 
     def enter(self) -> None:
-        """Make the context current in the calling thread; costs next to nothing where it is."""
+        """Make the context current in the calling thread; cheap where it is current already."""
         if not self._context:
             self.call("cuDevicePrimaryCtxRetain", ctypes.byref(self._context), self._device)
         self.call("cuCtxSetCurrent", self._context)
@@ -103,28 +104,33 @@ class Cuda:
         return free.value, total.value
 
     def on_device(self, size: int) -> int:
+        """Address of `size` bytes of device memory. Free it with cuMemFree_v2."""
         address = _Address()
         self.call("cuMemAlloc_v2", ctypes.byref(address), size, doing=f"{size / 2**20:.1f} MiB of device memory")
         return address.value
 
     def pinned(self, shape: tuple[int, ...]) -> np.ndarray:
-        """A uint8 array that the device copies from and to without a detour. Free it with cuMemFreeHost."""
+        """A uint8 array in page-locked memory, which the device copies directly. Free it with cuMemFreeHost."""
         size, place = int(np.prod(shape)), _Handle()
         self.call("cuMemHostAlloc", ctypes.byref(place), size, 0, doing=f"{size / 2**20:.1f} MiB of pinned memory")
         return np.ctypeslib.as_array((ctypes.c_uint8 * size).from_address(place.value or 0)).reshape(shape)
 
     def stream(self) -> int:
+        """Handle of a new stream. Destroy it with cuStreamDestroy_v2."""
         handle = _Handle()
         self.call("cuStreamCreate", ctypes.byref(handle), NON_BLOCKING)
         return handle.value or 0
 
     def recorded(self, stream: int, work: Callable[[], None]) -> int:
-        """What `work` puts on the stream, as a graph to launch again. Raises ValueError where it cannot be recorded."""
+        """Record the work that `work` enqueues on the stream as a CUDA graph; returns the handle to launch it again.
+
+        Raises ValueError where it cannot be recorded.
+        """
         graph, ready = _Handle(), _Handle()
         self.call("cuStreamBeginCapture_v2", stream, CAPTURE_THREAD_LOCAL)
         try:
             work()
-        finally:  # an open capture would poison the stream
+        finally:  # a capture left open makes the stream unusable
             code = self._library.cuStreamEndCapture(stream, ctypes.byref(graph))
         if code or not graph:
             raise ValueError(f"cuStreamEndCapture failed: {self._error(code)}")
@@ -155,7 +161,7 @@ class Cuda:
 
 @cache
 def cuda() -> Cuda:
-    """Raises ValueError, one line, where there is no driver or no GPU."""
+    """The CUDA driver, opened once. Raises ValueError in one line where there is no driver or no GPU."""
     try:
         library = ctypes.CDLL("libcuda.so.1")
     except OSError:
@@ -164,7 +170,7 @@ def cuda() -> Cuda:
 
 
 def gpu() -> Gpu | None:
-    """The GPU of this machine, None where there is none to use."""
+    """The GPU of this machine; None where there is no usable one."""
     try:
         return cuda().gpu
     except (ValueError, AttributeError):

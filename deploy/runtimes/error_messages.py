@@ -1,7 +1,8 @@
-"""What a runtime's own error means for the one who reads it: memory, a runtime too old, a device that is not there.
+"""Errors of the runtimes, each as one line that names the cause and the remedy.
 
-Runtimes fail in paragraphs of source lines. The few failures that happen in the field are recognised by their words,
-as the runtimes of today write them; for anything else the most telling line is kept.
+Runtimes report failures as paragraphs with lines of source code. The failures that occur in practice (out of memory, a
+runtime that is too old, an engine of another machine, a missing device) are recognised by patterns in the message; of
+any other error the most informative line is shown.
 """
 
 from __future__ import annotations
@@ -35,38 +36,42 @@ _SOURCE = re.compile(
 )
 
 
-def explain(error: BaseException, *, path: str | Path, runtime: str, version: str = "") -> str:
-    """One line for the failure of `runtime` with `path`: what is wrong, and what to do about it."""
+def error_message(error: BaseException, *, path: str | Path, runtime: str, version: str = "") -> str:
+    """The failure of `runtime` to load `path` as one line: the cause and the remedy."""
     text = f"{type(error).__name__}: {error}"
     named = f"{runtime} {version}".strip()
     if out_of_memory(error):
         return (
-            f"{path}: {named} ran out of memory ({telling(error)}); close other programs, or use fewer streams or a "
+            f"{path}: {named} ran out of memory ({cause_of(error)}); close other programs, or use fewer streams or a "
             "smaller model"
         )
-    if (found := _TOO_NEW.search(text)) is not None:
-        said = next((f"{name} {value}" for name, value in found.groupdict().items() if value), "")
-        what = {"ir": "reads ONNX up to IR version", "most": "reads ONNX up to opset", "opset": "does not know opset"}
-        name, _, value = said.partition(" ")
-        return f"{path}: is newer than {named}, which {what.get(name, 'does not know')} {value}; {_made_of(path)}"
+    if (match := _TOO_NEW.search(text)) is not None:
+        version_found = next((f"{name} {value}" for name, value in match.groupdict().items() if value), "")
+        what = {
+            "ir": "reads ONNX up to IR version",
+            "most": "reads ONNX up to opset",
+            "opset": "does not support opset",
+        }
+        name, _, value = version_found.partition(" ")
+        return f"{path}: is newer than {named}, which {what.get(name, 'does not support')} {value}; {_made_of(path)}"
     if _OTHER_ENGINE.search(text):
         return (
-            f"{path}: was built by another version or for another GPU than {named} finds here ({telling(error)}); "
+            f"{path}: was built by another version or for another GPU than {named} finds here ({cause_of(error)}); "
             "build it again on this machine with edgemt build"
         )
-    if (gone := _NO_DEVICE.search(text)) is not None:
-        device = (gone.groupdict().get("plugin") or "").upper()
+    if (match := _NO_DEVICE.search(text)) is not None:
+        device = (match.groupdict().get("plugin") or "").upper()
         return (
-            f"{path}: {named} does not find the device{f' {device}' if device else ''} ({telling(error)}); install its "
-            "driver or choose another device"
+            f"{path}: {named} does not find the device{f' {device}' if device else ''} ({cause_of(error)}); install "
+            "its driver or choose another device"
         )
     if isinstance(error, OSError):
-        return f"{path}: {named} cannot read or write a file ({telling(error)}); check the path and its permissions"
-    return f"{path}: {named} cannot load it ({telling(error)}); export it again"
+        return f"{path}: {named} cannot read or write a file ({cause_of(error)}); check the path and its permissions"
+    return f"{path}: {named} cannot load it ({cause_of(error)}); export it again"
 
 
-def telling(error: BaseException) -> str:
-    """The line of an error that says something: not a source file, at most 160 letters."""
+def cause_of(error: BaseException) -> str:
+    """The first line of an error message that is no source location, at most 160 characters."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
     lines = [line for line in lines if not _SOURCE.match(line)] or lines or [type(error).__name__]
     line = re.sub(r"\S*/\S+\.(cc|cpp|h|hpp):\d+ .*?\) (?=[A-Z])", "", lines[0])  # signatures of C++ functions
@@ -75,7 +80,7 @@ def telling(error: BaseException) -> str:
 
 
 def _made_of(path: str | Path) -> str:
-    """What the file asks of a runtime, where it is ONNX."""
+    """The ONNX versions that the file requires, and the advice to update the runtime."""
     try:
         graph = read_graph_file(path) if str(path).endswith(".onnx") else None
     except (OSError, ValueError):

@@ -21,15 +21,15 @@ from deploy.measurement.variants import fastest, undecided
 from deploy.package.golden import self_test
 from deploy.package.model_bytes import ModelBytes, read_model
 from deploy.package.onnx_inspect import parse_graph
-from deploy.package.package import Ship, open_ship
+from deploy.package.package import Package, open_package
 from deploy.package.signing import require_signed
 from deploy.runtimes import choose_variant
 from deploy.runtimes.cache_seal import mac, private_folder
 from deploy.runtimes.choose_variant import FastestVariant
-from deploy.runtimes.error_messages import explain
+from deploy.runtimes.error_messages import error_message
 from deploy.runtimes.registry import FILE_TYPES, RUNTIMES, can_run_packages, first_available, import_version
-from deploy.runtimes.runner import Choice, GraphRunner, Loaded, checked_threads, first_line
-from deploy.runtimes.tensorrt_engine_cache import NoEngine, cache_folder
+from deploy.runtimes.runner import LoadedModel, ModelRunner, RuntimeOptions, checked_threads, first_line
+from deploy.runtimes.tensorrt_engine_cache import EngineNotBuiltError, cache_folder
 from edgemt.contract import Runner
 from edgemt.errors import unknown_name_message
 
@@ -45,7 +45,7 @@ class Variant(NamedTuple):
 
 
 def runner(
-    package_or_path: Ship | str | Path,
+    package_or_path: Package | str | Path,
     *,
     runtime: str = "auto",
     file: str | None = None,
@@ -56,7 +56,7 @@ def runner(
     streams: int | None = None,
     cache: str | Path | None = None,
     tested: bool = True,
-) -> GraphRunner:
+) -> ModelRunner:
     """Load a package, or one bare .onnx, .xml or .engine file, on a runtime.
 
     `file` is "int8", "fp16", "fp32" or a name on the card; None takes the file that was the quickest when the package
@@ -81,46 +81,46 @@ def runner(
     _check_options(variant, hint=hint, streams=streams)
     version = import_version(variant.runtime)
     name, model = _read(source, variant)
-    options = Choice(
+    options = RuntimeOptions(
         threads=checked_threads(threads) if threads is not None else physical_cores(),
         precision=variant.precision,
         device=device,
         hint=hint,
         streams=streams,
         cache=_cache(cache, variant.runtime, device),
-        signed=isinstance(source, Ship) and source.signed,
+        signed=isinstance(source, Package) and source.signed,
     )
     loaded = _load(model, variant.runtime, version, options)
-    made = GraphRunner(loaded, runtime=variant.runtime, file=name, version=version, path=model.path)
+    made = ModelRunner(loaded, runtime=variant.runtime, file=name, version=version, path=model.path)
     _verify(source, made, loaded, run_golden_frames=tested)
     return made
 
 
-def fastest_here(package: Ship, *, runtime: str = "auto") -> FastestVariant | None:
+def fastest_here(package: Package, *, runtime: str = "auto") -> FastestVariant | None:
     """The quickest variant of the package on this machine, measured now or before (`choose_variant`)."""
     return choose_variant.fastest_here(package, runtime=runtime, load=runner)
 
 
-def _resolve(package_or_path: Ship | str | Path) -> Ship | Path:
+def _resolve(package_or_path: Package | str | Path) -> Package | Path:
     """Step 1: an opened package, or the path of a single model file; where a key is trusted, only a signed package."""
-    if not isinstance(package_or_path, Ship):
+    if not isinstance(package_or_path, Package):
         path = Path(package_or_path)
         if path.suffix in FILE_TYPES or path.is_file():
             require_signed(package_or_path, signed=False)
             return path
-        package_or_path = open_ship(package_or_path)
+        package_or_path = open_package(package_or_path)
     require_signed(package_or_path.folder, signed=package_or_path.signed)
     return package_or_path
 
 
-def _choose(source: Ship | Path, wanted: Variant, *, device: str | None) -> Variant:
-    """Step 2: the variant that the caller named; where he left it open, the quickest one of the package."""
-    if isinstance(source, Ship) and not (wanted.file or wanted.precision or device):
+def _choose(source: Package | Path, wanted: Variant, *, device: str | None) -> Variant:
+    """Step 2: the variant that the caller named, or else the quickest one of the package."""
+    if isinstance(source, Package) and not (wanted.file or wanted.precision or device):
         wanted = _fastest(source, wanted.runtime)
     return wanted._replace(runtime=first_available()) if wanted.runtime == "auto" else wanted
 
 
-def _fastest(package: Ship, runtime: str) -> Variant:
+def _fastest(package: Package, runtime: str) -> Variant:
     """The variant that the card lists as the quickest, of those that work here; where the card is undecided, the one
     that this machine measures as the quickest."""
     for name, record in fastest(package.card).items():
@@ -143,7 +143,7 @@ def _check_options(variant: Variant, *, hint: str, streams: int | None) -> None:
         raise ValueError(f"hint {hint!r}: latency or throughput")
 
 
-def _read(source: Ship | Path, variant: Variant) -> tuple[str, ModelBytes]:
+def _read(source: Package | Path, variant: Variant) -> tuple[str, ModelBytes]:
     """(name of the file, its bytes), for a file that the runtime reads."""
     if isinstance(source, Path):
         model = _read_bare(source)
@@ -166,7 +166,7 @@ def _read_bare(path: Path) -> ModelBytes:
     return model
 
 
-def _file_of(package: Ship, variant: Variant) -> str:
+def _file_of(package: Package, variant: Variant) -> str:
     """The first file of the package that the runtime takes, of the requested precision."""
     files = RUNTIMES[variant.runtime].files
     kinds = list(files) if variant.file is None else [variant.file]
@@ -201,38 +201,38 @@ def _cache(folder: str | Path | None, runtime: str, device: str | None) -> Path 
         return None
 
 
-def _load(model: ModelBytes, runtime: str, version: str, options: Choice) -> Loaded:
+def _load(model: ModelBytes, runtime: str, version: str, options: RuntimeOptions) -> LoadedModel:
     """Step 3: the model on its runtime; a failure of the runtime becomes a ValueError of one line."""
     path, load = model.path, RUNTIMES[runtime].load
     assert load is not None
     try:
         return load(model, options)
-    except NoEngine:
+    except EngineNotBuiltError:
         raise
     except ValueError as error:  # raised by our backend: it already names the remedy
         message = first_line(error)
         raise ValueError(message if str(path) in message else f"{path}: {message}") from error
     except Exception as error:  # each runtime has exceptions of its own
-        raise ValueError(explain(error, path=path, runtime=runtime, version=version)) from error
+        raise ValueError(error_message(error, path=path, runtime=runtime, version=version)) from error
 
 
-def _verify(source: Ship | Path, made: GraphRunner, loaded: Loaded, *, run_golden_frames: bool) -> None:
+def _verify(source: Package | Path, made: ModelRunner, loaded: LoadedModel, *, run_golden_frames: bool) -> None:
     """Step 4: input and output as expected, the size of the card, and the golden masks reproduced."""
     _check_io(made.path, loaded)
     if isinstance(source, Path):
         return
     if made.shape[1:] != (*source.card.size, source.card.channels):
-        raise ValueError(f"{made.path}: takes {made.shape}, the card says {source.card.size}; export the model again")
+        raise ValueError(f"{made.path}: takes {made.shape}, the card lists {source.card.size}; export the model again")
     if run_golden_frames:
         _self_test(source, made)
 
 
-def _check_io(path: Path, loaded: Loaded) -> None:
-    (takes, takes_type), (gives, gives_type) = loaded.takes, loaded.gives
-    fits = len(takes) == 4 and takes[0] == 1 and tuple(gives) == tuple(takes[:3])
-    if not fits or (takes_type, gives_type) != ("uint8", "uint8"):
+def _check_io(path: Path, loaded: LoadedModel) -> None:
+    (input_shape, input_type), (output_shape, output_type) = loaded.input_spec, loaded.output_spec
+    fits = len(input_shape) == 4 and input_shape[0] == 1 and tuple(output_shape) == tuple(input_shape[:3])
+    if not fits or (input_type, output_type) != ("uint8", "uint8"):
         raise ValueError(
-            f"{path}: takes {takes_type} {list(takes)} and gives {gives_type} {list(gives)}, wanted "
+            f"{path}: takes {input_type} {list(input_shape)} and gives {output_type} {list(output_shape)}, wanted "
             "uint8 [1, H, W, K] and uint8 [1, H, W]; export the model with EdgeMT"
         )
 
@@ -251,7 +251,7 @@ class _ClassRecorder:
         return masks
 
 
-def _self_test(package: Ship, made: GraphRunner) -> None:
+def _self_test(package: Package, made: ModelRunner) -> None:
     """Raises ValueError where the runner does not reproduce the golden masks. Without golden frames nothing is tested.
 
     How near an INT8 file comes is measured when the package is made; before that it fails only where it gives one class

@@ -1,4 +1,4 @@
-"""A graph on ONNX Runtime: its processor, CUDA or TensorRT provider, refused where another would step in unseen.
+"""Graphs on ONNX Runtime with its CPU, CUDA or TensorRT provider; a silent fallback to another provider is refused.
 
 Shapes: H W size in pixels, K channels.
 """
@@ -20,7 +20,15 @@ import numpy as np
 from deploy.package.model_bytes import ModelBytes
 from deploy.package.onnx_inspect import parse_graph
 from deploy.runtimes.cache_seal import private_folder
-from deploy.runtimes.runner import Choice, Lane, Loaded, Stages, element_type, only_one, said
+from deploy.runtimes.runner import (
+    AsyncSlot,
+    CallStages,
+    LoadedModel,
+    RuntimeOptions,
+    element_type,
+    precision_summary,
+    single_io,
+)
 
 PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider", "TENSORRT": "TensorrtExecutionProvider"}
 _PRECISIONS = {"CPU": ("f32",), "CUDA": ("f32", "tf32"), "TENSORRT": ("f32", "tf32", "f16")}
@@ -44,48 +52,48 @@ _FLOAT_OPS = {
 }
 
 
-def load(model: ModelBytes, choice: Choice) -> Loaded:
-    """Raises ValueError for a provider that this installation lacks or that does not start."""
+def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
+    """Load a graph. Raises ValueError for a provider that this installation lacks or that does not start."""
     ort = import_module("onnxruntime")
-    device = (choice.device or "CPU").upper()
+    device = (options.device or "CPU").upper()
     graph = parse_graph(model.data, source=model.path)
-    asked = _providers(ort, device, choice, quantized="QuantizeLinear" in graph.ops)
-    streams = choice.streams or (choice.threads if choice.hint == "throughput" and device == "CPU" else 1)
-    options = ort.SessionOptions()
-    options.intra_op_num_threads = max(choice.threads // streams, 1)
-    options.inter_op_num_threads = 1
-    options.log_severity_level = 3
+    providers = _providers(ort, device, options, quantized="QuantizeLinear" in graph.ops)
+    streams = options.streams or (options.threads if options.hint == "throughput" and device == "CPU" else 1)
+    session_options = ort.SessionOptions()
+    session_options.intra_op_num_threads = max(options.threads // streams, 1)
+    session_options.inter_op_num_threads = 1
+    session_options.log_severity_level = 3
     fuses = "QuantizeLinear" in graph.ops and device != "TENSORRT"
-    if fuses:  # the only way to find out which layers really became integer ones
+    if fuses:  # the optimised graph shows which layers run in integers
         with _scratch() as fused:
-            options.optimized_model_filepath = str(fused)
-            session = ort.InferenceSession(model.data, options, providers=asked)
+            session_options.optimized_model_filepath = str(fused)
+            session = ort.InferenceSession(model.data, session_options, providers=providers)
             layers = _fused(parse_graph(fused.read_bytes(), source=model.path).ops)
     else:
-        session, layers = ort.InferenceSession(model.data, options, providers=asked), graph.layers
-    if PROVIDERS[device] not in session.get_providers():  # it falls back to the processor without a word
+        session, layers = ort.InferenceSession(model.data, session_options, providers=providers), graph.layers
+    if PROVIDERS[device] not in session.get_providers():  # ONNX Runtime falls back to the processor silently
         raise ValueError(f"device {device!r}: {PROVIDERS[device]} does not start here; check its CUDA and cuDNN")
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    only_one(inputs, outputs)
+    single_io(inputs, outputs)
     name, run = inputs[0].name, session.run
-    held = _Held(lambda frame: run(None, {name: frame})[0])
-    return Loaded(
-        call=held.compute,
-        takes=(tuple(inputs[0].shape), element_type(inputs[0].type)),
-        gives=(tuple(outputs[0].shape), element_type(outputs[0].type)),
-        precision=executed(layers, device=device, precision=choice.precision),
-        threads=choice.threads,
+    binding = _IoBinding(lambda frame: run(None, {name: frame})[0])
+    return LoadedModel(
+        call=binding.compute,
+        input_spec=(tuple(inputs[0].shape), element_type(inputs[0].type)),
+        output_spec=(tuple(outputs[0].shape), element_type(outputs[0].type)),
+        precision=executed(layers, device=device, precision=options.precision),
+        threads=options.threads,
         device=device,
-        lanes=lambda: _lanes(held, streams),
+        make_slots=lambda: _slots(binding, streams),
         streams=streams,
-        stages=Stages(held.put, held.run, held.take) if device == "CPU" else None,
-        details={"provider": PROVIDERS[device], "hint": choice.hint},
+        stages=CallStages(binding.copy_in, binding.infer, binding.copy_out) if device == "CPU" else None,
+        details={"provider": PROVIDERS[device], "hint": options.hint},
     )
 
 
 @contextmanager
 def _scratch() -> Iterator[Path]:
-    """A file that the runtime may write: in memory where the system can, so that a read-only root needs no folder."""
+    """A file that the runtime may write: in memory where possible, so that a read-only root needs no folder."""
     try:
         descriptor = os.memfd_create("fused.onnx")  # type: ignore[attr-defined, unused-ignore]
     except (AttributeError, OSError):
@@ -99,7 +107,7 @@ def _scratch() -> Iterator[Path]:
 
 
 def _fused(ops: Mapping[str, int]) -> dict[str, int]:
-    """Layers by what they became: operators of the graph as the runtime made it."""
+    """Precision -> number of layers, from the operators of the optimised graph."""
     return {
         "int8": sum(n for op, n in ops.items() if op in _INTEGER_OPS),
         "f32": sum(n for op, n in ops.items() if op in _FLOAT_OPS),
@@ -107,57 +115,57 @@ def _fused(ops: Mapping[str, int]) -> dict[str, int]:
 
 
 def executed(layers: Mapping[str, int], *, device: str, precision: str | None) -> str:
-    """What layers of these weights ("int8", "f16", "f32") are computed in, commonest first: "f16+tf32".
+    """The precisions that layers with weights of these types are computed in, commonest first: "f16+tf32".
 
-    The processor widens half precision to float. On a GPU float is TF32 unless "f32" is asked for, and TensorRT may be
-    asked to compute it in "f16".
+    layers: "int8", "f16", "f32" -> number of layers. The processor computes float16 weights in float32. On a GPU
+    float32 is computed in TF32 unless `precision` is "f32", and TensorRT computes it in float16 for "f16".
     """
     kind = precision or ("f32" if device == "CPU" else "tf32")
     found: Counter[str] = Counter()
     for weights, count in layers.items():
         found[kind if weights == "f32" or (weights == "f16" and device == "CPU") else weights] += count
-    return said(found) or kind
+    return precision_summary(found) or kind
 
 
-def _providers(ort: Any, device: str, choice: Choice, *, quantized: bool) -> list[Any]:
+def _providers(ort: Any, device: str, options: RuntimeOptions, *, quantized: bool) -> list[Any]:
     if device not in PROVIDERS:
         raise ValueError(f"device {device!r}: onnxruntime takes {', '.join(PROVIDERS)}")
-    there = ort.get_available_providers()
-    if PROVIDERS[device] not in there:
-        short = ", ".join(name.removesuffix("ExecutionProvider") for name in there)
-        raise ValueError(f"device {device!r}: this onnxruntime has {short} alone; pip install onnxruntime-gpu")
-    if choice.precision not in (None, *_PRECISIONS[device]):
-        raise ValueError(f"precision {choice.precision!r}: onnxruntime on {device} takes {_PRECISIONS[device]}")
+    installed = ort.get_available_providers()
+    if PROVIDERS[device] not in installed:
+        short = ", ".join(name.removesuffix("ExecutionProvider") for name in installed)
+        raise ValueError(f"device {device!r}: this onnxruntime has {short} only; pip install onnxruntime-gpu")
+    if options.precision not in (None, *_PRECISIONS[device]):
+        raise ValueError(f"precision {options.precision!r}: onnxruntime on {device} takes {_PRECISIONS[device]}")
     settings: dict[str, Any] = {}
     if device == "CUDA":
-        settings = {"use_tf32": int(choice.precision != "f32")}
+        settings = {"use_tf32": int(options.precision != "f32")}
     elif device == "TENSORRT":
-        settings = {"trt_fp16_enable": choice.precision == "f16", "trt_int8_enable": quantized}
-        if choice.cache is not None and not choice.signed:  # its engines cannot be authenticated
-            private_folder(choice.cache)
-            settings |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(choice.cache)}
+        settings = {"trt_fp16_enable": options.precision == "f16", "trt_int8_enable": quantized}
+        if options.cache is not None and not options.signed:  # the engines of the provider carry no MAC
+            private_folder(options.cache)
+            settings |= {"trt_engine_cache_enable": True, "trt_engine_cache_path": str(options.cache)}
     return [(PROVIDERS[device], settings)]
 
 
-class _Held:
-    """A frame on its way through a session, which reads it where it lies."""
+class _IoBinding:
+    """Input and output of a session for a call in three steps; the session reads the frame without a copy."""
 
     def __init__(self, compute: Any) -> None:
         self.compute = compute
         self._frame = self._mask = np.zeros(0, np.uint8)
 
-    def put(self, frame: np.ndarray) -> None:
+    def copy_in(self, frame: np.ndarray) -> None:
         self._frame = frame
 
-    def run(self) -> None:
+    def infer(self) -> None:
         self._mask = self.compute(self._frame)
 
-    def take(self) -> np.ndarray:
+    def copy_out(self) -> np.ndarray:
         return self._mask
 
 
-class _Threaded:
-    """A session may be run by several threads at once: a lane is a thread that waits."""
+class _ThreadSlot:
+    """One frame in flight: a thread of a pool that runs the session, which several threads may do at once."""
 
     def __init__(self, pool: ThreadPoolExecutor, compute: Any) -> None:
         self._pool, self._compute = pool, compute
@@ -171,6 +179,6 @@ class _Threaded:
         return self._future.result()
 
 
-def _lanes(held: _Held, count: int) -> Sequence[Lane]:
-    pool = ThreadPoolExecutor(count, thread_name_prefix="lane")
-    return [_Threaded(pool, held.compute) for _ in range(count)]
+def _slots(binding: _IoBinding, count: int) -> Sequence[AsyncSlot]:
+    pool = ThreadPoolExecutor(count, thread_name_prefix="slot")
+    return [_ThreadSlot(pool, binding.compute) for _ in range(count)]

@@ -1,4 +1,4 @@
-"""A graph on OpenVINO: processor, GPU or NPU of an Intel machine, one frame at a time or several in flight.
+"""Graphs on OpenVINO: processor, GPU or NPU of an Intel machine, one frame at a time or several in flight.
 
 Shapes: H W size in pixels, K channels.
 """
@@ -18,7 +18,16 @@ import numpy as np
 
 from deploy.package.model_bytes import ModelBytes
 from deploy.runtimes.cache_seal import private_folder, read_sealed, write_sealed
-from deploy.runtimes.runner import Choice, Lane, Loaded, Stages, element_type, imported, only_one, said
+from deploy.runtimes.runner import (
+    AsyncSlot,
+    CallStages,
+    LoadedModel,
+    RuntimeOptions,
+    element_type,
+    import_runtime,
+    precision_summary,
+    single_io,
+)
 from edgemt.io.atomic import NoSpaceError
 
 _HEAVY = {"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"}
@@ -29,46 +38,51 @@ _NEEDS = {"f16": "FP16", "bf16": "BF16"}  # precision -> what a device must list
 def core() -> Any:
     """OpenVINO's Core, one for the whole process. Raises ValueError where OpenVINO is not installed.
 
-    Each one's CPU plugin gives the thread that made it a stack for signals, and takes that away when it goes. Two
-    that go in the order they came leave the thread with one that is gone, and the next Ctrl-C is a segmentation fault.
+    There must be only one: the CPU plugin of each Core gives the thread that created it a signal stack and frees it at
+    the end. Two Cores that end in the order of their creation leave the thread with a freed stack, and the next Ctrl-C
+    is a segmentation fault.
     """
-    return imported("openvino", "openvino").Core()
+    return import_runtime("openvino", "openvino").Core()
 
 
-def load(model: ModelBytes, choice: Choice) -> Loaded:
-    """Raises ValueError for a device that is not there and a precision that it does not compute in."""
+def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
+    """Load a graph. Raises ValueError for a missing device and for a precision that the device does not compute in."""
     ov = import_module("openvino")
-    device = (choice.device or "CPU").upper()
-    _check(device, choice.precision)
-    compiled, from_cache = _compiled(ov, model, device, choice)
-    only_one(compiled.inputs, compiled.outputs)
+    device = (options.device or "CPU").upper()
+    _check(device, options.precision)
+    compiled, from_cache = _compiled(ov, model, device, options)
+    single_io(compiled.inputs, compiled.outputs)
     ports = compiled.input(0), compiled.output(0)
-    takes, gives = (
+    input_spec, output_spec = (
         (tuple(port.get_partial_shape().to_shape()), element_type(port.element_type.to_string())) for port in ports
     )
-    plain = takes[1] == gives[1] == "uint8"
-    first = _Request(ov, compiled, takes[0], in_place=plain)
+    plain = input_spec[1] == output_spec[1] == "uint8"
+    first = _InferRequest(ov, compiled, input_spec[0], in_place=plain)
     count = int(_property(compiled, "OPTIMAL_NUMBER_OF_INFER_REQUESTS") or 1)
-    streams = choice.streams or (count if choice.hint == "throughput" else 1)
+    streams = options.streams or (count if options.hint == "throughput" else 1)
 
-    def lanes() -> Sequence[Lane]:
-        return [first, *(_Request(ov, compiled, takes[0], in_place=plain) for _ in range(streams - 1))]
+    def make_slots() -> Sequence[AsyncSlot]:
+        return [first, *(_InferRequest(ov, compiled, input_spec[0], in_place=plain) for _ in range(streams - 1))]
 
     kinds = _executed(compiled)
     hint = _property(compiled, "INFERENCE_PRECISION_HINT")
-    return Loaded(
+    return LoadedModel(
         call=first,
-        takes=takes,
-        gives=gives,
-        precision=said(kinds) if kinds else element_type(hint.to_string()) if hint is not None else "unknown",
+        input_spec=input_spec,
+        output_spec=output_spec,
+        precision=precision_summary(kinds)
+        if kinds
+        else element_type(hint.to_string())
+        if hint is not None
+        else "unknown",
         threads=int(_property(compiled, "INFERENCE_NUM_THREADS") or 1),
         device=device,
-        lanes=lanes,
+        make_slots=make_slots,
         streams=streams,
-        stages=Stages(first.put, first.run, first.take),
+        stages=CallStages(first.copy_in, first.infer, first.copy_out),
         details={
             "device": _property(compiled, "FULL_DEVICE_NAME") or _property(core(), "FULL_DEVICE_NAME", device),
-            "hint": choice.hint,
+            "hint": options.hint,
             "num_streams": _number(_property(compiled, "NUM_STREAMS")),
             "from_cache": from_cache,
         },
@@ -76,43 +90,44 @@ def load(model: ModelBytes, choice: Choice) -> Loaded:
 
 
 def read(model: ModelBytes) -> Any:
-    """OpenVINO's model of a graph's bytes."""
+    """The bytes of a graph as a model of OpenVINO, not compiled."""
     if model.weights is None:
         return core().read_model(model.data)
     return core().read_model(model.data, model.weights)
 
 
-def _config(device: str, choice: Choice) -> dict[str, Any]:
-    config: dict[str, Any] = {"PERFORMANCE_HINT": choice.hint.upper()}
+def _config(device: str, options: RuntimeOptions) -> dict[str, Any]:
+    config: dict[str, Any] = {"PERFORMANCE_HINT": options.hint.upper()}
     if device == "CPU":
-        config["INFERENCE_NUM_THREADS"] = choice.threads
-    if choice.streams is not None and device in ("CPU", "GPU"):
-        config["NUM_STREAMS"] = choice.streams
-    if choice.precision is not None:
-        config["INFERENCE_PRECISION_HINT"] = choice.precision
+        config["INFERENCE_NUM_THREADS"] = options.threads
+    if options.streams is not None and device in ("CPU", "GPU"):
+        config["NUM_STREAMS"] = options.streams
+    if options.precision is not None:
+        config["INFERENCE_PRECISION_HINT"] = options.precision
     return config
 
 
-def _compiled(ov: Any, model: ModelBytes, device: str, choice: Choice) -> tuple[Any, bool]:
-    """The compiled graph, and whether it came from `choice.cache`.
+def _compiled(ov: Any, model: ModelBytes, device: str, options: RuntimeOptions) -> tuple[Any, bool]:
+    """The compiled graph, and True where it came from `options.cache`.
 
-    OpenVINO's own CACHE_DIR would run whatever lies there. A blob of ours is sealed (`deploy.runtimes.cache_seal`) and
-    named by all that it depends on; a foreign or damaged one is compiled anew.
+    CACHE_DIR of OpenVINO runs any file in that folder, so it is not used. Our cached blobs are authenticated
+    (`deploy.runtimes.cache_seal`) and named by everything they depend on; in place of a foreign or damaged one the
+    graph is compiled again.
     """
-    config = _config(device, choice)
-    if choice.cache is None:
+    config = _config(device, options)
+    if options.cache is None:
         return core().compile_model(read(model), device, config), False
     chip = str(_property(core(), "FULL_DEVICE_NAME", device))
     weights = hashlib.sha256(model.weights or b"").hexdigest()
     context = json.dumps([model.sha256, weights, device, chip, str(ov.get_version()), config], sort_keys=True)
     name = hashlib.sha256(context.encode()).hexdigest()[:16]
-    file = private_folder(choice.cache) / f"{model.path.stem}.{name}.blob"
+    file = private_folder(options.cache) / f"{model.path.stem}.{name}.blob"
     blob = read_sealed(file, context)
     if blob is not None:
-        with suppress(RuntimeError):  # of another driver
+        with suppress(RuntimeError):  # written by another driver
             return core().import_model(blob, device, config), True
     compiled = core().compile_model(read(model), device, config)
-    with suppress(RuntimeError, OSError, NoSpaceError):  # a device that cannot export, a folder that takes no more
+    with suppress(RuntimeError, OSError, NoSpaceError):  # the device cannot export, or the folder is full
         made = compiled.export_model()
         write_sealed(file, context, made if isinstance(made, bytes) else made.getvalue())
     return compiled, False
@@ -127,8 +142,8 @@ def _check(device: str, precision: str | None) -> None:
         raise ValueError(f"precision {precision!r}: {device} computes {', '.join(sorted(able))} here; choose f32")
 
 
-class _Request:
-    """One inference request with a buffer that the graph reads in place: half the overhead of handing arrays over."""
+class _InferRequest:
+    """One inference request with an input buffer that the graph reads in place: half the overhead of passing arrays."""
 
     def __init__(self, ov: Any, compiled: Any, shape: tuple[int, ...], *, in_place: bool) -> None:
         self._request = compiled.create_infer_request()
@@ -142,13 +157,13 @@ class _Request:
         self._request.infer(share_outputs=True)
         return self._mask.copy()
 
-    def put(self, frame: np.ndarray) -> None:
+    def copy_in(self, frame: np.ndarray) -> None:
         np.copyto(self._buffer, frame)
 
-    def run(self) -> None:
+    def infer(self) -> None:
         self._request.infer(share_outputs=True)
 
-    def take(self) -> np.ndarray:
+    def copy_out(self) -> np.ndarray:
         return self._mask.copy()
 
     def start(self, frame: np.ndarray) -> None:
@@ -161,7 +176,7 @@ class _Request:
 
 
 def _executed(compiled: Any) -> Mapping[str, int]:
-    """Precision of each heavy layer as compiled; empty where a device does not tell."""
+    """Precision -> number of heavy layers of the compiled graph; empty where the device does not report it."""
     kinds: Counter[str] = Counter()
     try:
         nodes = compiled.get_runtime_model().get_ops()

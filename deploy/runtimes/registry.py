@@ -14,7 +14,7 @@ from typing import Any
 from deploy.package.files import IR, ONNX
 from deploy.package.model_bytes import ModelBytes
 from deploy.runtimes import layer_profiles, onnxruntime_backend, openvino_backend, tensorrt_api, tensorrt_backend
-from deploy.runtimes.runner import Choice, Loaded, first_line, imported
+from deploy.runtimes.runner import LoadedModel, RuntimeOptions, first_line, import_runtime
 
 FILE_TYPES = {".onnx": "an ONNX graph", ".xml": "an OpenVINO graph", ".engine": "a TensorRT engine"}
 
@@ -26,7 +26,7 @@ class RuntimeSpec:
     package: str  # Python module
     files: dict[str, tuple[str, ...]]  # "int8", "fp16", "fp32" -> files of a package, first choice first
     precisions: tuple[str, ...]  # arithmetic of float layers that a caller may request
-    load: Callable[[ModelBytes, Choice], Loaded] | None  # None: cannot run files of a package
+    load: Callable[[ModelBytes, RuntimeOptions], LoadedModel] | None  # None: cannot run files of a package
     about: str
     file_types: tuple[str, ...] = (".onnx",)
     reference_precision: str | None = None  # precision comparable with other runtimes, where it is not the default
@@ -101,7 +101,7 @@ RUNTIMES: dict[str, RuntimeSpec] = {
 def import_version(name: str) -> str:
     """Import the runtime `name` and return its version. Raises ValueError, naming what to install."""
     spec = RUNTIMES[name]
-    return str(imported(spec.package, name, pip=spec.pip).__version__).split("-")[0]
+    return str(import_runtime(spec.package, name, pip=spec.pip).__version__).split("-")[0]
 
 
 def available() -> dict[str, tuple[bool, str]]:
@@ -125,7 +125,7 @@ def can_run_packages(name: str) -> bool:
     if spec is None or spec.load is None or spec.missing_requirement() is not None:
         return False
     try:
-        imported(spec.package, name)
+        import_runtime(spec.package, name)
     except ValueError:
         return False
     return True

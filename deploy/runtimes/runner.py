@@ -1,4 +1,4 @@
-"""What holds a loaded model and looks the same whatever runs it: raw frames in, class masks out.
+"""Loaded models behind one interface, whatever runtime runs them: raw frames in, class masks out.
 
 Shapes: N batch, H W size in pixels, K channels.
 """
@@ -16,12 +16,12 @@ from typing import Any, Literal, NamedTuple, Protocol
 
 import numpy as np
 
-OneFrame = Callable[[np.ndarray], np.ndarray]  # uint8 [1, H, W, K] -> uint8 [1, H, W], the caller's to keep
+InferOne = Callable[[np.ndarray], np.ndarray]  # uint8 [1, H, W, K] -> uint8 [1, H, W], owned by the caller
 
 
 @dataclass(frozen=True)
-class Choice:
-    """How a runtime shall run a file. None leaves it to the runtime."""
+class RuntimeOptions:
+    """How a runtime runs a file. None leaves the choice to the runtime."""
 
     threads: int
     precision: str | None = None
@@ -29,10 +29,10 @@ class Choice:
     hint: Literal["latency", "throughput"] = "latency"
     streams: int | None = None  # frames in flight at once, for `infer_many`
     cache: Path | None = None  # where compiled graphs are stored
-    signed: bool = False  # of a ship whose signature was checked: no cache that cannot be authenticated
+    signed: bool = False  # file of a package with a checked signature: no cache without authentication
 
 
-class Lane(Protocol):
+class AsyncSlot(Protocol):
     """One frame in flight: `start` returns at once, `finish` waits for the mask."""
 
     def start(self, frame: np.ndarray) -> None: ...
@@ -40,7 +40,7 @@ class Lane(Protocol):
     def finish(self) -> np.ndarray: ...
 
 
-class Stages(NamedTuple):
+class CallStages(NamedTuple):
     """The parts of one call, each of which returns when its work is done."""
 
     copy_in: Callable[[np.ndarray], None]
@@ -49,32 +49,32 @@ class Stages(NamedTuple):
 
 
 @dataclass(frozen=True)
-class Loaded:
-    """What a runtime gives back for a file."""
+class LoadedModel:
+    """A file that a runtime has loaded, and what the runtime reports about it."""
 
-    call: OneFrame
-    takes: tuple[tuple[int, ...], str]  # shape and element type of the graph's only input
-    gives: tuple[tuple[int, ...], str]
+    call: InferOne
+    input_spec: tuple[tuple[int, ...], str]  # shape and element type of the graph's only input
+    output_spec: tuple[tuple[int, ...], str]
     precision: str
     threads: int
     device: str = "CPU"
-    lanes: Callable[[], Sequence[Lane]] | None = None  # made when first asked for; None: one frame after the other
+    make_slots: Callable[[], Sequence[AsyncSlot]] | None = None  # called at the first use; None: one frame at a time
     streams: int = 1
-    stages: Stages | None = None
-    details: Mapping[str, Any] = field(default_factory=dict)  # what else a record of a measurement should say
+    stages: CallStages | None = None
+    details: Mapping[str, Any] = field(default_factory=dict)  # further facts for the record of a measurement
 
 
-class GraphRunner:
-    """A loaded graph. Not for two threads at once: the input buffer is one and is reused."""
+class ModelRunner:
+    """A loaded graph. Not for two threads at once: there is one input buffer, and it is reused."""
 
-    def __init__(self, loaded: Loaded, *, runtime: str, file: str, version: str, path: Path) -> None:
+    def __init__(self, loaded: LoadedModel, *, runtime: str, file: str, version: str, path: Path) -> None:
         self.runtime, self.file, self.version, self.path = runtime, file, version, path
         self.precision, self.threads = loaded.precision, loaded.threads
         self.device, self.streams, self.details = loaded.device, loaded.streams, dict(loaded.details)
-        self.shape = loaded.takes[0]  # (1, H, W, K)
+        self.shape = loaded.input_spec[0]  # (1, H, W, K)
         self.stages = loaded.stages
-        self._call, self._make_lanes = loaded.call, loaded.lanes
-        self._lanes: Sequence[Lane] = ()
+        self._call, self._make_slots = loaded.call, loaded.make_slots
+        self._slots: Sequence[AsyncSlot] = ()
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """uint8 [N, H, W, K] -> uint8 [N, H, W]. Raises ValueError for any other shape or type."""
@@ -92,35 +92,35 @@ class GraphRunner:
 
     def infer_many(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """uint8 [1, H, W, K] each -> uint8 [1, H, W] each, in the same order, `streams` of them in flight."""
-        if self._make_lanes is None or self.streams == 1:
+        if self._make_slots is None or self.streams == 1:
             yield from (self(frame) for frame in frames)
             return
-        self._lanes = self._lanes or self._make_lanes()
-        free, busy = deque(self._lanes), deque[Lane]()
+        self._slots = self._slots or self._make_slots()
+        free, busy = deque(self._slots), deque[AsyncSlot]()
         try:
             for frame in frames:
                 if frame.dtype != np.uint8 or frame.shape != self.shape:
                     _refuse_frames(frame, self.file, self.shape)
                 mask = None
                 if free:
-                    lane = free.popleft()
+                    slot = free.popleft()
                 else:
-                    lane = busy.popleft()
-                    mask = lane.finish()
-                lane.start(frame)
-                busy.append(lane)
+                    slot = busy.popleft()
+                    mask = slot.finish()
+                slot.start(frame)
+                busy.append(slot)
                 if mask is not None:
                     yield mask
             while busy:
                 yield busy.popleft().finish()
         finally:
-            for lane in busy:  # the caller stopped listening: leave no frame behind for the next one
-                lane.finish()
+            for slot in busy:  # the caller stopped early: leave no frame in flight for the next call
+                slot.finish()
 
-    def staged(self, frame: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
+    def run_stages(self, frame: np.ndarray) -> tuple[np.ndarray, tuple[int, int, int]]:
         """One call in three parts: the mask, and nanoseconds of copying in, inference and copying out.
 
-        Raises ValueError where the runtime does all three in one go.
+        Raises ValueError where the runtime does all three in one step.
         """
         if self.stages is None:
             raise ValueError(f"{self.file}: {self.runtime} on {self.device} does not split a call into stages")
@@ -137,7 +137,7 @@ class GraphRunner:
 
 
 class TorchRunner:
-    """A torch module with the same face: it takes uint8 [N, H, W, K] and returns class indices [N, H, W]."""
+    """A torch module with the interface of `ModelRunner`: uint8 [N, H, W, K] -> class indices uint8 [N, H, W]."""
 
     runtime = "torch"
 
@@ -150,7 +150,7 @@ class TorchRunner:
         name: str = "module",
         threads: int | None = None,
     ) -> None:
-        torch = imported("torch", "torch")
+        torch = import_runtime("torch", "torch")
         if threads is not None:
             torch.set_num_threads(checked_threads(threads))
         self.file, self.version = name, str(torch.__version__)
@@ -177,16 +177,17 @@ def _refuse_frames(frames: np.ndarray, file: str, shape: tuple[int, ...]) -> Non
 
 
 def checked_threads(threads: int) -> int:
+    """`threads`. Raises ValueError below 1."""
     if threads < 1:
         raise ValueError(f"threads {threads}: must be 1 or more")
     return threads
 
 
-_LIBRARIES = {"tensorrt_rtx_bindings": "tensorrt_rtx_libs"}  # what has to be loaded first
+_LIBRARIES = {"tensorrt_rtx_bindings": "tensorrt_rtx_libs"}  # libraries to import before the module
 
 
-def imported(package: str, runtime: str, *, pip: str | None = None) -> Any:
-    """The runtime's module. Raises ValueError with what to install."""
+def import_runtime(package: str, runtime: str, *, pip: str | None = None) -> Any:
+    """The Python module of a runtime. Raises ValueError, naming what to install."""
     try:
         if package in _LIBRARIES:
             import_module(_LIBRARIES[package])
@@ -197,10 +198,10 @@ def imported(package: str, runtime: str, *, pip: str | None = None) -> Any:
 
 
 def first_line(error: BaseException) -> str:
-    """What an error says first, without the source lines that some runtimes put before it."""
+    """The first line of an error message, without the source lines that some runtimes put before it."""
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
-    telling = [line for line in lines if not line.startswith("Exception from ")]
-    return (telling or lines or [type(error).__name__])[0]
+    informative = [line for line in lines if not line.startswith("Exception from ")]
+    return (informative or lines or [type(error).__name__])[0]
 
 
 _NO_MEMORY = re.compile(
@@ -211,7 +212,7 @@ _NO_MEMORY = re.compile(
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Runtimes have no exception in common for it, only the words."""
+    """True for an out-of-memory error. Runtimes share no exception type for it, so the message is searched."""
     return isinstance(error, MemoryError) or bool(_NO_MEMORY.search(str(error)))
 
 
@@ -228,16 +229,17 @@ _ELEMENTS = {
 
 
 def element_type(kind: str) -> str:
-    """One word for what every runtime calls otherwise: `tensor(uint8)`, `u8`, `uint8_t` -> uint8."""
+    """One name for an element type that every runtime names differently: `tensor(uint8)`, `u8`, `uint8_t` -> uint8."""
     kind = kind.removeprefix("tensor(").removesuffix(")").removesuffix("_t")
     return _ELEMENTS.get(kind, kind)
 
 
-def said(kinds: Mapping[str, int]) -> str:
-    """Precision -> how many layers ran in it, as one word, commonest first: "int8", "int8+bf16"."""
+def precision_summary(kinds: Mapping[str, int]) -> str:
+    """Counts of layers by precision -> the precisions as one word, commonest first: "int8", "int8+bf16"."""
     return "+".join(k for k, n in sorted(kinds.items(), key=lambda item: -item[1]) if n)
 
 
-def only_one(inputs: Any, outputs: Any) -> None:
+def single_io(inputs: Any, outputs: Any) -> None:
+    """Raises ValueError unless a graph has one input and one output."""
     if len(inputs) != 1 or len(outputs) != 1:
         raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs, wanted one of each")

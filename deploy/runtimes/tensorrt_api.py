@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from deploy.runtimes.runner import imported
+from deploy.runtimes.runner import import_runtime
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_bindings"}
 
@@ -19,13 +19,13 @@ PIP = {
 }
 
 
-OLDEST = 10  # the first major version with strongly typed networks as we use them
+OLDEST = 10  # the first major version with the strongly typed networks that we build
 
 
 _HEAVY = re.compile(r"conv|correlation|gemm|matmul|matrixmultiply", re.IGNORECASE)
 
 
-_KINDS = {  # what inspectors call a type -> ours, first match counts
+_KINDS = {  # our name of a precision -> pattern for the names in the inspector, the first match counts
     "int8": r"int8",
     "fp8": r"fp8|float8",
     "bf16": r"bf16|bfloat16",
@@ -34,9 +34,9 @@ _KINDS = {  # what inspectors call a type -> ours, first match counts
 }
 
 
-def module(runtime: str) -> Any:
-    """The package behind "tensorrt" or "tensorrt_rtx". Raises ValueError: missing, or older than what we can use."""
-    trt = imported(PACKAGES[runtime], runtime, pip=PIP[runtime])
+def import_tensorrt(runtime: str) -> Any:
+    """The Python module of runtime "tensorrt" or "tensorrt_rtx". Raises ValueError where it is missing or too old."""
+    trt = import_runtime(PACKAGES[runtime], runtime, pip=PIP[runtime])
     if runtime == "tensorrt" and int(trt.__version__.split(".")[0]) < OLDEST:
         raise ValueError(
             f"runtime 'tensorrt': version {trt.__version__} is too old, {OLDEST} or newer is needed (JetPack 6.1)"
@@ -44,8 +44,8 @@ def module(runtime: str) -> Any:
     return trt
 
 
-def logger(trt: Any) -> Any:
-    """A TensorRT logger that keeps the errors and the list of layers, and prints nothing."""
+def make_logger(trt: Any) -> Any:
+    """A TensorRT logger that collects errors and the list of layers, and prints nothing."""
 
     class Log(trt.ILogger):  # type: ignore[misc,name-defined]
         def __init__(self) -> None:
@@ -62,18 +62,23 @@ def logger(trt: Any) -> Any:
     return Log()
 
 
-def executed(text: str) -> Mapping[str, int]:
-    """Type -> count of the heavy layers, from an inspector's JSON or the builder's list; empty if it does not say."""
+def layer_precisions(text: str) -> Mapping[str, int]:
+    """Precision -> number of heavy layers, from the JSON of an engine inspector or the list of the builder.
+
+    Empty where the text lists no layers. Heavy layers are convolutions and matrix products.
+    """
     kinds: Counter[str] = Counter()
     for layer, reads in _layers(text):
         if _HEAVY.search(layer):
-            kinds.update([next((kind for kind, word in _KINDS.items() if re.search(word, reads, re.IGNORECASE)), "")])
+            kinds.update(
+                [next((kind for kind, pattern in _KINDS.items() if re.search(pattern, reads, re.IGNORECASE)), "")]
+            )
     kinds.pop("", None)
     return kinds
 
 
 def _layers(text: str) -> list[tuple[str, str]]:
-    """(type of layer, type of what it reads first)."""
+    """(type of layer, data type of its first input) of each layer."""
     if text.startswith("Layers:"):
         found = re.finditer(r"LayerType: (\w+), Inputs: \[ \{[^}]*?Datatype: (\w+)", text)
         return [(match[1], match[2]) for match in found]
@@ -81,11 +86,11 @@ def _layers(text: str) -> list[tuple[str, str]]:
         layers = json.loads(text).get("Layers", []) if text else []
     except ValueError:
         return []
-    told = [layer for layer in layers if isinstance(layer, dict) and layer.get("Inputs")]
+    layers_with_input = [layer for layer in layers if isinstance(layer, dict) and layer.get("Inputs")]
     return [
         (
             f"{layer.get('LayerType', '')} {layer.get('ParameterType', '')}",
             str(layer["Inputs"][0].get("Datatype") or layer["Inputs"][0].get("Format/Datatype", "")),
         )
-        for layer in told
+        for layer in layers_with_input
     ]

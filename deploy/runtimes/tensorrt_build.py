@@ -1,7 +1,7 @@
-"""ONNX to engine, by TensorRT 10 or 11 or TensorRT for RTX: one code path, no precision flags.
+"""Build TensorRT engines from ONNX, by TensorRT 10 or 11 or TensorRT for RTX: one code path, no precision flags.
 
-The network is strongly typed: precision is what the graph says, INT8 where it has Q/DQ nodes, half where its types are
-half. TensorRT 10 takes that form and TensorRT 11 takes nothing else.
+The network is strongly typed: its precision follows from the graph, INT8 where it has Q/DQ nodes, float16 where its
+types are float16. TensorRT 10 accepts that form, TensorRT 11 requires it.
 """
 
 from __future__ import annotations
@@ -16,18 +16,18 @@ from typing import Any, Literal
 from deploy.package.files import ONNX
 from deploy.package.model_bytes import ModelBytes, read_model
 from deploy.package.onnx_inspect import parse_graph
-from deploy.package.package import Ship
+from deploy.package.package import Package
 from deploy.runtimes import cuda_driver
 from deploy.runtimes.cache_seal import read_sealed, write_sealed
-from deploy.runtimes.runner import GraphRunner, said
-from deploy.runtimes.tensorrt_api import PACKAGES, executed, logger, module
-from deploy.runtimes.tensorrt_engine_cache import Engine, Key, cache_folder, write_engine
+from deploy.runtimes.runner import ModelRunner, precision_summary
+from deploy.runtimes.tensorrt_api import PACKAGES, import_tensorrt, layer_precisions, make_logger
+from deploy.runtimes.tensorrt_engine_cache import Engine, EngineKey, cache_folder, write_engine
 from edgemt.errors import unknown_name_message
 
-_ATTEMPTS = 3  # each with a quarter of the workspace of the one before
+_ATTEMPTS = 3  # each with a quarter of the workspace of the attempt before
 
 
-SelfTest = Callable[..., GraphRunner]  # (package, runtime=, file=, cache=, precision=) -> runner, or ValueError
+SelfTest = Callable[..., ModelRunner]  # (package, runtime=, file=, cache=, precision=) -> runner, or ValueError
 
 
 @dataclass(frozen=True)
@@ -50,40 +50,40 @@ def build(
 ) -> Engine:
     """Build the engine of one ONNX graph and store it with its key in `folder`, the user's cache if not given.
 
-    Raises ValueError in one line for what the parser objects to, for a builder that runs out of memory, and where
-    engines cannot be built without a GPU.
+    Raises ValueError in one line where the parser refuses the graph, the builder runs out of memory, or engines cannot
+    be built without a GPU.
     """
     options = options or BuildOptions()
-    trt, gpu = module(runtime), cuda_driver.gpu()
+    trt, gpu = import_tensorrt(runtime), cuda_driver.gpu()
     if gpu is None and runtime == "tensorrt":
         raise ValueError(
-            "runtime 'tensorrt': engines are built on the device that runs them, and no NVIDIA GPU is to be had here; "
+            "runtime 'tensorrt': engines are built on the device that runs them, and this machine has no NVIDIA GPU; "
             "--runtime tensorrt_rtx builds ahead of time"
         )
     model = source if isinstance(source, ModelBytes) else read_model(source)
     target = None if options.portable else gpu
     folder = Path(folder) if folder is not None else cache_folder() / "tensorrt"
-    key = Key.here(
+    key = EngineKey.here(
         onnx_sha256=model.sha256,
         runtime=runtime,
         version=str(trt.__version__),
         gpu=target,
         options={"precision": options.precision, "portable": target is None},
     )
-    log = logger(trt)
+    log = make_logger(trt)
     timings = folder / f"timing.{runtime}.{key.version}.{(target.name if target else 'any').replace(' ', '_')}.bin"
     start = time.perf_counter()
     data = _serialised(trt, log, model, options=options, here=target, timings=timings)
     facts = {
-        "layers": dict(executed(log.layers)),
+        "layers": dict(layer_precisions(log.layers)),
         "built_s": round(time.perf_counter() - start, 2),
         "ahead_of_time": gpu is None,
     }
     return write_engine(folder, model.path, key=key, data=data, facts=facts)
 
 
-def build_ship(
-    ship: Ship,
+def build_package(
+    package: Package,
     *,
     runtime: str = "auto",
     file: str | None = None,
@@ -101,26 +101,28 @@ def build_ship(
         runtime = "tensorrt" if find_spec("tensorrt") is not None and cuda_driver.gpu() is not None else "tensorrt_rtx"
     if runtime not in PACKAGES:
         raise ValueError(unknown_name_message("runtime to build engines for", runtime, ["auto", *PACKAGES]))
-    module(runtime)
-    names = [ONNX.get(file, file)] if file is not None else [name for name in ONNX.values() if name in ship.card.files]
+    import_tensorrt(runtime)
+    names = (
+        [ONNX.get(file, file)] if file is not None else [name for name in ONNX.values() if name in package.card.files]
+    )
     for name in names:
-        source = ship.path(name)
+        source = package.path(name)
         if source.suffix != ".onnx":
             raise ValueError(f"{source}: engines are built from .onnx; choose {', '.join(ONNX)}")
-        engine = build(ship.model(name), runtime=runtime, options=options, folder=folder)
-        yield engine, _describe(ship, name, engine, runtime, options, self_test)
+        engine = build(package.model(name), runtime=runtime, options=options, folder=folder)
+        yield engine, _describe(package, name, engine, runtime, options, self_test)
 
 
 def _describe(
-    ship: Ship, name: str, engine: Engine, runtime: str, options: BuildOptions | None, self_test: SelfTest
+    package: Package, name: str, engine: Engine, runtime: str, options: BuildOptions | None, self_test: SelfTest
 ) -> str:
     """Size and precision of an engine; where there is a GPU, after its self-test."""
     size = f"{name}: {engine.record['bytes'] / 2**20:.1f} MiB in {engine.record['built_s']:.1f} s"
     if engine.record["ahead_of_time"]:
-        layers = said(engine.record["layers"])
-        return f"{size}, layers {layers}; built ahead of time and not tried: no NVIDIA GPU and driver to be had here"
+        layers = precision_summary(engine.record["layers"])
+        return f"{size}, layers {layers}; built ahead of time and not tried: no NVIDIA GPU and driver here"
     cache = engine.path.parent
-    made = self_test(ship, runtime=runtime, file=name, cache=cache, precision=options.precision if options else None)
+    made = self_test(package, runtime=runtime, file=name, cache=cache, precision=options.precision if options else None)
     return f"{size}, runs in {made.precision} on {made.details['device']} and gives the golden masks"
 
 
@@ -134,8 +136,8 @@ def _serialised(
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
     if not parser.parse(model.data):
-        said = [str(parser.get_error(i).desc()).strip() for i in range(parser.num_errors)]
-        raise ValueError(f"{source}: NVIDIA's parser refuses it ({(said or log.errors or ['no reason given'])[0]})")
+        refusals = [str(parser.get_error(i).desc()).strip() for i in range(parser.num_errors)]
+        raise ValueError(f"{source}: NVIDIA's parser refuses it ({(refusals or log.errors or ['no reason given'])[0]})")
     workspace = _workspace(options)
     for attempt in range(_ATTEMPTS):
         config, cache = _config(trt, builder, options=options, here=here, timings=timings)
@@ -157,9 +159,11 @@ def _serialised(
 def _config(
     trt: Any, builder: Any, *, options: BuildOptions, here: cuda_driver.Gpu | None, timings: Path
 ) -> tuple[Any, Any]:
-    """(builder configuration, timing cache or None). What a version of TensorRT lacks is left out."""
+    """(builder configuration, timing cache or None). Settings that the version of TensorRT lacks are omitted."""
     config = builder.create_builder_config()
-    config.profiling_verbosity = trt.ProfilingVerbosity.DETAILED  # else nobody can tell what ran in which precision
+    config.profiling_verbosity = (
+        trt.ProfilingVerbosity.DETAILED
+    )  # otherwise the precision of a layer cannot be read back
     if options.precision == "tf32":
         config.set_flag(trt.BuilderFlag.TF32)
     else:
@@ -172,8 +176,8 @@ def _config(
         config.hardware_compatibility_level = trt.HardwareCompatibilityLevel.AMPERE_PLUS
     if ahead or not hasattr(config, "create_timing_cache"):
         return config, None
-    for kept in (read_sealed(timings, timings.name) or b"", b""):  # a damaged or foreign file is left aside
-        cache = config.create_timing_cache(kept)
+    for stored in (read_sealed(timings, timings.name) or b"", b""):  # a damaged or foreign file is ignored
+        cache = config.create_timing_cache(stored)
         if cache is not None and config.set_timing_cache(cache, ignore_mismatch=False):
             return config, cache
     return config, None

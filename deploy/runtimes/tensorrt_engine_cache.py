@@ -1,10 +1,10 @@
-"""An engine file and what it was built for: it runs there and nowhere else, and only if it is whole.
+"""Engine files and their keys: an engine is loaded only on the machine it was built for, and only if it is unchanged.
 
     CACHE/tensorrt/model.int8.3f2a...c1.engine   the serialised engine
     CACHE/tensorrt/model.int8.3f2a...c1.json     its key, its sha256, how it was built, a MAC (`cache_seal`)
 
-Engines hold code for one GPU. They lie in the user's own folder and not in the ship: the card cannot vouch for what
-was built after it was written, and a ship may be read-only or on its way to another machine.
+An engine holds code for one GPU. Engines are stored in the cache folder of the user and not in the package: the card
+lists no file that was built after it was written, and a package may be read-only or copied to another machine.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ _RECORD = "engine record"
 SUFFIX = ".engine"
 
 
-class NoEngine(ValueError):
-    """None has been built yet that fits this machine."""
+class EngineNotBuiltError(ValueError):
+    """No engine that fits this machine has been built yet."""
 
 
 @dataclass(frozen=True)
-class Key:
-    """Everything that must be as it was when the engine was built."""
+class EngineKey:
+    """Everything that must be the same as when the engine was built."""
 
     onnx_sha256: str
     runtime: str  # tensorrt or tensorrt_rtx
@@ -45,16 +45,22 @@ class Key:
     options: Mapping[str, Any] = field(default_factory=dict)
 
     @classmethod
-    def here(cls, *, onnx_sha256: str, runtime: str, version: str, gpu: Gpu | None, options: Mapping[str, Any]) -> Key:
-        """For this machine's GPU; None: for every GPU that the runtime can build for ahead of time."""
+    def here(
+        cls, *, onnx_sha256: str, runtime: str, version: str, gpu: Gpu | None, options: Mapping[str, Any]
+    ) -> EngineKey:
+        """The key for this machine. `gpu` None: for every GPU that the runtime can build for ahead of time."""
         key = cls(onnx_sha256, runtime, version, options=dict(options))
         return key if gpu is None else replace(key, gpu=gpu.name, capability=gpu.capability, driver=gpu.driver)
 
     def digest(self) -> str:
+        """16 hexadecimal digits of the SHA-256 of the key, for the file name."""
         return hashlib.sha256(json.dumps(asdict(self), sort_keys=True).encode()).hexdigest()[:16]
 
-    def misfit(self, here: Key) -> str | None:
-        """Why an engine with this key does not run `here`; None where it does. An empty hash there fits any."""
+    def mismatch(self, here: EngineKey) -> str | None:
+        """Why an engine with this key does not run on machine `here`; None where it runs.
+
+        An empty `onnx_sha256` of `here` matches every graph.
+        """
         if here.onnx_sha256 and self.onnx_sha256 != here.onnx_sha256:
             return "it was built from another ONNX file"
         for name in ("runtime", "version", "gpu", "capability", "driver"):
@@ -68,14 +74,14 @@ class Key:
 
 @dataclass(frozen=True)
 class Engine:
-    """An engine file that is whole and has a key."""
+    """An engine file with its key and its record."""
 
     path: Path
-    key: Key
+    key: EngineKey
     record: dict[str, Any]
 
     def read(self) -> bytes:
-        """Raises ValueError for a file that is not the one that was written."""
+        """The bytes of the engine. Raises ValueError for a file that changed since it was written."""
         try:
             data = read_regular(self.path)
         except OSError as error:
@@ -98,8 +104,8 @@ def cache_folder() -> Path:
         raise ValueError("no home folder here for the cache; set EDGEMT_CACHE to a folder of your own") from None
 
 
-def write_engine(folder: Path, source: Path, *, key: Key, data: bytes, facts: Mapping[str, Any]) -> Engine:
-    """The engine first, its JSON last: an engine without one is never loaded."""
+def write_engine(folder: Path, source: Path, *, key: EngineKey, data: bytes, facts: Mapping[str, Any]) -> Engine:
+    """Write the engine, then its JSON record: an engine without one is never loaded. `facts` go into the record."""
     path = private_folder(folder) / f"{source.stem}.{key.digest()}{SUFFIX}"
     record = {
         "format": FORMAT,
@@ -117,17 +123,17 @@ def write_engine(folder: Path, source: Path, *, key: Key, data: bytes, facts: Ma
     return Engine(path, key, record)
 
 
-def open_engine(path: Path, here: Key) -> Engine:
+def open_engine(path: Path, here: EngineKey) -> Engine:
     """One named engine file. Raises ValueError, one line, unless it was built for `here`."""
     engine = _described(path)
-    why = engine.key.misfit(here)
+    why = engine.key.mismatch(here)
     if why is not None:
         raise ValueError(f"{path}: does not run here: {why}; build it again with `edgemt build SHIP`")
     return engine
 
 
-def find_engine(folder: Path, source: Path, here: Key) -> Engine:
-    """The engine built from `source` for `here`, the newest one. Raises NoEngine, saying what to do."""
+def find_engine(folder: Path, source: Path, here: EngineKey) -> Engine:
+    """The newest engine built from `source` for `here`. Raises NoEngine, saying what to do."""
     here = replace(here, onnx_sha256=here.onnx_sha256 or sha256(source))
     reasons, fitting, refused = [], [], []
     if folder.is_dir():
@@ -140,19 +146,19 @@ def find_engine(folder: Path, source: Path, here: Key) -> Engine:
             continue
         if engine.key.onnx_sha256 != here.onnx_sha256 or engine.key.runtime != here.runtime:
             continue
-        why = engine.key.misfit(here)
+        why = engine.key.mismatch(here)
         if why is None and all(engine.key.options.get(name) == value for name, value in here.options.items()):
             fitting.append(engine)
         else:
             reasons.append(why or f"it was built with {dict(engine.key.options)}")
-    if fitting:  # one built for this very GPU before one built for many
+    if fitting:  # an engine for exactly this GPU before a portable one
         return max(fitting, key=lambda engine: (engine.key.gpu is not None, engine.record["created"]))
     command = f"edgemt build {source.parent} --runtime {here.runtime}"
     if reasons:
-        raise NoEngine(f"{source}: its engine does not run here: {reasons[-1]}; run: {command}")
+        raise EngineNotBuiltError(f"{source}: its engine does not run here: {reasons[-1]}; run: {command}")
     if refused:
-        raise NoEngine(f"{source}: its engine is not used: {refused[-1]}; run: {command}")
-    raise NoEngine(f"{source}: no engine in {folder}; engines are built on the device, run: {command}")
+        raise EngineNotBuiltError(f"{source}: its engine is not used: {refused[-1]}; run: {command}")
+    raise EngineNotBuiltError(f"{source}: no engine in {folder}; engines are built on the device, run: {command}")
 
 
 def _canonical(record: Mapping[str, Any]) -> bytes:
@@ -167,22 +173,22 @@ def _unhexed(text: str) -> bytes:
 
 
 def _described(path: Path) -> Engine:
-    beside = path.with_suffix(".json")
+    record_file = path.with_suffix(".json")
     try:
-        record = parse_json(read_regular(beside, limit=TEXT_LIMIT).decode("utf-8"))
+        record = parse_json(read_regular(record_file, limit=TEXT_LIMIT).decode("utf-8"))
         if record["format"] != FORMAT:
             raise ValueError(f"format {record['format']!r}, this version reads {FORMAT}")
-        key = Key(**record["key"])
+        key = EngineKey(**record["key"])
         if not isinstance(record["bytes"], int) or not isinstance(record["engine_sha256"], str):
-            raise TypeError("bytes and engine_sha256 make no sense")
+            raise TypeError("bytes or engine_sha256 has the wrong type")
     except FileNotFoundError:
-        raise ValueError(f"{path}: no {beside.name} beside it, so nobody knows what it is; build it again") from None
+        raise ValueError(f"{path}: its record {record_file.name} is missing; build it again") from None
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise ValueError(f"{beside}: not a readable engine record ({error}); build it again") from None
+        raise ValueError(f"{record_file}: not a readable engine record ({error}); build it again") from None
     seal = record.get("mac")
     if not isinstance(seal, str) or not genuine(_RECORD, _canonical(record), _unhexed(seal)):
         raise ValueError(
-            f"{beside}: was not written with this user's key ({key_file()}); build it again, or copy that key from the "
-            "machine that built it"
+            f"{record_file}: was not written with this user's key ({key_file()}); build it again, or copy that key "
+            "from the machine that built it"
         )
     return Engine(path, key, record)

@@ -1,7 +1,7 @@
-"""A ship with the description that MONAI's bundles carry: configs/metadata.json, by the schema of 2024-07-25.
+"""A package as a MONAI bundle: configs/metadata.json, by the schema of 2024-07-25, and the ONNX graphs.
 
-The graphs go along as ONNX. A bundle that MONAI itself runs would hold PyTorch weights as well; this one describes
-what is deployed, to the tools that read that description.
+A bundle that MONAI itself runs contains PyTorch weights; this one only describes the deployed model, for tools that
+read the metadata.
 """
 
 from __future__ import annotations
@@ -12,29 +12,32 @@ from pathlib import Path
 from typing import Any
 
 from deploy.package.files import CARD
-from deploy.package.package import Ship
+from deploy.package.package import Package
 from edgemt.io.atomic import write_bytes, write_text
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
-_OLDEST = {"monai": "1.4.0", "torch": "2.7.0"}  # of the training side, where it is not installed here
+_OLDEST = {
+    "monai": "1.4.0",
+    "torch": "2.7.0",
+}  # oldest supported versions, used where the package is not installed here
 _NOT_SAID = "not stated"
 
 
-def write_bundle(ship: Ship, folder: Path, *, name: str) -> Path:
+def write_bundle(package: Package, folder: Path, *, name: str) -> Path:
     """Write configs/metadata.json, docs/README.md and models/*.onnx; returns `folder`."""
-    graphs = [file for file in ship.card.files if file.endswith(".onnx") and "/" not in file]
+    graphs = [file for file in package.card.files if file.endswith(".onnx") and "/" not in file]
     for file in graphs:
-        write_bytes(folder / "models" / Path(file).name, ship.read(file))
-    described = bundle_metadata(ship)
+        write_bytes(folder / "models" / Path(file).name, package.read(file))
+    described = bundle_metadata(package)
     write_text(folder / "docs" / "README.md", f"# {name}\n\n{described['description']}\n")
-    write_text(folder / "configs" / CARD, ship.card.to_json())
+    write_text(folder / "configs" / CARD, package.card.to_json())
     write_text(folder / "configs" / "metadata.json", json.dumps(described, indent=4) + "\n")
     return folder
 
 
-def bundle_metadata(ship: Ship) -> dict[str, Any]:
-    """What the schema asks for, from the card alone; who made it and whose it is, the card does not know."""
-    card = ship.card
+def bundle_metadata(package: Package) -> dict[str, Any]:
+    """The metadata that the schema requires, from the card; authors and copyright are not on the card."""
+    card = package.card
     classes = {str(k): name for k, name in enumerate(card.classes)}
     shape = {"type": "image", "spatial_shape": list(card.size), "dtype": "uint8", "is_patch_data": False}
     colours = {"RGB": ["red", "green", "blue"], "grey": ["intensity"]}.get(

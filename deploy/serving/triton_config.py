@@ -1,4 +1,4 @@
-"""Triton's config.pbtxt for a shipped graph: a protocol-buffer text of its ModelConfig message, written without it."""
+"""config.pbtxt of Triton for a graph of a package: protocol-buffer text of ModelConfig, written without protobuf."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from typing import Any
 _WARM_CALLS = 10
 
 
-class Word(str):
-    """A name of an enumeration: written without quotes."""
+class EnumValue(str):
+    """A value of an enumeration, which is written without quotes."""
 
 
 def triton_config(
@@ -24,8 +24,8 @@ def triton_config(
     instances: int,
     warm: bool,
 ) -> str:
-    """The text for uint8 frames of `shape` [1, H, W, K]. No batching: the graph has its batch of one inside."""
-    frame = {"data_type": Word("TYPE_UINT8"), "dims": list(shape)}
+    """The text for uint8 frames of `shape` [1, H, W, K]. No batching: the batch size of the graph is 1."""
+    frame = {"data_type": EnumValue("TYPE_UINT8"), "dims": list(shape)}
     message: dict[str, Any] = {
         "name": name,
         "backend": runtime,
@@ -34,7 +34,7 @@ def triton_config(
         "input": [{"name": "frame", **frame}],
         "output": [{"name": "mask", **frame, "dims": list(shape[:3])}],
         "version_policy": {"latest": {"num_versions": 1}},
-        "instance_group": [{"count": instances, "kind": Word("KIND_GPU" if device == "gpu" else "KIND_CPU")}],
+        "instance_group": [{"count": instances, "kind": EnumValue("KIND_GPU" if device == "gpu" else "KIND_CPU")}],
         "model_warmup": [
             {
                 "name": "golden" if warm else "zeros",
@@ -59,7 +59,7 @@ def triton_config(
 
 
 def protobuf_text(message: Mapping[str, Any], indent: str = "") -> str:
-    """Field -> value as protocol-buffer text: mappings are messages, lists repeated fields, `Word`s enumerations."""
+    """Protocol-buffer text of {field: value}; mappings are messages, lists repeated fields, `EnumValue`s enumerated."""
     lines = []
     for field, value in message.items():
         if isinstance(value, Mapping):
@@ -74,6 +74,6 @@ def protobuf_text(message: Mapping[str, Any], indent: str = "") -> str:
 def _scalar(value: Any) -> str:
     if isinstance(value, list):
         return f"[{', '.join(_scalar(inner) for inner in value)}]"
-    if isinstance(value, Word):
+    if isinstance(value, EnumValue):
         return str(value)
     return json.dumps(value)

@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from deploy.package.files import CARD
-from deploy.package.package import seal
+from deploy.package.package import finalize
 from edgemt.io.atomic import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
 from edgemt.model_card import ModelCard
@@ -184,7 +184,7 @@ def write_card(folder: Path, card: ModelCard) -> ModelCard:
     for file in (checkpoint.CHECKPOINT, checkpoint.previous_checkpoint(Path(checkpoint.CHECKPOINT)).name):
         if (folder / file).exists():
             os.replace(folder / file, folder / f"{_FINISHED}{file}")
-    return seal(folder, replace(card, created=""))
+    return finalize(folder, replace(card, created=""))
 
 
 def rewrite_card(folder: Path, card: ModelCard) -> None:

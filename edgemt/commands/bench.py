@@ -102,7 +102,7 @@ def _bench_recipe(command: Bench, rest: list[str]) -> None:
 
 
 def _bench_ship(command: Bench) -> None:
-    from deploy.benchmark.package_bench import bench_ship
+    from deploy.benchmark.package_bench import bench_package
     from deploy.measurement.timing import BenchOptions
     from edgemt.inference import evaluate_package
 
@@ -121,7 +121,7 @@ def _bench_ship(command: Bench) -> None:
             threads=command.threads,
         )
 
-    record = bench_ship(
+    record = bench_package(
         folder,
         runtimes=command.runtime,
         file=command.file,
@@ -135,7 +135,7 @@ def _bench_ship(command: Bench) -> None:
 def _bench_options(command: Bench, options: Any) -> Any:
     if command.budget_ms is not None and not command.budget_ms > 0:  # 0 would pass anything, unmeasured
         raise ValueError(f"--budget-ms {command.budget_ms:g}: give milliseconds above 0, or leave it away")
-    return options.asked(
+    return options.with_overrides(
         seconds=command.seconds,
         hz=command.hz,
         streams=command.streams,

@@ -89,8 +89,8 @@ def _add_prompt(command: Export, promptable: Path, rest: list[str]) -> None:
 
 
 def _serve(command: Export, rest: list[str]) -> None:
-    from deploy.package.package import open_ship
-    from deploy.serving.model_repository import ServeOptions, serve
+    from deploy.package.package import open_package
+    from deploy.serving.model_repository import ServeOptions, export_to_server
 
     if _is_ship(command.recipe) and "--help" in rest:
         return show_help(Export)
@@ -111,4 +111,4 @@ def _serve(command: Export, rest: list[str]) -> None:
         recipe = override(recipes.load(command.recipe), rest, prog=f"edgemt export {command.recipe}")
         run = command.out or Path("runs") / recipe.name
         folder, out = flow.run(recipe, run, until="ship", overwrite=command.overwrite), None
-    print(serve(open_ship(folder), out or folder.resolve().parent / "serve" / command.serve, options))
+    print(export_to_server(open_package(folder), out or folder.resolve().parent / "serve" / command.serve, options))

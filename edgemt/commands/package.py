@@ -118,13 +118,13 @@ class Build:
 
 
 def build(command: Build) -> None:
-    from deploy.package.package import open_ship
+    from deploy.package.package import open_package
     from deploy.runtimes.load import runner
-    from deploy.runtimes.tensorrt_build import BuildOptions, build_ship
+    from deploy.runtimes.tensorrt_build import BuildOptions, build_package
 
     options = BuildOptions(command.precision, command.workspace_mib, command.portable)
-    ship = open_ship(command.ship)
-    for engine, became in build_ship(
+    ship = open_package(command.ship)
+    for engine, became in build_package(
         ship, runtime=command.runtime, file=command.file, options=options, folder=command.out, self_test=runner
     ):
         print(f"{became}\n{engine.path}")

@@ -37,7 +37,7 @@ class Sign:
 
 def sign_ship(command: Sign) -> None:
     from deploy.package.files import CARD
-    from deploy.package.package import open_ship
+    from deploy.package.package import open_package
     from deploy.package.signing import sign
 
-    print(sign(open_ship(command.ship, trusted="").folder / CARD, key=command.key))
+    print(sign(open_package(command.ship, trusted="").folder / CARD, key=command.key))

@@ -8,11 +8,11 @@ import numpy as np
 
 from deploy.hardware import machine
 from deploy.measurement.variants import BUSY, fastest, undecided
-from deploy.package.golden import golden, self_test
-from deploy.package.package import Ship, open_ship
+from deploy.package.golden import golden_pairs, self_test
+from deploy.package.package import Package, open_package
 from deploy.runtimes.load import fastest_here, runner
 from deploy.runtimes.registry import RUNTIMES, available
-from deploy.runtimes.tensorrt_engine_cache import NoEngine
+from deploy.runtimes.tensorrt_engine_cache import EngineNotBuiltError
 
 AGREEMENT = 0.999  # share of golden pixels on which two runtimes must agree, at the same precision
 # INT8 kernels round each sum once or several times: one runtime differs from itself by 0.1 to 0.2 % of pixels when
@@ -96,7 +96,7 @@ def _lack(name: str, why: str) -> str:
 
 def _try_ship(folder: Path, runtimes: list[str]) -> tuple[bool, list[str]]:
     try:
-        ship = open_ship(folder)
+        ship = open_package(folder)
     except ValueError as error:
         return False, [f"--  ship {error}"]
     lines = [f"ok  ship {ship.card.name or folder.name}: {len(ship.card.files)} files have the hash of the card"]
@@ -116,7 +116,7 @@ def _try_ship(folder: Path, runtimes: list[str]) -> tuple[bool, list[str]]:
     return healthy, [*lines, *_quickest(ship)]
 
 
-def _quickest(ship: Ship) -> list[str]:
+def _quickest(ship: Package) -> list[str]:
     """What `runner` takes here where nobody chooses, and why."""
     if not undecided(ship.card):
         return [
@@ -132,14 +132,14 @@ def _quickest(ship: Ship) -> list[str]:
     return [f"    quickest     {what}{busy_too}"]
 
 
-def _try_file(ship: Ship, name: str, kind: str, masks: dict[str, np.ndarray]) -> tuple[bool, str]:
+def _try_file(ship: Package, name: str, kind: str, masks: dict[str, np.ndarray]) -> tuple[bool, str]:
     """The self-test of one file on one runtime; its masks in the comparable precision go to `masks`."""
     try:
         made = runner(ship, runtime=name, file=kind, tested=False)
         test = self_test(ship, made)
         if test.frames:
             masks[name] = golden_masks(ship, name, kind)
-    except NoEngine as error:  # nothing is broken: nobody has built it yet
+    except EngineNotBuiltError as error:  # nothing is broken: nobody has built it yet
         return True, f"--  {name:12} {error}"
     except ValueError as error:
         return False, f"--  {name:12} {error}"
@@ -148,15 +148,15 @@ def _try_file(ship: Ship, name: str, kind: str, masks: dict[str, np.ndarray]) ->
     return test.ok, f"{'ok' if test.ok else '--':3} {name:12} {said}"
 
 
-def golden_masks(ship: Ship, name: str, kind: str) -> np.ndarray:
+def golden_masks(ship: Package, name: str, kind: str) -> np.ndarray:
     """What a runtime says of the golden frames, in the precision that other runtimes have too."""
     made, exact = runner(ship, runtime=name, file=kind, tested=False), RUNTIMES[name].reference_precision
     if exact is not None and set(made.precision.split("+")) - {exact, "int8"}:
         made = runner(ship, runtime=name, file=kind, precision=exact, tested=False)
-    return np.concatenate([made(pair.frame) for pair in golden(ship)])
+    return np.concatenate([made(pair.frame) for pair in golden_pairs(ship)])
 
 
-def _least(ship: Ship, kind: str) -> float:
+def _least(ship: Package, kind: str) -> float:
     """The agreement that is asked for. INT8 is held to what the export measured of this very network, where it did."""
     if kind != "int8":
         return AGREEMENT

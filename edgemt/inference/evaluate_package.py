@@ -6,7 +6,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from deploy.package.package import Ship, open_ship
+from deploy.package.package import Package, open_package
 from deploy.runtimes.load import runner
 from edgemt.contract import Case
 from edgemt.data.cohort import DataOptions, every, find
@@ -35,7 +35,7 @@ def evaluate_ship(
     `data_root` replaces the folder on the card; one with nothing but images and masks is measured whole.
     Raises ValueError in one line for whatever is wrong with ship, data or runtime.
     """
-    ship = open_ship(folder)
+    ship = open_package(folder)
     made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision)
     options, cases = _cases(ship, data_root, val)
     card = ship.card
@@ -103,7 +103,7 @@ def metrics_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cases(ship: Ship, root: Path | None, val: str) -> tuple[DataOptions, tuple[Case, ...]]:
+def _cases(ship: Package, root: Path | None, val: str) -> tuple[DataOptions, tuple[Case, ...]]:
     """The validation cases under `root`, found as in training as far as the folder is laid out like that."""
     if not ship.card.data and root is None:
         raise ValueError(f"{ship.folder}: the card does not say where the data was; give --data.root")

@@ -18,8 +18,8 @@ import numpy as np
 from PIL import Image
 from PIL.PngImagePlugin import PngInfo
 
-from deploy.package.input_drift import Watch, read_inputs
-from deploy.package.package import open_ship
+from deploy.package.input_drift import InputDriftMonitor, read_inputs
+from deploy.package.package import open_package
 from deploy.runtimes.load import runner
 from edgemt.contract import Runner
 from edgemt.io.array_values import check_not_constant
@@ -58,7 +58,7 @@ def predict(
     and named at the end. Raises ValueError in one line for them, a refused ship, an input of another kind, and two
     inputs of one name.
     """
-    ship = open_ship(folder)
+    ship = open_package(folder)
     sliced = ship.card.channel_order == "slices"
     jobs = _jobs([Path(path) for path in inputs], sliced=sliced)
     for path in jobs.values():
@@ -67,16 +67,18 @@ def predict(
             raise ValueError(f"{path}: is one image, this model reads {n} slices of a volume at a time; name a volume")
     if through_plane < 1 or through_plane % 2 == 0:
         raise ValueError(f"through_plane: must be odd and above 0, not {through_plane}; 3 or 5 is usual")
-    made = _watched(runner(ship, runtime=runtime, file=file, threads=threads), Watch(read_inputs(ship), what="input"))
+    made = _watched(
+        runner(ship, runtime=runtime, file=file, threads=threads), InputDriftMonitor(read_inputs(ship), what="input")
+    )
     return _all(made, ship.card, jobs, Path(out), overlay, through_plane)
 
 
-def _watched(made: Runner, watch: Watch) -> Predict:
+def _watched(made: Runner, watch: InputDriftMonitor) -> Predict:
     """The runner, which says once on the way when frames do not look like those of training."""
 
     def call(frames: np.ndarray) -> np.ndarray:
         for frame in frames:
-            if (said := watch.see(frame)) is not None:
+            if (said := watch.update(frame)) is not None:
                 print(f"edgemt: warning: {said}", file=sys.stderr, flush=True)
         return made(frames)
 

@@ -20,7 +20,7 @@ from edgemt.learning.student_teacher import StudentTeacher
 class UGMCL(StudentTeacher):
     """UG-MCL: mean teacher on voxels of low entropy, and agreement of the mask with the signed distances.
 
-    With m = sigmoid(-1500 sdf) and the mask M of UA-MT: L = 0.5 [CE + Dice](p_l, y_l) + 0.5 Dice(m_l, y_l)
+    With m = sigmoid(-1500 sdf) and the mask M of UA-MT: L = 0.5 (CE + Dice)(p_l, y_l) + 0.5 Dice(m_l, y_l)
     + ramp(t) [0.5 sum(M (p - q)^2) / sum(M) + MSE(m, p_foreground)], all rows.
 
     Follows the release: weight 0.1 rising over the whole run. The sigmoid is steep, so that gradients are non-zero only

@@ -39,7 +39,7 @@ def class_dice(measured: dict[str, Any]) -> dict[str, float | None]:
 
 def gate_failure(parent: dict[str, Any], measured: dict[str, Any], *, tolerance: float, what: str) -> str:
     """Why the accuracy gates (mean, then class by class) refuse a measurement; empty when they pass it."""
-    options: dict[str, Any] = {"tolerance": tolerance, "what": what, "knob": ""}
+    options: dict[str, Any] = {"tolerance": tolerance, "what": what, "hint": ""}
     try:
         gate(parent["dice"], measured["dice"], **options)
         gate_classes(class_dice(parent), class_dice(measured), **options)

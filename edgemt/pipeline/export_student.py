@@ -14,8 +14,8 @@ from deploy.export import export_onnx, export_openvino
 from deploy.package.files import IR_FP32, IR_INT8, ONNX_FP32, ONNX_INT8
 from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import INPUTS, write_inputs
-from deploy.package.package import Ship, open_ship
-from deploy.quantization.accuracy_gate import agree, gate, gate_classes
+from deploy.package.package import Package, open_package
+from deploy.quantization.accuracy_gate import check_agreement, gate, gate_classes
 from deploy.runtimes.load import runner
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.model_card import ModelCard
@@ -56,10 +56,10 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
             write_golden(working, f"synthetic{number}", frame=frames[index], mask=masks[index])
         finished = replace(card, stage="ship", parents=(entry.identity,), recipe_hash=key, measured=measured)
         finished = replace(finished, files={}, latency=())
-        opened = Ship(working, stage_folder.write_card(working, finished))
+        opened = Package(working, stage_folder.write_card(working, finished))
         for file in measured:
             test = self_test(opened, runner(opened, runtime=_RUNS[file], file=file, tested=False))
-            measured[file] |= {"golden_pixels": test.pixels, "golden_dice": test.foreground}
+            measured[file] |= {"golden_pixels": test.pixels, "golden_dice": test.foreground_dice}
         if ONNX_INT8 in measured:
             measured[ONNX_INT8] |= agreement(opened)
         stage_folder.write_card(working, replace(finished, measured=measured))
@@ -90,7 +90,7 @@ def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, 
     for file in (ONNX_FP32, IR_FP32):
         made = runner(working / file, runtime=_RUNS[file], precision="f32")
         what = f"{file} on {_RUNS[file]}"
-        same = agree(masks, made(frames), least=PARITY, what=what, knob="to another version of the runtime")
+        same = check_agreement(masks, made(frames), least=PARITY, what=what, hint="to another version of the runtime")
         say(f"{what} agrees with torch on {same:.3%} of pixels")
         measured[file] = {**entry.measured, "runtime": _RUNS[file], "measured_in": "torch", "agreement": same}
     return measured
@@ -99,7 +99,7 @@ def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, 
 def _carried(working: Path, entry: Entry, *, say: Say) -> dict[str, Any]:
     """The INT8 graph and the input statistics that the entry carries, copied, and what is on its card of INT8."""
     if entry.card.files.keys() & {ONNX_INT8, INPUTS}:
-        opened = open_ship(entry.folder, trusted="")  # all of its files, not the weights alone
+        opened = open_package(entry.folder, trusted="")  # all of its files, not the weights alone
         for file in opened.card.files.keys() & {ONNX_INT8, INPUTS}:
             shutil.copyfile(opened.path(file), working / file)
     if ONNX_INT8 not in entry.card.files:
@@ -133,7 +133,7 @@ def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str,
         allowed: dict[str, Any] = {
             "tolerance": recipe.tolerance,
             "what": f"{entry.name} in INT8 on {_RUNS[file]}",
-            "knob": "int8.images up",
+            "hint": "int8.images up",
         }
         lost = gate(before["dice"], found["dice"], **allowed)
         gate_classes(class_dice(before), class_dice(found), **allowed)

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 from torch import nn
 
-from deploy.quantization.accuracy_gate import agree
+from deploy.quantization.accuracy_gate import check_agreement
 from edgemt.artefacts import network_folder
 from edgemt.artefacts import stage_folder as artefact
 from edgemt.io import zoo_paths
@@ -108,12 +108,12 @@ def _agreement(whole: nn.Module, half: nn.Module, card: ModelCard) -> float:
     rounded = _rounded(whole, half)
     noise = np.random.default_rng(0).integers(0, 256, (4, *card.size, card.channels), dtype=np.uint8)
     return min(
-        agree(
+        check_agreement(
             masks_of(whole, card, frames),
             masks_of(rounded, card, frames),
             least=SAME,
             what=f"the float16 student on {kind} frames",
-            knob="to another stage of the run: this one does not bear half precision",
+            hint="to another stage of the run: this one does not bear half precision",
         )
         for kind, frames in (("random", noise), ("phantom", frames_for(card)))
     )

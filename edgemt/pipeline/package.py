@@ -15,12 +15,12 @@ from deploy.measurement.variants import QUICK, latency_records
 from deploy.package.files import IR_FP16, IR_FP32, IR_INT8, ONNX_FP16, ONNX_FP32, ONNX_INT8
 from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import write_inputs
-from deploy.package.package import Ship
+from deploy.package.package import Package
 from deploy.promptable.add_to_package import put_prompt
-from deploy.quantization.accuracy_gate import GateError, agree
-from deploy.quantization.float16 import halve
+from deploy.quantization.accuracy_gate import GateError, check_agreement
+from deploy.quantization.float16 import to_float16
 from deploy.runtimes.load import runner
-from deploy.runtimes.runner import GraphRunner
+from deploy.runtimes.runner import ModelRunner
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.artefacts.network_folder import load_promptable
 from edgemt.inference.doctor import golden_masks
@@ -100,7 +100,7 @@ def ship(context: RunContext) -> Path:
             given_up=(*parent.given_up, *given, *left_out),
             created="",
         )
-        opened = Ship(working, stage_folder.write_card(working, card))
+        opened = Package(working, stage_folder.write_card(working, card))
         measured, failed = _golden(context, opened, measured)
         own_key = partial_key if given or failed else stage.key
         card = replace(card, recipe_hash=own_key, given_up=(*card.given_up, *failed))
@@ -129,7 +129,9 @@ def parity(context: RunContext, folder: Path, frames: np.ndarray) -> tuple[np.nd
         made = runner(folder / file, runtime=runtime, precision="f32")
         what = f"{file} on {runtime}"
         try:
-            same = agree(expected, made(frames), least=PARITY, what=what, knob="to another encoder or decoder")
+            same = check_agreement(
+                expected, made(frames), least=PARITY, what=what, hint="to another encoder or decoder"
+            )
         except GateError as error:
             if context.recipe.strict:
                 raise
@@ -155,7 +157,9 @@ def _remove(folder: Path, *files: str) -> None:
             (folder / part).unlink(missing_ok=True)
 
 
-def _golden(context: RunContext, ship: Ship, measured: dict[str, Any]) -> tuple[dict[str, Any], list[dict[str, Any]]]:
+def _golden(
+    context: RunContext, ship: Package, measured: dict[str, Any]
+) -> tuple[dict[str, Any], list[dict[str, Any]]]:
     """The measurements with how near each rounded file comes to the golden masks; what fails them is left out."""
     found, given = dict(measured), []
     for file in (file for file in measured if file not in (ONNX_FP32, IR_FP32)):
@@ -169,7 +173,7 @@ def _golden(context: RunContext, ship: Ship, measured: dict[str, Any]) -> tuple[
             log(f"ship: no {file}: {error}")
             given.append(_record(context, file, "the other files", str(error)))
             continue
-        found[file] = {**found[file], "golden_pixels": test.pixels, "golden_dice": test.foreground}
+        found[file] = {**found[file], "golden_pixels": test.pixels, "golden_dice": test.foreground_dice}
     if ONNX_INT8 in found and IR_INT8 in found:
         one, other = (golden_masks(ship, runtime, "int8") for runtime in ("openvino", "onnxruntime"))
         found[ONNX_INT8] |= {"golden_agreement": float((one == other).mean())}  # the device is compared with it
@@ -233,13 +237,13 @@ def _half(
     exact_graph = context.folder("int8") / ONNX_FP32  # there, whatever runtime the ship leaves out
     try:
         if (folder / ONNX_FP32).exists():
-            halve(exact_graph, folder / ONNX_FP16)
+            to_float16(exact_graph, folder / ONNX_FP16)
         if (folder / IR_FP32).exists():
             export_openvino(exact_graph, folder / IR_FP16, weights="float16")
         for file in (file for file in (ONNX_FP16, IR_FP16) if (folder / file).exists()):
             runtime, what = _RUNS[file], f"{file} on {_RUNS[file]}"
             exact = runner(folder / file, runtime=runtime, precision="f32")
-            same = agree(masks, exact(frames), least=PARITY, what=what, knob="to float")
+            same = check_agreement(masks, exact(frames), least=PARITY, what=what, hint="to float")
             record = evaluation_record(runner(folder / file, runtime=runtime), context.slices.val)
             refused = gate_failure(_parent(context), record, tolerance=context.recipe.tolerance, what=what)
             if refused:
@@ -260,9 +264,9 @@ def _half(
     return found, ()
 
 
-def _timed(context: RunContext, ship: Ship, frames: np.ndarray) -> tuple[dict[str, Any], ...]:
+def _timed(context: RunContext, ship: Package, frames: np.ndarray) -> tuple[dict[str, Any], ...]:
     """Every runtime, file and precision that passed its gate, in turns; the card says which was the quickest."""
-    calls: dict[tuple[str, str, str | None], GraphRunner] = {}
+    calls: dict[tuple[str, str, str | None], ModelRunner] = {}
     for file, runtime in _RUNS.items():
         if file not in ship.card.measured:
             continue

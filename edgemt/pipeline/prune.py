@@ -86,7 +86,7 @@ def _still_passes(stage: Stage) -> bool:
         return False
 
     def judge(before: float, dice: float) -> None:
-        gate(before, dice, tolerance=context.recipe.tolerance, what="the pruned student", knob=_REMEDY)
+        gate(before, dice, tolerance=context.recipe.tolerance, what="the pruned student", hint=_REMEDY)
 
     try:
         stage.measure_again(parent=context.folder("student"), judge=judge)
@@ -115,7 +115,7 @@ def _judge_attempt(context: RunContext, attempt: Attempt, folder: Path) -> dict[
     card = stage_folder.read_card(folder)
     refused = ""
     try:
-        gate(before, dice, tolerance=context.recipe.tolerance, what="the pruned student", knob=_REMEDY)
+        gate(before, dice, tolerance=context.recipe.tolerance, what="the pruned student", hint=_REMEDY)
     except GateError as error:
         if context.recipe.strict or math.isnan(before):
             raise

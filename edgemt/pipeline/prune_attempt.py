@@ -203,8 +203,10 @@ def _cut(
     """Prunes `network` in place to this round's part of the share; the plan that does the same to another one."""
     of, batches = attempt.prune, context.recipe.slim.batches
     options = replace(of, share=part_of(of.share, number, of.rounds), rounds=1)
-    given = {"options": options, "gradients": partial(supervised_gradients, stream, batches), "whole": whole}
-    plan = prune.prune(network, example=context.slices.example, **given)  # type: ignore[arg-type]
+    gradients = partial(supervised_gradients, stream, batches)
+    plan = prune.prune(
+        network, example=context.slices.example, options=options, gradients=gradients, original_widths=whole
+    )
     prune.recalibrate(network, (stream.batch(i, torch.device("cpu")).image for i in range(batches)))
     log(f"slim: {plan.macs[0] / 1e6:.1f} -> {plan.macs[1] / 1e6:.1f} MMACs{_timed(plan)}; fine-tuning")
     return plan.to_dict()

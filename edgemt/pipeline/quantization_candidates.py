@@ -15,10 +15,10 @@ from typing import Any
 import numpy as np
 
 from deploy import export
-from deploy.measurement.variants import timed
+from deploy.measurement.variants import time_variants
 from deploy.package.files import IR_INT8, ONNX_INT8
 from deploy.quantization.int8 import quantize
-from deploy.quantization.sensitivity import Sensitivity, sensitivity
+from deploy.quantization.sensitivity import LayerSensitivity, layer_sensitivities
 from deploy.runtimes.load import runner
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.inference.evaluate import evaluation_record
@@ -78,7 +78,7 @@ def _mixed(
     context: RunContext, name: str, source: Path, exact: Path, calibrated: Rung, frames: list[np.ndarray]
 ) -> Iterator[Rung]:
     """The 1, 2, 4, 8 ... worst layers in float, while that is quicker than all of them; no label is looked at."""
-    layers: list[Sensitivity] | None = None
+    layers: list[LayerSensitivity] | None = None
     few = frames[:: max(1, len(frames) // _TELLING)][:_TELLING]
     count = 1
     while count <= context.recipe.int8.kept:
@@ -90,7 +90,8 @@ def _mixed(
             if count > len(layers):
                 return
             noted = [
-                {"layer": x.layer, "kind": x.kind, "noise": x.noise, "changed": x.changed} for x in layers[:_NOTED]
+                {"layer": x.layer, "kind": x.kind, "noise": x.output_noise, "changed": x.changed_fraction}
+                for x in layers[:_NOTED]
             ]
             record = {"rung": name, "kept": [layer.layer for layer in layers[:count]], "sensitivity": noted}
             rung = _make(context, folder, key, exact, frames, record=record, few=few)
@@ -102,10 +103,10 @@ def _mixed(
         count *= 2
 
 
-def _worst(exact: Path, small: Path, frames: list[np.ndarray]) -> list[Sensitivity]:
+def _worst(exact: Path, small: Path, frames: list[np.ndarray]) -> list[LayerSensitivity]:
     """The layers that eight bits change anything for, the worst first."""
-    layers = sensitivity(exact, small, frames=frames, progress=file_progress("sensitivity of layers"))
-    return [layer for layer in layers if layer.noise > 0]
+    layers = layer_sensitivities(exact, small, frames=frames, progress=file_progress("sensitivity of layers"))
+    return [layer for layer in layers if layer.output_noise > 0]
 
 
 def _place(context: RunContext, name: str, source: Path, *depends: Any) -> tuple[Path, str]:
@@ -160,7 +161,7 @@ def _make(
 def _gain(small: Path, exact: Path, frames: list[np.ndarray]) -> float:
     """How many times as fast as the float graph on OpenVINO, which picks its own precision for that."""
     calls = {"exact": runner(exact, runtime="openvino"), "small": runner(small, runtime="openvino")}
-    return 1 / timed(calls, frames)["small"]["ratio"]
+    return 1 / time_variants(calls, frames)["small"]["ratio"]
 
 
 def export_graph(context: RunContext, source: Path, path: Path) -> Path:

@@ -18,7 +18,7 @@ import torch
 
 from deploy import export
 from deploy.package.files import IR_FP32, IR_INT8, ONNX_FP32, ONNX_INT8
-from deploy.package.input_drift import measure, unlike
+from deploy.package.input_drift import drift_message, measure
 from deploy.quantization.accuracy_gate import GateError
 from deploy.runtimes.load import runner
 from edgemt.artefacts import stage_folder
@@ -199,7 +199,7 @@ def _calibration(context: RunContext) -> list[np.ndarray]:
     frames = frames_of(stack, count, seed=context.recipe.seed)
     patients = len({case.group for case in context.slices.cohort.labelled})
     known = measure(frames_of(context.slices.labelled, 500, seed=context.recipe.seed), patients=patients)
-    warning = unlike(frames, known, what="int8: calibration")
+    warning = drift_message(frames, known, what="int8: calibration")
     if warning is not None:
         log(f"warning: {warning}")
     return [frame[None] for frame in frames]

@@ -12,9 +12,9 @@ import numpy as np
 
 from deploy import export
 from deploy.benchmark.bench import BenchOptions, without_raw
-from deploy.benchmark.package_bench import bench_ship
+from deploy.benchmark.package_bench import bench_package
 from deploy.package.files import IR_FP16, IR_FP32, IR_INT8, ONNX_FP16, ONNX_FP32, ONNX_INT8
-from deploy.package.package import seal
+from deploy.package.package import finalize
 from deploy.quantization import int8
 from deploy.runtimes.load import runner
 from deploy.runtimes.runner import TorchRunner
@@ -68,7 +68,7 @@ def bench(
     calls = {f"torch/{name}": _eager(context, name, wanted, threads) for name in flat}
     with tempfile.TemporaryDirectory() as scratch:
         ship = context.folder("ship") if own else _resized(context, wanted, Path(scratch))
-        record = bench_ship(ship, threads=threads, calls=calls, frames=frames, options=options)
+        record = bench_package(ship, threads=threads, calls=calls, frames=frames, options=options)
     for entry in record["calls"]:
         name = entry["name"].removeprefix("torch/")
         if own and name in flat:
@@ -81,7 +81,7 @@ def bench(
 
 def _eager(context: RunContext, stage: str, size: tuple[int, int], threads: int | None) -> TorchRunner:
     network = network_folder.load_network(context.folder(stage))
-    whole = export.Shippable(network, normalise=context.slices.normalise, channels=context.slices.channels)
+    whole = export.DeployableModel(network, normalise=context.slices.normalise, channels=context.slices.channels)
     return TorchRunner(whole.cpu(), size=size, channels=context.slices.channels, name=stage, threads=threads)
 
 
@@ -112,7 +112,7 @@ def _resized(context: RunContext, size: tuple[int, int], folder: Path) -> Path:
         int8.quantize(graph, small, calibration=[frames[i : i + 1] for i in range(len(frames))], keep=keep)
         export.export_openvino(small, folder / IR_INT8)
     export.export_openvino(graph, folder / IR_FP32)
-    seal(
+    finalize(
         folder,
         ModelCard(
             name=card.name,

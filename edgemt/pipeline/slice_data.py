@@ -212,7 +212,7 @@ class SliceData:
 
     def predict(self, network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
         """uint8 [N, H, W, K] -> uint8 [N, H, W] through the graph that ships, in torch."""
-        whole = export.Shippable(network, normalise=self.normalise, channels=self.channels).to(self.device)
+        whole = export.DeployableModel(network, normalise=self.normalise, channels=self.channels).to(self.device)
 
         @torch.inference_mode()
         def masks(frames: np.ndarray) -> np.ndarray:

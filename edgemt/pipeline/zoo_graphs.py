@@ -23,11 +23,11 @@ from deploy.measurement.variants import QUICK, latency_records
 from deploy.package.files import IR_FP16, IR_INT8, ONNX_FP16, ONNX_FP32, ONNX_INT8
 from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import INPUTS
-from deploy.package.package import Ship, open_ship, seal
-from deploy.quantization.accuracy_gate import agree
-from deploy.quantization.float16 import halve
+from deploy.package.package import Package, finalize, open_package
+from deploy.quantization.accuracy_gate import check_agreement
+from deploy.quantization.float16 import to_float16
 from deploy.runtimes.load import runner
-from deploy.runtimes.runner import GraphRunner
+from deploy.runtimes.runner import ModelRunner
 from edgemt.artefacts import stage_folder
 from edgemt.inference.doctor import golden_masks
 from edgemt.io import zoo_paths
@@ -59,11 +59,11 @@ def source_of(folder: Path) -> Source:
     """
     card, run = stage_folder.read_card(folder), folder.resolve().parent
     if card.stage == "zoo":
-        return Source(folder, open_ship(folder, trusted="").folder)
+        return Source(folder, open_package(folder, trusted="").folder)
     if stage_folder.WEIGHTS in card.files or card.stage != "ship":
         int8 = _made_from(run / "int8", folder)
         return Source(folder, int8 and (_made_from(run / "ship", int8) or int8))
-    open_ship(folder, trusted="")
+    open_package(folder, trusted="")
     int8 = _made_from(run / "int8", run / "slim")
     if int8 is not None and stage_folder.identity(int8) in card.parents:
         return Source(run / "slim", folder)
@@ -116,7 +116,7 @@ def add_graph(working: Path, source: Source, network: nn.Module, card: ModelCard
         if len(np.unique(masks[index])) == 1:
             say(f"golden frame synthetic{number} shows one class alone, which proves little")
     card = replace(card, measured={**card.measured, file: found})
-    return _tried(Ship(working, seal(working, card)), file, frames, say=say)
+    return _tried(Package(working, finalize(working, card)), file, frames, say=say)
 
 
 def check_weight(folder: Path) -> None:
@@ -153,9 +153,11 @@ def _halved(path: Path, network: nn.Module, card: ModelCard, frames: np.ndarray,
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder, ONNX_FP32)
         export_onnx(network, whole, size=card.size, channels=card.channels, normalise=card.normalise)
-        halve(whole, path)
+        to_float16(whole, path)
     given = runner(path, runtime="onnxruntime", precision="f32")(frames)
-    same = agree(masks, given, least=PARITY, what=f"{ONNX_FP16} on onnxruntime", knob="to another stage of the run")
+    same = check_agreement(
+        masks, given, least=PARITY, what=f"{ONNX_FP16} on onnxruntime", hint="to another stage of the run"
+    )
     return {**card.measured[stage_folder.WEIGHTS], "runtime": "onnxruntime", "measured_in": "torch", "agreement": same}
 
 
@@ -175,25 +177,25 @@ def _steady(graph: Path, frames: np.ndarray, masks: np.ndarray, *, classes: int)
     return sorted(sorted(chosen, key=lambda index: (-shown[index], -same[index]))[:GOLDEN])
 
 
-def agreement(ship: Ship) -> dict[str, float]:
+def agreement(ship: Package) -> dict[str, float]:
     """`golden_agreement`: the share of golden pixels on which two runtimes give one class in INT8."""
     one, other = (golden_masks(ship, runtime, "int8") for runtime in RUNTIMES)
     return {"golden_agreement": float((one == other).mean())}
 
 
-def _tried(ship: Ship, file: str, frames: np.ndarray, *, say: Say) -> ModelCard:
+def _tried(ship: Package, file: str, frames: np.ndarray, *, say: Say) -> ModelCard:
     """The card with golden agreement, the lower of the runtimes', and the time of a frame on each of them."""
-    calls: dict[tuple[str, str, str | None], GraphRunner] = {
+    calls: dict[tuple[str, str, str | None], ModelRunner] = {
         (runtime, file, None): runner(ship, runtime=runtime, file=file, tested=False) for runtime in RUNTIMES
     }
     tests = [self_test(ship, call) for call in calls.values()]
     reached = {
         "golden_pixels": min(test.pixels for test in tests),
-        "golden_dice": min(test.foreground for test in tests),
+        "golden_dice": min(test.foreground_dice for test in tests),
         **(agreement(ship) if file == ONNX_INT8 else {}),
     }
     latency = latency_records(calls, frames[:4], TIMED, device=str(describe().get("cpu", "")))
     if (busy := latency[0]["foreign_cores"]) and busy > shelf.BUSY:
         say(f"no latency class: others used {busy:.1f} cores; pack again on a quiet machine")
     measured = {**ship.card.measured, file: {**ship.card.measured[file], **reached}}
-    return seal(ship.folder, replace(ship.card, measured=measured, latency=latency, files={}))
+    return finalize(ship.folder, replace(ship.card, measured=measured, latency=latency, files={}))

@@ -5,7 +5,7 @@
                         inputs.json, statistics of the training frames   golden/, synthetic frames and their masks
     students/zoo/README.md, its table written from the cards
 
-An entry is a ship: `deploy.package.package.open_ship("zoo/NAME")` checks every file of it.
+An entry is a ship: `edgemt.open_ship("zoo/NAME")` checks every file of it.
 
 Loads no torch, so that a list of names costs nothing.
 """
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import Any
 
 import students
+from deploy.package.files import ONNX_FP16, ONNX_INT8
 from edgemt.io import zoo_paths
 from edgemt.io.atomic import sha256
 from edgemt.io.zoo_paths import CARD, PREFIX, names
@@ -28,7 +29,7 @@ from edgemt.model_card import ModelCard
 __all__ = ["CARD", "GRAPHS", "LARGEST", "PREFIX", "WEIGHTS", "Entry", "is_entry", "names", "open_entry", "read_card"]
 
 WEIGHTS = "weights.safetensors"
-GRAPHS = {"model.int8.onnx": "INT8", "model.fp16.onnx": "float16"}  # what an entry may run, first choice first
+GRAPHS = {ONNX_INT8: "INT8", ONNX_FP16: "float16"}  # what an entry may run, first choice first
 LARGEST = 8_000_000  # bytes of an entry: weights, graph and golden frames
 TERMS = "research use: trained on data with its own terms"
 BEGIN, END = "<!-- entries, written by `edgemt pack` -->", "<!-- end of entries -->"

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 from torch import nn
 
-from deploy.export import Shippable
+from deploy.export import DeployableModel
 from edgemt.data import phantom2d, phantom3d
 from edgemt.io.volumes import stack_neighbours
 from edgemt.model_card import ModelCard
@@ -31,6 +31,6 @@ def frames_for(card: ModelCard, *, count: int = 8) -> np.ndarray:
 
 def masks_of(network: nn.Module, card: ModelCard, frames: np.ndarray) -> np.ndarray:
     """uint8 [N, H, W, K] -> uint8 [N, H, W]: the graph that ships, in torch and float32."""
-    whole = Shippable(network, normalise=card.normalise, channels=card.channels).eval()
+    whole = DeployableModel(network, normalise=card.normalise, channels=card.channels).eval()
     with torch.inference_mode():
         return np.concatenate([whole(torch.from_numpy(frame[None])).numpy() for frame in frames])

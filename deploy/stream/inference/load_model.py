@@ -10,9 +10,9 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 
 from deploy.measurement.variants import undecided
-from deploy.package.golden import golden
+from deploy.package.golden import golden_pairs
 from deploy.package.input_drift import read_inputs
-from deploy.package.package import Ship, card_hash, open_ship
+from deploy.package.package import Package, card_hash, open_package
 from deploy.runtimes.load import fastest_here, runner
 from deploy.stream.inference.inference_thread import InferFn, StreamModel
 from deploy.stream.inference.package_watcher import PackageWatcher

@@ -10,8 +10,8 @@ from __future__ import annotations
 
 import numpy as np
 
-from deploy.package.frame_features import described_as
-from deploy.package.input_drift import InputStatistics, Watch
+from deploy.package.frame_features import matching_features
+from deploy.package.input_drift import InputDriftMonitor, InputStatistics
 
 _LIKENESS_EVERY = 15  # frames between two measurements of likeness, which take one or two milliseconds
 _NUM_INITIAL = 45  # frames of which every third one is measured, to detect other frames early

@@ -9,7 +9,7 @@ from __future__ import annotations
 import os
 
 from deploy.package.files import CARD
-from deploy.package.package import Ship
+from deploy.package.package import Package
 from edgemt.io.atomic import sha256
 
 Stamp = tuple[int, ...]
