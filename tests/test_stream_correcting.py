@@ -14,7 +14,7 @@ import headless_chromium
 import numpy as np
 import pytest
 
-from deploy.promptable.runner import Prompted
+from deploy.promptable.runner import PromptableRunner
 from deploy.stream.correction.case_writer import CorrectedCaseWriter
 from deploy.stream.correction.session import (
     MAX_FROZEN,

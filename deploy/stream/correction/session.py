@@ -17,9 +17,9 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deploy.package.package import Ship
-from deploy.promptable.mask_edit import box_of, boxed, clicked
-from deploy.promptable.runner import Box, Embedding, Prompted, Question, has_prompt, open_prompt
+from deploy.package.package import Package
+from deploy.promptable.mask_edit import apply_box, apply_click, bounding_box
+from deploy.promptable.runner import Box, Embedding, Prompt, PromptableRunner, has_prompt, open_prompt
 from deploy.stream.correction.case_writer import CorrectedCaseWriter
 from deploy.stream.outputs.base import OutputContext
 from deploy.stream.state.frames import DisplaySnapshot, Frame, InferenceResult
@@ -68,7 +68,7 @@ class CorrectableOutputContext(OutputContext):
 
 
 def open_correction_session(
-    package: Ship, *, model: str, runtime: str, collect: Path | None
+    package: Package, *, model: str, runtime: str, collect: Path | None
 ) -> CorrectionSession | None:
     """The session for the promptable model of a package; None if it has none.
 
@@ -89,7 +89,9 @@ def open_correction_session(
 class CorrectionSession:
     """Corrections for any number of pages; safe for any number of threads."""
 
-    def __init__(self, prompt: Prompted, card: ModelCard, case_writer: CorrectedCaseWriter | None = None) -> None:
+    def __init__(
+        self, prompt: PromptableRunner, card: ModelCard, case_writer: CorrectedCaseWriter | None = None
+    ) -> None:
         self.about: dict[str, Any] = {"steps": MAX_STEPS, "collect": case_writer is not None}
         self.classes = len(card.classes)
         self._prompt, self._size, self._case_writer = prompt, card.size, case_writer
@@ -163,14 +165,14 @@ class CorrectionSession:
         if frozen.embedding is None:
             frozen.embedding = self._prompt.embed(frozen.frame.pixels)
         # No mask prompt: networks follow it more closely than a click that contradicts it.
-        box = last.box if last.box is not None else box_of(region, points)
-        segmented = self._segment(frozen.embedding, Question(box, () if last.box is not None else points), region.shape)
+        box = last.box if last.box is not None else bounding_box(region, points)
+        segmented = self._segment(frozen.embedding, Prompt(box, () if last.box is not None else points), region.shape)
         if last.box is not None:
             again = any(step.value == last.value and step.box is not None for step in steps[:-1])
-            region, network_followed = boxed(region, segmented, again=again)
+            region, network_followed = apply_box(region, segmented, again=again)
         else:
             x, y, on = points[-1]
-            region, network_followed = clicked(region, segmented, at=(x, y), on=on)
+            region, network_followed = apply_click(region, segmented, at=(x, y), on=on)
         mask = np.where(previous == last.value, 0, previous).astype(np.uint8)
         mask[region] = last.value
         if len(frozen.results) >= 2 * MAX_STEPS:
@@ -178,9 +180,9 @@ class CorrectionSession:
         frozen.results[steps] = CorrectionResult(mask, network_followed)
         return frozen.results[steps]
 
-    def _segment(self, embedding: Embedding, prompt: Question, size: tuple[int, ...]) -> np.ndarray:
+    def _segment(self, embedding: Embedding, prompt: Prompt, size: tuple[int, ...]) -> np.ndarray:
         """The structure that the network finds for the prompt, bool [h, w]."""
-        logits = self._prompt.answer(embedding, prompt).logits
+        logits = self._prompt.segment(embedding, prompt).logits
         if logits.shape != size:
             logits = np.asarray(Image.fromarray(logits).resize((size[1], size[0]), Image.Resampling.BILINEAR))
         return logits > 0

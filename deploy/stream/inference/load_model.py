@@ -23,7 +23,7 @@ Isolation = Literal["thread", "process"]
 
 
 class LoadedStreamModel(NamedTuple):
-    package: Ship
+    package: Package
     model: StreamModel
     runner: InferFn  # loaded; the caller closes it
     watcher: PackageWatcher
@@ -45,7 +45,7 @@ def load_stream_model(
     `hang_ms` is the time limit of one mask in a worker process. `colours` gives one colour per class.
     Raises ValueError in one line for a package that is invalid, and for a model of volume slices.
     """
-    package = open_ship(folder)
+    package = open_package(folder)
     card = package.card
     if card.channel_order == "slices":
         raise ValueError(
@@ -62,10 +62,10 @@ def load_stream_model(
     def load() -> InferFn:
         if isolation == "process":
             return WorkerProcess(folder, hang_ms=hang_ms, **choice)
-        return runner(open_ship(folder), **choice)  # verified again: the folder may have changed since
+        return runner(open_package(folder), **choice)  # verified again: the folder may have changed since
 
     first: Any = load() if isolation == "process" else runner(package, **choice)
-    pairs = golden(package)
+    pairs = golden_pairs(package)
     golden_here = (pairs[0].frame, first(pairs[0].frame).copy()) if pairs else None
     name = f"{card.name or package.folder.resolve().name}@{card_hash(card)[:12]}"
     model = StreamModel(

@@ -46,7 +46,7 @@ class MaskPlausibility:
 
     def __init__(self, statistics: InputStatistics | None = None) -> None:
         self.drift_message = ""  # set once the frames differ from the training frames
-        self._statistics, self._monitor = statistics, Watch(statistics, what="source")
+        self._statistics, self._monitor = statistics, InputDriftMonitor(statistics, what="source")
         self._previous: np.ndarray | None = None
         self._epoch = -1
         self._likeness: float | None = None
@@ -66,11 +66,11 @@ class MaskPlausibility:
         return (None if previous is None else _agreement(previous, mask)), self._likeness
 
     def _measure_likeness(self, fitted: np.ndarray, statistics: InputStatistics) -> float:
-        features = described_as(fitted[None], statistics.names)
+        features = matching_features(fitted[None], statistics.names)
         if features is None:
             return 0.0
-        self.drift_message = self._monitor.see_described(features) or self.drift_message
-        return round(float(statistics.likeness(features)[0]), 4)
+        self.drift_message = self._monitor.update_features(features) or self.drift_message
+        return round(float(statistics.in_distribution_score(features)[0]), 4)
 
 
 def _agreement(a: np.ndarray, b: np.ndarray) -> float:

@@ -19,7 +19,7 @@ _UNKNOWN: Stamp = ()  # the first check hashes all files: one may have changed w
 class PackageWatcher:
     """Compares the files of a package with the hashes on its card."""
 
-    def __init__(self, package: Ship) -> None:
+    def __init__(self, package: Package) -> None:
         self._package = package
         self._hashes = {**package.card.files, CARD: sha256(package.folder / CARD)}
         self._stamps: dict[str, Stamp | None] = dict.fromkeys(self._hashes, _UNKNOWN)

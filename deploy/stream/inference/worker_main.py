@@ -20,11 +20,11 @@ _PARENT_EVERY_S = 1.0
 
 
 def _serve(package: str, options: dict[str, Any], frames_fd: int, masks_fd: int) -> None:
-    from deploy.package.package import card_hash, open_ship
+    from deploy.package.package import card_hash, open_package
     from deploy.runtimes.load import runner
 
     try:
-        opened = open_ship(package)
+        opened = open_package(package)
         run = runner(opened, **options)
     except ValueError as error:
         return _write(masks_fd, json.dumps({"error": str(error)}).encode(), with_length=True)

@@ -71,7 +71,7 @@ def open_source(text: str, *, hz: float | None = None, depth: Depth | None = Non
 def _by_content(text: str) -> Source | None:
     """The source of a file without a known suffix, such as a DICOM file of an archive or a video of a recorder; None
     for any other file."""
-    from deploy.dicom.pixels import is_dicom
+    from deploy.dicom.header import is_dicom
 
     if is_dicom(text):
         from deploy.stream.sources.dicom import DicomSource

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.benchmark.soak import drift
+from deploy.measurement.drift import drift
 from deploy.measurement.percentiles import summary
 from deploy.stream.state.frames import STATES, DisplaySnapshot
 from deploy.stream.state.overlay import count_changed_outside

@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from deploy.promptable.runner import Question
+from deploy.promptable.runner import Prompt
 from deploy.stream.correction.session import MAX_STEPS, CorrectionSession, CorrectionStep
 from deploy.stream.state.frames import Frame
 from deploy.stream.web.updates import pack_message
@@ -73,9 +73,9 @@ def _parse_step(raw: Any, *, classes: int) -> CorrectionStep:
         raise ValueError("a step is a class with a click of three numbers or a box of four")
     x, y, *rest = (float(n) for n in numbers)
     if expected == 3:
-        Question(points=((x, y, bool(rest[0])),))
+        Prompt(points=((x, y, bool(rest[0])),))
         return CorrectionStep(value, click=(x, y, bool(rest[0])))
-    Question(box=(x, y, rest[0], rest[1]))
+    Prompt(box=(x, y, rest[0], rest[1]))
     return CorrectionStep(value, box=(x, y, rest[0], rest[1]))
 
 
