@@ -198,7 +198,7 @@ function bindControls() {
   new ResizeObserver(fit).observe($("room"));
   document.addEventListener("visibilitychange", () => { if (document.hidden) drawMask(null); dirty = true; });
   const keys = { " ": freeze, s: snapshot, m: toggleMasks, f: toggleFullscreen, ArrowUp: () => changeOpacity(5), ArrowDown: () => changeOpacity(-5) };
-  if (correct) Object.assign(keys, { z: () => correct.undo(), Enter: () => correct.keep() });
+  if (correct) Object.assign(keys, { z: () => correct.undo(), Enter: () => correct.saveCase() });
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const button = $("classes").querySelectorAll("button")[Number(event.key) - 1];
