@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction
 
 from deploy.stream.limits import StreamLimits
-from edgemt.commands.console import say, write_json
+from edgemt.commands.console import log, write_json
 
 if TYPE_CHECKING:
     from deploy.stream.correction.session import CorrectionSession
@@ -81,7 +81,7 @@ def stream(command: Stream) -> None:
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     warning = budget_warning(opened, command.limits.budget_ms)
     if warning is not None:
-        say(f"warning: {warning}")
+        log(f"warning: {warning}")
     try:
         if command.evidence is not None:
             return _run_experiment(command, opened, command.evidence)
@@ -90,7 +90,7 @@ def stream(command: Stream) -> None:
         record = _run_with_outputs(_make_session(command, opened, source), command, opened, source)
     finally:
         close_runner(opened.runner)
-    say(_summary(record))
+    log(_summary(record))
     write_json(command.json, record)
     raise_if_nothing_shown(record)
     if record["frames"] == 0:
@@ -118,13 +118,13 @@ def _run_with_outputs(session: Session, command: Stream, opened: LoadedStreamMod
         session.display_state, opened.package.card, opened.model.colours, source, corrections
     )
     output_threads: list[OutputThread] = []
-    status_line = StatusLine(session, log=say)
+    status_line = StatusLine(session, log=log)
     # a service is stopped by SIGTERM: end like with Ctrl-C, so that a recording is closed properly
     previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for name in command.outputs:
             output_threads.append(OutputThread(open_output(name, context), session.display_state, name=name))
-        say(f"{opened.model.id}; one mask takes {opened.mask_ms:.1f} ms; Ctrl-C ends it")
+        log(f"{opened.model.id}; one mask takes {opened.mask_ms:.1f} ms; Ctrl-C ends it")
         return session.run()
     except KeyboardInterrupt:
         return session.record()
@@ -176,9 +176,9 @@ def _run_experiment(command: Stream, opened: LoadedStreamModel, folder: Path) ->
     rates = (30.0, 60.0) if command.hz is None else (command.hz,)
     options = StreamOptions(**asdict(command.limits), frames=command.frames or 1500)
     try:
-        evidence = measure_latency(opened, command.source, rates=rates, options=options, log=say)
+        evidence = measure_latency(opened, command.source, rates=rates, options=options, log=log)
     except KeyboardInterrupt:
-        say("interrupted; no evidence was written")
+        log("interrupted; no evidence was written")
         raise SystemExit(130) from None
     print(write_evidence(evidence, folder))
     write_json(command.json, without_raw(evidence))
