@@ -15,10 +15,11 @@ from edgemt.io import atomic
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.roles import Networks
 from edgemt.methods import METHODS, Discriminator
-from edgemt.training import checkpoint, engine, seeds
+from edgemt.training import checkpoint, engine
 from edgemt.training.device import resolve_precision
 from edgemt.training.engine import train
 from edgemt.training.options import Schedule
+from edgemt.training.seeds import step_seed
 
 FAST = Schedule(steps=8, labelled=2, unlabelled=2, precision="32-true", validations=2, checkpoint_every=2, warmup=2)
 
@@ -235,7 +236,7 @@ def test_the_learning_rate_warms_up_and_ends_near_zero() -> None:
 
 
 def test_neighbouring_steps_have_unrelated_seeds() -> None:
-    seeds = [seeds.step_seed(0, i) for i in range(1000)] + [seeds.step_seed(1, i) for i in range(1000)]
+    seeds = [step_seed(0, i) for i in range(1000)] + [step_seed(1, i) for i in range(1000)]
     assert len(set(seeds)) == 2000
     assert len({s % 16 for s in seeds[:400]}) == 16
 
