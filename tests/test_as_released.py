@@ -16,7 +16,7 @@ import teachers
 from edgemt import recipes
 from edgemt.contract import Batch, Output, Step
 from edgemt.data.augment2d import NO_AUGMENT, warp
-from edgemt.data.slice_dataset import SliceDataset
+from edgemt.data.slice_dataset import SliceDataset, TwoStreamBatches
 from edgemt.learning.ema import AlternatingEma
 from edgemt.learning.perturbations.intensity import IntensityJitter
 from edgemt.learning.pseudo_labels import largest_component
