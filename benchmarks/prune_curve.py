@@ -228,12 +228,12 @@ def table(rows: list[dict[str, Any]], times: dict[str, dict[str, float]]) -> str
 
 def picture(rows: list[dict[str, Any]], times: dict[str, dict[str, float]]) -> str:
     """Dice against latency, a line for each target from the unpruned student on."""
-    from edgemt.report.svg import Axis, around, dot, drawing, line, path, text
+    from edgemt.report.svg import Axis, dot, drawing, line, padded_range, path, text
 
     tones = {"latency": "#2373b8", "macs": "#c2570c", "params": "#0a8f74", "whole": "#64748b"}
     left, right, top, bottom = 60.0, 700.0, 30.0, 330.0
-    x = Axis(*around([times[r["name"]]["times"] for r in rows], least=0.1, low=0.0), left, right)
-    y = Axis(*around([r["dice"] for r in rows], least=0.02, low=0.0, high=1.0), bottom, top)
+    x = Axis(*padded_range([times[r["name"]]["times"] for r in rows], least=0.1, low=0.0), left, right)
+    y = Axis(*padded_range([r["dice"] for r in rows], least=0.02, low=0.0, high=1.0), bottom, top)
     parts = [line("grid", left, y(t), right, y(t)) for t in y.ticks()]
     parts += [text("tick end", left - 8, y(t) + 4, f"{t:g}") for t in y.ticks()]
     parts += [text("tick mid", x(t), bottom + 18, f"{t:g}") for t in x.ticks()]

@@ -13,7 +13,7 @@ from tyro.conf import subcommand
 
 from deploy.runtimes.runner import out_of_memory
 from edgemt.commands import bench, check, compare, export, listing, package, pipeline, signing, stream
-from edgemt.commands.console import alone, say
+from edgemt.commands.console import log, without_extra_args
 from edgemt.errors import unknown_name_message
 from edgemt.io.atomic import no_space
 
@@ -26,17 +26,17 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     export.Export: export.export,
     bench.Bench: bench.bench,
     compare.Compare: compare.compare,
-    check.Check: alone(check.check),
-    package.Eval: alone(package.evaluate),
-    package.Predict: alone(package.predict),
-    package.Build: alone(package.build),
-    signing.Keygen: alone(signing.make_key),
-    signing.Sign: alone(signing.sign_ship),
-    listing.Pack: alone(listing.pack_stage),
-    listing.List: alone(listing.list_names),
-    listing.Explain: alone(listing.explain_method),
-    package.Doctor: alone(package.doctor),
-    stream.Stream: alone(stream.stream),
+    check.Check: without_extra_args(check.check),
+    package.Eval: without_extra_args(package.evaluate),
+    package.Predict: without_extra_args(package.predict),
+    package.Build: without_extra_args(package.build),
+    signing.Keygen: without_extra_args(signing.make_key),
+    signing.Sign: without_extra_args(signing.sign_ship),
+    listing.Pack: without_extra_args(listing.pack_stage),
+    listing.List: without_extra_args(listing.list_names),
+    listing.Explain: without_extra_args(listing.explain_method),
+    package.Doctor: without_extra_args(package.doctor),
+    stream.Stream: without_extra_args(stream.stream),
 }
 NAMES = {kind.__name__.lower(): kind for kind in COMMANDS}
 TAKES_FIELDS = (
@@ -65,7 +65,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     try:
         _dispatch(args)
     except KeyboardInterrupt:
-        say("interrupted; everything up to the last checkpoint is kept, the same command resumes")
+        log("interrupted; everything up to the last checkpoint is kept, the same command resumes")
         raise SystemExit(130) from None
     except BrokenPipeError:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -73,19 +73,19 @@ def main(argv: Sequence[str] | None = None) -> None:
     except ValueError as error:
         if os.environ.get("EDGEMT_TRACEBACK"):
             raise
-        say(f"error: {' '.join(str(error).split())}")
+        log(f"error: {' '.join(str(error).split())}")
         raise SystemExit(2) from None
     except (MemoryError, RuntimeError) as error:
         if not out_of_memory(error) or os.environ.get("EDGEMT_TRACEBACK"):
             raise
         why = " ".join(str(error).split())[:120] or "an array could not be allocated"
-        say(f"error: out of memory ({why}); close other programs, raise ulimit -v, or use smaller data")
+        log(f"error: out of memory ({why}); close other programs, raise ulimit -v, or use smaller data")
         raise SystemExit(2) from None
     except OSError as error:
         reason = "no space left on the disk" if no_space(error) else _REASONS.get(error.errno or 0)
         if reason is None or os.environ.get("EDGEMT_TRACEBACK"):
             raise
-        say(f"error: {error.filename or 'writing'}: {reason}; mend it and run the same command again")
+        log(f"error: {error.filename or 'writing'}: {reason}; mend it and run the same command again")
         raise SystemExit(2) from None
 
 

@@ -18,7 +18,7 @@ from edgemt.methods import METHODS
 from edgemt.pipeline.accuracy import dice_drop
 from edgemt.pipeline.network_spec import network_spec
 from edgemt.pipeline.run_context import RunContext
-from edgemt.recipes import RECIPES, Int8
+from edgemt.recipes import RECIPES, Int8Stage
 from edgemt.training.options import Schedule
 
 READER = "down.0.4"  # the convolution that reads what was planted
@@ -47,7 +47,7 @@ def plant(net: nn.Module, *, by: float) -> nn.Module:
     return net
 
 
-def begin(out: Path, *, by: float, int8: Int8, tolerance: float, strict: bool = False) -> RunContext:
+def begin(out: Path, *, by: float, int8: Int8Stage, tolerance: float, strict: bool = False) -> RunContext:
     """A run whose teacher, student and slim student are one network; planted in the slim student alone."""
     base = RECIPES["phantom"]()
     recipe = replace(

@@ -15,7 +15,7 @@ from edgemt import cli
 from edgemt.comparison import budget, docs, one_run, results, runs, table_only
 from edgemt.comparison.record import record_of
 from edgemt.comparison.results import Result
-from edgemt.comparison.run_inputs import Wanted, draws_of
+from edgemt.comparison.run_inputs import RunInputs, draws_of
 from edgemt.comparison.tiers import tiers
 from edgemt.methods import METHODS
 from edgemt.pipeline.overrides import override
@@ -37,7 +37,7 @@ def compared(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     out = tmp_path_factory.mktemp("fair") / "all"
     with pytest.MonkeyPatch.context() as patch:
         lines: list[str] = []
-        patch.setattr("edgemt.comparison._say", lines.append)
+        patch.setattr("edgemt.comparison._log", lines.append)
         cli.main(["compare", "mean_teacher", *DRAW, "--out", str(out)])
     return out, "\n".join(lines)
 
@@ -83,11 +83,11 @@ def test_the_draw_is_printed_and_stands_in_the_table(compared):
 
 def test_volumes_of_a_3d_teacher_are_drawn_alike(tmp_path):
     recipe = override(load("phantom_volumes"), ["--data.phantom", "3", "4", "2"], prog="x")
-    wanted = Wanted(recipe, tmp_path, 2)
-    plan = runs.planned(["cps"], seeds=[0, 1], out=tmp_path, draw=2)
+    wanted = RunInputs(recipe, tmp_path, 2)
+    plan = runs.plan_runs(["cps"], seeds=[0, 1], out=tmp_path, draw=2)
     drawn = {one: wanted.drawn(one) for one in plan}
     for one, names in drawn.items():
-        labelled = wanted.run(one).volumes.cohort.labelled
+        labelled = wanted.context_of(one).volumes.cohort.labelled
         assert tuple(sorted({case.group for case in labelled})) == names and len(names) == 2
     assert {one.seed: names for one, names in drawn.items()} == draws_of(plan, wanted)
     assert len(set(drawn.values())) == 2
@@ -236,21 +236,21 @@ def test_one_seed_has_no_table_of_seeds_and_states_what_its_interval_leaves_open
 def test_bcp_and_ssl4mis_have_the_settings_of_their_releases():
     recipe = load("acdc_methods")
     for name, power in (("bcp", 0.0), ("mc_net", 0.0), ("ua_mt", 0.9), ("cps", 0.9), ("unimatch", 0.9)):
-        one = runs.One(name, 0, Path("x"), "published")
+        one = runs.TrainingRun(name, 0, Path("x"), "published")
         of = runs.recipe_of(one, recipe)
         schedule = of.teacher.schedule
         assert (schedule.optimiser, schedule.learning_rate, schedule.weight_decay) == ("sgd", 0.01, 1e-4)
         assert schedule.power == power and schedule.steps == recipe.teacher.schedule.steps
         assert schedule.lr_at(0) == 0.01 and schedule.clip == 0, "no warm-up, no clipping"
         assert of.augment == LIGHT and of.per_image == (name != "unimatch")
-    common = runs.recipe_of(runs.One("bcp", 0, Path("x")), recipe)
+    common = runs.recipe_of(runs.TrainingRun("bcp", 0, Path("x")), recipe)
     assert common.teacher.schedule == recipe.teacher.schedule
 
 
 def test_a_method_of_ours_has_no_published_settings_and_keeps_the_common_ones():
     for name in ("two_stream_mt", "cutmix_mt", "soft_cutmix_mt", "adaptive_threshold", "rdmt", "s_acmt"):
         assert METHODS[name].published() is None
-    plan = runs.planned(["two_stream_mt", "bcp"], seeds=[0], out=Path("x"), settings="published")
+    plan = runs.plan_runs(["two_stream_mt", "bcp"], seeds=[0], out=Path("x"), settings="published")
     assert [(one.method, one.settings) for one in plan] == [
         ("supervised", "common"),
         ("two_stream_mt", "common"),
@@ -289,7 +289,7 @@ def trained(monkeypatch: pytest.MonkeyPatch) -> list[str]:
     """Names of the run folders that were trained."""
     names: list[str] = []
 
-    def train(one: runs.One, recipe) -> str:
+    def train(one: runs.TrainingRun, recipe) -> str:
         names.append(one.folder.name)
         return runs.train(one, recipe)
 
@@ -312,7 +312,7 @@ def test_an_interrupted_comparison_goes_on_with_the_run_that_was_interrupted(com
     (out / "results" / "mean_teacher_0.json").unlink()
     whole = runs.train
 
-    def cut(one: runs.One, recipe) -> str:
+    def cut(one: runs.TrainingRun, recipe) -> str:
         if one.seed == 1:
             raise KeyboardInterrupt
         return whole(one, recipe)
@@ -398,7 +398,7 @@ def test_the_cost_is_printed_before_it_is_spent_and_a_time_after_the_first_run(c
 
 
 def test_time_to_come_counts_what_a_step_of_each_method_costs():
-    plan = runs.planned(["mean_teacher"], seeds=[0, 1], out=Path("x"))
+    plan = runs.plan_runs(["mean_teacher"], seeds=[0, 1], out=Path("x"))
     done = [made("supervised", 0, 0.0)]  # 1,000 s
     work = 1000 * (2 * budget.relative("mean_teacher", 2) + 1)
     hours = f"about {work / 60:.0f} min to come"

@@ -22,7 +22,7 @@ from edgemt import cli
 from edgemt.comparison import runs, subprocess_pool
 from edgemt.comparison.bootstrap import _counts as draws_of
 from edgemt.comparison.bootstrap import dice, difference
-from edgemt.comparison.published import ATRIUM, SAYS, published
+from edgemt.comparison.published import ATRIUM, SOURCE_NOTE, published
 from edgemt.contract import Batch
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher
@@ -94,7 +94,7 @@ def test_the_two_controls_learn_the_same_and_deliver_different_players(compared)
 
 
 def runs_of_control() -> tuple[str, str]:
-    return runs.AVERAGED, runs.RAW
+    return runs.EMA_CONTROL, runs.STUDENT_CONTROL
 
 
 def test_a_method_that_fails_is_a_row_that_says_so(compared):
@@ -167,14 +167,14 @@ def sleepers(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen]:
     return started
 
 
-def up(plan: list[runs.One], jobs: int) -> bool:
+def up(plan: list[runs.TrainingRun], jobs: int) -> bool:
     logs = [one.folder / "train.log" for one in plan[:jobs]]
     return all(log.exists() and log.read_text() for log in logs)
 
 
 def test_a_comparison_that_is_told_to_stop_leaves_no_process_behind(sleepers, tmp_path, monkeypatch):
     """SIGTERM as a queue or a service sends it: to the parent alone."""
-    plan = runs.planned(["cps"], seeds=[0, 1], out=tmp_path)
+    plan = runs.plan_runs(["cps"], seeds=[0, 1], out=tmp_path)
     told = []
 
     def rest(seconds: float) -> None:
@@ -185,18 +185,18 @@ def test_a_comparison_that_is_told_to_stop_leaves_no_process_behind(sleepers, tm
 
     monkeypatch.setattr(subprocess_pool, "time", type("Clock", (), {"sleep": rest, "monotonic": time.monotonic}))
     with pytest.raises(KeyboardInterrupt):
-        list(subprocess_pool.train_beside(plan, lambda one: [f"seed-{one.seed}"], jobs=4))
+        list(subprocess_pool.train_in_subprocesses(plan, lambda one: [f"seed-{one.seed}"], jobs=4))
     assert len(sleepers) == 4
     assert {process.returncode for process in sleepers} == {-signal.SIGTERM, -signal.SIGKILL}
     assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
 
 
 def test_a_comparison_that_breaks_off_between_two_runs_leaves_no_process_behind(sleepers, tmp_path):
-    plan = runs.planned(["mean_teacher"], seeds=[0], out=tmp_path)
+    plan = runs.plan_runs(["mean_teacher"], seeds=[0], out=tmp_path)
     words = {plan[0]: ["short"], plan[1]: ["long"]}
     with (
         pytest.raises(ZeroDivisionError),
-        closing(subprocess_pool.train_beside(plan, words.__getitem__, jobs=2)) as finished,
+        closing(subprocess_pool.train_in_subprocesses(plan, words.__getitem__, jobs=2)) as finished,
     ):
         for one, failed in finished:
             assert (one, failed) == (plan[0], "")
@@ -250,7 +250,7 @@ def test_a_published_value_stands_beside_a_run_of_the_same_protocol_alone(compar
     assert told["labelled"] == 3 and "Published" not in comparison_table(told) and told["published"] is None
     assert published("dtc", recipe="la", labelled=8) == 0.8751
     assert published("dtc", recipe="la", labelled=3) is None and published("dtc", recipe="acdc", labelled=8) is None
-    told["published"], told["rows"][-1]["published"] = SAYS, 0.8751
+    told["published"], told["rows"][-1]["published"] = SOURCE_NOTE, 0.8751
     last = next(line for line in comparison_table(told).splitlines() if f"| {told['rows'][-1]['method']} |" in line)
     assert last.endswith("| 0.875 |")
     page = comparison_page(told)
@@ -326,9 +326,9 @@ def test_scores_that_do_not_match_are_refused():
 
 
 def test_the_controls_come_first_and_only_those_that_are_needed():
-    averaged = runs.planned(["mean_teacher"], seeds=[0], out=Path("x"))
+    averaged = runs.plan_runs(["mean_teacher"], seeds=[0], out=Path("x"))
     assert [one.method for one in averaged] == ["supervised", "mean_teacher"]
-    both = runs.planned(["cps", "supervised", "cps"], seeds=[3], out=Path("x"))
+    both = runs.plan_runs(["cps", "supervised", "cps"], seeds=[3], out=Path("x"))
     assert [one.folder.name for one in both] == ["supervised-3", "supervised_student-3", "cps-3"]
 
 

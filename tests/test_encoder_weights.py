@@ -16,7 +16,7 @@ from edgemt.io import encoder_weights
 from edgemt.io.encoder_weights import PACKAGES, adapt_first_conv, find, load, load_into, tensor_digest, timm_names
 from edgemt.pipeline import flow
 from edgemt.pipeline.run_context import open_run
-from edgemt.recipes import RECIPES, Recipe, Student, Teacher
+from edgemt.recipes import RECIPES, Recipe, StudentOptions, TeacherOptions
 from edgemt.training.options import Schedule
 
 TINY = "test_efficientnet"
@@ -207,8 +207,8 @@ def tiny_recipe(**student: object) -> Recipe:
     return replace(
         base,
         data=replace(base.data, size=(32, 32), phantom=(3, 3, 1)),
-        teacher=Teacher(network=f"students/{TINY}", decoder="dense2", schedule=QUICK),
-        student=Student(network=TINY, schedule=QUICK, **student),  # type: ignore[arg-type]
+        teacher=TeacherOptions(network=f"students/{TINY}", decoder="dense2", schedule=QUICK),
+        student=StudentOptions(network=TINY, schedule=QUICK, **student),  # type: ignore[arg-type]
     )
 
 
@@ -256,7 +256,9 @@ def test_a_students_network_can_be_the_teacher(tmp_path: Path) -> None:
     assert card.network["encoder_weights"]["origin"] == "own.safetensors"
     network_folder.load_network(out / "teacher")
     with pytest.raises(ValueError, match="has no encoder that takes them"):
-        flow.run(replace(recipe, teacher=Teacher(network="unet", encoder_weights=str(file))), out, until="teacher")
+        flow.run(
+            replace(recipe, teacher=TeacherOptions(network="unet", encoder_weights=str(file))), out, until="teacher"
+        )
 
 
 @pytest.mark.parametrize(
@@ -271,7 +273,7 @@ def test_frames_are_normalised_as_the_pretrained_encoder_expects(
     tmp_path: Path, wanted: str, network: str, pretrained: str, mean: tuple[float, ...]
 ) -> None:
     recipe = tiny_recipe()
-    recipe = replace(recipe, normalise=wanted, student=Student(network=network, pretrained=pretrained))  # type: ignore[arg-type]
+    recipe = replace(recipe, normalise=wanted, student=StudentOptions(network=network, pretrained=pretrained))  # type: ignore[arg-type]
     assert open_run(recipe, tmp_path).slices.normalise.mean == mean
     own = open_run(replace(recipe, normalise="data"), tmp_path).slices.normalise
     assert own.mean != mean and len(own.mean) == 3

@@ -25,7 +25,7 @@ from edgemt.pipeline import flow, network_spec, quantization_aware, run_context,
 from edgemt.pipeline import prune as slimming
 from edgemt.pipeline.overrides import override
 from edgemt.pipeline.recipe_checks import check_recipe
-from edgemt.recipes import RECIPES, Int8, Recipe, Slim, Student, Teacher
+from edgemt.recipes import RECIPES, Int8Stage, PruneStage, Recipe, StudentOptions, TeacherOptions
 from edgemt.training import engine
 from edgemt.training.options import Schedule
 from teachers.backbone import Backbone, weights_of
@@ -42,12 +42,12 @@ def recipe(feature: FeatureTerm | None = None, **student) -> Recipe:
     return replace(
         base,
         data=DataOptions(layout="phantom", classes=base.data.classes, size=(32, 32), channels=3, phantom=(3, 4, 2)),
-        teacher=Teacher(widths=(4, 4, 8, 8, 8), schedule=replace(SCHEDULE, steps=1)),
-        student=Student(
+        teacher=TeacherOptions(widths=(4, 4, 8, 8, 8), schedule=replace(SCHEDULE, steps=1)),
+        student=StudentOptions(
             "test_efficientnet", **{"pretrained": "never", "method": method, "schedule": SCHEDULE, **student}
         ),
-        slim=Slim(prune=prune.PruneOptions(share=0.4, importance="magnitude"), batches=1, schedule=SCHEDULE),
-        int8=Int8(schedule=SCHEDULE),
+        slim=PruneStage(prune=prune.PruneOptions(share=0.4, importance="magnitude"), batches=1, schedule=SCHEDULE),
+        int8=Int8Stage(schedule=SCHEDULE),
         tolerance=1.0,
         threads=1,
     )

@@ -16,7 +16,7 @@ from edgemt.artefacts import stage_folder
 from edgemt.pipeline import export_student, fallback, quantization_candidates
 from edgemt.pipeline.quantize import int8
 from edgemt.pipeline.run_context import RunContext
-from edgemt.recipes import Int8
+from edgemt.recipes import Int8Stage
 from edgemt.training import engine
 from edgemt.training.options import Schedule
 from edgemt.zoo import entry
@@ -35,14 +35,14 @@ def weight_of(path: Path, layer: str) -> str:
 
 
 def test_a_healthy_network_needs_calibration_alone(tmp_path: Path) -> None:
-    context = begin(tmp_path, by=1.0, int8=Int8(**SMALL_LADDER), tolerance=0.2)
+    context = begin(tmp_path, by=1.0, int8=Int8Stage(**SMALL_LADDER), tolerance=0.2)
     int8(context)
     assert [step["rung"] for step in quantization_of(context)["rungs"]] == ["calibrated"]
     assert not context.folder("qad").exists()
 
 
 def test_an_outlier_channel_fails_calibration_and_one_layer_in_float_mends_it(tmp_path: Path) -> None:
-    context = begin(tmp_path, by=1000.0, int8=Int8(**SMALL_LADDER), tolerance=0.25)
+    context = begin(tmp_path, by=1000.0, int8=Int8Stage(**SMALL_LADDER), tolerance=0.25)
     folder = int8(context)
     failed, mended = quantization_of(context)["rungs"]
     assert not failed["passed"] and max(failed["dice"].values()) < 0.7
@@ -55,7 +55,9 @@ def test_an_outlier_channel_fails_calibration_and_one_layer_in_float_mends_it(tm
 
 @pytest.mark.slow
 def test_a_milder_one_is_mended_by_learning_under_eight_bits(tmp_path: Path) -> None:
-    context = begin(tmp_path, by=20.0, int8=Int8(ladder=("distil",), schedule=SHORT, **SMALL_LADDER), tolerance=0.3)
+    context = begin(
+        tmp_path, by=20.0, int8=Int8Stage(ladder=("distil",), schedule=SHORT, **SMALL_LADDER), tolerance=0.3
+    )
     int8(context)
     failed, mended = quantization_of(context)["rungs"]
     assert not failed["passed"] and mended["passed"] and mended["rung"] == "distilled"
@@ -67,11 +69,11 @@ def test_a_milder_one_is_mended_by_learning_under_eight_bits(tmp_path: Path) -> 
 def test_strict_writes_nothing_when_no_rung_passes_and_names_every_rung(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of = Int8(ladder=("mixed",), kept=1, **SMALL_LADDER)
+    of = Int8Stage(ladder=("mixed",), kept=1, **SMALL_LADDER)
     context = begin(tmp_path, by=1000.0, int8=of, tolerance=0.001, strict=True)
     for strict in (
         context,
-        again(context, strict=False, int8=Int8(ladder=("mixed",), kept=1, otherwise="stop", **SMALL_LADDER)),
+        again(context, strict=False, int8=Int8Stage(ladder=("mixed",), kept=1, otherwise="stop", **SMALL_LADDER)),
     ):
         with pytest.raises(GateError) as caught:
             int8(strict)
@@ -100,7 +102,7 @@ def test_strict_writes_nothing_when_no_rung_passes_and_names_every_rung(
 def test_a_rung_that_was_cut_is_the_only_one_that_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of = Int8(ladder=("mixed",), kept=1, **SMALL_LADDER)
+    of = Int8Stage(ladder=("mixed",), kept=1, **SMALL_LADDER)
     context = begin(tmp_path, by=1000.0, int8=of, tolerance=0.001)
     real, made = quantization_candidates.quantize, []
 
@@ -120,7 +122,7 @@ def test_a_rung_that_was_cut_is_the_only_one_that_is_made_again(
 def test_a_class_that_int8_loses_is_given_as_the_reason_and_one_that_no_case_has_is_passed_over(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    context = begin(tmp_path, by=1.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.2)
+    context = begin(tmp_path, by=1.0, int8=Int8Stage(ladder=(), **SMALL_LADDER), tolerance=0.2)
     slim = stage_folder.read_card(context.folder("slim"))
     absent, lost = context.slices.classes[1:3]
     slim.measured[stage_folder.WEIGHTS]["per_class"][absent]["dice"] = None
@@ -141,10 +143,10 @@ def test_a_class_that_int8_loses_is_given_as_the_reason_and_one_that_no_case_has
 
 
 def test_float_is_shipped_alone_when_no_rung_passes(tmp_path: Path) -> None:
-    context = begin(tmp_path, by=100.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.01)
+    context = begin(tmp_path, by=100.0, int8=Int8Stage(ladder=(), **SMALL_LADDER), tolerance=0.01)
     card = stage_folder.read_card(int8(context))
     assert card.given_up[0]["shipped"] == "half precision and float"
-    assert "calibrated: Dice 0." in fallback.told(card.given_up[0])
+    assert "calibrated: Dice 0." in fallback.describe_fallback(card.given_up[0])
     assert set(card.measured) == {ONNX_FP32} and not any("int8" in file for file in card.files)
     assert card.measured[ONNX_FP32]["quantization"]["rung"] == "none"
     assert not card.measured[ONNX_FP32]["quantization"]["rungs"][0]["passed"]
@@ -165,7 +167,7 @@ def test_a_runtime_that_gives_other_masks_is_left_out_of_the_ship_and_strict_ref
     from edgemt.pipeline import package
     from edgemt.report.deployed_file import deployed
 
-    context = begin(tmp_path, by=1.0, int8=Int8(ladder=(), **SMALL_LADDER), tolerance=0.2)
+    context = begin(tmp_path, by=1.0, int8=Int8Stage(ladder=(), **SMALL_LADDER), tolerance=0.2)
     int8(context)
     real = package.check_agreement
 
@@ -177,7 +179,7 @@ def test_a_runtime_that_gives_other_masks_is_left_out_of_the_ship_and_strict_ref
     assert ONNX_FP32 in shipped.measured and ONNX_INT8 in shipped.measured
     assert not any(file.startswith("openvino/") for file in (*shipped.measured, *shipped.files))
     assert {record["runtime"] for record in shipped.latency} == {"onnxruntime"} and "onnxruntime" in deployed(shipped)
-    assert "files for openvino given up" in fallback.told(shipped.given_up[0])
+    assert "files for openvino given up" in fallback.describe_fallback(shipped.given_up[0])
     before = (context.folder("ship") / "card.json").stat().st_mtime_ns
     package.ship(context)
     assert (context.folder("ship") / "card.json").stat().st_mtime_ns == before
@@ -195,7 +197,7 @@ def test_learning_under_eight_bits_that_was_cut_resumes_to_the_same_bits(
     from edgemt.pipeline.quantization_aware import distil_in_eight_bits
 
     short = Schedule(steps=8, labelled=2, unlabelled=2, precision="32-true", validations=0, checkpoint_every=2)
-    runs = [begin(tmp_path / name, by=30.0, int8=Int8(schedule=short), tolerance=0.2) for name in ("whole", "cut")]
+    runs = [begin(tmp_path / name, by=30.0, int8=Int8Stage(schedule=short), tolerance=0.2) for name in ("whole", "cut")]
     distil_in_eight_bits(runs[0])
     real, calls = engine.Trainer.step, iter(range(5))
 

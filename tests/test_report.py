@@ -18,7 +18,7 @@ from edgemt.report import plain, write_report
 from edgemt.report.charts import binned
 from edgemt.report.formatting import DASH, delivered, figure, scaled, signed, timed
 from edgemt.report.run_page import page
-from edgemt.report.svg import Axis, apart, place
+from edgemt.report.svg import Axis, place_labels, spread
 
 LATENCY = {"p50_ms": 1.64, "p90_ms": 1.8, "p99_ms": 2.2, "precision": "int8", "n": 4000}
 
@@ -301,15 +301,15 @@ def test_each_class_keeps_its_colour_however_many_there_are() -> None:
         (np.zeros((4, 4), np.uint8), np.full((4, 4), 7, np.uint8), "class 7 has no colour"),
     ],
 )
-def test_what_cannot_be_drawn_is_said_in_one_line(image: np.ndarray, mask: np.ndarray, says: str) -> None:
-    with pytest.raises(ValueError, match=says) as caught:
+def test_what_cannot_be_drawn_is_said_in_one_line(image: np.ndarray, mask: np.ndarray, sentence: str) -> None:
+    with pytest.raises(ValueError, match=sentence) as caught:
         contours(image, mask, colours=class_colours(3))
     assert "\n" not in str(caught.value)
 
 
 def test_labels_of_a_crowd_cover_neither_each_other_nor_a_point() -> None:
     points = [(100.0 + 14 * i, 100.0 + 3 * (i % 3)) for i in range(7)]
-    boxes = place(points, [80.0] * 7, bounds=(0, 0, 600, 300))
+    boxes = place_labels(points, [80.0] * 7, bounds=(0, 0, 600, 300))
     for i, a in enumerate(boxes):
         assert a[0] >= 0 and a[1] >= 0 and a[2] <= 600 and a[3] <= 300
         assert not any(a[0] <= x <= a[2] and a[1] <= y <= a[3] for x, y in points)
@@ -318,7 +318,7 @@ def test_labels_of_a_crowd_cover_neither_each_other_nor_a_point() -> None:
 
 def test_end_labels_keep_their_order_and_distance() -> None:
     heights = [50.0, 51.0, 49.0, 98.0, 2.0, 3.0]
-    out = apart(heights, gap=14, low=0, high=100)
+    out = spread(heights, gap=14, low=0, high=100)
     assert np.argsort(out).tolist() == np.argsort(heights).tolist()
     assert np.diff(sorted(out)).min() >= 14 - 1e-9 and min(out) >= 0 and max(out) <= 100
 

@@ -15,7 +15,7 @@ from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.io.atomic import previous_folders
 from edgemt.methods import METHODS
 from edgemt.model_card import ModelCard
-from edgemt.recipes import Student
+from edgemt.recipes import StudentOptions
 from edgemt.training import checkpoint, engine
 from edgemt.training.options import Schedule
 
@@ -23,7 +23,7 @@ WEIGHTS = stage_folder.WEIGHTS
 
 
 def inputs(steps: int = 600, **changes: Any) -> dict[str, Any]:
-    student = Student(schedule=Schedule(steps=steps))
+    student = StudentOptions(schedule=Schedule(steps=steps))
     return {"format": 2, "student": student, "parents": {"teacher": "a" * 64}, **changes}
 
 

@@ -17,7 +17,7 @@ from edgemt.data.cohort import DataOptions
 from edgemt.methods import METHODS
 from edgemt.pipeline import fallback, prune_attempt, run_context, slice_data, train
 from edgemt.pipeline import prune as slimming
-from edgemt.recipes import RECIPES, Recipe, Slim, Student
+from edgemt.recipes import RECIPES, PruneStage, Recipe, StudentOptions
 from edgemt.training import engine
 from edgemt.training.options import Schedule
 
@@ -29,8 +29,8 @@ def recipe(**choices) -> Recipe:
     return replace(
         base,
         data=DataOptions(layout="phantom", classes=base.data.classes, size=(32, 32), channels=3, phantom=(3, 4, 2)),
-        student=Student(pretrained="never", method=METHODS["mean_teacher"], schedule=replace(SCHEDULE, steps=1)),
-        slim=Slim(prune=prune.PruneOptions(importance="magnitude", **choices), batches=1, schedule=SCHEDULE),
+        student=StudentOptions(pretrained="never", method=METHODS["mean_teacher"], schedule=replace(SCHEDULE, steps=1)),
+        slim=PruneStage(prune=prune.PruneOptions(importance="magnitude", **choices), batches=1, schedule=SCHEDULE),
         tolerance=1.0,
         threads=1,
     )
@@ -176,7 +176,7 @@ def test_then_a_milder_share_is_pruned_and_the_card_records_what_was_given_up(ju
     (record,) = card.given_up
     assert (record["wanted"], record["shipped"]) == ("pruning by 0.4 of the macs", "pruning by 0.2 of the macs")
     assert [step["dice"] for step in record["tried"]] == [0.5, 0.6, 0.89]
-    line = fallback.told(record)
+    line = fallback.describe_fallback(record)
     assert "\n" not in line
     for part in ("0.5000 is 0.4000 below its parent's 0.9000", "tolerance is 0.02", "more steps: Dice 0.6000", "share"):
         assert part in line
@@ -283,4 +283,4 @@ def test_a_student_that_was_not_measured_is_refused_whatever_is_allowed(judged) 
 @pytest.mark.parametrize("wrong", [{"extra": -0.5}, {"milder": (1.5,)}])
 def test_a_fallback_that_makes_no_sense_is_named(wrong: dict) -> None:
     with pytest.raises(ValueError, match=rf"slim\.{next(iter(wrong))}"):
-        Slim(**wrong)
+        PruneStage(**wrong)

@@ -21,7 +21,7 @@ from edgemt.pipeline import flow, run_context
 from edgemt.pipeline import train as training
 from edgemt.pipeline.accuracy import dice_drop, dice_text, measured_of
 from edgemt.pipeline.training_data import as_read
-from edgemt.recipes import Recipe, Teacher
+from edgemt.recipes import Recipe, TeacherOptions
 from edgemt.training import engine
 from edgemt.training.options import Schedule
 
@@ -54,7 +54,7 @@ def root(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 def recipe(root: Path, **data: object) -> Recipe:
     options = DataOptions(root=root, size=(32, 32), **data)  # type: ignore[arg-type]
-    teacher = Teacher(widths=(4, 4, 8, 8, 8), method=METHODS["mean_teacher"], schedule=SHORT)
+    teacher = TeacherOptions(widths=(4, 4, 8, 8, 8), method=METHODS["mean_teacher"], schedule=SHORT)
     return Recipe(data=options, teacher=teacher, threads=1)
 
 

@@ -31,6 +31,10 @@ _FINISHED = ".finished."  # before the name of a checkpoint whose stage has its 
 # class of a recipe's value -> its name in keys and records; an old name stays, so that a finished stage still fits
 KEY_NAMES: dict[str, str] = {
     "Normalisation": "Normalise",
+    "Int8Stage": "Int8",
+    "PruneStage": "Slim",
+    "StudentOptions": "Student",
+    "TeacherOptions": "Teacher",
     "ACMT": "Ambiguous",
     "ACMTByPrototype": "AmbiguousByPrototype",
     "ADMT": "AlternateDiverse",

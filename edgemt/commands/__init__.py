@@ -1,4 +1,4 @@
-"""One file a family of commands: what can be asked for (a frozen dataclass) and a function that carries it out.
+"""One file a family of commands: its options (a frozen dataclass) and a function that runs it.
 
 A new command is such a pair and one line in the table of `edgemt/cli.py`. Nothing heavy is imported before it runs.
 """

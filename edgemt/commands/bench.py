@@ -1,4 +1,4 @@
-"""edgemt bench: latency with what is needed to believe it."""
+"""edgemt bench: latency, with the conditions that it was measured under."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from edgemt.commands.console import alone, show_help, write_json
+from edgemt.commands.console import show_help, without_extra_args, write_json
 from edgemt.errors import unknown_name_message
 from edgemt.io.zoo_paths import is_name
 
@@ -58,7 +58,7 @@ def bench(command: Bench, rest: list[str]) -> None:
     elif "--help" in rest:
         show_help(Bench)
     else:
-        alone(_bench_ship)(command, rest)
+        without_extra_args(_bench_ship)(command, rest)
 
 
 def _names_a_recipe(target: str | None) -> bool:
@@ -90,7 +90,7 @@ def _bench_recipe(command: Bench, rest: list[str]) -> None:
         if value:
             raise ValueError(f"--{name}: of a ship folder alone; run the recipe, then bench its ship folder")
     data = [("--data.root", command.root), ("--data.val", command.val)]
-    rest = [*rest, *(word for flag, value in data if value for word in (flag, str(value)))]
+    rest = [*rest, *(argument for flag, value in data if value for argument in (flag, str(value)))]
     recipe = override(recipes.load(str(command.target)), rest, prog=f"edgemt bench {command.target}")
     out = command.out or Path("runs") / recipe.name
     flow.run(recipe, out, until="ship")

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal
 from tyro.conf import Positional
 
 if TYPE_CHECKING:
-    from edgemt.comparison.runs import One
+    from edgemt.comparison.runs import TrainingRun
     from edgemt.pipeline.recipe import Recipe
 
 
@@ -71,10 +71,10 @@ def compare(command: Compare, rest: list[str]) -> None:
     if command.seed is not None:
         return _one(command, recipe, out, store)
 
-    def arguments(one: One) -> list[str]:
-        fixed = ["--recipe", command.recipe, "--seed", str(one.seed), "--out", str(out), "--results", str(store)]
-        fixed += ["--draw-labelled", str(one.draw), "--settings", one.settings]
-        return ["compare", one.method, *fixed, *rest]
+    def arguments(run: TrainingRun) -> list[str]:
+        fixed = ["--recipe", command.recipe, "--seed", str(run.seed), "--out", str(out), "--results", str(store)]
+        fixed += ["--draw-labelled", str(run.draw), "--settings", run.settings]
+        return ["compare", run.method, *fixed, *rest]
 
     record = comparison.compare(
         command.methods,
@@ -105,15 +105,15 @@ def _table(command: Compare, rest: list[str]) -> None:
 
 def _one(command: Compare, recipe: Recipe, out: Path, store: Path) -> None:
     from edgemt.comparison.one_run import train_one
-    from edgemt.comparison.run_inputs import Wanted
-    from edgemt.comparison.runs import planned
+    from edgemt.comparison.run_inputs import RunInputs
+    from edgemt.comparison.runs import plan_runs
 
     assert command.seed is not None
     if len(command.methods) != 1:
         raise ValueError(f"compare: --seed trains one method, not {len(command.methods)}; give --seeds for a table")
     draw, settings = command.draw_labelled, command.settings
-    plan = planned(command.methods, seeds=[command.seed], out=out, settings=settings, draw=draw)  # controls first
-    one = next(one for one in reversed(plan) if one.method == command.methods[0])
-    if failed := train_one(one, Wanted(recipe, out, draw), store):
-        raise ValueError(f"{one.folder.name}: {failed}")
-    print(one.stage)
+    plan = plan_runs(command.methods, seeds=[command.seed], out=out, settings=settings, draw=draw)  # controls first
+    run = next(run for run in reversed(plan) if run.method == command.methods[0])
+    if failed := train_one(run, RunInputs(recipe, out, draw), store):
+        raise ValueError(f"{run.folder.name}: {failed}")
+    print(run.stage)

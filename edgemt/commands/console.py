@@ -1,4 +1,4 @@
-"""What every command does alike: a line on stderr, a JSON file, its help, and refusing what is left over."""
+"""What every command uses: a log line on stderr, a JSON file, its help, an error for further arguments."""
 
 from __future__ import annotations
 
@@ -12,7 +12,8 @@ import tyro
 from edgemt.io import process_rank
 
 
-def say(text: str) -> None:
+def log(text: str) -> None:
+    """Print a line on stderr, from the first process only."""
 
     if process_rank.is_main_before_init():
         print(f"edgemt: {text}", file=sys.stderr, flush=True)
@@ -32,7 +33,7 @@ def show_help(kind: type) -> None:
     tyro.cli(kind, args=["--help"], prog=f"edgemt {kind.__name__.lower()}")
 
 
-def alone(carry_out: Callable[[Any], None]) -> Callable[[Any, list[str]], None]:
+def without_extra_args(carry_out: Callable[[Any], None]) -> Callable[[Any, list[str]], None]:
     """A command without a recipe's fields: an argument that is left over is a mistake."""
 
     def strict(command: Any, rest: list[str]) -> None:

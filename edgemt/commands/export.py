@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgemt.commands.console import say, show_help
-from edgemt.commands.pipeline import RecipeCommand, through
+from edgemt.commands.console import log, show_help
+from edgemt.commands.pipeline import RecipeCommand, run_until
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ def export(command: Export, rest: list[str]) -> None:
     elif command.serve or _is_ship(command.recipe):
         _serve(command, rest)
     else:
-        through(command, rest, until="ship")
+        run_until(command, rest, until="ship")
 
 
 def _names_an_entry(target: str) -> bool:
@@ -63,12 +63,12 @@ def _export_entry(command: Export, rest: list[str]) -> None:
         raise ValueError(f"{command.recipe}: export it first, then give --serve with the folder it became")
     recipe = recipe_for(command.recipe, rest)
     try:
-        print(export_student(command.recipe, out=command.out, recipe=recipe, say=say))
+        print(export_student(command.recipe, out=command.out, recipe=recipe, say=log))
     except GateError as error:
         if recipe is None:
             raise
         raise ValueError(
-            f"{error}; an entry comes without the teacher that the further rungs to INT8 need: leave the --data flags "
+            f"{error}; an entry has no teacher, which the further INT8 candidates need: leave the --data flags "
             f"away for float alone, or edgemt run RECIPE --student.weights {command.recipe} for all of them"
         ) from error
 
@@ -84,7 +84,7 @@ def _add_prompt(command: Export, promptable: Path, rest: list[str]) -> None:
     signed = Path(command.recipe, SIGNATURE).exists()
     ship = add_prompt(command.recipe, load_promptable(promptable), stage_folder.read_card(promptable))
     if signed:
-        say("the ship's signature is gone, its card has changed; sign it again")
+        log("the ship's signature is gone, its card has changed; sign it again")
     print(ship.folder)
 
 

@@ -71,8 +71,8 @@ def _runtimes() -> Rows:
 
     works = available()
     for name, row in RUNTIMES.items():
-        fine, said = works[name]
-        yield name, f"{row.about} ({said})" if fine else f"not here: {said}"
+        works_here, version = works[name]
+        yield name, f"{row.about} ({version})" if works_here else f"not here: {version}"
 
 
 def _datasets() -> Rows:

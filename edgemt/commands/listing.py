@@ -8,7 +8,7 @@ from typing import Literal
 
 from tyro.conf import Positional
 
-from edgemt.commands.console import say
+from edgemt.commands.console import log
 
 Listed = Literal["recipes", "methods", "teachers", "students", "encoders", "runtimes", "datasets", "zoo"]
 
@@ -62,5 +62,5 @@ class Pack:
 def pack_stage(command: Pack) -> None:
     from edgemt.pipeline.pack_student import pack
 
-    made = pack(command.stage, command.name, into=command.out, note=command.note, overwrite=command.overwrite, say=say)
+    made = pack(command.stage, command.name, into=command.out, note=command.note, overwrite=command.overwrite, say=log)
     print(made)

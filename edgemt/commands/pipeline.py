@@ -54,10 +54,10 @@ UNTIL: dict[type, str] = {Run: "report", Train: "teacher", Distil: "student", Pr
 
 def stages(command: RecipeCommand, rest: list[str]) -> None:
     """Every stage up to the command's own; `rest` are fields of the recipe."""
-    through(command, rest, until=UNTIL[type(command)])
+    run_until(command, rest, until=UNTIL[type(command)])
 
 
-def through(command: RecipeCommand, rest: list[str], *, until: str) -> None:
+def run_until(command: RecipeCommand, rest: list[str], *, until: str) -> None:
     from edgemt import recipes
     from edgemt.pipeline import flow
     from edgemt.pipeline.overrides import override

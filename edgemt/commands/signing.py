@@ -7,7 +7,7 @@ from pathlib import Path
 
 from tyro.conf import Positional
 
-from edgemt.commands.console import say
+from edgemt.commands.console import log
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,7 @@ def make_key(command: Keygen) -> None:
 
     private, public = keygen(command.key)
     print(f"{private}\n{public}")
-    say(f"keep {private} to yourself; copy {public} to the devices and set {TRUSTED} to its path there")
+    log(f"keep {private} to yourself; copy {public} to the devices and set {TRUSTED} to its path there")
 
 
 @dataclass(frozen=True)

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from tyro.conf import Positional, UseAppendAction
 
 from deploy.stream.limits import TimeLimits
-from edgemt.commands.console import say, write_json
+from edgemt.commands.console import log, write_json
 
 if TYPE_CHECKING:
     from deploy.stream.correction.session import Correcting
@@ -80,7 +80,7 @@ def stream(command: Stream) -> None:
     sys.setswitchinterval(_TURN_S)
     warning = budget_warning(opened, command.limits.budget_ms)
     if warning is not None:
-        say(f"warning: {warning}")
+        log(f"warning: {warning}")
     try:
         if command.evidence is not None:
             return _measure(command, opened, command.evidence)
@@ -89,7 +89,7 @@ def stream(command: Stream) -> None:
         record = _watched(_session(command, opened, source), command, opened, source)
     finally:
         close(opened.first)
-    say(_summary(record))
+    log(_summary(record))
     write_json(command.json, record)
     refuse_nothing_shown(record)
     if record["frames"] == 0:
@@ -114,12 +114,12 @@ def _watched(session: Session, command: Stream, opened: Opened, source: Source) 
     correcting = _correcting(command, opened)
     stage = CorrectableStage(session.board, opened.ship.card, opened.model.colours, source, correcting)
     outlets: list[Outlet] = []
-    ticker = Ticker(session, say=say)
+    ticker = Ticker(session, say=log)
     before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped as a service, its recording ends well
     try:
         for name in command.outputs:
             outlets.append(Outlet(open_output(name, stage), session.board, name=name))
-        say(f"{opened.model.id}; one mask takes {opened.mask_ms:.1f} ms; Ctrl-C ends it")
+        log(f"{opened.model.id}; one mask takes {opened.mask_ms:.1f} ms; Ctrl-C ends it")
         return session.run()
     except KeyboardInterrupt:
         return session.record()
@@ -172,9 +172,9 @@ def _measure(command: Stream, opened: Opened, folder: Path) -> None:
     rates = (30.0, 60.0) if command.hz is None else (command.hz,)
     options = StreamOptions(**asdict(command.limits), frames=command.frames or 1500)
     try:
-        evidence = measure(opened, command.source, rates=rates, options=options, say=say)
+        evidence = measure(opened, command.source, rates=rates, options=options, say=log)
     except KeyboardInterrupt:
-        say("interrupted; no evidence was written")
+        log("interrupted; no evidence was written")
         raise SystemExit(130) from None
     print(write_evidence(evidence, folder))
     write_json(command.json, without_raw(evidence))

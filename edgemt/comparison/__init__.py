@@ -16,12 +16,12 @@ from typing import Any
 
 from edgemt.comparison import budget, results
 from edgemt.comparison.bootstrap import dice
-from edgemt.comparison.one_run import device, standing, train_one
+from edgemt.comparison.one_run import device, finished_result, train_one
 from edgemt.comparison.record import record_of
 from edgemt.comparison.results import Result
-from edgemt.comparison.run_inputs import Wanted, draws_of
-from edgemt.comparison.runs import Finished, One, Settings, method_of, planned
-from edgemt.comparison.subprocess_pool import train_beside
+from edgemt.comparison.run_inputs import RunInputs, draws_of
+from edgemt.comparison.runs import Finished, Settings, TrainingRun, method_of, plan_runs
+from edgemt.comparison.subprocess_pool import train_in_subprocesses
 from edgemt.io.atomic import write_text
 from edgemt.pipeline import run_context
 from edgemt.pipeline.recipe import Recipe
@@ -37,7 +37,7 @@ def compare(
     seeds: Sequence[int],
     out: Path,
     jobs: int = 1,
-    command: Callable[[One], Sequence[str]] | None = None,
+    command: Callable[[TrainingRun], Sequence[str]] | None = None,
     draw: int = 0,
     settings: Settings = "common",
     store: Path | None = None,
@@ -51,36 +51,38 @@ def compare(
     """
     run_context.open_run(recipe, out)
     store = store or out / RESULTS
-    plan = planned(methods, seeds=seeds, out=out, settings=settings, draw=draw)
-    wanted = Wanted(recipe, out, draw)
-    ground = wanted.ground(plan[0])
+    plan = plan_runs(methods, seeds=seeds, out=out, settings=settings, draw=draw)
+    run_inputs = RunInputs(recipe, out, draw)
+    ground = run_inputs.ground(plan[0])
     found = results.read_all(store, ground=ground)
-    todo = [one for one in plan if standing(one, wanted, store) is None]
-    for seed, names in draws_of(plan, wanted).items():
-        _say(f"compare: seed {seed} learns from the labels of {', '.join(names)}")
+    todo = [run for run in plan if finished_result(run, run_inputs, store) is None]
+    for seed, names in draws_of(plan, run_inputs).items():
+        _log(f"compare: seed {seed} learns from the labels of {', '.join(names)}")
     for name in methods if settings == "published" else ():
         if method_of(name).published() is None:
-            _say(f"compare: {name}: no settings of a release are known, so that it has the common ones")
+            _log(f"compare: {name}: no settings of a release are known, so that it has the common ones")
     steps = recipe.teacher.schedule.steps
     time = budget.time_to_come(todo, found, device=device(), jobs=jobs)
-    _say(budget.before(plan, todo, steps=steps, jobs=jobs) + (f", {time}" if time else ""))
-    beside = jobs > 1 and command is not None
-    finished = train_beside(todo, command, jobs=jobs) if beside and command else _in_turn(todo, wanted, store)
-    broken: dict[One, str] = {}
-    record = _written(store, plan, broken, ground, out)
+    _log(budget.before(plan, todo, steps=steps, jobs=jobs) + (f", {time}" if time else ""))
+    if command is not None and jobs > 1:
+        finished = train_in_subprocesses(todo, command, jobs=jobs)
+    else:
+        finished = _one_by_one(todo, run_inputs, store)
+    failures: dict[TrainingRun, str] = {}
+    record = _written(store, plan, failures, ground, out)
     waiting = list(todo)
     with closing(finished):  # an interruption here ends the processes there
-        for one, failed in finished:
-            waiting.remove(one)
-            if failed and standing(one, wanted, store) is None:
-                broken[one] = failed
-            record = _written(store, plan, broken, ground, out)
+        for run, failed in finished:
+            waiting.remove(run)
+            if failed and finished_result(run, run_inputs, store) is None:
+                failures[run] = failed
+            record = _written(store, plan, failures, ground, out)
             found = results.read_all(store, ground=ground)
             time = budget.time_to_come(waiting, found, device=device(), jobs=jobs)
             number = len(plan) - len(waiting)
-            _say(f"{one.folder.name}: {failed or 'done'} ({number} of {len(plan)}{', ' + time if time else ''})")
+            _log(f"{run.folder.name}: {failed or 'done'} ({number} of {len(plan)}{', ' + time if time else ''})")
     if not found:
-        raise ValueError(f"compare: no run left a result; {next(iter(broken.values()), 'see train.log')}")
+        raise ValueError(f"compare: no run left a result; {next(iter(failures.values()), 'see train.log')}")
     return record
 
 
@@ -106,22 +108,22 @@ def write(record: Mapping[str, Any], out: Path) -> None:
     write_text(out / "report.html", comparison_page(record))
 
 
-def _in_turn(todo: Sequence[One], wanted: Wanted, store: Path) -> Finished:
-    for one in todo:
-        yield one, train_one(one, wanted, store)
+def _one_by_one(todo: Sequence[TrainingRun], run_inputs: RunInputs, store: Path) -> Finished:
+    for run in todo:
+        yield run, train_one(run, run_inputs, store)
 
 
 def _written(
-    store: Path, plan: Sequence[One], broken: Mapping[One, str], ground: Mapping[str, Any], out: Path
+    store: Path, plan: Sequence[TrainingRun], failures: Mapping[TrainingRun, str], ground: Mapping[str, Any], out: Path
 ) -> dict[str, Any]:
     found = results.read_all(store, ground=ground)
-    record = record_of(found, plan=plan, broken=broken)
+    record = record_of(found, plan=plan, failures=failures)
     if found:
         write(record, out)
     return record
 
 
-def _say(text: str) -> None:
+def _log(text: str) -> None:
     print(text, file=sys.stderr, flush=True)
 
 

@@ -19,7 +19,7 @@ DRAWS = 4000
 
 
 @dataclass(frozen=True)
-class Difference:
+class PairedDifference:
     """Mean Dice of one over that of another, and a bootstrap interval of 95 %."""
 
     mean: float
@@ -34,7 +34,7 @@ def dice(scores: np.ndarray) -> np.ndarray:
 
 def difference(
     scores: np.ndarray, control: np.ndarray, *, groups: Sequence[str], draws: int = DRAWS, seed: int = 0
-) -> Difference:
+) -> PairedDifference:
     """Both [S, N, K], NaN where Dice is not defined. Groups are drawn whole, with replacement, and so are seeds.
 
     One draw takes the same groups and seeds for both, which is what pairs them. With one seed only groups are drawn:
@@ -51,7 +51,7 @@ def difference(
     seeds /= seeds.sum(1, keepdims=True)
     drawn = (np.nan_to_num(gaps) * seeds).sum(1)
     low, high = np.quantile(drawn, (0.025, 0.975))
-    return Difference(float((dice(scores) - dice(control)).mean()), float(low), float(high))
+    return PairedDifference(float((dice(scores) - dice(control)).mean()), float(low), float(high))
 
 
 def _counts(rng: np.random.Generator, draws: int, size: int) -> np.ndarray:

@@ -6,12 +6,12 @@ from collections.abc import Iterable, Sequence
 from statistics import median
 
 from edgemt.comparison.results import Result
-from edgemt.comparison.runs import AVERAGED, RAW, One
+from edgemt.comparison.runs import EMA_CONTROL, STUDENT_CONTROL, TrainingRun
 from edgemt.methods.catalogue import costs
 
 
-def before(plan: Sequence[One], todo: Sequence[One], *, steps: int, jobs: int) -> str:
-    """One line: trainings, which of them stand, steps to come."""
+def before(plan: Sequence[TrainingRun], todo: Sequence[TrainingRun], *, steps: int, jobs: int) -> str:
+    """One line: trainings, how many of them are finished, steps to come."""
     stand = f", {len(plan) - len(todo)} of them stand" if len(todo) < len(plan) else ""
     beside = f", {jobs} trainings at a time" if jobs > 1 else ""
     return (
@@ -20,7 +20,7 @@ def before(plan: Sequence[One], todo: Sequence[One], *, steps: int, jobs: int) -
     )
 
 
-def time_to_come(todo: Sequence[One], finished: Iterable[Result], *, device: str, jobs: int) -> str:
+def time_to_come(todo: Sequence[TrainingRun], finished: Iterable[Result], *, device: str, jobs: int) -> str:
     """`about 2.5 h to come`, from the runs that were measured on this device; empty where none was.
 
     A run of a method takes as many times longer than supervised training as `edgemt explain` states of its steps.
@@ -30,13 +30,13 @@ def time_to_come(todo: Sequence[One], finished: Iterable[Result], *, device: str
     if not units or not todo or not steps:
         return ""
     dims = next(result.dims for result in finished)
-    work = sum(relative(one.method, dims) for one in todo) * max(steps)
+    work = sum(relative(run.method, dims) for run in todo) * max(steps)
     return f"about {_duration(median(units) * work / min(jobs, len(todo)))} to come"
 
 
 def relative(method: str, dims: int) -> float:
     """Time of a step over that of a supervised one; 1 where it was not measured."""
-    if method in (AVERAGED, RAW):
+    if method in (EMA_CONTROL, STUDENT_CONTROL):
         return 1.0
     return float(costs().get("relative", {}).get(method, {}).get(f"{dims}d", 1.0))
 

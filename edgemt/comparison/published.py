@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-SAYS = (
+SOURCE_NOTE = (
     "Published: Dice on the 20 test volumes of the left atrium, by the papers or a later rerun, mostly of the weights "
     "that were best on them; sources differ by 1 to 3.5 points."
 )

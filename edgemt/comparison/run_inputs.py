@@ -1,4 +1,4 @@
-"""What each run of a comparison depends on, known before anything is trained."""
+"""What each run of a comparison depends on, before anything is trained."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemt.artefacts import stage_folder
-from edgemt.comparison.runs import One, recipe_of
+from edgemt.comparison.runs import TrainingRun, recipe_of
 from edgemt.pipeline import run_context, train
 from edgemt.pipeline.recipe import Recipe
 
@@ -18,18 +18,18 @@ _OF_ONE_RUN = ("seed", "parents", "all_labels")
 
 
 @dataclass(frozen=True)
-class Wanted:
-    """A recipe under comparison. The files of a draw are read once."""
+class RunInputs:
+    """The inputs of the runs that compare methods on one recipe. The files of a draw are read once."""
 
     recipe: Recipe
     out: Path
     draw: int = 0
     _runs: dict[int, run_context.RunContext] = field(default_factory=dict)
 
-    def run(self, one: One) -> run_context.RunContext:
-        """The recipe of a run at work; its data are shared with the other runs of the same labelled patients."""
-        context = run_context.open_run(recipe_of(one, self.recipe), one.folder)
-        draw = one.seed if self.draw else 0
+    def context_of(self, run: TrainingRun) -> run_context.RunContext:
+        """The context of a run; its data are shared with the other runs of the same labelled patients."""
+        context = run_context.open_run(recipe_of(run, self.recipe), run.folder)
+        draw = run.seed if self.draw else 0
         first = self._runs.setdefault(draw, context)
         if first is not context:
             first.slices.cohort  # noqa: B018  read before it is shared
@@ -37,16 +37,16 @@ class Wanted:
             first.share_data(context)
         return context
 
-    def inputs(self, one: One) -> dict[str, Any]:
+    def inputs(self, run: TrainingRun) -> dict[str, Any]:
         """All that its weights and figures depend on, as JSON's own types."""
-        context, of = self.run(one), recipe_of(one, self.recipe).teacher
+        context, of = self.context_of(run), recipe_of(run, self.recipe).teacher
         inputs, _ = train.stage_inputs(context, "teacher", of, of.method, parents={})
         return _plain({**inputs, "measured on": train.training_data_for(context, of).measured_on})
 
-    def ground(self, one: One) -> dict[str, Any]:
+    def ground(self, run: TrainingRun) -> dict[str, Any]:
         """What all runs of a table have in common, whatever their methods, seeds and settings."""
-        one = replace(one, settings="common")
-        inputs, context = self.inputs(one), self.run(one)
+        run = replace(run, settings="common")
+        inputs, context = self.inputs(run), self.context_of(run)
         common = {name: value for name, value in inputs.items() if name not in _OF_ONE_RUN}
         common["teacher"] = {name: value for name, value in inputs["teacher"].items() if name != "method"}
         if self.draw:
@@ -57,9 +57,9 @@ class Wanted:
             common["training data"] = hashlib.sha256(json.dumps(images).encode()).hexdigest()
         return {**common, "drawn": self.draw}
 
-    def drawn(self, one: One) -> tuple[str, ...]:
+    def drawn(self, run: TrainingRun) -> tuple[str, ...]:
         """The labelled patients or images of a run by name, sorted; empty where none are drawn."""
-        return tuple(sorted({case.group for case in self.run(one).slices.cohort.labelled})) if self.draw else ()
+        return tuple(sorted({case.group for case in self.context_of(run).slices.cohort.labelled})) if self.draw else ()
 
 
 def groups_of(context: run_context.RunContext) -> dict[str, str]:
@@ -67,10 +67,10 @@ def groups_of(context: run_context.RunContext) -> dict[str, str]:
     return {_case_name(case.name, case.slice): case.group for case in context.slices.cohort.val}
 
 
-def draws_of(plan: Sequence[One], wanted: Wanted) -> dict[int, tuple[str, ...]]:
+def draws_of(plan: Sequence[TrainingRun], run_inputs: RunInputs) -> dict[int, tuple[str, ...]]:
     """Seed -> its labelled patients; empty where none are drawn."""
-    seeds = {one.seed: one for one in plan}
-    return {seed: wanted.drawn(one) for seed, one in seeds.items()} if wanted.draw else {}
+    seeds = {run.seed: run for run in plan}
+    return {seed: run_inputs.drawn(run) for seed, run in seeds.items()} if run_inputs.draw else {}
 
 
 def _case_name(name: str, slice: int | None) -> str:

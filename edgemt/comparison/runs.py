@@ -21,25 +21,25 @@ from edgemt.recipes.acdc import LIGHT
 
 FAILED = "failed.txt"
 
-Finished = Generator[tuple["One", str], None, None]  # a run that is over, and what it failed of, in one line
+Finished = Generator[tuple["TrainingRun", str], None, None]  # a run that has ended, and why it failed
 
 
 @dataclass(frozen=True)
 class SupervisedStudent(Supervised):
     """Labelled images only, and the student is delivered as it is: the control of methods that do the same.
 
-    It learns what `supervised` learns, bit for bit; only the average is left behind.
+    Its training is that of `supervised`, bit for bit; only the average is not delivered.
     """
 
     delivers: ClassVar[str] = "student"
 
 
-AVERAGED, RAW = "supervised", "supervised_student"
+EMA_CONTROL, STUDENT_CONTROL = "supervised", "supervised_student"  # names of the two control methods
 Settings = Literal["common", "published"]
 
 
 @dataclass(frozen=True)
-class One:
+class TrainingRun:
     """A method with a seed, and the run folder of the two."""
 
     method: str
@@ -59,41 +59,42 @@ class One:
 
 def method_of(name: str) -> Method:
     """By name, the controls of a comparison among them. Raises ValueError with the nearest name."""
-    return SupervisedStudent() if name == RAW else get(name)
+    return SupervisedStudent() if name == STUDENT_CONTROL else get(name)
 
 
 def control_of(name: str) -> str:
-    """Whom a method is compared with: supervised training that delivers what the method delivers."""
+    """The control of a method: supervised training that delivers the same network as the method."""
     method = method_of(name)
-    return AVERAGED if isinstance(method.roles().get(method.delivers), Ema) else RAW
+    return EMA_CONTROL if isinstance(method.roles().get(method.delivers), Ema) else STUDENT_CONTROL
 
 
-def planned(
+def plan_runs(
     methods: Sequence[str], *, seeds: Sequence[int], out: Path, settings: Settings = "common", draw: int = 0
-) -> list[One]:
+) -> list[TrainingRun]:
     """Every run, controls first, one seed of everything before the next.
 
     Controls have the recipe's settings, and so have methods whose release has none that are known.
     """
-    names = [control for control in (AVERAGED, RAW) if control in {AVERAGED, *map(control_of, methods)}]
+    needed = {EMA_CONTROL, *map(control_of, methods)}
+    names = [control for control in (EMA_CONTROL, STUDENT_CONTROL) if control in needed]
     rows: list[tuple[str, Settings]] = [(name, "common") for name in names]
     for name in methods:
         rows.append((name, settings if method_of(name).published() is not None else "common"))
     rows = list(dict.fromkeys(rows))
     return [
-        One(name, seed, out / f"{name}{'' if of == 'common' else f'-{of}'}-{seed}", of, draw)
+        TrainingRun(name, seed, out / f"{name}{'' if of == 'common' else f'-{of}'}-{seed}", of, draw)
         for seed in seeds
         for name, of in rows
     ]
 
 
-def recipe_of(one: One, recipe: Recipe) -> Recipe:
+def recipe_of(run: TrainingRun, recipe: Recipe) -> Recipe:
     """The recipe with method, seed, labelled patients and settings of a run."""
-    method, data = method_of(one.method), recipe.data
-    if one.draw:
-        data = replace(data, labelled=str(one.draw), labelled_seed=one.seed)
-    recipe = replace(recipe, seed=one.seed, data=data, teacher=replace(recipe.teacher, method=method))
-    return as_published(recipe) if one.settings == "published" else recipe
+    method, data = method_of(run.method), recipe.data
+    if run.draw:
+        data = replace(data, labelled=str(run.draw), labelled_seed=run.seed)
+    recipe = replace(recipe, seed=run.seed, data=data, teacher=replace(recipe.teacher, method=method))
+    return as_published(recipe) if run.settings == "published" else recipe
 
 
 def as_published(recipe: Recipe) -> Recipe:
@@ -118,17 +119,17 @@ def as_published(recipe: Recipe) -> Recipe:
     )
 
 
-def train(one: One, recipe: Recipe) -> str:
-    """The teacher's stage, skipped if it stands. What it failed of, in one line; the empty text if it did not."""
-    (one.folder / FAILED).unlink(missing_ok=True)
+def train(run: TrainingRun, recipe: Recipe) -> str:
+    """Train the teacher's stage unless it is complete. Returns why it failed, in one line; empty if it did not."""
+    (run.folder / FAILED).unlink(missing_ok=True)
     try:
-        flow.run(recipe_of(one, recipe), one.folder, until="teacher")
+        flow.run(recipe_of(run, recipe), run.folder, until="teacher")
     except (OSError, MemoryError, NoSpaceError, FolderInUseError):
         raise  # the disk or the machine, not the method
     except Exception as error:  # a method that fails is a row of the table, not the end of it
         kind = "" if isinstance(error, ValueError) else f"{type(error).__name__}: "
         text = kind + " ".join(str(error).split())
-        write_text(one.folder / FAILED, text + "\n")
+        write_text(run.folder / FAILED, text + "\n")
         return text
     return ""
 
@@ -141,13 +142,13 @@ def dice_of_cases(card: ModelCard) -> dict[str, list[float]]:
     return {case: [nan if value is None else float(value) for value in values] for case, values in found.items()}
 
 
-def step_seconds(one: One) -> float | None:
-    """Median time of a training step by the run's own events, validations and pauses left aside; None without any."""
+def step_seconds(run: TrainingRun) -> float | None:
+    """Median time of a training step by the run's own events, without validations and pauses; None without any."""
     try:
         from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
     except ImportError:
         return None
-    events = EventAccumulator(str(one.folder / "log" / "teacher")).Reload()
+    events = EventAccumulator(str(run.folder / "log" / "teacher")).Reload()
     losses = [tag for tag in events.Tags()["scalars"] if tag.startswith("loss/")]
     if not losses:
         return None

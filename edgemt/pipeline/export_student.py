@@ -29,7 +29,7 @@ _RUNS = {ONNX_FP32: "onnxruntime", IR_FP32: "openvino", ONNX_INT8: "onnxruntime"
 
 
 def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None = None, say: Say = print) -> Path:
-    """Write the ship folder of `zoo/NAME` (or of a folder packed alike) to `out`; returns it.
+    """Write the ship folder of `zoo/NAME` (or of a folder that `edgemt pack` wrote) to `out`; returns it.
 
     Golden frames are synthetic; torch, ONNX Runtime and OpenVINO must give the same masks on such frames. The card's
     accuracy is the entry's, measured where it was trained, and so are its INT8 graph and input statistics. With a
@@ -111,7 +111,7 @@ def _carried(working: Path, entry: Entry, *, say: Say) -> dict[str, Any]:
 
 
 def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str, Any]:
-    """INT8 files, held to the float file's Dice on the recipe's own validation list, class by class."""
+    """INT8 files that pass the accuracy gates against the float file on the recipe's own validation list."""
     from deploy.quantization.int8 import quantize
     from edgemt.inference.evaluate import evaluation_record
     from edgemt.pipeline.accuracy import class_dice

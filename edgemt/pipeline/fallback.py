@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from deploy.pruning.options import PruneOptions
-from edgemt.pipeline.recipe import Slim
+from edgemt.pipeline.recipe import PruneStage
 from edgemt.training.options import Schedule
 
 UNPRUNED = "the unpruned student"
@@ -40,7 +40,7 @@ class Attempt:
         return f"{self.way}, {self.schedule.steps} {'more ' if self.after else ''}steps"
 
 
-def attempts_of(slim: Slim) -> list[Attempt]:
+def attempts_of(slim: PruneStage) -> list[Attempt]:
     """What the slim stage tries, in this order; the unpruned student comes after the last of them."""
     name = "plan" if slim.prune.plan else f"share{slim.prune.share:g}"
     found = [Attempt(name, slim.prune, slim.schedule)]
@@ -93,7 +93,7 @@ def given_up(
     }
 
 
-def told(record: dict[str, Any]) -> str:
+def describe_fallback(record: dict[str, Any]) -> str:
     """A record in one line."""
     tried = "; ".join(f"{step['attempt']}: {_number(step['dice'])}" for step in record["tried"])
     return (

@@ -13,7 +13,7 @@ from edgemt.io.encoder_weights import EncoderWeights
 from edgemt.learning.roles import Frozen
 from edgemt.methods import Method
 from edgemt.model_card import Normalisation
-from edgemt.pipeline.recipe import Student, Teacher
+from edgemt.pipeline.recipe import StudentOptions, TeacherOptions
 from edgemt.pipeline.run_context import RunContext
 
 
@@ -35,13 +35,13 @@ class FeatureTeacher:
         return f"features of {self.card['name']}{size}, weights sha256 {self.card['sha256'][:12]}"
 
 
-def find(context: RunContext, method: Method, of: Teacher | Student) -> FeatureTeacher | None:
+def find(context: RunContext, method: Method, of: TeacherOptions | StudentOptions) -> FeatureTeacher | None:
     """The feature teacher of a stage's `method`; None where the method has no such player.
 
     Raises ValueError where its weights cannot be had. Its network is not built yet.
     """
     wanted = any(isinstance(role, Frozen) and role.kind == "backbone" for role in method.roles().values())
-    if not wanted or not isinstance(of, Student):
+    if not wanted or not isinstance(of, StudentOptions):
         return None
     if not of.feature_teacher:
         raise ValueError("student.method.feature_from: 'backbone' needs a student.feature_teacher; name a timm encoder")
@@ -53,7 +53,7 @@ def find(context: RunContext, method: Method, of: Teacher | Student) -> FeatureT
     return FeatureTeacher(card, lambda: _built(of, weights, context.slices.normalise))
 
 
-def _built(of: Student, weights: EncoderWeights, normalise: Normalisation) -> nn.Module:
+def _built(of: StudentOptions, weights: EncoderWeights, normalise: Normalisation) -> nn.Module:
     from teachers.backbone import Backbone
 
     return Backbone(of.feature_teacher, weights=weights, normalise=normalise, size=of.feature_teacher_size).eval()

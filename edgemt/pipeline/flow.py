@@ -22,10 +22,10 @@ from edgemt.methods.supervised import Supervised
 from edgemt.pipeline import package, prune, quantize, soft_label_bank, warm_up
 from edgemt.pipeline import report as reporting
 from edgemt.pipeline.data_changes import log_changes
-from edgemt.pipeline.fallback import told
+from edgemt.pipeline.fallback import describe_fallback
 from edgemt.pipeline.guidance import uses_soft_label_bank
 from edgemt.pipeline.log import log
-from edgemt.pipeline.recipe import Recipe, Student, Teacher, student_method
+from edgemt.pipeline.recipe import Recipe, StudentOptions, TeacherOptions, student_method
 from edgemt.pipeline.run_context import RunContext, open_run
 from edgemt.pipeline.train import ensemble_stage, train_stage
 from edgemt.training import distributed
@@ -78,7 +78,7 @@ def _tell_what_was_given_up(context: RunContext, until: str) -> None:
     if last is None or not process_rank.is_main_process():
         return
     for record in stage_folder.read_card(context.folder(last)).given_up:
-        log(f"given up: {told(record)}")
+        log(f"given up: {describe_fallback(record)}")
 
 
 def _by_first(make: Callable[[RunContext], Path]) -> Callable[[RunContext], Path]:
@@ -129,7 +129,7 @@ def controls(context: RunContext) -> list[Path]:
     of = context.recipe
     teacher = replace(of.teacher, members=1, flips=1)
     floor = supervised_as(of.student.method)
-    plan: dict[str, tuple[Teacher | Student, Method, bool]] = {
+    plan: dict[str, tuple[TeacherOptions | StudentOptions, Method, bool]] = {
         "teacher_supervised": (teacher, supervised_as(of.teacher.method), False),
         "student_supervised": (of.student, floor, False),
         "student_no_distillation": (of.student, semi_supervised(of), False),

@@ -15,7 +15,7 @@ from edgemt.learning.roles import Frozen
 from edgemt.methods import Method
 from edgemt.pipeline import feature_teacher
 from edgemt.pipeline.feature_teacher import FeatureTeacher
-from edgemt.pipeline.recipe import Student, Teacher
+from edgemt.pipeline.recipe import StudentOptions, TeacherOptions
 from edgemt.pipeline.run_context import RunContext
 
 
@@ -44,7 +44,9 @@ class Guidance:
         }
 
 
-def find_guidance(context: RunContext, method: Method, of: Teacher | Student, *, teacher: Path | None) -> Guidance:
+def find_guidance(
+    context: RunContext, method: Method, of: TeacherOptions | StudentOptions, *, teacher: Path | None
+) -> Guidance:
     """The guides that `method` needs; `teacher` is the folder of the finished teacher, None where there is none.
 
     Raises ValueError where the weights of a feature teacher cannot be had. No network is built.

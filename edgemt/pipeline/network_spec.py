@@ -17,14 +17,14 @@ from edgemt.io.encoder_weights import EncoderWeights
 from edgemt.learning.feature_losses import enable_maps
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.methods import Discriminator, Method
-from edgemt.pipeline.recipe import STUDENT_PREFIX, Student, Teacher
+from edgemt.pipeline.recipe import STUDENT_PREFIX, StudentOptions, TeacherOptions
 from edgemt.pipeline.training_data import TrainingData
 from edgemt.training import checkpoint, engine
 from edgemt.zoo.warm_start import load_warm_start, warm_start_spec
 
 
 def network_spec(
-    of: Teacher | Student, data: TrainingData, method: Method, *, weights: EncoderWeights | None = None
+    of: TeacherOptions | StudentOptions, data: TrainingData, method: Method, *, weights: EncoderWeights | None = None
 ) -> dict[str, Any]:
     """The description from which `build_network` builds a network again; `weights` are its encoder's first weights."""
     network = _spec(of, method, channels=data.example.shape[1], classes=len(data.classes))
@@ -33,11 +33,11 @@ def network_spec(
     return network | ({"encoder_weights": weights.record()} if weights is not None else {})
 
 
-def _spec(of: Teacher | Student, method: Method, *, channels: int, classes: int) -> dict[str, Any]:
-    if isinstance(of, Student):
+def _spec(of: TeacherOptions | StudentOptions, method: Method, *, channels: int, classes: int) -> dict[str, Any]:
+    if isinstance(of, StudentOptions):
         return student_spec(of, method, channels=channels, classes=classes)
     if of.network.startswith(STUDENT_PREFIX):
-        as_student = Student(
+        as_student = StudentOptions(
             network=of.network.removeprefix(STUDENT_PREFIX),
             decoder=of.decoder,
             pretrained=of.pretrained,
@@ -60,7 +60,7 @@ def _spec(of: Teacher | Student, method: Method, *, channels: int, classes: int)
     }
 
 
-def student_spec(of: Student, method: Method, *, channels: int, classes: int) -> dict[str, Any]:
+def student_spec(of: StudentOptions, method: Method, *, channels: int, classes: int) -> dict[str, Any]:
     """The description of a student, whatever its first weights."""
     return {
         "room": "students",
@@ -74,7 +74,7 @@ def student_spec(of: Student, method: Method, *, channels: int, classes: int) ->
     }
 
 
-def _encoder_options(of: Teacher | Student) -> dict[str, Any]:
+def _encoder_options(of: TeacherOptions | StudentOptions) -> dict[str, Any]:
     """The source of the encoder's first weights, as a network's builder takes it; defaults are left out."""
     options: dict[str, Any] = {"pretrained": of.pretrained}
     if of.encoder_weights:
@@ -84,7 +84,7 @@ def _encoder_options(of: Teacher | Student) -> dict[str, Any]:
     return options
 
 
-def spec_for_fingerprint(of: Teacher | Student) -> dict[str, Any]:
+def spec_for_fingerprint(of: TeacherOptions | StudentOptions) -> dict[str, Any]:
     """The options of a network that are part of its stage's key.
 
     Files of weights count by their hash, wherever they are. A feature teacher and a warm-up count where a stage uses
@@ -96,13 +96,13 @@ def spec_for_fingerprint(of: Teacher | Student) -> dict[str, Any]:
     return {name: value for name, value in stage_folder.plain(of).items() if name not in left_out}
 
 
-def initial_weights(of: Teacher | Student) -> str:
+def initial_weights(of: TeacherOptions | StudentOptions) -> str:
     """The zoo entry, or the folder that `edgemt pack` wrote, that a student starts from; empty for none."""
-    return of.weights if isinstance(of, Student) else ""
+    return of.weights if isinstance(of, StudentOptions) else ""
 
 
 def initial_network(
-    of: Teacher | Student, data: TrainingData, method: Method, *, weights: EncoderWeights | None
+    of: TeacherOptions | StudentOptions, data: TrainingData, method: Method, *, weights: EncoderWeights | None
 ) -> tuple[dict[str, Any], Callable[[], nn.Module]]:
     """The network that a stage begins with: its description for the card, and a function that builds it."""
     network = network_spec(of, data, method, weights=weights)
@@ -119,7 +119,7 @@ def with_encoder_of(build: Callable[[], nn.Module], folder: Path) -> nn.Module:
     return network
 
 
-def pretrained_encoder(of: Teacher | Student, stage: str) -> EncoderWeights | None:
+def pretrained_encoder(of: TeacherOptions | StudentOptions, stage: str) -> EncoderWeights | None:
     """The pretrained weights that the encoder begins with; None for a network without a pretrained encoder.
 
     Raises ValueError, naming stage and remedy, where `pretrained` "always" or a named file cannot be had.
@@ -127,7 +127,7 @@ def pretrained_encoder(of: Teacher | Student, stage: str) -> EncoderWeights | No
     if initial_weights(of):
         return None
     encoder, hub = "", None
-    if isinstance(of, Student) or of.network.startswith(STUDENT_PREFIX):
+    if isinstance(of, StudentOptions) or of.network.startswith(STUDENT_PREFIX):
         encoder = students.encoder_name(of.network.removeprefix(STUDENT_PREFIX))
     elif of.network.startswith("smp/"):
         from teachers.library import published

@@ -28,12 +28,12 @@ def override(recipe: Recipe, args: Sequence[str], *, prog: str) -> Recipe:
         name = arg.split("=", 1)[0].removeprefix("--").replace("-", "_")
         if arg.startswith("--") and name not in known and name.replace(".no_", ".").removeprefix("no_") not in known:
             raise ValueError(unknown_name_message("field", name, known))
-    said = io.StringIO()
+    output = io.StringIO()
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(said):
+        with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
             return tyro.cli(Recipe, default=recipe, args=rest, prog=prog)
     except SystemExit:
-        raise ValueError(f"{_gist(said.getvalue())}; see {prog} --help") from None
+        raise ValueError(f"{_first_lines(output.getvalue())}; see {prog} --help") from None
 
 
 def paths(value: Any, prefix: str = "") -> list[str]:
@@ -77,8 +77,8 @@ def _choose_preset(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
     return recipe, args
 
 
-def _gist(text: str) -> str:
-    """tyro draws a box; its first lines, without the frame, say what is wrong."""
+def _first_lines(text: str) -> str:
+    """tyro draws a box; its first lines, without the frame, state what is wrong."""
     lines = [re.sub(r"[│╭╮╰╯─]+|-{3,}", " ", line).strip() for line in text.splitlines()]
     passed_over = ("parsing error", "value error", "for full help", "usage")
     useful = [line for line in lines if line and not line.lower().startswith(passed_over)]

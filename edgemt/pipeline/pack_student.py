@@ -153,9 +153,9 @@ def _run_of(source: Path) -> dict[str, Any]:
         recipe = json.loads((source.parent / "recipe.json").read_text(encoding="utf-8"))
     except (OSError, ValueError):
         return {"recipe": {}, "seeds": {}}
-    kept = ("name", "augment", "volume", "per_image", "teacher", "student", "slim")
+    fields = ("name", "augment", "volume", "per_image", "teacher", "student", "slim")
     seeds = {"training": recipe.get("seed"), "split": recipe.get("data", {}).get("seed")}
-    return {"recipe": {key: recipe[key] for key in kept if key in recipe}, "seeds": seeds}
+    return {"recipe": {key: recipe[key] for key in fields if key in recipe}, "seeds": seeds}
 
 
 def _labels(card: ModelCard, source: Path) -> str:

@@ -220,7 +220,7 @@ def _parent(context: RunContext) -> dict[str, Any]:
 
 
 def _accuracy(context: RunContext, folder: Path, measured: dict[str, Any]) -> dict[str, Any]:
-    """The card's measurements with those of the float files, as each runtime likes to run them."""
+    """The card's measurements with those of the float files, each in the precision that its runtime chooses."""
     found = dict(measured)
     for file in (file for file in (ONNX_FP32, IR_FP32) if (folder / file).exists()):
         record = evaluation_record(runner(folder / file, runtime=_RUNS[file]), context.slices.val)
@@ -265,12 +265,12 @@ def _half(
 
 
 def _timed(context: RunContext, ship: Package, frames: np.ndarray) -> tuple[dict[str, Any], ...]:
-    """Every runtime, file and precision that passed its gate, in turns; the card says which was the quickest."""
+    """Every runtime, file and precision that passed its gate, in turns; the card marks the fastest."""
     calls: dict[tuple[str, str, str | None], ModelRunner] = {}
     for file, runtime in _RUNS.items():
         if file not in ship.card.measured:
             continue
-        exact = ("f32",) if file == IR_FP32 else ()  # held to parity, whatever bf16 does
+        exact = ("f32",) if file == IR_FP32 else ()  # compared with torch, also where bf16 is the default
         for precision in (None, *exact):
             refused = "" if precision else _refused(context, file, ship.card.measured[file])
             try:
@@ -308,7 +308,7 @@ def _timed(context: RunContext, ship: Package, frames: np.ndarray) -> tuple[dict
 
 
 def _refused(context: RunContext, file: str, found: dict[str, Any]) -> str:
-    """Why the file, as its runtime likes to run it, is no choice; empty if it is one."""
+    """Why the gate refuses the file, in the precision that its runtime chooses; empty if it does not."""
     return gate_failure(_parent(context), found, tolerance=context.recipe.tolerance, what=f"{file} on {_RUNS[file]}")
 
 

@@ -1,7 +1,7 @@
-"""The rungs of the ladder to eight bits: calibrated, some layers left in float, learnt under eight bits, and both.
+"""The INT8 candidates: calibrated, some layers in float, quantization-aware distillation, and the last two together.
 
-Each rung is a folder of its own under `int8.tries`: graphs, record, and the accuracy as each runtime runs them. It is
-made once, whatever the tolerance; an interrupted run goes on with the rung that it was at.
+Each candidate is a folder of its own under `int8.tries`: graphs, record, and the accuracy on each runtime. It is made
+once, whatever the tolerance; an interrupted run continues with the candidate that it was making.
 """
 
 from __future__ import annotations
@@ -30,87 +30,92 @@ from edgemt.training.progress import file_progress
 
 RUNS = {ONNX_INT8: "onnxruntime", IR_INT8: "openvino"}
 TRIES = "int8.tries"
-_TELLING = 16  # calibration frames that layers are compared and timed on
-_NOTED = 16  # layers whose sensitivity the card keeps
+_NUM_TIMED = 16  # calibration frames that layers are compared and timed on
+_NUM_RECORDED = 16  # layers whose sensitivity the card keeps
 
 
 @dataclass(frozen=True)
-class Rung:
-    """A finished rung. `record`: rung, kept (layers in float), seconds; of a mixed one times_float and sensitivity."""
+class Candidate:
+    """A finished candidate.
+
+    `record`: rung (its name), kept (layers in float), seconds; of a mixed one also times_float and sensitivity.
+    """
 
     folder: Path
     record: dict[str, Any]
-    measured: dict[str, dict[str, Any]]  # file -> every metric, as its runtime runs it; empty if it is not quick enough
+    measured: dict[str, dict[str, Any]]  # file -> every metric on its runtime; empty if it is not fast enough
 
 
-def rungs(context: RunContext, *, exact: Path, frames: list[np.ndarray]) -> Iterator[Rung]:
-    """The rungs in turn, each made when it is asked for and read where it stands.
+def candidates(context: RunContext, *, float_graph: Path, frames: list[np.ndarray]) -> Iterator[Candidate]:
+    """The candidates in order; each is made when the iterator reaches it, or read if its folder is complete.
 
-    `exact` is the float graph of the slim student, `frames` are unlabelled, uint8 [1, H, W, K] each.
+    `float_graph` is the one of the pruned student, `frames` are unlabelled, uint8 [1, H, W, K] each.
     """
     ladder, source = context.recipe.int8.ladder, context.folder("slim")
-    calibrated = _calibrated(context, "calibrated", source, exact, frames)
+    calibrated = _calibrated(context, "calibrated", source, float_graph, frames)
     yield calibrated
     if "mixed" in ladder:
-        yield from _mixed(context, "mixed", source, exact, calibrated, frames)
+        yield from _mixed_precision(context, "mixed", source, float_graph, calibrated, frames)
     if "distil" not in ladder:
         return
-    if process_rank.world_size() > 1:  # the others wait for this stage and cannot learn along
-        log("int8: learning under eight bits is one process's work; give the same command without torchrun or srun")
+    if process_rank.world_size() > 1:  # the other processes wait for this stage and cannot train
+        log("int8: quantization-aware distillation runs in one process; give the same command without torchrun or srun")
         return
-    learnt = distil_in_eight_bits(context)
-    exact = export_graph(context, learnt, context.folder(TRIES) / "distilled.onnx")
-    distilled = _calibrated(context, "distilled", learnt, exact, frames)
+    distilled_student = distil_in_eight_bits(context)
+    float_graph = export_graph(context, distilled_student, context.folder(TRIES) / "distilled.onnx")
+    distilled = _calibrated(context, "distilled", distilled_student, float_graph, frames)
     yield distilled
     if "mixed" in ladder:
-        yield from _mixed(context, "distilled, mixed", learnt, exact, distilled, frames)
+        yield from _mixed_precision(context, "distilled, mixed", distilled_student, float_graph, distilled, frames)
 
 
-def _calibrated(context: RunContext, name: str, source: Path, exact: Path, frames: list[np.ndarray]) -> Rung:
-    """Every layer in eight bits. `source` is the folder whose network `exact` is the graph of."""
+def _calibrated(context: RunContext, name: str, source: Path, float_graph: Path, frames: list[np.ndarray]) -> Candidate:
+    """Every layer in eight bits. `source` is the folder of the network that `float_graph` was exported from."""
     folder, key = _place(context, name, source)
     if stage_folder.stands(folder, key=key):
         return _read(folder)
-    return _make(context, folder, key, exact, frames, record={"rung": name, "kept": []})
+    return _make(context, folder, key, float_graph, frames, record={"rung": name, "kept": []})
 
 
-def _mixed(
-    context: RunContext, name: str, source: Path, exact: Path, calibrated: Rung, frames: list[np.ndarray]
-) -> Iterator[Rung]:
-    """The 1, 2, 4, 8 ... worst layers in float, while that is quicker than all of them; no label is looked at."""
+def _mixed_precision(
+    context: RunContext, name: str, source: Path, float_graph: Path, calibrated: Candidate, frames: list[np.ndarray]
+) -> Iterator[Candidate]:
+    """The 1, 2, 4, 8 ... most sensitive layers in float, while the graph is faster than float; no label is used."""
     layers: list[LayerSensitivity] | None = None
-    few = frames[:: max(1, len(frames) // _TELLING)][:_TELLING]
+    few_frames = frames[:: max(1, len(frames) // _NUM_TIMED)][:_NUM_TIMED]
     count = 1
     while count <= context.recipe.int8.kept:
         folder, key = _place(context, f"{name} {count}", source, context.recipe.int8.gain)
         if stage_folder.stands(folder, key=key):
-            rung = _read(folder)
+            candidate = _read(folder)
         else:
-            layers = layers if layers is not None else _worst(exact, calibrated.folder / ONNX_INT8, few)
+            layers = layers if layers is not None else _worst(float_graph, calibrated.folder / ONNX_INT8, few_frames)
             if count > len(layers):
                 return
             noted = [
                 {"layer": x.layer, "kind": x.kind, "noise": x.output_noise, "changed": x.changed_fraction}
-                for x in layers[:_NOTED]
+                for x in layers[:_NUM_RECORDED]
             ]
             record = {"rung": name, "kept": [layer.layer for layer in layers[:count]], "sensitivity": noted}
-            rung = _make(context, folder, key, exact, frames, record=record, few=few)
-        if not rung.measured:
-            gain = rung.record["times_float"]
-            log(f"int8: {name}, {count} layers in float: {gain:.2f} times as fast as float, so no more of it")
+            candidate = _make(context, folder, key, float_graph, frames, record=record, few_frames=few_frames)
+        if not candidate.measured:
+            speedup = candidate.record["times_float"]
+            log(f"int8: {name}, {count} layers in float: {speedup:.2f} times as fast as float, so no more layers")
             return
-        yield rung
+        yield candidate
         count *= 2
 
 
-def _worst(exact: Path, small: Path, frames: list[np.ndarray]) -> list[LayerSensitivity]:
-    """The layers that eight bits change anything for, the worst first."""
-    layers = layer_sensitivities(exact, small, frames=frames, progress=file_progress("sensitivity of layers"))
+def _worst(float_graph: Path, int8_graph: Path, frames: list[np.ndarray]) -> list[LayerSensitivity]:
+    """The layers whose output INT8 changes, the most sensitive first."""
+    layers = layer_sensitivities(
+        float_graph, int8_graph, frames=frames, progress=file_progress("sensitivity of layers")
+    )
     return [layer for layer in layers if layer.output_noise > 0]
 
 
 def _place(context: RunContext, name: str, source: Path, *depends: Any) -> tuple[Path, str]:
-    """The folder of a rung, and the key of what it is made from."""
+    """The folder of a candidate, and the key of what it is made from."""
     of = context.recipe
     parts = (
         of.int8.images,
@@ -124,48 +129,50 @@ def _place(context: RunContext, name: str, source: Path, *depends: Any) -> tuple
     return context.folder(TRIES) / name.replace(", ", "-").replace(" ", "-"), key
 
 
-def _read(folder: Path) -> Rung:
+def _read(folder: Path) -> Candidate:
     card = stage_folder.read_card(folder)
-    return Rung(folder, card.network, card.measured)
+    return Candidate(folder, card.network, card.measured)
 
 
 def _make(
     context: RunContext,
     folder: Path,
     key: str,
-    exact: Path,
+    float_graph: Path,
     frames: list[np.ndarray],
     *,
     record: dict[str, Any],
-    few: Sequence[np.ndarray] = (),
-) -> Rung:
-    """Quantize and measure; on `few` frames it is timed first, and not measured where it is not quick enough."""
+    few_frames: Sequence[np.ndarray] = (),
+) -> Candidate:
+    """Quantize and measure. Timed first on `few_frames`, if given; a graph that is not fast enough is not measured."""
     begun = time.monotonic()
     with stage_folder.staged(folder, overwrite=True) as working:
-        small = quantize(exact, working / ONNX_INT8, calibration=frames, frames=len(frames), keep=record["kept"])
-        export.export_openvino(small, working / IR_INT8)
-        gain = _gain(small, exact, list(few)) if few else None
-        worth = gain is None or gain > context.recipe.int8.gain
+        int8_graph = quantize(
+            float_graph, working / ONNX_INT8, calibration=frames, frames=len(frames), keep=record["kept"]
+        )
+        export.export_openvino(int8_graph, working / IR_INT8)
+        speedup = _speedup(int8_graph, float_graph, list(few_frames)) if few_frames else None
+        worth = speedup is None or speedup > context.recipe.int8.gain
         measured = {
             file: evaluation_record(runner(working / file, runtime=r), context.slices.val)
             for file, r in RUNS.items()
             if worth
         }
-        timed_as = {} if gain is None else {"times_float": round(gain, 3)}
+        timed_as = {} if speedup is None else {"times_float": round(speedup, 3)}
         noted = {**record, **timed_as, "seconds": round(time.monotonic() - begun, 1)}
         card = replace(context.slices.card(), stage="rung", network=noted, recipe_hash=key, measured=measured)
         stage_folder.write_card(working, card)
     return _read(folder)
 
 
-def _gain(small: Path, exact: Path, frames: list[np.ndarray]) -> float:
-    """How many times as fast as the float graph on OpenVINO, which picks its own precision for that."""
-    calls = {"exact": runner(exact, runtime="openvino"), "small": runner(small, runtime="openvino")}
+def _speedup(int8_graph: Path, float_graph: Path, frames: list[np.ndarray]) -> float:
+    """Speed of the INT8 graph over that of the float graph on OpenVINO, which chooses the precision of the latter."""
+    calls = {"exact": runner(float_graph, runtime="openvino"), "small": runner(int8_graph, runtime="openvino")}
     return 1 / time_variants(calls, frames)["small"]["ratio"]
 
 
 def export_graph(context: RunContext, source: Path, path: Path) -> Path:
-    """The network of an artefact folder as one float graph, at the size that ships."""
+    """Export the network of an artefact folder as one float graph, at the size of the package."""
     card, network = stage_folder.read_card(source), network_folder.load_network(source)
     return export.export_onnx(
         network, path, size=context.recipe.data.size, channels=card.channels, normalise=card.normalise

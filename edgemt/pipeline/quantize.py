@@ -1,9 +1,9 @@
-"""Eight bits: one quantized graph for every runtime, judged class by class before it is written.
+"""The int8 stage: one quantized graph for every runtime, which must pass the accuracy gates class by class.
 
-Calibration alone comes first. Where it costs more than the tolerance, the layers that suffer most stay in float; then
-the student learns on under eight bits (`edgemt.pipeline.quantization_candidates`). Each rung is measured as each
-runtime runs it, and the first that passes is taken. When none does, half precision and float ship alone, and the card
-records what was tried.
+Calibration alone comes first. Where it costs more than the tolerance, the most sensitive layers stay in float; then
+the student is trained further with simulated 8-bit rounding (`edgemt.pipeline.quantization_candidates`). Each candidate
+is measured on each runtime, and the first that passes is taken. When none does, half precision and float ship alone,
+and the card records what was tried.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ from edgemt.io.atomic import next_name
 from edgemt.pipeline.accuracy import dice_drop, gate_failure, measured_of
 from edgemt.pipeline.fallback import given_up
 from edgemt.pipeline.log import log
-from edgemt.pipeline.quantization_candidates import RUNS, export_graph, rungs
+from edgemt.pipeline.quantization_candidates import RUNS, candidates, export_graph
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.stage import FORMAT, Stage
 from edgemt.report.formatting import candidate_name, describe_candidate
@@ -38,9 +38,9 @@ _REMEDY = "int8.schedule.steps or int8.kept up, or a larger tolerance"
 
 
 def int8(context: RunContext) -> Path:
-    """One Q/DQ ONNX for every runtime, of the first rung that costs no more than the tolerance; else float alone.
+    """One Q/DQ ONNX for every runtime, of the first candidate within the tolerance; else float alone.
 
-    Raises GateError when no rung passes and `strict` is set or `int8.otherwise` is "stop".
+    Raises GateError when no candidate passes and `strict` is set or `int8.otherwise` is "stop".
     """
     source, recipe = context.folder("slim"), context.recipe
     inputs = {
@@ -75,9 +75,9 @@ def int8(context: RunContext) -> Path:
 
 
 def _is_current(stage: Stage) -> bool:
-    """Whether the stage is finished and judged on this validation list, the first rung once more where it changed.
+    """Whether the stage is complete and measured on this validation list; the first candidate is measured again.
 
-    A later rung was chosen by what the rungs before it gave on the old list: the ladder is then climbed again.
+    A later candidate was chosen by the results of earlier ones on the old list: then all are measured again.
     """
     if not stage.is_complete():
         return False
@@ -106,28 +106,28 @@ def _is_current(stage: Stage) -> bool:
             log(f"int8: measured again on the changed validation list, {describe_candidate(first)}")
             return True
     after = "is replaced" if context.overwrite else f"becomes {next_name(folder).name}"
-    log(f"int8: made again, its rung was chosen on another validation list; the finished stage {after}")
+    log(f"int8: made again, its candidate was chosen on another validation list; the finished stage {after}")
     return False
 
 
 def _first_passing(
     context: RunContext, working: Path, *, parent: dict[str, Any]
 ) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
-    """What the card records of the files of the first rung that passes, and of what was given up if none does."""
+    """The metrics of the files of the first candidate that passes, and the record of what was given up if none does."""
     tried: list[dict[str, Any]] = []
-    for rung in rungs(context, exact=working / ONNX_FP32, frames=_calibration(context)):
+    for candidate in candidates(context, float_graph=working / ONNX_FP32, frames=_calibration(context)):
         reasons = [
             gate_failure(parent, found, tolerance=context.recipe.tolerance, what=f"INT8 on {RUNS[file]}")
-            for file, found in rung.measured.items()
+            for file, found in candidate.measured.items()
         ]
         refused = next(filter(None, reasons), "")
-        dice = {RUNS[file]: found["dice"] for file, found in rung.measured.items()}
-        tried.append({**rung.record, "dice": dice, "passed": not refused, "refused": refused})
+        dice = {RUNS[file]: found["dice"] for file, found in candidate.measured.items()}
+        tried.append({**candidate.record, "dice": dice, "passed": not refused, "refused": refused})
         log(f"int8: {describe_candidate(tried[-1])}, its float parent {parent['dice']:.4f}")
         if not refused:
             for file in SMALL_FILES:
-                shutil.copyfile(rung.folder / file, working / file)
-            noted = {"rungs": [_without(step, "sensitivity") for step in tried], **rung.record}
+                shutil.copyfile(candidate.folder / file, working / file)
+            noted = {"rungs": [_without(step, "sensitivity") for step in tried], **candidate.record}
             return {
                 file: {
                     **found,
@@ -135,7 +135,7 @@ def _first_passing(
                     "runtime": RUNS[file],
                     **({"quantization": noted} if file == ONNX_INT8 else {}),
                 }
-                for file, found in rung.measured.items()
+                for file, found in candidate.measured.items()
             }, ()
         log(f"int8: refused, {refused}")
         if len(tried) == 1:
@@ -144,9 +144,12 @@ def _first_passing(
 
 
 def _budget(context: RunContext) -> str:
-    """The most that the further rungs may cost, and what comes after them, in words."""
+    """The most that the further candidates may cost, and what follows them, for a log line."""
     of = context.recipe.int8
-    further = {"mixed": f"up to {of.kept} layers in float", "distil": f"{of.schedule.steps} steps under eight bits"}
+    further = {
+        "mixed": f"up to {of.kept} layers in float",
+        "distil": f"{of.schedule.steps} steps of quantization-aware distillation",
+    }
     steps = [further[name] for name in ("mixed", "distil") if name in of.ladder]
     stops = context.recipe.strict or of.otherwise == "stop"
     last = "refusal" if stops else "half precision and float alone"
@@ -156,19 +159,20 @@ def _budget(context: RunContext) -> str:
 def _without_eight_bits(
     context: RunContext, working: Path, tried: list[dict[str, Any]], *, parent: dict[str, Any]
 ) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
-    """The float graph alone and what was given up for it, or the gate's refusal with every rung named."""
+    """The metrics of the float graph and the record of what was given up. Raises GateError, naming every candidate."""
     steps = "; ".join(describe_candidate(step) for step in tried)
     if context.recipe.strict or context.recipe.int8.otherwise == "stop":
         raise GateError(
-            f"INT8: no rung stays within {context.recipe.tolerance:g} of its parent's Dice {parent['dice']:.4f}, in "
-            f"mean and class by class: {steps}; nothing was written; turn {_REMEDY}, or ship half precision and float "
+            f"INT8: no candidate stays within {context.recipe.tolerance:g} of its parent's Dice "
+            f"{parent['dice']:.4f}, in mean and class by class: {steps}; nothing was written; turn {_REMEDY}, or "
+            f"ship half precision and float "
             "(int8.otherwise float, without --strict)",
             what="INT8",
             expected=parent["dice"],
             measured=max((dice for step in tried for dice in step["dice"].values()), default=float("nan")),
             tolerance=context.recipe.tolerance,
         )
-    log(f"int8: no rung passes ({steps}); half precision and float are shipped alone")
+    log(f"int8: no candidate passes ({steps}); half precision and float are shipped alone")
     found = evaluation_record(runner(working / ONNX_FP32, runtime="onnxruntime"), context.slices.val)
     noted = {"rungs": [_without(step, "sensitivity") for step in tried], "rung": "none", "kept": []}
     record = given_up(

@@ -20,7 +20,7 @@ Control = Literal["teacher_supervised", "student_supervised", "student_no_distil
 
 
 @dataclass(frozen=True)
-class Teacher:
+class TeacherOptions:
     """The full model, trained with few labels and many unlabelled images."""
 
     network: str = "unet"  # `edgemt list teachers`, or students/NAME (`edgemt list students`)
@@ -40,7 +40,7 @@ class Teacher:
 
 
 @dataclass(frozen=True)
-class Student:
+class StudentOptions:
     """The small model that ships: distilled from the teacher on every image."""
 
     network: str = "mobilenetv4_small"  # `edgemt list students`, or any timm encoder
@@ -59,7 +59,7 @@ class Student:
 
 
 @dataclass(frozen=True)
-class Slim:
+class PruneStage:
     """Structured pruning, then fine-tuning with the student's own method. `prune.share` 0 leaves the student whole.
 
     Where the result costs more than the tolerance: first `extra`, then each of `milder`, then the unpruned student.
@@ -79,17 +79,17 @@ class Slim:
 
 
 @dataclass(frozen=True)
-class Int8:
-    """Eight bits, calibrated on unlabelled images; where that costs more than the tolerance, a ladder is climbed."""
+class Int8Stage:
+    """INT8, calibrated on unlabelled images; where that costs more than the tolerance, `ladder` follows."""
 
     images: int = 200  # frames to calibrate on
     ladder: tuple[Literal["mixed", "distil"], ...] = ("mixed", "distil")  # what may be tried after calibration alone
     kept: int = 8  # most layers that "mixed" leaves in float, the most sensitive ones
     gain: float = 1.0  # "mixed" ends where the graph is not more than so many times as fast as float on OpenVINO
-    schedule: Schedule = field(  # of "distil": the student's own method, with eight bits in its way
+    schedule: Schedule = field(  # of "distil": the student's own method, with simulated 8-bit rounding
         default_factory=lambda: Schedule(steps=600, learning_rate=2e-4, validations=3)
     )
-    otherwise: Literal["float", "stop"] = "float"  # no rung passes: ship half precision and float, or end with status 2
+    otherwise: Literal["float", "stop"] = "float"  # none passes: ship half precision and float, or end with status 2
 
 
 @dataclass(frozen=True)
@@ -102,10 +102,10 @@ class Recipe:
     volume: VolumeOptions = field(default_factory=VolumeOptions)  # for a 3-D teacher
     per_image: bool = False  # normalise each frame by its own mean and deviation (MRI) instead of the set's
     normalise: Literal["auto", "data", "encoder"] = "auto"  # "auto": as the student's pretrained weights expect it
-    teacher: Teacher = field(default_factory=Teacher)
-    student: Student = field(default_factory=Student)
-    slim: Slim = field(default_factory=Slim)
-    int8: Int8 = field(default_factory=Int8)
+    teacher: TeacherOptions = field(default_factory=TeacherOptions)
+    student: StudentOptions = field(default_factory=StudentOptions)
+    slim: PruneStage = field(default_factory=PruneStage)
+    int8: Int8Stage = field(default_factory=Int8Stage)
     bench: BenchOptions = field(default_factory=BenchOptions)
     tolerance: float = 0.01  # mean Dice that pruning, and then INT8, may cost; a worse file does not ship
     strict: bool = False  # end with status 2 where a gate refuses, instead of shipping something milder
@@ -114,7 +114,7 @@ class Recipe:
     threads: int = 0  # CPU threads for training; 0 is every core
 
 
-def student_method(of: Student) -> Method:
+def student_method(of: StudentOptions) -> Method:
     """The student's method as its stages run it: features come from `feature_teacher` where one is named."""
     term = getattr(of.method, "feature", None)
     if not of.feature_teacher or not isinstance(term, FeatureTerm):

@@ -41,7 +41,7 @@ def report(context: RunContext, controls: list[Path]) -> Path:
     key = stage_folder.key_of(
         context.recipe.bench, stage_folder.identity(context.folder("ship")), context.slices.list_key
     )
-    record = _kept(folder / _BENCH, key) or bench(context)
+    record = _saved_bench(folder / _BENCH, key) or bench(context)
     write_text(folder / _BENCH, json.dumps({**record, "key": key}, indent=1) + "\n")
     write_report(folder, _record(context, record, controls), _gallery(context))
     log(f"report: {folder / 'report.html'}")
@@ -106,9 +106,9 @@ def _resized(context: RunContext, size: tuple[int, int], folder: Path) -> Path:
         normalise=card.normalise,
     )
     frames = _frames(context, size, 64)
-    held = stage_folder.read_card(context.folder("int8")).measured.get(ONNX_INT8)
-    if held is not None:
-        keep = held.get("quantization", {}).get("kept", [])
+    quantized = stage_folder.read_card(context.folder("int8")).measured.get(ONNX_INT8)
+    if quantized is not None:
+        keep = quantized.get("quantization", {}).get("kept", [])
         int8.quantize(graph, small, calibration=[frames[i : i + 1] for i in range(len(frames))], keep=keep)
         export.export_openvino(small, folder / IR_INT8)
     export.export_openvino(graph, folder / IR_FP32)
@@ -126,8 +126,8 @@ def _resized(context: RunContext, size: tuple[int, int], folder: Path) -> Path:
     return folder
 
 
-def _kept(file: Path, key: str) -> dict[str, Any] | None:
-    """A bench of the same ship and options is not taken again: a second report costs seconds."""
+def _saved_bench(file: Path, key: str) -> dict[str, Any] | None:
+    """The record of an earlier bench of the same package and options; None without one."""
     if not file.exists():
         return None
     try:
@@ -233,11 +233,11 @@ def _curves(folder: Path) -> dict[str, Any]:
 
 
 def _messages(stages: list[dict[str, Any]]) -> list[str]:
-    """What the numbers say, good or bad, in words."""
+    """Sentences that state the results, good or bad."""
     by = {stage["name"]: stage for stage in stages}
     student, slim = by["student"], by["slim"]
     less = 1 - slim["macs"] / student["macs"]
-    said = [
+    messages = [
         f"Pruning removed {less:.0%} of the student's multiply-accumulates "
         f"and moved Dice by {slim['dice'] - student['dice']:+.4f}."
         if less > 0
@@ -247,21 +247,21 @@ def _messages(stages: list[dict[str, Any]]) -> list[str]:
     ]
     teacher = by["teacher"]
     if "windows_per_volume" in teacher["measured"]:
-        said.append(
+        messages.append(
             f"A volume costs the 3-D teacher {teacher['macs_per_volume'] / 1e9:.1f} G multiply-accumulates and the "
             f"pruned student {slim['macs_per_volume'] / 1e9:.2f} G, "
             f"{slim['macs_per_volume'] / teacher['macs_per_volume']:.2%} of it."
         )
     for name, stage in by.items():
         if name.startswith("int8/"):
-            said.append(
+            messages.append(
                 f"INT8 on {name[5:]}: Dice {stage['dice'] - student['dice']:+.4f} against the unpruned student."
             )
-    return said
+    return messages
 
 
 def _gallery(context: RunContext) -> list[dict[str, Any]]:
-    """Frames with foreground, spread over the validation list, and what each stage says of them."""
+    """Frames with foreground, spread over the validation list, and the mask of each stage."""
     size = context.recipe.data.size
     middle = context.recipe.data.slices // 2
     truths: list[np.ndarray] = []
@@ -292,14 +292,14 @@ def _gallery(context: RunContext) -> list[dict[str, Any]]:
 
 def _shown(context: RunContext, truths: list[np.ndarray]) -> list[int]:
     """Frames for the gallery: of a volume the middle one of those that hold the most classes, else spread evenly."""
-    held = [len(np.unique(truth)) for truth in truths]
+    num_classes = [len(np.unique(truth)) for truth in truths]
     volumes = [range(rows.start, rows.stop) for rows in context.slices.val.rows if rows.stop - rows.start > 1]
     if volumes:
-        best = [[i for i in rows if held[i] == max(held[j] for j in rows)] for rows in volumes]
+        best = [[i for i in rows if num_classes[i] == max(num_classes[j] for j in rows)] for rows in volumes]
         full = [some[len(some) // 2] for some in best]
     else:
-        full = [i for i, n in enumerate(held) if n == len(context.recipe.data.classes)]
-        full = full or [i for i, n in enumerate(held) if n > 1] or list(range(len(truths)))
+        full = [i for i, n in enumerate(num_classes) if n == len(context.recipe.data.classes)]
+        full = full or [i for i, n in enumerate(num_classes) if n > 1] or list(range(len(truths)))
     return [full[int(i)] for i in np.linspace(0, len(full) - 1, min(_GALLERY, len(full)))]
 
 

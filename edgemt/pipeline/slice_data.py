@@ -129,7 +129,7 @@ class SliceData:
         return statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
 
     def _expected_by_encoder(self) -> Normalisation | None:
-        """The normalisation that the student's pretrained weights were trained with, where the recipe wants it.
+        """The normalisation that the student's pretrained weights were trained with, where the recipe uses it.
 
         It follows from the recipe alone, not from which weights this machine has: teacher, student and the graph that
         ships see the same input.

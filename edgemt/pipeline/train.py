@@ -27,7 +27,7 @@ from edgemt.pipeline.network_spec import (
     with_encoder_of,
 )
 from edgemt.pipeline.promptable_teacher import find_promptable
-from edgemt.pipeline.recipe import Student, Teacher
+from edgemt.pipeline.recipe import StudentOptions, TeacherOptions
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.stage import FORMAT, Stage
 from edgemt.pipeline.training_data import TrainingData
@@ -36,15 +36,15 @@ from edgemt.zoo.entry import open_entry
 from edgemt.zoo.warm_start import describe_warm_start
 
 
-def training_data_for(context: RunContext, of: Teacher | Student) -> TrainingData:
+def training_data_for(context: RunContext, of: TeacherOptions | StudentOptions) -> TrainingData:
     """What a network learns from and is measured on: frames, or whole volumes for a 3-D teacher."""
-    return context.volumes if isinstance(of, Teacher) and context.is_3d else context.slices
+    return context.volumes if isinstance(of, TeacherOptions) and context.is_3d else context.slices
 
 
 def train_stage(
     context: RunContext,
     name: str,
-    of: Teacher | Student,
+    of: TeacherOptions | StudentOptions,
     method: Method,
     *,
     parent: Path | None = None,
@@ -118,7 +118,7 @@ def ensemble_stage(context: RunContext, name: str, members: Sequence[Path], *, f
     return stage.folder
 
 
-def initial_weights_parent(of: Teacher | Student) -> dict[str, str]:
+def initial_weights_parent(of: TeacherOptions | StudentOptions) -> dict[str, str]:
     """The zoo entry that a student starts from, as a parent of its stage; empty without one."""
     return {"first weights": open_entry(initial_weights(of)).identity} if initial_weights(of) else {}
 
@@ -126,7 +126,7 @@ def initial_weights_parent(of: Teacher | Student) -> dict[str, str]:
 def stage_inputs(
     context: RunContext,
     name: str,
-    of: Teacher | Student,
+    of: TeacherOptions | StudentOptions,
     method: Method,
     *,
     parents: dict[str, str],
@@ -139,14 +139,19 @@ def stage_inputs(
 
 
 def inputs_of(
-    context: RunContext, of: Teacher | Student, method: Method, *, parents: dict[str, str], all_labels: bool
+    context: RunContext,
+    of: TeacherOptions | StudentOptions,
+    method: Method,
+    *,
+    parents: dict[str, str],
+    all_labels: bool,
 ) -> dict[str, Any]:
     """Everything that the weights of a stage depend on, by the names of the recipe, without pretrained weights."""
     content = context.slices.content_of_all_labels if all_labels else context.slices.content
     network = {name: value for name, value in spec_for_fingerprint(of).items() if name not in ("method", "is")}
     return {
         "format": FORMAT,
-        "student" if isinstance(of, Student) else "teacher": {**network, "method": stage_folder.plain(method)},
+        "student" if isinstance(of, StudentOptions) else "teacher": {**network, "method": stage_folder.plain(method)},
         **training_data_for(context, of).cache_inputs,
         "seed": context.recipe.seed,
         "training data": key_of_entries(content.labelled, content.unlabelled),
@@ -156,7 +161,7 @@ def inputs_of(
 
 
 def _with_encoder(
-    inputs: dict[str, Any], of: Teacher | Student, folder: Path, weights: EncoderWeights | None
+    inputs: dict[str, Any], of: TeacherOptions | StudentOptions, folder: Path, weights: EncoderWeights | None
 ) -> dict[str, Any]:
     """The inputs with the encoder's first weights, by hash.
 

@@ -1,6 +1,6 @@
 """The graph that an entry carries, so that it runs without torch: INT8 of its run, else float16 made here.
 
-It is tried on frames of nobody with each runtime that is installed, and timed. No frame of the training data is read.
+It is tried on synthetic frames with each runtime that is installed, and timed. No frame of the training data is read.
 
 Shapes: N frames, H W size in pixels, K channels.
 """

@@ -6,7 +6,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from edgemt.errors import unknown_name_message
-from edgemt.pipeline.recipe import Int8, Recipe, Slim, Student, Teacher
+from edgemt.pipeline.recipe import Int8Stage, PruneStage, Recipe, StudentOptions, TeacherOptions
 from edgemt.recipes import acdc, kvasir, left_atrium, phantom
 
 RECIPES: dict[str, Callable[[], Recipe]] = {
@@ -22,7 +22,7 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "phantom_volumes": phantom.phantom_volumes,
 }
 
-__all__ = ["RECIPES", "Int8", "Recipe", "Slim", "Student", "Teacher", "load"]
+__all__ = ["RECIPES", "Int8Stage", "PruneStage", "Recipe", "StudentOptions", "TeacherOptions", "load"]
 
 
 def load(name: str) -> Recipe:

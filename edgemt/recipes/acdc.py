@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
 
 from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import PRESETS, AugmentOptions
 from edgemt.methods import METHODS
-from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
+from edgemt.pipeline.recipe import PruneStage, Recipe, StudentOptions, TeacherOptions
+from edgemt.recipes.cpu import cpu_schedule, cpu_slim, cpu_student, cpu_teacher
 from edgemt.training.options import Schedule
 
 # What the releases of the compared methods do to slices of the heart.
@@ -41,31 +41,15 @@ def acdc_cpu() -> Recipe:
 
     edgemt run acdc_cpu --data.root DIR
     """
-    quick = Schedule(steps=900, precision="32-true", learning_rate=2e-3, validations=4, start_size=0.6)
+    schedule = cpu_schedule(steps=900, validations=4, start_size=0.6)
     return Recipe(
         name="acdc_cpu",
         data=_slices(160),
         augment=PRESETS["mri"],
         per_image=True,
-        teacher=Teacher(
-            network="students/efficientnet_lite2",
-            decoder="dense2",
-            pretrained="always",
-            method=METHODS["two_stream_mt"],
-            members=2,
-            schedule=quick,
-        ),
-        student=Student(
-            network="efficientnet_lite0",
-            decoder="dense2",
-            pretrained="always",
-            method=replace(METHODS["two_stream_distillation"], guide="bank"),  # type: ignore[call-arg]
-            schedule=quick,
-        ),
-        slim=Slim(
-            prune=PruneOptions(target="latency", share=0.17),
-            schedule=Schedule(steps=400, precision="32-true", learning_rate=1e-3, validations=2, warmup=20),
-        ),
+        teacher=cpu_teacher(METHODS["two_stream_mt"], schedule, members=2),
+        student=cpu_student(schedule, decoder="dense2"),
+        slim=cpu_slim(0.17),
     )
 
 
@@ -82,9 +66,9 @@ def acdc_slices() -> Recipe:
         data=_slices(256),
         augment=PRESETS["mri"],
         per_image=True,
-        teacher=Teacher(method=METHODS["two_stream_mt"], schedule=long),
-        student=Student(network="efficientnet_lite0", decoder="dense2", schedule=long),
-        slim=Slim(prune=PruneOptions(share=0.45), schedule=short),
+        teacher=TeacherOptions(method=METHODS["two_stream_mt"], schedule=long),
+        student=StudentOptions(network="efficientnet_lite0", decoder="dense2", schedule=long),
+        slim=PruneStage(prune=PruneOptions(share=0.45), schedule=short),
     )
 
 
@@ -101,7 +85,7 @@ def acdc_methods() -> Recipe:
         data=_slices(96),
         per_image=True,
         augment=LIGHT,
-        teacher=Teacher(widths=(16, 32, 64, 128, 256), method=METHODS["mean_teacher"], schedule=schedule),
-        student=Student(pretrained="never"),
+        teacher=TeacherOptions(widths=(16, 32, 64, 128, 256), method=METHODS["mean_teacher"], schedule=schedule),
+        student=StudentOptions(pretrained="never"),
         threads=1,
     )

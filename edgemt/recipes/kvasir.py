@@ -9,7 +9,8 @@ from deploy.pruning.options import PruneOptions
 from edgemt.data.cohort import DataOptions
 from edgemt.data.options import PRESETS
 from edgemt.methods import METHODS
-from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
+from edgemt.pipeline.recipe import PruneStage, Recipe, StudentOptions, TeacherOptions
+from edgemt.recipes.cpu import cpu_schedule, cpu_slim, cpu_student, cpu_teacher
 from edgemt.training.options import Schedule
 
 
@@ -30,33 +31,19 @@ def kvasir_cpu() -> Recipe:
 
     edgemt run kvasir_cpu --data.root DIR
     """
-    quick = Schedule(steps=700, precision="32-true", learning_rate=2e-3, validations=4, start_size=0.5)
     supervised = replace(METHODS["supervised"], image_dice=True)  # type: ignore[call-arg]
     return Recipe(
         name="kvasir_cpu",
         data=_frames(256),
         augment=PRESETS["endoscopy"],
-        teacher=Teacher(
-            network="students/efficientnet_lite2",
-            decoder="dense2",
-            pretrained="always",
-            method=supervised,
-            members=3,
-            schedule=replace(quick, steps=500, unlabelled=0, validations=2),
+        teacher=cpu_teacher(
+            supervised, cpu_schedule(steps=500, unlabelled=0, validations=2, start_size=0.5), members=3
         ),
-        student=Student(
-            network="efficientnet_lite0",
+        student=cpu_student(
+            cpu_schedule(steps=1000, validations=4, start_size=0.6),
             resolution=0.75,  # 1.3 times as fast for 0.7 points; pruning to that time costs three
-            pretrained="always",
-            method=replace(METHODS["two_stream_distillation"], guide="bank"),  # type: ignore[call-arg]
-            schedule=replace(quick, steps=1000, start_size=0.6),
         ),
-        slim=Slim(
-            prune=PruneOptions(target="latency", share=0.12),
-            schedule=Schedule(
-                steps=400, precision="32-true", learning_rate=1e-3, validations=2, warmup=20, start_size=0.75
-            ),
-        ),
+        slim=cpu_slim(0.12, start_size=0.75),
     )
 
 
@@ -71,13 +58,13 @@ def kvasir() -> Recipe:
         name="kvasir",
         data=_frames(256),
         augment=PRESETS["endoscopy"],
-        teacher=Teacher(
+        teacher=TeacherOptions(
             network="smp/UnetPlusPlus",
             encoder="efficientnet_lite2",
             pretrained="if-available",
             method=METHODS["two_stream_mt"],
             schedule=long,
         ),
-        student=Student(network="efficientnet_lite0", schedule=long),
-        slim=Slim(prune=PruneOptions(share=0.45), schedule=short),
+        student=StudentOptions(network="efficientnet_lite0", schedule=long),
+        slim=PruneStage(prune=PruneOptions(share=0.45), schedule=short),
     )

@@ -1,7 +1,7 @@
 """The left atrium in contrast-enhanced MRI (2018 challenge), for a student of neighbouring slices.
 
 The volumes of the mean-teacher literature are crops around the true atrium, validation volumes too: every
-figure made on them, ours and the published ones, knows where the organ is.
+figure made on them, here and in publications, is measured where the organ is known to be.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ from edgemt.data.options import PRESETS, AugmentOptions, VolumeOptions
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher
-from edgemt.pipeline.recipe import Recipe, Slim, Student, Teacher
+from edgemt.pipeline.recipe import PruneStage, Recipe, StudentOptions, TeacherOptions
+from edgemt.recipes.cpu import cpu_schedule, cpu_slim, cpu_student, cpu_teacher
 from edgemt.training.options import Schedule
 
 
@@ -37,30 +38,15 @@ def la_cpu() -> Recipe:
 
     edgemt run la_cpu --data.root DIR
     """
-    quick = Schedule(steps=700, precision="32-true", learning_rate=2e-3, validations=3, start_size=0.6)
+    schedule = cpu_schedule(steps=700, validations=3, start_size=0.6)
     return Recipe(
         name="la_cpu",
         data=_volumes(size=(160, 128), slices=5),
         augment=replace(PRESETS["mri"], rot90=False),  # the frames are no squares
         per_image=True,
-        teacher=Teacher(
-            network="students/efficientnet_lite2",
-            decoder="dense2",
-            pretrained="always",
-            method=METHODS["two_stream_mt"],
-            schedule=quick,
-        ),
-        student=Student(
-            network="efficientnet_lite0",
-            decoder="dense2",
-            pretrained="always",
-            method=replace(METHODS["two_stream_distillation"], guide="bank"),  # type: ignore[call-arg]
-            schedule=replace(quick, steps=1000),
-        ),
-        slim=Slim(
-            prune=PruneOptions(target="latency", share=0.17),
-            schedule=Schedule(steps=400, precision="32-true", learning_rate=1e-3, validations=2, warmup=20),
-        ),
+        teacher=cpu_teacher(METHODS["two_stream_mt"], schedule),
+        student=cpu_student(replace(schedule, steps=1000), decoder="dense2"),
+        slim=cpu_slim(0.17),
     )
 
 
@@ -81,7 +67,7 @@ def la_vnet_cpu() -> Recipe:
             blend="gaussian",
             foreground=0.5,
         ),
-        teacher=Teacher(
+        teacher=TeacherOptions(
             network="vnet",
             filters=8,
             method=MeanTeacher(ramp=SigmoidRampUp(top=1.0)),
@@ -89,12 +75,12 @@ def la_vnet_cpu() -> Recipe:
                 steps=1200, labelled=2, unlabelled=2, precision="auto", learning_rate=2e-3, validations=3
             ),
         ),
-        student=Student(
+        student=StudentOptions(
             pretrained="never",
             method=METHODS["slice_distillation"],
             schedule=Schedule(steps=1500, precision="32-true", learning_rate=2e-3, validations=3),
         ),
-        slim=Slim(
+        slim=PruneStage(
             prune=PruneOptions(share=0.42),
             schedule=Schedule(steps=800, precision="32-true", learning_rate=2e-3, validations=2),
         ),
@@ -113,7 +99,7 @@ def la() -> Recipe:
         name="la",
         data=_volumes(size=(160, 160), slices=3),
         augment=AugmentOptions(flip_vertical=True),
-        teacher=Teacher(
+        teacher=TeacherOptions(
             network="vnet",
             method=METHODS["ua_mt"],
             schedule=Schedule(
@@ -126,8 +112,8 @@ def la() -> Recipe:
                 validations=6,
             ),
         ),
-        student=Student(method=METHODS["slice_distillation"], schedule=long),
-        slim=Slim(
+        student=StudentOptions(method=METHODS["slice_distillation"], schedule=long),
+        slim=PruneStage(
             prune=PruneOptions(share=0.45),
             schedule=Schedule(steps=5000, labelled=8, unlabelled=16, learning_rate=5e-4, checkpoint_every=500),
         ),

@@ -15,17 +15,17 @@ from edgemt.report.svg import (
     CHAR,
     TONES,
     Axis,
-    apart,
-    around,
     dot,
     drawing,
     halo,
-    leader,
+    leader_line,
     line,
+    padded_range,
     path,
-    place,
-    short,
+    place_labels,
+    spread,
     text,
+    truncate,
 )
 
 Calls = Sequence[Mapping[str, Any]]
@@ -41,13 +41,13 @@ def distributions(calls: Calls, *, deadline_ms: float) -> str:
     if not rows:
         return ""
     pitch, top, right = 62.0, 24.0, 866.0
-    left = 14 + CHAR * max(len(short(name, 34)) for name, _ in rows)
+    left = 14 + CHAR * max(len(truncate(name, 34)) for name, _ in rows)
     bottom = top + pitch * len(rows)
     x = _time_axis([ns / 1e6 for _, times in rows for ns in (times[0], times[-1])], deadline_ms, left, right)
     parts = [*_time_ticks(x, top, bottom), *_deadline(x, deadline_ms, top, bottom)]
     for i, (name, times) in enumerate(rows):
         floor, css = top + pitch * (i + 1) - 8, f"s{i % TONES}"
-        parts.append(text("label end", left - 10, floor - 6, short(name, 34), title=name))
+        parts.append(text("label end", left - 10, floor - 6, truncate(name, 34), title=name))
         parts.append(line("grid", left, floor, right, floor))
         rim = _density([ns / 1e6 for ns in times], x, floor, pitch - 16)
         parts += [path(f"band {css}", [(rim[0][0], floor), *rim, (rim[-1][0], floor)], closed=True)]
@@ -67,7 +67,7 @@ def tails(calls: Calls, *, deadline_ms: float) -> str:
         return ""
     most = max(len(times) for _, times in rows)
     left, top, bottom = 56.0, 28.0, 320.0
-    right = 860.0 - CHAR * max(len(short(name, 26)) for name, _ in rows)
+    right = 860.0 - CHAR * max(len(truncate(name, 26)) for name, _ in rows)
     across = Axis(2.0, max(most, 20.0), left, right, log=True)
     reach = [t / 1e6 for _, times in rows for t in (times[len(times) // 2], times[-1])]
     up = _time_axis(reach, deadline_ms, bottom, top)
@@ -88,9 +88,9 @@ def tails(calls: Calls, *, deadline_ms: float) -> str:
         ]
         parts.append(path(f"curve s{i % TONES}", curve))
         ends.append(curve[-1])
-    heights = apart([y for _, y in ends], gap=14, low=top + 4, high=bottom)
+    heights = spread([y for _, y in ends], gap=14, low=top + 4, high=bottom)
     for i, ((name, _), at) in enumerate(zip(rows, heights, strict=True)):
-        parts.append(text(f"label t{i % TONES}", right + 7, at + 4, short(name, 26), title=name))
+        parts.append(text(f"label t{i % TONES}", right + 7, at + 4, truncate(name, 26), title=name))
     parts += [
         text("name", left, top - 9, "latency, ms"),
         text("name end", right, bottom + 38, "calls that were quicker"),
@@ -103,7 +103,7 @@ def time_line(call: Mapping[str, Any], *, tone: int, deadline_ms: float) -> str:
     run = binned(range(len(call.get("raw_ns") or ())), [ns / 1e6 for ns in call.get("raw_ns") or ()])
     if len(run) < 2:
         return ""
-    name = short(str(call["name"]), 44)
+    name = truncate(str(call["name"]), 44)
     return _lines({"": [(at, low, mean, high) for at, low, mean, high in run]}, name, "call", deadline_ms, tone=tone)
 
 
@@ -131,14 +131,14 @@ def parts_of_a_call(calls: Calls, host: Mapping[str, Any]) -> str:
         ]
         for c in rows
     ]
-    left = 14 + CHAR * max(len(short(str(c["name"]), 34)) for c in rows)
+    left = 14 + CHAR * max(len(truncate(str(c["name"]), 34)) for c in rows)
     pitch, top, right = 34.0, 34.0, 790.0
     x = Axis(0.0, max(map(sum, times)) or 1.0, left, right)
     parts = [part for t in x.ticks() for part in (line("grid", x(t), top - 4, x(t), top + pitch * len(rows)),)]
     parts += [text("tick mid", x(t), top + pitch * len(rows) + 16, figure(t, 2)) for t in x.ticks()]
     for i, (call, row) in enumerate(zip(rows, times, strict=True)):
         at, start = top + pitch * i, 0.0
-        parts.append(text("label end", left - 10, at + 18, short(str(call["name"]), 34)))
+        parts.append(text("label end", left - 10, at + 18, truncate(str(call["name"]), 34)))
         for tone, (name, ms) in enumerate(zip(names, row, strict=True)):
             wide = x(start + ms) - x(start)
             if wide > 0.2:
@@ -173,7 +173,7 @@ def accuracy_front(calls: Calls, *, deadline_ms: float) -> str:
         return ""
     left, right, top, bottom = 60.0, 866.0, 28.0, 330.0
     x = _time_axis([c[k] for _, c in rows for k in ("p50_ms", "p99_ms")], deadline_ms, left, right)
-    y = Axis(*around([float(c["dice"]) for _, c in rows], least=0.02, low=0.0, high=1.0, pad=0.3), bottom, top)
+    y = Axis(*padded_range([float(c["dice"]) for _, c in rows], least=0.02, low=0.0, high=1.0, pad=0.3), bottom, top)
     parts = [part for t in y.ticks() for part in (line("grid", left, y(t), right, y(t)), _tick(left - 8, y(t), t))]
     parts += [*_time_ticks(x, bottom, bottom), *_deadline(x, deadline_ms, top, bottom)]
     best = front(calls)
@@ -185,14 +185,16 @@ def accuracy_front(calls: Calls, *, deadline_ms: float) -> str:
     points = [(x(c["p50_ms"]), y(float(c["dice"]))) for _, c in rows]
     parts += [line(f"whisker s{i % TONES}", *p, x(c["p99_ms"]), p[1]) for p, (i, c) in zip(points, rows, strict=True)]
     for point, (i, c) in zip(points, rows, strict=True):
-        says = f"{c['name']}: Dice {fixed(c['dice'], 4)}, median {figure(c['p50_ms'])} ms, p99 {figure(c['p99_ms'])} ms"
-        parts.append(dot(f"dot s{i % TONES}" if c["name"] in best else "control", *point, title=says))
-    names = [short(str(c["name"]), 34) for _, c in rows]
-    boxes = place(
+        title = (
+            f"{c['name']}: Dice {fixed(c['dice'], 4)}, median {figure(c['p50_ms'])} ms, p99 {figure(c['p99_ms'])} ms"
+        )
+        parts.append(dot(f"dot s{i % TONES}" if c["name"] in best else "control", *point, title=title))
+    names = [truncate(str(c["name"]), 34) for _, c in rows]
+    boxes = place_labels(
         points, [CHAR * len(n) for n in names], bounds=(left, top, right, bottom), taken=[halo(*p) for p in points]
     )
     for name, point, box, (i, _) in zip(names, points, boxes, rows, strict=True):
-        parts += [leader(point, box), text(f"label t{i % TONES}", box[0], box[3] - 3.5, name)]
+        parts += [leader_line(point, box), text(f"label t{i % TONES}", box[0], box[3] - 3.5, name)]
     parts += [text("name", left, top - 9, "Dice"), text("name end", right, bottom + 38, "median, line to p99, ms")]
     return drawing(880, bottom + 46, "Dice against latency", parts)
 
@@ -221,7 +223,7 @@ def _lines(
             rim = [(x(a), y(high)) for a, _, _, high in run] + [(x(a), y(low)) for a, low, _, _ in reversed(run)]
             parts.append(path(f"band s{i % TONES}", rim, closed=True))
         parts.append(path(f"curve s{i % TONES}", [(x(a), y(mean)) for a, _, mean, _ in run]))
-    ends = apart([y(run[-1][2]) for run in series.values()], gap=14, low=top + 4, high=bottom)
+    ends = spread([y(run[-1][2]) for run in series.values()], gap=14, low=top + 4, high=bottom)
     for i, (name, at) in enumerate(zip(series, ends, strict=True), start=tone):
         parts.append(text(f"label t{i % TONES}", right + 7, at + 4, name))
     return drawing(440, 232, title, parts)

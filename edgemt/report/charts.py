@@ -8,23 +8,23 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from edgemt.report.formatting import DEADLINE_MS, Timed, families, family, fastest, figure, finite, fixed, timed
+from edgemt.report.formatting import DEADLINE_MS, LatencyPoint, families, family, fastest, figure, finite, fixed, timed
 from edgemt.report.svg import (
     CHAR,
     TONES,
     Axis,
     Box,
-    apart,
-    around,
     dot,
     drawing,
     halo,
-    leader,
+    leader_line,
     line,
+    padded_range,
     path,
-    place,
-    short,
+    place_labels,
+    spread,
     text,
+    truncate,
 )
 
 Rows = Sequence[Mapping[str, Any]]
@@ -44,7 +44,7 @@ def accuracy_latency(stages: Rows, *, deadline_ms: float = DEADLINE_MS) -> str:
     due = x(deadline_ms)
     parts = [
         f'<rect class="late" x="{due:.1f}" y="{top}" width="{right - due:.1f}" height="{bottom - top}"/>',
-        *_rungs(y, left, right),
+        *_grid_lines(y, left, right),
         *(text("tick mid", x(t), bottom + 18, figure(t, 1)) for t in x.ticks()),
         *(line("grid", x(t), bottom, x(t), bottom + 4) for t in x.ticks()),
         line("deadline", due, top, due, bottom),
@@ -67,17 +67,17 @@ def accuracy_latency(stages: Rows, *, deadline_ms: float = DEADLINE_MS) -> str:
             parts.append(line(f"whisker s{_tone(colour, t.stage)}", px, py, x(t.p99_ms), py))
             taken.append((px, py - 3, x(t.p99_ms), py + 3))
     for (px, py), t in zip(at_points, points, strict=True):
-        says = f"{t.stage} on {t.runtime} {t.precision}: Dice {fixed(t.dice)}, "
-        says += f"median {figure(t.p50_ms)} ms, p99 {figure(t.p99_ms)} ms"
-        parts.append(dot(f"dot s{_tone(colour, t.stage)}", px, py, title=says, shape=runtimes.index(t.runtime)))
-    named = [points.index(best) for s in stages if (best := fastest(s)) is not None and best in points]
-    taken += [halo(px, py) for i, (px, py) in enumerate(at_points) if i not in named]
-    widths = [CHAR * len(short(points[i].stage, 32)) for i in named]
-    boxes = place([at_points[i] for i in named], widths, bounds=(left, top, right, bottom), taken=taken)
-    for i, box in zip(named, boxes, strict=True):
+        sentence = f"{t.stage} on {t.runtime} {t.precision}: Dice {fixed(t.dice)}, "
+        sentence += f"median {figure(t.p50_ms)} ms, p99 {figure(t.p99_ms)} ms"
+        parts.append(dot(f"dot s{_tone(colour, t.stage)}", px, py, title=sentence, shape=runtimes.index(t.runtime)))
+    marked = [points.index(best) for s in stages if (best := fastest(s)) is not None and best in points]
+    taken += [halo(px, py) for i, (px, py) in enumerate(at_points) if i not in marked]
+    widths = [CHAR * len(truncate(points[i].stage, 32)) for i in marked]
+    boxes = place_labels([at_points[i] for i in marked], widths, bounds=(left, top, right, bottom), taken=taken)
+    for i, box in zip(marked, boxes, strict=True):
         parts += [
-            leader(at_points[i], box),
-            text(f"label t{_tone(colour, points[i].stage)}", box[0], box[3] - 3.5, short(points[i].stage, 32)),
+            leader_line(at_points[i], box),
+            text(f"label t{_tone(colour, points[i].stage)}", box[0], box[3] - 3.5, truncate(points[i].stage, 32)),
         ]
     along = left
     for i, runtime in enumerate(runtimes):
@@ -90,12 +90,12 @@ def accuracy_latency(stages: Rows, *, deadline_ms: float = DEADLINE_MS) -> str:
 
 
 def trade_ranges(
-    points: Sequence[Timed], untimed: Rows, *, deadline_ms: float
+    points: Sequence[LatencyPoint], untimed: Rows, *, deadline_ms: float
 ) -> tuple[tuple[float, float], tuple[float, float]]:
     """Latency and Dice to show: every median, every p99 and the deadline."""
     reach = [v for t in points for v in (t.p50_ms, t.p99_ms) if v] + [deadline_ms]
     heights = [t.dice for t in points if t.dice is not None] + [float(s["dice"]) for s in untimed]
-    return (min(reach) / 1.6, max(reach) * 1.6), around(heights, least=0.02, low=0.0, high=1.0, pad=0.22)
+    return (min(reach) / 1.6, max(reach) * 1.6), padded_range(heights, least=0.02, low=0.0, high=1.0, pad=0.22)
 
 
 def dice_dots(stages: Rows, *, controls: Rows = ()) -> str:
@@ -105,15 +105,15 @@ def dice_dots(stages: Rows, *, controls: Rows = ()) -> str:
     if not known:
         return ""
     pitch, top, right = 27.0, 8.0, 800.0
-    left = 10 + CHAR * max(len(short(str(r.get("name", "")), 46)) for r, _ in rows)
+    left = 10 + CHAR * max(len(truncate(str(r.get("name", "")), 46)) for r, _ in rows)
     bottom = top + pitch * len(rows)
-    x = Axis(*around(known, least=0.02, low=0.0, high=1.0), left + 14, right)
+    x = Axis(*padded_range(known, least=0.02, low=0.0, high=1.0), left + 14, right)
     parts = [line("grid", x(t), top, x(t), bottom + 4) for t in x.ticks(6)]
     parts += [text("tick mid", x(t), bottom + 20, _plain(t)) for t in x.ticks(6)]
     for i, (row, control) in enumerate(rows):
         at, name, dice = top + pitch * (i + 0.5), str(row.get("name", "")), finite(row.get("dice"))
         parts += [
-            text("label end", left, at + 4, short(name, 46), title=name),
+            text("label end", left, at + 4, truncate(name, 46), title=name),
             text("label", right + 18, at + 4, fixed(dice)),
         ]
         if dice is not None:
@@ -122,12 +122,12 @@ def dice_dots(stages: Rows, *, controls: Rows = ()) -> str:
     return drawing(880, bottom + 28, "Dice of every stage and control", parts)
 
 
-def latency_axis(points: Sequence[Timed], *, width: float = 250.0, deadline_ms: float = DEADLINE_MS) -> Axis:
+def latency_axis(points: Sequence[LatencyPoint], *, width: float = 250.0, deadline_ms: float = DEADLINE_MS) -> Axis:
     reach = [v for t in points for v in (t.p50_ms, t.p99_ms) if v] + [deadline_ms]
     return Axis(min(reach) / 1.4, max(reach) * 1.4, 4.0, width - 4.0, log=True)
 
 
-def latency_span(point: Timed, axis: Axis, *, tone: int = 0, deadline_ms: float = DEADLINE_MS) -> str:
+def latency_span(point: LatencyPoint, axis: Axis, *, tone: int = 0, deadline_ms: float = DEADLINE_MS) -> str:
     """One row of the latency table: a dot at the median, a line to p99, the deadline behind them."""
     at, css = axis(point.p50_ms), f"s{tone % TONES}"
     parts = [
@@ -155,16 +155,16 @@ def curve_chart(series: Mapping[str, tuple[Sequence[Any], Sequence[Any]]], *, ti
     means = [mean for run in runs.values() for _, _, mean, _ in run]
     labelled = len(runs) > 1 or not dots
     left, top, bottom = 48.0, 26.0, 214.0
-    right = 430.0 - (CHAR * max(len(short(n, 18)) for n in runs) if labelled else 8)
+    right = 430.0 - (CHAR * max(len(truncate(n, 18)) for n in runs) if labelled else 8)
     steps = [s for run in runs.values() for s, *_ in run]
     x = Axis(min(0.0, *steps), max(max(steps), 1.0), left, right)
     log = not dots and min(reach) > 0 and max(means) / min(means) > 30
     if log:
         y = Axis(min(reach) / 1.1, max(reach) * 1.1, bottom, top, log=True)
     else:
-        low, high = around(reach, least=0.02 if dots else 1e-3)
+        low, high = padded_range(reach, least=0.02 if dots else 1e-3)
         y = Axis(min(0.0, min(reach)) if not dots else max(low, 0.0), high, bottom, top)
-    parts = [*_rungs(y, left, right), text("name", 0, 12, title + (", logarithmic" if log else ""))]
+    parts = [*_grid_lines(y, left, right), text("name", 0, 12, title + (", logarithmic" if log else ""))]
     parts += [text("tick mid", x(t), bottom + 18, _steps(t)) for t in x.ticks(4)]
     parts.append(text("tick end", 440, bottom + 34, "steps"))
     for i, run in enumerate(runs.values()):
@@ -179,9 +179,9 @@ def curve_chart(series: Mapping[str, tuple[Sequence[Any], Sequence[Any]]], *, ti
                 for s, _, mean, _ in run
             ]
     if labelled:
-        ends = apart([y(run[-1][2]) for run in runs.values()], gap=14, low=top + 4, high=bottom)
+        ends = spread([y(run[-1][2]) for run in runs.values()], gap=14, low=top + 4, high=bottom)
         for i, (name, at) in enumerate(zip(runs, ends, strict=True)):
-            parts.append(text(f"label t{i % TONES}", right + 7, at + 4, short(name, 18), title=name))
+            parts.append(text(f"label t{i % TONES}", right + 7, at + 4, truncate(name, 18), title=name))
     return drawing(440, 252, title, parts)
 
 
@@ -198,10 +198,10 @@ def binned(steps: Sequence[Any], values: Sequence[Any], *, bins: int = 150) -> l
     return out
 
 
-def _rungs(y: Axis, left: float, right: float) -> list[str]:
+def _grid_lines(y: Axis, left: float, right: float) -> list[str]:
     ticks = y.ticks()
-    rungs = [line("grid", left, y(t), right, y(t)) for t in ticks]
-    return rungs + [text("tick end", left - 8, y(t) + 4, _plain(t)) for t in ticks]
+    lines = [line("grid", left, y(t), right, y(t)) for t in ticks]
+    return lines + [text("tick end", left - 8, y(t) + 4, _plain(t)) for t in ticks]
 
 
 def _tone(colour: Mapping[str, int], stage: str) -> int:

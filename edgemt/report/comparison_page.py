@@ -8,8 +8,8 @@ from typing import Any
 
 from edgemt.report.css import STYLE
 from edgemt.report.formatting import DASH, finite, fixed, signed
-from edgemt.report.html import facts, flat, framed, named, section, table
-from edgemt.report.svg import CHAR, Axis, around, dot, drawing, line, short, text
+from edgemt.report.html import definition_list, flat, name_cell, scrolling, section, table
+from edgemt.report.svg import CHAR, Axis, dot, drawing, line, padded_range, text, truncate
 
 Record = Mapping[str, Any]
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -124,10 +124,12 @@ def comparison_chart(record: Record) -> str:
         return ""
     gaps = [row["difference"] for row in rows if row["difference"]]
     pitch, top = 25.0, 30.0
-    left = 40 + CHAR * max(len(short(row["method"], 26)) for row in rows)
+    left = 40 + CHAR * max(len(truncate(row["method"], 26)) for row in rows)
     bottom, split = top + pitch * len(rows), 12 + left + (850 - left) * (0.55 if gaps else 1.0)
     x = Axis(
-        *around([v for row in rows for v in row["each"].values()], least=0.02, low=0.0, high=1.0), left + 14, split
+        *padded_range([v for row in rows for v in row["each"].values()], least=0.02, low=0.0, high=1.0),
+        left + 14,
+        split,
     )
     parts = [line("grid", x(t), top, x(t), bottom) for t in x.ticks(5)]
     parts += [text("tick mid", x(t), bottom + 18, f"{t:g}") for t in x.ticks(5)]
@@ -135,7 +137,7 @@ def comparison_chart(record: Record) -> str:
     parts.append(text("name", left + 14, top - 12, "Dice: mean, and each seed; dashed, its controls"))
     single = [gap for row in rows for gap in row.get("differences", {}).values()]
     reach = [0.0, *(gap[key] for gap in gaps for key in ("low", "high")), *(gap["mean"] for gap in single)]
-    z = Axis(*around(reach, least=0.02), split + 40, 862.0)
+    z = Axis(*padded_range(reach, least=0.02), split + 40, 862.0)
     if gaps:
         parts += [line("deadline", z(0.0), top, z(0.0), bottom)]
         parts += [text("tick mid", z(t), bottom + 18, signed(t, 2)) for t in z.ticks(4)]
@@ -156,7 +158,7 @@ def _tier_mark(row: Record, at: float, *, first: bool) -> list[str]:
 
 def _mark(row: Record, at: float, left: float, x: Axis, z: Axis) -> list[str]:
     name, control, gap = str(row["method"]), _is_control(row), row["difference"]
-    parts = [text("label end", left, at + 4, short(name, 26), title=name)]
+    parts = [text("label end", left, at + 4, truncate(name, 26), title=name)]
     parts += [dot("key", x(v), at, title=f"{name}, seed {seed}: {v:.4f}", size=2.6) for seed, v in row["each"].items()]
     css = "control" if control else "dot s1"
     parts.append(dot(css, x(row["dice"]), at, title=f"{name}: {row['dice']:.4f}"))
@@ -185,20 +187,22 @@ def comparison_page(record: Record) -> str:
     for row in (row for row in record["rows"] if not _to_come(row)):
         _, delivers, dice, middle, _, *others = _cells(row, classes)  # each seed: the chart; what failed: the note
         cells = [_tier(row), delivers, dice, middle, *others][: len(heads) - 1]
-        rows.append((named(row["method"], note=_failed(row)), cells, False))
+        rows.append((name_cell(row["method"], note=_failed(row)), cells, False))
     waiting = ", ".join(str(row["method"]) for row in record["rows"] if _to_come(row))
     later = f'<p class="say">To come: {escape(waiting)}.</p>' if waiting else ""
     body = [f'<header><p class="over">EdgeMT comparison \N{MIDDLE DOT} {escape(str(record["created"]))} ']
     body += [f"\N{MIDDLE DOT} {escape(str(record['device']))}</p><h1>{name}</h1>"]
     body += [f'<p class="lede">{escape(_lede(record))}</p></header><main>']
-    body.append(section("Methods", framed(comparison_chart(record)) + table(heads, rows) + later, css="long"))
+    body.append(section("Methods", scrolling(comparison_chart(record)) + table(heads, rows) + later, css="long"))
     seeds, single = _seed_rows(record)
     if single:
-        shown = table(["Method", *(f"Seed {seed}" for seed in seeds)], [(named(n), c, False) for n, c in single])
-        say = "Paired difference to the control and its 95 % interval, of patients alone."
-        body.append(section("Each seed", shown, say=say, css="long"))
+        shown = table(["Method", *(f"Seed {seed}" for seed in seeds)], [(name_cell(n), c, False) for n, c in single])
+        note_html = "Paired difference to the control and its 95 % interval, of patients alone."
+        body.append(section("Each seed", shown, note_html=note_html, css="long"))
     made = {key: value for key, value in record.items() if key not in ("rows", "published", "drawn")}
-    body.append(section("How it was made", f'<p class="say">{escape(caption(record))}</p>{facts(flat(made))}'))
+    body.append(
+        section("How it was made", f'<p class="say">{escape(caption(record))}</p>{definition_list(flat(made))}')
+    )
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">
 <meta name="viewport" content="width=device-width,initial-scale=1">

@@ -14,7 +14,7 @@ DEADLINE_MS = 1000.0 / 30.0  # one frame of a 30 Hz camera
 
 
 @dataclass(frozen=True)
-class Timed:
+class LatencyPoint:
     """One stage on one runtime. Percentiles in ms, None where they were not taken."""
 
     stage: str
@@ -91,7 +91,7 @@ def times(ratio: Any) -> str:
     return f"{number:.0f}\N{MULTIPLICATION SIGN}" if number >= 10 else f"{number:.1f}\N{MULTIPLICATION SIGN}"
 
 
-def timed(stages: Sequence[Mapping[str, Any]]) -> list[Timed]:
+def timed(stages: Sequence[Mapping[str, Any]]) -> list[LatencyPoint]:
     """Every stage on every runtime that has a median latency, in the order of the record."""
     points = []
     for stage in stages:
@@ -101,7 +101,7 @@ def timed(stages: Sequence[Mapping[str, Any]]) -> list[Timed]:
                 continue
             count, precision = finite(row.get("n")), str(row.get("precision") or "")
             points.append(
-                Timed(
+                LatencyPoint(
                     stage=str(stage.get("name", "")),
                     key=str(key),
                     runtime=str(key).removesuffix(precision).strip() or str(key),
@@ -126,7 +126,7 @@ def families(stages: Sequence[Mapping[str, Any]]) -> dict[str, int]:
     return {name: i for i, name in enumerate(dict.fromkeys(family(str(s.get("name", ""))) for s in stages))}
 
 
-def fastest(stage: Mapping[str, Any]) -> Timed | None:
+def fastest(stage: Mapping[str, Any]) -> LatencyPoint | None:
     return min(timed([stage]), key=lambda t: t.p50_ms, default=None)
 
 

@@ -36,12 +36,12 @@ def gallery_section(classes: Sequence[str], gallery: Gallery) -> str:
         for j, column in enumerate(columns):
             size = f'width="{frame.shape[1]}" height="{frame.shape[0]}"'
             photo = f'<image id="frame-{i}" {size} href="{_png(frame)}"/>' if j == 0 else f'<use href="#frame-{i}"/>'
-            cut, says = "", _ABSENT
+            cut, sentence = "", _ABSENT
             if column in masks:
                 drawn = outlines(masks[column], colours=colours, scale=_scale(frame))
-                cut, says = f'<image class="cut" {size} href="{_png(drawn)}"/>', _caption(column, masks)
+                cut, sentence = f'<image class="cut" {size} href="{_png(drawn)}"/>', _caption(column, masks)
             box = f"0 0 {frame.shape[1]} {frame.shape[0]}"
-            cells.append(f'<figure><svg viewBox="{box}">{photo}{cut}</svg><figcaption>{says}</figcaption></figure>')
+            cells.append(f'<figure><svg viewBox="{box}">{photo}{cut}</svg><figcaption>{sentence}</figcaption></figure>')
     key = "".join(
         f'<li><i style="background:rgb{colour}"></i>{escape(name)}</li>' for name, colour in _legend(classes, colours)
     )
@@ -76,10 +76,10 @@ def contact_sheet(classes: Sequence[str], gallery: Gallery, *, side: int = 320) 
         pen.text((gap + j * (side + gap), 8), COLUMNS.get(c, c), fill="#16212c", font=font)
     y = top
     for name, high, pictures, words in rows:
-        for j, (picture, word) in enumerate(zip(pictures, words, strict=True)):
+        for j, (picture, caption) in enumerate(zip(pictures, words, strict=True)):
             x = gap + j * (side + gap)
             sheet.paste(picture, (x, y))
-            pen.text((x, y + high + 3), name if j == 0 else word, fill="#5a6876", font=small)
+            pen.text((x, y + high + 3), name if j == 0 else caption, fill="#5a6876", font=small)
         y += high + band
     x = gap
     for name, colour in _legend(classes, colours):

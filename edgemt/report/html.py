@@ -10,9 +10,9 @@ from edgemt.report.formatting import DASH, finite
 from edgemt.report.svg import TONES
 
 
-def section(title: str, body: str, *, say: str = "", css: str = "") -> str:
-    """`title` and `say` are ours, not the user's."""
-    intro = f'<p class="say">{say}</p>' if say else ""
+def section(title: str, body: str, *, note_html: str = "", css: str = "") -> str:
+    """A section of the page. `title` and `note_html` are inserted unescaped: never pass user input."""
+    intro = f'<p class="say">{note_html}</p>' if note_html else ""
     kind = f' class="{css}"' if css else ""
     return f"<section{kind}><h2>{title}</h2><div>{intro}{body}</div></section>"
 
@@ -35,25 +35,25 @@ def grid(heads: str, rows: Sequence[str]) -> str:
     return f'<div class="scroll">{made}</div>'
 
 
-def named(name: str, *, tone: int | None = None, note: Any = None) -> str:
+def name_cell(name: str, *, tone: int | None = None, note: Any = None) -> str:
     """A row's first cell: its name, the colour it has in the charts, a line of small print."""
     tag = "" if tone is None else f'<i class="tag s{tone % TONES}"></i>'
     small = f'<span class="note">{escape(str(note))}</span>' if note else ""
     return f"{tag}{escape(name)}{small}"
 
 
-def framed(chart: str) -> str:
+def scrolling(chart: str) -> str:
     """A chart that scrolls sideways on a narrow screen instead of shrinking its words away."""
     return f'<div class="scroll"><div class="figure">{chart}</div></div>' if chart else ""
 
 
-def facts(rows: Sequence[tuple[str, str]]) -> str:
+def definition_list(rows: Sequence[tuple[str, str]]) -> str:
     items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in rows)
     return f'<dl class="facts">{items}</dl>'
 
 
-def folded(title: str, rows: Sequence[tuple[str, str]]) -> str:
-    return f"<details><summary>{escape(title)}</summary>{facts(rows)}</details>" if rows else ""
+def details(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    return f"<details><summary>{escape(title)}</summary>{definition_list(rows)}</details>" if rows else ""
 
 
 def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
@@ -65,11 +65,11 @@ def flat(value: Any, prefix: str = "") -> list[tuple[str, str]]:
             return [(prefix, f"{len(value)} values, in report.json")]
         if any(isinstance(v, Mapping) for v in value):
             return [row for i, v in enumerate(value) for row in flat(v, f"{prefix}.{i + 1}")]
-        return [(prefix, ", ".join(_word(v) for v in value) or DASH)]
-    return [(prefix, _word(value))]
+        return [(prefix, ", ".join(_plain_text(v) for v in value) or DASH)]
+    return [(prefix, _plain_text(value))]
 
 
-def _word(value: Any) -> str:
+def _plain_text(value: Any) -> str:
     if isinstance(value, float):
         return DASH if finite(value) is None else f"{value:.6g}"
     if isinstance(value, bool):

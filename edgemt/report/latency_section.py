@@ -8,7 +8,7 @@ from typing import Any
 
 from edgemt.report.charts import latency_axis, latency_heading, latency_span
 from edgemt.report.formatting import DASH, families, family, figure, finite, scaled, timed, whole_number
-from edgemt.report.html import flat, folded, grid, named, section, table
+from edgemt.report.html import details, flat, grid, name_cell, section, table
 
 _UNIT = '<span class="unit">ms</span>'
 
@@ -18,8 +18,8 @@ def latency_section(record: Mapping[str, Any]) -> str:
     rows = _rows(record)
     if not rows and not benches:
         return ""
-    say = "One frame at a time, from raw pixels to the mask. The dashed line is one frame of a 30 Hz camera."
-    return section("Latency", rows + benches, say=say, css="long")
+    note_html = "One frame at a time, from raw pixels to the mask. The dashed line is one frame of a 30 Hz camera."
+    return section("Latency", rows + benches, note_html=note_html, css="long")
 
 
 def _rows(record: Mapping[str, Any]) -> str:
@@ -35,7 +35,7 @@ def _rows(record: Mapping[str, Any]) -> str:
             span = latency_span(point, axis, tone=tone) if point else f'<span class="note">{why}</span>'
             numbers = [figure(row.get(k)) for k in ("p50_ms", "p90_ms", "p99_ms")] + [whole_number(row.get("n"))]
             body.append(
-                f"<tr><td>{named(name, tone=tone)}</td><td>{escape(runtime)}</td>"
+                f"<tr><td>{name_cell(name, tone=tone)}</td><td>{escape(runtime)}</td>"
                 f'<td class="dim">{escape(str(row.get("precision") or DASH))}</td>'
                 + "".join(f'<td class="n">{v}</td>' for v in numbers)
                 + f'<td class="span">{span}</td></tr>'
@@ -56,7 +56,7 @@ def _bench(bench: Mapping[str, Any], index: int) -> str:
         else ""
     )
     title = str(bench.get("name") or f"Benchmark{f' {index + 1}' if index else ''}{where}")
-    fold = folded(f"{title}: machine and options", flat(rest))
+    fold = details(f"{title}: machine and options", flat(rest))
     if not calls:
         return fold
     heads = (
@@ -71,14 +71,14 @@ def _bench(bench: Mapping[str, Any], index: int) -> str:
         "Load|ms",
         "Added|memory",
     )
-    rows = [(named(str(c.get("name", ""))), _cells(c), False) for c in calls]
+    rows = [(name_cell(str(c.get("name", ""))), _cells(c), False) for c in calls]
     to = next((r["to"] for c in calls if isinstance(r := c.get("ratio"), Mapping) and r.get("to")), None)
     hz = next((finite(p.get("hz")) for c in calls if isinstance(p := c.get("paced"), Mapping)), None)
-    says = ["Jitter is p99 minus the median."]
-    says += [f"Ratio is the median latency against {escape(str(to))}, over rounds taken in turns."] if to else []
-    says += [f"Missed are masks that were not there within one frame of a {hz:g} Hz camera."] if hz else []
-    says += ["~ marks a percentile with too few frames beyond it."] if any(c.get("anecdotal") for c in calls) else []
-    return f'<h3>{escape(title)}</h3><p class="say">{" ".join(says)}</p>{table(heads, rows)}{fold}'
+    notes = ["Jitter is p99 minus the median."]
+    notes += [f"Ratio is the median latency against {escape(str(to))}, over rounds taken in turns."] if to else []
+    notes += [f"Missed are masks that were not there within one frame of a {hz:g} Hz camera."] if hz else []
+    notes += ["~ marks a percentile with too few frames beyond it."] if any(c.get("anecdotal") for c in calls) else []
+    return f'<h3>{escape(title)}</h3><p class="say">{" ".join(notes)}</p>{table(heads, rows)}{fold}'
 
 
 def _cells(call: Mapping[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from edgemt.report.css import STYLE
 from edgemt.report.formatting import (
     DASH,
     THIN,
-    Timed,
+    LatencyPoint,
     delivered,
     families,
     family,
@@ -24,7 +24,7 @@ from edgemt.report.formatting import (
     times,
 )
 from edgemt.report.gallery import Gallery, gallery_section
-from edgemt.report.html import facts, flat, folded, framed, grid, named, section, table
+from edgemt.report.html import definition_list, details, flat, grid, name_cell, scrolling, section, table
 from edgemt.report.latency_section import latency_section
 
 Record = Mapping[str, Any]
@@ -68,19 +68,19 @@ def _head(record: Record, name: str) -> str:
 def _lede(record: Record, last: Record, teacher: Record) -> str:
     counts, quick = record.get("counts") or {}, fastest(last)
     val, labelled, unlabelled = (finite(counts.get(k)) for k in ("val", "labelled", "unlabelled"))
-    says = f"The delivered model, <em>{escape(str(last.get('name', '')))}</em>, reaches a mean Dice of "
-    says += f"<em>{fixed(last['dice'])}</em>" + (f" on {val:.0f} validation cases" if val is not None else "")
+    sentence = f"The delivered model, <em>{escape(str(last.get('name', '')))}</em>, reaches a mean Dice of "
+    sentence += f"<em>{fixed(last['dice'])}</em>" + (f" on {val:.0f} validation cases" if val is not None else "")
     if quick is not None:
-        says += f" and takes <em>{figure(quick.p50_ms)}{THIN}ms</em> a frame with {escape(quick.runtime)}"
-    says += "."
+        sentence += f" and takes <em>{figure(quick.p50_ms)}{THIN}ms</em> a frame with {escape(quick.runtime)}"
+    sentence += "."
     if finite(teacher.get("dice")) is not None:
         gap = float(teacher["dice"]) - float(last["dice"])
         much = f"{abs(gap):.3f}"
-        says += f" The teacher it learned from reaches {fixed(teacher['dice'])}"
-        says += ", the same." if float(much) == 0 else f", {much} {'more' if gap > 0 else 'less'}."
+        sentence += f" The teacher it learned from reaches {fixed(teacher['dice'])}"
+        sentence += ", the same." if float(much) == 0 else f", {much} {'more' if gap > 0 else 'less'}."
     if labelled is not None and unlabelled is not None:
-        says += f" Trained with {labelled:.0f} labelled and {unlabelled:.0f} unlabelled cases."
-    return f'<p class="lede">{says}</p>'
+        sentence += f" Trained with {labelled:.0f} labelled and {unlabelled:.0f} unlabelled cases."
+    return f'<p class="lede">{sentence}</p>'
 
 
 def _figures(last: Record, teacher: Record) -> str:
@@ -110,7 +110,7 @@ def _figures(last: Record, teacher: Record) -> str:
     return f'<dl class="figures">{"".join(cells)}</dl>'
 
 
-def _quick(quick: Timed | None) -> str:
+def _quick(quick: LatencyPoint | None) -> str:
     if quick is None:
         return ""
     tail = f", p99 {figure(quick.p99_ms)} ms" if quick.p99_ms else ""
@@ -131,7 +131,7 @@ def _given_up(record: Record) -> str:
             drop = None
             if finite(step.get("dice")) is not None and finite(entry.get("parent_dice")) is not None:
                 drop = step["dice"] - entry["parent_dice"]
-            name = named(str(step.get("attempt", "")), note=step.get("refused") or "passed")
+            name = name_cell(str(step.get("attempt", "")), note=step.get("refused") or "passed")
             rows.append((name, [fixed(step.get("dice"), 4), signed(drop, 4), fixed(entry.get("tolerance"), 3)], False))
     lines = [
         f"{entry.get('stage')}: {entry.get('wanted')} was given up for {entry.get('shipped')}; "
@@ -139,12 +139,12 @@ def _given_up(record: Record) -> str:
         for entry in record.get("given_up") or ()
     ]
     heads = ("Attempt", "Dice", "Change", "Tolerance")
-    return section("Given up", table(heads, rows), say=" ".join(escape(line) for line in lines)) if rows else ""
+    return section("Given up", table(heads, rows), note_html=" ".join(escape(line) for line in lines)) if rows else ""
 
 
 def _trade(record: Record) -> str:
     chart = accuracy_latency(record.get("stages") or ())
-    return section("Accuracy and latency", framed(chart)) if chart else ""
+    return section("Accuracy and latency", scrolling(chart)) if chart else ""
 
 
 def _stages(record: Record) -> str:
@@ -154,13 +154,13 @@ def _stages(record: Record) -> str:
         cells = [fixed(s.get("dice")), signed(None if drop is None else -drop), fixed(s.get("hd95_px"), 1)]
         cells += [scaled(s.get("params")), scaled(s.get("macs")), scaled(s.get("size_bytes"), "B")]
         cells += [figure(quick.p50_ms) if quick else DASH]
-        rows.append((named(name, tone=families(stages)[family(name)], note=s.get("note")), cells, s is last))
+        rows.append((name_cell(name, tone=families(stages)[family(name)], note=s.get("note")), cells, s is last))
     heads = ("Stage", "Dice", "Change", "HD95|px", "Parameters", "Multiply-adds", "Size", "Median|ms")
-    say = (
+    note_html = (
         "Dice is the mean over classes and validation cases. Change is against the stage it was made from. "
         "The median latency is that of the fastest runtime. The delivered stage is set bold."
     )
-    return section("Stages", table(heads, rows), say=say) if rows else ""
+    return section("Stages", table(heads, rows), note_html=note_html) if rows else ""
 
 
 def _controls(record: Record) -> str:
@@ -174,10 +174,12 @@ def _controls(record: Record) -> str:
             scaled(c.get("params")),
             scaled(c.get("macs")),
         ]
-        rows.append((named(str(c.get("name", "")), note=c.get("note")), cells, False))
+        rows.append((name_cell(str(c.get("name", "")), note=c.get("note")), cells, False))
     made = table(("Control", "Dice", "HD95|px", "Parameters", "Multiply-adds"), rows)
-    say = "What is reached without a part of the method, measured alike. Hollow marks are controls."
-    return section("Controls", framed(dice_dots(stages, controls=controls)) + made, say=say) if rows else ""
+    note_html = "What is reached without a part of the method, measured in the same way. Hollow marks are controls."
+    return (
+        section("Controls", scrolling(dice_dots(stages, controls=controls)) + made, note_html=note_html) if rows else ""
+    )
 
 
 def _classes(record: Record) -> str:
@@ -193,9 +195,9 @@ def _classes(record: Record) -> str:
         cells = (
             f'<td class="n">{fixed(v.get("dice"))}</td><td class="n dim">{fixed(v.get("hd95"), 1)}</td>' for v in values
         )
-        body.append(f"<tr><td>{named(str(r.get('name', '')))}</td>{''.join(cells)}</tr>")
-    say = f"{DASH} stands for what no case defines, such as the distance to an empty mask."
-    return section("Classes", grid(f'<th class="none"></th>{groups}</tr><tr>{heads}', body), say=say)
+        body.append(f"<tr><td>{name_cell(str(r.get('name', '')))}</td>{''.join(cells)}</tr>")
+    note_html = f"{DASH} stands for what no case defines, such as the distance to an empty mask."
+    return section("Classes", grid(f'<th class="none"></th>{groups}</tr><tr>{heads}', body), note_html=note_html)
 
 
 def _volumes(record: Record) -> str:
@@ -208,14 +210,14 @@ def _volumes(record: Record) -> str:
         cells = [fixed(s.get("dice")), fixed(cleaned.get("dice"))]
         cells += [fixed(s.get("hd95_px"), 1), fixed(cleaned.get("hd95"), 1), fixed(mean.get("hd95_mm"), 1)]
         cells += [fixed(mean.get("asd"), 2), fixed(mean.get("asd_mm"), 2), fixed(mean.get("nsd"))]
-        rows.append((named(str(s.get("name", ""))), [*cells, scaled(s.get("macs_per_volume"))], False))
+        rows.append((name_cell(str(s.get("name", ""))), [*cells, scaled(s.get("macs_per_volume"))], False))
     hd95 = ("HD95|voxels", "HD95|largest part", "HD95|mm")
     heads = ("Stage", "Dice", "Dice|largest part", *hd95, "ASD|voxels", "ASD|mm", "NSD", "Multiply-adds|a volume")
-    say = (
+    note_html = (
         "Volumes in their own size. Largest part: only the largest connected component of each class is kept; "
         f"published tables mix both. {DASH} where the files do not say how large a voxel is."
     )
-    return section("Volumes", table(heads, rows), say=say) if rows else ""
+    return section("Volumes", table(heads, rows), note_html=note_html) if rows else ""
 
 
 def _curves(record: Record) -> str:
@@ -231,13 +233,13 @@ def _curves(record: Record) -> str:
         )
         if left or right:
             blocks.append(f'<h3>{escape(str(stage))}</h3><div class="pair">{left}{right}</div>')
-    say = "A line is the mean of neighbouring steps, the band their range."
-    return section("Training", "".join(blocks), say=say, css="long") if blocks else ""
+    note_html = "A line is the mean of neighbouring steps, the band their range."
+    return section("Training", "".join(blocks), note_html=note_html, css="long") if blocks else ""
 
 
 def _made(record: Record) -> str:
     shown = [(title, flat(record.get(key) or {})) for title, key in (("Data", "counts"), ("Device", "device"))]
-    parts = [f"<h3>{title}</h3>{facts(rows)}" for title, rows in shown if rows]
+    parts = [f"<h3>{title}</h3>{definition_list(rows)}" for title, rows in shown if rows]
     recipe = flat(record.get("recipe") or {})
-    parts.append(folded(f"Recipe, {len(recipe)} fields", recipe))
+    parts.append(details(f"Recipe, {len(recipe)} fields", recipe))
     return section("How it was made", "".join(parts), css="long") if any(parts) else ""

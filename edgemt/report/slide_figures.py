@@ -8,8 +8,8 @@ from typing import Any
 
 from edgemt.io.atomic import atomic_write
 from edgemt.report.charts import binned, trade_ranges
-from edgemt.report.formatting import DEADLINE_MS, Timed, families, family, fastest, figure, finite, timed
-from edgemt.report.svg import CHAR, Axis, halo, place
+from edgemt.report.formatting import DEADLINE_MS, LatencyPoint, families, family, fastest, figure, finite, timed
+from edgemt.report.svg import CHAR, Axis, halo, place_labels
 
 _TONES = ("#64748b", "#2373b8", "#7a5ac6", "#0a8f74", "#c2570c", "#b13a7a", "#77750c", "#9a4b3c")
 _SHAPES = ("o", "s", "D", "^")
@@ -76,7 +76,7 @@ def _trade(picture: Any, record: Mapping[str, Any]) -> bool:
     return True
 
 
-def _label(axes: Any, points: list[Timed], colour: Mapping[str, int], named: list[Any]) -> None:
+def _label(axes: Any, points: list[LatencyPoint], colour: Mapping[str, int], marked: list[Any]) -> None:
     """Each stage's name at its fastest point, clear of every other point and whisker."""
 
     def units(t: Any, latency: float | None = None) -> tuple[float, float]:
@@ -85,11 +85,11 @@ def _label(axes: Any, points: list[Timed], colour: Mapping[str, int], named: lis
 
     ends = [(units(t), units(t, t.p99_ms)) for t in points]
     taken = [(a[0], a[1] - 3, b[0], b[1] + 3) for a, b in ends]
-    taken += [halo(*units(t)) for t in points if t not in named]
+    taken += [halo(*units(t)) for t in points if t not in marked]
     box = axes.get_window_extent()
     bounds = (box.x0 / _UNIT, box.y0 / _UNIT, box.x1 / _UNIT, box.y1 / _UNIT)
-    spots = place([units(t) for t in named], [CHAR * len(t.stage) for t in named], bounds=bounds, taken=taken)
-    for t, spot in zip(named, spots, strict=True):
+    spots = place_labels([units(t) for t in marked], [CHAR * len(t.stage) for t in marked], bounds=bounds, taken=taken)
+    for t, spot in zip(marked, spots, strict=True):
         at = axes.transData.inverted().transform((spot[0] * _UNIT, (spot[1] + spot[3]) / 2 * _UNIT))
         tone = _TONES[colour[family(t.stage)] % len(_TONES)]
         axes.text(*at, _safe(t.stage), fontsize=9, va="center_baseline", color=tone)

@@ -1,4 +1,4 @@
-"""What the report's charts are drawn with: axes, labels that keep apart, and SVG marks as strings.
+"""What the report's charts are drawn with: axes, label placement, and SVG marks as strings.
 
 Names are escaped here and nowhere else on the way into an <svg>. All lengths are user units.
 """
@@ -48,7 +48,7 @@ class Axis:
         return [t for t in marks if self.low * 0.999 <= t <= self.high * 1.001]
 
 
-def around(
+def padded_range(
     values: Sequence[float],
     *,
     least: float,
@@ -62,7 +62,7 @@ def around(
     return max(bottom - extra, low), min(top + extra, high)
 
 
-def place(
+def place_labels(
     points: Sequence[tuple[float, float]],
     widths: Sequence[float],
     *,
@@ -100,7 +100,7 @@ def _ring(x: float, y: float, width: float, height: float) -> list[Box]:
     return [(left, mid - height / 2, left + width, mid + height / 2) for left, mid in spots]
 
 
-def apart(heights: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
+def spread(heights: Sequence[float], *, gap: float, low: float, high: float) -> list[float]:
     """The heights moved as little as needed to lie `gap` apart, within `low`..`high` while there is room."""
     order = sorted(range(len(heights)), key=lambda i: heights[i])
     out = list(heights)
@@ -153,12 +153,12 @@ def dot(css: str, x: float, y: float, *, title: str, shape: int = 0, size: float
     return f'<{tag} class="{css}" {where}><title>{escape(title)}</title></{tag}>'
 
 
-def leader(point: tuple[float, float], box: Box) -> str:
+def leader_line(point: tuple[float, float], box: Box) -> str:
     """A hair line to a label that had to move away from its point."""
     return "" if _gap(point, box) < 13 else line("leader", *point, *_nearest(point, box))
 
 
-def short(name: str, most: int) -> str:
+def truncate(name: str, most: int) -> str:
     return name if len(name) <= most else name[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 

@@ -13,7 +13,7 @@ from edgemt.artefacts import network_folder, stage_folder
 from edgemt.contract import Output
 from edgemt.learning.ensemble import Ensemble
 from edgemt.pipeline import flow
-from edgemt.recipes import RECIPES, Recipe, Student
+from edgemt.recipes import RECIPES, Recipe, StudentOptions
 from edgemt.training.options import Schedule
 
 QUICK = Schedule(steps=2, labelled=2, unlabelled=2, validations=1, warmup=1)
@@ -53,7 +53,7 @@ def tiny(**teacher: object) -> Recipe:
         base,
         data=replace(base.data, size=(32, 32), phantom=(3, 3, 1)),
         teacher=replace(base.teacher, widths=(2, 2, 4, 4, 4), schedule=QUICK, **teacher),  # type: ignore[arg-type]
-        student=Student(network="test_efficientnet", pretrained="never", schedule=QUICK),
+        student=StudentOptions(network="test_efficientnet", pretrained="never", schedule=QUICK),
     )
 
 

@@ -1,0 +1,40 @@
+"""What the recipes for two cores share: EfficientNet-Lite encoders with ImageNet weights, and a short prune stage."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from deploy.pruning.options import PruneOptions
+from edgemt.methods import METHODS, Method
+from edgemt.pipeline.recipe import PruneStage, StudentOptions, TeacherOptions
+from edgemt.training.options import Schedule
+
+
+def cpu_schedule(**options: Any) -> Schedule:
+    """A training in float32, as CPUs compute it, with a learning rate for few steps."""
+    return Schedule(**{"precision": "32-true", "learning_rate": 2e-3, **options})
+
+
+def cpu_teacher(method: Method, schedule: Schedule, *, members: int = 1) -> TeacherOptions:
+    """EfficientNet-Lite2; with several `members`, their mean probability is the teacher."""
+    network = "students/efficientnet_lite2"
+    return TeacherOptions(
+        network=network, decoder="dense2", pretrained="always", method=method, members=members, schedule=schedule
+    )
+
+
+def cpu_student(schedule: Schedule, **options: Any) -> StudentOptions:
+    """EfficientNet-Lite0, distilled from the stored predictions of the teacher."""
+    method = replace(METHODS["two_stream_distillation"], guide="bank")  # type: ignore[call-arg]
+    return StudentOptions(
+        network="efficientnet_lite0", pretrained="always", method=method, schedule=schedule, **options
+    )
+
+
+def cpu_slim(share: float, *, start_size: float = 1.0) -> PruneStage:
+    """Pruning of a share of the measured latency, then 400 steps of fine-tuning."""
+    return PruneStage(
+        prune=PruneOptions(target="latency", share=share),
+        schedule=cpu_schedule(steps=400, learning_rate=1e-3, validations=2, warmup=20, start_size=start_size),
+    )
