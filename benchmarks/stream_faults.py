@@ -160,9 +160,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("| fault | says | told after ms | back after frames |\n|---|---|---|---|")
         for name, play in faults.items():
             dramas = [play() for _ in range(TIMES)]
-            told = statistics.median(drama.told_s for drama in dramas) * 1e3
+            delay_ms = statistics.median(drama.told_s for drama in dramas) * 1e3
             back = sorted(drama.back_after for drama in dramas)
-            print(f"| {name} | {dramas[0].why} | {told:.0f} | {back[len(back) // 2]} (most {back[-1]}) |", flush=True)
+            print(
+                f"| {name} | {dramas[0].why} | {delay_ms:.0f} | {back[len(back) // 2]} (most {back[-1]}) |", flush=True
+            )
 
 
 if __name__ == "__main__":
