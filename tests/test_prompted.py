@@ -163,7 +163,7 @@ def test_a_graph_that_answers_otherwise_than_the_network_is_not_shipped(tmp_path
 
 
 @pytest.mark.parametrize(
-    ("asked", "words"),
+    ("requested", "words"),
     [
         ({"box": (0.5, 0.1, 0.4, 0.9)}, "the box is empty"),
         ({"box": (0.5, 0.1, 1.4, 0.9)}, "outside of the picture"),

@@ -89,7 +89,7 @@ def measure(frames: np.ndarray, *, patients: int | None = None) -> InputStatisti
     """Statistics of the training frames uint8 [N, H, W, K]. Raises ValueError without frames.
 
     `patients`: number of patients in the frames, by default one for each frame. Slices of one patient resemble each
-    other, so few patients show less of the variation between patients: the allowed distance grows with 1 / sqrt(n).
+    other, so few patients show too little variation: the allowed distance is scaled by 1 + 2 / sqrt(patients).
     """
     if frames.ndim != 4 or not len(frames) or frames.dtype != np.uint8:
         raise ValueError(f"inputs: needs uint8 [N, H, W, K] frames to measure, not {frames.dtype} {frames.shape}")
@@ -113,9 +113,7 @@ def measure(frames: np.ndarray, *, patients: int | None = None) -> InputStatisti
         low=_numbers(low),
         high=_numbers(high),
         inverse=tuple(_numbers(row) for row in inverse),
-        reach=round(
-            max(own, 1.0) * (1 + 2 * min(count, len(frames)) ** -0.5), 6
-        ),  # few frames underestimate the spread
+        reach=round(max(own, 1.0) * (1 + 2 * min(count, len(frames)) ** -0.5), 6),  # few frames show too little spread
         histogram=tuple(_numbers(row) for row in counts / counts.sum(1, keepdims=True)),
     )
 

@@ -66,15 +66,12 @@ def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
 
     kinds = _executed(compiled)
     hint = _property(compiled, "INFERENCE_PRECISION_HINT")
+    precision = precision_summary(kinds) or (element_type(hint.to_string()) if hint is not None else "unknown")
     return LoadedModel(
         call=first,
         input_spec=input_spec,
         output_spec=output_spec,
-        precision=precision_summary(kinds)
-        if kinds
-        else element_type(hint.to_string())
-        if hint is not None
-        else "unknown",
+        precision=precision,
         threads=int(_property(compiled, "INFERENCE_NUM_THREADS") or 1),
         device=device,
         make_slots=make_slots,
