@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from deploy.measurement.percentiles import summary
-from deploy.stream.state.latest_queue import Mailbox
+from deploy.stream.state.latest_queue import LatestQueue
 
 LENGTH = 5
 
@@ -63,7 +63,7 @@ class DropOldest:
 
 class KeepLatest:
     def __init__(self) -> None:
-        self._box: Mailbox[int] = Mailbox()
+        self._box: LatestQueue[int] = LatestQueue()
 
     def put(self, captured_ns: int) -> None:
         self._box.put(captured_ns)

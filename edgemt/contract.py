@@ -87,7 +87,7 @@ class Step:
     generator: torch.Generator | None = None
 
     @property
-    def share(self) -> float:
+    def progress(self) -> float:
         """How much of the run is behind us, 0 to 1."""
         return min(max(self.index / max(self.total, 1), 0.0), 1.0)
 

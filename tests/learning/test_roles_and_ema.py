@@ -103,9 +103,9 @@ def test_an_average_in_train_mode_does_not_blend_in_what_it_sees():
     set_modes(players, ROLES)
     before = players.teacher[1].running_mean.clone()
     with torch.no_grad():
-        said = [players.teacher(10 + torch.randn(4, 1, 8, 8)) for _ in range(2)]
+        outputs = [players.teacher(10 + torch.randn(4, 1, 8, 8)) for _ in range(2)]
     assert torch.equal(players.teacher[1].running_mean, before)
-    assert said[0].abs().mean() < 3, "batch statistics are not used"
+    assert outputs[0].abs().mean() < 3, "batch statistics are not used"
 
 
 def test_after_an_update_an_average_can_be_fine_tuned_like_any_network():

@@ -41,8 +41,8 @@ def test_every_promise_concerns_a_method(check: MethodCheck) -> None:
 @every
 def test_explain_says_who_plays_what_can_be_set_and_who_wrote_it(name):
     text = explain(name)
-    for word in (*METHODS[name].roles(), "fields", METHODS[name].citation, METHODS[name].delivers):
-        assert word in text
+    for expected in (*METHODS[name].roles(), "fields", METHODS[name].citation, METHODS[name].delivers):
+        assert expected in text
 
 
 def test_an_unknown_method_is_refused_with_the_nearest_name():
@@ -58,7 +58,7 @@ def test_methods_are_values_that_compare_and_are_not_changed():
 
 
 class Echo(torch.nn.Module):
-    """Says of an image what its channels are."""
+    """A network whose outputs are the channels of the image."""
 
     def forward(self, x):
         return Output(x)
@@ -89,13 +89,13 @@ def test_cutmix_cuts_image_and_target_alike(method, terms):
 def test_a_bank_guides_as_the_network_that_filled_it():
     """The teacher's words in half precision give the same terms as the teacher, all but the rounding."""
     b = random_batch()
-    asked = TinyTrainer(replace(METHODS["distillation"], intra=1.0, overlap=1.0, boundary=2.0), total=1, index=1)
-    set_modes(asked.nets, asked.roles)
+    with_network = TinyTrainer(replace(METHODS["distillation"], intra=1.0, overlap=1.0, boundary=2.0), total=1, index=1)
+    set_modes(with_network.nets, with_network.roles)
     with torch.no_grad():
-        b = replace(b, soft=asked.nets.teacher(b.image).logits.softmax(1).half().float())
-    told = TinyTrainer(replace(asked.method, guide="bank"), total=1, index=1)
-    assert "teacher" not in told.nets
-    (_, want), (_, got) = next(asked.optimiser_steps(b)), next(told.optimiser_steps(b))
+        b = replace(b, soft=with_network.nets.teacher(b.image).logits.softmax(1).half().float())
+    with_bank = TinyTrainer(replace(with_network.method, guide="bank"), total=1, index=1)
+    assert "teacher" not in with_bank.nets
+    (_, want), (_, got) = next(with_network.optimiser_steps(b)), next(with_bank.optimiser_steps(b))
     assert set(want) == set(got) == {"supervised", "kl", "intra", "overlap", "consistency"}
     for name in want:
         torch.testing.assert_close(got[name], want[name], rtol=2e-3, atol=2e-4, msg=name)

@@ -137,8 +137,8 @@ def test_stochastic_passes_are_one_forward_of_different_looks():
     net, calls = ConstantTeacher(torch.full((2, 1, 1), 0.5)), []
     net.register_forward_hook(lambda module, args, out: calls.append(args[0]))
     generator = torch.Generator().manual_seed(0)
-    looks = mc_probabilities(net, torch.zeros(3, 1, 4, 4), GaussianNoise(), generator, num_passes=5)
-    assert looks.shape[:2] == (5, 3)
+    probs = mc_probabilities(net, torch.zeros(3, 1, 4, 4), GaussianNoise(), generator, num_passes=5)
+    assert probs.shape[:2] == (5, 3)
     assert len(calls) == 1 and calls[0].unflatten(0, (5, 3)).std(0).min() > 0
 
 
@@ -164,32 +164,32 @@ def test_the_largest_piece_of_each_class_stays_and_only_that(size):
     label[0, 0:2, 0:2] = 1
     label[0, 5, 4] = 1
     label[0, 3, 0] = 2
-    kept = largest_component(label, classes=3)
-    assert int((kept == 1).sum()) == int((label[0, 0:2, 0:2] == 1).sum())
-    assert torch.equal(kept == 2, label == 2)
-    assert not kept[0, 5, 4].any()
+    largest = largest_component(label, classes=3)
+    assert int((largest == 1).sum()) == int((label[0, 0:2, 0:2] == 1).sum())
+    assert torch.equal(largest == 2, label == 2)
+    assert not largest[0, 5, 4].any()
 
 
-def told(rule, p: np.ndarray | torch.Tensor):
+def target_of(rule, p: np.ndarray | torch.Tensor):
     return rule(ConstantTeacher(torch.as_tensor(p, dtype=torch.float32)), torch.zeros(1, 1, 1, 4), Step(0, 10))
 
 
 def test_a_soft_target_is_what_the_teacher_says():
     p = torch.tensor([[[0.9, 0.2, 0.5, 0.4]], [[0.1, 0.8, 0.5, 0.6]]])
-    target = told(SoftTarget(), p)
+    target = target_of(SoftTarget(), p)
     torch.testing.assert_close(target.probability[0], p)
     assert target.weight is None
 
 
 def test_one_bar_for_all_starves_a_rare_class_and_a_bar_by_class_does_not():
     p = torch.tensor([[[0.99, 0.99, 0.99, 0.3]], [[0.01, 0.01, 0.01, 0.7]]])
-    assert told(ConfidenceThresholded(confidence=0.9, by_class=False), p).weight.flatten().tolist() == [1, 1, 1, 0]
-    assert told(ConfidenceThresholded(confidence=0.9), p).weight.flatten().tolist() == [1, 1, 1, 1]
+    assert target_of(ConfidenceThresholded(confidence=0.9, by_class=False), p).weight.flatten().tolist() == [1, 1, 1, 0]
+    assert target_of(ConfidenceThresholded(confidence=0.9), p).weight.flatten().tolist() == [1, 1, 1, 1]
 
 
 def test_a_bar_by_class_never_falls_under_its_floor():
     p = torch.tensor([[[0.99, 0.99, 0.99, 0.45]], [[0.01, 0.01, 0.01, 0.55]]])
-    assert told(ConfidenceThresholded(confidence=0.9, floor=0.6), p).weight.flatten().tolist() == [1, 1, 1, 0]
+    assert target_of(ConfidenceThresholded(confidence=0.9, floor=0.6), p).weight.flatten().tolist() == [1, 1, 1, 0]
 
 
 def test_a_bar_that_nothing_passes_is_refused():

@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 import pytest
 import torch
 import torch.nn.functional as F
-from contract_of_a_rule import check_masked_voxels_do_not_count, check_the_bar_knows_the_number_of_classes
+from target_rule_checks import check_masked_voxels_do_not_count, check_the_bar_knows_the_number_of_classes
 
 from edgemt.learning import roles
 from edgemt.learning.ema import Ema
@@ -144,8 +144,10 @@ class Blind(MeanTeacher):
     """A consistency computed on the labelled rows: the unlabelled images are loaded and never used."""
 
     def losses(self, nets, batch, step):
-        said, target = (probabilities(n(batch.labelled).logits) for n in (nets.student, nets.teacher))
-        return LossTerms(supervised=dice_ce(said.log(), batch.label), consistency=mse(said, target).mean())
+        pseudo_probs, target = (probabilities(n(batch.labelled).logits) for n in (nets.student, nets.teacher))
+        return LossTerms(
+            supervised=dice_ce(pseudo_probs.log(), batch.label), consistency=mse(pseudo_probs, target).mean()
+        )
 
 
 def test_unlabelled_images_that_are_never_used_are_caught():

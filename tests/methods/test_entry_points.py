@@ -16,7 +16,7 @@ from edgemt.methods import METHODS, get
 from edgemt.methods.catalogue import explain
 from edgemt.testing import check_package
 
-ROOT = Path(__file__).parent.parent
+ROOT = Path(__file__).parents[2]
 
 GOOD = '''
 from dataclasses import dataclass, field

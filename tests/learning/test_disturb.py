@@ -10,12 +10,12 @@ import students
 import teachers
 from edgemt.testing.tiny_training import CHANNELS, TinyNetwork
 
-ASKED = {"channels": CHANNELS, "classes": 3, "heads": ("disturb",)}
+OPTIONS = {"channels": CHANNELS, "classes": 3, "heads": ("disturb",)}
 NETWORKS = {
-    "unet": lambda: teachers.build("unet", **ASKED, widths=(4, 8, 8), dropout=(0.1,) * 3),
-    "unet3d": lambda: teachers.build("unet3d", **ASKED, widths=(2, 4), dropout=(0.1,) * 2),
-    "vnet": lambda: teachers.build("vnet", **ASKED, filters=2),
-    "student": lambda: students.build("test_efficientnet", **ASKED),
+    "unet": lambda: teachers.build("unet", **OPTIONS, widths=(4, 8, 8), dropout=(0.1,) * 3),
+    "unet3d": lambda: teachers.build("unet3d", **OPTIONS, widths=(2, 4), dropout=(0.1,) * 2),
+    "vnet": lambda: teachers.build("vnet", **OPTIONS, filters=2),
+    "student": lambda: students.build("test_efficientnet", **OPTIONS),
     "the stage's own": lambda: TinyNetwork(2, 3),
 }
 every = pytest.mark.parametrize("name", NETWORKS)
@@ -32,11 +32,11 @@ def built(name: str) -> tuple[nn.Module, Tensor]:
 def test_features_left_alone_change_nothing(name: str, learning: bool) -> None:
     network, x = built(name)
     network.train(learning)
-    said = []
+    outputs = []
     for disturb in (None, lambda m: m):
         torch.manual_seed(1)
-        said.append(network(x, disturb=disturb).logits)
-    assert torch.equal(*said)
+        outputs.append(network(x, disturb=disturb).logits)
+    assert torch.equal(*outputs)
 
 
 @every
