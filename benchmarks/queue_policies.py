@@ -90,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--hz", type=float, default=30.0)
     parser.add_argument("--model-ms", type=float, default=80.0)
     parser.add_argument("--seconds", type=float, default=10.0)
-    asked = parser.parse_args(argv)
-    print(table(measure(hz=asked.hz, model_s=asked.model_ms / 1e3, seconds=asked.seconds), seconds=asked.seconds))
+    args = parser.parse_args(argv)
+    print(table(measure(hz=args.hz, model_s=args.model_ms / 1e3, seconds=args.seconds), seconds=args.seconds))
 
 
 def measure(*, hz: float, model_s: float, seconds: float) -> dict[str, Seen]:
@@ -133,9 +133,9 @@ def table(seen: dict[str, Seen], *, seconds: float) -> str:
     """Markdown; ages from capture to the finished mask."""
     lines = ["| between camera and model | masks | age p50 ms | p90 ms | max ms | captured Hz |", "|---" * 6 + "|"]
     for name, found in seen.items():
-        said = summary(found.ages_ns)
-        ages = " | ".join(f"{said[key]:.0f}" for key in ("p50_ms", "p90_ms", "max_ms"))
-        lines.append(f"| {name} | {said['n']} | {ages} | {found.captured / seconds:.1f} |")
+        ages_ms = summary(found.ages_ns)
+        ages = " | ".join(f"{ages_ms[key]:.0f}" for key in ("p50_ms", "p90_ms", "max_ms"))
+        lines.append(f"| {name} | {ages_ms['n']} | {ages} | {found.captured / seconds:.1f} |")
     return "\n".join(lines)
 
 

@@ -162,9 +162,11 @@ def main(argv: Sequence[str] | None = None) -> None:
         print("| fault | says | told after ms | back after frames |\n|---|---|---|---|")
         for name, play in faults.items():
             dramas = [play() for _ in range(TIMES)]
-            told = statistics.median(scenario.detected_s for scenario in dramas) * 1e3
+            delay_ms = statistics.median(scenario.detected_s for scenario in dramas) * 1e3
             back = sorted(scenario.recovered_after for scenario in dramas)
-            print(f"| {name} | {dramas[0].why} | {told:.0f} | {back[len(back) // 2]} (most {back[-1]}) |", flush=True)
+            print(
+                f"| {name} | {dramas[0].why} | {delay_ms:.0f} | {back[len(back) // 2]} (most {back[-1]}) |", flush=True
+            )
 
 
 if __name__ == "__main__":
