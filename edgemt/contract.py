@@ -68,7 +68,7 @@ class Batch:
 
 
 class Output(NamedTuple):
-    """What a network says of a batch, at input resolution."""
+    """The outputs of a network for a batch, at input resolution."""
 
     logits: Tensor  # [N, C, *space]
     features: Tensor | None = None  # [N, F, *space]
@@ -87,7 +87,7 @@ class Step:
     generator: torch.Generator | None = None
 
     @property
-    def share(self) -> float:
+    def progress(self) -> float:
         """How much of the run is behind us, 0 to 1."""
         return min(max(self.index / max(self.total, 1), 0.0), 1.0)
 

@@ -29,7 +29,7 @@ except ImportError:
     pass
 
 LONGEST = (  # begun first, so that no process of a test run ends alone with one of them
-    "test_flow", "test_every_method", "test_flow_volumes", "test_int8_ladder", "test_readme", "test_export",
+    "test_flow", "test_contract", "test_flow_volumes", "test_int8_ladder", "test_readme", "test_export",
     "test_prompted", "test_stream_faults", "test_prune_latency", "test_several_processes", "test_half",
 )  # fmt: skip
 

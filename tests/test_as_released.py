@@ -240,7 +240,7 @@ def test_a_discriminator_cannot_tell_the_rows_by_their_intensity(name: str) -> N
     )
     stacks = Stack(image, torch.zeros(4, 8, 8, dtype=torch.uint8)), Stack(image, None)
     raw = Normalisation((0.0,), (1.0,))
-    alike = METHODS[name].alike
+    alike = METHODS[name].matched_intensity
     batches = [TwoStream(*stacks, (8, 8), options, raw, alike=alike).batch(k).image for k in range(20)]
     changed = torch.stack([(x.flatten(1).mean(1) - 120 / 255).abs() > 0.05 for x in batches]).float().mean(0)
     assert float(changed[:8].mean()) == pytest.approx(0.5, abs=0.12)
@@ -254,7 +254,7 @@ def test_a_training_gives_the_wish_of_its_method_to_its_batches(
         pass
 
     def train(method: Method, *, draw: Callable, **_: object) -> None:
-        raise Drawn(method.alike, draw.__self__.alike)  # type: ignore[attr-defined]
+        raise Drawn(method.matched_intensity, draw.__self__.alike)  # type: ignore[attr-defined]
 
     monkeypatch.setattr(engine, "train", train)
     recipe = replace(recipes.load("phantom"), data=replace(recipes.load("phantom").data, size=(32, 32)))
@@ -332,8 +332,10 @@ def test_a_threshold_that_nearly_every_voxel_passes_is_noticed(
     history = {"terms": {"accepted": [0.1, 0.2, share, share]}}
     for name in ("unimatch", "cutmix_mt"):
         progress.warn_if_threshold_accepts_all(METHODS[name], history, label="teacher")
-        said = capsys.readouterr().err
-        assert ("98.0 % of the voxels passed the confidence threshold" in said) == noticed and said.count("\n") <= 1
+        message = capsys.readouterr().err
+        assert ("98.0 % of the voxels passed the confidence threshold" in message) == noticed and message.count(
+            "\n"
+        ) <= 1
     progress.warn_if_threshold_accepts_all(METHODS["ua_mt"], history, label="teacher")
     assert capsys.readouterr().err == "", "the mask of UA-MT is meant to open"
 

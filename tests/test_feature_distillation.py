@@ -245,7 +245,7 @@ def test_a_backbone_guides_beside_a_bank_and_the_teacher_cannot() -> None:
     banked = replace(METHODS["slice_distillation"], feature=FeatureTerm("cwd", source="backbone"))
     assert list(banked.roles()) == ["student", "backbone", "projection", "average"]
     assert TinyTrainer(banked).step(random_batch())["feature"] > 0
-    with pytest.raises(ValueError, match="a bank holds no feature maps; name a student.feature_teacher"):
+    with pytest.raises(ValueError, match="a bank has no feature maps; name a student.feature_teacher"):
         TinyTrainer(replace(METHODS["slice_distillation"], feature=FeatureTerm("similarity"))).step(random_batch())
 
 
@@ -257,7 +257,7 @@ def test_a_bare_pyramid_can_be_the_backbone() -> None:
     }
     term, image = FeatureTerm("fitnet", source="backbone"), normal(2, 3, 64, 64)
     players = engine.Networks({**nets, "projection": term.projection(nets, image[:1])})
-    guide = term.guide(players, image, None)
+    guide = term.target_maps(players, image, None)
     assert not guide[0].requires_grad
     loss = term.loss(players, nets["student"](image), guide, space=(64, 64))
     loss.backward()

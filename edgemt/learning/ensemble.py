@@ -1,4 +1,4 @@
-"""Several trained networks as one: the mean of their probabilities, over members and flips.
+"""Ensemble of trained networks: mean of their probabilities over members and flips.
 
 Shapes: N batch, K image channels, C classes, *space 2 axes.
 """
@@ -20,8 +20,8 @@ FLIPS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
 class Ensemble(nn.Module):
     """image [N, K, *space] -> Output with logits = log of the mean probability of all members.
 
-    flips: how many of FLIPS each member predicts (1: the image as it is, 2: mirrored too, 4: upside down too); the
-    predictions are flipped back before they are averaged.
+    flips: number of FLIPS that each member predicts (1: the image, 2: also mirrored, 4: also upside down); predictions
+    are flipped back before averaging. Raises ValueError for another number.
     """
 
     def __init__(self, members: Sequence[nn.Module], *, flips: int = 1) -> None:

@@ -1,4 +1,4 @@
-"""Losses between feature maps of a student and of a frozen teacher, and the projection that lies between them.
+"""Losses between feature maps of a student and of a frozen teacher, and the projection of the student's maps.
 
 Shapes: N batch, C channels of the student, D channels of the teacher, *space 2 or 3 axes, V places of a map.
 """
@@ -19,7 +19,7 @@ from edgemt.learning.losses import cwd_loss
 Feature = Literal["none", "fitnet", "vid", "cwd", "similarity"]
 Maps = Literal["encoder", "decoder"]
 EPS = 1e-5
-NODES = 256  # places of a map that are compared with each other, per image
+NODES = 256  # places of a map in the pairwise similarity, per image
 LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
@@ -34,17 +34,17 @@ def standardised(x: Tensor) -> Tensor:
 def fitnet(projected: Tensor, teacher: Tensor) -> Tensor:
     """mean((z(P s) - z(t))^2), z standardises each channel over the batch; both [N, D, *space]. From 0 to 4.
 
-    FitNets, Romero et al., ICLR 2015, whose hint loss has no z: without it a few channels of large variance decide.
+    FitNets, Romero et al., ICLR 2015, whose hint loss has no z: without it a few channels of large variance dominate.
     With it the loss is 2 - 2 corr(P s, t), as in Cao et al., NeurIPS 2022 (PKD).
     """
     return (standardised(projected) - standardised(teacher)).square().mean()
 
 
 def vid(mean: Tensor, variance: Tensor, teacher: Tensor) -> Tensor:
-    """mean(log v / 2 + (z(t) - m(s))^2 / (2 v)): -log of a Gaussian q(t | s), its constant left out. May be negative.
+    """mean(log v / 2 + (z(t) - m(s))^2 / (2 v)): -log of a Gaussian q(t | s), without its constant; may be negative.
 
     mean and teacher [N, D, *space], variance [D]. Variational information distillation, Ahn et al., CVPR 2019. The
-    target is standardised (z): mutual information is the same, and the first variance fits every teacher.
+    target is standardised (z): mutual information is the same, and the initial variance fits every teacher.
     """
     target = standardised(teacher)
     v = variance.to(target.dtype).view(-1, *[1] * (target.ndim - 2))
@@ -55,13 +55,13 @@ def similarity(student: Tensor, teacher: Tensor) -> Tensor:
     """mean over pairs of places of (cos(s_i, s_j) - cos(t_i, t_j))^2, within each image. [N, C or D, *space].
 
     The pairwise distillation of Liu et al., CVPR 2019 (structured knowledge distillation); maps of more than `NODES`
-    places are average-pooled first, as there. It compares no channels, so that it needs no projection.
+    places are average-pooled first, as there. It needs no projection, as it does not compare channels.
     """
     return (_cosines(student) - _cosines(teacher)).square().mean()
 
 
 def _cosines(x: Tensor) -> Tensor:
-    """[N, C, *space] -> [N, V, V]"""
+    """Cosines between all pairs of places: [N, C, *space] -> [N, V, V]."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     most = int(NODES ** (1.0 / (x.ndim - 2)) + 1e-6)
     unit = F.normalize(_pooled(x, [min(side, most) for side in x.shape[2:]]).flatten(2), dim=1, eps=EPS)
@@ -69,20 +69,21 @@ def _cosines(x: Tensor) -> Tensor:
 
 
 def _pooled(x: Tensor, size: Sequence[int]) -> Tensor:
+    """x [N, C, *space] averaged to `size`."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="area")  # adaptive average pooling, in two or three axes
 
 
 class Projected(NamedTuple):
-    """What a projection makes of one map of the student."""
+    """One projected map of the student."""
 
     mean: Tensor  # [N, D, *space]
     variance: Tensor | None = None  # [D], of "vid" alone
 
 
 class Projection(nn.Module):
-    """Maps of the student [N, C, *space] -> maps with the teacher's channels; trained beside it, and not exported.
+    """Maps of the student [N, C, *space] -> maps with the teacher's channels; trained with it, and not exported.
 
     One 1x1 convolution for each map; for "vid" three with ReLU between, as released, and a variance for each channel
     that begins at 5.
@@ -94,15 +95,17 @@ class Projection(nn.Module):
         super().__init__()
         conv = nn.Conv3d if dims == 3 else nn.Conv2d
 
-        def regression(inward: int, outward: int) -> nn.Module:
+        def regression(in_channels: int, out_channels: int) -> nn.Module:
             if kind != "vid":
-                return conv(inward, outward, 1)
-            inner = (nn.ReLU(), conv(outward, outward, 1))
-            return nn.Sequential(conv(inward, outward, 1), *inner, nn.ReLU(), conv(outward, outward, 1))
+                return conv(in_channels, out_channels, 1)
+            inner = (nn.ReLU(), conv(out_channels, out_channels, 1))
+            return nn.Sequential(
+                conv(in_channels, out_channels, 1), *inner, nn.ReLU(), conv(out_channels, out_channels, 1)
+            )
 
-        self.regress = nn.ModuleList(regression(inward, outward) for inward, outward in channels)
+        self.regress = nn.ModuleList(regression(student, teacher) for student, teacher in channels)
         first = math.log(math.expm1(self.START - EPS))
-        spread = [nn.Parameter(torch.full((outward,), first)) for _, outward in channels] if kind == "vid" else []
+        spread = [nn.Parameter(torch.full((teacher,), first)) for _, teacher in channels] if kind == "vid" else []
         self.spread = nn.ParameterList(spread)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Projected]:
@@ -120,7 +123,7 @@ def feature_loss(
     projection: nn.Module | None,
     temperature: float = 4.0,
 ) -> Tensor:
-    """Scalar: mean of the chosen loss over pairs of maps. The teacher's take the size of the student's.
+    """Scalar: mean of the loss `kind` over pairs of maps. The teacher's maps are resized to the student's.
 
     `temperature` is that of "cwd", which is `losses.cwd_loss` on projected features. Raises ValueError for an
     unknown kind.
@@ -131,52 +134,52 @@ def feature_loss(
     if kind == "similarity":
         return torch.stack([similarity(s, t) for s, t in zip(student, targets, strict=True)]).mean()
     assert projection is not None
-    found = []
+    losses = []
     for (mean, variance), target in zip(projection(student), targets, strict=True):
         if variance is not None:
-            found.append(vid(mean, variance, target))
+            losses.append(vid(mean, variance, target))
         elif kind == "cwd":
-            found.append(cwd_loss(mean, target, temperature=temperature))
+            losses.append(cwd_loss(mean, target, temperature=temperature))
         else:
-            found.append(fitnet(mean, target))
-    return torch.stack(found).mean()
+            losses.append(fitnet(mean, target))
+    return torch.stack(losses).mean()
 
 
 def _resized_like(x: Tensor, like: Tensor) -> Tensor:
-    """x at the size of `like`: averaged where it is finer, interpolated where it is coarser."""
+    """x at the size of `like`: averaged if it is finer, interpolated if it is coarser."""
     size = tuple(like.shape[2:])
-    if all(mine >= side for mine, side in zip(x.shape[2:], size, strict=True)):
+    if all(own >= side for own, side in zip(x.shape[2:], size, strict=True)):
         return _pooled(x, size)
     return F.interpolate(x, size=size, mode=LINEAR[len(size)], align_corners=False)
 
 
 def cutmix_maps(box: Tensor, feature: Tensor) -> Tensor:
-    """What `cutmix` makes of images, for a map of theirs: a cell on the border of a box gets both by share.
+    """`cutmix` of the images, for their feature maps: a cell on the border of a box gets the weighted mean of both.
 
     box bool [N, 1, *space], feature [N, D, *smaller].
     """
-    share = _resized_like(box.to(feature.dtype), feature)
-    return torch.lerp(feature, feature.roll(1, 0), share)
+    weight = _resized_like(box.to(feature.dtype), feature)
+    return torch.lerp(feature, feature.roll(1, 0), weight)
 
 
 def maps_of(out: Output | Sequence[Tensor]) -> list[Tensor]:
-    """The feature maps in what a network, or a bare encoder, gives."""
+    """The feature maps in the output of a network or of an encoder."""
     return list(out.maps if isinstance(out, Output) else out)
 
 
 @torch.no_grad()
 def forward_maps(network: nn.Module, example: Tensor) -> list[Tensor]:
-    """The feature maps of one input [1, K, *space], in eval mode; the network is left as it was."""
+    """The feature maps of one input [1, K, *space], in eval mode; the mode of the network is restored."""
     was_training = network.training
-    found = maps_of(network.eval()(example))
+    maps = maps_of(network.eval()(example))
     network.train(was_training)
-    return found
+    return maps
 
 
 def enable_maps(network: nn.Module, which: Maps) -> nn.Module:
-    """The same network, which from now on puts its feature maps into `Output.maps`.
+    """Makes the network put its feature maps into `Output.maps`, and returns it.
 
-    Raises ValueError for a network that has none to give.
+    Raises ValueError for a network without feature maps.
     """
     if not hasattr(network, "maps"):
         raise ValueError(
@@ -188,7 +191,7 @@ def enable_maps(network: nn.Module, which: Maps) -> nn.Module:
 
 
 def stride_of(feature: Tensor, space: Sequence[int]) -> int:
-    """The power of two by which a map is coarser than the image of size `space`, in the mean of its axes."""
+    """Stride of a map relative to an image of size `space`: the closest power of two, mean over axes."""
     steps = [math.log2(side / cells) for side, cells in zip(space, feature.shape[2:], strict=True)]
     return 2 ** round(sum(steps) / len(steps))
 
@@ -196,16 +199,16 @@ def stride_of(feature: Tensor, space: Sequence[int]) -> int:
 def pairs(
     student: Sequence[Tensor], teacher: Sequence[Tensor], *, space: Sequence[int], strides: Sequence[int] = ()
 ) -> list[tuple[int, int]]:
-    """Which map of the student (finest first) is compared with which of the teacher: those of equal stride.
+    """(index in student, index in teacher) of the maps of equal stride that are compared, finest first.
 
-    Of several of one stride the deepest counts. `strides` chooses among those that both have; empty takes all. Raises
-    ValueError where there is no such pair.
+    Of several maps of one stride the deepest is used. `strides` selects among those that both have; empty takes all.
+    Raises ValueError if there is no such pair.
     """
-    mine, theirs = ({stride_of(m, space): i for i, m in enumerate(maps)} for maps in (student, teacher))
-    wanted = sorted(strides or set(mine) & set(theirs))
-    if not wanted or not set(wanted) <= set(mine) & set(theirs):
+    own, given = ({stride_of(m, space): i for i, m in enumerate(maps)} for maps in (student, teacher))
+    selected = sorted(strides or set(own) & set(given))
+    if not selected or not set(selected) <= set(own) & set(given):
         raise ValueError(
-            f"feature.strides: the student has maps of stride {sorted(mine)}, the teacher of {sorted(theirs)}; "
+            f"feature.strides: the student has maps of stride {sorted(own)}, the teacher of {sorted(given)}; "
             f"{list(strides) or 'a stride'} must be among both"
         )
-    return [(mine[stride], theirs[stride]) for stride in wanted]
+    return [(own[stride], given[stride]) for stride in selected]

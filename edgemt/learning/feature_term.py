@@ -1,4 +1,4 @@
-"""The feature term of a method: which maps of which networks are compared, and by which loss.
+"""The feature term of distillation: which maps of which networks are compared, and by which loss.
 
 Shapes: N batch, L labelled, C D channels of a map, *space 2 or 3 axes.
 """
@@ -39,7 +39,7 @@ class FeatureTerm:
     kind: Feature = "none"
     weight: float = 1.0
     at: Maps = "encoder"
-    strides: tuple[int, ...] = ()  # which of the encoders' maps; empty: all that both have
+    strides: tuple[int, ...] = ()  # strides of the encoders' maps; empty: all that both have
     temperature: float = 4.0  # of "cwd"
     source: Literal["teacher", "backbone"] = "teacher"
 
@@ -62,13 +62,13 @@ class FeatureTerm:
 
     @property
     def given_by(self) -> tuple[str, ...]:
-        """The kinds of players whose `maps` must be switched on. A backbone is an encoder alone and has no switch."""
+        """Kinds of networks that need `enable_maps`. A backbone is an encoder alone, whose output is its maps."""
         if not self.on:
             return ()
         return ("student", "teacher") if self.source == "teacher" else ("student",)
 
     def roles(self) -> dict[str, Role]:
-        """The players that this term adds to a student and a teacher."""
+        """Roles that this term adds to a student and a teacher."""
         players: dict[str, Role] = {}
         if self.on and self.source == "backbone":
             players["backbone"] = Frozen("backbone")
@@ -77,23 +77,23 @@ class FeatureTerm:
         return players
 
     def projection(self, built: Mapping[str, nn.Module], example: Tensor) -> nn.Module:
-        """The player of that name, for the networks of a run by kind; example [1, K, *space].
+        """The projection for the networks of a run, `built` by kind; example [1, K, *space].
 
-        Its channels are those of the maps that come out, so that a pruned student gets a projection of its own size.
-        Raises ValueError where the two have no maps to compare.
+        Its channels are those of the maps of `example`, so that a pruned student gets a projection of its own size.
+        Raises ValueError if the two have no maps of equal stride.
         """
-        found = (forward_maps(built[kind], example) for kind in ("student", self.source))
-        student, teacher = self._chosen(*found, space=example.shape[2:])
+        maps = (forward_maps(built[kind], example) for kind in ("student", self.source))
+        student, teacher = self._select(*maps, space=example.shape[2:])
         channels = [(s.shape[1], t.shape[1]) for s, t in zip(student, teacher, strict=True)]
         return Projection(self.kind, channels=channels, dims=example.ndim - 2)
 
-    def guide(self, nets: Networks, image: Tensor, teacher: Output | None) -> list[Tensor]:
-        """The maps to be matched: those in the `teacher`'s output for `image`, or the backbone's. No gradient."""
+    def target_maps(self, nets: Networks, image: Tensor, teacher: Output | None) -> list[Tensor]:
+        """The target maps: those in the output of `teacher` for `image`, or the backbone's; without gradient."""
         if self.source == "backbone":
             with torch.no_grad():
                 return maps_of(nets.backbone(image))
         if teacher is None:
-            raise ValueError("feature.kind: a bank holds no feature maps; name a student.feature_teacher, or set none")
+            raise ValueError("feature.kind: a bank has no feature maps; name a student.feature_teacher, or set none")
         return maps_of(teacher)
 
     def loss(
@@ -106,23 +106,23 @@ class FeatureTerm:
         box: Tensor | None = None,
         count: int = 0,
     ) -> Tensor:
-        """Scalar, weighted. `out` is the student's, `guide` the maps of the same rows, `space` the size of an image.
+        """Scalar: weight times the feature loss of the student's output `out` and the target maps `guide`.
 
-        Where the student saw rows from `count` on mixed by `box` (`cutmix`) and the guide did not, its maps are
-        mixed alike.
+        `space` is the size of an image. With `box` the student's rows from `count` on were mixed by CutMix and those of
+        the target maps were not; the target maps are then mixed by the same box.
         """
-        student, teacher = self._chosen(maps_of(out), guide, space=space)
+        student, teacher = self._select(maps_of(out), guide, space=space)
         if box is not None:
             teacher = [torch.cat([m[:count], cutmix_maps(box, m[count:])]) for m in teacher]
         projection = None if self.kind == "similarity" else nets.projection
-        gap = feature_loss(self.kind, student, teacher, projection=projection, temperature=self.temperature)
-        return self.weight * gap
+        loss = feature_loss(self.kind, student, teacher, projection=projection, temperature=self.temperature)
+        return self.weight * loss
 
-    def _chosen(
+    def _select(
         self, student: Sequence[Tensor], teacher: Sequence[Tensor], *, space: Sequence[int]
     ) -> tuple[list[Tensor], list[Tensor]]:
-        """The maps that are compared, one list beside the other."""
+        """The maps that are compared: those of the student, and those of the teacher in the same order."""
         if self.at == "decoder" and self.source == "teacher":
             return [student[0]], [teacher[0]]
-        chosen = pairs(student, teacher, space=space, strides=self.strides)
-        return [student[i] for i, _ in chosen], [teacher[j] for _, j in chosen]
+        indices = pairs(student, teacher, space=space, strides=self.strides)
+        return [student[i] for i, _ in indices], [teacher[j] for _, j in indices]

@@ -1,7 +1,7 @@
-"""Optimiser and augmentation of a method's release, for `edgemt compare --settings published`.
+"""Optimiser and augmentation of released code, for `edgemt compare --settings published`.
 
-A class names those of its release in `release`. What is not stated here (network, rows, steps, losses) is the recipe's
-or the method's own. All releases of this table train heart slices of ACDC with a random flip and quarter turn, or a
+A method class has those of its release in `release`. Network, rows, steps and losses are those of the recipe and of the
+method. All releases of this table train heart slices of ACDC with a random flip and quarter turn, or a
 rotation of up to 20 degrees, and images in [0, 1]; their SGD has momentum 0.9.
 """
 
@@ -13,12 +13,12 @@ from typing import Literal
 
 @dataclass(frozen=True)
 class PublishedSettings:
-    """What a release sets otherwise than a recipe does.
+    """Optimiser and augmentation of a release, where they differ from a recipe.
 
     The learning rate at step t of T is `learning_rate` (1 - t / T) ** `power`; power 0 leaves it constant.
     """
 
-    source: str  # where the values were read
+    source: str  # where the values are from
     optimiser: Literal["adamw", "sgd"] = "sgd"
     learning_rate: float = 0.01
     weight_decay: float = 1e-4

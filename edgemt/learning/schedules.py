@@ -24,7 +24,7 @@ class SigmoidRampUp:
             raise ValueError(f"length: {self.length} is not a share of the run; give a number from 0 to 1")
 
     def __call__(self, step: Step) -> float:
-        x = 1.0 if self.length == 0 else min(step.share / self.length, 1.0)
+        x = 1.0 if self.length == 0 else min(step.progress / self.length, 1.0)
         return self.start + (self.top - self.start) * math.exp(-5.0 * (1.0 - x) ** 2)
 
     @property

@@ -54,8 +54,8 @@ class UncertaintyMasked(SoftTarget):
 
     citation: ClassVar[str] = "Yu et al., MICCAI 2019, Uncertainty-aware self-ensembling model"
     passes: int = 8
-    # entropy threshold as a fraction of ln C
-    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, start=0.75, length=1.0))
+    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, start=0.75, length=1.0))  # words: ok
+    """entropy threshold as a fraction of ln C"""
 
     def __post_init__(self) -> None:
         if self.passes < 1:
@@ -70,7 +70,7 @@ class UncertaintyMasked(SoftTarget):
 
 @dataclass(frozen=True)
 class ConfidenceThresholded(SoftTarget):
-    """FixMatch's rule for a mean teacher: hard labels of the weak view, where the confidence is high.
+    """FixMatch for a mean teacher: hard labels of the weak view, if confident.
 
     y = argmax q, weight = 1 where max q >= threshold_y. With `by_class` threshold_c = confidence * m_c / max m, m_c the
     mean confidence of the voxels labelled c in this batch (FreeMatch without running means), but at least `floor`: one

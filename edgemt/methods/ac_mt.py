@@ -36,7 +36,8 @@ class VoxelSelector:
 class EntropyThreshold(VoxelSelector):
     """H(p) >= bar(t) ln C: voxels where the entropy of the student is above a threshold that rises over the run."""
 
-    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.95, start=0.75, length=1.0))
+    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.95, start=0.75, length=1.0))  # words: ok
+    """entropy threshold as a fraction of ln C"""
 
     def __call__(self, nets: Networks, image: Tensor, p: Tensor, step: Step) -> Tensor:
         return entropy(p) >= self.bar(step) * math.log(p.shape[1])
@@ -77,7 +78,8 @@ class McUncertainty(VoxelSelector):
     Differs: the threshold is a fraction of ln C, the most that C classes can have, where the release has ln 2.
     """
 
-    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.9, start=0.75, length=1.0))
+    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.9, start=0.75, length=1.0))  # words: ok
+    """entropy threshold as a fraction of ln C"""
     passes: int = 8
     noise: GaussianNoise = field(default_factory=GaussianNoise)
 

@@ -22,7 +22,7 @@ from edgemt.learning.student_teacher import student_view
 
 @dataclass(frozen=True)
 class ADMT(Method):
-    """AD-MT: two averages are updated in turn and diverge; where they conflict, the most confident one counts.
+    """AD-MT: two averages updated in turn; where they conflict, the most confident prediction counts.
 
     L = dice_ce(x_l, y_l) + ramp(t) d(p(view), label; w), label and weight w by `combine`, d by `distance`. Each turn
     has its own view: strong intensities, or CutMix of the weak ones. Follows the released 3-D script (cross-entropy,

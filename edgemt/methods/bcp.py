@@ -64,7 +64,7 @@ class BCP(Method):
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         num_unlabelled = len(batch.unlabelled)
         pretrain = self.pretrain_volumes if batch.image.ndim == 5 else self.pretrain
-        pretraining = step.share < pretrain or not num_unlabelled
+        pretraining = step.progress < pretrain or not num_unlabelled
         if pretraining:
             labelled, label = batch.labelled, batch.label
             unlabelled, pseudo_label = labelled.roll(1, 0), label.roll(1, 0)

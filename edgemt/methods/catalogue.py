@@ -1,9 +1,9 @@
-"""The table of methods: what each is, where it comes from, what differs here, and what a step of it costs.
+"""The table of methods: idea, target, networks, citation, deviations from the release, and cost of a step.
 
-All of it is read from the methods themselves. The first line of a docstring is the idea; its paragraphs `Target:` and
-`Differs:` say what unlabelled images are compared with, and what is not as in the released code. A method whose target
-rule or selector is not its class's own is told by the docstring of that. `costs.json` is what
-`benchmarks/method_steps.py` measured.
+The text comes from the docstrings of the methods: the first line is the idea; the paragraphs `Target:` and `Differs:`
+are the target of the unlabelled images and the deviations from the released code. If a value has another target rule or
+selector than the default of its class, the docstring of that rule is used. `costs.json` has the measurements of
+`benchmarks/method_steps.py`.
 
     python -m edgemt.methods.catalogue      writes the table into docs/methods.md
 """
@@ -32,7 +32,7 @@ BEGIN, END = "<!-- methods: written by python -m edgemt.methods.catalogue -->", 
 
 @dataclass(frozen=True)
 class Row:
-    """One method, in words. `cost` is a step's time over that of a supervised step: {"2d": 1.4, "3d": 1.6}."""
+    """Description of one method. `cost` is the time of a step relative to a supervised one: {"2d": 1.4, "3d": 1.6}."""
 
     name: str
     family: str
@@ -47,58 +47,59 @@ class Row:
 
     @property
     def times(self) -> str:
-        """The cost as text, the empty text where it was not measured."""
+        """The cost as text; empty if it was not measured."""
         return ", ".join(f"{self.cost[kind]:.1f} x in {kind[0]}-D" for kind in ("2d", "3d") if kind in self.cost)
 
 
 def row(name: str, method: Method) -> Row:
-    """What is known of a method; paragraphs that its docstring lacks are empty, as is the cost of a new one."""
-    speaker = _speaker(method)
-    told = _paragraphs(speaker)
-    also = [told[0] if told else "", method.variant_note()]
+    """The row of a method; paragraphs that its docstring lacks are empty, and so is a cost that was not measured."""
+    documented = _documented_object(method)
+    paragraphs = _paragraphs(documented)
+    idea = [paragraphs[0] if paragraphs else "", method.variant_note()]
     return Row(
         name=name,
         family=method.family or type(method).__module__.rpartition(".")[2].replace("_", " "),
-        idea=" ".join(text for text in also if text),
-        target=_named(speaker, "Target:") or _named(method, "Target:"),
+        idea=" ".join(text for text in idea if text),
+        target=_paragraph(documented, "Target:") or _paragraph(method, "Target:"),
         players=_players(method),
         heads=method.heads,
-        citation=getattr(speaker, "citation", "") or method.citation,
-        differs=_named(speaker, "Differs:"),
-        inspired=method.inspired or getattr(speaker, "inspired", False),
+        citation=getattr(documented, "citation", "") or method.citation,
+        differs=_paragraph(documented, "Differs:"),
+        inspired=method.inspired or getattr(documented, "inspired", False),
         cost=costs().get("relative", {}).get(name, {}),
     )
 
 
 def rows(methods: Mapping[str, Method] | None = None) -> list[Row]:
-    """A row a method (all of the built-in table if none are given), families kept together."""
+    """One row a method, of the built-in table by default, sorted by family."""
     methods = METHODS if methods is None else methods
-    found = [row(name, method) for name, method in methods.items()]
-    families = list(dict.fromkeys(one.family for one in found))
-    return sorted(found, key=lambda one: families.index(one.family))
+    described = [row(name, method) for name, method in methods.items()]
+    families = list(dict.fromkeys(one.family for one in described))
+    return sorted(described, key=lambda one: families.index(one.family))
 
 
 def about(name: str, method: Method) -> str:
-    """A line for a list: the idea, and what a step costs where that was measured."""
+    """One line for a list: the idea, and the cost of a step if it was measured."""
     one = row(name, method)
     return f"{one.idea} [{one.times}]" if one.times else one.idea
 
 
 @cache
 def costs() -> dict[str, Any]:
-    """What `benchmarks/method_steps.py` wrote, empty where it never ran."""
+    """The record that `benchmarks/method_steps.py` wrote; empty without one."""
     return json.loads(COSTS.read_text(encoding="utf-8")) if COSTS.exists() else {}
 
 
 def explain(name: str) -> str:
-    """What a method is: idea, players, target, fields, cost and citations, as text of one screen."""
+    """Description of a method for `edgemt explain`: idea, roles, target, fields, cost and citations."""
     method = get(name)
-    one, speaker = row(name, method), _speaker(method)
+    one, documented = row(name, method), _documented_object(method)
     lines = [f"{name} = {type(method).__name__} ({one.family})", "", one.idea, ""]
-    for part in dict.fromkeys((method, speaker)):
-        # The idea has been said: the first line of whoever speaks is left out.
-        lines += [f"{_wrapped(text)}\n" for text in _paragraphs(part)[part is speaker :] if not text.startswith(NAMED)]
-    lines += ["roles", *(f"  {who:<14}{_show(role)}" for who, role in method.roles().items())]
+    for part in dict.fromkeys((method, documented)):
+        # Without the first line of the documented object, which is the idea above.
+        texts = _paragraphs(part)[part is documented :]
+        lines += [f"{_wrapped(text)}\n" for text in texts if not text.startswith(NAMED)]
+    lines += ["roles", *(f"  {player:<14}{_show(role)}" for player, role in method.roles().items())]
     lines += [f"  delivers      {method.delivers}", f"  extra heads   {', '.join(method.heads) or 'none'}", ""]
     rule = getattr(method, "target", None)
     lines += ["target", *([] if rule is None else [f"  {type(rule).__name__}"]), _wrapped(one.target, "  "), ""]
@@ -108,29 +109,29 @@ def explain(name: str) -> str:
     lines += ["published settings (edgemt compare --settings published)", *shown]
     lines += ["fields", *_tree(method), ""]
     lines += ["cost of a step (1: a supervised step at the same labelled rows)", f"  {one.times or 'not measured'}"]
-    cited = [text for part in (method, rule, speaker) if (text := getattr(part, "citation", ""))]
+    cited = [text for part in (method, rule, documented) if (text := getattr(part, "citation", ""))]
     return "\n".join([*lines, "", "citation", *(f"  {text}" for text in dict.fromkeys(cited))]) + "\n"
 
 
-def markdown(found: Iterable[Row]) -> str:
-    """Two tables: what each method does and costs, and where it comes from and how it differs."""
-    found, measured = list(found), costs()
+def markdown(described: Iterable[Row]) -> str:
+    """Two Markdown tables: idea, target, networks and cost of each method; citation and deviations."""
+    described, measured = list(described), costs()
     lines = [_measured_how(measured), ""] if measured else []
     lines += ["| family | name | idea | target | players | heads | 2-D | 3-D |", "| --- " * 8 + "|"]
     last = ""
-    for one in found:
+    for one in described:
         times = [f"{one.cost[kind]:.1f}" if kind in one.cost else "" for kind in ("2d", "3d")]
         heads = ", ".join(f"`{head}`" for head in one.heads)
         cells = [one.family if one.family != last else "", f"`{one.name}`", one.idea, one.target, one.players, heads]
         lines.append(_line(*cells, *times))
         last = one.family
     lines += ["", "| name | published | what differs from the released code |", "| --- " * 3 + "|"]
-    lines += [_line(f"`{one.name}`", one.citation, one.differs) for one in found]
+    lines += [_line(f"`{one.name}`", one.citation, one.differs) for one in described]
     return "\n".join(lines) + "\n"
 
 
 def write(page: Path = PAGE) -> None:
-    """Puts the table between the marks of a page. Raises ValueError where the page has none."""
+    """Writes the table between the two marks of a page. Raises ValueError if the page lacks them."""
     text = page.read_text(encoding="utf-8")
     if BEGIN not in text or END not in text:
         raise ValueError(f"{page}: has no place for the table; put the lines {BEGIN} and {END} into it")
@@ -138,35 +139,37 @@ def write(page: Path = PAGE) -> None:
     page.write_text(f"{before}{BEGIN}\n{markdown(rows())}{END}{rest.partition(END)[2]}", encoding="utf-8")
 
 
-def _speaker(method: Method) -> object:
-    """Whose docstring tells of this value: a target or selector that is not its class's own, or the method's."""
+def _documented_object(method: Method) -> object:
+    """The object whose docstring describes this value: a target or selector that is not the default, or the method."""
     for f in fields(method):
-        part = getattr(method, f.name)
-        if f.name in ("target", "select") and is_dataclass(part):
-            usual = f.default if f.default_factory is MISSING else f.default_factory()
-            if type(part) is not type(usual):
-                return part
+        rule = getattr(method, f.name)
+        if f.name in ("target", "select") and is_dataclass(rule):
+            default = f.default if f.default_factory is MISSING else f.default_factory()
+            if type(rule) is not type(default):
+                return rule
     return method
 
 
 def _paragraphs(thing: object) -> list[str]:
+    """The paragraphs of the docstring of a value's class, one line each."""
     text = cleandoc(type(thing).__doc__ or "")
-    return [" ".join(part.split()) for part in text.split("\n\n") if part.strip()]
+    return [" ".join(lines.split()) for lines in text.split("\n\n") if lines.strip()]
 
 
-def _named(thing: object, name: str) -> str:
-    return next((part.removeprefix(name).strip() for part in _paragraphs(thing) if part.startswith(name)), "")
+def _paragraph(thing: object, name: str) -> str:
+    """The paragraph of the docstring that begins with `name`, without it; empty if there is none."""
+    return next((text.removeprefix(name).strip() for text in _paragraphs(thing) if text.startswith(name)), "")
 
 
 def _players(method: Method) -> str:
-    """`student, teacher (average, kept)`: who plays, and what each is unless it learns."""
-    words = {Ema: "average", Frozen: "frozen", Memory: "memory"}
-    found = []
+    """`student, teacher (average, delivered)`: names of the networks, and the role of those that are not trained."""
+    labels = {Ema: "average", Frozen: "frozen", Memory: "memory"}
+    described = []
     for name, role in method.roles().items():
-        word = next((word for kind, word in words.items() if isinstance(role, kind) and word != name), "")
-        told = ", ".join(text for text in (word, "kept" if name == method.delivers else "") if text)
-        found.append(f"{name} ({told})" if told else name)
-    return ", ".join(found)
+        label = next((text for kind, text in labels.items() if isinstance(role, kind) and text != name), "")
+        notes = ", ".join(text for text in (label, "delivered" if name == method.delivers else "") if text)
+        described.append(f"{name} ({notes})" if notes else name)
+    return ", ".join(described)
 
 
 def _measured_how(measured: Mapping[str, Any]) -> str:
@@ -176,18 +179,20 @@ def _measured_how(measured: Mapping[str, Any]) -> str:
         for kind, at in measured["settings"].items()
     )
     return (
-        "The last two columns are the time of a step over that of a supervised step at the same labelled rows, through "
-        "the engine's own step, midway in a run; medians of steps in turns. How far `supervised` is from 1.0 is the "
-        f"noise. {how}. {measured['date']}, {measured['device']}, torch {measured['torch']}: `{measured['command']}`."
+        "The last two columns are the time of a step relative to that of a supervised step with the same labelled "
+        "rows, measured with the engine in the middle of a run; medians of interleaved steps. The difference of "
+        f"`supervised` from 1.0 is the noise. {how}. {measured['date']}, {measured['device']}, torch "
+        f"{measured['torch']}: `{measured['command']}`."
     )
 
 
 def _line(*cells: str) -> str:
+    """One row of a Markdown table."""
     return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
 
 
 def _wrapped(text: str, indent: str = "") -> str:
-    return fill(text or "not told", 118, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
+    return fill(text or "not stated", 118, initial_indent=indent, subsequent_indent=indent, break_on_hyphens=False)
 
 
 def _show(value: Any) -> str:

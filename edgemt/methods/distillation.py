@@ -34,7 +34,7 @@ MIN_PROBABILITY = 1e-6  # soft labels in half precision contain zeros, whose log
 
 @dataclass(frozen=True)
 class Distillation(Method):
-    """Distillation: match a frozen teacher on all images, and the student's own average on unlabelled ones.
+    """Distillation: match a frozen teacher, and the student's own average.
 
     L = hard dice_ce(x_l, y_l) + kl T^2 KL(q^T || p^T) + cwd CWD + intra DIST + overlap Dice(p, q) + feature term
     + consistency(t) MSE(p_u, average's p_u); q are the teacher's probabilities, every weight may be 0.
@@ -130,7 +130,7 @@ class Distillation(Method):
                 terms["overlap"] = self.overlap * dice_loss
 
         if self.feature.on:
-            maps = self.feature.guide(nets, teacher_image, teacher)
+            maps = self.feature.target_maps(nets, teacher_image, teacher)
             feature_box = box if self.teacher_sees == "weak" else None
             terms["feature"] = self.feature.loss(nets, out, maps, space=image.shape[2:], box=feature_box, count=count)
 

@@ -27,7 +27,7 @@ from edgemt.learning.student_teacher import StudentTeacher
 
 @dataclass(frozen=True)
 class DyCON(StudentTeacher):
-    """DyCON: consistency that down-weights uncertain voxels, and contrast of features where entropy is high.
+    """DyCON: consistency that down-weights uncertain voxels, and contrast where entropy is high.
 
     L = dice_ce(x_l, y_l) + ramp(t) MSE(p_u, q_u) + weight [UnCL(p, q; beta) + sum(H FeCL) / sum(H)], UnCL
     `uncertain_mse`, FeCL `focal_contrast`, H the mean entropy of a cell.
@@ -57,7 +57,7 @@ class DyCON(StudentTeacher):
         count, out = batch.count, nets.student(batch.image)
         terms = LossTerms(supervised=dice_ce(out.logits[:count], batch.label))
         p, q = probabilities(out.logits), predict_probabilities(nets.teacher, self.noise(batch.image, step.generator))
-        beta = self.beta[0] * (self.beta[1] / self.beta[0]) ** step.share
+        beta = self.beta[0] * (self.beta[1] / self.beta[0]) ** step.progress
         terms["consistency"] = self.ramp(step) * mse(p[count:], q[count:]).mean()
         terms["uncertainty"] = self.weight * uncertain_mse(p, q, beta=beta).mean()
         truth = onehot(batch.label, p.shape[1]).to(q.dtype)

@@ -31,6 +31,6 @@ class EncoderWarmUp(Method):
         if self.feature.source == "teacher":
             with torch.no_grad():
                 teacher = nets.teacher(batch.image)
-        guide = self.feature.guide(nets, batch.image, teacher)
+        maps = self.feature.target_maps(nets, batch.image, teacher)
         space = batch.image.shape[2:]
-        return LossTerms(feature=self.feature.loss(nets, nets.student(batch.image), guide, space=space))
+        return LossTerms(feature=self.feature.loss(nets, nets.student(batch.image), maps, space=space))

@@ -3,8 +3,8 @@
     [project.entry-points."edgemt.methods"]
     my_method = "my_package.my_module:METHOD"
 
-METHOD is a value of a class of Method, or such a class, made without arguments. A package's code runs only when a
-method of that name is asked for, listed or checked, never when edgemt is imported.
+METHOD is an instance of a subclass of Method, or such a class that takes no arguments. A package is imported only when
+its method is requested, listed or checked, never when edgemt is imported.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ GROUP = "edgemt.methods"
 
 
 def offered() -> tuple[EntryPoint, ...]:
-    """Every entry point of the group, by name; nothing of any package is imported."""
+    """Every entry point of the group, sorted by name; no package is imported."""
     return tuple(sorted(entry_points(group=GROUP), key=lambda point: (point.name, package_of(point))))
 
 
@@ -29,7 +29,7 @@ def package_of(point: EntryPoint) -> str:
 
 
 def find(name: str, *, own: Iterable[str]) -> Method:
-    """A third party's method. Raises ValueError with the nearest of all names, or with what is wrong with this one."""
+    """The method of another package. Raises ValueError with the closest known name, or with the reason."""
     points = offered()
     same = [point for point in points if point.name == name]
     if not same:
@@ -41,13 +41,13 @@ def find(name: str, *, own: Iterable[str]) -> Method:
 
 
 def load(point: EntryPoint) -> Method:
-    """What an entry point names. Raises ValueError, one line, for whatever goes wrong in the package."""
+    """The method of an entry point. Raises ValueError of one line for any error of the package."""
     where = f"method {point.name!r} of package {package_of(point)!r} ({point.value})"
     try:
-        found = point.load()
-        found = found() if isinstance(found, type) else found
-    except Exception as error:  # whatever a package that is not ours raises
+        method = point.load()
+        method = method() if isinstance(method, type) else method
+    except Exception as error:  # any error of a package that is not ours
         raise ValueError(f"{where}: cannot be loaded ({type(error).__name__}: {error})") from error
-    if not isinstance(found, Method):
-        raise ValueError(f"{where}: is a {type(found).__name__}, not an edgemt.Method")
-    return found
+    if not isinstance(method, Method):
+        raise ValueError(f"{where}: is a {type(method).__name__}, not an edgemt.Method")
+    return method

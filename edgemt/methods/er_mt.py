@@ -22,7 +22,7 @@ from edgemt.learning.student_teacher import StudentTeacher
 
 @dataclass(frozen=True)
 class LGERMT(StudentTeacher):
-    """Inspired by LG-ER-MT: low entropy, and the teacher's local similarities and information maps.
+    """Inspired by LG-ER-MT: low entropy, and the teacher's local and global structure.
 
     L = dice_ce(x_l, y_l)
     + ramp(t) [MSE(p, q) + sure mean H(p) + near mean_d MSE(s_d(p), s_d(q)) + far MSE(I(p), I(q))],

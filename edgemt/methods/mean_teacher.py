@@ -19,11 +19,11 @@ from edgemt.learning.targets import SoftTarget, UncertaintyMasked
 
 @dataclass(frozen=True)
 class MeanTeacher(Method):
-    """Mean teacher: the student must match the predictions of its weight average on unlabelled images.
+    """Mean teacher: the student matches its own average on unlabelled images.
 
     L = dice_ce(x_l, y_l) + ramp(t) d(p(x'), q; w), target q and weight w by the `target` rule, d by `distance`. The
-    student gets x' = x_u, or the strong view with `strong`; with `mix` "cutmix" or "mixup" image, target and weight are
-    mixed alike (mixup: `ICT`).
+    student gets x' = x_u, or the strong view with `strong`; with `mix` "cutmix" or "mixup" image, target and weight get
+    the same mixing (mixup: `ICT`).
 
     Target: the average's softmax of a weak or noisy view, trusted everywhere.
 

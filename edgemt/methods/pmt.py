@@ -24,7 +24,7 @@ from edgemt.learning.schedules import SigmoidRampUp
 
 @dataclass(frozen=True)
 class PMT(Method):
-    """PMT: two students, each with a teacher, train in turn; the worse one also learns from the better one.
+    """PMT: two students, each with a teacher, train in turn; the worse one also follows the better one.
 
     For the student p in turn, its peer q, its teacher r: L = dice_ce(x_l, y_l) + B differ MSE(p_l, y_l) where the two
     disagree + own(t) MSE(p_u, sharpen(r_u)) + rival(t) B MSE(p_u, sharpen(q_u)), with B = 1 if the labelled Dice loss

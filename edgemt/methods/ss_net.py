@@ -26,7 +26,7 @@ from edgemt.learning.schedules import SigmoidRampUp
 
 @dataclass(frozen=True)
 class SSNet(Method):
-    """SS-Net: predictions robust to adversarial noise, and features close to remembered ones of their class.
+    """SS-Net: predictions robust to adversarial noise, features close to remembered ones of their class.
 
     L = dice_ce(x_l, y_l) + ramp(t) [Dice(p(x + r_adv), p(x)) + contrast sum over labelled and unlabelled rows of
     mean_c mean over voxels of class c of (1 - cos(f, m_c))], m_c the mean direction of the remembered and the new

@@ -37,8 +37,8 @@ class UGMCL(StudentTeacher):
     citation: ClassVar[str] = "Zhang et al., AIIM 2023, Uncertainty-guided mutual consistency learning (UG-MCL)"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(length=1.0))
     passes: int = 8
-    # entropy threshold as a fraction of ln C
-    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, start=0.75, length=1.0))
+    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, start=0.75, length=1.0))  # words: ok
+    """entropy threshold as a fraction of ln C"""
     steepness: float = 1500.0
 
     def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:

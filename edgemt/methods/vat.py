@@ -17,7 +17,7 @@ from edgemt.learning.schedules import SigmoidRampUp
 
 @dataclass(frozen=True)
 class VAT(Method):
-    """VAT: predictions of unlabelled images must be robust to the small perturbation that changes them most.
+    """VAT: predictions must be robust to the small perturbation that changes them most.
 
     L = dice_ce(x_l, y_l) + ramp(t) KL(p(x_u) || p(x_u + r_adv)), r_adv by one power iteration (`vat_perturbation`);
     weight 1 from the start, as published.

@@ -84,7 +84,8 @@ class Int8Stage:
 
     images: int = 200  # frames to calibrate on
     ladder: tuple[Literal["mixed", "distil"], ...] = ("mixed", "distil")  # what may be tried after calibration alone
-    kept: int = 8  # most layers that "mixed" leaves in float, the most sensitive ones
+    kept: int = 8  # words: ok
+    """most layers that "mixed" leaves in float, the most sensitive ones"""
     gain: float = 1.0  # "mixed" ends where the graph is not more than so many times as fast as float on OpenVINO
     schedule: Schedule = field(  # of "distil": the student's own method, with simulated 8-bit rounding
         default_factory=lambda: Schedule(steps=600, learning_rate=2e-4, validations=3)
