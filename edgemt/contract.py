@@ -68,7 +68,7 @@ class Batch:
 
 
 class Output(NamedTuple):
-    """What a network says of a batch, at input resolution."""
+    """The outputs of a network for a batch, at input resolution."""
 
     logits: Tensor  # [N, C, *space]
     features: Tensor | None = None  # [N, F, *space]

@@ -24,7 +24,7 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a folder of artefacts says of itself. Plain JSON, never executed."""
+    """The description of a folder of artefacts. Plain JSON, never executed."""
 
     task: str = "segmentation"
     stage: str = ""

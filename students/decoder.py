@@ -1,8 +1,8 @@
 """Light decoders: a pyramid of maps, finest first -> maps of the decoder, coarsest first.
 
 Only convolution, batch norm, ReLU, addition, concatenation, mean and bilinear resizing to a given size:
-what every INT8 runtime fuses or runs natively. Nothing asks the encoder for its channels after
-construction, so that a pruned network runs and exports as it is.
+what every INT8 runtime fuses or runs natively. The channels of the encoder are not used after
+construction, so a pruned network runs and exports unchanged.
 
 Shapes: N batch, C channels, h w the size of a map.
 """

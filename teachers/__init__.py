@@ -86,7 +86,7 @@ TEACHERS: dict[str, Teacher] = {
 
 
 def names() -> tuple[str, ...]:
-    """The rows of the table; `find` knows further `smp/`, `monai/` and `monai3d/` names."""
+    """The rows of the table; `find` also builds further `smp/`, `monai/` and `monai3d/` names."""
     return tuple(TEACHERS)
 
 

@@ -1,6 +1,6 @@
 """Attention between an encoder and its decoder: maps in, maps of the same sizes out.
 
-"gate"     residual attention gates on the skips (Oktay et al., 2018): a deeper map says where a skip matters
+"gate"     residual attention gates on the skips (Oktay et al., 2018): a deeper map weights the places of a skip
 "se"       Inception's parallel windows and squeeze-excite (Hu et al., CVPR 2018) on every map
 "dual"     attention over places and over channels of the deepest map (DANet, Fu et al., CVPR 2019)
 "dynamic"  a convolution whose kernel is mixed for each image from several (Chen et al., CVPR 2020), on the deepest map

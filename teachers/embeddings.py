@@ -1,9 +1,10 @@
-"""What a promptable network's encoder says of every training image, kept on disk in half precision.
+"""Embeddings of every training image by the encoder of a promptable network, stored in half precision.
 
-One file an image, named by the hash of its pixels, in a folder named by the hash of the model: made once, found again
-by any run, resumed where it was cut. A run then asks the decoder alone, which is far cheaper than a vision transformer.
+One file for each image, named by the hash of its pixels, in a folder named by the hash of the model: made once, reused
+by every run, resumed after an interruption. A run then needs the decoder only, which is far cheaper than a vision
+transformer.
 
-Shapes: N images, K channels, F features, O objects asked about, H W a frame.
+Shapes: N images, K channels, F features, O prompted objects, H W a frame.
 """
 
 from __future__ import annotations
@@ -52,8 +53,8 @@ class Store:
     ) -> list[Path]:
         """The files of all `images` (uint8 [K, H, W] each); those that stand are not made again.
 
-        Raises ValueError before it fills a disk, or more of it than `gigabytes`. Says after the first image what one
-        takes, for a SAM on a CPU needs seconds.
+        Raises ValueError before it fills a disk, or more of it than `gigabytes`. Logs the time for one image after
+        the first, as a SAM on a CPU needs seconds.
         """
         files = [self.file(image) for image in images]
         missing = {file: image for file, image in zip(files, images, strict=True) if not readable(file)}
@@ -100,17 +101,17 @@ def readable(file: Path) -> bool:
 def read(file: Path) -> list[Tensor]:
     """float16 [F, h, w] maps of one image. Raises ValueError, naming the file, for one that is damaged or gone."""
     try:
-        with safe_open(file, framework="pt") as held:
-            return [held.get_tensor(str(i)) for i in range(len(held.keys()))]
+        with safe_open(file, framework="pt") as file_tensors:
+            return [file_tensors.get_tensor(str(i)) for i in range(len(file_tensors.keys()))]
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: no embedding can be read ({error}); remove it and run the command again") from None
 
 
 class Remembered(nn.Module):
-    """A promptable network that answers from embeddings on disk: it is told which image, and never encodes one.
+    """A promptable network that decodes embeddings from disk: it takes the index of an image and never encodes one.
 
     `files[case][slice]`: a case that is no volume has one slice. Its frame is the whole image as it was embedded,
-    not an augmented view: questions and answers are in shares of that frame.
+    not an augmented view: prompts and masks are in fractions of that frame.
     """
 
     promptable = remembers = True
@@ -120,18 +121,18 @@ class Remembered(nn.Module):
         self.network, self.files = network, files
 
     def forward(
-        self, image: Tensor, *asked: Tensor | None, case: Tensor | None = None, depth: Tensor | None = None
+        self, image: Tensor, *prompts: Tensor | None, case: Tensor | None = None, depth: Tensor | None = None
     ) -> Answer:
-        """`case` int64 [N] which case each row is of, `depth` [N] how far along its slices, 0 to 1; the image's size
-        counts, its values do not."""
-        assert case is not None and depth is not None, "the method says which case a row is of"
+        """`case` int64 [N]: the case of each row; `depth` [N]: the position along its slices, 0 to 1. Of `image` only
+        the size is used."""
+        assert case is not None and depth is not None, "the method must pass the case of each row"
         maps = []
         for row, share in zip(case.tolist(), depth.tolist(), strict=True):
             slices = self.files[row]
-            kept = read(slices[min(max(int(share * len(slices)), 0), len(slices) - 1)])
-            maps.append([x.to(image.device).float() for x in kept])
+            maps_of_row = read(slices[min(max(int(share * len(slices)), 0), len(slices) - 1)])
+            maps.append([x.to(image.device).float() for x in maps_of_row])
         embedding = [torch.stack(same) for same in zip(*maps, strict=True)]
-        return self.network.decode(embedding, image.shape[2:], *asked)  # type: ignore[operator]
+        return self.network.decode(embedding, image.shape[2:], *prompts)  # type: ignore[operator]
 
 
 def _existing(path: Path) -> Path:

@@ -21,7 +21,7 @@ SMP = (
 
 @dataclass(frozen=True)
 class Offer:
-    """A network of MONAI: its fixed options, and the names that its constructor has for what can be asked."""
+    """A network of MONAI: its fixed options, and the names that its constructor has for what a recipe can set."""
 
     options: dict[str, Any] = field(default_factory=dict)
     widths: str = ""  # channels of each stage; "": cannot be set

@@ -1,10 +1,10 @@
-"""A small network with the shape of SAM: an image is embedded once, then asked about with boxes, points and masks.
+"""A small network with the shape of SAM: an image is embedded once, then decoded for boxes, points and masks.
 
 Image encoder, prompt encoder, two-way attention between prompts and image, and a mask for every question, as in
 Kirillov et al., ICCV 2023 (arXiv 2304.02643), in a size that learns from a few labelled images: convolutions instead of
 a transformer, a fine map beside the deep one, and prompts drawn as maps too. Coordinates are shares of the frame.
 
-Shapes: N images, K channels, O objects asked about, P points of each, T tokens, H W a frame, F features.
+Shapes: N images, K channels, O prompted objects, P points of each, T tokens, H W a frame, F features.
 """
 
 from __future__ import annotations
@@ -23,10 +23,10 @@ KINDS = 5  # of tokens: two corners of a box, a point beside, a point on the obj
 
 
 class Answer(NamedTuple):
-    """What a promptable network says of each object that it is asked about."""
+    """Masks and their expected quality, for each prompted object."""
 
     logits: Tensor  # [N, O, H, W], above 0 inside
-    quality: Tensor  # [N, O] the intersection over union that it expects of its own mask, 0 to 1
+    quality: Tensor  # [N, O] the predicted intersection over union of its mask, 0 to 1
 
 
 def block(inward: int, outward: int, *, stride: int = 1) -> nn.Sequential:
@@ -88,7 +88,8 @@ class Promptable(nn.Module):
             raise ValueError(f"promptable: widths {tuple(widths)}, features {features}: 4 widths and a multiple of 8")
         self.encoder = Encoder(channels, widths, features)
         self.kinds = nn.Embedding(KINDS, features)
-        self.asked = nn.Parameter(torch.randn(2, features))  # the tokens that become mask and quality
+        # tokens that become mask and quality
+        self.asked = nn.Parameter(torch.randn(2, features))  # words: ok, a key of saved weights
         self.drawn = block(5, widths[0], stride=2)
         self.coarse = nn.Conv2d(widths[0], features, 4, stride=4)
         self.layers = nn.ModuleList(TwoWay(features, heads=4) for _ in range(layers))
@@ -120,10 +121,10 @@ class Promptable(nn.Module):
         signs: Tensor | None = None,
         masks: Tensor | None = None,
     ) -> Answer:
-        """Answers of `size`. Raises ValueError where nothing is asked."""
+        """Masks of `size` for the prompted objects. Raises ValueError without any prompt."""
         given = next((x for x in (boxes, points, masks) if x is not None), None)
         if given is None:
-            raise ValueError("promptable: nothing is asked; give boxes, points or masks")
+            raise ValueError("promptable: no prompt; give boxes, points or masks")
         count, objects = given.shape[:2]
         fine, deep = (x.repeat_interleave(objects, 0) for x in embedding)
         flat = [None if x is None else x.flatten(0, 1) for x in (boxes, points, signs, masks)]

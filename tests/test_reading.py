@@ -126,7 +126,7 @@ def _ignored() -> Image.Image:
     [
         ((INDEX,), {"threshold": 128}, r"m0\.png: mask holds 0, 1, all below data\.mask_threshold 128.*threshold None"),
         ((GREY, INDEX), {"threshold": 128}, r"m1\.png: mask holds 0, 1, all below"),
-        ((GREY, INDEX), {}, r"m0\.png: mask holds 0, 255.*m1\.png holds 0, 1; write all masks alike"),
+        ((GREY, INDEX), {}, r"m0\.png: mask holds 0, 255.*m1\.png holds 0, 1; write all masks the same way"),
         ((_ignored(),), {}, r"m0\.png: mask holds 0, 1, 255.*often means ignore"),
         ((_ignored(),), {"threshold": 128}, r"m0\.png: mask holds 0, 1, 255.*often means ignore"),
         ((_ignored(),), {"classes": ("b", "p", "q")}, r"mask holds 255, the 3 classes are 0 to 2; 255 often"),

@@ -242,7 +242,7 @@ def test_it_answers_any_kind_of_question_at_any_size(size, left_out):
 
 
 def test_nothing_asked_is_refused():
-    with pytest.raises(ValueError, match="nothing is asked"):
+    with pytest.raises(ValueError, match="no prompt"):
         small()(torch.randn(1, CHANNELS, 32, 32))
 
 

@@ -58,14 +58,14 @@ class Depth:
 
 
 def decide(rule: Rule, window: tuple[float, float] | None, deep: Iterable[bool]) -> Depth:
-    """The rule of a set; `deep` says of each of its files whether it has more than eight bits."""
+    """The rule of a set; `deep`: for each file, whether it has more than eight bits."""
     if rule == "auto":
         rule = "window" if window is not None else "percentiles" if any(deep) else "stored"
     return Depth(rule, window)
 
 
 def of_card(data: dict[str, Any], *, source: str | Path) -> Depth:
-    """The rule on a card (`card.data`). Raises ValueError for one that is no rule; a card without one says `auto`."""
+    """The rule on a card (`card.data`). Raises ValueError for one that is no rule; a card without one means `auto`."""
     rule, window = data.get("depth", "auto"), data.get("window")
     try:
         pair = None if window is None else (float(window[0]), float(window[1]))

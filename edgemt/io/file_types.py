@@ -49,7 +49,7 @@ def stem_of(path: str | Path) -> str:
 
 
 def conversion_hint(path: str | Path) -> str | None:
-    """For a file of a known kind that is not read: one line that says how to convert it. None for any other file."""
+    """For a file of a known kind that is not read: one line with a way to convert it. None for any other file."""
     name = Path(path).name.lower().removesuffix(".gz")
     how = next((how for suffix, how in _CONVERT.items() if name.endswith(suffix)), None)
     if how is None:

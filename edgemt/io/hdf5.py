@@ -23,7 +23,7 @@ def local_dataset(file: Any, name: str, *, path: str | Path) -> Any:
 
     where = name.strip("/")
     for _ in range(_MAX_SOFT_LINKS):
-        target = _soft_target(file, where, path=path, asked=name)
+        target = _soft_target(file, where, path=path, requested=name)
         if target is None:
             break
         where = target
@@ -37,7 +37,7 @@ def local_dataset(file: Any, name: str, *, path: str | Path) -> Any:
     return found
 
 
-def _soft_target(file: Any, where: str, *, path: str | Path, asked: str) -> str | None:
+def _soft_target(file: Any, where: str, *, path: str | Path, requested: str) -> str | None:
     """Where the first soft link on the way leads; None where there is none."""
     import h5py
 
@@ -47,19 +47,19 @@ def _soft_target(file: Any, where: str, *, path: str | Path, asked: str) -> str 
         link = file.get(step, getlink=True)
         if isinstance(link, h5py.ExternalLink):
             raise ValueError(
-                f"{path}: {asked!r} lies in another file ({link.filename}), which is not opened; copy the values "
+                f"{path}: {requested!r} lies in another file ({link.filename}), which is not opened; copy the values "
                 "into this one"
             )
         if isinstance(link, h5py.SoftLink):
             base = [] if link.path.startswith("/") else parts[:i]
             return "/".join([*base, *link.path.strip("/").split("/"), *parts[i + 1 :]])
         if link is None:
-            raise ValueError(f"{path}: has no dataset {asked!r}; rename or add it")
+            raise ValueError(f"{path}: has no dataset {requested!r}; rename or add it")
     return None
 
 
 def read_dataset(path: str | Path, name: str, *, axes: int) -> np.ndarray:
-    """One dataset, read whole. `label` is not touched while `image` is asked for."""
+    """One dataset, read whole. `label` is not touched when `image` is read."""
     with decoding(path, "HDF5"), open_h5(path) as file:
         if name not in file:
             raise ValueError(f"{path}: has no dataset {name!r}, only {sorted(file)}; rename it")

@@ -336,7 +336,7 @@ def _refuse_labels(files: Sequence[Evidence], threshold: int) -> None:
 def _refuse_two_whites(files: Sequence[Evidence]) -> None:
     white = {one.top: one.path for one in files if one.top in (255, 65535)}
     if len(white) > 1:
-        raise ValueError(f"{white[65535]}: mask holds 65535 for white, {white[255]} holds 255; write all masks alike")
+        raise ValueError(f"{white[65535]}: mask holds 65535 for white, {white[255]} holds 255; use one white in all")
 
 
 def _refuse_noise(files: Sequence[Evidence], threshold: int) -> None:
@@ -396,7 +396,7 @@ def _by_evidence(files: Sequence[Evidence], classes: tuple[str, ...]) -> Rule:
     if named:
         raise ValueError(
             f"{worst.path}: mask holds {_shown(worst)}, the 2 classes are 0 to 1, and {named[0].path} holds "
-            f"{_shown(named[0])}; write all masks alike: 0 and 1, or 0 and 255"
+            f"{_shown(named[0])}; write all masks the same way: 0 and 1, or 0 and 255"
         )
     for one in many:
         _binary(one, classes)
@@ -486,7 +486,7 @@ def _colour_hint(classes: tuple[str, ...]) -> str:
 def _palettes(files: Sequence[Evidence], classes: tuple[str, ...]) -> tuple[list[Evidence], frozenset[str]]:
     """Palette files as grey ones: by their indices, or by their colours where those are the values.
 
-    Raises ValueError where indices and colours cannot be told from each other, and where palettes contradict.
+    Raises ValueError where indices and colours cannot be distinguished, and where palettes contradict.
     """
     last, out, by_colour = len(classes) - 1, [], set()
     meaning: dict[Any, tuple[Any, str]] = {}

@@ -44,7 +44,7 @@ def stack_neighbours(frames: np.ndarray, at: int, *, slices: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Volume:
-    """`array` [X, Y, Z] with scaled values, in the order that was asked for; `spacing_mm` one number an axis of it, if
+    """`array` [X, Y, Z] with scaled values, in the requested order; `spacing_mm` one number an axis of it, if
     the header has it. `affine`, `codes` and `header` (of nibabel) are those of the file as it is stored."""
 
     array: np.ndarray
@@ -174,7 +174,7 @@ def _slices(folder: str | Path, read: Callable[[str | Path], np.ndarray]) -> np.
         if slices and slice_.shape != slices[0].shape:
             raise ValueError(f"{path}: is {slice_.shape}, the slices before it are {slices[0].shape} (rows, columns)")
         if slices and (slice_.dtype == np.uint8) != (slices[0].dtype == np.uint8) and read is read_image:
-            raise ValueError(f"{path}: is {slice_.dtype}, the slices before it are {slices[0].dtype}; save all alike")
+            raise ValueError(f"{path}: is {slice_.dtype}, the slices before it are {slices[0].dtype}; use one type")
         slices.append(slice_)
     return np.stack(slices, axis=-1)
 

@@ -66,7 +66,7 @@ def compare(
     table = confusion(prediction, truth, classes=classes)
     rows = []
     for index in range(1, classes):
-        there, said = bool(table[index].any()), bool(table[:, index].any())
+        in_truth, predicted = bool(table[index].any()), bool(table[:, index].any())
         scores = overlap(table, index)
         if dice_only:
             scores = {"dice": scores["dice"]}
@@ -74,9 +74,9 @@ def compare(
             masks = prediction == index, truth == index
             scores |= surface_scores(*masks, spacing_mm=spacing_mm, tolerance=tolerance)
         scores |= {
-            "both_empty": float(not there and not said),
-            "missed": float(there and not said),
-            "invented": float(said and not there),
+            "both_empty": float(not in_truth and not predicted),
+            "missed": float(in_truth and not predicted),
+            "invented": float(predicted and not in_truth),
         }
         rows.append(scores)
     return rows
@@ -84,7 +84,7 @@ def compare(
 
 @dataclass(frozen=True)
 class Scores:
-    """What a list of cases says of a model. `classes` are the foreground names."""
+    """The metrics of a list of cases. `classes` are the foreground names."""
 
     classes: tuple[str, ...]
     cases: list[dict[str, Any]]  # {"name": ..., class: {metric: value}}

@@ -42,12 +42,12 @@ def surface_scores(
         return scores if spacing_mm is None else scores | _in_mm(scores)
     box = bounding_box(prediction | truth)
     edges = surface(prediction[box]), surface(truth[box])
-    apart = _both_ways(*edges, spacing=None)
-    scores = _summary(*apart, tolerance=tolerance)
+    both_ways = _both_ways(*edges, spacing=None)
+    scores = _summary(*both_ways, tolerance=tolerance)
     if spacing_mm is None:
         return scores
     if len(set(spacing_mm)) == 1:
-        forth, back = (float(spacing_mm[0]) * distances for distances in apart)
+        forth, back = (float(spacing_mm[0]) * distances for distances in both_ways)
     else:
         forth, back = _both_ways(*edges, spacing=spacing_mm)
     return scores | _in_mm(_summary(forth, back, tolerance=tolerance))
@@ -100,21 +100,21 @@ def _both_ways(
 
 def _nearest(edge: np.ndarray, other: np.ndarray, *, spacing: Sequence[float] | None) -> np.ndarray:
     """[P], in no order: from each voxel of `edge` to the nearest one of `other`. Both ways of finding it are exact."""
-    apart = _points(edge & ~other)  # a voxel of both surfaces is at distance 0
+    separate = _points(edge & ~other)  # a voxel of both surfaces is at distance 0
     distances = np.zeros(int(np.count_nonzero(edge)))
-    if not len(apart):
+    if not len(separate):
         return distances
-    if edge.size < VOXELS_A_POINT * len(apart):
+    if edge.size < VOXELS_A_POINT * len(separate):
         from scipy.ndimage import distance_transform_edt
 
         field = distance_transform_edt(~other, sampling=spacing)
-        distances[: len(apart)] = field[tuple(apart.T)]
+        distances[: len(separate)] = field[tuple(separate.T)]
     else:
         from scipy.spatial import cKDTree
 
         scale = np.ones(edge.ndim) if spacing is None else np.asarray(spacing, float)
         tree = cKDTree(_points(other) * scale, leafsize=64, compact_nodes=False, balanced_tree=False)
-        distances[: len(apart)] = tree.query(apart * scale)[0]
+        distances[: len(separate)] = tree.query(separate * scale)[0]
     return distances
 
 

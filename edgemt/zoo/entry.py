@@ -1,4 +1,4 @@
-"""The zoo on disk: trained students that travel with the package, opened only when they are what their card says.
+"""The zoo on disk: trained students that travel with the package, verified against their card when opened.
 
     students/zoo/NAME/  card.json   weights.safetensors, float16: for training on and for float graphs, with torch
                         model.int8.onnx, or model.fp16.onnx where INT8 costs too much: what a device runs
@@ -34,7 +34,7 @@ LARGEST = 8_000_000  # bytes of an entry: weights, graph and golden frames
 TERMS = "research use: trained on data with its own terms"
 BEGIN, END = "<!-- entries, written by `edgemt pack` -->", "<!-- end of entries -->"
 _FILES = re.compile(r"weights\.safetensors|model\.(int8|fp16)\.onnx|inputs\.json|golden/synthetic\d+(\.mask)?\.png")
-BUSY = 0.5  # cores of others from which on a time says little
+BUSY = 0.5  # cores in use by other processes above which a time is not reliable
 _CLASSES_MS = (0.5, 1, 2, 4, 8, 16, 32, 64)
 _NETWORK = {"room", "name", "channels", "classes", "heads", "options", "plan"}
 _OPTIONS = {"decoder", "pretrained", "resolution"}  # others would reach timm, some of which open files
@@ -62,8 +62,8 @@ class Entry:
     def identity(self) -> str:
         """What a student that starts from it depends on: weights and the network they fit."""
         weights = {WEIGHTS: self.card.files[WEIGHTS]}
-        said = [weights, {key: value for key, value in self.card.network.items() if key != "zoo"}]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        content = [weights, {key: value for key, value in self.card.network.items() if key != "zoo"}]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def is_entry(target: str) -> bool:
@@ -72,7 +72,7 @@ def is_entry(target: str) -> bool:
 
 
 def open_entry(target: str | Path) -> Entry:
-    """The entry of `zoo/NAME`, or of a folder packed alike.
+    """The entry of `zoo/NAME`, or of a folder that `edgemt pack` wrote.
 
     Raises ValueError in one line for an unknown name (with the nearest), a damaged card, and weights that are missing,
     too large, or not those of the card.
@@ -97,7 +97,7 @@ def open_entry(target: str | Path) -> Entry:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """The card of an entry. Raises ValueError, naming it, when it does not say all that an entry's card says."""
+    """The card of an entry. Raises ValueError, naming the file, when fields of an entry are missing."""
     file = folder / CARD
     try:
         card = ModelCard.from_json(file.read_text(encoding="utf-8"), source=file)

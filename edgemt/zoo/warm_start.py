@@ -23,11 +23,11 @@ def warm_start_spec(target: str, network: dict[str, Any]) -> dict[str, Any]:
     """
     entry = open_entry(target)
     own = entry.card.network
-    for what, asked, there in (
+    for what, wanted, actual in (
         ("student.network", _encoder(network), _encoder(own)),
         ("student.decoder", _decoder(network), _decoder(own)),
     ):
-        if asked != there:
+        if wanted != actual:
             raise ValueError(
                 f"student.weights: {entry.name} is {own['name']} with decoder {_decoder(own)}, the recipe's student is "
                 f"{network['name']} with decoder {_decoder(network)}; set --{what} {_spelled(what, own)}"
@@ -57,11 +57,11 @@ def load_warm_start(target: str, network: dict[str, Any]) -> nn.Module:
         network_folder.load_network(open_entry(target).folder).state_dict(),
     )
     own = fresh.state_dict()
-    kept = {name: value for name, value in learned.items() if name in own and value.shape == own[name].shape}
-    strange = [name for name in own if name not in kept and name.partition(".")[0] not in HEADS]
+    fitting = {name: value for name, value in learned.items() if name in own and value.shape == own[name].shape}
+    strange = [name for name in own if name not in fitting and name.partition(".")[0] not in HEADS]
     if strange:
         raise ValueError(f"student.weights: {target}: {strange[0]} does not fit the recipe's student")
-    fresh.load_state_dict({**own, **kept})
+    fresh.load_state_dict({**own, **fitting})
     return fresh
 
 
@@ -109,7 +109,7 @@ def _recut(plan: dict[str, Any] | None, network: dict[str, Any]) -> dict[str, An
 
 
 def _encoder(network: dict[str, Any]) -> str:
-    """As timm knows it: a row of the table and its encoder's own name are the same."""
+    """The timm name: a row of the table and the name of its encoder are equal."""
     name = network["name"]
     return students.STUDENTS[name].encoder if name in students.STUDENTS else name
 
