@@ -75,7 +75,8 @@ def public_names() -> str:
     )
     lines = ["# Public names", "", "`import edgemt` loads no torch; each of these is loaded when it is first used.", ""]
     for name, home in table.items():
-        lines += [f"## edgemt.{name}", "", f"::: {home}.{name}", "    options: {heading_level: 3}", ""]
+        module, _, other = home.partition(":")  # MODULE, or MODULE:NAME if its name there differs
+        lines += [f"## edgemt.{name}", "", f"::: {module}.{other or name}", "    options: {heading_level: 3}", ""]
     return "\n".join(lines)
 
 

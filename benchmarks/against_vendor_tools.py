@@ -78,19 +78,19 @@ def vendor(tool: str, path: Path, *, threads: int, seconds: float) -> float:
         raise SystemExit(f"{tool}: not found; it comes with {RUNTIME[tool]}")
     if tool == "benchmark_app":
         # with a hint it takes no number of threads; without one it must be told one stream
-        asked = ["-m", path, "-hint", "none", "-nstreams", 1, "-nthreads", threads, "-api", "sync"]
-        asked += ["-t", max(round(seconds), 1)]
+        arguments = ["-m", path, "-hint", "none", "-nstreams", 1, "-nthreads", threads, "-api", "sync"]
+        arguments += ["-t", max(round(seconds), 1)]
     else:
-        asked = [f"--onnx={path}", "--stronglyTyped", "--useCudaGraph", "--warmUp=500", f"--duration={seconds:g}"]
-    done = subprocess.run([program, *map(str, asked)], capture_output=True, text=True, check=True)
+        arguments = [f"--onnx={path}", "--stronglyTyped", "--useCudaGraph", "--warmUp=500", f"--duration={seconds:g}"]
+    done = subprocess.run([program, *map(str, arguments)], capture_output=True, text=True, check=True)
     return median_of(done.stdout)
 
 
-def median_of(said: str) -> float:
+def median_of(output: str) -> float:
     """The median latency in what benchmark_app or trtexec prints."""
-    found = _MEDIAN.search(said)
+    found = _MEDIAN.search(output)
     if found is None:
-        raise ValueError(f"no median latency in: {said[-300:]}")
+        raise ValueError(f"no median latency in: {output[-300:]}")
     return float(found.group(1)) / (1000 if found.group(2) == "us" else 1)
 
 

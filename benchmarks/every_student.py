@@ -110,10 +110,10 @@ def calls_of(
     for column in at.columns:
         try:
             if column in ON_RUNTIMES:
-                file, asked = ON_RUNTIMES[column]
+                file, options = ON_RUNTIMES[column]
                 if file in failed:
                     raise ValueError(failed[file])
-                calls[column] = runner(folder / file, threads=at.threads, **asked)
+                calls[column] = runner(folder / file, threads=at.threads, **options)
             else:
                 made = module if column == "torch eager" else torch.compile(module)
                 calls[column] = TorchRunner(made, name=column, **face)
@@ -187,9 +187,9 @@ def main() -> None:
     at = Sitting(given.out, given.frames, tuple(given.columns), given.threads, given.calls, given.seconds)
     torch.set_num_threads(given.threads)
     try:
-        asked = {"channels": given.channels}
-        entrants = [*named(given.students, **asked), *baselines(given.baselines, **asked)]
-        entrants += [entrant for folder in given.runs for entrant in trained(folder, **asked)]
+        options = {"channels": given.channels}
+        entrants = [*named(given.students, **options), *baselines(given.baselines, **options)]
+        entrants += [entrant for folder in given.runs for entrant in trained(folder, **options)]
         run(entrants, given.sizes, at, prepare=given.prepare, dice=given.dice)
     except ValueError as error:
         raise SystemExit(f"error: {error}") from None
@@ -197,10 +197,10 @@ def main() -> None:
 
 def same_as_before(at: Sitting) -> None:
     """Rows of one folder are of one sitting: ValueError where it was begun with other frames, columns or times."""
-    asked, file = json.dumps(asdict(at), default=str, indent=1), at.out / "asked.json"
-    if file.exists() and file.read_text() != asked:
+    options, file = json.dumps(asdict(at), default=str, indent=1), at.out / "asked.json"
+    if file.exists() and file.read_text() != options:
         raise ValueError(f"{at.out}: was begun with other flags ({file.name} has them); give another --out")
-    write_text(file, asked)
+    write_text(file, options)
 
 
 def run(entrants: list[Entrant], sizes: list[int], at: Sitting, *, prepare: bool, dice: Path | None = None) -> None:

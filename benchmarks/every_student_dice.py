@@ -57,9 +57,9 @@ def learnt(entrant: Entrant, run: Path, context: Any, *, steps: int, seed: int, 
 
 def row(entrant: Entrant, run: Path, context: Any, *, steps: int, seed: int, out: Path) -> dict[str, Any]:
     """Dice of the float network in torch and of its INT8 file in OpenVINO; kept as a file of the network's name."""
-    kept = out / f"{entrant.slug}.json"
-    if kept.exists():
-        return json.loads(kept.read_text())
+    file = out / f"{entrant.slug}.json"
+    if file.exists():
+        return json.loads(file.read_text())
     folder = out / "graphs" / entrant.slug
     network = learnt(entrant, run, context, steps=steps, seed=seed, folder=folder)
     card = stage_folder.read_card(run / "teacher")
@@ -76,7 +76,7 @@ def row(entrant: Entrant, run: Path, context: Any, *, steps: int, seed: int, out
     }
     made |= {"run": run.name, "steps": steps or context.recipe.student.schedule.steps, "seed": seed}
     made |= {"teacher": stage_folder.read_card(run / "teacher").measured[stage_folder.WEIGHTS]["dice"]}
-    write_text(kept, json.dumps(made, indent=1))
+    write_text(file, json.dumps(made, indent=1))
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return made
 

@@ -71,9 +71,9 @@ class Foreign(nn.Module):
         return Output(logits=self.network(x.expand(-1, 3, -1, -1))["out"])
 
 
-def named(asked: Sequence[str], *, channels: int) -> list[Entrant]:
+def named(names: Sequence[str], *, channels: int) -> list[Entrant]:
     """NAME or NAME/DECODER of the table of students, or of timm."""
-    return [Entrant(given, _student(*given.partition("/")[::2], channels=channels), channels) for given in asked]
+    return [Entrant(given, _student(*given.partition("/")[::2], channels=channels), channels) for given in names]
 
 
 def _student(name: str, decoder: str, *, channels: int) -> Callable[[], nn.Module]:
@@ -102,9 +102,9 @@ BASELINES: dict[str, Callable[[int], nn.Module]] = {
 }
 
 
-def baselines(asked: Sequence[str], *, channels: int) -> list[Entrant]:
+def baselines(names: Sequence[str], *, channels: int) -> list[Entrant]:
     """What a student is measured against: networks that people train, of this house and of others."""
-    return [Entrant(name, partial(BASELINES[name], channels), channels, baseline=True) for name in asked]
+    return [Entrant(name, partial(BASELINES[name], channels), channels, baseline=True) for name in names]
 
 
 def trained(run: Path, *, channels: int) -> list[Entrant]:

@@ -36,7 +36,7 @@ def _of_size(rows: Sequence[Row], size: int, columns: Sequence[str]) -> list[str
     lines = [head, ["---"] * len(head), *(_line(row, columns, row["network"] in front) for row in rows)]
     table = ["| " + " | ".join(line) + " |" for line in lines]
     missing = sorted({f"{column}: {why}" for row in rows for column, why in row["missing"].items()})
-    return [f"### {size} x {size}", "", *table, "", *_said(rows, front), *(f"- no {line}" for line in missing), ""]
+    return [f"### {size} x {size}", "", *table, "", *_notes(rows, front), *(f"- no {line}" for line in missing), ""]
 
 
 def _line(row: Row, columns: Sequence[str], first: bool) -> list[str]:
@@ -84,20 +84,20 @@ def accuracy_front(rows: Sequence[Row]) -> set[str]:
     }
 
 
-def _said(rows: Sequence[Row], front: set[str]) -> list[str]:
+def _notes(rows: Sequence[Row], front: set[str]) -> list[str]:
     peaks = [
         2e-6 * row["peak_macs"] / call["p50_ms"] for row in rows for call in row["calls"] if call["name"] == "peak"
     ]
     shipped = [(call["p50_ms"], call, row) for row in rows for call in row["calls"] if call["name"] == SHIPPED]
-    said = [f"- measured INT8 peak: {min(peaks):.0f} to {max(peaks):.0f} GOPS over the rows"] if peaks else []
+    notes = [f"- measured INT8 peak: {min(peaks):.0f} to {max(peaks):.0f} GOPS over the rows"] if peaks else []
     if shipped:
         p50, call, row = min(shipped, key=lambda entry: entry[0])
-        said.append(
+        notes.append(
             f"- quickest in INT8: {row['network']}, p50 {p50:.2f} ms, p99 {call['p99_ms'] / p50:.2f} times that"
         )
     if front:
-        said.append(f"- on the front of INT8 time and Dice: {', '.join(sorted(front))}")
-    return said
+        notes.append(f"- on the front of INT8 time and Dice: {', '.join(sorted(front))}")
+    return notes
 
 
 def _time(call: Mapping[str, Any] | None) -> str:

@@ -45,7 +45,7 @@ class World:
     """A network of the house and the batches it learns from."""
 
     network: str
-    said: str  # how the table names it
+    title: str  # how the table names it
     options: dict[str, Any]
     size: tuple[int, ...]
     labelled: int
@@ -152,10 +152,10 @@ def timed(step: Callable[[], object], device: torch.device) -> float:
 def described(world: World, device: torch.device, control_ms: float) -> dict[str, Any]:
     """The network, the rows, the arithmetic, and what a supervised step takes."""
     learns = resolve_precision("auto", device, learns_volumes=len(world.size) == 3)
-    looks = resolve_precision("auto", device)
-    precision = learns if learns == looks else f"{learns} (averages {looks})"
+    for_averages = resolve_precision("auto", device)
+    precision = learns if learns == for_averages else f"{learns} (averages {for_averages})"
     rows = {"labelled": world.labelled, "unlabelled": world.unlabelled}
-    return {"network": world.said, "size": world.size, **rows, "precision": precision, "ms": round(control_ms, 1)}
+    return {"network": world.title, "size": world.size, **rows, "precision": precision, "ms": round(control_ms, 1)}
 
 
 def conditions(device: torch.device, *, rounds: int) -> dict[str, str]:

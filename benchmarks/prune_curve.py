@@ -106,11 +106,11 @@ def cut(given: argparse.Namespace, context: Any, network: Any, target: str, rati
         known = {key: ms for key, ms in json.loads(file.read_text()).items()}
 
     class Remembering(RuntimeLatencyBackend):
-        def layers(self, asked: Sequence[Any]) -> list[float]:
-            new = [layer for layer in asked if str(layer) not in known]
+        def layers(self, layers: Sequence[Any]) -> list[float]:
+            new = [layer for layer in layers if str(layer) not in known]
             known.update(zip(map(str, new), super().layers(new), strict=True))
             file.write_text(json.dumps(known))
-            return [known[str(layer)] for layer in asked]
+            return [known[str(layer)] for layer in layers]
 
     of = context.recipe.slim
     stream = context.slices.stream(of.schedule)

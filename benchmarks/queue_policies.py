@@ -19,7 +19,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from deploy.measurement.percentiles import summary
-from deploy.stream.state.latest_queue import Mailbox
+from deploy.stream.state.latest_queue import LatestQueue
 
 LENGTH = 5
 
@@ -63,7 +63,7 @@ class DropOldest:
 
 class KeepLatest:
     def __init__(self) -> None:
-        self._box: Mailbox[int] = Mailbox()
+        self._box: LatestQueue[int] = LatestQueue()
 
     def put(self, captured_ns: int) -> None:
         self._box.put(captured_ns)
@@ -90,8 +90,8 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--hz", type=float, default=30.0)
     parser.add_argument("--model-ms", type=float, default=80.0)
     parser.add_argument("--seconds", type=float, default=10.0)
-    asked = parser.parse_args(argv)
-    print(table(measure(hz=asked.hz, model_s=asked.model_ms / 1e3, seconds=asked.seconds), seconds=asked.seconds))
+    args = parser.parse_args(argv)
+    print(table(measure(hz=args.hz, model_s=args.model_ms / 1e3, seconds=args.seconds), seconds=args.seconds))
 
 
 def measure(*, hz: float, model_s: float, seconds: float) -> dict[str, Seen]:
@@ -133,9 +133,9 @@ def table(seen: dict[str, Seen], *, seconds: float) -> str:
     """Markdown; ages from capture to the finished mask."""
     lines = ["| between camera and model | masks | age p50 ms | p90 ms | max ms | captured Hz |", "|---" * 6 + "|"]
     for name, found in seen.items():
-        said = summary(found.ages_ns)
-        ages = " | ".join(f"{said[key]:.0f}" for key in ("p50_ms", "p90_ms", "max_ms"))
-        lines.append(f"| {name} | {said['n']} | {ages} | {found.captured / seconds:.1f} |")
+        ages_ms = summary(found.ages_ns)
+        ages = " | ".join(f"{ages_ms[key]:.0f}" for key in ("p50_ms", "p90_ms", "max_ms"))
+        lines.append(f"| {name} | {ages_ms['n']} | {ages} | {found.captured / seconds:.1f} |")
     return "\n".join(lines)
 
 

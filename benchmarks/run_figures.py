@@ -51,8 +51,8 @@ def condensed(report: dict[str, Any], *, command: str, note: str = "") -> dict[s
 
 
 def _stage(stage: dict[str, Any]) -> dict[str, Any]:
-    kept = {name: _rounded(stage[name]) for name in STAGE if name in stage}
-    return kept | {"dice_by_class": {name: _rounded(m["dice"]) for name, m in stage.get("per_class", {}).items()}}
+    fields = {name: _rounded(stage[name]) for name in STAGE if name in stage}
+    return fields | {"dice_by_class": {name: _rounded(m["dice"]) for name, m in stage.get("per_class", {}).items()}}
 
 
 def _rounded(value: Any) -> Any:

@@ -26,7 +26,7 @@ from torchvision.transforms import v2
 from deploy.package.package import open_package
 from edgemt import recipes
 from edgemt.inference.evaluate import evaluate
-from edgemt.io import encoder_weights
+from edgemt.io import encoder_weights, load_encoder
 from edgemt.pipeline.run_context import open_run
 
 
@@ -39,7 +39,7 @@ def train(args: argparse.Namespace) -> dict[str, object]:
     network = smp.Unet(f"tu-{args.encoder}", encoder_weights=None, in_channels=channels, classes=classes)
     weights = encoder_weights.find(args.encoder)
     assert weights is not None
-    encoder_weights.load_into(network.encoder.model, weights, channels=channels)
+    load_encoder.load_into(network.encoder.model, weights, channels=channels)
     network = network.to(memory_format=torch.channels_last)
     images, labels = context.slices.labelled.image.permute(0, 3, 1, 2), context.slices.labelled.label
     assert labels is not None

@@ -82,8 +82,8 @@ def ours(image: Any, label: Any, *, filters: int) -> Callable[[], object]:
 def ours_precision(device: Any) -> str:
     from edgemt.training.device import resolve_precision
 
-    learns, looks = (resolve_precision("auto", device, learns_volumes=learns) for learns in (True, False))
-    return f"{learns} (students), {looks} (averages)"
+    students, averages = (resolve_precision("auto", device, learns_volumes=learns) for learns in (True, False))
+    return f"{students} (students), {averages} (averages)"
 
 
 def published(image: Any, label: Any, *, filters: int) -> Callable[[], object]:
@@ -100,7 +100,7 @@ def published(image: Any, label: Any, *, filters: int) -> Callable[[], object]:
     def noisy(x: Any) -> Any:
         return x + (torch.randn_like(x) * 0.1).clamp(-0.2, 0.2)
 
-    def looks() -> Any:
+    def mc_probabilities() -> Any:
         """Mean probability [U, C, X, Y, Z] of the stochastic passes, two at a time."""
         doubled = unlabelled.repeat(2, 1, 1, 1, 1)
         logits = torch.zeros(PASSES * UNLABELLED, CLASSES, *image.shape[2:], device=image.device)
@@ -114,9 +114,9 @@ def published(image: Any, label: Any, *, filters: int) -> Callable[[], object]:
         logits = student(image).logits
         with torch.no_grad():
             target = teacher(noisy(unlabelled)).logits.softmax(1)
-            mean = looks()
-            doubt = -(mean * (mean + 1e-6).log()).sum(1, keepdim=True)
-            certain = (doubt < 0.75 * math.log(2)).float()
+            mean = mc_probabilities()
+            uncertainty = -(mean * (mean + 1e-6).log()).sum(1, keepdim=True)
+            certain = (uncertainty < 0.75 * math.log(2)).float()
         entropy = torch.nn.functional.cross_entropy(logits[:LABELLED], label)
         p, q = logits[:LABELLED].softmax(1)[:, 1], (label == 1).float()
         dice = 1 - (2 * (p * q).sum() + 1e-5) / ((p * p).sum() + (q * q).sum() + 1e-5)

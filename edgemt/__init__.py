@@ -18,7 +18,7 @@ _PUBLIC = {
     "Case": "edgemt.contract",
     "Normalisation": "edgemt.model_card",
     "Output": "edgemt.contract",
-    "DataOptions": "edgemt.data.cohort",
+    "DataOptions": "edgemt.data.options",
     "METHODS": "edgemt.methods",
     "Method": "edgemt.methods",
     "RECIPES": "edgemt.recipes",

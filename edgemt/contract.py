@@ -1,4 +1,4 @@
-"""What every room of the house agrees on: plain records and protocols. Imports nothing of the house, and no torch.
+"""Records and protocols that all packages share. Imports no other module of this project, and no torch.
 
 Shapes: N batch, L labelled, U unlabelled, C classes, K image channels, *space 2 or 3 axes.
 """
@@ -32,10 +32,10 @@ HEADS: tuple[Head, ...] = get_args(Head)
 
 @dataclass(frozen=True)
 class Case:
-    """One image, one volume, or one slice of a volume. `label` is None where training may not look."""
+    """One image, one volume, or one slice of a volume. `label` is None for unlabelled images."""
 
     name: str
-    group: str  # what a split keeps together: the patient, or the image itself
+    patient: str  # all cases of a patient are in one part of a split; without patients the image
     image: str  # a path, or phantom:SEED
     label: str | None = None
     slice: int | None = None  # index along the last axis of a volume; None: all of it
@@ -44,14 +44,16 @@ class Case:
 
 @dataclass(frozen=True)
 class Batch:
-    """A two-stream batch: labelled rows first. There is no label to peek at for the rest."""
+    """A two-stream batch, labelled rows first. Unlabelled rows have no label."""
 
     image: Tensor  # [N, K, *space] float, normalised, weakly augmented
     label: Tensor  # [L, *space] int64
     strong: Tensor | None = None  # [U, K, *space] the unlabelled rows, same geometry, strong intensity view
-    soft: Tensor | None = None  # [N, C, *space] what a finished teacher said of every row beforehand, same geometry
-    index: Tensor | None = None  # int64 [N] which case each row shows: its place in the stacks, labelled ones first
-    place: Tensor | None = None  # [N, A, A + 1] where in that case, A axes: rows of `affine_grid`, bending left out
+    soft: Tensor | None = None  # [N, C, *space] probabilities of a finished teacher (soft-label bank), same geometry
+    index: Tensor | None = None  # int64 [N] case number of each row; unlabelled cases count after the labelled ones
+    place: Tensor | None = (
+        None  # [N, A, A + 1] affine map into that case as for `affine_grid`, A axes; without elastic part
+    )
 
     @property
     def count(self) -> int:
@@ -68,7 +70,7 @@ class Batch:
 
 
 class Output(NamedTuple):
-    """What a network says of a batch, at input resolution."""
+    """Output of a network for a batch, at input resolution."""
 
     logits: Tensor  # [N, C, *space]
     features: Tensor | None = None  # [N, F, *space]
@@ -80,7 +82,7 @@ class Output(NamedTuple):
 
 @dataclass(frozen=True)
 class Step:
-    """Where a run stands. Every random draw of a method comes from `generator`."""
+    """The step of a run. Every random number of a method comes from `generator`."""
 
     index: int
     total: int
@@ -88,7 +90,7 @@ class Step:
 
     @property
     def progress(self) -> float:
-        """How much of the run is behind us, 0 to 1."""
+        """Finished fraction of the run, 0 to 1."""
         return min(max(self.index / max(self.total, 1), 0.0), 1.0)
 
 
@@ -97,7 +99,7 @@ class Runner(Protocol):
 
     runtime: str  # "torch", "onnxruntime", "openvino", "tensorrt"
     file: str  # the file that runs, relative to its folder
-    precision: str  # as executed, not as asked for
+    precision: str  # as executed, which may differ from the requested one
     threads: int
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:

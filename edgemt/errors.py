@@ -1,4 +1,4 @@
-"""One way to say that a name is not known, with the nearest one that is."""
+"""Error text for an unknown name, with the closest known one."""
 
 from __future__ import annotations
 

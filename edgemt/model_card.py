@@ -24,7 +24,7 @@ class Normalisation:
 
 @dataclass(frozen=True)
 class ModelCard:
-    """What a folder of artefacts says of itself. Plain JSON, never executed."""
+    """Description of a model folder. Plain JSON, never executed."""
 
     task: str = "segmentation"
     stage: str = ""

@@ -87,7 +87,7 @@ def build(
     """
     import timm
 
-    from students.network import Network
+    from students.network import StudentNetwork
 
     encoder = encoder_name(name)
     options = checked(options, TIMM, network=name)
@@ -100,7 +100,7 @@ def build(
         raise ValueError(f"student {name}: resolution = {resolution!r}: give a part of the sides, 0.25 to 1")
     if classes < 2:
         raise ValueError(f"student {name}: classes = {classes}: background counts as one, so give at least 2")
-    return Network(
+    return StudentNetwork(
         encoder,
         channels=channels,
         classes=classes,

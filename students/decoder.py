@@ -1,8 +1,8 @@
 """Light decoders: a pyramid of maps, finest first -> maps of the decoder, coarsest first.
 
 Only convolution, batch norm, ReLU, addition, concatenation, mean and bilinear resizing to a given size:
-what every INT8 runtime fuses or runs natively. Nothing asks the encoder for its channels after
-construction, so that a pruned network runs and exports as it is.
+what every INT8 runtime fuses or runs natively. The channels of the encoder are read at
+construction alone, so that a pruned network runs and exports as it is.
 
 Shapes: N batch, C channels, h w the size of a map.
 """
@@ -109,7 +109,7 @@ class Gated(nn.Module):
         return [deep, F.relu(skip + resize(self.narrow(deep), skip, self.resample))]
 
 
-class Decoder(NamedTuple):
+class DecoderSpec(NamedTuple):
     """A row of the table."""
 
     about: str
@@ -117,18 +117,18 @@ class Decoder(NamedTuple):
     build: Callable[..., nn.Module]  # channels, widths: finest first; `up`
 
 
-DECODERS: dict[str, Decoder] = {
-    "slim": Decoder("top-down addition, depthwise-separable 3x3", 4, partial(TopDown, mix=separable)),
-    "dense": Decoder("top-down addition, dense 3x3 on narrow maps", 4, partial(TopDown, mix=dense)),
-    "dense2": Decoder("the same with the skip of stride 2", 2, partial(TopDown, mix=dense)),
-    "concat": Decoder("U-Net: concatenated skips, depthwise-separable 3x3", 4, Concat),
-    "lraspp": Decoder("gated deepest map over one skip of stride 8: quick and coarse", 8, Gated),
+DECODERS: dict[str, DecoderSpec] = {
+    "slim": DecoderSpec("top-down addition, depthwise-separable 3x3", 4, partial(TopDown, mix=separable)),
+    "dense": DecoderSpec("top-down addition, dense 3x3 on narrow maps", 4, partial(TopDown, mix=dense)),
+    "dense2": DecoderSpec("the same with the skip of stride 2", 2, partial(TopDown, mix=dense)),
+    "concat": DecoderSpec("U-Net: concatenated skips, depthwise-separable 3x3", 4, Concat),
+    "lraspp": DecoderSpec("gated deepest map over one skip of stride 8: quick and coarse", 8, Gated),
 }
 # Width of a decoder's map by its stride; the kernels of INT8 runtimes work in blocks of 16.
 WIDTHS = {2: 16, 4: 32, 8: 48, 16: 64, 32: 96}
 
 
-def row(name: str) -> Decoder:
+def decoder_spec(name: str) -> DecoderSpec:
     """The row for `name`. Raises ValueError with the nearest name when there is none."""
     if name not in DECODERS:
         raise ValueError(unknown_name_message("decoder", name, DECODERS))
@@ -141,4 +141,4 @@ def build_decoder(name: str, *, channels: Sequence[int], strides: Sequence[int],
     `up` is the mode of `F.interpolate` between its levels.
     """
     widths = [WIDTHS[min(WIDTHS, key=lambda known: abs(known - stride))] for stride in strides]  # noqa: B023
-    return row(name).build(channels, widths, up=up)
+    return decoder_spec(name).build(channels, widths, up=up)

@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 
-def phases(up: int, down: int = 1) -> Tensor:
+def upsampling_kernels(up: int, down: int = 1) -> Tensor:
     """[up * up, 1, k, k]: bilinear resampling by up / down as a convolution of stride `down`, one channel a phase.
 
     k is down + 2 and the input is padded by one pixel; where the result is smaller, k is down and nothing is padded.
@@ -37,20 +37,20 @@ def phases(up: int, down: int = 1) -> Tensor:
 
 def mask_kernel(up: int, classes: int, *, down: int = 1) -> Tensor:
     """What `upsampled_argmax` convolves with: two classes' difference [up * up, 2, k, k], else each on its own."""
-    kernel = phases(up, down)
+    kernel = upsampling_kernels(up, down)
     return torch.cat((-kernel, kernel), dim=1) if classes == 2 else kernel.repeat(classes, 1, 1, 1)
 
 
 def shrink_kernel(up: int, down: int, channels: int) -> Tensor:
-    """[up * up * channels, channels, down, down], what `shrunk` convolves with: each channel stays on its own."""
-    kernel = phases(up, down)
+    """[up * up * channels, channels, down, down], what `downsample` convolves with: each channel stays on its own."""
+    kernel = upsampling_kernels(up, down)
     whole = kernel.new_zeros(len(kernel), channels, channels, down, down)
     for channel in range(channels):
         whole[:, channel, channel] = kernel[:, 0]
     return whole.flatten(0, 1)
 
 
-def shrunk(x: Tensor, kernel: Tensor) -> Tensor:
+def downsample(x: Tensor, kernel: Tensor) -> Tensor:
     """[N, K, H, W] -> [N, K, H * up / down, W * up / down]: F.interpolate's bilinear values from one convolution.
 
     kernel: shrink_kernel(up, down, K). H and W are multiples of `down`. Runtimes resample slowly: 0.6 ms for 256 x 256
@@ -64,7 +64,7 @@ def shrunk(x: Tensor, kernel: Tensor) -> Tensor:
     return rows.reshape(count, height * up, width * up, channels).permute(0, 3, 1, 2)
 
 
-def winners(scores: Sequence[Tensor]) -> Tensor:
+def argmax_per_phase(scores: Sequence[Tensor]) -> Tensor:
     """Index of the largest of C tensors of one shape, as float: elementwise steps, which runtimes fuse."""
     best, index = scores[0], torch.zeros_like(scores[0])
     for number, score in enumerate(scores[1:], start=1):
@@ -83,16 +83,16 @@ def upsampled_argmax(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> Ten
         full = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
         if full.shape[1] == 1:
             return (full > 0)[:, 0].to(torch.uint8)
-        return winners(full.unbind(1)).to(torch.uint8)
+        return argmax_per_phase(full.unbind(1)).to(torch.uint8)
     padded = F.pad(logits, (1, 1, 1, 1), mode="replicate")
     fine = F.conv2d(padded, kernel.to(logits.dtype), stride=down, groups=groups)
     # The cast to uint8 comes last: NVIDIA's parser takes it at a graph's edge alone.
     if groups == 1:
-        return spread((fine > 0).to(logits.dtype), factor).to(torch.uint8)
-    return F.pixel_shuffle(winners(fine.chunk(groups, dim=1)), factor)[:, 0].to(torch.uint8)
+        return pixel_shuffle_mask((fine > 0).to(logits.dtype), factor).to(torch.uint8)
+    return F.pixel_shuffle(argmax_per_phase(fine.chunk(groups, dim=1)), factor)[:, 0].to(torch.uint8)
 
 
-def spread(fine: Tensor, factor: int) -> Tensor:
+def pixel_shuffle_mask(fine: Tensor, factor: int) -> Tensor:
     """[N, f * f, h, w] -> [N, f * h, f * w], as pixel_shuffle does, but channels last, as INT8 layers leave them."""
     count, _, height, width = fine.shape
     rows = fine.permute(0, 2, 3, 1).reshape(count, height, width, factor, factor)

@@ -14,16 +14,16 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgemt.contract import Disturb, DisturbScales, Output
-from students.decoder import build_decoder, resize, row
-from students.mask import mask_kernel, shrink_kernel, shrunk, upsampled_argmax
-from students.pyramid import Pyramid
+from students.decoder import build_decoder, decoder_spec, resize
+from students.mask import downsample, mask_kernel, shrink_kernel, upsampled_argmax
+from students.pyramid import TimmPyramid
 
 MULTIPLE = 32  # pixels: the deepest stride of the encoders
 _DIVISOR = 16  # of a resolution as a fraction
-FURTHER = ("nearest", "bicubic")  # how a second and a third decoder resample; the main one is bilinear
+EXTRA_UPSAMPLING = ("nearest", "bicubic")  # how a second and a third decoder resample; the main one is bilinear
 
 
-class Network(nn.Module):
+class StudentNetwork(nn.Module):
     """image [N, K, H, W] -> Output; any H and W that the encoder takes (convolutional ones: all).
 
     heads: "sdf" signed distances in [-1, 1], "scales" logits of the decoder's coarser maps, "features" its finest map;
@@ -57,10 +57,10 @@ class Network(nn.Module):
     ) -> None:
         super().__init__()
         self.resolution = resolution
-        self.pyramid = Pyramid(
+        self.pyramid = TimmPyramid(
             encoder,
             channels=channels,
-            finest=row(decoder).finest,
+            finest=decoder_spec(decoder).finest,
             pretrained=pretrained,
             weights_file=weights_file,
             first_conv=first_conv,
@@ -71,7 +71,7 @@ class Network(nn.Module):
         self.head = nn.Conv2d(widths[-1], classes, 1)
         self.sdf = nn.Conv2d(widths[-1], classes - 1, 1) if "sdf" in heads else None
         self.scales = nn.ModuleList(nn.Conv2d(width, classes, 1) for width in widths[:-1] if "scales" in heads)
-        ways = FURTHER[: sum(head in heads for head in ("decoder2", "decoder3"))]
+        ways = EXTRA_UPSAMPLING[: sum(head in heads for head in ("decoder2", "decoder3"))]
         size = {"channels": self.pyramid.channels, "strides": self.pyramid.strides}
         self.further = nn.ModuleList(build_decoder(decoder, **size, up=way) for way in ways)
         self.further_heads = nn.ModuleList(nn.Conv2d(widths[-1], classes, 1) for _ in ways)
@@ -112,7 +112,7 @@ class Network(nn.Module):
             return x
         up, down = round((self.shrink.shape[0] // self.shrink.shape[1]) ** 0.5), self.shrink.shape[-1]
         fits = all(side % down == 0 and side * up == down * new for side, new in zip(x.shape[-2:], size, strict=True))
-        return shrunk(x, self.shrink) if fits else smaller(x, self.resolution)
+        return downsample(x, self.shrink) if fits else smaller(x, self.resolution)
 
 
 def smaller(x: Tensor, part: float) -> Tensor:

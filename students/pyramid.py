@@ -11,10 +11,10 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
-from edgemt.io import encoder_weights
+from edgemt.io import encoder_weights, load_encoder
 
 
-class Pyramid(nn.Module):
+class TimmPyramid(nn.Module):
     """image [N, K, H, W] -> the encoder's maps at strides of `finest` and more, finest first.
 
     `pretrained` and `weights_file` say where the encoder's first weights come from (`encoder_weights.find`);
@@ -45,7 +45,7 @@ class Pyramid(nn.Module):
         except (RuntimeError, AttributeError, TypeError) as error:
             raise ValueError(f"student {encoder}: timm cannot give its feature maps ({error})") from error
         if weights is not None:
-            encoder_weights.load_into(self.encoder, weights, channels=channels, first_conv=first_conv)
+            load_encoder.load_into(self.encoder, weights, channels=channels, first_conv=first_conv)
         about: Any = self.encoder.feature_info
         strides = [int(stride) for stride in about.reduction()]
         self.taken: tuple[int, ...] = tuple(i for i, stride in enumerate(strides) if stride >= finest)

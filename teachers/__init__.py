@@ -44,7 +44,7 @@ def _vnet(**options: Any) -> nn.Module:
 
 def _smp(architecture: str) -> Callable[..., nn.Module]:
     def build(**options: Any) -> nn.Module:
-        from teachers.library import from_smp
+        from teachers.external import from_smp
 
         return from_smp(architecture, **options)
 
@@ -53,7 +53,7 @@ def _smp(architecture: str) -> Callable[..., nn.Module]:
 
 def _monai(network: str, dims: int = 2) -> Callable[..., nn.Module]:
     def build(**options: Any) -> nn.Module:
-        from teachers.library import from_monai
+        from teachers.external import from_monai
 
         return from_monai(network, dims=dims, **options)
 
@@ -86,13 +86,13 @@ TEACHERS: dict[str, Teacher] = {
 
 
 def names() -> tuple[str, ...]:
-    """The rows of the table; `find` knows further `smp/`, `monai/` and `monai3d/` names."""
+    """The rows of the table; `find` accepts further `smp/`, `monai/` and `monai3d/` names."""
     return tuple(TEACHERS)
 
 
 def find(name: str) -> Teacher:
     """The row for `name`. Raises ValueError with the nearest name when there is none."""
-    from teachers.offered import MONAI, MONAI3D, SMP
+    from teachers.external_networks import MONAI, MONAI3D, SMP
 
     rows = {
         **{f"smp/{rest}": Teacher(f"smp: {rest}", (), _smp(rest)) for rest in SMP},

@@ -1,6 +1,6 @@
 """Attention between an encoder and its decoder: maps in, maps of the same sizes out.
 
-"gate"     residual attention gates on the skips (Oktay et al., 2018): a deeper map says where a skip matters
+"gate"     residual attention gates on the skips (Oktay et al., 2018): a deeper map weights the places of a skip
 "se"       Inception's parallel windows and squeeze-excite (Hu et al., CVPR 2018) on every map
 "dual"     attention over places and over channels of the deepest map (DANet, Fu et al., CVPR 2019)
 "dynamic"  a convolution whose kernel is mixed for each image from several (Chen et al., CVPR 2020), on the deepest map
@@ -25,14 +25,14 @@ from teachers.layers import CONV, resize
 Attention = Literal["none", "dual", "gate", "se", "dynamic"]
 
 
-def attend(kind: Attention, widths: Sequence[int], *, dims: int, network: str) -> Attend | None:
+def attend(kind: Attention, widths: Sequence[int], *, dims: int, network: str) -> SkipAttention | None:
     """The module for maps of these widths, finest first; None for "none". Raises ValueError for an unknown kind."""
     if kind not in get_args(Attention):
         raise ValueError(f"{network}: attention = {kind!r}: choose {', '.join(get_args(Attention))}")
-    return None if kind == "none" else Attend(kind, widths, dims=dims)
+    return None if kind == "none" else SkipAttention(kind, widths, dims=dims)
 
 
-class Attend(nn.Module):
+class SkipAttention(nn.Module):
     """Maps of an encoder, finest first -> maps that the decoder reads, of the same sizes."""
 
     def __init__(self, kind: Attention, widths: Sequence[int], *, dims: int) -> None:
@@ -40,11 +40,11 @@ class Attend(nn.Module):
         self.gated = kind == "gate"
         parts: list[nn.Module] = [nn.Identity() for _ in widths]
         if kind == "gate":
-            parts[:-1] = [Gate(skip, deep, dims=dims) for skip, deep in zip(widths, widths[1:], strict=False)]
+            parts[:-1] = [AttentionGate(skip, deep, dims=dims) for skip, deep in zip(widths, widths[1:], strict=False)]
         elif kind == "se":
             parts = [SqueezeExcite(width, dims=dims) for width in widths]
         else:
-            parts[-1] = {"dual": Dual, "dynamic": Dynamic}[kind](widths[-1], dims=dims)
+            parts[-1] = {"dual": DualAttention, "dynamic": DynamicConv}[kind](widths[-1], dims=dims)
         self.parts = nn.ModuleList(parts)
 
     def forward(self, maps: Sequence[Tensor]) -> list[Tensor]:
@@ -56,7 +56,7 @@ class Attend(nn.Module):
         return out
 
 
-class Gate(nn.Module):
+class AttentionGate(nn.Module):
     """(skip [N, F, *space], a deeper map) -> skip times 1 + a, with a in (0, 1) from both."""
 
     def __init__(self, skip: int, deep: int, *, dims: int) -> None:
@@ -88,7 +88,7 @@ class SqueezeExcite(nn.Module):
         return x * weight.view(*weight.shape, *[1] * (x.ndim - 2))
 
 
-class Dual(nn.Module):
+class DualAttention(nn.Module):
     """x plus what like places say plus what like channels say; both begin at weight 0 and are learnt.
 
     Places cost V^2 memory, which is why only the deepest map has it. Channels are compared by their deviations from
@@ -110,7 +110,7 @@ class Dual(nn.Module):
         return (flat + self.places * places + self.channels * channels).view_as(x)
 
 
-class Dynamic(nn.Module):
+class DynamicConv(nn.Module):
     """x plus a 3-voxel convolution whose kernel each image mixes from `kernels` by attention over its mean.
 
     As ASE-Net's dynamic convolution; the softmax is tempered, as Chen et al. have it, so that all kernels learn.

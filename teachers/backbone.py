@@ -18,7 +18,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from edgemt.errors import unknown_name_message
-from edgemt.io import encoder_weights
+from edgemt.io import encoder_weights, load_encoder
 from edgemt.io.atomic import sha256
 from edgemt.io.encoder_weights import EncoderWeights
 from edgemt.model_card import Normalisation
@@ -46,7 +46,7 @@ class Backbone(nn.Module):
     ) -> None:
         """`weights`: of `weights_of`, or a safetensors file. Raises ValueError where they do not fit."""
         super().__init__()
-        self.encoder, self.flexible = _built(name)
+        self.encoder, self.flexible = _build(name)
         found = weights if isinstance(weights, EncoderWeights) else weights_of(name, given=str(weights))
         _load(self.encoder, found)
         config, about = self.encoder.pretrained_cfg, self.encoder.feature_info
@@ -66,7 +66,7 @@ class Backbone(nn.Module):
             self._prepared(x), indices=list(self.taken), norm=self.plain, output_fmt="NCHW", intermediates_only=True
         )
         return [
-            _resized(m.float(), [-(-side // stride) for side in x.shape[2:]])
+            _resize(m.float(), [-(-side // stride) for side in x.shape[2:]])
             for m, stride in zip(maps, self.strides, strict=True)
         ]
 
@@ -78,7 +78,7 @@ class Backbone(nn.Module):
         x = x * self.scale + self.shift  # type: ignore[operator]
         grow = self.size / max(x.shape[2:]) if self.size else 1.0
         near = [max(1, round(side * grow / self.multiple)) * self.multiple for side in x.shape[2:]]
-        return _resized(x, self.fixed or near)
+        return _resize(x, self.fixed or near)
 
 
 def weights_of(name: str, *, given: str = "") -> EncoderWeights:
@@ -108,7 +108,7 @@ def weights_of(name: str, *, given: str = "") -> EncoderWeights:
     return EncoderWeights(name, "file", file.name, sha256(file), "", file)
 
 
-def _built(name: str) -> tuple[Any, bool]:
+def _build(name: str) -> tuple[Any, bool]:
     """The encoder without a classifier, and whether it takes frames of any size."""
     config = timm.get_pretrained_cfg(name)
     if config is None or not config.fixed_input_size:
@@ -127,7 +127,7 @@ def _load(encoder: nn.Module, weights: EncoderWeights) -> None:
     """Every weight of the encoder; only a classifier may be left over."""
     name, file = weights.encoder, weights.file
     try:
-        state = encoder_weights.load(weights) if weights.source == "package" else load_file(file)
+        state = load_encoder.load(weights) if weights.source == "package" else load_file(file)
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: damaged or cut short ({error}); fetch or save it again") from None
     # timm brings files of other projects (DINO, DINOv2) into its own names
@@ -159,7 +159,7 @@ def _three(values: tuple[float, ...]) -> Tensor:
     return chosen if len(chosen) == 3 else chosen.mean().expand(3)
 
 
-def _resized(x: Tensor, size: Any) -> Tensor:
+def _resize(x: Tensor, size: Any) -> Tensor:
     if tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False, antialias=True)

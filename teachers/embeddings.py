@@ -1,9 +1,9 @@
-"""What a promptable network's encoder says of every training image, kept on disk in half precision.
+"""Encoder outputs (embeddings) of a promptable network for every training image, on disk in half precision.
 
-One file an image, named by the hash of its pixels, in a folder named by the hash of the model: made once, found again
-by any run, resumed where it was cut. A run then asks the decoder alone, which is far cheaper than a vision transformer.
+One file per image, named by the hash of its pixels, in a folder named by the hash of the model, so that all runs share
+them. A training then runs the decoder alone, which is far cheaper than a vision transformer.
 
-Shapes: N images, K channels, F features, O objects asked about, H W a frame.
+Shapes: N images, K channels, F features, O prompted objects, H W a frame.
 """
 
 from __future__ import annotations
@@ -21,14 +21,14 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from edgemt.io.atomic import NoSpaceError, atomic_write
-from teachers.promptable import Answer
+from teachers.promptable import PromptedOutput
 
 Progress = Callable[[int, int], None]
 SPARE = 2**28  # bytes of the disk that stay free
 
 
 @dataclass(frozen=True)
-class Store:
+class EmbeddingStore:
     """A folder of embeddings of one model, at most `gigabytes` of them."""
 
     folder: Path
@@ -48,15 +48,14 @@ class Store:
         *,
         device: torch.device | str = "cpu",
         progress: Progress | None = None,
-        say: Callable[[str], None] | None = None,
+        log: Callable[[str], None] | None = None,
     ) -> list[Path]:
         """The files of all `images` (uint8 [K, H, W] each); those that stand are not made again.
 
-        Raises ValueError before it fills a disk, or more of it than `gigabytes`. Says after the first image what one
-        takes, for a SAM on a CPU needs seconds.
+        Raises ValueError where the disk or `gigabytes` is too small. Reports the expected time after the first image.
         """
         files = [self.file(image) for image in images]
-        missing = {file: image for file, image in zip(files, images, strict=True) if not readable(file)}
+        missing = {file: image for file, image in zip(files, images, strict=True) if not is_readable(file)}
         network = network.to(device).eval()
         for done, (file, image) in enumerate(missing.items(), start=1):
             began = time.monotonic()
@@ -64,19 +63,19 @@ class Store:
             halves = {str(i): x[0].half().cpu().contiguous() for i, x in enumerate(embedding)}
             size = sum(x.nbytes for x in halves.values())
             if done == 1:
-                self._room(size, standing=len(set(files)) - len(missing), missing=len(missing))
+                self._check_space(size, standing=len(set(files)) - len(missing), missing=len(missing))
             with atomic_write(file) as part:
                 save_file(halves, part)
-            if done == 1 and say is not None:
+            if done == 1 and log is not None:
                 took = time.monotonic() - began
                 cost = f"{len(missing) * size / 1e9:.2f} GB, about {len(missing) * took / 60:.0f} min"
-                say(f"embeddings: {took:.1f} s an image on {torch.device(device).type}; {len(missing)} images, {cost}")
+                log(f"embeddings: {took:.1f} s an image on {torch.device(device).type}; {len(missing)} images, {cost}")
             if progress is not None:
                 progress(done, len(missing))
         return files
 
-    def _room(self, size: int, *, standing: int, missing: int) -> None:
-        wanted, free = size * (standing + missing), shutil.disk_usage(_existing(self.folder)).free - SPARE
+    def _check_space(self, size: int, *, standing: int, missing: int) -> None:
+        wanted, free = size * (standing + missing), shutil.disk_usage(_existing_parent(self.folder)).free - SPARE
         if wanted > self.gigabytes * 1e9:
             raise ValueError(
                 f"{self.folder}: embeddings of {standing + missing} images take {wanted / 1e9:.1f} GB, more than the "
@@ -89,7 +88,7 @@ class Store:
             )
 
 
-def readable(file: Path) -> bool:
+def is_readable(file: Path) -> bool:
     try:
         read(file)
     except ValueError:
@@ -100,17 +99,17 @@ def readable(file: Path) -> bool:
 def read(file: Path) -> list[Tensor]:
     """float16 [F, h, w] maps of one image. Raises ValueError, naming the file, for one that is damaged or gone."""
     try:
-        with safe_open(file, framework="pt") as held:
-            return [held.get_tensor(str(i)) for i in range(len(held.keys()))]
+        with safe_open(file, framework="pt") as handle:
+            return [handle.get_tensor(str(i)) for i in range(len(handle.keys()))]
     except (SafetensorError, OSError) as error:
         raise ValueError(f"{file}: no embedding can be read ({error}); remove it and run the command again") from None
 
 
-class Remembered(nn.Module):
-    """A promptable network that answers from embeddings on disk: it is told which image, and never encodes one.
+class CachedEncoderSam(nn.Module):
+    """A promptable network that decodes embeddings from disk, by case number; it does not run the encoder.
 
     `files[case][slice]`: a case that is no volume has one slice. Its frame is the whole image as it was embedded,
-    not an augmented view: questions and answers are in shares of that frame.
+    not an augmented view: prompts and masks are in relative coordinates of that frame.
     """
 
     promptable = remembers = True
@@ -120,21 +119,21 @@ class Remembered(nn.Module):
         self.network, self.files = network, files
 
     def forward(
-        self, image: Tensor, *asked: Tensor | None, case: Tensor | None = None, depth: Tensor | None = None
-    ) -> Answer:
+        self, image: Tensor, *prompts: Tensor | None, case: Tensor | None = None, depth: Tensor | None = None
+    ) -> PromptedOutput:
         """`case` int64 [N] which case each row is of, `depth` [N] how far along its slices, 0 to 1; the image's size
         counts, its values do not."""
-        assert case is not None and depth is not None, "the method says which case a row is of"
+        assert case is not None and depth is not None, "the method must pass case and depth of each row"
         maps = []
         for row, share in zip(case.tolist(), depth.tolist(), strict=True):
             slices = self.files[row]
-            kept = read(slices[min(max(int(share * len(slices)), 0), len(slices) - 1)])
-            maps.append([x.to(image.device).float() for x in kept])
+            embedding_of_case = read(slices[min(max(int(share * len(slices)), 0), len(slices) - 1)])
+            maps.append([x.to(image.device).float() for x in embedding_of_case])
         embedding = [torch.stack(same) for same in zip(*maps, strict=True)]
-        return self.network.decode(embedding, image.shape[2:], *asked)  # type: ignore[operator]
+        return self.network.decode(embedding, image.shape[2:], *prompts)  # type: ignore[operator]
 
 
-def _existing(path: Path) -> Path:
+def _existing_parent(path: Path) -> Path:
     while not path.exists():
         path = path.parent
     return path

@@ -47,7 +47,7 @@ def resize(x: Tensor, size: Sequence[int]) -> Tensor:
     return F.interpolate(x, size=tuple(size), mode=LINEAR[len(size)], align_corners=False)
 
 
-def continued(x: Tensor, *, multiple: int) -> Tensor:
+def pad_to_multiple(x: Tensor, *, multiple: int) -> Tensor:
     """`x` with its last voxels repeated over the far edges, up to a multiple of `multiple` along each axis."""
     missing = [-side % multiple for side in x.shape[2:]]
     if not any(missing):
@@ -55,8 +55,8 @@ def continued(x: Tensor, *, multiple: int) -> Tensor:
     return F.pad(x, [size for beyond in reversed(missing) for size in (0, beyond)], mode="replicate")
 
 
-def cut(x: Tensor, space: Sequence[int]) -> Tensor:
-    """The near corner of `x`, of size `space`: undoes `continued`."""
+def crop_to(x: Tensor, space: Sequence[int]) -> Tensor:
+    """The near corner of `x`, of size `space`: undoes `pad_to_multiple`."""
     for axis, side in enumerate(space, start=2):
         x = x.narrow(axis, 0, side) if x.shape[axis] != side else x
     return x

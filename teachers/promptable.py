@@ -4,7 +4,7 @@ Image encoder, prompt encoder, two-way attention between prompts and image, and 
 Kirillov et al., ICCV 2023 (arXiv 2304.02643), in a size that learns from a few labelled images: convolutions instead of
 a transformer, a fine map beside the deep one, and prompts drawn as maps too. Coordinates are shares of the frame.
 
-Shapes: N images, K channels, O objects asked about, P points of each, T tokens, H W a frame, F features.
+Shapes: N images, K channels, O prompted objects, P points of each, T tokens, H W a frame, F features.
 """
 
 from __future__ import annotations
@@ -22,8 +22,8 @@ from teachers.layers import normalisation, resize
 KINDS = 5  # of tokens: two corners of a box, a point beside, a point on the object, none
 
 
-class Answer(NamedTuple):
-    """What a promptable network says of each object that it is asked about."""
+class PromptedOutput(NamedTuple):
+    """Output of a promptable network for each prompted object."""
 
     logits: Tensor  # [N, O, H, W], above 0 inside
     quality: Tensor  # [N, O] the intersection over union that it expects of its own mask, 0 to 1
@@ -73,7 +73,7 @@ class TwoWay(nn.Module):
 
 
 class Promptable(nn.Module):
-    """`forward(image, boxes, points, signs, masks)` -> Answer; prompts that are None are not put.
+    """`forward(image, boxes, points, signs, masks)` -> PromptedOutput; prompts that are None are not put.
 
     `embed` is what can be kept of an image, `decode` answers from it: as SAM has it.
     """
@@ -88,7 +88,8 @@ class Promptable(nn.Module):
             raise ValueError(f"promptable: widths {tuple(widths)}, features {features}: 4 widths and a multiple of 8")
         self.encoder = Encoder(channels, widths, features)
         self.kinds = nn.Embedding(KINDS, features)
-        self.asked = nn.Parameter(torch.randn(2, features))  # the tokens that become mask and quality
+        # tokens that become mask and quality; saved weights have this name
+        self.asked = nn.Parameter(torch.randn(2, features))  # words: ok
         self.drawn = block(5, widths[0], stride=2)
         self.coarse = nn.Conv2d(widths[0], features, 4, stride=4)
         self.layers = nn.ModuleList(TwoWay(features, heads=4) for _ in range(layers))
@@ -108,7 +109,7 @@ class Promptable(nn.Module):
         points: Tensor | None = None,
         signs: Tensor | None = None,
         masks: Tensor | None = None,
-    ) -> Answer:
+    ) -> PromptedOutput:
         return self.decode(self.embed(image), image.shape[2:], boxes, points, signs, masks)
 
     def decode(
@@ -119,18 +120,18 @@ class Promptable(nn.Module):
         points: Tensor | None = None,
         signs: Tensor | None = None,
         masks: Tensor | None = None,
-    ) -> Answer:
-        """Answers of `size`. Raises ValueError where nothing is asked."""
+    ) -> PromptedOutput:
+        """Masks of `size`, one per object. Raises ValueError without any prompt."""
         given = next((x for x in (boxes, points, masks) if x is not None), None)
         if given is None:
-            raise ValueError("promptable: nothing is asked; give boxes, points or masks")
+            raise ValueError("promptable: no prompt is given; give boxes, points or masks")
         count, objects = given.shape[:2]
         fine, deep = (x.repeat_interleave(objects, 0) for x in embedding)
         flat = [None if x is None else x.flatten(0, 1) for x in (boxes, points, signs, masks)]
         drawn = self.drawn(_maps(*flat, size=size, like=deep))
         dense = resize(self.coarse(F.pad(drawn, [0, -drawn.shape[3] % 4, 0, -drawn.shape[2] % 4])), deep.shape[2:])
         image = (deep + dense).flatten(2).transpose(1, 2)
-        place = _waves(_centres(deep), self.asked.shape[1]).to(image.dtype)
+        place = fourier_features(pixel_centres(deep), self.asked.shape[1]).to(image.dtype)
         tokens = self._tokens(*flat[:3], rows=len(image)).to(image.dtype)
         for layer in self.layers:
             tokens, image = layer(tokens, image, place)
@@ -138,7 +139,7 @@ class Promptable(nn.Module):
         seen = self.fine(torch.cat([resize(wide, fine.shape[2:]), fine, resize(drawn, fine.shape[2:])], 1))
         logits = torch.einsum("nf,nfhw->nhw", self.kernel(tokens[:, 0]), seen).unsqueeze(1)
         logits = resize(logits, size).view(count, objects, *size)
-        return Answer(logits, self.quality(tokens[:, 1]).sigmoid().view(count, objects))
+        return PromptedOutput(logits, self.quality(tokens[:, 1]).sigmoid().view(count, objects))
 
     def _tokens(self, boxes: Tensor | None, points: Tensor | None, signs: Tensor | None, *, rows: int) -> Tensor:
         """[N O, T, F]."""
@@ -146,21 +147,21 @@ class Promptable(nn.Module):
         tokens = [self.asked.expand(rows, -1, -1)]
         if boxes is not None:
             kind = self.kinds.weight[:2]
-            tokens.append(_waves(boxes.unflatten(1, (2, 2)), width).to(kind.dtype) + kind)
+            tokens.append(fourier_features(boxes.unflatten(1, (2, 2)), width).to(kind.dtype) + kind)
         if points is not None and signs is not None:
-            where = _waves(points, width) * (signs >= 0).unsqueeze(-1)
+            where = fourier_features(points, width) * (signs >= 0).unsqueeze(-1)
             tokens.append(where.to(self.asked.dtype) + self.kinds(torch.where(signs < 0, 4, signs + 2)))
         return torch.cat(tokens, 1)
 
 
-def _waves(at: Tensor, width: int) -> Tensor:
+def fourier_features(at: Tensor, width: int) -> Tensor:
     """[..., 2] in 0 to 1 -> [..., width] sines and cosines of x and of y, from half a turn to many."""
     turns = torch.exp2(torch.arange(width // 4, device=at.device, dtype=at.dtype) * (7 / (width // 4)))
     angle = (at.unsqueeze(-1) * (math.pi * turns)).flatten(-2)
     return torch.cat([angle.sin(), angle.cos()], -1)
 
 
-def _centres(like: Tensor) -> Tensor:
+def pixel_centres(like: Tensor) -> Tensor:
     """[h w, 2]: x and y of the cells of a map."""
     y, x = ((torch.arange(n, device=like.device, dtype=like.dtype) + 0.5) / n for n in like.shape[2:])
     return torch.stack([x.expand(len(y), -1), y[:, None].expand(-1, len(x))], 2).flatten(0, 1)
@@ -177,7 +178,7 @@ def _maps(
 ) -> Tensor:
     """[N O, 5, H, W]: box, points on it, points beside it, first mask, and whether there is one."""
     drawn = like.new_zeros(len(like), 5, *size)
-    at = _centres(drawn).view(*size, 2)
+    at = pixel_centres(drawn).view(*size, 2)
     if boxes is not None:
         low, high = boxes[:, None, None, :2], boxes[:, None, None, 2:]
         drawn[:, 0] = ((at >= low) & (at <= high)).all(-1).to(drawn.dtype)

@@ -1,10 +1,10 @@
 """SAM and SAM 2 of `transformers` as a promptable network: from a local folder or the hub, safetensors only.
 
-MedSAM and other weights in that format load alike. Code from a model folder is never run, nor is a pickle opened.
-SAM is asked while a teacher learns; what ships never runs it. Coordinates are shares of the frame; a frame is
-stretched to SAM's square, so that a share stays one.
+MedSAM and other weights in that format load in the same way. Code from a model folder is never run, nor is a pickle
+opened. SAM runs in the training of a teacher alone; a package does not contain it. Coordinates are fractions of the
+frame, which is resized to the square input of SAM.
 
-Shapes: N images, K channels, O objects asked about, P points of each, H W a frame.
+Shapes: N images, K channels, O prompted objects, P points of each, H W a frame.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from edgemt.io.atomic import sha256
 from edgemt.io.hub import published_weights
 from teachers.layers import resize
-from teachers.promptable import Answer
+from teachers.promptable import PromptedOutput
 
 KINDS = {"sam": "SamModel", "sam2": "Sam2Model", "sam2_video": "Sam2Model"}  # model_type -> class in transformers
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)  # where a folder has no preprocessor_config.json
@@ -57,8 +57,8 @@ class Sam(nn.Module):
         found = self.model.get_image_embeddings(x)  # type: ignore[operator]
         return tuple(found) if isinstance(found, (list, tuple)) else (found,)
 
-    def forward(self, image: Tensor, *asked: Tensor | None) -> Answer:
-        return self.decode(self.embed(image), image.shape[2:], *asked)
+    def forward(self, image: Tensor, *prompts: Tensor | None) -> PromptedOutput:
+        return self.decode(self.embed(image), image.shape[2:], *prompts)
 
     @torch.no_grad()
     def decode(
@@ -69,30 +69,30 @@ class Sam(nn.Module):
         points: Tensor | None = None,
         signs: Tensor | None = None,
         masks: Tensor | None = None,
-    ) -> Answer:
-        """Answers of `size`, one mask a question. Raises ValueError where nothing is asked."""
+    ) -> PromptedOutput:
+        """Masks of `size`, one per object. Raises ValueError without any prompt."""
         given = next((x for x in (boxes, points, masks) if x is not None), None)
         if given is None:
-            raise ValueError("sam: nothing is asked; give boxes, points or masks")
+            raise ValueError("sam: no prompt is given; give boxes, points or masks")
         count, objects = given.shape[:2]
-        kept = [x.float().repeat_interleave(objects, 0) for x in embedding]
-        asked: dict[str, Any] = {"image_embeddings": kept if len(kept) > 1 else kept[0]}
+        maps = [x.float().repeat_interleave(objects, 0) for x in embedding]
+        inputs: dict[str, Any] = {"image_embeddings": maps if len(maps) > 1 else maps[0]}
         if boxes is not None:
-            asked["input_boxes"] = boxes.float().reshape(-1, 1, 4) * self.side
+            inputs["input_boxes"] = boxes.float().reshape(-1, 1, 4) * self.side
         if points is not None and signs is not None:
-            asked["input_points"] = points.float().flatten(0, 1).unsqueeze(1) * self.side
-            asked["input_labels"] = signs.flatten(0, 1).unsqueeze(1)
+            inputs["input_points"] = points.float().flatten(0, 1).unsqueeze(1) * self.side
+            inputs["input_labels"] = signs.flatten(0, 1).unsqueeze(1)
         elif boxes is None:  # a mask alone still needs a token: the point that is none
-            asked["input_points"] = torch.zeros(count * objects, 1, 1, 2, device=kept[0].device)
-            asked["input_labels"] = torch.full((count * objects, 1, 1), -1, device=kept[0].device)
+            inputs["input_points"] = torch.zeros(count * objects, 1, 1, 2, device=maps[0].device)
+            inputs["input_labels"] = torch.full((count * objects, 1, 1), -1, device=maps[0].device)
         if masks is not None:
-            asked["input_masks"] = resize(masks.float().flatten(0, 1).unsqueeze(1), (self.mask_side, self.mask_side))
-        with torch.autocast(kept[0].device.type, enabled=False):  # a coordinate in half precision is off by pixels
-            said = self.model(**asked, multimask_output=False)
-        logits = resize(said.pred_masks.float().flatten(0, 1), size).view(count, objects, *size)
-        return Answer(logits, said.iou_scores.float().reshape(count, objects).clamp(0, 1))
+            inputs["input_masks"] = resize(masks.float().flatten(0, 1).unsqueeze(1), (self.mask_side, self.mask_side))
+        with torch.autocast(maps[0].device.type, enabled=False):  # a coordinate in half precision is off by pixels
+            output = self.model(**inputs, multimask_output=False)
+        logits = resize(output.pred_masks.float().flatten(0, 1), size).view(count, objects, *size)
+        return PromptedOutput(logits, output.iou_scores.float().reshape(count, objects).clamp(0, 1))
 
-    def forget_encoder(self) -> Sam:
+    def drop_encoder(self) -> Sam:
         """Without what only `embed` needs: for a run whose embeddings lie on disk. In place."""
         self.model.vision_encoder = nn.Identity()
         return self

@@ -120,7 +120,7 @@ class UNet(nn.Module):
         skips = skips if self.attend is None else self.attend(skips)
         if disturb is not None:
             skips = [disturb(skip) for skip in skips]
-        maps = _climbed(self.up, skips)
+        maps = decode(self.up, skips)
         x = maps[-1]
         coarser = maps if disturb_scales is None else [disturb_scales(level, m) for level, m in enumerate(maps[:-1])]
         further = zip(self.further, self.further_heads, strict=True) if self.training else ()
@@ -129,12 +129,12 @@ class UNet(nn.Module):
             features=x if self.keep_features else None,
             sdf=None if self.sdf is None else torch.tanh(self.sdf(x)),
             scales=tuple(resize(head(m), space) for head, m in zip(self.scales, coarser, strict=False)),
-            decoders=tuple(head(_climbed(blocks, skips)[-1]) for blocks, head in further),  # type: ignore[arg-type]
+            decoders=tuple(head(decode(blocks, skips)[-1]) for blocks, head in further),  # type: ignore[arg-type]
             maps={"encoder": tuple(skips), "decoder": tuple(reversed(maps))}.get(self.maps, ()),
         )
 
 
-def _climbed(blocks: nn.ModuleList, skips: Sequence[Tensor]) -> list[Tensor]:
+def decode(blocks: nn.ModuleList, skips: Sequence[Tensor]) -> list[Tensor]:
     """The maps of a decoder, coarsest first, from those of the encoder, deepest last."""
     maps, x = [], skips[-1]
     for block, skip in zip(blocks, reversed(skips[:-1]), strict=True):

@@ -17,11 +17,22 @@ from torch import Tensor, nn
 
 from edgemt.contract import Disturb, DisturbScales, Output
 from teachers.attention import Attention, attend
-from teachers.layers import CONV, DROPOUT, LINEAR, UNSTRIDE, Norm, check, continued, cut, normalisation, resize
+from teachers.layers import (
+    CONV,
+    DROPOUT,
+    LINEAR,
+    UNSTRIDE,
+    Norm,
+    check,
+    crop_to,
+    normalisation,
+    pad_to_multiple,
+    resize,
+)
 
 DOWN = (1, 2, 3, 3, 3)  # convolutions of each block, the deepest last
 UP = (3, 3, 2, 1)
-FURTHER = ("linear", "nearest")  # how MC-Net's second and MC-Net+'s third decoder resample
+EXTRA_UPSAMPLING = ("linear", "nearest")  # how MC-Net's second and MC-Net+'s third decoder resample
 
 Unit = Callable[[nn.Module, int], Iterator[nn.Module]]  # convolution, its channels out -> it, norm, ReLU
 
@@ -35,7 +46,7 @@ def _unit(norm: Norm, dims: int) -> Unit:
     return unit
 
 
-class Decoder(nn.Module):
+class VNetDecoder(nn.Module):
     """Maps of the encoder, deepest last -> its own, coarsest first [N, F, *space]; `up` is how it resamples."""
 
     def __init__(self, widths: Sequence[int], *, up: str, norm: Norm, dims: int) -> None:
@@ -107,18 +118,18 @@ class VNet(nn.Module):
         self.down = nn.ModuleList(level(index, width) for index, width in enumerate(widths))
         self.attend = attend(attention, widths, dims=dims, network="vnet")
         self.dropout = DROPOUT[dims](dropout)
-        self.up = Decoder(widths, up="transposed", norm=norm, dims=dims)
+        self.up = VNetDecoder(widths, up="transposed", norm=norm, dims=dims)
         self.head = conv(filters, classes, 1)
         self.sdf = conv(filters, classes - 1, 1) if "sdf" in heads else None
         self.scales = nn.ModuleList(conv(width, classes, 1) for width in widths[-2:0:-1] if "scales" in heads)
-        ways = FURTHER[: sum(head in heads for head in ("decoder2", "decoder3"))]
-        self.further = nn.ModuleList(Decoder(widths, up=up, norm=norm, dims=dims) for up in ways)
+        ways = EXTRA_UPSAMPLING[: sum(head in heads for head in ("decoder2", "decoder3"))]
+        self.further = nn.ModuleList(VNetDecoder(widths, up=up, norm=norm, dims=dims) for up in ways)
         self.further_heads = nn.ModuleList(conv(filters, classes, 1) for _ in ways)
         self.keep_features = "features" in heads
 
     def forward(self, x: Tensor, disturb: Disturb | None = None, disturb_scales: DisturbScales | None = None) -> Output:
         space = x.shape[2:]
-        x = continued(x, multiple=self.multiple)
+        x = pad_to_multiple(x, multiple=self.multiple)
         maps: list[Tensor] = []
         for block in self.down:
             x = block(x)
@@ -133,9 +144,9 @@ class VNet(nn.Module):
         scales = zip(self.scales, coarser, strict=False) if self.training else ()
         others = zip(self.further, self.further_heads, strict=True) if self.training else ()
         return Output(
-            logits=cut(self.head(x), space),
-            features=cut(last, space) if self.keep_features else None,
-            sdf=None if self.sdf is None else cut(torch.tanh(self.sdf(x)), space),
-            scales=tuple(cut(resize(head(m), last.shape[2:]), space) for head, m in scales),
-            decoders=tuple(cut(head(self.dropout(decoder(maps)[-1])), space) for decoder, head in others),
+            logits=crop_to(self.head(x), space),
+            features=crop_to(last, space) if self.keep_features else None,
+            sdf=None if self.sdf is None else crop_to(torch.tanh(self.sdf(x)), space),
+            scales=tuple(crop_to(resize(head(m), last.shape[2:]), space) for head, m in scales),
+            decoders=tuple(crop_to(head(self.dropout(decoder(maps)[-1])), space) for decoder, head in others),
         )

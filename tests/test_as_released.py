@@ -16,7 +16,7 @@ import teachers
 from edgemt import recipes
 from edgemt.contract import Batch, Output, Step
 from edgemt.data.augment2d import NO_AUGMENT, warp
-from edgemt.data.slice_dataset import Stack, TwoStream
+from edgemt.data.slice_dataset import SliceDataset, TwoStreamBatches
 from edgemt.learning.ema import AlternatingEma
 from edgemt.learning.perturbations.intensity import IntensityJitter
 from edgemt.learning.pseudo_labels import largest_component
@@ -238,10 +238,10 @@ def test_a_discriminator_cannot_tell_the_rows_by_their_intensity(name: str) -> N
     options = replace(
         NO_AUGMENT, labelled_intensity=0.5, chance=1.0, brightness=(1.5, 1.5), contrast=(1, 1), gamma=(1, 1)
     )
-    stacks = Stack(image, torch.zeros(4, 8, 8, dtype=torch.uint8)), Stack(image, None)
+    stacks = SliceDataset(image, torch.zeros(4, 8, 8, dtype=torch.uint8)), SliceDataset(image, None)
     raw = Normalisation((0.0,), (1.0,))
     alike = METHODS[name].matched_intensity
-    batches = [TwoStream(*stacks, (8, 8), options, raw, alike=alike).batch(k).image for k in range(20)]
+    batches = [TwoStreamBatches(*stacks, (8, 8), options, raw, alike=alike).batch(k).image for k in range(20)]
     changed = torch.stack([(x.flatten(1).mean(1) - 120 / 255).abs() > 0.05 for x in batches]).float().mean(0)
     assert float(changed[:8].mean()) == pytest.approx(0.5, abs=0.12)
     assert float(changed[8:].mean()) == pytest.approx(0.5, abs=0.12)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Generator, Tensor
 
-from edgemt.data.augment2d import NO_AUGMENT, AugmentOptions, intensify, warp
+from edgemt.data.augment2d import NO_AUGMENT, AugmentOptions, augment_intensity_2d, warp
 
 STILL = {"rotation": 0, "scale": (1, 1), "translate": 0, "flip_horizontal": False, "elastic": 0}
 
@@ -82,7 +82,7 @@ def test_quarter_turns_need_square_frames() -> None:
 @pytest.mark.parametrize("channels", [1, 3])
 def test_intensity_stays_in_range_and_differs_between_images(channels: int) -> None:
     image = torch.rand(1, channels, 32, 32, generator=_generator()).expand(16, -1, -1, -1)
-    changed = intensify(image, options=AugmentOptions(), generator=_generator(), cutout=True)
+    changed = augment_intensity_2d(image, options=AugmentOptions(), generator=_generator(), cutout=True)
     assert torch.isfinite(changed).all() and changed.min() >= 0 and changed.max() <= 1
     assert len({round(float(x.mean()), 5) for x in changed}) > 12
 
@@ -92,7 +92,7 @@ def test_neighbouring_slices_change_alike_and_are_no_colours(slices: int) -> Non
     """Equal slices stay equal: no hue, no saturation, and one contrast for all."""
     grey = torch.rand(8, 1, 24, 24, generator=_generator()).expand(-1, slices, -1, -1)
     strong = AugmentOptions(chance=1, hue=0.5, noise=0)
-    changed = intensify(grey, options=strong, generator=_generator(), cutout=True, slices=True)
+    changed = augment_intensity_2d(grey, options=strong, generator=_generator(), cutout=True, slices=True)
     assert torch.allclose(changed, changed[:, :1].expand_as(changed), atol=1e-6)
     assert not torch.allclose(changed, grey, atol=0.05)
 
@@ -101,7 +101,7 @@ def test_the_contrast_of_a_volume_has_one_middle() -> None:
     """A dark slice beside bright ones stays darker by as much as the contrast says."""
     frame = torch.stack([torch.full((8, 8), v) for v in (0.4, 0.5, 0.6)])[None]
     only = AugmentOptions(chance=1, brightness=(1, 1), contrast=(0.5, 0.5), gamma=(1, 1), blur=(1e-3, 1e-3), noise=0)
-    changed = intensify(frame, options=only, generator=_generator(), cutout=False, slices=True)[0]
+    changed = augment_intensity_2d(frame, options=only, generator=_generator(), cutout=False, slices=True)[0]
     assert torch.allclose(changed[:, 0, 0], torch.tensor([0.45, 0.5, 0.55]), atol=1e-5)
 
 
@@ -110,17 +110,21 @@ def test_intensity_without_ranges_changes_nothing() -> None:
     still = AugmentOptions(
         brightness=(1, 1), contrast=(1, 1), gamma=(1, 1), saturation=(1, 1), hue=0, blur=(1e-3, 1e-3), noise=0
     )
-    assert torch.allclose(intensify(image, options=still, generator=_generator(), cutout=False), image, atol=1e-4)
+    assert torch.allclose(
+        augment_intensity_2d(image, options=still, generator=_generator(), cutout=False), image, atol=1e-4
+    )
 
 
 def test_grey_pixels_stay_grey_when_only_the_colour_is_changed() -> None:
     grey = torch.rand(8, 1, 24, 24, generator=_generator()).expand(-1, 3, -1, -1)
     only = AugmentOptions(brightness=(1, 1), contrast=(1, 1), gamma=(1, 1), hue=0.5, blur=(1e-3, 1e-3), noise=0)
-    changed = intensify(grey, options=only, generator=_generator(), cutout=False)
+    changed = augment_intensity_2d(grey, options=only, generator=_generator(), cutout=False)
     assert torch.allclose(changed, grey, atol=0.01)
     red = torch.zeros(8, 3, 4, 4)
     red[:, 0] = 0.8
-    assert not torch.allclose(intensify(red, options=only, generator=_generator(), cutout=False), red, atol=0.05)
+    assert not torch.allclose(
+        augment_intensity_2d(red, options=only, generator=_generator(), cutout=False), red, atol=0.05
+    )
 
 
 @pytest.mark.parametrize(

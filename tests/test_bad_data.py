@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from edgemt.data.cohort import DataOptions, find
-from edgemt.data.options import VolumeOptions
-from edgemt.data.slice_dataset import load
+from edgemt.data.cohort import split_dataset
+from edgemt.data.options import DataOptions, VolumeOptions
+from edgemt.data.slice_dataset import load_slices
 from edgemt.data.volume_dataset import load_volumes
 from edgemt.inference.evaluate import prepare
 from edgemt.io.volumes import read_label_volume, read_volume, volume_shape
@@ -37,9 +37,9 @@ def _volume(path: Path, array: np.ndarray) -> None:
 
 
 def _read(options: DataOptions) -> None:
-    cohort = find(options)
-    load(cohort.labelled, options)
-    load(cohort.unlabelled, options)
+    cohort = split_dataset(options)
+    load_slices(cohort.labelled, options)
+    load_slices(cohort.unlabelled, options)
     prepare(cohort.val, size=options.size, channels=options.channels, classes=options.classes)
 
 
@@ -138,7 +138,7 @@ def _no_images(root: Path) -> dict:
         (_unknown_name, r"list\.txt: names 1 unknown file\(s\), first 'bb\.jpg'; did you mean 'b\.jpg'"),
         (_empty_list, r"list\.txt: the list is empty"),
         (_no_list, r"data\.labelled: no list file 'lsit\.txt'"),
-        (_too_many, r"data\.labelled: asks for 80 .* 3 are there"),
+        (_too_many, r"data\.labelled: needs 80 .* 3 are there"),
         (_empty_folder, r"train/images: holds no image"),
         (_class_never_seen, r"data\.classes: 'tool' never occurs in the masks of the 3 labelled images"),
         (_two_of_a_name, r"a second file named 'a'"),
@@ -157,9 +157,9 @@ def test_bad_pairs_are_named_in_one_line(tmp_path: Path, spoil: Callable[[Path],
 
 def test_a_missing_root_is_named(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="data.root: not set"):
-        find(DataOptions())
+        split_dataset(DataOptions())
     with pytest.raises(ValueError, match="data.root: no such folder .*gone"):
-        find(DataOptions(root=tmp_path / "gone"))
+        split_dataset(DataOptions(root=tmp_path / "gone"))
 
 
 def _heart(root: Path) -> DataOptions:
@@ -186,7 +186,7 @@ def test_a_volume_with_four_axes_is_named(tmp_path: Path) -> None:
     options = _heart(tmp_path)
     _volume(tmp_path / "images" / "p1.nii.gz", np.zeros((12, 10, 3, 2), np.uint8))
     with pytest.raises(ValueError, match=r"p1\.nii\.gz: a volume must have 3 axes.*\(12, 10, 3, 2\)"):
-        find(options)
+        split_dataset(options)
 
 
 def test_not_a_number_in_a_volume_is_named(tmp_path: Path) -> None:
@@ -214,23 +214,23 @@ def test_a_flat_file_given_as_a_volume_is_named(tmp_path: Path) -> None:
     options = _heart(tmp_path)
     _volume(tmp_path / "images" / "p1.nii.gz", np.zeros((12, 10), np.uint8))
     with pytest.raises(ValueError, match=r"p1\.nii\.gz: a volume must have 3 axes.*\(12, 10\); a 2-D recipe reads PNG"):
-        find(options, whole=True)
+        split_dataset(options, whole_volumes=True)
 
 
 def test_a_volume_of_one_slice_is_refused_for_a_3d_network_only(tmp_path: Path) -> None:
     options = _heart(tmp_path)
     for folder in ("images", "labels"):
         _volume(tmp_path / folder / "p2.nii.gz", np.arange(120, dtype=np.uint8).reshape(12, 10, 1))
-    assert len(find(options).labelled) == 4
+    assert len(split_dataset(options).labelled) == 4
     with pytest.raises(ValueError, match=r"p2\.nii\.gz: is one 2-D image; a 3-D network needs volumes"):
-        find(options, whole=True)
+        split_dataset(options, whole_volumes=True)
 
 
 def test_a_label_of_another_shape_than_its_volume_is_named(tmp_path: Path) -> None:
     options = _heart(tmp_path)
     _volume(tmp_path / "labels" / "p1.nii.gz", np.ones((10, 12, 3), np.uint8))
     with pytest.raises(ValueError, match=r"labels/p1\.nii\.gz: mask is \(10, 12, 3\), its image .* is \(12, 10, 3\)"):
-        load_volumes(find(options, whole=True).labelled, options, VolumeOptions())
+        load_volumes(split_dataset(options, whole_volumes=True).labelled, options, VolumeOptions())
 
 
 @pytest.mark.parametrize(
@@ -245,7 +245,7 @@ def test_a_mask_volume_without_classes_is_named(tmp_path: Path, array: np.ndarra
     options = _heart(tmp_path)
     _volume(tmp_path / "labels" / "p1.nii.gz", array)
     with pytest.raises(ValueError, match=rf"labels/p1\.nii\.gz: {says}"):
-        load_volumes(find(options, whole=True).labelled, options, VolumeOptions())
+        load_volumes(split_dataset(options, whole_volumes=True).labelled, options, VolumeOptions())
 
 
 def test_damaged_h5_files_are_named(tmp_path: Path) -> None:
@@ -286,4 +286,4 @@ def test_slices_of_unlike_size_are_named(tmp_path: Path) -> None:
 def test_a_bad_option_names_its_field(tmp_path: Path, changes: dict, says: str) -> None:
     _pairs(tmp_path)
     with pytest.raises(ValueError, match=says):
-        find(DataOptions(root=tmp_path, **changes))
+        split_dataset(DataOptions(root=tmp_path, **changes))

@@ -27,7 +27,7 @@ def volumes(count: int, *, first: int = 0) -> list[Case]:
 
 
 def slices_of(case: Case) -> list[Case]:
-    return [Case(f"{case.name}/{k:03d}", case.group, case.image, slice=k) for k in range(DEPTH)]
+    return [Case(f"{case.name}/{k:03d}", case.patient, case.image, slice=k) for k in range(DEPTH)]
 
 
 class Teacher:
@@ -45,23 +45,23 @@ class Teacher:
 
 
 def said(case: Case) -> np.ndarray:
-    draw = np.random.default_rng(int(case.group)).normal(size=(DEPTH, len(CLASSES), *SIZE)) * 3
+    draw = np.random.default_rng(int(case.patient)).normal(size=(DEPTH, len(CLASSES), *SIZE)) * 3
     p = np.exp(draw)
     return (p / p.sum(1, keepdims=True)).astype(np.float32)
 
 
 def filled(
     folder: Path, cases: list[Case], teacher: Callable[[Case], np.ndarray], **changes: object
-) -> soft_labels.Summary:
+) -> soft_labels.BankSummary:
     given = {"label": teacher, "classes": CLASSES, "size": SIZE, "key": "k", **changes}
-    return soft_labels.fill(folder, cases, **given)  # type: ignore[arg-type]
+    return soft_labels.write_bank(folder, cases, **given)  # type: ignore[arg-type]
 
 
 def test_what_the_teacher_said_is_read_back_slice_by_slice_in_any_order(tmp_path: Path) -> None:
     cases = volumes(3)
     filled(tmp_path / "bank", cases, Teacher())
     wanted = [case for volume in reversed(cases) for case in slices_of(volume)][::3]
-    soft = soft_labels.read(tmp_path / "bank", wanted)
+    soft = soft_labels.read_bank(tmp_path / "bank", wanted)
     assert soft.dtype == np.float16
     assert soft.shape == (len(wanted), len(CLASSES) - 1, *SIZE)
     truth = np.stack([said(case)[case.slice, 1:] for case in wanted])
@@ -74,7 +74,7 @@ def test_a_second_filling_asks_nothing_and_changes_no_file(tmp_path: Path) -> No
     before = {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()}
     second = filled(tmp_path, cases, teacher)
     assert teacher.asked == ["phantom3d:0", "phantom3d:1"]
-    assert (first.made, second.made) == (2, 0)
+    assert (first.num_computed, second.num_computed) == (2, 0)
     assert {path: path.stat().st_mtime_ns for path in tmp_path.iterdir()} == before
 
 
@@ -84,7 +84,9 @@ def test_a_filling_that_was_cut_goes_on_where_it_stood(tmp_path: Path) -> None:
     teacher = Teacher()
     filled(tmp_path, volumes(4), teacher)
     assert teacher.asked == ["phantom3d:2", "phantom3d:3"]
-    assert len(soft_labels.read(tmp_path, [case for volume in volumes(4) for case in slices_of(volume)])) == 4 * DEPTH
+    assert (
+        len(soft_labels.read_bank(tmp_path, [case for volume in volumes(4) for case in slices_of(volume)])) == 4 * DEPTH
+    )
 
 
 @pytest.mark.parametrize("change", [{"key": "other"}, {"size": (4, 6)}, {"classes": ("background", "heart")}])
@@ -110,20 +112,20 @@ def test_a_damaged_file_is_refused_by_name_and_made_again(tmp_path: Path, damage
     data[-5] ^= 1
     path.unlink() if damage == "gone" else path.write_bytes(data[:-100] if damage == "cut" else data)
     with pytest.raises(ValueError, match="phantom3d_1.safetensors.*fill"):
-        soft_labels.read(tmp_path, slices_of(volumes(2)[1]))
-    assert len(soft_labels.read(tmp_path, slices_of(volumes(2)[0]))) == DEPTH
+        soft_labels.read_bank(tmp_path, slices_of(volumes(2)[1]))
+    assert len(soft_labels.read_bank(tmp_path, slices_of(volumes(2)[0]))) == DEPTH
     teacher = Teacher()
-    assert filled(tmp_path, volumes(2), teacher).made == 1
+    assert filled(tmp_path, volumes(2), teacher).num_computed == 1
     assert teacher.asked == ["phantom3d:1"]
-    assert len(soft_labels.read(tmp_path, slices_of(volumes(2)[1]))) == DEPTH
+    assert len(soft_labels.read_bank(tmp_path, slices_of(volumes(2)[1]))) == DEPTH
 
 
 def test_an_index_that_cannot_be_read_is_a_bank_begun_anew(tmp_path: Path) -> None:
     filled(tmp_path, volumes(1), Teacher())
     (tmp_path / soft_labels.INDEX).write_text("{")
     with pytest.raises(ValueError, match="holds no bank"):
-        soft_labels.read(tmp_path, slices_of(volumes(1)[0]))
-    assert filled(tmp_path, volumes(1), Teacher()).made == 1
+        soft_labels.read_bank(tmp_path, slices_of(volumes(1)[0]))
+    assert filled(tmp_path, volumes(1), Teacher()).num_computed == 1
 
 
 def test_the_summary_and_the_first_line_say_what_it_takes(tmp_path: Path) -> None:
@@ -180,9 +182,9 @@ def test_a_bank_is_filled_from_volumes_and_read_by_slices(tmp_path: Path) -> Non
         filled(tmp_path, slices_of(volumes(1)[0]), Teacher())
     filled(tmp_path, volumes(1), Teacher())
     with pytest.raises(ValueError, match="phantom3d_7.safetensors.*fill it again"):
-        soft_labels.read(tmp_path, slices_of(volumes(1, first=7)[0]))
+        soft_labels.read_bank(tmp_path, slices_of(volumes(1, first=7)[0]))
     with pytest.raises(ValueError, match=f"has {DEPTH} slices here"):
-        soft_labels.read(tmp_path, [Case("phantom3d:0/099", "0", "phantom3d:0", slice=99)])
+        soft_labels.read_bank(tmp_path, [Case("phantom3d:0/099", "0", "phantom3d:0", slice=99)])
 
 
 def test_the_index_is_plain_and_lists_every_file_with_its_hash(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 from deploy.benchmark import package_bench  # noqa: E402
 from deploy.measurement import timing  # noqa: E402
 from edgemt import cli  # noqa: E402
-from edgemt.data.cohort import DataOptions  # noqa: E402
+from edgemt.data.options import DataOptions  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 QUICK = timing.BenchOptions(

@@ -37,9 +37,9 @@ def cold(ship: Path) -> None:
 
 
 def streamed(ship: Path) -> None:
-    from deploy.stream.inference.worker_process import ChildRunner
+    from deploy.stream.inference.worker_process import WorkerProcess
 
-    made = ChildRunner(ship, hang_ms=20_000, runtime="onnxruntime", threads=1)
+    made = WorkerProcess(ship, hang_ms=20_000, runtime="onnxruntime", threads=1)
     made(np.zeros((1, 32, 40, 3), np.uint8))
     made.close()
 

@@ -88,7 +88,7 @@ def test_volumes_of_a_3d_teacher_are_drawn_alike(tmp_path):
     drawn = {one: wanted.drawn(one) for one in plan}
     for one, names in drawn.items():
         labelled = wanted.context_of(one).volumes.cohort.labelled
-        assert tuple(sorted({case.group for case in labelled})) == names and len(names) == 2
+        assert tuple(sorted({case.patient for case in labelled})) == names and len(names) == 2
     assert {one.seed: names for one, names in drawn.items()} == draws_of(plan, wanted)
     assert len(set(drawn.values())) == 2
     assert len({json.dumps(wanted.ground(one)) for one in plan}) == 1
@@ -100,7 +100,7 @@ def test_volumes_of_a_3d_teacher_are_drawn_alike(tmp_path):
     [
         (["cps", "--draw-labelled", "-1"], "--draw-labelled -1"),
         (["cps", "--draw-labelled", "2", "--data.labelled", "3"], "leave out --data.labelled"),
-        (["cps", "--draw-labelled", "50", *TINY], "asks for 50 phantoms, 7 are there"),
+        (["cps", "--draw-labelled", "50", *TINY], "needs 50 phantoms, 7 are there"),
         (["cps", "--settings", "other"], "other"),
         (["cps", "--table-only"], "leave out cps"),
         (["--table-only"], "holds no result"),

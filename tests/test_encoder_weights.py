@@ -12,8 +12,10 @@ from safetensors.torch import save_file
 
 import students
 from edgemt.artefacts import network_folder, stage_folder
-from edgemt.io import encoder_weights
-from edgemt.io.encoder_weights import PACKAGES, adapt_first_conv, find, load, load_into, tensor_digest, timm_names
+from edgemt.io import encoder_weights, load_encoder
+from edgemt.io.encoder_names import timm_names
+from edgemt.io.encoder_weights import PACKAGES, find
+from edgemt.io.load_encoder import adapt_first_conv, load, load_into, tensor_digest
 from edgemt.pipeline import flow
 from edgemt.pipeline.run_context import open_run
 from edgemt.recipes import RECIPES, Recipe, StudentOptions, TeacherOptions
@@ -163,7 +165,7 @@ def test_the_first_convolution_keeps_its_response_to_a_grey_image(channels: int,
 def test_reference_names_and_timm_names_are_the_same_tensors() -> None:
     weights = find(LITE)
     assert weights is not None
-    published = encoder_weights._read(weights.file, expected=weights.sha256)
+    published = load_encoder._read(weights.file, expected=weights.sha256)
     renamed = timm_names(published, LITE)
     assert "_conv_stem.weight" in published and len(renamed) == len(published) == 296
     assert torch.equal(renamed["blocks.0.0.conv_pw.weight"], published["_blocks.0._project_conv.weight"])

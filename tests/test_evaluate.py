@@ -13,7 +13,8 @@ from PIL import Image
 
 from edgemt.contract import Case
 from edgemt.data import phantom3d
-from edgemt.data.cohort import DataOptions, find
+from edgemt.data.cohort import split_dataset
+from edgemt.data.options import DataOptions
 from edgemt.data.phantom2d import CLASSES
 from edgemt.inference.evaluate import EvalSet, evaluate, predict_masks, prepare, score
 from edgemt.metrics.postprocess import largest_component, through_plane
@@ -174,7 +175,7 @@ def test_for_two_classes_the_vote_of_slices_is_a_median_filter() -> None:
 
 def test_predicted_masks_can_be_scored_more_than_once() -> None:
     options = DataOptions(layout="phantom", classes=CLASSES, size=(32, 32), phantom=(1, 0, 3))
-    ready = prepare(find(options).val, size=(32, 32), channels=3, classes=CLASSES)
+    ready = prepare(split_dataset(options).val, size=(32, 32), channels=3, classes=CLASSES)
     masks = predict_masks(lambda f: (f[..., 0] // 64).astype(np.uint8), ready)
     assert (
         score(masks, ready, distances=True).to_json()
@@ -199,7 +200,7 @@ def test_a_prepared_set_is_read_once(tmp_path: Path) -> None:
 
 def test_batches_do_not_change_the_scores_and_are_no_larger_than_asked() -> None:
     options = DataOptions(layout="phantom", classes=CLASSES, size=(32, 32), phantom=(1, 0, 7))
-    ready = prepare(find(options).val, size=(32, 32), channels=3, classes=CLASSES)
+    ready = prepare(split_dataset(options).val, size=(32, 32), channels=3, classes=CLASSES)
     sizes: list[int] = []
 
     def guess(frames: np.ndarray) -> np.ndarray:
@@ -229,10 +230,10 @@ def test_measuring_needs_no_torch(tmp_path: Path) -> None:
     script = (
         "import sys; sys.modules['torch'] = None; sys.modules['torchvision'] = None\n"
         "import numpy as np\n"
-        "from edgemt.data import DataOptions, find\n"
+        "from edgemt.data.cohort import split_dataset\nfrom edgemt.data.options import DataOptions\n"
         "from edgemt.inference.evaluate import evaluate, prepare\n"
         "o = DataOptions(layout='phantom', classes=tuple('abcd'), size=(32, 32), phantom=(1, 0, 2))\n"
-        "e = prepare(find(o).val, size=o.size, channels=o.channels, classes=o.classes)\n"
+        "e = prepare(split_dataset(o).val, size=o.size, channels=o.channels, classes=o.classes)\n"
         "print(evaluate(lambda f: np.ones(f.shape[:3], np.uint8), e, distances=True).dice)\n"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=False)

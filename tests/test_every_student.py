@@ -13,7 +13,7 @@ from torch import nn
 
 import students
 from students.decoder import DECODERS
-from students.mask import mask_kernel, phases, upsampled_argmax
+from students.mask import mask_kernel, upsampled_argmax, upsampling_kernels
 
 TINY = "test_efficientnet"  # stands in for an encoder where the decoder is the subject
 
@@ -114,11 +114,13 @@ def test_phases_are_bilinear_upsampling(factor: int) -> None:
     x = torch.randn(1, 1, 5, 7, dtype=torch.float64)
     whole = nn.functional.interpolate(x, scale_factor=factor, mode="bilinear", align_corners=False)
     padded = nn.functional.pad(x, (1, 1, 1, 1), mode="replicate")
-    ours = nn.functional.pixel_shuffle(nn.functional.conv2d(padded, phases(factor).double()), factor)
+    ours = nn.functional.pixel_shuffle(nn.functional.conv2d(padded, upsampling_kernels(factor).double()), factor)
     torch.testing.assert_close(ours, whole, rtol=1e-6, atol=1e-6)
     two = torch.cat((x, torch.zeros_like(x)), dim=1)
     size = (5 * factor, 7 * factor)
-    assert torch.equal(upsampled_argmax(two, phases(factor).repeat(2, 1, 1, 1), size)[0] == 0, whole[0, 0] >= 0)
+    assert torch.equal(
+        upsampled_argmax(two, upsampling_kernels(factor).repeat(2, 1, 1, 1), size)[0] == 0, whole[0, 0] >= 0
+    )
 
 
 @pytest.mark.parametrize("way", ["logits", "mask"])

@@ -28,8 +28,8 @@ from edgemt.methods import METHODS
 from edgemt.testing.method_checks import CHECKS
 from edgemt.testing.tiny_training import TinyTrainer, random_batch
 from edgemt.training import engine
-from students.pyramid import Pyramid
-from teachers.library import Foreign
+from students.pyramid import TimmPyramid
+from teachers.external import ExternalNetwork
 
 KINDS = ("fitnet", "vid", "cwd", "similarity")
 TINY = "test_efficientnet"
@@ -144,7 +144,7 @@ def test_networks_give_their_maps_when_they_are_switched_on(name, build, strides
 
 def test_a_network_without_maps_is_refused_with_a_remedy() -> None:
     with pytest.raises(ValueError, match="Foreign gives no feature maps; distil from a unet, an smp/ network"):
-        enable_maps(Foreign(nn.Conv2d(3, 2, 1)), "encoder")
+        enable_maps(ExternalNetwork(nn.Conv2d(3, 2, 1)), "encoder")
 
 
 def test_a_volume_network_gives_its_maps() -> None:
@@ -253,7 +253,7 @@ def test_a_bare_pyramid_can_be_the_backbone() -> None:
     torch.manual_seed(0)
     nets = {
         "student": enable_maps(students.build(TINY, channels=3, classes=2), "encoder"),
-        "backbone": Pyramid("test_convnext", channels=3),
+        "backbone": TimmPyramid("test_convnext", channels=3),
     }
     term, image = FeatureTerm("fitnet", source="backbone"), normal(2, 3, 64, 64)
     players = engine.Networks({**nets, "projection": term.projection(nets, image[:1])})

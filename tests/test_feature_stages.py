@@ -14,8 +14,8 @@ from safetensors.torch import load_file, save_file
 from deploy.pruning import prune
 from edgemt import recipes
 from edgemt.artefacts import network_folder, stage_folder
-from edgemt.data.cohort import DataOptions
-from edgemt.io import encoder_weights
+from edgemt.data.options import DataOptions
+from edgemt.io import encoder_weights, load_encoder
 from edgemt.io.atomic import sha256
 from edgemt.learning.feature_losses import enable_maps
 from edgemt.learning.feature_term import FeatureTerm
@@ -272,7 +272,7 @@ def test_a_feature_teacher_without_a_file_takes_the_installed_package(tmp_path, 
     found = weights_of(name)
     assert found.source == "package" and found.sha256 == encoder_weights.PACKAGES[name].sha256
     network = Backbone(name, weights=found, normalise=FRAME).eval()
-    state = encoder_weights.load(found)
+    state = load_encoder.load(found)
     assert all(torch.equal(value, state[key]) for key, value in network.encoder.state_dict().items())
     frame = torch.rand(1, 3, 64, 64)
     mean, std = (torch.tensor(v).view(1, 3, 1, 1) for v in (FRAME.mean, FRAME.std))

@@ -50,7 +50,7 @@ def test_the_bank_has_the_teacher_s_probabilities_of_every_training_frame(
         (context.slices.cohort.labelled, context.slices.labelled),
         (context.slices.cohort.unlabelled, context.slices.unlabelled),
     ):
-        soft = soft_labels.read(copy / "bank", cases)
+        soft = soft_labels.read_bank(copy / "bank", cases)
         with torch.inference_mode():
             frames = stack.frames(torch.arange(len(stack)), "cpu")
             probs = losses.probabilities(teacher(normalised(frames, context.slices.normalise)).logits)
@@ -90,7 +90,7 @@ def test_slices_of_a_volume_share_a_file_in_their_order(tmp_path: Path) -> None:
     context = RunContext(replace(recipe, data=data), run)
     assert {entry["depth"] for entry in index["volumes"].values()} != {1}
     rows = list(range(len(context.slices.cohort.labelled)))[::-3]
-    soft = soft_labels.read(run / "bank", [context.slices.cohort.labelled[row] for row in rows])
+    soft = soft_labels.read_bank(run / "bank", [context.slices.cohort.labelled[row] for row in rows])
     with torch.inference_mode():
         frames = normalised(context.slices.labelled.frames(torch.tensor(rows), "cpu"), card.normalise)
         probs = losses.probabilities(teacher(frames).logits)

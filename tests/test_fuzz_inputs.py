@@ -216,7 +216,7 @@ def test_engine_records(tmp_path: Path) -> None:
 
 
 def test_dataset_json(tmp_path: Path) -> None:
-    from edgemt.data.layouts.nnunet import items
+    from edgemt.data.layouts.nnunet import list_nnunet
 
     for folder in ("imagesTr", "labelsTr", "imagesTs"):
         (tmp_path / folder).mkdir()
@@ -230,7 +230,7 @@ def test_dataset_json(tmp_path: Path) -> None:
         "training": [entry],
         "test": ["./imagesTs/a.nii.gz"],
     }
-    read = lambda file: items(file.parent, pattern="(.*)", classes=("background", "organ"))  # noqa: E731
+    read = lambda file: list_nnunet(file.parent, pattern="(.*)", classes=("background", "organ"))  # noqa: E731
     fuzz(json.dumps(raw).encode(), tmp_path / "dataset.json", read, rounds=ROUNDS, text=True)
     new = {"labels": {"background": 0, "organ": 1}, "channel_names": {"0": "CT"}, "file_ending": ".nii.gz"}
     fuzz(json.dumps(new).encode(), tmp_path / "dataset.json", read, rounds=ROUNDS, text=True)

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from edgemt.contract import Case
-from edgemt.data.cohort import DataOptions, find
+from edgemt.data.cohort import split_dataset
+from edgemt.data.options import DataOptions
 from edgemt.inference.predict import nifti
 from edgemt.io.geometry import arranged, arranged_sizes, is_order, restored
 from edgemt.io.volumes import read_label_volume, read_volume, volume_shape, volume_spacing
@@ -65,7 +66,7 @@ def test_every_order_goes_there_and_back(codes: str) -> None:
 @pytest.mark.parametrize("image", ["RAS", "LPS", "PIR"])
 def test_a_label_is_brought_onto_its_image(tmp_path: Path, image: str, label: str) -> None:
     options = _set(tmp_path, (image,) * 2, (label,) * 2)
-    (case, *_) = find(options, whole=True).labelled
+    (case, *_) = split_dataset(options, whole_volumes=True).labelled
     voxels, truth = _pair(case)
     assert truth.shape == voxels.shape and truth.sum() == TRUTH.sum()
     assert voxels[truth > 0].min() >= 700 > voxels[truth == 0].max()
@@ -73,13 +74,13 @@ def test_a_label_is_brought_onto_its_image(tmp_path: Path, image: str, label: st
 
 def test_a_set_of_mixed_orders_becomes_one(tmp_path: Path) -> None:
     options = _set(tmp_path, ("RAS", "LPS", "RAS", "PIR"), ("RAS", "RAS", "LPS", "PIR"))
-    cohort = find(options, whole=True)
+    cohort = split_dataset(options, whole_volumes=True)
     assert cohort.axes == "RAS"
     for case in (*cohort.labelled, *cohort.val):
         voxels, truth = _pair(case)
         assert (voxels == IMAGE).all() and (truth == TRUTH).all()
         assert volume_spacing(case.image, axes=case.axes) == pytest.approx((1.5, 1.2, 5.0))
-    assert len(find(options).val) == 6 and find(options).val[0].axes == "RAS"
+    assert len(split_dataset(options).val) == 6 and split_dataset(options).val[0].axes == "RAS"
 
 
 @pytest.mark.parametrize(
@@ -100,7 +101,7 @@ def test_a_label_that_lies_elsewhere_is_refused_with_both_names(tmp_path: Path, 
     else:
         affine[:2, :2] = np.array([[np.cos(0.3), -np.sin(0.3)], [np.sin(0.3), np.cos(0.3)]]) @ affine[:2, :2]
     nibabel.save(nibabel.Nifti1Image(TRUTH, affine), tmp_path / "labels" / "p0.nii.gz")
-    (case,) = find(options, whole=True).labelled
+    (case,) = split_dataset(options, whole_volumes=True).labelled
     with pytest.raises(ValueError, match=says) as error:
         _pair(case)
     assert "\n" not in str(error.value)
@@ -121,7 +122,7 @@ def test_rounding_of_the_header_is_no_other_place_and_either_form_will_do(tmp_pa
     label.set_sform(None, 0)  # the quaternion is rounded
     nibabel.save(image, tmp_path / "images" / "p0.nii.gz")
     nibabel.save(label, tmp_path / "labels" / "p0.nii.gz")
-    (case,) = find(options, whole=True).labelled
+    (case,) = split_dataset(options, whole_volumes=True).labelled
     voxels, truth = _pair(case)
     assert voxels[truth > 0].min() >= 700
 
@@ -131,8 +132,8 @@ def test_files_without_an_orientation_among_others_are_refused(tmp_path: Path) -
     silent = nibabel.Nifti1Image(IMAGE, None)
     nibabel.save(silent, tmp_path / "images" / "p0.nii.gz")
     with pytest.raises(ValueError, match=r"p0\.nii\.gz: its header states no orientation .*p1\.nii\.gz is RAS"):
-        find(options)
-    assert find(DataOptions.from_dict({**options.to_dict(), "affines": "ignore"})).axes == ""
+        split_dataset(options)
+    assert split_dataset(DataOptions.from_dict({**options.to_dict(), "affines": "ignore"})).axes == ""
 
 
 @pytest.mark.parametrize(
@@ -154,7 +155,7 @@ def test_slices_are_cut_across_the_largest_spacing(
     for folder, array in (("images", IMAGE), ("labels", TRUTH)):
         for name in ("p0", "p1"):
             nibabel.save(nibabel.Nifti1Image(array, np.diag([*spacing, 1])), tmp_path / folder / f"{name}.nii.gz")
-    cohort = find(DataOptions.from_dict({**options.to_dict(), "slice_axis": slice_axis}))
+    cohort = split_dataset(DataOptions.from_dict({**options.to_dict(), "slice_axis": slice_axis}))
     assert cohort.axes == axes and len(cohort.labelled) == depth
     assert volume_shape(cohort.labelled[0].image, axes=axes)[2] == depth
 

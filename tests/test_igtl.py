@@ -15,15 +15,15 @@ from hypothesis import strategies as st
 
 from deploy.stream.igtl import protocol
 from deploy.stream.igtl.crc64 import POLYNOMIAL, crc64
-from deploy.stream.outputs import Stage
-from deploy.stream.outputs.igtl_messages import MASK, STATE, STATUS, Speaker
+from deploy.stream.outputs.base import OutputContext
+from deploy.stream.outputs.igtl_messages import MASK, STATE, STATUS, MessageBuilder
 from deploy.stream.outputs.igtl_options import IgtlOptions
 from deploy.stream.outputs.igtl_server import IgtlServer, open_igtl
-from deploy.stream.sources import Corrupt, Lost
+from deploy.stream.sources.base import CorruptFrameError, SourceLostError
 from deploy.stream.sources.igtl import IgtlSource
-from deploy.stream.state.display_state import Board, Limits
-from deploy.stream.state.frames import Frame, Result
-from deploy.stream.state.overlay import nothing
+from deploy.stream.state.display_state import DisplayState, FreshnessLimits
+from deploy.stream.state.frames import Frame, InferenceResult
+from deploy.stream.state.overlay import empty_overlay
 from edgemt.model_card import ModelCard
 
 PLACE = (0.25, 0.0, 0.0, 0.0, 0.5, 0.0, 0.0, 0.0, 1.0, 10.0, -20.0, 30.5)
@@ -42,17 +42,17 @@ def frame(number: int = 0, *, size: tuple[int, int] = (12, 16), source_ns: int |
     return Frame(number, np.full((*size, 3), number, np.uint8), time.monotonic_ns(), source_ns)
 
 
-def result(of: Frame, *, size: tuple[int, int] = (6, 8)) -> Result:
+def result(of: Frame, *, size: tuple[int, int] = (6, 8)) -> InferenceResult:
     mask = np.zeros(size, np.uint8)
     mask[1:3, 2:5] = 1 + of.id % 2
-    return Result(of, mask, nothing(of.size), time.monotonic_ns())
+    return InferenceResult(of, mask, empty_overlay(of.size), time.monotonic_ns())
 
 
-def board(budget_ms: float = 60_000) -> Board:
-    return Board(Limits(budget_ms=budget_ms, no_signal_ms=120_000), model="tiny")
+def display_state(budget_ms: float = 60_000) -> DisplayState:
+    return DisplayState(FreshnessLimits(budget_ms=budget_ms, no_signal_ms=120_000), model="tiny")
 
 
-def show(on: Board, number: int = 0, **size: tuple[int, int]) -> Frame:
+def show(on: DisplayState, number: int = 0, **size: tuple[int, int]) -> Frame:
     new = frame(number, **size)
     on.put_frame(new)
     on.put_result(result(new))
@@ -60,8 +60,8 @@ def show(on: Board, number: int = 0, **size: tuple[int, int]) -> Frame:
 
 
 @pytest.fixture
-def live() -> Iterator[tuple[Board, IgtlServer]]:
-    on = board()
+def live() -> Iterator[tuple[DisplayState, IgtlServer]]:
+    on = display_state()
     server = IgtlServer(on, options=IgtlOptions(port=0, stall_s=0.3))
     yield on, server
     server.close()
@@ -74,7 +74,7 @@ class Client:
         self.link = socket.create_connection(("127.0.0.1", port), timeout=10)
 
     def next(self) -> tuple[protocol.Header, bytes]:
-        header = protocol.read_header(self._take(protocol.HEADER.size), most=1 << 24)
+        header = protocol.read_header(self._take(protocol.HEADER.size), max_bytes=1 << 24)
         content, _ = protocol.read_content(header, self._take(header.size))
         return header, bytes(content)
 
@@ -103,18 +103,18 @@ def slow_crc(data: bytes) -> int:
     return out
 
 
-def test_the_crc_of_the_standard_check_text() -> None:
+def test_crc64_of_standard_check_text() -> None:
     assert crc64(b"123456789") == 0x6C40DF5F0B497347
 
 
 @pytest.mark.parametrize("count", [0, 1, 7, 8, 9, 63, 64, 200])
-def test_the_crc_is_that_of_the_definition_bit_by_bit(count: int) -> None:
+def test_crc64_equals_bitwise_definition(count: int) -> None:
     data = np.random.default_rng(count).integers(0, 256, count, dtype=np.uint8).tobytes()
     assert crc64(data) == slow_crc(data)
 
 
 @pytest.mark.parametrize("count", [32_767, 32_768, 32_769, 100_001])
-def test_a_long_crc_is_that_of_its_two_halves_put_together(count: int) -> None:
+def test_crc64_of_long_message_is_linear(count: int) -> None:
     data = np.random.default_rng(count).integers(0, 256, count, dtype=np.uint8).tobytes()
     head, tail = data[:1000], data[1000:]
     alone = crc64(head + bytes(len(tail)))  # a CRC is linear: a text is the sum of its parts at their places
@@ -124,21 +124,21 @@ def test_a_long_crc_is_that_of_its_two_halves_put_together(count: int) -> None:
 
 @pytest.mark.parametrize("kind", ["u1", "i1", "u2", "i4", "f4", "f8"])
 @pytest.mark.parametrize("shape", [(5, 7), (5, 7, 3)])
-def test_a_picture_comes_back_as_it_was_sent(kind: str, shape: tuple[int, ...]) -> None:
+def test_image_round_trip(kind: str, shape: tuple[int, ...]) -> None:
     pixels = np.random.default_rng(0).integers(0, 100, shape).astype(kind)
     image = protocol.read_image(protocol.pack_image(protocol.Image(pixels, PLACE, 2)))
     assert np.array_equal(image.pixels, pixels)
-    assert (image.pixels.dtype, image.place, image.coordinates) == (pixels.dtype, PLACE, 2)
+    assert (image.pixels.dtype, image.ijk_to_world, image.coordinates) == (pixels.dtype, PLACE, 2)
 
 
-def test_another_size_covers_the_same_millimetres() -> None:
+def test_resized_image_covers_same_area() -> None:
     image = protocol.Image(np.zeros((100, 200), np.uint8), PLACE)
     half = image.resized(np.zeros((50, 100), np.uint8))
-    assert half.place == (0.5, 0.0, 0.0, 0.0, 1.0, 0.0, *PLACE[6:])
-    assert image.resized(np.ones((100, 200), np.uint8)).place == PLACE
+    assert half.ijk_to_world == (0.5, 0.0, 0.0, 0.0, 1.0, 0.0, *PLACE[6:])
+    assert image.resized(np.ones((100, 200), np.uint8)).ijk_to_world == PLACE
 
 
-def test_words_and_transforms_come_back_as_they_were_sent() -> None:
+def test_string_status_and_transform_round_trip() -> None:
     assert protocol.read_string(protocol.pack_string("Größe 3 µm")) == "Größe 3 µm"
     assert protocol.read_status(protocol.pack_status(protocol.Status(7, "stale", "too old"))) == protocol.Status(
         7, "stale", "too old"
@@ -152,16 +152,16 @@ def test_version_2_carries_metadata() -> None:
     data = protocol.pack(
         "STRING", protocol.pack_string("x"), device="d", stamp=1, version=2, metadata={"model": "tiny", "µ": "ß"}
     )
-    header = protocol.read_header(data[:58], most=1000)
+    header = protocol.read_header(data[:58], max_bytes=1000)
     content, metadata = protocol.read_content(header, data[58:])
     assert protocol.read_string(content) == "x"
     assert metadata == {"model": "tiny", "µ": "ß"}
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_one_flipped_bit_anywhere_in_the_body_is_noticed(version: int) -> None:
+def test_any_flipped_bit_in_body_is_detected(version: int) -> None:
     data = protocol.pack("STRING", protocol.pack_string("mask"), device="d", stamp=1, version=version)
-    header = protocol.read_header(data[:58], most=1000)
+    header = protocol.read_header(data[:58], max_bytes=1000)
     for bit in range(8 * header.size):
         damaged = bytearray(data[58:])
         damaged[bit // 8] ^= 1 << bit % 8
@@ -169,10 +169,10 @@ def test_one_flipped_bit_anywhere_in_the_body_is_noticed(version: int) -> None:
             protocol.read_content(header, damaged)
 
 
-def test_a_header_that_promises_too_much_is_refused_before_anything_is_read() -> None:
+def test_header_with_excessive_size_is_rejected() -> None:
     header = protocol.HEADER.pack(1, b"IMAGE", b"probe", 0, 2**63, 0)
     with pytest.raises(protocol.WireError, match="9223372036854775808 bytes follow"):
-        protocol.read_header(header, most=1 << 20)
+        protocol.read_header(header, max_bytes=1 << 20)
 
 
 @settings(max_examples=200, deadline=None)
@@ -181,7 +181,7 @@ def test_a_header_that_promises_too_much_is_refused_before_anything_is_read() ->
     body=st.binary(max_size=200),
     version=st.integers(1, 3),
 )
-def test_a_sound_message_with_senseless_content_is_one_clear_error(kind: str, body: bytes, version: int) -> None:
+def test_invalid_content_is_resumable_wire_error(kind: str, body: bytes, version: int) -> None:
     readers = {"IMAGE": protocol.read_image, "STATUS": protocol.read_status, "STRING": protocol.read_string,
                "TRANSFORM": protocol.read_transform}  # fmt: skip
     try:
@@ -191,7 +191,7 @@ def test_a_sound_message_with_senseless_content_is_one_clear_error(kind: str, bo
         assert error.resumable
 
 
-def test_a_client_gets_mask_state_and_status(live: tuple[Board, IgtlServer]) -> None:
+def test_client_receives_mask_state_and_status(live: tuple[DisplayState, IgtlServer]) -> None:
     on, server = live
     shown = show(on, 4)
     client = Client(server.port)
@@ -199,7 +199,7 @@ def test_a_client_gets_mask_state_and_status(live: tuple[Board, IgtlServer]) -> 
     image = protocol.read_image(content)
     assert header.device == MASK
     assert np.array_equal(image.pixels, result(shown).mask)
-    assert image.place[0] == 2.0  # 16 columns of the frame are 8 of the mask
+    assert image.ijk_to_world[0] == 2.0  # 16 columns of the frame are 8 of the mask
     header, content = client.until("STRING")
     said = json.loads(protocol.read_string(content))
     assert header.device == STATE
@@ -209,8 +209,8 @@ def test_a_client_gets_mask_state_and_status(live: tuple[Board, IgtlServer]) -> 
     assert (header.device, protocol.read_status(content).code) == (STATUS, protocol.OK)
 
 
-def test_a_mask_that_grew_too_old_is_emptied_without_a_new_frame() -> None:
-    on = board(budget_ms=150)
+def test_expired_mask_is_replaced_by_empty_mask() -> None:
+    on = display_state(budget_ms=150)
     server = IgtlServer(on, options=IgtlOptions(port=0))
     try:
         show(on, 1)
@@ -226,12 +226,12 @@ def test_a_mask_that_grew_too_old_is_emptied_without_a_new_frame() -> None:
         server.close()
 
 
-def test_a_lost_source_empties_the_mask_and_says_so(live: tuple[Board, IgtlServer]) -> None:
+def test_lost_source_sends_empty_mask_and_status(live: tuple[DisplayState, IgtlServer]) -> None:
     on, server = live
     show(on, 1)
     client = Client(server.port)
     client.until("STATUS", lambda content: protocol.read_status(content).code == protocol.OK)
-    on.lost("unplugged")
+    on.source_lost("unplugged")
     header, content = client.until("IMAGE")
     assert not protocol.read_image(content).pixels.any()
     assert protocol.read_status(client.until("STATUS")[1]) == protocol.Status(
@@ -239,15 +239,15 @@ def test_a_lost_source_empties_the_mask_and_says_so(live: tuple[Board, IgtlServe
     )
 
 
-def test_the_mask_of_a_picture_from_the_wire_has_its_size_place_and_time_stamp() -> None:
-    on = board()
+def test_mask_of_igtl_image_has_its_size_position_and_time_stamp() -> None:
+    on = display_state()
     incoming = protocol.Image(np.zeros((12, 16), np.uint8), PLACE, 2)
     server = IgtlServer(on, options=IgtlOptions(port=0), origin=lambda frame: (incoming, STAMP))
     try:
         show(on, 1)
         header, content = Client(server.port).until("IMAGE")
         image = protocol.read_image(content)
-        assert (header.stamp, image.place, image.coordinates, image.pixels.shape) == (STAMP, PLACE, 2, (12, 16))
+        assert (header.stamp, image.ijk_to_world, image.coordinates, image.pixels.shape) == (STAMP, PLACE, 2, (12, 16))
         assert np.array_equal(image.pixels[::2, ::2], result(frame(1)).mask)
     finally:
         server.close()
@@ -263,21 +263,19 @@ GARBAGE = {
 
 
 @pytest.mark.parametrize("what", GARBAGE)
-def test_a_client_that_sends_garbage_is_dropped_and_others_are_served(
-    what: str, live: tuple[Board, IgtlServer]
-) -> None:
+def test_client_with_invalid_data_is_disconnected(what: str, live: tuple[DisplayState, IgtlServer]) -> None:
     on, server = live
     good, bad = Client(server.port), Client(server.port)
     show(on, 1)
     good.until("IMAGE")
     bad.link.sendall(GARBAGE[what])
-    until(lambda: server.dropped)
+    until(lambda: server.disconnect_reasons)
     show(on, 2)
     header, content = good.until("STRING", lambda text: json.loads(protocol.read_string(text))["frame_id"] == 2)
-    assert server.clients == 1
+    assert server.num_clients == 1
 
 
-def test_a_damaged_message_is_answered_and_the_next_is_read(live: tuple[Board, IgtlServer]) -> None:
+def test_damaged_message_is_answered_and_next_is_read(live: tuple[DisplayState, IgtlServer]) -> None:
     _, server = live
     client = Client(server.port)
     message = bytearray(protocol.pack("STRING", protocol.pack_string("hello"), device="d", stamp=0))
@@ -288,11 +286,11 @@ def test_a_damaged_message_is_answered_and_the_next_is_read(live: tuple[Board, I
     client.until("STATUS", lambda content: protocol.read_status(content).code != protocol.CHECKSUM)
     for _ in range(20):
         client.link.sendall(message)
-    until(lambda: server.dropped)
+    until(lambda: server.disconnect_reasons)
 
 
-def test_a_client_that_does_not_read_is_dropped_and_delays_no_one() -> None:
-    on = board()
+def test_client_that_does_not_read_is_disconnected_without_delay() -> None:
+    on = display_state()
     server = IgtlServer(on, options=IgtlOptions(port=0, stall_s=0.5))
     try:
         dead = socket.socket()
@@ -305,36 +303,36 @@ def test_a_client_that_does_not_read_is_dropped_and_delays_no_one() -> None:
             on.put_result(result(new, size=(600, 600)))
             said = good.until("STRING", lambda text, k=k: json.loads(protocol.read_string(text))["frame_id"] == k)
             assert said
-        until(lambda: server.dropped)
-        assert "stands still" in server.dropped[0]
-        assert server.clients == 1
+        until(lambda: server.disconnect_reasons)
+        assert "stalled" in server.disconnect_reasons[0]
+        assert server.num_clients == 1
     finally:
         server.close()
 
 
-def test_more_clients_than_allowed_are_turned_away() -> None:
-    server = IgtlServer(board(), options=IgtlOptions(port=0, clients=1))
+def test_clients_beyond_limit_are_rejected() -> None:
+    server = IgtlServer(display_state(), options=IgtlOptions(port=0, max_clients=1))
     try:
         first = Client(server.port)
         first.until("STATUS")
         second = Client(server.port)
         assert second.link.recv(10) == b""
-        until(lambda: server.dropped == ["too many clients"])
+        until(lambda: server.disconnect_reasons == ["too many clients"])
     finally:
         server.close()
 
 
-def test_a_port_in_use_is_one_clear_line(live: tuple[Board, IgtlServer]) -> None:
+def test_a_port_in_use_is_one_clear_line(live: tuple[DisplayState, IgtlServer]) -> None:
     with pytest.raises(ValueError, match=rf"127.0.0.1:{live[1].port}: cannot listen .*in use.*another port"):
-        IgtlServer(board(), options=IgtlOptions(port=live[1].port))
+        IgtlServer(display_state(), options=IgtlOptions(port=live[1].port))
 
 
-def test_it_listens_on_this_machine_alone_unless_told_otherwise() -> None:
-    server = open_igtl("0", Stage(board(), ModelCard(), ()))
+def test_server_listens_on_loopback_by_default() -> None:
+    server = open_igtl("0", OutputContext(display_state(), ModelCard(), ()))
     assert server.address[0] == "127.0.0.1"
     server.close()
     with pytest.raises(ValueError, match="igtl:HOST:PORT"):
-        open_igtl("everywhere", Stage(board(), ModelCard(), ()))
+        open_igtl("everywhere", OutputContext(display_state(), ModelCard(), ()))
 
 
 class Machine:
@@ -367,7 +365,7 @@ def machine() -> Iterator[tuple[socket.socket, IgtlSource]]:
     made.listener.close()
 
 
-def test_a_source_gives_pictures_with_the_machines_own_time(machine: tuple[socket.socket, IgtlSource]) -> None:
+def test_igtl_source_gives_image_with_time_stamp(machine: tuple[socket.socket, IgtlSource]) -> None:
     link, source = machine
     link.sendall(
         protocol.pack("TRANSFORM", protocol.pack_transform(np.eye(4)), device="arm", stamp=0) + picture(7, version=2)
@@ -376,11 +374,11 @@ def test_a_source_gives_pictures_with_the_machines_own_time(machine: tuple[socke
     assert got.pixels.shape == (4, 6) and (got.pixels == 7).all()
     assert got.source_ns == protocol.nanoseconds_of(STAMP + 7)
     came = source.origin(Frame(0, got.pixels, 0, got.source_ns, origin=got.origin))
-    assert came is not None and (came[0].place, came[1]) == (PLACE, STAMP + 7)
+    assert came is not None and (came[0].ijk_to_world, came[1]) == (PLACE, STAMP + 7)
 
 
 @pytest.mark.parametrize("stamp", [0, STAMP])
-def test_pictures_whose_time_stamps_repeat_keep_their_own_places(
+def test_images_with_equal_time_stamps_have_own_positions(
     stamp: int, machine: tuple[socket.socket, IgtlSource]
 ) -> None:
     link, source = machine
@@ -390,39 +388,39 @@ def test_pictures_whose_time_stamps_repeat_keep_their_own_places(
         link.sendall(protocol.pack("IMAGE", protocol.pack_image(image), device="probe", stamp=stamp))
         picture = source.read()
         frames.append(Frame(k, picture.pixels, 0, picture.source_ns, origin=picture.origin))
-    speaker = Speaker(version=1, origin=source.origin)
+    builder = MessageBuilder(version=1, origin=source.origin)
     for one in (frames[1], frames[3], frames[0]):
-        on = board()
+        on = display_state()
         on.put_frame(Frame(**{**one.__dict__, "captured_ns": time.monotonic_ns()}))
         on.put_result(result(Frame(**{**one.__dict__, "captured_ns": time.monotonic_ns()}), size=(16, 16)))
-        sent = speaker.image(on.look())
-        content, _ = protocol.read_content(protocol.read_header(sent[:58], most=1 << 20), sent[58:])
-        assert protocol.read_image(content).place[9] == 10.0 * one.id
+        sent = builder.image_message(on.snapshot())
+        content, _ = protocol.read_content(protocol.read_header(sent[:58], max_bytes=1 << 20), sent[58:])
+        assert protocol.read_image(content).ijk_to_world[9] == 10.0 * one.id
 
 
-def test_a_damaged_picture_is_left_out_and_the_next_one_read(machine: tuple[socket.socket, IgtlSource]) -> None:
+def test_igtl_source_reports_corrupt_image_and_reads_next(machine: tuple[socket.socket, IgtlSource]) -> None:
     link, source = machine
     damaged = bytearray(picture(1))
     damaged[-1] ^= 255
     link.sendall(damaged)
-    with pytest.raises(Corrupt, match="damaged"):
+    with pytest.raises(CorruptFrameError, match="damaged"):
         source.read()
     link.sendall(picture(2))
     assert source.read().pixels[0, 0] == 2
 
 
 @pytest.mark.parametrize("data", [picture(1)[:70], b"HTTP/1.1 400 Bad Request" + bytes(60), GARBAGE["a size of 2^63"]])
-def test_a_machine_that_goes_away_or_talks_nonsense_is_lost(
+def test_igtl_source_reports_lost_on_disconnect_or_bad_message(
     data: bytes, machine: tuple[socket.socket, IgtlSource]
 ) -> None:
     link, source = machine
     link.sendall(data)
     link.close()
-    with pytest.raises(Lost):
+    with pytest.raises(SourceLostError):
         source.read()
 
 
-def test_the_first_device_stays_the_chosen_one(machine: tuple[socket.socket, IgtlSource]) -> None:
+def test_igtl_source_selects_first_device(machine: tuple[socket.socket, IgtlSource]) -> None:
     link, source = machine
     link.sendall(picture(1))
     assert source.read().pixels[0, 0] == 1
@@ -430,7 +428,7 @@ def test_the_first_device_stays_the_chosen_one(machine: tuple[socket.socket, Igt
     assert source.read().pixels[0, 0] == 3
 
 
-def test_pictures_that_waited_in_the_socket_are_left_out_for_the_newest(
+def test_igtl_source_skips_to_newest_image(
     machine: tuple[socket.socket, IgtlSource],
 ) -> None:
     link, source = machine
@@ -442,16 +440,16 @@ def test_pictures_that_waited_in_the_socket_are_left_out_for_the_newest(
     assert source.read().pixels[0, 0] == 6
 
 
-def test_a_sender_that_never_pauses_is_read_too(
+def test_igtl_source_reads_from_sender_without_pauses(
     machine: tuple[socket.socket, IgtlSource], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     link, source = machine
-    monkeypatch.setattr(IgtlSource, "_another_waits", lambda self: True)
+    monkeypatch.setattr(IgtlSource, "_next_is_complete", lambda self: True)
     link.sendall(b"".join(picture(value % 251) for value in range(600)))
     assert [source.read().pixels[0, 0] for _ in range(2)] == [255 % 251, 511 % 251]
 
 
-def test_sixteen_bit_pictures_are_refused_in_words(machine: tuple[socket.socket, IgtlSource]) -> None:
+def test_igtl_source_rejects_16_bit_images(machine: tuple[socket.socket, IgtlSource]) -> None:
     link, source = machine
     deep = protocol.pack_image(protocol.Image(np.zeros((4, 4), np.uint16)))
     link.sendall(protocol.pack("IMAGE", deep, device="probe", stamp=0))
@@ -460,12 +458,12 @@ def test_sixteen_bit_pictures_are_refused_in_words(machine: tuple[socket.socket,
 
 
 @pytest.mark.parametrize("text", ["igtl://", "igtl://host:0", "igtl://host:99999", "igtl:host"])
-def test_a_name_that_is_no_address_is_refused(text: str) -> None:
+def test_igtl_source_rejects_invalid_address(text: str) -> None:
     with pytest.raises(ValueError, match="write igtl://HOST"):
         IgtlSource(text)
 
 
-def test_nobody_at_home_is_one_clear_line() -> None:
+def test_igtl_source_without_server_is_one_line_error() -> None:
     closed = Machine()
     closed.listener.close()
     with pytest.raises(ValueError, match=f"nothing answers at 127.0.0.1, port {closed.port}"):
@@ -473,9 +471,9 @@ def test_nobody_at_home_is_one_clear_line() -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_pyigtl_reads_what_we_send(version: int) -> None:
+def test_pyigtl_reads_our_messages(version: int) -> None:
     pyigtl = pytest.importorskip("pyigtl")
-    on = board()
+    on = display_state()
     incoming = protocol.Image(np.zeros((12, 16), np.uint8), PLACE, 2)
     options = IgtlOptions(port=0, version=version)
     server = IgtlServer(on, options=options, origin=lambda frame: (incoming, STAMP))
@@ -493,7 +491,7 @@ def test_pyigtl_reads_what_we_send(version: int) -> None:
 
 
 @pytest.mark.parametrize("version", [1, 2])
-def test_we_read_what_pyigtl_sends(version: int) -> None:
+def test_our_reader_reads_pyigtl_messages(version: int) -> None:
     messages = pytest.importorskip("pyigtl.messages")
     pixels = np.random.default_rng(0).integers(0, 256, (1, 5, 7, 3), dtype=np.uint8)
     sent = messages.ImageMessage(
@@ -501,10 +499,10 @@ def test_we_read_what_pyigtl_sends(version: int) -> None:
     )
     sent.header_version = version
     data = sent.pack()
-    header = protocol.read_header(data[:58], most=1000)
+    header = protocol.read_header(data[:58], max_bytes=1000)
     image = protocol.read_image(protocol.read_content(header, data[58:])[0])
     assert np.array_equal(image.pixels, pixels[0])
-    assert (image.place[0], image.place[4], struct.unpack(">II", struct.pack(">Q", header.stamp))) == (
+    assert (image.ijk_to_world[0], image.ijk_to_world[4], struct.unpack(">II", struct.pack(">Q", header.stamp))) == (
         0.5,
         2.0,
         (12, 2**30),

@@ -90,12 +90,12 @@ def decathlon(tmp_path: Path) -> Path:
 
 
 def listed(root: Path, **changes: object) -> object:
-    from edgemt.data.layouts.nnunet import items
+    from edgemt.data.layouts.nnunet import list_nnunet
 
     training = [{"image": "./imagesTr/a.nii.gz", "label": "./labelsTr/a.nii.gz"}]
     raw = {"labels": {"0": "background", "1": "organ"}, "training": training, **changes}
     (root / "dataset.json").write_text(json.dumps(raw))
-    return items(root, pattern="(.*)", classes=("background", "organ"))
+    return list_nnunet(root, pattern="(.*)", classes=("background", "organ"))
 
 
 PLACES = ["../secret.nii.gz", "SECRET", "imagesTr/../../secret.nii.gz", 7, None, ["a"]]

@@ -23,7 +23,7 @@ pytest.importorskip("openvino")
 
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
-from edgemt.data.cohort import DataOptions  # noqa: E402
+from edgemt.data.options import DataOptions  # noqa: E402
 
 pytestmark = pytest.mark.slow
 

@@ -29,7 +29,7 @@ def bright(monkeypatch: pytest.MonkeyPatch) -> dict[str, object]:
     data: dict[str, object] = {}
     card = ModelCard(size=(24, 32), channels=1, classes=("background", "organ"), data=data)
     monkeypatch.setattr(interactive, "normalised", lambda image, normalise: image)
-    monkeypatch.setattr(interactive, "opened", lambda model: interactive.Interactive(Bright(), card))
+    monkeypatch.setattr(interactive, "load_predictor", lambda model: interactive.InteractivePredictor(Bright(), card))
     return data
 
 

@@ -127,9 +127,9 @@ def test_a_ship_without_one_says_so(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("change", "words"),
     [
-        ({"classes": ("background", "polyp")}, "knows .*polyp.*, the ship .*organ"),
+        ({"classes": ("background", "polyp")}, "has .*polyp.*, the ship .*organ"),
         ({"channel_order": "slices"}, "slices with neighbours"),
-        ({"patch": (8, 8, 8)}, "from patches"),
+        ({"patch": (8, 8, 8)}, "on patches"),
     ],
 )
 def test_a_network_that_does_not_fit_is_refused_and_the_ship_left_alone(

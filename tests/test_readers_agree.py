@@ -14,7 +14,7 @@ from PIL import Image
 
 from edgemt.data.slice_masks import read_slice_masks
 from edgemt.inference.predict import nifti
-from edgemt.io import masks
+from edgemt.io import mask_files, masks
 from edgemt.io.images import image_header, read_image
 from edgemt.io.volumes import geometry_of, is_deep, read_label_volume, read_volume, volume_spacing
 
@@ -109,7 +109,7 @@ def test_a_mask_means_the_same_in_every_kind_of_file(
     truth = np.random.default_rng(seed).integers(0, 2, size, dtype=np.uint8)
     truth[0, :2] = 0, 1
     _mask_image(truth, kind).save(tmp_path / "m.png")
-    file = masks.read_mask(tmp_path / "m.png")
+    file = mask_files.read_mask(tmp_path / "m.png")
     assert (masks.decide([file.evidence], classes=TWO, threshold=threshold).indices(file) == truth).all()
     if kind in ("grey", "rgb", "opaque", "16 bits"):
         theirs = cv2.imread(str(tmp_path / "m.png"), cv2.IMREAD_GRAYSCALE | cv2.IMREAD_ANYDEPTH)
@@ -126,7 +126,7 @@ def test_class_indices_are_those_that_opencv_reads(
     (tmp_path / "s").mkdir(exist_ok=True)
     for k in range(2):
         Image.fromarray(np.roll(truth, k, 0)).save(tmp_path / "s" / f"{k}.{suffix}")
-    file = masks.read_mask(tmp_path / "s" / f"0.{suffix}")
+    file = mask_files.read_mask(tmp_path / "s" / f"0.{suffix}")
     theirs = cv2.imread(str(tmp_path / "s" / f"0.{suffix}"), cv2.IMREAD_UNCHANGED)
     rule = masks.decide([file.evidence], classes=tuple(map(str, range(classes))))
     assert (rule.indices(file) == (theirs if theirs.ndim == 2 else theirs[..., 0])).all()

@@ -11,9 +11,10 @@ import pytest
 from PIL import Image
 
 from edgemt.contract import Case
-from edgemt.data.cohort import Cohort, DataOptions, find
+from edgemt.data.cohort import DatasetSplit, split_dataset
+from edgemt.data.options import DataOptions
 from edgemt.data.reading import Reading, decide_reading, smallest_size
-from edgemt.io import masks
+from edgemt.io import mask_files, masks
 from edgemt.io.bit_depth import Depth
 from edgemt.io.images import fit_label, image_header, read_image
 from edgemt.io.volumes import is_deep
@@ -48,7 +49,7 @@ def _colour(*colours: tuple[int, int, int], at: np.ndarray = TRUTH) -> Image.Ima
 def _read(folder: Path, *images: Image.Image, suffix: str = "png", **options: object) -> list[np.ndarray]:
     for i, image in enumerate(images):
         image.save(folder / f"m{i}.{suffix}")
-    files = [masks.read_mask(folder / f"m{i}.{suffix}") for i in range(len(images))]
+    files = [mask_files.read_mask(folder / f"m{i}.{suffix}") for i in range(len(images))]
     rule = masks.decide([f.evidence for f in files], **{"classes": TWO, **options})  # type: ignore[arg-type]
     return [rule.indices(f) for f in files]
 
@@ -95,7 +96,7 @@ def test_masks_of_one_object_are_read_alike_with_and_without_a_threshold(
 def test_the_noise_of_jpeg_is_no_object(tmp_path: Path, quality: int) -> None:
     for threshold in (None, 128):
         GREY.save(tmp_path / "a.jpg", quality=quality)
-        file = masks.read_mask(tmp_path / "a.jpg")
+        file = mask_files.read_mask(tmp_path / "a.jpg")
         rule = masks.decide([file.evidence], classes=TWO, threshold=threshold)
         assert (rule.indices(file) != TRUTH).mean() < 0.01 and "JPEG" in rule.text
 
@@ -126,7 +127,7 @@ def _ignored() -> Image.Image:
     [
         ((INDEX,), {"threshold": 128}, r"m0\.png: mask holds 0, 1, all below data\.mask_threshold 128.*threshold None"),
         ((GREY, INDEX), {"threshold": 128}, r"m1\.png: mask holds 0, 1, all below"),
-        ((GREY, INDEX), {}, r"m0\.png: mask holds 0, 255.*m1\.png holds 0, 1; write all masks alike"),
+        ((GREY, INDEX), {}, r"m0\.png: mask holds 0, 255.*m1\.png holds 0, 1; use the same values in all masks"),
         ((_ignored(),), {}, r"m0\.png: mask holds 0, 1, 255.*often means ignore"),
         ((_ignored(),), {"threshold": 128}, r"m0\.png: mask holds 0, 1, 255.*often means ignore"),
         ((_ignored(),), {"classes": ("b", "p", "q")}, r"mask holds 255, the 3 classes are 0 to 2; 255 often"),
@@ -161,10 +162,10 @@ def test_several_colours_are_one_object_under_a_threshold(tmp_path: Path) -> Non
 
 def test_a_label_within_a_thousandth_is_whole_and_others_show_their_digits(tmp_path: Path) -> None:
     _tiff(tmp_path / "a.tif", (TRUTH * np.float32(0.99999994)))
-    assert (masks.read_mask(tmp_path / "a.tif").array == TRUTH).all()
+    assert (mask_files.read_mask(tmp_path / "a.tif").array == TRUTH).all()
     _tiff(tmp_path / "b.tif", TRUTH * np.float32(0.998))
     with pytest.raises(ValueError, match=r"this one holds 0\.998"):
-        masks.read_mask(tmp_path / "b.tif")
+        mask_files.read_mask(tmp_path / "b.tif")
 
 
 RAMP = np.arange(24 * 32, dtype=np.int64).reshape(24, 32)
@@ -238,22 +239,22 @@ def _frames(root: Path, *, orientation: int = 1, stored_masks: bool = False, nam
     return DataOptions(root=root, size=(24, 32))
 
 
-def _decided(options: DataOptions) -> tuple[Cohort, Reading]:
-    cohort = find(options)
+def _decided(options: DataOptions) -> tuple[DatasetSplit, Reading]:
+    cohort = split_dataset(options)
     cases = (*cohort.labelled, *cohort.unlabelled, *cohort.val)
     return cohort, decide_reading(cases, classes=options.classes, mask_threshold=options.mask_threshold)
 
 
 @pytest.mark.parametrize(("orientation", "stored"), [(3, False), (6, False), (6, True)])
 def test_masks_lie_on_their_upright_pictures(tmp_path: Path, orientation: int, stored: bool) -> None:
-    from edgemt.data.decode import Decoder
-    from edgemt.data.slice_dataset import form_of
+    from edgemt.data.decode import CaseReader
+    from edgemt.data.slice_dataset import frame_spec
 
     options = _frames(tmp_path, orientation=orientation, stored_masks=stored)
     cohort, reading = _decided(options)
     assert reading.masks_as_stored is stored and "EXIF: 6 images turned upright" in reading.notes[0]
     assert ("turned with them" in reading.notes[0]) is stored
-    decoder = Decoder(form_of(options), reading)
+    decoder = CaseReader(frame_spec(options), reading)
     for case in cohort.labelled:
         frame, label = decoder.frame(case), decoder.label(case)
         assert frame[label > 0].mean() > 170 and frame[label == 0].mean() < 40
@@ -282,16 +283,16 @@ def test_one_depth_rule_holds_for_the_set(tmp_path: Path) -> None:
 
 
 def test_a_constant_picture_is_refused_as_a_constant_volume_is(tmp_path: Path) -> None:
-    from edgemt.data.slice_dataset import load
+    from edgemt.data.slice_dataset import load_slices
 
     options = _frames(tmp_path)
     Image.new("RGB", (32, 24), (9, 9, 9)).save(tmp_path / "train" / "images" / "a.jpg")
     with pytest.raises(ValueError, match=r"a\.jpg: holds one value everywhere"):
-        load(find(options).labelled, options)
+        load_slices(split_dataset(options).labelled, options)
 
 
 def test_objects_that_vanish_are_named_with_a_size_that_keeps_them(tmp_path: Path) -> None:
-    from edgemt.data.slice_dataset import load
+    from edgemt.data.slice_dataset import load_slices
 
     options = _frames(tmp_path)
     spot = np.zeros((384, 512), np.uint8)
@@ -303,7 +304,7 @@ def test_objects_that_vanish_are_named_with_a_size_that_keeps_them(tmp_path: Pat
     with pytest.raises(
         ValueError, match=r"'polyp' vanishes from 3 masks at data\.size 24 32, .*--data\.size 192 256 keeps"
     ):
-        load(find(options).labelled, options)
+        load_slices(split_dataset(options).labelled, options)
     for side in range(1, 9):
         truth = np.zeros((90, 120), np.uint8)
         truth[31 : 31 + side, 57 : 57 + side] = 1
@@ -316,7 +317,7 @@ def test_a_large_mask_stays_small_in_memory(tmp_path: Path) -> None:
     large = np.zeros((1024, 1024), np.uint8)
     large[10:40] = 255
     Image.fromarray(large).save(tmp_path / "a.png")
-    file = masks.read_mask(tmp_path / "a.png")
+    file = mask_files.read_mask(tmp_path / "a.png")
     found = masks.decide([file.evidence], classes=TWO).indices(file)
     assert file.array.nbytes == found.nbytes == large.nbytes
 
@@ -339,7 +340,7 @@ def test_names_are_compared_without_what_tools_add(tmp_path: Path, image: str, m
                 tmp_path / part / "images" / f"{image.format(name)}.jpg"
             )
             (tmp_path / part / "masks" / f"{name}.png").rename(tmp_path / part / "masks" / f"{mask.format(name)}.PNG")
-    cohort = find(options)
+    cohort = split_dataset(options)
     assert len(cohort.labelled) == len(cohort.val) == 3 and not cohort.notes
     paired = {(Path(case.image).stem, Path(str(case.label)).stem) for case in cohort.labelled}
     assert paired == {(image.format(name), mask.format(name)) for name in "abc"}
@@ -348,19 +349,19 @@ def test_names_are_compared_without_what_tools_add(tmp_path: Path, image: str, m
 def test_masks_and_images_without_each_other_are_named(tmp_path: Path) -> None:
     options = _frames(tmp_path)
     (tmp_path / "train" / "masks" / "a.png").rename(tmp_path / "train" / "masks" / "z.png")
-    notes = find(options).notes
+    notes = split_dataset(options).notes
     assert "1 of 3 images have no mask" in notes[0] and "1 of 3 masks fit no image" in notes[1] and "z.png" in notes[1]
     for name in "bc":
         (tmp_path / "train" / "masks" / f"{name}.png").rename(tmp_path / "train" / "masks" / f"q{name}.png")
     with pytest.raises(ValueError, match=r"fits no image of .* nor does any other mask"):
-        find(options)
+        split_dataset(options)
 
 
 def test_a_mask_among_the_images_is_named(tmp_path: Path) -> None:
     options = _frames(tmp_path)
     GREY.save(tmp_path / "train" / "images" / "a_mask.png")
     with pytest.raises(ValueError, match=r"a_mask\.png: is named like a mask of a\.jpg"):
-        find(options)
+        split_dataset(options)
 
 
 def test_a_patient_that_validates_trains_by_no_door(tmp_path: Path) -> None:
@@ -376,7 +377,7 @@ def test_a_patient_that_validates_trains_by_no_door(tmp_path: Path) -> None:
         noise.save(path)
     (more / "linked.jpg").symlink_to(tmp_path / "val" / "images" / "p4.jpg")
     options = DataOptions(root=tmp_path, unlabelled="more")
-    cohort = find(options)
+    cohort = split_dataset(options)
     names = {Path(case.image).name for case in cohort.unlabelled}
     assert names == {"7.jpg"}  # another folder's 7 is another picture
     assert "2 unlabelled images of 2 validating patients do not train" in " ".join(cohort.notes)
@@ -384,7 +385,7 @@ def test_a_patient_that_validates_trains_by_no_door(tmp_path: Path) -> None:
         path = tmp_path / "train" / folder / f"p2_frame01.{suffix}"
         path.rename(path.with_name(f"p4_frame05.{suffix}"))
     with pytest.raises(ValueError, match="share 1 patients, first 'p4'"):
-        find(options)
+        split_dataset(options)
 
 
 def test_lists_are_read_in_any_form_of_unicode(tmp_path: Path) -> None:
@@ -395,11 +396,11 @@ def test_lists_are_read_in_any_form_of_unicode(tmp_path: Path) -> None:
     listed = unicodedata.normalize("NFC", name)
     for encoding in ("utf-8", "utf-8-sig", "utf-16"):
         (tmp_path / "few.txt").write_bytes(f"{listed}.jpg\r\nimages/b\r\n".encode(encoding))
-        cohort = find(DataOptions(root=tmp_path, labelled="few.txt"))
+        cohort = split_dataset(DataOptions(root=tmp_path, labelled="few.txt"))
         assert {case.name for case in cohort.labelled} == {listed, "b"}
     (tmp_path / "few.txt").write_bytes("b\n".encode("utf-16-le"))
     with pytest.raises(ValueError, match="UTF-16 without a byte order mark"):
-        find(DataOptions(root=tmp_path, labelled="few.txt"))
+        split_dataset(DataOptions(root=tmp_path, labelled="few.txt"))
 
 
 def test_what_systems_leave_behind_is_passed_over(tmp_path: Path) -> None:
@@ -410,7 +411,7 @@ def test_what_systems_leave_behind_is_passed_over(tmp_path: Path) -> None:
         for inside in ("__MACOSX", ".ipynb_checkpoints"):
             (folder / inside).mkdir()
             (folder / inside / "a.png").write_bytes(b"x")
-    cohort = find(options)
+    cohort = split_dataset(options)
     assert len(cohort.labelled) == 3 and not cohort.unlabelled and not cohort.notes
 
 
@@ -421,7 +422,7 @@ def test_other_kinds_are_named_with_a_way_to_convert_them(tmp_path: Path, suffix
         (tmp_path / folder / f"a{suffix}").write_bytes(b"x")
     for layout in ("pairs", "volumes"):
         with pytest.raises(ValueError, match=rf"a\{suffix}: \{suffix} is not read; convert it"):
-            find(DataOptions(root=tmp_path, layout=layout, val="0.5"))  # type: ignore[arg-type]
+            split_dataset(DataOptions(root=tmp_path, layout=layout, val="0.5"))  # type: ignore[arg-type]
 
 
 def test_a_case_of_one_set_is_read_without_its_cohort(tmp_path: Path) -> None:

@@ -14,11 +14,12 @@ from PIL import Image
 from test_reading import ALPHA, BIT, GREY, RAMP, TRUTH, TWO, _colour, _frames, _palette, _read, _tiff
 
 from edgemt.contract import Case
-from edgemt.data.cohort import DataOptions, find
+from edgemt.data.cohort import split_dataset
+from edgemt.data.options import DataOptions
 from edgemt.data.reading import decide_reading
 from edgemt.data.slice_masks import read_slice_masks
 from edgemt.data.summary import reading_of, summary
-from edgemt.io import masks
+from edgemt.io import mask_files, masks
 from edgemt.io.images import image_header, read_image
 
 
@@ -41,26 +42,26 @@ def test_masks_of_16_bits_a_channel_have_their_low_byte(tmp_path: Path, channels
     if channels != 3:
         array[..., -1] = 65535
     _png16(tmp_path / "m.png", array)
-    file = masks.read_mask(tmp_path / "m.png")
+    file = mask_files.read_mask(tmp_path / "m.png")
     assert file.evidence.kind == "grey" and set(file.evidence.levels) == {0, value}
     assert (masks.decide([file.evidence], classes=TWO).indices(file) == TRUTH).all()
 
 
 def test_a_mask_whose_smallest_value_is_white_and_one_of_signed_bytes(tmp_path: Path) -> None:
     _tiff(tmp_path / "w.tif", np.where(TRUTH > 0, 0, 65535).astype(np.uint16), photometric=0)
-    file = masks.read_mask(tmp_path / "w.tif")
+    file = mask_files.read_mask(tmp_path / "w.tif")
     assert (masks.decide([file.evidence], classes=TWO).indices(file) == TRUTH).all()
     _tiff(tmp_path / "s.tif", -TRUTH.astype(np.int8))
     with pytest.raises(ValueError, match=r"s\.tif: mask holds -1, 0"):
-        masks.decide([masks.read_mask(tmp_path / "s.tif").evidence], classes=TWO)
+        masks.decide([mask_files.read_mask(tmp_path / "s.tif").evidence], classes=TWO)
 
 
 DISC = (np.add.outer((np.arange(96) - 44) ** 2, (np.arange(96) - 50) ** 2) < 20**2).astype(np.uint8)
 
 
-def _jpeg(path: Path, *colours: tuple[int, int, int], at: np.ndarray = DISC) -> masks.MaskFile:
+def _jpeg(path: Path, *colours: tuple[int, int, int], at: np.ndarray = DISC) -> mask_files.MaskFile:
     Image.fromarray(np.array([(0, 0, 0), *colours], np.uint8)[at]).save(path, quality=85)
-    return masks.read_mask(path)
+    return mask_files.read_mask(path)
 
 
 def test_a_threshold_within_the_noise_of_a_jpeg_is_refused(tmp_path: Path) -> None:
@@ -128,7 +129,7 @@ def test_a_grey_tiff_is_turned_by_its_orientation(tmp_path: Path, kind: str, ori
     want = {3: array[::-1, ::-1], 5: array.T, 6: np.rot90(array, -1)}[orientation]
     assert np.array_equal(read_image(tmp_path / "o.tif"), want * 255 if kind == "bool" else want)
     if kind == "u1":
-        assert np.array_equal(masks.read_mask(tmp_path / "o.tif").array, want)
+        assert np.array_equal(mask_files.read_mask(tmp_path / "o.tif").array, want)
 
 
 @pytest.mark.parametrize("stored", [False, True])
@@ -138,7 +139,7 @@ def test_turned_tiff_pictures_are_told_of_and_masks_follow(tmp_path: Path, store
         with Image.open(path) as image:
             image.save(path.with_suffix(".tif"), exif=image.getexif())
         path.unlink()
-    cohort = find(options)
+    cohort = split_dataset(options)
     reading = reading_of(cohort, options)
     assert reading.masks_as_stored is stored and "EXIF: 6 images turned upright" in reading.notes[0]
     for case in cohort.labelled:
@@ -211,7 +212,7 @@ def test_slice_masks_that_cannot_be_told_are_refused_by_name(tmp_path: Path) -> 
 
 def test_the_summary_shows_how_much_of_the_masks_is_the_object(tmp_path: Path) -> None:
     options = _frames(tmp_path)
-    cohort = find(options)
+    cohort = split_dataset(options)
     text = "\n".join(summary(cohort, options, reading_of(cohort, options)))
     assert f"; polyp {100 * TRUTH.mean():.2g} % of the pixels" in text
     for path in tmp_path.rglob("masks/*.png"):
@@ -220,7 +221,7 @@ def test_the_summary_shows_how_much_of_the_masks_is_the_object(tmp_path: Path) -
     mixed = [_palette(TRUTH, (0, 0, 0), (255, 255, 255)), BIT, ALPHA]
     for i, image in enumerate(mixed):
         image.save(tmp_path / f"m{i}.png")
-    evidence = [masks.read_mask(tmp_path / f"m{i}.png").evidence for i in range(3)]
+    evidence = [mask_files.read_mask(tmp_path / f"m{i}.png").evidence for i in range(3)]
     assert masks.decide(evidence, classes=TWO).shares(evidence)[1] == pytest.approx(TRUTH.mean())
 
 
@@ -229,18 +230,18 @@ def test_patients_in_other_letters_and_copies_under_other_names_are_found(tmp_pa
     more = tmp_path / "more"
     more.mkdir()
     shutil.copy(tmp_path / "val" / "images" / "b.jpg", more / "x7.jpg")
-    notes = " ".join(find(DataOptions(root=tmp_path, unlabelled="more")).notes)
+    notes = " ".join(split_dataset(DataOptions(root=tmp_path, unlabelled="more")).notes)
     assert "1 training images are copies of validation images, first" in notes and "x7.jpg" in notes
     for part, name in (("train", "P1_frame01"), ("val", "p1_frame02")):
         for folder, suffix in (("images", "jpg"), ("masks", "png")):
             path = tmp_path / part / folder / f"a.{suffix}"
             path.rename(path.with_name(f"{name}.{suffix}"))
     with pytest.raises(ValueError, match="share 1 patients, first 'P1'"):
-        find(DataOptions(root=tmp_path))
+        split_dataset(DataOptions(root=tmp_path))
     for folder, suffix in (("images", "jpg"), ("masks", "png")):
         path = tmp_path / "train" / folder / f"P1_frame01.{suffix}"
         path.rename(more / path.name) if folder == "images" else path.unlink()
-    cohort = find(DataOptions(root=tmp_path, unlabelled="more"))
+    cohort = split_dataset(DataOptions(root=tmp_path, unlabelled="more"))
     assert not any("P1" in case.image for case in cohort.unlabelled)
 
 
@@ -252,11 +253,11 @@ def test_names_of_patients_that_the_pattern_does_not_tell_are_named(tmp_path: Pa
             for folder, suffix in (("images", "jpg"), ("masks", "png")):
                 path = tmp_path / part / folder / f"{old}.{suffix}"
                 path.rename(path.with_name(f"{name}.{suffix}"))
-    (note,) = find(DataOptions(root=tmp_path)).notes
+    (note,) = split_dataset(DataOptions(root=tmp_path)).notes
     assert note.startswith("2 training images begin as validation images do, first 'pat01'")
     pattern = note.partition("--data.patient-pattern '")[2].rstrip("'")
     with pytest.raises(ValueError, match="share 1 patients, first 'pat01'"):
-        find(DataOptions(root=tmp_path, patient_pattern=pattern))
+        split_dataset(DataOptions(root=tmp_path, patient_pattern=pattern))
     shutil.rmtree(tmp_path / "train")
     shutil.rmtree(tmp_path / "val")
     _frames(tmp_path, names="abc")
@@ -265,13 +266,13 @@ def test_names_of_patients_that_the_pattern_does_not_tell_are_named(tmp_path: Pa
             for folder, suffix in (("images", "jpg"), ("masks", "png")):
                 path = tmp_path / part / folder / f"{name}.{suffix}"
                 path.rename(path.with_name(f"KiTS19_{k + (part == 'val') * 50:05d}.{suffix}"))
-    assert not find(DataOptions(root=tmp_path)).notes
+    assert not split_dataset(DataOptions(root=tmp_path)).notes
 
 
 def test_kinds_of_tiff_that_are_not_read_are_named_as_such(tmp_path: Path) -> None:
     _tiff(tmp_path / "d.tif", RAMP.astype(np.float64))
     (tmp_path / "x.png").write_text("no picture")
-    for read in (read_image, image_header, masks.read_mask):
+    for read in (read_image, image_header, mask_files.read_mask):
         with pytest.raises(
             ValueError, match=r"d\.tif: cannot be decoded \(a kind of TIFF .*float64\); save it with 16"
         ):
@@ -287,7 +288,7 @@ def test_the_colours_of_a_large_mask_are_counted_in_little_memory(tmp_path: Path
     large[100:400, :, 1] = 200
     Image.fromarray(large).save(tmp_path / "a.png", compress_level=1)
     tracemalloc.start()
-    evidence = masks.read_mask(tmp_path / "a.png").evidence
+    evidence = mask_files.read_mask(tmp_path / "a.png").evidence
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert evidence.colours == ((0, (0, 0, 0)), (0, (0, 200, 0))) and peak < 12 * large.size // 3

@@ -294,7 +294,7 @@ def test_each_class_keeps_its_colour_however_many_there_are() -> None:
 
 
 @pytest.mark.parametrize(
-    ("image", "mask", "says"),
+    ("image", "mask", "sentence"),
     [
         (np.zeros((4, 4, 3), np.uint8), np.zeros((4, 5), np.uint8), "resize the mask"),
         (np.zeros((4, 4, 3), np.float32), np.zeros((4, 4), np.uint8), "must be uint8"),

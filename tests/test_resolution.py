@@ -78,7 +78,7 @@ def test_a_frame_made_smaller_by_a_convolution_has_the_values_of_bilinear_resamp
     torch.manual_seed(2)
     frame = torch.randn(2, 3, 8 * down, 6 * down, dtype=torch.float64)
     wanted = torch.nn.functional.interpolate(frame, size=(8 * up, 6 * up), mode="bilinear", align_corners=False)
-    assert (mask.shrunk(frame, mask.shrink_kernel(up, down, 3)) - wanted).abs().max() < 1e-6
+    assert (mask.downsample(frame, mask.shrink_kernel(up, down, 3)) - wanted).abs().max() < 1e-6
 
 
 @pytest.mark.parametrize(("up", "down"), [(16, 3), (8, 1), (4, 1), (32, 5), (3, 2)])

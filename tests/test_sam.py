@@ -18,7 +18,7 @@ from edgemt.methods import METHODS
 from edgemt.methods.promptable_supervised import PromptableSupervised
 from edgemt.testing.method_checks import CHECKS
 from edgemt.testing.tiny_training import CHANNELS, TinyTrainer, random_batch
-from teachers.promptable import Answer, Promptable
+from teachers.promptable import Promptable, PromptedOutput
 
 ROWS = ("s_acmt", "sam_handover")
 
@@ -98,9 +98,9 @@ class Spy(nn.Module):
         super().__init__()
         self.weight, self.quality, self.heard = nn.Parameter(torch.zeros(1)), quality, []
 
-    def forward(self, image: Tensor, boxes=None, points=None, signs=None, masks=None) -> Answer:
+    def forward(self, image: Tensor, boxes=None, points=None, signs=None, masks=None) -> PromptedOutput:
         self.heard.append((image, boxes, points, signs, masks))
-        return Answer(masks, masks.new_full(masks.shape[:2], self.quality))
+        return PromptedOutput(masks, masks.new_full(masks.shape[:2], self.quality))
 
 
 @pytest.mark.parametrize("name", ROWS)
@@ -173,7 +173,7 @@ class RemembersFrames(Spy):
 
     remembers = True
 
-    def forward(self, image, boxes=None, points=None, signs=None, masks=None, case=None, depth=None) -> Answer:
+    def forward(self, image, boxes=None, points=None, signs=None, masks=None, case=None, depth=None) -> PromptedOutput:
         self.heard.append((case, depth))
         return super().forward(image, boxes, points, signs, masks)
 
@@ -242,7 +242,7 @@ def test_it_answers_any_kind_of_question_at_any_size(size, left_out):
 
 
 def test_nothing_asked_is_refused():
-    with pytest.raises(ValueError, match="nothing is asked"):
+    with pytest.raises(ValueError, match="no prompt is given"):
         small()(torch.randn(1, CHANNELS, 32, 32))
 
 

@@ -17,7 +17,7 @@ from edgemt.inference.interactive import parse, predict_prompted
 from edgemt.learning.prompts import prompts_from_prediction
 from edgemt.pipeline import flow
 from edgemt.recipes import RECIPES
-from teachers.embeddings import Remembered, Store, read
+from teachers.embeddings import CachedEncoderSam, EmbeddingStore, read
 from teachers.sam import identity, load_sam
 
 transformers = pytest.importorskip("transformers")
@@ -105,7 +105,7 @@ def test_sam_2_is_read_too(tmp_path):
     image = torch.randn(2, 1, 40, 50)
     said = sam(image, *asked())
     assert said.logits.shape == (2, 2, 40, 50) and len(sam.embed(image)) == 3
-    kept = sam.forget_encoder().decode(load_sam(tmp_path).embed(image), (40, 50), *asked())
+    kept = sam.drop_encoder().decode(load_sam(tmp_path).embed(image), (40, 50), *asked())
     torch.testing.assert_close(kept.logits, said.logits)
 
 
@@ -141,8 +141,8 @@ def images(count: int = 3) -> list[torch.Tensor]:
 
 
 def test_embeddings_are_made_once_in_half_precision_and_a_damaged_one_again(folder, tmp_path):
-    store, sam, told = Store(tmp_path, identity(folder)), load_sam(folder), []
-    files = store.fill(sam, images(), say=told.append)
+    store, sam, told = EmbeddingStore(tmp_path, identity(folder)), load_sam(folder), []
+    files = store.fill(sam, images(), log=told.append)
     assert read(files[0])[0].dtype == torch.float16 and "s an image on cpu" in told[0]
     before = [file.stat().st_mtime_ns for file in files]
     files[1].write_bytes(files[1].read_bytes()[:-40])
@@ -153,7 +153,7 @@ def test_embeddings_are_made_once_in_half_precision_and_a_damaged_one_again(fold
 
 def test_another_model_finds_none_of_them(folder, tmp_path):
     other = save_sam(tmp_path / "other", seed=1)
-    paths = [Store(tmp_path, identity(f)).file(images()[0]) for f in (folder, other)]
+    paths = [EmbeddingStore(tmp_path, identity(f)).file(images()[0]) for f in (folder, other)]
     assert paths[0] != paths[1] and identity(folder) != identity(other)
 
 
@@ -169,14 +169,14 @@ def test_a_sam_of_which_weights_are_missing_is_refused(tmp_path):
 
 def test_more_than_allowed_is_refused_before_it_is_written(folder, tmp_path):
     with pytest.raises(ValueError, match="raise method.second.gigabytes"):
-        Store(tmp_path, identity(folder), gigabytes=1e-6).fill(load_sam(folder), images())
+        EmbeddingStore(tmp_path, identity(folder), gigabytes=1e-6).fill(load_sam(folder), images())
     assert not list(tmp_path.rglob("*.safetensors"))
 
 
 def test_answers_from_disk_are_those_of_the_whole_network(folder, tmp_path):
     sam = load_sam(folder)
-    files = Store(tmp_path, identity(folder)).fill(sam, images())
-    kept = Remembered(load_sam(folder).forget_encoder(), [[files[0]], [files[1], files[2]]])
+    files = EmbeddingStore(tmp_path, identity(folder)).fill(sam, images())
+    kept = CachedEncoderSam(load_sam(folder).drop_encoder(), [[files[0]], [files[1], files[2]]])
     image = torch.stack([images()[0], images()[2]]).float() / 255
     said = kept(image, *asked(), case=torch.tensor([0, 1]), depth=torch.tensor([0.0, 0.75]))
     torch.testing.assert_close(said.logits, sam(image, *asked()).logits, rtol=0.02, atol=0.02)

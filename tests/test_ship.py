@@ -187,7 +187,7 @@ def test_a_file_that_is_not_on_the_card_is_not_handed_out(ship: Package) -> None
 
 
 def test_sealing_nothing_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="nothing to seal"):
+    with pytest.raises(ValueError, match="empty; export"):
         finalize(tmp_path, ModelCard())
     with pytest.raises(ValueError, match="no such folder"):
         finalize(tmp_path / "nowhere", ModelCard())

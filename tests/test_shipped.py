@@ -18,7 +18,7 @@ from deploy.benchmark.package_bench import bench_package  # noqa: E402
 from deploy.package.golden import golden_pairs  # noqa: E402
 from deploy.package.input_drift import write_inputs  # noqa: E402
 from deploy.package.package import Package, finalize  # noqa: E402
-from edgemt.data.cohort import DataOptions  # noqa: E402
+from edgemt.data.options import DataOptions  # noqa: E402
 from edgemt.inference import evaluate_package  # noqa: E402
 from edgemt.inference.predict import write_png  # noqa: E402
 from edgemt.io.images import read_label
@@ -100,7 +100,7 @@ def test_the_table_has_a_row_a_class_and_the_dice_of_the_card(ship: Package, tmp
     )
     assert "organ" in text
     assert "tool" in text
-    assert "the card says 0.7500" in text
+    assert "on the card 0.7500" in text
     assert "nan" not in text.lower()
 
 

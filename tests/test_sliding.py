@@ -10,7 +10,7 @@ torch = pytest.importorskip("torch")
 from torch import nn  # noqa: E402
 
 from edgemt.contract import Output  # noqa: E402
-from edgemt.data.volume_dataset import moments  # noqa: E402
+from edgemt.data.volume_dataset import mean_std  # noqa: E402
 from edgemt.inference.sliding_window import count_windows, probabilities  # noqa: E402
 from edgemt.model_card import Normalisation  # noqa: E402
 
@@ -121,7 +121,7 @@ def test_a_volume_is_normalised_as_a_whole_whatever_window_is_seen() -> None:
     image = _image(20, 17, 9)
     image[:8] //= 4
     own = Normalisation(per_image=True)
-    mean, std = moments(image, own)
+    mean, std = mean_std(image, own)
     network = Pointwise()
     with torch.no_grad():
         dense = network((image[None, None].float() / 255 - mean) / std).logits.softmax(1)[0]

@@ -13,7 +13,7 @@ import torch
 from deploy.pruning import prune
 from deploy.quantization.accuracy_gate import GateError
 from edgemt.artefacts import network_folder, stage_folder
-from edgemt.data.cohort import DataOptions
+from edgemt.data.options import DataOptions
 from edgemt.methods import METHODS
 from edgemt.pipeline import fallback, prune_attempt, run_context, slice_data, train
 from edgemt.pipeline import prune as slimming

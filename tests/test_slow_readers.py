@@ -15,23 +15,24 @@ import pytest
 from test_igtl import Client, frame, result
 
 from deploy.stream.igtl import protocol
-from deploy.stream.outputs import Outlet, Stage, pacing
+from deploy.stream.outputs import pacing
+from deploy.stream.outputs.base import OutputContext, OutputThread
 from deploy.stream.outputs.igtl_options import IgtlOptions
 from deploy.stream.outputs.igtl_server import IgtlServer
-from deploy.stream.outputs.json_lines import Lines
+from deploy.stream.outputs.json_lines import JsonLinesOutput
 from deploy.stream.outputs.pacing import (
     SLOW,
     TOO_OLD,
     UNKNOWN,
     Pace,
     is_observable,
-    take_back,
+    retract,
     unread_bytes,
     unread_in_file,
-    withheld,
+    withhold_reason,
 )
-from deploy.stream.state.display_state import Board, Limits
-from deploy.stream.state.frames import MaskRecord
+from deploy.stream.state.display_state import DisplayState, FreshnessLimits
+from deploy.stream.state.frames import MaskStatus
 from edgemt.model_card import ModelCard
 
 BUDGET_MS = 400
@@ -46,9 +47,9 @@ pytestmark = pytest.mark.skipif(not os.path.exists("/proc/net/tcp"), reason="the
 
 
 @pytest.fixture
-def live() -> Iterator[Board]:
+def live() -> Iterator[DisplayState]:
     """Masks at 30 Hz, each 10 ms after its frame."""
-    on, stop = Board(Limits(budget_ms=BUDGET_MS, no_signal_ms=450), model="tiny"), threading.Event()
+    on, stop = DisplayState(FreshnessLimits(budget_ms=BUDGET_MS, no_signal_ms=450), model="tiny"), threading.Event()
 
     def drive() -> None:
         number = 0
@@ -66,14 +67,15 @@ def live() -> Iterator[Board]:
     thread.join()
 
 
-def states_of_lines(on: Board, pause_s: Callable[[int], float], seconds: float) -> list[dict[str, Any]]:
+def states_of_lines(on: DisplayState, pause_s: Callable[[int], float], seconds: float) -> list[dict[str, Any]]:
     reads, writes = os.pipe()
     with os.fdopen(reads) as reader, os.fdopen(writes, "w") as writer:
-        outlet = Outlet(Lines("", Stage(on, ModelCard(), ()), to=writer), on, name="lines")
+        lines = JsonLinesOutput("", OutputContext(on, ModelCard(), ()), to=writer)
+        output_thread = OutputThread(lines, on, name="lines")
         try:
             return collected(lambda: reader.readline(), pause_s, seconds)
         finally:
-            outlet.close()
+            output_thread.close()
 
 
 def states_of_igtl(port: int, pause_s: Callable[[int], float], seconds: float) -> list[dict[str, Any]]:
@@ -95,7 +97,7 @@ def collected(read: Callable[[], str], pause_s: Callable[[int], float], seconds:
 
 
 @pytest.mark.parametrize("way", ["lines", "igtl"])
-def test_no_state_is_fresh_that_is_over_the_budget_when_it_is_read(way: str, live: Board) -> None:
+def test_no_fresh_state_is_over_budget_when_read(way: str, live: DisplayState) -> None:
     server = IgtlServer(live, options=IgtlOptions(port=0))
     found: dict[str, list[dict[str, Any]]] = {}
 
@@ -122,7 +124,7 @@ def test_no_state_is_fresh_that_is_over_the_budget_when_it_is_read(way: str, liv
 
 
 @pytest.mark.parametrize(("version", "after"), [(1, "IMAGE"), (1, "STRING"), (2, "STATUS")])
-def test_a_client_that_pauses_between_two_messages_reads_no_old_state(live: Board, version: int, after: str) -> None:
+def test_client_that_pauses_between_messages_reads_no_old_state(live: DisplayState, version: int, after: str) -> None:
     """The state that follows a pause was judged when it was over, whatever lay in the buffers meanwhile."""
     server = IgtlServer(live, options=IgtlOptions(port=0, version=version))
     client = Client(server.port)
@@ -130,7 +132,7 @@ def test_a_client_that_pauses_between_two_messages_reads_no_old_state(live: Boar
 
     def fresh() -> tuple[str, bool, float]:
         """Kind of the next message, whether it calls a mask fresh, and until when, in nanoseconds."""
-        header = protocol.read_header(client._take(protocol.HEADER.size), most=1 << 24)
+        header = protocol.read_header(client._take(protocol.HEADER.size), max_bytes=1 << 24)
         content, metadata = protocol.read_content(header, client._take(header.size))
         if header.kind == "STRING":
             state = json.loads(protocol.read_string(content))
@@ -158,7 +160,7 @@ def test_a_client_that_pauses_between_two_messages_reads_no_old_state(live: Boar
         server.close()
 
 
-def test_a_client_that_waits_for_whole_headers_gets_fresh_states_after_a_few(live: Board) -> None:
+def test_client_that_waits_for_headers_gets_whole_messages(live: DisplayState) -> None:
     import fcntl
     import struct
     import termios
@@ -173,7 +175,7 @@ def test_a_client_that_waits_for_whole_headers_gets_fresh_states_after_a_few(liv
             if waiting < protocol.HEADER.size:
                 time.sleep(0.001)
                 continue
-            header = protocol.read_header(client._take(protocol.HEADER.size), most=1 << 24)
+            header = protocol.read_header(client._take(protocol.HEADER.size), max_bytes=1 << 24)
             content, _ = protocol.read_content(header, client._take(header.size))
             if header.kind == "STRING":
                 seen.append(json.loads(protocol.read_string(content))["state"] == "fresh")
@@ -183,7 +185,7 @@ def test_a_client_that_waits_for_whole_headers_gets_fresh_states_after_a_few(liv
         server.close()
 
 
-def test_a_state_tells_until_when_it_holds_on_both_clocks(live: Board) -> None:
+def test_state_has_end_of_validity_on_both_clocks(live: DisplayState) -> None:
     said = next(s for s in states_of_lines(live, lambda n: 0.0, 1.0) if s["state"] == "fresh")
     ends = said["captured_ns"] + BUDGET_MS * 10**6
     assert said["valid_until_ns"] == ends
@@ -191,16 +193,16 @@ def test_a_state_tells_until_when_it_holds_on_both_clocks(live: Board) -> None:
     assert said["sent_ns"] - said["captured_ns"] == pytest.approx(said["age_ms"] * 1e6, abs=5e6)
     here = time.time() + (ends - time.monotonic_ns()) / 1e9
     assert said["valid_until_utc"] == pytest.approx(here, abs=0.05)
-    stale = MaskRecord("stale", "no mask yet", "tiny").message(now_ns=1)
+    stale = MaskStatus("stale", "no mask yet", "tiny").message(now_ns=1)
     assert stale["valid_until_ns"] is stale["valid_for_ms"] is stale["valid_until_utc"] is None
 
 
-def test_the_status_and_the_metadata_of_the_mask_hold_the_same_end(live: Board) -> None:
+def test_status_and_metadata_have_end_of_validity(live: DisplayState) -> None:
     server = IgtlServer(live, options=IgtlOptions(port=0, version=2))
     client = Client(server.port)
     try:
         for _ in range(200):
-            header = protocol.read_header(client._take(protocol.HEADER.size), most=1 << 24)
+            header = protocol.read_header(client._take(protocol.HEADER.size), max_bytes=1 << 24)
             _, metadata = protocol.read_content(header, client._take(header.size))
             if header.kind == "IMAGE" and metadata:
                 break
@@ -212,7 +214,7 @@ def test_the_status_and_the_metadata_of_the_mask_hold_the_same_end(live: Board) 
         server.close()
 
 
-def test_a_client_on_request_gets_nothing_it_did_not_ask_for_and_then_what_is_true(live: Board) -> None:
+def test_unsubscribed_client_gets_current_answers_only(live: DisplayState) -> None:
     server = IgtlServer(live, options=IgtlOptions(port=0))
     client = Client(server.port)
     try:
@@ -241,8 +243,8 @@ def test_a_client_on_request_gets_nothing_it_did_not_ask_for_and_then_what_is_tr
         server.close()
 
 
-def test_where_the_system_does_not_tell_what_is_unread_little_lies_on_the_way(
-    live: Board, monkeypatch: pytest.MonkeyPatch
+def test_send_buffer_is_small_when_unread_bytes_are_unknown(
+    live: DisplayState, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(pacing, "_peer_queue", lambda link: None)
     server = IgtlServer(live, options=IgtlOptions(port=0))
@@ -258,7 +260,7 @@ def test_where_the_system_does_not_tell_what_is_unread_little_lies_on_the_way(
         server.close()
 
 
-def test_unread_bytes_are_those_that_the_other_program_has_not_read() -> None:
+def test_unread_bytes_counts_bytes_not_read_by_other_program() -> None:
     listener = socket.create_server(("127.0.0.1", 0))
     reader = socket.create_connection(listener.getsockname())
     writer = listener.accept()[0]
@@ -278,13 +280,13 @@ def test_unread_bytes_are_those_that_the_other_program_has_not_read() -> None:
 
 
 @pytest.mark.parametrize("read", [0, 5, 12])
-def test_a_line_is_taken_back_whole_or_not_at_all(read: int) -> None:
+def test_retract_removes_whole_line_or_nothing(read: int) -> None:
     reads, writes = os.pipe()
     line = b"state: fresh\n"
     try:
         os.write(writes, line)
         first = os.read(reads, read)
-        assert take_back(writes, line) is (read == 0)
+        assert retract(writes, line) is (read == 0)
         os.write(writes, b"next\n")
         assert first + os.read(reads, 100) == (b"next\n" if read == 0 else line + b"next\n")
     finally:
@@ -292,18 +294,18 @@ def test_a_line_is_taken_back_whole_or_not_at_all(read: int) -> None:
         os.close(writes)
 
 
-def test_bytes_of_another_writer_stay_in_the_pipe() -> None:
+def test_retract_leaves_bytes_of_other_writer() -> None:
     reads, writes = os.pipe()
     try:
         os.write(writes, b"12345")
-        assert not take_back(writes, b"abcde")
+        assert not retract(writes, b"abcde")
         assert os.read(reads, 10) == b"12345"
     finally:
         os.close(reads)
         os.close(writes)
 
 
-def test_a_reader_that_went_with_a_line_unread_is_noticed() -> None:
+def test_closed_reader_is_detected() -> None:
     reads, writes = os.pipe()
     os.write(writes, b"a line\n")
     assert unread_in_file(writes) == 7
@@ -313,25 +315,25 @@ def test_a_reader_that_went_with_a_line_unread_is_noticed() -> None:
     os.close(writes)
 
 
-def test_why_a_mask_is_withheld_tells_slow_readers_from_old_masks() -> None:
+def test_withhold_reason_distinguishes_slow_reader_and_old_mask() -> None:
     pace = Pace()
-    assert withheld(pace, "image", left_s=1.0, budget_s=0.1) == UNKNOWN
+    assert withhold_reason(pace, "image", remaining_s=1.0, budget_s=0.1) == UNKNOWN
     for _ in range(3):
         pace.sent(1.0, "image")
         pace.update(1.01, 0)
-    assert withheld(pace, "image", left_s=0.05, budget_s=0.1) == ""
-    assert withheld(pace, "image", left_s=0.005, budget_s=0.1) == TOO_OLD
+    assert withhold_reason(pace, "image", remaining_s=0.05, budget_s=0.1) == ""
+    assert withhold_reason(pace, "image", remaining_s=0.005, budget_s=0.1) == TOO_OLD
     pace.sent(2.0, "image")
     pace.update(2.06, 0)
-    assert withheld(pace, "image", left_s=0.05, budget_s=0.1) == SLOW
+    assert withhold_reason(pace, "image", remaining_s=0.05, budget_s=0.1) == SLOW
 
 
-def test_the_pace_is_the_slowest_of_the_latest_of_each_kind() -> None:
+def test_pace_uses_slowest_of_latest_messages_per_kind() -> None:
     pace = Pace()
     for kind, took in [("image", 0.03), ("state", 0.01)]:
         pace.sent(1.0, kind)
         pace.update(1.0 + took / 2, 7)
-        assert pace.under_way and pace.lag_s(kind) == float("inf")
+        assert pace.in_flight and pace.lag_s(kind) == float("inf")
         pace.update(1.0 + took, 0)
     pace.sent(2.0, "image")
     assert pace.waited_s(2.5) == 0.5

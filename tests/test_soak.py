@@ -6,8 +6,9 @@ import numpy as np
 import pytest
 
 from deploy.benchmark import soak as soak_module
-from deploy.benchmark.soak import drift, soak, soak_notes
+from deploy.benchmark.soak import soak, soak_notes
 from deploy.hardware.monitor import HardwareMonitor
+from deploy.measurement.drift import drift
 
 FRAMES = [np.zeros((1, 2, 2, 1), np.uint8)]
 

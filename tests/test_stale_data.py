@@ -15,7 +15,7 @@ from PIL import Image
 from edgemt import cli
 from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.artefacts.stage_folder import WEIGHTS
-from edgemt.data.cohort import DataOptions
+from edgemt.data.options import DataOptions
 from edgemt.methods import METHODS
 from edgemt.pipeline import flow, run_context
 from edgemt.pipeline import train as training

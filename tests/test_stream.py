@@ -12,22 +12,30 @@ import torch
 
 from edgemt.contract import Case
 from edgemt.data.augment2d import NO_AUGMENT, AugmentOptions
-from edgemt.data.cohort import DataOptions, find
+from edgemt.data.cohort import split_dataset
+from edgemt.data.options import DataOptions
 from edgemt.data.phantom2d import CLASSES
 from edgemt.data.phantom3d import CLASSES as HEART
 from edgemt.data.phantom3d import SHAPE
-from edgemt.data.slice_dataset import Stack, TwoStream, around_of, load, statistics, with_background
+from edgemt.data.slice_dataset import (
+    SliceDataset,
+    TwoStreamBatches,
+    load_slices,
+    neighbour_rows,
+    slice_statistics,
+    with_background,
+)
 from edgemt.inference.evaluate import prepare
 from edgemt.io.volumes import neighbour_indices, stack_neighbours
 from edgemt.model_card import Normalisation
 
 
-def _stack(count: int, *, first: int = 0, labels: bool = True, channels: int = 1, side: int = 8) -> Stack:
+def _stack(count: int, *, first: int = 0, labels: bool = True, channels: int = 1, side: int = 8) -> SliceDataset:
     """Image i is filled with the number first + i, so that a batch tells which rows it took."""
     values = torch.arange(first, first + count, dtype=torch.uint8)
     image = values.view(-1, 1, 1, 1).expand(-1, side, side, channels).contiguous()
     label = values.view(-1, 1, 1).expand(-1, side, side) % 2
-    return Stack(image, label.contiguous() if labels else None)
+    return SliceDataset(image, label.contiguous() if labels else None)
 
 
 def _raw(**changes: object) -> dict:
@@ -39,7 +47,10 @@ def _numbers(rows: torch.Tensor) -> list[int]:
 
 
 def test_the_same_index_gives_the_same_batch_whatever_was_asked_before() -> None:
-    a, b = (TwoStream(_stack(6, channels=3), _stack(9, labels=False, channels=3), batch_size=(2, 3)) for _ in range(2))
+    a, b = (
+        TwoStreamBatches(_stack(6, channels=3), _stack(9, labels=False, channels=3), batch_size=(2, 3))
+        for _ in range(2)
+    )
     for index in range(5):
         a.batch(index)
     again, fresh = a.batch(7), b.batch(7)
@@ -50,7 +61,7 @@ def test_the_same_index_gives_the_same_batch_whatever_was_asked_before() -> None
 
 
 def test_the_global_random_state_is_neither_read_nor_moved() -> None:
-    stream = TwoStream(_stack(6), _stack(9, labels=False), batch_size=(2, 3))
+    stream = TwoStreamBatches(_stack(6), _stack(9, labels=False), batch_size=(2, 3))
     torch.manual_seed(1)
     first, state = stream.batch(0), torch.get_rng_state()
     torch.manual_seed(2)
@@ -60,7 +71,7 @@ def test_the_global_random_state_is_neither_read_nor_moved() -> None:
 
 
 def test_every_unlabelled_image_is_visited_once_per_epoch_and_labelled_ones_cycle() -> None:
-    stream = TwoStream(_stack(4), _stack(12, first=100, labels=False), batch_size=(3, 4), **_raw())
+    stream = TwoStreamBatches(_stack(4), _stack(12, first=100, labels=False), batch_size=(3, 4), **_raw())
     assert stream.epoch == 3
     for epoch in range(3):
         batches = [stream.batch(3 * epoch + i) for i in range(3)]
@@ -70,7 +81,7 @@ def test_every_unlabelled_image_is_visited_once_per_epoch_and_labelled_ones_cycl
 
 
 def test_labels_travel_with_their_images() -> None:
-    stream = TwoStream(_stack(7), _stack(5, labels=False), batch_size=(4, 2), **_raw())
+    stream = TwoStreamBatches(_stack(7), _stack(5, labels=False), batch_size=(4, 2), **_raw())
     for index in range(5):
         batch = stream.batch(index)
         assert [n % 2 for n in _numbers(batch.labelled)] == batch.label[:, 0, 0].tolist()
@@ -79,28 +90,30 @@ def test_labels_travel_with_their_images() -> None:
 
 def test_without_unlabelled_images_a_batch_has_no_such_rows() -> None:
     options = DataOptions(layout="phantom", classes=CLASSES, size=(32, 32), phantom=(6, 0, 1))
-    cohort = find(options)
-    stream = TwoStream(load(cohort.labelled, options), load(cohort.unlabelled, options), batch_size=(2, 2))
+    cohort = split_dataset(options)
+    stream = TwoStreamBatches(
+        load_slices(cohort.labelled, options), load_slices(cohort.unlabelled, options), batch_size=(2, 2)
+    )
     batch = stream.batch(0)
     assert batch.image.shape == (2, 3, 32, 32) and len(batch.unlabelled) == 0 and batch.strong is None
 
 
 def test_a_stack_with_labels_is_refused_as_the_unlabelled_stream() -> None:
     with pytest.raises(ValueError, match="unlabelled stack carries labels"):
-        TwoStream(_stack(3), _stack(3))
+        TwoStreamBatches(_stack(3), _stack(3))
 
 
 def test_cases_with_and_without_labels_are_not_loaded_together() -> None:
     options = DataOptions(layout="phantom", classes=CLASSES, size=(32, 32), phantom=(2, 2, 1))
-    cohort = find(options)
+    cohort = split_dataset(options)
     with pytest.raises(ValueError, match="mixed"):
-        load(cohort.labelled + cohort.unlabelled, options)
+        load_slices(cohort.labelled + cohort.unlabelled, options)
 
 
 def test_a_stream_of_different_seed_is_shuffled_differently() -> None:
     orders = []
     for seed in (0, 1):
-        stream = TwoStream(_stack(40), _stack(40, labels=False), batch_size=(40, 40), seed=seed, **_raw())
+        stream = TwoStreamBatches(_stack(40), _stack(40, labels=False), batch_size=(40, 40), seed=seed, **_raw())
         orders += [_numbers(stream.batch(0).labelled), _numbers(stream.batch(0).unlabelled)]
     assert len({tuple(order) for order in orders}) == 4
 
@@ -108,23 +121,25 @@ def test_a_stream_of_different_seed_is_shuffled_differently() -> None:
 def test_progress_counts_every_case() -> None:
     options = DataOptions(layout="phantom", classes=CLASSES, size=(32, 32), phantom=(5, 1, 1))
     seen: list[tuple[int, int]] = []
-    load(find(options).labelled, options, progress=lambda done, total: seen.append((done, total)))
+    load_slices(split_dataset(options).labelled, options, progress=lambda done, total: seen.append((done, total)))
     assert seen == [(i, 5) for i in range(1, 6)]
 
 
 def test_statistics_are_those_of_all_pixels_together() -> None:
     rng = np.random.default_rng(0)
     arrays = [rng.integers(0, 256, (n, 8, 9, 3)).astype(np.uint8) for n in (3, 5)]
-    found = statistics(*(Stack(torch.from_numpy(a), None) for a in arrays))
+    found = slice_statistics(*(SliceDataset(torch.from_numpy(a), None) for a in arrays))
     pixels = np.concatenate([a.reshape(-1, 3) for a in arrays]) / 255
     assert np.allclose(found.mean, pixels.mean(0), atol=1e-6) and np.allclose(found.std, pixels.std(0), atol=1e-6)
 
 
 def test_per_image_normalisation_forgets_gain_and_offset() -> None:
     ramp = torch.arange(64, dtype=torch.uint8).view(1, 8, 8, 1)
-    both = Stack(torch.cat([ramp, ramp * 2 + 30]), torch.zeros(2, 8, 8, dtype=torch.uint8))
-    none = Stack(torch.zeros(0, 8, 8, 1, dtype=torch.uint8), None)
-    stream = TwoStream(both, none, batch_size=(2, 0), augment=NO_AUGMENT, normalise=Normalisation(per_image=True))
+    both = SliceDataset(torch.cat([ramp, ramp * 2 + 30]), torch.zeros(2, 8, 8, dtype=torch.uint8))
+    none = SliceDataset(torch.zeros(0, 8, 8, 1, dtype=torch.uint8), None)
+    stream = TwoStreamBatches(
+        both, none, batch_size=(2, 0), augment=NO_AUGMENT, normalise=Normalisation(per_image=True)
+    )
     image = stream.batch(0).image
     assert torch.allclose(image[0], image[1], atol=1e-4)
     assert math.isclose(float(image[0].std(correction=0)), 1, abs_tol=1e-4)
@@ -141,24 +156,24 @@ def test_the_strong_view_shares_the_geometry_of_the_weak_one() -> None:
     }
     rng = torch.Generator().manual_seed(0)
     image = torch.randint(0, 256, (6, 24, 24, 1), generator=rng, dtype=torch.uint8)
-    stacks = Stack(image, (image[..., 0] > 128).to(torch.uint8)), Stack(image, None)
-    batch = TwoStream(*stacks, batch_size=(2, 4), augment=AugmentOptions(**still)).batch(3)  # type: ignore[arg-type]
+    stacks = SliceDataset(image, (image[..., 0] > 128).to(torch.uint8)), SliceDataset(image, None)
+    batch = TwoStreamBatches(*stacks, batch_size=(2, 4), augment=AugmentOptions(**still)).batch(3)  # type: ignore[arg-type]
     assert batch.strong is not None and torch.allclose(batch.strong, batch.unlabelled, atol=1e-5)
-    strong = TwoStream(*stacks, batch_size=(2, 4)).batch(3)
+    strong = TwoStreamBatches(*stacks, batch_size=(2, 4)).batch(3)
     assert strong.strong is not None and not torch.allclose(strong.strong, strong.unlabelled, atol=0.05)
 
 
-def _plateaus(count: int, *, side: int = 32) -> Stack:
+def _plateaus(count: int, *, side: int = 32) -> SliceDataset:
     """Images of two levels, none of them black: 60 around a square of 140."""
     image = torch.full((count, side, side, 1), 60, dtype=torch.uint8)
     image[:, 8:24, 8:24] = 140
-    return Stack(image, (image[..., 0] > 100).to(torch.uint8))
+    return SliceDataset(image, (image[..., 0] > 100).to(torch.uint8))
 
 
-def _of_one_image(augment: AugmentOptions, *, unlabelled: int = 3) -> tuple[TwoStream, list[float]]:
+def _of_one_image(augment: AugmentOptions, *, unlabelled: int = 3) -> tuple[TwoStreamBatches, list[float]]:
     """A stream of `_plateaus` that normalises each image by itself, and the two levels of the clean image then."""
     stacks = _plateaus(2), replace(_plateaus(4), label=None)
-    stream = TwoStream(*stacks, (2, unlabelled), augment, Normalisation(per_image=True))
+    stream = TwoStreamBatches(*stacks, (2, unlabelled), augment, Normalisation(per_image=True))
     clean = replace(stream, augment=NO_AUGMENT).batch(0).image
     return stream, sorted({round(float(v), 3) for v in clean.flatten()})
 
@@ -192,7 +207,7 @@ def test_what_lies_beyond_the_rim_moves_no_value_inside() -> None:
 def test_padding_is_the_darkest_value_of_the_image_itself() -> None:
     stacks = _plateaus(2), replace(_plateaus(4), label=None)
     options = replace(NO_AUGMENT, translate=0.3)
-    stream = TwoStream(*stacks, (2, 3), options, Normalisation((0.0,), (1 / 255,)))
+    stream = TwoStreamBatches(*stacks, (2, 3), options, Normalisation((0.0,), (1 / 255,)))
     image = torch.cat([stream.batch(k).image for k in range(4)])
     assert float(image.amin()) == pytest.approx(60, abs=0.01)
 
@@ -214,30 +229,30 @@ def test_neighbours_are_taken_on_both_sides_and_the_ends_repeated() -> None:
 
 def test_a_slice_never_sees_another_volume() -> None:
     """Volumes of different depth one after another, and slices in any order."""
-    assert around_of([*_slices("a", 2), *_slices("b", 3)], slices=3).tolist() == [
+    assert neighbour_rows([*_slices("a", 2), *_slices("b", 3)], slices=3).tolist() == [
         [0, 0, 1], [0, 1, 1], [2, 2, 3], [2, 3, 4], [3, 4, 4],
     ]  # fmt: skip
-    assert around_of(_slices("a", 3)[::-1], slices=3).tolist() == [[1, 0, 0], [2, 1, 0], [2, 2, 1]]
+    assert neighbour_rows(_slices("a", 3)[::-1], slices=3).tolist() == [[1, 0, 0], [2, 1, 0], [2, 2, 1]]
 
 
 def test_a_volume_with_a_missing_slice_and_a_single_image_are_refused() -> None:
     with pytest.raises(ValueError, match="some slices are not on the list"):
-        around_of([*_slices("a", 2), *_slices("b", 4)[1:]], slices=3)
+        neighbour_rows([*_slices("a", 2), *_slices("b", 4)[1:]], slices=3)
     with pytest.raises(ValueError, match="picture is no slice of a volume"):
-        around_of([Case("picture", "p", "picture.png")], slices=3)
+        neighbour_rows([Case("picture", "p", "picture.png")], slices=3)
 
 
-def _sliced(count: int, *, labels: bool, first: int = 0, slices: int = 3) -> Stack:
+def _sliced(count: int, *, labels: bool, first: int = 0, slices: int = 3) -> SliceDataset:
     """Two volumes of `count` slices."""
     cases = [*_slices("a", count), *_slices("b", count)]
     plain = _stack(2 * count, first=first, labels=labels)
-    return Stack(plain.image, plain.label, around=around_of(cases, slices=slices))
+    return SliceDataset(plain.image, plain.label, neighbour_rows=neighbour_rows(cases, slices=slices))
 
 
 @pytest.mark.parametrize("slices", [3, 5])
 def test_a_frame_of_slices_has_its_own_in_the_middle(slices: int) -> None:
     stack = _sliced(6, labels=True, slices=slices)
-    stream = TwoStream(stack, _sliced(6, labels=False, first=100, slices=slices), batch_size=(4, 4), **_raw())
+    stream = TwoStreamBatches(stack, _sliced(6, labels=False, first=100, slices=slices), batch_size=(4, 4), **_raw())
     batch = stream.batch(3)
     assert batch.image.shape == (8, slices, 8, 8)
     numbers = batch.image[:, :, 0, 0].round().long()
@@ -258,15 +273,15 @@ def _heart(*, slices: int, seen: bool) -> tuple[DataOptions, list[Case]]:
 
 def test_every_slice_is_kept_once_whatever_the_student_sees() -> None:
     (one, cases), (five, _) = (_heart(slices=n, seen=False) for n in (1, 5))
-    narrow, wide = load(cases, one), load(cases, five)
-    assert narrow.around is None and torch.equal(narrow.image, wide.image)
-    assert wide.around is not None and wide.around.shape == (len(cases), 5)
-    assert statistics(wide) == statistics(narrow) and len(statistics(wide).mean) == 1
+    narrow, wide = load_slices(cases, one), load_slices(cases, five)
+    assert narrow.neighbour_rows is None and torch.equal(narrow.image, wide.image)
+    assert wide.neighbour_rows is not None and wide.neighbour_rows.shape == (len(cases), 5)
+    assert slice_statistics(wide) == slice_statistics(narrow) and len(slice_statistics(wide).mean) == 1
 
 
 def test_training_and_evaluation_make_the_same_frames() -> None:
     options, cases = _heart(slices=5, seen=True)
-    stack = load(cases, options)
+    stack = load_slices(cases, options)
     held = prepare(cases, size=options.size, channels=1, slices=5, classes=HEART)
     frames = (stack.frames(torch.arange(len(cases)), "cpu") * 255).round().to(torch.uint8)
     assert np.array_equal(frames.permute(0, 2, 3, 1).numpy(), held.frames)
@@ -288,14 +303,14 @@ def test_soft_labels_move_with_the_image_in_every_row() -> None:
     image = torch.randint(0, 256, (8, 24, 24, 1), generator=rng, dtype=torch.uint8)
     image[:, 12, 12] = 0  # beyond the rim an image shows its darkest value, and a soft label 0
     stacks = [
-        Stack(part, label, soft=(part.permute(0, 3, 1, 2) / 255).half())
+        SliceDataset(part, label, soft=(part.permute(0, 3, 1, 2) / 255).half())
         for part, label in ((image[:4], (image[:4, ..., 0] > 128).to(torch.uint8)), (image[4:], None))
     ]
     augment = AugmentOptions(flip_vertical=True, rot90=True, labelled_intensity=0)
     for index in range(3):
-        batch = TwoStream(*stacks, batch_size=(3, 2), augment=augment, normalise=Normalisation((0.0,), (1.0,))).batch(
-            index
-        )
+        batch = TwoStreamBatches(
+            *stacks, batch_size=(3, 2), augment=augment, normalise=Normalisation((0.0,), (1.0,))
+        ).batch(index)
         assert batch.soft is not None and batch.soft.shape == (5, 2, 24, 24) and batch.soft.dtype == torch.float32
         assert torch.allclose(batch.soft[:, 1], batch.image[:, 0], atol=1e-3)
         assert torch.allclose(batch.soft.sum(1), torch.ones(5, 24, 24))
@@ -303,8 +318,8 @@ def test_soft_labels_move_with_the_image_in_every_row() -> None:
 
 def test_soft_labels_do_not_move_the_draws_of_the_augmentation() -> None:
     bare = _stack(6, side=16), _stack(9, labels=False, side=16)
-    said = [Stack(s.image, s.label, soft=torch.rand(len(s), 2, 16, 16).half() / 2) for s in bare]
-    a, b = TwoStream(*bare, batch_size=(2, 3)).batch(4), TwoStream(*said, batch_size=(2, 3)).batch(4)
+    said = [SliceDataset(s.image, s.label, soft=torch.rand(len(s), 2, 16, 16).half() / 2) for s in bare]
+    a, b = TwoStreamBatches(*bare, batch_size=(2, 3)).batch(4), TwoStreamBatches(*said, batch_size=(2, 3)).batch(4)
     assert a.soft is None and b.soft is not None
     assert torch.equal(a.image, b.image) and torch.equal(a.label, b.label)
     assert a.strong is not None and b.strong is not None and torch.equal(a.strong, b.strong)
@@ -320,17 +335,19 @@ def test_the_background_is_what_the_others_leave() -> None:
 
 def test_a_bank_for_one_stack_alone_or_of_another_size_is_refused() -> None:
     labelled, other = _stack(3), _stack(4, labels=False)
-    said = Stack(labelled.image, labelled.label, soft=torch.zeros(3, 1, 8, 8).half())
+    said = SliceDataset(labelled.image, labelled.label, soft=torch.zeros(3, 1, 8, 8).half())
     with pytest.raises(ValueError, match="only one of the two stacks has soft labels"):
-        TwoStream(said, other)
+        TwoStreamBatches(said, other)
     with pytest.raises(ValueError, match="soft labels .* do not fit"):
-        TwoStream(Stack(labelled.image, labelled.label, soft=torch.zeros(3, 1, 8, 4).half()), _stack(0, labels=False))
+        TwoStreamBatches(
+            SliceDataset(labelled.image, labelled.label, soft=torch.zeros(3, 1, 8, 4).half()), _stack(0, labels=False)
+        )
     none = _stack(0, labels=False)
-    assert TwoStream(said, none).batch(0).soft is not None
+    assert TwoStreamBatches(said, none).batch(0).soft is not None
 
 
 def test_a_stack_goes_to_a_device_whole() -> None:
     stack = _sliced(4, labels=True)
-    stack = Stack(stack.image, stack.label, stack.names, stack.around, torch.zeros(8, 1, 8, 8).half())
+    stack = SliceDataset(stack.image, stack.label, stack.names, stack.neighbour_rows, torch.zeros(8, 1, 8, 8).half())
     moved = stack.to("meta")
-    assert all(x is not None and x.is_meta for x in (moved.image, moved.label, moved.around, moved.soft))
+    assert all(x is not None and x.is_meta for x in (moved.image, moved.label, moved.neighbour_rows, moved.soft))

@@ -15,14 +15,21 @@ import numpy as np
 import pytest
 
 from deploy.promptable.runner import PromptableRunner
-from deploy.stream.correction.case_writer import Collector
-from deploy.stream.correction.session import HELD, SENT, STEPS, CorrectableStage, Correcting, NotHeld, Step
-from deploy.stream.outputs import Stage
-from deploy.stream.outputs.recording import under_way
-from deploy.stream.state.display_state import Board, Limits
-from deploy.stream.state.frames import Frame, Result
-from deploy.stream.state.overlay import nothing
-from deploy.stream.web.corrections import LONGEST
+from deploy.stream.correction.case_writer import CorrectedCaseWriter
+from deploy.stream.correction.session import (
+    MAX_FROZEN,
+    MAX_OFFERED,
+    MAX_STEPS,
+    CorrectableOutputContext,
+    CorrectionSession,
+    CorrectionStep,
+    FrameNotFrozenError,
+)
+from deploy.stream.outputs.base import OutputContext, is_recording
+from deploy.stream.state.display_state import DisplayState, FreshnessLimits
+from deploy.stream.state.frames import Frame, InferenceResult
+from deploy.stream.state.overlay import empty_overlay
+from deploy.stream.web.corrections import MAX_BYTES
 from deploy.stream.web.page import Page
 from edgemt.model_card import ModelCard
 
@@ -66,22 +73,22 @@ ON_ORGAN = {"class": 1, "click": [0.3, 0.5, 1]}
 NOT_TOOL = {"class": 2, "click": [0.75, 0.75, 0]}
 
 
-def show(board: Board, number: int, *, masked: bool = True) -> Frame:
+def show(display_state: DisplayState, number: int, *, masked: bool = True) -> Frame:
     new = frame(number)
-    board.put_frame(new)
+    display_state.put_frame(new)
     if masked:
-        board.put_result(Result(new, mask(number), nothing(new.size), time.monotonic_ns()))
+        display_state.put_result(InferenceResult(new, mask(number), empty_overlay(new.size), time.monotonic_ns()))
     return new
 
 
 class Live:
     def __init__(self, collect: Path | None = None, *, prompt: bool = True) -> None:
         card = ModelCard(name="tiny", classes=CLASSES, size=SIZE)
-        collector = Collector(collect, classes=CLASSES, model="tiny@0") if collect else None
-        self.correcting = Correcting(bright_objects(), card, collector) if prompt else None
-        self.board = Board(Limits(60_000, 120_000), model="tiny@0")
-        stage = CorrectableStage(self.board, card, COLOURS, None, self.correcting)
-        self.page = Page(stage if prompt else Stage(self.board, card, COLOURS))
+        case_writer = CorrectedCaseWriter(collect, classes=CLASSES, model="tiny@0") if collect else None
+        self.corrections = CorrectionSession(bright_objects(), card, case_writer) if prompt else None
+        self.display_state = DisplayState(FreshnessLimits(60_000, 120_000), model="tiny@0")
+        context = CorrectableOutputContext(self.display_state, card, COLOURS, None, self.corrections)
+        self.page = Page(context if prompt else OutputContext(self.display_state, card, COLOURS))
 
     def send(self, name: str, body: Any, *, token: str | None = None, **headers: str | None) -> tuple[int, bytes]:
         data = body if isinstance(body, bytes) else json.dumps(body).encode()
@@ -117,14 +124,14 @@ class Live:
 
     def frozen(self, number: int = 1) -> dict[str, int]:
         """A picture that the page was sent and has frozen."""
-        show(self.board, number)
+        show(self.display_state, number)
         self.get("look")
         return {"frame": number, "mask": number}
 
     def close(self) -> None:
         self.page.close()
-        if self.correcting is not None:
-            self.correcting.close()
+        if self.corrections is not None:
+            self.corrections.close()
 
 
 def unpacked(data: bytes) -> tuple[dict[str, Any], bytes, np.ndarray | None]:
@@ -148,7 +155,7 @@ def collecting(tmp_path: Path) -> Iterator[Live]:
     made.close()
 
 
-def test_a_click_mends_the_mask_of_the_frozen_picture(live: Live) -> None:
+def test_positive_click_adds_structure_to_frozen_mask(live: Live) -> None:
     live.asked("hold", live.frozen())
     said, _, mended = live.asked("ask", {"frame": 1, "steps": [ON_ORGAN]})
     whole = np.zeros(SIZE, np.uint8)
@@ -157,7 +164,7 @@ def test_a_click_mends_the_mask_of_the_frozen_picture(live: Live) -> None:
     assert np.array_equal(mended, whole)
 
 
-def test_a_click_beside_it_takes_away_and_a_box_finds_anew(live: Live) -> None:
+def test_negative_click_removes_structure_and_box_adds_it_again(live: Live) -> None:
     live.asked("hold", live.frozen())
     said, _, without = live.asked("ask", {"frame": 1, "steps": [NOT_TOOL]})
     assert not said["followed"]  # the network sees a bright tool there: a hand overrules it, where it is put
@@ -168,20 +175,20 @@ def test_a_click_beside_it_takes_away_and_a_box_finds_anew(live: Live) -> None:
     assert np.array_equal(again == 1, mask(1) == 1)
 
 
-def test_a_second_box_adds_a_piece_to_the_first(live: Live) -> None:
+def test_second_box_adds_to_first_box(live: Live) -> None:
     live.asked("hold", live.frozen())
     first, second = {"class": 1, "box": [0.6, 0.55, 0.99, 0.9]}, {"class": 1, "box": [0.05, 0.15, 0.5, 0.7]}
     _, _, one = live.asked("ask", {"frame": 1, "steps": [first]})
     _, _, both = live.asked("ask", {"frame": 1, "steps": [first, second]})
     assert (one[TOOL] == 1).all() and not (one[ORGAN] == 1).any()
     assert (both[TOOL] == 1).all() and (both[ORGAN] == 1).all()
-    nothing = {"class": 1, "box": [0.9, 0.02, 0.98, 0.1]}
-    said, _, same = live.asked("ask", {"frame": 1, "steps": [first, nothing]})
+    empty_overlay = {"class": 1, "box": [0.9, 0.02, 0.98, 0.1]}
+    said, _, same = live.asked("ask", {"frame": 1, "steps": [first, empty_overlay]})
     assert not said["followed"]
     assert np.array_equal(same, one)
 
 
-def test_fewer_steps_are_an_undo(live: Live) -> None:
+def test_fewer_steps_undo_a_correction(live: Live) -> None:
     live.asked("hold", live.frozen())
     _, _, one = live.asked("ask", {"frame": 1, "steps": [ON_ORGAN]})
     _, _, two = live.asked("ask", {"frame": 1, "steps": [ON_ORGAN, NOT_TOOL]})
@@ -192,10 +199,10 @@ def test_fewer_steps_are_an_undo(live: Live) -> None:
     assert np.array_equal(none, mask(1))
 
 
-def test_the_picture_that_is_corrected_is_the_one_its_mask_was_made_from(live: Live) -> None:
-    show(live.board, 3)
+def test_frozen_frame_is_the_one_of_its_mask(live: Live) -> None:
+    show(live.display_state, 3)
     live.get("look")
-    show(live.board, 5, masked=False)
+    show(live.display_state, 5, masked=False)
     live.get("look")
     said, jpeg, begun = live.asked("hold", {"frame": 5, "mask": 3})
     assert said["frame"] == 3
@@ -204,8 +211,8 @@ def test_the_picture_that_is_corrected_is_the_one_its_mask_was_made_from(live: L
     assert live.refused("ask", {"frame": 5, "steps": [ON_ORGAN]})[0] == 410
 
 
-def test_a_picture_without_a_mask_can_be_given_one(live: Live) -> None:
-    show(live.board, 2, masked=False)
+def test_frame_without_mask_can_be_corrected(live: Live) -> None:
+    show(live.display_state, 2, masked=False)
     live.get("look")
     said, jpeg, begun = live.asked("hold", {"frame": 2, "mask": -1})
     assert (said["frame"], jpeg) == (2, b"")
@@ -214,15 +221,15 @@ def test_a_picture_without_a_mask_can_be_given_one(live: Live) -> None:
     assert (made[ORGAN] == 1).all()
 
 
-def test_live_masks_know_nothing_of_a_correction(live: Live) -> None:
+def test_correction_does_not_change_live_masks(live: Live) -> None:
     live.asked("hold", live.frozen(1))
     live.asked("ask", {"frame": 1, "steps": [ON_ORGAN]})
     for number in (1, 2):
-        show(live.board, number)
+        show(live.display_state, number)
         said, _, grid = unpacked_look(live.get("look")[1])
         assert said["record"]["frame_id"] == number
         assert np.array_equal(grid.reshape(SIZE), mask(number))
-        assert np.array_equal(live.board.look().record.mask, mask(number))
+        assert np.array_equal(live.display_state.snapshot().status.mask, mask(number))
 
 
 def unpacked_look(data: bytes) -> tuple[dict[str, Any], bytes, np.ndarray]:
@@ -231,28 +238,31 @@ def unpacked_look(data: bytes) -> tuple[dict[str, Any], bytes, np.ndarray]:
     return said, rest[: said["jpeg_bytes"]], np.frombuffer(rest[said["jpeg_bytes"] :], np.uint8)
 
 
-def test_a_picture_that_is_gone_is_refused_in_a_sentence(live: Live) -> None:
-    for number in range(SENT + 1):
+def test_evicted_frame_is_rejected_with_message(live: Live) -> None:
+    for number in range(MAX_OFFERED + 1):
         live.frozen(number)
     status, words = live.refused("hold", {"frame": 0, "mask": 0})
-    assert (status, words) == (410, "picture 0 is not held any more; go on, freeze again, and correct that one\n")
-    for number in range(1, HELD + 2):
+    assert (status, words) == (
+        410,
+        "picture 0 is not stored any more; unfreeze, freeze again, and correct the new picture\n",
+    )
+    for number in range(1, MAX_FROZEN + 2):
         live.asked("hold", {"frame": number, "mask": number})
     assert live.refused("ask", {"frame": 1, "steps": [ON_ORGAN]})[0] == 410
-    live.asked("ask", {"frame": HELD + 1, "steps": [ON_ORGAN]})
+    live.asked("ask", {"frame": MAX_FROZEN + 1, "steps": [ON_ORGAN]})
 
 
-def test_what_no_page_was_sent_cannot_be_held(live: Live) -> None:
-    show(live.board, 1)
+def test_only_frames_sent_to_a_page_can_be_frozen(live: Live) -> None:
+    show(live.display_state, 1)
     assert live.refused("hold", {"frame": 1, "mask": 1})[0] == 410
 
 
-def test_the_control_is_told_of_where_the_model_takes_corrections_alone(live: Live) -> None:
-    assert json.loads(live.get("about.json")[1])["correct"] == {"steps": STEPS, "collect": False}
+def test_about_lists_corrections_only_with_promptable_model(live: Live) -> None:
+    assert json.loads(live.get("about.json")[1])["correct"] == {"steps": MAX_STEPS, "collect": False}
     bare = Live(prompt=False)
     try:
         assert json.loads(bare.get("about.json")[1])["correct"] is None
-        show(bare.board, 1)
+        show(bare.display_state, 1)
         bare.get("look")
         assert bare.refused("hold", {"frame": 1, "mask": 1}) == (501, "nothing can be sent here\n")
     finally:
@@ -268,18 +278,18 @@ def test_the_control_is_told_of_where_the_model_takes_corrections_alone(live: Li
         ({"Origin": "http://evil.example"}, 403),
         ({"Content_Type": "text/plain"}, 415),
         ({"Content_Length": None}, 413),
-        ({"Content_Length": str(LONGEST + 1)}, 413),
+        ({"Content_Length": str(MAX_BYTES + 1)}, 413),
         ({"Content_Length": "-1"}, 413),
         ({"Content_Length": "9" * 30}, 413),
     ],
 )
-def test_only_the_page_itself_may_send(changed: dict[str, Any], status: int, live: Live) -> None:
+def test_post_requires_token_host_origin_and_length(changed: dict[str, Any], status: int, live: Live) -> None:
     asked = live.frozen()
     assert live.send("hold", asked, **changed)[0] == status
     assert live.send("hold", asked, Origin=f"http://127.0.0.1:{live.page.port}")[0] == 200
 
 
-def test_what_is_sent_is_not_read_under_another_name(live: Live) -> None:
+def test_post_to_unknown_endpoint_is_rejected(live: Live) -> None:
     assert live.refused("look", {})[0] == 501
     assert live.refused("hold/x", {})[0] == 501
     assert live.get("hold")[0] == 404
@@ -287,7 +297,7 @@ def test_what_is_sent_is_not_read_under_another_name(live: Live) -> None:
 
 STEP_FAULTS = {
     "not a list": ({}, "a list of at most"),
-    "too many": ([ON_ORGAN] * (STEPS + 1), f"a list of at most {STEPS}"),
+    "too many": ([ON_ORGAN] * (MAX_STEPS + 1), f"a list of at most {MAX_STEPS}"),
     "no class": ([{"click": [0.5, 0.5, 1]}], "class None: must be a number from 1 to 2"),
     "background": ([{"class": 0, "click": [0.5, 0.5, 1]}], "class 0: must be"),
     "unknown class": ([{"class": 3, "click": [0.5, 0.5, 1]}], "class 3: must be"),
@@ -303,7 +313,7 @@ STEP_FAULTS = {
 
 
 @pytest.mark.parametrize("fault", STEP_FAULTS)
-def test_steps_without_sense_are_refused_in_a_sentence(fault: str, live: Live) -> None:
+def test_invalid_steps_are_rejected_with_message(fault: str, live: Live) -> None:
     steps, words = STEP_FAULTS[fault]
     live.asked("hold", live.frozen())
     status, said = live.refused("ask", {"frame": 1, "steps": steps})
@@ -313,33 +323,34 @@ def test_steps_without_sense_are_refused_in_a_sentence(fault: str, live: Live) -
 
 
 @pytest.mark.parametrize("body", [b"", b"{", b"[" * 5000, b"null", b'{"frame": 1}', b'{"frame": "1", "mask": 1}'])
-def test_garbage_is_refused_and_the_page_goes_on(body: bytes, live: Live) -> None:
+def test_invalid_json_is_rejected_and_server_continues(body: bytes, live: Live) -> None:
     asked = live.frozen()
     assert live.send("hold", body)[0] == 400
     live.asked("hold", asked)
 
 
-def test_a_corrected_picture_becomes_a_labelled_case_that_a_run_reads(collecting: Live, tmp_path: Path) -> None:
-    from edgemt.data.cohort import DataOptions, find
-    from edgemt.data.decode import Form, decode_pairs
+def test_saved_correction_is_a_labelled_case_for_training(collecting: Live, tmp_path: Path) -> None:
+    from edgemt.data.cohort import split_dataset
+    from edgemt.data.decode import FrameSpec, decode_pairs
+    from edgemt.data.options import DataOptions
 
     for number in (1, 2):
         collecting.asked("hold", collecting.frozen(number))
         said, _, _ = collecting.asked("keep", {"frame": number, "steps": [ON_ORGAN]})
         assert said["case"].endswith(f"_frame{number:06d}")
     options = DataOptions(root=tmp_path / "cases", classes=CLASSES, size=SIZE, val_in_training=False)
-    from edgemt.data.layouts.detect import look
+    from edgemt.data.layouts.detect import list_cases
 
-    items = look(tmp_path / "cases", layout="pairs", pattern=options.patient_pattern, classes=CLASSES).pool
-    assert len({item.group for item in items}) == 1  # a session is never torn apart by a split
+    items = list_cases(tmp_path / "cases", layout="pairs", pattern=options.patient_pattern, classes=CLASSES).cases
+    assert len({item.patient for item in items}) == 1  # a session is never torn apart by a split
     other = tmp_path / "cases" / "images"
     for item in items:  # a second patient, so that there is somebody to validate on
         for kind in ("images", "masks"):
             source = other.parent / kind / f"{item.name}.png"
             (other.parent / kind / f"other-{item.name}.png").write_bytes(source.read_bytes())
-    cohort = find(replace(options, val="1"))
+    cohort = split_dataset(replace(options, val="1"))
     cases = [case for case in (*cohort.labelled, *cohort.val) if not case.name.startswith("other")]
-    pairs = list(decode_pairs(cases, Form(SIZE, 3, CLASSES)))
+    pairs = list(decode_pairs(cases, FrameSpec(SIZE, 3, CLASSES)))
     assert len(pairs) == 2
     for (_, label), number in zip(pairs, (1, 2), strict=True):
         _, _, meant = collecting.asked("ask", {"frame": number, "steps": [ON_ORGAN]})
@@ -347,7 +358,7 @@ def test_a_corrected_picture_becomes_a_labelled_case_that_a_run_reads(collecting
         assert np.array_equal(label, np.kron(meant, np.ones((2, 2), np.uint8)))
 
 
-def test_the_picture_is_saved_as_it_was_captured(collecting: Live, tmp_path: Path) -> None:
+def test_saved_image_equals_captured_pixels(collecting: Live, tmp_path: Path) -> None:
     from edgemt.io.images import read_image
 
     collecting.asked("hold", collecting.frozen(7))
@@ -359,15 +370,15 @@ def test_the_picture_is_saved_as_it_was_captured(collecting: Live, tmp_path: Pat
     assert about["steps"] == [{"value": 1, "click": [0.3, 0.5, True]}]
 
 
-def test_whoever_watches_is_told_as_long_as_cases_may_be_saved(tmp_path: Path) -> None:
+def test_page_shows_recording_while_case_writer_is_open(tmp_path: Path) -> None:
     made = Live(tmp_path / "cases")
-    show(made.board, 1)
+    show(made.display_state, 1)
     assert unpacked_look(made.get("look")[1])[0]["recording"] is True
     made.close()
-    assert not under_way()
+    assert not is_recording()
 
 
-def test_without_the_flag_nothing_is_written(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_without_collect_no_file_is_written(live: Live, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     live.asked("hold", live.frozen())
     assert unpacked_look(live.get("look")[1])[0]["recording"] is False
@@ -377,14 +388,14 @@ def test_without_the_flag_nothing_is_written(live: Live, tmp_path: Path, monkeyp
     assert not list(tmp_path.iterdir())
 
 
-def test_a_case_needs_a_correction_and_a_click_alone_saves_none(collecting: Live, tmp_path: Path) -> None:
+def test_save_requires_a_step_and_predict_writes_nothing(collecting: Live, tmp_path: Path) -> None:
     collecting.asked("hold", collecting.frozen())
     assert "nothing is corrected yet" in collecting.refused("keep", {"frame": 1, "steps": []})[1]
     collecting.asked("ask", {"frame": 1, "steps": [ON_ORGAN]})
     assert not list((tmp_path / "cases" / "images").iterdir())
 
 
-def test_the_same_picture_corrected_further_is_one_case(collecting: Live, tmp_path: Path) -> None:
+def test_second_save_of_same_frame_replaces_case(collecting: Live, tmp_path: Path) -> None:
     from edgemt.io.images import read_label
 
     collecting.asked("hold", collecting.frozen())
@@ -397,58 +408,58 @@ def test_the_same_picture_corrected_further_is_one_case(collecting: Live, tmp_pa
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
 @pytest.mark.parametrize("kind", ["images", "masks"])
-def test_a_full_disk_is_said_in_the_page_and_leaves_no_half_case(kind: str, collecting: Live, tmp_path: Path) -> None:
+def test_full_disk_is_reported_and_leaves_no_partial_case(kind: str, collecting: Live, tmp_path: Path) -> None:
     import os
 
     collecting.asked("hold", collecting.frozen())
-    session = collecting.correcting._collector._session  # type: ignore[union-attr]
+    session = collecting.corrections._case_writer._session  # type: ignore[union-attr]
     part = tmp_path / "cases" / kind / f".{session}_frame000001.png.{os.getpid()}.part"
     part.symlink_to("/dev/full")
     status, words = collecting.refused("keep", {"frame": 1, "steps": [ON_ORGAN]})
     assert status == 400
     assert "was not saved (no space left on the disk)" in words
     assert not list((tmp_path / "cases").rglob("*.png"))
-    show(collecting.board, 2)
+    show(collecting.display_state, 2)
     assert unpacked_look(collecting.get("look")[1])[0]["picture"]["id"] == 2
     collecting.asked("keep", {"frame": 1, "steps": [ON_ORGAN]})
 
 
-def test_cases_of_other_classes_are_not_mixed_in(tmp_path: Path) -> None:
+def test_case_writer_rejects_folder_with_other_classes(tmp_path: Path) -> None:
     (tmp_path / "cases.jsonl").write_text(json.dumps({"classes": ["background", "polyp"]}) + "\n")
     with pytest.raises(ValueError, match=r"cases\.jsonl: line 1 has the classes background, polyp, this model .*tool"):
-        Collector(tmp_path, classes=CLASSES, model="tiny")
-    assert not under_way()
+        CorrectedCaseWriter(tmp_path, classes=CLASSES, model="tiny")
+    assert not is_recording()
 
 
-def test_a_folder_that_cannot_be_made_is_one_clear_line(tmp_path: Path) -> None:
+def test_case_writer_rejects_unwritable_folder(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with pytest.raises(ValueError, match=r"collect .*file: cannot be written .*another folder"):
-        Collector(tmp_path / "file", classes=CLASSES, model="tiny")
+        CorrectedCaseWriter(tmp_path / "file", classes=CLASSES, model="tiny")
 
 
-def test_steps_are_remembered_with_their_picture_only() -> None:
-    correcting = Correcting(bright_objects(), ModelCard(classes=CLASSES, size=SIZE))
-    board = Board(Limits(60_000, 120_000), model="tiny")
+def test_correction_results_are_cached_per_frame() -> None:
+    corrections = CorrectionSession(bright_objects(), ModelCard(classes=CLASSES, size=SIZE))
+    display_state = DisplayState(FreshnessLimits(60_000, 120_000), model="tiny")
     for number in (1, 2):
-        show(board, number)
-        correcting.sent(board.look())
-        correcting.hold(frame=number, mask=number)
-    steps = (Step(1, click=(0.3, 0.5, True)), Step(2, click=(0.75, 0.75, False)))
-    one, two = (correcting.ask(number, steps).mask for number in (1, 2))
-    fresh = Correcting(bright_objects(), ModelCard(classes=CLASSES, size=SIZE))
-    fresh.sent(board.look())
-    fresh.hold(frame=2, mask=2)
-    assert np.array_equal(fresh.ask(2, steps).mask, two)
-    assert np.array_equal(correcting.ask(1, steps).mask, one)
-    with pytest.raises(NotHeld):
-        fresh.ask(1, steps)
+        show(display_state, number)
+        corrections.offer(display_state.snapshot())
+        corrections.freeze(frame=number, mask=number)
+    steps = (CorrectionStep(1, click=(0.3, 0.5, True)), CorrectionStep(2, click=(0.75, 0.75, False)))
+    one, two = (corrections.predict(number, steps).mask for number in (1, 2))
+    fresh = CorrectionSession(bright_objects(), ModelCard(classes=CLASSES, size=SIZE))
+    fresh.offer(display_state.snapshot())
+    fresh.freeze(frame=2, mask=2)
+    assert np.array_equal(fresh.predict(2, steps).mask, two)
+    assert np.array_equal(corrections.predict(1, steps).mask, one)
+    with pytest.raises(FrameNotFrozenError):
+        fresh.predict(1, steps)
 
 
 @pytest.mark.parametrize(
     "arguments",
     [["--collect", "cases"], ["--collect", "cases", "--output", "lines"], ["--collect", "c", "--evidence", "e"]],
 )
-def test_collecting_without_a_page_is_refused_before_anything_is_opened(
+def test_collect_without_page_is_rejected_early(
     arguments: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     from edgemt import cli
@@ -461,9 +472,7 @@ def test_collecting_without_a_page_is_refused_before_anything_is_opened(
     assert not list(tmp_path.iterdir())
 
 
-def test_collecting_with_a_ship_without_a_prompt_input_is_refused(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_collect_without_promptable_model_is_rejected(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     pytest.importorskip("onnx")
     pytest.importorskip("onnxruntime")
     from tiny_ship import make_ship
@@ -483,9 +492,7 @@ def test_collecting_with_a_ship_without_a_prompt_input_is_refused(
 
 @pytest.mark.slow
 @pytest.mark.skipif(headless_chromium.BINARY is None, reason="no Chromium here")
-def test_in_a_browser_a_click_on_the_frozen_picture_corrects_it_and_going_on_forgets_it(
-    collecting: Live, tmp_path: Path
-) -> None:
+def test_browser_click_corrects_frozen_picture_and_unfreezing_discards_it(collecting: Live, tmp_path: Path) -> None:
     import threading
 
     stop = threading.Event()
@@ -494,7 +501,7 @@ def test_in_a_browser_a_click_on_the_frozen_picture_corrects_it_and_going_on_for
         number = 0
         while not stop.wait(0.05):
             number += 1
-            show(collecting.board, number)
+            show(collecting.display_state, number)
 
     feeding = threading.Thread(target=feed)
     feeding.start()
@@ -557,9 +564,9 @@ def test_in_a_browser_a_click_on_the_frozen_picture_corrects_it_and_going_on_for
 
 @pytest.mark.slow
 @pytest.mark.skipif(headless_chromium.BINARY is None, reason="no Chromium here")
-def test_in_a_browser_there_is_no_control_where_the_model_takes_no_corrections(tmp_path: Path) -> None:
+def test_browser_has_no_correction_panel_without_promptable_model(tmp_path: Path) -> None:
     bare = Live(prompt=False)
-    show(bare.board, 1)
+    show(bare.display_state, 1)
     try:
         with headless_chromium.tab(tmp_path / "profile", size=(1280, 720)) as tab:
             tab.open(bare.page.address)

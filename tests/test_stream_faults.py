@@ -25,26 +25,27 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from misbehaving import MODEL_SIZE, OPTIONS, Drama, honest, model, picture, threshold  # noqa: E402
+from faulty_source import MODEL_SIZE, OPTIONS, FaultScenario, check_snapshot, model, picture, threshold  # noqa: E402
 from tiny_ship import expected, frame, make_ship  # noqa: E402
 
 from deploy.stream import session as sessions  # noqa: E402
 from deploy.stream.inference import standby as standbys  # noqa: E402
-from deploy.stream.inference.load_model import open_model  # noqa: E402
-from deploy.stream.inference.mask_checks import BadMask  # noqa: E402
-from deploy.stream.inference.package_watcher import ModelWatch  # noqa: E402
-from deploy.stream.inference.standby import Standby  # noqa: E402
-from deploy.stream.inference.worker_process import ChildLost, ChildRunner, children_cpu_s  # noqa: E402
-from deploy.stream.outputs import Lines, Outlet, Stage  # noqa: E402
+from deploy.stream.inference.load_model import load_stream_model  # noqa: E402
+from deploy.stream.inference.mask_checks import InvalidMaskError  # noqa: E402
+from deploy.stream.inference.package_watcher import PackageWatcher  # noqa: E402
+from deploy.stream.inference.standby import StandbyWorker  # noqa: E402
+from deploy.stream.inference.worker_process import WorkerLostError, WorkerProcess, workers_cpu_s  # noqa: E402
+from deploy.stream.outputs.base import OutputContext, OutputThread  # noqa: E402
 from deploy.stream.outputs.igtl_server import IgtlServer, open_igtl  # noqa: E402
+from deploy.stream.outputs.json_lines import JsonLinesOutput  # noqa: E402
 from deploy.stream.session import Session  # noqa: E402
-from deploy.stream.sources import Picture  # noqa: E402
+from deploy.stream.sources.base import SourceFrame  # noqa: E402
 from deploy.stream.sources.iterable import IterableSource  # noqa: E402
 from deploy.stream.sources.lock import SourceLock  # noqa: E402
-from deploy.stream.state.display_state import Board, Limits  # noqa: E402
-from deploy.stream.state.frames import Frame, Result, Shown  # noqa: E402
-from deploy.stream.state.overlay import nothing  # noqa: E402
-from deploy.stream.status_line import Ticker  # noqa: E402
+from deploy.stream.state.display_state import DisplayState, FreshnessLimits  # noqa: E402
+from deploy.stream.state.frames import DisplaySnapshot, Frame, InferenceResult  # noqa: E402
+from deploy.stream.state.overlay import empty_overlay  # noqa: E402
+from deploy.stream.status_line import StatusLine  # noqa: E402
 from deploy.stream.web.page import Page, open_page  # noqa: E402
 from edgemt import cli  # noqa: E402
 from edgemt.model_card import ModelCard  # noqa: E402
@@ -75,63 +76,63 @@ def until(true: Callable[[], Any], *, seconds: float = 60.0) -> Any:
 @pytest.mark.parametrize(
     ("by", "why"), [("SIGKILL", r"the inference process ended \(signal 9\)"), ("SIGSTOP", "did not answer|hangs since")]
 )
-def test_a_killed_inference_process_is_replaced_by_the_one_that_waits(by: str, why: str, ship: Path) -> None:
-    opened = open_model(ship, runtime="onnxruntime", file="fp32", isolation="process", hang_ms=2_000)
-    first: Any = opened.first
-    waiting, killed, another = [], [], first.another
-    first.another = lambda: waiting.append(another()) or waiting[-1]
+def test_killed_worker_process_is_replaced_by_standby(by: str, why: str, ship: Path) -> None:
+    opened = load_stream_model(ship, runtime="onnxruntime", file="fp32", isolation="process", hang_ms=2_000)
+    first: Any = opened.runner
+    waiting, killed, spawn_standby = [], [], first.spawn_standby
+    first.spawn_standby = lambda: waiting.append(spawn_standby()) or waiting[-1]
 
-    def kill(k: int) -> Picture:
+    def kill(k: int) -> SourceFrame:
         if not killed and waiting and waiting[0].loaded:
             killed.append(k)
             os.kill(first.process.pid, getattr(signal, by))
-        return Picture(picture(k))
+        return SourceFrame(picture(k))
 
     def cold() -> Any:
         raise AssertionError("loaded anew, though one was waiting")
 
-    drama = Drama(kill, sees="invalid")
+    scenario = FaultScenario(kill, expected="invalid")
     options = replace(OPTIONS, hang_ms=2_000)
-    record = drama.play(replace(opened.model, make=cold), first=first, options=options)
-    assert re.search(why, drama.why)
+    record = scenario.run(replace(opened.model, load=cold), runner=first, options=options)
+    assert re.search(why, scenario.why)
     assert record["restarts"] == record["failures"] == 1
     first.close()
     assert not any(child.alive for child in waiting)
 
 
 @posix
-def test_a_process_that_stands_still_holds_nobody_up(ship: Path) -> None:
-    child = ChildRunner(ship, hang_ms=100, runtime="onnxruntime", file="fp32", threads=1)
+def test_stopped_worker_process_does_not_block_video(ship: Path) -> None:
+    child = WorkerProcess(ship, hang_ms=100, runtime="onnxruntime", file="fp32", threads=1)
     child.process.send_signal(signal.SIGSTOP)
-    with pytest.raises(ChildLost, match=r"did not answer within 0\.1 s"):
+    with pytest.raises(WorkerLostError, match=r"did not answer within 0\.1 s"):
         child._write(bytes(1 << 22))  # more than a pipe holds
     child.close()
     assert not child.alive
-    with pytest.raises(ChildLost, match="was closed"):
+    with pytest.raises(WorkerLostError, match="was closed"):
         child(frame(0)[None])
 
 
 @posix
-def test_one_that_waits_for_another_model_than_the_one_at_work_is_refused(ship: Path, tmp_path: Path) -> None:
-    child = ChildRunner(ship, hang_ms=10_000, runtime="onnxruntime", file="fp32", threads=1)
-    used = children_cpu_s()
+def test_standby_worker_with_different_model_is_rejected(ship: Path, tmp_path: Path) -> None:
+    child = WorkerProcess(ship, hang_ms=10_000, runtime="onnxruntime", file="fp32", threads=1)
+    used = workers_cpu_s()
     assert used > 0
-    child._ship = make_ship(tmp_path / "other", name="other").folder  # as if the folder had been replaced
+    child._package = make_ship(tmp_path / "other", name="other").folder  # as if the folder had been replaced
     with pytest.raises(ValueError, match="another model than the one at work"):
-        child.another().ready()
-    child._ship = ship
-    second = child.another().ready()
+        child.spawn_standby().ready()
+    child._package = ship
+    second = child.spawn_standby().ready()
     assert np.array_equal(second(frame(3)[None])[0], expected(frame(3)))
     child.close()
     second.close()
-    assert children_cpu_s() >= used
+    assert workers_cpu_s() >= used
 
 
 @posix
-def test_a_process_that_dies_while_it_loads_is_one_line(ship: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_worker_that_dies_while_loading_is_one_line_error(ship: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
     with pytest.raises(ValueError, match=r"^isolation process: the inference process ended \(status 1\)$"):
-        ChildRunner(ship, hang_ms=100)
+        WorkerProcess(ship, hang_ms=100)
 
 
 class _Kept:
@@ -140,7 +141,7 @@ class _Kept:
     def __init__(self) -> None:
         self.alive, self.closed, self.others = True, False, []
 
-    def another(self) -> _Kept:
+    def spawn_standby(self) -> _Kept:
         self.others.append(_Kept())
         return self.others[-1]
 
@@ -151,52 +152,52 @@ class _Kept:
         self.alive, self.closed = False, True
 
 
-def test_one_waits_at_a_time_and_is_replaced_when_it_dies_though_not_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_single_standby_worker_is_replaced_after_interval(monkeypatch: pytest.MonkeyPatch) -> None:
     first = _Kept()
-    standby = Standby(first, make=_Kept, prove=lambda infer: None)
-    standby.tend()
-    standby.tend()
+    standby = StandbyWorker(first, load=_Kept, self_test=lambda infer: None)
+    standby.check_health()
+    standby.check_health()
     assert len(first.others) == 1
     first.others[0].alive = False
-    standby.tend()
+    standby.check_health()
     assert len(first.others) == 1  # too soon
-    monkeypatch.setattr(standbys, "_APART_S", 0.0)
-    standby.tend()
+    monkeypatch.setattr(standbys, "_MIN_INTERVAL_S", 0.0)
+    standby.check_health()
     assert len(first.others) == 2 and standby.take() is first.others[1]
     assert standby.take() not in first.others  # none was waiting
-    standby.tend()
+    standby.check_health()
     standby.close()
-    standby.tend()
+    standby.check_health()
     assert len(first.others) == 3 and first.others[2].closed
 
 
-def test_a_new_runner_that_does_not_give_the_golden_mask_is_never_used() -> None:
+def test_runner_that_fails_golden_self_test_is_never_used() -> None:
     golden, made = picture(1)[None, ::2, ::2], []
 
     def other(frames: np.ndarray) -> np.ndarray:
         return 1 - threshold(frames)
 
     def make() -> Any:
-        made.append(other if drama.act == 1 else threshold)
+        made.append(other if scenario.act == 1 else threshold)
         return made[-1]
 
     def broken(frames: np.ndarray) -> np.ndarray:
-        if drama.act == 1:
+        if scenario.act == 1:
             raise RuntimeError("device lost")
         return threshold(frames)
 
-    drama = Drama(sees="invalid")
-    drama.play(model(make, golden=(golden, threshold(golden))), first=broken)
+    scenario = FaultScenario(expected="invalid")
+    scenario.run(model(make, golden=(golden, threshold(golden))), runner=broken)
     assert made[-1] is threshold
-    with pytest.raises(BadMask, match="golden"):
-        Standby(None, make=lambda: other, prove=_refuse).take()
+    with pytest.raises(InvalidMaskError, match="golden"):
+        StandbyWorker(None, load=lambda: other, self_test=_refuse).take()
 
 
 def _refuse(infer: Any) -> None:
-    raise BadMask("not the golden mask")
+    raise InvalidMaskError("not the golden mask")
 
 
-def test_threads_that_hung_and_came_back_do_not_count_for_ever() -> None:
+def test_recovered_threads_do_not_count_as_hung() -> None:
     """Seven hangs one after the other, of which no more than one at a time."""
     hangs, release, states = [0], threading.Event(), []
 
@@ -219,13 +220,13 @@ def test_threads_that_hung_and_came_back_do_not_count_for_ever() -> None:
 
     options = replace(OPTIONS, hang_ms=20)
     record = Session(
-        IterableSource(frames(), hz=200), model(make), first=sticky, options=options,
-        display=lambda shown, drawn: (honest(shown, drawn), states.append(shown.record.state)),
+        IterableSource(frames(), hz=200), model(make), runner=sticky, options=options,
+        display=lambda shown, drawn: (check_snapshot(shown, drawn), states.append(shown.status.state)),
     ).run()  # fmt: skip
     assert states[-1] == "fresh" and record["restarts"] == 7
 
 
-def test_inference_that_only_drew_too_long_shows_no_old_mask(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_mask_that_expires_while_painted_is_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     now, seen = [0], []
     session = Session(
         IterableSource([]),
@@ -235,22 +236,24 @@ def test_inference_that_only_drew_too_long_shows_no_old_mask(monkeypatch: pytest
         display=lambda shown, drawn: seen.append(shown),
     )
     one = Frame(0, picture(0), 0)
-    session.board.put_frame(one)
-    session.board.put_result(Result(one, np.zeros(MODEL_SIZE, np.uint8), nothing(one.size), 0))
-    draw, slow = Shown.picture, []
+    session.display_state.put_frame(one)
+    session.display_state.put_result(InferenceResult(one, np.zeros(MODEL_SIZE, np.uint8), empty_overlay(one.size), 0))
+    draw, slow = DisplaySnapshot.picture, []
 
-    def drawn(self: Shown) -> Any:
+    def drawn(self: DisplaySnapshot) -> Any:
         if len(slow) < 2:  # and in the meantime there is a new mask, which grows old in the same way
             slow.append(1)
             now[0] += int(OPTIONS.budget_ms * 1e6) + 1
             new = Frame(len(slow), picture(1), now[0] - 1000)
-            session.board.put_frame(new)
-            session.board.put_result(Result(new, np.zeros(MODEL_SIZE, np.uint8), nothing(new.size), now[0]))
+            session.display_state.put_frame(new)
+            session.display_state.put_result(
+                InferenceResult(new, np.zeros(MODEL_SIZE, np.uint8), empty_overlay(new.size), now[0])
+            )
         return draw(self)
 
-    monkeypatch.setattr(Shown, "picture", drawn)
-    session._present(session.board.look())
-    assert seen[0].record.state == "stale" and seen[0].record.mask is None and seen[0].result is None
+    monkeypatch.setattr(DisplaySnapshot, "picture", drawn)
+    session._present(session.display_state.snapshot())
+    assert seen[0].status.state == "stale" and seen[0].status.mask is None and seen[0].result is None
 
 
 # --- the end ---
@@ -258,7 +261,7 @@ def test_inference_that_only_drew_too_long_shows_no_old_mask(monkeypatch: pytest
 
 @linux
 @pytest.mark.parametrize("by", ["SIGINT", "SIGTERM", "SIGKILL"])
-def test_however_it_ends_no_process_is_left_behind(by: str, ship: Path) -> None:
+def test_no_process_remains_after_signal(by: str, ship: Path) -> None:
     """The signal goes to the whole group, as from a terminal."""
     command = [sys.executable, "-m", "edgemt.cli", "stream", str(ship), *SYNTHETIC, "--isolation", "process"]
     outputs = ["--output", "page", "igtl:0", "lines"]
@@ -296,7 +299,7 @@ def _alive(pid: int) -> bool:
         return False
 
 
-def test_threads_and_sockets_end_with_the_stream(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_threads_and_sockets_close_with_the_stream(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
     told = signal.getsignal(signal.SIGTERM)
     _stream(ship, "--frames", 5, "--hz", 0, "--output", "page", "igtl:0")
     assert signal.getsignal(signal.SIGTERM) is told
@@ -315,7 +318,7 @@ def _stream(ship: Path, *arguments: Any) -> None:
 
 
 @posix
-def test_a_second_instance_is_refused_until_the_first_is_gone(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_second_process_on_live_source_is_rejected(ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
     source = f"igtl://127.0.0.1:1/{os.getpid()}"
     imported = "from deploy.stream.sources.lock import SourceLock"
     hold = f"{imported}; held = SourceLock({source!r}); print(1, flush=True); input()"
@@ -333,7 +336,7 @@ def test_a_second_instance_is_refused_until_the_first_is_gone(ship: Path, capsys
     SourceLock(source).release()
 
 
-def test_a_camera_is_one_camera_however_it_is_written(tmp_path: Path) -> None:
+def test_camera_names_share_one_lock(tmp_path: Path) -> None:
     held = SourceLock("camera:0", folder=tmp_path)
     for name in ("camera", "camera:0:1920x1080", "/dev/video0", "/dev/video0:640x480"):
         with pytest.raises(ValueError, match=f"source {name}: process {os.getpid()} streams"):
@@ -343,9 +346,7 @@ def test_a_camera_is_one_camera_however_it_is_written(tmp_path: Path) -> None:
 
 
 @posix
-def test_a_lock_follows_no_link_and_minds_no_file_of_another_user(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_source_lock_ignores_symlinks_and_foreign_files(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     SourceLock("camera:0", folder=tmp_path).release()
     (lock,) = tmp_path.iterdir()
     real = os.open
@@ -370,9 +371,7 @@ def _no() -> int:
 
 
 @pytest.mark.parametrize("output", ["page", "igtl"])
-def test_a_port_in_use_is_one_line_and_exit_status_2(
-    output: str, ship: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
+def test_port_in_use_is_one_line_and_exit_status_2(output: str, ship: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken, pytest.raises(SystemExit) as left:
         _stream(ship, "--output", "lines", f"{output}:{taken.getsockname()[1]}")
     assert left.value.code == 2
@@ -383,12 +382,14 @@ def test_a_port_in_use_is_one_line_and_exit_status_2(
 # --- who listens ---
 
 
-def stage(session: Session) -> Stage:
-    return Stage(session.board, ModelCard(name="tiny", classes=("background", "organ", "tool")), ((0, 0, 0),) * 3)
+def context(session: Session) -> OutputContext:
+    return OutputContext(
+        session.display_state, ModelCard(name="tiny", classes=("background", "organ", "tool")), ((0, 0, 0),) * 3
+    )
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_ends_the_recording_and_not_the_stream(
+def test_full_disk_stops_recording_but_not_stream(
     ship: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("av")
@@ -416,16 +417,18 @@ class _Bad:
         raise OSError(28, "No space left on device")
 
 
-def test_an_output_that_cannot_end_keeps_no_other_from_ending(capsys: pytest.CaptureFixture[str]) -> None:
+def test_blocked_output_does_not_prevent_closing_others(capsys: pytest.CaptureFixture[str]) -> None:
     session = Session(IterableSource([picture(0)]), model(), options=OPTIONS)
-    outlets = [Outlet(_Bad(hangs=hangs), session.board, name=f"bad {hangs}") for hangs in (True, False)]
+    output_threads = [
+        OutputThread(_Bad(hangs=hangs), session.display_state, name=f"bad {hangs}") for hangs in (True, False)
+    ]
     session.run()
-    for outlet in outlets:
-        outlet.close(0.05)
+    for output_thread in output_threads:
+        output_thread.close(0.05)
     said = capsys.readouterr().err
     assert "bad True stopped: does not come to an end" in said and "bad False stopped: " in said
-    assert outlets[0]._output.closed == 0  # closing what another thread writes to could crash
-    outlets[0]._output.release.set()
+    assert output_threads[0]._output.closed == 0  # closing what another thread writes to could crash
+    output_threads[0]._output.release.set()
 
 
 @pytest.fixture
@@ -439,9 +442,9 @@ def watched() -> Iterator[tuple[Session, Page, IgtlServer, list[str]]]:
             yield picture(k)
             k += 1
 
-    def display(shown: Shown, drawn: Any) -> None:
-        honest(shown, drawn)
-        states.append(shown.record.state)
+    def display(shown: DisplaySnapshot, drawn: Any) -> None:
+        check_snapshot(shown, drawn)
+        states.append(shown.status.state)
 
     session = Session(
         IterableSource(frames(), hz=100),
@@ -449,7 +452,7 @@ def watched() -> Iterator[tuple[Session, Page, IgtlServer, list[str]]]:
         options=replace(OPTIONS, no_signal_ms=60_000, hang_ms=30_000),
         display=display,
     )
-    page, igtl = open_page("", stage(session)), open_igtl("0", stage(session))
+    page, igtl = open_page("", context(session)), open_igtl("0", context(session))
     thread = threading.Thread(target=session.run)
     thread.start()
     yield session, page, igtl, states
@@ -468,7 +471,7 @@ def _look(page: Page) -> dict[str, Any]:
     return json.loads(body[4 : 4 + int.from_bytes(body[:4], "big")])
 
 
-def test_clients_that_send_garbage_or_leave_do_not_touch_the_stream(watched: Any) -> None:
+def test_stream_survives_invalid_and_disconnecting_clients(watched: Any) -> None:
     session, page, igtl, states = watched
     until(lambda: "fresh" in states)
     draw = np.random.default_rng(0)
@@ -484,10 +487,10 @@ def test_clients_that_send_garbage_or_leave_do_not_touch_the_stream(watched: Any
     before = len(states)
     until(lambda: len(states) > before + 20 and "fresh" in states[before:])
     assert until(lambda: (said := _look(page))["record"]["state"] == "fresh" and said)["picture"]["id"] > 0
-    assert session.inference is not None and session.inference.counted.failures == 0
+    assert session.inference is not None and session.inference.counters.failures == 0
 
 
-def test_a_page_that_is_closed_takes_nothing_with_it(watched: Any) -> None:
+def test_stream_continues_after_page_is_closed(watched: Any) -> None:
     _, page, _, states = watched
     until(lambda: "fresh" in states)
     page.close()
@@ -497,21 +500,23 @@ def test_a_page_that_is_closed_takes_nothing_with_it(watched: Any) -> None:
         _look(page)
 
 
-def test_a_reader_of_lines_that_goes_away_ends_the_lines_alone(capsys: pytest.CaptureFixture[str]) -> None:
+def test_closed_pipe_stops_json_lines_only(capsys: pytest.CaptureFixture[str]) -> None:
     reads, writes = os.pipe()
     session = Session(IterableSource((picture(k) for k in range(40)), hz=200), model(), options=OPTIONS)
-    outlet = Outlet(Lines("", stage(session), to=os.fdopen(writes, "w")), session.board, name="lines")
+    output_thread = OutputThread(
+        JsonLinesOutput("", context(session), to=os.fdopen(writes, "w")), session.display_state, name="lines"
+    )
     os.close(reads)
     assert session.run()["frames"] == 40
-    until(lambda: outlet.failed)
-    outlet.close()
+    until(lambda: output_thread.failed)
+    output_thread.close()
     assert "lines stopped" in capsys.readouterr().err
 
 
 # --- the machine ---
 
 
-def test_a_wall_clock_that_is_set_back_an_hour_changes_nothing(watched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_wall_clock_change_has_no_effect(watched: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     _, page, igtl, states = watched
     until(lambda: "fresh" in states)
     real, ns = time.time, time.time_ns
@@ -528,7 +533,7 @@ def test_a_wall_clock_that_is_set_back_an_hour_changes_nothing(watched: Any, mon
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="cannot hold a process to one core here")
-def test_a_starved_machine_shows_older_masks_or_none_and_never_an_old_one_as_fresh() -> None:
+def test_no_mask_over_budget_is_fresh_under_cpu_load() -> None:
     """One core for the stream and three that want it all."""
     cores = os.sched_getaffinity(0)
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(3)]
@@ -538,7 +543,7 @@ def test_a_starved_machine_shows_older_masks_or_none_and_never_an_old_one_as_fre
         seen: list[str] = []
         record = Session(
             IterableSource((picture(k) for k in range(120)), hz=100), model(), options=replace(OPTIONS, budget_ms=30),
-            display=lambda shown, drawn: (_in_time(shown, 30), seen.append(shown.record.state)),
+            display=lambda shown, drawn: (_in_time(shown, 30), seen.append(shown.status.state)),
         ).run()  # fmt: skip
     finally:
         os.sched_setaffinity(0, cores)
@@ -548,8 +553,8 @@ def test_a_starved_machine_shows_older_masks_or_none_and_never_an_old_one_as_fre
     assert record["frames"] == 120 and record["pixels_outside_marker"] == 0 and seen
 
 
-def _in_time(shown: Shown, budget_ms: float) -> None:
-    record = shown.record
+def _in_time(shown: DisplaySnapshot, budget_ms: float) -> None:
+    record = shown.status
     assert (record.mask is not None) == (record.state == "fresh")
     assert record.age_ms is None or record.age_ms <= budget_ms
 
@@ -566,47 +571,47 @@ def _in_time(shown: Shown, budget_ms: float) -> None:
     ],
     ids=["sixteen bits", "six planes", "no array"],
 )
-def test_a_format_of_colour_that_nobody_knows_is_no_signal_until_it_is_changed_back(
+def test_unknown_pixel_format_is_no_signal_until_valid_again(
     strange: Callable[[int], Any],
 ) -> None:
-    drama = Drama(lambda k: Picture(strange(k)), sees="no-signal")
-    record = drama.play()
-    assert drama.why == "no new frame" and record["corrupt"] > 0 and record["failures"] == 0
+    scenario = FaultScenario(lambda k: SourceFrame(strange(k)), expected="no-signal")
+    record = scenario.run()
+    assert scenario.why == "no new frame" and record["corrupt"] > 0 and record["failures"] == 0
     assert record["refused"][0]["count"] == record["corrupt"] and "a frame of" in record["refused"][0]["why"]
 
 
-def test_why_pictures_are_refused_is_told_while_there_is_no_signal_once_a_kind() -> None:
-    from deploy.stream.outputs.igtl_messages import Speaker
+def test_rejection_reasons_are_reported_once_per_kind() -> None:
+    from deploy.stream.outputs.igtl_messages import MessageBuilder
 
-    board = Board(Limits(budget_ms=100, no_signal_ms=300), model="m")
-    board.refuse("IMAGE: damaged on the way (its CRC differs)")
-    record = board.look().record
+    display_state = DisplayState(FreshnessLimits(budget_ms=100, no_signal_ms=300), model="m")
+    display_state.frame_rejected("IMAGE: damaged on the way (its CRC differs)")
+    record = display_state.snapshot().status
     assert (record.state, record.refused) == ("no-signal", "IMAGE: damaged on the way (its CRC differs)")
     assert record.to_json()["refused"] == record.refused
-    assert b"no frame yet: IMAGE: damaged" in Speaker(version=1).status_of(record)
-    frame = Frame(0, picture(0), board.clock())
-    board.put_frame(frame)
-    assert board.look().record.refused == ""
+    assert b"no frame yet: IMAGE: damaged" in MessageBuilder(version=1).status_message(record)
+    frame = Frame(0, picture(0), display_state.clock())
+    display_state.put_frame(frame)
+    assert display_state.snapshot().status.refused == ""
     frames = [np.zeros((60, 80), np.uint16)] * 3 + [np.zeros((5, 5), np.uint8)] * 2 + [picture(k) for k in range(3)]
     session = Session(IterableSource(frames, hz=50), model(), options=OPTIONS)
     said: list[str] = []
-    ticker = Ticker(session, say=said.append)
+    status_line = StatusLine(session, log=said.append)
     record_of_it = session.run()
-    ticker.close()
+    status_line.close()
     assert [kind["count"] for kind in record_of_it["refused"]] == [3, 2]
     assert len([line for line in said if "was refused" in line]) == 2
 
 
-def test_colour_that_turns_grey_or_gets_transparency_keeps_its_masks() -> None:
+def test_change_to_grey_or_rgba_continues_masks() -> None:
     kinds = (lambda k: picture(k)[..., 0], lambda k: np.dstack([picture(k), np.full((60, 80), 255, np.uint8)]))
     for kind in kinds:
         frames = [picture(k) if k < 20 else kind(k) for k in range(60)]
-        seen: list[Shown] = []
+        seen: list[DisplaySnapshot] = []
         Session(
             IterableSource(frames, hz=100), model(), options=OPTIONS,
-            display=lambda shown, drawn, seen=seen: (honest(shown, drawn), seen.append(shown)),
+            display=lambda shown, drawn, seen=seen: (check_snapshot(shown, drawn), seen.append(shown)),
         ).run()  # fmt: skip
-        last = seen[-1].record
+        last = seen[-1].status
         assert last.frame_id == 59 and np.array_equal(last.mask, threshold(_fitted(frames[59])[None])[0])
 
 
@@ -619,22 +624,22 @@ def _fitted(pixels: np.ndarray) -> np.ndarray:
 # --- the model's folder ---
 
 
-def test_a_file_edited_while_the_model_was_loaded_or_behind_its_own_date_is_noticed(tmp_path: Path) -> None:
+def test_package_watcher_detects_edit_with_restored_date(tmp_path: Path) -> None:
     opened = make_ship(tmp_path / "ship")
     weights = tmp_path / "ship" / "model.onnx"
     before, stat = weights.read_bytes(), weights.stat()
     weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-    watch = ModelWatch(opened)
-    assert watch.look() == "model folder: model.onnx was changed"
+    watch = PackageWatcher(opened)
+    assert watch.check() == "model folder: model.onnx was changed"
     weights.write_bytes(before)
-    assert watch.look() is None
+    assert watch.check() is None
     with open(weights, "r+b") as file:  # in place, same size, and its date put back
         file.write(bytes([before[0] ^ 1]))
     os.utime(weights, ns=(stat.st_atime_ns, stat.st_mtime_ns))
-    assert watch.look() == "model folder: model.onnx was changed"
+    assert watch.check() == "model folder: model.onnx was changed"
 
 
-def test_what_the_session_made_the_session_closes() -> None:
+def test_session_closes_runner_that_it_loaded() -> None:
     class Made:
         closed = 0
 

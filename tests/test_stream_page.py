@@ -19,23 +19,22 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from deploy.stream.outputs import Stage
-from deploy.stream.outputs.recording import recording, under_way
-from deploy.stream.state.display_state import Board, Limits
-from deploy.stream.state.frames import Frame, Result
-from deploy.stream.state.overlay import nothing, outline
+from deploy.stream.outputs.base import OutputContext, is_recording, recording
+from deploy.stream.state.display_state import DisplayState, FreshnessLimits
+from deploy.stream.state.frames import Frame, InferenceResult
+from deploy.stream.state.overlay import empty_overlay, outline
 from deploy.stream.web.page import _FILES, Page, open_page, source_label
-from deploy.stream.web.updates import _pillow, jpeg_encoder
+from deploy.stream.web.updates import _encode_with_pillow, jpeg_encoder
 from edgemt.model_card import ModelCard
 
 COLOURS = ((128, 128, 128), (64, 240, 200), (255, 210, 63))
 BUDGET_MS = 400.0
 
 
-def stage(**limits: float) -> Stage:
+def context(**limits: float) -> OutputContext:
     limits = {"budget_ms": 60_000, "no_signal_ms": 120_000, **limits}
-    return Stage(
-        Board(Limits(**limits), model="tiny@0"),
+    return OutputContext(
+        DisplayState(FreshnessLimits(**limits), model="tiny@0"),
         ModelCard(name="tiny", classes=("background", "organ", "tool")),
         COLOURS,
     )
@@ -47,13 +46,13 @@ def frame(number: int, *, size: tuple[int, int] = (90, 160), epoch: int = 0) -> 
     return Frame(number, pixels, time.monotonic_ns(), None, epoch)
 
 
-def result(of: Frame) -> Result:
+def result(of: Frame) -> InferenceResult:
     mask = np.zeros((45, 80), np.uint8)
     mask[10:30, 20:50] = 1
-    return Result(of, mask, nothing(of.size), time.monotonic_ns(), agreement=0.9)
+    return InferenceResult(of, mask, empty_overlay(of.size), time.monotonic_ns(), agreement=0.9)
 
 
-def show(on: Board, number: int) -> Frame:
+def show(on: DisplayState, number: int) -> Frame:
     new = frame(number)
     on.put_frame(new)
     on.put_result(result(new))
@@ -61,10 +60,10 @@ def show(on: Board, number: int) -> Frame:
 
 
 @pytest.fixture
-def live() -> Iterator[tuple[Board, Page]]:
-    on = stage()
+def live() -> Iterator[tuple[DisplayState, Page]]:
+    on = context()
     page = Page(on)
-    yield on.board, page
+    yield on.display_state, page
     page.close()
 
 
@@ -91,7 +90,7 @@ PATHS = [*_FILES, "about.json", "look"]
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_without_the_token_nothing_is_given(path: str, live: tuple[Board, Page]) -> None:
+def test_request_without_token_is_rejected(path: str, live: tuple[DisplayState, Page]) -> None:
     _, page = live
     wrong = "x" * len(page.token)
     for before in ("/", f"/{wrong}/", f"/{page.token[:-1]}/", f"/{page.token}x/"):
@@ -101,7 +100,7 @@ def test_without_the_token_nothing_is_given(path: str, live: tuple[Board, Page])
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_under_another_name_nothing_is_given(path: str, live: tuple[Board, Page]) -> None:
+def test_request_with_other_host_is_rejected(path: str, live: tuple[DisplayState, Page]) -> None:
     _, page = live
     for host in (
         "evil.example",
@@ -115,7 +114,7 @@ def test_under_another_name_nothing_is_given(path: str, live: tuple[Board, Page]
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_with_both_everything_is_given_with_the_safe_headers(path: str, live: tuple[Board, Page]) -> None:
+def test_valid_request_gets_security_headers(path: str, live: tuple[DisplayState, Page]) -> None:
     _, page = live
     for host in (f"127.0.0.1:{page.port}", f"localhost:{page.port}"):
         reply = Reply(page, f"/{page.token}/{path}", Host=host)
@@ -127,39 +126,41 @@ def test_with_both_everything_is_given_with_the_safe_headers(path: str, live: tu
         assert "Access-Control-Allow-Origin" not in reply.headers
 
 
-def test_a_page_from_elsewhere_cannot_read_it_with_the_token_either(live: tuple[Board, Page]) -> None:
+def test_cross_site_request_is_rejected(live: tuple[DisplayState, Page]) -> None:
     _, page = live
     assert Reply(page, f"/{page.token}/look", Sec_Fetch_Site="cross-site").status == 403
 
 
 @pytest.mark.parametrize("path", ["nothing", "../page.py", "web/page.html", "page.css/x", "%2e%2e/page.py"])
-def test_there_are_no_other_files(path: str, live: tuple[Board, Page]) -> None:
+def test_other_files_are_not_served(path: str, live: tuple[DisplayState, Page]) -> None:
     _, page = live
     assert Reply(page, f"/{page.token}/{path}").status == 404
 
 
 @pytest.mark.parametrize("method", ["POST", "PUT", "DELETE", "OPTIONS"])
-def test_nothing_can_be_sent_to_it(method: str, live: tuple[Board, Page]) -> None:
+def test_other_methods_are_rejected(method: str, live: tuple[DisplayState, Page]) -> None:
     _, page = live
     assert Reply(page, f"/{page.token}/look", method=method).status == 501
 
 
-def test_nothing_is_fetched_from_another_place() -> None:
+def test_page_loads_nothing_from_other_hosts() -> None:
     web = Path(headless_chromium.__file__).parent.parent / "deploy" / "stream" / "web"
-    for file in web.iterdir():
+    pages = [file for file in web.iterdir() if file.suffix in (".html", ".css", ".js")]
+    assert len(pages) > 5
+    for file in pages:
         assert "//" not in file.read_text().replace("// ", "").replace("//\n", ""), file.name
 
 
-def test_two_pages_have_different_tokens(live: tuple[Board, Page]) -> None:
-    other = Page(stage())
+def test_two_pages_have_different_tokens(live: tuple[DisplayState, Page]) -> None:
+    other = Page(context())
     assert other.token != live[1].token
     assert len(other.token) >= 32
     other.close()
 
 
-def test_a_look_holds_the_picture_the_mask_and_its_age(live: tuple[Board, Page]) -> None:
-    board, page = live
-    shown = show(board, 3)
+def test_update_has_picture_mask_and_age(live: tuple[DisplayState, Page]) -> None:
+    display_state, page = live
+    shown = show(display_state, 3)
     said, jpeg, mask = Reply(page, f"/{page.token}/look?seen=-1&frame=-1&mask=-1").look()
     assert said["record"]["state"] == "fresh"
     assert said["record"]["frame_id"] == said["picture"]["id"] == 3
@@ -169,23 +170,23 @@ def test_a_look_holds_the_picture_the_mask_and_its_age(live: tuple[Board, Page])
     assert np.abs(decoded.astype(int) - shown.pixels).mean() < 3
 
 
-def test_what_a_page_has_is_not_sent_again(live: tuple[Board, Page]) -> None:
-    board, page = live
-    show(board, 3)
+def test_update_omits_known_picture_and_mask(live: tuple[DisplayState, Page]) -> None:
+    display_state, page = live
+    show(display_state, 3)
     said, jpeg, mask = Reply(page, f"/{page.token}/look?seen=-1&frame=3&mask=3").look()
     assert (jpeg, mask) == (b"", b"")
     assert said["record"]["mask_size"] == [45, 80]
-    board.put_frame(frame(4))
+    display_state.put_frame(frame(4))
     said, jpeg, mask = Reply(page, f"/{page.token}/look?seen=-1&frame=3&mask=3").look()
     assert (said["picture"]["id"], said["record"]["frame_id"]) == (4, 3)
     assert jpeg and not mask
 
 
-def test_a_look_waits_for_what_is_new(live: tuple[Board, Page]) -> None:
-    board, page = live
-    show(board, 1)
+def test_update_waits_for_new_state(live: tuple[DisplayState, Page]) -> None:
+    display_state, page = live
+    show(display_state, 1)
     seen = Reply(page, f"/{page.token}/look").look()[0]["seen"]
-    later = threading.Timer(0.05, show, (board, 2))
+    later = threading.Timer(0.05, show, (display_state, 2))
     later.start()
     said, _, _ = Reply(page, f"/{page.token}/look?seen={seen}&frame=1&mask=1").look()
     later.join()
@@ -193,26 +194,26 @@ def test_a_look_waits_for_what_is_new(live: tuple[Board, Page]) -> None:
     assert said["waited_ms"] >= 40
 
 
-def test_silence_is_answered_all_the_same(live: tuple[Board, Page]) -> None:
-    board, page = live
-    show(board, 1)
+def test_update_returns_after_timeout_without_change(live: tuple[DisplayState, Page]) -> None:
+    display_state, page = live
+    show(display_state, 1)
     seen = Reply(page, f"/{page.token}/look").look()[0]["seen"]
     said, _, _ = Reply(page, f"/{page.token}/look?seen={seen}&frame=1&mask=1").look()
     assert (said["seen"], said["picture"]["id"]) == (seen, 1)
 
 
 STATES = {
-    "stale": lambda board: board.put_frame(frame(2, epoch=1)),
-    "invalid": lambda board: board.fault("inference", "it gave NaN"),
-    "no-signal": lambda board: board.lost("unplugged"),
+    "stale": lambda display_state: display_state.put_frame(frame(2, epoch=1)),
+    "invalid": lambda display_state: display_state.set_fault("inference", "it gave NaN"),
+    "no-signal": lambda display_state: display_state.source_lost("unplugged"),
 }
 
 
 @pytest.mark.parametrize("state", STATES)
-def test_a_mask_that_may_not_be_shown_is_not_sent(state: str, live: tuple[Board, Page]) -> None:
-    board, page = live
-    show(board, 1)
-    STATES[state](board)
+def test_mask_that_is_not_fresh_is_not_sent(state: str, live: tuple[DisplayState, Page]) -> None:
+    display_state, page = live
+    show(display_state, 1)
+    STATES[state](display_state)
     said, _, mask = Reply(page, f"/{page.token}/look").look()
     assert said["record"]["state"] == state
     assert said["record"]["reason"]
@@ -220,19 +221,21 @@ def test_a_mask_that_may_not_be_shown_is_not_sent(state: str, live: tuple[Board,
     assert "mask_size" not in said["record"]
 
 
-def test_a_mask_that_ages_while_the_picture_is_compressed_is_withdrawn() -> None:
+def test_mask_that_expires_during_compression_is_not_sent() -> None:
     now = [10**9]
-    board = Board(Limits(budget_ms=100, no_signal_ms=10_000), model="tiny", clock=lambda: now[0])
+    display_state = DisplayState(
+        FreshnessLimits(budget_ms=100, no_signal_ms=10_000), model="tiny", clock=lambda: now[0]
+    )
 
     def slow(pixels: np.ndarray) -> bytes:
         now[0] += 200_000_000
-        return _pillow(pixels)
+        return _encode_with_pillow(pixels)
 
-    page = Page(Stage(board, ModelCard(classes=("background", "organ")), COLOURS), encode=slow)
+    page = Page(OutputContext(display_state, ModelCard(classes=("background", "organ")), COLOURS), encode=slow)
     try:
         new = Frame(1, frame(1).pixels, now[0])
-        board.put_frame(new)
-        board.put_result(result(new))
+        display_state.put_frame(new)
+        display_state.put_result(result(new))
         said, jpeg, mask = Reply(page, f"/{page.token}/look").look()
         assert jpeg and not mask
         assert (said["record"]["state"], said["picture"]["age_ms"]) == ("stale", 200.0)
@@ -240,11 +243,9 @@ def test_a_mask_that_ages_while_the_picture_is_compressed_is_withdrawn() -> None
         page.close()
 
 
-@pytest.mark.parametrize("encode", [_pillow, jpeg_encoder()], ids=["pillow", "the one that is used"])
+@pytest.mark.parametrize("encode", [_encode_with_pillow, jpeg_encoder()], ids=["pillow", "the one that is used"])
 @pytest.mark.parametrize("shape", [(54, 96), (54, 96, 3), (2160, 3840, 3)])
-def test_pictures_are_compressed_in_their_colours_and_never_larger_than_needed(
-    encode: Any, shape: tuple[int, ...]
-) -> None:
+def test_jpeg_encoder_preserves_colour_and_limits_size(encode: Any, shape: tuple[int, ...]) -> None:
     pixels = np.zeros(shape, np.uint8)
     pixels[..., :1] = 200
     decoded = np.asarray(Image.open(io.BytesIO(encode(pixels))))
@@ -253,17 +254,17 @@ def test_pictures_are_compressed_in_their_colours_and_never_larger_than_needed(
     assert np.abs(decoded[5, 5].astype(int) - pixels[5, 5]).max() < 6
 
 
-def test_recording_is_told_while_it_goes_on(live: tuple[Board, Page]) -> None:
+def test_update_reports_recording(live: tuple[DisplayState, Page]) -> None:
     _, page = live
     with recording("cases"):
         assert Reply(page, f"/{page.token}/look").look()[0]["recording"] is True
     assert Reply(page, f"/{page.token}/look").look()[0]["recording"] is False
-    assert not under_way()
+    assert not is_recording()
 
 
-def test_a_silent_peer_holds_nobody_up(live: tuple[Board, Page]) -> None:
-    board, page = live
-    show(board, 1)
+def test_idle_connections_do_not_block_requests(live: tuple[DisplayState, Page]) -> None:
+    display_state, page = live
+    show(display_state, 1)
     peers = [socket.create_connection(("127.0.0.1", page.port)) for _ in range(4)]
     peers[0].sendall(b"GET /")
     assert Reply(page, f"/{page.token}/look").status == 200
@@ -271,26 +272,26 @@ def test_a_silent_peer_holds_nobody_up(live: tuple[Board, Page]) -> None:
         peer.close()
 
 
-def test_numbers_alone_are_read(live: tuple[Board, Page]) -> None:
+def test_query_accepts_numbers_only(live: tuple[DisplayState, Page]) -> None:
     _, page = live
     assert Reply(page, f"/{page.token}/look?seen=abc").status == 400
 
 
-def test_a_port_in_use_is_one_clear_line(live: tuple[Board, Page]) -> None:
+def test_a_port_in_use_is_one_clear_line(live: tuple[DisplayState, Page]) -> None:
     with pytest.raises(ValueError, match=rf"127.0.0.1:{live[1].port}: cannot listen .*in use.*another port"):
-        open_page(str(live[1].port), stage())
+        open_page(str(live[1].port), context())
 
 
 @pytest.mark.parametrize(
     ("argument", "words"), [("0.0.0.0:80", "every network"), ("door:80", "no address"), ("here", "page:PORT")]
 )
-def test_a_place_that_it_cannot_be_served_at_is_refused(argument: str, words: str) -> None:
+def test_invalid_page_address_is_rejected(argument: str, words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        open_page(argument, stage())
+        open_page(argument, context())
 
 
-def test_the_address_is_said_once_and_requests_are_not_logged(capfd: pytest.CaptureFixture[str]) -> None:
-    page = open_page("", stage())
+def test_address_is_printed_once_and_requests_are_not_logged(capfd: pytest.CaptureFixture[str]) -> None:
+    page = open_page("", context())
     Reply(page, f"/{page.token}/about.json")
     Reply(page, "/wrong")
     page.close()
@@ -300,9 +301,9 @@ def test_the_address_is_said_once_and_requests_are_not_logged(capfd: pytest.Capt
 
 
 @pytest.mark.parametrize("sent", [b"", b"GET /", b"GET / HTTP/1.1\r\nHost: x\r\nX: "])
-def test_connections_that_say_nothing_do_not_lock_a_page_out(sent: bytes, live: tuple[Board, Page]) -> None:
-    board, page = live
-    show(board, 1)
+def test_connections_without_token_do_not_block_a_page(sent: bytes, live: tuple[DisplayState, Page]) -> None:
+    display_state, page = live
+    show(display_state, 1)
     slow = [socket.create_connection(("127.0.0.1", page.port), timeout=10) for _ in range(40)]
     try:
         for link in slow:
@@ -316,11 +317,9 @@ def test_connections_that_say_nothing_do_not_lock_a_page_out(sent: bytes, live: 
             link.close()
 
 
-def test_a_request_that_comes_byte_by_byte_is_given_up(
-    live: tuple[Board, Page], monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_slow_request_is_dropped(live: tuple[DisplayState, Page], monkeypatch: pytest.MonkeyPatch) -> None:
     _, page = live
-    monkeypatch.setattr("deploy.stream.web.server._READ_S", 0.4)
+    monkeypatch.setattr("deploy.stream.web.server._REQUEST_TIMEOUT_S", 0.4)
     link = socket.create_connection(("127.0.0.1", page.port), timeout=10)
     ends = time.monotonic() + 10
     with pytest.raises(OSError), link:
@@ -330,9 +329,9 @@ def test_a_request_that_comes_byte_by_byte_is_given_up(
     assert time.monotonic() < ends
 
 
-def test_pages_that_showed_the_token_keep_their_places(live: tuple[Board, Page]) -> None:
-    board, page = live
-    show(board, 1)
+def test_connections_with_token_are_not_dropped(live: tuple[DisplayState, Page]) -> None:
+    display_state, page = live
+    show(display_state, 1)
     keeping = [http.client.HTTPConnection("127.0.0.1", page.port, timeout=10) for _ in range(15)]
     strangers: list[socket.socket] = []
     try:
@@ -358,9 +357,9 @@ def test_pages_that_showed_the_token_keep_their_places(live: tuple[Board, Page])
         ("/dev/video0", "/dev/video0"),
     ],
 )
-def test_the_page_names_its_source_without_path_and_password(name: str, label: str) -> None:
+def test_source_label_has_no_path_or_password(name: str, label: str) -> None:
     assert source_label(name) == label
-    on = replace(stage(), source=type("Source", (), {"name": name}))
+    on = replace(context(), source=type("Source", (), {"name": name}))
     page = Page(on)
     try:
         assert json.loads(Reply(page, f"/{page.token}/about.json").body)["source"] == label
@@ -368,9 +367,9 @@ def test_the_page_names_its_source_without_path_and_password(name: str, label: s
         page.close()
 
 
-def test_a_page_hears_that_the_stream_has_ended_before_the_server_goes(live: tuple[Board, Page]) -> None:
-    board, page = live
-    show(board, 1)
+def test_page_receives_end_of_stream_before_server_stops(live: tuple[DisplayState, Page]) -> None:
+    display_state, page = live
+    show(display_state, 1)
     link = http.client.HTTPConnection("127.0.0.1", page.port, timeout=10)
 
     def look() -> dict[str, Any]:
@@ -379,7 +378,7 @@ def test_a_page_hears_that_the_stream_has_ended_before_the_server_goes(live: tup
         return json.loads(body[4 : 4 + int.from_bytes(body[:4], "big")])
 
     assert look()["ended"] is False
-    board.close()
+    display_state.close()
     closing = threading.Thread(target=page.close)
     closing.start()
     ends = time.monotonic() + 5
@@ -389,9 +388,9 @@ def test_a_page_hears_that_the_stream_has_ended_before_the_server_goes(live: tup
     assert not closing.is_alive()
 
 
-def test_without_a_signal_the_look_tells_why_pictures_are_refused(live: tuple[Board, Page]) -> None:
-    board, page = live
-    board.refuse("a damaged frame")
+def test_update_has_rejection_reason_without_signal(live: tuple[DisplayState, Page]) -> None:
+    display_state, page = live
+    display_state.frame_rejected("a damaged frame")
     said, _, _ = Reply(page, f"/{page.token}/look").look()
     assert (said["record"]["reason"], said["record"]["refused"]) == ("no frame yet", "a damaged frame")
 
@@ -399,16 +398,16 @@ def test_without_a_signal_the_look_tells_why_pictures_are_refused(live: tuple[Bo
 @pytest.mark.slow
 @pytest.mark.skipif(headless_chromium.BINARY is None, reason="no Chromium here")
 @pytest.mark.parametrize("size", [(1280, 720), (540, 760)])
-def test_in_a_browser_the_page_warns_fits_and_ends(size: tuple[int, int], tmp_path: Path) -> None:
-    on = stage(budget_ms=10_000, no_signal_ms=20_000)
+def test_browser_shows_drift_warning_layout_and_end(size: tuple[int, int], tmp_path: Path) -> None:
+    on = context(budget_ms=10_000, no_signal_ms=20_000)
     page, stop, likeness = Page(on), threading.Event(), [0.9]
 
     def feed() -> None:
         number = 0
         while not stop.wait(0.2):
             number += 1
-            on.board.put_frame(new := frame(number))
-            on.board.put_result(replace(result(new), likeness=likeness[0]))
+            on.display_state.put_frame(new := frame(number))
+            on.display_state.put_result(replace(result(new), likeness=likeness[0]))
 
     feeding = threading.Thread(target=feed)
     feeding.start()
@@ -432,7 +431,7 @@ def test_in_a_browser_the_page_warns_fits_and_ends(size: tuple[int, int], tmp_pa
             assert tab.until(f"({inside.replace('{}', 'legend')}) && ({inside.replace('{}', 'strip-age')})")
             likeness[0] = 0.9
             tab.until("!document.body.classList.contains('unlike')")
-            on.board.close()
+            on.display_state.close()
             page.close()
             tab.until("document.body.dataset.state === 'ended'")
             assert "ended" in tab.value(text.format("strip-text"))
@@ -443,8 +442,8 @@ def test_in_a_browser_the_page_warns_fits_and_ends(size: tuple[int, int], tmp_pa
 
 @pytest.mark.slow
 @pytest.mark.skipif(headless_chromium.BINARY is None, reason="no Chromium here")
-def test_in_a_browser_no_old_mask_is_drawn_as_fresh(tmp_path: Path) -> None:
-    on = stage(budget_ms=BUDGET_MS, no_signal_ms=3000)
+def test_browser_never_draws_expired_mask(tmp_path: Path) -> None:
+    on = context(budget_ms=BUDGET_MS, no_signal_ms=3000)
     page, stop, fed = Page(on), threading.Event(), {"frames": True, "masks": True, "likeness": 0.9}
 
     def feed() -> None:
@@ -453,9 +452,9 @@ def test_in_a_browser_no_old_mask_is_drawn_as_fresh(tmp_path: Path) -> None:
             number += 1
             new = frame(number)
             if fed["frames"]:
-                on.board.put_frame(new)
+                on.display_state.put_frame(new)
             if fed["masks"] and fed["frames"]:
-                on.board.put_result(replace(result(new), likeness=fed["likeness"]))
+                on.display_state.put_result(replace(result(new), likeness=fed["likeness"]))
 
     feeding = threading.Thread(target=feed)
     feeding.start()
@@ -485,10 +484,10 @@ def test_in_a_browser_no_old_mask_is_drawn_as_fresh(tmp_path: Path) -> None:
 
             fed["masks"] = True
             tab.until(f"{state} === 'fresh' && {drawn}")
-            on.board.fault("inference", "it gave NaN")
+            on.display_state.set_fault("inference", "it gave NaN")
             tab.until(f"{state} === 'invalid' && !{drawn}")
             assert "it gave NaN" in tab.value(text.format("strip-text"))
-            on.board.fault("inference", None)
+            on.display_state.set_fault("inference", None)
 
             tab.until(f"{state} === 'fresh' && {drawn}")
             tab.press(" ")
@@ -512,25 +511,25 @@ def test_in_a_browser_no_old_mask_is_drawn_as_fresh(tmp_path: Path) -> None:
         feeding.join()
 
 
-def test_a_video_file_holds_what_was_shown_at_its_times(tmp_path: Path) -> None:
+def test_video_file_has_pictures_at_capture_times(tmp_path: Path) -> None:
     av = pytest.importorskip("av")
     from deploy.stream.outputs.video_file import open_video
 
     now = [10**9]
-    board = Board(Limits(budget_ms=1000), model="tiny", clock=lambda: now[0])
-    output = open_video(str(tmp_path / "case.mp4"), stage())
-    assert under_way()
+    display_state = DisplayState(FreshnessLimits(budget_ms=1000), model="tiny", clock=lambda: now[0])
+    output = open_video(str(tmp_path / "case.mp4"), context())
+    assert is_recording()
     for k in range(6):
         now[0] += 40_000_000
         new = Frame(k, np.full((91, 161, 3), 40 * k, np.uint8), now[0])
-        board.put_frame(new)
+        display_state.put_frame(new)
         mask = result(new).mask
-        board.put_result(Result(new, mask, outline(mask, size=new.size, colours=COLOURS), now[0]))
-        output.show(board.look())
-        output.show(board.look())  # the same look is no second picture
+        display_state.put_result(InferenceResult(new, mask, outline(mask, size=new.size, colours=COLOURS), now[0]))
+        output.show(display_state.snapshot())
+        output.show(display_state.snapshot())  # the same look is no second picture
     assert not (tmp_path / "case.mp4").exists()
     output.close()
-    assert not under_way()
+    assert not is_recording()
     with av.open(str(tmp_path / "case.mp4")) as video:
         frames = list(video.decode(video=0))
     assert [round(1000 * (f.time - frames[0].time)) for f in frames] == [0, 40, 80, 120, 160, 200]
@@ -540,42 +539,46 @@ def test_a_video_file_holds_what_was_shown_at_its_times(tmp_path: Path) -> None:
     assert not list(tmp_path.glob(".*.part"))
 
 
-def test_another_size_begins_another_file_and_none_is_overwritten(tmp_path: Path) -> None:
+def test_size_change_begins_new_video_file_without_overwriting(tmp_path: Path) -> None:
     pytest.importorskip("av")
     from deploy.stream.outputs.video_file import open_video
 
-    board = stage().board
-    output = open_video(str(tmp_path / "case.mkv"), stage())
+    display_state = context().display_state
+    output = open_video(str(tmp_path / "case.mkv"), context())
     for k, size in enumerate([(64, 64), (64, 64), (80, 64)]):
-        board.put_frame(frame(k, size=size))
-        output.show(board.look())
+        display_state.put_frame(frame(k, size=size))
+        output.show(display_state.snapshot())
     output.close()
     assert sorted(p.name for p in tmp_path.iterdir()) == ["case.2.mkv", "case.mkv"]
     with pytest.raises(ValueError, match="is there already"):
-        open_video(str(tmp_path / "case.mkv"), stage())
-    assert not under_way()
+        open_video(str(tmp_path / "case.mkv"), context())
+    assert not is_recording()
 
 
 @pytest.mark.parametrize(("argument", "words"), [("case.avi", "FILE.mp4"), ("gone/case.mp4", "no folder")])
-def test_a_video_that_cannot_be_written_is_refused(argument: str, words: str) -> None:
+def test_invalid_video_path_is_rejected(argument: str, words: str) -> None:
     from deploy.stream.outputs.video_file import open_video
 
     with pytest.raises(ValueError, match=words):
-        open_video(argument, stage())
-    assert not under_way()
+        open_video(argument, context())
+    assert not is_recording()
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="no /dev/full here")
-def test_a_full_disk_ends_the_recording_in_one_line(tmp_path: Path) -> None:
+def test_video_file_reports_full_disk(tmp_path: Path) -> None:
     pytest.importorskip("av")
     from deploy.stream.outputs.video_file import open_video
 
     (tmp_path / ".case.mp4.part").symlink_to("/dev/full")
-    output, board, draw = open_video(str(tmp_path / "case.mp4"), stage()), stage().board, np.random.default_rng(0)
+    output, display_state, draw = (
+        open_video(str(tmp_path / "case.mp4"), context()),
+        context().display_state,
+        np.random.default_rng(0),
+    )
     with pytest.raises(ValueError, match="case.mp4: no space left on the disk"):
         for k in range(200):
             noise = draw.integers(0, 256, (128, 128, 3), dtype=np.uint8)
-            board.put_frame(Frame(k, noise, time.monotonic_ns()))
-            output.show(board.look())
+            display_state.put_frame(Frame(k, noise, time.monotonic_ns()))
+            output.show(display_state.snapshot())
     output.close()
-    assert not under_way()
+    assert not is_recording()

@@ -17,18 +17,18 @@ import pytest
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from misbehaving import OPTIONS, Drama, picture  # noqa: E402
+from faulty_source import OPTIONS, FaultScenario, picture  # noqa: E402
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
 import edgemt  # noqa: E402
-from deploy.stream.inference.load_model import budget_warning, open_model  # noqa: E402
-from deploy.stream.inference.package_watcher import ModelWatch  # noqa: E402
-from deploy.stream.inference.worker_process import ChildRunner  # noqa: E402
-from deploy.stream.sources import Picture  # noqa: E402
+from deploy.stream.inference.load_model import budget_warning, load_stream_model  # noqa: E402
+from deploy.stream.inference.package_watcher import PackageWatcher  # noqa: E402
+from deploy.stream.inference.worker_process import WorkerProcess  # noqa: E402
+from deploy.stream.sources.base import SourceFrame  # noqa: E402
 from deploy.stream.sources.iterable import IterableSource  # noqa: E402
 from deploy.stream.sources.lock import SourceLock  # noqa: E402
-from deploy.stream.state.display_state import Board  # noqa: E402
-from deploy.stream.state.frames import Shown  # noqa: E402
+from deploy.stream.state.display_state import DisplayState  # noqa: E402
+from deploy.stream.state.frames import DisplaySnapshot  # noqa: E402
 from edgemt import cli  # noqa: E402
 
 
@@ -37,7 +37,7 @@ def ship(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return make_ship(tmp_path_factory.mktemp("live") / "ship").folder
 
 
-def test_every_pair_in_python_is_a_frame_and_its_own_mask(ship: Path) -> None:
+def test_python_stream_yields_frame_with_its_own_mask(ship: Path) -> None:
     frames = [frame(k) for k in range(30)]
     states = []
     for shown, mask in edgemt.stream(ship, frames, runtime="onnxruntime", file="fp32", hz=200, options=OPTIONS):
@@ -49,14 +49,14 @@ def test_every_pair_in_python_is_a_frame_and_its_own_mask(ship: Path) -> None:
     assert states[-1] == "fresh" and shown.id == 29
 
 
-def test_leaving_the_loop_ends_the_stream(ship: Path) -> None:
+def test_leaving_the_loop_stops_the_stream(ship: Path) -> None:
     endless: Iterator[np.ndarray] = (frame(k) for k in range(10**9))
     for _ in edgemt.stream(ship, endless, hz=500):
         break
     assert next(endless) is not None  # nobody else reads it now
 
 
-def test_confidence_is_called_what_it_is(ship: Path) -> None:
+def test_confidence_states_its_definition(ship: Path) -> None:
     frames = [frame(k // 10) for k in range(20)]
     records = [mask for _, mask in edgemt.stream(ship, frames, hz=100, options=replace(OPTIONS, frozen_ms=0))]
     said = [r for r in records if r.confidence is not None]
@@ -65,56 +65,56 @@ def test_confidence_is_called_what_it_is(ship: Path) -> None:
     assert "mask" not in json.loads(text) and len(text) < 1000
 
 
-def test_a_model_folder_edited_while_it_runs_is_invalid_until_it_is_as_before(tmp_path: Path) -> None:
-    opened = open_model(make_ship(tmp_path / "ship").folder, runtime="onnxruntime", file="fp32")
+def test_edited_package_is_invalid_until_restored(tmp_path: Path) -> None:
+    opened = load_stream_model(make_ship(tmp_path / "ship").folder, runtime="onnxruntime", file="fp32")
     weights = tmp_path / "ship" / "model.onnx"
     before = weights.read_bytes()
     edited: list[int] = []
 
-    def edit(k: int) -> Picture:
+    def edit(k: int) -> SourceFrame:
         if not edited:
             edited.append(k)
             weights.write_bytes(before[:-1] + bytes([before[-1] ^ 1]))
-        return Picture(picture(k))
+        return SourceFrame(picture(k))
 
     def mend(k: int) -> np.ndarray:
         if weights.read_bytes() != before:
             weights.write_bytes(before)
         return picture(k)
 
-    drama = Drama(edit, sees="invalid", after=mend)
-    drama.play(opened.model, first=opened.first, watch=opened.watch)
-    assert drama.why == "model folder: model.onnx was changed"
+    scenario = FaultScenario(edit, expected="invalid", after=mend)
+    scenario.run(opened.model, runner=opened.runner, watcher=opened.watcher)
+    assert scenario.why == "model folder: model.onnx was changed"
 
 
-def test_a_touched_file_is_no_complaint_and_a_missing_one_is(tmp_path: Path) -> None:
+def test_package_watcher_ignores_touch_and_reports_missing_file(tmp_path: Path) -> None:
     ship = make_ship(tmp_path / "ship")
-    watch = ModelWatch(ship)
+    watch = PackageWatcher(ship)
     os.utime(ship.folder / "model.onnx", ns=(1, 1))
-    assert watch.look() is None
+    assert watch.check() is None
     (ship.folder / "model.int8.onnx").unlink()
-    assert watch.look() == "model folder: model.int8.onnx is gone"
+    assert watch.check() == "model folder: model.int8.onnx is gone"
 
 
-def test_a_killed_inference_process_is_started_again(ship: Path) -> None:
-    opened = open_model(ship, runtime="onnxruntime", file="fp32", isolation="process")
-    assert isinstance(opened.first, ChildRunner)
+def test_killed_worker_process_is_restarted(ship: Path) -> None:
+    opened = load_stream_model(ship, runtime="onnxruntime", file="fp32", isolation="process")
+    assert isinstance(opened.runner, WorkerProcess)
     killed: list[int] = []
 
-    def kill(k: int) -> Picture:
+    def kill(k: int) -> SourceFrame:
         if not killed:
             killed.append(k)
-            os.kill(opened.first.process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
-        return Picture(picture(k))
+            os.kill(opened.runner.process.pid, signal.SIGKILL)  # type: ignore[attr-defined]
+        return SourceFrame(picture(k))
 
-    drama = Drama(kill, sees="invalid")
-    record = drama.play(opened.model, first=opened.first, options=replace(OPTIONS, hang_ms=10_000))
-    assert drama.why == "the inference process ended (signal 9)" and record["restarts"] == 1
-    opened.first.close()
+    scenario = FaultScenario(kill, expected="invalid")
+    record = scenario.run(opened.model, runner=opened.runner, options=replace(OPTIONS, hang_ms=10_000))
+    assert scenario.why == "the inference process ended (signal 9)" and record["restarts"] == 1
+    opened.runner.close()
 
 
-def test_the_process_apart_gives_the_same_masks_and_refuses_in_one_line(ship: Path, tmp_path: Path) -> None:
-    child = ChildRunner(ship, hang_ms=10_000, runtime="onnxruntime", file="fp32", threads=1)
+def test_worker_process_gives_same_masks_and_one_line_errors(ship: Path, tmp_path: Path) -> None:
+    child = WorkerProcess(ship, hang_ms=10_000, runtime="onnxruntime", file="fp32", threads=1)
     assert np.array_equal(child(frame(3)[None])[0], expected(frame(3)))
     child.process.send_signal(signal.SIGSTOP)
     child._hang_s = 0.05
@@ -123,27 +123,27 @@ def test_the_process_apart_gives_the_same_masks_and_refuses_in_one_line(ship: Pa
     child.close()
     assert child.process.returncode is not None
     with pytest.raises(ValueError, match="no such ship folder"):
-        ChildRunner(tmp_path / "none", hang_ms=1000)
+        WorkerProcess(tmp_path / "none", hang_ms=1000)
 
 
-def test_a_budget_that_cannot_be_kept_is_warned_of_with_both_numbers(ship: Path) -> None:
-    opened = open_model(ship)._replace(mask_ms=12.345)
+def test_budget_warning_has_both_numbers(ship: Path) -> None:
+    opened = load_stream_model(ship)._replace(mask_ms=12.345)
     assert budget_warning(opened, 50) is None
     said = budget_warning(opened, 5)
     assert said is not None and "5 ms" in said and "12.3 ms" in said
 
 
-def test_a_model_of_slices_is_refused(tmp_path: Path) -> None:
+def test_slice_model_is_rejected(tmp_path: Path) -> None:
     folder = make_ship(tmp_path / "ship", channels=5, channel_order="slices").folder
     with pytest.raises(ValueError, match="reads 5 slices of a volume"):
-        open_model(folder)
+        load_stream_model(folder)
 
 
 def _stream(*arguments: Any) -> None:
     cli.main(["stream", *map(str, arguments)])
 
 
-def test_the_command_streams_and_writes_nothing_unasked(
+def test_stream_command_writes_no_files_by_default(
     ship: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
@@ -156,7 +156,7 @@ def test_the_command_streams_and_writes_nothing_unasked(
     assert not list(tmp_path.iterdir())
 
 
-def test_evidence_has_both_delays_with_and_without_masks(
+def test_evidence_has_both_latencies_with_and_without_masks(
     ship: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     _stream(
@@ -178,13 +178,13 @@ def test_evidence_has_both_delays_with_and_without_masks(
     assert "<svg" in (tmp_path / "e" / "evidence.html").read_text()
 
 
-def test_evidence_that_is_broken_off_says_that_there_is_none(
+def test_interrupted_evidence_is_reported(
     ship: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def broken_off(*args: Any, **options: Any) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr("deploy.stream.latency_experiment.measure", broken_off)
+    monkeypatch.setattr("deploy.stream.latency_experiment.measure_latency", broken_off)
     with pytest.raises(SystemExit) as left:
         _stream(ship, "--evidence", tmp_path / "e")
     assert left.value.code == 130 and not (tmp_path / "e").exists()
@@ -192,7 +192,7 @@ def test_evidence_that_is_broken_off_says_that_there_is_none(
 
 
 @pytest.mark.parametrize("flags", [("--output", "lines", "video:{}"), ("--output", "lines", "--output", "video:{}")])
-def test_several_outputs_stand_after_one_flag_or_each_after_its_own(
+def test_output_flag_accepts_several_values_or_repetition(
     ship: Path, tmp_path: Path, flags: tuple[str, ...], capsys: pytest.CaptureFixture[str]
 ) -> None:
     pytest.importorskip("av")
@@ -228,25 +228,25 @@ def test_bad_input_is_one_clear_line(
     assert said in line
 
 
-def test_nothing_spins_between_frames(ship: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    looks: list[int] = []
-    look = Board.look
+def test_no_busy_loop_between_frames(ship: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls: list[int] = []
+    snapshot = DisplayState.snapshot
 
-    def counted(self: Board) -> Shown:
-        looks.append(1)
-        return look(self)
+    def counted(self: DisplayState) -> DisplaySnapshot:
+        calls.append(1)
+        return snapshot(self)
 
     def rare() -> Iterator[np.ndarray]:
         for k in range(3):
             time.sleep(0.3)
             yield frame(k)
 
-    monkeypatch.setattr(Board, "look", counted)
+    monkeypatch.setattr(DisplayState, "snapshot", counted)
     assert [mask.state for _, mask in edgemt.stream(ship, rare())][-1] == "fresh"
-    assert len(looks) < 300
+    assert len(calls) < 300
 
 
-def test_a_source_that_fails_while_it_opens_ends_the_loop_with_its_own_line(ship: Path) -> None:
+def test_source_error_is_raised_in_python_loop(ship: Path) -> None:
     class Taken(IterableSource):
         live, name = True, "camera:7"
 
@@ -260,7 +260,7 @@ def test_a_source_that_fails_while_it_opens_ends_the_loop_with_its_own_line(ship
         edgemt.stream(ship, 5)
 
 
-def test_frames_from_python_may_share_one_array(ship: Path) -> None:
+def test_python_source_may_reuse_one_array(ship: Path) -> None:
     array = np.empty((*SIZE, 3), np.uint8)
 
     def reused() -> Iterator[np.ndarray]:
@@ -273,7 +273,7 @@ def test_frames_from_python_may_share_one_array(ship: Path) -> None:
         assert mask.mask is None or np.array_equal(mask.mask, expected(shown.pixels))
 
 
-def test_a_stream_that_showed_no_frame_says_why_and_ends_with_status_2(
+def test_stream_without_valid_frame_is_one_line_and_exit_status_2(
     ship: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     folder = tmp_path / "frames"

@@ -9,19 +9,19 @@ from typing import Any
 
 import numpy as np
 import pytest
-from misbehaving import picture
+from faulty_source import picture
 from PIL import Image
 
-from deploy.stream import sources
-from deploy.stream.sources import SOURCES, Corrupt, Lost, Picture, open_source
+from deploy.stream.sources import SOURCES, base, open_source
 from deploy.stream.sources import camera as source_camera
+from deploy.stream.sources.base import CorruptFrameError, SourceFrame, SourceLostError
 from deploy.stream.sources.camera import CameraSource
-from deploy.stream.sources.frame_checks import Freeze, as_picture
+from deploy.stream.sources.frame_checks import FreezeDetector, to_frame_pixels
 from deploy.stream.sources.iterable import IterableSource
-from deploy.stream.sources.synthetic import SyntheticSource, number_of
+from deploy.stream.sources.synthetic import SyntheticSource, frame_number_of
 
 
-def played(source: Any) -> list[Picture]:
+def played(source: Any) -> list[SourceFrame]:
     source.open()
     found = []
     while (picture := source.read()) is not None:
@@ -33,17 +33,17 @@ def played(source: Any) -> list[Picture]:
 # --- the synthetic video ---
 
 
-def test_the_synthetic_video_is_the_same_each_time_and_knows_its_frames() -> None:
+def test_synthetic_video_is_deterministic_and_numbered() -> None:
     a, b = SyntheticSource("synthetic:400x128", frames=4), SyntheticSource("synthetic:400x128", frames=4)
     first, again = played(a), played(b)
-    assert [number_of(p.pixels) for p in first] == [0, 1, 2, 3]
+    assert [frame_number_of(p.pixels) for p in first] == [0, 1, 2, 3]
     assert all(np.array_equal(x.pixels, y.pixels) for x, y in zip(first, again, strict=True))
     assert first[1].source_ns == int(1e9 / 30)
     assert not np.array_equal(first[0].pixels[20:], first[1].pixels[20:])
     assert len(played(a)) == 4  # and once more
 
 
-def test_its_labels_lie_where_the_organ_and_the_instrument_are() -> None:
+def test_synthetic_labels_match_pixels() -> None:
     video = SyntheticSource("synthetic:400x240")
     pixels, label = video.frame(7), video.label(7)
     assert set(np.unique(label)) == {0, 1, 2} and label.shape == pixels.shape[:2]
@@ -55,7 +55,7 @@ def test_its_labels_lie_where_the_organ_and_the_instrument_are() -> None:
 # --- files ---
 
 
-def test_a_folder_of_images_plays_in_order_of_its_numbers_and_skips_what_is_damaged(tmp_path: Path) -> None:
+def test_image_folder_is_sorted_by_number_and_reports_corrupt_files(tmp_path: Path) -> None:
     for k in (1, 2, 10):
         Image.fromarray(np.full((20, 20), 10 * k, np.uint8)).save(tmp_path / f"f{k}.png")
     (tmp_path / "f3.png").write_bytes(b"no picture")
@@ -66,7 +66,7 @@ def test_a_folder_of_images_plays_in_order_of_its_numbers_and_skips_what_is_dama
     while True:
         try:
             shown = source.read()
-        except Corrupt as error:
+        except CorruptFrameError as error:
             levels.append("f3" if "f3.png" in str(error) else str(error))
             continue
         if shown is None:
@@ -88,7 +88,7 @@ def film(tmp_path: Path) -> Path:
     return path
 
 
-def test_a_folder_becomes_eight_bits_as_in_training(tmp_path: Path) -> None:
+def test_image_folder_uses_bit_depth_of_training(tmp_path: Path) -> None:
     from edgemt.io.bit_depth import Depth
 
     deep = np.arange(64, dtype=np.uint16).reshape(8, 8) * 100
@@ -98,7 +98,7 @@ def test_a_folder_becomes_eight_bits_as_in_training(tmp_path: Path) -> None:
     assert np.array_equal(picture.pixels, deep // 100)
 
 
-def test_a_video_plays_every_frame_at_its_own_rate(film: Path) -> None:
+def test_video_plays_all_frames_at_its_rate(film: Path) -> None:
     source = open_source(str(film))
     frames = played(source)
     assert source.hz == 20 and not source.live
@@ -112,7 +112,7 @@ def test_a_video_plays_every_frame_at_its_own_rate(film: Path) -> None:
     assert fastest.hz == 0  # as they come, not at the film's own rate
 
 
-def test_a_video_cut_short_or_overwritten_in_places_still_plays_what_it_has(film: Path) -> None:
+def test_damaged_video_plays_its_valid_frames(film: Path) -> None:
     data = bytearray(film.read_bytes())
     start = data.find(b"mdat")
     for at in range(start + 200, start + 400):
@@ -125,9 +125,9 @@ def test_a_video_cut_short_or_overwritten_in_places_still_plays_what_it_has(film
         try:
             if (shown := source.read()) is None:
                 break
-            as_picture(shown.pixels)
+            to_frame_pixels(shown.pixels)
             good += 1
-        except (Corrupt, Lost):
+        except (CorruptFrameError, SourceLostError):
             continue
     assert 0 < good <= 12
 
@@ -137,10 +137,10 @@ def test_a_video_cut_short_or_overwritten_in_places_still_plays_what_it_has(film
     [
         ("notes.mp4", b"these are only words", "cannot be played"),
         ("notes.dcm", b"these are only words", "cannot be read as DICOM"),
-        ("notes.txt", b"words", "no kind of file that is played"),
+        ("notes.txt", b"words", "this type of file cannot be played"),
     ],
 )
-def test_a_file_that_cannot_be_read_is_one_line(tmp_path: Path, name: str, content: bytes, said: str) -> None:
+def test_unreadable_file_is_one_line_error(tmp_path: Path, name: str, content: bytes, said: str) -> None:
     pytest.importorskip("av")
     pytest.importorskip("pydicom")
     (tmp_path / name).write_bytes(content)
@@ -175,7 +175,7 @@ def _cine(path: Path, frames: np.ndarray, **fields: Any) -> Path:
     return path
 
 
-def test_a_colour_cine_plays_at_its_own_rate(tmp_path: Path) -> None:
+def test_colour_cine_plays_at_its_rate(tmp_path: Path) -> None:
     frames = np.stack([picture(k) for k in range(5)])
     source = open_source(str(_cine(tmp_path / "a.dcm", frames, FrameTime="40")))
     shown = played(source)
@@ -183,7 +183,7 @@ def test_a_colour_cine_plays_at_its_own_rate(tmp_path: Path) -> None:
     assert [p.source_ns for p in shown[:3]] == [0, 40_000_000, 80_000_000]
 
 
-def test_a_deep_grey_cine_keeps_one_window_for_all_its_frames(tmp_path: Path) -> None:
+def test_deep_grey_cine_uses_one_window(tmp_path: Path) -> None:
     frames = np.stack([np.arange(400, dtype=np.uint16).reshape(20, 20) * (k + 1) for k in range(3)])
     windowed = played(open_source(str(_cine(tmp_path / "w.dcm", frames, WindowCenter="200", WindowWidth="400"))))
     assert windowed[0].pixels[-1, -1] >= 253 and windowed[1].pixels[10, 0] == 255
@@ -191,7 +191,7 @@ def test_a_deep_grey_cine_keeps_one_window_for_all_its_frames(tmp_path: Path) ->
     assert int(second.pixels[5, 0]) - 2 * int(first.pixels[5, 0]) in (-1, 0, 1, 2)
 
 
-def test_an_inverted_cine_is_shown_as_it_is_meant(tmp_path: Path) -> None:
+def test_monochrome1_cine_is_inverted(tmp_path: Path) -> None:
     frames = np.full((2, 20, 20), 30, np.uint8)
     (first, _) = played(open_source(str(_cine(tmp_path / "i.dcm", frames, PhotometricInterpretation="MONOCHROME1"))))
     assert (first.pixels == 225).all()
@@ -239,9 +239,9 @@ class _Cv2:
         return frame[..., ::-1]
 
 
-def test_a_camera_gives_rgb_and_is_lost_when_it_is_pulled(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_camera_gives_rgb_and_reports_lost_when_unplugged(monkeypatch: pytest.MonkeyPatch) -> None:
     cv2 = _Cv2()
-    monkeypatch.setattr(source_camera, "library", lambda *args, **kw: cv2)
+    monkeypatch.setattr(source_camera, "import_library", lambda *args, **kw: cv2)
     camera = CameraSource("camera:0", clock=itertools.count(step=10_000_000).__next__)  # every frame is waited for
     assert camera.live
     camera.open()
@@ -249,7 +249,7 @@ def test_a_camera_gives_rgb_and_is_lost_when_it_is_pulled(monkeypatch: pytest.Mo
     assert shown is not None and np.array_equal(shown.pixels, picture(1)) and shown.source_ns == 5_000_000
     camera.read()
     cv2.plugged = False
-    with pytest.raises(Lost, match="no frame"):
+    with pytest.raises(SourceLostError, match="no frame"):
         camera.read()
     camera.close()
     with pytest.raises(ValueError, match="no camera there"):
@@ -292,11 +292,9 @@ class _Driver(_Cv2):
 
 
 @pytest.mark.parametrize("stall_ms", [0, 3, 12, 35, 400, 5000])
-def test_a_frame_that_waited_in_the_driver_is_never_taken_for_a_new_one(
-    stall_ms: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
+def test_camera_discards_buffered_frames(stall_ms: int, monkeypatch: pytest.MonkeyPatch) -> None:
     driver = _Driver()
-    monkeypatch.setattr(source_camera, "library", lambda *args, **kw: driver)
+    monkeypatch.setattr(source_camera, "import_library", lambda *args, **kw: driver)
     camera = CameraSource("camera:0", clock=lambda: driver.now_ns)
     camera.open()
     driver.now_ns = 5_000_000_000  # opening takes its time, and the driver is at work already
@@ -307,9 +305,9 @@ def test_a_frame_that_waited_in_the_driver_is_never_taken_for_a_new_one(
         driver.now_ns += stall_ms * 1_000_000
 
 
-def test_a_reader_that_keeps_up_gets_every_frame_of_a_camera(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_camera_gives_every_frame_to_fast_reader(monkeypatch: pytest.MonkeyPatch) -> None:
     driver = _Driver()
-    monkeypatch.setattr(source_camera, "library", lambda *args, **kw: driver)
+    monkeypatch.setattr(source_camera, "import_library", lambda *args, **kw: driver)
     camera = CameraSource("camera:0", clock=lambda: driver.now_ns)
     camera.open()
     numbers = []
@@ -330,12 +328,12 @@ def test_a_reader_that_keeps_up_gets_every_frame_of_a_camera(monkeypatch: pytest
         ("camera:0:1920x1080", 0, (1920, 1080)),
     ],
 )
-def test_how_a_camera_is_named(text: str, at: Any, size: Any) -> None:
+def test_camera_name_is_parsed(text: str, at: Any, size: Any) -> None:
     camera = CameraSource(text)
     assert (camera._at, camera._size) == (at, size)
 
 
-def test_a_camera_that_is_not_there_and_a_stream_that_nobody_sends_are_one_line(
+def test_missing_camera_and_rtsp_are_one_line_errors(
     capfd: pytest.CaptureFixture[str],
 ) -> None:
     pytest.importorskip("cv2")
@@ -343,25 +341,25 @@ def test_a_camera_that_is_not_there_and_a_stream_that_nobody_sends_are_one_line(
     with pytest.raises(ValueError, match="no camera there"):
         open_source("camera:91").open()
     assert not capfd.readouterr().err  # OpenCV's own lines are not for users
-    with pytest.raises(ValueError, match="rtsp://127.0.0.1:9/x: cannot be played.*look at its address"):
+    with pytest.raises(ValueError, match="rtsp://127.0.0.1:9/x: cannot be played.*check its address"):
         open_source("rtsp://127.0.0.1:9/x").open()
     with pytest.raises(ValueError, match="write camera:0"):
         open_source("camera:left")
 
 
-def test_a_library_that_is_missing_is_named_with_what_to_install(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_missing_library_is_named_with_install_command(monkeypatch: pytest.MonkeyPatch) -> None:
     def missing(name: str) -> Any:
         raise ImportError(name)
 
-    monkeypatch.setattr(sources, "import_module", missing)
+    monkeypatch.setattr(base, "import_module", missing)
     with pytest.raises(ValueError, match="film.mp4: needs av; pip install av"):
-        sources.library("av", pip="av", source="film.mp4")
+        base.import_library("av", pip="av", source="film.mp4")
 
 
 # --- Python, and what may be a picture ---
 
 
-def test_an_iterable_may_carry_its_own_times() -> None:
+def test_iterable_source_accepts_time_stamps() -> None:
     given = [picture(0), (picture(1), 77)]
     assert [p.source_ns for p in played(IterableSource(given))] == [None, 77]
 
@@ -376,34 +374,34 @@ def test_an_iterable_may_carry_its_own_times() -> None:
         (np.zeros((8, 64, 3), np.uint8), "64 x 8 pixels"),
     ],
 )
-def test_what_is_no_picture_is_refused(array: Any, why: str) -> None:
-    with pytest.raises(Corrupt, match=why):
-        as_picture(array)
+def test_invalid_array_is_corrupt_frame(array: Any, why: str) -> None:
+    with pytest.raises(CorruptFrameError, match=why):
+        to_frame_pixels(array)
 
 
-def test_pictures_of_every_kind_become_grey_or_rgb() -> None:
-    assert as_picture(np.zeros((20, 20, 1), np.uint8)).shape == (20, 20)
-    assert as_picture(np.zeros((20, 20, 4), np.uint8)).shape == (20, 20, 3)
-    assert as_picture(picture(0)[:, ::-1]).flags.c_contiguous
+def test_frame_pixels_become_grey_or_rgb() -> None:
+    assert to_frame_pixels(np.zeros((20, 20, 1), np.uint8)).shape == (20, 20)
+    assert to_frame_pixels(np.zeros((20, 20, 4), np.uint8)).shape == (20, 20, 3)
+    assert to_frame_pixels(picture(0)[:, ::-1]).flags.c_contiguous
 
 
-def test_a_picture_may_stand_still_for_its_time_and_no_longer() -> None:
-    freeze, still, ms = Freeze(100), picture(0), 1_000_000
+def test_freeze_detector_reports_after_limit() -> None:
+    freeze, still, ms = FreezeDetector(100), picture(0), 1_000_000
     assert [freeze.check(still, t * ms) is None for t in (0, 50, 99, 100, 150)] == [True, True, True, False, False]
     assert freeze.check(picture(1), 160 * ms) is None and freeze.check(still, 170 * ms) is None
-    assert all(Freeze(0).check(still, t * ms) is None for t in (0, 10**6))
+    assert all(FreezeDetector(0).check(still, t * ms) is None for t in (0, 10**6))
 
 
-def test_one_colour_all_over_is_no_signal_whatever_the_colour() -> None:
+def test_uniform_frame_is_no_signal() -> None:
     for level in (0, 128, 255):
-        assert Freeze(100).check(np.full((60, 80, 3), level, np.uint8), 0) is not None
+        assert FreezeDetector(100).check(np.full((60, 80, 3), level, np.uint8), 0) is not None
     blue = np.zeros((60, 80, 3), np.uint8)
     blue[..., 2] = 200
-    assert Freeze(100).check(blue, 0) is not None
+    assert FreezeDetector(100).check(blue, 0) is not None
 
 
-def test_every_kind_of_source_can_be_listed() -> None:
-    assert all(kind.about and ":" in kind.made_by for kind in SOURCES.values())
+def test_sources_have_description_and_factory() -> None:
+    assert all(kind.description and ":" in kind.factory for kind in SOURCES.values())
 
 
 def _film(
@@ -444,7 +442,7 @@ def _first(path: Path) -> np.ndarray:
 
 @pytest.mark.parametrize("degrees", [0, 90, 180, 270])
 @pytest.mark.parametrize(("across", "down"), [(False, False), (True, False), (False, True)])
-def test_a_film_is_turned_as_players_show_it(degrees: int, across: bool, down: bool, tmp_path: Path) -> None:
+def test_video_is_rotated_by_display_matrix(degrees: int, across: bool, down: bool, tmp_path: Path) -> None:
     stored = _film(tmp_path / "film.mp4", turn=(degrees, across, down))
     wanted = np.rot90(stored, degrees // 90)
     wanted = wanted[:: -1 if down else 1, :: -1 if across else 1]
@@ -452,18 +450,16 @@ def test_a_film_is_turned_as_players_show_it(degrees: int, across: bool, down: b
     assert got.shape == wanted.shape and np.abs(got.astype(int) - wanted).mean() < 4
 
 
-def test_a_film_that_is_turned_askew_is_refused_in_one_line(tmp_path: Path) -> None:
+def test_video_with_other_rotation_is_rejected(tmp_path: Path) -> None:
     _film(tmp_path / "film.mp4", turn=(30, False, False))
-    with pytest.raises(ValueError, match=r"film\.mp4: is to be shown turned by -?30\.0 degrees"):
+    with pytest.raises(ValueError, match=r"film\.mp4: its display matrix rotates by -?30\.0 degrees"):
         _first(tmp_path / "film.mp4")
 
 
 @pytest.mark.parametrize(
     ("sar", "size"), [((2, 1), (48, 128)), ((1, 2), (96, 64)), ((1, 1), (48, 64)), ((0, 1), (48, 64))]
 )
-def test_pixels_that_are_not_square_are_made_square(
-    sar: tuple[int, int], size: tuple[int, int], tmp_path: Path
-) -> None:
+def test_video_is_resampled_to_square_pixels(sar: tuple[int, int], size: tuple[int, int], tmp_path: Path) -> None:
     from fractions import Fraction
 
     _film(tmp_path / "film.mp4", sar=Fraction(*sar))
@@ -473,31 +469,31 @@ def test_pixels_that_are_not_square_are_made_square(
     assert bright[: size[0] // 4 - 2, : size[1] // 4 - 2].all() and bright.mean() == pytest.approx(1 / 16, abs=0.01)
 
 
-def test_cover_art_is_not_the_film(tmp_path: Path) -> None:
+def test_video_ignores_cover_art(tmp_path: Path) -> None:
     _film(tmp_path / "film.mp4", cover=True)
     assert _first(tmp_path / "film.mp4").shape == (48, 64, 3)
 
 
 @pytest.mark.parametrize("name", ["film.recorder", "film", "film.MXF", "film.3gp"])
-def test_a_film_is_known_by_its_content_too(name: str, tmp_path: Path) -> None:
+def test_video_is_recognised_by_content(name: str, tmp_path: Path) -> None:
     _film(tmp_path / "film.mkv")
     (tmp_path / "film.mkv").rename(tmp_path / name)
     assert _first(tmp_path / name).shape == (48, 64, 3)
     (tmp_path / "notes.txt").write_text("only text " * 100)
-    with pytest.raises(ValueError, match="no kind of file that is played"):
+    with pytest.raises(ValueError, match="this type of file cannot be played"):
         open_source(str(tmp_path / "notes.txt"))
 
 
-def test_what_moves_between_the_rows_that_are_looked_at_is_not_frozen_or_black() -> None:
-    from deploy.stream.sources.frame_checks import Freeze
+def test_freeze_detector_checks_all_rows_when_suspicious() -> None:
+    from deploy.stream.sources.frame_checks import FreezeDetector
 
-    freeze, still = Freeze(100), np.random.default_rng(0).integers(40, 200, (96, 128, 3), dtype=np.uint8)
+    freeze, still = FreezeDetector(100), np.random.default_rng(0).integers(40, 200, (96, 128, 3), dtype=np.uint8)
     for k in range(20):
         moving = still.copy()
         moving[33:40, k : k + 9] = 255  # rows 32 and 48 are looked at
         assert freeze.check(moving, k * 40_000_000) is None
     assert freeze.check(moving, 21 * 40_000_000) is None and freeze.check(moving, 25 * 40_000_000) is not None
     dark = np.zeros((96, 128), np.uint8)
-    assert Freeze(0).check(dark, 0) is not None
+    assert FreezeDetector(0).check(dark, 0) is not None
     dark[33:47, 33:47] = 200
-    assert Freeze(0).check(dark, 0) is None
+    assert FreezeDetector(0).check(dark, 0) is None

@@ -12,16 +12,19 @@ torch = pytest.importorskip("torch")
 nibabel = pytest.importorskip("nibabel")
 
 from edgemt.contract import Case  # noqa: E402
-from edgemt.data.augment3d import draw_turns, intensified, turned  # noqa: E402
-from edgemt.data.cohort import DataOptions, find  # noqa: E402
-from edgemt.data.options import VolumeOptions  # noqa: E402
+from edgemt.data.augment3d import apply_flip_rotate, augment_intensity_3d, sample_flip_rotate  # noqa: E402
+from edgemt.data.cohort import split_dataset  # noqa: E402
+from edgemt.data.options import (  # noqa: E402
+    DataOptions,  # noqa: E402
+    VolumeOptions,  # noqa: E402
+)
 from edgemt.data.phantom3d import CLASSES, SHAPE  # noqa: E402
 from edgemt.data.volume_dataset import (  # noqa: E402
-    VolumeStack,
-    VolumeStream,
-    at_file_size,
+    TwoStreamPatches,
+    VolumeDataset,
     load_volumes,
-    moments,
+    mean_std,
+    resize_to_original,
     scaled,
     volume_statistics,
 )
@@ -32,24 +35,26 @@ SMALL = VolumeOptions(patch=(16, 16, 8), stride=(16, 16, 8), report_stride=(8, 8
 STILL = replace(SMALL, flip=False, turn=False, strong=False)
 
 
-def _stack(*shapes: tuple[int, int, int], labelled: bool = True) -> VolumeStack:
+def _stack(*shapes: tuple[int, int, int], labelled: bool = True) -> VolumeDataset:
     """Every voxel's value is its label's times ten, so that the two cannot part unseen."""
     generator = torch.Generator().manual_seed(0)
     label = tuple(torch.randint(1, 20, shape, generator=generator).to(torch.uint8) for shape in shapes)
     names = tuple(f"v{i}" for i in range(len(shapes)))
-    return VolumeStack(tuple(x * 10 for x in label), label if labelled else None, names, shapes, (None,) * len(shapes))
+    return VolumeDataset(
+        tuple(x * 10 for x in label), label if labelled else None, names, shapes, (None,) * len(shapes)
+    )
 
 
-def _stream(volume: VolumeOptions, *, shape: tuple[int, int, int] = (20, 24, 12), seed: int = 0) -> VolumeStream:
+def _stream(volume: VolumeOptions, *, shape: tuple[int, int, int] = (20, 24, 12), seed: int = 0) -> TwoStreamPatches:
     unlabelled = _stack(shape, shape, labelled=False)
-    return VolumeStream(_stack(shape, shape, shape), unlabelled, volume=volume, normalise=RAW, seed=seed)
+    return TwoStreamPatches(_stack(shape, shape, shape), unlabelled, volume=volume, normalise=RAW, seed=seed)
 
 
 RAW = Normalisation(mean=(0.0,), std=(1.0,))
 
 
 def test_phantom_volumes_are_loaded_whole_and_unlabelled_ones_without_their_label() -> None:
-    cohort = find(DATA, whole=True)
+    cohort = split_dataset(DATA, whole_volumes=True)
     labelled, unlabelled = (load_volumes(part, DATA, SMALL) for part in (cohort.labelled, cohort.unlabelled))
     assert [tuple(x.shape) for x in labelled.image] == [SHAPE, SHAPE] and labelled.image[0].dtype == torch.uint8
     assert labelled.label is not None and labelled.label[0].shape == SHAPE and unlabelled.label is None
@@ -79,9 +84,9 @@ def test_image_and_label_are_cut_and_turned_alike() -> None:
 def test_every_labelled_and_unlabelled_volume_is_seen_once_an_epoch() -> None:
     shape = (8, 8, 8)
     flat = [torch.full(shape, 20 * (i + 1), dtype=torch.uint8) for i in range(6)]
-    labelled = VolumeStack(tuple(flat[:2]), tuple(torch.ones(shape, dtype=torch.uint8) for _ in range(2)))
+    labelled = VolumeDataset(tuple(flat[:2]), tuple(torch.ones(shape, dtype=torch.uint8) for _ in range(2)))
     volume = replace(STILL, patch=shape, stride=shape, report_stride=shape)
-    stream = VolumeStream(labelled, VolumeStack(tuple(flat[2:]), None), (1, 1), volume, RAW)
+    stream = TwoStreamPatches(labelled, VolumeDataset(tuple(flat[2:]), None), (1, 1), volume, RAW)
     assert stream.epoch == 4
     seen = torch.cat([stream.batch(i).unlabelled.mean(dim=(1, 2, 3, 4)) * 255 / 20 for i in range(4)])
     assert sorted(seen.round().int().tolist()) == [3, 4, 5, 6]
@@ -98,7 +103,7 @@ def test_a_volume_smaller_than_the_patch_is_padded_around_it_and_nothing_of_it_i
 def test_patches_reach_every_corner_of_a_volume() -> None:
     label = torch.zeros(18, 18, 9, dtype=torch.uint8)
     label[0, 0, 0], label[-1, -1, -1] = 1, 2
-    stream = VolumeStream(VolumeStack((label,), (label,)), VolumeStack((), None), (8, 0), STILL, RAW)
+    stream = TwoStreamPatches(VolumeDataset((label,), (label,)), VolumeDataset((), None), (8, 0), STILL, RAW)
     labels = torch.cat([stream.batch(i).label for i in range(16)])
     assert labels.shape == (128, 16, 16, 8) and set(labels.unique().tolist()) == {0, 1, 2}
 
@@ -107,11 +112,11 @@ def test_foreground_patches_are_centred_on_the_rarest_organ_too() -> None:
     label = torch.zeros(64, 64, 32, dtype=torch.uint8)
     label[4:40, 4:40, 4:20] = 1
     label[60:62, 60:62, 28:30] = 2
-    stack = VolumeStack((label,), (label,))
+    stack = VolumeDataset((label,), (label,))
     shares = {}
     for foreground in (0.0, 1.0):
         volume = replace(STILL, foreground=foreground)
-        stream = VolumeStream(stack, VolumeStack((), None), (16, 0), volume, RAW)
+        stream = TwoStreamPatches(stack, VolumeDataset((), None), (16, 0), volume, RAW)
         labels = torch.cat([stream.batch(i).label for i in range(4)])
         shares[foreground] = (labels > 0).flatten(1).any(1).float().mean().item()
     assert shares[1.0] == 1.0 and shares[0.0] < 0.9
@@ -120,7 +125,9 @@ def test_foreground_patches_are_centred_on_the_rarest_organ_too() -> None:
 def test_right_angle_turns_are_all_eight_and_none_moves_the_slice_axis() -> None:
     volume = replace(SMALL, patch=(4, 4, 3), stride=(4, 4, 3), report_stride=(4, 4, 3))
     image = torch.arange(48).view(1, 4, 4, 3).expand(200, 4, 4, 3)
-    moved = turned(image, draw_turns(200, options=volume, generator=torch.Generator().manual_seed(0)))
+    moved = apply_flip_rotate(
+        image, sample_flip_rotate(200, options=volume, generator=torch.Generator().manual_seed(0))
+    )
     assert len({tuple(x.flatten().tolist()) for x in moved}) == 8
     assert (moved % 3 == torch.arange(3)).all()
 
@@ -128,7 +135,9 @@ def test_right_angle_turns_are_all_eight_and_none_moves_the_slice_axis() -> None
 def test_turns_without_flips_are_rotations() -> None:
     volume = replace(SMALL, flip=False)
     image = torch.rand(16, 16, 8)
-    moved = turned(image.expand(40, 16, 16, 8), draw_turns(40, options=volume, generator=torch.Generator()))
+    moved = apply_flip_rotate(
+        image.expand(40, 16, 16, 8), sample_flip_rotate(40, options=volume, generator=torch.Generator())
+    )
     rotations = [torch.rot90(image, k, (0, 1)) for k in range(4)]
     counts = [sum(torch.equal(x, rotated) for x in moved) for rotated in rotations]
     assert sum(counts) == 40 and min(counts) > 0
@@ -152,13 +161,13 @@ def test_the_strong_view_has_the_same_geometry_and_another_intensity() -> None:
 
 def test_rows_have_intensities_of_their_own() -> None:
     image = torch.rand(1, 1, 8, 8, 8).expand(4, 1, 8, 8, 8)
-    changed = intensified(image, options=SMALL, generator=torch.Generator().manual_seed(0))
+    changed = augment_intensity_3d(image, options=SMALL, generator=torch.Generator().manual_seed(0))
     means = changed.mean(dim=(1, 2, 3, 4))
     assert changed.min() >= 0 and changed.max() <= 1 and len(set(means.tolist())) == 4
 
 
 def test_half_scale_halves_every_axis_and_keeps_the_organs() -> None:
-    cohort = find(DATA, whole=True)
+    cohort = split_dataset(DATA, whole_volumes=True)
     full, half = (load_volumes(cohort.labelled, DATA, replace(SMALL, scale=scale)) for scale in (1.0, 0.5))
     assert half.image[0].shape == (32, 32, 16) and half.shapes == full.shapes == (SHAPE, SHAPE)
     assert full.label is not None and half.label is not None
@@ -178,9 +187,9 @@ def test_shrinking_averages_and_does_not_pick() -> None:
 
 def test_probabilities_go_back_to_the_size_of_the_file() -> None:
     p = torch.rand(3, 4, 5, 6).softmax(0)
-    back = at_file_size(p, (8, 11, 6))
+    back = resize_to_original(p, (8, 11, 6))
     assert back.shape == (3, 8, 11, 6) and torch.allclose(back.sum(0), torch.ones(8, 11, 6))
-    assert at_file_size(p, (4, 5, 6)) is p
+    assert resize_to_original(p, (4, 5, 6)) is p
 
 
 def test_statistics_are_those_of_all_voxels_or_of_one_volume() -> None:
@@ -189,18 +198,22 @@ def test_statistics_are_those_of_all_voxels_or_of_one_volume() -> None:
     found = volume_statistics(one, two)
     assert found.mean[0] == pytest.approx(values.mean().item(), abs=1e-6)
     assert found.std[0] == pytest.approx(values.std(unbiased=False).item(), abs=1e-6)
-    own = moments(one.image[0], replace(found, per_image=True))
+    own = mean_std(one.image[0], replace(found, per_image=True))
     assert own[0] == pytest.approx((one.image[0].double() / 255).mean().item(), abs=1e-6)
-    assert moments(one.image[0], found) == (found.mean[0], found.std[0])
+    assert mean_std(one.image[0], found) == (found.mean[0], found.std[0])
 
 
 def test_per_image_normalises_a_patch_by_its_own_whole_volume() -> None:
     labels = tuple(x // divisor for x, divisor in zip(_stack(*[(20, 24, 12)] * 4).image, (10, 20, 40, 80), strict=True))
     images = tuple(x * 10 for x in labels)
-    stream = VolumeStream(
-        VolumeStack(images[:2], labels[:2]), VolumeStack(images[2:], None), (2, 2), STILL, Normalisation(per_image=True)
+    stream = TwoStreamPatches(
+        VolumeDataset(images[:2], labels[:2]),
+        VolumeDataset(images[2:], None),
+        (2, 2),
+        STILL,
+        Normalisation(per_image=True),
     )
-    of = {int(label.max()): moments(image, stream.normalise) for image, label in zip(images, labels, strict=True)}
+    of = {int(label.max()): mean_std(image, stream.normalise) for image, label in zip(images, labels, strict=True)}
     for row, label in zip(stream.batch(0).image, stream.batch(0).label, strict=False):
         mean, std = of[int(label.max())]
         assert torch.allclose(row[0], (label * (10 / 255) - mean) / std, atol=1e-4)
@@ -220,14 +233,14 @@ def test_a_volume_file_and_its_voxel_size_are_kept(tmp_path: Path) -> None:
 
 def test_a_slice_or_a_coloured_recipe_is_refused() -> None:
     with pytest.raises(ValueError, match="is a slice, a 3-D network needs whole volumes"):
-        load_volumes(find(DATA).labelled, DATA, SMALL)
+        load_volumes(split_dataset(DATA).labelled, DATA, SMALL)
     with pytest.raises(ValueError, match="data.channels: a volume has 1 channel, not 3"):
-        load_volumes(find(DATA, whole=True).labelled, replace(DATA, channels=3), SMALL)
+        load_volumes(split_dataset(DATA, whole_volumes=True).labelled, replace(DATA, channels=3), SMALL)
     with pytest.raises(ValueError, match=r"polyp\.png: is one 2-D image"):
         load_volumes((Case("polyp", "polyp", "polyp.png"),), DATA, SMALL)
     five = replace(DATA, classes=(*CLASSES, "fat"))
     with pytest.raises(ValueError, match="'fat' never occurs in the masks of the 2 labelled volumes"):
-        load_volumes(find(DATA, whole=True).labelled, five, SMALL)
+        load_volumes(split_dataset(DATA, whole_volumes=True).labelled, five, SMALL)
 
 
 @pytest.mark.parametrize(
@@ -251,6 +264,6 @@ def test_a_bad_option_names_its_field(changes: dict, says: str) -> None:
 def test_a_stream_without_labels_or_with_too_many_is_refused() -> None:
     stack, bare = _stack((16, 16, 8)), _stack((16, 16, 8), labelled=False)
     with pytest.raises(ValueError, match="no labels"):
-        VolumeStream(bare, bare, volume=SMALL)
+        TwoStreamPatches(bare, bare, volume=SMALL)
     with pytest.raises(ValueError, match="carries labels"):
-        VolumeStream(stack, stack, volume=SMALL)
+        TwoStreamPatches(stack, stack, volume=SMALL)

@@ -17,7 +17,7 @@ pytest.importorskip("onnxruntime")
 
 from tiny_ship import SIZE, expected, frame, make_ship  # noqa: E402
 
-from edgemt.data.cohort import DataOptions  # noqa: E402
+from edgemt.data.options import DataOptions  # noqa: E402
 
 ROOT = Path(__file__).resolve().parent.parent
 MODULES = [
@@ -32,7 +32,7 @@ MODULES = [
     "deploy.quantization.accuracy_gate", "deploy.package.signing",
     "deploy.serving.model_repository", "deploy.package.input_drift", "deploy.runtimes.error_messages",
     "deploy.package.onnx_inspect", "deploy.stream.api", "deploy.stream.session",
-    "deploy.stream.latency_experiment_files", "deploy.stream.web.page", "deploy.stream.outputs.igtl_server",
+    "deploy.stream.latency_experiment", "deploy.stream.web.page", "deploy.stream.outputs.igtl_server",
     "deploy.stream.outputs.video_file", "deploy.dicom.segmentation", "deploy.promptable.runner",
     "deploy.promptable.mask_edit", "deploy.stream.correction.session", "deploy.stream.correction.case_writer",
     *(f"deploy.stream.sources.{kind}" for kind in ("camera", "dicom", "igtl", "images", "synthetic", "video")),

@@ -20,7 +20,7 @@ from deploy.pruning import prune
 from deploy.runtimes.load import runner
 from edgemt import cli, recipes
 from edgemt.artefacts import network_folder, stage_folder
-from edgemt.data.cohort import DataOptions
+from edgemt.data.options import DataOptions
 from edgemt.data.phantom2d import CLASSES
 from edgemt.io import zoo_paths
 from edgemt.io.atomic import sha256

@@ -117,7 +117,7 @@ def test_a_ship_is_packed_with_its_int8_graph_and_without_any_image_of_a_patient
     text = (ship.folder / "card.json").read_text()
     assert "P001" not in text and "somebody" not in text
     there = {path.relative_to(ship.folder).as_posix() for path in ship.folder.rglob("*") if path.is_file()}
-    assert there == {*card.files, "card.json"} and entry.weight(ship.folder, card) < entry.LARGEST
+    assert there == {*card.files, "card.json"} and entry.num_bytes(ship.folder, card) < entry.LARGEST
     assert open_entry("zoo/heart").identity == identity
     cli.main(["list", "zoo"])
     assert "atrium: 160 x 128, 5 slices; Dice 0.859 in INT8, 0.877 in float" in capsys.readouterr().out
@@ -221,7 +221,7 @@ def test_every_file_of_the_package_s_zoo_travels_and_none_is_over_the_limit() ->
         folder = zoo_paths.HOME / name
         card = open_package(f"zoo/{name}").card
         assert {Path("zoo", name, file) for file in (*card.files, "card.json")} <= travels
-        assert entry.graph(card) is not None and entry.weight(folder, card) <= entry.LARGEST
+        assert entry.graph_file(card) is not None and entry.num_bytes(folder, card) <= entry.LARGEST
 
 
 @pytest.mark.slow

@@ -15,6 +15,7 @@ import numpy as np
 
 from deploy.hardware.machine import CpuLoad
 from deploy.hardware.monitor import HardwareMonitor
+from deploy.measurement.drift import drift
 from deploy.measurement.percentiles import summary
 from deploy.measurement.timing import Call
 
@@ -68,20 +69,6 @@ def soak(
     return {**record, "notes": soak_notes(record)}
 
 
-def drift(timeline: Sequence[dict[str, Any]]) -> dict[str, float | None]:
-    """The last third of a time line relative to the first third. A first interval, which fills caches, is excluded."""
-    points = timeline[1:] if len(timeline) > 3 else timeline
-    third = max(len(points) // 3, 1)
-    first, last = points[:third], points[-third:]
-    return {
-        "p50_ratio": _against(first, last, "p50_ms"),
-        "p99_ratio": _against(first, last, "p99_ms"),
-        "clock_ratio": _against(first, last, "cpu_mhz"),
-        "resident_bytes": _growth(first, last, "resident_bytes"),
-        "gpu_bytes": _growth(first, last, "gpu_bytes"),
-    }
-
-
 def soak_notes(record: dict[str, Any]) -> list[str]:
     """Findings of a soak test as sentences; empty where nothing drifted."""
     notes, drifted, throttled = [], record["drift"], record["throttled"]
@@ -98,18 +85,3 @@ def soak_notes(record: dict[str, Any]) -> list[str]:
     if throttled.get("heat_events"):
         notes.append(f"soak: the processor slowed down for heat {throttled['heat_events']:.0f} times")
     return notes
-
-
-def _against(first: Sequence[dict[str, Any]], last: Sequence[dict[str, Any]], key: str) -> float | None:
-    before, after = _median(first, key), _median(last, key)
-    return None if before is None or after is None or not before else round(after / before, 4)
-
-
-def _growth(first: Sequence[dict[str, Any]], last: Sequence[dict[str, Any]], key: str) -> float | None:
-    before, after = _median(first, key), _median(last, key)
-    return None if before is None or after is None else after - before
-
-
-def _median(points: Sequence[dict[str, Any]], key: str) -> float | None:
-    present = [point[key] for point in points if point.get(key) is not None]
-    return float(np.median(present)) if present else None

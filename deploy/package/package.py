@@ -64,7 +64,7 @@ def finalize(folder: str | Path, card: ModelCard) -> ModelCard:
     """
     folder = Path(folder)
     if not folder.is_dir():
-        raise ValueError(f"{folder}: no such folder to seal")
+        raise ValueError(f"{folder}: no such folder")
     files = {}
     for path in sorted(folder.rglob("*")):
         name = path.relative_to(folder).as_posix()
@@ -76,7 +76,7 @@ def finalize(folder: str | Path, card: ModelCard) -> ModelCard:
             check_safe(path, data)
         files[name] = hashlib.sha256(data).hexdigest()
     if not files:
-        raise ValueError(f"{folder}: nothing to seal; export a model into it first")
+        raise ValueError(f"{folder}: empty; export a model into it first")
     created = card.created or datetime.now(timezone.utc).isoformat(timespec="seconds")
     sealed = replace(card, files=files, created=created)
     (folder / SIGNATURE).unlink(missing_ok=True)

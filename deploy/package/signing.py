@@ -85,13 +85,13 @@ def verify(text: bytes, signature: str | Path, *, trusted: str | Path) -> None:
     if not keys:
         raise ValueError(f"{trusted}: holds no Ed25519 public key; give the .pub.pem that edgemt keygen wrote")
     try:
-        seal = signature.read_bytes()
+        raw_signature = signature.read_bytes()
     except OSError:
         raise ValueError(
             f"{signature.parent}: not signed ({signature.name} is missing), and {trusted.name} is required; "
             "refuse it, or have its maker sign it with edgemt sign"
         ) from None
-    if not any(_fits(key, seal, text) for key in keys):
+    if not any(_fits(key, raw_signature, text) for key in keys):
         raise ValueError(
             f"{signature}: not by a key in {trusted.name}, or the card was changed since; refuse this ship"
         )
@@ -109,9 +109,9 @@ def require_signed(path: str | Path, *, signed: bool) -> None:
         )
 
 
-def _fits(key: Any, seal: bytes, text: bytes) -> bool:
+def _fits(key: Any, raw_signature: bytes, text: bytes) -> bool:
     try:
-        key.verify(seal, text)
+        key.verify(raw_signature, text)
     except import_module("cryptography.exceptions").InvalidSignature:
         return False
     return True

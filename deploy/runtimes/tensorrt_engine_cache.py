@@ -133,7 +133,7 @@ def open_engine(path: Path, here: EngineKey) -> Engine:
 
 
 def find_engine(folder: Path, source: Path, here: EngineKey) -> Engine:
-    """The newest engine built from `source` for `here`. Raises NoEngine, saying what to do."""
+    """The newest engine built from `source` for `here`. Raises EngineNotBuiltError, with the command to run."""
     here = replace(here, onnx_sha256=here.onnx_sha256 or sha256(source))
     reasons, fitting, refused = [], [], []
     if folder.is_dir():

@@ -1,7 +1,7 @@
-"""Live masks: frames from a source, masks that say how old they are, video that never waits. No torch.
+"""Live masks on video: every mask is shown with its age, and the video never waits for a mask. No torch.
 
-    source -> capture -> board -> display and outputs
-                  \\-> one-slot mailbox -> inference -> board
+    source -> CaptureThread -> DisplayState -> display and outputs
+                   \\-> LatestQueue -> InferenceThread -> DisplayState
 
-`session.py` starts the threads, `board.py` judges what may be shown, `delays.py` measures it.
+`session.py` starts the threads, `state/display_state.py` decides what may be shown, `state/latency.py` measures it.
 """

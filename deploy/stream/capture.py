@@ -1,6 +1,6 @@
-"""The thread that reads the source: stamps frames, holds a file to its pace, opens again what was lost.
+"""The capture thread: reads the source, stamps frames, plays files at their rate, and reopens a lost source.
 
-It puts the newest frame on the board and into the mailbox of inference, and waits for neither.
+It writes the newest frame to the display state and to the queue of the inference thread, and waits for neither.
 """
 
 from __future__ import annotations
@@ -9,146 +9,180 @@ import re
 import threading
 from dataclasses import dataclass, field
 
-from deploy.stream.source_clock import Lateness
-from deploy.stream.sources import Lost, Picture, Source
-from deploy.stream.sources.frame_checks import Corrupt, Freeze, as_picture
-from deploy.stream.state.display_state import Board, Problem
+from deploy.stream.sources.base import CorruptFrameError, Source, SourceFrame, SourceLostError
+from deploy.stream.sources.frame_checks import FreezeDetector, to_frame_pixels
+from deploy.stream.state.display_state import DisplayState, Problem
 from deploy.stream.state.frames import Frame
-from deploy.stream.state.latest_queue import Mailbox
+from deploy.stream.state.latest_queue import LatestQueue
 
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.05, 1.0  # between tries to open a lost source again
-_MOST_KINDS = 16  # of refusals that are told
-_AFTER_DAMAGE_S = 0.002  # so that a source of nothing but damage does not take a whole core
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.05, 1.0  # between attempts to reopen a lost source
+_MAX_REASONS = 16  # reasons for rejected frames that are reported separately
+_CORRUPT_PAUSE_S = 0.002  # after a corrupt frame, so that a damaged source does not take a whole core
+_CLOCK_DRIFT = 500e-6  # allowed relative drift of two clocks; it makes no frame late
 
 
 @dataclass
-class Captured:
-    """Counters, written by the capture thread alone."""
+class CaptureCounters:
+    """Written by the capture thread only."""
 
     frames: int = 0
     corrupt: int = 0
     losses: int = 0
     reopened: int = 0
     size_changes: int = 0
-    late: int = 0  # frames that were over the budget when they came
-    kinds: dict[str, Refused] = field(default_factory=dict)  # of pictures that were refused
+    late: int = 0  # frames that were older than the budget when they arrived
+    rejected: dict[str, RejectedFrames] = field(default_factory=dict)  # by kind of reason
 
 
 @dataclass
-class Refused:
-    """Pictures of a source that could not be used, for one reason."""
+class RejectedFrames:
+    """Frames of the source that were rejected for one kind of reason."""
 
-    why: str  # of the first
+    why: str  # the reason of the first one
     count: int = 0
 
 
-class Capture:
-    """Reads until the source ends, `frames` were read, or it is told to stop."""
+class CaptureThread:
+    """Reads until the source ends, `frames` frames were read, or `stop` is called."""
 
     def __init__(
-        self, source: Source, board: Board, inbox: Mailbox[Frame], *, frozen_ms: float, frames: int | None = None
-    ) -> None:
-        self.counted = Captured()
+        self, source: Source, display_state: DisplayState, inbox: LatestQueue[Frame], *, frozen_ms: float,
+        frames: int | None = None,
+    ) -> None:  # fmt: skip
+        self.counters = CaptureCounters()
         self.error: BaseException | None = None
-        self._source, self._board, self._inbox, self._limit = source, board, inbox, frames
-        self._freeze, self._lateness = Freeze(frozen_ms), Lateness()
+        self._source, self._display_state, self._inbox, self._limit = source, display_state, inbox, frames
+        self._freeze_detector, self._source_clock = FreezeDetector(frozen_ms), SourceClock()
         self._stop = threading.Event()
         self._epoch, self._due_ns = 0, 0
         self._size: tuple[int, int] | None = None
         self._thread = threading.Thread(target=self._run, name="edgemt-capture", daemon=True)
 
     def start(self) -> None:
-        """Raises ValueError when the source cannot be opened at all."""
+        """Open the source and start the thread. Raises ValueError if the source cannot be opened."""
         self._source.open()
         self._thread.start()
 
     def stop(self, timeout_s: float = 3.0) -> None:
+        """End the thread; wait for it up to `timeout_s`."""
         self._stop.set()
         if self._thread.ident is not None:
             self._thread.join(timeout_s)
 
     def _run(self) -> None:
         try:
-            while not self._stop.is_set() and (self._limit is None or self.counted.frames < self._limit):
+            while not self._stop.is_set() and (self._limit is None or self.counters.frames < self._limit):
                 try:
-                    picture = self._source.read()
-                    if picture is None:
+                    source_frame = self._source.read()
+                    if source_frame is None:
                         return
-                    self._accept(picture)
-                except Corrupt as damage:
-                    self._refuse(str(damage))
-                    self._stop.wait(_AFTER_DAMAGE_S)
-                except Lost as why:
-                    self._again(str(why))
+                    self._publish(source_frame)
+                except CorruptFrameError as error:
+                    self._reject(str(error))
+                    self._stop.wait(_CORRUPT_PAUSE_S)
+                except SourceLostError as error:
+                    self._reopen(str(error))
         except BaseException as error:
             self.error = error
         finally:
             self._source.close()
-            self._board.close()
+            self._display_state.close()
 
-    def _refuse(self, why: str) -> None:
-        """Counted by kind: numbers and paths apart, a reason is the same."""
-        counted, kind = self.counted, re.sub(r"\S*/\S*|\d+", "", why)
-        counted.corrupt += 1
-        if kind not in counted.kinds and len(counted.kinds) >= _MOST_KINDS:
-            kind = next(reversed(counted.kinds))
-        counted.kinds.setdefault(kind, Refused(why)).count += 1
-        self._board.refuse(why)
+    def _reject(self, reason: str) -> None:
+        """Count a rejected frame. Reasons that differ only in numbers and paths are of the same kind."""
+        counters, kind = self.counters, re.sub(r"\S*/\S*|\d+", "", reason)
+        counters.corrupt += 1
+        if kind not in counters.rejected and len(counters.rejected) >= _MAX_REASONS:
+            kind = next(reversed(counters.rejected))
+        counters.rejected.setdefault(kind, RejectedFrames(reason)).count += 1
+        self._display_state.frame_rejected(reason)
 
-    def _accept(self, picture: Picture) -> None:
-        pixels = as_picture(picture.pixels)
-        self._pace()
+    def _publish(self, source_frame: SourceFrame) -> None:
+        pixels = to_frame_pixels(source_frame.pixels)
+        self._wait_until_due()
         if self._stop.is_set():
             return
         if self._size is not None and pixels.shape[:2] != self._size:
             self._epoch += 1
-            self.counted.size_changes += 1
+            self.counters.size_changes += 1
         self._size = (pixels.shape[0], pixels.shape[1])
-        now = self._board.clock()
-        late_ns = self._late_ns(picture.source_ns, now)
+        now = self._display_state.clock()
+        late_ns = self._late_ns(source_frame.source_ns, now)
         frame = Frame(
-            self.counted.frames, pixels, now - late_ns, picture.source_ns, self._epoch, late_ns, picture.origin
-        )
-        self.counted.frames += 1
-        problem = self._freeze.check(pixels, now) or self._too_late(late_ns)
-        self._board.put_frame(frame, problem)
+            id=self.counters.frames, pixels=pixels, captured_ns=now - late_ns, source_ns=source_frame.source_ns,
+            epoch=self._epoch, late_ns=late_ns, origin=source_frame.origin,
+        )  # fmt: skip
+        self.counters.frames += 1
+        problem = self._freeze_detector.check(pixels, now) or self._lateness_problem(late_ns)
+        self._display_state.put_frame(frame, problem)
         if problem is None:
             self._inbox.put(frame)
 
     def _late_ns(self, source_ns: int | None, now: int) -> int:
-        """Only a live source has a clock that runs by itself; a file's times pass as quickly as we play it."""
-        return self._lateness.of(source_ns, received_ns=now) if self._source.live else 0
+        """Delay by the source's clock; 0 for a file, whose times do not advance by themselves."""
+        return self._source_clock.delay_ns(source_ns, received_ns=now) if self._source.live else 0
 
-    def _too_late(self, late_ns: int) -> Problem | None:
-        if late_ns <= self._board.limits.budget_ms * 1e6:
+    def _lateness_problem(self, late_ns: int) -> Problem | None:
+        if late_ns <= self._display_state.limits.budget_ms * 1e6:
             return None
-        self.counted.late += 1
+        self.counters.late += 1
         return "stale", f"frames come {late_ns / 1e9:.1f} s late by the source's own clock"
 
-    def _pace(self) -> None:
-        """A file's frame is handed over when it is due, as a camera would. Who is late goes on from there."""
+    def _wait_until_due(self) -> None:
+        """Wait until the next frame of a file is due at its rate. After a delay, the schedule restarts from now."""
         if self._source.live or not self._source.hz:
             return
-        period, now = int(1e9 / self._source.hz), self._board.clock()
+        period, now = int(1e9 / self._source.hz), self._display_state.clock()
         if now < self._due_ns:
             self._stop.wait((self._due_ns - now) / 1e9)
         self._due_ns = self._due_ns + period if now - self._due_ns < period else now + period
 
-    def _again(self, why: str) -> None:
-        """Close, wait a little longer each time, open; until it is there."""
-        self.counted.losses += 1
+    def _reopen(self, reason: str) -> None:
+        """Close and open the source, with growing pauses, until it can be opened or the thread is stopped."""
+        self.counters.losses += 1
         self._epoch += 1
-        self._lateness = Lateness()
+        self._source_clock = SourceClock()
         self._inbox.clear()
-        self._board.lost(f"source lost: {why}")
+        self._display_state.source_lost(f"source lost: {reason}")
         pause = _FIRST_PAUSE_S
         while not self._stop.is_set():
             self._source.close()
             self._stop.wait(pause)
-            pause = min(2 * pause, _LONGEST_PAUSE_S)
+            pause = min(2 * pause, _MAX_PAUSE_S)
             try:
                 self._source.open()
-            except (ValueError, Lost):
+            except (ValueError, SourceLostError):
                 continue
-            self.counted.reopened += 1
+            self.counters.reopened += 1
             return
+
+
+class SourceClock:
+    """Measures how late frames arrive, by the source's own clock.
+
+    The offset between the two clocks is unknown, so no age can be computed. But a frame that took longer than the
+    fastest one, from its source time to its receipt, was delayed by the difference: in a driver, in a network, or in a
+    slow decoder. One object per opened source; frames must be given in order.
+    """
+
+    def __init__(self) -> None:
+        self._source_ns: int | None = None
+        self._received_ns = 0
+        self._min_transfer_ns = 0.0  # smallest difference between receipt and source time; includes the clock offset
+
+    def delay_ns(self, source_ns: int | None, *, received_ns: int) -> int:
+        """Additional delay of a frame in nanoseconds, 0 for the fastest frame.
+
+        It is also 0 without a source time, and whenever the source clock does not advance; then the measurement starts
+        again.
+        """
+        last_source_ns, elapsed_ns = self._source_ns, received_ns - self._received_ns
+        self._source_ns, self._received_ns = source_ns, received_ns
+        if source_ns is None:
+            return 0
+        transfer_ns = received_ns - source_ns
+        if last_source_ns is None or source_ns <= last_source_ns:
+            self._min_transfer_ns = transfer_ns
+        else:
+            self._min_transfer_ns = min(transfer_ns, self._min_transfer_ns + elapsed_ns * _CLOCK_DRIFT)
+        return int(transfer_ns - self._min_transfer_ns)

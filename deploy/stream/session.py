@@ -1,4 +1,4 @@
-"""One stream from its source to what is shown: starts the threads, shows, and tells afterwards what it did."""
+"""One run of a stream: starts the threads, shows pictures until the source ends, and returns a record of the run."""
 
 from __future__ import annotations
 
@@ -11,94 +11,95 @@ from typing import Any
 import numpy as np
 
 from deploy.hardware.machine import memory
-from deploy.stream.capture import Capture
-from deploy.stream.inference.inference_thread import Infer, Inference, Model, close
-from deploy.stream.inference.package_watcher import ModelWatch
-from deploy.stream.inference.worker_process import children_cpu_s
-from deploy.stream.limits import TimeLimits
-from deploy.stream.sources import Source
+from deploy.stream.capture import CaptureThread
+from deploy.stream.inference.inference_thread import InferenceThread, InferFn, StreamModel, close_runner
+from deploy.stream.inference.package_watcher import PackageWatcher
+from deploy.stream.inference.worker_process import workers_cpu_s
+from deploy.stream.limits import StreamLimits
+from deploy.stream.sources.base import Source
 from deploy.stream.sources.lock import SourceLock
-from deploy.stream.state.display_state import Board, Limits
-from deploy.stream.state.frames import Clock, Frame, MaskRecord, Shown, monotonic
-from deploy.stream.state.latency import Delays
-from deploy.stream.state.latest_queue import Mailbox
-from deploy.stream.state.overlay import words
-from deploy.stream.state.timeline import Timeline
+from deploy.stream.state.display_state import DisplayState, FreshnessLimits
+from deploy.stream.state.frames import Clock, DisplaySnapshot, Frame, MaskStatus, monotonic
+from deploy.stream.state.latency import DriftTimeline, LatencyTracker
+from deploy.stream.state.latest_queue import LatestQueue
+from deploy.stream.state.overlay import text_overlay
 
-Display = Callable[[Shown, "np.ndarray | None"], None]  # returns when the picture is on the screen
-_TEND_S = 0.1  # between two looks at inference
-_WATCH_EVERY = 5  # of these, one look at the model's folder
-_WEIGH_EVERY = 50  # and one at memory: the first after five seconds, when caches are full
+Display = Callable[[DisplaySnapshot, "np.ndarray | None"], None]  # returns when the picture is on the screen
+_MONITOR_S = 0.1  # between two health checks of inference
+_CHECK_PACKAGE_EVERY = 5  # health checks between two checks of the package folder
+_SAMPLE_MEMORY_EVERY = 50  # and between two samples of memory: the first one after five seconds, when caches are full
 
 
 @dataclass(frozen=True)
-class StreamOptions(TimeLimits):
-    """How long things may take, and how many frames to take."""
+class StreamOptions(StreamLimits):
+    """Time limits, and the number of frames. Raises ValueError for a value out of range."""
 
     frames: int | None = None
-    """Stop after so many; None goes on to the end of the source."""
+    """Stop after this many frames; None: at the end of the source."""
 
     def __post_init__(self) -> None:
-        Limits(self.budget_ms, self.no_signal_ms)
-        for name, least in (("frozen_ms", 0.0), ("hang_ms", 1.0)):
-            if getattr(self, name) < least:
-                raise ValueError(f"{name}: must be {least:g} ms or more, not {getattr(self, name):g}")
+        FreshnessLimits(self.budget_ms, self.no_signal_ms)
+        for name, minimum in (("frozen_ms", 0.0), ("hang_ms", 1.0)):
+            if getattr(self, name) < minimum:
+                raise ValueError(f"{name}: must be {minimum:g} ms or more, not {getattr(self, name):g}")
         if self.frames is not None and self.frames < 1:
             raise ValueError(f"frames: must be 1 or more, not {self.frames}")
 
 
 class Session:
-    """`run` shows until the source ends or `stop` is called. Without a model it shows the bare frames."""
+    """`run` shows pictures until the source ends or `stop` is called. Without a model, frames are shown unchanged."""
 
     def __init__(
-        self, source: Source, model: Model | None, *, first: Infer | None = None, options: StreamOptions | None = None,
-        display: Display = lambda shown, picture: None, watch: ModelWatch | None = None, clock: Clock = monotonic,
-        delays: Delays | None = None, standby: bool = True,
+        self, source: Source, model: StreamModel | None, *, runner: InferFn | None = None,
+        options: StreamOptions | None = None, display: Display = lambda snapshot, picture: None,
+        watcher: PackageWatcher | None = None, clock: Clock = monotonic, latency: LatencyTracker | None = None,
+        standby: bool = True,
     ) -> None:  # fmt: skip
-        """`first` is closed by whoever made it. `standby`: see Inference."""
-        self.options, self.delays = options or StreamOptions(), delays or Delays()
-        limits = Limits(self.options.budget_ms, self.options.no_signal_ms)
-        self.board = Board(limits, model=model.id if model else "", masks=model is not None, clock=clock)
+        """`runner` is a loaded runner of the model; the caller closes it. `standby`: see InferenceThread."""
+        self.options, self.latency = options or StreamOptions(), latency or LatencyTracker()
+        limits, model_id = FreshnessLimits(self.options.budget_ms, self.options.no_signal_ms), model.id if model else ""
+        self.display_state = DisplayState(limits, model=model_id, masks=model is not None, clock=clock)
         self.finished = threading.Event()
-        self.inference: Inference | None = None
-        self._source, self._model, self._first, self._display, self._watch = source, model, first, display, watch
-        self._inbox: Mailbox[Frame] = Mailbox()
-        self.capture = Capture(
-            source, self.board, self._inbox, frozen_ms=self.options.frozen_ms, frames=self.options.frames
+        self.inference: InferenceThread | None = None
+        self._source, self._model, self._runner, self._display, self._watcher = source, model, runner, display, watcher
+        self._inbox: LatestQueue[Frame] = LatestQueue()
+        self.capture = CaptureThread(
+            source, self.display_state, self._inbox, frozen_ms=self.options.frozen_ms, frames=self.options.frames
         )
         self._standby = standby
         self._stop = threading.Event()
-        self._begun = _now()
+        self._started = _wall_and_cpu_s()
         self._ended: tuple[float, float] | None = None
-        self._timeline = Timeline(self.delays.annotation)
+        self._timeline = DriftTimeline(self.latency.annotation)
 
     def run(self) -> dict[str, Any]:
-        """The record of the run. Raises ValueError, before anything is shown, for a source that cannot be opened."""
+        """Run to the end and return the record. Raises ValueError, before the first picture, if the source cannot be
+        opened or another program uses it."""
         lock: SourceLock | None = None
-        made: Infer | None = None
-        tending = threading.Thread(target=self._tend, name="edgemt-tend", daemon=True)
+        loaded: InferFn | None = None
+        monitor = threading.Thread(target=self._monitor, name="edgemt-monitor", daemon=True)
         try:
             lock = SourceLock(self._source.name) if self._source.live else None
             self.capture.start()
             if self._model is not None:
-                made = first = self._first or self._model.make()
-                self.inference = Inference(
-                    self._model, self.board, self._inbox, hang_ms=self.options.hang_ms, first=first,
+                loaded = runner = self._runner or self._model.load()
+                self.inference = InferenceThread(
+                    self._model, self.display_state, self._inbox, hang_ms=self.options.hang_ms, runner=runner,
                     standby=self._standby,
                 )  # fmt: skip
-            tending.start()
-            self._begun = _now()
+            monitor.start()
+            self._started = _wall_and_cpu_s()
             self._show()
         finally:
-            self._ended = _now()
+            self._ended = _wall_and_cpu_s()
             self.stop()
             self.capture.stop()
             if self.inference is not None:
                 self.inference.stop()
-            if made is not self._first:
-                close(made)
-            if tending.is_alive():
-                tending.join(1.0)
+            if loaded is not self._runner:
+                close_runner(loaded)
+            if monitor.is_alive():
+                monitor.join(1.0)
             if lock is not None:
                 lock.release()
             self.finished.set()
@@ -107,116 +108,124 @@ class Session:
         return self.record()
 
     def record(self) -> dict[str, Any]:
-        """What the session did so far."""
-        ended = self._ended or _now()
-        return self._said(wall_s=ended[0] - self._begun[0], cpu_s=ended[1] - self._begun[1])
+        """Counts, latencies and drift of the run so far, as documented in deploy/README.md."""
+        ended = self._ended or _wall_and_cpu_s()
+        return self._build_record(wall_s=ended[0] - self._started[0], cpu_s=ended[1] - self._started[1])
 
     def stop(self) -> None:
         self._stop.set()
-        self.board.close()
+        self.display_state.close()
 
     def _show(self) -> None:
-        seen, last, wait_s, drained = -1, (), 1.0, False
+        version, last, wait_s, drained = -1, (), 1.0, False
         while not self._stop.is_set():
-            seen = self.board.wait(seen, wait_s)
-            if self.board.closed and not drained:
+            version = self.display_state.wait(version, wait_s)
+            if self.display_state.closed and not drained:
                 drained = True
                 self._drain()
-            shown = self.board.look()
-            key = _key(shown)
+            snapshot = self.display_state.snapshot()
+            key = _display_key(snapshot)
             if key != last:
                 last = key
-                self._present(shown)
+                self._present(snapshot)
             elif drained:
                 return
-            wait_s = 0.0 if drained else self.board.next_change_s(shown)
+            wait_s = 0.0 if drained else self.display_state.seconds_until_change(snapshot)
 
-    def _present(self, shown: Shown) -> None:
-        """A mask that grows too old while it is drawn is not shown either."""
-        picture = self._picture(shown)
-        if self._too_old(shown):
-            shown = self.board.look()
-            picture = self._picture(shown)
-        if self._too_old(shown):  # drawing is what takes so long
-            shown = _without_mask(shown)
-            picture = self._picture(shown)
-        self._display(shown, picture)
-        self.delays.note(shown, picture, shown_ns=self.board.clock())
+    def _present(self, snapshot: DisplaySnapshot) -> None:
+        """Show a picture. A mask that exceeds the budget while it is painted is not shown."""
+        picture = self._picture(snapshot)
+        if self._too_old(snapshot):
+            snapshot = self.display_state.snapshot()
+            picture = self._picture(snapshot)
+        if self._too_old(snapshot):  # painting itself takes too long
+            snapshot = _without_mask(snapshot)
+            picture = self._picture(snapshot)
+        self._display(snapshot, picture)
+        self.latency.record(snapshot, picture, shown_ns=self.display_state.clock())
 
-    def _too_old(self, shown: Shown) -> bool:
-        made_from = shown.result.frame if shown.result is not None else None
-        return made_from is not None and self.board.clock() - made_from.captured_ns > self.options.budget_ms * 1e6
+    def _too_old(self, snapshot: DisplaySnapshot) -> bool:
+        mask_frame = snapshot.result.frame if snapshot.result is not None else None
+        return (
+            mask_frame is not None
+            and self.display_state.clock() - mask_frame.captured_ns > self.options.budget_ms * 1e6
+        )
 
-    def _picture(self, shown: Shown) -> np.ndarray | None:
+    def _picture(self, snapshot: DisplaySnapshot) -> np.ndarray | None:
         if self._model is None:
-            return None if shown.frame is None else shown.frame.pixels
-        return shown.picture()
+            return None if snapshot.frame is None else snapshot.frame.pixels
+        return snapshot.picture()
 
-    def _tend(self) -> None:
-        turn = 0
-        while not self._stop.wait(_TEND_S):
+    def _monitor(self) -> None:
+        ticks = 0
+        while not self._stop.wait(_MONITOR_S):
             if self.inference is not None:
-                self.inference.tend()
-            if turn % _WEIGH_EVERY == _WEIGH_EVERY - 1:
-                weight, at_s = memory()["resident_bytes"], _now()[0] - self._begun[0]
-                self._timeline.look(at_s=at_s, frames=self.capture.counted.frames, resident_bytes=weight)
-            if self._watch is not None and turn % _WATCH_EVERY == 0:
-                self.board.fault("model", self._watch.look())
-            turn += 1
+                self.inference.check_health()
+            if ticks % _SAMPLE_MEMORY_EVERY == _SAMPLE_MEMORY_EVERY - 1:
+                resident, at_s = memory()["resident_bytes"], _wall_and_cpu_s()[0] - self._started[0]
+                self._timeline.sample(at_s=at_s, frames=self.capture.counters.frames, resident_bytes=resident)
+            if self._watcher is not None and ticks % _CHECK_PACKAGE_EVERY == 0:
+                self.display_state.set_fault("model", self._watcher.check())
+            ticks += 1
 
     def _drain(self) -> None:
-        """The source has ended: the last frame may still get its mask."""
-        until = time.monotonic() + self.options.hang_ms / 1e3
-        while self.inference is not None and time.monotonic() < until and not self._stop.is_set():
+        """After the end of the source, wait for the mask of the last frame."""
+        deadline = time.monotonic() + self.options.hang_ms / 1e3
+        while self.inference is not None and time.monotonic() < deadline and not self._stop.is_set():
             time.sleep(0.002)
             if self._inbox.empty and not self.inference.busy:
                 return
 
-    def _said(self, *, wall_s: float, cpu_s: float) -> dict[str, Any]:
-        captured = self.capture.counted
-        inferred = self.inference.counted if self.inference is not None else None
+    def _build_record(self, *, wall_s: float, cpu_s: float) -> dict[str, Any]:
+        captured = self.capture.counters
+        inferred = self.inference.counters if self.inference is not None else None
         return {
-            "model": self.board.model,
+            "model": self.display_state.model,
             "source": self._source.name,
             "frames": captured.frames,
             "seconds": round(wall_s, 3),
             "cpu_cores": round(cpu_s / wall_s, 3) if wall_s else None,
-            **self._timeline.said(),
+            **self._timeline.record(),
             "corrupt": captured.corrupt,
-            "refused": [{"why": kind.why, "count": kind.count} for kind in captured.kinds.values()],
+            "refused": [{"why": kind.why, "count": kind.count} for kind in captured.rejected.values()],
             "losses": captured.losses,
             "reopened": captured.reopened,
             "size_changes": captured.size_changes,
             "late_frames": captured.late,
             "masks": inferred.masks if inferred else 0,
-            "frames_without_mask": self._inbox.replaced,
+            "frames_without_mask": self._inbox.num_replaced,
             "failures": inferred.failures if inferred else 0,
             "restarts": inferred.restarts if inferred else 0,
-            "unlike_training": inferred.unlike if inferred else "",
+            "unlike_training": inferred.drift_message if inferred else "",
             "budget_ms": self.options.budget_ms,
-            **self.delays.summary(),
+            **self.latency.summary(),
         }
 
 
-def refuse_nothing_shown(record: dict[str, Any]) -> None:
-    """Raises ValueError for a stream whose source gave pictures, none of which could be shown."""
+def raise_if_nothing_shown(record: dict[str, Any]) -> None:
+    """Raises ValueError for the record of a stream whose source gave frames that were all rejected."""
     if record["frames"] == 0 and record["refused"]:
         why = "; ".join(kind["why"] for kind in record["refused"][:3])
         raise ValueError(f"source {record['source']}: none of its {record['corrupt']} pictures could be shown ({why})")
 
 
-def _without_mask(shown: Shown) -> Shown:
-    assert shown.frame is not None
+def _without_mask(snapshot: DisplaySnapshot) -> DisplaySnapshot:
+    assert snapshot.frame is not None
     why = "mask too old when drawn"
-    plate = words(f"AI STALE: {why}", shown.frame.size)
-    return Shown(shown.frame, MaskRecord("stale", why, shown.record.model), plate)
+    text = text_overlay(f"AI STALE: {why}", snapshot.frame.size)
+    return DisplaySnapshot(snapshot.frame, MaskStatus("stale", why, snapshot.status.model), text)
 
 
-def _now() -> tuple[float, float]:
-    """Seconds by the clock and of a core, inference in processes of its own included."""
-    return time.monotonic(), time.process_time() + children_cpu_s()
+def _wall_and_cpu_s() -> tuple[float, float]:
+    """Seconds of the monotonic clock and of CPU time, including worker processes."""
+    return time.monotonic(), time.process_time() + workers_cpu_s()
 
 
-def _key(shown: Shown) -> tuple[Any, ...]:
-    """What makes two looks the same picture."""
-    return (shown.frame.id if shown.frame else -1, shown.record.frame_id, shown.record.state, shown.record.reason)
+def _display_key(snapshot: DisplaySnapshot) -> tuple[Any, ...]:
+    """Snapshots with the same key look the same on the display."""
+    return (
+        snapshot.frame.id if snapshot.frame else -1,
+        snapshot.status.frame_id,
+        snapshot.status.state,
+        snapshot.status.reason,
+    )

@@ -1,4 +1,4 @@
-"""A line now and then for the terminal: state, age, rates. No pixels."""
+"""Status lines for the terminal: state, age of the mask, frame rate, and warnings."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ from collections.abc import Callable
 from deploy.stream.session import Session
 
 
-class Ticker:
-    """Speaks at once when the state changes for longer than a blink, and every few seconds besides."""
+class StatusLine:
+    """Logs a line every `every_s` seconds, and within half a second of a change of the state."""
 
-    def __init__(self, session: Session, *, say: Callable[[str], None], every_s: float = 5.0) -> None:
-        self._session, self._say, self._every_s = session, say, every_s
-        self._stop, self._warned = threading.Event(), False
-        self._refusals: set[str] = set()
-        self._thread = threading.Thread(target=self._run, name="edgemt-ticker", daemon=True)
+    def __init__(self, session: Session, *, log: Callable[[str], None], every_s: float = 5.0) -> None:
+        self._session, self._log, self._every_s = session, log, every_s
+        self._stop, self._drift_reported = threading.Event(), False
+        self._reported_kinds: set[str] = set()  # of rejected frames
+        self._thread = threading.Thread(target=self._run, name="edgemt-status-line", daemon=True)
         self._thread.start()
 
     def close(self) -> None:
@@ -24,26 +24,26 @@ class Ticker:
         self._warn()
 
     def _run(self) -> None:
-        said, since_s, frames = "", 0.0, 0
+        last_state, since_s, frames = "", 0.0, 0
         while not self._stop.wait(0.5):
             since_s += 0.5
             self._warn()
-            record = self._session.board.look().record
-            if self._session.board.closed or (record.state == said and since_s < self._every_s):
+            status = self._session.display_state.snapshot().status
+            if self._session.display_state.closed or (status.state == last_state and since_s < self._every_s):
                 continue
-            count = self._session.capture.counted.frames
-            age = "" if record.age_ms is None else f", age {record.age_ms:.0f} ms"
-            why = f" ({': '.join(filter(None, (record.reason, record.refused)))})" if record.reason else ""
-            self._say(f"{record.state}{why}{age}, frame {count}, {(count - frames) / since_s:.1f} Hz")
-            said, since_s, frames = record.state, 0.0, count
+            count = self._session.capture.counters.frames
+            age = "" if status.age_ms is None else f", age {status.age_ms:.0f} ms"
+            why = f" ({': '.join(filter(None, (status.reason, status.refused)))})" if status.reason else ""
+            self._log(f"{status.state}{why}{age}, frame {count}, {(count - frames) / since_s:.1f} Hz")
+            last_state, since_s, frames = status.state, 0.0, count
 
     def _warn(self) -> None:
-        """Once a kind: why pictures are refused; and that masks are made of pictures unlike those of training."""
-        for kind, refused in list(self._session.capture.counted.kinds.items()):
-            if kind not in self._refusals:
-                self._refusals.add(kind)
-                self._say(f"warning: a picture of the source was refused: {refused.why}")
+        """Log each kind of reason for rejected frames once, and once that the frames differ from those of training."""
+        for kind, rejected in list(self._session.capture.counters.rejected.items()):
+            if kind not in self._reported_kinds:
+                self._reported_kinds.add(kind)
+                self._log(f"warning: a picture of the source was refused: {rejected.why}")
         inference = self._session.inference
-        if not self._warned and inference is not None and inference.counted.unlike:
-            self._warned = True
-            self._say(f"warning: {inference.counted.unlike}")
+        if not self._drift_reported and inference is not None and inference.counters.drift_message:
+            self._drift_reported = True
+            self._log(f"warning: {inference.counters.drift_message}")

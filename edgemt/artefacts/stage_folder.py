@@ -1,4 +1,4 @@
-"""Artefact folders: a stage's weights beside the card that says what they are. Whole, or absent.
+"""Stage folders: the weights of a stage and the card that describes them, written completely or not at all.
 
 A stage works in `NAME.partial`; when it is done the folder takes its name, and the card carries the key of
 everything the stage depended on, so that the same command again skips what stands.

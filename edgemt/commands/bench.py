@@ -83,7 +83,7 @@ def _is_recipe(name: str) -> bool:
 
 def _bench_recipe(command: Bench, rest: list[str]) -> None:
     from edgemt import recipes
-    from edgemt.pipeline import flow, report, run_context
+    from edgemt.pipeline import benchmark, flow, run_context
     from edgemt.pipeline.overrides import override
 
     for name, value in (("file", command.file), ("runtime", command.runtime)):
@@ -95,7 +95,7 @@ def _bench_recipe(command: Bench, rest: list[str]) -> None:
     out = command.out or Path("runs") / recipe.name
     flow.run(recipe, out, until="ship")
     options = _bench_options(command, recipe.bench)
-    record = report.bench(
+    record = benchmark.bench(
         run_context.open_run(recipe, out), size=command.size, threads=command.threads, options=options
     )
     _show_bench(record, command)

@@ -63,7 +63,7 @@ def _zoo() -> Rows:
     from edgemt.zoo import entry
 
     for name in zoo_paths.names():
-        yield zoo_paths.PREFIX + name, entry.about(entry.read_card(zoo_paths.HOME / name))
+        yield zoo_paths.PREFIX + name, entry.summary(entry.read_card(zoo_paths.HOME / name))
 
 
 def _runtimes() -> Rows:

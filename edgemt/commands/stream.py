@@ -1,4 +1,4 @@
-"""The command that shows live masks, and the one flag that measures them instead."""
+"""`edgemt stream`: live masks, or with --evidence a measurement of their latency."""
 
 from __future__ import annotations
 
@@ -10,65 +10,66 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction
 
-from deploy.stream.limits import TimeLimits
+from deploy.stream.limits import StreamLimits
 from edgemt.commands.console import log, write_json
 
 if TYPE_CHECKING:
-    from deploy.stream.correction.session import Correcting
-    from deploy.stream.inference.load_model import Opened
+    from deploy.stream.correction.session import CorrectionSession
+    from deploy.stream.inference.load_model import LoadedStreamModel
     from deploy.stream.session import Session
-    from deploy.stream.sources import Source
+    from deploy.stream.sources.base import Source
 
 
-_TURN_S = 0.0005  # the thread that shows gets its turn among Python's threads within half a millisecond, not five
+_SWITCH_INTERVAL_S = 0.0005  # of Python's threads, default 0.005; it bounds the delay of the display thread
 
 
 @dataclass(frozen=True)
 class Stream:
-    """Live masks that say how old they are, from a camera, a video, RTSP, images, a DICOM cine or a synthetic video.
-    Nothing is written unless asked for."""
+    """Show live masks with their age, from a camera, a video, RTSP, images, a DICOM cine or a synthetic video. No file
+    is written without an option for it."""
 
     ship: Positional[Path]
-    """A ship folder, or zoo/NAME: a trained student that travels with the package (edgemt list zoo)."""
+    """A ship folder, or zoo/NAME: a trained student that is part of the installation (edgemt list zoo)."""
     source: str = "synthetic"
     """synthetic, camera:0, camera:0:1920x1080, rtsp://..., igtl://HOST/DEVICE, or a video, a .dcm file, a folder of
     images."""
     hz: float | None = None
-    """Pace of a source that is not live; 0 plays it as fast as it can be read."""
+    """Frame rate of a source that is not live; 0 plays it as fast as it can be read."""
     frames: int | None = None
-    """Stop after so many."""
+    """Stop after this many frames."""
     output: Annotated[tuple[tuple[str, ...], ...], UseAppendAction] = ()
-    """Who else gets the masks: page (a browser on this machine), igtl (3D Slicer), video:FILE.mp4, lines (JSON)."""
+    """Outputs for the masks: page (a browser on this machine), igtl (3D Slicer), video:FILE.mp4, lines (JSON)."""
     runtime: str = "auto"
     file: str | None = None
     """int8, fp16, fp32, or a file on the card."""
     threads: int | None = None
     isolation: Literal["thread", "process"] = "thread"
-    """process: inference apart from the video, so that a driver that crashes takes no picture with it."""
-    limits: TimeLimits = field(default_factory=TimeLimits)
+    """process: run inference in a separate process, so that a crash of a driver does not stop the video."""
+    limits: StreamLimits = field(default_factory=StreamLimits)
     collect: Path | None = None
-    """Corrections made in the page can be saved in this folder as labelled cases, images/ and masks/; the page says
-    Recording all the while. Nothing is saved if not given."""
+    """Folder in which corrections made in the page can be saved as labelled cases, images/ and masks/. Meanwhile the
+    page shows Recording. Without it, nothing is saved."""
     evidence: Path | None = None
-    """Measure both delays at 30 and 60 Hz (or at --hz), with and without masks; write report and raw times there."""
+    """Measure both delays at 30 and 60 Hz (or at --hz), with and without masks; write report and raw times to this
+    folder."""
     json: Path | None = None
 
     @property
     def outputs(self) -> tuple[str, ...]:
-        """Whether they stood after one flag or each after its own."""
+        """All outputs, whether they were given after one --output or after several."""
         return tuple(name for names in self.output for name in names)
 
 
 def stream(command: Stream) -> None:
-    from deploy.stream.inference.inference_thread import close
-    from deploy.stream.inference.load_model import budget_warning, open_model
-    from deploy.stream.session import refuse_nothing_shown
+    from deploy.stream.inference.inference_thread import close_runner
+    from deploy.stream.inference.load_model import budget_warning, load_stream_model
+    from deploy.stream.session import raise_if_nothing_shown
     from deploy.stream.sources import open_source
     from edgemt.io.bit_depth import of_card
     from edgemt.io.contours import class_colours
 
-    _refuse(command)
-    opened = open_model(
+    _check_arguments(command)
+    opened = load_stream_model(
         command.ship,
         runtime=command.runtime,
         file=command.file,
@@ -77,63 +78,67 @@ def stream(command: Stream) -> None:
         hang_ms=command.limits.hang_ms,
         colours=class_colours,
     )
-    sys.setswitchinterval(_TURN_S)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
     warning = budget_warning(opened, command.limits.budget_ms)
     if warning is not None:
         log(f"warning: {warning}")
     try:
         if command.evidence is not None:
-            return _measure(command, opened, command.evidence)
-        depth = of_card(opened.ship.card.data, source=opened.ship.folder / "card.json")
+            return _run_experiment(command, opened, command.evidence)
+        depth = of_card(opened.package.card.data, source=opened.package.folder / "card.json")
         source = open_source(command.source, hz=command.hz, depth=depth)
-        record = _watched(_session(command, opened, source), command, opened, source)
+        record = _run_with_outputs(_make_session(command, opened, source), command, opened, source)
     finally:
-        close(opened.first)
+        close_runner(opened.runner)
     log(_summary(record))
     write_json(command.json, record)
-    refuse_nothing_shown(record)
+    raise_if_nothing_shown(record)
     if record["frames"] == 0:
-        raise ValueError(f"source {command.source}: not one frame came; look at it with another program")
+        raise ValueError(f"source {command.source}: it gave no frame; check it with another program")
 
 
-def _session(command: Stream, opened: Opened, source: Source) -> Session:
+def _make_session(command: Stream, opened: LoadedStreamModel, source: Source) -> Session:
     from dataclasses import asdict
 
     from deploy.stream.session import Session, StreamOptions
 
     options = StreamOptions(**asdict(command.limits), frames=command.frames)
-    return Session(source, opened.model, first=opened.first, options=options, watch=opened.watch)
+    return Session(source, opened.model, runner=opened.runner, options=options, watcher=opened.watcher)
 
 
-def _watched(session: Session, command: Stream, opened: Opened, source: Source) -> dict[str, Any]:
-    """Run it with its outputs, a line a second on stderr, and Ctrl-C as the usual end."""
-    from deploy.stream.correction.session import CorrectableStage
-    from deploy.stream.outputs import Outlet, open_output
-    from deploy.stream.status_line import Ticker
+def _run_with_outputs(session: Session, command: Stream, opened: LoadedStreamModel, source: Source) -> dict[str, Any]:
+    """Run a session with its outputs and status lines on stderr until its end or Ctrl-C. Returns its record."""
+    from deploy.stream.correction.session import CorrectableOutputContext
+    from deploy.stream.outputs import open_output
+    from deploy.stream.outputs.base import OutputThread
+    from deploy.stream.status_line import StatusLine
 
-    correcting = _correcting(command, opened)
-    stage = CorrectableStage(session.board, opened.ship.card, opened.model.colours, source, correcting)
-    outlets: list[Outlet] = []
-    ticker = Ticker(session, say=log)
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # stopped as a service, its recording ends well
+    corrections = _open_corrections(command, opened)
+    context = CorrectableOutputContext(
+        session.display_state, opened.package.card, opened.model.colours, source, corrections
+    )
+    output_threads: list[OutputThread] = []
+    status_line = StatusLine(session, log=log)
+    # a service is stopped by SIGTERM: end like with Ctrl-C, so that a recording is closed properly
+    previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
         for name in command.outputs:
-            outlets.append(Outlet(open_output(name, stage), session.board, name=name))
+            output_threads.append(OutputThread(open_output(name, context), session.display_state, name=name))
         log(f"{opened.model.id}; one mask takes {opened.mask_ms:.1f} ms; Ctrl-C ends it")
         return session.run()
     except KeyboardInterrupt:
         return session.record()
     finally:
-        ticker.close()
-        for outlet in outlets:
-            outlet.close()
-        if correcting is not None:
-            correcting.close()
-        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        status_line.close()
+        for output_thread in output_threads:
+            output_thread.close()
+        if corrections is not None:
+            corrections.close()
+        signal.signal(signal.SIGTERM, previous_handler or signal.SIG_DFL)
 
 
-def _refuse(command: Stream) -> None:
-    """What would come to light when the work is done, or never."""
+def _check_arguments(command: Stream) -> None:
+    """Raises ValueError for arguments that would otherwise fail late or without a message."""
     if () in command.output:
         raise ValueError("output: name one or several, as in --output page lines")
     if command.json is not None and command.json.is_dir():
@@ -152,27 +157,26 @@ def _has_page(command: Stream) -> bool:
     return any(name.partition(":")[0] == "page" for name in command.outputs)
 
 
-def _correcting(command: Stream, opened: Opened) -> Correcting | None:
-    """Where there is a page to click on, and a model that takes clicks."""
+def _open_corrections(command: Stream, opened: LoadedStreamModel) -> CorrectionSession | None:
+    """The correction session; None without a page, or without a promptable model."""
     if not _has_page(command):
         return None
-    from deploy.stream.correction.session import open_correcting
+    from deploy.stream.correction.session import open_correction_session
 
-    runtime = getattr(opened.first, "runtime", "auto")
-    return open_correcting(opened.ship, model=opened.model.id, runtime=runtime, collect=command.collect)
+    runtime = getattr(opened.runner, "runtime", "auto")
+    return open_correction_session(opened.package, model=opened.model.id, runtime=runtime, collect=command.collect)
 
 
-def _measure(command: Stream, opened: Opened, folder: Path) -> None:
+def _run_experiment(command: Stream, opened: LoadedStreamModel, folder: Path) -> None:
     from dataclasses import asdict
 
-    from deploy.stream.latency_experiment import measure
-    from deploy.stream.latency_experiment_files import without_raw, write_evidence
+    from deploy.stream.latency_experiment import measure_latency, without_raw, write_evidence
     from deploy.stream.session import StreamOptions
 
     rates = (30.0, 60.0) if command.hz is None else (command.hz,)
     options = StreamOptions(**asdict(command.limits), frames=command.frames or 1500)
     try:
-        evidence = measure(opened, command.source, rates=rates, options=options, say=log)
+        evidence = measure_latency(opened, command.source, rates=rates, options=options, log=log)
     except KeyboardInterrupt:
         log("interrupted; no evidence was written")
         raise SystemExit(130) from None
@@ -187,7 +191,7 @@ def _summary(record: dict[str, Any]) -> str:
 
 
 def _drift(record: dict[str, Any]) -> str:
-    """Of a long stream: what changed from its first third to its last."""
+    """How memory and latency changed from the first third of the stream to the last."""
     drift = record["drift"]
     if drift is None or drift["p50_ratio"] is None or drift["resident_bytes"] is None:
         return ""

@@ -61,7 +61,7 @@ def _result(run: TrainingRun, run_inputs: RunInputs, *, failed: str, seconds: fl
         steps=schedule.steps,
         batch=(schedule.labelled, schedule.unlabelled),
         classes=tuple(of.data.classes[1:]),
-        labelled=len({case.group for case in context.slices.cohort.labelled}),
+        labelled=len({case.patient for case in context.slices.cohort.labelled}),
         drawn=run_inputs.drawn(run),
         created=time.strftime("%Y-%m-%d"),
         device=device(),

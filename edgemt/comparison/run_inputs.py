@@ -59,12 +59,14 @@ class RunInputs:
 
     def drawn(self, run: TrainingRun) -> tuple[str, ...]:
         """The labelled patients or images of a run by name, sorted; empty where none are drawn."""
-        return tuple(sorted({case.group for case in self.context_of(run).slices.cohort.labelled})) if self.draw else ()
+        return (
+            tuple(sorted({case.patient for case in self.context_of(run).slices.cohort.labelled})) if self.draw else ()
+        )
 
 
 def groups_of(context: run_context.RunContext) -> dict[str, str]:
     """Case of the validation list -> patient. A volume's slices are one case, which has the volume's name."""
-    return {_case_name(case.name, case.slice): case.group for case in context.slices.cohort.val}
+    return {_case_name(case.name, case.slice): case.patient for case in context.slices.cohort.val}
 
 
 def draws_of(plan: Sequence[TrainingRun], run_inputs: RunInputs) -> dict[int, tuple[str, ...]]:

@@ -1,9 +1,8 @@
-"""Weak geometry for every row, strong intensity for the view that the student must still recognise.
+"""2-D augmentation: geometry for every row, strong intensity changes for the second view of unlabelled rows.
 
-Geometry is one batched grid_sample for image and label alike: flips, rotation, scale, shift and elastic
-together cost one interpolation, less than half of torchvision's per-image affine on a CPU, and one launch on
-a GPU. Intensity is torchvision.transforms.v2, one draw of parameters an image. All parameters come from
-`generator`, on the CPU, so that they are the same on every device.
+Geometry is one batched grid_sample, with the same grid for image and label: flips, rotation, scale, shift and elastic
+deformation cost one interpolation. Intensity is torchvision.transforms.v2, with random parameters for each image. All
+parameters are drawn from `generator` on the CPU, so that they are the same on every device.
 
 Shapes: N batch, L labelled, K channels, H W size. Images are float in [0, 1] until `normalised`.
 """
@@ -27,14 +26,14 @@ YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
 def warp(image: Tensor, label: Tensor, *, options: AugmentOptions, generator: Generator) -> tuple[Tensor, Tensor]:
-    """image [N, K, H, W], and label uint8 [L, H, W] of its first L rows, moved alike.
+    """image [N, K, H, W], and label uint8 [L, H, W] of its first L rows, warped by the same maps.
 
-    K may hold more than the image: soft labels move as it does, and are 0 where it is.
+    K may include soft labels: they are warped as the image is, and padded with 0.
     """
     count, _, height, width = image.shape
     if options.rot90 and height != width:
         raise ValueError(f"augment.rot90: needs square frames, these are {height} x {width}; set it to false")
-    if options == _still(options):
+    if options == _without_geometry(options):
         return image, label
     theta = _pose(count, aspect=width / height, options=options, generator=generator)
     grid = nn.affine_grid(theta, [count, 1, height, width], align_corners=False)
@@ -51,22 +50,22 @@ def warp(image: Tensor, label: Tensor, *, options: AugmentOptions, generator: Ge
     return moved.clamp_(0, 1), mask[:, 0].to(label.dtype)
 
 
-def placed(count: int, *, size: Sequence[int], options: AugmentOptions, generator: Generator) -> Tensor:
+def augmentation_affine(count: int, *, size: Sequence[int], options: AugmentOptions, generator: Generator) -> Tensor:
     """[N, 2, 3] output to input coordinates of `warp`, called next with the same generator; elastic bends are left out.
 
     `generator` stays as it was.
     """
-    if options == _still(options):
+    if options == _without_geometry(options):
         return torch.eye(2, 3).repeat(count, 1, 1)
     twin = Generator().set_state(generator.get_state())
     return _pose(count, aspect=size[1] / size[0], options=options, generator=twin)
 
 
-def _still(options: AugmentOptions) -> AugmentOptions:
-    """The same options without any movement."""
+def _without_geometry(options: AugmentOptions) -> AugmentOptions:
+    """The same options without geometric changes."""
     still = {name: getattr(NO_AUGMENT, name) for name in ("rotation", "scale", "translate", "elastic")}
-    kept = {f.name: getattr(options, f.name) for f in fields(options)}
-    return AugmentOptions(**{**kept, **still, "flip_horizontal": False, "flip_vertical": False, "rot90": False})
+    values = {f.name: getattr(options, f.name) for f in fields(options)}
+    return AugmentOptions(**{**values, **still, "flip_horizontal": False, "flip_vertical": False, "rot90": False})
 
 
 def _pose(count: int, *, aspect: float, options: AugmentOptions, generator: Generator) -> Tensor:
@@ -84,12 +83,12 @@ def _pose(count: int, *, aspect: float, options: AugmentOptions, generator: Gene
     return torch.stack(rows, dim=1).view(count, 2, 3)
 
 
-def intensify(
+def augment_intensity_2d(
     image: Tensor, *, options: AugmentOptions, generator: Generator, cutout: bool, slices: bool = False
 ) -> Tensor:
-    """[N, K, H, W] in [0, 1] -> the same, each image changed by its own draw.
+    """[N, K, H, W] in [0, 1] -> the same shape, each image changed by its own random parameters.
 
-    `slices` says that channels are neighbouring slices: three of them are no colour, and all change alike.
+    `slices`: channels are neighbouring slices, not colours; all of them get the same change.
     """
     if not len(image):
         return image

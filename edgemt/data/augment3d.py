@@ -17,17 +17,17 @@ from edgemt.data.options import VolumeOptions
 
 
 @dataclass(frozen=True)
-class Turns:
+class FlipRotate:
     """How each row is moved: first its X and Y axes change places, then each axis is reversed, or not."""
 
     swap: Tensor  # bool [N]
     reverse: Tensor  # bool [N, 2], X and Y
 
-    def __getitem__(self, rows: slice) -> Turns:
-        return Turns(self.swap[rows], self.reverse[rows])
+    def __getitem__(self, rows: slice) -> FlipRotate:
+        return FlipRotate(self.swap[rows], self.reverse[rows])
 
 
-def draw_turns(count: int, *, options: VolumeOptions, generator: Generator) -> Turns:
+def sample_flip_rotate(count: int, *, options: VolumeOptions, generator: Generator) -> FlipRotate:
     """Quarter turns need a patch as wide as it is high; other patches get half turns."""
     quarters = torch.randint(0, 4, (count,), generator=generator) * int(options.turn)
     if options.patch[0] != options.patch[1]:
@@ -35,10 +35,10 @@ def draw_turns(count: int, *, options: VolumeOptions, generator: Generator) -> T
     flips = (torch.rand(count, 2, generator=generator) < 0.5) & options.flip
     # A quarter turn swaps the axes and reverses X, a half turn reverses both, three quarters swap and reverse Y.
     reverse = torch.stack([(quarters == 1) | (quarters == 2), quarters >= 2], dim=1)
-    return Turns(quarters % 2 == 1, reverse ^ flips)
+    return FlipRotate(quarters % 2 == 1, reverse ^ flips)
 
 
-def turned(image: Tensor, turns: Turns) -> Tensor:
+def apply_flip_rotate(image: Tensor, turns: FlipRotate) -> Tensor:
     """[N, ..., X, Y, Z] of any kind, moved without interpolation."""
     if turns.swap.any():
         image = _where(turns.swap, image.transpose(-3, -2), image)
@@ -48,7 +48,7 @@ def turned(image: Tensor, turns: Turns) -> Tensor:
     return image
 
 
-def intensified(image: Tensor, *, options: VolumeOptions, generator: Generator) -> Tensor:
+def augment_intensity_3d(image: Tensor, *, options: VolumeOptions, generator: Generator) -> Tensor:
     """[N, K, X, Y, Z] in [0, 1] -> the same, each row with its own brightness, contrast, gamma and noise."""
     count = len(image)
     draw = torch.rand(count, 4, generator=generator)

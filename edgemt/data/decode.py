@@ -1,4 +1,4 @@
-"""From cases to arrays: frames at the network's size, labels at their own, and every complaint about a file.
+"""From cases to arrays: frames at the size of the network, labels at the size of their file.
 
 Shapes: n cases, H W the frame size, K channels (times the neighbouring slices), S slices of a volume.
 """
@@ -22,8 +22,8 @@ ProgressCall = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
-class Form:
-    """What every frame of a set is brought to."""
+class FrameSpec:
+    """Size, channels and classes that every frame of a data set is decoded to."""
 
     size: tuple[int, int]
     channels: int
@@ -32,7 +32,7 @@ class Form:
     slices: int = 1  # neighbouring slices of a volume in one frame
     depth: Rule = "auto"
     window: tuple[float, float] | None = None
-    compare: bool = True  # the place of a label with that of its image
+    compare: bool = True  # check that the headers of label and image state the same position
 
     def reading(self, cases: Sequence[Case]) -> Reading:
         """How the files of `cases` are read. Raises ValueError, naming the file, where no rule fits all of them."""
@@ -52,36 +52,36 @@ class Form:
 
 
 @dataclass
-class Decoder:
-    """Reads the cases one by one. Slices of a volume follow one another, so the last volume is kept."""
+class CaseReader:
+    """Reads cases one by one. It caches the last volume, since the slices of a volume follow each other."""
 
-    form: Form
+    spec: FrameSpec
     reading: Reading
     _image: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
     _label: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
     _fitted: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
 
     def frame(self, case: Case) -> np.ndarray:
-        """uint8 [H, W, K]: the case and, with `form.slices`, its neighbours as channels, itself in the middle."""
+        """uint8 [H, W, K]: the frame of a case, with `spec.slices` as the middle of its neighbours."""
         raw = self._raw(case)
-        if self.form.slices == 1:
+        if self.spec.slices == 1:
             return self._fit(raw)
         if case.slice is None:
             raise ValueError(f"data.slices: {case.name} is no slice of a volume and has no neighbours; set it to 1")
         if self._fitted[0] != case.image:
             volume = self._image[1]
             self._fitted = case.image, np.stack([self._fit(_slice_of(volume, k)) for k in range(volume.shape[-1])])
-        return stack_neighbours(self._fitted[1], case.slice, slices=self.form.slices)
+        return stack_neighbours(self._fitted[1], case.slice, slices=self.spec.slices)
 
     def _fit(self, raw: np.ndarray) -> np.ndarray:
-        return images.fit_frame(raw, size=self.form.size, channels=self.form.channels)
+        return images.fit_frame(raw, size=self.spec.size, channels=self.spec.channels)
 
     def label(self, case: Case) -> np.ndarray:
-        """uint8 class indices at the size of the mask itself; the mask must be as large as its image."""
+        """uint8 class indices at the size of the file. Raises ValueError where mask and image differ in size."""
         if case.label is None:
             raise ValueError(f"{case.name}: has no mask that may be read here")
         if case.label.startswith("phantom:"):
-            return phantom2d.frame(_seed(case.label), size=self.form.size)[1]
+            return phantom2d.frame(_seed(case.label), size=self.spec.size)[1]
         if case.slice is None:
             label = self.class_indices(case)
         else:
@@ -95,7 +95,7 @@ class Decoder:
 
     def _raw(self, case: Case) -> np.ndarray:
         if case.image.startswith("phantom:"):
-            return phantom2d.frame(_seed(case.image), size=self.form.size)[0]
+            return phantom2d.frame(_seed(case.image), size=self.spec.size)[0]
         if self._image[0] != case.image:
             if case.slice is None:
                 array = array_values.check_not_constant(images.read_image(case.image), case.image)
@@ -107,11 +107,11 @@ class Decoder:
 
     def _slice(self, array: np.ndarray, case: Case, *, path: str) -> np.ndarray:
         if case.slice is None or case.slice >= array.shape[-1]:
-            raise ValueError(f"{path}: has {array.shape[-1]} slices, slice {case.slice} of {case.name} was asked for")
+            raise ValueError(f"{path}: has {array.shape[-1]} slices, {case.name} is slice {case.slice}")
         return _slice_of(array, case.slice)
 
     def class_indices(self, case: Case) -> np.ndarray:
-        """uint8 [H, W], or [X, Y, Z] of the whole volume of a case."""
+        """uint8 class indices [H, W], or [X, Y, Z] of the whole volume of a case."""
         return self.reading.masks.indices(self.reading.mask(case))
 
 
@@ -123,7 +123,7 @@ def image_volume(path: str, *, axes: str = "") -> np.ndarray:
 
 
 def depth_of(path: str, *, axes: str = "") -> int:
-    """How many slices a volume has in the order `axes`, from its header alone."""
+    """Number of slices of a volume in the order `axes`, from its header alone."""
     if path.startswith(phantom3d.PREFIX):
         return phantom3d.SHAPE[2]
     return volume_shape(path, axes=axes)[2]
@@ -138,26 +138,26 @@ def _seed(path: str) -> int:
 
 
 def decode_frames(
-    cases: Sequence[Case], form: Form, *, reading: Reading | None = None, progress: ProgressCall | None = None
+    cases: Sequence[Case], spec: FrameSpec, *, reading: Reading | None = None, progress: ProgressCall | None = None
 ) -> np.ndarray:
-    """uint8 [n, H, W, K]; labels are not touched. Without `reading` it is decided by these cases alone."""
+    """uint8 [n, H, W, K] without reading any label. `reading` is by default decided from these cases."""
     cases = [dataclasses.replace(case, label=None) for case in cases]
-    out = np.empty((len(cases), *form.size, form.frame_channels), np.uint8)
-    decoder = Decoder(form, reading or form.reading(cases))
+    out = np.empty((len(cases), *spec.size, spec.frame_channels), np.uint8)
+    reader = CaseReader(spec, reading or spec.reading(cases))
     for i, case in enumerate(cases):
-        out[i] = decoder.frame(case)
+        out[i] = reader.frame(case)
         if progress is not None:
             progress(i + 1, len(cases))
     return out
 
 
 def decode_pairs(
-    cases: Sequence[Case], form: Form, *, reading: Reading | None = None, progress: ProgressCall | None = None
+    cases: Sequence[Case], spec: FrameSpec, *, reading: Reading | None = None, progress: ProgressCall | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """One case at a time: a uint8 frame [H, W, K] and its label at its own size."""
-    decoder = Decoder(form, reading or form.reading(cases))
+    """Yield, case by case, a uint8 frame [H, W, K] and its label at the size of the file."""
+    reader = CaseReader(spec, reading or spec.reading(cases))
     for i, case in enumerate(cases):
-        label = decoder.label(case)
-        yield decoder.frame(case), label
+        label = reader.label(case)
+        yield reader.frame(case), label
         if progress is not None:
             progress(i + 1, len(cases))

@@ -1,9 +1,14 @@
-"""How images are changed and cut. Apart from the doing itself, so that a command line loads no torch."""
+"""Options of data sets, augmentation and patches. In a file without torch, so that a command line loads none."""
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, fields, replace
-from typing import Literal
+from pathlib import Path
+from typing import Any, Literal
+
+from edgemt.io.bit_depth import Depth, Rule
+from edgemt.io.geometry import is_order
 
 Preset = Literal["", "endoscopy", "mri", "ct", "ultrasound", "none"]
 
@@ -142,7 +147,7 @@ class VolumeOptions:
     report_stride: tuple[int, int, int] = (18, 18, 4)
     """Between windows for the final figures; (18, 18, 4) is the stride of the left-atrium papers."""
     blend: Literal["constant", "gaussian"] = "constant"
-    """How overlapping windows are averaged: alike, or the middle of a window counting most."""
+    """How overlapping windows are averaged: with equal weights, or with the largest weight in the middle."""
     largest_component: bool = False
     """Keep the largest connected part of each class of a final mask."""
     flip: bool = True
@@ -179,3 +184,97 @@ class VolumeOptions:
             low, high = getattr(self, name)
             if not 0 < low <= high:
                 raise ValueError(f"volume.{name}: must be (low, high) with 0 < low <= high, not {(low, high)}")
+
+
+Layout = Literal["auto", "pairs", "volumes", "decathlon", "h5", "phantom", "phantom_volumes"]
+
+
+@dataclass(frozen=True)
+class DataOptions:
+    """Where the images are, how they are split and how they are read."""
+
+    root: Path | None = None
+    layout: Layout = "auto"
+    labelled: str = ""
+    """A list file, a count ("80") or a share ("0.1") of the patients; empty takes every image with a mask."""
+    unlabelled: str = ""
+    """A further folder of images without masks."""
+    val: str = ""
+    """A list file, a count or a share; empty takes the val folder or val.txt."""
+    val_in_training: bool = False
+    """Train on the images of the validation list too, without their masks, as the left-atrium papers do."""
+    classes: tuple[str, ...] = ("background", "polyp")
+    channels: Literal[1, 3] = 3
+    size: tuple[int, int] = (256, 256)
+    """Height and width of a frame, pixels."""
+    slices: Literal[1, 3, 5] = 1
+    """Neighbouring slices of a volume that a 2-D network sees as channels, its own in the middle."""
+    seed: int = 0
+    labelled_seed: int | None = None
+    """Seed of the draw where `labelled` is a count or a share; None: `seed`, which draws a counted `val` too."""
+    mask_threshold: int | None = None
+    """Two classes: this value and above is class 1. None: decided by the values of all masks (0/1, 0/255 ...)."""
+    depth: Rule = "auto"
+    """How images become 8 bits: stored, percentiles (0.5 and 99.5 of each), window; auto is decided by the set."""
+    window: tuple[float, float] | None = None
+    """LOW HIGH: these values of every image become 0 and 255."""
+    axes: str = ""
+    """Axis order that volumes are brought to, the slice axis last, such as RAS; empty: that of most files."""
+    slice_axis: Literal[0, 1, 2] | None = None
+    """Axis that volumes are cut along; None: the one with by far the largest spacing, else the last."""
+    affines: Literal["compare", "ignore"] = "compare"
+    """ignore: rely on the order of the voxels and ignore the headers of image and label."""
+    patient_pattern: str = r"^(.*?)(?:[_-](?:frame|phase|t)\d+)?(?:[_-]slice[_-]?\d+)?$"
+    """Regular expression whose first group is the patient in a file name; a patient stays in one part of the split."""
+    phantom: tuple[int, int, int] = (12, 160, 40)
+    """Frames, or volumes, that are labelled, unlabelled and held out for validation, for the phantom layouts."""
+
+    def __post_init__(self) -> None:
+        if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
+            raise ValueError(f"data.classes: need background and at least one other name, each once: {self.classes}")
+        if self.channels not in (1, 3):
+            raise ValueError(f"data.channels: must be 1 or 3, not {self.channels}")
+        if self.slices not in (1, 3, 5):
+            raise ValueError(f"data.slices: must be 1, 3 or 5, not {self.slices}")
+        if self.slices > 1 and self.channels != 1:
+            raise ValueError(
+                f"data.slices: {self.slices} neighbouring slices need data.channels 1, not {self.channels}"
+            )
+        if len(self.size) != 2 or min(self.size) < 8:
+            raise ValueError(f"data.size: must be (height, width), each at least 8, not {self.size}")
+        if self.mask_threshold is not None and len(self.classes) != 2:
+            raise ValueError(f"data.mask_threshold: only for 2 classes, data.classes has {len(self.classes)}")
+        Depth("auto" if self.depth == "auto" else self.depth, self.window)
+        if self.window is not None and self.depth in ("stored", "percentiles"):
+            raise ValueError(f"data.window: data.depth {self.depth} takes none; leave one of them out")
+        if self.axes and not is_order(self.axes):
+            raise ValueError(f"data.axes: {self.axes!r} is no order of three axes; RAS, LPS, RSA are some")
+        if self.axes and self.slice_axis is not None:
+            raise ValueError("data.slice_axis: data.axes has the slice axis last; leave one of them out")
+        if self.affines == "ignore" and self.axes and set(self.axes) != set("ijk"):
+            raise ValueError(f"data.axes: {self.axes} needs the headers that data.affines ignores; leave one out")
+        if len(self.phantom) != 3 or min(self.phantom) < 0 or min(self.phantom[0], self.phantom[2]) < 1:
+            raise ValueError(f"data.phantom: needs labelled >= 1, unlabelled >= 0, val >= 1, not {self.phantom}")
+
+    @property
+    def frame_channels(self) -> int:
+        """K of the frames that a 2-D network gets."""
+        return self.channels * self.slices
+
+    def to_dict(self) -> dict[str, Any]:
+        """Plain JSON values; `from_dict` reads them back."""
+        return {key: str(v) if isinstance(v, Path) else v for key, v in dataclasses.asdict(self).items()}
+
+    @classmethod
+    def from_dict(cls, raw: dict[str, Any], **changes: Any) -> DataOptions:
+        known = {f.name for f in dataclasses.fields(cls)}
+        unknown = (set(raw) | set(changes)) - known
+        if unknown:
+            raise ValueError(f"data: unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
+        values = {**raw, **changes}
+        for key in ("classes", "size", "phantom", "window"):
+            if values.get(key) is not None:
+                values[key] = tuple(values[key])
+        if values.get("root") is not None:
+            values["root"] = Path(values["root"])
+        return cls(**values)

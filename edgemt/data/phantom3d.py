@@ -1,7 +1,7 @@
-"""A synthetic heart in 3-D, with labels: volumes that are always there.
+"""A synthetic heart in 3-D, with labels, for demonstrations and tests without data.
 
-A bright chamber in a darker wall, and a vessel that leaves the chamber as bright as it: the vessel is told by
-where it is, not by its grey value. Fat, lungs and further vessels around them are background. Each seed is
+A bright chamber in a darker wall, and a vessel that leaves the chamber and is equally bright: only its position
+distinguishes it. Fat, lungs and further vessels around them are background. Each seed is
 another patient: shapes, pose, contrast, bias field and noise change. Numpy alone; the same seed gives the
 same volume.
 
@@ -23,7 +23,7 @@ def volume(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[Array, Array
     """(image uint8 [X, Y, Z], label uint8 [X, Y, Z]) of patient `seed`; the anatomy is the same at any shape."""
     rng = np.random.default_rng([seed, 3])
     x, y, z = _body(shape)
-    # The draws that shape a patient come before those whose number depends on the shape asked for.
+    # The random numbers of the anatomy are drawn before those whose count depends on the requested shape.
     image, label = _background(rng, x, y, z), np.zeros(shape, np.uint8)
     _heart(rng, image, label, x, y, z)
     bias = np.exp(0.25 * sum(rng.normal() * axis for axis in (x, y, z)) + 0.12 * rng.normal() * x * y)

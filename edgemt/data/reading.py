@@ -1,8 +1,7 @@
-"""How the files of one data set are read, decided from all of them before the first is used.
+"""Rules for reading the files of one data set, decided from all files before the first is used.
 
-Masks: `edgemt.io.masks`. Depth: `edgemt.io.bit_depth`. EXIF: images are turned upright, and a mask that fits only the
-picture as it is stored follows it. The axis order of volumes is on each case (`Case.axes`), decided when they are
-listed.
+Masks: `edgemt.io.masks`. Bit depth: `edgemt.io.bit_depth`. EXIF: images are turned upright, and with them masks that
+fit only the image as it is stored. The axis order of volumes is on each case (`Case.axes`).
 
 Shapes: H W size in pixels.
 """
@@ -23,44 +22,44 @@ from edgemt.io import file_types, process_rank
 from edgemt.io import images as frames
 from edgemt.io.bit_depth import Depth, Rule, decide
 from edgemt.io.geometry import arranged, says_nothing
-from edgemt.io.masks import MaskFile, of_array, read_mask
-from edgemt.io.masks import Rule as MaskRule
+from edgemt.io.mask_files import MaskFile, of_array, read_mask
+from edgemt.io.mask_rule import Rule as MaskRule
 from edgemt.io.masks import decide as decide_masks
 from edgemt.io.volumes import geometry_of, is_deep, read_label_volume
 
-_HOLD = 256 << 20  # bytes of decoded masks that are not decoded a second time
+_MAX_CACHED = 256 << 20  # bytes
 
 
 @dataclass
-class Decoded:
-    """Masks that were decoded to decide on their values, until they are used."""
+class MaskCache:
+    """Masks that were decoded to find the rules, kept in memory until their first use."""
 
-    room: int = _HOLD
+    free_bytes: int = _MAX_CACHED
     arrays: dict[str, MaskFile] = field(default_factory=dict)
 
     def put(self, path: str, mask: MaskFile) -> None:
-        if mask.array.nbytes <= self.room:
-            self.room -= mask.array.nbytes
+        if mask.array.nbytes <= self.free_bytes:
+            self.free_bytes -= mask.array.nbytes
             self.arrays[path] = mask
 
     def take(self, path: str) -> MaskFile | None:
         found = self.arrays.pop(path, None)
-        self.room += found.array.nbytes if found is not None else 0
+        self.free_bytes += found.array.nbytes if found is not None else 0
         return found
 
 
 @dataclass(frozen=True)
 class Reading:
-    """The rules of a set. `masks_as_stored`: masks were drawn on pictures whose EXIF orientation was not applied."""
+    """The rules of a data set. `masks_as_stored`: masks have the orientation of the stored image, before EXIF."""
 
     masks: MaskRule
     depth: Depth = Depth()
     masks_as_stored: bool = False
-    compare: bool = True  # the place of a label with that of its image
+    compare: bool = True  # check that the headers of label and image state the same position
     notes: tuple[str, ...] = ()
-    shares: tuple[float, ...] = ()  # of the pixels of all masks, one a class
+    shares: tuple[float, ...] = ()  # fraction of the pixels of all masks, for each class
     headers: dict[str, frames.Header] = field(default_factory=dict, repr=False, compare=False)
-    decoded: Decoded = field(default_factory=Decoded, repr=False, compare=False)
+    decoded: MaskCache = field(default_factory=MaskCache, repr=False, compare=False)
 
     def mask(self, case: Case) -> MaskFile:
         """The mask of a case, or of the volume of a slice, upright and in the case's axis order."""
@@ -88,7 +87,7 @@ def decide_reading(
     images = {case.image: case for case in cases if not _phantom(case.image)}
     headers = {path: frames.image_header(path) for path in images if file_types.is_image(path)}
     labels = {case.label: case for case in cases if case.label is not None and not _phantom(case.label)}
-    evidence, decoded = [], Decoded()
+    evidence, decoded = [], MaskCache()
     for path, case in labels.items():
         found = _decode(case, compare=compare)
         evidence.append(found.evidence)
@@ -97,7 +96,7 @@ def decide_reading(
     deep = [headers[path].deep if path in headers else is_deep(path) for path in images]
     chosen = decide(depth, window, deep)
     shapes = {str(path): decoded.arrays[str(path)].array.shape for path in labels if str(path) in decoded.arrays}
-    stored, notes = _drawn_as_stored(labels.values(), headers, shapes)
+    stored, notes = _fit_stored_orientation(labels.values(), headers, shapes)
     if turned := _turned_slices(images.values()):
         notes += (f"EXIF: slices of {turned} volumes turned upright, their masks are taken as drawn on those",)
     if (unknown := _places_unknown(labels.values())) and compare:
@@ -134,7 +133,7 @@ def _phantom(path: str) -> bool:
 
 
 def _turned_slices(cases: Iterable[Case]) -> int:
-    """Volumes whose slices are images with an EXIF orientation, by the first of each."""
+    """Number of volumes whose first slice is an image with an EXIF orientation."""
     folders = {case.image for case in cases if case.slice is not None and file_types.is_slice_folder(case.image)}
     return sum(frames.image_header(file_types.slice_files(folder)[0]).orientation > 1 for folder in folders)
 
@@ -147,10 +146,10 @@ def _places_unknown(cases: Iterable[Case]) -> int:
     return sum(bool(a.affines or b.affines) and (not b.affines or says_nothing(a, b)) for a, b in places)
 
 
-def _drawn_as_stored(
+def _fit_stored_orientation(
     cases: Iterable[Case], headers: dict[str, frames.Header], shapes: dict[str, tuple[int, ...]]
 ) -> tuple[bool, tuple[str, ...]]:
-    """Whether masks fit only the pictures as they are stored. Raises ValueError where some do and some do not."""
+    """(whether masks fit only the images as stored, notes). Raises ValueError where some do and others do not."""
     stored: list[Case] = []
     turned: list[Case] = []
     either: list[Case] = []
@@ -176,24 +175,24 @@ def _drawn_as_stored(
     return False, (text,)
 
 
-def say(text: str) -> None:
-    """A note for the user, on stderr, once however many processes there are."""
+def print_note(text: str) -> None:
+    """Print a note on stderr, in the main process alone."""
 
     if process_rank.is_main_process():
         print(f"data: {text}", file=sys.stderr, flush=True)
 
 
 @dataclass
-class Lost:
-    """Objects that the frame size leaves nothing of, counted while a set is loaded."""
+class VanishedClasses:
+    """Counts masks from which a class vanishes at the frame size, while a data set is loaded."""
 
     classes: tuple[str, ...]
     size: tuple[int, int]
     cases: dict[int, list[str]] = field(default_factory=dict)  # class -> files
     smallest: dict[int, tuple[int, int]] = field(default_factory=dict)  # class -> frame size that keeps all of them
 
-    def see(self, case: Case, truth: np.ndarray, fitted: np.ndarray) -> None:
-        """`truth` [H0, W0] became `fitted` [H, W]."""
+    def add(self, case: Case, truth: np.ndarray, fitted: np.ndarray) -> None:
+        """Compare a label `truth` [H0, W0] with the same label at the frame size, `fitted` [H, W]."""
         if truth.shape[0] <= self.size[0] and truth.shape[1] <= self.size[1]:
             return
         for value in range(1, len(self.classes)):
@@ -203,7 +202,7 @@ class Lost:
             self.smallest[value] = max(self.smallest.get(value, (0, 0)), smallest_size(truth, value, size=self.size))
 
     def report(self, labels: np.ndarray, *, where: str) -> None:
-        """Says which classes vanish from some masks. Raises ValueError for one that is in none of `labels`."""
+        """Print which classes vanish from some masks. Raises ValueError for a class that is in none of `labels`."""
         counts = np.bincount(labels.reshape(-1), minlength=len(self.classes))
         for value, files in self.cases.items():
             size = " ".join(map(str, self.smallest[value]))
@@ -212,12 +211,12 @@ class Lost:
             )
             if not counts[value]:
                 raise ValueError(f"{files[0]}: {text}, none is left to learn from; --data.size {size} keeps it")
-            say(f"{text}, first {files[0]}; --data.size {size} keeps it")
-        need_every_class(labels, self.classes, where=where)
+            print_note(f"{text}, first {files[0]}; --data.size {size} keeps it")
+        check_every_class_occurs(labels, self.classes, where=where)
 
 
-def need_every_class(labels: np.ndarray, classes: tuple[str, ...], *, where: str) -> None:
-    """Raises ValueError when a class is never seen: a network cannot learn what it is not shown."""
+def check_every_class_occurs(labels: np.ndarray, classes: tuple[str, ...], *, where: str) -> None:
+    """Raises ValueError for a class that occurs in none of `labels`."""
     counts = np.bincount(labels.reshape(-1), minlength=len(classes))
     missing = [name for name, n in zip(classes, counts, strict=True) if n == 0]
     if missing:
@@ -225,9 +224,9 @@ def need_every_class(labels: np.ndarray, classes: tuple[str, ...], *, where: str
 
 
 def smallest_size(truth: np.ndarray, value: int, *, size: tuple[int, int]) -> tuple[int, int]:
-    """The smallest frame of the shape of `size`, in steps of 32, that cannot lose class `value` of `truth`.
+    """The smallest frame of the aspect of `size`, in steps of 32 pixels, at which class `value` of `truth` remains.
 
-    Nearest neighbour keeps an object whose largest square of pixels is as wide as the step between samples.
+    Nearest-neighbour resizing keeps an object whose largest inscribed square is as wide as the step between samples.
     """
     inside = np.pad((truth == value).astype(np.int32).cumsum(0).cumsum(1), ((1, 0), (1, 0)))
     side = 1

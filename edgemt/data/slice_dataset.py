@@ -1,60 +1,62 @@
-"""Frames cached as small integers, and two-stream batches that are a pure function of (seed, index).
+"""Frames cached as uint8, and two-stream batches that are a pure function of (seed, index).
 
 Shapes: n cached cases, N batch, L labelled, U unlabelled, C classes, H W size, K channels of a frame: 1, 3 (RGB), or
-the neighbouring slices of a volume, which are gathered when a batch is made and cached once.
+the neighbouring slices of a volume. Each slice is cached once; a batch gathers the neighbours.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Sized
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import lru_cache
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from edgemt.contract import Batch, Case
-from edgemt.data.augment2d import AugmentOptions, intensify, placed, scales, warp
-from edgemt.data.cohort import DataOptions
-from edgemt.data.decode import Form, ProgressCall, decode_frames, decode_pairs
-from edgemt.data.reading import Lost, Reading
+from edgemt.data.augment2d import AugmentOptions, augment_intensity_2d, augmentation_affine, scales, warp
+from edgemt.data.decode import FrameSpec, ProgressCall, decode_frames, decode_pairs
+from edgemt.data.options import DataOptions
+from edgemt.data.reading import Reading, VanishedClasses
+from edgemt.data.sampling import global_case_index, mixed_seed, shuffled_indices
 from edgemt.io.images import fit_label
 from edgemt.io.volumes import neighbour_indices
 from edgemt.model_card import Normalisation
 
 
 @dataclass(frozen=True)
-class Stack:
-    """Decoded cases. `label` is None for images whose mask may not be read."""
+class SliceDataset:
+    """Decoded cases. `label` is None for unlabelled images."""
 
     image: Tensor  # uint8 [n, H, W, 1 or 3]
     label: Tensor | None  # uint8 [n, H, W]
     names: tuple[str, ...] = ()
-    around: Tensor | None = None  # int64 [n, slices]: the rows that a frame is made of, None: the row itself
-    soft: Tensor | None = None  # float16 [n, C - 1, H, W] what a finished teacher said, without background
+    neighbour_rows: Tensor | None = None  # int64 [n, slices]: rows that form a frame; None: one row each
+    soft: Tensor | None = None  # float16 [n, C - 1, H, W] a teacher's probabilities, no background
 
     def __len__(self) -> int:
         return len(self.image)
 
-    def to(self, device: torch.device | str) -> Stack:
-        """The same stack on a device, where the whole fits; batches are then made there."""
-        label, around, soft = (None if x is None else x.to(device) for x in (self.label, self.around, self.soft))
-        return Stack(self.image.to(device), label, self.names, around, soft)
+    def to(self, device: torch.device | str) -> SliceDataset:
+        """The same data set on a device, which must have memory for all of it; batches are then made there."""
+        label, neighbours, soft = (
+            None if x is None else x.to(device) for x in (self.label, self.neighbour_rows, self.soft)
+        )
+        return SliceDataset(self.image.to(device), label, self.names, neighbours, soft)
 
     def frames(self, rows: Tensor, device: torch.device | str) -> Tensor:
-        """float [N, K, H, W] in [0, 1]: rows of the stack, each with its neighbours as channels."""
-        if self.around is None:
+        """float [N, K, H, W] in [0, 1]: the frames of `rows`, with neighbouring slices as channels."""
+        if self.neighbour_rows is None:
             image = _take(self.image, rows, device).permute(0, 3, 1, 2)
         else:
-            around = _take(self.around, rows, self.image.device)
-            image = self.image[..., 0][around].to(device, non_blocking=True)
+            neighbours = _take(self.neighbour_rows, rows, self.image.device)
+            image = self.image[..., 0][neighbours].to(device, non_blocking=True)
         return image.to(torch.float32) / 255
 
 
-def form_of(options: DataOptions) -> Form:
-    """A slice alone: a stack keeps each once, and `around_of` says which of them make a frame."""
-    return Form(
+def frame_spec(options: DataOptions) -> FrameSpec:
+    """How single slices are decoded; `neighbour_rows` combines them to frames of several slices."""
+    return FrameSpec(
         options.size,
         options.channels,
         options.classes,
@@ -65,10 +67,10 @@ def form_of(options: DataOptions) -> Form:
     )
 
 
-def around_of(cases: Sequence[Case], *, slices: int) -> Tensor:
-    """int64 [n, slices]: for each case the places of its neighbours in `cases`, which must hold whole volumes.
+def neighbour_rows(cases: Sequence[Case], *, slices: int) -> Tensor:
+    """int64 [n, slices]: for each case the rows of its neighbouring slices in `cases`.
 
-    Raises ValueError for a case that is no slice, and for a volume of which a slice is missing.
+    Raises ValueError for a case that is no slice, and for a volume with a missing slice.
     """
     volumes: dict[str, dict[int, int]] = {}
     for row, case in enumerate(cases):
@@ -84,46 +86,46 @@ def around_of(cases: Sequence[Case], *, slices: int) -> Tensor:
     return torch.from_numpy(out)
 
 
-def load(
+def load_slices(
     cases: Sequence[Case],
     options: DataOptions,
     *,
     reading: Reading | None = None,
     progress: ProgressCall | None = None,
-) -> Stack:
-    """Decodes the cases at `options.size`. Labels are read when every case has one, and never otherwise.
+) -> SliceDataset:
+    """Decode the cases at `options.size`. Labels are read where every case has one, otherwise none is.
 
-    `reading` holds the rules of the whole set; without it they are decided by these cases alone.
-    Raises ValueError, naming the file, for whatever cannot be read, and the class when one never occurs.
+    `reading`: the rules for the files of the whole set; by default they are decided from these cases.
+    Raises ValueError, naming the file, for a file that cannot be read, and, naming it, for a class that never occurs.
     """
-    form = form_of(options)
+    spec = frame_spec(options)
     names = tuple(case.name for case in cases)
-    around = around_of(cases, slices=options.slices) if options.slices > 1 else None
+    neighbours = neighbour_rows(cases, slices=options.slices) if options.slices > 1 else None
     if not cases or any(case.label is None for case in cases):
         if any(case.label is not None for case in cases):
-            raise ValueError("load: labelled and unlabelled cases are mixed; load each kind by itself")
-        image = decode_frames(cases, form, reading=reading, progress=progress)
-        return Stack(torch.from_numpy(image), None, names, around)
-    image = np.empty((len(cases), *form.size, form.channels), np.uint8)
-    label = np.empty((len(cases), *form.size), np.uint8)
-    lost = Lost(form.classes, form.size)
-    for i, (frame, truth) in enumerate(decode_pairs(cases, form, reading=reading, progress=progress)):
+            raise ValueError("load_slices: labelled and unlabelled cases are mixed; load each kind by itself")
+        image = decode_frames(cases, spec, reading=reading, progress=progress)
+        return SliceDataset(torch.from_numpy(image), None, names, neighbours)
+    image = np.empty((len(cases), *spec.size, spec.channels), np.uint8)
+    label = np.empty((len(cases), *spec.size), np.uint8)
+    vanished = VanishedClasses(spec.classes, spec.size)
+    for i, (frame, truth) in enumerate(decode_pairs(cases, spec, reading=reading, progress=progress)):
         image[i] = frame
-        label[i] = fit_label(truth, size=form.size)
-        lost.see(cases[i], truth, label[i])
-    lost.report(label, where=f"masks of the {len(cases)} labelled images")
-    return Stack(torch.from_numpy(image), torch.from_numpy(label), names, around)
+        label[i] = fit_label(truth, size=spec.size)
+        vanished.add(cases[i], truth, label[i])
+    vanished.report(label, where=f"masks of the {len(cases)} labelled images")
+    return SliceDataset(torch.from_numpy(image), torch.from_numpy(label), names, neighbours)
 
 
-def statistics(*stacks: Stack, per_image: bool = False) -> Normalisation:
-    """Mean and standard deviation per channel over all given images, in units of 1/255."""
-    kept = [stack.image for stack in stacks if len(stack)]
-    if not kept:
+def slice_statistics(*stacks: SliceDataset, per_image: bool = False) -> Normalisation:
+    """Mean and standard deviation per channel over all given images, of values in [0, 1]."""
+    images = [stack.image for stack in stacks if len(stack)]
+    if not images:
         raise ValueError("statistics: no image is given")
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean, std = [], []
-    for channel in range(kept[0].shape[-1]):
-        values = [image[..., channel].reshape(-1) for image in kept]
+    for channel in range(images[0].shape[-1]):
+        values = [image[..., channel].reshape(-1) for image in images]
         counts = sum(torch.bincount(v.cpu(), minlength=256) for v in values)
         share = counts / counts.sum()  # type: ignore[union-attr]
         middle = float((share * levels).sum())
@@ -132,29 +134,12 @@ def statistics(*stacks: Stack, per_image: bool = False) -> Normalisation:
     return Normalisation(tuple(mean), tuple(std), per_image)
 
 
-def mixed_seed(*parts: int) -> int:
-    """One seed out of several, well mixed: neighbours are unrelated."""
-    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
-
-
-@lru_cache(maxsize=64)
-def _epoch(seed: int, stream: int, epoch: int, count: int) -> Tensor:
-    generator = torch.Generator().manual_seed(mixed_seed(seed, stream, epoch))
-    return torch.randperm(count, generator=generator)
-
-
-def rows_of(seed: int, stream: int, *, count: int, first: int, length: int) -> Tensor:
-    """`length` places of an endless row of shuffled epochs; each epoch visits every case once."""
-    at = range(first, first + length)
-    return torch.stack([_epoch(seed, stream, i // count, count)[i % count] for i in at])
-
-
 @dataclass(frozen=True)
-class TwoStream:
-    """Labelled and unlabelled images side by side. Nothing is remembered: resume needs the index."""
+class TwoStreamBatches:
+    """Batches of labelled and unlabelled images. They have no state: batch `index` is a function of (seed, index)."""
 
-    labelled: Stack
-    unlabelled: Stack
+    labelled: SliceDataset
+    unlabelled: SliceDataset
     batch_size: tuple[int, int] = (8, 8)  # L, U
     augment: AugmentOptions = AugmentOptions()
     normalise: Normalisation = Normalisation()
@@ -163,79 +148,87 @@ class TwoStream:
 
     def __post_init__(self) -> None:
         if self.labelled.label is None or not len(self.labelled):
-            raise ValueError("TwoStream: the labelled stack has no labels or no images")
+            raise ValueError("TwoStreamBatches: the labelled stack has no labels or no images")
         if self.unlabelled.label is not None:
-            raise ValueError("TwoStream: the unlabelled stack carries labels; build it from cases without a label")
+            raise ValueError(
+                "TwoStreamBatches: the unlabelled stack carries labels; build it from cases without a label"
+            )
         if self.batch_size[0] < 1 or self.batch_size[1] < 0:
             raise ValueError(f"batch_size: needs at least 1 labelled and 0 unlabelled images, not {self.batch_size}")
         stacks = [stack for stack in (self.labelled, self.unlabelled) if len(stack)]
         if len({stack.soft is None for stack in stacks}) > 1:
-            raise ValueError("TwoStream: only one of the two stacks has soft labels; read the bank for both")
+            raise ValueError("TwoStreamBatches: only one of the two stacks has soft labels; read the bank for both")
         for stack in stacks:
             want = (len(stack), *stack.image.shape[1:3])
             if stack.soft is not None and (len(stack.soft), *stack.soft.shape[2:]) != want:
                 raise ValueError(
-                    f"TwoStream: soft labels {tuple(stack.soft.shape)} do not fit {want} frames; fill anew"
+                    f"TwoStreamBatches: soft labels {tuple(stack.soft.shape)} do not fit {want} frames; fill anew"
                 )
 
     @property
     def epoch(self) -> int:
-        """Batches until each unlabelled image (or labelled, when there are no others) was seen once."""
+        """Batches until each unlabelled image was drawn once; each labelled one where there are no unlabelled."""
         count = self.batch_size[1] if len(self.unlabelled) else 0
         return max(1, round(len(self.unlabelled) / count if count else len(self.labelled) / self.batch_size[0]))
 
     def batch(self, index: int, device: torch.device | str = "cpu") -> Batch:
-        """The same for the same (seed, index), whatever came before. U is 0 without unlabelled images."""
-        length, others = self.batch_size[0], self.batch_size[1] if len(self.unlabelled) else 0
-        rows = rows_of(self.seed, 0, count=len(self.labelled), first=index * length, length=length)
+        """The batch of number `index`, a function of (seed, index). U is 0 without unlabelled images."""
+        length, num_unlabelled = self.batch_size[0], self.batch_size[1] if len(self.unlabelled) else 0
+        rows = shuffled_indices(self.seed, 0, count=len(self.labelled), first=index * length, length=length)
         assert self.labelled.label is not None
         label = _take(self.labelled.label, rows, device)
         drawn = [(self.labelled, rows)]
-        if others:
-            rows = rows_of(self.seed, 1, count=len(self.unlabelled), first=index * others, length=others)
+        if num_unlabelled:
+            rows = shuffled_indices(
+                self.seed, 1, count=len(self.unlabelled), first=index * num_unlabelled, length=num_unlabelled
+            )
             drawn.append((self.unlabelled, rows))
         image = torch.cat([stack.frames(rows, device) for stack, rows in drawn])
-        said = [_take(stack.soft, rows, device).to(image.dtype) for stack, rows in drawn if stack.soft is not None]
+        soft_labels = [
+            _take(stack.soft, rows, device).to(image.dtype) for stack, rows in drawn if stack.soft is not None
+        ]
         channels = image.shape[1]
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, 2, index))
-        place = placed(len(image), size=image.shape[2:], options=self.augment, generator=generator)
-        # By the clean image: what lies beyond its rim, and changes of intensity, move no statistics.
+        affine = augmentation_affine(len(image), size=image.shape[2:], options=self.augment, generator=generator)
+        # statistics of the unaugmented image: neither padding nor intensity changes them
         mean, std = scales(image, self.normalise)
-        darkest = image.amin(dim=(2, 3), keepdim=True)  # beyond the rim `warp` puts 0
-        moving = torch.cat([image - darkest, torch.cat(said)], dim=1) if said else image - darkest
-        moved, label = warp(moving, label, options=self.augment, generator=generator)
-        image, soft = moved[:, :channels] + darkest, with_background(moved[:, channels:]) if said else None
+        darkest = image.amin(dim=(2, 3), keepdim=True)  # `warp` pads with 0
+        stacked = torch.cat([image - darkest, torch.cat(soft_labels)], dim=1) if soft_labels else image - darkest
+        warped, label = warp(stacked, label, options=self.augment, generator=generator)
+        image, soft = warped[:, :channels] + darkest, with_background(warped[:, channels:]) if soft_labels else None
         weak, strong = self._views(image, length, generator)
         weak = (weak - mean) / std
         strong = None if strong is None else (strong - mean[length:]) / std[length:]
         return Batch(
-            weak, label.long(), strong, soft, numbered([rows for _, rows in drawn], self.labelled), place.to(device)
+            weak,
+            label.long(),
+            strong,
+            soft,
+            global_case_index([rows for _, rows in drawn], self.labelled),
+            affine.to(device),
         )
 
     def _views(self, image: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """All rows, and the strong view of those after the first `length`, in [0, 1]."""
-        slices = self.labelled.around is not None
+        slices = self.labelled.neighbour_rows is not None
         weak, strong = image, None
         if self.augment.labelled_intensity > 0:
             rows = len(image) if self.alike else length
             chosen = torch.rand(rows, generator=generator) < self.augment.labelled_intensity
             chosen = chosen.nonzero()[:, 0].to(image.device)
             weak = image.clone()
-            weak[chosen] = intensify(
+            weak[chosen] = augment_intensity_2d(
                 image[chosen], options=self.augment, generator=generator, cutout=False, slices=slices
             )
         if len(image) > length and self.augment.strong:
-            strong = intensify(image[length:], options=self.augment, generator=generator, cutout=True, slices=slices)
+            strong = augment_intensity_2d(
+                image[length:], options=self.augment, generator=generator, cutout=True, slices=slices
+            )
         return weak, strong
 
 
-def numbered(rows: Sequence[Tensor | Sequence[int]], labelled: Sized) -> Tensor:
-    """int64 [N]: rows of the labelled stack, and of the unlabelled one, as places in both laid end to end."""
-    return torch.cat([torch.as_tensor(r, dtype=torch.int64) + k * len(labelled) for k, r in enumerate(rows)])
-
-
 def with_background(foreground: Tensor) -> Tensor:
-    """[N, C - 1, *space] probabilities -> [N, C, *space] that sum to 1; what rounding put above 1 is taken off."""
+    """[N, C - 1, *space] foreground probabilities -> [N, C, *space] that sum to 1, also where rounding exceeds 1."""
     total = foreground.sum(1, keepdim=True)
     return torch.cat([1 - total.clamp_max(1), foreground / total.clamp_min(1)], dim=1)
 

@@ -13,7 +13,8 @@ import numpy as np
 
 from edgemt.data.layouts.mask_names import plain_name
 from edgemt.io.file_types import slice_files
-from edgemt.io.masks import BRIGHT, Colour, Evidence, MaskFile, count, of_array, read_mask
+from edgemt.io.mask_files import Colour, Evidence, MaskFile, count, of_array, read_mask
+from edgemt.io.masks import BRIGHT
 
 _FEW = 32  # grey colours of a palette below this are class indices, of a set that is drawn to be seen they are not
 
@@ -21,7 +22,7 @@ _FEW = 32  # grey colours of a palette below this are class indices, of a set th
 def read_slice_masks(folder: str | Path, *, image: str | Path | None = None) -> MaskFile:
     """[H, W, S] in the order of the numbers in the names, with the evidence of all slices together.
 
-    Raises ValueError, naming the slice, for colours, for palettes that cannot be told from indices, for slices of
+    Raises ValueError, naming the slice, for colours, for palettes that may be indices or colours, for slices of
     several sizes, and where the names are those of other slices of the folder `image`.
     """
     files = slice_files(folder)

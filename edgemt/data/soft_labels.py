@@ -1,9 +1,10 @@
-"""What a finished teacher predicts of every volume or frame, on disk: predicted once, and no student step runs it.
+"""Soft-label bank: the probabilities of a finished teacher for every volume or frame, on disk, so that no step of a
+student has to run the teacher.
 
     bank/  bank.json   NAME.safetensors, one a volume or single frame: {"soft": float16 [S, C - 1, H, W]}
 
-Background is what the other classes leave of 1. Half precision keeps probabilities near 0 to 6e-8, near 1 to 2e-4.
-Files are written whole and listed with their hash; what stands is kept when a filling that was cut is taken up.
+The background is 1 minus the other classes. Half precision resolves probabilities to 6e-8 near 0 and to 2e-4 near 1.
+Files are written atomically and listed with their hash; an interrupted filling continues with the missing files.
 
 Shapes: S slices (1 of a single frame), C classes, H W the student's frame, n cases.
 """
@@ -27,63 +28,64 @@ from edgemt.io.atomic import NoSpaceError, atomic_write, sha256, write_text
 
 INDEX = "bank.json"
 FORMAT = 1
-_SPARE = 64 << 20  # bytes of the disk that are left alone
-Label = Callable[[Case], np.ndarray]
+_SPARE = 64 << 20  # bytes of the disk that stay free
+PredictProbabilities = Callable[[Case], np.ndarray]
 """A whole volume, or a single frame -> float32 probabilities [S, C, H, W]."""
 
 
 @dataclass(frozen=True)
-class Summary:
-    """What a bank holds. `made` of its volumes were labelled now, the others stood."""
+class BankSummary:
+    """Size of a bank. `num_computed` of its volumes were predicted now, the others were there already."""
 
     volumes: int
     megabytes: float
     megabytes_per_volume: float
-    made: int
+    num_computed: int
 
 
-def fill(
+def write_bank(
     folder: str | Path,
     cases: Sequence[Case],
     *,
-    label: Label,
+    predict: PredictProbabilities,
     classes: Sequence[str],
     size: tuple[int, int],
     key: str,
     depth: Callable[[Case], int] = lambda case: depth_of(case.image, axes=case.axes),
     progress: ProgressCall | None = None,
-    say: Callable[[str], None] | None = None,
-) -> Summary:
-    """Calls `label` for each volume or frame that the bank does not hold whole; `key` names teacher and data.
+    log: Callable[[str], None] | None = None,
+) -> BankSummary:
+    """Call `predict` for each volume or frame that is missing in the bank, and write its probabilities.
 
-    `depth` gives S of a case, by default from the file of a volume.
-    Another key, other classes or another size start the bank over. Raises ValueError for two volumes of one name,
-    for labels that are no probabilities, and, before the teacher is asked, for a disk that is too small.
+    key: identifies teacher and data; another key, other classes or another size start a new bank. depth: S of a case,
+    by default from the file of a volume.
+    Raises ValueError for two volumes of one name, for values that are no probabilities and, before the first
+    prediction, for a disk that is too small.
     """
     folder = Path(folder)
     stems = _stems(cases)
-    head = {"format": FORMAT, "key": key, "classes": list(classes), "size": list(size)}
-    index = _taken_up(folder, head)
+    header = {"format": FORMAT, "key": key, "classes": list(classes), "size": list(size)}
+    index = _matching_index(folder, header)
     depths = {stem: depth(case) for stem, case in stems.items()}
-    kept = {s for s in stems if _stands(folder, s, index["volumes"].get(s), depth=depths[s])}
-    index["volumes"] = {s: entry for s, entry in index["volumes"].items() if s in kept}
+    complete = {s for s in stems if _is_complete(folder, s, index["volumes"].get(s), depth=depths[s])}
+    index["volumes"] = {s: entry for s, entry in index["volumes"].items() if s in complete}
     cost = {s: 2 * depth * (len(classes) - 1) * size[0] * size[1] for s, depth in depths.items()}
-    _announce(folder, cost, kept, say)
+    _check_disk_space(folder, cost, complete, log)
     for done, (stem, case) in enumerate(stems.items()):
-        if stem not in kept:
-            soft = _checked(label(case), name=case.name, shape=(depths[stem], len(classes), *size))
+        if stem not in complete:
+            soft = _to_half(predict(case), name=case.name, shape=(depths[stem], len(classes), *size))
             index["volumes"][stem] = {"name": case.name, "depth": depths[stem], "sha256": _write(folder, stem, soft)}
             write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
         if progress is not None:
             progress(done + 1, len(stems))
     megabytes = sum(cost.values()) / 1e6
-    return Summary(len(stems), megabytes, megabytes / max(len(stems), 1), made=len(stems) - len(kept))
+    return BankSummary(len(stems), megabytes, megabytes / max(len(stems), 1), num_computed=len(stems) - len(complete))
 
 
-def read(folder: str | Path, cases: Sequence[Case]) -> np.ndarray:
-    """float16 [n, C - 1, H, W], the soft labels of slices and single frames, in their order.
+def read_bank(folder: str | Path, cases: Sequence[Case]) -> np.ndarray:
+    """float16 [n, C - 1, H, W]: the soft labels of `cases` (slices or single frames), in their order.
 
-    Raises ValueError, naming the file, for a volume or slice that the bank does not hold and for a damaged file.
+    Raises ValueError, naming the file, for a volume or slice that is missing in the bank, and for a damaged file.
     """
     folder = Path(folder)
     index = _index(folder)
@@ -93,27 +95,27 @@ def read(folder: str | Path, cases: Sequence[Case]) -> np.ndarray:
     for row, case in enumerate(cases):
         rows.setdefault(unit_name(case), []).append(row)
     out = np.empty((len(cases), len(index["classes"]) - 1, *index["size"]), np.float16)
-    for name, mine in rows.items():
+    for name, own_rows in rows.items():
         soft = _read(folder, name, index)
-        wanted = np.array([cases[row].slice or 0 for row in mine])
+        wanted = np.array([cases[row].slice or 0 for row in own_rows])
         if wanted.max() >= len(soft):
             raise ValueError(f"{folder}: {name} has {len(soft)} slices here and others on the list; fill it again")
-        out[mine] = soft[wanted]
+        out[own_rows] = soft[wanted]
     return out
 
 
-def identity(folder: str | Path) -> str:
-    """What a student that learns from this bank depends on: the hashes of its files, and what they speak of."""
+def bank_fingerprint(folder: str | Path) -> str:
+    """sha256 over file hashes, classes and size of the bank: what a student that is trained with it depends on."""
     index = _index(Path(folder))
     if index is None:
         raise ValueError(f"{folder}: holds no bank of soft labels; fill it first")
     files = {name: entry["sha256"] for name, entry in index["volumes"].items()}
-    said = json.dumps([index["classes"], index["size"], files], sort_keys=True)
-    return hashlib.sha256(said.encode()).hexdigest()
+    content = json.dumps([index["classes"], index["size"], files], sort_keys=True)
+    return hashlib.sha256(content.encode()).hexdigest()
 
 
 def _stems(cases: Sequence[Case]) -> dict[str, Case]:
-    """File name -> volume. What a file system may not like in a name is replaced."""
+    """File stem -> case. Characters that are not safe in a file name are replaced."""
     stems: dict[str, Case] = {}
     for case in cases:
         stem = _stem(case.name)
@@ -130,7 +132,7 @@ def _stem(name: str) -> str:
 
 
 def unit_name(case: Case) -> str:
-    """What a file of the bank is named after: the volume of a slice VOLUME/NUMBER, or the frame itself."""
+    """The case name of a file of the bank: VOLUME for a slice VOLUME/NUMBER, or the name of the frame."""
     return case.name if case.slice is None else case.name.rpartition("/")[0]
 
 
@@ -143,42 +145,44 @@ def _index(folder: Path) -> dict[str, Any] | None:
         return None
 
 
-def _taken_up(folder: Path, head: dict[str, Any]) -> dict[str, Any]:
-    """The index that stands if it was begun for the same, else a new one, and the old files are gone."""
+def _matching_index(folder: Path, header: dict[str, Any]) -> dict[str, Any]:
+    """The index on disk where its header is `header`; else a new one, and the old files are removed."""
     index = _index(folder)
-    if index is not None and {name: index.get(name) for name in head} == head:
+    if index is not None and {name: index.get(name) for name in header} == header:
         return index
     for path in folder.glob("*.safetensors"):
         path.unlink()
     (folder / INDEX).unlink(missing_ok=True)
-    return {**head, "volumes": {}}
+    return {**header, "volumes": {}}
 
 
-def _stands(folder: Path, stem: str, entry: dict[str, Any] | None, *, depth: int) -> bool:
+def _is_complete(folder: Path, stem: str, entry: dict[str, Any] | None, *, depth: int) -> bool:
     if entry is None or entry.get("depth") != depth:
         return False
     path = folder / f"{stem}.safetensors"
     return path.is_file() and sha256(path) == entry.get("sha256")
 
 
-def _announce(folder: Path, cost: dict[str, int], kept: set[str], say: Callable[[str], None] | None) -> None:
-    """Says what is to come; raises NoSpaceError, a ValueError, when the disk would not hold it."""
-    missing = sum(cost.values()) - sum(cost[stem] for stem in kept)
+def _check_disk_space(
+    folder: Path, cost: dict[str, int], complete: set[str], log: Callable[[str], None] | None
+) -> None:
+    """Log the size of what is missing. Raises NoSpaceError, a ValueError, where the disk has no space for it."""
+    missing = sum(cost.values()) - sum(cost[stem] for stem in complete)
     if not missing:
         return
-    each = missing / (len(cost) - len(kept)) / 1e6
-    text = f"{len(cost) - len(kept)} files of {each:.1f} MB, {missing / 1e6:.0f} MB in all"
+    each = missing / (len(cost) - len(complete)) / 1e6
+    text = f"{len(cost) - len(complete)} files of {each:.1f} MB, {missing / 1e6:.0f} MB in all"
     folder.mkdir(parents=True, exist_ok=True)
     free = shutil.disk_usage(folder).free - _SPARE
     if missing > free:
         raise NoSpaceError(
             f"{folder}: soft labels need {text}, {max(free, 0) / 1e6:.0f} MB are free; free some or lower data.size"
         )
-    if say is not None:
-        say(f"soft labels: {text}, {len(kept)} stand")
+    if log is not None:
+        log(f"soft labels: {text}, {len(complete)} are complete")
 
 
-def _checked(soft: np.ndarray, *, name: str, shape: tuple[int, ...]) -> np.ndarray:
+def _to_half(soft: np.ndarray, *, name: str, shape: tuple[int, ...]) -> np.ndarray:
     """float16 [S, C - 1, H, W] of probabilities [S, C, H, W]."""
     if soft.shape != shape:
         raise ValueError(f"{name}: soft labels have shape {soft.shape}, wanted {shape} (slices, classes, frame)")

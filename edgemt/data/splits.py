@@ -1,4 +1,4 @@
-"""Who is labelled, who is not, who validates: lists, counts and shares that never tear a patient apart."""
+"""Splits by patient: list files, counts and fractions. All files of a patient stay in one part."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemt.data.layouts.case_files import Item, composed
+from edgemt.data.layouts.case_files import CaseFiles, normalise_name
 from edgemt.io.file_types import stem_of
 
 _NUMBERED = re.compile(r"^(.*\d.*?)[ _.-]+[a-z]*\d+$", re.IGNORECASE)
 
 
-def amount(text: str, *, field: str) -> int | float | None:
-    """`80` is a count, `0.1` a share, anything else (a file name) is None."""
+def parse_count_or_fraction(text: str, *, field: str) -> int | float | None:
+    """`80` is a count (int), `0.1` a fraction (float), anything else (a file name) is None."""
     if re.fullmatch(r"\d+", text):
         return int(text)
     if re.fullmatch(r"\d*\.\d+", text):
@@ -27,15 +27,15 @@ def amount(text: str, *, field: str) -> int | float | None:
     return None
 
 
-def draw(items: Sequence[Item], *, how_many: int | float, seed: int, field: str) -> list[Item]:
-    """Whole patients, drawn by `seed` from the sorted names: the order on disk or in a list is nothing."""
-    groups = sorted({item.group for item in items})
-    count = how_many if isinstance(how_many, int) else max(1, round(how_many * len(groups)))
+def sample_patients(items: Sequence[CaseFiles], *, amount: int | float, seed: int, field: str) -> list[CaseFiles]:
+    """The items of `amount` patients, drawn by `seed` from the sorted patients; independent of the order of `items`."""
+    groups = sorted({item.patient for item in items})
+    count = amount if isinstance(amount, int) else max(1, round(amount * len(groups)))
     if not 1 <= count <= len(groups):
-        raise ValueError(f"data.{field}: asks for {count} patients or images with a mask, {len(groups)} are there")
+        raise ValueError(f"data.{field}: needs {count} patients or images with a mask, {len(groups)} are there")
     order = np.random.default_rng(seed).permutation(len(groups))
     chosen = {groups[i] for i in order[:count]}
-    return [item for item in items if item.group in chosen]
+    return [item for item in items if item.patient in chosen]
 
 
 def find_list(text: str, *, root: Path, field: str) -> Path:
@@ -47,18 +47,18 @@ def find_list(text: str, *, root: Path, field: str) -> Path:
     raise ValueError(f"data.{field}: no list file {text!r}; looked for {' and '.join(map(str, tried))}")
 
 
-def pick(items: Sequence[Item], names: Iterable[str], *, source: Path) -> list[Item]:
-    """The items that a list names: by file, with or without suffix or folder, or by patient, all of them."""
+def select_listed(items: Sequence[CaseFiles], names: Iterable[str], *, source: Path) -> list[CaseFiles]:
+    """The items that a list names: by file name, with or without suffix or folder, or all items of a patient."""
     wanted: set[str] = set()
-    by_name: dict[str, Item] = {}
+    by_name: dict[str, CaseFiles] = {}
     files = Counter(item.image.name for item in items)
     for item in items:
         if files[item.image.name] == 1:
-            by_name |= {composed(item.image.name): item, composed(stem_of(item.image)): item}
+            by_name |= {normalise_name(item.image.name): item, normalise_name(stem_of(item.image)): item}
     by_name |= {item.name: item for item in items}
-    by_group: dict[str, list[Item]] = {}
+    by_group: dict[str, list[CaseFiles]] = {}
     for item in items:
-        by_group.setdefault(item.group, []).append(item)
+        by_group.setdefault(item.patient, []).append(item)
     unknown = []
     for name in names:
         base = re.split(r"[/\\]", name)[-1]
@@ -77,43 +77,50 @@ def pick(items: Sequence[Item], names: Iterable[str], *, source: Path) -> list[I
     return [item for item in items if item.name in wanted]
 
 
-def patients(items: Iterable[Item], *, always: bool) -> dict[str, bool]:
-    """Each patient, in lower case, and whether a file name tells more than the patient: `p1_frame2`, not `p1`.
-    `always`: as if."""
-    found: dict[str, bool] = {}
+def patients_of(items: Iterable[CaseFiles], *, always: bool) -> dict[str, bool]:
+    """Patient in lower case -> whether a file name has more than the patient (`p1_frame2`, not `p1`).
+
+    `always`: True for each patient.
+    """
+    known: dict[str, bool] = {}
     for item in items:
-        patient = item.group.casefold()
-        found[patient] = found.get(patient, always) or item.group != item.name
-    return found
+        patient = item.patient.casefold()
+        known[patient] = known.get(patient, always) or item.patient != item.name
+    return known
 
 
-def same_patient(item: Item, known: dict[str, bool], *, always: bool) -> bool:
-    """Whether an item belongs to one of `known` (`patients`). A plain name in two folders, 7 and 7, means nothing."""
-    patient = item.group.casefold()
-    return patient in known and (always or known[patient] or item.group != item.name)
+def same_patient(item: CaseFiles, known: dict[str, bool], *, always: bool) -> bool:
+    """Whether an item is of a patient in `known` (`patients_of`).
+
+    Without `always`, equal names that are no more than the patient (7 and 7 in two folders) do not count.
+    """
+    patient = item.patient.casefold()
+    return patient in known and (always or known[patient] or item.patient != item.name)
 
 
-def alike(training: Iterable[Item], val: Iterable[Item]) -> str:
-    """What to say where names look like PATIENT_NUMBER, the pattern takes each for a patient of its own, and such a
-    patient would both train and validate; empty otherwise. One beginning for all names (KiTS19_00001) is no patient."""
+def similar_names_note(training: Iterable[CaseFiles], val: Iterable[CaseFiles]) -> str:
+    """A note where names look like PATIENT_NUMBER and one such PATIENT would be in training and validation.
+
+    Empty where the pattern finds patients, and where all names have the same beginning (KiTS19_00001).
+    """
     training, val = list(training), list(val)
-    begins = {item.name: found[1] for item in (*training, *val) if (found := _NUMBERED.match(item.name))}
-    if len(set(begins.values())) < 2:
+    prefixes = {item.name: match[1] for item in (*training, *val) if (match := _NUMBERED.match(item.name))}
+    if len(set(prefixes.values())) < 2:
         return ""
-    tested = {begins[item.name] for item in val if item.group == item.name and item.name in begins}
-    shared = [item for item in training if item.group == item.name and begins.get(item.name) in tested]
+    val_prefixes = {prefixes[item.name] for item in val if item.patient == item.name and item.name in prefixes}
+    shared = [item for item in training if item.patient == item.name and prefixes.get(item.name) in val_prefixes]
     if not shared:
         return ""
     return (
-        f"{len(shared)} training images begin as validation images do, first {begins[shared[0].name]!r}; if that is "
+        f"{len(shared)} training images begin as validation images do, first {prefixes[shared[0].name]!r}; if that is "
         "the patient, give --data.patient-pattern '^(.*)[_-][a-z]*\\d+$'"
     )
 
 
-def refuse_shared(labelled: Iterable[Item], val: Iterable[Item], *, always: bool = True) -> None:
-    """Raises ValueError when a patient both teaches and validates."""
-    known = patients(val, always=always)
-    shared = sorted({item.group for item in labelled if same_patient(item, known, always=always)})
+def check_no_patient_leakage(labelled: Iterable[CaseFiles], val: Iterable[CaseFiles], *, always: bool = True) -> None:
+    """Raises ValueError where a patient has labelled and validation images."""
+    known = patients_of(val, always=always)
+    shared = sorted({item.patient for item in labelled if same_patient(item, known, always=always)})
     if shared:
         raise ValueError(
             f"data.labelled and data.val share {len(shared)} patients, first {shared[0]!r}; keep each on one"

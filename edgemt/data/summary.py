@@ -1,4 +1,4 @@
-"""What a data set is, at a glance: at most eight lines before a training, and what a card says of it."""
+"""Summary of a data set: at most eight lines before a training, and the entry of a card."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ from collections.abc import Sequence
 from typing import Any
 
 from edgemt.contract import Case
-from edgemt.data.cohort import Cohort, DataOptions
+from edgemt.data.cohort import DatasetSplit
+from edgemt.data.options import DataOptions
 from edgemt.data.reading import Reading
-from edgemt.data.slice_dataset import form_of
+from edgemt.data.slice_dataset import frame_spec
 from edgemt.io.geometry import arranged_sizes
 from edgemt.io.images import Header
 from edgemt.io.volumes import geometry_of
@@ -17,20 +18,20 @@ from edgemt.io.volumes import geometry_of
 _LINES = 8
 
 
-def reading_of(cohort: Cohort, options: DataOptions) -> Reading:
-    """The rules for every file of a cohort. Raises ValueError, naming the file, where none fits all of them."""
-    return form_of(options).reading((*cohort.labelled, *cohort.unlabelled, *cohort.val))
+def reading_of(cohort: DatasetSplit, options: DataOptions) -> Reading:
+    """The rules for all files of a data set. Raises ValueError, naming the file, where none fits all of them."""
+    return frame_spec(options).reading((*cohort.labelled, *cohort.unlabelled, *cohort.val))
 
 
-def on_card(options: DataOptions, cohort: Cohort, reading: Reading) -> dict[str, Any]:
-    """The options with what was decided, so that a device reads its files alike."""
+def on_card(options: DataOptions, cohort: DatasetSplit, reading: Reading) -> dict[str, Any]:
+    """The options with the decided rules, so that a device reads its files in the same way."""
     decided: dict[str, Any] = {"depth": reading.depth.rule}
     if cohort.axes:
         decided |= {"axes": cohort.axes, "slice_axis": None}
     return options.to_dict() | decided
 
 
-def summary(cohort: Cohort, options: DataOptions, reading: Reading) -> list[str]:
+def summary(cohort: DatasetSplit, options: DataOptions, reading: Reading) -> list[str]:
     """At most eight lines: who plays which part, by image and by patient; sizes, depth, axes; values of the masks."""
     if options.layout in ("phantom", "phantom_volumes"):
         parts = (cohort.labelled, cohort.unlabelled, cohort.val)
@@ -53,12 +54,12 @@ def _shares(reading: Reading) -> str:
     return "".join(f"; {name} {100 * share:.2g} %" for name, share in named) + (" of the pixels" if named else "")
 
 
-def _parts(cohort: Cohort, options: DataOptions) -> str:
+def _parts(cohort: DatasetSplit, options: DataOptions) -> str:
     volumes = any(case.slice is not None for case in cohort.labelled)
     texts = []
     for name in ("labelled", "unlabelled", "val"):
         cases: Sequence[Case] = getattr(cohort, name)
-        files, groups = len({case.image for case in cases}), len({case.group for case in cases})
+        files, groups = len({case.image for case in cases}), len({case.patient for case in cases})
         kind = "volumes" if volumes or (cases and cases[0].axes) else "images"
         slices = f" ({len(cases)} slices)" if volumes else ""
         shown = "validating" if name == "val" else name
@@ -91,7 +92,7 @@ def _sizes(shapes: Sequence[tuple[int, ...]]) -> str:
     return texts[0] if low == high else f"{texts[0]} to {texts[1]}"
 
 
-def _places(cases: Sequence[Case], cohort: Cohort, options: DataOptions) -> list[str]:
+def _places(cases: Sequence[Case], cohort: DatasetSplit, options: DataOptions) -> list[str]:
     """Axis orders and spacing of NIfTI volumes."""
     paths = [path for path in dict.fromkeys(case.image for case in cases) if path.lower().endswith((".nii", ".nii.gz"))]
     if not paths:

@@ -46,13 +46,13 @@ def doctor(ship: Path | None = None) -> tuple[bool, list[str]]:
         f"python       {found['python']} on {found['system']}",
         f"processor    {found['cpu']}, {found['cores_allowed']} cores to use, {gib}",
         f"instructions {', '.join(found['flags']) or 'none of those that speed up bf16 or INT8'}",
-        f"governor     {found['governor'] or 'not said by the system'}",
+        f"governor     {found['governor'] or 'not reported by the system'}",
         "",
     ]
     runtimes = available()
-    for name, (fine, said) in runtimes.items():
+    for name, (fine, text) in runtimes.items():
         lines.append(
-            f"{'ok' if fine else '--':3} {name:28} {said:14} {RUNTIMES[name].about}" if fine else _lack(name, said)
+            f"{'ok' if fine else '--':3} {name:28} {text:14} {RUNTIMES[name].about}" if fine else _lack(name, text)
         )
     lines.append("")
     for name, use in _FOR.items():
@@ -113,11 +113,11 @@ def _try_ship(folder: Path, runtimes: list[str]) -> tuple[bool, list[str]]:
         for fine, line in _agreement(kind, masks, least=_least(ship, kind)):
             healthy = healthy and fine
             lines.append(line)
-    return healthy, [*lines, *_quickest(ship)]
+    return healthy, [*lines, *_fastest_lines(ship)]
 
 
-def _quickest(ship: Package) -> list[str]:
-    """What `runner` takes here where nobody chooses, and why."""
+def _fastest_lines(ship: Package) -> list[str]:
+    """One line: the file and runtime that `runner` chooses on this machine by default, and why."""
     if not undecided(ship.card):
         return [
             f"    quickest     {record['file']} on {name}, when the ship was made"
@@ -127,7 +127,7 @@ def _quickest(ship: Package) -> list[str]:
     if found is None:
         return []
     busy = found.foreign_cores or 0.0
-    busy_too = f"; other processes used {busy:.1f} cores meanwhile, ask again on a quiet machine" if busy > BUSY else ""
+    busy_too = f"; other processes used {busy:.1f} cores meanwhile, repeat on an idle machine" if busy > BUSY else ""
     what = f"{found.file} on {found.runtime}, {found.p50_ms:.2f} ms, timed here, since the card leaves it undecided"
     return [f"    quickest     {what}{busy_too}"]
 
@@ -139,17 +139,17 @@ def _try_file(ship: Package, name: str, kind: str, masks: dict[str, np.ndarray])
         test = self_test(ship, made)
         if test.frames:
             masks[name] = golden_masks(ship, name, kind)
-    except EngineNotBuiltError as error:  # nothing is broken: nobody has built it yet
+    except EngineNotBuiltError as error:  # no error: the engine has not been built yet
         return True, f"--  {name:12} {error}"
     except ValueError as error:
         return False, f"--  {name:12} {error}"
     alone = " (one class alone: this proves little)" if test.frames and len(np.unique(masks[name])) == 1 else ""
-    said = f"{made.file} runs in {made.precision}: {test.message}{alone}"
-    return test.ok, f"{'ok' if test.ok else '--':3} {name:12} {said}"
+    text = f"{made.file} runs in {made.precision}: {test.message}{alone}"
+    return test.ok, f"{'ok' if test.ok else '--':3} {name:12} {text}"
 
 
 def golden_masks(ship: Package, name: str, kind: str) -> np.ndarray:
-    """What a runtime says of the golden frames, in the precision that other runtimes have too."""
+    """Masks of the golden frames on a runtime, in the precision that the other runtimes have too."""
     made, exact = runner(ship, runtime=name, file=kind, tested=False), RUNTIMES[name].reference_precision
     if exact is not None and set(made.precision.split("+")) - {exact, "int8"}:
         made = runner(ship, runtime=name, file=kind, precision=exact, tested=False)
@@ -157,7 +157,7 @@ def golden_masks(ship: Package, name: str, kind: str) -> np.ndarray:
 
 
 def _least(ship: Package, kind: str) -> float:
-    """The agreement that is asked for. INT8 is held to what the export measured of this very network, where it did."""
+    """The required agreement. For INT8 it follows from the agreement that the export measured, where it did."""
     if kind != "int8":
         return AGREEMENT
     noted = [m["golden_agreement"] for m in ship.card.measured.values() if "golden_agreement" in m]
@@ -171,12 +171,12 @@ def _agreement(kind: str, masks: dict[str, np.ndarray], *, least: float) -> list
     for name in others:
         share = float((masks[first] == masks[name]).mean())
         fine = share >= least
-        said = f"{first} and {name} agree on {share:.3%} of golden pixels with {kind}"
+        text = f"{first} and {name} agree on {share:.3%} of golden pixels with {kind}"
         if share >= AGREEMENT:
-            said += f", at least {AGREEMENT:.1%}"
+            text += f", at least {AGREEMENT:.1%}"
         elif fine:
-            said += f", below {AGREEMENT:.1%}: INT8 rounding, which a runtime may do in its own way"
+            text += f", below {AGREEMENT:.1%}: INT8 rounding, which a runtime may do in its own way"
         else:
-            said += f", wanted {AGREEMENT:.1%}; one of the two is broken, trust the one whose self-test is nearer"
-        found.append((fine, f"{'ok' if fine else '--':3} {'agreement':12} {said}"))
+            text += f", wanted {AGREEMENT:.1%}; one of the two is broken, trust the one whose self-test is nearer"
+        found.append((fine, f"{'ok' if fine else '--':3} {'agreement':12} {text}"))
     return found

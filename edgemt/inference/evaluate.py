@@ -14,8 +14,8 @@ import numpy as np
 
 from edgemt.contract import Case
 from edgemt.data import phantom3d
-from edgemt.data.decode import Form, ProgressCall, decode_pairs
-from edgemt.data.reading import Reading, say
+from edgemt.data.decode import FrameSpec, ProgressCall, decode_pairs
+from edgemt.data.reading import Reading, print_note
 from edgemt.io.bit_depth import Rule
 from edgemt.io.images import fit_label
 from edgemt.io.volumes import volume_spacing
@@ -56,15 +56,15 @@ def prepare(
     reading: Reading | None = None,
     progress: ProgressCall | None = None,
 ) -> EvalSet:
-    """Reads the cases, each with a label; the slices of one volume become one case, its name and size the volume's.
+    """Read the cases, each with a label; the slices of one volume become one case with the name and size of the volume.
 
     With `slices` a frame holds its neighbours as channels, K = channels * slices. `reading` holds the rules of the
     whole set; without it `mask_threshold`, `depth`, `window` and `compare` (as in `DataOptions`) and the cases decide.
-    Says which class is in none of the masks. Raises ValueError for an empty list and for whatever is wrong with a file.
+    Prints which class is in none of the masks. Raises ValueError for an empty list and for files that cannot be used.
     """
     if not cases:
         raise ValueError("evaluation: the list of cases is empty; check data.val")
-    form = Form(size, channels, classes, mask_threshold, slices, depth, window, compare)
+    form = FrameSpec(size, channels, classes, mask_threshold, slices, depth, window, compare)
     frames = np.empty((len(cases), *size, form.frame_channels), np.uint8)
     labels = []
     for i, (frame, label) in enumerate(decode_pairs(cases, form, reading=reading, progress=progress)):
@@ -81,7 +81,7 @@ def prepare(
         spacings.append(_spacing(cases[first], truths[-1].shape) if volume else None)
     for value, name in enumerate(classes):
         if not any((truth == value).any() for truth in truths):
-            say(f"{name!r} is in none of the {len(truths)} masks that are measured; it gets no figure")
+            print_note(f"{name!r} is in none of the {len(truths)} masks that are measured; it gets no figure")
     return EvalSet(tuple(names), frames, tuple(rows), tuple(truths), tuple(classes), tuple(spacings))
 
 

@@ -9,7 +9,8 @@ from typing import Any
 from deploy.package.package import Package, open_package
 from deploy.runtimes.load import runner
 from edgemt.contract import Case
-from edgemt.data.cohort import DataOptions, every, find
+from edgemt.data.cohort import all_cases, split_dataset
+from edgemt.data.options import DataOptions
 from edgemt.inference.doctor import doctor
 from edgemt.inference.evaluate import predict_masks, prepare, score
 from edgemt.inference.predict import predict
@@ -40,7 +41,7 @@ def evaluate_ship(
     options, cases = _cases(ship, data_root, val)
     card = ship.card
     sliced = card.channel_order == "slices"
-    held = prepare(
+    eval_set = prepare(
         cases,
         size=card.size,
         channels=1 if sliced else card.channels,
@@ -52,10 +53,10 @@ def evaluate_ship(
         compare=options.affines == "compare",
     )
     with_distances = _has_scipy()
-    masks = predict_masks(made, held)
+    masks = predict_masks(made, eval_set)
     if through_plane != 1:
         masks = [vote(mask, width=through_plane) if mask.ndim == 3 else mask for mask in masks]
-    scores = score(masks, held, distances=with_distances).to_json()
+    scores = score(masks, eval_set, distances=with_distances).to_json()
     return {
         "ship": str(folder),
         "name": card.name,
@@ -64,7 +65,7 @@ def evaluate_ship(
         "precision": made.precision,
         "threads": made.threads,
         "root": str(options.root) if options.root else None,
-        "counted": len(held),
+        "counted": len(eval_set),
         "card_dice": card.measured.get(made.file, {}).get("dice"),
         "distances": with_distances,
         "through_plane": through_plane,
@@ -94,10 +95,10 @@ def metrics_table(record: dict[str, Any]) -> str:
         rows.append([name, *(_cell(values[key], whole=key in ("counted", "missed", "invented")) for key in shown)])
     width = max(len(row[0]) for row in rows)
     lines = ["  ".join([row[0].ljust(width), *(cell.rjust(8) for cell in row[1:])]) for row in rows]
-    said = f"{record['file']} on {record['runtime']} ({record['precision']}), {record['counted']} cases"
+    text = f"{record['file']} on {record['runtime']} ({record['precision']}), {record['counted']} cases"
     before = record["card_dice"]
-    card = f"; the card says {before:.4f}" if before is not None else ""
-    lines += ["", f"mean Dice {_cell(record['dice'])}{card}; {said}"]
+    card = f"; on the card {before:.4f}" if before is not None else ""
+    lines += ["", f"mean Dice {_cell(record['dice'])}{card}; {text}"]
     if not record["distances"]:
         lines.append("note: no surface distances without scipy; pip install scipy")
     return "\n".join(lines)
@@ -113,7 +114,7 @@ def _cases(ship: Package, root: Path | None, val: str) -> tuple[DataOptions, tup
         raise ValueError(f"{ship.folder}/card.json: its data cannot be read ({error}); export it again") from None
     if root is None:
         options = replace(trained, val=val or trained.val)
-        return options, find(options).val
+        return options, split_dataset(options).val
     root = Path(root)
     same = trained.root is not None and root.resolve() == Path(trained.root).resolve()
     layout = trained.layout if same else "auto"
@@ -126,8 +127,8 @@ def _cases(ship: Package, root: Path | None, val: str) -> tuple[DataOptions, tup
         val=val or (trained.val if same or (root / trained.val).is_file() else ""),
     )
     if options.val or (root / "train").is_dir() or (root / "val").is_dir() or (root / "val.txt").is_file():
-        return options, find(options).val
-    return options, every(options)
+        return options, split_dataset(options).val
+    return options, all_cases(options)
 
 
 def _has_scipy() -> bool:

@@ -1,6 +1,6 @@
-"""Interactive segmentation: a promptable network answers a box or points that a user gives, image by image.
+"""Interactive segmentation: masks of a promptable network for a box or points that a user gives.
 
-It runs torch and is made for annotation at a desk; what ships to a device is another network and takes no prompts.
+Runs torch, for annotation on a workstation. The network of a package is another one and takes no prompts here.
 
 Shapes: H W the input's size, X Y Z a volume's, K channels.
 """
@@ -30,20 +30,20 @@ from edgemt.io.volumes import read_volume
 from edgemt.learning.prompts import Prompts, prompts_from_prediction
 from edgemt.model_card import ModelCard
 
-FORM = "box=X0,Y0,X1,Y1, point=X,Y, not=X,Y or slice=K"
+PROMPT_SYNTAX = "box=X0,Y0,X1,Y1, point=X,Y, not=X,Y or slice=K"
 
 
 @dataclass(frozen=True)
-class Asked:
-    """What a user asks of every input, in pixels of it: x before y, from the top left corner."""
+class UserPrompt:
+    """Box, points and slice that a user gives for every input, in its pixels: x, y from the top left corner."""
 
     box: tuple[float, float, float, float] | None = None
     points: tuple[tuple[float, float], ...] = ()  # on the object
-    others: tuple[tuple[float, float], ...] = ()  # beside it
+    background_points: tuple[tuple[float, float], ...] = ()  # beside it
     slice: int | None = None  # of a volume
 
 
-def parse(prompts: Sequence[str]) -> Asked:
+def parse(prompts: Sequence[str]) -> UserPrompt:
     """`box=10,20,80,90` and the like. Raises ValueError, naming the prompt, for anything else."""
     box, index = None, None
     points: dict[str, list[tuple[float, float]]] = {"point": [], "not": []}
@@ -54,7 +54,7 @@ def parse(prompts: Sequence[str]) -> Asked:
             if not np.isfinite(numbers).all():
                 raise ValueError
         except ValueError:
-            raise ValueError(f"prompt: {prompt!r} is not understood; write {FORM}") from None
+            raise ValueError(f"prompt: {prompt!r} is not understood; write {PROMPT_SYNTAX}") from None
         if kind == "box" and len(numbers) == 4 and numbers[0] < numbers[2] and numbers[1] < numbers[3]:
             box = (numbers[0], numbers[1], numbers[2], numbers[3])
         elif kind in points and len(numbers) == 2:
@@ -62,10 +62,10 @@ def parse(prompts: Sequence[str]) -> Asked:
         elif kind == "slice" and len(numbers) == 1 and numbers[0] == int(numbers[0]) >= 0:
             index = int(numbers[0])
         else:
-            raise ValueError(f"prompt: {prompt!r} is not understood; write {FORM}")
+            raise ValueError(f"prompt: {prompt!r} is not understood; write {PROMPT_SYNTAX}")
     if box is None and not points["point"]:
-        raise ValueError(f"prompt: neither a box nor a point on the object is given; write {FORM}")
-    return Asked(box, tuple(points["point"]), tuple(points["not"]), index)
+        raise ValueError(f"prompt: neither a box nor a point on the object is given; write {PROMPT_SYNTAX}")
+    return UserPrompt(box, tuple(points["point"]), tuple(points["not"]), index)
 
 
 def predict_prompted(
@@ -74,23 +74,23 @@ def predict_prompted(
     """Write `NAME.mask.png` or `NAME.mask.nii.gz`, 1 on the object that `prompts` name, for each image or volume.
 
     `model` is the `promptable` folder of a run, or a SAM (folder or hub name). Of a volume the prompts are about
-    `slice=K`; from there each next slice is asked about the object as the last one showed it, until it ends.
+    `slice=K`; in both directions the mask of a slice is the prompt for the next one, until it is empty.
     Images become eight bits by the rule of the model's training. A mask of another input is never replaced, and inputs
     that cannot be read are named at the end. Yields each file when it is written. Raises ValueError in one line for
     whatever cannot be read or understood.
     """
-    asked = parse(prompts)
+    prompt = parse(prompts)
     paths = [Path(path) for path in inputs]
     for path in paths:
         if not path.is_file() or not (is_image(path) or is_volume(path)):
             raise ValueError(f"{path}: neither an image nor a volume; prompts are about single files, name those")
-        if is_volume(path) and asked.slice is None:
+        if is_volume(path) and prompt.slice is None:
             raise ValueError(f"{path}: is a volume; say which slice the prompts are about, slice=K, counted from 0")
-    return _all(opened(model), paths, asked, Path(out), overlay)
+    return _all(load_predictor(model), paths, prompt, Path(out), overlay)
 
 
 @dataclass(frozen=True)
-class Interactive:
+class InteractivePredictor:
     """A promptable network and how its images are made; `card` is None for a SAM, which stretches them itself."""
 
     network: nn.Module
@@ -123,31 +123,33 @@ class Interactive:
         return torch.cat([1 - inside, inside], 1)
 
 
-def opened(model: str | Path) -> Interactive:
+def load_predictor(model: str | Path) -> InteractivePredictor:
     """Raises ValueError for what is neither the `promptable` folder of a run nor a SAM."""
     if not (Path(model) / "card.json").is_file():
         from teachers.sam import load_sam
 
-        return Interactive(load_sam(model), None)
+        return InteractivePredictor(load_sam(model), None)
     card = stage_folder.read_card(Path(model))
     if card.channel_order == "slices" or card.patch is not None:
         raise ValueError(
             f"{model}: learnt from slices with neighbours or from patches; prompts want one of single frames"
         )
-    return Interactive(load_promptable(Path(model)), card)
+    return InteractivePredictor(load_promptable(Path(model)), card)
 
 
-def _all(made: Interactive, paths: list[Path], asked: Asked, out: Path, overlay: bool) -> Iterator[Path]:
-    """Inputs that cannot be read are named at the end, in a ValueError; the others are done."""
+def _all(
+    predictor: InteractivePredictor, paths: list[Path], prompt: UserPrompt, out: Path, overlay: bool
+) -> Iterator[Path]:
+    """Raises ValueError at the end for the inputs that could not be read; the others are done."""
     failures = Failures(total=len(paths))
     for path in paths:
         suffix = ".mask.png" if is_image(path) else ".mask.nii.gz"
         target = free_target(out, stem_of(path), suffix, path)
         try:
             if is_image(path):
-                yield from _image(made, path, asked, target, overlay)
+                yield from _image(predictor, path, prompt, target, overlay)
             else:
-                yield _volume(made, path, asked, target)
+                yield _volume(predictor, path, prompt, target)
         except NoSpaceError:
             raise
         except ValueError as error:
@@ -155,35 +157,39 @@ def _all(made: Interactive, paths: list[Path], asked: Asked, out: Path, overlay:
     failures.raise_if_any()
 
 
-def _image(made: Interactive, path: Path, asked: Asked, target: Path, overlay: bool) -> Iterator[Path]:
-    picture = made.eight_bits(check_not_constant(read_image(path), path), path)
-    mask = _mask(made.probability(picture, _prompts(asked, picture.shape[:2], path)))
+def _image(
+    predictor: InteractivePredictor, path: Path, prompt: UserPrompt, target: Path, overlay: bool
+) -> Iterator[Path]:
+    picture = predictor.eight_bits(check_not_constant(read_image(path), path), path)
+    mask = _mask(predictor.probability(picture, _prompts(prompt, picture.shape[:2], path)))
     yield write_png(target, ".mask.png", mask, colours=2, mark=input_mark(path))
     if overlay:
         yield write_png(target, ".overlay.png", contours(picture, mask, colours=class_colours(2)))
 
 
-def _volume(made: Interactive, path: Path, asked: Asked, target: Path) -> Path:
+def _volume(predictor: InteractivePredictor, path: Path, prompt: UserPrompt, target: Path) -> Path:
     """Prompts and slices count in the axis order of training; the mask has the file's own."""
-    axes = made.axes
+    axes = predictor.axes
     volume = read_volume(path, axes=axes)
     if moves(volume.codes, axes) is not None:
         text = f"{path}: turned from {volume.codes or 'its order'} to {axes}, as in training; prompts count there"
         print(f"edgemt: {text}", file=sys.stderr, flush=True)
-    array, mask = made.eight_bits(volume.array, path), np.zeros(volume.array.shape, np.uint8)
-    depth, first = array.shape[2], int(asked.slice or 0)
+    array, mask = predictor.eight_bits(volume.array, path), np.zeros(volume.array.shape, np.uint8)
+    depth, first = array.shape[2], int(prompt.slice or 0)
     if first >= depth:
         raise ValueError(f"prompt: slice={first}, but {path} has slices 0 to {depth - 1}")
-    begun = made.probability(np.ascontiguousarray(array[..., first]), _prompts(asked, array.shape[:2], path))
-    mask[..., first] = _mask(begun)
+    first_probs = predictor.probability(
+        np.ascontiguousarray(array[..., first]), _prompts(prompt, array.shape[:2], path)
+    )
+    mask[..., first] = _mask(first_probs)
     for order in (range(first + 1, depth), range(first - 1, -1, -1)):
-        seen = begun
+        probs = first_probs
         for k in order:
-            prompts, shown = prompts_from_prediction(seen)
-            if not shown.any():
+            prompts, present = prompts_from_prediction(probs)
+            if not present.any():
                 break
-            seen = made.probability(np.ascontiguousarray(array[..., k]), prompts)
-            mask[..., k] = _mask(seen)
+            probs = predictor.probability(np.ascontiguousarray(array[..., k]), prompts)
+            mask[..., k] = _mask(probs)
     name = target.with_name(f"{target.name}.mask.nii.gz")
     return write_volume(name, mask, volume, axes=axes, mark=input_mark(path))
 
@@ -192,16 +198,16 @@ def _mask(p: Tensor) -> np.ndarray:
     return p.argmax(1)[0].to(torch.uint8).numpy()
 
 
-def _prompts(asked: Asked, size: tuple[int, ...], path: Path) -> Prompts:
+def _prompts(prompt: UserPrompt, size: tuple[int, ...], path: Path) -> Prompts:
     """Pixels as shares of a frame of `size`. Raises ValueError for a prompt that lies beyond it."""
     height, width = size[:2]
-    corners = [] if asked.box is None else [asked.box[:2], asked.box[2:]]
-    for x, y in (*asked.points, *asked.others, *corners):
+    corners = [] if prompt.box is None else [prompt.box[:2], prompt.box[2:]]
+    for x, y in (*prompt.points, *prompt.background_points, *corners):
         if not (0 <= x <= width and 0 <= y <= height):
             raise ValueError(f"prompt: ({x:g}, {y:g}) lies outside of {path}, which is {width} x {height} pixels")
     scale = torch.tensor([width, height], dtype=torch.float32)
-    box = None if asked.box is None else (torch.tensor(asked.box).view(1, 1, 2, 2) / scale).view(1, 1, 4)
-    at = (*asked.points, *asked.others)
+    box = None if prompt.box is None else (torch.tensor(prompt.box).view(1, 1, 2, 2) / scale).view(1, 1, 4)
+    at = (*prompt.points, *prompt.background_points)
     points = (torch.tensor(at).view(1, 1, -1, 2) / scale) if at else None
-    signs = torch.tensor([1] * len(asked.points) + [0] * len(asked.others)).view(1, 1, -1) if at else None
+    signs = torch.tensor([1] * len(prompt.points) + [0] * len(prompt.background_points)).view(1, 1, -1) if at else None
     return Prompts(box, points, signs, None)

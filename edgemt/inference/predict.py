@@ -67,26 +67,26 @@ def predict(
             raise ValueError(f"{path}: is one image, this model reads {n} slices of a volume at a time; name a volume")
     if through_plane < 1 or through_plane % 2 == 0:
         raise ValueError(f"through_plane: must be odd and above 0, not {through_plane}; 3 or 5 is usual")
-    made = _watched(
+    made = _with_drift_warning(
         runner(ship, runtime=runtime, file=file, threads=threads), InputDriftMonitor(read_inputs(ship), what="input")
     )
     return _all(made, ship.card, jobs, Path(out), overlay, through_plane)
 
 
-def _watched(made: Runner, watch: InputDriftMonitor) -> Predict:
-    """The runner, which says once on the way when frames do not look like those of training."""
+def _with_drift_warning(made: Runner, watch: InputDriftMonitor) -> Predict:
+    """The runner, with one warning where the frames differ from the training frames."""
 
     def call(frames: np.ndarray) -> np.ndarray:
         for frame in frames:
-            if (said := watch.update(frame)) is not None:
-                print(f"edgemt: warning: {said}", file=sys.stderr, flush=True)
+            if (message := watch.update(frame)) is not None:
+                print(f"edgemt: warning: {message}", file=sys.stderr, flush=True)
         return made(frames)
 
     return call
 
 
 def _all(made: Predict, card: ModelCard, jobs: dict[str, Path], out: Path, overlay: bool, width: int) -> Iterator[Path]:
-    """Inputs that cannot be read are named at the end, in a ValueError; the others are done."""
+    """Raises ValueError at the end for the inputs that could not be read; the others are done."""
     failures = Failures(total=len(jobs))
     for name, path in jobs.items():
         suffix = ".mask.png" if is_image(path) else ".mask.nii.gz"
@@ -187,7 +187,7 @@ def axes_of(card: ModelCard) -> str:
 
 
 def eight_bits(array: np.ndarray, card: ModelCard, path: Path) -> np.ndarray:
-    """By the rule of training. Says so where a file is deeper than those of training."""
+    """uint8 by the rule of training. Prints a warning where a file has more bits than those of training."""
     depth = of_card(card.data, source="card.json")
     if (unlike := depth.unlike(array)) is not None:
         print(f"edgemt: warning: {path}: {unlike}", file=sys.stderr, flush=True)
@@ -238,7 +238,7 @@ def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
     for path, stem in zip(dict.fromkeys(inputs_found), stems, strict=True):
         name = stem if stems.count(stem) == 1 else path.name  # a.png and a.jpg
         if name in jobs:
-            raise ValueError(f"{path}: would write the same mask as {jobs[name]}; rename one or predict it apart")
+            raise ValueError(f"{path}: would write the same mask as {jobs[name]}; rename one or predict it separately")
         jobs[name] = path
     return jobs
 

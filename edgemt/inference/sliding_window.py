@@ -15,7 +15,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
-from edgemt.data.volume_dataset import moments
+from edgemt.data.volume_dataset import mean_std
 from edgemt.model_card import Normalisation
 
 
@@ -47,7 +47,7 @@ def probabilities(
 
     if any(step > side or step < 1 for side, step in zip(patch, stride, strict=True)):
         raise ValueError(f"stride: {tuple(stride)} leaves gaps between windows of {tuple(patch)}; make it smaller")
-    mean, std = moments(image, normalise)
+    mean, std = mean_std(image, normalise)
     whole = image.to(device).to(torch.float32).div_(255).sub_(mean).div_(std)[None, None]
 
     def answer(windows: Tensor) -> Tensor:
@@ -78,5 +78,5 @@ def probabilities(
 
 
 def _overlap(patch: Sequence[int], stride: Sequence[int]) -> tuple[float, ...]:
-    """As MONAI wants it. It truncates patch * (1 - overlap): half a voxel more keeps 18 from becoming 17."""
+    """The overlap argument of MONAI, which truncates patch * (1 - overlap): half a voxel is added to the stride."""
     return tuple(max(0.0, 1 - (step + 0.5) / side) for side, step in zip(patch, stride, strict=True))

@@ -149,10 +149,10 @@ def sha256(path: str | Path) -> str:
 
 
 class Failures:
-    """Inputs that could not be used while the others were: told one by one on stderr, and named together at the end."""
+    """Collects inputs that could not be used: a warning for each on stderr, and one ValueError with all at the end."""
 
     def __init__(self, *, total: int = 2) -> None:
-        """Of one input alone, only the end tells."""
+        """total: number of inputs; with one input there is no warning, only the error at the end."""
         self._why: dict[str, str] = {}
         self._one = total < 2
 

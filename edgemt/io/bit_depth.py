@@ -45,7 +45,7 @@ class Depth:
         return to_uint8(array)
 
     def unlike(self, array: np.ndarray) -> str | None:
-        """What to say of a file that is deeper than those of training; None when it is not."""
+        """A warning for a file with more bits than those of training; None otherwise."""
         if self.rule == "stored" and array.dtype != np.uint8:
             return "has more than 8 bits, training had 8: scaled by its own 0.5 to 99.5 percentiles (or give a window)"
         return None
@@ -58,14 +58,14 @@ class Depth:
 
 
 def decide(rule: Rule, window: tuple[float, float] | None, deep: Iterable[bool]) -> Depth:
-    """The rule of a set; `deep` says of each of its files whether it has more than eight bits."""
+    """The rule of a data set. deep: for each file, whether it has more than eight bits."""
     if rule == "auto":
         rule = "window" if window is not None else "percentiles" if any(deep) else "stored"
     return Depth(rule, window)
 
 
 def of_card(data: dict[str, Any], *, source: str | Path) -> Depth:
-    """The rule on a card (`card.data`). Raises ValueError for one that is no rule; a card without one says `auto`."""
+    """The rule on a card (`card.data`). `auto` for a card without one. Raises ValueError for an invalid rule."""
     rule, window = data.get("depth", "auto"), data.get("window")
     try:
         pair = None if window is None else (float(window[0]), float(window[1]))

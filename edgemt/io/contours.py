@@ -13,7 +13,7 @@ from PIL import Image, ImageFilter
 
 Colour = tuple[int, int, int]
 
-# Bright hues that stay apart on red mucosa, on grey MRI and for the common colour-vision deficiencies.
+# Bright hues, distinguishable on red mucosa, on grey MRI and with the common colour-vision deficiencies.
 _PALETTE: tuple[Colour, ...] = (
     (64, 240, 200),
     (255, 210, 63),

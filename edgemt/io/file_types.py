@@ -27,7 +27,7 @@ def is_volume(path: str | Path) -> bool:
 
 
 def is_stray(path: str | Path) -> bool:
-    """Files and folders that systems and editors leave behind: names that begin with a dot, __MACOSX, Thumbs.db ..."""
+    """Whether a file or folder was left by the system or an editor: a dot name, __MACOSX, Thumbs.db ..."""
     name = os.path.basename(path)
     return name.startswith(".") or name.lower() in _STRAY
 
@@ -49,7 +49,7 @@ def stem_of(path: str | Path) -> str:
 
 
 def conversion_hint(path: str | Path) -> str | None:
-    """For a file of a known kind that is not read: one line that says how to convert it. None for any other file."""
+    """For a file of a known format that is not supported: one line on how to convert it. None for any other file."""
     name = Path(path).name.lower().removesuffix(".gz")
     how = next((how for suffix, how in _CONVERT.items() if name.endswith(suffix)), None)
     if how is None:

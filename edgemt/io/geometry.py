@@ -1,4 +1,4 @@
-"""How the voxels of a NIfTI file lie in space: axis codes, whether a label fits its image, one axis order for a set.
+"""Orientation of NIfTI files: axis codes, the position of a label and its image, one axis order for a data set.
 
 An order is three letters, one an axis of the array, the slice axis last: `RAS`, `RSA` ... (nibabel's codes, world
 coordinates). `kij` and its kind only move the file's own axes i, j, k. Empty: as the file stores them.
@@ -17,7 +17,7 @@ from typing import Any
 
 import numpy as np
 
-TOLERANCE = 0.2  # of a voxel: as far apart as corners of an image and its label may lie
+TOLERANCE = 0.2  # largest distance between the corners of an image and of its label, in voxels
 ANISOTROPIC = 1.2  # an axis is the slice axis when its spacing is so many times that of both others
 STORED = "ijk"
 _PAIRS = ("RL", "AP", "SI")

@@ -1,7 +1,7 @@
-"""Whether a dataset of an HDF5 file lies in that file: links and storage may lead to any other.
+"""Read datasets of HDF5 files. Data outside the file itself is refused.
 
-HDF5 has three ways out: external links, external raw storage (any file as an array) and virtual datasets. None of them
-is followed. Source: https://docs.h5py.org/en/stable/high/group.html#external-links and dataset properties there.
+Three features of HDF5 refer to other files: external links, external raw storage and virtual datasets. None of them is
+followed. Source: https://docs.h5py.org/en/stable/high/group.html#external-links and dataset properties there.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ def local_dataset(file: Any, name: str, *, path: str | Path) -> Any:
 
     where = name.strip("/")
     for _ in range(_MAX_SOFT_LINKS):
-        target = _soft_target(file, where, path=path, asked=name)
+        target = _soft_target(file, where, path=path, name=name)
         if target is None:
             break
         where = target
@@ -37,8 +37,8 @@ def local_dataset(file: Any, name: str, *, path: str | Path) -> Any:
     return found
 
 
-def _soft_target(file: Any, where: str, *, path: str | Path, asked: str) -> str | None:
-    """Where the first soft link on the way leads; None where there is none."""
+def _soft_target(file: Any, where: str, *, path: str | Path, name: str) -> str | None:
+    """The target of the first soft link on the path `where`; None without one."""
     import h5py
 
     parts = where.split("/")
@@ -47,19 +47,19 @@ def _soft_target(file: Any, where: str, *, path: str | Path, asked: str) -> str 
         link = file.get(step, getlink=True)
         if isinstance(link, h5py.ExternalLink):
             raise ValueError(
-                f"{path}: {asked!r} lies in another file ({link.filename}), which is not opened; copy the values "
+                f"{path}: {name!r} lies in another file ({link.filename}), which is not opened; copy the values "
                 "into this one"
             )
         if isinstance(link, h5py.SoftLink):
             base = [] if link.path.startswith("/") else parts[:i]
             return "/".join([*base, *link.path.strip("/").split("/"), *parts[i + 1 :]])
         if link is None:
-            raise ValueError(f"{path}: has no dataset {asked!r}; rename or add it")
+            raise ValueError(f"{path}: has no dataset {name!r}; rename or add it")
     return None
 
 
 def read_dataset(path: str | Path, name: str, *, axes: int) -> np.ndarray:
-    """One dataset, read whole. `label` is not touched while `image` is asked for."""
+    """Read one dataset completely; the other datasets of the file are not read."""
     with decoding(path, "HDF5"), open_h5(path) as file:
         if name not in file:
             raise ValueError(f"{path}: has no dataset {name!r}, only {sorted(file)}; rename it")

@@ -188,7 +188,7 @@ def deep_channels(image: Image.Image, path: str | Path) -> np.ndarray:
 
 def _one_page(image: Image.Image, path: str | Path) -> None:
     """Raises for a stack: its further pages would be lost. Previews inside a file are no pages."""
-    image._edgemt_deep = ";16" in _rawmode(image)  # type: ignore[attr-defined]  # a decoded image knows it no more
+    image._edgemt_deep = ";16" in _rawmode(image)  # type: ignore[attr-defined]  # lost once the image is decoded
     count = 1 if image.format == "MPO" else int(getattr(image, "n_frames", 1))
     if count > 1 and image.format == "TIFF":
         pages = 0

@@ -1,6 +1,8 @@
-"""Through a volume: which slices a 2-D network sees beside its own. The same in training and on the device.
+"""Read volumes (NIfTI, .h5, folders of slice images), and combine neighbouring slices to frames.
 
-Shapes: S slices of a volume, H W size in pixels, K slices that are seen together.
+The same functions run in training and on the device.
+
+Shapes: X Y Z voxels, S slices of a volume, H W size in pixels, K neighbouring slices of a frame.
 """
 
 from __future__ import annotations
@@ -44,7 +46,7 @@ def stack_neighbours(frames: np.ndarray, at: int, *, slices: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Volume:
-    """`array` [X, Y, Z] with scaled values, in the order that was asked for; `spacing_mm` one number an axis of it, if
+    """`array` [X, Y, Z] with scaled values, in the requested axis order; `spacing_mm` one number an axis of it, if
     the header has it. `affine`, `codes` and `header` (of nibabel) are those of the file as it is stored."""
 
     array: np.ndarray
@@ -174,7 +176,9 @@ def _slices(folder: str | Path, read: Callable[[str | Path], np.ndarray]) -> np.
         if slices and slice_.shape != slices[0].shape:
             raise ValueError(f"{path}: is {slice_.shape}, the slices before it are {slices[0].shape} (rows, columns)")
         if slices and (slice_.dtype == np.uint8) != (slices[0].dtype == np.uint8) and read is read_image:
-            raise ValueError(f"{path}: is {slice_.dtype}, the slices before it are {slices[0].dtype}; save all alike")
+            raise ValueError(
+                f"{path}: is {slice_.dtype}, the slices before it are {slices[0].dtype}; save all with the same type"
+            )
         slices.append(slice_)
     return np.stack(slices, axis=-1)
 

@@ -66,7 +66,7 @@ def compare(
     table = confusion(prediction, truth, classes=classes)
     rows = []
     for index in range(1, classes):
-        there, said = bool(table[index].any()), bool(table[:, index].any())
+        present, predicted = bool(table[index].any()), bool(table[:, index].any())
         scores = overlap(table, index)
         if dice_only:
             scores = {"dice": scores["dice"]}
@@ -74,9 +74,9 @@ def compare(
             masks = prediction == index, truth == index
             scores |= surface_scores(*masks, spacing_mm=spacing_mm, tolerance=tolerance)
         scores |= {
-            "both_empty": float(not there and not said),
-            "missed": float(there and not said),
-            "invented": float(said and not there),
+            "both_empty": float(not present and not predicted),
+            "missed": float(present and not predicted),
+            "invented": float(predicted and not present),
         }
         rows.append(scores)
     return rows
@@ -84,7 +84,7 @@ def compare(
 
 @dataclass(frozen=True)
 class Scores:
-    """What a list of cases says of a model. `classes` are the foreground names."""
+    """Metrics of a model on a list of cases. `classes` are the foreground names."""
 
     classes: tuple[str, ...]
     cases: list[dict[str, Any]]  # {"name": ..., class: {metric: value}}
@@ -132,5 +132,5 @@ def _ratio(part: float, whole: float) -> float:
 
 def _mean(values: Sequence[float]) -> float:
     """NaN values are left out; NaN when none is left."""
-    there = [v for v in values if not math.isnan(v)]
-    return sum(there) / len(there) if there else math.nan
+    present = [v for v in values if not math.isnan(v)]
+    return sum(present) / len(present) if present else math.nan

@@ -17,7 +17,7 @@ def largest_component(mask: np.ndarray, *, classes: int, connectivity: Literal["
     """Class indices [*space] -> the same, of each foreground class only its largest connected piece.
 
     "full" joins voxels that share a corner, as scikit-image does by default and with it the published clean-ups of DTC
-    and BCP; "faces" asks for a shared face. Needs scipy.
+    and BCP; "faces" requires a shared face. Needs scipy.
     """
     from scipy import ndimage
 

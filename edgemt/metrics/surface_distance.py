@@ -1,4 +1,4 @@
-"""How far apart the surfaces of two masks lie. No torch.
+"""Distances between the surfaces of two masks. No torch.
 
 Shapes: *space 2 or 3 axes, P points of a surface, A axes.
 """
@@ -42,12 +42,12 @@ def surface_scores(
         return scores if spacing_mm is None else scores | _in_mm(scores)
     box = bounding_box(prediction | truth)
     edges = surface(prediction[box]), surface(truth[box])
-    apart = _both_ways(*edges, spacing=None)
-    scores = _summary(*apart, tolerance=tolerance)
+    distances_both = _both_ways(*edges, spacing=None)
+    scores = _summary(*distances_both, tolerance=tolerance)
     if spacing_mm is None:
         return scores
     if len(set(spacing_mm)) == 1:
-        forth, back = (float(spacing_mm[0]) * distances for distances in apart)
+        forth, back = (float(spacing_mm[0]) * distances for distances in distances_both)
     else:
         forth, back = _both_ways(*edges, spacing=spacing_mm)
     return scores | _in_mm(_summary(forth, back, tolerance=tolerance))
@@ -100,21 +100,21 @@ def _both_ways(
 
 def _nearest(edge: np.ndarray, other: np.ndarray, *, spacing: Sequence[float] | None) -> np.ndarray:
     """[P], in no order: from each voxel of `edge` to the nearest one of `other`. Both ways of finding it are exact."""
-    apart = _points(edge & ~other)  # a voxel of both surfaces is at distance 0
+    points = _points(edge & ~other)  # a voxel of both surfaces is at distance 0
     distances = np.zeros(int(np.count_nonzero(edge)))
-    if not len(apart):
+    if not len(points):
         return distances
-    if edge.size < VOXELS_A_POINT * len(apart):
+    if edge.size < VOXELS_A_POINT * len(points):
         from scipy.ndimage import distance_transform_edt
 
         field = distance_transform_edt(~other, sampling=spacing)
-        distances[: len(apart)] = field[tuple(apart.T)]
+        distances[: len(points)] = field[tuple(points.T)]
     else:
         from scipy.spatial import cKDTree
 
         scale = np.ones(edge.ndim) if spacing is None else np.asarray(spacing, float)
         tree = cKDTree(_points(other) * scale, leafsize=64, compact_nodes=False, balanced_tree=False)
-        distances[: len(apart)] = tree.query(apart * scale)[0]
+        distances[: len(points)] = tree.query(points * scale)[0]
     return distances
 
 

@@ -21,7 +21,7 @@ from edgemt.artefacts import network_folder, stage_folder
 from edgemt.model_card import ModelCard
 from edgemt.pipeline.package import PARITY
 from edgemt.pipeline.recipe import Recipe
-from edgemt.pipeline.zoo_graphs import OF_FRAMES, Say, agreement, telling
+from edgemt.pipeline.zoo_graphs import OF_FRAMES, Say, agreement, representative_frames
 from edgemt.zoo.entry import Entry, open_entry
 from edgemt.zoo.synthetic_frames import frames_for, masks_of
 
@@ -52,7 +52,7 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
         masks = masks_of(network, card, frames)
         measured = _parity(working, entry, frames, masks, say=say)
         measured |= _int8(working, entry, recipe, say=say) if recipe else _carried(working, entry, say=say)
-        for number, index in enumerate(telling(masks, classes=len(card.classes))):
+        for number, index in enumerate(representative_frames(masks, classes=len(card.classes))):
             write_golden(working, f"synthetic{number}", frame=frames[index], mask=masks[index])
         finished = replace(card, stage="ship", parents=(entry.identity,), recipe_hash=key, measured=measured)
         finished = replace(finished, files={}, latency=())
@@ -69,7 +69,7 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
 
 def recipe_for(target: str | Path, flags: Sequence[str]) -> Recipe | None:
     """A recipe for frames like the entry's, found by the user's flags; None where there are no flags."""
-    from edgemt.data.cohort import DataOptions
+    from edgemt.data.options import DataOptions
     from edgemt.pipeline.overrides import override
 
     entry = open_entry(target)

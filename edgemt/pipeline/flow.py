@@ -1,4 +1,4 @@
-"""teacher -> (bank) -> student -> slim -> int8 -> ship -> report: each stage a folder, made once, then skipped.
+"""teacher -> (bank) -> student -> slim -> int8 -> ship -> report: each stage is a folder, made once.
 
 Unlabelled images are used in every stage: in the teacher's consistency, in distillation, in the fine-tuning
 after pruning, and in calibration. A file whose accuracy was not measured is not written.
@@ -36,7 +36,7 @@ STAGES = ("teacher", "bank", "student", "slim", "int8", "ship", "report")
 
 @distributed.distributed_run()
 def run(recipe: Recipe, out: Path, *, until: str = "report", overwrite: bool = False) -> Path:
-    """Every stage up to `until`; what stands is skipped, what was cut is resumed. Returns the last stage's folder.
+    """Run every stage up to `until`: complete ones are skipped, an interrupted one is resumed. Returns the last folder.
 
     A stage or checkpoint that does not fit the recipe or the data any more is renamed, or replaced with `overwrite`
     (`edgemt.artefacts.reuse`). Several processes (`edgemt.training.distributed`) train together; the first one does
@@ -51,29 +51,29 @@ def run(recipe: Recipe, out: Path, *, until: str = "report", overwrite: bool = F
 def _run(context: RunContext, until: str) -> Path:
     out = context.out
     distributed.barrier()  # for the lock of the first process
-    _say_what_shares(context)
+    _log_processes(context)
     context.slices.content  # noqa: B018  all processes together
     if process_rank.is_main_process():
         log_changes(context, STAGES[: STAGES.index(until) + 1])
         write_text(out / "recipe.json", stage_folder.to_json(context.recipe))
     makers: dict[str, Callable[[RunContext], Path]] = {
         "teacher": teacher,
-        "bank": _by_first(bank),
+        "bank": _on_main_process(bank),
         "student": student,
         "slim": prune.slim,
-        "int8": _by_first(quantize.int8),
-        "ship": _by_first(package.ship),
+        "int8": _on_main_process(quantize.int8),
+        "ship": _on_main_process(package.ship),
         "report": report,
     }
     folder = out
     for stage in STAGES[: STAGES.index(until) + 1]:
         folder = makers[stage](context)
-    _tell_what_was_given_up(context, until)
+    _log_given_up(context, until)
     return folder
 
 
-def _tell_what_was_given_up(context: RunContext, until: str) -> None:
-    """The last lines of a run: what its gates refused, and what stands in its place."""
+def _log_given_up(context: RunContext, until: str) -> None:
+    """Log at the end of a run what its gates refused, and what is shipped in its place."""
     last = next((stage for stage in ("ship", "int8", "slim") if STAGES.index(stage) <= STAGES.index(until)), None)
     if last is None or not process_rank.is_main_process():
         return
@@ -81,17 +81,17 @@ def _tell_what_was_given_up(context: RunContext, until: str) -> None:
         log(f"given up: {describe_fallback(record)}")
 
 
-def _by_first(make: Callable[[RunContext], Path]) -> Callable[[RunContext], Path]:
-    """A stage that one process makes while the others wait."""
+def _on_main_process(make: Callable[[RunContext], Path]) -> Callable[[RunContext], Path]:
+    """A stage that the main process makes while the others wait."""
     return lambda context: Path(distributed.run_on_main(lambda: str(make(context))))
 
 
-def _say_what_shares(context: RunContext) -> None:
+def _log_processes(context: RunContext) -> None:
     gpus, count = torch.cuda.device_count(), process_rank.world_size()
     if count > 1:
         log(f"{count} processes: a step sees {count} times the rows of schedule.labelled and schedule.unlabelled")
     elif gpus > 1:
-        log(f"1 of {gpus} GPUs works; for all: torchrun --nproc-per-node {gpus} -m edgemt.cli run RECIPE ...")
+        log(f"1 of {gpus} GPUs works; for all: torchrun --nproc-per-node {gpus} -m edgemt run RECIPE ...")
 
 
 def teacher(context: RunContext) -> Path:
@@ -110,7 +110,7 @@ def teacher(context: RunContext) -> Path:
 
 
 def bank(context: RunContext) -> Path:
-    """What the teacher predicts of every training image, on disk, where the student's method learns from it."""
+    """The teacher's predictions of every training image, on disk, where the student's method learns from it."""
     source = context.folder("teacher")
     if not uses_soft_label_bank(context.recipe.student.method):
         return source
@@ -125,7 +125,7 @@ def student(context: RunContext) -> Path:
 
 
 def controls(context: RunContext) -> list[Path]:
-    """The same networks and budgets without what EdgeMT adds, so that its worth can be read off."""
+    """The same networks and budgets without parts of the method, to measure what those contribute."""
     of = context.recipe
     teacher = replace(of.teacher, members=1, flips=1)
     floor = supervised_as(of.student.method)
@@ -154,5 +154,5 @@ def semi_supervised(of: Recipe) -> Method:
 
 def report(context: RunContext) -> Path:
     """After the controls, which all processes train."""
-    beside = controls(context)
-    return _by_first(lambda context: reporting.report(context, beside))(context)
+    folders = controls(context)
+    return _on_main_process(lambda context: reporting.report(context, folders))(context)

@@ -31,7 +31,7 @@ class Guidance:
         """Name -> fingerprint, for the inputs of a stage; `others` stand before the feature teacher."""
         return {
             **({"teacher": stage_folder.identity(self.teacher)} if self.teacher is not None else {}),
-            **({"bank": soft_labels.identity(self.bank)} if self.bank is not None else {}),
+            **({"bank": soft_labels.bank_fingerprint(self.bank)} if self.bank is not None else {}),
             **(others or {}),
             **({"feature teacher": self.features.identity} if self.features is not None else {}),
         }

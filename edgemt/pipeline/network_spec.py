@@ -130,7 +130,7 @@ def pretrained_encoder(of: TeacherOptions | StudentOptions, stage: str) -> Encod
     if isinstance(of, StudentOptions) or of.network.startswith(STUDENT_PREFIX):
         encoder = students.encoder_name(of.network.removeprefix(STUDENT_PREFIX))
     elif of.network.startswith("smp/"):
-        from teachers.library import published
+        from teachers.external import published
 
         encoder, hub = published(of.encoder or "resnet34")
     elif of.encoder_weights:

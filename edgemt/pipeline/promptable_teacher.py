@@ -26,7 +26,7 @@ from edgemt.pipeline.training_data import TrainingData
 from edgemt.training import distributed
 from edgemt.training.options import Schedule
 from edgemt.training.progress import file_progress
-from teachers.embeddings import Remembered, Store
+from teachers.embeddings import CachedEncoderSam, EmbeddingStore
 from teachers.promptable import Promptable
 
 SMALL, VOLUME_ROWS = "small", 2
@@ -114,15 +114,15 @@ def _cached_sam(
 
     cases = training_images(data)
     flat = [image for case in cases for image in case]
-    store = Store(context.folder("embeddings"), model, options.gigabytes)
+    store = EmbeddingStore(context.folder("embeddings"), model, options.gigabytes)
 
     def fill() -> list[str]:
         progress, device = file_progress("images embedded by SAM"), context.slices.device
-        return [str(f) for f in store.fill(load_sam(options.model), flat, device=device, progress=progress, say=log)]
+        return [str(f) for f in store.fill(load_sam(options.model), flat, device=device, progress=progress, log=log)]
 
     files = iter([Path(name) for name in distributed.run_on_main(fill)])
     table = [[next(files) for _ in case] for case in cases]
-    return lambda: Remembered(load_sam(options.model).forget_encoder(), table)
+    return lambda: CachedEncoderSam(load_sam(options.model).drop_encoder(), table)
 
 
 def training_images(data: Any) -> list[list[Tensor]]:

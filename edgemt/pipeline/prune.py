@@ -37,7 +37,7 @@ _REMEDY = "slim.schedule.steps up or slim.prune.share down"
 
 
 def slim(context: RunContext) -> Path:
-    """The folder `slim`: the student pruned and fine-tuned as the recipe wants, or by the first attempt that passes.
+    """The folder `slim`: the student pruned and fine-tuned as the recipe states, or by the first attempt that passes.
 
     Raises GateError where the gate refuses and `strict` is set, and where the student's own Dice was not measured.
     """

@@ -16,7 +16,7 @@ from torch import nn
 from deploy.pruning import prune
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.contract import Batch
-from edgemt.data.slice_dataset import TwoStream
+from edgemt.data.slice_dataset import TwoStreamBatches
 from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
 from edgemt.learning.losses import dice_ce
@@ -77,7 +77,7 @@ def dice_of(context: RunContext, folder: Path) -> float:
 
 
 def _prune_and_tune(
-    stage: Stage, attempt: Attempt, stream: TwoStream, working: Path
+    stage: Stage, attempt: Attempt, stream: TwoStreamBatches, working: Path
 ) -> tuple[engine.Trained, dict[str, Any]]:
     """The student pruned and fine-tuned, in `prune.rounds` rounds; and its description for the card."""
     source, rounds = stage.context.folder("student"), attempt.prune.rounds
@@ -104,7 +104,7 @@ def _prune_and_tune(
 
 
 def _tune_further(
-    stage: Stage, attempt: Attempt, earlier: Path, stream: TwoStream, working: Path
+    stage: Stage, attempt: Attempt, earlier: Path, stream: TwoStreamBatches, working: Path
 ) -> tuple[engine.Trained, dict[str, Any]]:
     """The network of an earlier attempt, fine-tuned on further batches; and its description for the card."""
     recipe = stage.context.recipe
@@ -154,7 +154,7 @@ def _pruned(
     stage: Stage,
     attempt: Attempt,
     network: nn.Module,
-    stream: TwoStream,
+    stream: TwoStreamBatches,
     part: Path,
     *,
     whole: dict[str, Any],
@@ -198,7 +198,12 @@ def _fresh(described: dict[str, Any]) -> nn.Module:
 
 
 def _cut(
-    context: RunContext, attempt: Attempt, network: nn.Module, stream: TwoStream, number: int, whole: dict[str, int]
+    context: RunContext,
+    attempt: Attempt,
+    network: nn.Module,
+    stream: TwoStreamBatches,
+    number: int,
+    whole: dict[str, int],
 ) -> dict[str, Any]:
     """Prunes `network` in place to this round's part of the share; the plan that does the same to another one."""
     of, batches = attempt.prune, context.recipe.slim.batches
@@ -233,7 +238,7 @@ def _remove_resume_files(working: Path) -> None:
         shutil.rmtree(part)
 
 
-def supervised_gradients(stream: TwoStream, batches: int, network: nn.Module) -> None:
+def supervised_gradients(stream: TwoStreamBatches, batches: int, network: nn.Module) -> None:
     """Gradients of the supervised loss on real batches, which rank the channels."""
     for index in range(batches):
         batch: Batch = stream.batch(index, torch.device("cpu"))

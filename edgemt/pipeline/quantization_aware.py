@@ -14,7 +14,7 @@ import torch
 from torch import nn
 
 from edgemt.artefacts import network_folder, stage_folder
-from edgemt.data.slice_dataset import TwoStream
+from edgemt.data.slice_dataset import TwoStreamBatches
 from edgemt.pipeline.accuracy import measured_of
 from edgemt.pipeline.guidance import student_guidance
 from edgemt.pipeline.recipe import student_method
@@ -56,7 +56,7 @@ def distil_in_eight_bits(context: RunContext) -> Path:
     return stage.folder
 
 
-def _fake_quantized(source: Path, stream: TwoStream) -> nn.Module:
+def _fake_quantized(source: Path, stream: TwoStreamBatches) -> nn.Module:
     """The pruned student with rounding layers, their ranges taken from a few batches of both streams."""
     network = fake_quantize(network_folder.load_network(source))
     return calibrate(network, [stream.batch(index, torch.device("cpu")).image for index in range(4)])

@@ -22,7 +22,7 @@ from deploy.package.input_drift import drift_message, measure
 from deploy.quantization.accuracy_gate import GateError
 from deploy.runtimes.load import runner
 from edgemt.artefacts import stage_folder
-from edgemt.data.slice_dataset import Stack
+from edgemt.data.slice_dataset import SliceDataset
 from edgemt.inference.evaluate import evaluation_record
 from edgemt.io.atomic import next_name
 from edgemt.pipeline.accuracy import dice_drop, gate_failure, measured_of
@@ -201,7 +201,7 @@ def _calibration(context: RunContext) -> list[np.ndarray]:
     if count < 1:
         raise ValueError(f"int8.images: {context.recipe.int8.images} frames cannot calibrate; give at least 1")
     frames = frames_of(stack, count, seed=context.recipe.seed)
-    patients = len({case.group for case in context.slices.cohort.labelled})
+    patients = len({case.patient for case in context.slices.cohort.labelled})
     known = measure(frames_of(context.slices.labelled, 500, seed=context.recipe.seed), patients=patients)
     warning = drift_message(frames, known, what="int8: calibration")
     if warning is not None:
@@ -209,7 +209,7 @@ def _calibration(context: RunContext) -> list[np.ndarray]:
     return [frame[None] for frame in frames]
 
 
-def frames_of(stack: Stack, count: int, *, seed: int) -> np.ndarray:
+def frames_of(stack: SliceDataset, count: int, *, seed: int) -> np.ndarray:
     """At most `count` frames of a stack, uint8 [N, H, W, K], as the graph takes them."""
     count = min(count, len(stack.image))
     chosen = np.random.default_rng(seed).choice(len(stack.image), count, replace=False)

@@ -8,8 +8,7 @@ from typing import Literal
 import teachers
 from deploy.benchmark.bench import BenchOptions
 from deploy.pruning.options import PruneOptions
-from edgemt.data.cohort import DataOptions
-from edgemt.data.options import AugmentOptions, VolumeOptions
+from edgemt.data.options import AugmentOptions, DataOptions, VolumeOptions
 from edgemt.io.encoder_weights import FirstConv, Pretrained
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.methods import METHODS, Method
@@ -84,7 +83,8 @@ class Int8Stage:
 
     images: int = 200  # frames to calibrate on
     ladder: tuple[Literal["mixed", "distil"], ...] = ("mixed", "distil")  # what may be tried after calibration alone
-    kept: int = 8  # most layers that "mixed" leaves in float, the most sensitive ones
+    kept: int = 8  # words: ok
+    """most layers that "mixed" leaves in float, the most sensitive ones"""
     gain: float = 1.0  # "mixed" ends where the graph is not more than so many times as fast as float on OpenVINO
     schedule: Schedule = field(  # of "distil": the student's own method, with simulated 8-bit rounding
         default_factory=lambda: Schedule(steps=600, learning_rate=2e-4, validations=3)

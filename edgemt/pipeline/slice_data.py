@@ -16,10 +16,10 @@ import students
 from deploy import export
 from edgemt.artefacts import stage_folder
 from edgemt.artefacts.fingerprints import Content, digests_of, entries, key_of_entries
-from edgemt.data.cohort import Cohort, find
+from edgemt.data.cohort import DatasetSplit, split_dataset
 from edgemt.data.reading import Reading
-from edgemt.data.slice_dataset import Stack, TwoStream, load, statistics
-from edgemt.data.soft_labels import read as read_bank
+from edgemt.data.slice_dataset import SliceDataset, TwoStreamBatches, load_slices, slice_statistics
+from edgemt.data.soft_labels import read_bank as read_bank
 from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, evaluate, evaluation_record, prepare
 from edgemt.io import encoder_weights
@@ -39,8 +39,8 @@ class SliceData:
     recipe: Recipe
 
     @cached_property
-    def cohort(self) -> Cohort:
-        return find(self.recipe.data)
+    def cohort(self) -> DatasetSplit:
+        return split_dataset(self.recipe.data)
 
     def share_with(self, other: SliceData) -> None:
         """Give `other`, of the same data options, what was read and decoded here."""
@@ -57,7 +57,7 @@ class SliceData:
         """The same for the control that learns from every mask."""
         return self._content_of(self._fully_labelled_cohort)
 
-    def _content_of(self, cohort: Cohort) -> Content:
+    def _content_of(self, cohort: DatasetSplit) -> Content:
         def make() -> dict[str, Any]:
             root = self.recipe.data.root
             lists = (cohort.labelled, cohort.unlabelled, cohort.val)
@@ -91,14 +91,14 @@ class SliceData:
         return reading
 
     @cached_property
-    def labelled(self) -> Stack:
+    def labelled(self) -> SliceDataset:
         progress = file_progress("labelled images")
-        return load(self.cohort.labelled, self.recipe.data, reading=self.reading, progress=progress)
+        return load_slices(self.cohort.labelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
-    def unlabelled(self) -> Stack:
+    def unlabelled(self) -> SliceDataset:
         progress = file_progress("unlabelled images")
-        return load(self.cohort.unlabelled, self.recipe.data, reading=self.reading, progress=progress)
+        return load_slices(self.cohort.unlabelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
     def val(self) -> EvalSet:
@@ -126,7 +126,7 @@ class SliceData:
         expected = self._expected_by_encoder()
         if expected is not None:
             return expected
-        return statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
+        return slice_statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
 
     def _expected_by_encoder(self) -> Normalisation | None:
         """The normalisation that the student's pretrained weights were trained with, where the recipe uses it.
@@ -179,17 +179,17 @@ class SliceData:
 
     def stream(
         self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
-    ) -> TwoStream:
+    ) -> TwoStreamBatches:
         labelled, unlabelled = self.labelled, self.unlabelled
         rows = (schedule.labelled, schedule.unlabelled)
         if all_labels:  # the ceiling: the same number of rows, every one labelled
-            labelled, unlabelled, rows = self.fully_labelled, load((), self.recipe.data), (sum(rows), 0)
+            labelled, unlabelled, rows = self.fully_labelled, load_slices((), self.recipe.data), (sum(rows), 0)
         elif bank is not None:  # with the stored probabilities of each slice
             labelled, unlabelled = (
                 replace(stack, soft=torch.as_tensor(read_bank(bank, cases)))
                 for stack, cases in ((labelled, self.cohort.labelled), (unlabelled, self.cohort.unlabelled))
             )
-        return TwoStream(
+        return TwoStreamBatches(
             labelled,
             unlabelled,
             batch_size=rows,
@@ -200,15 +200,15 @@ class SliceData:
         )
 
     @cached_property
-    def fully_labelled(self) -> Stack:
+    def fully_labelled(self) -> SliceDataset:
         """Every training image with its mask: only for the control that shows the ceiling."""
         data = replace(self.recipe.data, depth=self.reading.depth.rule)
-        return load(self._fully_labelled_cohort.labelled, data, progress=file_progress("all labels"))
+        return load_slices(self._fully_labelled_cohort.labelled, data, progress=file_progress("all labels"))
 
     @cached_property
-    def _fully_labelled_cohort(self) -> Cohort:
+    def _fully_labelled_cohort(self) -> DatasetSplit:
         data = self.recipe.data
-        return find(replace(data, labelled="", phantom=_all_labelled(data.phantom)))
+        return split_dataset(replace(data, labelled="", phantom=_all_labelled(data.phantom)))
 
     def predict(self, network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
         """uint8 [N, H, W, K] -> uint8 [N, H, W] through the graph that ships, in torch."""

@@ -22,7 +22,7 @@ from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.contract import Case
 from edgemt.data import soft_labels
 from edgemt.data.augment2d import normalised
-from edgemt.data.slice_dataset import Stack
+from edgemt.data.slice_dataset import SliceDataset
 from edgemt.learning import losses
 from edgemt.pipeline.log import log
 from edgemt.pipeline.run_context import RunContext
@@ -98,22 +98,22 @@ def _fill(
 ) -> Path:
     folder, data = context.folder("bank"), context.recipe.data
     network = network_folder.load_network(teacher).to(context.slices.device)
-    summary = soft_labels.fill(
+    summary = soft_labels.write_bank(
         folder,
         cases,
-        label=lambda case: predict(network, case),
+        predict=lambda case: predict(network, case),
         classes=data.classes,
         size=data.size,
         key=key,
         progress=file_progress(progress),
-        say=log,
+        log=log,
         **options,
     )
     log(f"bank: {summary.volumes} {files}, {summary.megabytes:.0f} MB, {summary.megabytes_per_volume:.2f} MB each")
     return folder
 
 
-def _units(context: RunContext) -> Iterator[tuple[Case, Stack, list[int]]]:
+def _units(context: RunContext) -> Iterator[tuple[Case, SliceDataset, list[int]]]:
     """Each single frame, or each volume with the rows of its slices in order."""
     slices = context.slices
     for cases, stack in ((slices.cohort.labelled, slices.labelled), (slices.cohort.unlabelled, slices.unlabelled)):
@@ -127,7 +127,7 @@ def _units(context: RunContext) -> Iterator[tuple[Case, Stack, list[int]]]:
 
 
 @torch.inference_mode()
-def _probabilities(context: RunContext, network: nn.Module, stack: Stack, rows: list[int]) -> np.ndarray:
+def _probabilities(context: RunContext, network: nn.Module, stack: SliceDataset, rows: list[int]) -> np.ndarray:
     """float32 [n, C, H, W] of rows of a stack, normalised as in training."""
     device, normalise = context.slices.device, context.slices.normalise
     kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision("auto", device))

@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from edgemt.artefacts import stage_folder
-from edgemt.data.cohort import DataOptions
+from edgemt.data.options import DataOptions
 from edgemt.model_card import ModelCard
 from edgemt.training import engine
 from edgemt.training.options import Schedule

@@ -16,10 +16,16 @@ from torch import Tensor, nn
 
 from edgemt.artefacts import stage_folder
 from edgemt.contract import Case
-from edgemt.data.cohort import Cohort, find
+from edgemt.data.cohort import DatasetSplit, split_dataset
 from edgemt.data.reading import Reading
 from edgemt.data.summary import on_card, reading_of
-from edgemt.data.volume_dataset import VolumeStack, VolumeStream, at_file_size, load_volumes, volume_statistics
+from edgemt.data.volume_dataset import (
+    TwoStreamPatches,
+    VolumeDataset,
+    load_volumes,
+    resize_to_original,
+    volume_statistics,
+)
 from edgemt.inference.evaluate import score
 from edgemt.inference.sliding_window import count_windows, probabilities
 from edgemt.model_card import ModelCard, Normalisation
@@ -46,8 +52,8 @@ class VolumeData:
         return self.slices.recipe
 
     @cached_property
-    def cohort(self) -> Cohort:
-        return find(self.recipe.data, whole=True)
+    def cohort(self) -> DatasetSplit:
+        return split_dataset(self.recipe.data, whole_volumes=True)
 
     @property
     def cache_inputs(self) -> dict[str, Any]:
@@ -75,15 +81,15 @@ class VolumeData:
         return self.slices.device
 
     @cached_property
-    def labelled(self) -> VolumeStack:
+    def labelled(self) -> VolumeDataset:
         return self._load(self.cohort.labelled, "labelled volumes")
 
     @cached_property
-    def unlabelled(self) -> VolumeStack:
+    def unlabelled(self) -> VolumeDataset:
         return self._load(self.cohort.unlabelled, "unlabelled volumes")
 
     @cached_property
-    def val(self) -> VolumeStack:
+    def val(self) -> VolumeDataset:
         return self._load(tuple(replace(case, label=None) for case in self.cohort.val), "validation volumes")
 
     @cached_property
@@ -98,13 +104,13 @@ class VolumeData:
         labelled, unlabelled, rows = self.labelled, self.unlabelled, (schedule.labelled, schedule.unlabelled)
         if all_labels:
             data = self.recipe.data
-            every = find(replace(data, labelled=""), whole=True).labelled
+            every = split_dataset(replace(data, labelled=""), whole_volumes=True).labelled
             reading = reading_of(
                 replace(self.cohort, labelled=every), replace(data, depth=self.slices.reading.depth.rule)
             )
             labelled, unlabelled = self._load(every, "all labels", reading), self._load((), "")
             rows = (sum(rows), 0)
-        return VolumeStream(
+        return TwoStreamPatches(
             labelled.to(self.slices.device),
             unlabelled.to(self.slices.device),
             batch_size=rows,
@@ -153,7 +159,7 @@ class VolumeData:
         found = []
         for index, (image, shape) in enumerate(zip(self.val.image, self.val.shapes, strict=True)):
             p = self._probabilities(network, image, stride=stride)
-            whole = at_file_size(p, shape)
+            whole = resize_to_original(p, shape)
             found.append(np.moveaxis(whole.argmax(0).to(torch.uint8).cpu().numpy(), -1, 0))
             if progress_bar is not None:
                 progress_bar(index + 1, len(self.val))
@@ -165,7 +171,7 @@ class VolumeData:
         p = self._probabilities(network, stack.image[0], stride=self.recipe.volume.stride)
         depth = stack.shapes[0][2]
         size = (*self.recipe.data.size, depth)
-        fitted = at_file_size(p, size)
+        fitted = resize_to_original(p, size)
         return fitted.permute(3, 0, 1, 2).cpu().numpy()
 
     def _probabilities(self, network: nn.Module, image: Tensor, *, stride: tuple[int, int, int]) -> Tensor:
@@ -183,7 +189,7 @@ class VolumeData:
             precision={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(kind),
         )
 
-    def _load(self, cases: tuple[Case, ...], what: str, reading: Reading | None = None) -> VolumeStack:
+    def _load(self, cases: tuple[Case, ...], what: str, reading: Reading | None = None) -> VolumeDataset:
         progress = file_progress(what) if what else None
         data, reading = self.recipe.data, reading or self.slices.reading
         return load_volumes(cases, data, self.recipe.volume, reading=reading, progress=progress)

@@ -161,7 +161,7 @@ def _halved(path: Path, network: nn.Module, card: ModelCard, frames: np.ndarray,
     return {**card.measured[stage_folder.WEIGHTS], "runtime": "onnxruntime", "measured_in": "torch", "agreement": same}
 
 
-def telling(masks: np.ndarray, *, classes: int, count: int = GOLDEN) -> list[int]:
+def representative_frames(masks: np.ndarray, *, classes: int, count: int = GOLDEN) -> list[int]:
     """Indices of the masks with many classes, and none of them nearly everywhere. [N, H, W] -> at most `count`."""
     shares = [np.bincount(mask.ravel(), minlength=classes) / mask.size for mask in masks]
     order = sorted(range(len(masks)), key=lambda i: (-int((shares[i] > 0.002).sum()), shares[i].max()))
@@ -170,7 +170,7 @@ def telling(masks: np.ndarray, *, classes: int, count: int = GOLDEN) -> list[int
 
 def _steady(graph: Path, frames: np.ndarray, masks: np.ndarray, *, classes: int) -> list[int]:
     """Of the telling frames those on which rounding moves least: another processor rounds in its own way."""
-    chosen = telling(masks, classes=classes, count=2 * GOLDEN)
+    chosen = representative_frames(masks, classes=classes, count=2 * GOLDEN)
     given = runner(graph, runtime="onnxruntime")(frames[chosen])
     same = {index: float((masks[index] == mask).mean()) for index, mask in zip(chosen, given, strict=True)}
     shown = {index: len(np.unique(masks[index])) for index in chosen}

@@ -10,8 +10,7 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploy.pruning.options import PruneOptions
-from edgemt.data.cohort import DataOptions
-from edgemt.data.options import PRESETS, AugmentOptions, VolumeOptions
+from edgemt.data.options import PRESETS, AugmentOptions, DataOptions, VolumeOptions
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher

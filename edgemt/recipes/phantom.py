@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from deploy.benchmark.bench import BenchOptions
 from deploy.pruning.options import PruneOptions
-from edgemt.data.cohort import DataOptions
-from edgemt.data.options import VolumeOptions
+from edgemt.data.options import DataOptions, VolumeOptions
 from edgemt.data.phantom2d import CLASSES
 from edgemt.data.phantom3d import CLASSES as ORGANS
 from edgemt.methods import METHODS

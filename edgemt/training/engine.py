@@ -55,6 +55,7 @@ from edgemt.training.device import (
 )
 from edgemt.training.options import Schedule
 from edgemt.training.progress import TrainingProgress, warn_if_threshold_accepts_all
+from edgemt.training.seeds import step_seed
 
 
 @dataclass(frozen=True)
@@ -349,11 +350,3 @@ class Trainer:
         self.restore(file, key=key)
         # the step number is not restored, so that other batches are drawn than those that failed
         self.index, self.restores, self.history["skipped"] = index, restores, skipped
-
-
-def step_seed(seed: int, index: int) -> int:
-    """A 62-bit seed for each (seed, step) by splitmix64, so that successive steps get unrelated random streams."""
-    z = (seed * 0x9E3779B97F4A7C15 + index * 0xD1B54A32D192ED03 + 0x9E3779B97F4A7C15) & (2**64 - 1)
-    z = ((z ^ (z >> 30)) * 0xBF58476D1CE4E5B9) & (2**64 - 1)
-    z = ((z ^ (z >> 27)) * 0x94D049BB133111EB) & (2**64 - 1)
-    return (z ^ (z >> 31)) >> 2

@@ -1,4 +1,4 @@
-"""The zoo on disk: trained students that travel with the package, opened only when they are what their card says.
+"""Zoo entries on disk: trained students that come with the package, verified against their card when opened.
 
     students/zoo/NAME/  card.json   weights.safetensors, float16: for training on and for float graphs, with torch
                         model.int8.onnx, or model.fp16.onnx where INT8 costs too much: what a device runs
@@ -34,7 +34,7 @@ LARGEST = 8_000_000  # bytes of an entry: weights, graph and golden frames
 TERMS = "research use: trained on data with its own terms"
 BEGIN, END = "<!-- entries, written by `edgemt pack` -->", "<!-- end of entries -->"
 _FILES = re.compile(r"weights\.safetensors|model\.(int8|fp16)\.onnx|inputs\.json|golden/synthetic\d+(\.mask)?\.png")
-BUSY = 0.5  # cores of others from which on a time says little
+BUSY = 0.5  # CPU cores in use by other processes above which a measured time is not reported
 _CLASSES_MS = (0.5, 1, 2, 4, 8, 16, 32, 64)
 _NETWORK = {"room", "name", "channels", "classes", "heads", "options", "plan"}
 _OPTIONS = {"decoder", "pretrained", "resolution"}  # others would reach timm, some of which open files
@@ -62,8 +62,8 @@ class Entry:
     def identity(self) -> str:
         """What a student that starts from it depends on: weights and the network they fit."""
         weights = {WEIGHTS: self.card.files[WEIGHTS]}
-        said = [weights, {key: value for key, value in self.card.network.items() if key != "zoo"}]
-        return hashlib.sha256(json.dumps(said, sort_keys=True).encode()).hexdigest()
+        content = [weights, {key: value for key, value in self.card.network.items() if key != "zoo"}]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 def is_entry(target: str) -> bool:
@@ -72,7 +72,7 @@ def is_entry(target: str) -> bool:
 
 
 def open_entry(target: str | Path) -> Entry:
-    """The entry of `zoo/NAME`, or of a folder packed alike.
+    """The entry of `zoo/NAME`, or of a folder that `edgemt pack` wrote.
 
     Raises ValueError in one line for an unknown name (with the nearest), a damaged card, and weights that are missing,
     too large, or not those of the card.
@@ -87,7 +87,7 @@ def open_entry(target: str | Path) -> Entry:
     weights = folder / WEIGHTS
     if not weights.is_file() or weights.is_symlink():
         raise ValueError(f"{weights}: missing; the zoo reads weights as safetensors alone, install or pack it again")
-    if (heavy := weight(folder, card)) > LARGEST:
+    if (heavy := num_bytes(folder, card)) > LARGEST:
         raise ValueError(f"{folder}: {heavy / 1e6:.1f} MB, an entry has {LARGEST / 1e6:g} at most")
     if sha256(weights) != card.files[WEIGHTS]:
         raise ValueError(
@@ -97,7 +97,7 @@ def open_entry(target: str | Path) -> Entry:
 
 
 def read_card(folder: Path) -> ModelCard:
-    """The card of an entry. Raises ValueError, naming it, when it does not say all that an entry's card says."""
+    """The card of an entry. Raises ValueError, naming it, where it lacks a field of an entry."""
     file = folder / CARD
     try:
         card = ModelCard.from_json(file.read_text(encoding="utf-8"), source=file)
@@ -123,28 +123,28 @@ def read_card(folder: Path) -> ModelCard:
     return card
 
 
-def weight(folder: Path, card: ModelCard) -> int:
+def num_bytes(folder: Path, card: ModelCard) -> int:
     """Bytes of an entry's files that are there."""
     return sum(path.stat().st_size for name in card.files if (path := folder / name).is_file())
 
 
-def graph(card: ModelCard) -> str | None:
+def graph_file(card: ModelCard) -> str | None:
     """The file that an entry runs; None for one that was packed without any."""
     return next((file for file in GRAPHS if file in card.files), None)
 
 
-def about(card: ModelCard) -> str:
+def summary(card: ModelCard) -> str:
     """One line: classes, input, Dice of the graph and of the weights, latency class, labels, terms."""
     facts = card.network["zoo"]
     return (
-        f"{', '.join(card.classes[1:])}: {taken(card)}; {dice(card)}; {latency_class(card)}; {card.network['name']} "
-        f"({card.name}); labels: {facts['labels']}; {facts['terms']}"
+        f"{', '.join(card.classes[1:])}: {input_description(card)}; {dice_text(card)}; {latency_class(card)}; "
+        f"{card.network['name']} ({card.name}); labels: {facts['labels']}; {facts['terms']}"
     )
 
 
-def dice(card: ModelCard) -> str:
+def dice_text(card: ModelCard) -> str:
     """`Dice 0.865 in INT8, 0.864 in float`, both on the validation list that the card names."""
-    whole, file = card.measured[WEIGHTS]["dice"], graph(card)
+    whole, file = card.measured[WEIGHTS]["dice"], graph_file(card)
     if file is None:
         return f"Dice {whole:.3f} in float, no graph"
     if "measured_in" in card.measured.get(file, {}):  # its masks were compared with those of the weights, not scored
@@ -156,7 +156,7 @@ def dice(card: ModelCard) -> str:
 
 def latency_class(card: ModelCard) -> str:
     """`<= 2 ms on openvino`: the power of two above a frame's median time, on the machine that packed the entry."""
-    timed = [record for record in card.latency if record.get("file") == graph(card)]
+    timed = [record for record in card.latency if record.get("file") == graph_file(card)]
     if not timed or timed[0].get("foreign_cores", 0) > BUSY:
         return "not timed"
     best = min(timed, key=lambda record: record["p50_ms"])
@@ -164,7 +164,7 @@ def latency_class(card: ModelCard) -> str:
     return f"{within} on {best['runtime']}"
 
 
-def taken(card: ModelCard) -> str:
+def input_description(card: ModelCard) -> str:
     """The input in words: `160 x 128, 3 slices`."""
     kind = f"{card.channels} slices" if card.channel_order == "slices" else card.channel_order
     return f"{card.size[0]} x {card.size[1]}, {kind}"
@@ -183,9 +183,9 @@ def table(home: Path | None = None) -> str:
         network, facts = card.network, card.network["zoo"]
         decoder, plan = network["options"].get("decoder", students.DECODER), network["plan"]
         rows.append([
-            f"`{PREFIX}{name}`", ", ".join(card.classes[1:]), taken(card),
+            f"`{PREFIX}{name}`", ", ".join(card.classes[1:]), input_description(card),
             f"{network['name']}, {decoder}{_at(network)}{', pruned' if plan else ''}",
-            f"{card.params / 1e6:.2f}", f"{card.macs / 1e6:.0f}", f"{weight(home / name, card) / 1e6:.1f}",
+            f"{card.params / 1e6:.2f}", f"{card.macs / 1e6:.0f}", f"{num_bytes(home / name, card) / 1e6:.1f}",
             card.name, str(facts["labels"]), f"{card.measured[WEIGHTS]['dice']:.4f}", _graph_dice(card),
             latency_class(card), facts["terms"],
         ])  # fmt: skip
@@ -198,7 +198,7 @@ def _at(network: dict[str, Any]) -> str:
 
 
 def _graph_dice(card: ModelCard) -> str:
-    file = graph(card)
+    file = graph_file(card)
     if file is None:
         return "no graph"
     found = card.measured[file]

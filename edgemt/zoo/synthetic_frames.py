@@ -1,4 +1,4 @@
-"""Frames of nobody, for golden pairs and comparisons: where a model goes, no patient's image goes along.
+"""Synthetic frames for golden pairs and comparisons, so that no image of a patient leaves with a model.
 
 Shapes: N frames, H W size in pixels, K channels.
 """
@@ -16,7 +16,7 @@ from edgemt.model_card import ModelCard
 
 
 def frames_for(card: ModelCard, *, count: int = 8) -> np.ndarray:
-    """uint8 [N, H, W, K] frames of nobody, the same at each call: phantoms of the kind that the card's network takes.
+    """uint8 [N, H, W, K] synthetic frames, the same at each call, of the kind that the network of the card takes.
 
     What sees colour gets the endoscopic scene; what sees grey, or slices, gets slices of synthetic volumes.
     """

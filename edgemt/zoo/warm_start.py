@@ -1,4 +1,4 @@
-"""A student's first weights out of the zoo: the same encoder and decoder, pruned as they were."""
+"""Initialise a student from a zoo entry: the same encoder and decoder, with the pruning plan of the entry."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ def warm_start_spec(target: str, network: dict[str, Any]) -> dict[str, Any]:
     """
     entry = open_entry(target)
     own = entry.card.network
-    for what, asked, there in (
+    for what, wanted, available in (
         ("student.network", _encoder(network), _encoder(own)),
         ("student.decoder", _decoder(network), _decoder(own)),
     ):
-        if asked != there:
+        if wanted != available:
             raise ValueError(
                 f"student.weights: {entry.name} is {own['name']} with decoder {_decoder(own)}, the recipe's student is "
                 f"{network['name']} with decoder {_decoder(network)}; set --{what} {_spelled(what, own)}"
             )
     if network["channels"] != own["channels"]:
+        description = shelf.input_description(entry.card)
         raise ValueError(
-            f"student.weights: {entry.name} takes {shelf.taken(entry.card)}, {own['channels']} input channels, the "
-            f"recipe's frames have {network['channels']}; change data.channels or data.slices, or take other weights"
+            f"student.weights: {entry.name} takes {description}, {own['channels']} input channels, the recipe's frames "
+            f"have {network['channels']}; change data.channels or data.slices, or take other weights"
         )
     lacking = [head for head in network["heads"] if head in ADDED and head not in own["heads"]]
     if lacking and own["plan"]:
@@ -44,7 +45,9 @@ def warm_start_spec(target: str, network: dict[str, Any]) -> dict[str, Any]:
             "choose another method, or other weights"
         )
     origin = {"name": entry.name, "identity": entry.identity, "terms": entry.facts["terms"]}
-    return network_folder.without_pretrained({**network, "plan": _recut(own["plan"], network), "begun": origin})
+    return network_folder.without_pretrained(
+        {**network, "plan": _adapt_plan_to_heads(own["plan"], network), "begun": origin}
+    )
 
 
 def load_warm_start(target: str, network: dict[str, Any]) -> nn.Module:
@@ -57,11 +60,11 @@ def load_warm_start(target: str, network: dict[str, Any]) -> nn.Module:
         network_folder.load_network(open_entry(target).folder).state_dict(),
     )
     own = fresh.state_dict()
-    kept = {name: value for name, value in learned.items() if name in own and value.shape == own[name].shape}
-    strange = [name for name in own if name not in kept and name.partition(".")[0] not in HEADS]
+    fitting = {name: value for name, value in learned.items() if name in own and value.shape == own[name].shape}
+    strange = [name for name in own if name not in fitting and name.partition(".")[0] not in HEADS]
     if strange:
         raise ValueError(f"student.weights: {target}: {strange[0]} does not fit the recipe's student")
-    fresh.load_state_dict({**own, **kept})
+    fresh.load_state_dict({**own, **fitting})
     return fresh
 
 
@@ -82,7 +85,7 @@ def compose_plans(before: dict[str, Any] | None, plan: dict[str, Any]) -> dict[s
     return {**joined, **{key: {**before[key], **plan[key]} for key in ("sizes", "tensors")}}
 
 
-def _recut(plan: dict[str, Any] | None, network: dict[str, Any]) -> dict[str, Any] | None:
+def _adapt_plan_to_heads(plan: dict[str, Any] | None, network: dict[str, Any]) -> dict[str, Any] | None:
     """An entry's plan for a student whose heads may be others: what they give is the new student's own."""
     if not plan:
         return None
@@ -109,7 +112,7 @@ def _recut(plan: dict[str, Any] | None, network: dict[str, Any]) -> dict[str, An
 
 
 def _encoder(network: dict[str, Any]) -> str:
-    """As timm knows it: a row of the table and its encoder's own name are the same."""
+    """The name of the encoder in timm; for a row of the student table, the name in that row."""
     name = network["name"]
     return students.STUDENTS[name].encoder if name in students.STUDENTS else name
 

@@ -8,8 +8,8 @@ import torch.nn.functional as F
 
 from edgemt.data.augment2d import AugmentOptions
 from edgemt.data.options import VolumeOptions
-from edgemt.data.slice_dataset import Stack, TwoStream
-from edgemt.data.volume_dataset import VolumeStack, VolumeStream
+from edgemt.data.slice_dataset import SliceDataset, TwoStreamBatches
+from edgemt.data.volume_dataset import TwoStreamPatches, VolumeDataset
 from edgemt.model_card import Normalisation
 
 
@@ -22,7 +22,9 @@ def test_slice_batches_have_case_index_and_affine():
         stack = image[None, :, :, None].repeat(5, 1, 1, 1)
         label = torch.zeros(5, side, side, dtype=torch.uint8)
         raw = Normalisation((0.0,), (1.0,))
-        stream = TwoStream(Stack(stack[:2], label[:2]), Stack(stack[2:], None), (2, 3), options, raw)
+        stream = TwoStreamBatches(
+            SliceDataset(stack[:2], label[:2]), SliceDataset(stack[2:], None), (2, 3), options, raw
+        )
         b = stream.batch(3)
         assert sorted(b.index[:2].tolist()) == [0, 1] and sorted(b.index[2:].tolist()) == [2, 3, 4]
         grid = F.affine_grid(b.place, list(b.image.shape), align_corners=False)
@@ -39,9 +41,9 @@ def test_patch_batches_have_case_index_and_affine(shape: tuple[int, int, int]):
     for axis in range(3):
         line = ((torch.arange(shape[axis]) + 0.5) / shape[axis] * 255).round().to(torch.uint8)
         volume = line.view([-1 if k == axis else 1 for k in range(3)]).expand(shape).contiguous()
-        labelled = VolumeStack((volume,) * 2, (torch.ones(shape, dtype=torch.uint8),) * 2)
-        stream = VolumeStream(
-            labelled, VolumeStack((volume,) * 6, None), (2, 6), options, Normalisation((0.0,), (1.0,))
+        labelled = VolumeDataset((volume,) * 2, (torch.ones(shape, dtype=torch.uint8),) * 2)
+        stream = TwoStreamPatches(
+            labelled, VolumeDataset((volume,) * 6, None), (2, 6), options, Normalisation((0.0,), (1.0,))
         )
         b = stream.batch(1)
         assert sorted(b.index[2:].tolist()) == list(range(2, 8))

@@ -7,7 +7,7 @@ import torch
 from torch import nn
 
 import teachers
-from teachers.attention import Attend, Dual, Dynamic, Gate, SqueezeExcite
+from teachers.attention import AttentionGate, DualAttention, DynamicConv, SkipAttention, SqueezeExcite
 
 KINDS = ("dual", "gate", "se", "dynamic")
 
@@ -43,7 +43,7 @@ def test_unknown_attention_is_an_error_of_one_line(name):
         teachers.build(name, channels=1, classes=2, attention="duel")
 
 
-@pytest.mark.parametrize("part", [Dual, Dynamic])
+@pytest.mark.parametrize("part", [DualAttention, DynamicConv])
 @pytest.mark.parametrize("dims", [2, 3])
 def test_zero_weighted_attention_starts_as_identity(part, dims):
     x = torch.randn(2, 8, *(6, 4, 5)[:dims])
@@ -53,7 +53,7 @@ def test_zero_weighted_attention_starts_as_identity(part, dims):
 def test_attention_gate_is_a_map_above_zero():
     torch.manual_seed(0)
     skip, deep = torch.rand(1, 4, 8, 8) + 0.1, torch.randn(1, 8, 4, 4)
-    share = Gate(4, 8, dims=2)(skip, deep) / skip
+    share = AttentionGate(4, 8, dims=2)(skip, deep) / skip
     assert (share > 1).all() and (share < 2).all()
     torch.testing.assert_close(share, share[:, :1].expand_as(share))  # one answer a voxel, for all channels
 
@@ -67,7 +67,7 @@ def test_squeeze_excite_scales_channels_and_starts_near_identity():
 
 def test_dynamic_convolution_has_a_kernel_for_each_image():
     torch.manual_seed(0)
-    part, x = Dynamic(8, dims=2).double(), torch.randn(3, 8, 6, 6).double()
+    part, x = DynamicConv(8, dims=2).double(), torch.randn(3, 8, 6, 6).double()
     nn.init.constant_(part.scale, 1.0)
     torch.testing.assert_close(part(x)[1:2], part(x[1:2]))
 
@@ -75,7 +75,7 @@ def test_dynamic_convolution_has_a_kernel_for_each_image():
 def test_dual_attention_mixes_similar_places():
     """Attention over places mixes far voxels in; without its weight a voxel hears nobody."""
     torch.manual_seed(0)
-    part, x = Dual(8, dims=2), torch.randn(1, 8, 4, 4)
+    part, x = DualAttention(8, dims=2), torch.randn(1, 8, 4, 4)
     far = x.clone()
     far[..., -1, -1] += 3.0
     assert torch.equal(part(x)[..., 0, 0], part(far)[..., 0, 0])
@@ -85,7 +85,7 @@ def test_dual_attention_mixes_similar_places():
 
 def test_attention_gates_depend_on_the_coarser_map():
     torch.manual_seed(0)
-    attend = Attend("gate", (4, 8, 16), dims=2)
+    attend = SkipAttention("gate", (4, 8, 16), dims=2)
     maps = [torch.rand(1, 4, 16, 16), torch.rand(1, 8, 8, 8), torch.rand(1, 16, 4, 4)]
     out = attend(maps)
     assert [o.shape for o in out] == [m.shape for m in maps] and torch.equal(out[-1], maps[-1])

@@ -1,7 +1,7 @@
-"""Corrections by hand: clicks and boxes on a frozen picture make its mask anew. The result belongs to that picture, by
-its id, and to no other: it never comes to the board, from which live masks are shown.
+"""Interactive correction of the mask of a frozen frame by clicks and boxes, with a promptable model.
 
-A page may correct what it was sent a moment ago, and what it froze of that is held for it, a few pictures at most.
+A correction belongs to one frame, by its id. It is never written to the display state, so it cannot appear as a live
+mask. A page can freeze the frames that it was sent recently; a few frozen frames are stored at a time.
 
 Shapes: H W of the picture, h w of the mask.
 """
@@ -20,168 +20,180 @@ from PIL import Image
 from deploy.package.package import Package
 from deploy.promptable.mask_edit import apply_box, apply_click, bounding_box
 from deploy.promptable.runner import Box, Embedding, Prompt, PromptableRunner, has_prompt, open_prompt
-from deploy.stream.correction.case_writer import Collector
-from deploy.stream.outputs import Stage
-from deploy.stream.state.frames import Frame, Result, Shown
+from deploy.stream.correction.case_writer import CorrectedCaseWriter
+from deploy.stream.outputs.base import OutputContext
+from deploy.stream.state.frames import DisplaySnapshot, Frame, InferenceResult
 from edgemt.model_card import ModelCard
 
-SENT, HELD = 8, 4  # pictures that a page may still freeze, and frozen ones that are kept
-STEPS = 32  # clicks and boxes on one picture
+MAX_OFFERED, MAX_FROZEN = 8, 4  # frames that a page can still freeze, and frozen frames that are stored
+MAX_STEPS = 32  # clicks and boxes on one frame
 
 
-class NotHeld(ValueError):
-    """The picture is gone."""
+class FrameNotFrozenError(ValueError):
+    """The frame is not stored any more."""
 
 
 @dataclass(frozen=True)
-class Step:
-    """One click or one box on one structure, in shares of the picture."""
+class CorrectionStep:
+    """One click or one box on one structure, in coordinates from 0 to 1."""
 
     value: int  # the class
-    click: tuple[float, float, bool] | None = None  # x, y, and whether it lies on the structure
+    click: tuple[float, float, bool] | None = None  # x, y, and whether the point belongs to the structure
     box: Box | None = None
 
 
 @dataclass(frozen=True)
-class Corrected:
+class CorrectionResult:
+    """The corrected mask after a number of steps."""
+
     mask: np.ndarray  # uint8 [h, w], all classes
-    followed: bool  # whether the network agrees with the last step, or was overruled there
+    network_followed: bool  # False if the network contradicts the last step and was overruled there
 
 
 @dataclass(eq=False)
-class Held:
-    """A frozen picture, the mask that was shown of it, and what corrections made of that so far."""
+class FrozenFrame:
+    """A frozen frame, the mask that was shown with it, and the results of corrections so far."""
 
     frame: Frame
     mask: np.ndarray  # uint8 [h, w]
     embedding: Embedding | None = None
-    done: dict[tuple[Step, ...], Corrected] = field(default_factory=dict)
+    results: dict[tuple[CorrectionStep, ...], CorrectionResult] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, eq=False)
-class CorrectableStage(Stage):
-    """What a page may know that takes corrections."""
+class CorrectableOutputContext(OutputContext):
+    """The context of an output that offers corrections (the page)."""
 
-    correcting: Correcting | None = None
+    corrections: CorrectionSession | None = None
 
 
-def open_correcting(ship: Package, *, model: str, runtime: str, collect: Path | None) -> Correcting | None:
-    """None where the ship has no prompt input. Raises ValueError where there is nothing to collect."""
-    if not has_prompt(ship):
+def open_correction_session(
+    package: Package, *, model: str, runtime: str, collect: Path | None
+) -> CorrectionSession | None:
+    """The session for the promptable model of a package; None if it has none.
+
+    `collect` is the folder for corrected cases. Raises ValueError for `collect` without a promptable model.
+    """
+    if not has_prompt(package):
         if collect is not None:
             raise ValueError(
-                f"collect {collect}: {ship.folder} has no prompt input to correct masks with; "
+                f"collect {collect}: {package.folder} has no prompt input to correct masks with; "
                 "add one with edgemt export SHIP --with-prompt RUN/promptable"
             )
         return None
-    prompt = open_prompt(ship, runtime=runtime if runtime in ("openvino", "onnxruntime") else "auto")
-    collector = None if collect is None else Collector(collect, classes=ship.card.classes, model=model)
-    return Correcting(prompt, ship.card, collector)
+    prompt = open_prompt(package, runtime=runtime if runtime in ("openvino", "onnxruntime") else "auto")
+    case_writer = None if collect is None else CorrectedCaseWriter(collect, classes=package.card.classes, model=model)
+    return CorrectionSession(prompt, package.card, case_writer)
 
 
-class Correcting:
-    """For any number of pages, from any thread."""
+class CorrectionSession:
+    """Corrections for any number of pages; safe for any number of threads."""
 
-    def __init__(self, prompt: PromptableRunner, card: ModelCard, collector: Collector | None = None) -> None:
-        self.about: dict[str, Any] = {"steps": STEPS, "collect": collector is not None}
+    def __init__(
+        self, prompt: PromptableRunner, card: ModelCard, case_writer: CorrectedCaseWriter | None = None
+    ) -> None:
+        self.about: dict[str, Any] = {"steps": MAX_STEPS, "collect": case_writer is not None}
         self.classes = len(card.classes)
-        self._prompt, self._size, self._collector = prompt, card.size, collector
+        self._prompt, self._size, self._case_writer = prompt, card.size, case_writer
         self._frames: OrderedDict[int, Frame] = OrderedDict()
-        self._results: OrderedDict[int, Result] = OrderedDict()
-        self._held: OrderedDict[int, Held] = OrderedDict()
-        self._memory, self._one_at_a_time = threading.Lock(), threading.Lock()
+        self._results: OrderedDict[int, InferenceResult] = OrderedDict()
+        self._frozen: OrderedDict[int, FrozenFrame] = OrderedDict()
+        self._cache_lock, self._predict_lock = threading.Lock(), threading.Lock()
 
-    def sent(self, shown: Shown) -> None:
-        """A page was sent this look, and may freeze it."""
-        with self._memory:
-            if shown.frame is not None:
-                _keep(self._frames, shown.frame.id, shown.frame, SENT)
-            if shown.result is not None:
-                _keep(self._results, shown.result.frame.id, shown.result, SENT)
+    def offer(self, snapshot: DisplaySnapshot) -> None:
+        """Store a snapshot that was sent to a page, so that the page can freeze it."""
+        with self._cache_lock:
+            if snapshot.frame is not None:
+                _put(self._frames, snapshot.frame.id, snapshot.frame, MAX_OFFERED)
+            if snapshot.result is not None:
+                _put(self._results, snapshot.result.frame.id, snapshot.result, MAX_OFFERED)
 
-    def hold(self, *, frame: int, mask: int) -> Held:
-        """Keep what a page has frozen: the mask made from frame `mask` with that very frame, or, with -1, frame `frame`
-        without a mask. Raises NotHeld when it is too late."""
-        with self._memory:
-            result, bare = self._results.get(mask), self._frames.get(frame)
-            if mask in self._held and result is None:
-                return self._held[mask]
+    def freeze(self, *, frame: int, mask: int) -> FrozenFrame:
+        """Freeze the mask that was computed from frame `mask`, with that frame; with `mask` -1, frame `frame` with an
+        empty mask. Raises FrameNotFrozenError if the frame is not stored any more."""
+        with self._cache_lock:
+            result, without_mask = self._results.get(mask), self._frames.get(frame)
+            if mask in self._frozen and result is None:
+                return self._frozen[mask]
             if result is not None:
-                held = Held(result.frame, result.mask.copy())
-            elif mask == -1 and bare is not None:
-                held = Held(bare, np.zeros(self._size, np.uint8))
+                frozen = FrozenFrame(result.frame, result.mask.copy())
+            elif mask == -1 and without_mask is not None:
+                frozen = FrozenFrame(without_mask, np.zeros(self._size, np.uint8))
             else:
-                raise NotHeld(_gone(frame))
-            known = self._held.get(held.frame.id)
-            held = known if known is not None and np.array_equal(known.mask, held.mask) else held
-            _keep(self._held, held.frame.id, held, HELD)
-            return held
+                raise FrameNotFrozenError(_not_frozen_message(frame))
+            existing = self._frozen.get(frozen.frame.id)
+            frozen = existing if existing is not None and np.array_equal(existing.mask, frozen.mask) else frozen
+            _put(self._frozen, frozen.frame.id, frozen, MAX_FROZEN)
+            return frozen
 
-    def ask(self, frame: int, steps: tuple[Step, ...]) -> Corrected:
-        """The mask of the held picture after these steps, from the one that was shown. Raises ValueError."""
-        held = self._of(frame)
-        with self._one_at_a_time:
-            return self._after(held, steps)
+    def predict(self, frame: int, steps: tuple[CorrectionStep, ...]) -> CorrectionResult:
+        """The mask of a frozen frame after these steps, starting from the mask that was shown. Raises ValueError."""
+        frozen = self._find(frame)
+        with self._predict_lock:
+            return self._apply_steps(frozen, steps)
 
-    def keep(self, frame: int, steps: tuple[Step, ...]) -> Path:
-        """Write the picture and its mask after these steps as a labelled case. Raises ValueError in a sentence."""
-        if self._collector is None:
+    def save(self, frame: int, steps: tuple[CorrectionStep, ...]) -> Path:
+        """Write the frame and its mask after these steps as a labelled case. Returns the image file.
+
+        Raises ValueError without a folder to write to, without steps, and if the case cannot be written.
+        """
+        if self._case_writer is None:
             raise ValueError("nothing is collected; start with --collect DIR")
         if not steps:
             raise ValueError("nothing is corrected yet; click or draw a box first")
-        return self._collector.keep(self._of(frame).frame, self.ask(frame, steps).mask, steps=steps)
+        return self._case_writer.save(self._find(frame).frame, self.predict(frame, steps).mask, steps=steps)
 
     def close(self) -> None:
-        if self._collector is not None:
-            self._collector.close()
+        if self._case_writer is not None:
+            self._case_writer.close()
 
-    def _of(self, frame: int) -> Held:
-        with self._memory:
-            if frame not in self._held:
-                raise NotHeld(_gone(frame))
-            self._held.move_to_end(frame)
-            return self._held[frame]
+    def _find(self, frame: int) -> FrozenFrame:
+        with self._cache_lock:
+            if frame not in self._frozen:
+                raise FrameNotFrozenError(_not_frozen_message(frame))
+            self._frozen.move_to_end(frame)
+            return self._frozen[frame]
 
-    def _after(self, held: Held, steps: tuple[Step, ...]) -> Corrected:
+    def _apply_steps(self, frozen: FrozenFrame, steps: tuple[CorrectionStep, ...]) -> CorrectionResult:
         if not steps:
-            return Corrected(held.mask, True)
-        if steps in held.done:
-            return held.done[steps]
-        before, last = self._after(held, steps[:-1]).mask, steps[-1]
+            return CorrectionResult(frozen.mask, True)
+        if steps in frozen.results:
+            return frozen.results[steps]
+        previous, last = self._apply_steps(frozen, steps[:-1]).mask, steps[-1]
         points = tuple(step.click for step in steps if step.value == last.value and step.click is not None)
-        now = before == last.value
-        if held.embedding is None:
-            held.embedding = self._prompt.embed(held.frame.pixels)
-        # A first mask is not put: networks follow it more than they follow a click against it.
-        box = last.box if last.box is not None else bounding_box(now, points)
-        inside = self._answered(held.embedding, Prompt(box, () if last.box is not None else points), now.shape)
+        region = previous == last.value
+        if frozen.embedding is None:
+            frozen.embedding = self._prompt.embed(frozen.frame.pixels)
+        # No mask prompt: networks follow it more closely than a click that contradicts it.
+        box = last.box if last.box is not None else bounding_box(region, points)
+        segmented = self._segment(frozen.embedding, Prompt(box, () if last.box is not None else points), region.shape)
         if last.box is not None:
             again = any(step.value == last.value and step.box is not None for step in steps[:-1])
-            now, followed = apply_box(now, inside, again=again)
+            region, network_followed = apply_box(region, segmented, again=again)
         else:
             x, y, on = points[-1]
-            now, followed = apply_click(now, inside, at=(x, y), on=on)
-        mask = np.where(before == last.value, 0, before).astype(np.uint8)
-        mask[now] = last.value
-        if len(held.done) >= 2 * STEPS:
-            held.done.clear()
-        held.done[steps] = Corrected(mask, followed)
-        return held.done[steps]
+            region, network_followed = apply_click(region, segmented, at=(x, y), on=on)
+        mask = np.where(previous == last.value, 0, previous).astype(np.uint8)
+        mask[region] = last.value
+        if len(frozen.results) >= 2 * MAX_STEPS:
+            frozen.results.clear()
+        frozen.results[steps] = CorrectionResult(mask, network_followed)
+        return frozen.results[steps]
 
-    def _answered(self, embedding: Embedding, question: Prompt, size: tuple[int, ...]) -> np.ndarray:
-        """bool [h, w]."""
-        logits = self._prompt.segment(embedding, question).logits
+    def _segment(self, embedding: Embedding, prompt: Prompt, size: tuple[int, ...]) -> np.ndarray:
+        """The structure that the network finds for the prompt, bool [h, w]."""
+        logits = self._prompt.segment(embedding, prompt).logits
         if logits.shape != size:
             logits = np.asarray(Image.fromarray(logits).resize((size[1], size[0]), Image.Resampling.BILINEAR))
         return logits > 0
 
 
-def _keep(room: OrderedDict[int, Any], key: int, value: Any, most: int) -> None:
-    room[key] = value
-    room.move_to_end(key)
-    while len(room) > most:
-        room.popitem(last=False)
+def _put(cache: OrderedDict[int, Any], key: int, value: Any, max_items: int) -> None:
+    cache[key] = value
+    cache.move_to_end(key)
+    while len(cache) > max_items:
+        cache.popitem(last=False)
 
 
-def _gone(frame: int) -> str:
-    return f"picture {frame} is not held any more; go on, freeze again, and correct that one"
+def _not_frozen_message(frame: int) -> str:
+    return f"picture {frame} is not stored any more; unfreeze, freeze again, and correct the new picture"

@@ -1,12 +1,12 @@
-"""OpenIGTLink on the wire: what 3D Slicer, PLUS and ultrasound machines speak. Versions 1 and 2, no sockets here.
+"""The OpenIGTLink wire format, versions 1 and 2, as used by 3D Slicer, PLUS and ultrasound machines. No sockets.
 
-A message is a header of 58 bytes, big-endian, and a body. From version 2 on the body is an extended header, the
-content, and metadata. A header cannot be trusted before it was checked: `read_header` refuses what is too large or no
-message at all, `read_content` what was damaged on the way.
+A message is a header of 58 bytes, big-endian, and a body. From version 2 on, the body consists of an extended header,
+the content, and metadata. Input is untrusted: `read_header` rejects anything that is no header or announces too many
+bytes, `read_content` rejects a body whose checksum differs.
 
-Source: the protocol of openigtlink.org, version 2.
+Reference: the protocol at openigtlink.org, version 2.
 
-Shapes: R C rows and columns, K colours; i runs along columns, j along rows, k along slices, there is one.
+Shapes: R C rows and columns, K colours; i runs along columns, j along rows, k along slices (always one slice).
 """
 
 from __future__ import annotations
@@ -21,20 +21,20 @@ from deploy.stream.igtl.crc64 import crc64
 
 PORT = 18944
 HEADER = struct.Struct(">H12s20sQQQ")
-HEAD = 34  # bytes of a header that name kind and device; time stamp, size and CRC follow
-_EXTENDED = struct.Struct(">HHII")  # sizes of this, of the metadata's header and of the metadata, and a number
+HEAD_BYTES = 34  # bytes of a header that name kind and device; time stamp, size and CRC follow
+_EXTENDED = struct.Struct(">HHII")  # sizes of this header, of the metadata index and of the metadata; message id
 _IMAGE = struct.Struct(">HBBBBHHH12f6H")
 _STATUS = struct.Struct(">Hq20s")
 _STRING = struct.Struct(">HH")
-_UTF8 = 106  # its number at IANA
+_UTF8 = 106  # IANA number of the character set
 _SCALARS = {2: "i1", 3: "u1", 4: "i2", 5: "u2", 6: "i4", 7: "u4", 10: "f4", 11: "f8"}
 
 
 class WireError(ValueError):
-    """Not OpenIGTLink, or damaged. `resumable`: the next message begins where this one ends."""
+    """The data is not OpenIGTLink, or damaged. `resumable`: the next message can be read after this one."""
 
-    def __init__(self, what: str, *, resumable: bool = False) -> None:
-        super().__init__(what)
+    def __init__(self, message: str, *, resumable: bool = False) -> None:
+        super().__init__(message)
         self.resumable = resumable
 
 
@@ -42,24 +42,28 @@ class Header(NamedTuple):
     version: int
     kind: str  # "IMAGE", "STATUS", "STRING", "TRANSFORM", "GET_STATUS" ...
     device: str
-    stamp: int  # seconds and, in the lower 32 bits, parts of one; the sender's clock
+    stamp: int  # seconds since 1970 on the sender's clock, as a 32.32 fixed-point number
     size: int  # of the body, bytes
     crc: int
 
 
 @dataclass(frozen=True, eq=False)
 class Image:
-    """`place` holds the columns of the wire: what one step along i, j and k is in mm, then the picture's centre."""
+    """One slice and its position.
+
+    `ijk_to_world` has 12 numbers in the order of the wire: the vectors in mm of one step along i, j and k, then the
+    centre of the image.
+    """
 
     pixels: np.ndarray  # [R, C] or [R, C, K]
-    place: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
-    coordinates: int = 1  # 1: towards right, anterior, superior; 2: left, posterior, superior
+    ijk_to_world: tuple[float, ...] = (1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0, 1.0, 0.0, 0.0, 0.0)
+    coordinates: int = 1  # of the world: 1 is right, anterior, superior; 2 is left, posterior, superior
 
     def resized(self, pixels: np.ndarray) -> Image:
-        """Other pixels over the same square millimetres. Of the same size, the place stays bit for bit."""
+        """Other pixels over the same area in mm. With the same size, the position stays identical."""
         rows, columns = self.pixels.shape[0] / pixels.shape[0], self.pixels.shape[1] / pixels.shape[1]
-        along, down = (tuple(v * by for v in self.place[at : at + 3]) for at, by in ((0, columns), (3, rows)))
-        return Image(pixels, (*along, *down, *self.place[6:]), self.coordinates)
+        i, j = (tuple(v * by for v in self.ijk_to_world[at : at + 3]) for at, by in ((0, columns), (3, rows)))
+        return Image(pixels, (*i, *j, *self.ijk_to_world[6:]), self.coordinates)
 
 
 class Status(NamedTuple):
@@ -72,7 +76,7 @@ OK, UNKNOWN, TIMEOUT, CHECKSUM, NOT_READY, NOT_PRESENT = 1, 2, 7, 9, 13, 16  # c
 
 
 def pack_image(image: Image) -> bytes:
-    """The content of an IMAGE message. Raises ValueError for a picture that it cannot hold."""
+    """The content of an IMAGE message. Raises ValueError for a type, shape or size that the format does not allow."""
     pixels = np.ascontiguousarray(image.pixels)
     kind = {name: code for code, name in _SCALARS.items()}.get(pixels.dtype.str[1:])
     if kind is None or pixels.ndim not in (2, 3) or max(pixels.shape) > 0xFFFF or pixels.size == 0:
@@ -81,33 +85,33 @@ def pack_image(image: Image) -> bytes:
     colours = pixels.shape[2] if pixels.ndim == 3 else 1
     little = 2 if pixels.dtype.itemsize == 1 or pixels.dtype.newbyteorder("=").str[0] == "<" else 1
     head = _IMAGE.pack(
-        1, colours, kind, little, image.coordinates, columns, rows, 1, *image.place, 0, 0, 0, columns, rows, 1
+        1, colours, kind, little, image.coordinates, columns, rows, 1, *image.ijk_to_world, 0, 0, 0, columns, rows, 1
     )
     return head + pixels.tobytes()
 
 
 def read_image(content: bytes | memoryview) -> Image:
-    """One whole slice; raises WireError for anything else."""
+    """One complete slice from the content of an IMAGE message. Raises WireError, resumable, for anything else."""
     if len(content) < _IMAGE.size:
         raise WireError("IMAGE: cut short", resumable=True)
-    said = _IMAGE.unpack_from(content)
-    colours, kind, endian, coordinates, columns, rows, slices = said[1:8]
-    part = said[20:] != (0, 0, 0, columns, rows, slices)
-    if kind not in _SCALARS or not 1 <= colours <= 4 or slices != 1 or rows < 1 or columns < 1 or part:
-        form = f"{columns} x {rows} x {slices} of {colours} numbers of type {kind}{', a part of it' if part else ''}"
-        raise WireError(f"IMAGE: {form}; one whole slice is read", resumable=True)
-    type_ = np.dtype((">" if endian == 1 else "<") + _SCALARS[kind])
-    wanted = rows * columns * colours * type_.itemsize
-    if len(content) - _IMAGE.size != wanted:
+    values = _IMAGE.unpack_from(content)
+    colours, kind, endian, coordinates, columns, rows, slices = values[1:8]
+    is_part = values[20:] != (0, 0, 0, columns, rows, slices)
+    if kind not in _SCALARS or not 1 <= colours <= 4 or slices != 1 or rows < 1 or columns < 1 or is_part:
+        form = f"{columns} x {rows} x {slices} of {colours} numbers of type {kind}{', a part of it' if is_part else ''}"
+        raise WireError(f"IMAGE: {form}; only one whole slice can be read", resumable=True)
+    dtype = np.dtype((">" if endian == 1 else "<") + _SCALARS[kind])
+    expected = rows * columns * colours * dtype.itemsize
+    if len(content) - _IMAGE.size != expected:
         raise WireError(
-            f"IMAGE: {len(content) - _IMAGE.size} bytes of pixels, its size asks for {wanted}", resumable=True
+            f"IMAGE: {len(content) - _IMAGE.size} bytes of pixels, {expected} expected from its size", resumable=True
         )
-    place = said[8:20]
-    if not np.isfinite(place).all():
-        raise WireError("IMAGE: its place is not a number", resumable=True)
-    flat = np.frombuffer(content, type_, offset=_IMAGE.size)
+    ijk_to_world = values[8:20]
+    if not np.isfinite(ijk_to_world).all():
+        raise WireError("IMAGE: its position is not a finite number", resumable=True)
+    flat = np.frombuffer(content, dtype, offset=_IMAGE.size)
     pixels = flat.reshape((rows, columns, colours) if colours > 1 else (rows, columns))
-    return Image(pixels.astype(type_.newbyteorder("=")), place, coordinates)
+    return Image(pixels.astype(dtype.newbyteorder("=")), ijk_to_world, coordinates)
 
 
 def pack_status(status: Status) -> bytes:
@@ -135,12 +139,12 @@ def read_string(content: bytes | memoryview) -> str:
 
 
 def pack_transform(matrix: np.ndarray) -> bytes:
-    """[4, 4] or [3, 4]; columns one after the other."""
+    """The content of a TRANSFORM message from a matrix [4, 4] or [3, 4], stored column by column."""
     return struct.pack(">12f", *np.asarray(matrix, np.float64)[:3].T.reshape(-1))
 
 
 def read_transform(content: bytes | memoryview) -> np.ndarray:
-    """[4, 4]."""
+    """float64 [4, 4] from the content of a TRANSFORM message. Raises WireError, resumable, for another size."""
     if len(content) != 48:
         raise WireError(f"TRANSFORM: {len(content)} bytes, it has 48", resumable=True)
     out = np.eye(4)
@@ -151,7 +155,7 @@ def read_transform(content: bytes | memoryview) -> np.ndarray:
 def pack(
     kind: str, content: bytes, *, device: str, stamp: int, version: int = 1, metadata: dict[str, str] | None = None
 ) -> bytes:
-    """A whole message. Only version 2 carries metadata."""
+    """A complete message. Raises ValueError for metadata with version 1, which has none."""
     if version not in (1, 2) or (metadata and version == 1):
         raise ValueError(f"version {version}: must be 1, or 2, which alone has metadata")
     body = content if version == 1 else _extended(content, metadata or {})
@@ -166,31 +170,31 @@ def _extended(content: bytes, metadata: dict[str, str]) -> bytes:
     return _EXTENDED.pack(_EXTENDED.size, len(index), len(texts), 0) + content + index + texts
 
 
-def read_header(data: bytes | bytearray | memoryview, *, most: int) -> Header:
-    """58 bytes. Raises WireError for what is no header, and for a body of more than `most` bytes."""
+def read_header(data: bytes | bytearray | memoryview, *, max_bytes: int) -> Header:
+    """The header in 58 bytes. Raises WireError for invalid data and for a body of more than `max_bytes` bytes."""
     version, kind, device, stamp, size, crc = HEADER.unpack(data)
     name = kind.rstrip(b"\0")
     if not 1 <= version <= 3 or not name or not all(48 <= c <= 57 or 65 <= c <= 90 or c == 95 for c in name):
         raise WireError("not OpenIGTLink")
-    if size > most:
-        raise WireError(f"{name.decode()}: says that {size} bytes follow, more than the {most} taken here")
+    if size > max_bytes:
+        raise WireError(f"{name.decode()}: announces that {size} bytes follow, more than the limit of {max_bytes}")
     return Header(version, name.decode(), _text(device), stamp, size, crc)
 
 
 def read_content(header: Header, body: bytes | bytearray | memoryview) -> tuple[memoryview, dict[str, str]]:
-    """The content and the metadata of a body that arrived as it was sent. Raises WireError, resumable."""
+    """(content, metadata) of a body. Raises WireError, resumable, if the checksum or the sizes do not match."""
     if crc64(body) != header.crc:
         raise WireError(f"{header.kind}: damaged on the way (its CRC differs)", resumable=True)
-    whole = memoryview(body)
+    view = memoryview(body)
     if header.version == 1:
-        return whole, {}
-    if len(whole) < _EXTENDED.size:
+        return view, {}
+    if len(view) < _EXTENDED.size:
         raise WireError(f"{header.kind}: cut short", resumable=True)
-    start, index, texts, _ = _EXTENDED.unpack_from(whole)
-    end = len(whole) - index - texts
+    start, index, texts, _ = _EXTENDED.unpack_from(view)
+    end = len(view) - index - texts
     if start < _EXTENDED.size or end < start:
         raise WireError(f"{header.kind}: its parts are longer than the whole", resumable=True)
-    return whole[start:end], _metadata(whole[end : end + index], whole[end + index :], header.kind)
+    return view[start:end], _metadata(view[end : end + index], view[end + index :], header.kind)
 
 
 def _metadata(index: memoryview, texts: memoryview, kind: str) -> dict[str, str]:
@@ -210,6 +214,7 @@ def _metadata(index: memoryview, texts: memoryview, kind: str) -> dict[str, str]
 
 
 def stamp_of(seconds: float) -> int:
+    """Seconds since 1970 as a time stamp of the wire."""
     return (int(seconds) << 32) | int((seconds % 1) * 2**32)
 
 

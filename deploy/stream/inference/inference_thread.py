@@ -1,7 +1,9 @@
-"""The thread that makes masks: the newest frame in, a checked mask out. It may fail, hang or die without the video
-noticing: `tend` sees it, drops the mask at hand and starts another.
+"""The inference thread: takes the newest frame and publishes a validated mask.
 
-Shapes: h w size of the model's frame, K channels.
+A failure, a hang or a crash of inference does not affect the video: `check_health` detects it, drops the current mask
+and starts another thread.
+
+Shapes: h w size of the model's input, K channels.
 """
 
 from __future__ import annotations
@@ -13,73 +15,76 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploy.package.input_drift import InputStatistics
-from deploy.stream.inference.mask_checks import BadMask, Belief, checked
-from deploy.stream.inference.standby import Standby, close
-from deploy.stream.state.display_state import Board
-from deploy.stream.state.frames import Frame, Result
-from deploy.stream.state.latest_queue import Mailbox
+from deploy.stream.inference.mask_checks import InvalidMaskError, MaskPlausibility, validate_mask
+from deploy.stream.inference.standby import StandbyWorker, close_runner
+from deploy.stream.state.display_state import DisplayState
+from deploy.stream.state.frames import Frame, InferenceResult
+from deploy.stream.state.latest_queue import LatestQueue
 from deploy.stream.state.overlay import Colour, outline
 from edgemt.io.images import fit_frame
 
-__all__ = ["Counted", "Infer", "Inference", "Model", "close"]
+__all__ = ["InferFn", "InferenceCounters", "InferenceThread", "StreamModel", "close_runner"]
 
-Infer = Callable[[np.ndarray], np.ndarray]  # uint8 [1, h, w, K] -> uint8 [1, h, w]
-_WHO = "inference"
-_FIRST_PAUSE_S, _LONGEST_PAUSE_S = 0.02, 2.0  # before a new start; the first after a good mask is at once
-_MOST_HUNG = 4  # threads that may hang at once; a thread cannot be killed
+InferFn = Callable[[np.ndarray], np.ndarray]  # uint8 [1, h, w, K] -> uint8 [1, h, w]
+_COMPONENT = "inference"
+_FIRST_PAUSE_S, _MAX_PAUSE_S = 0.02, 2.0  # before a restart; no pause before the first one after a valid mask
+_MAX_HUNG = 4  # threads that may hang at the same time; a thread cannot be killed
 
 
 @dataclass(frozen=True, eq=False)
-class Model:
-    """What the masks are made with."""
+class StreamModel:
+    """The model of a stream."""
 
-    id: str  # stands on every mask
-    make: Callable[[], Infer]  # a new one for each start; may raise
+    id: str  # reported with every mask
+    load: Callable[[], InferFn]  # gives a new runner for each restart; may raise
     size: tuple[int, int]
     channels: int
-    colours: Sequence[Colour]  # one a class
-    known: InputStatistics | None = None
-    golden: tuple[np.ndarray, np.ndarray] | None = None  # a frame [1, h, w, K] and the mask [1, h, w] it gave here
-    golden_every: int = 300  # masks between two trials of it: weights turned NaN give a mask all the same
+    colours: Sequence[Colour]  # one per class
+    input_statistics: InputStatistics | None = None
+    golden: tuple[np.ndarray, np.ndarray] | None = None  # a frame [1, h, w, K] and its mask [1, h, w] on this machine
+    golden_every: int = 300  # masks between two self-tests; they detect NaN weights, which still give a mask
 
 
 @dataclass
-class Counted:
+class InferenceCounters:
+    """Written by the inference threads only."""
+
     masks: int = 0
     failures: int = 0
     restarts: int = 0
     last_failure: str = ""
-    unlike: str = ""  # a sentence, where the frames do not look like those of training
+    drift_message: str = ""  # set when the frames differ from the training frames
 
 
-class Inference:
-    """Takes frames from `inbox`, puts results on the board."""
+class InferenceThread:
+    """Takes frames from `inbox` and writes inference results to `display_state`, in a thread that can be replaced."""
 
     def __init__(
-        self, model: Model, board: Board, inbox: Mailbox[Frame], *, hang_ms: float, first: Infer, standby: bool = True
-    ) -> None:
-        """`standby`: where `first` is a process, keep another one ready behind it."""
-        self.counted = Counted()
-        self._model, self._board, self._inbox, self._hang_ns = model, board, inbox, hang_ms * 1e6
-        self._standby = Standby(first, make=model.make, prove=self._prove, keep=standby)
+        self, model: StreamModel, display_state: DisplayState, inbox: LatestQueue[Frame], *, hang_ms: float,
+        runner: InferFn, standby: bool = True,
+    ) -> None:  # fmt: skip
+        """Starts with `runner`, which the caller closes. `standby`: if it is a process, hold a second one ready."""
+        self.counters = InferenceCounters()
+        self._model, self._display_state, self._inbox, self._hang_ns = model, display_state, inbox, hang_ms * 1e6
+        self._standby = StandbyWorker(runner, load=model.load, self_test=self._self_test, enabled=standby)
         self._stop = threading.Event()
-        self._lock = threading.Lock()  # around whose turn it is, and what the one whose turn it is has to say
-        self._turn = 0  # of the thread that may speak; those before it were given up
+        self._lock = threading.Lock()  # for the generation, and for what its thread publishes
+        self._generation = 0  # of the current thread; earlier threads are abandoned and publish nothing
         self._busy_ns: int | None = None
         self._threads: list[threading.Thread] = []
-        self._begin(first)
+        self._start(runner)
 
-    def tend(self) -> None:
-        """Call it often: gives up a thread that hangs and starts another."""
-        self._standby.tend()
+    def check_health(self) -> None:
+        """Call it at short intervals: abandons a thread that hangs and starts another."""
+        self._standby.check_health()
         with self._lock:
             busy = self._busy_ns
-            if busy is None or self._board.clock() - busy < self._hang_ns:
+            if busy is None or self._display_state.clock() - busy < self._hang_ns:
                 return
-            if sum(thread.is_alive() for thread in self._threads) > _MOST_HUNG:
+            if sum(thread.is_alive() for thread in self._threads) > _MAX_HUNG:
                 return
-            self._failed(f"inference hangs since {self._hang_ns / 1e6:.0f} ms")
-            self._begin(None)
+            self._record_failure(f"inference hangs since {self._hang_ns / 1e6:.0f} ms")
+            self._start(None)
 
     @property
     def busy(self) -> bool:
@@ -91,74 +96,75 @@ class Inference:
         self._standby.close()
         self._threads[-1].join(timeout_s)
 
-    def _begin(self, infer: Infer | None) -> None:
-        self._turn += 1
+    def _start(self, infer: InferFn | None) -> None:
+        self._generation += 1
         self._busy_ns = None
-        thread = threading.Thread(target=self._run, args=(self._turn, infer), name="edgemt-inference", daemon=True)
+        args = (self._generation, infer)
+        thread = threading.Thread(target=self._run, args=args, name="edgemt-inference", daemon=True)
         self._threads = [t for t in self._threads if t.is_alive()] + [thread]
         thread.start()
 
-    def _run(self, turn: int, infer: Infer | None) -> None:
-        pause, belief = 0.0, Belief(self._model.known)
-        given = infer  # closed by whoever made it
-        while not self._stop.is_set() and turn == self._turn:
+    def _run(self, generation: int, infer: InferFn | None) -> None:
+        pause, plausibility = 0.0, MaskPlausibility(self._model.input_statistics)
+        initial = infer  # closed by the caller
+        while not self._stop.is_set() and generation == self._generation:
             try:
                 if infer is None:
                     infer = self._standby.take()
-                    self.counted.restarts += 1
+                    self.counters.restarts += 1
                 frame = self._inbox.take(0.1)
                 if frame is None:
                     continue
-                self._busy_ns = self._board.clock()
-                result = self._result(infer, frame, belief)
-            except Exception as error:  # whatever a runtime may raise
-                self._give_up(turn, str(error).splitlines()[0] if str(error) else type(error).__name__)
-                close(infer)
+                self._busy_ns = self._display_state.clock()
+                result = self._result(infer, frame, plausibility)
+            except Exception as error:  # runtimes raise exceptions of any type
+                self._abandon(generation, str(error).splitlines()[0] if str(error) else type(error).__name__)
+                close_runner(infer)
                 infer = None
                 self._stop.wait(pause)
-                pause = min(max(2 * pause, _FIRST_PAUSE_S), _LONGEST_PAUSE_S)
+                pause = min(max(2 * pause, _FIRST_PAUSE_S), _MAX_PAUSE_S)
                 continue
-            self._deliver(turn, result)
+            self._publish(generation, result)
             pause = 0.0
-        if infer is not given:
-            close(infer)
+        if infer is not initial:
+            close_runner(infer)
 
-    def _result(self, infer: Infer, frame: Frame, belief: Belief) -> Result:
+    def _result(self, infer: InferFn, frame: Frame, plausibility: MaskPlausibility) -> InferenceResult:
         model = self._model
-        if self.counted.masks % model.golden_every == model.golden_every - 1:
-            self._prove(infer)
+        if self.counters.masks % model.golden_every == model.golden_every - 1:
+            self._self_test(infer)
         fitted = fit_frame(frame.pixels, size=model.size, channels=model.channels)
-        mask = checked(infer(fitted[None]), size=model.size, classes=len(model.colours))
-        agreement, likeness = belief.of(mask, fitted, epoch=frame.epoch)
-        self.counted.unlike = self.counted.unlike or belief.unlike
-        marker = outline(mask, size=frame.size, colours=model.colours, thickness=max(2, frame.size[0] // 360))
-        return Result(frame, mask, marker, self._board.clock(), agreement, likeness)
+        mask = validate_mask(infer(fitted[None]), size=model.size, classes=len(model.colours))
+        agreement, likeness = plausibility.update(mask, fitted, epoch=frame.epoch)
+        self.counters.drift_message = self.counters.drift_message or plausibility.drift_message
+        overlay = outline(mask, size=frame.size, colours=model.colours, thickness=max(2, frame.size[0] // 360))
+        return InferenceResult(frame, mask, overlay, self._display_state.clock(), agreement, likeness)
 
-    def _deliver(self, turn: int, result: Result) -> None:
-        """Unless the thread was given up: then its mask is old, and another thread is at work."""
+    def _publish(self, generation: int, result: InferenceResult) -> None:
+        """Write the result to the display state, unless the thread was abandoned."""
         with self._lock:
-            if turn == self._turn:
+            if generation == self._generation:
                 self._busy_ns = None
-                self.counted.masks += 1
-                self._board.fault(_WHO, None)
-                self._board.put_result(result)
+                self.counters.masks += 1
+                self._display_state.set_fault(_COMPONENT, None)
+                self._display_state.put_result(result)
 
-    def _give_up(self, turn: int, why: str) -> None:
+    def _abandon(self, generation: int, why: str) -> None:
         with self._lock:
-            if turn == self._turn and not self._stop.is_set():
+            if generation == self._generation and not self._stop.is_set():
                 self._busy_ns = None
-                self._failed(why)
+                self._record_failure(why)
 
-    def _failed(self, why: str) -> None:
-        self.counted.failures += 1
-        self.counted.last_failure = why
-        self._board.fault(_WHO, why)
+    def _record_failure(self, why: str) -> None:
+        self.counters.failures += 1
+        self.counters.last_failure = why
+        self._display_state.set_fault(_COMPONENT, why)
 
-    def _prove(self, infer: Infer) -> None:
-        """Raises BadMask for one that does not give the golden mask: another model, or weights turned NaN."""
+    def _self_test(self, infer: InferFn) -> None:
+        """Raises InvalidMaskError if `infer` does not reproduce the golden mask: another model, or NaN weights."""
         if self._model.golden is None:
             return
         frame, mask = self._model.golden
         same = float((np.asarray(infer(frame)) == mask).mean())
         if not same > 0.99:
-            raise BadMask(f"the model no longer gives its golden mask ({same:.1%} of pixels)")
+            raise InvalidMaskError(f"the model no longer gives its golden mask ({same:.1%} of pixels)")

@@ -1,4 +1,4 @@
-"""From a ship folder to a model that a session can run: checked, tried on its golden frame, named."""
+"""Load a package as the model of a stream: verify it, run it on its golden frame, measure the time of a mask."""
 
 from __future__ import annotations
 
@@ -14,23 +14,23 @@ from deploy.package.golden import golden_pairs
 from deploy.package.input_drift import read_inputs
 from deploy.package.package import Package, card_hash, open_package
 from deploy.runtimes.load import fastest_here, runner
-from deploy.stream.inference.inference_thread import Infer, Model
-from deploy.stream.inference.package_watcher import ModelWatch
-from deploy.stream.inference.worker_process import ChildRunner
+from deploy.stream.inference.inference_thread import InferFn, StreamModel
+from deploy.stream.inference.package_watcher import PackageWatcher
+from deploy.stream.inference.worker_process import WorkerProcess
 from deploy.stream.state.overlay import Colour, palette
 
 Isolation = Literal["thread", "process"]
 
 
-class Opened(NamedTuple):
-    ship: Package
-    model: Model
-    first: Infer
-    watch: ModelWatch
-    mask_ms: float  # what one mask takes here, the second slowest of a few
+class LoadedStreamModel(NamedTuple):
+    package: Package
+    model: StreamModel
+    runner: InferFn  # loaded; the caller closes it
+    watcher: PackageWatcher
+    mask_ms: float  # time of one mask on this machine, the second slowest of eight
 
 
-def open_model(
+def load_stream_model(
     folder: str | Path,
     *,
     runtime: str = "auto",
@@ -39,10 +39,14 @@ def open_model(
     isolation: Isolation = "thread",
     hang_ms: float = 2000.0,
     colours: Callable[[int], Sequence[Colour]] = palette,
-) -> Opened:
-    """Raises ValueError in one line for a ship that is refused and for one that reads slices of a volume."""
-    ship = open_package(folder)
-    card = ship.card
+) -> LoadedStreamModel:
+    """The model of a ship folder, with a loaded runner.
+
+    `hang_ms` is the time limit of one mask in a worker process. `colours` gives one colour per class.
+    Raises ValueError in one line for a package that is invalid, and for a model of volume slices.
+    """
+    package = open_package(folder)
+    card = package.card
     if card.channel_order == "slices":
         raise ValueError(
             f"{folder}: reads {card.channels} slices of a volume at once; a stream needs a model of frames"
@@ -50,50 +54,43 @@ def open_model(
     if isolation not in ("thread", "process"):
         raise ValueError(f"isolation {isolation}: thread or process")
     choice: dict[str, Any] = {"runtime": runtime, "file": file, "threads": threads}
-    if (
-        file is None
-        and ":" not in runtime
-        and undecided(card)
-        and (found := fastest_here(ship, runtime=runtime)) is not None
-    ):
-        choice |= {
-            "runtime": found.runtime,
-            "file": found.file,
-            "precision": found.precision,
-        }  # the same for every process
+    if file is None and ":" not in runtime and undecided(card):
+        fastest = fastest_here(package, runtime=runtime)
+        if fastest is not None:  # measured once, so that all processes use the same one
+            choice |= {"runtime": fastest.runtime, "file": fastest.file, "precision": fastest.precision}
 
-    def make() -> Infer:
+    def load() -> InferFn:
         if isolation == "process":
-            return ChildRunner(folder, hang_ms=hang_ms, **choice)
-        return runner(open_package(folder), **choice)  # checked again: the folder may have changed since
+            return WorkerProcess(folder, hang_ms=hang_ms, **choice)
+        return runner(open_package(folder), **choice)  # verified again: the folder may have changed since
 
-    first: Any = make() if isolation == "process" else runner(ship, **choice)
-    pairs = golden_pairs(ship)
-    tried = (pairs[0].frame, first(pairs[0].frame).copy()) if pairs else None
-    name = f"{card.name or ship.folder.resolve().name}@{card_hash(card)[:12]}"
-    model = Model(
+    first: Any = load() if isolation == "process" else runner(package, **choice)
+    pairs = golden_pairs(package)
+    golden_here = (pairs[0].frame, first(pairs[0].frame).copy()) if pairs else None
+    name = f"{card.name or package.folder.resolve().name}@{card_hash(card)[:12]}"
+    model = StreamModel(
         id=f"{name} {first.file} {first.runtime} {first.precision}",
-        make=make,
+        load=load,
         size=card.size,
         channels=card.channels,
         colours=colours(len(card.classes)),
-        known=read_inputs(ship),
-        golden=tried,
+        input_statistics=read_inputs(package),
+        golden=golden_here,
     )
-    return Opened(ship, model, first, ModelWatch(ship), _mask_ms(first, model))
+    return LoadedStreamModel(package, model, first, PackageWatcher(package), _mask_ms(first, model))
 
 
-def budget_warning(opened: Opened, budget_ms: float) -> str | None:
-    """A sentence when masks cannot be there in time."""
+def budget_warning(opened: LoadedStreamModel, budget_ms: float) -> str | None:
+    """A warning if one mask takes longer than the budget; else None."""
     if opened.mask_ms <= budget_ms:
         return None
     return (
         f"budget {budget_ms:g} ms is below the {opened.mask_ms:.1f} ms that one mask takes here; most masks will be "
-        "withdrawn before they are seen"
+        "withdrawn before they are shown"
     )
 
 
-def _mask_ms(infer: Infer, model: Model, calls: int = 8) -> float:
+def _mask_ms(infer: InferFn, model: StreamModel, calls: int = 8) -> float:
     frame = model.golden[0] if model.golden else np.zeros((1, *model.size, model.channels), np.uint8)
     times = []
     for _ in range(calls):

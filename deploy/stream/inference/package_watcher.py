@@ -1,5 +1,7 @@
-"""Whether the ship on the disk is still the one that was opened. Sizes and times are looked at; only what changed is
-hashed again, so a touched file is no complaint and an edited one is.
+"""Detects changes of a package on disk while it is in use.
+
+Sizes and times of its files are compared; a file is hashed again only if they changed. So an edited file is reported,
+and a file with a new date and the same content is not.
 """
 
 from __future__ import annotations
@@ -11,39 +13,41 @@ from deploy.package.package import Package
 from edgemt.io.atomic import sha256
 
 Stamp = tuple[int, ...]
-_UNKNOWN: Stamp = ()  # so that the first look finds what was edited while the model was loaded
+_UNKNOWN: Stamp = ()  # the first check hashes all files: one may have changed while the model was loaded
 
 
-class ModelWatch:
-    def __init__(self, ship: Package) -> None:
-        self._ship = ship
-        self._hashes = {**ship.card.files, CARD: sha256(ship.folder / CARD)}
+class PackageWatcher:
+    """Compares the files of a package with the hashes on its card."""
+
+    def __init__(self, package: Package) -> None:
+        self._package = package
+        self._hashes = {**package.card.files, CARD: sha256(package.folder / CARD)}
         self._stamps: dict[str, Stamp | None] = dict.fromkeys(self._hashes, _UNKNOWN)
         self._bad: dict[str, str] = {}
 
-    def look(self) -> str | None:
-        """What is wrong with the folder, or None. A file that is put back as it was is right again."""
-        for name, before in list(self._stamps.items()):
-            now = self._stamp(name)
-            if now == before:
+    def check(self) -> str | None:
+        """The first file that is missing or changed, as a message; None if all files are as they were."""
+        for name, previous in list(self._stamps.items()):
+            current = self._stamp(name)
+            if current == previous:
                 continue
-            self._stamps[name] = now
+            self._stamps[name] = current
             self._bad.pop(name, None)
-            if now is None:
+            if current is None:
                 self._bad[name] = "is gone"
-            elif not self._same(name):
+            elif not self._has_expected_hash(name):
                 self._bad[name] = "was changed"
-        return next((f"model folder: {name} {what}" for name, what in sorted(self._bad.items())), None)
+        return next((f"model folder: {name} {change}" for name, change in sorted(self._bad.items())), None)
 
-    def _same(self, name: str) -> bool:
+    def _has_expected_hash(self, name: str) -> bool:
         try:
-            return sha256(self._ship.folder / name) == self._hashes[name]
+            return sha256(self._package.folder / name) == self._hashes[name]
         except OSError:
             return False
 
     def _stamp(self, name: str) -> Stamp | None:
         try:
-            found = os.stat(self._ship.folder / name)
+            stat = os.stat(self._package.folder / name)
         except OSError:
             return None
-        return found.st_mtime_ns, found.st_ctime_ns, found.st_size, found.st_ino
+        return stat.st_mtime_ns, stat.st_ctime_ns, stat.st_size, stat.st_ino

@@ -1,6 +1,4 @@
-"""The next runner, loaded before it is needed, where runners live in processes that may be killed. Starting one takes
-seconds; taking over from a dead one takes a frame or two.
-"""
+"""A standby worker: the next runner, loaded before it is needed. Loading takes seconds, taking over a frame or two."""
 
 from __future__ import annotations
 
@@ -10,60 +8,65 @@ import time
 from collections.abc import Callable
 from typing import Any
 
-_APART_S = 2.0  # between two starts, so that one that cannot live does not take a whole core
+_MIN_INTERVAL_S = 2.0  # between two starts, so that a worker that always dies does not take a whole core
 
 
-class Standby:
-    """Behind a runner with `another()`, `ready()` and `alive`; in place of any other a new one is made when asked."""
+class StandbyWorker:
+    """Holds one spare of a runner that has `spawn_standby`, `ready` and `alive` (a worker process).
 
-    def __init__(self, first: Any, *, make: Callable[[], Any], prove: Callable[[Any], None], keep: bool = True) -> None:
-        """`prove` raises for a runner that must not be used; `keep` False holds none ready."""
-        self._make, self._prove = make, prove
-        self._first = first if keep and hasattr(first, "another") else None
+    For any other runner there is no spare: `take` loads a new one.
+    """
+
+    def __init__(
+        self, first: Any, *, load: Callable[[], Any], self_test: Callable[[Any], None], enabled: bool = True
+    ) -> None:
+        """`first` is the runner at work. `self_test` raises for a runner that must not be used."""
+        self._load, self._self_test = load, self_test
+        self._first = first if enabled and hasattr(first, "spawn_standby") else None
         self._lock = threading.Lock()
-        self._waiting: Any = None
-        self._coming: Any = None  # taken, and not ready yet
-        self._started_s, self._closed = -_APART_S, False
+        self._spare: Any = None
+        self._loading: Any = None  # taken, and not ready yet
+        self._started_s, self._closed = -_MIN_INTERVAL_S, False
 
-    def tend(self) -> None:
-        """Call it often: starts the one that waits, and replaces it when it died."""
+    def check_health(self) -> None:
+        """Call it at short intervals: starts the spare, and replaces it when it has died."""
         now = time.monotonic()
         with self._lock:
-            if self._first is None or self._closed or (self._waiting is not None and self._waiting.alive):
+            if self._first is None or self._closed or (self._spare is not None and self._spare.alive):
                 return
-            if now - self._started_s < _APART_S:
+            if now - self._started_s < _MIN_INTERVAL_S:
                 return
-            close(self._waiting)
-            self._started_s, self._waiting = now, None
-            with contextlib.suppress(OSError):  # too many processes: tried again later
-                self._waiting = self._first.another()
+            close_runner(self._spare)
+            self._started_s, self._spare = now, None
+            with contextlib.suppress(OSError):  # too many processes: tried again at the next call
+                self._spare = self._first.spawn_standby()
 
     def take(self) -> Any:
-        """The one that waits, or a new one. Raises what loading and proving it raise."""
+        """The spare, or a newly loaded runner. Raises what loading and the self-test raise."""
         with self._lock:
-            waiting, self._waiting = self._waiting, None
-            self._coming = waiting
+            spare, self._spare = self._spare, None
+            self._loading = spare
         try:
-            infer = self._make() if waiting is None else waiting.ready()
+            infer = self._load() if spare is None else spare.ready()
         finally:
-            self._coming = None
+            self._loading = None
         try:
-            self._prove(infer)
+            self._self_test(infer)
         except BaseException:
-            close(infer)
+            close_runner(infer)
             raise
         return infer
 
     def close(self) -> None:
         with self._lock:
             self._closed = True
-            left, self._waiting = (self._waiting, self._coming), None
-        for infer in left:
-            close(infer)
+            runners, self._spare = (self._spare, self._loading), None
+        for infer in runners:
+            close_runner(infer)
 
 
-def close(infer: Any) -> None:
-    """Of one that has something to close: a child process."""
-    done = getattr(infer, "close", None)
-    if done is not None:
-        done()
+def close_runner(infer: Any) -> None:
+    """Close a runner that has `close`, such as a worker process; others need none."""
+    close = getattr(infer, "close", None)
+    if close is not None:
+        close()

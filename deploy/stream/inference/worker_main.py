@@ -1,7 +1,7 @@
-"""The process that `child.py` starts: loads a ship, says what it is, and gives a mask for every frame. It ends by
-itself when its parent is gone.
+"""The process that `worker_process.py` starts: loads a package, reports its facts, and writes a mask for every frame.
+It exits when its parent process has ended.
 
-    python -m deploy.stream.inference.worker_main SHIP CHOICE ASKED ANSWERS PARENT
+    python -m deploy.stream.inference.worker_main SHIP OPTIONS FRAMES_FD MASKS_FD PARENT
 """
 
 from __future__ import annotations
@@ -19,39 +19,39 @@ import numpy as np
 _PARENT_EVERY_S = 1.0
 
 
-def _serve(ship: str, choice: dict[str, Any], asked: int, answers: int) -> None:
+def _serve(package: str, options: dict[str, Any], frames_fd: int, masks_fd: int) -> None:
     from deploy.package.package import card_hash, open_package
     from deploy.runtimes.load import runner
 
     try:
-        opened = open_package(ship)
-        run = runner(opened, **choice)
+        opened = open_package(package)
+        run = runner(opened, **options)
     except ValueError as error:
-        return _answer(answers, json.dumps({"error": str(error)}).encode(), counted=True)
+        return _write(masks_fd, json.dumps({"error": str(error)}).encode(), with_length=True)
     facts = {key: getattr(run, key) for key in ("runtime", "file", "precision", "threads", "shape")}
-    _answer(answers, json.dumps({**facts, "card": card_hash(opened.card)}).encode(), counted=True)
-    with os.fdopen(asked, "rb") as frames:
+    _write(masks_fd, json.dumps({**facts, "card": card_hash(opened.card)}).encode(), with_length=True)
+    with os.fdopen(frames_fd, "rb") as frames:
         size = int(np.prod(run.shape))
         while len(data := frames.read(size)) == size:
             mask = run(np.frombuffer(data, np.uint8).reshape(run.shape))
-            _answer(answers, np.ascontiguousarray(mask).tobytes())
+            _write(masks_fd, np.ascontiguousarray(mask).tobytes())
 
 
-def _answer(descriptor: int, data: bytes, *, counted: bool = False) -> None:
-    view = memoryview(struct.pack("<I", len(data)) + data if counted else data)
+def _write(descriptor: int, data: bytes, *, with_length: bool = False) -> None:
+    view = memoryview(struct.pack("<I", len(data)) + data if with_length else data)
     while view:
         view = view[os.write(descriptor, view) :]
 
 
-def _end_with(parent: int) -> None:
-    """One that hangs in a driver does not see the end of its pipe."""
+def _exit_with_parent(parent: int) -> None:
+    """A worker that hangs in a driver does not notice the end of its pipe, so the parent is polled."""
     while os.getppid() == parent:
         time.sleep(_PARENT_EVERY_S)
     os._exit(0)
 
 
 if __name__ == "__main__":
-    threading.Thread(target=_end_with, args=(int(sys.argv[5]),), daemon=True).start()
+    threading.Thread(target=_exit_with_parent, args=(int(sys.argv[5]),), daemon=True).start()
     try:
         _serve(sys.argv[1], json.loads(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))
     except (KeyboardInterrupt, BrokenPipeError):

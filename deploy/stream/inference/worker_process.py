@@ -1,7 +1,7 @@
-"""Inference in a process of its own: what kills it there, a driver or the memory's end, leaves the video alone.
+"""Inference in a separate process: a crash of a driver or a lack of memory there does not affect the video.
 
-Frames and masks go through two pipes, at the model's size: a quarter of a megabyte, a fraction of a millisecond. No
-wait on either is without an end. `child_main.py` is the other end.
+Frames and masks are sent through two pipes, at the model's input size: a quarter of a megabyte, a fraction of a
+millisecond. Every wait on a pipe has a time limit. The other end is `worker_main.py`.
 """
 
 from __future__ import annotations
@@ -22,16 +22,16 @@ import numpy as np
 
 from edgemt.io.child_process import environment, python_module
 
-_REAP_S = 1.0  # a process that the kernel cannot end, stuck in a driver, is left to it
-_RUNNING: WeakSet[ChildRunner] = WeakSet()
+_REAP_S = 1.0  # how long to wait for a killed process; one that is stuck in a driver is left to the kernel
+_RUNNING: WeakSet[WorkerProcess] = WeakSet()
 
 
-class ChildLost(Exception):
-    """The process died or did not answer."""
+class WorkerLostError(Exception):
+    """The process has ended or did not answer in time."""
 
 
-def children_cpu_s() -> float:
-    """Seconds of a core that inference processes of this one have used so far; without those at work outside Linux."""
+def workers_cpu_s() -> float:
+    """CPU seconds of all inference processes of this process so far; outside Linux, only of those that have ended."""
     if os.name != "posix":
         return 0.0
     import resource
@@ -42,49 +42,53 @@ def children_cpu_s() -> float:
 
 def _cpu_s(process: subprocess.Popen[bytes]) -> float:
     if process.returncode is not None:
-        return 0.0  # counted among those that ended
+        return 0.0  # included in RUSAGE_CHILDREN
     try:
-        return time.clock_gettime((~process.pid << 3) | 2)  # what clock_getcpuclockid(3) gives on Linux
+        return time.clock_gettime((~process.pid << 3) | 2)  # the clock id of clock_getcpuclockid(3) on Linux
     except OSError:
         return 0.0
 
 
-class ChildRunner:
-    """Has the face of a runner, for one thread; `close` may come from another.
+class WorkerProcess:
+    """A runner in a child process. It is called from one thread; `close` may be called from another.
 
-    Raises ValueError when the child cannot load the ship, ChildLost later.
+    Raises ValueError if the child cannot load the package, WorkerLostError later.
     """
 
     def __init__(
-        self, ship: str | Path, *, hang_ms: float, start_s: float = 60.0, wait: bool = True, like: Any = None,
-        **choice: Any,
+        self, package: str | Path, *, hang_ms: float, start_s: float = 60.0, wait: bool = True,
+        expected_facts: Any = None, **options: Any,
     ) -> None:  # fmt: skip
-        """`like`: the facts that its own must be, of one that it may have to replace."""
+        """`hang_ms` and `start_s` are the time limits of one mask and of loading. `options` go to the runner.
+
+        `expected_facts`: the facts of the worker that this one may replace; loading fails if its own differ.
+        """
         if os.name != "posix":
             raise ValueError("isolation process: needs Linux or macOS; leave it at thread")
-        self._ship, self._choice, self._hang_s, self._start_s = ship, choice, hang_ms / 1e3, start_s
-        self._like, self._calling = like, threading.Lock()
+        self._package, self._options, self._hang_s, self._start_s = package, options, hang_ms / 1e3, start_s
+        self._expected_facts, self._calling = expected_facts, threading.Lock()
         self.facts: dict[str, Any] = {}
-        asked, self._to = os.pipe()
-        self._from, answered = os.pipe()
-        os.set_blocking(self._to, False)
+        frames_read, self._frames_write = os.pipe()
+        self._masks_read, masks_write = os.pipe()
+        os.set_blocking(self._frames_write, False)
         try:
-            self.process = _started([str(ship), json.dumps(choice), str(asked), str(answered), str(os.getpid())])
+            descriptors = [str(frames_read), str(masks_write)]
+            self.process = _start_process([str(package), json.dumps(options), *descriptors, str(os.getpid())])
         except BaseException:
-            os.close(self._to)
-            os.close(self._from)
+            os.close(self._frames_write)
+            os.close(self._masks_read)
             raise
         finally:
-            os.close(asked)
-            os.close(answered)
+            os.close(frames_read)
+            os.close(masks_write)
         _RUNNING.add(self)
         if wait:
             self.ready()
 
-    def another(self) -> ChildRunner:
-        """The same again, started and not waited for."""
+    def spawn_standby(self) -> WorkerProcess:
+        """Start another worker with the same options, without waiting for it."""
         times = {"hang_ms": self._hang_s * 1e3, "start_s": self._start_s}
-        return ChildRunner(self._ship, **times, wait=False, like=self.facts, **self._choice)
+        return WorkerProcess(self._package, **times, wait=False, expected_facts=self.facts, **self._options)
 
     @property
     def alive(self) -> bool:
@@ -94,24 +98,25 @@ class ChildRunner:
     def loaded(self) -> bool:
         """Whether `ready` would return at once."""
         poll = select.poll()
-        poll.register(self._from, select.POLLIN)
+        poll.register(self._masks_read, select.POLLIN)
         return bool(poll.poll(0))
 
-    def ready(self) -> ChildRunner:
-        """Itself, when it has loaded the ship."""
+    def ready(self) -> WorkerProcess:
+        """Wait until the package is loaded. Returns itself."""
         try:
             with self._calling:
-                said = json.loads(self._read(struct.unpack("<I", self._read(4, self._start_s))[0], self._start_s))
-            if "error" not in said and self._like not in (None, said):
-                said = {"error": f"{self._ship}: is another model than the one at work; start the stream again"}
-            if "error" in said:
-                raise ValueError(said["error"])
-        except (ChildLost, ValueError) as error:
+                reply = json.loads(self._read(struct.unpack("<I", self._read(4, self._start_s))[0], self._start_s))
+            if "error" not in reply and self._expected_facts not in (None, reply):
+                reply = {"error": f"{self._package}: is another model than the one at work; start the stream again"}
+            if "error" in reply:
+                raise ValueError(reply["error"])
+        except (WorkerLostError, ValueError) as error:
             self.close()
-            raise ValueError(f"isolation process: {error}" if isinstance(error, ChildLost) else str(error)) from None
-        self.facts, self.shape = said, tuple(said["shape"])
+            lost = isinstance(error, WorkerLostError)
+            raise ValueError(f"isolation process: {error}" if lost else str(error)) from None
+        self.facts, self.shape = reply, tuple(reply["shape"])
         self.runtime, self.file, self.precision, self.threads = (
-            said[key] for key in ("runtime", "file", "precision", "threads")
+            reply[key] for key in ("runtime", "file", "precision", "threads")
         )
         return self
 
@@ -123,55 +128,55 @@ class ChildRunner:
         return np.frombuffer(data, np.uint8).reshape(self.shape[:3])
 
     def close(self) -> None:
-        self.process.kill()  # whoever waits for its answer gets the end of the pipe
+        self.process.kill()  # a thread that waits for its answer gets the end of the pipe
         with contextlib.suppress(subprocess.TimeoutExpired):
             self.process.wait(_REAP_S)
         with self._calling:
-            if self._to >= 0:
-                os.close(self._to)
-                os.close(self._from)
-                self._to = self._from = -1
+            if self._frames_write >= 0:
+                os.close(self._frames_write)
+                os.close(self._masks_read)
+                self._frames_write = self._masks_read = -1
 
     def _write(self, data: bytes) -> None:
-        view, until = memoryview(data), time.monotonic() + self._hang_s
+        view, deadline = memoryview(data), time.monotonic() + self._hang_s
         while view:
-            self._wait(self._to, select.POLLOUT, until, self._hang_s)
+            self._wait(self._frames_write, select.POLLOUT, deadline, self._hang_s)
             try:
-                view = view[os.write(self._to, view) :]
+                view = view[os.write(self._frames_write, view) :]
             except BlockingIOError:
                 continue
             except OSError:
-                self._gone()
+                self._raise_lost()
 
-    def _read(self, count: int, within_s: float) -> bytes:
-        data, until = bytearray(), time.monotonic() + within_s
+    def _read(self, count: int, timeout_s: float) -> bytes:
+        data, deadline = bytearray(), time.monotonic() + timeout_s
         while len(data) < count:
-            self._wait(self._from, select.POLLIN, until, within_s)
-            part = os.read(self._from, count - len(data))
-            if not part:
-                self._gone()
-            data += part
+            self._wait(self._masks_read, select.POLLIN, deadline, timeout_s)
+            chunk = os.read(self._masks_read, count - len(data))
+            if not chunk:
+                self._raise_lost()
+            data += chunk
         return bytes(data)
 
-    def _wait(self, descriptor: int, event: int, until: float, within_s: float) -> None:
+    def _wait(self, descriptor: int, event: int, deadline: float, timeout_s: float) -> None:
         if descriptor < 0:
-            raise ChildLost("the inference process was closed")
+            raise WorkerLostError("the inference process was closed")
         poll = select.poll()
         poll.register(descriptor, event)
-        if not poll.poll(max(until - time.monotonic(), 0) * 1e3):
+        if not poll.poll(max(deadline - time.monotonic(), 0) * 1e3):
             self.process.kill()
-            raise ChildLost(f"the inference process did not answer within {within_s:.1f} s")
+            raise WorkerLostError(f"the inference process did not answer within {timeout_s:.1f} s")
 
-    def _gone(self) -> None:
+    def _raise_lost(self) -> None:
         try:
             code = self.process.wait(_REAP_S)
         except subprocess.TimeoutExpired:
             self.process.kill()
-            raise ChildLost("the inference process closed its pipe") from None
-        raise ChildLost(f"the inference process ended ({f'signal {-code}' if code < 0 else f'status {code}'})")
+            raise WorkerLostError("the inference process closed its pipe") from None
+        raise WorkerLostError(f"the inference process ended ({f'signal {-code}' if code < 0 else f'status {code}'})")
 
 
-def _started(arguments: list[str]) -> subprocess.Popen[bytes]:
+def _start_process(arguments: list[str]) -> subprocess.Popen[bytes]:
     return subprocess.Popen(
         python_module("deploy.stream.inference.worker_main", *arguments),
         pass_fds=[int(descriptor) for descriptor in arguments[2:4]],

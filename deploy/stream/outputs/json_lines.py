@@ -1,8 +1,8 @@
-"""Lines of JSON on stdout: frame id, age, state, until when it holds, and the rest of the record; no pixels.
+"""Lines of JSON on stdout: the status of the mask without its pixels, and the end of its validity.
 
-A reader has one line under way. The next is written when its program has read the one before, and then it is the
-newest. A mask is called fresh only to a reader that took its last lines quickly enough for the mask to be within the
-budget when it is read; a line that lies in a pipe when its mask grows too old is taken back out of the pipe.
+At most one line is unread at a time: the next, newest one is written when the reader has read the line before. A mask
+is sent as fresh only if the reader read its last lines fast enough for the mask to be within the budget when it is
+read. A line that is still in the pipe when its mask exceeds the budget is removed from the pipe.
 """
 
 from __future__ import annotations
@@ -12,85 +12,89 @@ import sys
 import time
 from typing import TYPE_CHECKING, Any, TextIO
 
-from deploy.stream.outputs.pacing import SLOW, UNKNOWN, Pace, take_back, unread_in_file, withheld
-from deploy.stream.state.frames import MaskRecord, Shown
+from deploy.stream.outputs.pacing import SLOW, UNKNOWN, Pace, retract, unread_in_file, withhold_reason
+from deploy.stream.state.frames import DisplaySnapshot, MaskStatus
 
 if TYPE_CHECKING:
-    from deploy.stream.outputs import Stage
-    from deploy.stream.state.display_state import Board
+    from deploy.stream.outputs.base import OutputContext
+    from deploy.stream.state.display_state import DisplayState
 
-_WATCH_S = 0.2  # at a time; the next look at the board goes on with it
+_WATCH_S = 0.2  # how long one call of `show` watches the unread line
 
 
-class Lines:
-    def __init__(self, argument: str, stage: Stage, *, to: TextIO | None = None) -> None:
-        """`to` is stdout where not given. Raises ValueError for an argument."""
+class JsonLinesOutput:
+    """An output sink that writes to a file, a pipe or a terminal."""
+
+    def __init__(self, argument: str, context: OutputContext, *, to: TextIO | None = None) -> None:
+        """`to` defaults to stdout. Raises ValueError for a non-empty argument."""
         if argument:
             raise ValueError(f"output lines:{argument}: takes no argument; write lines")
-        self._board: Board = stage.board
+        self._display_state: DisplayState = context.display_state
         self._to = to or sys.stdout
         self._descriptor = _descriptor(self._to)
         self._pace = Pace()
-        self._line: bytes = b""  # under way
-        self._ends_ns: int | None = None  # when what that line states stops being true
-        self._written: tuple[Any, ...] = ()
+        self._line: bytes = b""  # the latest line
+        self._valid_until_ns: int | None = None  # end of the validity of that line
+        self._written: tuple[Any, ...] = ()  # frame, state and reason of that line
 
-    def show(self, shown: Shown) -> None:
-        """Write what is new as soon as the line before was read, and watch the line under way for a while."""
-        until = time.monotonic() + _WATCH_S
+    def show(self, snapshot: DisplaySnapshot) -> None:
+        """Write a new status as soon as the last line was read, and watch the unread line for `_WATCH_S`."""
+        deadline = time.monotonic() + _WATCH_S
         self._update()
         while True:
-            if not self._pace.under_way:
-                self._write_news()
+            if not self._pace.in_flight:
+                self._write_if_changed()
             self._update()
             now = time.monotonic()
-            if (not self._pace.under_way and self._pace.known) or now > until:
+            if (not self._pace.in_flight and self._pace.speed_known) or now > deadline:
                 return
             time.sleep(max(0.0002, min(self._pace.waited_s(now) / 4, 0.005)))
 
     def close(self) -> None:
-        """Write what is still new, if the line before is read in time."""
-        until = time.monotonic() + _WATCH_S
+        """Write the last status if the line before it is read in time."""
+        deadline = time.monotonic() + _WATCH_S
         self._update()
-        while self._pace.under_way and time.monotonic() < until:
+        while self._pace.in_flight and time.monotonic() < deadline:
             time.sleep(0.002)
             self._update()
-        if not self._pace.under_way:
-            self._write_news()
+        if not self._pace.in_flight:
+            self._write_if_changed()
 
     def _update(self) -> None:
-        """Whether the line under way was read; one whose state is no longer true is taken back if that can be done."""
+        """Check whether the latest line was read; remove it from the pipe if its validity has ended."""
         unread = unread_in_file(self._descriptor) if self._descriptor is not None else 0
         self._pace.update(time.monotonic(), unread)
-        if self._pace.under_way and self._ends_ns is not None and self._board.clock() >= self._ends_ns:
-            self._ends_ns = None
-            if self._descriptor is not None and take_back(self._descriptor, self._line):
-                self._pace.taken_back(time.monotonic())
+        ends_ns = self._valid_until_ns
+        if self._pace.in_flight and ends_ns is not None and self._display_state.clock() >= ends_ns:
+            self._valid_until_ns = None
+            if self._descriptor is not None and retract(self._descriptor, self._line):
+                self._pace.retracted(time.monotonic())
                 self._written = ()
 
-    def _write_news(self) -> None:
-        record = self._view(self._board.look().record)
-        key = (record.frame_id, record.state, record.reason)
-        if key == self._written and record.reason not in (UNKNOWN, SLOW):  # these find out how quick the reader is
+    def _write_if_changed(self) -> None:
+        status = self._status_for_reader(self._display_state.snapshot().status)
+        key = (status.frame_id, status.state, status.reason)
+        if key == self._written and status.reason not in (UNKNOWN, SLOW):  # repeated to measure the reader's speed
             return
-        now_ns = self._board.clock()
-        self._written, self._ends_ns = key, record.valid_until_ns
-        self._line = json.dumps(record.message(now_ns=now_ns)).encode() + b"\n"
+        now_ns = self._display_state.clock()
+        self._written, self._valid_until_ns = key, status.valid_until_ns
+        self._line = json.dumps(status.message(now_ns=now_ns)).encode() + b"\n"
         self._to.write(self._line.decode())
         self._to.flush()
         self._pace.sent(time.monotonic())
 
-    def _view(self, record: MaskRecord) -> MaskRecord:
-        """`record` as this reader may have it: stale where the mask grows too old before it is read."""
-        if record.valid_until_ns is None or self._descriptor is None:
-            return record
-        left_s = (record.valid_until_ns - self._board.clock()) / 1e9
-        why = withheld(self._pace, "", left_s=left_s, budget_s=self._board.limits.budget_ms / 1e3)
-        return MaskRecord("stale", why, record.model) if why else record
+    def _status_for_reader(self, status: MaskStatus) -> MaskStatus:
+        """`status`, or "stale" if the mask would exceed the budget before it is read."""
+        if status.valid_until_ns is None or self._descriptor is None:
+            return status
+        remaining_s = (status.valid_until_ns - self._display_state.clock()) / 1e9
+        budget_s = self._display_state.limits.budget_ms / 1e3
+        why = withhold_reason(self._pace, "", remaining_s=remaining_s, budget_s=budget_s)
+        return MaskStatus("stale", why, status.model) if why else status
 
 
 def _descriptor(to: TextIO) -> int | None:
-    """None for what is no file of the system."""
+    """The file descriptor; None for an object that has none."""
     try:
         return to.fileno()
     except (OSError, ValueError):

@@ -1,8 +1,9 @@
-"""How quickly a reader takes what is sent to it, so that nothing grows old in the buffers of the system.
+"""Measures how fast a reader reads, so that no message grows too old in the buffers of the operating system.
 
-Linux tells a sender how many bytes the reader's program has not read yet: of a pipe, of a Unix socket, and of a TCP
-connection whose other end is in the same network name space. Of a TCP connection to another machine, and on other
-systems, only what the other system has not confirmed is known; what lies there unread is not.
+Linux reports to a sender how many bytes the reading program has not read yet: for a pipe, for a Unix socket, and for a
+TCP connection whose other end is in the same network namespace. For a TCP connection to another machine, and on other
+operating systems, only the bytes that the other system has not acknowledged are known, not those that its program has
+not read.
 """
 
 from __future__ import annotations
@@ -21,69 +22,78 @@ from collections import deque
 UNKNOWN = "how quickly this reader reads is not known yet"
 SLOW = "this reader reads too slowly for the budget"
 TOO_OLD = "mask too old"
-_LATEST = 5  # messages of a kind that are looked back on
-_NEEDED = 3  # messages before a reader's speed is known
+_WINDOW = 5  # latest messages of each kind that are considered
+_MIN_MESSAGES = 3  # before the speed of a reader is known
 _OUTQ, _OUTQ_NOT_SENT, _FIONREAD = 0x5411, 0x894B, 0x541B
 _SOCK_DIAG, _BY_FAMILY, _REQUEST, _ANY = 4, 20, 1, 0xFFFFFFFF
 
 
 class Pace:
-    """Of one reader: when its last message was sent, and how long it left the latest messages unread, in seconds."""
+    """The speed of one reader: for how many seconds it left its latest messages unread. One message is unread at a
+    time."""
 
     def __init__(self) -> None:
-        self._took: dict[str, deque[float]] = {}  # kind of message -> the latest of it
+        self._read_times: dict[str, deque[float]] = {}  # kind of message -> seconds until it was read
         self._count = 0
         self._sent: float | None = None
         self._kind = ""
 
     def sent(self, now: float, kind: str = "") -> None:
-        """A message is under way. Readers treat each `kind` in their own way, so each is measured for itself."""
+        """A message was sent. Readers process each kind at its own speed, so each kind is measured separately."""
         self._sent, self._kind = now, kind
 
     def update(self, now: float, unread: int) -> None:
-        """`unread` bytes of what was sent are not read yet; 0 ends the message that is under way."""
+        """`unread` bytes of the message are not read yet; with 0 it was read."""
         if self._sent is not None and unread == 0:
-            self._took.setdefault(self._kind, deque(maxlen=_LATEST)).append(now - self._sent)
+            self._read_times.setdefault(self._kind, deque(maxlen=_WINDOW)).append(now - self._sent)
             self._sent, self._count = None, self._count + 1
 
-    def taken_back(self, now: float) -> None:
-        """The message under way will never be read; its wait counts."""
+    def retracted(self, now: float) -> None:
+        """The unread message was removed; the time until now counts as its read time."""
         self.update(now, 0)
 
     def waited_s(self, now: float) -> float:
-        """How long the message under way has been unread; 0 when there is none."""
+        """Seconds since the unread message was sent; 0 without one."""
         return 0.0 if self._sent is None else now - self._sent
 
     @property
-    def under_way(self) -> bool:
+    def in_flight(self) -> bool:
+        """Whether a message was sent and not read yet."""
         return self._sent is not None
 
     @property
-    def known(self) -> bool:
-        return self._count >= _NEEDED
+    def speed_known(self) -> bool:
+        return self._count >= _MIN_MESSAGES
 
     def lag_s(self, *kinds: str) -> float:
-        """How long messages of these kinds, one after the other, may lie unread by the slowest of the latest of each
-        kind; of a kind that was not sent yet, by the slowest of all. Infinite while the speed is unknown."""
-        if not self.known:
+        """Expected seconds until messages of these kinds, sent one after the other, are read.
+
+        The sum over the kinds of the slowest of the latest messages; for a kind that was not sent yet, the slowest of
+        all kinds. Infinite while the speed is unknown.
+        """
+        if not self.speed_known:
             return float("inf")
-        slowest = {kind: max(took) for kind, took in self._took.items()}
+        slowest = {kind: max(times) for kind, times in self._read_times.items()}
         return sum(slowest.get(kind, max(slowest.values())) for kind in kinds)
 
 
-def withheld(pace: Pace, *kinds: str, left_s: float, budget_s: float) -> str:
-    """Why a mask that is valid for `left_s` more is not fresh any longer when a reader has read `kinds`, the messages
-    still to be sent; empty when it will be. A reader is slow when it alone takes half of the budget."""
+def withhold_reason(pace: Pace, *kinds: str, remaining_s: float, budget_s: float) -> str:
+    """Why a mask must not be sent as fresh; empty if it may.
+
+    The mask is valid for `remaining_s` more, and `kinds` are the messages that are still to be read. A reader is slow
+    if its reading alone takes half of the budget.
+    """
     lag_s = pace.lag_s(*kinds)
-    if lag_s < left_s:
+    if lag_s < remaining_s:
         return ""
-    if not pace.known:
+    if not pace.speed_known:
         return UNKNOWN
     return SLOW if lag_s > budget_s / 2 else TOO_OLD
 
 
 def is_observable(link: socket.socket) -> bool:
-    """Whether `unread_bytes` counts what the other program has not read, not only what its system has not confirmed."""
+    """Whether `unread_bytes` counts the bytes that the other program has not read, not only those that the other
+    system has not acknowledged."""
     try:
         return _peer_queue(link) is not None
     except OSError:
@@ -91,22 +101,22 @@ def is_observable(link: socket.socket) -> bool:
 
 
 def unread_bytes(link: socket.socket) -> int:
-    """Bytes of a connected TCP or Unix socket that the other program has not read, as far as the system can tell."""
+    """Bytes of a connected TCP or Unix socket that the other program has not read, as far as the system reports it."""
     try:
         if link.family not in (socket.AF_INET, socket.AF_INET6):
             return _ioctl(link.fileno(), _OUTQ)
-        behind = _peer_queue(link)
-        return _ioctl(link.fileno(), _OUTQ) if behind is None else behind + _ioctl(link.fileno(), _OUTQ_NOT_SENT)
+        received = _peer_queue(link)
+        return _ioctl(link.fileno(), _OUTQ) if received is None else received + _ioctl(link.fileno(), _OUTQ_NOT_SENT)
     except OSError:
         return 0
 
 
 def unread_in_file(descriptor: int) -> int:
-    """Bytes of a pipe, a socket or a terminal that were written and not read; 0 for a file, which has no reader.
+    """Bytes of a pipe, a socket or a terminal that were written and not read; 0 for a regular file.
 
-    Raises BrokenPipeError when the reader has closed its end.
+    Raises BrokenPipeError if the reader has closed its end.
     """
-    if _is_deserted(descriptor):
+    if _reader_has_closed(descriptor):
         raise BrokenPipeError(errno.EPIPE, "the reader is gone")
     with contextlib.suppress(OSError):
         mode = os.fstat(descriptor).st_mode
@@ -120,7 +130,7 @@ def unread_in_file(descriptor: int) -> int:
     return 0
 
 
-def _is_deserted(descriptor: int) -> bool:
+def _reader_has_closed(descriptor: int) -> bool:
     if not hasattr(select, "poll"):
         return False
     poll = select.poll()
@@ -128,27 +138,27 @@ def _is_deserted(descriptor: int) -> bool:
     return any(event & (select.POLLERR | select.POLLHUP) for _, event in poll.poll(0))
 
 
-def take_back(descriptor: int, data: bytes) -> bool:
-    """Remove `data` from a pipe where no byte of it, and nothing else, was read or written since. Linux alone.
+def retract(descriptor: int, data: bytes) -> bool:
+    """Remove `data` from a pipe if it is its only content and no byte of it was read. Returns whether it was removed.
 
-    What a reader took of it meanwhile is left to that reader: the rest goes back into the pipe.
+    Linux only. If the reader reads a part of it meanwhile, the rest is written back.
     """
     try:
         if not stat.S_ISFIFO(os.fstat(descriptor).st_mode) or _ioctl(descriptor, _FIONREAD) != len(data):
             return False
-        end = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+        read_end = os.open(f"/proc/self/fd/{descriptor}", os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     except OSError:
         return False
     try:
-        got = os.read(end, len(data))
-        if got != data:
-            _write_all(descriptor, got)
+        removed = os.read(read_end, len(data))
+        if removed != data:
+            _write_all(descriptor, removed)
             return False
         return True
-    except OSError:  # the reader was quicker
+    except OSError:  # the reader was faster
         return False
     finally:
-        os.close(end)
+        os.close(read_end)
 
 
 def _write_all(descriptor: int, data: bytes) -> None:
@@ -165,7 +175,7 @@ def _ioctl(descriptor: int, request: int) -> int:
 
 
 def _peer_queue(link: socket.socket) -> int | None:
-    """Bytes in the receive queue of the other end; None where that end is in no reach of this system."""
+    """Bytes in the receive queue of the other end; None if that end is on another system."""
     if not sys.platform.startswith("linux"):
         return None
     own, peer = link.getsockname(), link.getpeername()

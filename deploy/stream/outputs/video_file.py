@@ -1,7 +1,7 @@
-"""What was shown, as a video file: frames with their marker, at the times at which they were captured.
+"""A video file of the displayed pictures: frames with their overlay, at their times of capture.
 
-The file is cut into fragments, so that what was written before a crash or a full disk still plays. It has its name when
-it is closed; until then it is called `.NAME.part`.
+The file is fragmented, so that the part that was written before a crash or a full disk can be played. Until it is
+closed, its name is `.NAME.part`.
 """
 
 from __future__ import annotations
@@ -14,22 +14,24 @@ from typing import Any
 
 import numpy as np
 
-from deploy.stream.outputs import Stage
-from deploy.stream.outputs.recording import recording
-from deploy.stream.state.frames import Shown
+from deploy.stream.outputs.base import OutputContext, recording
+from deploy.stream.state.frames import DisplaySnapshot
 from edgemt.io.atomic import NoSpaceError, no_space
 
 _FORMATS = {".mp4": "mp4", ".mkv": "matroska"}
-_TICKS = 1000  # a second
+_TICKS = 1000  # per second
 
 
-def open_video(argument: str, stage: Stage) -> VideoFile:
+def open_video(argument: str, context: OutputContext) -> VideoFile:
     """`video:FILE.mp4` or `video:FILE.mkv`."""
     return VideoFile(Path(argument))
 
 
 class VideoFile:
-    """An output that writes what it is shown. A change of size begins another file, NAME.2.mp4."""
+    """An output sink. A change of the picture size begins another file, NAME.2.mp4.
+
+    Raises ValueError for another suffix, a missing folder, an existing file, or without PyAV.
+    """
 
     def __init__(self, path: Path) -> None:
         if path.suffix.lower() not in _FORMATS:
@@ -44,25 +46,25 @@ class VideoFile:
         self._container: Any = None
         self._stream: Any = None
         self._size: tuple[int, int] | None = None
-        self._said: tuple[Any, ...] = ()
-        self._start_ns, self._last = 0, -1
-        self._sign = contextlib.ExitStack()
-        self._sign.enter_context(recording(f"video {path.name}"))
-        self._refuse_existing(path)
+        self._last_key: tuple[Any, ...] = ()
+        self._start_ns, self._last_tick = 0, -1
+        self._recording = contextlib.ExitStack()
+        self._recording.enter_context(recording(f"video {path.name}"))
+        self._reject_existing(path)
 
-    def show(self, shown: Shown) -> None:
-        picture, frame, record = shown.picture(), shown.frame, shown.record
-        key = (frame.id if frame else -1, record.frame_id, record.state, record.reason)
-        if picture is None or frame is None or key == self._said:
+    def show(self, snapshot: DisplaySnapshot) -> None:
+        picture, frame, status = snapshot.picture(), snapshot.frame, snapshot.status
+        key = (frame.id if frame else -1, status.frame_id, status.state, status.reason)
+        if picture is None or frame is None or key == self._last_key:
             return
-        self._said = key
-        picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # colour has half the resolution
+        self._last_key = key
+        picture = picture[: picture.shape[0] // 2 * 2, : picture.shape[1] // 2 * 2]  # yuv420p requires even sides
         try:
             if picture.shape[:2] != self._size:
                 self._begin(picture.shape[:2], frame.captured_ns)
-            at = max((frame.captured_ns - self._start_ns) * _TICKS // 10**9, self._last + 1)
-            self._last = int(at)
-            self._write(np.ascontiguousarray(picture), self._last)
+            tick = max((frame.captured_ns - self._start_ns) * _TICKS // 10**9, self._last_tick + 1)
+            self._last_tick = int(tick)
+            self._write(np.ascontiguousarray(picture), self._last_tick)
         except self._av.error.FFmpegError as error:
             if no_space(error):
                 raise NoSpaceError(f"{self._path}: no space left on the disk; recording has ended") from None
@@ -70,51 +72,51 @@ class VideoFile:
 
     def close(self) -> None:
         self._finish()
-        self._sign.close()
+        self._recording.close()
 
     def _begin(self, size: tuple[int, int], captured_ns: int) -> None:
         self._finish()
         self._number += 1
         if self._number > 1:
-            self._refuse_existing(self._named())
+            self._reject_existing(self._file())
         options = {"movflags": "frag_keyframe+empty_moov+default_base_moof"} if self._path.suffix == ".mp4" else {}
         kind = _FORMATS[self._path.suffix.lower()]
         self._container = self._av.open(str(self._part()), "w", format=kind, options=options)
         codec = "libx264" if "libx264" in self._av.codecs_available else "mpeg4"
-        quick = {"preset": "ultrafast", "crf": "20", "tune": "zerolatency"} if codec == "libx264" else {"qscale": "3"}
-        self._stream = self._container.add_stream(codec, rate=30, options=quick)
+        fast = {"preset": "ultrafast", "crf": "20", "tune": "zerolatency"} if codec == "libx264" else {"qscale": "3"}
+        self._stream = self._container.add_stream(codec, rate=30, options=fast)
         self._stream.height, self._stream.width = size
         self._stream.pix_fmt = "yuv420p"
         self._stream.time_base = self._stream.codec_context.time_base = Fraction(1, _TICKS)
-        self._stream.codec_context.gop_size = 30  # a fragment, and so what a crash costs at most
-        self._size, self._start_ns, self._last = size, captured_ns, -1
+        self._stream.codec_context.gop_size = 30  # frames per fragment; a crash loses one fragment at most
+        self._size, self._start_ns, self._last_tick = size, captured_ns, -1
 
-    def _write(self, picture: np.ndarray, at: int) -> None:
+    def _write(self, picture: np.ndarray, tick: int) -> None:
         frame = self._av.VideoFrame.from_ndarray(picture, format="rgb24")
-        frame.pts, frame.time_base = at, Fraction(1, _TICKS)
+        frame.pts, frame.time_base = tick, Fraction(1, _TICKS)
         for packet in self._stream.encode(frame):
             self._container.mux(packet)
 
     def _finish(self) -> None:
         if self._container is None:
             return
-        with contextlib.suppress(self._av.error.FFmpegError, OSError):  # of a full disk: what is written stands
+        with contextlib.suppress(self._av.error.FFmpegError, OSError):  # full disk: the written fragments are valid
             for packet in self._stream.encode():
                 self._container.mux(packet)
         with contextlib.suppress(self._av.error.FFmpegError, OSError):
             self._container.close()
         self._container = self._stream = self._size = None
         if self._part().is_file():
-            os.replace(self._part(), self._named())
+            os.replace(self._part(), self._file())
 
-    def _named(self) -> Path:
+    def _file(self) -> Path:
         number = f".{self._number}" if self._number > 1 else ""
         return self._path.with_name(f"{self._path.stem}{number}{self._path.suffix}")
 
     def _part(self) -> Path:
-        return self._named().with_name(f".{self._named().name}.part")
+        return self._file().with_name(f".{self._file().name}.part")
 
-    def _refuse_existing(self, path: Path) -> None:
+    def _reject_existing(self, path: Path) -> None:
         if path.exists():
-            self._sign.close()
+            self._recording.close()
             raise ValueError(f"output video:{path}: is there already; name another file")

@@ -1,5 +1,6 @@
-"""A DICOM cine: the frames of one multi-frame file at its own rate, or the video inside one. Only pixels and times are
-read; nothing that names a patient leaves this file.
+"""A DICOM cine: the frames of one multi-frame file at its own rate, or the video inside such a file.
+
+Only pixels and times are returned; no patient data leaves this module.
 """
 
 from __future__ import annotations
@@ -7,12 +8,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from deploy.stream.sources import Corrupt, Picture, library
+from deploy.stream.sources.base import CorruptFrameError, SourceFrame, import_library
 from edgemt.io.bit_depth import Depth
 
 
 class DicomSource:
-    """`depth` is the rule of the model that looks on (`edgemt.io.bit_depth`), set before it is opened."""
+    """`depth` is the conversion to 8 bits of the model's training (`edgemt.io.bit_depth`); set it before `open`."""
 
     live = False
     depth = Depth()
@@ -26,7 +27,7 @@ class DicomSource:
         self._step_ns, self._next = 0, 0
 
     def open(self) -> None:
-        library("pydicom", pip="pydicom", source=self.name)
+        import_library("pydicom", pip="pydicom", source=self.name)
         if not Path(self.name).is_file():
             raise ValueError(f"source {self.name}: no such file or folder")
         from deploy.dicom.pixels import DicomFile, video_inside
@@ -43,7 +44,7 @@ class DicomSource:
         self._step_ns, self._next = int(1e9 / rate), 0
         self.hz = rate if self.hz is None else self.hz
 
-    def read(self) -> Picture | None:
+    def read(self) -> SourceFrame | None:
         if self._video is not None:
             return self._video.read()  # type: ignore[no-any-return]
         if self._file is None or self._next >= self._file.count:
@@ -53,8 +54,8 @@ class DicomSource:
         try:
             pixels = self._file.view(index, self._window)
         except ValueError as error:
-            raise Corrupt(str(error)) from None
-        return Picture(pixels, index * self._step_ns)
+            raise CorruptFrameError(str(error)) from None
+        return SourceFrame(pixels, index * self._step_ns)
 
     def close(self) -> None:
         if self._video is not None:
@@ -71,12 +72,13 @@ class DicomSource:
 
 
 def _rate(header: Any) -> float:
-    """Frames a second: by FrameTime, else CineRate or the recommended rate, else 25."""
-    for name, of in (("FrameTime", lambda ms: 1000 / ms), ("CineRate", float), ("RecommendedDisplayFrameRate", float)):
+    """Frames per second from FrameTime, else CineRate, else RecommendedDisplayFrameRate, else 25."""
+    to_hz: dict[str, Any] = {"FrameTime": lambda ms: 1000 / ms, "CineRate": float, "RecommendedDisplayFrameRate": float}
+    for name, convert in to_hz.items():
         try:
             value = float(header.get(name) or 0)
         except (TypeError, ValueError):
             continue
         if 0 < value < float("inf"):
-            return float(of(value))
+            return float(convert(value))
     return 25.0

@@ -1,4 +1,4 @@
-"""Frames from Python: any iterable of arrays, or of (array, time in nanoseconds) pairs."""
+"""Frames from a Python iterable of arrays, or of (array, time in nanoseconds) pairs."""
 
 from __future__ import annotations
 
@@ -7,11 +7,11 @@ from typing import Any
 
 import numpy as np
 
-from deploy.stream.sources import Picture
+from deploy.stream.sources.base import SourceFrame
 
 
 class IterableSource:
-    """Played as the frames come; `hz` holds them to a pace. It can be read once."""
+    """`hz` limits the rate; None reads as fast as possible. It can be read once."""
 
     live, name = False, "python"
 
@@ -21,11 +21,11 @@ class IterableSource:
 
     def open(self) -> None: ...
 
-    def read(self) -> Picture | None:
+    def read(self) -> SourceFrame | None:
         for item in self._frames:
             pixels, source_ns = item if isinstance(item, tuple) else (item, None)
-            # whoever gives frames may write the next one into the same array
-            return Picture(pixels.copy() if isinstance(pixels, np.ndarray) else pixels, source_ns)
+            # the caller may write the next frame into the same array
+            return SourceFrame(pixels.copy() if isinstance(pixels, np.ndarray) else pixels, source_ns)
         return None
 
     def close(self) -> None: ...

@@ -1,4 +1,4 @@
-"""One stream a camera: two programs that share a live source would each get some of its frames, and not know it."""
+"""A lock for one program per live source: two programs on one camera would each receive a part of its frames."""
 
 from __future__ import annotations
 
@@ -18,10 +18,10 @@ except ImportError:  # Windows, where a camera cannot be opened twice anyway
 
 
 class SourceLock:
-    """Held until `release`, or until the process ends, however it ends."""
+    """Locked until `release`, or until the process ends for any reason."""
 
     def __init__(self, source: str, *, folder: str | Path | None = None) -> None:
-        """Raises ValueError when another process, or another stream of this one, holds it."""
+        """Raises ValueError if another process, or another stream of this process, has the lock."""
         name = f"edgemt-{hashlib.sha256(_device(source).encode()).hexdigest()[:16]}.lock"
         self._file: IO[str] | None = None
         self._name: socket.socket | None = None
@@ -29,10 +29,10 @@ class SourceLock:
             return
         try:
             folder = Path(folder or os.environ.get("XDG_RUNTIME_DIR") or tempfile.gettempdir())
-        except FileNotFoundError:  # a read-only root without a place for temporary files
-            self._name = _reserved(name, source)
+        except FileNotFoundError:  # a read-only root without a folder for temporary files
+            self._name = _bind_abstract_socket(name, source)
             return
-        self._file = _opened(folder / name, source)
+        self._file = _open_lock_file(folder / name, source)
         try:
             fcntl.flock(self._file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except OSError:
@@ -53,30 +53,30 @@ class SourceLock:
             self._name = None
 
 
-def _reserved(name: str, source: str) -> socket.socket:
-    """A name of Linux's abstract namespace of sockets: it needs no file, and goes when the process does."""
-    held = socket.socket(socket.AF_UNIX)
+def _bind_abstract_socket(name: str, source: str) -> socket.socket:
+    """A socket in Linux's abstract namespace: it needs no file and disappears with the process."""
+    bound = socket.socket(socket.AF_UNIX)
     try:
-        held.bind(f"\0{name}")
+        bound.bind(f"\0{name}")
     except OSError as error:
-        held.close()
+        bound.close()
         if error.errno == errno.EADDRINUSE:
             raise ValueError(f"source {source}: another process streams from it already; stop that one first") from None
         raise ValueError(
-            f"source {source}: cannot be locked, there is no place for temporary files; set XDG_RUNTIME_DIR"
+            f"source {source}: cannot be locked, there is no folder for temporary files; set XDG_RUNTIME_DIR"
         ) from None
-    return held
+    return bound
 
 
 def _device(source: str) -> str:
-    """camera:0, camera:0:1920x1080 and /dev/video0 are one."""
+    """One name per device: camera:0, camera:0:1920x1080 and /dev/video0 give the same."""
     camera = re.fullmatch(r"camera(?::(\d+))?(?::\d+x\d+)?", source)
     return f"/dev/video{camera[1] or 0}" if camera else re.sub(r"^(/dev/video\w+):\d+x\d+$", r"\1", source)
 
 
-def _opened(path: Path, source: str) -> IO[str]:
-    """A file of another user, which may be left over from yesterday, is locked as well as one's own; a link is not
-    followed."""
+def _open_lock_file(path: Path, source: str) -> IO[str]:
+    """Open for writing, or only for reading if the file belongs to another user; that is enough to lock it. Symbolic
+    links are not followed."""
     try:
         return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+", encoding="utf-8")
     except PermissionError:

@@ -1,7 +1,7 @@
-"""A video that is always there: an organ and an instrument over moving tissue, with labels, the same on every machine.
+"""A synthetic video with labels: an organ and an instrument over moving tissue, identical on every machine.
 
-Frame k is a function of k alone. Its number stands in black and white squares in the corner, so that whoever gets the
-pixels can tell which frame they are.
+Frame k depends on k only. The frame number is encoded as black and white squares in the upper left corner and can be
+read back with `frame_number_of`.
 
 Shapes: H W size in pixels.
 """
@@ -13,20 +13,20 @@ import re
 import numpy as np
 from PIL import Image
 
-from deploy.stream.sources import Picture
+from deploy.stream.sources.base import SourceFrame
 
 CLASSES = ("background", "organ", "instrument")
-_SQUARE, _BITS = 8, 20  # pixels of a square of the number, squares
-_SWAY = 0.08  # of the height: how far the picture wanders
+_SQUARE, _BITS = 8, 20  # side of a square in pixels, number of squares
+_SWAY = 0.08  # amplitude of the camera movement, relative to the height
 
 
 class SyntheticSource:
     live = False
 
     def __init__(self, text: str = "synthetic", *, hz: float | None = 30.0, frames: int | None = None) -> None:
-        found = re.fullmatch(r"synthetic(?::(\d+)x(\d+))?", text)
-        size = (int(found[2]), int(found[1])) if found and found[1] else (1080, 1920)
-        if found is None or not (64 <= size[0] <= 4320 and 16 * _BITS <= size[1] <= 7680):
+        match = re.fullmatch(r"synthetic(?::(\d+)x(\d+))?", text)
+        size = (int(match[2]), int(match[1])) if match and match[1] else (1080, 1920)
+        if match is None or not (64 <= size[0] <= 4320 and 16 * _BITS <= size[1] <= 7680):
             raise ValueError(f"source {text}: write synthetic:WIDTHxHEIGHT, {16 * _BITS}x64 to 7680x4320")
         self.name, self.hz, self.size, self.count = text, hz, size, frames
         self._next = 0
@@ -36,50 +36,50 @@ class SyntheticSource:
         self._next = 0
         self._scene = self._scene or _scene(self.size)
 
-    def read(self) -> Picture | None:
+    def read(self) -> SourceFrame | None:
         if self.count is not None and self._next >= self.count:
             return None
         k = self._next
         self._next += 1
-        return Picture(self.frame(k), int(k * 1e9 / (self.hz or 30.0)))
+        return SourceFrame(self.frame(k), int(k * 1e9 / (self.hz or 30.0)))
 
     def close(self) -> None: ...
 
     def frame(self, k: int) -> np.ndarray:
-        """uint8 [H, W, 3]."""
+        """Frame `k`, uint8 [H, W, 3]."""
         image, _ = self._scene = self._scene or _scene(self.size)
         pixels = self._crop(image, k).copy()
         window, inside = _tool(self.size, k)
-        part = pixels[window]
-        part[inside] = (176, 178, 186)
+        region = pixels[window]
+        region[inside] = (176, 178, 186)
         bits = (k >> np.arange(_BITS)) & 1
         squares = np.repeat(np.where(bits, 255, 0).astype(np.uint8), _SQUARE)
         pixels[:_SQUARE, : len(squares)] = squares[None, :, None]
         return pixels
 
     def label(self, k: int) -> np.ndarray:
-        """uint8 [H, W] of classes."""
+        """Class indices of frame `k`, uint8 [H, W]."""
         _, label = self._scene = self._scene or _scene(self.size)
         out = self._crop(label, k).copy()
         window, inside = _tool(self.size, k)
         out[window][inside] = 2
         return out
 
-    def _crop(self, whole: np.ndarray, k: int) -> np.ndarray:
+    def _crop(self, scene_image: np.ndarray, k: int) -> np.ndarray:
         margin = int(_SWAY * self.size[0])
         top = round(margin * (1 + np.sin(0.05 * k)))
         left = round(margin * (1 + np.cos(0.037 * k)))
-        return whole[top : top + self.size[0], left : left + self.size[1]]
+        return scene_image[top : top + self.size[0], left : left + self.size[1]]
 
 
-def number_of(pixels: np.ndarray) -> int:
-    """Which frame these pixels are."""
+def frame_number_of(pixels: np.ndarray) -> int:
+    """The frame number that is encoded in the pixels."""
     squares = pixels[_SQUARE // 2, _SQUARE // 2 : _BITS * _SQUARE : _SQUARE, 0] > 127
     return int((squares * (1 << np.arange(_BITS))).sum())
 
 
 def _scene(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
-    """Tissue and organ, wider than the frame by the sway: uint8 [H', W', 3] and uint8 [H', W']."""
+    """Tissue and organ, larger than the frame by the camera movement: uint8 [H', W', 3] and labels uint8 [H', W']."""
     margin = 2 * int(_SWAY * size[0])
     height, width = size[0] + margin, size[1] + margin
     rng = np.random.default_rng(0)
@@ -97,7 +97,7 @@ def _scene(size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _tool(size: tuple[int, int], k: int) -> tuple[tuple[slice, slice], np.ndarray]:
-    """The window that the instrument lies in, and which of its pixels it covers."""
+    """The window that contains the instrument, and a bool mask of the instrument in that window."""
     reach, thick = int(0.45 * size[0]), 0.022 * size[0]
     tip_y, tip_x = (0.55 + 0.1 * np.sin(0.11 * k)) * size[0], (0.55 + 0.12 * np.sin(0.07 * k + 1)) * size[1]
     top, left = int(tip_y), int(tip_x)

@@ -1,6 +1,6 @@
-"""What travels: a frame, what inference made of it, and what may be shown of that now.
+"""The values of a stream: a frame, the inference result of a frame, the status of a mask, and a display snapshot.
 
-Every age is a difference of two readings of one monotonic clock, so a wall clock that is set back changes nothing.
+Every age is the difference of two readings of one monotonic clock, so a change of the wall clock has no effect.
 
 Shapes: H W of a picture, h w of the model's mask, pixels.
 """
@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy.stream.state.overlay import Marker, drawn
+from deploy.stream.state.overlay import Overlay, composite
 
 Clock = Callable[[], int]  # nanoseconds, never backwards
 monotonic: Clock = time.monotonic_ns
@@ -24,20 +24,23 @@ STATES: tuple[State, ...] = ("fresh", "stale", "invalid", "no-signal")
 
 @dataclass(frozen=True, eq=False)
 class Frame:
-    """`captured_ns` is when it lay in our memory, less what it is late by: where the source has a time of its own, that
-    shows how much later a frame comes than the quickest did. `source_ns` is that time, on a clock of its own."""
+    """One picture of the source.
+
+    `captured_ns` is the time of receipt minus `late_ns`. `late_ns` is the additional delay of this frame compared with
+    the fastest frame, measured by the source's own clock (0 without one). `source_ns` is the time on that clock.
+    """
 
     id: int  # counts the frames of a session without gaps
-    pixels: np.ndarray  # uint8 [H, W] or [H, W, 3]; nobody writes to it
+    pixels: np.ndarray  # uint8 [H, W] or [H, W, 3]; read-only by convention
     captured_ns: int
     source_ns: int | None = None
-    epoch: int = 0  # another after a reconnect or a change of size: masks do not cross it
+    epoch: int = 0  # changes after a reconnect or a change of size; a mask is valid within its epoch only
     late_ns: int = 0
-    origin: Any = None  # of the picture, as its source gave it
+    origin: Any = None  # data of the source, as given in SourceFrame.origin
 
     @property
     def received_ns(self) -> int:
-        """When it lay in our memory."""
+        """Time at which the frame was complete in memory."""
         return self.captured_ns + self.late_ns
 
     @property
@@ -46,67 +49,67 @@ class Frame:
 
 
 @dataclass(frozen=True, eq=False)
-class Result:
-    """A mask, with the very frame that it was made from."""
+class InferenceResult:
+    """A mask together with the frame that it was computed from."""
 
     frame: Frame
     mask: np.ndarray  # uint8 [h, w]
-    marker: Marker  # its outline at the frame's size
+    overlay: Overlay  # its outline at the frame's size
     done_ns: int
-    agreement: float | None = None  # foreground Dice with the mask before it, 0 to 1
-    likeness: float | None = None  # of the frame to those of training, 0 to 1
+    agreement: float | None = None  # foreground Dice with the previous mask, 0 to 1
+    likeness: float | None = None  # similarity of the frame to the training frames, 0 to 1
 
 
 @dataclass(frozen=True, eq=False)
-class MaskRecord:
-    """What is said of the mask beside a frame. `mask` is there when `state` is fresh, and never else."""
+class MaskStatus:
+    """State, age and origin of a mask. `mask` is not None exactly when `state` is "fresh"."""
 
     state: State
-    reason: str  # in words, for whoever sees no mask; empty when fresh
+    reason: str  # why no mask is shown; empty when fresh
     model: str
-    frame_id: int | None = None  # that the mask was made from
+    frame_id: int | None = None  # of the frame that the mask was computed from
     captured_ns: int | None = None
     source_ns: int | None = None
     age_ms: float | None = None
     confidence: float | None = None
-    confidence_is: str = ""  # what kind of number that is
+    confidence_is: str = ""  # the definition of `confidence`
     likeness: float | None = None
     valid_until_ns: int | None = None  # on the monotonic clock of this machine; a fresh mask is stale from then on
-    refused: str = ""  # without a signal: why the pictures that come cannot be used
-    mask: np.ndarray | None = None
+    refused: str = ""  # with "no-signal": why the frames of the source are rejected
+    mask: np.ndarray | None = None  # uint8 [h, w]
 
     def message(self, *, now_ns: int, wall_s: float | None = None) -> dict[str, Any]:
-        """The record for a reader that may read it late: what `to_json` gives, and until when the state holds.
+        """`to_json` plus the end of validity, for a reader that may read the message late.
 
         `sent_ns` and `valid_until_ns` are on the monotonic clock of this machine (CLOCK_MONOTONIC on Linux),
-        `valid_until_utc` in seconds since 1970, `valid_for_ms` from the moment of sending. Null where nothing ends.
+        `valid_until_utc` in seconds since 1970, `valid_for_ms` from the moment of sending. Null without an end.
         """
         ends = self.valid_until_ns
-        left_s = None if ends is None else (ends - now_ns) / 1e9
+        remaining_s = None if ends is None else (ends - now_ns) / 1e9
         return {
             **self.to_json(),
             "sent_ns": now_ns,
-            "valid_for_ms": None if left_s is None else round(left_s * 1e3, 3),
+            "valid_for_ms": None if remaining_s is None else round(remaining_s * 1e3, 3),
             "valid_until_utc": None
-            if left_s is None
-            else round((time.time() if wall_s is None else wall_s) + left_s, 6),
+            if remaining_s is None
+            else round((time.time() if wall_s is None else wall_s) + remaining_s, 6),
         }
 
     def to_json(self) -> dict[str, Any]:
-        """Everything but pixels."""
-        said = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "mask"}
-        return {**said, "age_ms": None if self.age_ms is None else round(self.age_ms, 3)}
+        """All fields except the mask."""
+        fields = {name: getattr(self, name) for name in self.__dataclass_fields__ if name != "mask"}
+        return {**fields, "age_ms": None if self.age_ms is None else round(self.age_ms, 3)}
 
 
 @dataclass(frozen=True, eq=False)
-class Shown:
-    """One look at the board: the newest frame, and what may stand on it."""
+class DisplaySnapshot:
+    """The newest frame and the status of its mask, both read at one moment."""
 
     frame: Frame | None
-    record: MaskRecord
-    marker: Marker  # outline of a fresh mask, or the words that say why there is none
-    result: Result | None = None  # only while it is fresh
+    status: MaskStatus
+    overlay: Overlay  # outline of a fresh mask, or a text with the reason why there is none
+    result: InferenceResult | None = None  # only if it is fresh
 
     def picture(self) -> np.ndarray | None:
-        """uint8 [H, W, 3]: the frame with the marker on it; no other pixel differs. None without a frame."""
-        return None if self.frame is None else drawn(self.frame.pixels, self.marker)
+        """uint8 [H, W, 3]: the frame with the overlay painted on it; no other pixel differs. None without a frame."""
+        return None if self.frame is None else composite(self.frame.pixels, self.overlay)

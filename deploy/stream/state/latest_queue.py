@@ -1,6 +1,6 @@
-"""A box with room for one: what comes replaces what lies there, so that whoever takes gets the newest.
+"""Single-slot, latest-wins queue between one producer thread and one consumer thread.
 
-A queue of any length hands out frames that are older by as many turns as it is long; this cannot.
+A queue with n slots adds the time of up to n frames to the age of every mask; a single slot adds none.
 """
 
 from __future__ import annotations
@@ -11,23 +11,23 @@ from typing import Generic, TypeVar
 Item = TypeVar("Item")
 
 
-class Mailbox(Generic[Item]):
-    """Between one thread that puts and one that takes. Putting never waits."""
+class LatestQueue(Generic[Item]):
+    """`put` replaces the waiting item and never blocks."""
 
     def __init__(self) -> None:
         self._changed = threading.Condition()
         self._item: Item | None = None
         self._closed = False
-        self.replaced = 0  # items that nobody took
+        self.num_replaced = 0  # items that were replaced before they were taken
 
     def put(self, item: Item) -> None:
         with self._changed:
-            self.replaced += self._item is not None
+            self.num_replaced += self._item is not None
             self._item = item
             self._changed.notify()
 
     def take(self, timeout_s: float) -> Item | None:
-        """The newest item, waiting for one; None when there is none in time, or the box is closed."""
+        """Remove and return the newest item; wait for it up to `timeout_s`. None after the timeout or `close`."""
         with self._changed:
             self._changed.wait_for(lambda: self._item is not None or self._closed, timeout_s)
             item, self._item = self._item, None
@@ -42,7 +42,7 @@ class Mailbox(Generic[Item]):
             self._item = None
 
     def close(self) -> None:
-        """Wakes whoever waits."""
+        """Wake the consumer that waits in `take`."""
         with self._changed:
             self._closed = True
             self._changed.notify_all()

@@ -1,7 +1,9 @@
-"""What is drawn over a frame: the outline of a mask, or words where a mask would be. Opaque, so that every pixel
-outside it is the source's own, and quick enough for the path of the video: pixels are found where the mask is made.
+"""Overlays on a frame: the outline of a mask, or a text in place of a mask.
 
-Shapes: H W of the picture, h w of the mask, P pixels of the marker, S segments.
+An overlay is opaque, so that every pixel outside it is the unchanged pixel of the source. Its pixels are computed in
+the inference thread; painting them is fast enough for the display thread.
+
+Shapes: H W of the picture, h w of the mask, P pixels of the overlay, S segments.
 """
 
 from __future__ import annotations
@@ -18,45 +20,45 @@ Colour = tuple[int, int, int]
 
 
 @dataclass(frozen=True, eq=False)
-class Marker:
-    """Pixels of a picture of `size` that are painted over."""
+class Overlay:
+    """Pixels to paint on a picture of `size` (height, width)."""
 
     size: tuple[int, int]
     index: np.ndarray  # int64 [P] into the flattened picture
     colour: np.ndarray  # uint8 [P, 3]
 
 
-def drawn(pixels: np.ndarray, marker: Marker) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 3] -> a new uint8 [H, W, 3]. A marker of another size is not drawn at all."""
+def composite(pixels: np.ndarray, overlay: Overlay) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3] -> a new uint8 [H, W, 3]. An overlay of another size is not painted."""
     out = pixels.copy() if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
-    if marker.size == pixels.shape[:2]:
-        out.reshape(-1, 3)[marker.index] = marker.colour
+    if overlay.size == pixels.shape[:2]:
+        out.reshape(-1, 3)[overlay.index] = overlay.colour
     return out
 
 
-def nothing(size: tuple[int, int]) -> Marker:
-    return Marker(size, np.zeros(0, np.int64), np.zeros((0, 3), np.uint8))
+def empty_overlay(size: tuple[int, int]) -> Overlay:
+    return Overlay(size, np.zeros(0, np.int64), np.zeros((0, 3), np.uint8))
 
 
-def differing_outside(picture: np.ndarray, pixels: np.ndarray, marker: Marker) -> int:
-    """Pixels that differ from the source though the marker does not cover them: 0, or something is broken."""
+def count_changed_outside(picture: np.ndarray, pixels: np.ndarray, overlay: Overlay) -> int:
+    """Number of pixels of `picture` that differ from `pixels` outside the overlay. It must be 0."""
     source = pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
     restored = picture.copy()
-    if marker.size == source.shape[:2]:
-        restored.reshape(-1, 3)[marker.index] = source.reshape(-1, 3)[marker.index]
-    if np.array_equal(restored, source):  # a hundred times as quick as counting
+    if overlay.size == source.shape[:2]:
+        restored.reshape(-1, 3)[overlay.index] = source.reshape(-1, 3)[overlay.index]
+    if np.array_equal(restored, source):  # a hundred times faster than counting
         return 0
     return int((restored != source).any(axis=2).sum())
 
 
 def palette(classes: int) -> tuple[Colour, ...]:
-    """One colour a class, background included."""
+    """One colour per class, including the background."""
     hues = (colorsys.hsv_to_rgb((0.46 + 0.618034 * i) % 1.0, 0.75, 1.0) for i in range(classes))
     return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues)
 
 
-def outline(mask: np.ndarray, *, size: tuple[int, int], colours: Sequence[Colour], thickness: int = 3) -> Marker:
-    """Integers [h, w] -> the borders of its classes in a picture of `size`. Class 0 has none."""
+def outline(mask: np.ndarray, *, size: tuple[int, int], colours: Sequence[Colour], thickness: int = 3) -> Overlay:
+    """Class indices [h, w] -> the contours of all classes except 0, for a picture of `size`."""
     scale = (size[0] / mask.shape[0], size[1] / mask.shape[1])
     parts, shades = [], []
     for c in np.flatnonzero(np.bincount(mask.reshape(-1), minlength=2)):
@@ -66,12 +68,12 @@ def outline(mask: np.ndarray, *, size: tuple[int, int], colours: Sequence[Colour
         index = _painted(start, end, size=size, scale=scale, thickness=thickness)
         parts.append(index)
         shades.append(np.broadcast_to(np.array(colours[int(c)], np.uint8), (len(index), 3)))
-    return Marker(size, np.concatenate(parts), np.concatenate(shades)) if parts else nothing(size)
+    return Overlay(size, np.concatenate(parts), np.concatenate(shades)) if parts else empty_overlay(size)
 
 
 @lru_cache(maxsize=32)
-def words(text: str, size: tuple[int, int]) -> Marker:
-    """Black letters on a yellow plate, bottom left."""
+def text_overlay(text: str, size: tuple[int, int]) -> Overlay:
+    """Black text on a yellow background, at the lower left."""
     height = max(10, size[0] // 30)
     font = ImageFont.load_default(height)
     left, top, right, bottom = font.getbbox(text)
@@ -81,11 +83,11 @@ def words(text: str, size: tuple[int, int]) -> Marker:
     pixels = np.asarray(plate)[: size[0], : size[1]]
     rows = np.arange(size[0] - pixels.shape[0], size[0])
     index = rows[:, None] * size[1] + np.arange(pixels.shape[1])
-    return Marker(size, index.reshape(-1), np.ascontiguousarray(pixels.reshape(-1, 3)))
+    return Overlay(size, index.reshape(-1), np.ascontiguousarray(pixels.reshape(-1, 3)))
 
 
 def _segments(region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Marching squares over a softened region: bool [h, w] -> starts and ends [S, 2] as (y, x), mask pixels."""
+    """Marching squares on a smoothed region: bool [h, w] -> starts and ends [S, 2] as (y, x), in mask pixels."""
     rows, columns = np.flatnonzero(region.any(axis=1)), np.flatnonzero(region.any(axis=0))
     top, left = int(rows[0]) - 2, int(columns[0]) - 2
     soft = _soft(np.pad(region[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1], 2))
@@ -112,9 +114,9 @@ def _segments(region: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _soft(region: np.ndarray) -> np.ndarray:
-    """Its level of 0.5 is the border without stairs; every pixel stays on its side."""
+    """Smoothed float32 [h, w] whose level of 0.5 is the contour; no pixel changes its side of that level."""
     soft = region.astype(np.float32)
-    for axis in (0, 1):  # what wraps around is the rim of zeros
+    for axis in (0, 1):  # np.roll wraps around zeros only: the region is padded
         soft = 0.5 * soft + 0.25 * (np.roll(soft, 1, axis) + np.roll(soft, -1, axis))
     return np.where((soft > 0.5) != region, np.where(region, np.float32(0.51), np.float32(0.49)), soft)
 
@@ -122,15 +124,15 @@ def _soft(region: np.ndarray) -> np.ndarray:
 def _painted(
     start: np.ndarray, end: np.ndarray, *, size: tuple[int, int], scale: tuple[float, float], thickness: int
 ) -> np.ndarray:
-    """Flat indices of the pixels within reach of the segments."""
+    """int64 [P]: flat indices of the pixels within `thickness` / 2 of the segments."""
     steps = np.linspace(0, 1, max(2, int(np.ceil(max(scale) * 1.5)) + 1))[None, :, None]
     along = start[:, None] + steps * (end - start)[:, None]
     at = np.rint((along + 0.5) * np.array(scale) - 0.5).astype(np.int64).reshape(-1, 2)
-    width = size[1] + 2 * thickness  # room for what reaches over the rim
+    width = size[1] + 2 * thickness  # with a margin for lines that cross the border of the picture
     at = np.unique((at[:, 0] + thickness) * width + at[:, 1] + thickness)
     reach = np.arange(thickness) - thickness // 2
     offsets = (reach[:, None] * width + reach[None]).reshape(-1)
     y, x = np.divmod((at[:, None] + offsets).reshape(-1), width)
     y, x = y - thickness, x - thickness
-    held = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
-    return y[held] * size[1] + x[held]
+    inside = (y >= 0) & (y < size[0]) & (x >= 0) & (x < size[1])
+    return y[inside] * size[1] + x[inside]

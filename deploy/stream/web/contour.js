@@ -1,5 +1,5 @@
-// The border of each class of a mask as smooth paths in mask pixels, and the mask as a translucent picture.
-// Shapes: grid is bytes of [h, w]; a path's unit is one mask pixel, whose centre lies at .5.
+// The contour of each class of a mask as smooth paths in mask pixels, and the mask as a translucent picture.
+// Shapes: grid is bytes of [h, w]; the unit of a path is one mask pixel, whose centre is at .5.
 
 export function contours(grid, height, width) {
   const present = new Set(grid);
@@ -33,8 +33,8 @@ function contour(grid, height, width, value) {
   return path;
 }
 
-// 1 inside and 0 outside, averaged with its neighbours so that the level of 0.5 has no stairs; with a rim of zeros.
-// Every pixel stays on its side: a structure of one pixel is still drawn.
+// 1 inside and 0 outside, averaged with the neighbours so that the contour at 0.5 is smooth; with a border of zeros.
+// No pixel changes its side of 0.5: a structure of one pixel is still drawn.
 function softened(grid, height, width, value) {
   const row = width + 2;
   const hard = new Float32Array((height + 2) * row);

@@ -1,9 +1,9 @@
-// What the page says in words and numbers: state, age, rates.
-import { sinceJudged } from "./looks.js";
+// The texts and numbers of the page: state, age, rates.
+import { msSinceUpdate } from "./looks.js";
 
 const $ = (id) => document.getElementById(id);
-const WORDS = { fresh: "Fresh", stale: "Stale", invalid: "Invalid", "no-signal": "No signal", ended: "Ended" };
-const EVERY_MS = 100; // quicker digits cannot be read
+const STATE_NAMES = { fresh: "Fresh", stale: "Stale", invalid: "Invalid", "no-signal": "No signal", ended: "Ended" };
+const INTERVAL_MS = 100; // faster changes of digits cannot be read
 const seconds = (ms) => `${(ms / 1000).toFixed(1)} s`;
 
 export class Figures {
@@ -12,86 +12,86 @@ export class Figures {
     this.pictures = [];
     this.masks = [];
     this.ages = []; // of the last ten seconds
-    this.told = 0;
-    this.withoutSince = performance.now();
+    this.updated_ms = 0;
+    this.lastFresh_ms = performance.now();
   }
 
-  count(look) {
-    if (look.jpeg !== null) this.pictures.push(performance.now());
-    if (look.grid !== null) this.masks.push(performance.now());
+  count(update) {
+    if (update.jpeg !== null) this.pictures.push(performance.now());
+    if (update.grid !== null) this.masks.push(performance.now());
   }
 
-  tell({ said, live, frozen, changed }) {
+  show({ status, live, frozen, changed }) {
     const now = performance.now();
-    if (said.state === "fresh") this.withoutSince = now;
-    if (changed) this.tellState(said, frozen);
-    if (changed || now - this.told > EVERY_MS) {
-      this.tellAge(said, now);
-      this.tellStrip(said, live, frozen, now);
-      this.tellFacts(said, live, now);
+    if (status.state === "fresh") this.lastFresh_ms = now;
+    if (changed) this.showState(status, frozen);
+    if (changed || now - this.updated_ms > INTERVAL_MS) {
+      this.showAge(status, now);
+      this.showStrip(status, live, frozen, now);
+      this.showFacts(status, live, now);
     }
-    if (now - this.told > EVERY_MS) {
-      this.told = now;
-      this.ages.push(said.age);
+    if (now - this.updated_ms > INTERVAL_MS) {
+      this.updated_ms = now;
+      this.ages.push(status.age);
       if (this.ages.length > 100) this.ages.shift();
       drawTrace($("trace"), this.ages, this.about.budget_ms);
     }
   }
 
-  tellState(said, frozen) {
-    document.body.dataset.state = said.state;
+  showState(status, frozen) {
+    document.body.dataset.state = status.state;
     document.body.classList.toggle("frozen", Boolean(frozen));
-    document.body.classList.toggle("unlike", Boolean(said.unlike));
-    const fresh = said.unlike ? "Unlike training" : "Mask is fresh";
-    const word = said.state === "fresh" ? fresh : WORDS[said.state];
-    $("word").textContent = frozen ? `Live: ${word.toLowerCase()}` : word;
-    $("notice").hidden = !["no-signal", "ended"].includes(said.state) || Boolean(frozen);
-    $("notice").firstElementChild.textContent = WORDS[said.state];
+    document.body.classList.toggle("unlike", Boolean(status.unlike));
+    const fresh = status.unlike ? "Unlike training" : "Mask is fresh";
+    const name = status.state === "fresh" ? fresh : STATE_NAMES[status.state];
+    $("word").textContent = frozen ? `Live: ${name.toLowerCase()}` : name;
+    $("notice").hidden = !["no-signal", "ended"].includes(status.state) || Boolean(frozen);
+    $("notice").firstElementChild.textContent = STATE_NAMES[status.state];
   }
 
-  tellAge(said, now) {
-    const without = now - this.withoutSince, { budget_ms } = this.about;
-    $("age-value").textContent = said.age !== null ? Math.round(said.age) : (without / 1000).toFixed(1);
-    $("age-unit").textContent = said.age !== null ? "ms old" : "s no mask";
+  showAge(status, now) {
+    const noMask_ms = now - this.lastFresh_ms, { budget_ms } = this.about;
+    $("age-value").textContent = status.age !== null ? Math.round(status.age) : (noMask_ms / 1000).toFixed(1);
+    $("age-unit").textContent = status.age !== null ? "ms old" : "s no mask";
     const until = `withdrawn at ${Math.round(budget_ms)} ms`;
-    $("why").textContent = said.age === null ? said.reason : said.unlike ? `do not rely on it; ${until}` : until;
-    $("gauge-fill").style.transform = `scaleX(${said.age === null ? 0 : Math.min(1, said.age / budget_ms)})`;
+    $("why").textContent = status.age === null ? status.reason : status.unlike ? `do not rely on it; ${until}` : until;
+    $("gauge-fill").style.transform = `scaleX(${status.age === null ? 0 : Math.min(1, status.age / budget_ms)})`;
   }
 
-  tellStrip(said, live, frozen, now) {
-    const fresh = said.unlike ? "Unlike training" : "Fresh";
-    const words = { fresh, "no-signal": "No signal", ended: "Ended" }[said.state] ?? `No mask: ${said.state}`;
-    const still = frozen && frozen.corrected ? `Corrected by hand, picture ${frozen.id}`
+  showStrip(status, live, frozen, now) {
+    const fresh = status.unlike ? "Unlike training" : "Fresh";
+    const liveText = { fresh, "no-signal": "No signal", ended: "Ended" }[status.state] ?? `No mask: ${status.state}`;
+    const frozenText = frozen && frozen.corrected ? `Corrected by hand, picture ${frozen.id}`
       : frozen && !frozen.mask ? "Frozen picture, no mask" : "Frozen picture";
-    $("strip-word").textContent = frozen ? still : words;
+    $("strip-word").textContent = frozen ? frozenText : liveText;
     $("strip-text").textContent = frozen
-      ? `of ${frozen.wall.toLocaleTimeString()}, ${seconds(now - frozen.at)} ago; Space goes on`
-      : said.age === null ? said.reason
-      : said.unlike ? "the model was not trained on such pictures" : "";
-    $("strip-age").textContent = said.age === null || frozen ? "" : `${Math.round(said.age)} ms`;
+      ? `of ${frozen.wall.toLocaleTimeString()}, ${seconds(now - frozen.at)} ago; Space continues`
+      : status.age === null ? status.reason
+      : status.unlike ? "the model was not trained on such pictures" : "";
+    $("strip-age").textContent = status.age === null || frozen ? "" : `${Math.round(status.age)} ms`;
     $("rec").hidden = !(live && live.recording);
-    if (said.state === "no-signal" && live && live.picture)
-      $("notice-text").textContent = `${said.reason}; this picture is ${seconds(pictureAge(live, now))} old`;
-    else $("notice-text").textContent = said.reason;
+    if (status.state === "no-signal" && live && live.picture)
+      $("notice-text").textContent = `${status.reason}; this picture is ${seconds(pictureAge(live, now))} old`;
+    else $("notice-text").textContent = status.reason;
   }
 
-  tellFacts(said, live, now) {
-    const picture = live && live.picture, record = said.state === "fresh" ? live.record : null;
+  showFacts(status, live, now) {
+    const picture = live && live.picture, record = status.state === "fresh" ? live.record : null;
     $("fps").textContent = rate(this.pictures, now);
     $("mps").textContent = rate(this.masks, now);
-    const old = picture ? pictureAge(live, now) : null;
-    $("picture-age").textContent = old === null ? "–" : old > 2000 ? seconds(old) : `${Math.round(old)} ms`;
+    const age_ms = picture ? pictureAge(live, now) : null;
+    $("picture-age").textContent = age_ms === null ? "–" : age_ms > 2000 ? seconds(age_ms) : `${Math.round(age_ms)} ms`;
     $("picture-id").textContent = picture ? picture.id : "–";
     $("size").textContent = picture ? `${picture.size[1]} × ${picture.size[0]}` : "–";
     for (const [id, key] of [["agreement", "confidence"], ["likeness", "likeness"]])
       $(id).textContent = record && record[key] !== null ? record[key].toFixed(2) : "–";
-    $("likeness").classList.toggle("unlike", Boolean(said.unlike));
+    $("likeness").classList.toggle("unlike", Boolean(status.unlike));
     $("beat").classList.toggle("on", picture ? picture.id % 16 < 8 : false);
   }
 }
 
-function pictureAge(look, now) {
-  return look.picture.age_ms + sinceJudged(look, now);
+function pictureAge(update, now) {
+  return update.picture.age_ms + msSinceUpdate(update, now);
 }
 
 function rate(times, now) {
@@ -99,7 +99,7 @@ function rate(times, now) {
   return `${Math.round(times.length / 2)} a second`;
 }
 
-// A gap at the bottom is a time without a mask; the dotted line is the budget.
+// The age of the mask over the last ten seconds. A mark at the bottom means no mask; the dotted line is the budget.
 function drawTrace(canvas, ages, budget) {
   const ratio = devicePixelRatio, width = canvas.clientWidth, height = canvas.clientHeight, pen = canvas.getContext("2d");
   if (canvas.width !== Math.round(width * ratio)) [canvas.width, canvas.height] = [width * ratio, height * ratio].map(Math.round);

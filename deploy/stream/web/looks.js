@@ -1,68 +1,69 @@
-// Looks at the board: asking for the next one, and judging what may still be shown of it by this page's own clock.
-// One question is under way at a time, so a slow page gets fewer looks and never older ones.
+// Requests updates from the server, and decides by the clock of this page whether a mask may still be shown.
+// There is one request at a time, so a slow page gets fewer updates and never older ones.
 
-export const ALIKE = 0.5; // of 99 % of the training pictures the likeness is above
-const SILENCE_MS = 1200; // an answer comes at least every 400 ms
+export const LIKENESS_LIMIT = 0.5; // 99 % of the training pictures have a likeness above it
+const SILENCE_MS = 1200; // the server answers at least every 400 ms
 
-// Asks until the stream has ended. `take(look)` is given every look, and may take its time; `lost()` is called when no answer came.
-export async function follow(take, lost) {
-  let drawing = Promise.resolve(), have = null;
+// Requests updates until the stream has ended. `onUpdate(update)` is called with every update and may return a promise;
+// `onLost()` is called if there was no answer.
+export async function pollUpdates(onUpdate, onLost) {
+  let drawing = Promise.resolve(), previous = null;
   for (;;) {
     try {
-      const asked = performance.now();
-      const { seen, frame, mask } = have ?? { seen: -1, frame: -1, mask: -1 };
+      const requested_ms = performance.now();
+      const { seen, frame, mask } = previous ?? { seen: -1, frame: -1, mask: -1 };
       const signal = AbortSignal.timeout(3000);
       const response = await fetch(`look?seen=${seen}&frame=${frame}&mask=${mask}`, { signal });
       if (!response.ok) throw new Error(response.status);
-      const look = asLook(unpack(await response.arrayBuffer()));
-      look.came = performance.now();
-      look.under_way_ms = Math.max(0, look.came - asked - look.waited_ms); // at most: it counts the question as well
-      have = look;
-      await drawing; // the picture before is decoded while this one was on its way
-      drawing = take(look);
-      drawing.catch(() => { have = null; });
-      if (look.ended) return;
+      const update = withIds(unpack(await response.arrayBuffer()));
+      update.received_ms = performance.now();
+      update.transfer_ms = Math.max(0, update.received_ms - requested_ms - update.waited_ms); // an upper bound: it includes the request
+      previous = update;
+      await drawing; // the last picture is decoded during the transfer of this one
+      drawing = onUpdate(update);
+      drawing.catch(() => { previous = null; });
+      if (update.ended) return;
     } catch {
-      have = null; // everything is asked for anew
-      lost();
+      previous = null; // request picture and mask again
+      onLost();
       await new Promise((resolve) => setTimeout(resolve, 300));
     }
   }
 }
 
-// What was said, with its picture and its mask, if they came.
+// The JSON of a message, with its picture (`jpeg`) and its mask (`grid`), null if it has none.
 export function unpack(data) {
   const length = new DataView(data).getUint32(0);
-  const said = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
-  const start = 4 + length;
-  said.jpeg = said.jpeg_bytes ? new Blob([new Uint8Array(data, start, said.jpeg_bytes)], { type: "image/jpeg" }) : null;
-  said.grid = said.mask_bytes ? new Uint8Array(data, start + said.jpeg_bytes, said.mask_bytes) : null;
-  return said;
+  const message = JSON.parse(new TextDecoder().decode(new Uint8Array(data, 4, length)));
+  const start = 4 + length, { jpeg_bytes, mask_bytes } = message;
+  message.jpeg = jpeg_bytes ? new Blob([new Uint8Array(data, start, jpeg_bytes)], { type: "image/jpeg" }) : null;
+  message.grid = mask_bytes ? new Uint8Array(data, start + jpeg_bytes, mask_bytes) : null;
+  return message;
 }
 
-function asLook(look) {
-  look.frame = look.picture ? look.picture.id : -1;
-  look.mask = look.record.mask_size ? look.record.frame_id : -1;
-  return look;
+function withIds(update) {
+  update.frame = update.picture ? update.picture.id : -1;
+  update.mask = update.record.mask_size ? update.record.frame_id : -1;
+  return update;
 }
 
-// State, reason and age of the mask at `now`. A server that died cannot leave an old mask standing.
-export function judged(look, now, { answers, about }) {
-  if (look === null) return { state: "no-signal", reason: "waiting for EdgeMT", age: null };
-  if (look.ended) return { state: "ended", reason: "the stream has ended", age: null };
-  if (!answers || now - look.came > SILENCE_MS)
+// State, reason and age of the mask at `now`. After a crash of the server, the mask becomes too old here.
+export function maskStatus(update, now, { connected, about }) {
+  if (update === null) return { state: "no-signal", reason: "waiting for EdgeMT", age: null };
+  if (update.ended) return { state: "ended", reason: "the stream has ended", age: null };
+  if (!connected || now - update.received_ms > SILENCE_MS)
     return { state: "no-signal", reason: "EdgeMT does not answer", age: null };
-  const { record, picture } = look, since = sinceJudged(look, now);
+  const { record, picture } = update, since = msSinceUpdate(update, now);
   if (record.state === "no-signal" || picture === null)
     return { state: "no-signal", reason: [record.reason, record.refused].filter(Boolean).join(": "), age: null };
   if (picture.age_ms + since > about.no_signal_ms) return { state: "no-signal", reason: "no new picture", age: null };
   if (record.state !== "fresh") return { state: record.state, reason: record.reason, age: null };
   const age = record.age_ms + since;
   if (age > about.budget_ms) return { state: "stale", reason: "mask too old", age: null };
-  return { state: "fresh", reason: "", age, unlike: record.likeness !== null && record.likeness < ALIKE };
+  return { state: "fresh", reason: "", age, unlike: record.likeness !== null && record.likeness < LIKENESS_LIMIT };
 }
 
-// Milliseconds that an age in `look` has to be raised by, at most.
-export function sinceJudged(look, now) {
-  return now - look.came + look.under_way_ms;
+// Upper bound of the milliseconds since the ages in `update` were measured.
+export function msSinceUpdate(update, now) {
+  return now - update.received_ms + update.transfer_ms;
 }

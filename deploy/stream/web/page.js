@@ -1,60 +1,60 @@
-// The live page: draws the newest picture and, while it may be shown, its mask. Judged again before every repaint.
+// The live page: draws the newest picture, and its mask as long as it is fresh. This is checked before every repaint.
 import { contours, filling } from "./contour.js";
 import { Correct } from "./correct.js";
 import { Figures } from "./figures.js";
-import { follow, judged } from "./looks.js";
+import { pollUpdates, maskStatus } from "./looks.js";
 
 const $ = (id) => document.getElementById(id);
 const video = $("video"), overlay = $("overlay");
 const hidden = new Set(); // classes
-const REACH_BACK_MS = 2000;
+const MAX_FROZEN_AGE_MS = 2000;
 const now = () => performance.now();
 
 let about = { classes: [], budget_ms: 100, no_signal_ms: 500, name: "", model: "" };
-let answers = false;
-let live = null; // the newest look
-let shown = null; // what is on the canvas: the live look, or the frozen one
-let masked = null; // the newest picture that had a mask, with it
+let connected = false;
+let live = null; // the newest update
+let shown = null; // the update on the canvas: the live one, or the frozen one
+let lastMasked = null; // the newest picture with a mask, and that mask
 let frozen = null;
 let visible = true, dirty = true, figures = null, correct = null, lastKey = "";
 
-const judgedNow = () => judged(live, now(), { answers, about });
+const currentStatus = () => maskStatus(live, now(), { connected, about });
 
-// Picture, mask and what is said of them change together.
-async function take(look) {
+// Picture, mask and status change together.
+async function takeUpdate(update) {
   const before = live;
-  look.bitmap = look.jpeg !== null ? await createImageBitmap(look.jpeg) : before ? before.bitmap : null;
-  if (look.grid !== null) {
-    const [height, width] = look.record.mask_size;
-    look.drawn = { id: look.mask, grid: look.grid, height, width, paths: contours(look.grid, height, width) };
-  } else look.drawn = before && before.drawn && before.drawn.id === look.mask ? before.drawn : null;
-  figures.count(look);
-  live = look;
-  answers = true;
-  if (!frozen) { shown = look; dirty = true; }
-  const said = judgedNow(), old = masked;
-  if (allowed(said) && look.bitmap)
-    masked = { bitmap: look.bitmap, mask: look.drawn, said, id: look.frame, at: now(), wall: new Date() };
-  for (const each of [before, old]) release(each && each.bitmap);
+  update.bitmap = update.jpeg !== null ? await createImageBitmap(update.jpeg) : before ? before.bitmap : null;
+  if (update.grid !== null) {
+    const [height, width] = update.record.mask_size;
+    update.drawn = { id: update.mask, grid: update.grid, height, width, paths: contours(update.grid, height, width) };
+  } else update.drawn = before && before.drawn && before.drawn.id === update.mask ? before.drawn : null;
+  figures.count(update);
+  live = update;
+  connected = true;
+  if (!frozen) { shown = update; dirty = true; }
+  const status = currentStatus(), old = lastMasked;
+  if (maskToShow(status) && update.bitmap)
+    lastMasked = { bitmap: update.bitmap, mask: update.drawn, status, id: update.frame, at: now(), wall: new Date() };
+  for (const item of [before, old]) release(item && item.bitmap);
 }
 
 function release(bitmap) {
-  if (bitmap && ![live, shown, masked].some((each) => each && each.bitmap === bitmap)) bitmap.close();
+  if (bitmap && ![live, shown, lastMasked].some((item) => item && item.bitmap === bitmap)) bitmap.close();
 }
 
 function paint() {
-  const said = judgedNow(), mask = frozen ? frozen.mask : allowed(said);
-  const key = `${said.state}|${said.reason}|${said.unlike}|${mask ? mask.id : ""}|${Boolean(frozen)}`;
+  const status = currentStatus(), mask = frozen ? frozen.mask : maskToShow(status);
+  const key = `${status.state}|${status.reason}|${status.unlike}|${mask ? mask.id : ""}|${Boolean(frozen)}`;
   if (dirty || key !== lastKey) {
     drawVideo();
     drawMask(mask);
   }
-  figures.tell({ said, live, frozen, changed: key !== lastKey });
+  figures.show({ status, live, frozen, changed: key !== lastKey });
   [dirty, lastKey] = [false, key];
   requestAnimationFrame(paint);
 }
 
-const allowed = (said) => (said.state === "fresh" && live ? live.drawn : null);
+const maskToShow = (status) => (status.state === "fresh" && live ? live.drawn : null);
 
 function drawVideo() {
   if (!shown || !shown.bitmap) return;
@@ -67,13 +67,13 @@ function drawMask(mask) {
   const pen = overlay.getContext("2d");
   pen.clearRect(0, 0, overlay.width, overlay.height);
   const ratio = overlay.width / overlay.clientWidth;
-  const unlike = (frozen ? frozen.said : judgedNow()).unlike && !(frozen && frozen.corrected);
-  if (mask && visible) ink(pen, mask, overlay.width, overlay.height, ratio, unlike);
+  const unlike = (frozen ? frozen.status : currentStatus()).unlike && !(frozen && frozen.corrected);
+  if (mask && visible) paintMask(pen, mask, overlay.width, overlay.height, ratio, unlike);
   if (frozen && correct) correct.marks(pen, overlay.width, overlay.height, ratio);
 }
 
-// A mask of a picture unlike training has broken lines and no filling.
-function ink(pen, mask, width, height, ratio, unlike = false) {
+// The mask of a picture that differs from the training pictures has dashed lines and no filling.
+function paintMask(pen, mask, width, height, ratio, unlike = false) {
   if (!unlike) return drawn(pen, mask, width, height, ratio, Number($("opacity").value) / 100);
   const sheet = new OffscreenCanvas(width, height), broken = sheet.getContext("2d");
   drawn(broken, mask, width, height, ratio, 0);
@@ -86,7 +86,7 @@ function ink(pen, mask, width, height, ratio, unlike = false) {
 }
 
 function drawn(pen, mask, width, height, ratio, opacity) {
-  const colours = about.classes.map((each) => each.colour);
+  const colours = about.classes.map((item) => item.colour);
   if (opacity > 0) {
     pen.globalAlpha = opacity;
     pen.drawImage(filling(mask.grid, mask.height, mask.width, colours, hidden), 0, 0, width, height);
@@ -104,7 +104,7 @@ function drawn(pen, mask, width, height, ratio, opacity) {
   }
 }
 
-// The picture as large as the room allows, the overlay as sharp as the screen.
+// The picture as large as possible, the overlay with the resolution of the screen.
 function fit() {
   const room = $("room"), [width, height] = [video.width || 16, video.height || 9];
   const scale = Math.min((room.clientWidth - 12) / width, (room.clientHeight - 12) / height);
@@ -124,45 +124,45 @@ function freeze() {
     frozen = null;
     if (live) shown = live;
     release(bitmap);
-  } else frozen = stilled();
+  } else frozen = frozenView();
   if (correct) frozen ? correct.begin(frozen) : correct.end();
   $("freeze").setAttribute("aria-pressed", Boolean(frozen));
   dirty = true;
 }
 
-// What freezing gives: the picture and its mask; where there is none at this moment, the last picture that had one.
-function stilled() {
-  const said = judgedNow(), mask = allowed(said);
-  if (mask || !masked || now() - masked.at > REACH_BACK_MS)
-    return { at: now(), wall: new Date(), said, mask, id: shown.frame };
-  shown = { ...shown, bitmap: masked.bitmap, frame: masked.id };
-  return { at: masked.at, wall: masked.wall, said: masked.said, mask: masked.mask, id: masked.id };
+// The picture to freeze and its mask; without a mask at this moment, the last picture that had one.
+function frozenView() {
+  const status = currentStatus(), mask = maskToShow(status);
+  if (mask || !lastMasked || now() - lastMasked.at > MAX_FROZEN_AGE_MS)
+    return { at: now(), wall: new Date(), status, mask, id: shown.frame };
+  shown = { ...shown, bitmap: lastMasked.bitmap, frame: lastMasked.id };
+  return { at: lastMasked.at, wall: lastMasked.wall, status: lastMasked.status, mask: lastMasked.mask, id: lastMasked.id };
 }
 
-// Another picture or mask for the frozen one: a mask is corrected on the very picture that it was made from.
-function refreeze({ bitmap, ...change }) {
+// Replaces the frozen picture or its mask: a mask is corrected on the picture that it was computed from.
+function changeFrozen({ bitmap, ...change }) {
   if (!frozen) return;
   Object.assign(frozen, change);
   if (bitmap) shown = { ...shown, bitmap, frame: frozen.id };
   dirty = true;
 }
 
-// A file of this browser; the server stores nothing.
+// Downloads the picture in the browser; the server stores nothing.
 async function snapshot() {
   if (!shown || !shown.bitmap) return;
-  const said = frozen ? frozen.said : judgedNow(), mask = frozen ? frozen.mask : allowed(said);
+  const status = frozen ? frozen.status : currentStatus(), mask = frozen ? frozen.mask : maskToShow(status);
   const strip = Math.max(26, Math.round(video.height / 26)), id = shown.frame;
   const sheet = new OffscreenCanvas(video.width, video.height + strip), pen = sheet.getContext("2d");
   pen.drawImage(video, 0, 0);
-  const unlike = said.unlike && !(frozen && frozen.corrected);
-  if (mask && visible) ink(pen, mask, video.width, video.height, Math.max(1, video.width / 900), unlike);
+  const unlike = status.unlike && !(frozen && frozen.corrected);
+  if (mask && visible) paintMask(pen, mask, video.width, video.height, Math.max(1, video.width / 900), unlike);
   pen.fillStyle = "#0e1419";
   pen.fillRect(0, video.height, video.width, strip);
   [pen.fillStyle, pen.font, pen.textBaseline] = ["#e3ebf1", `${Math.round(strip * 0.5)}px sans-serif`, "middle"];
-  const words = [new Date().toLocaleString(), `picture ${id}`, ...(frozen && frozen.corrected ? [] : [said.state]),
-    frozen && frozen.corrected ? "mask corrected by hand" : said.age === null ? said.reason : `mask ${Math.round(said.age)} ms old`,
+  const caption = [new Date().toLocaleString(), `picture ${id}`, ...(frozen && frozen.corrected ? [] : [status.state]),
+    frozen && frozen.corrected ? "mask corrected by hand" : status.age === null ? status.reason : `mask ${Math.round(status.age)} ms old`,
     ...(unlike ? ["unlike training"] : []), ...(visible ? [] : ["masks hidden"]), ...(frozen ? ["frozen"] : []), about.model];
-  pen.fillText(words.join("   "), 10, video.height + strip / 2);
+  pen.fillText(caption.join("   "), 10, video.height + strip / 2);
   const link = document.createElement("a");
   link.href = URL.createObjectURL(await sheet.convertToBlob({ type: "image/png" }));
   link.download = `edgemt-${id}.png`;
@@ -184,21 +184,21 @@ function toggleClass(value, button) {
   dirty = true;
 }
 
-function full() { document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen(); }
+function toggleFullscreen() { document.fullscreenElement ? document.exitFullscreen() : $("stage").requestFullscreen(); }
 
-function slide(by) {
-  $("opacity").value = Number($("opacity").value) + by;
+function changeOpacity(change) {
+  $("opacity").value = Number($("opacity").value) + change;
   $("opacity-value").textContent = `${$("opacity").value} %`;
   dirty = true;
 }
 
-function listen() {
-  for (const [id, act] of Object.entries({ freeze, snapshot, masks: toggleMasks, full })) $(id).onclick = act;
-  $("opacity").oninput = () => slide(0);
+function bindControls() {
+  for (const [id, act] of Object.entries({ freeze, snapshot, masks: toggleMasks, full: toggleFullscreen })) $(id).onclick = act;
+  $("opacity").oninput = () => changeOpacity(0);
   new ResizeObserver(fit).observe($("room"));
   document.addEventListener("visibilitychange", () => { if (document.hidden) drawMask(null); dirty = true; });
-  const keys = { " ": freeze, s: snapshot, m: toggleMasks, f: full, ArrowUp: () => slide(5), ArrowDown: () => slide(-5) };
-  if (correct) Object.assign(keys, { z: () => correct.undo(), Enter: () => correct.keep() });
+  const keys = { " ": freeze, s: snapshot, m: toggleMasks, f: toggleFullscreen, ArrowUp: () => changeOpacity(5), ArrowDown: () => changeOpacity(-5) };
+  if (correct) Object.assign(keys, { z: () => correct.undo(), Enter: () => correct.saveCase() });
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const button = $("classes").querySelectorAll("button")[Number(event.key) - 1];
@@ -231,10 +231,10 @@ document.title = `${about.name || "EdgeMT"} live`;
 $("model").textContent = about.model;
 $("source").textContent = $("source").title = about.source || "–";
 figures = new Figures(about);
-if (about.correct) correct = new Correct(about, $("frame"), { show: refreeze, redraw: () => { dirty = true; } });
+if (about.correct) correct = new Correct(about, $("frame"), { show: changeFrozen, redraw: () => { dirty = true; } });
 listClasses();
-slide(0);
-listen();
+changeOpacity(0);
+bindControls();
 fit();
 requestAnimationFrame(paint);
-follow(take, () => { answers = false; });
+pollUpdates(takeUpdate, () => { connected = false; });

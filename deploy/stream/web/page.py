@@ -1,10 +1,9 @@
-"""The live page: video, masks with their age, on this machine, for whoever has its address. Nothing is fetched from
-elsewhere and nothing is stored.
+"""The live page: video and masks with their age, in a browser, by default on this machine only.
 
-The address holds a random token; without it, or under another host name (as a page from outside would come after DNS
-rebinding), everything is refused. A page asks for the next look and the answer waits until there is one, so that at
-most one picture is under way to it and a slow page gets fewer, never older ones. Where the model takes corrections, a
-page may also say where it clicked; anything else that is sent to it is refused.
+The page loads nothing from other servers, and the server stores nothing. The address contains a random token. A request
+without it, or with another host name (as after DNS rebinding), is rejected. The page requests an update, and the answer
+waits until there is a new one: at most one picture is on the way, so a slow page gets fewer pictures, never older ones.
+With a promptable model, the page can also send clicks and boxes; all other data is rejected.
 """
 
 from __future__ import annotations
@@ -22,15 +21,14 @@ from importlib.resources import files
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
-from deploy.stream.correction.session import CorrectableStage, NotHeld
-from deploy.stream.outputs import Stage
-from deploy.stream.outputs.recording import under_way
-from deploy.stream.web.corrections import ENDPOINTS, LONGEST
-from deploy.stream.web.server import PageServer, listening_place
-from deploy.stream.web.updates import Encode, Looks
+from deploy.stream.correction.session import CorrectableOutputContext, FrameNotFrozenError
+from deploy.stream.outputs.base import OutputContext, is_recording
+from deploy.stream.web.corrections import ENDPOINTS, MAX_BYTES
+from deploy.stream.web.server import PageServer, check_address
+from deploy.stream.web.updates import EncodeFn, PageUpdates
 
 _SCRIPT = "text/javascript; charset=utf-8"
-_FILES = {  # what may be asked for -> the file in web/ and its type
+_FILES = {  # path after the token -> the file in this folder and its type
     "": ("page.html", "text/html; charset=utf-8"),
     "page.css": ("page.css", "text/css; charset=utf-8"),
     **{name: (name, _SCRIPT) for name in ("page.js", "looks.js", "figures.js", "contour.js", "correct.js")},
@@ -44,48 +42,48 @@ _HEADERS = {
     "Cross-Origin-Opener-Policy": "same-origin",
     "Cache-Control": "no-store",
 }
-_GOODBYE_S = 1.5  # for pages to hear of the end of the stream
-_WAIT_S = 0.4  # an answer comes so often even when nothing happens: silence means that we are gone
+_END_TIMEOUT_S = 1.5  # for pages to receive the end of the stream
+_WAIT_S = 0.4  # maximum wait for a new update; without an answer for longer, the server is gone
 
 
 def source_label(name: str) -> str:
-    """What a page is told of a source: of a file its name alone, of an address no password."""
+    """The name of a source for the page: without the folder of a file, without the password of an address."""
     if "://" in name:
-        scheme, _, rest = name.partition("://")
-        place, slash, path = rest.partition("/")
-        return f"{scheme}://{place.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
+        scheme, _, address = name.partition("://")
+        host, slash, path = address.partition("/")
+        return f"{scheme}://{host.rpartition('@')[2]}{slash}{path.partition('?')[0]}"
     return name if name.startswith("/dev/") else os.path.basename(name.rstrip("/")) or name
 
 
-def open_page(argument: str, stage: Stage) -> Page:
-    """`page`, `page:PORT` or `page:HOST:PORT`. Says the address on stderr."""
+def open_page(argument: str, context: OutputContext) -> Page:
+    """The page for `page`, `page:PORT` or `page:HOST:PORT`. Its address is printed on stderr."""
     host, _, port = argument.rpartition(":")
     if not (port or "0").isdigit():
         raise ValueError(f"output page:{argument}: write page, page:PORT or page:HOST:PORT")
-    page = Page(stage, host=host or "127.0.0.1", port=int(port or 0))
+    page = Page(context, host=host or "127.0.0.1", port=int(port or 0))
     print(f"edgemt: page: {page.address}", file=sys.stderr, flush=True)
     return page
 
 
 class Page:
-    """Serves until it is closed. Raises ValueError, in one line, where it cannot listen."""
+    """Serves until it is closed. Raises ValueError, in one line, if it cannot listen."""
 
     def __init__(
-        self, stage: Stage, *, host: str = "127.0.0.1", port: int = 0, recording: Callable[[], bool] = under_way,
-        encode: Encode | None = None,
+        self, context: OutputContext, *, host: str = "127.0.0.1", port: int = 0,
+        recording: Callable[[], bool] = is_recording, encode: EncodeFn | None = None,
     ) -> None:  # fmt: skip
-        self._board = stage.board
+        self._display_state = context.display_state
         self.token = secrets.token_urlsafe(24)
-        correcting = stage.correcting if isinstance(stage, CorrectableStage) else None
-        looks = Looks(
-            stage.board, classes=stage.card.classes, colours=stage.colours, recording=recording, encode=encode,
-            sent=correcting.sent if correcting is not None else lambda shown: None,
+        corrections = context.corrections if isinstance(context, CorrectableOutputContext) else None
+        updates = PageUpdates(
+            context.display_state, classes=context.card.classes, colours=context.colours, recording=recording,
+            encode=encode, on_sent=corrections.offer if corrections is not None else lambda snapshot: None,
         )  # fmt: skip
-        about = {**looks.about, "name": stage.card.name, "model": stage.board.model}
-        about["source"] = source_label(getattr(stage.source, "name", ""))
-        about["correct"] = correcting.about if correcting is not None else None
-        self._server = PageServer(listening_place(host, port), _Handler, token=self.token, looks=looks, about=about)
-        self._server.correcting = correcting
+        about = {**updates.about, "name": context.card.name, "model": context.display_state.model}
+        about["source"] = source_label(getattr(context.source, "name", ""))
+        about["correct"] = corrections.about if corrections is not None else None
+        self._server = PageServer(check_address(host, port), _Handler, token=self.token, updates=updates, about=about)
+        self._server.corrections = corrections
         self._thread = threading.Thread(
             target=self._server.serve_forever, args=(0.05,), name="edgemt-page", daemon=True
         )
@@ -100,15 +98,15 @@ class Page:
         return f"http://{self._server.host_names[0]}/{self.token}/"
 
     def close(self) -> None:
-        """Where the stream has ended, the pages that look are told so first; else they find nobody there."""
-        if self._board.closed:
-            self._server.looks.ended = True
-            until = time.monotonic() + _GOODBYE_S
-            while self._server.watched and time.monotonic() < until:
+        """Stop the server. If the stream has ended, open pages receive that first, for at most `_END_TIMEOUT_S`."""
+        if self._display_state.closed:
+            self._server.updates.ended = True
+            deadline = time.monotonic() + _END_TIMEOUT_S
+            while self._server.has_viewers and time.monotonic() < deadline:
                 time.sleep(0.01)
         self._server.shutdown()
         self._server.server_close()
-        self._server.hang_up()
+        self._server.close_connections()
         self._thread.join(2)
 
 
@@ -116,84 +114,84 @@ class _Handler(BaseHTTPRequestHandler):
     server: PageServer
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "EdgeMT", ""
-    timeout = 10  # seconds that a peer may stand still
-    wbufsize = 1 << 16  # header and body leave together
+    timeout = 10  # seconds without data until the connection is closed
+    wbufsize = 1 << 16  # header and body are sent together
     disable_nagle_algorithm = True
 
     def handle_one_request(self) -> None:
-        self.server.reads(self.connection)
+        self.server.request_started(self.connection)
         super().handle_one_request()
 
     def do_GET(self) -> None:
-        self.server.has_read(self.connection)
-        name = self._asked_for()
+        self.server.request_received(self.connection)
+        name = self._checked_path()
         if name is None:
             return
         if name in _FILES:
             file, kind = _FILES[name]
-            return self._answer(200, kind, (files("deploy.stream.web") / file).read_bytes())
+            return self._respond(200, kind, (files("deploy.stream.web") / file).read_bytes())
         if name == "about.json":
-            return self._answer(200, "application/json", json.dumps(self.server.about).encode())
+            return self._respond(200, "application/json", json.dumps(self.server.about).encode())
         if name == "look":
-            return self._look(urlsplit(self.path).query)
-        self._refuse(404, "no such page")
+            return self._send_update(urlsplit(self.path).query)
+        self._reject(404, "no such page")
 
     def do_POST(self) -> None:
-        """A click, a box, or a case to keep: a little JSON, from the page itself."""
-        name, correcting = self._asked_for(), self.server.correcting
+        """A request of `corrections.ENDPOINTS`: a small JSON object, from the page itself."""
+        name, corrections = self._checked_path(), self.server.corrections
         if name is None:
             return
-        if correcting is None or name not in ENDPOINTS:
-            return self._refuse(501, "nothing can be sent here")
+        if corrections is None or name not in ENDPOINTS:
+            return self._reject(501, "nothing can be sent here")
         if self.headers.get("Content-Type", "").partition(";")[0] != "application/json":
-            return self._refuse(415, "JSON only")
+            return self._reject(415, "JSON only")
         length = self.headers.get("Content-Length", "")
-        if not (length.isdecimal() and len(length) < 10 and int(length) <= LONGEST):
-            return self._refuse(413, f"say at most {LONGEST} bytes, and how many")
+        if not (length.isdecimal() and len(length) < 10 and int(length) <= MAX_BYTES):
+            return self._reject(413, f"send at most {MAX_BYTES} bytes, with a Content-Length")
         try:
             body = self.rfile.read(int(length))
-            self.server.has_read(self.connection)
-            data = ENDPOINTS[name](correcting, body, self.server.looks.picture)
-        except NotHeld as error:
-            return self._refuse(410, str(error))
+            self.server.request_received(self.connection)
+            data = ENDPOINTS[name](corrections, body, self.server.updates.encode_frame)
+        except FrameNotFrozenError as error:
+            return self._reject(410, str(error))
         except ValueError as error:
-            return self._refuse(400, str(error))
-        self._answer(200, "application/octet-stream", data)
+            return self._reject(400, str(error))
+        self._respond(200, "application/octet-stream", data)
 
-    def _asked_for(self) -> str | None:
-        """What stands behind the token; None where that is not for whoever asks, who has been told."""
-        own = {"", *(f"http://{name}" for name in self.server.host_names)}
+    def _checked_path(self) -> str | None:
+        """The path after the token. None for a request that is not from the page; it is then rejected here."""
+        own_origins = {"", *(f"http://{name}" for name in self.server.host_names)}
         token, _, name = urlsplit(self.path).path.removeprefix("/").partition("/")
         site = self.headers.get("Sec-Fetch-Site", "none")
         if self.headers.get("Host", "") not in self.server.host_names:
-            self._refuse(421, "another host")
-        elif site not in ("none", "same-origin") or self.headers.get("Origin", "") not in own:
-            self._refuse(403, "from another page")
+            self._reject(421, "another host")
+        elif site not in ("none", "same-origin") or self.headers.get("Origin", "") not in own_origins:
+            self._reject(403, "from another page")
         elif not hmac.compare_digest(token.encode(), self.server.token.encode()):
-            self._refuse(403, "no token")
+            self._reject(403, "no token")
         else:
-            self.server.proves(self.connection)
+            self.server.token_shown(self.connection)
             return name
         return None
 
-    def _look(self, query: str) -> None:
+    def _send_update(self, query: str) -> None:
         try:
-            said = {key: int(values[-1]) for key, values in parse_qs(query, max_num_fields=8).items()}
-            seen, frame, mask = (said.get(key, -1) for key in ("seen", "frame", "mask"))
+            numbers = {key: int(values[-1]) for key, values in parse_qs(query, max_num_fields=8).items()}
+            version, frame, mask = (numbers.get(key, -1) for key in ("seen", "frame", "mask"))
         except ValueError:
-            return self._refuse(400, "numbers only")
-        ending = self.server.looks.ended  # before the look was made: then it tells the end
-        self.server.looking(self.connection)
-        data = self.server.looks.next(seen=seen, frame=frame, mask=mask, wait_s=_WAIT_S)
-        self._answer(200, "application/octet-stream", data)
+            return self._reject(400, "numbers only")
+        ending = self.server.updates.ended  # read before the update is built: only then the update has the end
+        self.server.update_requested(self.connection)
+        data = self.server.updates.next(version=version, frame=frame, mask=mask, wait_s=_WAIT_S)
+        self._respond(200, "application/octet-stream", data)
         self.wfile.flush()
-        self.server.looking(self.connection, told_end=ending)
+        self.server.update_requested(self.connection, end_sent=ending)
 
-    def _refuse(self, status: int, why: str) -> None:
+    def _reject(self, status: int, why: str) -> None:
         self.close_connection = True
-        self._answer(status, "text/plain; charset=utf-8", f"{why}\n".encode())
+        self._respond(status, "text/plain; charset=utf-8", f"{why}\n".encode())
 
-    def _answer(self, status: int, kind: str, body: bytes) -> None:
+    def _respond(self, status: int, kind: str, body: bytes) -> None:
         self.send_response(status)
         for name, value in {**_HEADERS, "Content-Type": kind, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)
@@ -203,4 +201,4 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """The address holds the token, so requests are not written anywhere."""
+        """No log: the address contains the token."""

@@ -1,9 +1,9 @@
-"""One look at the board as the bytes that the page is sent: JSON, the picture as JPEG, the mask as it is.
+"""Display snapshots as messages for the page: JSON, the picture as JPEG, and the raw mask.
 
-The page draws the mask itself, so that colours and opacity are the viewer's affair, and takes it away by its own clock
-when nothing comes any more. What the page has already is not sent again.
+The page draws the mask itself, so the viewer can choose classes and opacity. It removes the mask by its own clock when
+no message arrives. A picture or a mask that the page has already is not sent again.
 
-    4 bytes: length of the JSON, big-endian | JSON | JPEG | mask, one byte a pixel
+    4 bytes: length of the JSON, big-endian | JSON | JPEG | mask, one byte per pixel
 
 Shapes: H W of the picture, h w of the mask.
 """
@@ -20,112 +20,122 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from deploy.stream.state.display_state import Board
-from deploy.stream.state.frames import Frame, Shown
+from deploy.stream.state.display_state import DisplayState
+from deploy.stream.state.frames import DisplaySnapshot, Frame
 from deploy.stream.state.overlay import Colour
 
 QUALITY = 88  # of the JPEG
-Encode = Callable[[np.ndarray], bytes]
+EncodeFn = Callable[[np.ndarray], bytes]
 
 
-def jpeg_encoder() -> Encode:
-    """OpenCV's where it is installed: it lets other threads run meanwhile, Pillow's does not."""
+def jpeg_encoder() -> EncodeFn:
+    """OpenCV's encoder if it is installed, because it releases the interpreter lock; else Pillow's."""
     try:
         import cv2
     except ImportError:
-        return _pillow
-    return lambda pixels: _opencv(cv2, pixels)
+        return _encode_with_pillow
+    return lambda pixels: _encode_with_opencv(cv2, pixels)
 
 
-class Looks:
-    """Makes looks for any number of pages; a picture is compressed once, and only when somebody asks."""
+class PageUpdates:
+    """Builds the messages for any number of pages. A picture is compressed once, and only on request."""
 
     def __init__(
-        self, board: Board, *, classes: Sequence[str], colours: Sequence[Colour], recording: Callable[[], bool],
-        encode: Encode | None = None, sent: Callable[[Shown], None] = lambda shown: None,
+        self, display_state: DisplayState, *, classes: Sequence[str], colours: Sequence[Colour],
+        recording: Callable[[], bool], encode: EncodeFn | None = None,
+        on_sent: Callable[[DisplaySnapshot], None] = lambda snapshot: None,
     ) -> None:  # fmt: skip
-        self._board, self._recording, self._encode, self._sent = board, recording, encode or jpeg_encoder(), sent
-        shown = list(zip(classes, colours, strict=False))[1:]
+        """`on_sent` is called with every snapshot before it is sent."""
+        self._display_state, self._recording, self._on_sent = display_state, recording, on_sent
+        self._encode = encode or jpeg_encoder()
+        foreground = list(zip(classes, colours, strict=False))[1:]
         self.about: dict[str, Any] = {
-            "classes": [{"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour)} for name, colour in shown],
-            "budget_ms": board.limits.budget_ms,
-            "no_signal_ms": board.limits.no_signal_ms,
+            "classes": [{"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour)} for name, colour in foreground],
+            "budget_ms": display_state.limits.budget_ms,
+            "no_signal_ms": display_state.limits.no_signal_ms,
         }
-        self.ended = False  # told to every page that asks
+        self.ended = False  # part of every message
         self._lock = threading.Lock()
         self._jpeg: tuple[int, bytes] = (-1, b"")
 
-    def next(self, *, seen: int, frame: int, mask: int, wait_s: float) -> bytes:
-        """Sleeps until there is something newer than `seen`, or for `wait_s`. `frame` and `mask`: ids the page has."""
-        clock, came = self._board.clock, self._board.clock()
-        wait_s = 0.0 if self.ended else min(wait_s, self._board.next_change_s(self._board.look()))
-        version = self._board.wait(seen, wait_s)
-        shown, jpeg = self._with_picture(frame)
-        self._sent(shown)
-        record, grid = shown.record.to_json(), b""
-        if shown.record.mask is not None:
-            record["mask_size"] = list(shown.record.mask.shape)
-            grid = b"" if shown.record.frame_id == mask else np.ascontiguousarray(shown.record.mask).tobytes()
-        said = {
+    def next(self, *, version: int, frame: int, mask: int, wait_s: float) -> bytes:
+        """The next message: wait until the display state is newer than `version`, at most `wait_s`.
+
+        `frame` and `mask` are the ids of the picture and the mask that the page has, -1 for none.
+        """
+        state, started = self._display_state, self._display_state.clock()
+        wait_s = 0.0 if self.ended else min(wait_s, state.seconds_until_change(state.snapshot()))
+        version = state.wait(version, wait_s)
+        snapshot, jpeg = self._snapshot_with_jpeg(frame)
+        self._on_sent(snapshot)
+        record, mask_bytes = snapshot.status.to_json(), b""
+        if snapshot.status.mask is not None:
+            record["mask_size"] = list(snapshot.status.mask.shape)
+            if snapshot.status.frame_id != mask:
+                mask_bytes = np.ascontiguousarray(snapshot.status.mask).tobytes()
+        data = {
             "seen": version,
-            "waited_ms": round((clock() - came) / 1e6, 3),
+            "waited_ms": round((state.clock() - started) / 1e6, 3),
             "record": record,
-            "picture": _picture(shown.frame, clock()),
+            "picture": _picture_info(snapshot.frame, state.clock()),
             "recording": self._recording(),
             "ended": self.ended,
         }
-        return packed(said, jpeg, grid)
+        return pack_message(data, jpeg, mask_bytes)
 
-    def picture(self, frame: Frame) -> bytes:
-        """Any frame as the JPEG that a page is sent."""
+    def encode_frame(self, frame: Frame) -> bytes:
+        """Any frame as JPEG, as it is sent to a page."""
         return self._encode(frame.pixels)
 
-    def _with_picture(self, had: int) -> tuple[Shown, bytes]:
-        """Compressing takes a while: what is said of the mask is judged again afterwards, for the same picture."""
-        while True:
-            shown = self._board.look()
-            if shown.frame is None or shown.frame.id == had:
-                return shown, b""
-            jpeg = self._compressed(shown.frame)
-            now = self._board.look()
-            if now.frame is not None and (now.frame.epoch, now.frame.size) == (shown.frame.epoch, shown.frame.size):
-                return replace(now, frame=shown.frame), jpeg
+    def _snapshot_with_jpeg(self, known_frame: int) -> tuple[DisplaySnapshot, bytes]:
+        """A snapshot, and its picture as JPEG unless it has the id `known_frame`.
 
-    def _compressed(self, frame: Frame) -> bytes:
+        Compression takes time, so the status of the mask is taken afterwards, for the same picture.
+        """
+        while True:
+            snapshot = self._display_state.snapshot()
+            if snapshot.frame is None or snapshot.frame.id == known_frame:
+                return snapshot, b""
+            jpeg = self._encode_once(snapshot.frame)
+            latest, frame = self._display_state.snapshot(), snapshot.frame
+            if latest.frame is not None and (latest.frame.epoch, latest.frame.size) == (frame.epoch, frame.size):
+                return replace(latest, frame=frame), jpeg
+
+    def _encode_once(self, frame: Frame) -> bytes:
         with self._lock:
             if self._jpeg[0] != frame.id:
                 self._jpeg = (frame.id, self._encode(frame.pixels))
             return self._jpeg[1]
 
 
-def packed(said: dict[str, Any], jpeg: bytes, grid: bytes) -> bytes:
-    """JSON, picture and mask in one, as at the top of this file."""
-    text = json.dumps({**said, "jpeg_bytes": len(jpeg), "mask_bytes": len(grid)}).encode()
-    return len(text).to_bytes(4, "big") + text + jpeg + grid
+def pack_message(data: dict[str, Any], jpeg: bytes, mask_bytes: bytes) -> bytes:
+    """One message of JSON, picture and mask, in the format of the module's docstring."""
+    text = json.dumps({**data, "jpeg_bytes": len(jpeg), "mask_bytes": len(mask_bytes)}).encode()
+    return len(text).to_bytes(4, "big") + text + jpeg + mask_bytes
 
 
-def _picture(frame: Frame | None, now_ns: int) -> dict[str, Any] | None:
+def _picture_info(frame: Frame | None, now_ns: int) -> dict[str, Any] | None:
     if frame is None:
         return None
     return {"id": frame.id, "age_ms": round((now_ns - frame.captured_ns) / 1e6, 3), "size": list(frame.size)}
 
 
-def _opencv(cv2: Any, pixels: np.ndarray) -> bytes:
-    step = _step(pixels, most=1920)
-    if step > 1:
-        size = (pixels.shape[1] // step, pixels.shape[0] // step)
+def _encode_with_opencv(cv2: Any, pixels: np.ndarray) -> bytes:
+    factor = _shrink_factor(pixels, max_side=1920)
+    if factor > 1:
+        size = (pixels.shape[1] // factor, pixels.shape[0] // factor)
         pixels = cv2.resize(pixels, size, interpolation=cv2.INTER_AREA)
     if pixels.ndim == 3:
         pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR)
     return bytes(cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, QUALITY])[1])
 
 
-def _pillow(pixels: np.ndarray) -> bytes:
+def _encode_with_pillow(pixels: np.ndarray) -> bytes:
     image, buffer = Image.fromarray(pixels), io.BytesIO()
-    image.reduce(_step(pixels, most=1280)).save(buffer, "JPEG", quality=QUALITY)
+    image.reduce(_shrink_factor(pixels, max_side=1280)).save(buffer, "JPEG", quality=QUALITY)
     return buffer.getvalue()
 
 
-def _step(pixels: np.ndarray, *, most: int) -> int:
-    """By how much the longer side has to shrink."""
-    return -(-max(pixels.shape[:2]) // most)
+def _shrink_factor(pixels: np.ndarray, *, max_side: int) -> int:
+    """Integer factor by which the picture must shrink so that its longer side is at most `max_side`."""
+    return -(-max(pixels.shape[:2]) // max_side)

@@ -10,17 +10,17 @@ from pathlib import Path
 
 
 @dataclass(frozen=True)
-class Item:
-    """A file that may become cases: one image, or one volume."""
+class CaseFiles:
+    """Image and label file of one image or one volume."""
 
     name: str  # file name without its suffix
-    group: str  # the patient
+    patient: str  # the patient
     image: Path
     label: Path | None
 
 
-def group_of(name: str, *, pattern: str) -> str:
-    """The patient a file belongs to: what the first bracket of `pattern` catches."""
+def patient_of(name: str, *, pattern: str) -> str:
+    """The patient of a file name: the first group of the regular expression `pattern`, or else the whole name."""
     try:
         match = re.match(pattern, name)
         return match.group(1) if match and match.group(1) else name
@@ -29,14 +29,16 @@ def group_of(name: str, *, pattern: str) -> str:
 
 
 def read_list(path: Path) -> list[str]:
-    """One name a line, in UTF-8 or, with its byte order mark, UTF-16; blank lines and lines that start with # are
-    passed over. Names are composed (NFC), as those of files are."""
+    """The names of a list file, one per line, in Unicode's composed form. Blank lines and lines with # are skipped.
+
+    The file is UTF-8, or UTF-16 with a byte order mark. Raises ValueError, naming it, where it cannot be read.
+    """
     try:
         raw = path.read_bytes()
         text = raw.decode("utf-16" if raw.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "utf-8-sig")
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{path}: not a readable text list ({error}); save it as UTF-8") from None
-    lines = [composed(line.strip().strip("\ufeff")) for line in text.splitlines()]
+    lines = [normalise_name(line.strip().strip("\ufeff")) for line in text.splitlines()]
     names = [line for line in lines if line and not line.startswith("#")]
     if not names:
         raise ValueError(f"{path}: the list is empty; write one file name a line")
@@ -45,6 +47,6 @@ def read_list(path: Path) -> list[str]:
     return names
 
 
-def composed(name: str) -> str:
-    """A name in Unicode's composed form (NFC): macOS writes others, and both look the same."""
+def normalise_name(name: str) -> str:
+    """A name in Unicode's composed form (NFC); macOS writes decomposed ones."""
     return unicodedata.normalize("NFC", name)

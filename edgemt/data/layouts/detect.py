@@ -1,4 +1,4 @@
-"""What lies in a folder, in whatever form it was published. Lists files and pairs them; splits and decodes nothing."""
+"""Detect the layout of a data folder, list its files and pair images with masks. No split, no decoding."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Literal
 
 from edgemt.data.layouts import nnunet
-from edgemt.data.layouts.case_files import Item, composed, group_of, read_list
-from edgemt.data.layouts.mask_names import match
+from edgemt.data.layouts.case_files import CaseFiles, normalise_name, patient_of, read_list
+from edgemt.data.layouts.mask_names import match_masks
 from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_slice_folder, is_stray, is_volume, stem_of
 from edgemt.io.hdf5 import dataset_names
 
@@ -20,18 +20,18 @@ LABEL_FOLDERS = ("masks", "labels", "labelsTr")
 
 
 @dataclass(frozen=True)
-class Found:
-    """Files that may teach, a validation folder apart from them, and images that come without a mask."""
+class FolderListing:
+    """Files of a data folder: those outside a validation folder, those in it, and images without masks."""
 
-    pool: tuple[Item, ...]
-    held: tuple[Item, ...] = ()
-    extra: tuple[Item, ...] = ()
-    notes: tuple[str, ...] = ()  # masks that fit no image, and files of other kinds
+    cases: tuple[CaseFiles, ...]
+    val: tuple[CaseFiles, ...] = ()
+    unlabelled: tuple[CaseFiles, ...] = ()
+    notes: tuple[str, ...] = ()  # on masks that fit no image, and on files of other kinds
 
 
-def recognise(root: Path) -> FolderLayout:
-    """The layout that a folder shows. Raises ValueError when it shows none."""
-    if nnunet.is_decathlon(root):
+def detect_layout(root: Path) -> FolderLayout:
+    """The layout of a folder. Raises ValueError where it has none."""
+    if nnunet.has_dataset_json(root):
         return "decathlon"
     base = root / "train" if (root / "train").is_dir() else root
     for name in IMAGE_FOLDERS:
@@ -44,37 +44,37 @@ def recognise(root: Path) -> FolderLayout:
     raise ValueError(f"data.root: {str(root)!r} holds neither train/images nor images; see data.layout for the forms")
 
 
-def look(root: Path, *, layout: FolderLayout, pattern: str, classes: tuple[str, ...]) -> Found:
-    """Every file of the layout, masks beside images. Raises ValueError for whatever does not fit together."""
+def list_cases(root: Path, *, layout: FolderLayout, pattern: str, classes: tuple[str, ...]) -> FolderListing:
+    """List the files of a layout, images with their masks. Raises ValueError for files that do not fit together."""
     if layout == "decathlon":
-        pool, extra = nnunet.items(root, pattern=pattern, classes=classes)
-        return Found(tuple(pool), extra=tuple(extra))
+        cases, unlabelled = nnunet.list_nnunet(root, pattern=pattern, classes=classes)
+        return FolderListing(tuple(cases), unlabelled=tuple(unlabelled))
     if layout == "h5":
-        return Found(tuple(_h5_items(root, pattern)))
+        return FolderListing(tuple(_h5_items(root, pattern)))
     wanted = _is_any_volume if layout == "volumes" else is_image
     listed = _listed(root) if layout == "volumes" else frozenset()
     if not (root / "train").is_dir():
         items, notes = _pairs(root, wanted, pattern, listed)
-        return Found(tuple(items), notes=notes)
-    held, more = _pairs(root / "val", wanted, pattern, listed) if (root / "val").is_dir() else ([], ())
+        return FolderListing(tuple(items), notes=notes)
+    val, val_notes = _pairs(root / "val", wanted, pattern, listed) if (root / "val").is_dir() else ([], ())
     items, notes = _pairs(root / "train", wanted, pattern, listed)
-    return Found(tuple(items), held=tuple(held), notes=(*notes, *more))
+    return FolderListing(tuple(items), val=tuple(val), notes=(*notes, *val_notes))
 
 
 def _listed(root: Path) -> frozenset[str]:
-    """Names on the lists that lie beside the data."""
+    """All names on the list files of `root` and `root/splits`."""
     lists = [path for folder in (root, root / "splits") for end in ("txt", "list") for path in folder.glob(f"*.{end}")]
     names: set[str] = set()
     for path in lists:
-        with suppress(ValueError):  # a text of another kind; one that is used is read again, and named
+        with suppress(ValueError):  # another text file; a list that is used is read again, with its errors
             names.update(read_list(path))
     return frozenset(names)
 
 
-def unpaired(folder: Path, *, pattern: str) -> list[Item]:
-    """Images or volumes of one folder, whatever masks lie elsewhere."""
+def list_images(folder: Path, *, pattern: str) -> list[CaseFiles]:
+    """Images or volumes of one folder, without masks."""
     found = _by_stem(folder, lambda path: is_image(path) or _is_any_volume(path) or is_h5(path))
-    return [Item(name, group_of(name, pattern=pattern), path, None) for name, path in found.items()]
+    return [CaseFiles(name, patient_of(name, pattern=pattern), path, None) for name, path in found.items()]
 
 
 def _is_any_volume(path: Path) -> bool:
@@ -82,29 +82,29 @@ def _is_any_volume(path: Path) -> bool:
 
 
 def _stem(path: Path) -> str:
-    return composed(stem_of(path) if is_image(path) or is_volume(path) or not path.is_dir() else path.name)
+    return normalise_name(stem_of(path) if is_image(path) or is_volume(path) or not path.is_dir() else path.name)
 
 
 def _by_stem(folder: Path, wanted: Callable[[Path], bool]) -> dict[str, Path]:
-    """Files of a folder by their names, composed, without suffix. ValueError for two that differ in case alone."""
+    """Stem (composed, without suffix) -> file of a folder. ValueError for two stems that differ in case alone."""
     found: dict[str, Path] = {}
-    seen: dict[str, Path] = {}
+    by_casefold: dict[str, Path] = {}
     for path in sorted(folder.iterdir()):
         if is_stray(path) or not wanted(path):
             continue
         stem = _stem(path)
-        before = seen.get(stem.casefold())
+        before = by_casefold.get(stem.casefold())
         if before is not None:
-            alike = "" if stem == _stem(before) else " but for upper and lower case"
-            raise ValueError(f"{path}: a second file named {stem!r}{alike}, beside {before.name}; rename one")
-        found[stem] = seen[stem.casefold()] = path
+            difference = "" if stem == _stem(before) else " but for upper and lower case"
+            raise ValueError(f"{path}: a second file named {stem!r}{difference}, beside {before.name}; rename one")
+        found[stem] = by_casefold[stem.casefold()] = path
     return found
 
 
 def _pairs(
     base: Path, wanted: Callable[[Path], bool], pattern: str, listed: frozenset[str]
-) -> tuple[list[Item], tuple[str, ...]]:
-    """Images with their masks, and what was left over, in words."""
+) -> tuple[list[CaseFiles], tuple[str, ...]]:
+    """(images with their masks, notes on files that fit nothing)."""
     images = next((base / name for name in IMAGE_FOLDERS if (base / name).is_dir()), None)
     if images is None:
         raise ValueError(f"{base}: has no folder 'images'")
@@ -112,51 +112,52 @@ def _pairs(
     masks = next((base / name for name in LABEL_FOLDERS if (base / name).is_dir()), None)
     truths = _by_stem(masks, wanted) if masks is not None else {}
     found = _without_stray_folders(found, truths, listed)
-    foreign = _foreign(images, wanted)
+    foreign = _unread_files_note(images, wanted)
     if not found:
         raise ValueError(
             foreign or f"{images}: holds no image of a known kind; the folder is empty or data.layout is wrong"
         )
-    unread = _foreign(masks, wanted) if masks is not None else None
+    unread = _unread_files_note(masks, wanted) if masks is not None else None
     if unread is not None and len(truths) < len(found):
         raise ValueError(unread)
-    matched = match(found, truths, folder=images)
+    matched = match_masks(found, truths, folder=images)
     items = []
     for stem, image in found.items():
         name = matched[stem].name
         label = truths.get(matched[stem].mask or "")
-        items.append(Item(name, group_of(name, pattern=pattern), image, label))
+        items.append(CaseFiles(name, patient_of(name, pattern=pattern), image, label))
     notes = [foreign] if foreign else []
-    taken = {one.mask for one in matched.values()}
-    left = [path for stem, path in truths.items() if stem not in taken]
-    if left and len(left) == len(truths):
+    used = {one.mask for one in matched.values()}
+    unmatched = [path for stem, path in truths.items() if stem not in used]
+    if unmatched and len(unmatched) == len(truths):
         raise ValueError(
-            f"{left[0]}: fits no image of {images} by its name, nor does any other mask; name masks as their images"
+            f"{unmatched[0]}: fits no image of {images} by its name, nor does any other mask; name masks as their "
+            "images"
         )
-    bare = [image for stem, image in found.items() if matched[stem].mask is None]
-    if truths and bare:
-        notes.append(f"{len(bare)} of {len(found)} images have no mask, first {bare[0]}")
-    if left:
-        notes.append(f"{len(left)} of {len(truths)} masks fit no image, first {left[0]}")
+    without_mask = [image for stem, image in found.items() if matched[stem].mask is None]
+    if truths and without_mask:
+        notes.append(f"{len(without_mask)} of {len(found)} images have no mask, first {without_mask[0]}")
+    if unmatched:
+        notes.append(f"{len(unmatched)} of {len(truths)} masks fit no image, first {unmatched[0]}")
     return items, tuple(notes)
 
 
 def _without_stray_folders(found: dict[str, Path], truths: dict[str, Path], listed: frozenset[str]) -> dict[str, Path]:
-    """Where volumes are files, a folder of pictures is one of them only with a mask, or when a list names it."""
+    """Where volumes are files, a folder of pictures counts as a volume only with a mask or on a list."""
     if not any(is_volume(path) for path in found.values()):
         return found
     return {stem: p for stem, p in found.items() if is_volume(p) or stem in truths or stem in listed}
 
 
-def _foreign(folder: Path, wanted: Callable[[Path], bool]) -> str | None:
-    """What to say of files of kinds that are not read, such as .nrrd; None where there are none."""
+def _unread_files_note(folder: Path, wanted: Callable[[Path], bool]) -> str | None:
+    """A note on files of kinds that are not read, such as .nrrd; None where there are none."""
     lines = [conversion_hint(p) for p in sorted(folder.iterdir()) if p.is_file() and not is_stray(p) and not wanted(p)]
     others = [line for line in lines if line is not None]
     return None if not others else others[0] + (f" ({len(others)} such files)" if len(others) > 1 else "")
 
 
 def _h5_files(root: Path) -> list[Path]:
-    """Of the first level that holds any: root, its folders, or theirs."""
+    """The .h5 files of the first level that has any: root, its folders, or their folders."""
     for level in ("", "*/", "*/*/"):
         files = sorted(p for p in root.glob(f"{level}*") if is_h5(p) and p.is_file() and not _is_hidden(p, root))
         if files:
@@ -168,18 +169,18 @@ def _is_hidden(path: Path, root: Path) -> bool:
     return any(is_stray(part) for part in path.relative_to(root).parts)
 
 
-def _h5_items(root: Path, pattern: str) -> list[Item]:
-    """One file a case, image and label inside; alone in its folder it is called after the folder."""
+def _h5_items(root: Path, pattern: str) -> list[CaseFiles]:
+    """One case per file, with image and label in it. A single file of a folder has the name of the folder."""
     files = _h5_files(root)
     if not files:
         raise ValueError(f"{root}: holds no .h5 file, nor do its folders; the folder is empty or data.layout is wrong")
     parents = [path.parent for path in files]
-    items: dict[str, Item] = {}
+    items: dict[str, CaseFiles] = {}
     for path in files:
         alone = path.parent != root and parents.count(path.parent) == 1
-        name = composed(path.parent.name if alone else path.stem)
+        name = normalise_name(path.parent.name if alone else path.stem)
         if name in items:
             raise ValueError(f"{path}: a second case named {name!r}, beside {items[name].image}; rename one")
         label = path if "label" in dataset_names(path) else None
-        items[name] = Item(name, group_of(name, pattern=pattern), path, label)
+        items[name] = CaseFiles(name, patient_of(name, pattern=pattern), path, label)
     return list(items.values())

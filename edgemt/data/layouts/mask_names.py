@@ -15,33 +15,33 @@ _MASK = re.compile(
 _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 
 
-class Matched(NamedTuple):
+class MatchedMask(NamedTuple):
     name: str  # of the case
     mask: str | None  # stem of its mask
 
 
-def match(images: Mapping[str, Path], masks: Mapping[str, Any], *, folder: Path) -> dict[str, Matched]:
+def match_masks(images: Mapping[str, Path], masks: Mapping[str, Any], *, folder: Path) -> dict[str, MatchedMask]:
     """For each stem of an image its case name and the stem of its mask: by equal names, else by the names without
     `_image`, `_0000`, `_mask`, `_label` and their kind, in any case, where exactly one image and one mask agree.
 
     Raises ValueError, naming the folder, for several channels of one case and for masks that lie among the images.
     """
     _refuse_channels(images, masks, folder)
-    out: dict[str, Matched] = {}
+    out: dict[str, MatchedMask] = {}
     for stem in images:
         plain = stem.removesuffix("_0000")  # nnU-Net numbers the channel of an image, not of a label
         if stem in masks:
-            out[stem] = Matched(stem, stem)
+            out[stem] = MatchedMask(stem, stem)
         elif plain in masks:
-            out[stem] = Matched(plain, plain)
+            out[stem] = MatchedMask(plain, plain)
     taken = {found.mask for found in out.values()}
     by_image, by_mask = _keyed((s for s in images if s not in out), _IMAGE), _keyed(set(masks) - taken, _MASK)
     for key, stems in by_image.items():
         others = by_mask.get(key, [])
         if len(stems) == len(others) == 1:
-            out[stems[0]] = Matched(stems[0].removesuffix("_0000"), others[0])
+            out[stems[0]] = MatchedMask(stems[0].removesuffix("_0000"), others[0])
     _refuse_masks(images, out, folder)
-    return {stem: out.get(stem, Matched(stem, None)) for stem in images}
+    return {stem: out.get(stem, MatchedMask(stem, None)) for stem in images}
 
 
 def _keyed(stems: Iterable[str], ends: re.Pattern[str]) -> dict[str, list[str]]:
@@ -71,7 +71,7 @@ def _refuse_channels(images: Mapping[str, Path], masks: Mapping[str, Any], folde
             )
 
 
-def _refuse_masks(images: Mapping[str, Path], matched: Mapping[str, Matched], folder: Path) -> None:
+def _refuse_masks(images: Mapping[str, Path], matched: Mapping[str, MatchedMask], folder: Path) -> None:
     for stem, path in images.items():
         short = _MASK.sub("", stem)
         if stem not in matched and short != stem and short in images and stem.removesuffix("_0000") != short:

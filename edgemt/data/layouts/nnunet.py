@@ -11,28 +11,28 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from edgemt.data.layouts.case_files import Item, group_of
+from edgemt.data.layouts.case_files import CaseFiles, patient_of
 from edgemt.io.plain_files import TEXT_LIMIT, parse_json, read_regular
 
 
-def is_decathlon(root: Path) -> bool:
+def has_dataset_json(root: Path) -> bool:
     return (root / "dataset.json").is_file()
 
 
-def items(root: Path, *, pattern: str, classes: tuple[str, ...]) -> tuple[list[Item], list[Item]]:
+def list_nnunet(root: Path, *, pattern: str, classes: tuple[str, ...]) -> tuple[list[CaseFiles], list[CaseFiles]]:
     """(training cases with labels, images without). Raises ValueError, naming the file, for what cannot be used."""
     source = root / "dataset.json"
     raw = _json(source)
     _one_channel(raw, source)
     _same_classes(_class_names(raw, source), classes, source)
     pool = _listed(raw, root) if isinstance(raw.get("training"), list) else _numbered(raw, root)
-    said = raw.get("numTraining")
-    if isinstance(said, int) and said != len(pool):
-        raise ValueError(f"{source}: numTraining says {said}, {len(pool)} images are there; copy the set again")
+    stated = raw.get("numTraining")
+    if isinstance(stated, int) and stated != len(pool):
+        raise ValueError(f"{source}: numTraining is {stated}, {len(pool)} images are there; copy the set again")
     tests = _tests(raw, root)
     return (
-        [Item(name, group_of(name, pattern=pattern), image, label) for name, image, label in pool],
-        [Item(name, group_of(name, pattern=pattern), image, None) for name, image in tests],
+        [CaseFiles(name, patient_of(name, pattern=pattern), image, label) for name, image, label in pool],
+        [CaseFiles(name, patient_of(name, pattern=pattern), image, None) for name, image in tests],
     )
 
 

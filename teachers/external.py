@@ -12,16 +12,16 @@ from torch import Tensor, nn
 
 from edgemt.contract import Output
 from edgemt.errors import unknown_name_message
-from edgemt.io import encoder_weights
+from edgemt.io import encoder_weights, load_encoder
 from edgemt.io.encoder_weights import PRETRAINED, Hub
 from edgemt.io.network_options import TIMM, checked, of_constructor, plain_name
-from teachers.layers import continued, cut
-from teachers.offered import MONAI, MONAI3D, Offer
+from teachers.external_networks import MONAI, MONAI3D, MonaiSpec
+from teachers.layers import crop_to, pad_to_multiple
 
 LITE = {f"efficientnet_lite{n}": f"tu-tf_efficientnet_lite{n}" for n in range(3)}  # the names that students have
 
 
-class Foreign(nn.Module):
+class ExternalNetwork(nn.Module):
     """A network of another library: image [N, K, *space] -> Output, any size.
 
     The image is continued over its far edges to a multiple of `multiple`, and the logits are cut back.
@@ -33,12 +33,12 @@ class Foreign(nn.Module):
         self.multiple = multiple
 
     def forward(self, x: Tensor) -> Output:
-        y = self.network(continued(x, multiple=self.multiple))
+        y = self.network(pad_to_multiple(x, multiple=self.multiple))
         logits: Tensor = y[-1] if isinstance(y, list | tuple) else y
-        return Output(logits=cut(logits, x.shape[2:]))
+        return Output(logits=crop_to(logits, x.shape[2:]))
 
 
-class ForeignEncoder(Foreign):
+class ExternalEncoderNetwork(ExternalNetwork):
     """A network of segmentation_models_pytorch: encoder, decoder and head, and so it has feature maps.
 
     `maps`, an attribute to set: "encoder" puts the encoder's maps of stride 2 and more into `Output.maps`, finest
@@ -48,21 +48,21 @@ class ForeignEncoder(Foreign):
     maps: Literal["", "encoder", "decoder"] = ""
 
     def forward(self, x: Tensor) -> Output:
-        whole = continued(x, multiple=self.multiple)
+        whole = pad_to_multiple(x, multiple=self.multiple)
         network: Any = self.network
         features = network.encoder(whole)
         decoded = network.decoder(features)
         chosen = {"encoder": list(features[1:]), "decoder": [decoded]}.get(self.maps, [])  # the first is the image
         return Output(
-            logits=cut(network.segmentation_head(decoded), x.shape[2:]),
-            maps=tuple(_cut_map(m, x, whole) for m in chosen if m.shape[1]),
+            logits=crop_to(network.segmentation_head(decoded), x.shape[2:]),
+            maps=tuple(_crop_map(m, x, whole) for m in chosen if m.shape[1]),
         )
 
 
-def _cut_map(feature: Tensor, x: Tensor, whole: Tensor) -> Tensor:
+def _crop_map(feature: Tensor, x: Tensor, whole: Tensor) -> Tensor:
     """The cells of `feature`, a map of `whole`, that lie at least partly over `x`."""
     sides = zip(feature.shape[2:], x.shape[2:], whole.shape[2:], strict=True)
-    return cut(feature, [-(-cells * side // total) for cells, side, total in sides])
+    return crop_to(feature, [-(-cells * side // total) for cells, side, total in sides])
 
 
 def from_smp(
@@ -96,21 +96,21 @@ def from_smp(
     common: dict[str, Any] = {"encoder_name": encoder, "encoder_weights": None, "classes": classes, **options}
     build = getattr(smp, architecture)
     if weights is None:
-        return ForeignEncoder(build(in_channels=channels, **common))
+        return ExternalEncoderNetwork(build(in_channels=channels, **common))
     if encoder.startswith("tu-"):
         network = build(in_channels=channels, **common)
-        encoder_weights.load_into(network.encoder.model, weights, channels=channels)
-        return ForeignEncoder(network)
+        load_encoder.load_into(network.encoder.model, weights, channels=channels)
+        return ExternalEncoderNetwork(network)
     network = build(in_channels=3, **common)
     try:
-        network.encoder.load_state_dict(encoder_weights.load(weights))
+        network.encoder.load_state_dict(load_encoder.load(weights))
     except RuntimeError as error:
         reason = " ".join(str(error).split())[:120]
         raise ValueError(
             f"{weights.file}: not the weights of {encoder} ({reason}); name the encoder it was made for"
         ) from None
     network.encoder.set_in_channels(channels, pretrained=True)
-    return ForeignEncoder(network)
+    return ExternalEncoderNetwork(network)
 
 
 def published(encoder: str) -> tuple[str, Hub | None]:
@@ -163,10 +163,10 @@ def from_monai(
         built = getattr(nets, network)(in_channels=channels, out_channels=classes, **given)
     except OptionalImportError as error:
         raise ValueError(f"teacher {title}: {str(error).splitlines()[0]}; install what is missing") from error
-    return Foreign(built, multiple=offer.multiple or 2 ** (len(given[offer.widths]) - 1))
+    return ExternalNetwork(built, multiple=offer.multiple or 2 ** (len(given[offer.widths]) - 1))
 
 
-def _strides(offer: Offer, widths: Sequence[int]) -> dict[str, Any]:
+def _strides(offer: MonaiSpec, widths: Sequence[int]) -> dict[str, Any]:
     """Halving at every level but the first, in the words of the constructor."""
     halving = (2,) * (len(widths) - 1)
     if offer.strides == "between":

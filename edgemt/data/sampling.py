@@ -1,0 +1,35 @@
+"""Shuffled epochs and case numbers as a pure function of (seed, index)."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from functools import lru_cache
+
+import numpy as np
+import torch
+from torch import Tensor
+
+
+def mixed_seed(*parts: int) -> int:
+    """One seed from several numbers (numpy's SeedSequence); nearby numbers give unrelated seeds."""
+    return int(np.random.SeedSequence(parts).generate_state(1, np.uint64)[0]) >> 1
+
+
+@lru_cache(maxsize=64)
+def _permutation(seed: int, stream: int, epoch: int, count: int) -> Tensor:
+    generator = torch.Generator().manual_seed(mixed_seed(seed, stream, epoch))
+    return torch.randperm(count, generator=generator)
+
+
+def shuffled_indices(seed: int, stream: int, *, count: int, first: int, length: int) -> Tensor:
+    """int64 [length]: entries `first` to `first + length` of an endless sequence of shuffled epochs over `count` cases.
+
+    stream: 0 for labelled, 1 for unlabelled cases, so that both have permutations of their own.
+    """
+    positions = range(first, first + length)
+    return torch.stack([_permutation(seed, stream, i // count, count)[i % count] for i in positions])
+
+
+def global_case_index(rows: Sequence[Tensor | Sequence[int]], labelled: Sized) -> Tensor:
+    """int64 [N]: case numbers of labelled and unlabelled rows; unlabelled cases count after the labelled ones."""
+    return torch.cat([torch.as_tensor(r, dtype=torch.int64) + k * len(labelled) for k, r in enumerate(rows)])
