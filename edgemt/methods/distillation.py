@@ -100,8 +100,7 @@ class Distillation(Method):
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         count, view = batch.count, student_view(batch, strong=self.strong)
-        use_cutmix = self.mix == "cutmix" and len(view) > 0
-        box = self.box.sample(view, step.generator) if use_cutmix else None
+        box = self.box.sample(view, step.generator) if self.mix == "cutmix" and len(view) else None
         image = torch.cat([batch.labelled, view if box is None else cutmix(box, view)])
         out = one_output(nets.student, image, count=count, separate=self.separate_streams)
         logits = out.logits
@@ -117,9 +116,8 @@ class Distillation(Method):
                     teacher_logits = torch.cat([teacher_logits[:count], cutmix(box, teacher_logits[count:])])
                 weight = 1.0 + self.boundary * boundary_band(probabilities(teacher_logits)) if self.boundary else None
             if self.kl:
-                terms["kl"] = self.kl * temperature_kl(
-                    logits, teacher_logits, temperature=self.temperature, weight=weight
-                )
+                kl_loss = temperature_kl(logits, teacher_logits, temperature=self.temperature, weight=weight)
+                terms["kl"] = self.kl * kl_loss
             if self.cwd:
                 # A softmax over space depends on a constant a voxel; a bank has log-probabilities, so both need them.
                 student_logits = log_probabilities(logits) if self.guide == "bank" else logits
