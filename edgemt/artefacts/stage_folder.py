@@ -94,6 +94,9 @@ KEY_NAMES: dict[str, str] = {
 }
 
 
+_CURRENT_NAMES = {old: new for new, old in KEY_NAMES.items()}
+
+
 def plain(value: Any) -> Any:
     """Dataclasses, tuples and paths as JSON; "is" names the class of a dataclass (`KEY_NAMES`)."""
     if is_dataclass(value) and not isinstance(value, type):
@@ -108,10 +111,13 @@ def plain(value: Any) -> Any:
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A recipe as `field.sub` -> plain value, for the report."""
+    """A recipe as `field.sub` -> plain value, for the report; classes have their current names."""
     rows: dict[str, Any] = {}
     for key, inner in plain(value).items() if not isinstance(value, dict) else value.items():
-        rows |= flat(inner, f"{prefix}{key}.") if isinstance(inner, dict) else {f"{prefix}{key}": inner}
+        if isinstance(inner, dict):
+            rows |= flat(inner, f"{prefix}{key}.")
+        else:
+            rows[f"{prefix}{key}"] = _CURRENT_NAMES.get(inner, inner) if key == "is" else inner
     return rows
 
 
