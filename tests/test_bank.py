@@ -53,7 +53,7 @@ def said(case: Case) -> np.ndarray:
 def filled(
     folder: Path, cases: list[Case], teacher: Callable[[Case], np.ndarray], **changes: object
 ) -> soft_labels.BankSummary:
-    given = {"label": teacher, "classes": CLASSES, "size": SIZE, "key": "k", **changes}
+    given = {"predict": teacher, "classes": CLASSES, "size": SIZE, "key": "k", **changes}
     return soft_labels.write_bank(folder, cases, **given)  # type: ignore[arg-type]
 
 
@@ -130,7 +130,7 @@ def test_an_index_that_cannot_be_read_is_a_bank_begun_anew(tmp_path: Path) -> No
 
 def test_the_summary_and_the_first_line_say_what_it_takes(tmp_path: Path) -> None:
     lines: list[str] = []
-    summary = filled(tmp_path, volumes(3), Teacher(), say=lines.append)
+    summary = filled(tmp_path, volumes(3), Teacher(), log=lines.append)
     on_disk = sum(path.stat().st_size for path in tmp_path.glob("*.safetensors")) / 1e6
     assert summary.volumes == 3
     assert summary.megabytes == pytest.approx(on_disk, rel=0.02)

@@ -143,7 +143,7 @@ def test_networks_give_their_maps_when_they_are_switched_on(name, build, strides
 
 
 def test_a_network_without_maps_is_refused_with_a_remedy() -> None:
-    with pytest.raises(ValueError, match="Foreign gives no feature maps; distil from a unet, an smp/ network"):
+    with pytest.raises(ValueError, match="ExternalNetwork gives no feature maps; distil from a unet, an smp/ network"):
         enable_maps(ExternalNetwork(nn.Conv2d(3, 2, 1)), "encoder")
 
 

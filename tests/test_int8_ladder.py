@@ -228,4 +228,4 @@ def test_an_entry_of_the_zoo_that_eight_bits_cost_too_much_says_why_there_are_no
         cli.main(["export", "zoo/small", "--out", "ship", "--data.root", "frames"])
     said = capsys.readouterr().err.strip()
     assert stopped.value.code == 2 and "\n" not in said
-    assert "0.2000 below" in said and "--student.weights zoo/small" in said and "without the teacher" in said
+    assert "0.2000 below" in said and "--student.weights zoo/small" in said and "an entry has no teacher" in said

@@ -95,7 +95,7 @@ def test_left_in_float_the_worst_layer_reads_no_quantized_tensor_and_the_masks_c
 
 def test_a_layer_that_no_node_is_called_is_named(tmp_path: Path) -> None:
     exact, _ = graphs(tmp_path, by=1.0)
-    with pytest.raises(ValueError, match="keep names nowhere, and no node is called so"):
+    with pytest.raises(ValueError, match="keep names nowhere, and no node has that name"):
         quantize(exact, tmp_path / "q.onnx", calibration=frames(), keep=["nowhere"])
 
 

@@ -187,7 +187,7 @@ def test_a_name_that_means_another_model_is_refused(ship: Package, tmp_path: Pat
     with pytest.raises(ValueError, match="channels was 3, this ship has 1"):
         export_to_server(other, tmp_path / "models", ServeOptions("triton"))
     (tmp_path / "models" / "mine").mkdir()
-    with pytest.raises(ValueError, match=r"models/mine: is there, but no card"):
+    with pytest.raises(ValueError, match=r"models/mine: exists and has no card"):
         export_to_server(ship, tmp_path / "models", ServeOptions("triton", name="mine"))
     assert files(tmp_path / "models") == before
 

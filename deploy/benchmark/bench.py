@@ -49,7 +49,7 @@ def bench(
     *,
     makers: Mapping[str, Callable[[int], Call]] | None = None,
 ) -> dict[str, Any]:
-    """Time every call on the same frames, interleaved; returns a JSON record with stable keys (README.md).
+    """Time every call on the same frames, interleaved; returns a JSON record with stable keys (deploy/README.md).
 
     Ratios are relative to the first call. `frames` are real frames uint8 [H, W, K] or [1, H, W, K]; they are used
     cyclically, so that consecutive calls get different frames. `makers[name](threads)` creates another runner like

@@ -28,7 +28,7 @@ _SLOWER = 1.1
 def soak(
     call: Call, frames: Sequence[np.ndarray], *, minutes: float, interval_s: float, watch: HardwareMonitor | None = None
 ) -> dict[str, Any]:
-    """Call without pauses for `minutes`: {timeline, drift, throttled, slowest, notes}, documented in README.md.
+    """Call without pauses for `minutes`: {timeline, drift, throttled, slowest, notes}, documented in deploy/README.md.
 
     Drift compares the last third with the first: `p50_ratio`, and how much resident and device memory grew.
     """
