@@ -131,7 +131,7 @@ def _no_images(root: Path) -> dict:
         (_mask_of_other_size, r"masks/a\.png: mask is \(48, 40\), its image .*a\.jpg is \(40, 48\)"),
         (
             _mask_0_255,
-            r"masks/a\.png: mask holds 255, the 2 classes are 0 to 1, and .*b\.png holds 0, 1; use the same values in all",
+            r"masks/a\.png: mask holds 255, the 2 classes are 0 to 1, and .*b\.png holds 0, 1; use the same values",
         ),
         (_bad_validation_mask, r"val/masks/c\.png: mask holds 7"),
         (_mask_missing, r"list\.txt: .*b\.jpg has no mask"),
