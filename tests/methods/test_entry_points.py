@@ -12,7 +12,7 @@ import teachers
 from edgemt import cli
 from edgemt.commands import list_rows
 from edgemt.contract import HEADS
-from edgemt.methods import METHODS, get
+from edgemt.methods import METHODS, Method, get
 from edgemt.methods.catalogue import explain
 from edgemt.testing import check_package
 
@@ -281,3 +281,12 @@ def test_every_head_that_a_method_can_name_is_one_that_some_network_has():
     able = {head for teacher in teachers.TEACHERS.values() for head in teacher.heads}
     assert set(HEADS) == able
     assert {head for method in METHODS.values() for head in method.heads} <= able
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [("compared", "losses_with_unlabelled"), ("aside", "variant_note"), ("alike", "matched_intensity")],
+)
+def test_method_that_overrides_an_old_name_is_rejected(old: str, new: str) -> None:
+    with pytest.raises(TypeError, match=rf"Mine\.{old}: is called {new} now; rename it"):
+        type("Mine", (Method,), {old: None})
