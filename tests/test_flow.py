@@ -219,7 +219,7 @@ def test_a_ship_copied_elsewhere_works_without_torch(tiny_run: Path, tmp_path: P
     ship = shutil.copytree(tiny_run / "ship", tmp_path / "device" / "ship")
     frame = next(p for p in sorted((ship / "golden").iterdir()) if not p.name.endswith(".mask.png"))
     said = {
-        # Where timing is undecided, a device may run the float file in f32; the card's Dice is of the default, bf16 here.
+        # Pinned: where timing is undecided, a device may run the float file in f32, and the card's Dice is of bf16.
         "mean Dice": ["eval", str(ship), "--file", "int8", "--json", str(tmp_path / "e.json")],
         "masks": ["predict", str(ship), str(frame), "--out", str(tmp_path / "masks")],
         "p50": [
