@@ -59,7 +59,7 @@ def names() -> tuple[str, ...]:
 
 
 def encoder_name(name: str) -> str:
-    """timm's name of a student's encoder: of a row of the table its own, any other name as it is."""
+    """The name in timm of a student's encoder: of a row of the table its own, any other name as it is."""
     return STUDENTS[name].encoder if name in STUDENTS else name
 
 

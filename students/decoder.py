@@ -26,6 +26,7 @@ def resize(x: Tensor, like: Tensor, up: str = "bilinear") -> Tensor:
 
 
 def conv(inward: int, outward: int, size: int = 1, *, groups: int = 1, act: bool = True) -> nn.Sequential:
+    """Convolution without bias, batch norm and, with `act`, ReLU. Odd sizes leave H and W as they are."""
     layers: list[nn.Module] = [
         nn.Conv2d(inward, outward, size, padding=size // 2, groups=groups, bias=False),
         nn.BatchNorm2d(outward),
@@ -39,6 +40,7 @@ def separable(inward: int, outward: int) -> nn.Sequential:
 
 
 def dense(inward: int, outward: int) -> nn.Sequential:
+    """Convolution 3x3 over all channels, batch norm, ReLU."""
     return conv(inward, outward, 3)
 
 

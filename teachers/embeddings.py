@@ -89,6 +89,7 @@ class EmbeddingStore:
 
 
 def is_readable(file: Path) -> bool:
+    """Whether `read` accepts the file."""
     try:
         read(file)
     except ValueError:
@@ -121,8 +122,10 @@ class CachedEncoderSam(nn.Module):
     def forward(
         self, image: Tensor, *prompts: Tensor | None, case: Tensor | None = None, depth: Tensor | None = None
     ) -> PromptedOutput:
-        """`case` int64 [N] which case each row is of, `depth` [N] how far along its slices, 0 to 1; the image's size
-        counts, its values do not."""
+        """The masks for prompts on cases whose embeddings are on disk; the image's size counts, its values do not.
+
+        `case` int64 [N] which case each row is of, `depth` [N] how far along its slices, 0 to 1.
+        """
         assert case is not None and depth is not None, "the method must pass case and depth of each row"
         maps = []
         for row, share in zip(case.tolist(), depth.tolist(), strict=True):

@@ -30,6 +30,7 @@ class PromptedOutput(NamedTuple):
 
 
 def block(inward: int, outward: int, *, stride: int = 1) -> nn.Sequential:
+    """Two 3x3 convolutions, each with group norm and GELU; the first one has the stride."""
     layers: list[nn.Module] = []
     for a, b, step in ((inward, outward, stride), (outward, outward, 1)):
         layers += [nn.Conv2d(a, b, 3, stride=step, padding=1), normalisation("group", b, dims=2), nn.GELU()]

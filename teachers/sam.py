@@ -45,7 +45,7 @@ class Sam(nn.Module):
 
     @torch.no_grad()
     def embed(self, image: Tensor) -> tuple[Tensor, ...]:
-        """image [N, K, H, W] of any scale -> the maps that the decoder reads, each [N, F, h, w].
+        """Images [N, K, H, W] of any scale -> the maps that the decoder reads, each [N, F, h, w].
 
         An image is stretched to 0..1 between its own least and greatest value (as MedSAM does it), one channel becomes
         three, and of neighbouring slices the middle one is looked at.

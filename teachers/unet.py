@@ -22,6 +22,7 @@ from teachers.layers import CONV, POOL, UNSTRIDE, Norm, check, normalisation, re
 
 
 def double_conv(inward: int, outward: int, *, dropout: float, norm: Norm, dims: int) -> nn.Sequential:
+    """Two convolutions of width 3, each with a norm and leaky ReLU, and dropout between them; `dims` 2 or 3."""
     conv, biased = CONV[dims], norm == "group"  # batch and instance norm cancel a bias
     return nn.Sequential(
         conv(inward, outward, 3, padding=1, bias=biased),

@@ -54,6 +54,7 @@ def series_of(
     tell: Callable[[str], None] = lambda text: None,
 ) -> list[Series]:  # fmt: skip
     """The images among `inputs` (files, or folders of them) by series; an image that cannot share a SEG is alone.
+
     `depth`: the rule by which training converted grey values to 8 bits.
 
     In a folder, objects of other kinds (reports, presentation states) are skipped and reported to `tell`. Raises

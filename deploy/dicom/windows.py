@@ -19,8 +19,11 @@ class Window:
     kind: Literal["LINEAR", "LINEAR_EXACT", "SIGMOID"] = "LINEAR"
 
     def apply(self, values: np.ndarray) -> np.ndarray:
-        """uint8 of the same shape, PS3.3 C.11.2.1.2: LINEAR ((x - (c - 0.5)) / (w - 1) + 0.5) 255, LINEAR_EXACT
-        ((x - c) / w + 0.5) 255, SIGMOID 255 / (1 + exp(-4 (x - c) / w))."""
+        """The values through the window, uint8 of the same shape, after PS3.3 C.11.2.1.2.
+
+        LINEAR ((x - (c - 0.5)) / (w - 1) + 0.5) 255, LINEAR_EXACT ((x - c) / w + 0.5) 255, SIGMOID
+        255 / (1 + exp(-4 (x - c) / w)).
+        """
         if self.kind == "SIGMOID":
             curve = 255 / (1 + np.exp(-4 * (values.astype(np.float64) - self.centre) / self.width))
             return np.rint(curve).astype(np.uint8)

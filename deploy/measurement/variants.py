@@ -30,7 +30,7 @@ QUICK = BenchOptions(warmup=10, warmup_seconds=0.5, iterations=300, seconds=1.5,
 def time_variants(
     calls: Mapping[str, Call], frames: Sequence[np.ndarray] | np.ndarray, options: BenchOptions = QUICK
 ) -> dict[str, dict[str, Any]]:
-    """name -> p50_ms, p90_ms, n, and `ratio`: time divided by the time of the first call. Frames uint8 [H, W, K]."""
+    """By name p50_ms, p90_ms, n, and `ratio`: time divided by the time of the first call. Frames uint8 [H, W, K]."""
     fed = [np.ascontiguousarray(frame if frame.ndim == 4 else frame[None]) for frame in frames]
     for call in calls.values():
         warm_up(call, fed, options)
@@ -112,7 +112,7 @@ def undecided(card: ModelCard) -> bool:
 
 
 def fastest(card: ModelCard) -> dict[str, dict[str, Any]]:
-    """runtime -> record of its quickest variant when the package was made, the quickest runtime first.
+    """By runtime the record of its quickest variant when the package was made, the quickest runtime first.
 
     Empty where none was timed, or where other processes used the machine.
     """

@@ -28,6 +28,8 @@ _MARGIN = 0.02  # difference that the arithmetic of another processor may make
 
 @dataclass(frozen=True)
 class GoldenPair:
+    """A golden frame and the mask that the unquantized graph gave for it."""
+
     name: str
     frame: np.ndarray  # uint8 [1, H, W, K]
     mask: np.ndarray  # uint8 [H, W], of the unquantized graph when the package was made

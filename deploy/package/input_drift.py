@@ -1,5 +1,7 @@
-"""Input drift: do frames look like the training frames? Another modality, a swapped colour order or a dark camera
-gives plausible masks too, so only the frames themselves can show it.
+"""Input drift: do frames look like the training frames?
+
+Another modality, a swapped colour order or a dark camera gives plausible masks too, so only the frames themselves can
+show it.
 
 A frame is described by D features (`deploy.package.frame_features`). Its distance to the training frames is the larger
 of two numbers: a Mahalanobis distance with a shrunk covariance, relative to the 99 % quantile of the training frames,

@@ -30,6 +30,8 @@ _chosen: dict[str, FastestVariant | None] = {}
 
 
 class FastestVariant(NamedTuple):
+    """The file, runtime and precision that were measured as the quickest, with the median time of a call."""
+
     runtime: str
     file: str
     precision: str | None  # to request from the runtime; None for its default

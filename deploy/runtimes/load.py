@@ -121,8 +121,10 @@ def _choose(source: Package | Path, wanted: Variant, *, device: str | None) -> V
 
 
 def _fastest(package: Package, runtime: str) -> Variant:
-    """The variant that the card lists as the quickest, of those that work here; where the card is undecided, the one
-    that this machine measures as the quickest."""
+    """The variant that the card lists as the quickest, of those that work here.
+
+    Where the card is undecided, the one that this machine measures as the quickest.
+    """
     for name, record in fastest(package.card).items():
         if runtime == name or (runtime == "auto" and can_run_packages(name)):
             return Variant(name, str(record["file"]), record.get("asked"))

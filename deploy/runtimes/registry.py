@@ -105,7 +105,7 @@ def import_version(name: str) -> str:
 
 
 def available() -> dict[str, tuple[bool, str]]:
-    """runtime -> (works here, its version or the reason why not). Imports each runtime that could work."""
+    """By runtime (works here, its version or the reason why not). Imports each runtime that could work."""
     found = {}
     for name, spec in RUNTIMES.items():
         try:

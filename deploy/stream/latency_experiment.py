@@ -1,9 +1,9 @@
-"""The latency experiment behind `--evidence`: measures both latencies at camera rates, with and without masks, and
-writes evidence.json, evidence.md, evidence.html and delays.csv.
+"""The latency experiment behind `--evidence`: measures both latencies at camera rates, with and without masks.
 
-Blocks with and without masks alternate. The slowest frames are listed by number, and pixels that differ outside the
-overlay are counted. There is no screen: a frame counts as shown when its picture is complete in memory. The delay of a
-screen and its cable is added to both, with and without masks.
+It writes evidence.json, evidence.md, evidence.html and delays.csv. Blocks with and without masks alternate. The slowest
+frames are listed by number, and pixels that differ outside the overlay are counted. There is no screen: a frame counts
+as shown when its picture is complete in memory. The delay of a screen and its cable is added to both, with and without
+masks.
 """
 
 from __future__ import annotations
@@ -48,8 +48,11 @@ def measure_latency(
     options: StreamOptions,
     log: Callable[[str], None] = lambda text: None,
 ) -> dict[str, Any]:
-    """Measure `options.frames` frames at each rate with masks, and as many without. A live source has a rate of its
-    own, so only one rate is measured. Returns the record of evidence.json, with the latency of every frame."""
+    """Measure `options.frames` frames at each rate with masks, and as many without.
+
+    A live source has a rate of its own, so only one rate is measured. Returns the record of evidence.json, with the
+    latency of every frame.
+    """
     if open_source(source).live:
         rates = rates[:1]
     results = []

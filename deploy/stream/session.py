@@ -73,8 +73,10 @@ class Session:
         self._timeline = DriftTimeline(self.latency.annotation)
 
     def run(self) -> dict[str, Any]:
-        """Run to the end and return the record. Raises ValueError, before the first picture, if the source cannot be
-        opened or another program uses it."""
+        """Run to the end and return the record.
+
+        Raises ValueError, before the first picture, if the source cannot be opened or another program uses it.
+        """
         lock: SourceLock | None = None
         loaded: InferFn | None = None
         monitor = threading.Thread(target=self._monitor, name="edgemt-monitor", daemon=True)

@@ -70,9 +70,9 @@ def key_of_entries(*lists: Sequence[Entry]) -> str:
 
 
 def digests_of(paths: Iterable[str], *, root: Path | None = None) -> dict[str, str]:
-    """path -> sha256 of a file, or of the names and contents of a folder of slices; `phantom:SEED` is its own digest.
+    """By path the SHA-256 of a file, or of the names and contents of a folder of slices.
 
-    Raises ValueError, naming the file, when one cannot be read.
+    `phantom:SEED` is its own digest. Raises ValueError, naming the file, when one cannot be read.
     """
     wanted = list(dict.fromkeys(path for path in paths if path))
     inside = {path: _files_of(path) for path in wanted}

@@ -17,6 +17,7 @@ PROMPTABLE = "promptable"  # folder and network name of the small promptable net
 
 
 def save_network(folder: Path, network: nn.Module, card: ModelCard) -> ModelCard:
+    """Write the weights and then the card of a network; returns the card with the hashes of the folder's files."""
     checkpoint.save_weights(folder / WEIGHTS, network)
     return write_card(folder, card)
 

@@ -122,6 +122,7 @@ def flat(value: Any, prefix: str = "") -> dict[str, Any]:
 
 
 def to_json(value: Any) -> str:
+    """A value as indented JSON, converted by `plain`, with a final line break."""
     return json.dumps(plain(value), indent=2) + "\n"
 
 
@@ -131,6 +132,7 @@ def key_of(*parts: Any) -> str:
 
 
 def read_card(folder: Path) -> ModelCard:
+    """The card of an artefact folder. Raises ValueError, naming the folder or file, if it is missing or invalid."""
     file = folder / "card.json"
     try:
         text = read_regular(file, limit=TEXT_LIMIT).decode("utf-8")

@@ -15,8 +15,10 @@ from edgemt.io.zoo_paths import is_name
 
 @dataclass(frozen=True)
 class Bench:
-    """Latency of a shipped folder, or of every stage of a RECIPE's run; or --compare two records. Exit status 3 when
-    --budget-ms is not kept."""
+    """Latency of a shipped folder, or of every stage of a RECIPE's run; or --compare two records.
+
+    Exit status 3 when --budget-ms is not kept.
+    """
 
     target: Positional[str | None] = None
     """A ship folder, zoo/NAME, or a recipe."""

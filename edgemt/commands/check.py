@@ -9,13 +9,17 @@ from tyro.conf import Positional
 
 @dataclass(frozen=True)
 class Check:
-    """Run the contract suite on the methods of an installed PACKAGE (entry points `edgemt.methods`), in 2-D and 3-D,
-    with 2 and 4 classes; or on one method by its name. Exit status 2 if a check fails."""
+    """Run the contract suite on the methods of an installed PACKAGE, or on one method by its name.
+
+    The methods of a package are its entry points `edgemt.methods`. Each one runs in 2-D and 3-D, with 2 and 4 classes.
+    Exit status 2 if a check fails.
+    """
 
     package: Positional[str]
 
 
 def check(command: Check) -> None:
+    """Run the contract suite, and print each method with its checks. Raises ValueError if a check fails."""
     from edgemt.testing import check_package
 
     failed, shown = 0, ""

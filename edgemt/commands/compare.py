@@ -15,9 +15,11 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Compare:
-    """Train METHODs on one RECIPE with the same budget and seeds, and supervised training beside them: table.md,
-    table.json, picture.svg, report.html. The same command again resumes; further methods and seeds join the table.
-    Every field of the recipe is a flag."""
+    """Train METHODs on one RECIPE with the same budget and seeds, and supervised training beside them.
+
+    Writes table.md, table.json, picture.svg, report.html. The same command again resumes; further methods and seeds
+    join the table. Every field of the recipe is a flag.
+    """
 
     methods: Positional[tuple[str, ...]] = ()
     """Names of `edgemt list methods`."""
@@ -44,6 +46,7 @@ class Compare:
 
 
 def compare(command: Compare, rest: list[str]) -> None:
+    """Train what is missing, then write and print the table; `rest` are fields of the recipe."""
     from edgemt import comparison, recipes
     from edgemt.comparison import runs
     from edgemt.pipeline.overrides import override

@@ -14,12 +14,12 @@ from edgemt.io import process_rank
 
 def log(text: str) -> None:
     """Print a line on stderr, from the first process only."""
-
     if process_rank.is_main_before_init():
         print(f"edgemt: {text}", file=sys.stderr, flush=True)
 
 
 def write_json(file: Path | None, record: dict[str, Any]) -> None:
+    """Write `record` as JSON to `file`, unless that is None."""
     if file is not None:
         import json
 

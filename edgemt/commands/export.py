@@ -12,10 +12,13 @@ from edgemt.commands.pipeline import RecipeCommand, run_until
 
 @dataclass(frozen=True)
 class Export(RecipeCommand):
-    """The folder to copy to the device: graphs, card, golden frames; of zoo/NAME in RECIPE's place at once, in --out,
-    with the entry's INT8, or INT8 calibrated anew where --data.root is given. With --serve also, from RECIPE or a ship
-    folder in its place, a model repository for a server, in serve/ beside the ship; of a ship folder --out names it.
-    With --with-prompt a ship folder gets a prompt input: clicks and boxes in the live page then correct its masks."""
+    """The folder to copy to the device: graphs, card, golden frames.
+
+    Of zoo/NAME in RECIPE's place at once, in --out, with the entry's INT8, or INT8 calibrated anew where --data.root is
+    given. With --serve also, from RECIPE or a ship folder in its place, a model repository for a server, in serve/
+    beside the ship; of a ship folder --out names it. With --with-prompt a ship folder gets a prompt input: clicks and
+    boxes in the live page then correct its masks.
+    """
 
     serve: Literal["triton", "ovms", "monai"] | None = None
     """NVIDIA Triton, OpenVINO Model Server, or a MONAI bundle's description."""

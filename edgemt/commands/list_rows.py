@@ -8,6 +8,7 @@ Rows = Iterator[tuple[str, str]]
 
 
 def rows(what: str) -> list[tuple[str, str]]:
+    """(name, line of description) of each entry of the table `what`."""
     return list(_TABLES[what]())
 
 

@@ -18,12 +18,14 @@ class List:
     """What can be named: recipes, methods, teachers, students, runtimes, datasets, trained students of the zoo.
 
     `encoders`: parameters, multiply-accumulates at 256 x 256, INT8 time against mobilenetv4_small, and where pretrained
-    weights can be had on this machine."""
+    weights can be had on this machine.
+    """
 
     what: Positional[Listed]
 
 
 def list_names(command: List) -> None:
+    """Print the names of a table, each with its line of description."""
     from edgemt.commands import list_rows
 
     for name, about in list_rows.rows(command.what):
@@ -38,6 +40,7 @@ class Explain:
 
 
 def explain_method(command: Explain) -> None:
+    """Print the description of a method."""
     from edgemt.methods.catalogue import explain
 
     print(explain(command.method))
@@ -45,8 +48,11 @@ def explain_method(command: Explain) -> None:
 
 @dataclass(frozen=True)
 class Pack:
-    """A trained student as an entry of the zoo, which is a ship too: half-precision weights to start from, the INT8
-    graph of the run, input statistics, synthetic golden frames, a card. Then edgemt predict zoo/NAME and the like."""
+    """A trained student as an entry of the zoo, which is a ship too.
+
+    It has half-precision weights to start from, the INT8 graph of the run, input statistics, synthetic golden frames
+    and a card. Then edgemt predict zoo/NAME and the like.
+    """
 
     stage: Positional[Path]
     """RUN/ship, RUN/slim or RUN/student; or a ship of edgemt export zoo/NAME, whose graph the entry gets."""
@@ -60,6 +66,7 @@ class Pack:
 
 
 def pack_stage(command: Pack) -> None:
+    """Make an entry of the zoo and print its path."""
     from edgemt.pipeline.pack_student import pack
 
     made = pack(command.stage, command.name, into=command.out, note=command.note, overwrite=command.overwrite, say=log)

@@ -31,6 +31,7 @@ class Eval:
 
 
 def evaluate(command: Eval) -> None:
+    """Measure a ship, print the table of its metrics and write them as JSON where a file is given."""
     from edgemt.inference import evaluate_package
 
     record = evaluate_package.evaluate_ship(
@@ -47,8 +48,11 @@ def evaluate(command: Eval) -> None:
 
 @dataclass(frozen=True)
 class Predict:
-    """Masks for images, folders of images, NIfTI volumes or, with --format dicom-seg, DICOM. With --prompt, SHIP is the
-    `promptable` folder of a run, or a SAM, and the mask is of the object that the prompts name."""
+    """Masks for images, folders of images, NIfTI volumes or, with --format dicom-seg, DICOM.
+
+    With --prompt, SHIP is the `promptable` folder of a run, or a SAM, and the mask is of the object that the prompts
+    name.
+    """
 
     ship: Positional[Path]
     """A ship folder, or zoo/NAME: a trained student that travels with the package (edgemt list zoo)."""
@@ -67,6 +71,7 @@ class Predict:
 
 
 def predict(command: Predict) -> None:
+    """Write the masks and print the path of each file."""
     for path in _predicted(command):
         print(path)
 
@@ -99,8 +104,11 @@ def _predicted(command: Predict) -> Iterator[Path]:
 
 @dataclass(frozen=True)
 class Build:
-    """TensorRT engines for this device's GPU from a shipped folder, each tried on the golden frames and kept with its
-    key in the user's cache folder ($EDGEMT_CACHE). Without a GPU, TensorRT for RTX builds ahead of time."""
+    """TensorRT engines for this device's GPU from a shipped folder, each tried on the golden frames.
+
+    They are kept with their keys in the user's cache folder ($EDGEMT_CACHE). Without a GPU, TensorRT for RTX builds
+    ahead of time.
+    """
 
     ship: Positional[Path]
     runtime: str = "auto"
@@ -118,6 +126,7 @@ class Build:
 
 
 def build(command: Build) -> None:
+    """Build the engines; prints for each one a line that describes it, and its path."""
     from deploy.package.package import open_package
     from deploy.runtimes.load import runner
     from deploy.runtimes.tensorrt_build import BuildOptions, build_package
@@ -138,6 +147,7 @@ class Doctor:
 
 
 def doctor(command: Doctor) -> None:
+    """Print what works on this machine and what does not. Exit status 2 if something that is needed fails."""
     from edgemt.inference import evaluate_package
 
     healthy, lines = evaluate_package.doctor(command.ship)

@@ -16,8 +16,10 @@ _OVERWRITE = "Replace a stage or checkpoint that does not fit any more, instead 
 
 @dataclass(frozen=True)
 class RecipeCommand:
-    """RECIPE is a name (`edgemt list recipes`) or file.py:function. Every field of it is a flag:
-    `edgemt run phantom --help` shows them."""
+    """RECIPE is a name (`edgemt list recipes`) or file.py:function.
+
+    Every field of it is a flag: `edgemt run phantom --help` shows them.
+    """
 
     recipe: Positional[str]
     out: Annotated[Path | None, arg(help=_OUT)] = None
@@ -58,6 +60,7 @@ def stages(command: RecipeCommand, rest: list[str]) -> None:
 
 
 def run_until(command: RecipeCommand, rest: list[str], *, until: str) -> None:
+    """Run the stages up to `until`, print the folder of the last one or the report; `rest` are recipe fields."""
     from edgemt import recipes
     from edgemt.pipeline import flow
     from edgemt.pipeline.overrides import override

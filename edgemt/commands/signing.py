@@ -19,6 +19,7 @@ class Keygen:
 
 
 def make_key(command: Keygen) -> None:
+    """Write a new pair of keys and print the paths of both files, the private key first."""
     from deploy.package.signing import TRUSTED, keygen
 
     private, public = keygen(command.key)
@@ -36,6 +37,7 @@ class Sign:
 
 
 def sign_ship(command: Sign) -> None:
+    """Verify a ship, sign its card and print the path of the signature."""
     from deploy.package.files import CARD
     from deploy.package.package import open_package
     from deploy.package.signing import sign

@@ -25,8 +25,10 @@ _SWITCH_INTERVAL_S = 0.0005  # of Python's threads, default 0.005; it bounds the
 
 @dataclass(frozen=True)
 class Stream:
-    """Show live masks with their age, from a camera, a video, RTSP, images, a DICOM cine or a synthetic video. No file
-    is written without an option for it."""
+    """Show live masks with their age, from a camera, a video, RTSP, images, a DICOM cine or a synthetic video.
+
+    No file is written without an option for it.
+    """
 
     ship: Positional[Path]
     """A ship folder, or zoo/NAME: a trained student that is part of the installation (edgemt list zoo)."""
@@ -61,6 +63,7 @@ class Stream:
 
 
 def stream(command: Stream) -> None:
+    """Show masks until the source ends or the user stops; with --evidence, run the latency experiment instead."""
     from deploy.stream.inference.inference_thread import close_runner
     from deploy.stream.inference.load_model import budget_warning, load_stream_model
     from deploy.stream.session import raise_if_nothing_shown

@@ -102,6 +102,7 @@ def table_only(store: Path, out: Path) -> dict[str, Any]:
 
 
 def write(record: Mapping[str, Any], out: Path) -> None:
+    """Write the record of a comparison into `out`: table.json, table.md, picture.svg and report.html."""
     write_text(out / "table.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
     write_text(out / "table.md", comparison_table(record))
     write_text(out / "picture.svg", comparison_picture(record))

@@ -78,6 +78,7 @@ def _result(run: TrainingRun, run_inputs: RunInputs, *, failed: str, seconds: fl
 
 
 def device() -> str:
+    """The name of this machine's GPU, without one that of its CPU; empty if it cannot be found."""
     import torch
 
     from deploy.hardware.machine import describe

@@ -82,10 +82,12 @@ class Result:
 
 
 def row_name(method: str, settings: str) -> str:
+    """The name of a row of the table: the method, with its settings unless they are the common ones."""
     return method if settings == "common" else f"{method}, {settings}"
 
 
 def file_of(folder: Path, method: str, settings: str, seed: int) -> Path:
+    """The result file in `folder`: METHOD_SEED.json, with settings of its own METHOD-SETTINGS_SEED.json."""
     own = "" if settings == "common" else f"-{settings}"
     return folder / f"{method}{own}_{seed}.json"
 

@@ -26,7 +26,7 @@ YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
 
 
 def warp(image: Tensor, label: Tensor, *, options: AugmentOptions, generator: Generator) -> tuple[Tensor, Tensor]:
-    """image [N, K, H, W], and label uint8 [L, H, W] of its first L rows, warped by the same maps.
+    """Images [N, K, H, W], and labels uint8 [L, H, W] of the first L rows, warped by the same maps.
 
     K may include soft labels: they are warped as the image is, and padded with 0.
     """

@@ -177,7 +177,6 @@ def _fit_stored_orientation(
 
 def print_note(text: str) -> None:
     """Print a note on stderr, in the main process alone."""
-
     if process_rank.is_main_process():
         print(f"data: {text}", file=sys.stderr, flush=True)
 

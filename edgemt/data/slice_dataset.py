@@ -45,7 +45,7 @@ class SliceDataset:
         return SliceDataset(self.image.to(device), label, self.names, neighbours, soft)
 
     def frames(self, rows: Tensor, device: torch.device | str) -> Tensor:
-        """float [N, K, H, W] in [0, 1]: the frames of `rows`, with neighbouring slices as channels."""
+        """The frames of `rows`, float [N, K, H, W] in [0, 1], with neighbouring slices as channels."""
         if self.neighbour_rows is None:
             image = _take(self.image, rows, device).permute(0, 3, 1, 2)
         else:

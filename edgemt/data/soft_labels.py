@@ -1,5 +1,6 @@
-"""Soft-label bank: the probabilities of a finished teacher for every volume or frame, on disk, so that no step of a
-student has to run the teacher.
+"""Soft-label bank: the probabilities of a finished teacher for every volume or frame, on disk.
+
+With it, no step of a student has to run the teacher.
 
     bank/  bank.json   NAME.safetensors, one a volume or single frame: {"soft": float16 [S, C - 1, H, W]}
 

@@ -133,6 +133,7 @@ def _scaled_label(label: Tensor, scale: float) -> Tensor:
 
 
 def shape_at(shape: Sequence[int], scale: float) -> Shape3:
+    """The shape of a volume scaled by `scale`: rounded, at least 1 voxel along each axis."""
     x, y, z = (max(1, round(n * scale)) for n in shape)
     return x, y, z
 

@@ -39,6 +39,7 @@ def check_not_constant(array: np.ndarray, path: str | Path) -> np.ndarray:
 
 
 def check_finite(array: np.ndarray, path: str | Path) -> np.ndarray:
+    """The array as it is. Raises ValueError, naming the file, if it holds NaN or infinite values."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise ValueError(f"{path}: holds NaN or infinite values; mend or remove the file")
     return array

@@ -131,16 +131,19 @@ def no_space(error: BaseException) -> bool:
 
 
 def write_text(path: str | Path, text: str) -> None:
+    """Write text as UTF-8 through `atomic_write`."""
     with atomic_write(path) as part:
         part.write_text(text, encoding="utf-8")
 
 
 def write_bytes(path: str | Path, data: bytes) -> None:
+    """Write bytes through `atomic_write`."""
     with atomic_write(path) as part:
         part.write_bytes(data)
 
 
 def sha256(path: str | Path) -> str:
+    """The SHA-256 of a file in hexadecimal, read in blocks of 1 MiB."""
     digest = hashlib.sha256()
     with open(path, "rb") as file:
         for block in iter(lambda: file.read(1 << 20), b""):

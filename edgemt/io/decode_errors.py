@@ -7,7 +7,7 @@ from contextlib import contextmanager
 from pathlib import Path
 
 
-class Refused(ValueError):
+class Refused(ValueError):  # noqa: N818
     """A line that is complete: it names the file and the remedy."""
 
 

@@ -19,10 +19,12 @@ _STRAY = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
 
 
 def is_image(path: str | Path) -> bool:
+    """Whether the name has a suffix of an image, in any case."""
     return str(path).lower().endswith(IMAGE_SUFFIXES)
 
 
 def is_volume(path: str | Path) -> bool:
+    """Whether the name has a suffix of a NIfTI volume, in any case."""
     return str(path).lower().endswith(VOLUME_SUFFIXES)
 
 
@@ -33,12 +35,14 @@ def is_stray(path: str | Path) -> bool:
 
 
 def is_slice_folder(path: str | Path) -> bool:
+    """Whether the path is a folder with at least one image in it, stray files aside."""
     if is_stray(path) or not Path(path).is_dir():
         return False
     return any(is_image(inside) and not is_stray(inside) for inside in Path(path).iterdir())
 
 
 def is_h5(path: str | Path) -> bool:
+    """Whether the name has a suffix of an HDF5 file, in any case."""
     return str(path).lower().endswith(H5_SUFFIXES)
 
 
@@ -64,6 +68,7 @@ def natural_sort_key(name: str) -> tuple[tuple[int, int, str], ...]:
 
 
 def slice_files(folder: str | Path) -> list[Path]:
+    """The images of a slice folder in natural order. Raises ValueError if there are none."""
     inside = (p for p in Path(folder).iterdir() if is_image(p) and not is_stray(p))
     files = sorted(inside, key=lambda p: natural_sort_key(p.stem))
     if not files:

@@ -50,7 +50,7 @@ def is_order(text: str) -> bool:
 
 
 def moves(codes: str, order: str) -> np.ndarray | None:
-    """nibabel's orientation transform [3, 2] that brings an array of `codes` to `order`; None: nothing moves.
+    """The orientation transform [3, 2] of nibabel that brings an array of `codes` to `order`; None: nothing moves.
 
     An anatomical order leaves an array without codes as it is.
     """

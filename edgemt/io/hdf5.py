@@ -82,6 +82,7 @@ def dataset_names(path: str | Path) -> tuple[str, ...]:
 
 
 def image_shape(path: str | Path) -> tuple[int, ...]:
+    """The shape of the dataset `image`, 2 or 3 axes; no values are read. Raises ValueError for any other file."""
     with decoding(path, "HDF5"), open_h5(path) as file:
         if "image" not in file:
             raise ValueError(f"{path}: has no dataset 'image', only {sorted(file)}; rename it")
@@ -92,6 +93,7 @@ def image_shape(path: str | Path) -> tuple[int, ...]:
 
 
 def open_h5(path: str | Path) -> Any:
+    """The file, opened by h5py for reading. Raises ValueError if it cannot be read or h5py is not installed."""
     try:
         import h5py
     except ImportError:

@@ -124,8 +124,11 @@ def is_grey(image: Image.Image) -> bool:
 
 
 def grey_values(image: Image.Image, path: str | Path) -> np.ndarray:
-    """The numbers of an image that `is_grey`, [H, W]: uint8 and uint16 where that is what the file holds, int32,
-    uint32 or float32 otherwise. Raises ValueError for a TIFF of 32 bits whose smallest value is white."""
+    """The numbers of an image that `is_grey`, [H, W].
+
+    They are uint8 and uint16 where that is what the file holds, int32, uint32 or float32 otherwise. Raises ValueError
+    for a TIFF of 32 bits whose smallest value is white.
+    """
     array = np.asarray(image)
     if image.mode == "L":
         return array.view(np.int8).astype(np.int32) if _tag(image, 339) == 2 else array

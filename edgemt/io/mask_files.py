@@ -175,8 +175,10 @@ def _regions(array: np.ndarray, levels: dict[int, int], lossy: bool = False) -> 
 
 
 def _even_areas(array: np.ndarray, levels: dict[int, int]) -> frozenset[int]:
-    """Of a mask compressed with loss: the values of areas that are neither black nor white. Around each of their
-    pixels 5 x 5 differ by noise alone, which the pixels of an edge do not."""
+    """Of a mask compressed with loss: the values of areas that are neither black nor white.
+
+    Around each of their pixels 5 x 5 differ by noise alone, which the pixels of an edge do not.
+    """
     if sum(n for v, n in levels.items() if _NOISE <= v < 255 - _NOISE) < 25 or min(array.shape) < 5:
         return frozenset()
     low = high = array

@@ -46,8 +46,11 @@ def stack_neighbours(frames: np.ndarray, at: int, *, slices: int) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Volume:
-    """`array` [X, Y, Z] with scaled values, in the requested axis order; `spacing_mm` one number an axis of it, if
-    the header has it. `affine`, `codes` and `header` (of nibabel) are those of the file as it is stored."""
+    """A volume: `array` [X, Y, Z] with scaled values, in the requested axis order.
+
+    `spacing_mm` has one number an axis of it, if the header has it. `affine`, `codes` and `header` (of nibabel) are
+    those of the file as it is stored.
+    """
 
     array: np.ndarray
     affine: np.ndarray

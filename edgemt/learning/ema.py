@@ -40,12 +40,12 @@ class Ema:
         return self.of
 
     def rate(self, step: Step) -> float:
-        """a at this step: the fraction of the old average that stays."""
+        """The factor a at this step: the fraction of the old average that stays."""
         limit = self.limit(step)
         return min((1.0 + step.index) / (10.0 + step.index), limit) if self.warmup else limit
 
     def limit(self, step: Step) -> float:
-        """a after the warm-up."""
+        """The factor a after the warm-up."""
         return self.decay
 
     @torch.no_grad()
@@ -191,7 +191,7 @@ class LossGatedEma(Ema):
 
 
 def _lerp(average: list[Tensor], sources: list[list[Tensor]], move: float) -> None:
-    """average <- average + move (mean(sources) - average), in place; one list of tensors a source."""
+    """In place: average <- average + move (mean(sources) - average); one list of tensors a source."""
     if not average:
         return
     target = [t.detach() for t in sources[0]]

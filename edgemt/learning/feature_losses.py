@@ -24,7 +24,7 @@ LINEAR = {2: "bilinear", 3: "trilinear"}
 
 
 def standardised(x: Tensor) -> Tensor:
-    """x [N, D, *space] with mean 0 and variance 1 for each channel over batch and space, in float32 at least."""
+    """`x` [N, D, *space] with mean 0 and variance 1 for each channel over batch and space, in float32 at least."""
     x = x.to(torch.promote_types(x.dtype, torch.float32))
     axes = (0, *range(2, x.ndim))
     centred = x - x.mean(axes, keepdim=True)
@@ -52,7 +52,7 @@ def vid(mean: Tensor, variance: Tensor, teacher: Tensor) -> Tensor:
 
 
 def similarity(student: Tensor, teacher: Tensor) -> Tensor:
-    """mean over pairs of places of (cos(s_i, s_j) - cos(t_i, t_j))^2, within each image. [N, C or D, *space].
+    """Mean over pairs of places of (cos(s_i, s_j) - cos(t_i, t_j))^2, within each image. [N, C or D, *space].
 
     The pairwise distillation of Liu et al., CVPR 2019 (structured knowledge distillation); maps of more than `NODES`
     places are average-pooled first, as there. It needs no projection, as it does not compare channels.
@@ -69,7 +69,7 @@ def _cosines(x: Tensor) -> Tensor:
 
 
 def _pooled(x: Tensor, size: Sequence[int]) -> Tensor:
-    """x [N, C, *space] averaged to `size`."""
+    """`x` [N, C, *space] averaged to `size`."""
     if tuple(x.shape[2:]) == tuple(size):
         return x
     return F.interpolate(x, size=tuple(size), mode="area")  # adaptive average pooling, in two or three axes
@@ -146,7 +146,7 @@ def feature_loss(
 
 
 def _resized_like(x: Tensor, like: Tensor) -> Tensor:
-    """x at the size of `like`: averaged if it is finer, interpolated if it is coarser."""
+    """`x` at the size of `like`: averaged if it is finer, interpolated if it is coarser."""
     size = tuple(like.shape[2:])
     if all(own >= side for own, side in zip(x.shape[2:], size, strict=True)):
         return _pooled(x, size)

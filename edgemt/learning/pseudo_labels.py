@@ -137,7 +137,7 @@ def largest_component(label: Tensor, *, classes: int) -> Tensor:
 
 @torch.no_grad()
 def label_errors(label: Tensor, p: Tensor) -> Tensor:
-    """bool [N, *space]: label errors by confident learning, given a network's `p` [N, C, *space].
+    """Label errors by confident learning, bool [N, *space], given a network's `p` [N, C, *space].
 
     The threshold of class c is the mean of p_c over the voxels labelled c. A voxel is assigned to the class of highest
     probability among those whose threshold it reaches; it is an error if that is another class than its label: the

@@ -106,6 +106,6 @@ def _slice_positions(batch: Batch, index: Tensor | None = None) -> tuple[Tensor,
 
 
 def _warp(affine: Tensor, x: Tensor) -> Tensor:
-    """x [V, C, H, W] sampled through `affine` [V, 2, 3], rows of `affine_grid`; 0 outside of `x`."""
+    """`x` [V, C, H, W] sampled through `affine` [V, 2, 3], rows of `affine_grid`; 0 outside of `x`."""
     grid = F.affine_grid(affine.to(x.dtype), list(x.shape), align_corners=False)
     return F.grid_sample(x, grid, align_corners=False)

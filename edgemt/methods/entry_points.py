@@ -1,4 +1,4 @@
-"""Methods of other packages, which name them in their `pyproject.toml`:
+"""Methods of other packages, which name them in their `pyproject.toml`.
 
     [project.entry-points."edgemt.methods"]
     my_method = "my_package.my_module:METHOD"

@@ -71,7 +71,7 @@ class SelfSimilarity(StudentTeacher):
 
 
 def neighbouring_patches(grid: Tensor, *, radius: float) -> Tensor:
-    """bool [V, V]: pairs of different cells of a grid [N, C, *side] at a distance of at most `radius` cells."""
+    """Pairs, bool [V, V], of different cells of a grid [N, C, *side] at a distance of at most `radius` cells."""
     lines = [torch.arange(side, device=grid.device, dtype=torch.float32) for side in grid.shape[2:]]
     position = torch.stack(torch.meshgrid(*lines, indexing="ij"), -1).flatten(0, -2)
     squared_distance = (position[:, None] - position).square().sum(2)

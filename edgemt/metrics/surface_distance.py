@@ -80,7 +80,7 @@ def bounding_box(mask: np.ndarray) -> tuple[slice, ...]:
 
 
 def surface(mask: np.ndarray) -> np.ndarray:
-    """bool [*space] -> bool [*space]: voxels of the mask with a face neighbour outside it; the frame's rim counts."""
+    """Mask, bool [*space], of the voxels of `mask` with a face neighbour outside it; the frame's rim counts."""
     padded = np.zeros([n + 2 for n in mask.shape], bool)
     core = (slice(1, -1),) * mask.ndim
     padded[core] = mask

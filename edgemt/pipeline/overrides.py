@@ -78,7 +78,7 @@ def _choose_preset(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
 
 
 def _first_lines(text: str) -> str:
-    """tyro draws a box; its first lines, without the frame, state what is wrong."""
+    """The first lines, without the frame, of the box that tyro draws: they state what is wrong."""
     lines = [re.sub(r"[│╭╮╰╯─]+|-{3,}", " ", line).strip() for line in text.splitlines()]
     passed_over = ("parsing error", "value error", "for full help", "usage")
     useful = [line for line in lines if line and not line.lower().startswith(passed_over)]

@@ -81,8 +81,10 @@ class Stage:
         return tuple(self.inputs.get("parents", {}).values())
 
     def is_complete(self) -> bool:
-        """Whether the folder was made from these inputs. If not, what does not fit is renamed, or removed later with
-        `overwrite` (`edgemt.artefacts.reuse`)."""
+        """Whether the folder was made from these inputs.
+
+        If not, what does not fit is renamed, or removed later with `overwrite` (`edgemt.artefacts.reuse`).
+        """
         return self._fits() if self.first_process_only else distributed.run_on_main(self._fits)
 
     def _fits(self) -> bool:

@@ -123,6 +123,7 @@ def dice_dots(stages: Rows, *, controls: Rows = ()) -> str:
 
 
 def latency_axis(points: Sequence[LatencyPoint], *, width: float = 250.0, deadline_ms: float = DEADLINE_MS) -> Axis:
+    """A logarithmic axis in ms that covers the p50 and p99 of all points and the deadline, `width` units long."""
     reach = [v for t in points for v in (t.p50_ms, t.p99_ms) if v] + [deadline_ms]
     return Axis(min(reach) / 1.4, max(reach) * 1.4, 4.0, width - 4.0, log=True)
 
@@ -147,7 +148,7 @@ def latency_heading(axis: Axis, *, deadline_ms: float = DEADLINE_MS) -> str:
 
 
 def curve_chart(series: Mapping[str, tuple[Sequence[Any], Sequence[Any]]], *, title: str, dots: bool = False) -> str:
-    """name -> (steps, values) as lines named at their ends. Losses turn logarithmic when they span much."""
+    """By name (steps, values) as lines named at their ends. Losses turn logarithmic when they span much."""
     runs = {name: run for name, (steps, values) in series.items() if (run := binned(steps, values))}
     if not runs:
         return ""

@@ -46,6 +46,7 @@ def fixed(value: Any, digits: int = 3) -> str:
 
 
 def signed(value: Any, digits: int = 3) -> str:
+    """A number with its sign and `digits` decimals; without a sign if that is 0, a dash if it is not finite."""
     number = finite(value)
     if number is None:
         return DASH
@@ -127,6 +128,7 @@ def families(stages: Sequence[Mapping[str, Any]]) -> dict[str, int]:
 
 
 def fastest(stage: Mapping[str, Any]) -> LatencyPoint | None:
+    """The timing of a stage with the lowest median; None if the stage was not timed."""
     return min(timed([stage]), key=lambda t: t.p50_ms, default=None)
 
 

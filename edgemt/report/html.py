@@ -31,6 +31,7 @@ def table(heads: Sequence[str], rows: Sequence[tuple[str, Sequence[str], bool]])
 
 
 def grid(heads: str, rows: Sequence[str]) -> str:
+    """A table in a box that scrolls sideways. `heads` and `rows` are HTML and are inserted unescaped."""
     made = f"<table><thead><tr>{heads}</tr></thead><tbody>{''.join(rows)}</tbody></table>"
     return f'<div class="scroll">{made}</div>'
 
@@ -48,11 +49,13 @@ def scrolling(chart: str) -> str:
 
 
 def definition_list(rows: Sequence[tuple[str, str]]) -> str:
+    """Pairs of name and value as a definition list; both are escaped."""
     items = "".join(f"<div><dt>{escape(k)}</dt><dd>{escape(v)}</dd></div>" for k, v in rows)
     return f'<dl class="facts">{items}</dl>'
 
 
 def details(title: str, rows: Sequence[tuple[str, str]]) -> str:
+    """A definition list that is folded under its title; empty if there are no rows."""
     return f"<details><summary>{escape(title)}</summary>{definition_list(rows)}</details>" if rows else ""
 
 

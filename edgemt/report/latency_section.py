@@ -14,6 +14,7 @@ _UNIT = '<span class="unit">ms</span>'
 
 
 def latency_section(record: Mapping[str, Any]) -> str:
+    """The section of a record's latencies; empty if nothing was timed."""
     benches = "".join(_bench(b, i) for i, b in enumerate(record.get("bench") or ()) if isinstance(b, Mapping))
     rows = _rows(record)
     if not rows and not benches:

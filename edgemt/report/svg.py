@@ -116,24 +116,29 @@ def spread(heights: Sequence[float], *, gap: float, low: float, high: float) -> 
 
 
 def halo(x: float, y: float, reach: float = 6.0) -> Box:
+    """The square around a point, `reach` to each side."""
     return (x - reach, y - reach, x + reach, y + reach)
 
 
 def drawing(width: float, height: float, title: str, parts: Sequence[str], *, css: str = "chart") -> str:
+    """An SVG element of `width` x `height` units with the given parts; the title is its label for screen readers."""
     head = f'<svg class="{css}" viewBox="0 0 {width:g} {height:g}" role="img" aria-label="{escape(title)}">'
     return head + "".join(parts) + "</svg>"
 
 
 def line(css: str, x1: float, y1: float, x2: float, y2: float) -> str:
+    """A line from (x1, y1) to (x2, y2)."""
     return f'<line class="{css}" x1="{x1:.1f}" y1="{y1:.1f}" x2="{x2:.1f}" y2="{y2:.1f}"/>'
 
 
 def text(css: str, x: float, y: float, words: str, *, title: str = "") -> str:
+    """A text at (x, y), escaped; `title` is shown under the pointer."""
     hint = f"<title>{escape(title)}</title>" if title else ""
     return f'<text class="{css}" x="{x:.1f}" y="{y:.1f}">{escape(words)}{hint}</text>'
 
 
 def path(css: str, points: Sequence[tuple[float, float]], *, closed: bool = False) -> str:
+    """A polyline through the points, or a polygon if `closed`."""
     shape = "polygon" if closed else "polyline"
     return f'<{shape} class="{css}" points="{" ".join(f"{x:.1f},{y:.1f}" for x, y in points)}"/>'
 
@@ -159,6 +164,7 @@ def leader_line(point: tuple[float, float], box: Box) -> str:
 
 
 def truncate(name: str, most: int) -> str:
+    """The name in at most `most` characters, with an ellipsis for what is cut off."""
     return name if len(name) <= most else name[: most - 1] + "\N{HORIZONTAL ELLIPSIS}"
 
 

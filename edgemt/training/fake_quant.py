@@ -24,7 +24,7 @@ _MIN_RANGE = 1e-8  # so that the scale of an all-zero tensor is not 0
 
 
 def fake_quantize_ste(x: Tensor, scale: Tensor, *, low: Tensor | float, high: Tensor | float) -> Tensor:
-    """x rounded to scale * {low, ..., high}: scale * round(clamp(x / scale, low, high)).
+    """`x` rounded to scale * {low, ..., high}: scale * round(clamp(x / scale, low, high)).
 
     Straight-through estimator: the gradient is 1 where x / scale lies in [low, high] and 0 elsewhere.
     """

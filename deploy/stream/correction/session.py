@@ -109,8 +109,11 @@ class CorrectionSession:
                 _put(self._results, snapshot.result.frame.id, snapshot.result, MAX_OFFERED)
 
     def freeze(self, *, frame: int, mask: int) -> FrozenFrame:
-        """Freeze the mask that was computed from frame `mask`, with that frame; with `mask` -1, frame `frame` with an
-        empty mask. Raises FrameNotFrozenError if the frame is not stored any more."""
+        """Freeze the mask that was computed from frame `mask`, with that frame.
+
+        With `mask` -1, frame `frame` with an empty mask. Raises FrameNotFrozenError if the frame is not stored any
+        more.
+        """
         with self._cache_lock:
             result, without_mask = self._results.get(mask), self._frames.get(frame)
             if mask in self._frozen and result is None:

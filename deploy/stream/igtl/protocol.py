@@ -39,6 +39,8 @@ class WireError(ValueError):
 
 
 class Header(NamedTuple):
+    """The fields of an OpenIGTLink message header."""
+
     version: int
     kind: str  # "IMAGE", "STATUS", "STRING", "TRANSFORM", "GET_STATUS" ...
     device: str
@@ -67,6 +69,8 @@ class Image:
 
 
 class Status(NamedTuple):
+    """The content of a STATUS message; code 1 (`OK`) is success."""
+
     code: int
     name: str = ""
     message: str = ""
@@ -115,11 +119,13 @@ def read_image(content: bytes | memoryview) -> Image:
 
 
 def pack_status(status: Status) -> bytes:
+    """The content of a STATUS message. Its name is cut to 19 ASCII characters."""
     name = status.name.encode("ascii", "replace")[:19]
     return _STATUS.pack(status.code, 0, name) + status.message.encode("utf-8") + b"\0"
 
 
 def read_status(content: bytes | memoryview) -> Status:
+    """The status in the content of a STATUS message. Raises WireError, resumable, if it is cut short."""
     if len(content) < _STATUS.size:
         raise WireError("STATUS: cut short", resumable=True)
     code, _, name = _STATUS.unpack_from(content)
@@ -127,11 +133,13 @@ def read_status(content: bytes | memoryview) -> Status:
 
 
 def pack_string(text: str) -> bytes:
+    """The content of a STRING message: UTF-8, cut to 65535 bytes."""
     data = text.encode("utf-8")[:0xFFFF]
     return _STRING.pack(_UTF8, len(data)) + data
 
 
 def read_string(content: bytes | memoryview) -> str:
+    """The text in the content of a STRING message. Raises WireError, resumable, if it is cut short."""
     if len(content) < _STRING.size or len(content) - _STRING.size < _STRING.unpack_from(content)[1]:
         raise WireError("STRING: cut short", resumable=True)
     count = _STRING.unpack_from(content)[1]
@@ -219,6 +227,7 @@ def stamp_of(seconds: float) -> int:
 
 
 def nanoseconds_of(stamp: int) -> int:
+    """A 32.32 fixed-point time stamp in seconds as whole nanoseconds."""
     return (stamp >> 32) * 10**9 + ((stamp & 0xFFFFFFFF) * 10**9 >> 32)
 
 

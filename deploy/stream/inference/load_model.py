@@ -23,6 +23,8 @@ Isolation = Literal["thread", "process"]
 
 
 class LoadedStreamModel(NamedTuple):
+    """A package that is ready for a stream: verified, loaded, and timed on this machine."""
+
     package: Package
     model: StreamModel
     runner: InferFn  # loaded; the caller closes it

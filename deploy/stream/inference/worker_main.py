@@ -1,4 +1,5 @@
 """The process that `worker_process.py` starts: loads a package, reports its facts, and writes a mask for every frame.
+
 It exits when its parent process has ended.
 
     python -m deploy.stream.inference.worker_main SHIP OPTIONS FRAMES_FD MASKS_FD PARENT

@@ -94,4 +94,5 @@ def recording(what: str) -> Iterator[None]:
 
 
 def is_recording() -> bool:
+    """Whether anything is being written to disk now, by `recording`."""
     return bool(_recordings)

@@ -221,8 +221,10 @@ class IgtlServer:
             self._handle_events(client, selectors.EVENT_WRITE)
 
     def _rest_of_message(self, client: Client, kind: str, *, late: bool) -> bytes:
-        """The message whose head was sent, with the state of this moment. After a mask that is no longer fresh, a whole
-        new round follows, with a newer or an empty mask."""
+        """The message whose head was sent, with the state of this moment.
+
+        After a mask that is no longer fresh, a whole new round follows, with a newer or an empty mask.
+        """
         snapshot = self._snapshot_for(client, client.round_mask, pending=(kind, *client.pending))
         if late:
             snapshot = replace(snapshot, status=MaskStatus("stale", SLOW, snapshot.status.model), result=None)
@@ -279,8 +281,10 @@ class IgtlServer:
         return self._builder.status_message(status)
 
     def _snapshot_for(self, client: Client, mask: InferenceResult | None, *, pending: Sequence[str]) -> DisplaySnapshot:
-        """A snapshot of `mask` (None: the newest one), without the mask if it will exceed the budget before the client
-        has read the `pending` kinds of message."""
+        """A snapshot of `mask` (None: the newest one), without the mask if that will be too old for the client.
+
+        It is too old if it will exceed the budget before the client has read the `pending` kinds of message.
+        """
         snapshot = self._display_state.snapshot(mask)
         if snapshot.result is None or snapshot.status.valid_until_ns is None or not client.subscribed:
             return snapshot

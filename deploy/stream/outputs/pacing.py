@@ -29,8 +29,10 @@ _SOCK_DIAG, _BY_FAMILY, _REQUEST, _ANY = 4, 20, 1, 0xFFFFFFFF
 
 
 class Pace:
-    """The speed of one reader: for how many seconds it left its latest messages unread. One message is unread at a
-    time."""
+    """The speed of one reader: for how many seconds it left its latest messages unread.
+
+    One message is unread at a time.
+    """
 
     def __init__(self) -> None:
         self._read_times: dict[str, deque[float]] = {}  # kind of message -> seconds until it was read
@@ -92,8 +94,10 @@ def withhold_reason(pace: Pace, *kinds: str, remaining_s: float, budget_s: float
 
 
 def is_observable(link: socket.socket) -> bool:
-    """Whether `unread_bytes` counts the bytes that the other program has not read, not only those that the other
-    system has not acknowledged."""
+    """Whether `unread_bytes` counts the bytes that the other program has not read.
+
+    If not, it counts only those that the other system has not acknowledged.
+    """
     try:
         return _peer_queue(link) is not None
     except OSError:

@@ -69,8 +69,10 @@ def open_source(text: str, *, hz: float | None = None, depth: Depth | None = Non
 
 
 def _by_content(text: str) -> Source | None:
-    """The source of a file without a known suffix, such as a DICOM file of an archive or a video of a recorder; None
-    for any other file."""
+    """The source of a file without a known suffix; None if it is neither DICOM nor a video.
+
+    Archives write such DICOM files, recorders such videos.
+    """
     from deploy.dicom.header import is_dicom
 
     if is_dicom(text):

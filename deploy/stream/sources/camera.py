@@ -23,6 +23,8 @@ _NAME = re.compile(r"(?:camera(?::(?P<index>\d+))?|(?P<path>/dev/video\w+))(?::(
 
 
 class CameraSource:
+    """Live frames of a camera: camera:0, camera:0:1920x1080 or /dev/video0."""
+
     live = True
 
     def __init__(self, text: str, *, clock: Clock = monotonic) -> None:

@@ -49,8 +49,10 @@ class FreezeDetector:
         self._previous: np.ndarray | None = None
 
     def check(self, pixels: np.ndarray, now_ns: int) -> Problem | None:
-        """Call it for every frame. "no-signal" for a black or uniform frame, "stale" if the frames did not change for
-        `frozen_ms`, else None."""
+        """Call it for every frame.
+
+        "no-signal" for a black or uniform frame, "stale" if the frames did not change for `frozen_ms`, else None.
+        """
         rows = pixels[:: min(_ROW_STEP, len(pixels) // 4)]
         if _is_uniform(rows[:, :: min(_ROW_STEP, rows.shape[1] // 4)]) and _is_uniform(pixels):
             return "no-signal", "the picture is black or of one colour"

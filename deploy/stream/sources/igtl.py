@@ -57,8 +57,10 @@ class IgtlSource:
         return frame.origin if isinstance(frame.origin, tuple) else None
 
     def read(self) -> SourceFrame:
-        """The next image. Raises CorruptFrameError for a damaged one, SourceLostError when the server is gone or sends
-        invalid data."""
+        """The next image.
+
+        Raises CorruptFrameError for a damaged one, SourceLostError when the server is gone or sends invalid data.
+        """
         started, messages = time.monotonic(), 0
         newest: tuple[protocol.Header, bytearray] | None = None
         while True:

@@ -75,8 +75,10 @@ def _device(source: str) -> str:
 
 
 def _open_lock_file(path: Path, source: str) -> IO[str]:
-    """Open for writing, or only for reading if the file belongs to another user; that is enough to lock it. Symbolic
-    links are not followed."""
+    """Open for writing, or only for reading if the file belongs to another user; that is enough to lock it.
+
+    Symbolic links are not followed.
+    """
     try:
         return os.fdopen(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW, 0o644), "r+", encoding="utf-8")
     except PermissionError:

@@ -21,6 +21,8 @@ _SWAY = 0.08  # amplitude of the camera movement, relative to the height
 
 
 class SyntheticSource:
+    """The synthetic video as a source, synthetic or synthetic:WIDTHxHEIGHT; endless if `frames` is None."""
+
     live = False
 
     def __init__(self, text: str = "synthetic", *, hz: float | None = 30.0, frames: int | None = None) -> None:

@@ -1,8 +1,7 @@
-"""The only place that decides whether a mask may be shown. Capture and inference write to it; displays and outputs
-read snapshots from it.
+"""The only place that decides whether a mask may be shown.
 
-The state of a mask is computed from ages at the moment of the snapshot, so a mask grows stale even if every other
-thread has died.
+Capture and inference write to it; displays and outputs read snapshots from it. The state of a mask is computed from
+ages at the moment of the snapshot, so a mask grows stale even if every other thread has died.
 """
 
 from __future__ import annotations

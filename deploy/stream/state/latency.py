@@ -65,8 +65,10 @@ def _p50(times_ns: list[int]) -> float:
 
 
 class LatencyTracker:
-    """Collects both latencies, the counts of states, and the result of the pixel check. `record` is called once for
-    every picture that was shown."""
+    """Collects both latencies, the counts of states, and the result of the pixel check.
+
+    `record` is called once for every picture that was shown.
+    """
 
     def __init__(self, *, check_every: int = 15) -> None:
         self.video, self.annotation = LatencySeries(), LatencySeries()
@@ -77,8 +79,10 @@ class LatencyTracker:
         self._frame = self._mask = -1
 
     def record(self, snapshot: DisplaySnapshot, picture: np.ndarray | None, *, shown_ns: int) -> None:
-        """`picture`, uint8 [H, W, 3], was on the screen at `shown_ns`. Every `check_every` pictures, its pixels are
-        compared with those of the frame."""
+        """Count `picture`, uint8 [H, W, 3], which was on the screen at `shown_ns`.
+
+        Every `check_every` pictures, its pixels are compared with those of the frame.
+        """
         self.shows += 1
         self.states[snapshot.status.state] += 1
         frame, result = snapshot.frame, snapshot.result
@@ -137,7 +141,9 @@ class DriftTimeline:
             self.points, self._interval = self.points[1::2], 2 * self._interval
 
     def record(self) -> dict[str, Any]:
-        """{timeline, drift}: all points, and the last third compared with the first; drift is None for three points or
-        fewer."""
+        """{timeline, drift}: all points, and the last third compared with the first.
+
+        `drift` is None for three points or fewer.
+        """
         with_masks = [point for point in self.points if point["n"]]
         return {"timeline": list(self.points), "drift": drift(with_masks) if len(with_masks) > 3 else None}

@@ -37,6 +37,7 @@ def composite(pixels: np.ndarray, overlay: Overlay) -> np.ndarray:
 
 
 def empty_overlay(size: tuple[int, int]) -> Overlay:
+    """An overlay for pictures of `size` (H, W) that paints no pixel."""
     return Overlay(size, np.zeros(0, np.int64), np.zeros((0, 3), np.uint8))
 
 

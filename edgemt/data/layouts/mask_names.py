@@ -16,13 +16,17 @@ _CHANNEL = re.compile(r"^(.+)_(\d{4})$")
 
 
 class MatchedMask(NamedTuple):
+    """The case name of an image and the stem of its mask, None if it has no mask."""
+
     name: str  # of the case
     mask: str | None  # stem of its mask
 
 
 def match_masks(images: Mapping[str, Path], masks: Mapping[str, Any], *, folder: Path) -> dict[str, MatchedMask]:
-    """For each stem of an image its case name and the stem of its mask: by equal names, else by the names without
-    `_image`, `_0000`, `_mask`, `_label` and their kind, in any case, where exactly one image and one mask agree.
+    """For each stem of an image its case name and the stem of its mask.
+
+    They are matched by equal names, else by the names without `_image`, `_0000`, `_mask`, `_label` and their kind, in
+    any case, where exactly one image and one mask agree.
 
     Raises ValueError, naming the folder, for several channels of one case and for masks that lie among the images.
     """

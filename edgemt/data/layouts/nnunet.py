@@ -16,6 +16,7 @@ from edgemt.io.plain_files import TEXT_LIMIT, parse_json, read_regular
 
 
 def has_dataset_json(root: Path) -> bool:
+    """Whether the folder has a dataset.json, as nnU-Net's layout requires."""
     return (root / "dataset.json").is_file()
 
 

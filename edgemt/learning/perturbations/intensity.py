@@ -107,6 +107,6 @@ def shadow_mask(image: Tensor, *, low: float = 1 / 255, high: float = 60 / 255) 
 
 
 def apply_shadow(image: Tensor, mask: Tensor) -> Tensor:
-    """min + (x - min) * mask for each image, mask [N, 1, *space] in 0..1."""
+    """Each image x as min + (x - min) * mask, mask [N, 1, *space] in 0..1."""
     least = image.amin(tuple(range(1, image.ndim)), keepdim=True)
     return least + (image - least) * mask

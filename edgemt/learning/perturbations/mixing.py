@@ -22,7 +22,7 @@ class CutMixBox:
     chance: float = 0.5  # probability that an image gets a box
 
     def sample(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
-        """bool [N, 1, *space], true inside the box."""
+        """The region, bool [N, 1, *space], true inside the box."""
         uniform = torch.rand((len(image), 2 * (image.ndim - 2) + 1), generator=generator, device=image.device)
         inside = (uniform[:, -1] < self.chance).view(-1, *[1] * (image.ndim - 1))
         for axis, size in enumerate(image.shape[2:]):
@@ -42,14 +42,14 @@ def cutmix(box: Tensor, x: Tensor) -> Tensor:
 
 
 def sample_mixup_lambda(image: Tensor, generator: torch.Generator | None, *, alpha: float = 0.2) -> Tensor:
-    """lambda ~ Beta(alpha, alpha), [N, 1, ...]: the fraction of an image that `mixup` leaves. Zhang et al., 2018."""
+    """A lambda ~ Beta(alpha, alpha), [N, 1, ...]: the fraction of an image that `mixup` leaves. Zhang et al., 2018."""
     a, b = torch._standard_gamma(torch.full((2, len(image)), alpha, device=image.device), generator=generator)
     lam = (a + 1e-12) / (a + b + 2e-12)
     return lam.view(-1, *[1] * (image.ndim - 1)).to(image.dtype)
 
 
 def mixup(lam: Tensor, x: Tensor) -> Tensor:
-    """lam x_i + (1 - lam) x_(i-1), the row before of the batch; lam as of `sample_mixup_lambda`."""
+    """`lam` x_i + (1 - lam) x_(i-1), the row before of the batch; lam as of `sample_mixup_lambda`."""
     return torch.lerp(x.roll(1, 0), x, lam)
 
 
@@ -69,7 +69,7 @@ class PatchGrid:
         return tuple(min(self.side, size) for size in image.shape[2:])
 
     def sample(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
-        """bool [N, 1, *space], true in the selected patches; the same number of patches in every image."""
+        """The region, bool [N, 1, *space], true in the selected patches; the same number of patches in every image."""
         sides = self.sides(image)
         uniform = torch.rand((len(image), math.prod(sides)), generator=generator, device=image.device)
         selected = uniform.argsort(1).argsort(1) < round(self.share * uniform.shape[1])

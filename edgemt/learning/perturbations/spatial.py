@@ -56,11 +56,11 @@ def sampling_grid(affine: Tensor, x: Tensor) -> Tensor:
 
 
 def warp(affine: Tensor, x: Tensor) -> Tensor:
-    """x [N, C, *space] sampled at the affine's positions, linearly; outside of x its border values."""
+    """`x` [N, C, *space] sampled at the affine's positions, linearly; outside of x its border values."""
     grid = sampling_grid(affine, x).flip(-1).to(x.dtype)
     return F.grid_sample(x, grid, padding_mode="border", align_corners=False)
 
 
 def valid_region(affine: Tensor, x: Tensor) -> Tensor:
-    """bool [N, 1, *space]: true where `warp` samples inside of `x`."""
+    """The region, bool [N, 1, *space], true where `warp` samples inside of `x`."""
     return (sampling_grid(affine, x).abs() <= 1).all(-1).unsqueeze(1)
