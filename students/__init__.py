@@ -80,7 +80,7 @@ def build(
 
     pretrained: "never", "if-available" (one warning line, then from scratch, where the encoder's weights
     cannot be had) or "always" (ValueError instead). weights_file: a file of them, which comes first.
-    first_conv: how its RGB filters are fitted to other channels (`edgemt.io.encoder_weights.adapt_first_conv`).
+    first_conv: how its RGB filters are fitted to other channels (`edgemt.io.load_encoder.adapt_first_conv`).
     resolution: the part of the sides at which the network works inside, 0.25 to 1; logits have the size of the input.
     `options` go to timm.create_model (drop_path_rate=0.1), those in `edgemt.io.network_options.TIMM`.
     Raises ValueError for an unknown name, decoder, head or option, and for a resolution out of range.

@@ -33,7 +33,7 @@ for file in ("fp32", "int8"):
 
 READ = """
 import h5py, nibabel, numpy as np
-from edgemt.io.images import read_label_volume, read_volume
+from edgemt.io.volumes import read_label_volume, read_volume
 array = np.arange(60, dtype=np.int16).reshape(3, 4, 5)
 nibabel.save(nibabel.Nifti1Image(array, np.diag([1.0, -1.0, 2.0, 1.0])), "v.nii.gz")
 assert (read_volume("v.nii.gz", axes="RAS").array == array[:, ::-1]).all()

@@ -251,7 +251,7 @@ def test_9_calibration_with_another_modality() -> None:
     assert drift_message(np.stack([frame(seed) for seed in range(100, 120)]), known, what="calibration") is None
     other = np.stack([255 - frame(seed) for seed in range(100, 120)])
     message = drift_message(other, known, what="calibration")
-    assert message is not None and message.startswith("calibration: 20 of 20 frames look unlike those of training")
+    assert message is not None and message.startswith("calibration: 20 of 20 frames are unlike those of training")
 
 
 @pytest.mark.parametrize("error", [MemoryError(), RuntimeError("CUDA failure 2: out of memory ; GPU=0\nmore")])

@@ -100,7 +100,7 @@ def _watch_notes(watch: Mapping[str, Any]) -> list[str]:
     if throttled.get("heat_events"):
         found.append(f"the processor slowed down for heat {throttled['heat_events']:.0f} times meanwhile")
     if (throttled.get("quota_ms") or 0) > 10:
-        found.append(f"a processor quota held this process back for {throttled['quota_ms']:.0f} ms: raise the quota")
+        found.append(f"a processor quota stopped this process for {throttled['quota_ms']:.0f} ms: raise the quota")
     if (throttled.get("stolen_s") or 0) > 0.5:
         found.append(f"the hypervisor took {throttled['stolen_s']:.1f} s of processor time meanwhile")
     if watch.get("gpu_throttled"):

@@ -188,7 +188,7 @@ def _message(features: np.ndarray, statistics: InputStatistics, what: str) -> st
     middle = np.median(features, axis=0)
     beyond = np.maximum(np.array(statistics.low) - middle, middle - np.array(statistics.high))
     worst = int((beyond / np.array(statistics.std)).argmax())
-    frames = "the frame looks" if len(features) == 1 else f"{int((distances > 1).sum())} of {len(features)} frames look"
+    frames = "the frame is" if len(features) == 1 else f"{int((distances > 1).sum())} of {len(features)} frames are"
     return (
         f"{what}: {frames} unlike those of training ({statistics.names[worst]} {middle[worst]:.0f}, there "
         f"{statistics.low[worst]:.0f} to {statistics.high[worst]:.0f} of 255); check modality, colour order and "

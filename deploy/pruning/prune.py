@@ -3,7 +3,7 @@
 torch-pruning finds the layers that must shrink together; which channels are removed is decided here. Each step computes
 the gradients of the loss, ranks every block of channels of every group by importance per unit of cost saved (multiply-
 accumulates, parameters, or milliseconds of a table measured on the runtime), and removes the lowest until its fraction
-of the target is reached. No state is kept between two calls.
+of the target is reached. Calls share no state.
 
 Shapes: N batch, K image channels, *space.
 """

@@ -19,9 +19,9 @@ from edgemt.contract import Case
 from edgemt.data import phantom3d
 from edgemt.data.slice_masks import read_slice_masks
 from edgemt.io import file_types, process_rank
-from edgemt.io import images as frames
 from edgemt.io.bit_depth import Depth, Rule, decide
 from edgemt.io.geometry import arranged, says_nothing
+from edgemt.io.images import Header, image_header, upright
 from edgemt.io.mask_files import MaskFile, of_array, read_mask
 from edgemt.io.mask_rule import Rule as MaskRule
 from edgemt.io.masks import decide as decide_masks
@@ -58,7 +58,7 @@ class Reading:
     compare: bool = True  # check that the headers of label and image state the same position
     notes: tuple[str, ...] = ()
     shares: tuple[float, ...] = ()  # fraction of the pixels of all masks, for each class
-    headers: dict[str, frames.Header] = field(default_factory=dict, repr=False, compare=False)
+    headers: dict[str, Header] = field(default_factory=dict, repr=False, compare=False)
     decoded: MaskCache = field(default_factory=MaskCache, repr=False, compare=False)
 
     def mask(self, case: Case) -> MaskFile:
@@ -67,8 +67,8 @@ class Reading:
         found = self.decoded.take(path) or _decode(case, compare=self.compare)
         if not self.masks_as_stored or case.slice is not None or not file_types.is_image(case.image):
             return found
-        header = self.headers.get(case.image) or frames.image_header(case.image)
-        return MaskFile(frames.upright(found.array, header.orientation), found.evidence)
+        header = self.headers.get(case.image) or image_header(case.image)
+        return MaskFile(upright(found.array, header.orientation), found.evidence)
 
 
 def decide_reading(
@@ -85,7 +85,7 @@ def decide_reading(
     Raises ValueError in one line, naming the file, where no rule fits all of them.
     """
     images = {case.image: case for case in cases if not _phantom(case.image)}
-    headers = {path: frames.image_header(path) for path in images if file_types.is_image(path)}
+    headers = {path: image_header(path) for path in images if file_types.is_image(path)}
     labels = {case.label: case for case in cases if case.label is not None and not _phantom(case.label)}
     evidence, decoded = [], MaskCache()
     for path, case in labels.items():
@@ -135,7 +135,7 @@ def _phantom(path: str) -> bool:
 def _turned_slices(cases: Iterable[Case]) -> int:
     """Number of volumes whose first slice is an image with an EXIF orientation."""
     folders = {case.image for case in cases if case.slice is not None and file_types.is_slice_folder(case.image)}
-    return sum(frames.image_header(file_types.slice_files(folder)[0]).orientation > 1 for folder in folders)
+    return sum(image_header(file_types.slice_files(folder)[0]).orientation > 1 for folder in folders)
 
 
 def _places_unknown(cases: Iterable[Case]) -> int:
@@ -147,7 +147,7 @@ def _places_unknown(cases: Iterable[Case]) -> int:
 
 
 def _fit_stored_orientation(
-    cases: Iterable[Case], headers: dict[str, frames.Header], shapes: dict[str, tuple[int, ...]]
+    cases: Iterable[Case], headers: dict[str, Header], shapes: dict[str, tuple[int, ...]]
 ) -> tuple[bool, tuple[str, ...]]:
     """(whether masks fit only the images as stored, notes). Raises ValueError where some do and others do not."""
     stored: list[Case] = []

@@ -4,10 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence, Sized
 from functools import lru_cache
+from typing import Protocol
 
 import numpy as np
 import torch
 from torch import Tensor
+
+
+class Labelled(Protocol):
+    """Images or volumes, with or without labels."""
+
+    @property
+    def label(self) -> object | None: ...
+
+    def __len__(self) -> int: ...
+
+
+def check_two_streams(labelled: Labelled, unlabelled: Labelled, batch_size: tuple[int, int], *, name: str) -> None:
+    """Raise ValueError, with `name` of the class, where two streams cannot give batches of (labelled, unlabelled)."""
+    if labelled.label is None or not len(labelled):
+        raise ValueError(f"{name}: the labelled stack is empty or has no labels")
+    if unlabelled.label is not None:
+        raise ValueError(f"{name}: the unlabelled stack carries labels; build it from cases without a label")
+    if batch_size[0] < 1 or batch_size[1] < 0:
+        raise ValueError(f"batch_size: needs at least 1 labelled and 0 unlabelled rows, not {batch_size}")
 
 
 def mixed_seed(*parts: int) -> int:

@@ -18,7 +18,7 @@ from edgemt.data.augment2d import AugmentOptions, augment_intensity_2d, augmenta
 from edgemt.data.decode import FrameSpec, ProgressCall, decode_frames, decode_pairs
 from edgemt.data.options import DataOptions
 from edgemt.data.reading import Reading, VanishedClasses
-from edgemt.data.sampling import global_case_index, mixed_seed, shuffled_indices
+from edgemt.data.sampling import check_two_streams, global_case_index, mixed_seed, shuffled_indices
 from edgemt.io.images import fit_label
 from edgemt.io.volumes import neighbour_indices
 from edgemt.model_card import Normalisation
@@ -147,14 +147,7 @@ class TwoStreamBatches:
     alike: bool = False  # the intensity of unlabelled rows changes too, as often as that of labelled ones
 
     def __post_init__(self) -> None:
-        if self.labelled.label is None or not len(self.labelled):
-            raise ValueError("TwoStreamBatches: the labelled stack has no labels or no images")
-        if self.unlabelled.label is not None:
-            raise ValueError(
-                "TwoStreamBatches: the unlabelled stack carries labels; build it from cases without a label"
-            )
-        if self.batch_size[0] < 1 or self.batch_size[1] < 0:
-            raise ValueError(f"batch_size: needs at least 1 labelled and 0 unlabelled images, not {self.batch_size}")
+        check_two_streams(self.labelled, self.unlabelled, self.batch_size, name="TwoStreamBatches")
         stacks = [stack for stack in (self.labelled, self.unlabelled) if len(stack)]
         if len({stack.soft is None for stack in stacks}) > 1:
             raise ValueError("TwoStreamBatches: only one of the two stacks has soft labels; read the bank for both")

@@ -21,7 +21,7 @@ from edgemt.data.decode import CaseReader, ProgressCall
 from edgemt.data.options import DataOptions, VolumeOptions
 from edgemt.data.patches import Shape3, crop_patch, foreground_voxels, patch_affine
 from edgemt.data.reading import Reading, check_every_class_occurs
-from edgemt.data.sampling import global_case_index, mixed_seed, shuffled_indices
+from edgemt.data.sampling import check_two_streams, global_case_index, mixed_seed, shuffled_indices
 from edgemt.data.slice_dataset import frame_spec
 from edgemt.io import file_types
 from edgemt.io.bit_depth import Depth
@@ -188,14 +188,7 @@ class TwoStreamPatches:
     alike: bool = False  # the intensity of unlabelled rows changes too, as often as that of labelled ones
 
     def __post_init__(self) -> None:
-        if self.labelled.label is None or not len(self.labelled):
-            raise ValueError("TwoStreamPatches: the labelled stack has no labels or no volumes")
-        if self.unlabelled.label is not None:
-            raise ValueError(
-                "TwoStreamPatches: the unlabelled stack carries labels; build it from cases without a label"
-            )
-        if self.batch_size[0] < 1 or self.batch_size[1] < 0:
-            raise ValueError(f"batch_size: needs at least 1 labelled and 0 unlabelled patches, not {self.batch_size}")
+        check_two_streams(self.labelled, self.unlabelled, self.batch_size, name="TwoStreamPatches")
 
     @property
     def epoch(self) -> int:

@@ -20,7 +20,7 @@ from edgemt.io.atomic import write_text
 from edgemt.methods import METHODS, Method
 from edgemt.methods.supervised import Supervised
 from edgemt.pipeline import package, prune, quantize, soft_label_bank, warm_up
-from edgemt.pipeline import report as reporting
+from edgemt.pipeline import report as report_stage
 from edgemt.pipeline.data_changes import log_changes
 from edgemt.pipeline.fallback import describe_fallback
 from edgemt.pipeline.guidance import uses_soft_label_bank
@@ -155,4 +155,4 @@ def semi_supervised(of: Recipe) -> Method:
 def report(context: RunContext) -> Path:
     """After the controls, which all processes train."""
     folders = controls(context)
-    return _on_main_process(lambda context: reporting.report(context, folders))(context)
+    return _on_main_process(lambda context: report_stage.report(context, folders))(context)

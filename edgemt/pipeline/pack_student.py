@@ -14,8 +14,7 @@ import numpy as np
 from torch import nn
 
 from deploy.quantization.accuracy_gate import check_agreement
-from edgemt.artefacts import network_folder
-from edgemt.artefacts import stage_folder as artefact
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io import zoo_paths
 from edgemt.io.atomic import write_text
 from edgemt.model_card import ModelCard
@@ -30,7 +29,7 @@ _NAME = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 
 
 def pack(
-    stage_folder: str | Path,
+    stage: str | Path,
     name: str,
     *,
     into: str | Path | None = None,
@@ -54,7 +53,7 @@ def pack(
         raise ValueError(f"{name!r} names no entry: take lower-case letters, digits, - and _, as in atrium_small")
     if folder.exists() and not (overwrite and (folder / entry.WEIGHTS).is_file()):
         raise ValueError(f"{folder}: is there already; choose another name, remove it, or add --overwrite to an entry")
-    source = source_of(zoo_paths.located(stage_folder))
+    source = source_of(zoo_paths.located(stage))
     card = _finished(source.weights)
     whole = network_folder.load_network(source.weights)
     half = copy.deepcopy(whole).half()
@@ -68,7 +67,7 @@ def pack(
     described = _described(card, source.weights, note=note, same=same)
     rounded = _rounded(whole, half)
     try:
-        with artefact.staged(folder, overwrite=True) as working:
+        with stage_folder.staged(folder, overwrite=True) as working:
             shutil.rmtree(working)  # of a packing that was cut
             working.mkdir()
             if card.stage == "zoo":  # byte for byte: students that started from it stand
@@ -91,11 +90,11 @@ def pack(
 
 def _finished(source: Path) -> ModelCard:
     """The card of a student's stage, every file of which has its hash."""
-    card = artefact.read_card(source)
-    if artefact.WEIGHTS not in card.files or card.network.get("room") != "students":
-        raise ValueError(f"{source}: holds no student's {artefact.WEIGHTS}; name RUN/slim or RUN/student")
-    artefact.stands(source, key=card.recipe_hash)
-    if card.measured.get(artefact.WEIGHTS, {}).get("dice") is None:
+    card = stage_folder.read_card(source)
+    if stage_folder.WEIGHTS not in card.files or card.network.get("room") != "students":
+        raise ValueError(f"{source}: holds no student's {stage_folder.WEIGHTS}; name RUN/slim or RUN/student")
+    stage_folder.stands(source, key=card.recipe_hash)
+    if card.measured.get(stage_folder.WEIGHTS, {}).get("dice") is None:
         raise ValueError(f"{source}: its accuracy was not measured, so it is no finished stage; finish the run")
     return card
 
@@ -128,7 +127,7 @@ def _rounded(whole: nn.Module, half: nn.Module) -> nn.Module:
 
 def _described(card: ModelCard, source: Path, *, note: str, same: float) -> ModelCard:
     """The card as it travels: without paths, without single cases, with the entry's own facts."""
-    measured = {key: value for key, value in card.measured[artefact.WEIGHTS].items() if key != "cases"}
+    measured = {key: value for key, value in card.measured[stage_folder.WEIGHTS].items() if key != "cases"}
     network = {"plan": None, **network_folder.without_pretrained(card.network)}
     if card.stage == "zoo":  # packed before: its facts stand
         network["zoo"] = {**network["zoo"], **({"note": note} if note else {})}
@@ -140,7 +139,7 @@ def _described(card: ModelCard, source: Path, *, note: str, same: float) -> Mode
         stage="zoo",
         network=_without_paths(network),
         data=_without_paths({**card.data, "root": None}),
-        measured={artefact.WEIGHTS: _without_paths({**measured, "float16_agreement": same})},
+        measured={stage_folder.WEIGHTS: _without_paths({**measured, "float16_agreement": same})},
         latency=(),
         files={},
         created="",

@@ -33,7 +33,7 @@ from edgemt.inference.doctor import golden_masks
 from edgemt.io import zoo_paths
 from edgemt.model_card import ModelCard
 from edgemt.pipeline.package import GOLDEN, PARITY
-from edgemt.zoo import entry as shelf
+from edgemt.zoo import entry as zoo_entry
 from edgemt.zoo.synthetic_frames import frames_for, masks_of
 
 Say = Callable[[str], None]
@@ -67,8 +67,8 @@ def source_of(folder: Path) -> Source:
     int8 = _made_from(run / "int8", run / "slim")
     if int8 is not None and stage_folder.identity(int8) in card.parents:
         return Source(run / "slim", folder)
-    for name in shelf.names():
-        entry = shelf.open_entry(zoo_paths.PREFIX + name)
+    for name in zoo_entry.names():
+        entry = zoo_entry.open_entry(zoo_paths.PREFIX + name)
         if entry.identity in card.parents:
             return Source(entry.folder, folder)
     raise ValueError(
@@ -98,7 +98,7 @@ def add_graph(working: Path, source: Source, network: nn.Module, card: ModelCard
         shutil.copyfile(source.graphs / INPUTS, working / INPUTS)
     else:
         say("no likeness ranges: frames unlike those of training will not be noticed; pack RUN/ship for them")
-    file = next((file for file in shelf.GRAPHS if made is not None and file in made.files), "")
+    file = next((file for file in zoo_entry.GRAPHS if made is not None and file in made.files), "")
     if source.graphs is not None and made is not None and file:
         shutil.copyfile(source.graphs / file, working / file)
         check_weight(working)
@@ -122,7 +122,7 @@ def add_graph(working: Path, source: Source, network: nn.Module, card: ModelCard
 def check_weight(folder: Path) -> None:
     """Raises ValueError when what is in the folder is more than may travel with a package."""
     sizes = {path.name: path.stat().st_size / 1e6 for path in folder.rglob("*") if path.is_file()}
-    if sum(sizes.values()) <= shelf.LARGEST / 1e6:
+    if sum(sizes.values()) <= zoo_entry.LARGEST / 1e6:
         return
     parts = ", ".join(f"{name} {size:.1f}" for name, size in sizes.items() if not name.endswith(".png"))
     remedy = "prune it further"
@@ -130,7 +130,7 @@ def check_weight(folder: Path) -> None:
         remedy += ", or finish the run up to INT8, whose graph is half as large"
     raise ValueError(
         f"{folder.name.removesuffix('.partial')}: {sum(sizes.values()):.1f} MB in all ({parts}), an entry has "
-        f"{shelf.LARGEST / 1e6:g} at most; {remedy}"
+        f"{zoo_entry.LARGEST / 1e6:g} at most; {remedy}"
     )
 
 
@@ -195,7 +195,7 @@ def _tried(ship: Package, file: str, frames: np.ndarray, *, say: Say) -> ModelCa
         **(agreement(ship) if file == ONNX_INT8 else {}),
     }
     latency = latency_records(calls, frames[:4], TIMED, device=str(describe().get("cpu", "")))
-    if (busy := latency[0]["foreign_cores"]) and busy > shelf.BUSY:
+    if (busy := latency[0]["foreign_cores"]) and busy > zoo_entry.BUSY:
         say(f"no latency class: others used {busy:.1f} cores; pack again on a quiet machine")
     measured = {**ship.card.measured, file: {**ship.card.measured[file], **reached}}
     return finalize(ship.folder, replace(ship.card, measured=measured, latency=latency, files={}))

@@ -8,8 +8,7 @@ from torch import nn
 
 import students
 from edgemt.artefacts import network_folder
-from edgemt.zoo import entry as shelf
-from edgemt.zoo.entry import open_entry
+from edgemt.zoo.entry import input_description, open_entry
 
 HEADS = ("head", "sdf", "scales", "further", "further_heads")  # modules that may start anew
 ADDED = ("sdf", "scales", "decoder2", "decoder3")  # heads whose weights an entry may lack
@@ -33,7 +32,7 @@ def warm_start_spec(target: str, network: dict[str, Any]) -> dict[str, Any]:
                 f"{network['name']} with decoder {_decoder(network)}; set --{what} {_spelled(what, own)}"
             )
     if network["channels"] != own["channels"]:
-        description = shelf.input_description(entry.card)
+        description = input_description(entry.card)
         raise ValueError(
             f"student.weights: {entry.name} takes {description}, {own['channels']} input channels, the recipe's frames "
             f"have {network['channels']}; change data.channels or data.slices, or take other weights"
