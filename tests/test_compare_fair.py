@@ -23,6 +23,7 @@ from edgemt.recipes import load
 from edgemt.recipes.acdc import LIGHT
 from edgemt.report.comparison_page import comparison_page, comparison_picture, comparison_table
 
+DOCS = Path(__file__).parents[1] / "docs"
 TINY = [
     *("--data.size", "32", "32", "--data.phantom", "3", "4", "4", "--teacher.widths", "2", "4", "4", "4", "4"),
     *("--teacher.schedule.steps=4", "--teacher.schedule.labelled=2", "--teacher.schedule.unlabelled=2"),
@@ -414,13 +415,16 @@ def test_time_to_come_counts_what_a_step_of_each_method_costs():
 
 
 def test_the_table_of_the_documentation_is_what_the_results_state():
-    assert docs.PAGE.read_text(encoding="utf-8") == docs.written(), "run python -m edgemt.comparison.docs"
-    for name, picture in docs.pictures().items():
-        assert (docs.ROOT / "docs" / name).read_text(encoding="utf-8") == picture
+    page, store = DOCS / "methods.md", DOCS / "results" / "compare"
+    assert page.read_text(encoding="utf-8") == docs.written(page, store), "run python -m edgemt.comparison.docs"
+    pictures = docs.pictures(store)
+    assert "compare_acdc_methods.svg" in pictures
+    for name, picture in pictures.items():
+        assert (DOCS / name).read_text(encoding="utf-8") == picture
 
 
 def test_the_page_has_a_place_for_the_table_of_the_methods_recipe():
-    assert docs.BEGIN.format(name="acdc_methods") in docs.PAGE.read_text(encoding="utf-8")
+    assert docs.BEGIN.format(name="acdc_methods") in (DOCS / "methods.md").read_text(encoding="utf-8")
 
 
 def test_a_table_is_written_between_its_marks_and_follows_its_results(tmp_path):

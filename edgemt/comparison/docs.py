@@ -15,9 +15,8 @@ from edgemt.comparison.record import record_of
 from edgemt.io.atomic import write_text
 from edgemt.report.comparison_page import comparison_picture, comparison_table
 
-ROOT = Path(__file__).parents[2]
-PAGE = ROOT / "docs" / "methods.md"
-STORE = ROOT / "docs" / "results" / "compare"
+PAGE = Path("docs/methods.md")  # of a checkout; the command runs in its root
+STORE = Path("docs/results/compare")
 BEGIN = "<!-- comparison {name}: written by python -m edgemt.comparison.docs -->"
 END = "<!-- end of comparison {name} -->"
 _MARKS = re.compile(

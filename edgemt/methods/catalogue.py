@@ -25,7 +25,7 @@ from edgemt.learning.roles import Frozen, Memory
 from edgemt.methods import METHODS, get
 
 COSTS = Path(__file__).with_name("costs.json")
-PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+PAGE = Path("docs/methods.md")  # of a checkout; the command runs in its root
 NAMED = ("Target:", "Differs:")
 BEGIN, END = "<!-- methods: written by python -m edgemt.methods.catalogue -->", "<!-- end of methods -->"
 
