@@ -2,7 +2,7 @@
 
     python benchmarks/stream_faults.py --hz 30
 
-Plays each fault three times with the sources of tests/faulty_source.py and the limits that `edgemt stream` has: told is
+Plays each fault three times with the sources of tests/support/faulty_source.py and the limits that `edgemt stream` has: told is
 from the fault to the picture that says so, back counts frames from the end of the fault to the first that has a mask.
 """
 
@@ -24,7 +24,7 @@ import numpy as np
 sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
 
 from faulty_source import FaultScenario, model, picture, threshold  # noqa: E402
-from tiny_ship import make_ship  # noqa: E402
+from tiny_package import make_ship  # noqa: E402
 
 from deploy.stream.inference.load_model import load_stream_model  # noqa: E402
 from deploy.stream.session import StreamOptions  # noqa: E402

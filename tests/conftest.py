@@ -8,6 +8,7 @@ import signal
 from pathlib import Path
 
 import pytest
+from tiny_flags import TINY
 
 from edgemt.telemetry import switch_off
 
@@ -29,75 +30,13 @@ except ImportError:
     pass
 
 LONGEST = (  # begun first, so that no process of a test run ends alone with one of them
-    "test_flow", "test_contract", "test_flow_volumes", "test_int8_ladder", "test_readme", "test_export",
-    "test_prompted", "test_stream_faults", "test_prune_latency", "test_several_processes", "test_half",
+    "test_flow_2d", "test_contract", "test_flow_3d", "test_quantize_stage", "test_readme", "test_export",
+    "test_runner", "test_faults_end_to_end", "test_latency_search", "test_distributed", "test_float16",
 )  # fmt: skip
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     items.sort(key=lambda item: LONGEST.index(item.path.stem) if item.path.stem in LONGEST else len(LONGEST))
-
-
-BRIEF = [
-    "--student.network=test_efficientnet",  # timm's own for tests: every kind of layer, few of them
-    "--bench.iterations=5",
-    "--bench.rounds=2",
-    "--bench.block-ms=5",
-    "--bench.warmup=2",
-    "--bench.paced-seconds=0.05",
-    "--bench.no-cold",
-    "--bench.streams-seconds=0",
-    "--tolerance=1.0",
-    "--threads=1",
-]
-
-TINY = [
-    "--data.size=64",
-    "64",
-    "--data.phantom=6",
-    "12",
-    "4",
-    "--teacher.widths=4",
-    "8",
-    "8",
-    "8",
-    "8",
-    "--teacher.schedule.steps=12",
-    "--student.schedule.steps=12",
-    "--slim.schedule.steps=6",
-    "--slim.batches=2",
-    "--teacher.schedule.checkpoint-every=4",
-    "--student.schedule.checkpoint-every=4",
-    "--slim.schedule.checkpoint-every=4",
-    "--int8.images=8",
-    *BRIEF,
-]
-
-TINY_VOLUMES = [
-    "--data.phantom=2",
-    "2",
-    "2",
-    "--data.size=32",
-    "32",
-    "--volume.patch=16",
-    "16",
-    "16",
-    "--volume.stride=16",
-    "16",
-    "16",
-    "--volume.report-stride=16",
-    "16",
-    "8",
-    "--teacher.filters=2",
-    "--teacher.schedule.steps=4",
-    "--teacher.schedule.checkpoint-every=2",
-    "--student.schedule.steps=6",
-    "--student.schedule.checkpoint-every=3",
-    "--slim.schedule.steps=3",
-    "--slim.batches=1",
-    "--int8.images=6",
-    *BRIEF,
-]
 
 
 @pytest.fixture(scope="session", autouse=True)

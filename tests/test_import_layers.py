@@ -9,8 +9,8 @@ from collections.abc import Iterator, Mapping
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
-ROOT = Path(__file__).parent.parent
 TOPS = ("edgemt", "deploy", "teachers", "students")
 
 # A folder imports folders of lower layers, and of its own layer where no circle arises.

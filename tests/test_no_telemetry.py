@@ -10,14 +10,14 @@ import time
 from pathlib import Path
 
 import pytest
-from conftest import TINY
+from checkout import ROOT
+from tiny_flags import TINY
 
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
-from tiny_ship import make_ship  # noqa: E402
+from tiny_package import make_ship  # noqa: E402
 
-ROOT = Path(__file__).resolve().parent.parent
 LINUX = sys.platform == "linux" and platform.machine() in ("x86_64", "aarch64")
 # After this no thread and no child can open an IPv4 or IPv6 socket, with which every name look-up begins: the kernel
 # ends the process with SIGSYS. No packet leaves, so it does not matter whether the machine has a network.

@@ -11,15 +11,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomllib
-from conftest import TINY, TINY_VOLUMES
+from checkout import ROOT
 from PIL import Image
+from tiny_flags import TINY, TINY_VOLUMES
 
 from edgemt import cli
 from edgemt.data import phantom2d
 from edgemt.io import zoo_paths
 from edgemt.pipeline.pack_student import pack
 
-ROOT = Path(__file__).parent.parent
 README = ROOT / "README.md"
 GUIDES = sorted((ROOT / "docs" / "guides").glob("*.md"))
 PAGES = [README, *GUIDES]  # their commands run in this order, in one folder

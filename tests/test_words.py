@@ -7,8 +7,8 @@ from importlib.machinery import SourceFileLoader
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
-ROOT = Path(__file__).parent.parent
 LOADER = SourceFileLoader("ci_words", str(ROOT / ".ci" / "words"))
 SPEC = importlib.util.spec_from_loader("ci_words", LOADER)
 assert SPEC is not None

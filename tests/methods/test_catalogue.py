@@ -10,6 +10,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 from edgemt.learning.method import Method
 from edgemt.learning.targets import AffineConsistent
@@ -17,7 +18,7 @@ from edgemt.methods import METHODS, catalogue
 from edgemt.methods.catalogue import explain
 from edgemt.methods.supervised import Supervised
 
-PAGE = Path(__file__).parents[2] / "docs" / "methods.md"
+PAGE = ROOT / "docs" / "methods.md"
 CLASSES = {kind for method in METHODS.values() for kind in type(method).__mro__ if issubclass(kind, Method)} - {Method}
 every = pytest.mark.parametrize("name", METHODS)
 

@@ -7,6 +7,7 @@ import sys
 from pathlib import Path
 
 import pytest
+from checkout import ROOT
 
 import teachers
 from edgemt import cli
@@ -15,8 +16,6 @@ from edgemt.contract import HEADS
 from edgemt.methods import METHODS, Method, get
 from edgemt.methods.catalogue import explain
 from edgemt.testing import check_package
-
-ROOT = Path(__file__).parents[2]
 
 GOOD = '''
 from dataclasses import dataclass, field
