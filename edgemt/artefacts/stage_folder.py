@@ -12,12 +12,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deploy.package.files import CARD
 from deploy.package.package import finalize
+from edgemt.contract import UNLESS_DEFAULT
 from edgemt.io.atomic import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
 from edgemt.model_card import ModelCard
@@ -98,9 +99,12 @@ _CURRENT_NAMES = {old: new for new, old in KEY_NAMES.items()}
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, tuples and paths as JSON; "is" names the class of a dataclass (`KEY_NAMES`)."""
+    """Dataclasses, tuples and paths as JSON; "is" names the class of a dataclass (`KEY_NAMES`).
+
+    A field with the metadata `UNLESS_DEFAULT` is left out while it has its default.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        own = {f.name: plain(getattr(value, f.name)) for f in fields(value) if not _left_out(f, value)}
         kind = type(value).__name__
         return {"is": KEY_NAMES.get(kind, kind), **own}
     if isinstance(value, dict):
@@ -108,6 +112,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _left_out(item: Field[Any], value: Any) -> bool:
+    if not UNLESS_DEFAULT.items() <= dict(item.metadata).items():
+        return False
+    default = item.default if item.default_factory is MISSING else item.default_factory()
+    return bool(getattr(value, item.name) == default)
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

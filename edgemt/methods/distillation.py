@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edgemt.contract import Batch, Output, Step
+from edgemt.contract import UNLESS_DEFAULT, Batch, Output, Step
 from edgemt.learning.ema import Ema
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.losses import (
@@ -24,10 +24,12 @@ from edgemt.learning.losses import (
 )
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations.mixing import CutMixBox, cutmix
+from edgemt.learning.perturbations.motion import PseudoMotion
 from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Frozen, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import Mixing, one_output, student_view
+from edgemt.learning.temporal_term import temporal_loss
 
 MIN_PROBABILITY = 1e-6  # soft labels in half precision contain zeros, whose logarithm is not finite
 
@@ -37,7 +39,8 @@ class Distillation(Method):
     """Distillation: match a frozen teacher, and the student's own average.
 
     L = hard dice_ce(x_l, y_l) + kl T^2 KL(q^T || p^T) + cwd CWD + intra DIST + overlap Dice(p, q) + feature term
-    + consistency(t) MSE(p_u, average's p_u); q are the teacher's probabilities, every weight may be 0.
+    + consistency(t) MSE(p_u, average's p_u) + temporal J(W p_u, p(W x_u)); q are the teacher's probabilities, every
+    weight may be 0.
 
     `teacher_sees` "weak": soft labels of the clean view, mixed as the student's images are (FixMatch's way); "same":
     soft labels of the very input that the student gets (the "patient teacher" way). All weights 0 is the control
@@ -59,7 +62,8 @@ class Distillation(Method):
     family: ClassVar[str] = "distillation"
     citation: ClassVar[str] = (
         "Hinton et al., 2015; CWD: Shu et al., ICCV 2021; DIST: Huang et al., NeurIPS 2022; FitNets: Romero et al., "
-        "ICLR 2015; VID: Ahn et al., CVPR 2019; pairwise similarity: Liu et al., CVPR 2019"
+        "ICLR 2015; VID: Ahn et al., CVPR 2019; pairwise similarity: Liu et al., CVPR 2019; temporal: Liu et al., "
+        "ECCV 2020"
     )
     temperature: float = 2.0
     kl: float = 1.0
@@ -79,11 +83,15 @@ class Distillation(Method):
     feature: FeatureTerm = field(default_factory=FeatureTerm)
     separate_streams: bool = False  # labelled and unlabelled rows in forward passes of their own: own batch statistics
     image_dice: bool = False  # Dice of each image in place of that of the batch, also in `overlap`
+    temporal: float = field(default=0.0, metadata=UNLESS_DEFAULT)  # weight of the term against flicker; 1 is usual
+    motion: PseudoMotion = field(default_factory=PseudoMotion, metadata=UNLESS_DEFAULT)  # between its two frames
 
     def __post_init__(self) -> None:
         for name in ("temperature", "cwd_temperature"):
             if getattr(self, name) <= 0:
                 raise ValueError(f"{name}: {getattr(self, name)} must be above 0; 2 to 4 is usual")
+        if self.temporal < 0:
+            raise ValueError(f"temporal: {self.temporal} is below 0; 1 is usual, 0 switches the term off")
         if self.guide not in ("network", "bank"):
             raise ValueError(f"guide: {self.guide!r} is not known; use 'network' or 'bank'")
         if self.guide == "bank" and self.teacher_sees == "same":
@@ -137,6 +145,10 @@ class Distillation(Method):
             target = predict_probabilities(nets.average, batch.unlabelled)
             target = target if box is None else cutmix(box, target)
             terms["consistency"] = self.consistency(step) * consistency_loss("mse", logits[count:], target)
+        if len(view) and self.temporal:
+            first = {"image": image[count:], "logits": logits[count:]}
+            loss = temporal_loss(nets.student, **first, motion=self.motion, generator=step.generator)
+            terms["temporal"] = self.temporal * loss
         return terms
 
     @torch.no_grad()
