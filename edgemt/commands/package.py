@@ -14,7 +14,7 @@ from edgemt.commands.console import write_json
 
 @dataclass(frozen=True)
 class Eval:
-    """Measure a shipped folder on labelled images: a table, and JSON with --json FILE."""
+    """Measure a shipped folder on labelled images, or its flicker on videos: a table, and JSON with --json FILE."""
 
     ship: Positional[Path]
     """The folder, or zoo/NAME: a trained student that travels with the package (edgemt list zoo)."""
@@ -27,12 +27,18 @@ class Eval:
     """int8, fp32, or a file on the card."""
     through_plane: int = 1
     """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
+    video: tuple[Path, ...] = ()
+    """Video files, folders of frames, or folders of such clips: flicker of the masks between neighbouring frames and
+    jitter of their area; with masks/ beside images/, Dice too. Nothing else is measured then."""
     json: Path | None = None
 
 
 def evaluate(command: Eval) -> None:
     """Measure a ship, print the table of its metrics and write them as JSON where a file is given."""
     from edgemt.inference import evaluate_package
+
+    if command.video:
+        return _evaluate_video(command)
 
     record = evaluate_package.evaluate_ship(
         command.ship,
@@ -43,6 +49,16 @@ def evaluate(command: Eval) -> None:
         through_plane=command.through_plane,
     )
     print(evaluate_package.metrics_table(record))
+    write_json(command.json, record)
+
+
+def _evaluate_video(command: Eval) -> None:
+    from edgemt.inference.evaluate_video import evaluate_video, video_table
+
+    if command.root is not None or command.val:
+        raise ValueError("video: takes no --data.root and no --data.val; measure images in a call of their own")
+    record = evaluate_video(command.ship, command.video, runtime=command.runtime, file=command.file)
+    print(video_table(record))
     write_json(command.json, record)
 
 

@@ -12,7 +12,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemt.learning.perturbations.intensity import GaussianNoise, IntensityJitter, blur
+from edgemt.learning.perturbations.intensity import GaussianNoise, IntensityJitter
 from edgemt.learning.perturbations.spatial import Affine, sampling_grid
 
 _KNOTS = 5  # of the elastic displacement, along each axis
@@ -31,13 +31,15 @@ class PseudoMotion:
     shift: float = 0.1  # share of each half side, to either side
     elastic: float = 0.02  # standard deviation of a smooth displacement, share of each half side
     exposure: float = 0.15  # change of brightness and of contrast; 0.15 is from 0.85 to 1.15
-    blur: float = 1.0  # largest standard deviation of the blur, voxels
-    noise: float = 0.05  # standard deviation of sensor noise
+    blur: float = 1.0  # largest share of the mean of 3 x 3 (x 3) neighbours in each voxel, 0 to 1
+    noise: float = 0.07  # standard deviation of sensor noise
 
     def __post_init__(self) -> None:
         for item in fields(self):
             if getattr(self, item.name) < 0:
                 raise ValueError(f"motion.{item.name}: {getattr(self, item.name)} is below 0; 0 switches it off")
+        if self.blur > 1:
+            raise ValueError(f"motion.blur: {self.blur} is above 1, where a voxel is the mean of its neighbours")
 
     def sample(self, image: Tensor, generator: torch.Generator | None) -> Tensor:
         """Grids [N, *space, D] for images [N, K, *space], float32."""
@@ -57,8 +59,10 @@ class PseudoMotion:
         if self.exposure:
             image = IntensityJitter(contrast=self.exposure, brightness=self.exposure, chance=1.0)(image, generator)
         if self.blur:
-            share = torch.rand((), generator=generator, device=image.device)
-            image = blur(image, sigma=float(share) * self.blur)
+            share = self.blur * torch.rand(len(image), generator=generator, device=image.device)
+            pool = F.avg_pool3d if image.ndim == 5 else F.avg_pool2d  # a quarter of the time of a Gaussian blur
+            means = pool(image, 3, stride=1, padding=1, count_include_pad=False)
+            image = torch.lerp(image, means, share.to(image.dtype).view(-1, *[1] * (image.ndim - 1)))
         return GaussianNoise(self.noise, clip=3 * self.noise)(image, generator)
 
 
