@@ -104,7 +104,9 @@ def plain(value: Any) -> Any:
     Fields that were added later (`edgemt.contract.ADDED_LATER`) are left out while they have their default.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: plain(getattr(value, f.name)) for f in fields(value) if not _as_before(f, getattr(value, f.name))}
+        own = {
+            f.name: plain(getattr(value, f.name)) for f in fields(value) if not _as_before(f, getattr(value, f.name))
+        }
         kind = type(value).__name__
         return {"is": KEY_NAMES.get(kind, kind), **own}
     if isinstance(value, dict):
