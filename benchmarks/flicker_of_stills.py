@@ -57,7 +57,11 @@ def pseudo_video(still: np.ndarray, truth: np.ndarray, *, seed: int, frames: int
         across, down, zoom, turn, light = np.sin(phase + rate * t)
         pose = _pose(across * PAN * width, down * PAN * height, 1 + ZOOM * zoom, DEGREES * turn, size=(height, width))
         moved = cv2.warpAffine(
-            still, pose[:2], (width, height), flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP, borderMode=cv2.BORDER_REFLECT
+            still,
+            pose[:2],
+            (width, height),
+            flags=cv2.INTER_CUBIC | cv2.WARP_INVERSE_MAP,
+            borderMode=cv2.BORDER_REFLECT,
         ).reshape(still.shape)
         lit = moved * (1 + EXPOSURE * light) + rng.normal(0, NOISE, still.shape)
         made.append(_jpeg(np.clip(np.rint(lit), 0, 255).astype(np.uint8)))
@@ -171,9 +175,7 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     truths = []
     for i, name in enumerate(prepared.names):
         size = prepared.frames.shape[1:3]
-        clip = pseudo_video(
-            prepared.frames[i], fit_label(prepared.truths[i], size=size), seed=i, frames=given.frames
-        )
+        clip = pseudo_video(prepared.frames[i], fit_label(prepared.truths[i], size=size), seed=i, frames=given.frames)
         truths.append(record_of(clip.truths, clip, classes=prepared.classes))
         for rows, predict in zip(clips, runners, strict=True):
             rows.append({"name": name, **measure(predict, clip, classes=prepared.classes, vote=given.vote)})
@@ -184,12 +186,13 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     for ship, predict, rows in zip(given.ships, runners, clips, strict=True):
         dice = sum(row["dice"] for row in rows) / len(rows)
         one = {"ship": str(ship), "file": predict.file, "runtime": predict.runtime, **mean_record(rows), "dice": dice}
-        text = f"{ship} ({predict.file}): flicker {one['flicker']:.4f}, area jitter {one['area_jitter']:.4f}, Dice {dice:.4f}"
+        text = f"flicker {one['flicker']:.4f}, area jitter {one['area_jitter']:.4f}, Dice {dice:.4f}"
         if rows is not clips[0]:
-            one["against_first"] = {key: difference(clips[0], rows, key) for key in ("flicker", "area_jitter", "dice")}
-            gaps = (f"{key} {gap['mean']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f})" for key, gap in one["against_first"].items())
-            text += f"; against the first: {', '.join(gaps)}"
-        print(text)
+            gaps = {key: difference(clips[0], rows, key) for key in ("flicker", "area_jitter", "dice")}
+            one["against_first"] = gaps
+            shown = (f"{key} {gap['mean']:+.4f} ({gap['low']:+.4f} to {gap['high']:+.4f})" for key, gap in gaps.items())
+            text += f"; against the first: {', '.join(shown)}"
+        print(f"{ship} ({predict.file}): {text}")
         record["ships"].append({**one, "per_clip": rows})
     return record
 

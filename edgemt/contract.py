@@ -5,7 +5,7 @@ Shapes: N batch, L labelled, U unlabelled, C classes, K image channels, *space 2
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, NamedTuple, Protocol, TypeAlias, get_args
 
@@ -30,9 +30,9 @@ Head = Literal["sdf", "features", "scales", "decoder2", "decoder3", "disturb"]
 HEADS: tuple[Head, ...] = get_args(Head)
 
 
-# Metadata of a dataclass field that was added later: keys and records leave it out while it has its default, so that
-# the stages of older runs still fit (`edgemt.artefacts.stage_folder.plain`).
-UNLESS_DEFAULT: Mapping[str, bool] = {"unless default": True}
+# `field(default=..., metadata=ADDED_LATER)`: a field of a recipe that earlier versions did not have. While it has its
+# default, the inputs and keys of a stage leave it out, so that run folders of those versions still fit.
+ADDED_LATER = {"in_key": "unless default"}
 
 
 @dataclass(frozen=True)

@@ -90,8 +90,20 @@ def _measure_rate(hz: float, opened: LoadedStreamModel, source: str, options: St
         )
         runs[masks].append((session.run(), latency))
     with_masks, without = _merge_blocks(runs[True]), _merge_blocks(runs[False])
+    with_masks |= _merged_flicker([record for record, _ in runs[True]])
     added = {key: round(with_masks["video"][key] - without["video"][key], 4) for key in _PERCENTILES}
     return {"hz": hz, "with_masks": with_masks, "without": without, "added_video": added}
+
+
+def _merged_flicker(records: Sequence[dict[str, Any]]) -> dict[str, Any]:
+    """The estimate of flicker over several blocks, weighted by pairs of masks, and the vote of the last one."""
+    parts = [record["flicker"] for record in records]
+    pairs = sum(part["pairs"] for part in parts)
+    means = {
+        key: round(sum((part[key] or 0) * part["pairs"] for part in parts) / pairs, 5) if pairs else None
+        for key in ("mean", "cost_ms")
+    }
+    return {"flicker": {**means, "pairs": pairs}, "vote": records[-1]["vote"]}
 
 
 def _merge_blocks(runs: Sequence[tuple[dict[str, Any], LatencyTracker]]) -> dict[str, Any]:
@@ -162,8 +174,20 @@ def summary_sentences(evidence: dict[str, Any]) -> list[str]:
             f"{run['frames_without_mask']} without a mask of their own; pictures by state: {states}; "
             f"{run['pixels_outside_marker']} pixels differ outside the marker in {run['pictures_checked']} pictures "
             f"compared; {run['cpu_cores']:.2f} cores ({rate['without']['cpu_cores']:.2f} without masks)."
+            + _flicker_sentence(run)
         )
     return paragraphs
+
+
+def _flicker_sentence(run: dict[str, Any]) -> str:
+    flicker, vote = run["flicker"], run["vote"]
+    delay = "" if vote is None else f" A vote of {vote['masks']} masks shows changes {vote['delay_ms']:.1f} ms later."
+    if flicker["mean"] is None:
+        return delay
+    return (
+        f" Consecutive masks flicker by {flicker['mean']:.3f} (1 - IoU after one global shift; "
+        f"{flicker['cost_ms']:.2f} ms each, after the mask is published).{delay}"
+    )
 
 
 def frame_csv(evidence: dict[str, Any]) -> str:

@@ -13,6 +13,7 @@ import numpy as np
 from deploy.hardware.machine import memory
 from deploy.stream.capture import CaptureThread
 from deploy.stream.inference.inference_thread import InferenceThread, InferFn, StreamModel, close_runner
+from deploy.stream.inference.mask_vote import check_vote
 from deploy.stream.inference.package_watcher import PackageWatcher
 from deploy.stream.inference.worker_process import workers_cpu_s
 from deploy.stream.limits import StreamLimits
@@ -36,6 +37,8 @@ class StreamOptions(StreamLimits):
 
     frames: int | None = None
     """Stop after this many frames; None: at the end of the source."""
+    vote: int = 1
+    """Masks that vote on each pixel (`deploy.stream.inference.mask_vote`); 1: none."""
 
     def __post_init__(self) -> None:
         FreshnessLimits(self.budget_ms, self.no_signal_ms)
@@ -44,6 +47,7 @@ class StreamOptions(StreamLimits):
                 raise ValueError(f"{name}: must be {minimum:g} ms or more, not {getattr(self, name):g}")
         if self.frames is not None and self.frames < 1:
             raise ValueError(f"frames: must be 1 or more, not {self.frames}")
+        check_vote(self.vote)
 
 
 class Session:
@@ -87,7 +91,7 @@ class Session:
                 loaded = runner = self._runner or self._model.load()
                 self.inference = InferenceThread(
                     self._model, self.display_state, self._inbox, hang_ms=self.options.hang_ms, runner=runner,
-                    standby=self._standby,
+                    standby=self._standby, vote=self.options.vote,
                 )  # fmt: skip
             monitor.start()
             self._started = _wall_and_cpu_s()
@@ -198,10 +202,20 @@ class Session:
             "frames_without_mask": self._inbox.num_replaced,
             "failures": inferred.failures if inferred else 0,
             "restarts": inferred.restarts if inferred else 0,
+            "flicker": inferred.flicker.record() if inferred else None,
+            "vote": self._vote_record(),
             "unlike_training": inferred.drift_message if inferred else "",
             "budget_ms": self.options.budget_ms,
             **self.latency.summary(),
         }
+
+    def _vote_record(self) -> dict[str, Any] | None:
+        """{masks, delay_ms}: masks that vote, and the mean delay of a change that this adds; None without a vote."""
+        if self.options.vote == 1 or self.inference is None:
+            return None
+        counters = self.inference.counters
+        delay_ms = round(counters.vote_delay_ms / counters.masks, 3) if counters.masks else None
+        return {"masks": self.options.vote, "delay_ms": delay_ms}
 
 
 def raise_if_nothing_shown(record: dict[str, Any]) -> None:

@@ -18,7 +18,7 @@ from typing import Any
 
 from deploy.package.files import CARD
 from deploy.package.package import finalize
-from edgemt.contract import UNLESS_DEFAULT
+from edgemt.contract import ADDED_LATER
 from edgemt.io.atomic import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
 from edgemt.model_card import ModelCard
@@ -101,10 +101,12 @@ _CURRENT_NAMES = {old: new for new, old in KEY_NAMES.items()}
 def plain(value: Any) -> Any:
     """Dataclasses, tuples and paths as JSON; "is" names the class of a dataclass (`KEY_NAMES`).
 
-    A field with the metadata `UNLESS_DEFAULT` is left out while it has its default.
+    Fields that were added later (`edgemt.contract.ADDED_LATER`) are left out while they have their default.
     """
     if is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: plain(getattr(value, f.name)) for f in fields(value) if not _left_out(f, value)}
+        own = {
+            f.name: plain(getattr(value, f.name)) for f in fields(value) if not _as_before(f, getattr(value, f.name))
+        }
         kind = type(value).__name__
         return {"is": KEY_NAMES.get(kind, kind), **own}
     if isinstance(value, dict):
@@ -114,11 +116,11 @@ def plain(value: Any) -> Any:
     return str(value) if isinstance(value, Path) else value
 
 
-def _left_out(item: Field[Any], value: Any) -> bool:
-    if not UNLESS_DEFAULT.items() <= dict(item.metadata).items():
+def _as_before(field: Field[Any], value: Any) -> bool:
+    """Whether a field that was added later has its default."""
+    if not ADDED_LATER.items() <= field.metadata.items():
         return False
-    default = item.default if item.default_factory is MISSING else item.default_factory()
-    return bool(getattr(value, item.name) == default)
+    return bool(value == (field.default if field.default_factory is MISSING else field.default_factory()))
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

@@ -47,6 +47,9 @@ class Stream:
     threads: int | None = None
     isolation: Literal["thread", "process"] = "thread"
     """process: run inference in a separate process, so that a crash of a driver does not stop the video."""
+    vote: int = 1
+    """Show the majority of the last 3 (or 5) masks, against flicker: a change is shown 1 (or 2) masks later, which the
+    page and the record state. 1: every mask as it is."""
     limits: StreamLimits = field(default_factory=StreamLimits)
     collect: Path | None = None
     """Folder in which corrections made in the page can be saved as labelled cases, images/ and masks/. Meanwhile the
@@ -105,7 +108,7 @@ def _make_session(command: Stream, opened: LoadedStreamModel, source: Source) ->
 
     from deploy.stream.session import Session, StreamOptions
 
-    options = StreamOptions(**asdict(command.limits), frames=command.frames)
+    options = StreamOptions(**asdict(command.limits), frames=command.frames, vote=command.vote)
     return Session(source, opened.model, runner=opened.runner, options=options, watcher=opened.watcher)
 
 
@@ -177,7 +180,7 @@ def _run_experiment(command: Stream, opened: LoadedStreamModel, folder: Path) ->
     from deploy.stream.session import StreamOptions
 
     rates = (30.0, 60.0) if command.hz is None else (command.hz,)
-    options = StreamOptions(**asdict(command.limits), frames=command.frames or 1500)
+    options = StreamOptions(**asdict(command.limits), frames=command.frames or 1500, vote=command.vote)
     try:
         evidence = measure_latency(opened, command.source, rates=rates, options=options, log=log)
     except KeyboardInterrupt:
@@ -190,7 +193,17 @@ def _run_experiment(command: Stream, opened: LoadedStreamModel, folder: Path) ->
 def _summary(record: dict[str, Any]) -> str:
     annotation = record["annotation"]
     age = f", masks shown after {annotation['p50_ms']:.1f} ms (p99 {annotation['p99_ms']:.1f})" if annotation else ""
-    return f"{record['frames']} frames, {record['masks']} masks, {record['restarts']} restarts{age}{_drift(record)}"
+    counts = f"{record['frames']} frames, {record['masks']} masks, {record['restarts']} restarts"
+    return f"{counts}{age}{_flicker(record)}{_drift(record)}"
+
+
+def _flicker(record: dict[str, Any]) -> str:
+    """The estimate of flicker, and the delay of a vote."""
+    flicker, vote = record["flicker"], record["vote"]
+    text = f", flicker {flicker['mean']:.3f} (estimate)" if flicker and flicker["mean"] is not None else ""
+    return (
+        text if vote is None else f"{text}, changes {vote['delay_ms']:.0f} ms later by a vote of {vote['masks']} masks"
+    )
 
 
 def _drift(record: dict[str, Any]) -> str:

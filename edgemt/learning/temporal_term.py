@@ -25,9 +25,9 @@ def jaccard_distance(p: Tensor, q: Tensor, valid: Tensor) -> Tensor:
     axes = tuple(range(2, p.ndim))
     weight = valid.to(p.dtype)
     p, q = p[:, 1:], q[:, 1:]
-    apart = ((p - q).abs() * weight).sum(axes)
-    total = ((p + q) * weight).sum(axes) + apart
-    return (2 * apart / total.maximum(_SMALLEST * weight.sum(axes)).clamp_min(1e-6)).mean()
+    difference = ((p - q).abs() * weight).sum(axes)
+    total = ((p + q) * weight).sum(axes) + difference
+    return (2 * difference / total.maximum(_SMALLEST * weight.sum(axes)).clamp_min(1e-6)).mean()
 
 
 def temporal_loss(

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edgemt.contract import UNLESS_DEFAULT, Batch, Output, Step
+from edgemt.contract import ADDED_LATER, Batch, Output, Step
 from edgemt.learning.ema import Ema
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.losses import (
@@ -83,8 +83,8 @@ class Distillation(Method):
     feature: FeatureTerm = field(default_factory=FeatureTerm)
     separate_streams: bool = False  # labelled and unlabelled rows in forward passes of their own: own batch statistics
     image_dice: bool = False  # Dice of each image in place of that of the batch, also in `overlap`
-    temporal: float = field(default=0.0, metadata=UNLESS_DEFAULT)  # weight of the term against flicker; 1 is usual
-    motion: PseudoMotion = field(default_factory=PseudoMotion, metadata=UNLESS_DEFAULT)  # between its two frames
+    temporal: float = field(default=0.0, metadata=ADDED_LATER)  # weight of the term against flicker; 1 is usual
+    motion: PseudoMotion = field(default_factory=PseudoMotion, metadata=ADDED_LATER)  # between its two frames
 
     def __post_init__(self) -> None:
         for name in ("temperature", "cwd_temperature"):
@@ -123,18 +123,7 @@ class Distillation(Method):
                 if box is not None and self.teacher_sees == "weak":
                     teacher_logits = torch.cat([teacher_logits[:count], cutmix(box, teacher_logits[count:])])
                 weight = 1.0 + self.boundary * boundary_band(probabilities(teacher_logits)) if self.boundary else None
-            if self.kl:
-                kl_loss = temperature_kl(logits, teacher_logits, temperature=self.temperature, weight=weight)
-                terms["kl"] = self.kl * kl_loss
-            if self.cwd:
-                # A softmax over space depends on a constant a voxel; a bank has log-probabilities, so both need them.
-                student_logits = log_probabilities(logits) if self.guide == "bank" else logits
-                terms["cwd"] = self.cwd * cwd_loss(student_logits, teacher_logits, temperature=self.cwd_temperature)
-            if self.intra:
-                terms["intra"] = self.intra * dist_intra_class_loss(logits, teacher_logits)
-            if self.overlap:
-                dice_loss = dice(probabilities(logits), probabilities(teacher_logits), per_image=self.image_dice)
-                terms["overlap"] = self.overlap * dice_loss
+            terms.update(_logit_terms(self, logits, teacher_logits, weight))
 
         if self.feature.on:
             maps = self.feature.target_maps(nets, teacher_image, teacher)
@@ -164,3 +153,23 @@ def _teacher_logits(teacher: Output | None, batch: Batch) -> Tensor:
     if batch.soft is None:
         raise ValueError("guide: 'bank' needs soft labels of the images; fill a bank first or use 'network'")
     return batch.soft.to(batch.image.dtype).clamp_min(MIN_PROBABILITY).log()
+
+
+def _logit_terms(
+    method: Distillation, logits: Tensor, teacher_logits: Tensor, weight: Tensor | None
+) -> dict[str, Tensor]:
+    """The losses between logits of student and teacher [N, C, *space] whose weight is not 0; `weight` is of the KL."""
+    terms: dict[str, Tensor] = {}
+    if method.kl:
+        kl_loss = temperature_kl(logits, teacher_logits, temperature=method.temperature, weight=weight)
+        terms["kl"] = method.kl * kl_loss
+    if method.cwd:
+        # A softmax over space depends on a constant a voxel; a bank has log-probabilities, so both need them.
+        student_logits = log_probabilities(logits) if method.guide == "bank" else logits
+        terms["cwd"] = method.cwd * cwd_loss(student_logits, teacher_logits, temperature=method.cwd_temperature)
+    if method.intra:
+        terms["intra"] = method.intra * dist_intra_class_loss(logits, teacher_logits)
+    if method.overlap:
+        dice_loss = dice(probabilities(logits), probabilities(teacher_logits), per_image=method.image_dice)
+        terms["overlap"] = method.overlap * dice_loss
+    return terms

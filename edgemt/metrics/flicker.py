@@ -5,8 +5,8 @@ one by the flow, and pixels that the flow does not match are left out of both ma
 consistency of Liu et al., ECCV 2020 (arXiv 2002.11433), with the flow of OpenCV (DIS, Kroeger et al., ECCV 2016) in
 place of a network's; VSPW (Miao et al., CVPR 2021) compares clips in the same spirit, against the truth.
 
-area jitter(c) = mean over t of |A[t] - A[t-1] - trend[t]| / mean of A, A the pixels of class c, trend the running median
-of A[t] - A[t-1] over 9 frames: an organ that comes closer at a steady rate has a jitter of 0.
+area jitter(c) = mean over t of |A[t] - A[t-1] - trend[t]| / mean of A, where A is the area of class c and trend is the
+running median of A[t] - A[t-1] over 9 frames: an organ that comes closer at a steady rate has a jitter of 0.
 
 Empty masks: a pair of frames without the class in both masks is left out, as nothing can flicker; with the class in one
 of them it counts 1. A class that is in no pair has no figure (NaN). The same holds for the area.

@@ -10,12 +10,14 @@ from __future__ import annotations
 
 import threading
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 
 from deploy.package.input_drift import InputStatistics
+from deploy.stream.inference.flicker_estimate import FlickerEstimate
 from deploy.stream.inference.mask_checks import InvalidMaskError, MaskPlausibility, validate_mask
+from deploy.stream.inference.mask_vote import MaskVote
 from deploy.stream.inference.standby import StandbyWorker, close_runner
 from deploy.stream.state.display_state import DisplayState
 from deploy.stream.state.frames import Frame, InferenceResult
@@ -53,6 +55,8 @@ class InferenceCounters:
     failures: int = 0
     restarts: int = 0
     last_failure: str = ""
+    flicker: FlickerEstimate = field(default_factory=FlickerEstimate)  # of the masks that were published
+    vote_delay_ms: float = 0.0  # sum over masks
     drift_message: str = ""  # set when the frames differ from the training frames
 
 
@@ -61,9 +65,13 @@ class InferenceThread:
 
     def __init__(
         self, model: StreamModel, display_state: DisplayState, inbox: LatestQueue[Frame], *, hang_ms: float,
-        runner: InferFn, standby: bool = True,
+        runner: InferFn, standby: bool = True, vote: int = 1,
     ) -> None:  # fmt: skip
-        """Starts with `runner`, which the caller closes. `standby`: if it is a process, hold a second one ready."""
+        """Starts with `runner`, which the caller closes. `standby`: if it is a process, hold a second one ready.
+
+        `vote`: masks that vote on each pixel (`MaskVote`); 1 shows every mask as it is.
+        """
+        self._vote_width = vote
         self.counters = InferenceCounters()
         self._model, self._display_state, self._inbox, self._hang_ns = model, display_state, inbox, hang_ms * 1e6
         self._standby = StandbyWorker(runner, load=model.load, self_test=self._self_test, enabled=standby)
@@ -106,6 +114,7 @@ class InferenceThread:
 
     def _run(self, generation: int, infer: InferFn | None) -> None:
         pause, plausibility = 0.0, MaskPlausibility(self._model.input_statistics)
+        vote = MaskVote(self._vote_width, classes=len(self._model.colours))
         initial = infer  # closed by the caller
         while not self._stop.is_set() and generation == self._generation:
             try:
@@ -116,7 +125,7 @@ class InferenceThread:
                 if frame is None:
                     continue
                 self._busy_ns = self._display_state.clock()
-                result = self._result(infer, frame, plausibility)
+                result, fitted = self._result(infer, frame, plausibility, vote)
             except Exception as error:  # runtimes raise exceptions of any type
                 self._abandon(generation, str(error).splitlines()[0] if str(error) else type(error).__name__)
                 close_runner(infer)
@@ -124,12 +133,15 @@ class InferenceThread:
                 self._stop.wait(pause)
                 pause = min(max(2 * pause, _FIRST_PAUSE_S), _MAX_PAUSE_S)
                 continue
-            self._publish(generation, result)
+            self._publish(generation, result, fitted)
             pause = 0.0
         if infer is not initial:
             close_runner(infer)
 
-    def _result(self, infer: InferFn, frame: Frame, plausibility: MaskPlausibility) -> InferenceResult:
+    def _result(
+        self, infer: InferFn, frame: Frame, plausibility: MaskPlausibility, vote: MaskVote
+    ) -> tuple[InferenceResult, np.ndarray]:
+        """The result of a frame, and the frame as the model saw it, uint8 [h, w, K]."""
         model = self._model
         if self.counters.masks % model.golden_every == model.golden_every - 1:
             self._self_test(infer)
@@ -137,17 +149,23 @@ class InferenceThread:
         mask = validate_mask(infer(fitted[None]), size=model.size, classes=len(model.colours))
         agreement, likeness = plausibility.update(mask, fitted, epoch=frame.epoch)
         self.counters.drift_message = self.counters.drift_message or plausibility.drift_message
+        mask = vote.add(mask, epoch=frame.epoch, captured_ns=frame.captured_ns) if vote.width > 1 else mask
         overlay = outline(mask, size=frame.size, colours=model.colours, thickness=max(2, frame.size[0] // 360))
-        return InferenceResult(frame, mask, overlay, self._display_state.clock(), agreement, likeness)
+        done_ns, delay_ms = self._display_state.clock(), vote.delay_ms if vote.width > 1 else None
+        return InferenceResult(frame, mask, overlay, done_ns, agreement, likeness, delay_ms), fitted
 
-    def _publish(self, generation: int, result: InferenceResult) -> None:
-        """Write the result to the display state, unless the thread was abandoned."""
+    def _publish(self, generation: int, result: InferenceResult, fitted: np.ndarray) -> None:
+        """Write the result to the display state, unless the thread was abandoned; then estimate its flicker."""
         with self._lock:
             if generation == self._generation:
                 self._busy_ns = None
                 self.counters.masks += 1
                 self._display_state.set_fault(_COMPONENT, None)
                 self._display_state.put_result(result)
+                self.counters.vote_delay_ms += result.vote_delay_ms or 0.0
+            else:
+                return
+        self.counters.flicker.add(result.mask, fitted, epoch=result.frame.epoch)
 
     def _abandon(self, generation: int, why: str) -> None:
         with self._lock:

@@ -142,7 +142,8 @@ class DisplayState:
             age_ms=(now - result.frame.captured_ns) / 1e6,
             confidence=result.agreement,
             confidence_is="" if result.agreement is None else "agreement with the mask before (Dice), no probability",
-            likeness=result.likeness, mask=result.mask, valid_until_ns=self._valid_until_ns(frame, result),
+            likeness=result.likeness, vote_delay_ms=result.vote_delay_ms, mask=result.mask,
+            valid_until_ns=self._valid_until_ns(frame, result),
         )  # fmt: skip
         return DisplaySnapshot(frame, status, result.overlay, result)
 

@@ -58,6 +58,7 @@ class InferenceResult:
     done_ns: int
     agreement: float | None = None  # foreground Dice with the previous mask, 0 to 1
     likeness: float | None = None  # similarity of the frame to the training frames, 0 to 1
+    vote_delay_ms: float | None = None  # by which a vote of masks shows a change later; None without a vote
 
 
 @dataclass(frozen=True, eq=False)
@@ -74,6 +75,7 @@ class MaskStatus:
     confidence: float | None = None
     confidence_is: str = ""  # the definition of `confidence`
     likeness: float | None = None
+    vote_delay_ms: float | None = None  # by which a vote of masks shows a change later; None without a vote
     valid_until_ns: int | None = None  # on the monotonic clock of this machine; a fresh mask is stale from then on
     refused: str = ""  # with "no-signal": why the frames of the source are rejected
     mask: np.ndarray | None = None  # uint8 [h, w]
