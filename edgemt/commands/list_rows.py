@@ -78,6 +78,7 @@ def _runtimes() -> Rows:
 
 def _datasets() -> Rows:
     yield "pairs", "root/{train,val}/{images,masks}/* or root/{images,masks}/*: PNG, JPEG, TIFF, 8 or 16 bit"
+    yield "clips", "root/{train,val}/{images,masks}/CLIP/*: frames of videos; a clip is a patient and is drawn as one"
     yield (
         "volumes",
         "root/{images,labels}/*.nii.gz with train.txt and val.txt: every slice a frame, patients kept together",

@@ -1,6 +1,7 @@
 """From a folder to cases: the labelled, the unlabelled and the validation cases of a data set.
 
 pairs            root/{train,val}/{images,masks}/*, or root/{images,masks}/* with `val` as a list or a share
+clips            root/{train,val}/{images,masks}/CLIP/*, frames of videos, or root/{images,masks}/CLIP/*
 volumes          root/{images,labels}/*.nii.gz, or a folder of slice images each, with train.txt and val.txt
 decathlon        root/dataset.json with imagesTr and labelsTr: the decathlon's own, and both forms of nnU-Net
 h5               root/*.h5 or root/NAME/*.h5, each with `image` and `label`, volumes or slices

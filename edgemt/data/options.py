@@ -186,7 +186,7 @@ class VolumeOptions:
                 raise ValueError(f"volume.{name}: must be (low, high) with 0 < low <= high, not {(low, high)}")
 
 
-Layout = Literal["auto", "pairs", "volumes", "decathlon", "h5", "phantom", "phantom_volumes"]
+Layout = Literal["auto", "pairs", "clips", "volumes", "decathlon", "h5", "phantom", "phantom_volumes"]
 
 
 @dataclass(frozen=True)

@@ -50,6 +50,34 @@ def shuffled_indices(seed: int, stream: int, *, count: int, first: int, length: 
     return torch.stack([_permutation(seed, stream, i // count, count)[i % count] for i in positions])
 
 
+def grouped_indices(seed: int, stream: int, *, groups: Sequence[int], first: int, length: int) -> Tensor:
+    """int64 [length]: as `shuffled_indices`, with one case of each group in an epoch, so that no large group prevails.
+
+    `groups` has the group of each case, 0 to G - 1. An epoch is a permutation of the groups; each gives its next case,
+    in an order that is shuffled again when all of its cases were drawn. Neighbouring frames of one clip are therefore
+    about G draws apart.
+    """
+    members = _members(tuple(groups))
+    count = len(members)
+    rows = []
+    for i in range(first, first + length):
+        epoch = i // count
+        group = int(_permutation(seed, stream, epoch, count)[i % count])
+        cases = members[group]
+        order = _permutation(mixed_seed(seed, group), stream, epoch // len(cases), len(cases))
+        rows.append(cases[int(order[epoch % len(cases)])])
+    return torch.tensor(rows, dtype=torch.int64)
+
+
+@lru_cache(maxsize=8)
+def _members(groups: tuple[int, ...]) -> tuple[tuple[int, ...], ...]:
+    """The cases of each group."""
+    found: list[list[int]] = [[] for _ in range(max(groups, default=-1) + 1)]
+    for case, group in enumerate(groups):
+        found[group].append(case)
+    return tuple(tuple(cases) for cases in found if cases)
+
+
 def global_case_index(rows: Sequence[Tensor | Sequence[int]], labelled: Sized) -> Tensor:
     """int64 [N]: case numbers of labelled and unlabelled rows; unlabelled cases count after the labelled ones."""
     return torch.cat([torch.as_tensor(r, dtype=torch.int64) + k * len(labelled) for k, r in enumerate(rows)])

@@ -7,7 +7,7 @@ the neighbouring slices of a volume. Each slice is cached once; a batch gathers 
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -18,7 +18,7 @@ from edgemt.data.augment2d import AugmentOptions, augment_intensity_2d, augmenta
 from edgemt.data.decode import FrameSpec, ProgressCall, decode_frames, decode_pairs
 from edgemt.data.options import DataOptions
 from edgemt.data.reading import Reading, VanishedClasses
-from edgemt.data.sampling import check_two_streams, global_case_index, mixed_seed, shuffled_indices
+from edgemt.data.sampling import check_two_streams, global_case_index, grouped_indices, mixed_seed, shuffled_indices
 from edgemt.io.images import fit_label
 from edgemt.io.volumes import neighbour_indices
 from edgemt.model_card import Normalisation
@@ -33,6 +33,7 @@ class SliceDataset:
     names: tuple[str, ...] = ()
     neighbour_rows: Tensor | None = None  # int64 [n, slices]: rows that form a frame; None: one row each
     soft: Tensor | None = None  # float16 [n, C - 1, H, W] a teacher's probabilities, no background
+    groups: tuple[int, ...] = ()  # [n] clip of each frame: an epoch draws one frame of each clip; empty: every frame
 
     def __len__(self) -> int:
         return len(self.image)
@@ -42,7 +43,13 @@ class SliceDataset:
         label, neighbours, soft = (
             None if x is None else x.to(device) for x in (self.label, self.neighbour_rows, self.soft)
         )
-        return SliceDataset(self.image.to(device), label, self.names, neighbours, soft)
+        return replace(self, image=self.image.to(device), label=label, neighbour_rows=neighbours, soft=soft)
+
+    def draw(self, seed: int, stream: int, *, first: int, length: int) -> Tensor:
+        """Rows int64 [length] of an endless shuffled sequence, from its entry `first` on (`edgemt.data.sampling`)."""
+        if self.groups:
+            return grouped_indices(seed, stream, groups=self.groups, first=first, length=length)
+        return shuffled_indices(seed, stream, count=len(self), first=first, length=length)
 
     def frames(self, rows: Tensor, device: torch.device | str) -> Tensor:
         """The frames of `rows`, float [N, K, H, W] in [0, 1], with neighbouring slices as channels."""
@@ -101,11 +108,12 @@ def load_slices(
     spec = frame_spec(options)
     names = tuple(case.name for case in cases)
     neighbours = neighbour_rows(cases, slices=options.slices) if options.slices > 1 else None
+    groups = _patient_numbers(cases) if options.layout == "clips" else ()
     if not cases or any(case.label is None for case in cases):
         if any(case.label is not None for case in cases):
             raise ValueError("load_slices: labelled and unlabelled cases are mixed; load each kind by itself")
         image = decode_frames(cases, spec, reading=reading, progress=progress)
-        return SliceDataset(torch.from_numpy(image), None, names, neighbours)
+        return SliceDataset(torch.from_numpy(image), None, names, neighbours, groups=groups)
     image = np.empty((len(cases), *spec.size, spec.channels), np.uint8)
     label = np.empty((len(cases), *spec.size), np.uint8)
     vanished = VanishedClasses(spec.classes, spec.size)
@@ -114,7 +122,13 @@ def load_slices(
         label[i] = fit_label(truth, size=spec.size)
         vanished.add(cases[i], truth, label[i])
     vanished.report(label, where=f"masks of the {len(cases)} labelled images")
-    return SliceDataset(torch.from_numpy(image), torch.from_numpy(label), names, neighbours)
+    return SliceDataset(torch.from_numpy(image), torch.from_numpy(label), names, neighbours, groups=groups)
+
+
+def _patient_numbers(cases: Sequence[Case]) -> tuple[int, ...]:
+    """For each case the number of its patient, in the order of their first cases."""
+    numbers = {patient: number for number, patient in enumerate(dict.fromkeys(case.patient for case in cases))}
+    return tuple(numbers[case.patient] for case in cases)
 
 
 def slice_statistics(*stacks: SliceDataset, per_image: bool = False) -> Normalisation:
@@ -167,14 +181,12 @@ class TwoStreamBatches:
     def batch(self, index: int, device: torch.device | str = "cpu") -> Batch:
         """The batch of number `index`, a function of (seed, index). U is 0 without unlabelled images."""
         length, num_unlabelled = self.batch_size[0], self.batch_size[1] if len(self.unlabelled) else 0
-        rows = shuffled_indices(self.seed, 0, count=len(self.labelled), first=index * length, length=length)
+        rows = self.labelled.draw(self.seed, 0, first=index * length, length=length)
         assert self.labelled.label is not None
         label = _take(self.labelled.label, rows, device)
         drawn = [(self.labelled, rows)]
         if num_unlabelled:
-            rows = shuffled_indices(
-                self.seed, 1, count=len(self.unlabelled), first=index * num_unlabelled, length=num_unlabelled
-            )
+            rows = self.unlabelled.draw(self.seed, 1, first=index * num_unlabelled, length=num_unlabelled)
             drawn.append((self.unlabelled, rows))
         image = torch.cat([stack.frames(rows, device) for stack, rows in drawn])
         soft_labels = [

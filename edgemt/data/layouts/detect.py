@@ -8,13 +8,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgemt.data.layouts import nnunet
+from edgemt.data.layouts import clips, nnunet
 from edgemt.data.layouts.case_files import CaseFiles, normalise_name, patient_of, read_list
 from edgemt.data.layouts.mask_names import match_masks
 from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_slice_folder, is_stray, is_volume, stem_of
 from edgemt.io.hdf5 import dataset_names
 
-FolderLayout = Literal["pairs", "volumes", "decathlon", "h5"]
+FolderLayout = Literal["pairs", "clips", "volumes", "decathlon", "h5"]
 IMAGE_FOLDERS = ("images", "imagesTr")
 LABEL_FOLDERS = ("masks", "labels", "labelsTr")
 
@@ -38,6 +38,8 @@ def detect_layout(root: Path) -> FolderLayout:
         if (base / name).is_dir():
             inside = [path for path in (base / name).iterdir() if not is_stray(path)]
             flat = any(is_image(path) for path in inside)
+            if not flat and not any(path.is_dir() or is_volume(path) for path in inside):
+                clips.refuse_videos(base / name)
             return "volumes" if any(is_volume(p) or (is_slice_folder(p) and not flat) for p in inside) else "pairs"
     if _h5_files(root):
         return "h5"
@@ -51,14 +53,20 @@ def list_cases(root: Path, *, layout: FolderLayout, pattern: str, classes: tuple
         return FolderListing(tuple(cases), unlabelled=tuple(unlabelled))
     if layout == "h5":
         return FolderListing(tuple(_h5_items(root, pattern)))
+    if layout == "clips":
+        whole = not (root / "train").is_dir()
+        val = clips.list_clips(root / "val", pattern=pattern) if not whole and (root / "val").is_dir() else []
+        return FolderListing(
+            tuple(clips.list_clips(root if whole else root / "train", pattern=pattern)), val=tuple(val)
+        )
     wanted = _is_any_volume if layout == "volumes" else is_image
     listed = _listed(root) if layout == "volumes" else frozenset()
     if not (root / "train").is_dir():
         items, notes = _pairs(root, wanted, pattern, listed)
         return FolderListing(tuple(items), notes=notes)
-    val, val_notes = _pairs(root / "val", wanted, pattern, listed) if (root / "val").is_dir() else ([], ())
+    val_pairs, val_notes = _pairs(root / "val", wanted, pattern, listed) if (root / "val").is_dir() else ([], ())
     items, notes = _pairs(root / "train", wanted, pattern, listed)
-    return FolderListing(tuple(items), val=tuple(val), notes=(*notes, *val_notes))
+    return FolderListing(tuple(items), val=tuple(val_pairs), notes=(*notes, *val_notes))
 
 
 def _listed(root: Path) -> frozenset[str]:
