@@ -40,9 +40,9 @@ def refuse_videos(folder: Path) -> None:
     for path in sorted(folder.iterdir()):
         if path.name.lower().endswith(VIDEOS) and not is_stray(path) and path.is_file():
             into = path.with_suffix("")
+            extract = f"mkdir {into} && ffmpeg -i {path} -vf fps=5 {into}/%06d.png"
             raise ValueError(
-                f"{path}: training reads frames, no videos; mkdir {into} && ffmpeg -i {path} -vf fps=5 {into}/%06d.png, move "
-                "the video away and give --data.layout clips"
+                f"{path}: training reads frames, no videos; {extract}, move the video away, give --data.layout clips"
             )
 
 
