@@ -130,7 +130,7 @@ def measure(predict: Runner, clip: Clip, *, classes: tuple[str, ...], vote: int)
 
 def record_of(masks: np.ndarray, clip: Clip, *, classes: tuple[str, ...]) -> dict[str, Any]:
     meter = FlickerMeter(classes)
-    dice = []
+    dice: list[float] = []
     for t, mask in enumerate(masks):
         meter.add(mask, flow=clip.flows[t - 1] if t else None)
         own, truth = mask[clip.inside[t]], clip.truths[t][clip.inside[t]]

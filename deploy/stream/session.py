@@ -214,7 +214,7 @@ class Session:
         if self.options.vote == 1 or self.inference is None:
             return None
         counters = self.inference.counters
-        delay_ms = round(counters.vote_delay_ms / counters.masks, 3) if counters.masks else None
+        delay_ms = round(counters.vote_delay_ms / counters.masks, 3) if counters.masks else 0.0
         return {"masks": self.options.vote, "delay_ms": delay_ms}
 
 

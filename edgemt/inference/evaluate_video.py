@@ -122,7 +122,8 @@ def _is_video(path: Path) -> bool:
 def _clip_record(made: Runner, ship: Package, clip: Clip) -> dict[str, Any]:
     """Figures of one clip; only two frames of it are in memory."""
     classes = ship.card.classes
-    meter, dice = FlickerMeter(classes), []
+    meter = FlickerMeter(classes)
+    dice: list[float] = []
     for frame, truth in _labelled(ship, clip) if clip.masks is not None else _played(ship, clip):
         mask = np.asarray(made(frame[None]))[0]
         meter.add(mask, frame=frame)

@@ -133,7 +133,7 @@ class FlickerMeter:
 
         `flicker` and `area_jitter` are means over foreground classes, `matched` the share of pixels that flow matched.
         """
-        per_class = {}
+        per_class: dict[str, dict[str, Any]] = {}
         for i, name in enumerate(self.classes[1:]):
             per_class[name] = {
                 "flicker": _mean([pair[i] for pair in self.pairs]),

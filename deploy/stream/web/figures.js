@@ -86,7 +86,7 @@ export class Figures {
     for (const [id, key] of [["agreement", "confidence"], ["likeness", "likeness"]])
       $(id).textContent = record && record[key] !== null ? record[key].toFixed(2) : "–";
     const delay_ms = record ? record.vote_delay_ms : null;
-    if (delay_ms !== null) [$("vote-row").hidden, $("vote").textContent] = [false, `+ ${Math.round(delay_ms)} ms`];
+    if (delay_ms) [$("vote-row").hidden, $("vote").textContent] = [false, `+ ${Math.round(delay_ms)} ms`];
     $("likeness").classList.toggle("unlike", Boolean(status.unlike));
     $("beat").classList.toggle("on", picture ? picture.id % 16 < 8 : false);
   }
