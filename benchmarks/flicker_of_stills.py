@@ -119,20 +119,21 @@ def stills(ship: Path, root: Path | None, val: str) -> EvalSet:
     )  # fmt: skip
 
 
-def measure(predict: Runner, clip: Clip, *, classes: tuple[str, ...], vote: int) -> dict[str, Any]:
+def measure(predict: Runner, clip: Clip, *, classes: tuple[str, ...], vote: int, estimated: bool) -> dict[str, Any]:
     """The record of one clip: flicker, jitter of the area, mean Dice of its frames."""
     masks = predict(clip.frames)
     if vote > 1:
         voting = MaskVote(vote, classes=len(classes))
         masks = np.stack([voting.add(mask, epoch=0) for mask in masks])
-    return record_of(masks, clip, classes=classes)
+    return record_of(masks, clip, classes=classes, estimated=estimated)
 
 
-def record_of(masks: np.ndarray, clip: Clip, *, classes: tuple[str, ...]) -> dict[str, Any]:
+def record_of(masks: np.ndarray, clip: Clip, *, classes: tuple[str, ...], estimated: bool = False) -> dict[str, Any]:
+    """`estimated`: along the flow that DIS finds in the frames, as `edgemt eval --video` measures."""
     meter = FlickerMeter(classes)
     dice: list[float] = []
     for t, mask in enumerate(masks):
-        meter.add(mask, flow=clip.flows[t - 1] if t else None)
+        meter.add(mask, frame=clip.frames[t], flow=None if estimated or not t else clip.flows[t - 1])
         own, truth = mask[clip.inside[t]], clip.truths[t][clip.inside[t]]
         for c in range(1, len(classes)):
             total = int((own == c).sum()) + int((truth == c).sum())
@@ -158,6 +159,10 @@ def main() -> None:
     parser.add_argument("--runtime", default="auto")
     parser.add_argument("--frames", type=int, default=FRAMES)
     parser.add_argument("--vote", type=int, default=1, help="majority of so many masks, as edgemt stream --vote")
+    parser.add_argument(
+        "--flow", choices=("exact", "dis"), default="exact", help="dis: as edgemt eval --video measures"
+    )
+    parser.add_argument("--clips", type=int, help="only so many images, evenly spaced")
     parser.add_argument("--json", type=Path)
     given = parser.parse_args()
     try:
@@ -173,14 +178,19 @@ def run(given: argparse.Namespace) -> dict[str, Any]:
     runners = [runner(open_package(ship), runtime=given.runtime, file=given.file) for ship in given.ships]
     clips: list[list[dict[str, Any]]] = [[] for _ in runners]
     truths = []
-    for i, name in enumerate(prepared.names):
+    choices = {"classes": prepared.classes, "vote": given.vote, "estimated": given.flow == "dis"}
+    numbers = range(len(prepared))
+    if given.clips is not None:
+        numbers = np.linspace(0, len(prepared) - 1, min(given.clips, len(prepared))).astype(int).tolist()
+    for i in numbers:
+        name = prepared.names[i]
         size = prepared.frames.shape[1:3]
         clip = pseudo_video(prepared.frames[i], fit_label(prepared.truths[i], size=size), seed=i, frames=given.frames)
         truths.append(record_of(clip.truths, clip, classes=prepared.classes))
         for rows, predict in zip(clips, runners, strict=True):
-            rows.append({"name": name, **measure(predict, clip, classes=prepared.classes, vote=given.vote)})
+            rows.append({"name": name, **measure(predict, clip, **choices)})
     record: dict[str, Any] = {
-        "frames": given.frames, "vote": given.vote, "truth": mean_record(truths), "ships": []
+        "frames": given.frames, "vote": given.vote, "flow": given.flow, "truth": mean_record(truths), "ships": []
     }  # fmt: skip
     print(f"{len(truths)} clips of {given.frames} frames; the true masks flicker by {record['truth']['flicker']:.4f}")
     for ship, predict, rows in zip(given.ships, runners, clips, strict=True):
