@@ -141,13 +141,17 @@ def _accuracy_latency(record: Mapping[str, Any]) -> Figure | None:
     _caption(axes, (0.0, 1.0), (-56.0, 9.0), "Dice")
     _caption(axes, (1.0, 0.0), (0.0, -44.0), "latency of one frame, ms: median, line to p99", ha="right")
     taken: list[Box] = []
+    marks = [axes.transData.transform((t.p50_ms, t.dice)) for t in points]
     for stage in untimed:
         name, dice = str(stage.get("name", "")), float(stage["dice"])
         axes.axhline(dice, color=_tone(colour, name), linewidth=1.2, linestyle=(0, (6, 4)))
         words = f"{_printable(name, 32)}, not timed"
-        axes.annotate(words, (x.low, dice), (6.0, 5.0), textcoords="offset points", gid="label")
-        left, up = axes.transData.transform((x.low, dice))
-        taken.append((left, up - 2, left + 6 + _CHAR * len(words), up + 18))
+        width, up = _CHAR * len(words), float(axes.transData.transform((x.low, dice))[1])
+        sides: list[Box] = [(62.0, up, 62.0 + width, up + 18), (862.0 - width, up, 862.0, up + 18)]
+        side = min(sides, key=lambda box: sum(_inside(box, point) for point in marks))
+        middle = (side[0] + side[2]) / 2 - 56.0
+        _caption(axes, (0.0, y(dice)), (middle, 5.0), words, ha="center", color=_tone(colour, name), gid="label")
+        taken.append(side)
     for t in points:
         tone, ends = _tone(colour, t.stage), (t.p50_ms, t.p99_ms or t.p50_ms)
         axes.plot(ends, [t.dice, t.dice], color=tone, linewidth=2, alpha=0.55, solid_capstyle="round")
@@ -204,7 +208,7 @@ def _curves(record: Mapping[str, Any]) -> Figure | None:
     pitch = 252.0
     picture = _canvas(pitch * len(rows))
     for i, (stage, terms, dice) in enumerate(rows):
-        top, bottom = pitch * i + 26.0, pitch * i + 206.0
+        top, bottom = pitch * i + 30.0, pitch * i + 208.0
         if terms:
             end = 430.0 - 14.0 - _CHAR * max(len(_printable(name, 18)) for name in terms)
             _curve_panel(picture, (56.0, top, end, bottom), terms, f"{stage}: loss terms", dots=False)
@@ -226,7 +230,7 @@ def _curve_panel(picture: Figure, box: Box, runs: Mapping[str, list[Bin]], title
         y = Axis(max(low, 0.0) if dots else min(0.0, min(reach)), high, 0.0, 1.0)
     x = Axis(min(0.0, *steps), max(*steps, 1.0), 0.0, 1.0)
     axes = _panel(picture, box, x, y, x_label=step_label)
-    _caption(axes, (0.0, 1.0), (-56.0, 10.0), title + (", logarithmic" if log else ""))
+    _caption(axes, (0.0, 1.0), (-56.0, 14.0), title + (", logarithmic" if log else ""))
     _caption(axes, (1.0, 0.0), (0.0, -34.0), "steps", ha="right")
     tones = {name: COLOURS[f"s{i % TONES}"] for i, name in enumerate(runs)}
     for name, run in runs.items():
@@ -270,6 +274,12 @@ def _caption(axes: Any, at: tuple[float, float], offset: tuple[float, float], wo
     """Text at a fraction of the axes, moved by `offset` units (right, up)."""
     style = {"color": COLOURS["soft"], **style}
     axes.annotate(words, at, offset, xycoords="axes fraction", textcoords="offset points", **style)
+
+
+def _inside(box: Box, point: Sequence[float], reach: float = 6.0) -> bool:
+    """Whether a mark at the point touches the box."""
+    across = box[0] - reach <= point[0] <= box[2] + reach
+    return across and box[1] - reach <= point[1] <= box[3] + reach
 
 
 def _unclipped(picture: Figure) -> Figure:
