@@ -21,6 +21,7 @@ from deploy.package.package import Package, open_package
 from deploy.runtimes.load import runner
 from deploy.runtimes.registry import RUNTIMES, available
 from edgemt.io.images import fit_frame, fit_label
+from edgemt.model_card import FileMetrics
 
 Evaluate = Callable[[str, str, str | None], Mapping[str, Any]]  # runtime, file, precision -> "dice", "counted"
 
@@ -102,8 +103,8 @@ def _another(package: Package, options: Mapping[str, Any], threads: int) -> Call
 
 def _accuracy(package: Package, file: str, options: Mapping[str, Any], evaluate: Evaluate | None) -> dict[str, Any]:
     """`dice` and `dice_from`: measured on this machine with the file as it runs here, or taken from the card."""
-    card = package.card.measured.get(file, {})
-    result = {"dice": card.get("dice"), "drop": card.get("drop")}
+    metrics = package.card.measured.get(file, FileMetrics())
+    result = {"dice": metrics.dice, "drop": metrics.drop}
     if evaluate is None:
         return {**result, "dice_from": "card" if result["dice"] is not None else None}
     here = evaluate(options["runtime"], file, options.get("precision"))

@@ -11,7 +11,7 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from deploy.package.files import IR, ONNX
+from deploy.package.files import IR, IR_FP16, IR_FP32, IR_INT8, ONNX, ONNX_FP16, ONNX_FP32, ONNX_INT8
 from deploy.package.model_bytes import ModelBytes
 from deploy.runtimes import layer_profiles, onnxruntime_backend, openvino_backend, tensorrt_api, tensorrt_backend
 from deploy.runtimes.runner import LoadedModel, RuntimeOptions, first_line, import_runtime
@@ -28,6 +28,7 @@ class RuntimeSpec:
     precisions: tuple[str, ...]  # arithmetic of float layers that a caller may request
     load: Callable[[ModelBytes, RuntimeOptions], LoadedModel] | None  # None: cannot run files of a package
     about: str
+    measured_files: tuple[str, ...] = ()  # files of a package that are measured on this runtime when it is made
     file_types: tuple[str, ...] = (".onnx",)
     reference_precision: str | None = None  # precision comparable with other runtimes, where it is not the default
     pip: str | None = None  # what to install, where it is not called `package`
@@ -56,6 +57,7 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         precisions=("f32", "bf16", "f16"),
         load=openvino_backend.load,
         about="processor, GPU or NPU; the quickest with INT8 on x86",
+        measured_files=(IR_INT8, IR_FP32, IR_FP16),
         file_types=(".xml", ".onnx"),
         reference_precision="f32",
         channel_block=16,
@@ -68,6 +70,7 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         precisions=("f32", "tf32", "f16"),
         load=onnxruntime_backend.load,
         about="processor, CUDA or TensorRT provider; runs everywhere",
+        measured_files=(ONNX_INT8, ONNX_FP32, ONNX_FP16),
         channel_block=16,
         profile_layers=layer_profiles.onnxruntime_layers,
     ),
@@ -96,6 +99,11 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         file_types=(),
     ),
 }
+
+
+# file of a package -> runtime that it is measured, tested and timed on when the package is made
+RUNTIME_OF: dict[str, str] = {file: name for name, spec in RUNTIMES.items() for file in spec.measured_files}
+CHECKED = tuple(name for name, spec in RUNTIMES.items() if spec.measured_files)  # these runtimes
 
 
 def import_version(name: str) -> str:

@@ -23,7 +23,7 @@ from edgemt.data.soft_labels import read_bank as read_bank
 from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, evaluate, evaluation_record, prepare
 from edgemt.io import encoder_weights
-from edgemt.model_card import ModelCard, Normalisation
+from edgemt.model_card import FileMetrics, ModelCard, Normalisation
 from edgemt.pipeline.log import log
 from edgemt.pipeline.recipe import Recipe
 from edgemt.pipeline.training_data import as_read
@@ -227,7 +227,7 @@ class SliceData:
     def dice(self, network: nn.Module) -> float:
         return evaluate(self.predict(network), self.val, dice_only=True).dice
 
-    def measured(self, network: nn.Module) -> dict[str, Any]:
+    def measured(self, network: nn.Module) -> FileMetrics:
         return evaluation_record(self.predict(network), self.val)
 
     def card(self) -> ModelCard:
