@@ -19,7 +19,7 @@ from deploy.measurement.percentiles import summary
 from deploy.package.golden import golden_pairs
 from deploy.package.package import Package, open_package
 from deploy.runtimes.load import runner
-from deploy.runtimes.registry import RUNTIMES, available
+from deploy.runtimes.registry import INSTALL, RUNTIMES, available
 from edgemt.io.images import fit_frame, fit_label
 from edgemt.model_card import FileMetrics
 
@@ -94,7 +94,7 @@ def _why_nothing(left_out: Sequence[str], *, file: str | None) -> str:
     reasons = list(dict.fromkeys(left_out))
     if file is not None and len(reasons) == 1:  # the file is the cause, not the runtimes
         return reasons[0]
-    return f"bench: no runtime works here ({'; '.join(reasons) or 'pip install openvino'})"
+    return f"bench: no runtime works here ({'; '.join(reasons) or INSTALL})"
 
 
 def _another(package: Package, options: Mapping[str, Any], threads: int) -> Call:

@@ -14,7 +14,7 @@ from typing import Any
 from deploy.package.files import IR, IR_FP16, IR_FP32, IR_INT8, ONNX, ONNX_FP16, ONNX_FP32, ONNX_INT8
 from deploy.package.model_bytes import ModelBytes
 from deploy.runtimes import layer_profiles, onnxruntime_backend, openvino_backend, tensorrt_api, tensorrt_backend
-from deploy.runtimes.runner import LoadedModel, RuntimeOptions, first_line, import_runtime
+from deploy.runtimes.runner import ErrorPatterns, LoadedGraph, LoadedModel, RuntimeOptions, first_line, import_runtime
 
 FILE_TYPES = {".onnx": "an ONNX graph", ".xml": "an OpenVINO graph", ".engine": "a TensorRT engine"}
 
@@ -32,6 +32,9 @@ class RuntimeSpec:
     file_types: tuple[str, ...] = (".onnx",)
     reference_precision: str | None = None  # precision comparable with other runtimes, where it is not the default
     pip: str | None = None  # what to install, where it is not called `package`
+    distributions: tuple[str, ...] = ()  # whose installed versions belong to the record of a measurement
+    errors: ErrorPatterns = ErrorPatterns()
+    load_graph: Callable[[ModelBytes, int], LoadedGraph] | None = None  # with threads; None: no prompts
     missing_requirement: Callable[[], str | None] = lambda: None  # what this machine lacks besides the Python package
     channel_block: int | None = None  # channels that its kernels compute at once; None: pruning cannot target it
     profile_layers: Callable[[bytes, int], dict[str, float]] | None = None  # ONNX bytes, threads -> layer -> ms
@@ -46,6 +49,7 @@ _TENSORRT: dict[str, Any] = {
     "files": {kind: (file,) for kind, file in ONNX.items()},
     "precisions": ("f32", "tf32"),
     "file_types": (".onnx", ".engine"),
+    "errors": tensorrt_api.ERRORS,
     "channel_block": 32,  # of NVIDIA's integer tensor cores
 }
 
@@ -60,6 +64,9 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         measured_files=(IR_INT8, IR_FP32, IR_FP16),
         file_types=(".xml", ".onnx"),
         reference_precision="f32",
+        distributions=("openvino",),
+        errors=openvino_backend.ERRORS,
+        load_graph=openvino_backend.load_graph,
         channel_block=16,
         profile_layers=layer_profiles.openvino_layers,
     ),
@@ -70,6 +77,9 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         precisions=("f32", "tf32", "f16"),
         load=onnxruntime_backend.load,
         about="processor, CUDA or TensorRT provider; runs everywhere",
+        distributions=("onnxruntime", "onnxruntime-gpu"),
+        errors=onnxruntime_backend.ERRORS,
+        load_graph=onnxruntime_backend.load_graph,
         measured_files=(ONNX_INT8, ONNX_FP32, ONNX_FP16),
         channel_block=16,
         profile_layers=layer_profiles.onnxruntime_layers,
@@ -79,6 +89,7 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         load=partial(tensorrt_backend.load, runtime="tensorrt"),
         about="NVIDIA GPU, engines from `edgemt build`",
         pip=tensorrt_api.PIP["tensorrt"],
+        distributions=("tensorrt",),
         missing_requirement=tensorrt_backend.missing,
         **_TENSORRT,
     ),
@@ -87,6 +98,7 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         load=partial(tensorrt_backend.load, runtime="tensorrt_rtx"),
         about="NVIDIA RTX GPU, engines from `edgemt build`, which needs no GPU",
         pip=tensorrt_api.PIP["tensorrt_rtx"],
+        distributions=("tensorrt-rtx-cu13-bindings",),
         missing_requirement=_requirement_for_running,
         **_TENSORRT,
     ),
@@ -96,6 +108,7 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         precisions=("f32",),
         load=None,
         about="the network itself, for comparison; not from a ship",
+        distributions=("torch",),
         file_types=(),
     ),
 }
@@ -104,6 +117,8 @@ RUNTIMES: dict[str, RuntimeSpec] = {
 # file of a package -> runtime that it is measured, tested and timed on when the package is made
 RUNTIME_OF: dict[str, str] = {file: name for name, spec in RUNTIMES.items() for file in spec.measured_files}
 CHECKED = tuple(name for name, spec in RUNTIMES.items() if spec.measured_files)  # these runtimes
+DISTRIBUTIONS = tuple(distribution for spec in RUNTIMES.values() for distribution in spec.distributions)
+INSTALL = f"pip install {' or '.join(CHECKED)}"  # what to do where no runtime works
 
 
 def import_version(name: str) -> str:
@@ -143,4 +158,4 @@ def first_available() -> str:
     """The first runtime of the table that works here. Raises ValueError where none does."""
     for name in filter(can_run_packages, RUNTIMES):
         return name
-    raise ValueError("runtime 'auto': neither openvino nor onnxruntime is installed; pip install openvino")
+    raise ValueError(f"runtime 'auto': no runtime for a package is installed; {INSTALL}")

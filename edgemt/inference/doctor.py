@@ -11,7 +11,7 @@ from deploy.measurement.variants import BUSY, fastest, undecided
 from deploy.package.golden import golden_pairs, self_test
 from deploy.package.package import Package, open_package
 from deploy.runtimes.load import fastest_here, runner
-from deploy.runtimes.registry import CHECKED, RUNTIMES, available
+from deploy.runtimes.registry import CHECKED, INSTALL, RUNTIMES, available
 from deploy.runtimes.tensorrt_engine_cache import EngineNotBuiltError
 
 AGREEMENT = 0.999  # share of golden pixels on which two runtimes must agree, at the same precision
@@ -66,7 +66,7 @@ def doctor(ship: Path | None = None) -> tuple[bool, list[str]]:
     able = [name for name, row in RUNTIMES.items() if row.load is not None and runtimes[name][0]]
     healthy = bool(able)
     if not able:
-        lines += ["", "no runtime for a ship: pip install openvino or onnxruntime"]
+        lines += ["", f"no runtime for a ship: {INSTALL}"]
     if ship is not None:
         tested, report = _try_ship(Path(ship), able)
         lines += ["", *report]
