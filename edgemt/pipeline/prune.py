@@ -14,9 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from deploy.pruning import prune
 from deploy.quantization.accuracy_gate import GateError, gate
 from edgemt.artefacts import network_folder, stage_folder
@@ -166,13 +163,3 @@ def _write_stage(
     stage_folder.write_card(working, card)
     if shipped != wanted:
         log(f"slim: {shipped} instead, {dice_text(measured)}")
-
-
-def prune_teacher(folder: Path, options: prune.PruneOptions, *, example: torch.Tensor) -> tuple[nn.Module, prune.Plan]:
-    """The network of any artefact folder (a teacher too, 3-D as well), pruned, not yet fine-tuned; and the plan.
-
-    Its channels are ranked by magnitude unless `options.plan` states how many are left. example: [1, K, *space].
-    """
-    network = network_folder.load_network(folder)
-    plan = prune.prune(network, example=example, options=replace(options, importance="magnitude"))
-    return network, plan

@@ -125,14 +125,6 @@ def test_the_parts_of_several_rounds_multiply_to_the_whole() -> None:
     assert left == pytest.approx(0.4)
 
 
-def test_any_finished_network_can_be_pruned_on_its_own(begun) -> None:
-    context = begun()
-    network, plan = slimming.prune_teacher(
-        context.folder("student"), prune.PruneOptions(share=0.3), example=context.slices.example
-    )
-    assert prune.count(network, context.slices.example)[1] == plan.macs[1] < 0.75 * plan.macs[0]
-
-
 @pytest.fixture
 def judged(begun, monkeypatch: pytest.MonkeyPatch):
     """judged(*dice, **choices) -> a run whose student has Dice 0.9, and whose attempts have `dice` in turn."""
