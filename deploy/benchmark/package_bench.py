@@ -49,7 +49,7 @@ def bench_package(
     loaded, left_out = _loaded(package, runtimes, file=file, threads=threads)
     if not loaded and not calls:
         raise ValueError(_why_nothing(left_out, file=file))
-    makers = {name: partial(_another, package, chosen) for name, (_, chosen) in loaded.items()}
+    makers = {name: partial(_load_again, package, chosen) for name, (_, chosen) in loaded.items()}
     record = bench({**{name: made for name, (made, _) in loaded.items()}, **(calls or {})}, fed, options, makers=makers)
     for entry in record["calls"]:
         made, chosen = loaded.get(entry["name"], (None, {}))
@@ -97,7 +97,7 @@ def _why_nothing(left_out: Sequence[str], *, file: str | None) -> str:
     return f"bench: no runtime works here ({'; '.join(reasons) or INSTALL})"
 
 
-def _another(package: Package, options: Mapping[str, Any], threads: int) -> Call:
+def _load_again(package: Package, options: Mapping[str, Any], threads: int) -> Call:
     return runner(package, **{**options, "threads": threads}, tested=False)
 
 

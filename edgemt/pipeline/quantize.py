@@ -121,7 +121,7 @@ def _first_passing(
         if not refused:
             for file in SMALL_FILES:
                 shutil.copyfile(candidate.folder / file, working / file)
-            noted = {"rungs": [_without(step, "sensitivity") for step in tried], **candidate.record}
+            noted = {"rungs": _without_sensitivity(tried), **candidate.record}
             return _on_card(candidate.measured, parent, noted), ()
         log(f"int8: refused, {refused}")
         if len(tried) == 1:
@@ -180,7 +180,7 @@ def _without_eight_bits(
         )
     log(f"int8: no candidate passes ({steps}); half precision and float are shipped alone")
     metrics = evaluation_record(runner(working / ONNX_FP32, runtime="onnxruntime"), context.slices.val)
-    noted = {"rungs": [_without(step, "sensitivity") for step in tried], "rung": "none", "kept": []}
+    noted = {"rungs": _without_sensitivity(tried), "rung": "none", "kept": []}
     record = given_up(
         stage="int8",
         wanted="INT8",
@@ -197,8 +197,8 @@ def _without_eight_bits(
     return {ONNX_FP32: replace(metrics, drop=drop, runtime="onnxruntime", quantization=noted)}, (record,)
 
 
-def _without(step: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in step.items() if name != key}
+def _without_sensitivity(tried: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in step.items() if key != "sensitivity"} for step in tried]
 
 
 def _calibration(context: RunContext) -> list[np.ndarray]:

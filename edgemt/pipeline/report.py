@@ -61,7 +61,10 @@ def _record(context: RunContext, timed: dict[str, Any], controls: list[Path]) ->
     slices = [len(truth) for truth in context.slices.val.truths if truth.ndim == 3]
     for stage in stages:
         stage |= _of_volumes(stage, slices=sum(slices) / len(slices) if slices else 0.0)
-    curves = {name: _curves(context.folder(name)) for name in ("teacher", "student", "slim")}
+    curves = {
+        name: json.loads((context.folder(name) / stage_folder.CURVES).read_text())
+        for name in ("teacher", "student", "slim")
+    }
     return {
         "name": context.recipe.name,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -142,10 +145,6 @@ def _of_volumes(stage: dict[str, Any], *, slices: float) -> dict[str, Any]:
 
 def _latency(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: entry[key] for key in ("p50_ms", "p90_ms", "p99_ms", "precision", "n")}
-
-
-def _curves(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "curves.json").read_text())
 
 
 def _messages(stages: list[dict[str, Any]]) -> list[str]:

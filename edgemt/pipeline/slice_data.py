@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -218,7 +218,10 @@ class SliceData:
         def masks(frames: np.ndarray) -> np.ndarray:
             was_training = network.training
             network.eval()
-            parts = [whole(torch.from_numpy(part).to(self.device)).cpu().numpy() for part in _chunks(frames, 16)]
+            parts = [
+                whole(torch.from_numpy(frames[i : i + 16]).to(self.device)).cpu().numpy()
+                for i in range(0, len(frames), 16)
+            ]
             network.train(was_training)
             return np.concatenate(parts)
 
@@ -247,10 +250,6 @@ class SliceData:
 def evenly_spaced(rows: np.ndarray, count: int) -> np.ndarray:
     """At most `count` rows, evenly spaced, the first and the last among them. [N, ...] -> [n, ...]."""
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
-
-
-def _chunks(frames: np.ndarray, size: int) -> Sequence[np.ndarray]:
-    return [frames[i : i + size] for i in range(0, len(frames), size)]
 
 
 def _all_labelled(counts: tuple[int, int, int]) -> tuple[int, int, int]:
