@@ -155,7 +155,7 @@ def test_a_validation_list_without_foreground_is_refused_before_training(
 
 def test_a_dice_that_was_not_measured_is_printed_as_such() -> None:
     assert dice_text({"dice": None}) == "Dice not measured"
-    assert dice_drop(0.5, {"dice": None}) is None and dice_drop(None, {"dice": 0.5}) is None
+    assert dice_drop(0.5, FileMetrics()) is None and dice_drop(None, FileMetrics(dice=0.5)) is None
 
 
 def test_the_input_normalisation_of_the_student_is_in_the_key_of_the_teacher(root: Path, tmp_path: Path) -> None:
