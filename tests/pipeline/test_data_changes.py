@@ -154,7 +154,7 @@ def test_a_validation_list_without_foreground_is_refused_before_training(
 
 
 def test_a_dice_that_was_not_measured_is_printed_as_such() -> None:
-    assert dice_text({"dice": None}) == "Dice not measured"
+    assert dice_text(FileMetrics()) == "Dice not measured"
     assert dice_drop(0.5, FileMetrics()) is None and dice_drop(None, FileMetrics(dice=0.5)) is None
 
 
