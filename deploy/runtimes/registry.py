@@ -158,4 +158,4 @@ def first_available() -> str:
     """The first runtime of the table that works here. Raises ValueError where none does."""
     for name in filter(can_run_packages, RUNTIMES):
         return name
-    raise ValueError(f"runtime 'auto': no runtime for a package is installed; {INSTALL}")
+    raise ValueError(f"runtime 'auto': neither {' nor '.join(CHECKED)} is installed; {INSTALL}")
