@@ -10,7 +10,7 @@ from functools import cache
 from pathlib import Path
 
 import pytest
-from tiny_flags import TINY
+from tiny_flags import TINY, TINY_VOLUMES
 
 from edgemt.telemetry import switch_off
 
@@ -63,21 +63,32 @@ def pytest_collection_finish() -> None:
     gc.freeze()
 
 
+def run_once(recipe: str, flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, made by the first process of a test run that needs it."""
+    from edgemt import cli
+
+    here = tmp_path_factory.getbasetemp()
+    shared = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / f"tiny_{recipe}"
+    shared.mkdir(exist_ok=True)
+    out, made = shared / "run", shared / "made"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system opens it when its holder dies, and the run resumes
+        if not made.exists():
+            cli.main(["run", recipe, "--out", str(out), *flags])
+            made.touch()
+    return out
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the phantom recipe, made small: the folder with every stage in it.
 
     Made once for all processes of a test run, so never change it: work on a copy.
     """
-    from edgemt import cli
+    return run_once("phantom", TINY, tmp_path_factory)
 
-    here = tmp_path_factory.getbasetemp()
-    shared = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
-    out, made = shared / "tiny" / "run", shared / "tiny" / "made"
-    out.parent.mkdir(exist_ok=True)
-    with (shared / "tiny" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the system opens it when its holder dies, and the run resumes
-        if not made.exists():
-            cli.main(["run", "phantom", "--out", str(out), *TINY])
-            made.touch()
-    return out
+
+@pytest.fixture(scope="session")
+def tiny_volume_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of volumes: a 3-D teacher, its bank, a student of slices. Work on a copy."""
+    return run_once("phantom_volumes", TINY_VOLUMES, tmp_path_factory)
