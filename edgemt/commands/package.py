@@ -27,6 +27,13 @@ class Eval:
     """int8, fp32, or a file on the card."""
     through_plane: int = 1
     """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
+    corrupt: tuple[str, ...] | None = None
+    """Measure on corrupted images instead: kinds (smoke, blood, ...), modalities (endoscopy, mri, ct, ultrasound), or
+    all; without a name those of this model's modality. edgemt list corruptions."""
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Of --corrupt: 1 is mild, 5 severe."""
+    corrupt_out: Path | None = None
+    """Of --corrupt: folder for corruptions.svg (Dice against severity) and sheet.png (one frame under each kind)."""
     json: Path | None = None
 
 
@@ -34,6 +41,8 @@ def evaluate(command: Eval) -> None:
     """Measure a ship, print the table of its metrics and write them as JSON where a file is given."""
     from edgemt.inference import evaluate_package
 
+    if command.corrupt is not None:
+        return _evaluate_corrupted(command, command.corrupt)
     record = evaluate_package.evaluate_ship(
         command.ship,
         data_root=command.root,
@@ -44,6 +53,35 @@ def evaluate(command: Eval) -> None:
     )
     print(evaluate_package.metrics_table(record))
     write_json(command.json, record)
+
+
+def _evaluate_corrupted(command: Eval, names: tuple[str, ...]) -> None:
+    from edgemt.commands.console import pass_progress
+    from edgemt.data.corruptions import corrupt
+    from edgemt.inference.evaluate_corrupted import corruption_table, evaluate_corrupted
+    from edgemt.io.atomic import atomic_write, write_text
+    from edgemt.report.corruption_charts import corruption_chart, corruption_sheet
+
+    if command.through_plane != 1:
+        raise ValueError("through_plane: --corrupt measures the masks as they are; leave it at 1")
+    found = evaluate_corrupted(
+        command.ship,
+        names=names,
+        severities=command.severities,
+        data_root=command.root,
+        val=command.val,
+        runtime=command.runtime,
+        file=command.file,
+        progress=pass_progress("passes over the list"),
+    )
+    print(corruption_table(found.record))
+    write_json(command.json, found.record)
+    if command.corrupt_out is not None:
+        chart, sheet = (command.corrupt_out / name for name in ("corruptions.svg", "sheet.png"))
+        write_text(chart, corruption_chart(found.record))
+        with atomic_write(sheet) as part:
+            corruption_sheet(found.frame, list(found.record["corruptions"]), corrupt).save(part, "PNG")
+        print(f"{chart}\n{sheet}")
 
 
 @dataclass(frozen=True)

@@ -154,9 +154,10 @@ def overexposure(x: np.ndarray, stops: float, draws: Draws) -> np.ndarray:
 
 
 def underexposure(x: np.ndarray, stops: float, draws: Draws) -> np.ndarray:
-    """Too little light: a far wall, a lamp that fails. One of the corruptions of SegSTRONG-C (arXiv 2407.11906).
+    """Too little light: a far wall, a lamp that fails.
 
     x' = (2^-stops x^2.2)^(1 / 2.2) + n, n ~ N(0, 0.004 stops): so many stops less light, and the noise of the sensor.
+    Low brightness is one of the corruptions of SegSTRONG-C (arXiv 2407.11906).
 
     stops, severities 1 to 5: 1, 2, 3, 4, 5.
     """
@@ -192,9 +193,9 @@ def noise(x: np.ndarray, sigma: float, draws: Draws) -> np.ndarray:
 
 
 def rician_noise(x: np.ndarray, sigma: float, draws: Draws) -> np.ndarray:
-    """Noise of a magnitude image of MRI, which lifts dark regions (Gudbjartsson and Patz, 1995).
+    """Noise of a magnitude image of MRI, which lifts dark regions.
 
-    x' = sqrt((x + n1)^2 + n2^2), n1, n2 ~ N(0, sigma).
+    x' = sqrt((x + n1)^2 + n2^2), n1, n2 ~ N(0, sigma) (Gudbjartsson and Patz, 1995).
 
     sigma, severities 1 to 5: 0.015, 0.03, 0.05, 0.075, 0.1.
     """

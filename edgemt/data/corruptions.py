@@ -99,8 +99,7 @@ def corrupt_unit(
     """Float [H, W, K] in [0, 1] -> float32, the same shape and range. With `slices` the channels are slices."""
     kind, level = _kind(name, severity)
     if kind.colour and (slices or x.shape[2] != 3):
-        fitting = ", ".join(other for other, row in CORRUPTIONS.items() if not row.colour)
-        raise ValueError(f"corruption {name!r}: needs RGB frames, these are grey; use {fitting}")
+        raise ValueError(_needs_colour(name))
     x = np.ascontiguousarray(x, np.float32)
     if not slices:
         return np.clip(kind.formula(x, level, _draws(seed, name, case, 0)), 0, 1).astype(np.float32, copy=False)
@@ -117,22 +116,30 @@ def hidden_pixels(
     return formulas.hidden_by_rim(size, _kind(name, severity)[1], _draws(seed, name, case, 0))
 
 
-def corruption_names(chosen: Sequence[str], *, modality: Modality, colour: bool) -> tuple[str, ...]:
-    """The kinds that `chosen` names, each once: kinds, modalities (all of theirs) or "all" (all that fit).
+def check_names(chosen: Sequence[str]) -> None:
+    """Raises ValueError for a name that is no kind, no modality, and neither "all" nor "auto"."""
+    known = [*CORRUPTIONS, *BY_MODALITY, "all", "auto"]
+    for name in chosen:
+        if name not in known:
+            raise ValueError(f"{unknown_name_message('corruption', name, known)}: {', '.join(known)}")
 
-    Empty: those of `modality`. Without `colour`, modalities and "all" leave out the kinds that need RGB. Raises
-    ValueError for an unknown name.
+
+def corruption_names(chosen: Sequence[str], *, modality: Modality, colour: bool) -> tuple[str, ...]:
+    """The kinds that `chosen` names, each once: kinds, modalities (all of theirs), "all" or "auto".
+
+    "auto", and none at all: those of `modality`. "all": all that fit. Without `colour`, groups leave out the kinds that
+    need RGB. Raises ValueError for an unknown name, and for a kind that needs RGB without `colour`.
     """
+    check_names(chosen)
     names: list[str] = []
-    for name in chosen or (modality,):
+    for name in chosen or ("auto",):
         if name in CORRUPTIONS:
+            if CORRUPTIONS[name].colour and not colour:
+                raise ValueError(_needs_colour(name))
             names.append(name)
             continue
-        if name != "all" and name not in BY_MODALITY:
-            known = [*CORRUPTIONS, *BY_MODALITY, "all"]
-            raise ValueError(f"{unknown_name_message('corruption', name, known)}: {', '.join(known)}")
-        group = tuple(CORRUPTIONS) if name == "all" else BY_MODALITY[name]  # type: ignore[index]
-        names += [kind for kind in group if colour or not CORRUPTIONS[kind].colour]
+        groups: dict[str, tuple[str, ...]] = {**BY_MODALITY, "auto": BY_MODALITY[modality], "all": tuple(CORRUPTIONS)}
+        names += [kind for kind in groups[name] if colour or not CORRUPTIONS[kind].colour]
     return tuple(dict.fromkeys(names))
 
 
@@ -154,6 +161,11 @@ def check_severities(severities: Sequence[int]) -> tuple[int, ...]:
     if not severities:
         raise ValueError("severities: none is given; use some of 1 to 5")
     return tuple(sorted(set(severities)))
+
+
+def _needs_colour(name: str) -> str:
+    fitting = ", ".join(other for other, row in CORRUPTIONS.items() if not row.colour)
+    return f"corruption {name!r}: needs RGB frames, these are grey; use {fitting}"
 
 
 def _kind(name: str, severity: int) -> tuple[Corruption, float]:
