@@ -17,7 +17,8 @@ from typing import Any
 import numpy as np
 
 GAMMA = 2.2  # of a display: x^2.2 is proportional to light
-BLACK = 0.07  # brightest channel of what counts as black around the picture of an endoscope
+BLACK = 0.07  # brightest channel of a pixel in the mask around the picture of an endoscope, with the noise of JPEG ...
+MASK_MEAN = 0.02  # ... and the mean over the mask; dark tissue at the edge of a frame is brighter
 JITTER = 0.04  # of the centre of a black rim, fraction of the side
 
 
@@ -288,14 +289,16 @@ def _inside(x: np.ndarray, changed: np.ndarray) -> np.ndarray:
     if x.shape[2] != 3:
         return changed
     cv2 = opencv()
-    black = (x.max(axis=2) < BLACK).astype(np.uint8)
-    labels, parts = cv2.connectedComponents(black, connectivity=4)
+    brightest = x.max(axis=2)
+    labels, parts = cv2.connectedComponents((brightest < BLACK).astype(np.uint8), connectivity=4)
     if labels == 1:
         return changed
     rim = np.concatenate([parts[0], parts[-1], parts[:, 0], parts[:, -1]])
     counts = np.bincount(rim, minlength=labels)
     counts[0] = 0  # what is not black
-    outside = (counts > 0.02 * len(rim))[parts].astype(np.float32)
+    areas = np.bincount(parts.ravel(), minlength=labels)
+    means = np.bincount(parts.ravel(), brightest.ravel(), labels) / np.maximum(areas, 1)
+    outside = ((counts > 0.02 * len(rim)) & (means < MASK_MEAN))[parts].astype(np.float32)
     outside = cv2.GaussianBlur(outside, (0, 0), 0.8)[..., None]
     return changed + outside * (x - changed)
 
