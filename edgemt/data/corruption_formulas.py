@@ -29,15 +29,16 @@ class Draws:
     case: np.random.Generator
     slice: np.random.Generator
 
+    def normal(self, shape: tuple[int, ...]) -> np.ndarray:
+        return self.slice.standard_normal(shape, dtype=np.float32)
+
 
 def opencv() -> Any:
     """The module cv2. Raises ValueError, with the package to install, where it is missing."""
     try:
         import cv2
     except ImportError:
-        raise ValueError(
-            "corruptions: need OpenCV, which is not installed; pip install opencv-python-headless"
-        ) from None
+        raise ValueError("corruptions: OpenCV is not installed; pip install opencv-python-headless") from None
     return cv2
 
 
@@ -52,9 +53,9 @@ def smoke(x: np.ndarray, density: float, draws: Draws) -> np.ndarray:
     density, severities 1 to 5: 0.25, 0.4, 0.55, 0.7, 0.82.
     """
     veil = np.array([0.77, 0.78, 0.80], np.float32) + np.float32(draws.case.uniform(-0.05, 0.05))
-    opacity = np.float32(density) * (0.5 + 0.5 * _fractal(x.shape, draws, low=1, high=24, power=1.8))[..., None]
+    opacity = np.float32(density) * (0.5 + 0.5 * _fractal(x.shape, draws, low=1, high=24, power=1.8))
     soft = _gaussian(x, 0.004 * density * _side(x))
-    return _inside(x, soft + opacity * (veil - soft))
+    return _inside(x, _blend(soft, np.broadcast_to(veil, x.shape), opacity))
 
 
 def specular(x: np.ndarray, area: float, draws: Draws) -> np.ndarray:
@@ -68,14 +69,14 @@ def specular(x: np.ndarray, area: float, draws: Draws) -> np.ndarray:
     area, severities 1 to 5: 0.005, 0.012, 0.025, 0.045, 0.075.
     """
     side = _side(x)
-    light = _gaussian(x.mean(axis=2), 0.01 * side)
+    light = _gaussian(_luminance(x), 0.01 * side)
     light = light / (_gaussian(light, 0.12 * side) + 0.1)
     light /= max(float(light.max()), 1e-3)
     grain = _fractal(x.shape, draws, low=6, high=45, power=1.1)
     patches = _fractal(x.shape, draws, low=1, high=6, power=1)
-    spots = _above(grain + 0.5 * patches + 0.8 * light, area, width=0.09)[..., None]
+    spots = _above(grain + 0.5 * patches + 0.8 * light, area, width=0.09)
     glare = 0.3 * _gaussian(spots, 0.012 * side)
-    return _inside(x, 1 - (1 - x) * (1 - spots) * (1 - glare))
+    return _inside(x, _blend(x, np.ones_like(x), 1 - (1 - spots) * (1 - glare)))
 
 
 def blood(x: np.ndarray, area: float, draws: Draws) -> np.ndarray:
@@ -88,10 +89,11 @@ def blood(x: np.ndarray, area: float, draws: Draws) -> np.ndarray:
 
     area, severities 1 to 5: 0.08, 0.16, 0.26, 0.38, 0.5.
     """
-    layer = _above(_fractal(x.shape, draws, low=1, high=24, power=2), area, width=0.14)[..., None]
-    light = 0.3 + 0.7 * _gaussian(x.mean(axis=2), 0.02 * _side(x))[..., None]
-    absorbed = x * np.exp(-layer * np.array([0.9, 3.6, 3.6], np.float32))
-    return _inside(x, absorbed + np.array([0.3, 0.02, 0.02], np.float32) * light * (1 - np.exp(-2 * layer)))
+    layer = _above(_fractal(x.shape, draws, low=1, high=24, power=2), area, width=0.14)
+    thick = (0.3 + 0.7 * _gaussian(_luminance(x), 0.02 * _side(x))) * (1 - np.exp(-2 * layer))
+    red, other = np.exp(-0.9 * layer), np.exp(-3.6 * layer)
+    channels = [x[..., 0] * red + 0.3 * thick, x[..., 1] * other + 0.02 * thick, x[..., 2] * other + 0.02 * thick]
+    return _inside(x, np.stack(channels, axis=-1))
 
 
 def defocus(x: np.ndarray, radius: float, draws: Draws) -> np.ndarray:
@@ -162,7 +164,7 @@ def underexposure(x: np.ndarray, stops: float, draws: Draws) -> np.ndarray:
 
     stops, severities 1 to 5: 1, 2, 3, 4, 5.
     """
-    return x * np.float32(2 ** (-stops / GAMMA)) + _normal(x.shape, draws) * np.float32(0.004 * stops)
+    return x * np.float32(2 ** (-stops / GAMMA)) + draws.normal(x.shape) * np.float32(0.004 * stops)
 
 
 def black_rim(x: np.ndarray, radius: float, draws: Draws) -> np.ndarray:
@@ -190,7 +192,7 @@ def noise(x: np.ndarray, sigma: float, draws: Draws) -> np.ndarray:
 
     sigma, severities 1 to 5: 0.02, 0.04, 0.07, 0.11, 0.16.
     """
-    return _inside(x, x + _normal(x.shape, draws) * np.float32(sigma))
+    return _inside(x, x + draws.normal(x.shape) * np.float32(sigma))
 
 
 def rician_noise(x: np.ndarray, sigma: float, draws: Draws) -> np.ndarray:
@@ -200,8 +202,8 @@ def rician_noise(x: np.ndarray, sigma: float, draws: Draws) -> np.ndarray:
 
     sigma, severities 1 to 5: 0.015, 0.03, 0.05, 0.075, 0.1.
     """
-    real = x + _normal(x.shape, draws) * np.float32(sigma)
-    return np.hypot(real, _normal(x.shape, draws) * np.float32(sigma))
+    real = x + draws.normal(x.shape) * np.float32(sigma)
+    return np.hypot(real, draws.normal(x.shape) * np.float32(sigma))
 
 
 def speckle(x: np.ndarray, sigma: float, draws: Draws) -> np.ndarray:
@@ -212,7 +214,7 @@ def speckle(x: np.ndarray, sigma: float, draws: Draws) -> np.ndarray:
     sigma, severities 1 to 5: 0.15, 0.25, 0.38, 0.54, 0.75.
     """
     side = _side(x)
-    grain = opencv().GaussianBlur(_normal(x.shape[:2], draws), (0, 0), max(0.006 * side, 0.3), None, 0.002 * side + 0.2)
+    grain = opencv().GaussianBlur(draws.normal(x.shape[:2]), (0, 0), max(0.006 * side, 0.3), None, 0.002 * side + 0.2)
     return x * (1 + np.float32(sigma / max(float(grain.std()), 1e-6)) * grain)[..., None]
 
 
@@ -273,8 +275,14 @@ def _side(x: np.ndarray) -> float:
     return math.sqrt(x.shape[0] * x.shape[1])
 
 
-def _normal(shape: tuple[int, ...], draws: Draws) -> np.ndarray:
-    return draws.slice.standard_normal(shape, dtype=np.float32)
+def _luminance(x: np.ndarray) -> np.ndarray:
+    """The mean of the channels, [H, W]."""
+    return sum(x[..., k] for k in range(x.shape[2])) / np.float32(x.shape[2])  # type: ignore[no-any-return]
+
+
+def _blend(x: np.ndarray, other: np.ndarray, weight: np.ndarray) -> np.ndarray:
+    """The mixture x + weight (other - x), weight [H, W]; one channel at a time, as broadcasting over 3 is slow."""
+    return np.stack([x[..., k] + weight * (other[..., k] - x[..., k]) for k in range(x.shape[2])], axis=-1)
 
 
 def _gaussian(x: np.ndarray, sigma: float) -> np.ndarray:
@@ -289,7 +297,7 @@ def _inside(x: np.ndarray, changed: np.ndarray) -> np.ndarray:
     if x.shape[2] != 3:
         return changed
     cv2 = opencv()
-    brightest = x.max(axis=2)
+    brightest = np.maximum(np.maximum(x[..., 0], x[..., 1]), x[..., 2])
     labels, parts = cv2.connectedComponents((brightest < BLACK).astype(np.uint8), connectivity=4)
     if labels == 1:
         return changed
@@ -299,8 +307,7 @@ def _inside(x: np.ndarray, changed: np.ndarray) -> np.ndarray:
     areas = np.bincount(parts.ravel(), minlength=labels)
     means = np.bincount(parts.ravel(), brightest.ravel(), labels) / np.maximum(areas, 1)
     outside = ((counts > 0.02 * len(rim)) & (means < MASK_MEAN))[parts].astype(np.float32)
-    outside = cv2.GaussianBlur(outside, (0, 0), 0.8)[..., None]
-    return changed + outside * (x - changed)
+    return _blend(changed, x, cv2.GaussianBlur(outside, (0, 0), 0.8))
 
 
 def _filtered(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
