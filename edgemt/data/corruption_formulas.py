@@ -276,8 +276,8 @@ def _side(x: np.ndarray) -> float:
 
 
 def _luminance(x: np.ndarray) -> np.ndarray:
-    """The mean of the channels, [H, W]."""
-    return sum(x[..., k] for k in range(x.shape[2])) / np.float32(x.shape[2])  # type: ignore[no-any-return]
+    total = x[..., 0] if x.shape[2] == 1 else x[..., 0] + x[..., 1] + x[..., 2]
+    return total / np.float32(x.shape[2])
 
 
 def _blend(x: np.ndarray, other: np.ndarray, weight: np.ndarray) -> np.ndarray:

@@ -56,7 +56,7 @@ CORRUPTIONS: dict[str, Corruption] = {
 }
 
 # What each modality meets; `--corrupt` and `--augment.corruptions` take these names too.
-BY_MODALITY: dict[Modality, tuple[str, ...]] = {
+BY_MODALITY: dict[str, tuple[str, ...]] = {
     "endoscopy": (
         *("smoke", "specular", "blood", "defocus", "motion_blur", "jpeg"),
         *("overexposure", "underexposure", "black_rim", "noise"),

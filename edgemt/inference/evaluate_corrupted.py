@@ -74,7 +74,9 @@ def evaluate_corrupted(
     made = runner(ship, runtime=runtime, file=file, threads=threads)
     options, cases = cases_of(ship, data_root, val)
     clean = prepared(ship, options, cases)
-    both = made.with_uncertainty if getattr(made, "has_uncertainty", False) else None
+    both: PredictBoth | None = None
+    if getattr(made, "has_uncertainty", False):
+        both = getattr(made, "with_uncertainty", None)
     record = corruption_record(made, clean, kinds=kinds, severities=severities, seed=seed, both=both, progress=progress)
     about = {
         "ship": str(folder),
@@ -133,9 +135,9 @@ def corruption_record(
             found = measure(corrupted_set(clean, kind, severity, seed=seed), kind, severity)
             rows.setdefault(kind, {})[str(severity)] = found | {"loss": _loss(before["dice"], found["dice"])}
     mean = {}
-    for severity in map(str, severities):
-        dice = float(np.mean([row[severity]["dice"] for row in rows.values()]))
-        mean[severity] = {"dice": dice, "loss": _loss(before["dice"], dice)}
+    for at in map(str, severities):
+        dice = float(np.mean([row[at]["dice"] for row in rows.values()]))
+        mean[at] = {"dice": dice, "loss": _loss(before["dice"], dice)}
     return {"counted": len(clean), "seed": seed, "clean": before, "corruptions": rows, "mean": mean}
 
 

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from edgemt.data.corruptions import corruption_names, modality_of
+from edgemt.data.options import AugmentOptions
 from edgemt.pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -47,9 +48,14 @@ class CleanViews:
 
     @property
     def cache_inputs(self) -> dict[str, Any]:
-        augment = self.slices.recipe.augment
-        fields = ("corruptions", "corrupt_strong", "corrupt_labelled", "corrupt_networks")
-        clean = replace(augment, **{name: type(augment).__dataclass_fields__[name].default for name in fields})
+        none = AugmentOptions()
+        clean = replace(
+            self.slices.recipe.augment,
+            corruptions=none.corruptions,
+            corrupt_strong=none.corrupt_strong,
+            corrupt_labelled=none.corrupt_labelled,
+            corrupt_networks=none.corrupt_networks,
+        )
         return {**self.slices.cache_inputs, "augment": clean}
 
     def draw(

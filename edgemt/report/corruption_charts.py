@@ -86,8 +86,8 @@ def _panel(
     values = (row[str(s)]["dice"] for s in severities)
     parts += [dot("dot", *at, title=f"{name}: {value:.3f}", size=3.2) for at, value in zip(points, values, strict=True)]
     parts.append(text("blue", right + 6, points[-1][1] + 4, f"{last['dice']:.2f}"))
-    if "visible_dice" in last and abs(dice(last["visible_dice"]) - points[-1][1]) > 10:
-        parts.append(text("tick", right + 6, dice(last["visible_dice"]) + 4, "visible"))
+    if "visible_dice" in last:  # never below the curve
+        parts.append(text("tick", right + 6, min(dice(last["visible_dice"]), points[-1][1] - 13) + 4, "visible"))
     if scales is not None and "uncertainty" in last:
         marks = [(across(s), scales(row[str(s)]["uncertainty"])) for s in severities]
         parts.append(path("unsure", marks))
