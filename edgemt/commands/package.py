@@ -28,8 +28,8 @@ class Eval:
     through_plane: int = 1
     """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
     corrupt: tuple[str, ...] | None = None
-    """Measure on corrupted images instead: kinds (smoke, blood, ...), modalities (endoscopy, mri, ct, ultrasound), or
-    all; without a name those of this model's modality. edgemt list corruptions."""
+    """Measure on corrupted images instead, SHIP being a run folder too: kinds (smoke, blood, ...), modalities (endoscopy,
+    mri, ct, ultrasound) or all; without a name those of this model's modality. See edgemt list corruptions."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Of --corrupt: 1 is mild, 5 severe."""
     corrupt_out: Path | None = None
@@ -43,6 +43,8 @@ def evaluate(command: Eval) -> None:
 
     if command.corrupt is not None:
         return _evaluate_corrupted(command, command.corrupt)
+    if command.corrupt_out is not None or command.severities != Eval.severities:
+        raise ValueError("corrupt_out and severities: belong to --corrupt, which is not given; add it")
     record = evaluate_package.evaluate_ship(
         command.ship,
         data_root=command.root,

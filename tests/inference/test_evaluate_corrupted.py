@@ -142,6 +142,7 @@ def test_the_sheet_shows_the_frame_and_its_corruptions() -> None:
     [
         (["--corrupt", "smok"], "unknown corruption 'smok'; nearest: smoke"),
         (["--corrupt", "--severities", "6"], "severities: 6 is none of 1 to 5"),
+        (["--corrupt-out", "x"], "corrupt_out and severities: belong to --corrupt"),
         (["--corrupt", "--through-plane", "3"], "through_plane: --corrupt measures the masks as they are"),
     ],
 )
