@@ -28,7 +28,7 @@ class Eval:
     through_plane: int = 1
     """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
     corrupt: tuple[str, ...] | None = None
-    """Measure on corrupted images instead, SHIP being a run folder too: kinds (smoke, blood, ...), modalities (endoscopy,
+    """Measure on corrupted images, of a ship or a run folder: kinds (smoke, blood, ...), modalities (endoscopy,
     mri, ct, ultrasound) or all; without a name those of this model's modality. See edgemt list corruptions."""
     severities: tuple[int, ...] = (1, 2, 3, 4, 5)
     """Of --corrupt: 1 is mild, 5 severe."""
