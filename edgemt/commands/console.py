@@ -28,6 +28,26 @@ def write_json(file: Path | None, record: dict[str, Any]) -> None:
         write_text(file, json.dumps(record, indent=1) + "\n")
 
 
+def pass_progress(what: str) -> Callable[[int, int], None]:
+    """A callback (done, total) for long work: a counter with the time left on a terminal, else a line every 15 s."""
+    import time
+
+    began = last = time.monotonic()
+
+    def show(done: int, total: int) -> None:
+        nonlocal last
+        now = time.monotonic()
+        left = (now - began) / done * (total - done)
+        if sys.stderr.isatty():
+            end = "\n" if done == total else ""
+            print(f"\r{what}: {done}/{total}, {left:.0f} s left ", end=end, file=sys.stderr, flush=True)
+        elif now - last > 15:
+            last = now
+            log(f"{what}: {done}/{total}, {left:.0f} s left")
+
+    return show
+
+
 def show_help(kind: type) -> None:
     """Prints the help of a command and leaves with status 0."""
     tyro.cli(kind, args=["--help"], prog=f"edgemt {kind.__name__.lower()}")

@@ -89,6 +89,14 @@ def _datasets() -> Rows:
     yield "phantom_volumes", "synthetic volumes with labels, nothing to download"
 
 
+def _corruptions() -> Rows:
+    from edgemt.data.corruptions import BY_MODALITY, CORRUPTIONS
+
+    for name, kind in CORRUPTIONS.items():
+        modalities = ", ".join(modality for modality, names in BY_MODALITY.items() if name in names)
+        yield name, f"{_first_line(kind.formula)} ({modalities})"
+
+
 def _first_line(thing: object) -> str:
     return (thing.__doc__ or "").strip().splitlines()[0]
 
@@ -101,5 +109,6 @@ _TABLES: dict[str, Callable[[], Rows]] = {
     "encoders": _encoders,
     "runtimes": _runtimes,
     "datasets": _datasets,
+    "corruptions": _corruptions,
     "zoo": _zoo,
 }

@@ -10,7 +10,7 @@ from tyro.conf import Positional
 
 from edgemt.commands.console import log
 
-Listed = Literal["recipes", "methods", "teachers", "students", "encoders", "runtimes", "datasets", "zoo"]
+Listed = Literal["recipes", "methods", "teachers", "students", "encoders", "runtimes", "datasets", "corruptions", "zoo"]
 
 
 @dataclass(frozen=True)
@@ -18,7 +18,7 @@ class List:
     """What can be named: recipes, methods, teachers, students, runtimes, datasets, trained students of the zoo.
 
     `encoders`: parameters, multiply-accumulates at 256 x 256, INT8 time against mobilenetv4_small, and where pretrained
-    weights can be had on this machine.
+    weights can be had on this machine. `corruptions`: for edgemt eval --corrupt and --augment.corruptions.
     """
 
     what: Positional[Listed]

@@ -30,6 +30,13 @@ class Eval:
     video: tuple[Path, ...] = ()
     """Video files, folders of frames, or folders of such clips: flicker of the masks between neighbouring frames and
     jitter of their area; with masks/ beside images/, Dice too. Nothing else is measured then."""
+    corrupt: tuple[str, ...] | None = None
+    """Measure on corrupted images, of a ship or a run folder: kinds (smoke, blood, ...), modalities (endoscopy,
+    mri, ct, ultrasound) or all; without a name those of this model's modality. See edgemt list corruptions."""
+    severities: tuple[int, ...] = (1, 2, 3, 4, 5)
+    """Of --corrupt: 1 is mild, 5 severe."""
+    corrupt_out: Path | None = None
+    """Of --corrupt: folder for corruptions.svg (Dice against severity) and sheet.png (one frame under each kind)."""
     json: Path | None = None
 
 
@@ -40,6 +47,10 @@ def evaluate(command: Eval) -> None:
     if command.video:
         return _evaluate_video(command)
 
+    if command.corrupt is not None:
+        return _evaluate_corrupted(command, command.corrupt)
+    if command.corrupt_out is not None or command.severities != Eval.severities:
+        raise ValueError("corrupt_out and severities: belong to --corrupt, which is not given; add it")
     record = evaluate_package.evaluate_ship(
         command.ship,
         data_root=command.root,
@@ -60,6 +71,35 @@ def _evaluate_video(command: Eval) -> None:
     record = evaluate_video(command.ship, command.video, runtime=command.runtime, file=command.file)
     print(video_table(record))
     write_json(command.json, record)
+
+
+def _evaluate_corrupted(command: Eval, names: tuple[str, ...]) -> None:
+    from edgemt.commands.console import pass_progress
+    from edgemt.data.corruptions import corrupt
+    from edgemt.inference.evaluate_corrupted import corruption_table, evaluate_corrupted
+    from edgemt.io.atomic import atomic_write, write_text
+    from edgemt.report.corruption_charts import corruption_chart, corruption_sheet
+
+    if command.through_plane != 1:
+        raise ValueError("through_plane: --corrupt measures the masks as they are; leave it at 1")
+    found = evaluate_corrupted(
+        command.ship,
+        names=names,
+        severities=command.severities,
+        data_root=command.root,
+        val=command.val,
+        runtime=command.runtime,
+        file=command.file,
+        progress=pass_progress("passes over the list"),
+    )
+    print(corruption_table(found.record))
+    write_json(command.json, found.record)
+    if command.corrupt_out is not None:
+        chart, sheet = (command.corrupt_out / name for name in ("corruptions.svg", "sheet.png"))
+        write_text(chart, corruption_chart(found.record))
+        with atomic_write(sheet) as part:
+            corruption_sheet(found.frame, list(found.record["corruptions"]), corrupt).save(part, "PNG")
+        print(f"{chart}\n{sheet}")
 
 
 @dataclass(frozen=True)

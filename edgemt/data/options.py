@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgemt.contract import ADDED_LATER
+from edgemt.data.corruptions import check_names
 from edgemt.io.bit_depth import Depth, Rule
 from edgemt.io.geometry import is_order
 
@@ -54,15 +56,26 @@ class AugmentOptions:
     """Largest standard deviation, share of the full range."""
     cutout: float = 0.2
     """Largest side of a grey box in the strong view, share of the side."""
+    corruptions: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """Corruptions that 2-D networks learn from: kinds (smoke, ghosting), modalities (endoscopy, mri), or auto: those
+    of the preset or the kind of image. Random kind, severity 1 to 3; empty: none. `edgemt list corruptions`."""
+    corrupt_strong: float = field(default=0.5, metadata=ADDED_LATER)
+    """Share of the strong views of unlabelled images that get one of `corruptions`."""
+    corrupt_labelled: float = field(default=0.25, metadata=ADDED_LATER)
+    """Share of the labelled images that get one of `corruptions`."""
+    corrupt_networks: Literal["student", "all"] = field(default="student", metadata=ADDED_LATER)
+    """Which networks get `corruptions`: the student in distillation, pruning and INT8, or the teacher too."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, tuple) and (len(value) != 2 or not 0 < value[0] <= value[1]):
-                raise ValueError(f"augment.{field.name}: must be (low, high) with 0 < low <= high, not {value}")
+        for f in fields(self):
+            value = getattr(self, f.name)
+            if f.name == "corruptions":
+                check_names(value)
+            elif isinstance(value, tuple) and (len(value) != 2 or not 0 < value[0] <= value[1]):
+                raise ValueError(f"augment.{f.name}: must be (low, high) with 0 < low <= high, not {value}")
             if isinstance(value, (int, float)) and value < 0:
-                raise ValueError(f"augment.{field.name}: must not be negative, is {value}")
-        for name in ("chance", "labelled_intensity", "cutout", "translate"):
+                raise ValueError(f"augment.{f.name}: must not be negative, is {value}")
+        for name in ("chance", "labelled_intensity", "cutout", "translate", "corrupt_strong", "corrupt_labelled"):
             if getattr(self, name) > 1:
                 raise ValueError(f"augment.{name}: must lie in 0 to 1, is {getattr(self, name)}")
         if self.padding not in ("zeros", "border", "reflection"):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 
 import numpy as np
 import torch
@@ -15,6 +16,7 @@ from torch import Tensor
 
 from edgemt.contract import Batch, Case
 from edgemt.data.augment2d import AugmentOptions, augment_intensity_2d, augmentation_affine, scales, warp
+from edgemt.data.corrupt_views import corrupt_rows
 from edgemt.data.decode import FrameSpec, ProgressCall, decode_frames, decode_pairs
 from edgemt.data.options import DataOptions
 from edgemt.data.reading import Reading, VanishedClasses
@@ -159,6 +161,7 @@ class TwoStreamBatches:
     normalise: Normalisation = Normalisation()
     seed: int = 0
     alike: bool = False  # the intensity of unlabelled rows changes too, as often as that of labelled ones
+    corruptions: tuple[str, ...] = ()  # kinds (`edgemt.data.corruptions`), as often as `augment` states
 
     def __post_init__(self) -> None:
         check_two_streams(self.labelled, self.unlabelled, self.batch_size, name="TwoStreamBatches")
@@ -229,7 +232,13 @@ class TwoStreamBatches:
             strong = augment_intensity_2d(
                 image[length:], options=self.augment, generator=generator, cutout=True, slices=slices
             )
-        return weak, strong
+        if not self.corruptions:
+            return weak, strong
+        corrupt = partial(corrupt_rows, names=self.corruptions, generator=generator, slices=slices)
+        rows = len(image) if self.alike else length
+        changed = corrupt(weak[:rows], chance=self.augment.corrupt_labelled)
+        strong = None if strong is None else corrupt(strong, chance=self.augment.corrupt_strong)
+        return torch.cat([changed, weak[rows:]]), strong
 
 
 def with_background(foreground: Tensor) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,7 @@ from edgemt.contract import Case
 from edgemt.data.cohort import all_cases, split_dataset
 from edgemt.data.options import DataOptions
 from edgemt.inference.doctor import doctor
-from edgemt.inference.evaluate import predict_masks, prepare, score
+from edgemt.inference.evaluate import EvalSet, predict_masks, prepare, score
 from edgemt.inference.predict import predict
 from edgemt.metrics.postprocess import through_plane as vote
 
@@ -38,20 +39,8 @@ def evaluate_ship(
     """
     ship = open_package(folder)
     made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision)
-    options, cases = _cases(ship, data_root, val)
-    card = ship.card
-    sliced = card.channel_order == "slices"
-    eval_set = prepare(
-        cases,
-        size=card.size,
-        channels=1 if sliced else card.channels,
-        slices=card.channels if sliced else 1,
-        classes=card.classes,
-        mask_threshold=options.mask_threshold,
-        depth=options.depth,
-        window=options.window,
-        compare=options.affines == "compare",
-    )
+    options, cases = cases_of(ship, data_root, val)
+    card, eval_set = ship.card, prepared(ship, options, cases)
     with_distances = _has_scipy()
     masks = predict_masks(made, eval_set)
     if through_plane != 1:
@@ -104,7 +93,23 @@ def metrics_table(record: dict[str, Any]) -> str:
     return "\n".join(lines)
 
 
-def _cases(ship: Package, root: Path | None, val: str) -> tuple[DataOptions, tuple[Case, ...]]:
+def prepared(ship: Package, options: DataOptions, cases: Sequence[Case]) -> EvalSet:
+    """The cases decoded as the card states: frames of its size, with neighbouring slices where it reads them."""
+    card, sliced = ship.card, ship.card.channel_order == "slices"
+    return prepare(
+        cases,
+        size=card.size,
+        channels=1 if sliced else card.channels,
+        slices=card.channels if sliced else 1,
+        classes=card.classes,
+        mask_threshold=options.mask_threshold,
+        depth=options.depth,
+        window=options.window,
+        compare=options.affines == "compare",
+    )
+
+
+def cases_of(ship: Package, root: Path | None, val: str) -> tuple[DataOptions, tuple[Case, ...]]:
     """The validation cases under `root`, found as in training as far as the folder is laid out like that."""
     if not ship.card.data and root is None:
         raise ValueError(f"{ship.folder}: the card does not say where the data was; give --data.root")

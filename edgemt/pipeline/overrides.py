@@ -18,7 +18,7 @@ from edgemt.pipeline.recipe import Recipe
 
 def override(recipe: Recipe, args: Sequence[str], *, prog: str) -> Recipe:
     """`--student.schedule.steps 4000 --student.method mean_teacher`. Raises ValueError, naming field and value."""
-    recipe, rest = _choose_preset(*_choose_methods(recipe, list(args)))
+    recipe, rest = _choose_preset(*_choose_methods(recipe, _fill_in_corruptions(args)))
     if not rest:
         return recipe
     if "--help" in rest:
@@ -75,6 +75,15 @@ def _choose_preset(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
             del args[index : index + (1 if "=" in arg else 2)]
             return replace(recipe, augment=PRESETS[name]), args
     return recipe, args
+
+
+def _fill_in_corruptions(args: Sequence[str]) -> list[str]:
+    """`--augment.corruptions` without a name is `--augment.corruptions auto`."""
+    filled = list(args)
+    for index, arg in enumerate(args):
+        if arg == "--augment.corruptions" and (index + 1 == len(args) or args[index + 1].startswith("-")):
+            filled.insert(index + 1, "auto")
+    return filled
 
 
 def _first_lines(text: str) -> str:

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+from edgemt.data.corruption_formulas import opencv
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
 from edgemt.methods import Method
+from edgemt.pipeline.corruptions import training_corruptions
 from edgemt.pipeline.network_spec import student_spec
 from edgemt.pipeline.recipe import Recipe, student_method, teacher_dims
 from edgemt.zoo.warm_start import warm_start_spec
@@ -29,6 +31,8 @@ def check_recipe(recipe: Recipe) -> None:
     if deep and (recipe.teacher.members > 1 or recipe.teacher.flips > 1):
         raise ValueError(f"teacher.members and teacher.flips: only for 2-D teachers, {network} is 3-D; leave them at 1")
     _check_features(recipe, method)
+    if training_corruptions(recipe):
+        opencv()
     if recipe.student.weights:  # an error now, not after the teacher has been trained
         size = {"channels": recipe.data.frame_channels, "classes": len(recipe.data.classes)}
         warm_start_spec(recipe.student.weights, student_spec(recipe.student, method, **size))

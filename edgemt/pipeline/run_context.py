@@ -5,13 +5,16 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import cast
 
 import torch
 
 from edgemt.artefacts.fingerprints import changes_of, load_content
+from edgemt.pipeline.corruptions import CleanViews
 from edgemt.pipeline.recipe import Recipe, teacher_dims
 from edgemt.pipeline.recipe_checks import check_recipe
 from edgemt.pipeline.slice_data import SliceData
+from edgemt.pipeline.training_data import TrainingData
 from edgemt.pipeline.volume_data import VolumeData
 
 
@@ -27,6 +30,14 @@ class RunContext:
     def slices(self) -> SliceData:
         """The frames that the student, and a 2-D teacher, learn from and are measured on."""
         return SliceData(self.recipe)
+
+    @property
+    def teacher_slices(self) -> TrainingData:
+        """The same frames as a 2-D teacher gets them: without corruptions, unless `augment.corrupt_networks` is all."""
+        augment = self.recipe.augment
+        if augment.corruptions and augment.corrupt_networks == "student":
+            return cast(TrainingData, CleanViews(self.slices))
+        return self.slices
 
     @cached_property
     def volumes(self) -> VolumeData:

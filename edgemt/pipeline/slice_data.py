@@ -24,6 +24,7 @@ from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, evaluate, evaluation_record, prepare
 from edgemt.io import encoder_weights
 from edgemt.model_card import FileMetrics, ModelCard, Normalisation
+from edgemt.pipeline.corruptions import training_corruptions
 from edgemt.pipeline.log import log
 from edgemt.pipeline.recipe import Recipe
 from edgemt.pipeline.training_data import as_read
@@ -178,8 +179,15 @@ class SliceData:
         return self.stream(schedule, all_labels=all_labels, bank=bank, alike=alike).batch
 
     def stream(
-        self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
+        self,
+        schedule: Schedule,
+        *,
+        all_labels: bool = False,
+        bank: Path | None = None,
+        alike: bool = False,
+        corrupt: bool = True,
     ) -> TwoStreamBatches:
+        """The batches; without `corrupt` those that hold no corruptions, whatever `augment.corruptions` names."""
         labelled, unlabelled = self.labelled, self.unlabelled
         rows = (schedule.labelled, schedule.unlabelled)
         if all_labels:  # the ceiling: the same number of rows, every one labelled
@@ -197,7 +205,19 @@ class SliceData:
             normalise=self.normalise,
             seed=self.recipe.seed,
             alike=alike,
+            corruptions=self.corruptions if corrupt else (),
         )
+
+    @cached_property
+    def corruptions(self) -> tuple[str, ...]:
+        """The kinds of corruption in the batches; logs them."""
+        of_volumes = any(case.slice is not None for case in self.cohort.labelled)
+        names = training_corruptions(self.recipe, of_volumes=of_volumes)
+        if names:
+            augment = self.recipe.augment
+            shares = f"{augment.corrupt_strong:g} of the strong views, {augment.corrupt_labelled:g} of the labelled"
+            log(f"augment.corruptions: {', '.join(names)}; {shares} images")
+        return names
 
     @cached_property
     def fully_labelled(self) -> SliceDataset:

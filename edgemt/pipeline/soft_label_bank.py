@@ -43,7 +43,7 @@ def fill_bank(context: RunContext, teacher: Path) -> Path:
 
 
 def _fill_from_frames(context: RunContext, teacher: Path) -> Path:
-    key = _prepare_folder(context, teacher, context.slices.cache_inputs)
+    key = _prepare_folder(context, teacher, context.teacher_slices.cache_inputs)
     units = list(_units(context))
     rows_of = {id(unit): (stack, rows) for unit, stack, rows in units}
     return _fill(

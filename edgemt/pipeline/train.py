@@ -38,7 +38,9 @@ from edgemt.zoo.warm_start import describe_warm_start
 
 def training_data_for(context: RunContext, of: TeacherOptions | StudentOptions) -> TrainingData:
     """What a network learns from and is measured on: frames, or whole volumes for a 3-D teacher."""
-    return context.volumes if isinstance(of, TeacherOptions) and context.is_3d else context.slices
+    if isinstance(of, StudentOptions):
+        return context.slices
+    return context.volumes if context.is_3d else context.teacher_slices
 
 
 def train_stage(
