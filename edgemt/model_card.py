@@ -7,6 +7,8 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgemt.contour_margins import ContourMargins
+
 if TYPE_CHECKING:
     pass
 
@@ -49,9 +51,13 @@ class ModelCard:
     macs: int = 0
     created: str = ""
     format: int = CARD_FORMAT
+    contours: dict[str, ContourMargins] = field(default_factory=dict)  # file -> margins of its outer and inner line
 
     def to_json(self) -> str:
-        return json.dumps(asdict(self), indent=2, sort_keys=True) + "\n"
+        raw = asdict(self)
+        if not self.contours:  # a card without margins is as versions before them wrote it
+            del raw["contours"]
+        return json.dumps(raw, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, source: str | Path = "card.json") -> ModelCard:
@@ -75,7 +81,8 @@ class ModelCard:
             for key in ("spacing_mm", "patch"):
                 if raw.get(key) is not None:
                     raw[key] = tuple(raw[key])
-            return cls(normalise=Normalisation(**norm), **raw)
+            margins = {file: ContourMargins.from_dict(of) for file, of in raw.pop("contours", {}).items()}
+            return cls(normalise=Normalisation(**norm), contours=margins, **raw)
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{source}: not a readable card ({error}); export the model again") from error
 
