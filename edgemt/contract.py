@@ -30,6 +30,11 @@ Head = Literal["sdf", "features", "scales", "decoder2", "decoder3", "disturb"]
 HEADS: tuple[Head, ...] = get_args(Head)
 
 
+# `field(default=..., metadata=ADDED_LATER)`: a field of a recipe that earlier versions did not have. While it has its
+# default, the inputs and keys of a stage leave it out, so that run folders of those versions still fit.
+ADDED_LATER = {"in_key": "unless default"}
+
+
 @dataclass(frozen=True)
 class Case:
     """One image, one volume, or one slice of a volume. `label` is None for unlabelled images."""

@@ -12,12 +12,13 @@ import os
 import shutil
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, is_dataclass, replace
+from dataclasses import MISSING, Field, fields, is_dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from deploy.package.files import CARD
 from deploy.package.package import finalize
+from edgemt.contract import ADDED_LATER
 from edgemt.io.atomic import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
 from edgemt.model_card import ModelCard
@@ -98,9 +99,14 @@ _CURRENT_NAMES = {old: new for new, old in KEY_NAMES.items()}
 
 
 def plain(value: Any) -> Any:
-    """Dataclasses, tuples and paths as JSON; "is" names the class of a dataclass (`KEY_NAMES`)."""
+    """Dataclasses, tuples and paths as JSON; "is" names the class of a dataclass (`KEY_NAMES`).
+
+    Fields that were added later (`edgemt.contract.ADDED_LATER`) are left out while they have their default.
+    """
     if is_dataclass(value) and not isinstance(value, type):
-        own = {f.name: plain(getattr(value, f.name)) for f in fields(value)}
+        own = {
+            f.name: plain(getattr(value, f.name)) for f in fields(value) if not _as_before(f, getattr(value, f.name))
+        }
         kind = type(value).__name__
         return {"is": KEY_NAMES.get(kind, kind), **own}
     if isinstance(value, dict):
@@ -108,6 +114,13 @@ def plain(value: Any) -> Any:
     if isinstance(value, (list, tuple)):
         return [plain(v) for v in value]
     return str(value) if isinstance(value, Path) else value
+
+
+def _as_before(field: Field[Any], value: Any) -> bool:
+    """Whether a field that was added later has its default."""
+    if not ADDED_LATER.items() <= field.metadata.items():
+        return False
+    return bool(value == (field.default if field.default_factory is MISSING else field.default_factory()))
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:

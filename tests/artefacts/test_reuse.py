@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +13,7 @@ from torch import nn
 
 from edgemt import cli
 from edgemt.artefacts import network_folder, reuse, stage_folder
+from edgemt.contract import ADDED_LATER
 from edgemt.io.atomic import previous_folders
 from edgemt.methods import METHODS
 from edgemt.model_card import ModelCard
@@ -140,6 +142,19 @@ def test_changes_name_each_field_once() -> None:
     assert {"teacher.widths 4 8 -> (empty)", "seed 0 -> 1", "parents.teacher changed"} <= set(lines)
     assert len(lines) == 4  # the fields of a method of another kind are not compared
     assert reuse.changed(old, json.loads(json.dumps(stage_folder.plain(old)))) == []
+
+
+def test_a_field_that_was_added_later_changes_a_key_only_where_it_is_set() -> None:
+    @dataclass(frozen=True)
+    class Options:
+        steps: int = 600
+        views: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+        sizes: list[int] = field(default_factory=list, metadata=ADDED_LATER)
+
+    before = {"options": {"is": "Options", "steps": 600}}
+    assert stage_folder.key_of(before) == stage_folder.key_of({"options": Options()})
+    assert stage_folder.key_of(before) != stage_folder.key_of({"options": Options(sizes=[1])})
+    assert reuse.changed(before, {"options": Options(views=("a", "b"))}) == ["options.views (none) -> a b"]
 
 
 def test_data_lists_are_explained(tmp_path: Path) -> None:
