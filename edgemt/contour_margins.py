@@ -60,12 +60,12 @@ class ContourMargins:
         """`90 of 100 patients`."""
         return f"{100 * (1 - self.alpha):.4g} of 100 patients"
 
-    def claim(self) -> str:
-        """What the lines mean, in one plain sentence."""
+    def claim(self, *, outer: str = "outer", inner: str = "inner") -> str:
+        """What the lines mean, in one plain sentence; `outer` and `inner` are adjectives for them."""
         rest = f"all but {100 * self.tolerance:.2g} %" if self.tolerance else "all"
         return (
-            f"in at least {self.sure} like the {self.patients} calibrated, the outer line encloses {rest} of the true "
-            f"area; in at least {self.sure}, {rest} of the area inside the inner line is true"
+            f"in at least {self.sure} like the {self.patients} calibrated, the {outer} line encloses {rest} of the true "
+            f"area; in at least {self.sure}, {rest} of the area inside the {inner} line is true"
         )
 
 

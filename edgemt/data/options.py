@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgemt.contract import ADDED_LATER
 from edgemt.io.bit_depth import Depth, Rule
 from edgemt.io.geometry import is_order
 
@@ -56,12 +57,12 @@ class AugmentOptions:
     """Largest side of a grey box in the strong view, share of the side."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for own in fields(self):
+            value = getattr(self, own.name)
             if isinstance(value, tuple) and (len(value) != 2 or not 0 < value[0] <= value[1]):
-                raise ValueError(f"augment.{field.name}: must be (low, high) with 0 < low <= high, not {value}")
+                raise ValueError(f"augment.{own.name}: must be (low, high) with 0 < low <= high, not {value}")
             if isinstance(value, (int, float)) and value < 0:
-                raise ValueError(f"augment.{field.name}: must not be negative, is {value}")
+                raise ValueError(f"augment.{own.name}: must not be negative, is {value}")
         for name in ("chance", "labelled_intensity", "cutout", "translate"):
             if getattr(self, name) > 1:
                 raise ValueError(f"augment.{name}: must lie in 0 to 1, is {getattr(self, name)}")
@@ -228,6 +229,11 @@ class DataOptions:
     """Regular expression whose first group is the patient in a file name; a patient stays in one part of the split."""
     phantom: tuple[int, int, int] = (12, 160, 40)
     """Frames, or volumes, that are labelled, unlabelled and held out for validation, for the phantom layouts."""
+    calibration: str = field(default="", metadata=ADDED_LATER)
+    """A list of labelled cases, of patients that neither train nor validate, on which the margins of the contours are
+    fitted (of the phantom layouts a count); empty: the ship makes no claim about its contours."""
+    calibration_share: float = field(default=0.0, metadata=ADDED_LATER)
+    """This share of the validation patients calibrates instead, and validation figures are of the rest."""
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
@@ -253,6 +259,10 @@ class DataOptions:
             raise ValueError("data.slice_axis: data.axes has the slice axis last; leave one of them out")
         if self.affines == "ignore" and self.axes and set(self.axes) != set("ijk"):
             raise ValueError(f"data.axes: {self.axes} needs the headers that data.affines ignores; leave one out")
+        if not 0 <= self.calibration_share < 1:
+            raise ValueError(f"data.calibration_share: must lie in 0 to 1, is {self.calibration_share}; 0.5 is usual")
+        if self.calibration and self.calibration_share:
+            raise ValueError("data.calibration_share: data.calibration names the cases; leave one of them out")
         if len(self.phantom) != 3 or min(self.phantom) < 0 or min(self.phantom[0], self.phantom[2]) < 1:
             raise ValueError(f"data.phantom: needs labelled >= 1, unlabelled >= 0, val >= 1, not {self.phantom}")
 

@@ -1,4 +1,4 @@
-"""Margins of the two contours, fitted on labelled cases and measured on others. No torch: devices calibrate with it too.
+"""Margins of the two contours, fitted on labelled cases and measured on others. No torch: devices calibrate too.
 
 Frames are scored with distances in pixels of the model's mask: every frame is brought to that size, so frames of
 different sizes are exchangeable. Volumes are scored in millimetres and in three dimensions, since a slice that the
@@ -40,7 +40,10 @@ def patients_of(cases: Sequence[Case]) -> tuple[str, ...]:
 
 
 def unit_of(cases: EvalSet) -> Unit:
-    """px of frames, mm of volumes. Raises ValueError for a list of both, and for a volume without a voxel size."""
+    """The unit of margins: px of frames, mm of volumes.
+
+    Raises ValueError for a list of both, and for a volume without a voxel size.
+    """
     deep = [truth.ndim == 3 for truth in cases.truths]
     if any(deep) and not all(deep):
         raise ValueError(
@@ -189,4 +192,3 @@ def _share(covered: np.ndarray, margin: float) -> float | None:
 
 def _percent(value: float | None) -> str:
     return "no claim" if value is None else f"{100 * value:.1f} %"
-

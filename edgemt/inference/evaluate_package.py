@@ -21,6 +21,7 @@ from edgemt.inference.predict import predict
 from edgemt.metrics.postprocess import through_plane as vote
 from edgemt.model_card import ModelCard
 
+_NO_CALIBRATION: dict[str, Any] = {"calibration": "", "calibration_share": 0.0}  # a named list is taken whole
 __all__ = ["doctor", "evaluate_ship", "metrics_table", "predict"]
 
 
@@ -82,9 +83,7 @@ def _contours(
     if not needed and unit_of(eval_set) != margins.unit:
         return {}
     return {
-        "contours": measure_contours(
-            frames, eval_set, margins, patients=patients_of(cases), digest=list_digest(cases)
-        )
+        "contours": measure_contours(frames, eval_set, margins, patients=patients_of(cases), digest=list_digest(cases))
     }
 
 
@@ -146,7 +145,7 @@ def find_cases(ship: Package, root: Path | None, val: str) -> tuple[DataOptions,
     except TypeError as error:
         raise ValueError(f"{ship.folder}/card.json: its data cannot be read ({error}); export it again") from None
     if root is None:
-        options = replace(trained, val=val or trained.val)
+        options = replace(trained, val=val or trained.val, **(_NO_CALIBRATION if val else {}))
         return options, split_dataset(options).val
     root = Path(root)
     same = trained.root is not None and root.resolve() == Path(trained.root).resolve()
@@ -158,6 +157,7 @@ def find_cases(ship: Package, root: Path | None, val: str) -> tuple[DataOptions,
         labelled=trained.labelled if same else "",
         unlabelled="",
         val=val or (trained.val if same or (root / trained.val).is_file() else ""),
+        **({} if same and not val else _NO_CALIBRATION),
     )
     if options.val or (root / "train").is_dir() or (root / "val").is_dir() or (root / "val.txt").is_file():
         return options, split_dataset(options).val

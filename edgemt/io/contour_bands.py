@@ -42,13 +42,13 @@ def bands(
         raise ValueError("contours: these margins are in mm, and the voxel size is not known; a volume that states it")
     spacing = tuple(spacing_mm) if margins.unit == "mm" and spacing_mm is not None else None
     found = []
-    for value in np.flatnonzero(np.bincount(mask.reshape(-1), minlength=2)[: len(classes)]):
-        if value:
-            region, name = mask == value, classes[value]
+    for value in range(1, min(int(mask.max(initial=0)) + 1, len(classes))):
+        region, name = mask == value, classes[value]
+        if region.any():
             outer, inner = margins.outer.get(name), margins.inner.get(name)
             found.append(
                 Band(
-                    int(value),
+                    value,
                     None if outer is None else dilated(region, outer, spacing=spacing),
                     None if inner is None else eroded(region, inner, spacing=spacing),
                 )

@@ -26,6 +26,7 @@ from edgemt.artefacts.network_folder import load_promptable
 from edgemt.inference.doctor import golden_masks
 from edgemt.inference.evaluate import evaluation_record
 from edgemt.pipeline.accuracy import dice_drop, gate_failure, measured_of
+from edgemt.pipeline.contours import calibration_inputs, fit_contours
 from edgemt.pipeline.fallback import given_up
 from edgemt.pipeline.log import log
 from edgemt.pipeline.quantize import frames_of
@@ -66,6 +67,7 @@ def ship(context: RunContext) -> Path:
             "int8": stage_folder.identity(source),
             **({"promptable": stage_folder.identity(prompt)} if prompt else {}),
         },
+        **calibration_inputs(context),
     }
     stage = Stage(context, "ship", inputs, first_process_only=True)
     partial_key = stage_folder.key_of("something left out", stage.key)  # not accepted by a strict recipe
@@ -103,7 +105,8 @@ def ship(context: RunContext) -> Path:
         opened = Package(working, stage_folder.write_card(working, card))
         measured, failed = _golden(context, opened, measured)
         own_key = partial_key if given or failed else stage.key
-        card = replace(card, recipe_hash=own_key, given_up=(*card.given_up, *failed))
+        contours = fit_contours(context, opened, {file: _RUNS[file] for file in measured})
+        card = replace(card, recipe_hash=own_key, given_up=(*card.given_up, *failed), contours=contours)
         latency = _timed(context, replace(opened, card=replace(opened.card, measured=measured)), frames)
         stage_folder.write_card(working, replace(card, measured=measured, latency=latency))
     log(f"ship: {stage.folder} is ready to copy")

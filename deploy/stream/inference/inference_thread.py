@@ -15,8 +15,10 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploy.package.input_drift import InputStatistics
+from deploy.stream.inference.contours import StreamContours
 from deploy.stream.inference.mask_checks import InvalidMaskError, MaskPlausibility, validate_mask
 from deploy.stream.inference.standby import StandbyWorker, close_runner
+from deploy.stream.state.band_lines import with_band_lines
 from deploy.stream.state.display_state import DisplayState
 from deploy.stream.state.frames import Frame, InferenceResult
 from deploy.stream.state.latest_queue import LatestQueue
@@ -42,6 +44,7 @@ class StreamModel:
     colours: Sequence[Colour]  # one per class
     input_statistics: InputStatistics | None = None
     golden: tuple[np.ndarray, np.ndarray] | None = None  # a frame [1, h, w, K] and its mask [1, h, w] on this machine
+    contours: StreamContours | None = None  # None: the package is not asked for lines
     golden_every: int = 300  # masks between two self-tests; they detect NaN weights, which still give a mask
 
 
@@ -138,7 +141,9 @@ class InferenceThread:
         agreement, likeness = plausibility.update(mask, fitted, epoch=frame.epoch)
         self.counters.drift_message = self.counters.drift_message or plausibility.drift_message
         overlay = outline(mask, size=frame.size, colours=model.colours, thickness=max(2, frame.size[0] // 360))
-        return InferenceResult(frame, mask, overlay, self._display_state.clock(), agreement, likeness)
+        bands, reason = model.contours.of(mask, likeness) if model.contours is not None else ((), "")
+        overlay = with_band_lines(overlay, bands, colours=model.colours)
+        return InferenceResult(frame, mask, overlay, self._display_state.clock(), agreement, likeness, bands, reason)
 
     def _publish(self, generation: int, result: InferenceResult) -> None:
         """Write the result to the display state, unless the thread was abandoned."""

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from deploy.stream.state.overlay import Overlay, composite
+from edgemt.io.contour_bands import Band
 
 Clock = Callable[[], int]  # nanoseconds, never backwards
 monotonic: Clock = time.monotonic_ns
@@ -58,6 +59,8 @@ class InferenceResult:
     done_ns: int
     agreement: float | None = None  # foreground Dice with the previous mask, 0 to 1
     likeness: float | None = None  # similarity of the frame to the training frames, 0 to 1
+    bands: tuple[Band, ...] = ()  # outer and inner regions [h, w] of the classes, where their claim holds
+    contours: str = ""  # why there are none; empty: there are, or the mask is empty
 
 
 @dataclass(frozen=True, eq=False)
@@ -75,6 +78,7 @@ class MaskStatus:
     confidence_is: str = ""  # the definition of `confidence`
     likeness: float | None = None
     valid_until_ns: int | None = None  # on the monotonic clock of this machine; a fresh mask is stale from then on
+    contours: str = ""  # of a fresh mask: why no outer and inner line is drawn; empty where they are
     refused: str = ""  # with "no-signal": why the frames of the source are rejected
     mask: np.ndarray | None = None  # uint8 [h, w]
 
