@@ -64,8 +64,8 @@ class ContourMargins:
         """What the lines mean, in one plain sentence; `outer` and `inner` are adjectives for them."""
         rest = f"all but {100 * self.tolerance:.2g} %" if self.tolerance else "all"
         return (
-            f"in at least {self.sure} like the {self.patients} calibrated, the {outer} line encloses {rest} of the true "
-            f"area; in at least {self.sure}, {rest} of the area inside the {inner} line is true"
+            f"in at least {self.sure} like the {self.patients} calibrated, the {outer} line encloses {rest} of the "
+            f"true area; in at least {self.sure}, {rest} of the area inside the {inner} line is true"
         )
 
 

@@ -44,7 +44,7 @@ class StreamModel:
     colours: Sequence[Colour]  # one per class
     input_statistics: InputStatistics | None = None
     golden: tuple[np.ndarray, np.ndarray] | None = None  # a frame [1, h, w, K] and its mask [1, h, w] on this machine
-    contours: StreamContours | None = None  # None: the package is not asked for lines
+    contours: StreamContours | None = None  # None: no lines are drawn
     golden_every: int = 300  # masks between two self-tests; they detect NaN weights, which still give a mask
 
 

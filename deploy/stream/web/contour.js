@@ -19,7 +19,7 @@ function contour(grid, height, width, value) {
 }
 
 // The contour of a region of ones as connected lines, which can be dashed.
-export function connected(grid, height, width) {
+export function regionOutline(grid, height, width) {
   const parts = segments(grid, height, width, 1), path = new Path2D();
   const ends = new Map(), used = new Uint8Array(parts.length), key = (x, y) => `${x},${y}`;
   parts.forEach(([x0, y0, x1, y1], i) => {

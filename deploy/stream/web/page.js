@@ -1,5 +1,5 @@
 // The live page: draws the newest picture, and its mask as long as it is fresh. This is checked before every repaint.
-import { connected, contours, filling } from "./contour.js";
+import { contours, filling, regionOutline } from "./contour.js";
 import { Correct } from "./correct.js";
 import { Figures } from "./figures.js";
 import { pollUpdates, maskStatus } from "./looks.js";
@@ -27,7 +27,7 @@ async function takeUpdate(update) {
   if (update.grid !== null) {
     const [height, width] = update.record.mask_size;
     update.drawn = { id: update.mask, grid: update.grid, height, width, paths: contours(update.grid, height, width) };
-    update.drawn.bands = update.regions.map((r) => ({ ...r, path: connected(r.grid, height, width) }));
+    update.drawn.bands = update.regions.map((r) => ({ ...r, path: regionOutline(r.grid, height, width) }));
   } else update.drawn = before && before.drawn && before.drawn.id === update.mask ? before.drawn : null;
   figures.count(update);
   live = update;
