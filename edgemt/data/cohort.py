@@ -89,7 +89,8 @@ def split_dataset(options: DataOptions, *, whole_volumes: bool = False) -> Datas
     unlabelled, excluded_note = _without_validation_patients(
         unlabelled, other_images, val, one_folder=not val_folder, include_val=options.val_in_training
     )
-    unlabelled, calibration_note = without_patients(_without_files_of(unlabelled, calibration), calibration)
+    unlabelled, calibration_note = without_patients(unlabelled, calibration)
+    unlabelled = _without_files_of(unlabelled, calibration)
     items = [*labelled, *unlabelled, *val, *calibration]
     axes = _axis_order(options, items)
     copies = "" if options.val_in_training else _copies_note([*labelled, *unlabelled], val)

@@ -141,7 +141,7 @@ def fit_margins(scores: np.ndarray, *, alpha: float) -> np.ndarray:
     """
     flat = scores.reshape(len(scores), -1)
     found = np.array([conformal_quantile(column, alpha) for column in flat.T]).reshape(scores.shape[1:])
-    return np.asarray(np.ceil(found * 1e4 - 1e-6) / 1e4)
+    return np.asarray(np.ceil(found * 1e4 - 1e-6) / 1e4) + 0.0  # no negative zero
 
 
 def covered(scores: np.ndarray, margins: np.ndarray) -> np.ndarray:
