@@ -7,8 +7,8 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, fields
-from typing import Any, Literal
+from dataclasses import dataclass
+from typing import Literal
 
 Unit = Literal["px", "mm"]
 
@@ -22,7 +22,7 @@ class ContourMargins:
 
     alpha: float  # each line fails for at most this share of patients
     tolerance: float  # share of the true area that may lie outside the outer line, and of false area inside the inner
-    unit: Unit  # px: pixels of the model's mask; mm: of a volume, in three dimensions
+    unit: str  # px: pixels of the model's mask; mm: of a volume, in three dimensions
     outer: dict[str, float | None]  # class -> margin, the background left out
     inner: dict[str, float | None]
     patients: int  # that were calibrated on: one score a patient
@@ -35,25 +35,14 @@ class ContourMargins:
     def __post_init__(self) -> None:
         for name in ("alpha", "tolerance"):
             value = getattr(self, name)
-            if not isinstance(value, (int, float)) or not (0 < value < 1 or (name == "tolerance" and value == 0)):
+            if not (0 < value < 1 or (name == "tolerance" and value == 0)):
                 raise ValueError(f"contours: {name} must lie in 0 to 1, is {value!r}")
         if self.unit not in ("px", "mm"):
             raise ValueError(f"contours: unit {self.unit!r} is neither px nor mm")
         for name, values in (("outer", self.outer), ("inner", self.inner)):
             for margin in values.values():
-                if margin is not None and not (isinstance(margin, (int, float)) and 0 <= margin < math.inf):
+                if margin is not None and not 0 <= margin < math.inf:
                     raise ValueError(f"contours: {name} margin {margin!r} is no number of 0 or more")
-
-    @classmethod
-    def from_dict(cls, raw: Any) -> ContourMargins:
-        """Raises TypeError or ValueError for what is no such record."""
-        if not isinstance(raw, dict) or set(raw) != {field.name for field in fields(cls)}:
-            raise TypeError("contours holds no margins")
-        kinds = {"outer": dict, "inner": dict, "patients": int, "cases": int}
-        kinds |= dict.fromkeys(("unit", "list", "graph", "runtime", "created"), str)
-        if not all(isinstance(raw[name], kind) for name, kind in kinds.items()):
-            raise TypeError("contours holds values of another kind")
-        return cls(**raw)
 
     @property
     def sure(self) -> str:

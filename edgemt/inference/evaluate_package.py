@@ -63,7 +63,7 @@ def evaluate_ship(
         "threads": made.threads,
         "root": str(options.root) if options.root else None,
         "counted": len(eval_set),
-        "card_dice": card.measured.get(made.file, {}).get("dice"),
+        "card_dice": card.measured[made.file].dice if made.file in card.measured else None,
         "distances": with_distances,
         "through_plane": through_plane,
         **({} if contours is False else _contours(ship, made.file, frames, eval_set, cases, needed=bool(contours))),

@@ -24,7 +24,7 @@ from edgemt.data.soft_labels import read_bank as read_bank
 from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, evaluate, evaluation_record, prepare
 from edgemt.io import encoder_weights
-from edgemt.model_card import ModelCard, Normalisation
+from edgemt.model_card import FileMetrics, ModelCard, Normalisation
 from edgemt.pipeline.log import log
 from edgemt.pipeline.recipe import Recipe
 from edgemt.pipeline.training_data import as_read
@@ -227,7 +227,10 @@ class SliceData:
         def masks(frames: np.ndarray) -> np.ndarray:
             was_training = network.training
             network.eval()
-            parts = [whole(torch.from_numpy(part).to(self.device)).cpu().numpy() for part in _chunks(frames, 16)]
+            parts = [
+                whole(torch.from_numpy(frames[i : i + 16]).to(self.device)).cpu().numpy()
+                for i in range(0, len(frames), 16)
+            ]
             network.train(was_training)
             return np.concatenate(parts)
 
@@ -236,7 +239,7 @@ class SliceData:
     def dice(self, network: nn.Module) -> float:
         return evaluate(self.predict(network), self.val, dice_only=True).dice
 
-    def measured(self, network: nn.Module) -> dict[str, Any]:
+    def measured(self, network: nn.Module) -> FileMetrics:
         return evaluation_record(self.predict(network), self.val)
 
     def card(self) -> ModelCard:
@@ -256,10 +259,6 @@ class SliceData:
 def evenly_spaced(rows: np.ndarray, count: int) -> np.ndarray:
     """At most `count` rows, evenly spaced, the first and the last among them. [N, ...] -> [n, ...]."""
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
-
-
-def _chunks(frames: np.ndarray, size: int) -> Sequence[np.ndarray]:
-    return [frames[i : i + size] for i in range(0, len(frames), size)]
 
 
 def _all_labelled(counts: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -27,6 +27,7 @@ from edgemt.inference import evaluate_package  # noqa: E402
 from edgemt.inference.calibrate_package import calibrate_package  # noqa: E402
 from edgemt.io.contour_bands import dilated, eroded  # noqa: E402
 from edgemt.io.images import read_label  # noqa: E402
+from edgemt.model_card import FileMetrics  # noqa: E402
 
 RUN: dict[str, Any] = {"runtime": "onnxruntime", "file": "model.onnx"}
 DATA = DataOptions(layout="pairs", classes=("background", "organ", "tool"), size=SIZE).to_dict()
@@ -46,7 +47,7 @@ def shifted_pairs(folder: Path, count: int, *, first: int = 0, largest: int = 3)
 @pytest.fixture(scope="module")
 def calibrated(tmp_path_factory: pytest.TempPathFactory) -> tuple[Package, Path]:
     folder = tmp_path_factory.mktemp("contours")
-    make_ship(folder / "ship", data=DATA, measured={"model.onnx": {"dice": 0.75}})
+    make_ship(folder / "ship", data=DATA, measured={"model.onnx": FileMetrics(dice=0.75)})
     write_inputs(folder / "ship", np.stack([frame(seed) for seed in range(8)]))
     finalize(folder / "ship", open_package(folder / "ship").card)
     root = shifted_pairs(folder / "calibration", 20)
