@@ -144,7 +144,7 @@ def _image(
     small = made(frame[None])[0]
     mask = fit_label(small, size=picture.shape[:2])
     yield write_png(target, ".mask.png", mask, colours=len(card.classes), mark=input_mark(path))
-    regions = []
+    regions: list[tuple[str, np.ndarray]] = []
     if lines is not None:
         lines.look_at(frame)
         regions = region_files(lines.of(small, name=str(path)), card, shape=mask.shape)
@@ -173,7 +173,7 @@ def _volume(
     mask = np.moveaxis(vote(np.moveaxis(mask, -1, 0), width=width), 0, -1)
     name = target.with_name(f"{target.name}.mask.nii.gz")
     yield write_volume(name, mask, volume, axes=axes, mark=input_mark(path))
-    regions = []
+    regions: list[tuple[str, np.ndarray]] = []
     if lines is not None:
         spacing = volume_spacing(path, axes=axes)
         regions = region_files(lines.of(mask, name=str(path), spacing_mm=spacing), card, shape=mask.shape)

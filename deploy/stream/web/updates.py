@@ -71,7 +71,8 @@ class PageUpdates:
         version = state.wait(version, wait_s)
         snapshot, jpeg = self._snapshot_with_jpeg(frame)
         self._on_sent(snapshot)
-        record, mask_bytes, regions = snapshot.status.to_json(), b"", []
+        record, mask_bytes = snapshot.status.to_json(), b""
+        regions: list[tuple[dict[str, Any], bytes]] = []
         if snapshot.status.mask is not None:
             record["mask_size"] = list(snapshot.status.mask.shape)
             if snapshot.status.frame_id != mask:
