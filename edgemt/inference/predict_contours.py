@@ -96,7 +96,8 @@ def _at_size(region: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
 
 def with_lines(picture: np.ndarray, files: Sequence[tuple[str, np.ndarray]], card: ModelCard) -> np.ndarray:
     """uint8 RGB [H, W, 3] with the outer lines dashed and the inner ones thin, in the colours of the classes."""
-    colours, out = class_colours(len(card.classes)), picture.astype(np.float32)
+    colours = class_colours(len(card.classes))
+    out: np.ndarray = picture.astype(np.float32)
     thin = max(1, round(max(picture.shape[:2]) / 500))
     for name, region in files:
         drawn = outlines(region, colours=colours, thickness=thin).astype(np.float32)
