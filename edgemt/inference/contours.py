@@ -124,7 +124,7 @@ def measure_contours(
         per_class[name] = {
             "outer": _share(covered[:, c, 0], fitted[c, 0]),
             "inner": _share(covered[:, c, 1], fitted[c, 1]),
-            "both": _share(covered[:, c].all(-1), width),
+            "both": _share(np.asarray(covered[:, c].all(-1)), width),
             "outer_margin": margins.outer.get(name),
             "inner_margin": margins.inner.get(name),
             "width": _finite(width),
@@ -153,9 +153,9 @@ def _areas(masks: Sequence[np.ndarray], cases: EvalSet, margins: ContourMargins)
     found = {}
     for name, rows in ratios.items():
         table = np.array(rows).reshape(-1, 2)
-        outer, inner = (_finite(float(table[:, k].mean())) if len(table) else None for k in (0, 1))
+        means = [_finite(float(table[:, k].mean())) if len(table) else None for k in (0, 1)]
         empty = float((table[:, 1] == 0).mean()) if len(table) else None
-        found[name] = {"outer_area": outer, "inner_area": inner, "inner_empty": empty}
+        found[name] = {"outer_area": means[0], "inner_area": means[1], "inner_empty": empty}
     return found
 
 
