@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import subcommand
 
 from deploy.runtimes.runner import out_of_memory
-from edgemt.commands import bench, check, compare, export, listing, package, pipeline, signing, stream
+from edgemt.commands import bench, calibrate, check, compare, export, listing, package, pipeline, signing, stream
 from edgemt.commands.console import log, without_extra_args
 from edgemt.errors import unknown_name_message
 from edgemt.io.atomic import no_space
@@ -29,6 +29,7 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     check.Check: without_extra_args(check.check),
     package.Eval: without_extra_args(package.evaluate),
     package.Predict: without_extra_args(package.predict),
+    calibrate.Calibrate: without_extra_args(calibrate.fit),
     package.Build: without_extra_args(package.build),
     signing.Keygen: without_extra_args(signing.make_key),
     signing.Sign: without_extra_args(signing.sign_ship),

@@ -10,6 +10,8 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, Union, get_args, get_origin, get_type_hints
 
+from edgemt.contour_margins import ContourMargins
+
 CARD_FORMAT = 1
 
 
@@ -105,10 +107,13 @@ class ModelCard:
     macs: int = 0
     created: str = ""
     format: int = CARD_FORMAT
+    contours: dict[str, ContourMargins] = field(default_factory=dict)  # file -> margins of its outer and inner line
 
     def to_json(self) -> str:
-        measured = {file: metrics.to_dict() for file, metrics in self.measured.items()}
-        return json.dumps({**asdict(self), "measured": measured}, indent=2, sort_keys=True) + "\n"
+        raw = {**asdict(self), "measured": {file: metrics.to_dict() for file, metrics in self.measured.items()}}
+        if not self.contours:  # a card without margins is as versions before them wrote it
+            del raw["contours"]
+        return json.dumps(raw, indent=2, sort_keys=True) + "\n"
 
     @classmethod
     def from_json(cls, text: str, *, source: str | Path = "card.json") -> ModelCard:

@@ -16,7 +16,14 @@ TOPS = ("edgemt", "deploy", "teachers", "students")
 # A folder imports folders of lower layers, and of its own layer where no circle arises.
 LAYERS = {
     "edgemt": (
-        {"edgemt", "edgemt.contract", "edgemt.errors", "edgemt.model_card", "edgemt.telemetry"},
+        {
+            "edgemt",
+            "edgemt.contour_margins",
+            "edgemt.contract",
+            "edgemt.errors",
+            "edgemt.model_card",
+            "edgemt.telemetry",
+        },
         {"edgemt.io"},
         {"edgemt.metrics", "edgemt.learning", "edgemt.learning.perturbations"},
         {"edgemt.data", "edgemt.data.layouts", "edgemt.methods"},

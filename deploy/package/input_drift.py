@@ -31,6 +31,7 @@ _OUTSIDE = 1.5  # in half widths of the ranges: 99 % of frames like the training
 _MOST = 1000  # training frames that are measured
 _FEWEST = 5  # training frames needed for any message
 _WATCHED = 100  # frames without a message after which the monitor stops
+LIKENESS_LIMIT = 0.5  # 99 % of the training frames have a score above it; below it no calibration holds
 
 
 @dataclass(frozen=True)

@@ -62,7 +62,8 @@ class Session:
         """`runner` is a loaded runner of the model; the caller closes it. `standby`: see InferenceThread."""
         self.options, self.latency = options or StreamOptions(), latency or LatencyTracker()
         limits, model_id = FreshnessLimits(self.options.budget_ms, self.options.no_signal_ms), model.id if model else ""
-        self.display_state = DisplayState(limits, model=model_id, masks=model is not None, clock=clock)
+        claim = model.contours.claim if model is not None and model.contours is not None else ""
+        self.display_state = DisplayState(limits, model=model_id, masks=model is not None, clock=clock, claim=claim)
         self.finished = threading.Event()
         self.inference: InferenceThread | None = None
         self._source, self._model, self._runner, self._display, self._watcher = source, model, runner, display, watcher

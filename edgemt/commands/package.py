@@ -27,6 +27,8 @@ class Eval:
     """int8, fp32, or a file on the card."""
     through_plane: int = 1
     """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
+    contours: bool | None = None
+    """Coverage and width of the outer and inner contour too; by default where the card has margins of the file."""
     video: tuple[Path, ...] = ()
     """Video files, folders of frames, or folders of such clips: flicker of the masks between neighbouring frames and
     jitter of their area; with masks/ beside images/, Dice too. Nothing else is measured then."""
@@ -58,6 +60,7 @@ def evaluate(command: Eval) -> None:
         runtime=command.runtime,
         file=command.file,
         through_plane=command.through_plane,
+        contours=command.contours,
     )
     print(evaluate_package.metrics_table(record))
     write_json(command.json, record)
@@ -116,6 +119,10 @@ class Predict:
     out: Path = Path("masks")
     overlay: bool = True
     """Draw the contours over each image as well."""
+    contours: bool = False
+    """Also write the outer and the inner region of the margins on the card (edgemt calibrate), NAME.outer.mask.png and
+    NAME.inner.mask.png, and draw their lines on the overlay: outer dashed, inner thin. None for an image that is unlike
+    those of training."""
     runtime: str = "auto"
     file: str | None = None
     through_plane: int = 1
@@ -133,6 +140,8 @@ def predict(command: Predict) -> None:
 
 
 def _predicted(command: Predict) -> Iterator[Path]:
+    if command.contours and (command.prompt or command.format == "dicom-seg"):
+        raise ValueError("contours: of masks from images and volumes alone; leave out --prompt and --format dicom-seg")
     if command.prompt:
         from edgemt.inference.interactive import predict_prompted
 
@@ -155,6 +164,7 @@ def _predicted(command: Predict) -> Iterator[Path]:
         runtime=command.runtime,
         file=command.file,
         through_plane=command.through_plane,
+        contours=command.contours,
     )
 
 

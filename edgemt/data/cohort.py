@@ -24,6 +24,7 @@ import numpy as np
 
 from edgemt.contract import Case
 from edgemt.data import phantom3d
+from edgemt.data.calibration_split import check_apart, take_calibration, without_patients
 from edgemt.data.layouts.case_files import CaseFiles, read_list
 from edgemt.data.layouts.detect import FolderListing, detect_layout, list_cases, list_images
 from edgemt.data.options import DataOptions
@@ -51,6 +52,7 @@ class DatasetSplit:
     val: tuple[Case, ...]
     axes: str = ""  # the axis order that all volumes are brought to; also on each case
     notes: tuple[str, ...] = ()  # one line for each kind of file that was excluded
+    calibration: tuple[Case, ...] = ()  # of patients that neither train nor validate, for margins of contours
 
 
 def split_dataset(options: DataOptions, *, whole_volumes: bool = False) -> DatasetSplit:
@@ -75,8 +77,11 @@ def split_dataset(options: DataOptions, *, whole_volumes: bool = False) -> Datas
     if listed is not None:
         pool = select_listed(pool, read_list(listed), source=listed)
     val = _validation(options, root, pool, val_folder, all_items)
+    calibration, val = take_calibration(options, root, val=val, listed_from=[*all_items, *val_folder])
     pool = _without_files_of(pool, val)
-    labelled = _labelled(options, root, pool, val)
+    drawn = parse_count_or_fraction(options.labelled, field="labelled") is not None or not options.labelled
+    labelled = _labelled(options, root, without_patients(pool, calibration)[0] if drawn else pool, val)
+    check_apart(calibration, labelled, "labelled")
     labelled_names = {item.name for item in labelled}
     other_images = _without_files_of(
         [*listing.unlabelled, *(_unlabelled_folder(options, root) if options.unlabelled else [])], val
@@ -85,17 +90,20 @@ def split_dataset(options: DataOptions, *, whole_volumes: bool = False) -> Datas
     unlabelled, excluded_note = _without_validation_patients(
         unlabelled, other_images, val, one_folder=not val_folder, include_val=options.val_in_training
     )
-    items = [*labelled, *unlabelled, *val]
+    unlabelled, calibration_note = without_patients(unlabelled, calibration)
+    unlabelled = _without_files_of(unlabelled, calibration)
+    items = [*labelled, *unlabelled, *val, *calibration]
     axes = _axis_order(options, items)
     copies = "" if options.val_in_training else _copies_note([*labelled, *unlabelled], val)
     names = "" if options.val_in_training else similar_names_note([*labelled, *unlabelled], val)
-    notes = (*listing.notes, *(text for text in (excluded_note, copies, names) if text))
+    notes = (*listing.notes, *(text for text in (excluded_note, calibration_note, copies, names) if text))
     return DatasetSplit(
         labelled=_cases(labelled, with_labels=True, whole_volumes=whole_volumes, axes=axes),
         unlabelled=_cases(unlabelled, with_labels=False, whole_volumes=whole_volumes, axes=axes),
         val=_cases(val, with_labels=True, whole_volumes=whole_volumes, axes=axes),
         axes=axes,
         notes=notes,
+        calibration=_cases(calibration, with_labels=True, whole_volumes=whole_volumes, axes=axes),
     )
 
 
@@ -318,8 +326,18 @@ def _phantom(options: DataOptions, *, whole_volumes: bool) -> DatasetSplit:
         drawn = sorted(np.random.default_rng(options.labelled_seed).permutation(len(pool))[: counts[0]])
         labelled = [pool[i] for i in drawn]
         unlabelled = [number for number in pool if number not in labelled]
+    val, calibration = range(counts[2]), range(0)
+    if options.calibration:
+        count = parse_count_or_fraction(options.calibration, field="calibration")
+        if not isinstance(count, int) or count < 1:
+            raise ValueError(f"data.calibration: the phantom layouts take a count, not {options.calibration!r}")
+        calibration = range(500_000, 500_000 + count)
+    elif options.calibration_share:
+        first = counts[2] - min(max(1, round(options.calibration_share * counts[2])), counts[2] - 1)
+        val, calibration = val[:first], val[first:]
     return DatasetSplit(
         labelled=cases(labelled, with_labels=True),
         unlabelled=cases(unlabelled, with_labels=False),
-        val=cases(range(counts[2]), with_labels=True),
+        val=cases(val, with_labels=True),
+        calibration=cases(calibration, with_labels=True),
     )

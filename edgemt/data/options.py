@@ -241,6 +241,11 @@ class DataOptions:
     """Regular expression whose first group is the patient in a file name; a patient stays in one part of the split."""
     phantom: tuple[int, int, int] = (12, 160, 40)
     """Frames, or volumes, that are labelled, unlabelled and held out for validation, for the phantom layouts."""
+    calibration: str = field(default="", metadata=ADDED_LATER)
+    """A list of labelled cases, of patients that neither train nor validate, on which the margins of the contours are
+    fitted (of the phantom layouts a count); empty: the ship makes no claim about its contours."""
+    calibration_share: float = field(default=0.0, metadata=ADDED_LATER)
+    """This share of the validation patients calibrates instead, and validation figures are of the rest."""
 
     def __post_init__(self) -> None:
         if len(self.classes) < 2 or len(set(self.classes)) != len(self.classes):
@@ -266,6 +271,10 @@ class DataOptions:
             raise ValueError("data.slice_axis: data.axes has the slice axis last; leave one of them out")
         if self.affines == "ignore" and self.axes and set(self.axes) != set("ijk"):
             raise ValueError(f"data.axes: {self.axes} needs the headers that data.affines ignores; leave one out")
+        if not 0 <= self.calibration_share < 1:
+            raise ValueError(f"data.calibration_share: must lie in 0 to 1, is {self.calibration_share}; 0.5 is usual")
+        if self.calibration and self.calibration_share:
+            raise ValueError("data.calibration_share: data.calibration names the cases; leave one of them out")
         if len(self.phantom) != 3 or min(self.phantom) < 0 or min(self.phantom[0], self.phantom[2]) < 1:
             raise ValueError(f"data.phantom: needs labelled >= 1, unlabelled >= 0, val >= 1, not {self.phantom}")
 

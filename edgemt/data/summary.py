@@ -20,7 +20,7 @@ _LINES = 8
 
 def reading_of(cohort: DatasetSplit, options: DataOptions) -> Reading:
     """The rules for all files of a data set. Raises ValueError, naming the file, where none fits all of them."""
-    return frame_spec(options).reading((*cohort.labelled, *cohort.unlabelled, *cohort.val))
+    return frame_spec(options).reading((*cohort.labelled, *cohort.unlabelled, *cohort.val, *cohort.calibration))
 
 
 def on_card(options: DataOptions, cohort: DatasetSplit, reading: Reading) -> dict[str, Any]:
@@ -35,7 +35,8 @@ def summary(cohort: DatasetSplit, options: DataOptions, reading: Reading) -> lis
     """At most eight lines: who plays which part, by image and by patient; sizes, depth, axes; values of the masks."""
     if options.layout in ("phantom", "phantom_volumes"):
         parts = (cohort.labelled, cohort.unlabelled, cohort.val)
-        return ["data: synthetic, {} labelled, {} unlabelled, {} validating frames".format(*map(len, parts))]
+        more = f", {len(cohort.calibration)} calibrating" if cohort.calibration else ""
+        return ["data: synthetic, {} labelled, {} unlabelled, {} validating{} frames".format(*map(len, parts), more)]
     cases = (*cohort.labelled, *cohort.unlabelled, *cohort.val)
     lines = [f"data: {options.root}", _parts(cohort, options), _pictures(cases, reading)]
     lines += _places(cases, cohort, options)
@@ -57,12 +58,12 @@ def _shares(reading: Reading) -> str:
 def _parts(cohort: DatasetSplit, options: DataOptions) -> str:
     volumes = any(case.slice is not None for case in cohort.labelled)
     texts = []
-    for name in ("labelled", "unlabelled", "val"):
+    for name in ("labelled", "unlabelled", "val", *(("calibration",) if cohort.calibration else ())):
         cases: Sequence[Case] = getattr(cohort, name)
         files, groups = len({case.image for case in cases}), len({case.patient for case in cases})
         kind = "volumes" if volumes or (cases and cases[0].axes) else "images"
         slices = f" ({len(cases)} slices)" if volumes else ""
-        shown = "validating" if name == "val" else name
+        shown = {"val": "validating", "calibration": "calibrating"}.get(name, name)
         texts.append(f"{shown} {files} {kind}{slices} of {groups} {'patient' if groups == 1 else 'patients'}")
     if options.val_in_training:
         end = "validating images train too, without their masks (val_in_training)"

@@ -114,6 +114,13 @@ def predict_masks(
     predict: Predict, cases: EvalSet, *, batch: int = 16, progress: ProgressCall | None = None
 ) -> list[np.ndarray]:
     """A mask a case, brought to the size of its truth: uint8 [H0, W0] or [S, H0, W0]."""
+    return fit_masks(frame_masks(predict, cases, batch=batch, progress=progress), cases)
+
+
+def frame_masks(
+    predict: Predict, cases: EvalSet, *, batch: int = 16, progress: ProgressCall | None = None
+) -> list[np.ndarray]:
+    """A mask a frame, at the size of the model: uint8 [H, W]."""
     masks: list[np.ndarray] = []
     for start in range(0, len(cases.frames), batch):
         part = cases.frames[start : start + batch]
@@ -123,6 +130,11 @@ def predict_masks(
         masks.extend(found)
         if progress is not None:
             progress(len(masks), len(cases.frames))
+    return masks
+
+
+def fit_masks(masks: Sequence[np.ndarray], cases: EvalSet) -> list[np.ndarray]:
+    """Masks of frames -> a mask a case at the size of its truth, the slices of a volume put together."""
     fitted = []
     for rows, truth in zip(cases.rows, cases.truths, strict=True):
         stack = np.stack([fit_label(mask, size=truth.shape[-2:]) for mask in masks[rows]])

@@ -32,7 +32,7 @@ from edgemt.data.corruptions import (
 from edgemt.data.decode import ProgressCall
 from edgemt.data.options import DataOptions
 from edgemt.inference.evaluate import EvalSet, Predict, predict_masks, score
-from edgemt.inference.evaluate_package import cases_of, prepared
+from edgemt.inference.evaluate_package import find_cases, read_cases
 from edgemt.io.images import fit_label
 from edgemt.io.volumes import neighbour_indices
 
@@ -72,8 +72,8 @@ def evaluate_corrupted(
     kinds = corruption_names(names, modality=modality, colour=ship.card.channel_order == "RGB")
     opencv()
     made = runner(ship, runtime=runtime, file=file, threads=threads)
-    options, cases = cases_of(ship, data_root, val)
-    clean = prepared(ship, options, cases)
+    options, cases = find_cases(ship, data_root, val)
+    clean = read_cases(ship.card, options, cases)
     both: PredictBoth | None = None
     if getattr(made, "has_uncertainty", False):
         both = getattr(made, "with_uncertainty", None)

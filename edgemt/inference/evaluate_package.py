@@ -2,21 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from deploy.package.package import Package, open_package
 from deploy.runtimes.load import runner
+from edgemt.contour_margins import margins_of
 from edgemt.contract import Case
 from edgemt.data.cohort import all_cases, split_dataset
 from edgemt.data.options import DataOptions
+from edgemt.inference.contours import coverage_text, list_digest, measure_contours, patients_of, unit_of
 from edgemt.inference.doctor import doctor
-from edgemt.inference.evaluate import EvalSet, predict_masks, prepare, score
+from edgemt.inference.evaluate import EvalSet, fit_masks, frame_masks, prepare, score
 from edgemt.inference.predict import predict
 from edgemt.metrics.postprocess import through_plane as vote
+from edgemt.model_card import ModelCard
 
+_NO_CALIBRATION: dict[str, Any] = {"calibration": "", "calibration_share": 0.0}  # a named list is taken whole
 __all__ = ["doctor", "evaluate_ship", "metrics_table", "predict"]
 
 
@@ -30,19 +35,22 @@ def evaluate_ship(
     threads: int | None = None,
     precision: str | None = None,
     through_plane: int = 1,
+    contours: bool | None = None,
 ) -> dict[str, Any]:
     """Every metric on the validation list, by the file as it runs here: a JSON record.
 
     `through_plane` slices of a volume vote on each voxel between them; 1 scores the masks as they are.
+    `contours`: coverage and width of the contours too; None: where the card has margins of the file.
     `data_root` replaces the folder on the card; one with nothing but images and masks is measured whole.
     Raises ValueError in one line for whatever is wrong with ship, data or runtime.
     """
     ship = open_package(folder)
     made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision)
-    options, cases = cases_of(ship, data_root, val)
-    card, eval_set = ship.card, prepared(ship, options, cases)
+    options, cases = find_cases(ship, data_root, val)
+    card, eval_set = ship.card, read_cases(ship.card, options, cases)
     with_distances = _has_scipy()
-    masks = predict_masks(made, eval_set)
+    frames = frame_masks(made, eval_set)
+    masks = fit_masks(frames, eval_set)
     if through_plane != 1:
         masks = [vote(mask, width=through_plane) if mask.ndim == 3 else mask for mask in masks]
     scores = score(masks, eval_set, distances=with_distances).to_json()
@@ -58,8 +66,41 @@ def evaluate_ship(
         "card_dice": card.measured[made.file].dice if made.file in card.measured else None,
         "distances": with_distances,
         "through_plane": through_plane,
+        **({} if contours is False else _contours(ship, made.file, frames, eval_set, cases, needed=bool(contours))),
         **scores,
     }
+
+
+def _contours(
+    ship: Package, file: str, frames: list[np.ndarray], eval_set: EvalSet, cases: tuple[Case, ...], *, needed: bool
+) -> dict[str, Any]:
+    """{"contours": record} of `edgemt.inference.contours`; empty without margins, unless `needed`."""
+    margins, reason = margins_of(ship.card.contours, ship.card.files, file=file)
+    if margins is None:
+        if needed:
+            raise ValueError(f"{ship.folder}: {reason}")
+        return {}
+    if not needed and unit_of(eval_set) != margins.unit:
+        return {}
+    return {
+        "contours": measure_contours(frames, eval_set, margins, patients=patients_of(cases), digest=list_digest(cases))
+    }
+
+
+def read_cases(card: ModelCard, options: DataOptions, cases: tuple[Case, ...]) -> EvalSet:
+    """The cases as the model of `card` needs them."""
+    sliced = card.channel_order == "slices"
+    return prepare(
+        cases,
+        size=card.size,
+        channels=1 if sliced else card.channels,
+        slices=card.channels if sliced else 1,
+        classes=card.classes,
+        mask_threshold=options.mask_threshold,
+        depth=options.depth,
+        window=options.window,
+        compare=options.affines == "compare",
+    )
 
 
 def metrics_table(record: dict[str, Any]) -> str:
@@ -88,28 +129,14 @@ def metrics_table(record: dict[str, Any]) -> str:
     before = record["card_dice"]
     card = f"; on the card {before:.4f}" if before is not None else ""
     lines += ["", f"mean Dice {_cell(record['dice'])}{card}; {text}"]
+    if "contours" in record:
+        lines.append(coverage_text(record["contours"]))
     if not record["distances"]:
         lines.append("note: no surface distances without scipy; pip install scipy")
     return "\n".join(lines)
 
 
-def prepared(ship: Package, options: DataOptions, cases: Sequence[Case]) -> EvalSet:
-    """The cases decoded as the card states: frames of its size, with neighbouring slices where it reads them."""
-    card, sliced = ship.card, ship.card.channel_order == "slices"
-    return prepare(
-        cases,
-        size=card.size,
-        channels=1 if sliced else card.channels,
-        slices=card.channels if sliced else 1,
-        classes=card.classes,
-        mask_threshold=options.mask_threshold,
-        depth=options.depth,
-        window=options.window,
-        compare=options.affines == "compare",
-    )
-
-
-def cases_of(ship: Package, root: Path | None, val: str) -> tuple[DataOptions, tuple[Case, ...]]:
+def find_cases(ship: Package, root: Path | None, val: str) -> tuple[DataOptions, tuple[Case, ...]]:
     """The validation cases under `root`, found as in training as far as the folder is laid out like that."""
     if not ship.card.data and root is None:
         raise ValueError(f"{ship.folder}: the card does not say where the data was; give --data.root")
@@ -118,7 +145,7 @@ def cases_of(ship: Package, root: Path | None, val: str) -> tuple[DataOptions, t
     except TypeError as error:
         raise ValueError(f"{ship.folder}/card.json: its data cannot be read ({error}); export it again") from None
     if root is None:
-        options = replace(trained, val=val or trained.val)
+        options = replace(trained, val=val or trained.val, **(_NO_CALIBRATION if val else {}))
         return options, split_dataset(options).val
     root = Path(root)
     same = trained.root is not None and root.resolve() == Path(trained.root).resolve()
@@ -130,6 +157,7 @@ def cases_of(ship: Package, root: Path | None, val: str) -> tuple[DataOptions, t
         labelled=trained.labelled if same else "",
         unlabelled="",
         val=val or (trained.val if same or (root / trained.val).is_file() else ""),
+        **({} if same and not val else _NO_CALIBRATION),
     )
     if options.val or (root / "train").is_dir() or (root / "val").is_dir() or (root / "val.txt").is_file():
         return options, split_dataset(options).val

@@ -22,6 +22,7 @@ from deploy.package.input_drift import InputDriftMonitor, read_inputs
 from deploy.package.package import open_package
 from deploy.runtimes.load import runner
 from edgemt.contract import Runner
+from edgemt.inference.predict_contours import PredictedContours, open_contours, region_files, with_lines
 from edgemt.io.array_values import check_not_constant
 from edgemt.io.atomic import Failures, NoSpaceError, atomic_write, write_bytes
 from edgemt.io.bit_depth import of_card
@@ -29,13 +30,14 @@ from edgemt.io.contours import class_colours, contours
 from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_stray, is_volume
 from edgemt.io.geometry import is_order, like_input, restored
 from edgemt.io.images import fit_frame, fit_label, read_image
-from edgemt.io.volumes import Volume, read_volume, stack_neighbours
+from edgemt.io.volumes import Volume, read_volume, stack_neighbours, volume_spacing
 from edgemt.metrics.postprocess import through_plane as vote
 from edgemt.model_card import ModelCard
 
 _MARK = "EdgeMT input"
 _OURS = (".mask.png", ".overlay.png", ".mask.nii.gz")
 Predict = Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, K] -> uint8 [N, H, W]
+Lines = PredictedContours | None
 _VIDEO = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg")
 
 
@@ -49,10 +51,13 @@ def predict(
     file: str | None = None,
     threads: int | None = None,
     through_plane: int = 1,
+    contours: bool = False,
 ) -> Iterator[Path]:
     """Write `NAME.mask.png` (class indices, with a palette) or `NAME.mask.nii.gz` for each input.
 
     `through_plane` slices of a volume vote on each voxel between them; 1 leaves the masks as they are.
+    `contours`: also `NAME.outer.mask.png` and `NAME.inner.mask.png` (.nii.gz of a volume), the regions of the card's
+    margins, and their lines on the overlay; with several classes `NAME.outer.CLASS.mask.png`.
     Yields each file when it is written; ship and inputs' names are checked before the first mask.
     A mask of another input is never replaced: the new one gets a longer name. Inputs that cannot be read are left out
     and named at the end. Raises ValueError in one line for them, a refused ship, an input of another kind, and two
@@ -67,10 +72,10 @@ def predict(
             raise ValueError(f"{path}: is one image, this model reads {n} slices of a volume at a time; name a volume")
     if through_plane < 1 or through_plane % 2 == 0:
         raise ValueError(f"through_plane: must be odd and above 0, not {through_plane}; 3 or 5 is usual")
-    made = _with_drift_warning(
-        runner(ship, runtime=runtime, file=file, threads=threads), InputDriftMonitor(read_inputs(ship), what="input")
-    )
-    return _all(made, ship.card, jobs, Path(out), overlay, through_plane)
+    model = runner(ship, runtime=runtime, file=file, threads=threads)
+    lines = open_contours(ship, file=model.file, through_plane=through_plane) if contours else None
+    made = _with_drift_warning(model, InputDriftMonitor(read_inputs(ship), what="input"))
+    return _all(made, ship.card, jobs, Path(out), overlay, through_plane, lines)
 
 
 def _with_drift_warning(made: Runner, watch: InputDriftMonitor) -> Predict:
@@ -85,7 +90,9 @@ def _with_drift_warning(made: Runner, watch: InputDriftMonitor) -> Predict:
     return call
 
 
-def _all(made: Predict, card: ModelCard, jobs: dict[str, Path], out: Path, overlay: bool, width: int) -> Iterator[Path]:
+def _all(
+    made: Predict, card: ModelCard, jobs: dict[str, Path], out: Path, overlay: bool, width: int, lines: Lines = None
+) -> Iterator[Path]:
     """Raises ValueError at the end for the inputs that could not be read; the others are done."""
     failures = Failures(total=len(jobs))
     for name, path in jobs.items():
@@ -93,9 +100,9 @@ def _all(made: Predict, card: ModelCard, jobs: dict[str, Path], out: Path, overl
         target = free_target(out, name, suffix, path)
         try:
             if is_image(path):
-                yield from _image(made, card, path, target, overlay)
+                yield from _image(made, card, path, target, overlay, lines)
             else:
-                yield from _volume(made, card, path, target, overlay, width)
+                yield from _volume(made, card, path, target, overlay, width, lines)
         except NoSpaceError:
             raise
         except ValueError as error:
@@ -128,18 +135,29 @@ def _mark_of(mask: Path) -> str:
         return ""
 
 
-def _image(made: Predict, card: ModelCard, path: Path, target: Path, overlay: bool) -> Iterator[Path]:
+def _image(
+    made: Predict, card: ModelCard, path: Path, target: Path, overlay: bool, lines: Lines = None
+) -> Iterator[Path]:
     """Upright, as its EXIF orientation has it; so are the mask and the overlay."""
     picture = eight_bits(check_not_constant(read_image(path), path), card, path)
     frame = fit_frame(picture, size=card.size, channels=card.channels)
-    mask = fit_label(made(frame[None])[0], size=picture.shape[:2])
+    small = made(frame[None])[0]
+    mask = fit_label(small, size=picture.shape[:2])
     yield write_png(target, ".mask.png", mask, colours=len(card.classes), mark=input_mark(path))
+    regions: list[tuple[str, np.ndarray]] = []
+    if lines is not None:
+        lines.look_at(frame)
+        regions = region_files(lines.of(small, name=str(path)), card, shape=mask.shape)
+        for name, region in regions:
+            yield write_png(target, f".{name}.mask.png", region, colours=len(card.classes), mark=input_mark(path))
     if overlay:
-        drawn = contours(picture, mask, colours=class_colours(len(card.classes)))
+        drawn = with_lines(contours(picture, mask, colours=class_colours(len(card.classes))), regions, card)
         yield write_png(target, ".overlay.png", drawn)
 
 
-def _volume(made: Predict, card: ModelCard, path: Path, target: Path, overlay: bool, width: int) -> Iterator[Path]:
+def _volume(
+    made: Predict, card: ModelCard, path: Path, target: Path, overlay: bool, width: int, lines: Lines = None
+) -> Iterator[Path]:
     """Slice by slice in the axis order of training; the mask has the file's own order and its complete geometry.
 
     The overlay is of the fullest slice.
@@ -150,12 +168,22 @@ def _volume(made: Predict, card: ModelCard, path: Path, target: Path, overlay: b
     mask = np.zeros(array.shape, np.uint8)
     for k, frame in enumerate(_frames(array, card)):
         mask[..., k] = fit_label(made(frame[None])[0], size=array.shape[:2])
+        if lines is not None:
+            lines.look_at(frame)
     mask = np.moveaxis(vote(np.moveaxis(mask, -1, 0), width=width), 0, -1)
     name = target.with_name(f"{target.name}.mask.nii.gz")
     yield write_volume(name, mask, volume, axes=axes, mark=input_mark(path))
+    regions: list[tuple[str, np.ndarray]] = []
+    if lines is not None:
+        spacing = volume_spacing(path, axes=axes)
+        regions = region_files(lines.of(mask, name=str(path), spacing_mm=spacing), card, shape=mask.shape)
+        for part, region in regions:
+            name = target.with_name(f"{target.name}.{part}.mask.nii.gz")
+            yield write_volume(name, region, volume, axes=axes, mark=input_mark(path))
     if overlay:
         k = int((mask > 0).sum(axis=(0, 1)).argmax())
         drawn = contours(np.ascontiguousarray(array[..., k]), mask[..., k], colours=class_colours(len(card.classes)))
+        drawn = with_lines(drawn, [(part, np.ascontiguousarray(region[..., k])) for part, region in regions], card)
         yield write_png(target, f".slice{k:03d}.overlay.png", drawn)
 
 

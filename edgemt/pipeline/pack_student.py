@@ -140,6 +140,7 @@ def _described(card: ModelCard, source: Path, *, note: str, same: float) -> Mode
         network=_without_paths(network),
         data=_without_paths({**card.data, "root": None}),
         measured={stage_folder.WEIGHTS: FileMetrics.from_dict(_without_paths(metrics.to_dict()))},
+        contours={},  # of the run's own files
         latency=(),
         files={},
         created="",

@@ -6,8 +6,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from deploy.runtimes.registry import RUNTIME_OF
 from edgemt.artefacts import stage_folder
 from edgemt.pipeline import package_steps as steps
+from edgemt.pipeline.contours import calibration_inputs, fit_contours
 from edgemt.pipeline.log import log
 from edgemt.pipeline.package_timing import latency_of
 from edgemt.pipeline.stage import FORMAT, Stage
@@ -40,7 +42,8 @@ def ship(context: RunContext) -> Path:
         steps.compare_golden_frames(draft)
         latency = latency_of(draft)
         key = key_of_incomplete if draft.incomplete else stage.key
-        card = replace(draft.card(), parents=stage.parents, recipe_hash=key, latency=latency)
+        contours = fit_contours(context, draft.package(), {file: RUNTIME_OF[file] for file in draft.measured})
+        card = replace(draft.card(), parents=stage.parents, recipe_hash=key, latency=latency, contours=contours)
         stage_folder.write_card(working, card)
     log(f"ship: {stage.folder} is ready to copy")
     return stage.folder
@@ -58,6 +61,7 @@ def _stage(context: RunContext, prompt: Path | None) -> Stage:
         "validation list": context.slices.list_key,
         "given up": stage_folder.read_card(source).given_up,
         "parents": parents,
+        **calibration_inputs(context),
     }
     return Stage(context, "ship", inputs, first_process_only=True)
 

@@ -95,6 +95,18 @@ class Int8Stage:
 
 
 @dataclass(frozen=True)
+class ContourOptions:
+    """Margins of the outer and the inner contour, fitted where data.calibration or data.calibration_share is set."""
+
+    alpha: float = 0.1  # share of patients in which each line may fail; 0.05: the pair holds in 90 of 100
+    tolerance: float = 0.01  # share of the true area left out, or of false area, that still counts as covered
+
+    def __post_init__(self) -> None:
+        if not 0 < self.alpha < 1 or not 0 <= self.tolerance < 1:
+            raise ValueError(f"contours: alpha {self.alpha:g} and tolerance {self.tolerance:g} must lie in 0 to 1")
+
+
+@dataclass(frozen=True)
 class Recipe:
     """Everything a run depends on."""
 
@@ -109,6 +121,7 @@ class Recipe:
     slim: PruneStage = field(default_factory=PruneStage)
     int8: Int8Stage = field(default_factory=Int8Stage)
     bench: BenchOptions = field(default_factory=BenchOptions)
+    contours: ContourOptions = field(default_factory=ContourOptions, metadata=ADDED_LATER)
     tolerance: float = 0.01  # mean Dice that pruning, and then INT8, may cost; a worse file does not ship
     strict: bool = False  # end with status 2 where a gate refuses, instead of shipping something milder
     controls: tuple[Control, ...] = ()  # trained beside, same size and budget, for the table of the report

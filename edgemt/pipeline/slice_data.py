@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, replace
 from functools import cached_property
 from pathlib import Path
@@ -16,6 +16,7 @@ import students
 from deploy import export
 from edgemt.artefacts import stage_folder
 from edgemt.artefacts.fingerprints import Content, digests_of, entries, key_of_entries
+from edgemt.contract import Case
 from edgemt.data.cohort import DatasetSplit, split_dataset
 from edgemt.data.reading import Reading
 from edgemt.data.slice_dataset import SliceDataset, TwoStreamBatches, load_slices, slice_statistics
@@ -45,7 +46,7 @@ class SliceData:
 
     def share_with(self, other: SliceData) -> None:
         """Give `other`, of the same data options, what was read and decoded here."""
-        read = ("cohort", "content", "reading", "labelled", "unlabelled", "val", "normalise")
+        read = ("cohort", "content", "reading", "labelled", "unlabelled", "val", "normalise", "calibration")
         vars(other).update({name: value for name, value in vars(self).items() if name in read})
 
     @cached_property
@@ -102,18 +103,26 @@ class SliceData:
         return load_slices(self.cohort.unlabelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
-    def val(self) -> EvalSet:
-        """The prepared validation list. Raises ValueError when no mask of it holds any foreground."""
+    def calibration(self) -> EvalSet:
+        """The prepared calibration list, for the margins of the contours. Raises ValueError where there is none."""
+        return self._prepared(self.cohort.calibration, "calibration images")
+
+    def _prepared(self, cases: Sequence[Case], what: str) -> EvalSet:
         data = self.recipe.data
-        prepared = prepare(
-            self.cohort.val,
+        return prepare(
+            cases,
             size=data.size,
             channels=data.channels,
             slices=data.slices,
             classes=data.classes,
             reading=self.reading,
-            progress=file_progress("validation images"),
+            progress=file_progress(what),
         )
+
+    @cached_property
+    def val(self) -> EvalSet:
+        """The prepared validation list. Raises ValueError when no mask of it holds any foreground."""
+        data, prepared = self.recipe.data, self._prepared(self.cohort.val, "validation images")
         if not any(truth.any() for truth in prepared.truths):
             raise ValueError(
                 f"data.val: none of the {len(prepared)} masks of the validation list holds any class but "

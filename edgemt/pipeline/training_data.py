@@ -62,7 +62,7 @@ class TrainingData(Protocol):
 
 _ROLES = (
     *("root", "layout", "labelled", "unlabelled", "val", "val_in_training", "seed", "labelled_seed"),
-    *("patient_pattern", "phantom"),
+    *("patient_pattern", "phantom", "calibration", "calibration_share"),
 )
 
 

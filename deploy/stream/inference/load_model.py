@@ -14,6 +14,7 @@ from deploy.package.golden import golden_pairs
 from deploy.package.input_drift import read_inputs
 from deploy.package.package import Package, card_hash, open_package
 from deploy.runtimes.load import fastest_here, runner
+from deploy.stream.inference.contours import stream_contours
 from deploy.stream.inference.inference_thread import InferFn, StreamModel
 from deploy.stream.inference.package_watcher import PackageWatcher
 from deploy.stream.inference.worker_process import WorkerProcess
@@ -78,6 +79,7 @@ def load_stream_model(
         colours=colours(len(card.classes)),
         input_statistics=read_inputs(package),
         golden=golden_here,
+        contours=stream_contours(card, file=first.file),
     )
     return LoadedStreamModel(package, model, first, PackageWatcher(package), _mask_ms(first, model))
 

@@ -61,8 +61,11 @@ def mask_state(
 class DisplayState:
     """The newest frame, the newest mask, and the current problems of both. Safe for any number of threads."""
 
-    def __init__(self, limits: FreshnessLimits, *, model: str, masks: bool = True, clock: Clock = monotonic) -> None:
-        self.limits, self.model, self.clock = limits, model, clock
+    def __init__(
+        self, limits: FreshnessLimits, *, model: str, masks: bool = True, clock: Clock = monotonic, claim: str = ""
+    ) -> None:  # fmt: skip
+        """`claim`: what the outer and inner line of a mask mean; empty where none are drawn."""
+        self.limits, self.model, self.clock, self.claim = limits, model, clock, claim
         self._masks = masks
         self._changed = threading.Condition()
         self._version = 0
@@ -142,8 +145,8 @@ class DisplayState:
             age_ms=(now - result.frame.captured_ns) / 1e6,
             confidence=result.agreement,
             confidence_is="" if result.agreement is None else "agreement with the mask before (Dice), no probability",
-            likeness=result.likeness, vote_delay_ms=result.vote_delay_ms, mask=result.mask,
-            valid_until_ns=self._valid_until_ns(frame, result),
+            likeness=result.likeness, vote_delay_ms=result.vote_delay_ms, contours=result.contours,
+            mask=result.mask, valid_until_ns=self._valid_until_ns(frame, result),
         )  # fmt: skip
         return DisplaySnapshot(frame, status, result.overlay, result)
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import numpy as np
 
 from deploy.stream.state.overlay import Overlay, composite
+from edgemt.io.contour_bands import Band
 
 Clock = Callable[[], int]  # nanoseconds, never backwards
 monotonic: Clock = time.monotonic_ns
@@ -59,6 +60,8 @@ class InferenceResult:
     agreement: float | None = None  # foreground Dice with the previous mask, 0 to 1
     likeness: float | None = None  # similarity of the frame to the training frames, 0 to 1
     vote_delay_ms: float | None = None  # by which a vote of masks shows a change later; None without a vote
+    bands: tuple[Band, ...] = ()  # outer and inner regions [h, w] of the classes, where their claim holds
+    contours: str = ""  # why there are none; empty: there are, or the mask is empty
 
 
 @dataclass(frozen=True, eq=False)
@@ -77,6 +80,7 @@ class MaskStatus:
     likeness: float | None = None
     vote_delay_ms: float | None = None  # by which a vote of masks shows a change later; None without a vote
     valid_until_ns: int | None = None  # on the monotonic clock of this machine; a fresh mask is stale from then on
+    contours: str = ""  # of a fresh mask: why no outer and inner line is drawn; empty where they are
     refused: str = ""  # with "no-signal": why the frames of the source are rejected
     mask: np.ndarray | None = None  # uint8 [h, w]
 

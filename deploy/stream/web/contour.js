@@ -10,8 +10,38 @@ export function contours(grid, height, width) {
 }
 
 function contour(grid, height, width, value) {
-  const soft = softened(grid, height, width, value);
   const path = new Path2D();
+  for (const [x0, y0, x1, y1] of segments(grid, height, width, value)) {
+    path.moveTo(x0, y0);
+    path.lineTo(x1, y1);
+  }
+  return path;
+}
+
+// The contour of a region of ones as connected lines, which can be dashed.
+export function regionOutline(grid, height, width) {
+  const parts = segments(grid, height, width, 1), path = new Path2D();
+  const ends = new Map(), used = new Uint8Array(parts.length), key = (x, y) => `${x},${y}`;
+  parts.forEach(([x0, y0, x1, y1], i) => {
+    for (const name of [key(x0, y0), key(x1, y1)]) ends.has(name) ? ends.get(name).push(i) : ends.set(name, [i]);
+  });
+  parts.forEach(([x0, y0], i) => {
+    if (used[i]) return;
+    path.moveTo(x0, y0);
+    for (let x = x0, y = y0, next = i; next !== undefined; next = ends.get(key(x, y)).find((k) => !used[k])) {
+      used[next] = 1;
+      const [a, b, c, d] = parts[next];
+      [x, y] = a === x && b === y ? [c, d] : [a, b];
+      path.lineTo(x, y);
+    }
+  });
+  return path;
+}
+
+// The contour of a class as [x0, y0, x1, y1], in no order.
+function segments(grid, height, width, value) {
+  const soft = softened(grid, height, width, value);
+  const found = [];
   const at = (y, x) => soft[(y + 1) * (width + 2) + x + 1];
   const cross = (a, b) => (0.5 - a) / (b - a);
   for (let y = -1; y < height; y++) {
@@ -24,13 +54,11 @@ function contour(grid, height, width, value) {
       if ((b > 0.5) !== (c > 0.5)) points.push([x + 1, y + cross(b, c)]);
       if ((d > 0.5) !== (c > 0.5)) points.push([x + cross(d, c), y + 1]);
       if ((a > 0.5) !== (d > 0.5)) points.push([x, y + cross(a, d)]);
-      for (let i = 0; i + 1 < points.length; i += 2) {
-        path.moveTo(points[i][0] + 0.5, points[i][1] + 0.5);
-        path.lineTo(points[i + 1][0] + 0.5, points[i + 1][1] + 0.5);
-      }
+      for (let i = 0; i + 1 < points.length; i += 2)
+        found.push([points[i][0] + 0.5, points[i][1] + 0.5, points[i + 1][0] + 0.5, points[i + 1][1] + 0.5]);
     }
   }
-  return path;
+  return found;
 }
 
 // 1 inside and 0 outside, averaged with the neighbours so that the contour at 0.5 is smooth; with a border of zeros.

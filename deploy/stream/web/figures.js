@@ -47,6 +47,11 @@ export class Figures {
     $("word").textContent = frozen ? `Live: ${name.toLowerCase()}` : name;
     $("notice").hidden = !["no-signal", "ended"].includes(status.state) || Boolean(frozen);
     $("notice").firstElementChild.textContent = STATE_NAMES[status.state];
+    const { claim } = this.about, dropped = Boolean(status.noLines);
+    $("claim").hidden = !claim;
+    $("claim").classList.toggle("dropped", dropped);
+    $("claim").lastElementChild.textContent = dropped ? `No dashed and thin line: ${status.noLines}.`
+      : `${(claim || "").replace(/^./, (letter) => letter.toUpperCase())}. A single patient can still be outside.`;
   }
 
   showAge(status, now) {

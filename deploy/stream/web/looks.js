@@ -38,7 +38,18 @@ export function unpack(data) {
   const start = 4 + length, { jpeg_bytes, mask_bytes } = message;
   message.jpeg = jpeg_bytes ? new Blob([new Uint8Array(data, start, jpeg_bytes)], { type: "image/jpeg" }) : null;
   message.grid = mask_bytes ? new Uint8Array(data, start + jpeg_bytes, mask_bytes) : null;
+  message.regions = message.grid && message.lines ? regions(data, start + jpeg_bytes + mask_bytes, message) : [];
   return message;
+}
+
+// The outer and inner regions of a mask, bytes of 0 and 1, from one bit per pixel.
+function regions(data, start, { lines, record }) {
+  const pixels = record.mask_size[0] * record.mask_size[1], size = Math.ceil(pixels / 8);
+  return lines.map((line, i) => {
+    const bits = new Uint8Array(data, start + i * size, size), grid = new Uint8Array(pixels);
+    for (let k = 0; k < pixels; k++) grid[k] = (bits[k >> 3] >> (7 - (k & 7))) & 1;
+    return { value: line.class, outer: line.outer, grid };
+  });
 }
 
 function withIds(update) {
@@ -60,7 +71,7 @@ export function maskStatus(update, now, { connected, about }) {
   if (record.state !== "fresh") return { state: record.state, reason: record.reason, age: null };
   const age = record.age_ms + since;
   if (age > about.budget_ms) return { state: "stale", reason: "mask too old", age: null };
-  return { state: "fresh", reason: "", age, unlike: record.likeness !== null && record.likeness < LIKENESS_LIMIT };
+  return { state: "fresh", reason: "", age, unlike: record.likeness !== null && record.likeness < LIKENESS_LIMIT, noLines: record.contours };
 }
 
 // Upper bound of the milliseconds since the ages in `update` were measured.

@@ -1,5 +1,5 @@
 // The live page: draws the newest picture, and its mask as long as it is fresh. This is checked before every repaint.
-import { contours, filling } from "./contour.js";
+import { contours, filling, regionOutline } from "./contour.js";
 import { Correct } from "./correct.js";
 import { Figures } from "./figures.js";
 import { pollUpdates, maskStatus } from "./looks.js";
@@ -27,6 +27,7 @@ async function takeUpdate(update) {
   if (update.grid !== null) {
     const [height, width] = update.record.mask_size;
     update.drawn = { id: update.mask, grid: update.grid, height, width, paths: contours(update.grid, height, width) };
+    update.drawn.bands = update.regions.map((r) => ({ ...r, path: regionOutline(r.grid, height, width) }));
   } else update.drawn = before && before.drawn && before.drawn.id === update.mask ? before.drawn : null;
   figures.count(update);
   live = update;
@@ -44,7 +45,7 @@ function release(bitmap) {
 
 function paint() {
   const status = currentStatus(), mask = frozen ? frozen.mask : maskToShow(status);
-  const key = `${status.state}|${status.reason}|${status.unlike}|${mask ? mask.id : ""}|${Boolean(frozen)}`;
+  const key = `${status.state}|${status.reason}|${status.unlike}|${status.noLines}|${mask ? mask.id : ""}|${Boolean(frozen)}`;
   if (dirty || key !== lastKey) {
     drawVideo();
     drawMask(mask);
@@ -93,10 +94,24 @@ function drawn(pen, mask, width, height, ratio, opacity) {
     pen.globalAlpha = 1;
   }
   pen.lineJoin = pen.lineCap = "round";
-  for (const [value, path] of mask.paths) {
-    if (hidden.has(value)) continue;
+  const placed = (path) => {
     const scaled = new Path2D();
     scaled.addPath(path, new DOMMatrix([width / mask.width, 0, 0, height / mask.height, 0, 0]));
+    return scaled;
+  };
+  for (const { value, outer, path } of mask.bands ?? []) { // outer dashed, inner thin
+    if (hidden.has(value)) continue;
+    const scaled = placed(path);
+    if (outer) pen.setLineDash([9 * ratio, 8 * ratio]);
+    for (const [colour, thick] of [["#0008", 3], [colours[value - 1] ?? "#fff", 1.4]]) {
+      [pen.strokeStyle, pen.lineWidth] = [colour, thick * ratio];
+      pen.stroke(scaled);
+    }
+    pen.setLineDash([]);
+  }
+  for (const [value, path] of mask.paths) {
+    if (hidden.has(value)) continue;
+    const scaled = placed(path);
     for (const [colour, thick] of [["#000a", 5], [colours[value - 1] ?? "#fff", 2.6]]) {
       [pen.strokeStyle, pen.lineWidth] = [colour, thick * ratio];
       pen.stroke(scaled);

@@ -3,7 +3,9 @@
 The page draws the mask itself, so the viewer can choose classes and opacity. It removes the mask by its own clock when
 no message arrives. A picture or a mask that the page has already is not sent again.
 
-    4 bytes: length of the JSON, big-endian | JSON | JPEG | mask, one byte per pixel
+    4 bytes: length of the JSON, big-endian | JSON | JPEG | mask, one byte per pixel | lines, one bit per pixel
+
+Lines are the outer and inner regions of the classes, in the order of `lines` in the JSON, each padded to a byte.
 
 Shapes: H W of the picture, h w of the mask.
 """
@@ -53,6 +55,7 @@ class PageUpdates:
             "classes": [{"name": name, "colour": "#{:02x}{:02x}{:02x}".format(*colour)} for name, colour in foreground],
             "budget_ms": display_state.limits.budget_ms,
             "no_signal_ms": display_state.limits.no_signal_ms,
+            "claim": display_state.claim,
         }
         self.ended = False  # part of every message
         self._lock = threading.Lock()
@@ -69,10 +72,12 @@ class PageUpdates:
         snapshot, jpeg = self._snapshot_with_jpeg(frame)
         self._on_sent(snapshot)
         record, mask_bytes = snapshot.status.to_json(), b""
+        regions: list[tuple[dict[str, Any], bytes]] = []
         if snapshot.status.mask is not None:
             record["mask_size"] = list(snapshot.status.mask.shape)
             if snapshot.status.frame_id != mask:
                 mask_bytes = np.ascontiguousarray(snapshot.status.mask).tobytes()
+                regions = _regions(snapshot)
         data = {
             "seen": version,
             "waited_ms": round((state.clock() - started) / 1e6, 3),
@@ -80,8 +85,9 @@ class PageUpdates:
             "picture": _picture_info(snapshot.frame, state.clock()),
             "recording": self._recording(),
             "ended": self.ended,
+            "lines": [about for about, _ in regions],
         }
-        return pack_message(data, jpeg, mask_bytes)
+        return pack_message(data, jpeg, mask_bytes, b"".join(bits for _, bits in regions))
 
     def encode_frame(self, frame: Frame) -> bytes:
         """Any frame as JPEG, as it is sent to a page."""
@@ -108,10 +114,21 @@ class PageUpdates:
             return self._jpeg[1]
 
 
-def pack_message(data: dict[str, Any], jpeg: bytes, mask_bytes: bytes) -> bytes:
+def _regions(snapshot: DisplaySnapshot) -> list[tuple[dict[str, Any], bytes]]:
+    """({"class": value, "outer": bool}, bits) of each region of the mask that is shown."""
+    bands = snapshot.result.bands if snapshot.result is not None else ()
+    return [
+        ({"class": band.value, "outer": region is band.outer}, np.packbits(region).tobytes())
+        for band in bands
+        for region in (band.outer, band.inner)
+        if region is not None
+    ]
+
+
+def pack_message(data: dict[str, Any], jpeg: bytes, mask_bytes: bytes, line_bytes: bytes = b"") -> bytes:
     """One message of JSON, picture and mask, in the format of the module's docstring."""
     text = json.dumps({**data, "jpeg_bytes": len(jpeg), "mask_bytes": len(mask_bytes)}).encode()
-    return len(text).to_bytes(4, "big") + text + jpeg + mask_bytes
+    return len(text).to_bytes(4, "big") + text + jpeg + mask_bytes + line_bytes
 
 
 def _picture_info(frame: Frame | None, now_ns: int) -> dict[str, Any] | None:

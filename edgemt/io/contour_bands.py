@@ -1,0 +1,89 @@
+"""The outer and the inner region of a predicted mask, from the margins on a card.
+
+    outer = {p : d(p, mask) <= outer margin}            dilation by a disc
+    inner = {p in mask : d(p, background) > inner margin}   erosion by a disc
+
+Distances are exact and between pixel centres. Beyond the frame lies nothing: a mask that touches the rim is not eroded
+from there. For margins in px the mask has the size of the model, as in calibration.
+
+Shapes: *space 2 or 3 axes, that of the mask.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from edgemt.contour_margins import ContourMargins
+from edgemt.io.distances import distance_to
+
+SLACK = 1e-3  # of a distance, so that rounding never makes a line miss what the margin covers
+
+
+@dataclass(frozen=True, eq=False)
+class Band:
+    """The two regions of one class."""
+
+    value: int  # the class
+    outer: np.ndarray | None  # bool [*space]; None: the margin is not finite
+    inner: np.ndarray | None  # bool [*space], empty where the mask is thinner than the margin
+
+
+def bands(
+    mask: np.ndarray, margins: ContourMargins, *, classes: Sequence[str], spacing_mm: Sequence[float] | None = None
+) -> list[Band]:
+    """The regions of each class that is in `mask`, integers [*space]; `classes` holds the background first.
+
+    Raises ValueError for margins in mm without `spacing_mm` (one number an axis).
+    """
+    if margins.unit == "mm" and spacing_mm is None:
+        raise ValueError("contours: these margins are in mm, and the voxel size is not known; a volume that states it")
+    spacing = tuple(spacing_mm) if margins.unit == "mm" and spacing_mm is not None else None
+    found = []
+    for value in range(1, min(int(mask.max(initial=0)) + 1, len(classes))):
+        region, name = mask == value, classes[value]
+        if region.any():
+            outer, inner = margins.outer.get(name), margins.inner.get(name)
+            found.append(
+                Band(
+                    value,
+                    None if outer is None else dilated(region, outer, spacing=spacing),
+                    None if inner is None else eroded(region, inner, spacing=spacing),
+                )
+            )
+    return found
+
+
+def dilated(region: np.ndarray, margin: float, *, spacing: Sequence[float] | None = None) -> np.ndarray:
+    """Bool [*space]: the voxels within `margin` of the region; empty for an empty one."""
+    return _in_box(region, margin, spacing, lambda part: distance_to(part, spacing=spacing) <= margin + SLACK)
+
+
+def eroded(region: np.ndarray, margin: float, *, spacing: Sequence[float] | None = None) -> np.ndarray:
+    """Bool [*space]: the voxels of the region that are farther than `margin` from every voxel outside it.
+
+    `margin` 0 leaves the region as it is.
+    """
+    return _in_box(region, 0.0, spacing, lambda part: part & (distance_to(~part, spacing=spacing) > margin + SLACK))
+
+
+def _in_box(
+    region: np.ndarray,
+    reach: float,
+    spacing: Sequence[float] | None,
+    change: Callable[[np.ndarray], np.ndarray],
+) -> np.ndarray:
+    """`change` of the part of the frame within `reach` and one voxel of the region; False elsewhere."""
+    out = np.zeros(region.shape, bool)
+    if not region.any():
+        return out
+    box = []
+    for axis, length in enumerate(region.shape):
+        there = np.flatnonzero(region.any(axis=tuple(a for a in range(region.ndim) if a != axis)))
+        pad = 1 + int(np.ceil(min(reach / (spacing[axis] if spacing else 1.0), length)))
+        box.append(slice(max(int(there[0]) - pad, 0), min(int(there[-1]) + 1 + pad, length)))
+    at = tuple(box)
+    out[at] = change(region[at])
+    return out
