@@ -71,3 +71,8 @@ def frozen_kinds(method: Method) -> set[str]:
 def uses_soft_label_bank(method: Method) -> bool:
     """Whether the method takes the teacher's predictions from disk instead of running its network."""
     return getattr(method, "guide", "network") == "bank"
+
+
+def uses_variance(method: Method) -> bool:
+    """Whether the method learns from the variance between the teachers of a bank."""
+    return getattr(method, "uncertainty", 0.0) > 0 and uses_soft_label_bank(method)
