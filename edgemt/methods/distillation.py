@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edgemt.contract import Batch, Output, Step
+from edgemt.contract import ADDED_LATER, Batch, Head, Output, Step
 from edgemt.learning.ema import Ema
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.losses import (
@@ -28,6 +28,7 @@ from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Frozen, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import Mixing, one_output, student_view
+from edgemt.learning.uncertainty_term import uncertainty_loss
 
 MIN_PROBABILITY = 1e-6  # soft labels in half precision contain zeros, whose logarithm is not finite
 
@@ -53,6 +54,11 @@ class Distillation(Method):
 
     Differs: a sum of published losses, each with its weight (KL 1, others 0), with CutMix and a consistency with the
     student's own average; of DIST the part within classes, as with two classes the other part is a sign.
+
+    `uncertainty` trains a second head on the decoder's last map: the probability that the class of a pixel is wrong,
+    from the student's errors on labelled rows and the standard deviation between the teachers on unlabelled ones
+    (`edgemt.learning.uncertainty_term`). It needs `guide` "bank" and several teachers (`teacher.members`). Its gradient
+    stops at that map.
     """
 
     delivers: ClassVar[str] = "average"
@@ -79,6 +85,7 @@ class Distillation(Method):
     feature: FeatureTerm = field(default_factory=FeatureTerm)
     separate_streams: bool = False  # labelled and unlabelled rows in forward passes of their own: own batch statistics
     image_dice: bool = False  # Dice of each image in place of that of the batch, also in `overlap`
+    uncertainty: float = field(default=0.0, metadata=ADDED_LATER)  # weight of the uncertainty head's term; 0: no head
 
     def __post_init__(self) -> None:
         for name in ("temperature", "cwd_temperature"):
@@ -88,6 +95,17 @@ class Distillation(Method):
             raise ValueError(f"guide: {self.guide!r} is not known; use 'network' or 'bank'")
         if self.guide == "bank" and self.teacher_sees == "same":
             raise ValueError("teacher_sees: 'same' needs a teacher at each step, and a bank has none; use 'weak'")
+
+        if self.uncertainty < 0:
+            raise ValueError(f"uncertainty: {self.uncertainty} is below 0; 1 is usual, 0 leaves the head out")
+        if self.uncertainty and self.guide != "bank":
+            raise ValueError(
+                "uncertainty: needs the variance that a bank of several teachers holds; set guide to 'bank'"
+            )
+
+    @property
+    def heads(self) -> tuple[Head, ...]:  # type: ignore[override]
+        return ("uncertainty",) if self.uncertainty else ()
 
     def variant_note(self) -> str:
         if self.guide == "bank":
@@ -133,6 +151,11 @@ class Distillation(Method):
             feature_box = box if self.teacher_sees == "weak" else None
             terms["feature"] = self.feature.loss(nets, out, maps, space=image.shape[2:], box=feature_box, count=count)
 
+        if self.uncertainty:
+            terms["uncertainty"] = self.uncertainty * uncertainty_loss(
+                _uncertainty(out), logits.detach(), batch.label, _unlabelled_deviation(batch, box)
+            )
+
         if len(view) and not self.consistency.is_zero:
             target = predict_probabilities(nets.average, batch.unlabelled)
             target = target if box is None else cutmix(box, target)
@@ -152,3 +175,17 @@ def _teacher_logits(teacher: Output | None, batch: Batch) -> Tensor:
     if batch.soft is None:
         raise ValueError("guide: 'bank' needs soft labels of the images; fill a bank first or use 'network'")
     return batch.soft.to(batch.image.dtype).clamp_min(MIN_PROBABILITY).log()
+
+
+def _uncertainty(out: Output) -> Tensor:
+    if out.uncertainty is None:
+        raise ValueError("uncertainty: the student has no such head; build it with heads=('uncertainty',)")
+    return out.uncertainty
+
+
+def _unlabelled_deviation(batch: Batch, box: Tensor | None) -> Tensor:
+    """The standard deviation between teachers [U, *space], mixed as the images are."""
+    if batch.deviation is None:
+        raise ValueError("uncertainty: needs the variance between the teachers; fill a bank of several teachers first")
+    deviation = batch.deviation[batch.count :]
+    return deviation if box is None else cutmix(box, deviation[:, None])[:, 0]

@@ -8,6 +8,8 @@ from typing import Any
 from deploy.quantization.accuracy_gate import GateError, gate, gate_classes
 from edgemt.artefacts import stage_folder
 
+AUROC_TOLERANCE = 0.01
+
 
 def measured_of(folder: Path, *, measured_on: str) -> dict[str, Any]:
     """The metrics of the network in `folder`, from its card.
@@ -46,6 +48,20 @@ def gate_failure(parent: dict[str, Any], measured: dict[str, Any], *, tolerance:
     except GateError as error:
         return error.reason
     return ""
+
+
+def uncertainty_failure(parent: dict[str, Any], measured: dict[str, Any], *, what: str) -> str:
+    """Why the gate refuses the uncertainty of a file; empty where it passes, or where there is none.
+
+    Its area under the ROC curve of "this pixel is wrong" may be at most AUROC_TOLERANCE below that of the parent.
+    """
+    before, after = parent.get("uncertainty"), measured.get("uncertainty")
+    if before is None or after is None or after["auroc"] >= before["auroc"] - AUROC_TOLERANCE:
+        return ""
+    return (
+        f"{what}: the AUROC of its uncertainty, {after['auroc']:.4f}, is {before['auroc'] - after['auroc']:.4f} below "
+        f"its parent's {before['auroc']:.4f}, the tolerance is {AUROC_TOLERANCE:g}"
+    )
 
 
 def dice_text(measured: dict[str, Any]) -> str:

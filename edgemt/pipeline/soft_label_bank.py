@@ -27,9 +27,8 @@ from edgemt.data.slice_dataset import SliceDataset
 from edgemt.data.soft_labels import TeacherPrediction
 from edgemt.learning import losses
 from edgemt.learning.ensemble import Ensemble, between_variance
-from edgemt.pipeline.guidance import uses_variance
 from edgemt.pipeline.log import log
-from edgemt.pipeline.recipe import student_method
+from edgemt.pipeline.recipe import learns_uncertainty
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.training_data import as_read
 from edgemt.pipeline.volume_data import LABELLING
@@ -104,7 +103,7 @@ def _fill(
 ) -> Path:
     folder, data = context.folder("bank"), context.recipe.data
     network = network_folder.load_network(teacher).to(context.slices.device)
-    variance = uses_variance(student_method(context.recipe.student))
+    variance = learns_uncertainty(context.recipe.student)
     if variance and not isinstance(network, Ensemble):
         raise ValueError(
             "student.method.uncertainty: needs the variance between teachers, and this run has one; set "
