@@ -147,10 +147,14 @@ class StudentNetwork(nn.Module):
 
 
 def uncertainty_head(width: int) -> nn.Sequential:
-    """Convolution 3x3 to 16 channels and 1x1 to one logit; it begins near p = 0.05, as few pixels are wrong."""
+    """Convolutions 1x1 to 16 channels and to one logit, the least that can tell how far two classes are apart.
+
+    A 3x3 first layer found wrong pixels no better (AUROC 0.929 against 0.928 on features of a trained student). It
+    begins near p = 0.05, as few pixels are wrong.
+    """
     last = nn.Conv2d(16, 1, 1)
     nn.init.constant_(last.bias, -3.0)  # type: ignore[arg-type]
-    return nn.Sequential(conv(width, 16, 3), last)
+    return nn.Sequential(conv(width, 16), last)
 
 
 def smaller(x: Tensor, part: float) -> Tensor:

@@ -126,8 +126,9 @@ def excluded_nodes(model: onnx.ModelProto) -> set[str]:
 
 
 def _nodes_of_uncertainty(model: onnx.ModelProto) -> set[str]:
-    """Names of the nodes from the last layer of the head to the output `uncertainty`: eight bits before a square root
-    would leave few values near 0. Empty for a graph without that output.
+    """Names of the nodes after the last layer of the uncertainty head; empty for a graph without that output.
+
+    Eight bits before the square root would leave few values near 0.
     """
     producers = {output: node for node in model.graph.node for output in node.output}
     names: set[str] = set()

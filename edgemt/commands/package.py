@@ -64,6 +64,8 @@ class Predict:
     file: str | None = None
     through_plane: int = 1
     """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
+    uncertainty: bool = False
+    """Write NAME.uncertainty.png as well, grey: (value / 255)^2 is the probability that the class is wrong."""
     format: Literal["auto", "dicom-seg"] = "auto"
     """dicom-seg: DICOM images, series or cines in, a DICOM segmentation each out."""
     prompt: tuple[str, ...] = ()
@@ -99,6 +101,7 @@ def _predicted(command: Predict) -> Iterator[Path]:
         runtime=command.runtime,
         file=command.file,
         through_plane=command.through_plane,
+        uncertainty=command.uncertainty,
     )
 
 

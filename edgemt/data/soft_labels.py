@@ -252,7 +252,8 @@ def _check_disk_space(
         )
     if log is not None:
         what = "soft labels" if missing["soft"] else "variance between the teachers (soft labels are complete)"
-        log(f"{what}: {text}, {sum(len(part.complete) for part in parts)} are complete")
+        ready = sum(len(part.complete) for part in parts if missing[part.tensor])
+        log(f"{what}: {text}, {ready} are complete")
 
 
 def _encoded(tensor: str, predicted: TeacherPrediction, *, name: str, shape: tuple[int, ...]) -> np.ndarray:

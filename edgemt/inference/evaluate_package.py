@@ -13,6 +13,7 @@ from edgemt.data.cohort import all_cases, split_dataset
 from edgemt.data.options import DataOptions
 from edgemt.inference.doctor import doctor
 from edgemt.inference.evaluate import predict_masks, prepare, score
+from edgemt.inference.evaluate_uncertainty import uncertainty_record
 from edgemt.inference.predict import predict
 from edgemt.metrics.postprocess import through_plane as vote
 
@@ -54,6 +55,10 @@ def evaluate_ship(
     )
     with_distances = _has_scipy()
     masks = predict_masks(made, eval_set)
+    uncertainty = {}
+    if made.has_uncertainty:
+        found = uncertainty_record(made.with_uncertainty, eval_set.frames, eval_set.frame_truths())
+        uncertainty = {"uncertainty": found, "card_uncertainty": card.measured.get(made.file, {}).get("uncertainty")}
     if through_plane != 1:
         masks = [vote(mask, width=through_plane) if mask.ndim == 3 else mask for mask in masks]
     scores = score(masks, eval_set, distances=with_distances).to_json()
@@ -70,6 +75,7 @@ def evaluate_ship(
         "distances": with_distances,
         "through_plane": through_plane,
         **scores,
+        **uncertainty,
     }
 
 
@@ -99,9 +105,21 @@ def metrics_table(record: dict[str, Any]) -> str:
     before = record["card_dice"]
     card = f"; on the card {before:.4f}" if before is not None else ""
     lines += ["", f"mean Dice {_cell(record['dice'])}{card}; {text}"]
+    if "uncertainty" in record:
+        lines.append(uncertainty_line(record["uncertainty"], record["card_uncertainty"]))
     if not record["distances"]:
         lines.append("note: no surface distances without scipy; pip install scipy")
     return "\n".join(lines)
+
+
+_UNCERTAINTY = {"auroc": "AUROC of wrong pixels", "ece": "calibration error", "brier": "Brier", "aurc": "AURC"}
+
+
+def uncertainty_line(found: dict[str, Any], before: dict[str, Any] | None) -> str:
+    """How well the uncertainty finds wrong pixels, in one line."""
+    card = f"; AUROC on the card {before['auroc']:.4f}" if before is not None else ""
+    figures = ", ".join(f"{name} {found[key]:.4f}" for key, name in _UNCERTAINTY.items())
+    return f"uncertainty: {figures}; {found['wrong']:.2%} of {found['pixels']} pixels are wrong{card}"
 
 
 def _cases(ship: Package, root: Path | None, val: str) -> tuple[DataOptions, tuple[Case, ...]]:
