@@ -2,8 +2,9 @@
 
     python benchmarks/stream_faults.py --hz 30
 
-Plays each fault three times with the sources of tests/support/faulty_source.py and the limits that `edgemt stream` has: told is
-from the fault to the picture that says so, back counts frames from the end of the fault to the first that has a mask.
+Plays each fault three times with the sources of tests/support/faulty_source.py and the limits that `edgemt stream` has:
+`told` is from the fault to the picture that shows it, `back` counts frames from the end of the fault to the first that
+has a mask.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from typing import Any
 
 import numpy as np
 
-sys.path.insert(0, str(Path(__file__).parent.parent / "tests"))
+sys.path.insert(0, str(Path(__file__).parent.parent / "tests" / "support"))
 
 from faulty_source import FaultScenario, model, picture, threshold  # noqa: E402
 from tiny_package import make_ship  # noqa: E402

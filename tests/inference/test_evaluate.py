@@ -121,16 +121,26 @@ def test_masks_of_a_volume_network_are_scored_on_the_same_cases() -> None:
         score([], cases)
 
 
-def test_a_frame_of_neighbouring_slices_repeats_the_ends_and_the_scores_are_those_of_the_middle(tmp_path: Path) -> None:
+def _staircase(folder: Path) -> EvalSet:
+    """Four slices of 10, 20, 30, 40; the object grows from slice to slice and is brighter by 150."""
     truth = np.zeros((16, 16, 4), np.uint8)
     for k in range(4):
         truth[: 4 * (k + 1), :, k] = 1
     image = np.broadcast_to(np.array([10, 20, 30, 40], np.uint8), truth.shape) + truth * np.uint8(150)
-    cases = _volume(tmp_path, "v", image, truth)
-    ready = prepare(cases, size=(16, 16), channels=1, classes=("background", "x"), slices=5)
-    assert ready.frames.shape == (4, 16, 16, 5)
-    seen = np.where(ready.frames[:, 15, 15] > 128, ready.frames[:, 15, 15] - 150, ready.frames[:, 15, 15])
-    assert seen.tolist() == [[10, 10, 10, 20, 30], [10, 10, 20, 30, 40], [10, 20, 30, 40, 40], [20, 30, 40, 40, 40]]
+    cases = _volume(folder, "v", image, truth)
+    return prepare(cases, size=(16, 16), channels=1, classes=("background", "x"), slices=5)
+
+
+def test_neighbour_stack_repeats_end_slices(tmp_path: Path) -> None:
+    frames = _staircase(tmp_path).frames
+    assert frames.shape == (4, 16, 16, 5)
+    corner = frames[:, 15, 15]
+    values = np.where(corner > 128, corner - 150, corner).tolist()
+    assert values == [[10, 10, 10, 20, 30], [10, 10, 20, 30, 40], [10, 20, 30, 40, 40], [20, 30, 40, 40, 40]]
+
+
+def test_2p5d_scores_refer_to_centre_slice(tmp_path: Path) -> None:
+    ready = _staircase(tmp_path)
     assert evaluate(lambda f: (f[..., 2] > 128).astype(np.uint8), ready).dice == 1
     assert evaluate(lambda f: (f[..., 1] > 128).astype(np.uint8), ready).dice < 1
 

@@ -103,7 +103,7 @@ class SoftPeers(CPS):
         return LossTerms(pseudo_student=mse(p["student"], p["peer"]).mean())
 
 
-def test_a_peer_that_is_taught_by_its_pupil_is_caught():
+def test_contract_detects_gradient_into_peer_network():
     with caught("reaches peer"):
         check_named_losses_reach_one_network(SoftPeers())
 
@@ -230,7 +230,7 @@ class ForegroundIsOne(MeanTeacher):
         return LossTerms(supervised=dice(p[: batch.count], label, background=True))
 
 
-def test_a_loss_that_knows_channel_one_is_caught():
+def test_contract_detects_class_order_dependence():
     with caught("depends on the order of classes"):
         check_class_permutation_invariance(ForegroundIsOne())
 

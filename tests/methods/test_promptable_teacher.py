@@ -163,7 +163,7 @@ def test_the_handover_begins_with_sam_and_ends_with_the_mean_teacher():
         assert float(terms.notes["sam"]) == pytest.approx(wanted, abs=0.01)
 
 
-def test_nothing_left_to_ask_with_is_refused():
+def test_second_teacher_requires_at_least_one_prompt_kind():
     with pytest.raises(ValueError, match="boxes, points, masks"):
         PromptableTeacherOptions(boxes=False, points=False, masks=False)
 

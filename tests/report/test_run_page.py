@@ -340,7 +340,7 @@ def test_a_long_curve_keeps_its_range_and_drops_what_is_not_finite() -> None:
     assert binned([0, 1, 2], [1.0, None, 3.0]) == [(0, 1.0, 1.0, 1.0), (2, 3.0, 3.0, 3.0)]
 
 
-def test_figures_are_written_with_units_and_without_exponents() -> None:
+def test_format_number_has_unit_and_no_exponent() -> None:
     assert [figure(v) for v in (0.0421, 1.844, 12.34, 105.2, 0, None)] == [
         "0.0421",
         "1.84",

@@ -42,7 +42,7 @@ def test_every_output_channel_of_a_weight_has_its_own_127_steps() -> None:
         assert (steps.abs().amax(1) > 126.9).all()
 
 
-def test_what_is_never_negative_gets_all_255_steps_and_no_sign() -> None:
+def test_nonnegative_input_uses_unsigned_range() -> None:
     reader = FakeQuantInput().train()
     x = torch.linspace(0, 5.1, 1000).view(1, 1, 20, 50)
     steps = reader(x) / (5.1 / 255)
@@ -52,7 +52,7 @@ def test_what_is_never_negative_gets_all_255_steps_and_no_sign() -> None:
     assert len(((signed) / (5.1 / 127)).round().unique()) == 128
 
 
-def test_a_range_follows_the_mean_of_single_frames_in_training_alone() -> None:
+def test_fake_quant_range_updates_only_in_training() -> None:
     reader = FakeQuantInput().train()
     frames = torch.stack([torch.full((1, 2, 2), 1.0), torch.full((1, 2, 2), 3.0)])
     reader(frames)

@@ -251,7 +251,7 @@ def test_a_head_that_a_pruned_entry_has_no_place_for_is_refused() -> None:
         warm_start_spec("zoo/small", {**network_of(), "heads": ["features", "decoder2"]})
 
 
-def test_first_weights_count_in_the_key_by_what_they_are_not_by_where_they_lie(
+def test_stage_fingerprint_uses_content_of_initial_weights(
     copy: Path, stage: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def distil(weights: str) -> str:
@@ -304,7 +304,7 @@ def test_the_slim_stage_takes_a_student_that_was_pruned_before(
     network_folder.load_network(Path("run/slim"))
 
 
-def test_an_entry_ships_at_once_with_frames_of_nobody(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_zoo_export_uses_synthetic_golden_frames(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["export", "zoo/small", "--out", "ship"])
     said = capsys.readouterr()
     assert said.out.strip() == str(tmp_path / "ship") and "no INT8" in said.err

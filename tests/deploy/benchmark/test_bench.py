@@ -85,7 +85,7 @@ def test_one_slow_call_is_never_trimmed_away() -> None:
     ("n", "anecdotal"),
     [(50, ["p90", "p99", "p99_9"]), (999, ["p99", "p99_9"]), (1000, ["p99_9"]), (10_000, [])],
 )
-def test_a_percentile_is_anecdotal_until_ten_calls_lie_beyond_it(n: int, anecdotal: list[str]) -> None:
+def test_percentile_flagged_below_ten_tail_samples(n: int, anecdotal: list[str]) -> None:
     assert summary([MS] * n)["anecdotal"] == anecdotal
 
 
@@ -183,7 +183,7 @@ def test_a_stall_makes_frames_old_and_drops_the_ones_behind_it(clock: Clock) -> 
     assert result["age"]["max_ms"] == pytest.approx(35, abs=0.01)
 
 
-def test_a_call_slower_than_the_camera_takes_the_newest_frame(clock: Clock) -> None:
+def test_paced_bench_drops_stale_frames(clock: Clock) -> None:
     result = paced(clock.work(25), [FRAMES[0][None]], hz=100, seconds=1)
     assert result["masks"] + result["dropped"] == result["offered"] == 100
     assert result["miss_rate"] == 1
@@ -368,7 +368,7 @@ def test_the_machine_describes_itself_in_json() -> None:
     assert set(memory()) == {"resident_bytes", "peak_bytes"}
 
 
-def test_foreign_load_is_what_this_process_did_not_do() -> None:
+def test_cpu_load_excludes_own_process() -> None:
     before = CpuLoad(wall_s=0, own_s=1, busy_s=10)
     assert before.other_processes(CpuLoad(wall_s=10, own_s=6, busy_s=25)) == 1.0
     assert before.other_processes(CpuLoad(wall_s=10, own_s=6, busy_s=None)) is None

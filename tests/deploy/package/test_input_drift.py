@@ -81,7 +81,7 @@ def test_frames_of_another_kind_are_said_in_one_sentence(kind: str, known: Input
     assert result.startswith("calibration: ") and "unlike those of training" in result and "\n" not in result
 
 
-def test_the_sentence_names_what_is_off(known: InputStatistics, fresh: np.ndarray) -> None:
+def test_drift_message_names_deviating_feature(known: InputStatistics, fresh: np.ndarray) -> None:
     assert "black share" in (drift_message(np.zeros_like(fresh), known, what="x") or "")
     assert "of 30 frames" in (drift_message(255 - fresh, known, what="x") or "")
     assert "the frame is unlike" in (drift_message(np.zeros_like(fresh[:1]), known, what="x") or "")

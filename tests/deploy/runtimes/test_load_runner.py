@@ -218,7 +218,7 @@ def test_a_torch_module_has_the_same_face() -> None:
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("streams", [1, 3])
-def test_many_frames_come_back_in_order_whatever_is_in_flight(ship: Package, runtime: str, streams: int) -> None:
+def test_infer_many_preserves_order(ship: Package, runtime: str, streams: int) -> None:
     made = runner(ship, runtime=runtime, threads=2, streams=streams)
     assert made.streams == streams
     buffer = np.empty((1, *SIZE, CHANNELS), np.uint8)

@@ -17,6 +17,7 @@ from typing import Any
 import headless_chromium
 import numpy as np
 import pytest
+from checkout import ROOT
 from PIL import Image
 
 from deploy.stream.outputs.base import OutputContext, is_recording, recording
@@ -144,7 +145,7 @@ def test_other_methods_are_rejected(method: str, live: tuple[DisplayState, Page]
 
 
 def test_page_loads_nothing_from_other_hosts() -> None:
-    web = Path(headless_chromium.__file__).parent.parent / "deploy" / "stream" / "web"
+    web = ROOT / "deploy" / "stream" / "web"
     pages = [file for file in web.iterdir() if file.suffix in (".html", ".css", ".js")]
     assert len(pages) > 5
     for file in pages:
