@@ -1,7 +1,7 @@
 """How well an uncertainty finds the wrong pixels of a list of frames. No torch.
 
 Measured at the frame's size, on at most 10,000 pixels of each frame, always the same ones: of 100 frames one million
-pixels, where the standard error of an AUROC is far below 0.01 and frames, not pixels, limit what can be said.
+pixels, where the standard error of an AUROC is far below 0.01 and frames, not pixels, limit its accuracy.
 
 Shapes: N frames, H W their size, K channels, C classes.
 """
