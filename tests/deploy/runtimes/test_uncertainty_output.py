@@ -28,8 +28,12 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """model.onnx and model.xml with the output, plain.onnx without, expected.npz from torch."""
     out = tmp_path_factory.mktemp("graphs")
     torch.manual_seed(0)
-    network = students.build("test_efficientnet", channels=3, classes=2, heads=("uncertainty",)).eval()
+    network = students.build("test_efficientnet", channels=3, classes=2, heads=("uncertainty",))
     torch.nn.init.normal_(network.uncertainty[-1].weight, std=3.0)
+    for norm in (module for module in network.modules() if isinstance(module, torch.nn.BatchNorm2d)):
+        norm.momentum = 1.0
+    network.train()(torch.from_numpy(FRAMES).permute(0, 3, 1, 2) / 64 - 2)  # the statistics of these frames
+    network.eval()
     export_onnx(network, out / "model.onnx", size=(64, 64), channels=3, normalise=NORMALISE)
     export_openvino(out / "model.onnx", out / "model.xml")
     to_float16(out / "model.onnx", out / "model.fp16.onnx")
