@@ -40,11 +40,16 @@ def _spec(of: TeacherOptions | StudentOptions, method: Method, *, channels: int,
         as_student = StudentOptions(
             network=of.network.removeprefix(STUDENT_PREFIX),
             decoder=of.decoder,
+            resolution=of.resolution,
             pretrained=of.pretrained,
             encoder_weights=of.encoder_weights,
             first_conv=of.first_conv,
         )
         return student_spec(as_student, method, channels=channels, classes=classes)
+    if of.resolution != 1:
+        raise ValueError(
+            f"teacher.resolution = {of.resolution}: only students/ networks have one; {of.network} needs 1"
+        )
     if of.network.startswith("smp/"):
         options = _encoder_options(of) | ({"encoder": of.encoder} if of.encoder else {})
     else:

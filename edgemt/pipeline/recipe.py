@@ -8,6 +8,7 @@ from typing import Literal
 import teachers
 from deploy.benchmark.bench import BenchOptions
 from deploy.pruning.options import PruneOptions
+from edgemt.contract import ADDED_LATER
 from edgemt.data.options import AugmentOptions, DataOptions, VolumeOptions
 from edgemt.io.encoder_weights import FirstConv, Pretrained
 from edgemt.learning.feature_term import FeatureTerm
@@ -35,6 +36,7 @@ class TeacherOptions:
     method: Method = field(default_factory=lambda: METHODS["cutmix_mt"])
     members: int = 1  # networks trained with seeds of their own; their mean probability is the teacher (2-D)
     flips: Literal[1, 2, 4] = 1  # views whose predictions the teacher averages: mirrored, upside down, both (2-D)
+    resolution: float = field(default=1.0, metadata=ADDED_LATER)  # of students/ networks: as `student.resolution`
     schedule: Schedule = field(default_factory=Schedule)
 
 
