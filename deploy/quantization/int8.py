@@ -122,10 +122,10 @@ def excluded_nodes(model: onnx.ModelProto) -> set[str]:
         elif raw & set(node.input) and node.op_type not in LAYERS:
             raw |= set(node.output)
             names.add(node.name)
-    return names | _nodes_of_uncertainty(model)
+    return names | nodes_of_uncertainty(model)
 
 
-def _nodes_of_uncertainty(model: onnx.ModelProto) -> set[str]:
+def nodes_of_uncertainty(model: onnx.ModelProto) -> set[str]:
     """Names of the nodes after the last layer of the uncertainty head; empty for a graph without that output.
 
     Eight bits before the square root would leave few values near 0.

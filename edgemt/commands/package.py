@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -17,7 +17,8 @@ class Eval:
     """Measure a shipped folder on labelled images: a table, and JSON with --json FILE."""
 
     ship: Positional[Path]
-    """The folder, or zoo/NAME: a trained student that travels with the package (edgemt list zoo)."""
+    """The folder, or zoo/NAME: a trained student that travels with the package (edgemt list zoo).
+    RUN/student or RUN/slim: the float network of a run, in torch, with the figures of its softmax entropy."""
     root: Annotated[Path | None, arg(name="data.root")] = None
     """Folder laid out as in training; its validation list is measured."""
     val: Annotated[str, arg(name="data.val")] = ""
@@ -34,14 +35,13 @@ def evaluate(command: Eval) -> None:
     """Measure a ship, print the table of its metrics and write them as JSON where a file is given."""
     from edgemt.inference import evaluate_package
 
-    record = evaluate_package.evaluate_ship(
-        command.ship,
-        data_root=command.root,
-        val=command.val,
-        runtime=command.runtime,
-        file=command.file,
-        through_plane=command.through_plane,
-    )
+    where: dict[str, Any] = {"data_root": command.root, "val": command.val, "through_plane": command.through_plane}
+    if evaluate_package.holds_network(command.ship):
+        from edgemt.inference.evaluate_network import evaluate_network
+
+        record = evaluate_network(command.ship, **where)
+    else:
+        record = evaluate_package.evaluate_ship(command.ship, runtime=command.runtime, file=command.file, **where)
     print(evaluate_package.metrics_table(record))
     write_json(command.json, record)
 

@@ -12,7 +12,7 @@ from edgemt.contract import Case
 from edgemt.data.cohort import all_cases, split_dataset
 from edgemt.data.options import DataOptions
 from edgemt.inference.doctor import doctor
-from edgemt.inference.evaluate import predict_masks, prepare, score
+from edgemt.inference.evaluate import EvalSet, Predict, predict_masks, prepare, score
 from edgemt.inference.evaluate_uncertainty import uncertainty_record
 from edgemt.inference.predict import predict
 from edgemt.metrics.postprocess import through_plane as vote
@@ -39,6 +39,28 @@ def evaluate_ship(
     """
     ship = open_package(folder)
     made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision)
+    eval_set, root = prepared_list(ship, data_root=data_root, val=val)
+    record = measured(ship, made, eval_set, made.file, through_plane=through_plane)
+    if made.has_uncertainty:
+        found = uncertainty_record(made.with_uncertainty, eval_set.frames, eval_set.frame_truths())
+        record |= {"uncertainty": found, "card_uncertainty": ship.card.measured.get(made.file, {}).get("uncertainty")}
+    return {
+        **record,
+        "runtime": made.runtime,
+        "file": made.file,
+        "precision": made.precision,
+        "threads": made.threads,
+        "root": root,
+    }
+
+
+def holds_network(folder: Path) -> bool:
+    """Whether a folder is a stage of a run with weights and no graph, such as `student` or `slim`."""
+    return (Path(folder) / "weights.safetensors").is_file() and not any(Path(folder).glob("*.onnx"))
+
+
+def prepared_list(ship: Package, *, data_root: Path | None, val: str) -> tuple[EvalSet, str | None]:
+    """The validation list of a ship, or of a stage of a run, and the folder that it is in."""
     options, cases = _cases(ship, data_root, val)
     card = ship.card
     sliced = card.channel_order == "slices"
@@ -53,29 +75,25 @@ def evaluate_ship(
         window=options.window,
         compare=options.affines == "compare",
     )
+    return eval_set, str(options.root) if options.root else None
+
+
+def measured(
+    ship: Package, predict: Predict, eval_set: EvalSet, file: str, *, through_plane: int = 1
+) -> dict[str, Any]:
+    """Every metric of the masks that `predict` gives, which are those of `file`."""
     with_distances = _has_scipy()
-    masks = predict_masks(made, eval_set)
-    uncertainty = {}
-    if made.has_uncertainty:
-        found = uncertainty_record(made.with_uncertainty, eval_set.frames, eval_set.frame_truths())
-        uncertainty = {"uncertainty": found, "card_uncertainty": card.measured.get(made.file, {}).get("uncertainty")}
+    masks = predict_masks(predict, eval_set)
     if through_plane != 1:
         masks = [vote(mask, width=through_plane) if mask.ndim == 3 else mask for mask in masks]
-    scores = score(masks, eval_set, distances=with_distances).to_json()
     return {
-        "ship": str(folder),
-        "name": card.name,
-        "runtime": made.runtime,
-        "file": made.file,
-        "precision": made.precision,
-        "threads": made.threads,
-        "root": str(options.root) if options.root else None,
+        "ship": str(ship.folder),
+        "name": ship.card.name,
         "counted": len(eval_set),
-        "card_dice": card.measured.get(made.file, {}).get("dice"),
+        "card_dice": ship.card.measured.get(file, {}).get("dice"),
         "distances": with_distances,
         "through_plane": through_plane,
-        **scores,
-        **uncertainty,
+        **score(masks, eval_set, distances=with_distances).to_json(),
     }
 
 
@@ -106,7 +124,9 @@ def metrics_table(record: dict[str, Any]) -> str:
     card = f"; on the card {before:.4f}" if before is not None else ""
     lines += ["", f"mean Dice {_cell(record['dice'])}{card}; {text}"]
     if "uncertainty" in record:
-        lines.append(uncertainty_line(record["uncertainty"], record["card_uncertainty"]))
+        lines.append(uncertainty_line("uncertainty", record["uncertainty"], record["card_uncertainty"]))
+    if "softmax_entropy" in record:
+        lines.append(uncertainty_line("softmax entropy", record["softmax_entropy"], None))
     if not record["distances"]:
         lines.append("note: no surface distances without scipy; pip install scipy")
     return "\n".join(lines)
@@ -115,11 +135,11 @@ def metrics_table(record: dict[str, Any]) -> str:
 _UNCERTAINTY = {"auroc": "AUROC of wrong pixels", "ece": "calibration error", "brier": "Brier", "aurc": "AURC"}
 
 
-def uncertainty_line(found: dict[str, Any], before: dict[str, Any] | None) -> str:
+def uncertainty_line(name: str, found: dict[str, Any], before: dict[str, Any] | None) -> str:
     """How well the uncertainty finds wrong pixels, in one line."""
     card = f"; AUROC on the card {before['auroc']:.4f}" if before is not None else ""
-    figures = ", ".join(f"{name} {found[key]:.4f}" for key, name in _UNCERTAINTY.items())
-    return f"uncertainty: {figures}; {found['wrong']:.2%} of {found['pixels']} pixels are wrong{card}"
+    figures = ", ".join(f"{label} {found[key]:.4f}" for key, label in _UNCERTAINTY.items())
+    return f"{name}: {figures}; {found['wrong']:.2%} of {found['pixels']} pixels are wrong{card}"
 
 
 def _cases(ship: Package, root: Path | None, val: str) -> tuple[DataOptions, tuple[Case, ...]]:

@@ -1,0 +1,64 @@
+"""Accuracy and uncertainty of the float network in a stage of a run, `edgemt eval RUN/slim`: in torch, no graph.
+
+Shapes: N frames, H W their size, K channels, C classes.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from deploy.package.package import open_package
+from edgemt.artefacts.stage_folder import WEIGHTS
+from edgemt.inference.evaluate_package import measured, prepared_list
+from edgemt.inference.evaluate_uncertainty import entropy_record, uncertainty_record
+
+
+def evaluate_network(
+    folder: Path, *, data_root: Path | None = None, val: str = "", through_plane: int = 1
+) -> dict[str, Any]:
+    """The record of `evaluate_ship` for a 2-D network, with `softmax_entropy` as an uncertainty that costs no training.
+
+    Raises ValueError in one line for what is wrong with folder or data, and for a 3-D network.
+    """
+    import torch
+
+    from deploy.export import DeployableModel, has_uncertainty
+    from edgemt.artefacts.network_folder import load_network
+    from edgemt.learning.losses import probabilities
+
+    stage = open_package(folder)
+    card = stage.card
+    if card.patch is not None:
+        raise ValueError(f"{folder}: holds a 3-D network, which is measured in its run (card.json); give a 2-D stage")
+    network = load_network(Path(folder))
+    eval_set, root = prepared_list(stage, data_root=data_root, val=val)
+    second = has_uncertainty(network)
+    options: dict[str, Any] = {"normalise": card.normalise, "channels": card.channels}
+    whole = DeployableModel(network, **options, uncertainty=second).eval()
+
+    @torch.inference_mode()
+    def outputs(frames: np.ndarray) -> tuple[np.ndarray, ...]:
+        found = whole(torch.from_numpy(frames))
+        return tuple(part.numpy() for part in found) if second else (found.numpy(),)
+
+    @torch.inference_mode()
+    def softmax(frames: np.ndarray) -> np.ndarray:
+        return probabilities(network(whole.normalised(torch.from_numpy(frames))).logits).numpy()
+
+    record = measured(stage, lambda frames: outputs(frames)[0], eval_set, WEIGHTS, through_plane=through_plane)
+    truths = eval_set.frame_truths()
+    if second:
+        found = uncertainty_record(lambda frames: outputs(frames)[:2], eval_set.frames, truths)  # type: ignore[arg-type, return-value]
+        record |= {"uncertainty": found, "card_uncertainty": card.measured.get(WEIGHTS, {}).get("uncertainty")}
+    return {
+        **record,
+        "softmax_entropy": entropy_record(softmax, eval_set.frames, truths),
+        "runtime": "torch",
+        "file": WEIGHTS,
+        "precision": "f32",
+        "threads": torch.get_num_threads(),
+        "root": root,
+    }
