@@ -60,8 +60,9 @@ def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
     streams = options.streams or (count if options.hint == "throughput" else 1)
 
     def make_slots() -> Sequence[AsyncSlot]:
-        further = {"in_place": plain, "outputs": (mask, second)}
-        return [first, *(_InferRequest(ov, compiled, input_spec[0], **further) for _ in range(streams - 1))]
+        shape, outputs = input_spec[0], (mask, second)
+        more = (_InferRequest(ov, compiled, shape, in_place=plain, outputs=outputs) for _ in range(streams - 1))
+        return [first, *more]
 
     kinds = _executed(compiled)
     hint = _property(compiled, "INFERENCE_PRECISION_HINT")

@@ -40,18 +40,22 @@ def evaluate_network(
     whole = DeployableModel(network, **options, uncertainty=second).eval()
 
     @torch.inference_mode()
-    def outputs(frames: np.ndarray) -> tuple[np.ndarray, ...]:
-        found = whole(torch.from_numpy(frames))
-        return tuple(part.numpy() for part in found) if second else (found.numpy(),)
+    def masks(frames: np.ndarray) -> np.ndarray:
+        return (whole(torch.from_numpy(frames))[0] if second else whole(torch.from_numpy(frames))).numpy()
+
+    @torch.inference_mode()
+    def both(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        mask, uncertainty = whole(torch.from_numpy(frames))
+        return mask.numpy(), uncertainty.numpy()
 
     @torch.inference_mode()
     def softmax(frames: np.ndarray) -> np.ndarray:
         return probabilities(network(whole.normalised(torch.from_numpy(frames))).logits).numpy()
 
-    record = measured(stage, lambda frames: outputs(frames)[0], eval_set, WEIGHTS, through_plane=through_plane)
+    record = measured(stage, masks, eval_set, WEIGHTS, through_plane=through_plane)
     truths = eval_set.frame_truths()
     if second:
-        found = uncertainty_record(lambda frames: outputs(frames)[:2], eval_set.frames, truths)  # type: ignore[arg-type, return-value]
+        found = uncertainty_record(both, eval_set.frames, truths)
         record |= {"uncertainty": found, "card_uncertainty": card.measured.get(WEIGHTS, {}).get("uncertainty")}
     return {
         **record,
