@@ -6,7 +6,7 @@ from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
 from edgemt.methods import Method
 from edgemt.pipeline.network_spec import student_spec
-from edgemt.pipeline.recipe import Recipe, student_method, teacher_dims
+from edgemt.pipeline.recipe import Recipe, learns_uncertainty, student_method, teacher_dims
 from edgemt.zoo.warm_start import warm_start_spec
 
 
@@ -28,6 +28,11 @@ def check_recipe(recipe: Recipe) -> None:
         raise ValueError(f"teacher.members: {recipe.teacher.members} networks are not enough; give 1 or more")
     if deep and (recipe.teacher.members > 1 or recipe.teacher.flips > 1):
         raise ValueError(f"teacher.members and teacher.flips: only for 2-D teachers, {network} is 3-D; leave them at 1")
+    if learns_uncertainty(recipe.student) and recipe.teacher.members == 1 and recipe.teacher.flips == 1:
+        raise ValueError(
+            "student.method.uncertainty: needs the variance between teachers, and this recipe has one; set "
+            "teacher.members to 3 or teacher.flips to 4 (2-D teachers alone), or uncertainty to 0"
+        )
     _check_features(recipe, method)
     if recipe.student.weights:  # an error now, not after the teacher has been trained
         size = {"channels": recipe.data.frame_channels, "classes": len(recipe.data.classes)}

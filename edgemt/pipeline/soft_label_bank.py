@@ -104,11 +104,6 @@ def _fill(
     folder, data = context.folder("bank"), context.recipe.data
     network = network_folder.load_network(teacher).to(context.slices.device)
     variance = learns_uncertainty(context.recipe.student)
-    if variance and not isinstance(network, Ensemble):
-        raise ValueError(
-            "student.method.uncertainty: needs the variance between teachers, and this run has one; set "
-            "teacher.members to 3 or teacher.flips to 4 (2-D teachers alone), or uncertainty to 0"
-        )
     summary = soft_labels.write_bank(
         folder,
         cases,
