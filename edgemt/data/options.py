@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import dataclasses
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, Literal
 
+from edgemt.contract import ADDED_LATER
 from edgemt.io.bit_depth import Depth, Rule
 from edgemt.io.geometry import is_order
 
@@ -56,12 +57,12 @@ class AugmentOptions:
     """Largest side of a grey box in the strong view, share of the side."""
 
     def __post_init__(self) -> None:
-        for field in fields(self):
-            value = getattr(self, field.name)
+        for option in fields(self):
+            value = getattr(self, option.name)
             if isinstance(value, tuple) and (len(value) != 2 or not 0 < value[0] <= value[1]):
-                raise ValueError(f"augment.{field.name}: must be (low, high) with 0 < low <= high, not {value}")
+                raise ValueError(f"augment.{option.name}: must be (low, high) with 0 < low <= high, not {value}")
             if isinstance(value, (int, float)) and value < 0:
-                raise ValueError(f"augment.{field.name}: must not be negative, is {value}")
+                raise ValueError(f"augment.{option.name}: must not be negative, is {value}")
         for name in ("chance", "labelled_intensity", "cutout", "translate"):
             if getattr(self, name) > 1:
                 raise ValueError(f"augment.{name}: must lie in 0 to 1, is {getattr(self, name)}")
@@ -212,6 +213,8 @@ class DataOptions:
     seed: int = 0
     labelled_seed: int | None = None
     """Seed of the draw where `labelled` is a count or a share; None: `seed`, which draws a counted `val` too."""
+    folds: int = field(default=1, metadata=ADDED_LATER)
+    """Above 1: so many 2-D teachers, each without one fold of the labelled patients; together they are the teacher."""
     mask_threshold: int | None = None
     """Two classes: this value and above is class 1. None: decided by the values of all masks (0/1, 0/255 ...)."""
     depth: Rule = "auto"
@@ -234,6 +237,8 @@ class DataOptions:
             raise ValueError(f"data.classes: need background and at least one other name, each once: {self.classes}")
         if self.channels not in (1, 3):
             raise ValueError(f"data.channels: must be 1 or 3, not {self.channels}")
+        if self.folds < 1:
+            raise ValueError(f"data.folds: must be 1 (no folds) or more, not {self.folds}")
         if self.slices not in (1, 3, 5):
             raise ValueError(f"data.slices: must be 1, 3 or 5, not {self.slices}")
         if self.slices > 1 and self.channels != 1:
