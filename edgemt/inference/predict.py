@@ -158,7 +158,8 @@ def _volume(made: Predict, card: ModelCard, path: Path, target: Path, overlay: b
     axes = axes_of(card)
     volume = read_volume(path, axes=axes)
     array = eight_bits(volume.array, card, path)
-    mask, spread = np.zeros(array.shape, np.uint8), None
+    mask = np.zeros(array.shape, np.uint8)
+    spread: np.ndarray | None = None
     for k, frame in enumerate(_frames(array, card)):
         masks, maps = made(frame[None])
         mask[..., k] = fit_label(masks[0], size=array.shape[:2])

@@ -104,7 +104,7 @@ class Distillation(Method):
             )
 
     @property
-    def heads(self) -> tuple[Head, ...]:  # type: ignore[override]
+    def heads(self) -> tuple[Head, ...]:  # type: ignore[override, misc]
         return ("uncertainty",) if self.uncertainty else ()
 
     def variant_note(self) -> str:
