@@ -24,6 +24,7 @@ _FOR = {
     "pillow": "images",
     "scipy": "surface distances in eval",
     "nibabel": "NIfTI volumes",
+    "nvidia-ml-py": "clocks, memory and energy of an NVIDIA GPU in bench",
     "torch": "training",
     "timm": "students",
     "lightning": "training",

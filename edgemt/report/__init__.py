@@ -20,6 +20,7 @@ from typing import Any
 import numpy as np
 
 from edgemt.io.atomic import atomic_write, write_text
+from edgemt.report import figures
 from edgemt.report.gallery import contact_sheet
 from edgemt.report.run_page import page
 
@@ -35,25 +36,35 @@ def write_report(
     """
     folder, record = Path(folder), plain(record)
     write_text(folder / "report.json", json.dumps(record, indent=1, allow_nan=False) + "\n")
-    write_text(folder / "report.html", page(record, gallery))
+    pictures = _pictures(record)
+    inlined = pictures and {
+        name: figures.inline_svg(picture, figures.TITLES[name]) for name, picture in pictures.items()
+    }
+    write_text(folder / "report.html", page(record, gallery, inlined))
     written = [folder / "report.html", folder / "report.json"]
     sheet = contact_sheet([str(c) for c in record.get("classes") or ()], gallery)
     if sheet is not None:
         with atomic_write(folder / "gallery.png") as part:
             sheet.save(part, "PNG", optimize=True)
         written.append(folder / "gallery.png")
-    try:
-        from edgemt.report.slide_figures import draw_plots
+    for name, picture in (pictures or {}).items():
+        figures.save_png(picture, folder / f"{name}.png")
+        written.append(folder / f"{name}.png")
+    return tuple(written)
 
-        written += draw_plots(folder, record)
+
+def _pictures(record: Mapping[str, Any]) -> dict[figures.Picture, Any] | None:
+    """The pictures as figures of matplotlib; None, with a warning, where it is missing."""
+    try:
+        return figures.draw_pictures(record)
     except ModuleNotFoundError as error:
         if (error.name or "").split(".")[0] != "matplotlib":
             raise
         warnings.warn(
             "accuracy_latency.png and curves.png are left out: matplotlib is missing; pip install matplotlib",
-            stacklevel=2,
+            stacklevel=3,
         )
-    return tuple(written)
+        return None
 
 
 def plain(value: Any) -> Any:

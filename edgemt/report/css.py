@@ -2,10 +2,32 @@
 
 from __future__ import annotations
 
-STYLE = """
-:root{color-scheme:light dark;--paper:#fff;--wash:#f3f6f8;--ink:#16212c;--soft:#5a6876;--rule:#dbe2e8;
---note:#fdf3d9;--note-ink:#4d3a08;--note-rule:#d9a21b;--late:#c03a2b;--mark:#0b7f6b;
---s0:#64748b;--s1:#2373b8;--s2:#7a5ac6;--s3:#0a8f74;--s4:#c2570c;--s5:#b13a7a;--s6:#77750c;--s7:#9a4b3c}
+# light; dark ones are below. matplotlib draws with them, and `figures.inline_svg` turns them into variables of the page
+COLOURS = {
+    "paper": "#ffffff",
+    "wash": "#f3f6f8",
+    "ink": "#16212c",
+    "soft": "#5a6876",
+    "rule": "#dbe2e8",
+    "note": "#fdf3d9",
+    "note-ink": "#4d3a08",
+    "note-rule": "#d9a21b",
+    "late": "#c03a2b",
+    "mark": "#0b7f6b",
+    "s0": "#64748b",
+    "s1": "#2373b8",
+    "s2": "#7a5ac6",
+    "s3": "#0a8f74",
+    "s4": "#c2570c",
+    "s5": "#b13a7a",
+    "s6": "#77750c",
+    "s7": "#9a4b3c",
+}
+
+_LIGHT = ";".join(f"--{name}:{colour}" for name, colour in COLOURS.items())
+
+STYLE = f"\n:root{{color-scheme:light dark;{_LIGHT}}}"
+STYLE += """
 @media (prefers-color-scheme:dark){:root{--paper:#0f151b;--wash:#161e26;--ink:#e4eaf0;--soft:#93a2b1;
 --rule:#27323d;
 --note:#2a2312;--note-ink:#f3e3b8;--note-rule:#c9962a;--late:#ff8273;--mark:#4fd3b6;
@@ -76,9 +98,7 @@ svg .label{paint-order:stroke;stroke:var(--paper);stroke-width:3.5px;stroke-line
 svg .grid{stroke:var(--rule)}
 svg .deadline{stroke:var(--late);stroke-width:1.2;stroke-dasharray:4 3}
 svg .due{fill:var(--late)}
-svg .late{fill:var(--late);opacity:.06}
 svg .leader{stroke:var(--soft);stroke-width:.8}
-svg .untimed{stroke:var(--c);stroke-dasharray:6 4;stroke-width:1.2}
 svg .whisker{stroke:var(--c);stroke-width:2;opacity:.55;stroke-linecap:round}
 svg .dot{fill:var(--c);stroke:var(--paper);stroke-width:1.3}
 svg .control{fill:var(--paper);stroke:var(--soft);stroke-width:1.8}

@@ -6,8 +6,9 @@ from collections.abc import Mapping
 from html import escape
 from typing import Any
 
-from edgemt.report.charts import accuracy_latency, curve_chart, dice_dots
+from edgemt.report.charts import dice_dots
 from edgemt.report.css import STYLE
+from edgemt.report.figures import Picture
 from edgemt.report.formatting import (
     DASH,
     THIN,
@@ -32,14 +33,18 @@ Record = Mapping[str, Any]
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
 
 
-def page(record: Record, gallery: Gallery = ()) -> str:
-    """The whole document. Every string of `record` and `gallery` is escaped; what is missing is left out."""
+def page(record: Record, gallery: Gallery = (), pictures: Mapping[Picture, str] | None = None) -> str:
+    """The whole document. Every string of `record` and `gallery` is escaped; what is missing is left out.
+
+    pictures: <svg> elements by name; None where matplotlib is missing.
+    """
     name = escape(str(record.get("name") or "run"))
     classes = [str(c) for c in record.get("classes") or ()]
-    parts = [_head(record, name), "<main>", _messages(record), _given_up(record), _trade(record), _stages(record)]
+    parts = [_head(record, name), "<main>", _messages(record), _given_up(record)]
+    parts += [_trade(record, pictures), _stages(record)]
     parts += [gallery_section(classes, gallery), _classes(record), _volumes(record)]
     parts += [_controls(record), latency_section(record)]
-    parts += [_curves(record), _made(record), "</main>", _FOOT]
+    parts += [_curves(record, pictures), _made(record), "</main>", _FOOT]
     body = "\n".join(part for part in parts if part)
     return f"""<!doctype html>
 <html lang="en"><head><meta charset="utf-8"><meta http-equiv="Content-Security-Policy" content="{_POLICY}">
@@ -142,9 +147,16 @@ def _given_up(record: Record) -> str:
     return section("Given up", table(heads, rows), note_html=" ".join(escape(line) for line in lines)) if rows else ""
 
 
-def _trade(record: Record) -> str:
-    chart = accuracy_latency(record.get("stages") or ())
-    return section("Accuracy and latency", scrolling(chart)) if chart else ""
+def _trade(record: Record, pictures: Mapping[Picture, str] | None) -> str:
+    there = any(finite(stage.get("dice")) is not None for stage in record.get("stages") or ())
+    return section("Accuracy and latency", _picture(pictures, "accuracy_latency")) if there else ""
+
+
+def _picture(pictures: Mapping[Picture, str] | None, name: Picture) -> str:
+    """A picture, or one line that states why there is none."""
+    if pictures is None:
+        return '<p class="say">This picture needs matplotlib: pip install matplotlib</p>'
+    return scrolling(pictures.get(name, ""))
 
 
 def _stages(record: Record) -> str:
@@ -220,21 +232,11 @@ def _volumes(record: Record) -> str:
     return section("Volumes", table(heads, rows), note_html=note_html) if rows else ""
 
 
-def _curves(record: Record) -> str:
-    blocks = []
-    for stage, curves in (record.get("curves") or {}).items():
-        if not curves:
-            continue
-        steps, val = curves.get("step") or (), curves.get("val") or {}
-        terms = {str(k): (steps, v) for k, v in (curves.get("terms") or {}).items()}
-        left = curve_chart(terms, title="Loss terms")
-        right = curve_chart(
-            {"Dice": (val.get("step") or (), val.get("dice") or ())}, title="Validation Dice", dots=True
-        )
-        if left or right:
-            blocks.append(f'<h3>{escape(str(stage))}</h3><div class="pair">{left}{right}</div>')
+def _curves(record: Record, pictures: Mapping[Picture, str] | None) -> str:
+    if not any((record.get("curves") or {}).values()) or (pictures is not None and "curves" not in pictures):
+        return ""
     note_html = "A line is the mean of neighbouring steps, the band their range."
-    return section("Training", "".join(blocks), note_html=note_html, css="long") if blocks else ""
+    return section("Training", _picture(pictures, "curves"), note_html=note_html, css="long")
 
 
 def _made(record: Record) -> str:

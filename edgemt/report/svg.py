@@ -160,7 +160,13 @@ def dot(css: str, x: float, y: float, *, title: str, shape: int = 0, size: float
 
 def leader_line(point: tuple[float, float], box: Box) -> str:
     """A hair line to a label that had to move away from its point."""
-    return "" if _gap(point, box) < 13 else line("leader", *point, *_nearest(point, box))
+    end = leader_end(point, box)
+    return "" if end is None else line("leader", *point, *end)
+
+
+def leader_end(point: tuple[float, float], box: Box) -> tuple[float, float] | None:
+    """Where a line from a point to its label ends; None where the label is so near that it needs none."""
+    return None if _gap(point, box) < 13 else _nearest(point, box)
 
 
 def truncate(name: str, most: int) -> str:

@@ -4,6 +4,10 @@
 begins with an all-reduce of a status over gloo (on the CPU, while a GPU works), so that an error in one process stops
 all of them at their next exchange; rank 0 reports it. With one process every function returns at once. torch is
 imported only where it is needed.
+
+The collectives of Fabric are not used: they carry no status, so an error in one process leaves the others waiting;
+`Fabric.broadcast` sends pickles; and its barrier and broadcast work on the group of the GPUs, where a wait of hours
+exceeds the time limit of NCCL.
 """
 
 from __future__ import annotations

@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from edgemt.io.contours import class_colours, contours, outlines
-from edgemt.report import plain, write_report
+from edgemt.report import figures, plain, write_report
 from edgemt.report.charts import binned
 from edgemt.report.formatting import DASH, delivered, figure, scaled, signed, timed
 from edgemt.report.run_page import page
@@ -78,6 +78,13 @@ def gallery() -> list[dict[str, Any]]:
     return [{"name": "frame <1>", "image": image, "masks": masks}]
 
 
+def drawn(record: dict[str, Any]) -> dict[figures.Picture, str]:
+    """The pictures of a record as they stand in the page."""
+    pytest.importorskip("matplotlib")
+    pictures = figures.draw_pictures(record)
+    return {name: figures.inline_svg(pictures[name], figures.TITLES[name]) for name in pictures}
+
+
 class Links(HTMLParser):
     """Everything in a page that a browser might follow, and whether every opened element is closed."""
 
@@ -104,7 +111,7 @@ class Links(HTMLParser):
 
 
 def test_the_page_refers_to_nothing_outside_itself(record: dict[str, Any], gallery: list[dict[str, Any]]) -> None:
-    html = page(record, gallery)
+    html = page(record, gallery, drawn(record))
     read = Links(html)
     assert read.links and all(link.startswith(("data:image/png", "#")) for link in read.links)
     assert not re.search(r"https?://|@import|url\(", html)
@@ -113,7 +120,7 @@ def test_the_page_refers_to_nothing_outside_itself(record: dict[str, Any], galle
 
 
 def test_every_element_is_closed(record: dict[str, Any], gallery: list[dict[str, Any]]) -> None:
-    assert Links(page(record, gallery)).open == []
+    assert Links(page(record, gallery, drawn(record))).open == []
 
 
 def test_strings_of_the_record_cannot_become_markup(record: dict[str, Any], gallery: list[dict[str, Any]]) -> None:
@@ -131,7 +138,9 @@ def test_strings_of_the_record_cannot_become_markup(record: dict[str, Any], gall
     tainted = poison(record)
     tainted["curves"] = {f"student{evil}": tainted["curves"]["student"]}
     frames = [{**gallery[0], "name": evil, "masks": {**gallery[0]["masks"], evil: gallery[0]["masks"]["true"]}}]
-    html = page(tainted, frames)
+    pictures = drawn(tainted)
+    assert all("&lt;script&gt;" in svg for svg in pictures.values())
+    html = page(tainted, frames, pictures)
     assert "<script" not in html
     assert "script" not in Links(html).tags
     assert html.count("&lt;script&gt;") > 20
@@ -203,8 +212,8 @@ def test_odd_curves_do_not_stop_a_report(record: dict[str, Any]) -> None:
         "none": None,
     }
     record["stages"][0]["latency"]["torch"].update(p50_ms=0.0, p99_ms=None)
-    html = page(record)
-    assert "<h3>flat</h3>" in html and "<h3>empty</h3>" not in html and "nan" not in html
+    html = page(record, (), drawn(record))
+    assert ">flat: loss terms<" in html and ">empty: " not in html and "nan" not in html
 
 
 def test_the_pictures_are_drawn_with_matplotlib_alone(
@@ -214,6 +223,24 @@ def test_the_pictures_are_drawn_with_matplotlib_alone(
     names = {p.name for p in write_report(tmp_path, {**record, "name": "$x_1$"}, gallery)}
     assert names == {"report.html", "report.json", "gallery.png", "accuracy_latency.png", "curves.png"}
     assert {p.name for p in tmp_path.iterdir()} == names
+
+
+def test_a_picture_has_names_as_text_the_colours_of_the_page_and_the_same_bytes_again(record: dict[str, Any]) -> None:
+    record["stages"][1]["name"] = "$stu_1$\x1b\n&" + "x" * 40
+    record["curves"]["student"]["terms"]["$kl$"] = [1.0] * 40
+    first = drawn(record)
+    assert set(first) == {"accuracy_latency", "curves"} and first == drawn(record)
+    assert "$stu_1$  &amp;xxx" in first["accuracy_latency"] and ">$kl$</text>" in first["curves"]
+    assert ">int8/openvino</text>" in first["accuracy_latency"] and ">student: loss terms" in first["curves"]
+    for svg in first.values():
+        assert set(re.findall(r"#[0-9a-f]{6}\b", svg)) == set() and "var(--s1)" in svg
+        assert not re.search(r"<style|<metadata|clip-path|font-family", svg) and len(svg) < 40_000
+
+
+def test_a_long_noisy_curve_stays_a_small_picture(record: dict[str, Any]) -> None:
+    noise = np.random.default_rng(0).lognormal(size=(2, 30_000))
+    record["curves"] = {"teacher": {"step": range(30_000), "terms": {"a": noise[0], "b": noise[1]}, "val": {}}}
+    assert len(drawn(record)["curves"]) < 40_000
 
 
 def test_without_matplotlib_the_page_is_whole_and_a_warning_says_what_is_missing(

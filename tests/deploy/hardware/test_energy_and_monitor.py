@@ -8,7 +8,9 @@ import os
 from pathlib import Path
 
 import numpy as np
+import pynvml
 import pytest
+from hidden_packages import run_without
 
 from deploy.hardware import energy as energy_module
 from deploy.hardware.energy import JetsonIna3221, Nvml, Rapl, energy, meters
@@ -123,16 +125,16 @@ def test_without_a_meter_there_is_no_energy_but_a_reason(tmp_path: Path) -> None
 
 
 class Driver:
-    """What looks like libnvidia-ml to ctypes callers: writes through the pointers it is given."""
+    """What looks like libnvidia-ml to pynvml: writes through the pointers it is given. Other calls are missing."""
 
     def __init__(self, *, broken: bool = False) -> None:
-        self.broken, self.millijoules = broken, 5000
+        self.broken, self.millijoules, self.pid = broken, 5000, os.getpid()
 
-    def nvmlInit_v2(self) -> int:
-        return 9 if self.broken else 0
+    def nvmlInitWithFlags(self, flags: int) -> int:
+        return pynvml.NVML_ERROR_DRIVER_NOT_LOADED if self.broken else 0
 
     def nvmlDeviceGetHandleByIndex_v2(self, index: ctypes.c_uint, out: object) -> int:
-        return 0 if index.value == 0 else 2
+        return 0 if index.value == 0 else pynvml.NVML_ERROR_INVALID_ARGUMENT
 
     def nvmlDeviceGetClockInfo(self, device: object, kind: ctypes.c_uint, out: object) -> int:
         out._obj.value = {1: 1200, 2: 2600}[kind.value]  # type: ignore[attr-defined]
@@ -150,40 +152,93 @@ class Driver:
         buffer.value = b"NVIDIA Test"
         return 0
 
-    def nvmlDeviceGetComputeRunningProcesses_v3(self, device: object, count: object, infos: ctypes.Array) -> int:
-        count._obj.value = 2  # type: ignore[attr-defined]
-        infos[0].pid, infos[0].used = 1, 7
-        infos[1].pid, infos[1].used = os.getpid(), 4096
+    def nvmlDeviceGetCudaComputeCapability(self, device: object, major: object, minor: object) -> int:
+        major._obj.value, minor._obj.value = 8, 7  # type: ignore[attr-defined]
+        return 0
+
+    def nvmlDeviceGetEnforcedPowerLimit(self, device: object, out: object) -> int:
+        out._obj.value = 60_000  # type: ignore[attr-defined]
+        return 0
+
+    def nvmlDeviceGetMemoryInfo(self, device: object, out: object) -> int:
+        out._obj.total, out._obj.used = 1 << 33, 1 << 20  # type: ignore[attr-defined]
+        return 0
+
+    def nvmlSystemGetDriverVersion(self, buffer: ctypes.Array, size: ctypes.c_uint) -> int:
+        buffer.value = b"580.1"
+        return 0
+
+    def nvmlDeviceGetComputeRunningProcesses_v3(self, device: object, count: object, infos: ctypes.Array | None) -> int:
+        there, count._obj.value = count._obj.value, 2  # type: ignore[attr-defined]
+        if there < 2:
+            return pynvml.NVML_ERROR_INSUFFICIENT_SIZE
+        infos[0].pid, infos[0].usedGpuMemory = 1, 7
+        infos[1].pid, infos[1].usedGpuMemory = self.pid, 4096
         return 0
 
 
-def test_a_gpu_tells_clocks_memory_of_this_process_and_why_it_is_slow() -> None:
-    gpu = Gpu(Driver())
+@pytest.fixture()
+def driver(monkeypatch: pytest.MonkeyPatch) -> Driver:
+    """A driver of the test's own, which pynvml finds loaded."""
+    made = Driver()
+    monkeypatch.setattr(pynvml, "nvmlLib", made)
+    monkeypatch.setattr(pynvml, "_nvmlGetFunctionPointer_cache", {})
+    return made
+
+
+def test_a_gpu_tells_clocks_memory_of_this_process_and_why_it_is_slow(driver: Driver) -> None:
+    gpu = Gpu()
     read = gpu.read()
     assert (read["clock_mhz"], read["memory_clock_mhz"], read["used_bytes"]) == (1200, 2600, 4096)
     assert read["temperature_c"] is None  # this driver lacks the call
     assert Gpu.reasons(int(read["throttle"] or 0)) == ["power cap", "heat (hardware)"]
-    assert gpu.describe()["name"] == "NVIDIA Test"
+    assert gpu.describe() == {
+        "name": "NVIDIA Test",
+        "driver": "580.1",
+        "capability": "8.7",
+        "memory_bytes": 1 << 33,
+        "power_limit_w": 60.0,
+        "max_clock_mhz": None,
+    }
     assert Nvml(gpu).read() == {"gpu": 5.0}
 
 
-def test_a_driver_that_does_not_start_is_an_error_with_words() -> None:
-    with pytest.raises(OSError, match="driver"):
-        Gpu(Driver(broken=True))
+def test_where_a_container_hides_the_process_the_memory_is_that_of_the_gpu(
+    driver: Driver, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    gpu = Gpu()
+    monkeypatch.setattr(os, "getpid", lambda: 3)
+    assert gpu.used_bytes() == 1 << 20
+
+
+def test_a_driver_that_does_not_start_is_an_error_with_words(driver: Driver) -> None:
     with pytest.raises(OSError, match="no GPU 3"):
-        Gpu(Driver(), index=3)
+        Gpu(index=3)
+    driver.broken = True
+    with pytest.raises(OSError, match="driver"):
+        Gpu()
+
+
+def test_without_nvidia_ml_py_there_are_no_figures_of_a_gpu_and_one_line_names_the_package() -> None:
+    program = """
+from deploy.hardware.energy import meters
+from deploy.hardware.machine import describe
+print(meters()[1]["nvml"]); print(describe()["gpu"])
+"""
+    lines = run_without(program, hide=["pynvml"]).splitlines()
+    assert lines == ["nvidia-ml-py is not installed: pip install nvidia-ml-py", "None"]
 
 
 CPU = "sys/devices/system/cpu/cpu{}/cpufreq/scaling_cur_freq"
 
 
-def test_the_watch_sees_clocks_fall_heat_events_quota_and_steal(tmp_path: Path) -> None:
+def test_the_watch_sees_clocks_fall_heat_events_quota_and_steal(tmp_path: Path, driver: Driver) -> None:
     heat = "sys/devices/system/cpu/cpu0/thermal_throttle/core_throttle_count"
     quota, stat = "sys/fs/cgroup/cpu.stat", "proc/stat"
     zone = {"sys/class/thermal/thermal_zone0/temp": 61000, "sys/class/thermal/thermal_zone0/type": "cpu"}
     put(tmp_path, {CPU.format(0): 3000000, CPU.format(1): 2000000, heat: 4, **zone})
     put(tmp_path, {quota: "usage_usec 5\nthrottled_usec 1000", stat: "cpu 1 2 3 4 5 6 7 100"})
-    watch = HardwareMonitor(root=tmp_path, gpu=Gpu(Driver()), every_s=0)
+    watch = HardwareMonitor(root=tmp_path, gpu=Gpu(), every_s=0)
     watch()
     put(tmp_path, {CPU.format(0): 1000000, heat: 9, quota: "throttled_usec 51000", stat: "cpu 1 2 3 4 5 6 7 250"})
     result = watch.summary()
