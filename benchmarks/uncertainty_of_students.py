@@ -2,9 +2,10 @@
 
     python benchmarks/uncertainty_of_students.py RUN --json FILE
 
-RUN is a finished run with student.method.uncertainty 1 and several teachers. Measured on its validation list, for the
-pruned student in float and for the INT8 file of the ship (whose graph has no softmax: the entropy is that of the float
-network). Intervals are 95 % of a bootstrap over frames; "minus entropy" is paired over the same frames.
+RUN is a finished run with several teachers; one without student.method.uncertainty has no rows of a head. Measured on
+its validation list, for the pruned student in float and for the INT8 file of the ship (whose graph has no softmax: the
+entropy is that of the float network). Intervals are 95 % of a bootstrap over frames; "minus entropy" is paired over the
+same frames.
 """
 
 from __future__ import annotations
@@ -70,10 +71,10 @@ def predictions(run: Path, cases: EvalSet, file: str) -> dict[str, np.ndarray]:
         x = normalised(torch.from_numpy(frames).permute(0, 3, 1, 2).float() / 255, card.normalise)
         p, each = probabilities(student(x).logits), teacher.each(x)
         mean = each.mean(0)
-        mask, head = student.mask_and_uncertainty(x)
+        second = student.uncertainty is not None
+        mask, head = student.mask_and_uncertainty(x) if second else (student.mask(x), None)
         found = {
             "float mask": mask,
-            "float head": head,
             "entropy": entropy(p, 1),
             "1 - max p": 1 - p.amax(1),
             "ensemble mask": mean.argmax(1).to(torch.uint8),
@@ -82,6 +83,8 @@ def predictions(run: Path, cases: EvalSet, file: str) -> dict[str, np.ndarray]:
             "ensemble mutual information": entropy(mean, 1) - entropy(each, 2).mean(0),
         }
         arrays = {name: values.numpy() for name, values in found.items()}
+        if head is not None:
+            arrays["float head"] = head.numpy()
         if int8.has_uncertainty:
             arrays["int8 mask"], arrays["int8 head"] = int8.with_uncertainty(frames)
         else:
