@@ -75,7 +75,7 @@ def row(entrant: Entrant, run: Path, context: Any, *, steps: int, seed: int, out
         "size": list(card.size),
     }
     made |= {"run": run.name, "steps": steps or context.recipe.student.schedule.steps, "seed": seed}
-    made |= {"teacher": stage_folder.read_card(run / "teacher").measured[stage_folder.WEIGHTS]["dice"]}
+    made |= {"teacher": stage_folder.read_card(run / "teacher").measured[stage_folder.WEIGHTS].dice}
     write_text(file, json.dumps(made, indent=1))
     (folder / "checkpoint.safetensors").unlink(missing_ok=True)
     return made

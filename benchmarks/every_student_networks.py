@@ -124,8 +124,7 @@ def trained(run: Path, *, channels: int) -> list[Entrant]:
 
 
 def _dice(card: ModelCard, file: str) -> float | None:
-    measured = card.measured.get(file, {}).get("dice")
-    return None if measured is None else float(measured)
+    return card.measured[file].dice if file in card.measured else None
 
 
 def settled(entrant: Entrant, frames: np.ndarray) -> nn.Module:

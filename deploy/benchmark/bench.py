@@ -24,6 +24,7 @@ from deploy.hardware.monitor import HardwareMonitor
 from deploy.hardware.nvml import Gpu
 from deploy.measurement.percentiles import median, ratio, summary
 from deploy.measurement.timing import BenchOptions, Call, paced, time_interleaved, warm_up
+from deploy.runtimes.registry import DISTRIBUTIONS
 
 __all__ = ["BenchOptions", "Call", "bench", "measure", "notes", "paced", "table", "without_raw"]
 
@@ -62,7 +63,7 @@ def bench(
     if not fed:
         raise ValueError("bench: no frames; the ship has no golden ones, so pass some of your own")
     machine, before, calibrator, watch = (
-        describe(),
+        describe(DISTRIBUTIONS),
         CpuLoad.now(),
         SpeedReference(),
         HardwareMonitor(gpu=Gpu.detect()[0]),

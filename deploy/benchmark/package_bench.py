@@ -19,8 +19,9 @@ from deploy.measurement.percentiles import summary
 from deploy.package.golden import golden_pairs
 from deploy.package.package import Package, open_package
 from deploy.runtimes.load import runner
-from deploy.runtimes.registry import RUNTIMES, available
+from deploy.runtimes.registry import INSTALL, RUNTIMES, available
 from edgemt.io.images import fit_frame, fit_label
+from edgemt.model_card import FileMetrics
 
 Evaluate = Callable[[str, str, str | None], Mapping[str, Any]]  # runtime, file, precision -> "dice", "counted"
 
@@ -48,7 +49,7 @@ def bench_package(
     loaded, left_out = _loaded(package, runtimes, file=file, threads=threads)
     if not loaded and not calls:
         raise ValueError(_why_nothing(left_out, file=file))
-    makers = {name: partial(_another, package, chosen) for name, (_, chosen) in loaded.items()}
+    makers = {name: partial(_load_again, package, chosen) for name, (_, chosen) in loaded.items()}
     record = bench({**{name: made for name, (made, _) in loaded.items()}, **(calls or {})}, fed, options, makers=makers)
     for entry in record["calls"]:
         made, chosen = loaded.get(entry["name"], (None, {}))
@@ -93,17 +94,17 @@ def _why_nothing(left_out: Sequence[str], *, file: str | None) -> str:
     reasons = list(dict.fromkeys(left_out))
     if file is not None and len(reasons) == 1:  # the file is the cause, not the runtimes
         return reasons[0]
-    return f"bench: no runtime works here ({'; '.join(reasons) or 'pip install openvino'})"
+    return f"bench: no runtime works here ({'; '.join(reasons) or INSTALL})"
 
 
-def _another(package: Package, options: Mapping[str, Any], threads: int) -> Call:
+def _load_again(package: Package, options: Mapping[str, Any], threads: int) -> Call:
     return runner(package, **{**options, "threads": threads}, tested=False)
 
 
 def _accuracy(package: Package, file: str, options: Mapping[str, Any], evaluate: Evaluate | None) -> dict[str, Any]:
     """`dice` and `dice_from`: measured on this machine with the file as it runs here, or taken from the card."""
-    card = package.card.measured.get(file, {})
-    result = {"dice": card.get("dice"), "drop": card.get("drop")}
+    metrics = package.card.measured.get(file, FileMetrics())
+    result = {"dice": metrics.dice, "drop": metrics.drop}
     if evaluate is None:
         return {**result, "dice_from": "card" if result["dice"] is not None else None}
     here = evaluate(options["runtime"], file, options.get("precision"))

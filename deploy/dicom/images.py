@@ -5,7 +5,6 @@ Shapes: F frames, H W size in pixels.
 
 from __future__ import annotations
 
-import os
 from collections import defaultdict
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -129,11 +128,6 @@ def _is_candidate(path: Path) -> bool:
     if not path.is_file() or path.name.startswith((".", "DICOMDIR")) or path.name.endswith(SEG_SUFFIX):
         return False
     return path.suffix.lower() in _SUFFIXES or path.suffix == "" or is_dicom(path)
-
-
-def path_of(image: Any) -> str:
-    """File name of a data set, for messages."""
-    return os.fspath(getattr(image, "filename", "") or "image")
 
 
 def library(name: str) -> Any:

@@ -6,6 +6,7 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Iterable
 from dataclasses import dataclass
 from importlib import metadata
 from pathlib import Path
@@ -28,21 +29,14 @@ _FLAGS = (
     "i8mm",
     "bf16",
 )
-_PACKAGES = (
-    "numpy",
-    "pillow",
-    "onnxruntime",
-    "onnxruntime-gpu",
-    "openvino",
-    "tensorrt",
-    "tensorrt-rtx-cu13-bindings",
-    "torch",
-)
 _CPU = "/sys/devices/system/cpu"
 
 
-def describe() -> dict[str, Any]:
-    """Model, cores, clocks, governor, temperature, versions, as JSON values; None where unknown."""
+def describe(distributions: Iterable[str] = ()) -> dict[str, Any]:
+    """Model, cores, clocks, governor, temperature, versions, as JSON values; None where unknown.
+
+    Versions are those of NumPy, Pillow and the named distributions.
+    """
     info = _cpuinfo()
     flags = set(info.get("flags", info.get("features", "")).split())
     board = read_text("/proc/device-tree/model")
@@ -67,7 +61,7 @@ def describe() -> dict[str, Any]:
         "memory_bytes": _total_memory(),
         "system": f"{platform.system()} {platform.release()} {platform.machine()}",
         "python": platform.python_version(),
-        "versions": {name: version(name) for name in _PACKAGES},
+        "versions": {name: version(name) for name in ("numpy", "pillow", *distributions)},
     }
 
 

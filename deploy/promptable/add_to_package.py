@@ -15,6 +15,7 @@ from deploy.package.golden import golden_pairs
 from deploy.package.package import Package, card_hash, finalize, open_package
 from deploy.promptable.export import Embed, export_prompt
 from deploy.promptable.runner import Prompt, load_prompt
+from deploy.runtimes.registry import CHECKED
 from edgemt.io.images import fit_frame
 from edgemt.model_card import ModelCard
 
@@ -65,7 +66,7 @@ def put_prompt(folder: Path, network: nn.Module, card: ModelCard, *, of: ModelCa
     embed, decode = export_prompt(network, folder, size=card.size, channels=card.channels, normalise=card.normalise)
     noise = np.random.default_rng(0).integers(0, 256, (*card.size, 3), dtype=np.uint8)
     shown = [noise, *(frame[..., 0] if frame.shape[2] == 1 else frame for frame in frames)]
-    for runtime in ("onnxruntime", "openvino"):
+    for runtime in CHECKED:
         made = load_prompt(embed, decode, runtime=runtime)
         for picture in shown:
             frame = fit_frame(picture, size=card.size, channels=card.channels)

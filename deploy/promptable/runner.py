@@ -9,20 +9,18 @@ Shapes: H W the frame of the prompt graphs, h w another size, K channels, P poin
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 
 from deploy.package.model_bytes import ModelBytes, read_model
 from deploy.package.package import Package
 from deploy.package.signing import require_signed
-from deploy.runtimes import openvino_backend
-from deploy.runtimes.openvino_backend import core
-from deploy.runtimes.runner import import_runtime
+from deploy.runtimes.registry import CHECKED, RUNTIMES
+from deploy.runtimes.runner import GraphCall
 from edgemt.errors import unknown_name_message
 from edgemt.io.images import fit_frame
 
@@ -31,7 +29,6 @@ POINTS = 16  # P
 NO_POINT = -2  # sign of an absent point; 1: on the object, 0: background
 _TAKES = ("fine", "deep", "box", "points", "signs", "first", "put")
 
-Graph = Callable[[Mapping[str, np.ndarray]], "dict[str, np.ndarray]"]
 Embedding = tuple[np.ndarray, np.ndarray]  # fine [1, F0, H/2, W/2], deep [1, F, H/8, W/8]
 Box = tuple[float, float, float, float]  # x0 y0 x1 y1
 
@@ -66,7 +63,7 @@ class PromptedMask(NamedTuple):
 class PromptableRunner:
     """The two graphs of a prompt input, loaded. Not for two threads at once."""
 
-    def __init__(self, embed: Graph, decode: Graph, *, shape: tuple[int, ...], runtime: str) -> None:
+    def __init__(self, embed: GraphCall, decode: GraphCall, *, shape: tuple[int, ...], runtime: str) -> None:
         self.size, self.channels, self.runtime = (shape[1], shape[2]), shape[3], runtime
         self._embed, self._decode = embed, decode
 
@@ -124,10 +121,11 @@ def load_prompt(
 
     Raises ValueError in one line for graphs that do not load or are no prompt input.
     """
+    loaders = {name: spec.load_graph for name, spec in RUNTIMES.items() if spec.load_graph is not None}
     if runtime == "auto":
-        runtime = next((name for name in _LOAD if find_spec(name) is not None), "onnxruntime")
-    if runtime not in _LOAD:
-        raise ValueError(unknown_name_message("runtime of a prompt input", runtime, _LOAD))
+        runtime = next((name for name in loaders if find_spec(RUNTIMES[name].package) is not None), CHECKED[-1])
+    if runtime not in loaders:
+        raise ValueError(unknown_name_message("runtime of a prompt input", runtime, loaders))
     loaded = []
     for part in (embed, decode):
         if not isinstance(part, ModelBytes):
@@ -135,7 +133,7 @@ def load_prompt(
     models = [part if isinstance(part, ModelBytes) else read_model(part) for part in (embed, decode)]
     for model in models:
         try:
-            loaded.append(_LOAD[runtime](model, threads))
+            loaded.append(loaders[runtime](model, threads))
         except (RuntimeError, ValueError, KeyError) as error:
             why = (str(error).strip() or type(error).__name__).splitlines()[-1]
             raise ValueError(f"{model.path}: {runtime} cannot load it ({why}); build the prompt input again") from None
@@ -145,37 +143,3 @@ def load_prompt(
         inputs = ", ".join((*first_inputs, *second_inputs))
         raise ValueError(f"{models[0].path.parent}: takes {inputs}, which is no prompt input of this version")
     return PromptableRunner(first, second, shape=shape, runtime=runtime)
-
-
-LoadedGraph = tuple[Graph, "dict[str, tuple[int, ...]]"]  # the graph, and the shape of each input
-
-
-def _onnxruntime(model: ModelBytes, threads: int) -> LoadedGraph:
-    ort = import_runtime("onnxruntime", "onnxruntime")
-    options = ort.SessionOptions()
-    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
-    try:
-        session = ort.InferenceSession(model.data, options, providers=["CPUExecutionProvider"])
-    except Exception as error:  # its exceptions share no base class
-        raise ValueError(str(error)) from None
-    names = [value.name for value in session.get_outputs()]
-
-    def run(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return dict(zip(names, session.run(names, dict(feed)), strict=True))
-
-    return run, {value.name: tuple(value.shape) for value in session.get_inputs()}
-
-
-def _openvino(model: ModelBytes, threads: int) -> LoadedGraph:
-    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
-    compiled = core().compile_model(openvino_backend.read(model), "CPU", {**config, "INFERENCE_PRECISION_HINT": "f32"})
-    request = compiled.create_infer_request()
-
-    def run(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        request.infer(dict(feed))
-        return {port.any_name: request.get_tensor(port).data.copy() for port in compiled.outputs}
-
-    return run, {port.any_name: tuple(port.get_partial_shape().to_shape()) for port in compiled.inputs}
-
-
-_LOAD: dict[str, Callable[[ModelBytes, int], LoadedGraph]] = {"openvino": _openvino, "onnxruntime": _onnxruntime}

@@ -26,12 +26,13 @@ class GateError(ValueError):
         return str(self).partition("; nothing was written")[0]
 
 
-def gate(parent_dice: float, dice: float, *, tolerance: float, what: str, hint: str) -> float:
+def gate(parent_dice: float | None, dice: float | None, *, tolerance: float, what: str, hint: str) -> float:
     """The drop in Dice from the parent (negative: a gain). Raises GateError where it exceeds `tolerance`.
 
     `what` names the artefact ("int8/openvino"), `hint` the option that the user can change ("prune.share"). A Dice that
-    is NaN is refused as well, since nothing was measured.
+    is None or NaN is refused as well, since nothing was measured.
     """
+    parent_dice, dice = as_number(parent_dice), as_number(dice)
     if not (math.isfinite(tolerance) and tolerance >= 0):
         raise ValueError(f"tolerance = {tolerance}: must be a Dice difference of 0 or more, such as 0.01")
     drop = parent_dice - dice
@@ -63,10 +64,13 @@ def gate_classes(
     for name, before in parent.items():
         if before is None or math.isnan(before):
             continue
-        after = child.get(name)
-        after = math.nan if after is None else after
-        drops[name] = gate(before, after, tolerance=tolerance, what=f"{what}, class {name!r}", hint=hint)
+        drops[name] = gate(before, child.get(name), tolerance=tolerance, what=f"{what}, class {name!r}", hint=hint)
     return drops
+
+
+def as_number(dice: float | None) -> float:
+    """NaN for a Dice that was not measured."""
+    return math.nan if dice is None else dice
 
 
 def check_agreement(expected: np.ndarray, masks: np.ndarray, *, least: float, what: str, hint: str) -> float:

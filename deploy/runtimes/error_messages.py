@@ -1,8 +1,8 @@
 """Errors of the runtimes, each as one line that names the cause and the remedy.
 
 Runtimes report failures as paragraphs with lines of source code. The failures that occur in practice (out of memory, a
-runtime that is too old, an engine of another machine, a missing device) are recognised by patterns in the message; of
-any other error the most informative line is shown.
+runtime that is too old, an engine of another machine, a missing device) are recognised by the patterns of each runtime
+(`RuntimeSpec.errors`); of any other error the most informative line is shown.
 """
 
 from __future__ import annotations
@@ -11,29 +11,14 @@ import re
 from pathlib import Path
 
 from deploy.package.onnx_inspect import read_graph_file
+from deploy.runtimes.registry import RUNTIMES
 from deploy.runtimes.runner import out_of_memory
 
-_TOO_NEW = re.compile(
-    r"unsupported model ir version: \d+, max supported ir version: (?P<ir>\d+)"
-    r"|opset (?P<opset>\d+) is under development.*?till opset (?P<most>\d+)"
-    r"|unsupported opset: (?P<layer>opset\d+)|no conversion rule found for operations: (?P<rule>[^\n]+)"
-    r"|no op registered for (?P<op>\S+) with domain_version",
-    re.I | re.S,
-)
-_OTHER_ENGINE = re.compile(
-    r"plan file is not compatible|incompatible.{0,20}(version|device|platform)|serialization.{0,60}version|magictag"
-    r"|engine.{0,60}generated on|cross-platform engine|compute capability|safedeserialize|deserializ\w+ .{0,40}fail",
-    re.I | re.S,
-)
-_NO_DEVICE = re.compile(
-    r"is not registered in the openvino|cannot load library \"[^\"]*_(?P<plugin>gpu|npu)_|no available devices"
-    r"|no supported devices|cuda (failure|error) (35|100)|cuda driver version is insufficient|no cuda-capable device"
-    r"|provider.{0,40}(not (enabled|available)|is not in available)",
-    re.I,
-)
-_SOURCE = re.compile(
-    r"^(exception from |check '.*' failed at|frontend api failed|summary:|-- conversion is failed)", re.I
-)
+_MISSING = {  # group of `ErrorPatterns.too_new` -> how the message goes on
+    "ir": "reads ONNX up to IR version",
+    "most": "reads ONNX up to opset",
+    "opset": "does not support opset",
+}
 
 
 def error_message(error: BaseException, *, path: str | Path, runtime: str, version: str = "") -> str:
@@ -45,21 +30,16 @@ def error_message(error: BaseException, *, path: str | Path, runtime: str, versi
             f"{path}: {named} ran out of memory ({cause_of(error)}); close other programs, or use fewer streams or a "
             "smaller model"
         )
-    if (match := _TOO_NEW.search(text)) is not None:
-        version_found = next((f"{name} {value}" for name, value in match.groupdict().items() if value), "")
-        what = {
-            "ir": "reads ONNX up to IR version",
-            "most": "reads ONNX up to opset",
-            "opset": "does not support opset",
-        }
-        name, _, value = version_found.partition(" ")
-        return f"{path}: is newer than {named}, which {what.get(name, 'does not support')} {value}; {_made_of(path)}"
-    if _OTHER_ENGINE.search(text):
+    if (match := _search("too_new", text)) is not None:
+        name, value = next(((name, value) for name, value in match.groupdict().items() if value), ("", ""))
+        missing = f"{_MISSING.get(name, 'does not support')} {value}"
+        return f"{path}: is newer than {named}, which {missing}; {_made_of(path)}"
+    if _search("other_engine", text):
         return (
             f"{path}: was built by another version or for another GPU than {named} finds here ({cause_of(error)}); "
             "build it again on this machine with edgemt build"
         )
-    if (match := _NO_DEVICE.search(text)) is not None:
+    if (match := _search("no_device", text)) is not None:
         device = (match.groupdict().get("plugin") or "").upper()
         return (
             f"{path}: {named} does not find the device{f' {device}' if device else ''} ({cause_of(error)}); install "
@@ -73,10 +53,21 @@ def error_message(error: BaseException, *, path: str | Path, runtime: str, versi
 def cause_of(error: BaseException) -> str:
     """The first line of an error message that is no source location, at most 160 characters."""
     lines = [" ".join(line.split()) for line in str(error).splitlines() if line.strip()]
-    lines = [line for line in lines if not _SOURCE.match(line)] or lines or [type(error).__name__]
-    line = re.sub(r"\S*/\S+\.(cc|cpp|h|hpp):\d+ .*?\) (?=[A-Z])", "", lines[0])  # signatures of C++ functions
-    line = re.sub(r"^\[ONNXRuntimeError\] : \d+ : \w+ : ", "", line)
+    left = [_without_source(line) for line in lines]
+    line = next(filter(None, left), lines[0] if lines else type(error).__name__)
     return line if len(line) <= 160 else f"{line[:157]}..."
+
+
+def _search(kind: str, text: str) -> re.Match[str] | None:
+    """The first match of a field of `ErrorPatterns`. Those of all runtimes count, since one may load another."""
+    patterns = dict.fromkeys(getattr(spec.errors, kind) for spec in RUNTIMES.values())
+    return next((m for p in patterns if p and (m := re.search(p, text, re.I | re.S)) is not None), None)
+
+
+def _without_source(line: str) -> str:
+    for pattern in dict.fromkeys(spec.errors.not_the_cause for spec in RUNTIMES.values()):
+        line = re.sub(pattern, "", line, flags=re.I) if pattern else line
+    return line
 
 
 def _made_of(path: str | Path) -> str:

@@ -23,15 +23,25 @@ from deploy.runtimes.cache_seal import private_folder
 from deploy.runtimes.runner import (
     AsyncSlot,
     CallStages,
+    ErrorPatterns,
+    LoadedGraph,
     LoadedModel,
     RuntimeOptions,
     check_outputs,
     element_type,
+    import_runtime,
     precision_summary,
 )
 
 PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider", "TENSORRT": "TensorrtExecutionProvider"}
 _PRECISIONS = {"CPU": ("f32",), "CUDA": ("f32", "tf32"), "TENSORRT": ("f32", "tf32", "f16")}
+ERRORS = ErrorPatterns(
+    too_new=r"unsupported model ir version: \d+, max supported ir version: (?P<ir>\d+)"
+    r"|opset (?P<opset>\d+) is under development.*?till opset (?P<most>\d+)"
+    r"|no op registered for (?P<op>\S+) with domain_version",
+    no_device=r"provider.{0,40}(not (enabled|available)|is not in available)",
+    not_the_cause=r"\S*/\S+\.(cc|cpp|h|hpp):\d+ .*?\) (?=(?-i:[A-Z]))|^\[ONNXRuntimeError\] : \d+ : \w+ : ",
+)
 _INTEGER_OPS = {
     "QLinearConv",
     "QGemm",
@@ -96,6 +106,23 @@ def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
 
 def _spec(value: Any) -> tuple[tuple[int, ...], str]:
     return tuple(value.shape), element_type(value.type)
+
+
+def load_graph(model: ModelBytes, threads: int) -> LoadedGraph:
+    """Load a graph with any inputs and outputs, in float32 on the processor. Raises ValueError where it cannot."""
+    ort = import_runtime("onnxruntime", "onnxruntime")
+    options = ort.SessionOptions()
+    options.intra_op_num_threads, options.inter_op_num_threads, options.log_severity_level = threads, 1, 3
+    try:
+        session = ort.InferenceSession(model.data, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # its exceptions share no base class
+        raise ValueError(str(error)) from None
+    names = [value.name for value in session.get_outputs()]
+
+    def run(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return dict(zip(names, session.run(names, dict(feed)), strict=True))
+
+    return run, {value.name: tuple(value.shape) for value in session.get_inputs()}
 
 
 @contextmanager

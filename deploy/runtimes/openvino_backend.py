@@ -21,6 +21,8 @@ from deploy.runtimes.cache_seal import private_folder, read_sealed, write_sealed
 from deploy.runtimes.runner import (
     AsyncSlot,
     CallStages,
+    ErrorPatterns,
+    LoadedGraph,
     LoadedModel,
     RuntimeOptions,
     check_outputs,
@@ -32,6 +34,12 @@ from edgemt.io.atomic import NoSpaceError
 
 _HEAVY = {"Convolution", "GroupConvolution", "Deconvolution", "FullyConnected", "MatMul"}
 _NEEDS = {"f16": "FP16", "bf16": "BF16"}  # precision -> what a device must list to compute in it
+ERRORS = ErrorPatterns(
+    too_new=r"unsupported opset: (?P<layer>opset\d+)|no conversion rule found for operations: (?P<rule>[^\n]+)",
+    no_device=r"is not registered in the openvino|cannot load library \"[^\"]*_(?P<plugin>gpu|npu)_"
+    r"|no available devices|no supported devices",
+    not_the_cause=r"^(exception from |check '.*' failed at|frontend api failed|summary:|-- conversion is failed).*",
+)
 
 
 @cache
@@ -94,6 +102,19 @@ def _spec(port: Any) -> tuple[tuple[int, ...], str]:
 
 def _name(port: Any) -> str:
     return str(port.get_any_name()) if port.get_names() else ""
+
+
+def load_graph(model: ModelBytes, threads: int) -> LoadedGraph:
+    """Load a graph with any inputs and outputs, in float32 on the processor."""
+    config: dict[str, Any] = {"PERFORMANCE_HINT": "LATENCY", "INFERENCE_NUM_THREADS": threads}
+    compiled = core().compile_model(read(model), "CPU", {**config, "INFERENCE_PRECISION_HINT": "f32"})
+    request = compiled.create_infer_request()
+
+    def run(feed: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        request.infer(dict(feed))
+        return {port.any_name: request.get_tensor(port).data.copy() for port in compiled.outputs}
+
+    return run, {port.any_name: tuple(port.get_partial_shape().to_shape()) for port in compiled.inputs}
 
 
 def read(model: ModelBytes) -> Any:

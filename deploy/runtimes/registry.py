@@ -11,10 +11,10 @@ from functools import partial
 from importlib.util import find_spec
 from typing import Any
 
-from deploy.package.files import IR, ONNX
+from deploy.package.files import IR, IR_FP16, IR_FP32, IR_INT8, ONNX, ONNX_FP16, ONNX_FP32, ONNX_INT8
 from deploy.package.model_bytes import ModelBytes
 from deploy.runtimes import layer_profiles, onnxruntime_backend, openvino_backend, tensorrt_api, tensorrt_backend
-from deploy.runtimes.runner import LoadedModel, RuntimeOptions, first_line, import_runtime
+from deploy.runtimes.runner import ErrorPatterns, LoadedGraph, LoadedModel, RuntimeOptions, first_line, import_runtime
 
 FILE_TYPES = {".onnx": "an ONNX graph", ".xml": "an OpenVINO graph", ".engine": "a TensorRT engine"}
 
@@ -28,9 +28,13 @@ class RuntimeSpec:
     precisions: tuple[str, ...]  # arithmetic of float layers that a caller may request
     load: Callable[[ModelBytes, RuntimeOptions], LoadedModel] | None  # None: cannot run files of a package
     about: str
+    measured_files: tuple[str, ...] = ()  # files of a package that are measured on this runtime when it is made
     file_types: tuple[str, ...] = (".onnx",)
     reference_precision: str | None = None  # precision comparable with other runtimes, where it is not the default
     pip: str | None = None  # what to install, where it is not called `package`
+    distributions: tuple[str, ...] = ()  # whose installed versions belong to the record of a measurement
+    errors: ErrorPatterns = ErrorPatterns()
+    load_graph: Callable[[ModelBytes, int], LoadedGraph] | None = None  # with threads; None: no prompts
     missing_requirement: Callable[[], str | None] = lambda: None  # what this machine lacks besides the Python package
     channel_block: int | None = None  # channels that its kernels compute at once; None: pruning cannot target it
     profile_layers: Callable[[bytes, int], dict[str, float]] | None = None  # ONNX bytes, threads -> layer -> ms
@@ -45,6 +49,7 @@ _TENSORRT: dict[str, Any] = {
     "files": {kind: (file,) for kind, file in ONNX.items()},
     "precisions": ("f32", "tf32"),
     "file_types": (".onnx", ".engine"),
+    "errors": tensorrt_api.ERRORS,
     "channel_block": 32,  # of NVIDIA's integer tensor cores
 }
 
@@ -56,8 +61,12 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         precisions=("f32", "bf16", "f16"),
         load=openvino_backend.load,
         about="processor, GPU or NPU; the quickest with INT8 on x86",
+        measured_files=(IR_INT8, IR_FP32, IR_FP16),
         file_types=(".xml", ".onnx"),
         reference_precision="f32",
+        distributions=("openvino",),
+        errors=openvino_backend.ERRORS,
+        load_graph=openvino_backend.load_graph,
         channel_block=16,
         profile_layers=layer_profiles.openvino_layers,
     ),
@@ -68,6 +77,10 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         precisions=("f32", "tf32", "f16"),
         load=onnxruntime_backend.load,
         about="processor, CUDA or TensorRT provider; runs everywhere",
+        distributions=("onnxruntime", "onnxruntime-gpu"),
+        errors=onnxruntime_backend.ERRORS,
+        load_graph=onnxruntime_backend.load_graph,
+        measured_files=(ONNX_INT8, ONNX_FP32, ONNX_FP16),
         channel_block=16,
         profile_layers=layer_profiles.onnxruntime_layers,
     ),
@@ -76,6 +89,7 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         load=partial(tensorrt_backend.load, runtime="tensorrt"),
         about="NVIDIA GPU, engines from `edgemt build`",
         pip=tensorrt_api.PIP["tensorrt"],
+        distributions=("tensorrt",),
         missing_requirement=tensorrt_backend.missing,
         **_TENSORRT,
     ),
@@ -84,6 +98,7 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         load=partial(tensorrt_backend.load, runtime="tensorrt_rtx"),
         about="NVIDIA RTX GPU, engines from `edgemt build`, which needs no GPU",
         pip=tensorrt_api.PIP["tensorrt_rtx"],
+        distributions=("tensorrt-rtx-cu13-bindings",),
         missing_requirement=_requirement_for_running,
         **_TENSORRT,
     ),
@@ -93,9 +108,17 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         precisions=("f32",),
         load=None,
         about="the network itself, for comparison; not from a ship",
+        distributions=("torch",),
         file_types=(),
     ),
 }
+
+
+# file of a package -> runtime that it is measured, tested and timed on when the package is made
+RUNTIME_OF: dict[str, str] = {file: name for name, spec in RUNTIMES.items() for file in spec.measured_files}
+CHECKED = tuple(name for name, spec in RUNTIMES.items() if spec.measured_files)  # these runtimes
+DISTRIBUTIONS = tuple(distribution for spec in RUNTIMES.values() for distribution in spec.distributions)
+INSTALL = f"pip install {' or '.join(CHECKED)}"  # what to do where no runtime works
 
 
 def import_version(name: str) -> str:
@@ -135,4 +158,4 @@ def first_available() -> str:
     """The first runtime of the table that works here. Raises ValueError where none does."""
     for name in filter(can_run_packages, RUNTIMES):
         return name
-    raise ValueError("runtime 'auto': neither openvino nor onnxruntime is installed; pip install openvino")
+    raise ValueError(f"runtime 'auto': neither {' nor '.join(CHECKED)} is installed; {INSTALL}")

@@ -18,6 +18,18 @@ import numpy as np
 
 InferOne = Callable[[np.ndarray], np.ndarray]  # uint8 [1, H, W, K] -> uint8 [1, H, W], owned by the caller
 UNCERTAINTY = "uncertainty"  # name of the optional second output of a graph
+GraphCall = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # inputs by name -> outputs by name
+LoadedGraph = tuple[GraphCall, dict[str, tuple[int, ...]]]  # and the shape of each input
+
+
+@dataclass(frozen=True)
+class ErrorPatterns:
+    """How a runtime words failures that occur in practice: regular expressions, without case; empty for none."""
+
+    too_new: str = ""  # groups ir, most, opset, layer, rule, op: what the file has or needs that the runtime lacks
+    other_engine: str = ""  # built by another version or for another GPU
+    no_device: str = ""  # group plugin: the device
+    not_the_cause: str = ""  # lines that name source code, and parts of a line to remove
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from collections import Counter
 from collections.abc import Mapping
 from typing import Any
 
-from deploy.runtimes.runner import import_runtime
+from deploy.runtimes.runner import ErrorPatterns, import_runtime
 
 PACKAGES = {"tensorrt": "tensorrt", "tensorrt_rtx": "tensorrt_rtx_bindings"}
 
@@ -17,6 +17,14 @@ PIP = {
     "tensorrt": "tensorrt (on a Jetson JetPack brings it)",
     "tensorrt_rtx": "tensorrt-rtx-cu13-bindings tensorrt-rtx-cu13-libs",
 }
+
+
+ERRORS = ErrorPatterns(
+    other_engine=r"plan file is not compatible|incompatible.{0,20}(version|device|platform)|serialization.{0,60}version"
+    r"|magictag|engine.{0,60}generated on|cross-platform engine|compute capability|safedeserialize"
+    r"|deserializ\w+ .{0,40}fail",
+    no_device=r"cuda (failure|error) (35|100)|cuda driver version is insufficient|no cuda-capable device",
+)
 
 
 OLDEST = 10  # the first major version with the strongly typed networks that we build

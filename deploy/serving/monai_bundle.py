@@ -43,7 +43,7 @@ def bundle_metadata(package: Package) -> dict[str, Any]:
     colours = {"RGB": ["red", "green", "blue"], "grey": ["intensity"]}.get(
         card.channel_order, [f"slice {k - card.channels // 2:+d}" for k in range(card.channels)]
     )
-    dice = {file: found["dice"] for file, found in card.measured.items() if found.get("dice") is not None}
+    dice = {file: metrics.dice for file, metrics in card.measured.items() if metrics.dice is not None}
     return {
         "schema": SCHEMA,
         "version": "0.1.0",

@@ -20,6 +20,7 @@ from typing import Any
 
 from deploy.hardware.machine import describe
 from deploy.measurement.percentiles import summary
+from deploy.runtimes.registry import DISTRIBUTIONS
 from deploy.stream.inference.load_model import LoadedStreamModel
 from deploy.stream.session import Session, StreamOptions
 from deploy.stream.sources import open_source
@@ -62,7 +63,7 @@ def measure_latency(
     return {
         "format": FORMAT,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
-        "machine": describe(),
+        "machine": describe(DISTRIBUTIONS),
         "model": opened.model.id,
         "source": source,
         "shown": "the finished picture in memory; no screen",

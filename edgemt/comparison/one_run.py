@@ -11,6 +11,7 @@ from edgemt.comparison import results
 from edgemt.comparison.results import DIGITS, Result
 from edgemt.comparison.run_inputs import RunInputs, groups_of
 from edgemt.comparison.runs import EMA_CONTROL, TrainingRun, control_of, dice_of_cases, step_seconds, train
+from edgemt.model_card import FileMetrics
 from edgemt.pipeline.recipe import teacher_dims
 
 
@@ -43,10 +44,10 @@ def train_one(run: TrainingRun, run_inputs: RunInputs, store: Path) -> str:
 
 def _result(run: TrainingRun, run_inputs: RunInputs, *, failed: str, seconds: float | None) -> Result:
     context, of = run_inputs.context_of(run), run_inputs.recipe
-    measured = {} if failed else run.card.measured[WEIGHTS]
+    measured = FileMetrics() if failed else run.card.measured[WEIGHTS]
     cases = {} if failed else dice_of_cases(run.card)
     groups = groups_of(context)
-    distances = [values.get("hd95") for values in measured.get("per_class", {}).values()]
+    distances = [values.get("hd95") for values in measured.per_class.values()]
     there = [value for value in distances if value is not None]
     took = None if failed else step_seconds(run)
     schedule = of.teacher.schedule

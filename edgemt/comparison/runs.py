@@ -136,7 +136,7 @@ def train(run: TrainingRun, recipe: Recipe) -> str:
 
 def dice_of_cases(card: ModelCard) -> dict[str, list[float]]:
     """Case name -> Dice of each foreground class, NaN where it is not defined."""
-    cases = card.measured[WEIGHTS]["cases"]
+    cases = card.measured[WEIGHTS].cases
     nan = float("nan")
     found = {case["name"]: [case[name].get("dice") for name in card.classes[1:]] for case in cases}
     return {case: [nan if value is None else float(value) for value in values] for case, values in found.items()}

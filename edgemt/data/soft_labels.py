@@ -69,7 +69,7 @@ class _Part(NamedTuple):
 
     folder: Path
     tensor: str  # its name in a file
-    index: dict[str, Any]
+    listing: dict[str, Any]  # content of its bank.json
     complete: set[str]
     bytes_per_slice: int
 
@@ -113,8 +113,8 @@ def write_bank(
             shape = (depths[stem], len(classes), *size)
             for part in (part for part in parts if stem not in part.complete):
                 digest = _write(part, stem, _encoded(part.tensor, predicted, name=case.name, shape=shape))
-                part.index["volumes"][stem] = {"name": case.name, "depth": depths[stem], "sha256": digest}
-                write_text(part.folder / INDEX, json.dumps(part.index, indent=1) + "\n")
+                part.listing["volumes"][stem] = {"name": case.name, "depth": depths[stem], "sha256": digest}
+                write_text(part.folder / INDEX, json.dumps(part.listing, indent=1) + "\n")
         if progress is not None:
             progress(done + 1, len(stems))
     megabytes = sum(part.bytes_per_slice * sum(depths.values()) for part in parts) / 1e6

@@ -11,7 +11,7 @@ from deploy.measurement.variants import BUSY, fastest, undecided
 from deploy.package.golden import golden_pairs, self_test
 from deploy.package.package import Package, open_package
 from deploy.runtimes.load import fastest_here, runner
-from deploy.runtimes.registry import RUNTIMES, available
+from deploy.runtimes.registry import CHECKED, INSTALL, RUNTIMES, available
 from deploy.runtimes.tensorrt_engine_cache import EngineNotBuiltError
 
 AGREEMENT = 0.999  # share of golden pixels on which two runtimes must agree, at the same precision
@@ -67,7 +67,7 @@ def doctor(ship: Path | None = None) -> tuple[bool, list[str]]:
     able = [name for name, row in RUNTIMES.items() if row.load is not None and runtimes[name][0]]
     healthy = bool(able)
     if not able:
-        lines += ["", "no runtime for a ship: pip install openvino or onnxruntime"]
+        lines += ["", f"no runtime for a ship: {INSTALL}"]
     if ship is not None:
         tested, report = _try_ship(Path(ship), able)
         lines += ["", *report]
@@ -157,11 +157,17 @@ def golden_masks(ship: Package, name: str, kind: str) -> np.ndarray:
     return np.concatenate([made(pair.frame) for pair in golden_pairs(ship)])
 
 
+def int8_agreement(ship: Package) -> float:
+    """The fraction of golden pixels on which all runtimes that a package is checked on give one class in INT8."""
+    first, *others = (golden_masks(ship, runtime, "int8") for runtime in CHECKED)
+    return float(np.all([first == masks for masks in others], axis=0).mean())
+
+
 def _least(ship: Package, kind: str) -> float:
     """The required agreement. For INT8 it follows from the agreement that the export measured, where it did."""
     if kind != "int8":
         return AGREEMENT
-    noted = [m["golden_agreement"] for m in ship.card.measured.values() if "golden_agreement" in m]
+    noted = [m.golden_agreement for m in ship.card.measured.values() if m.golden_agreement is not None]
     return min([INT8_AGREEMENT, *(share - (1 - INT8_AGREEMENT) for share in noted)])
 
 

@@ -5,10 +5,10 @@ Shapes: N frames, H W their size, K channels; a truth keeps its size: [H0, W0], 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import groupby
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +22,7 @@ from edgemt.io.images import fit_label
 from edgemt.io.volumes import volume_spacing
 from edgemt.metrics.overlap import Scores, compare
 from edgemt.metrics.postprocess import largest_component
+from edgemt.model_card import FileMetrics
 
 Predict = Callable[[np.ndarray], np.ndarray]
 """uint8 [N, H, W, K] -> uint8 [N, H, W]."""
@@ -171,16 +172,28 @@ def score(
     return Scores(tuple(cases.classes[1:]), records, tolerance=tolerance)
 
 
-def evaluation_record(predict: Predict, cases: EvalSet) -> dict[str, Any]:
+def evaluation_record(predict: Predict, cases: EvalSet) -> FileMetrics:
     """Every metric of `predict` on a prepared list, as the card holds it; volumes also after clean-up.
 
-    `list` identifies the list by its content: two figures may be compared when they have the same.
+    `list_key` identifies the list by its content: two figures may be compared when they have the same.
     """
     masks = predict_masks(predict, cases)
-    record = score(masks, cases, distances=True).to_json() | ({"list": cases.key} if cases.key else {})
+    metrics = replace(metrics_of(score(masks, cases, distances=True)), list_key=cases.key)
     if any(truth.ndim == 3 for truth in cases.truths):
         cleaned = score(masks, cases, distances=True, largest=True)
-        record["largest_component"] = {"dice": cleaned.dice, "hd95": cleaned.mean("hd95"), "asd": cleaned.mean("asd")}
+        metrics = replace(metrics, largest_component=means_of(cleaned))
     if getattr(predict, "has_uncertainty", False):  # a runner of a graph with that output
-        record["uncertainty"] = uncertainty_record(predict.with_uncertainty, cases.frames, cases.frame_truths())  # type: ignore[attr-defined]
-    return record
+        found = uncertainty_record(predict.with_uncertainty, cases.frames, cases.frame_truths())  # type: ignore[attr-defined]
+        metrics = replace(metrics, uncertainty=found)
+    return metrics
+
+
+def metrics_of(scores: Scores) -> FileMetrics:
+    """Scores as the card holds them."""
+    return FileMetrics.from_dict(scores.to_json())
+
+
+def means_of(scores: Scores) -> dict[str, float | None]:
+    """Dice, HD95 and average surface distance, each as the mean over classes; None where no case defines it."""
+    means = {metric: scores.mean(metric) for metric in ("dice", "hd95", "asd")}
+    return {metric: None if math.isnan(mean) else mean for metric, mean in means.items()}

@@ -12,7 +12,7 @@ import numpy as np
 
 from deploy.package.package import open_package
 from edgemt.artefacts.stage_folder import WEIGHTS
-from edgemt.inference.evaluate_package import measured, prepared_list
+from edgemt.inference.evaluate_package import card_uncertainty, measured, prepared_list
 from edgemt.inference.evaluate_uncertainty import entropy_record, uncertainty_record
 
 
@@ -56,7 +56,7 @@ def evaluate_network(
     truths = eval_set.frame_truths()
     if second:
         found = uncertainty_record(both, eval_set.frames, truths)
-        record |= {"uncertainty": found, "card_uncertainty": card.measured.get(WEIGHTS, {}).get("uncertainty")}
+        record |= {"uncertainty": found, "card_uncertainty": card_uncertainty(stage, WEIGHTS)}
     return {
         **record,
         "softmax_entropy": entropy_record(softmax, eval_set.frames, truths),

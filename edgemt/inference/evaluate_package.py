@@ -43,7 +43,7 @@ def evaluate_ship(
     record = measured(ship, made, eval_set, made.file, through_plane=through_plane)
     if made.has_uncertainty:
         found = uncertainty_record(made.with_uncertainty, eval_set.frames, eval_set.frame_truths())
-        record |= {"uncertainty": found, "card_uncertainty": ship.card.measured.get(made.file, {}).get("uncertainty")}
+        record |= {"uncertainty": found, "card_uncertainty": card_uncertainty(ship, made.file)}
     return {
         **record,
         "runtime": made.runtime,
@@ -52,6 +52,11 @@ def evaluate_ship(
         "threads": made.threads,
         "root": root,
     }
+
+
+def card_uncertainty(ship: Package, file: str) -> dict[str, float] | None:
+    """What the card states of the uncertainty of a file; None if nothing."""
+    return ship.card.measured[file].uncertainty or None if file in ship.card.measured else None
 
 
 def holds_network(folder: Path) -> bool:
@@ -90,7 +95,7 @@ def measured(
         "ship": str(ship.folder),
         "name": ship.card.name,
         "counted": len(eval_set),
-        "card_dice": ship.card.measured.get(file, {}).get("dice"),
+        "card_dice": ship.card.measured[file].dice if file in ship.card.measured else None,
         "distances": with_distances,
         "through_plane": through_plane,
         **score(masks, eval_set, distances=with_distances).to_json(),

@@ -14,7 +14,6 @@ import numpy as np
 
 from edgemt.metrics.surface_distance import bounding_box, surface_scores
 
-OVERLAP = ("dice", "jaccard", "accuracy", "recall", "specificity", "volumetric_similarity")
 EMPTY = ("both_empty", "missed", "invented")
 
 

@@ -11,7 +11,6 @@ from collections.abc import Sequence
 import numpy as np
 
 DISTANCE = ("hausdorff", "hd95", "hd95_directed", "asd", "assd")
-SURFACE = (*DISTANCE, "nsd")
 VOXELS_A_POINT = 40
 """A search tree costs about as much for one point as a distance transform for this many voxels."""
 

@@ -48,7 +48,7 @@ def bench(
     for entry in record["calls"]:
         name = entry["name"].removeprefix("torch/")
         if own and name in flat:
-            entry["dice"] = stage_folder.read_card(context.folder(name)).measured[stage_folder.WEIGHTS]["dice"]
+            entry["dice"] = stage_folder.read_card(context.folder(name)).measured[stage_folder.WEIGHTS].dice
         if not own:
             entry["dice"] = entry["drop"] = None
     record["size"] = list(wanted)
@@ -84,7 +84,7 @@ def _resized(context: RunContext, size: tuple[int, int], folder: Path) -> Path:
     frames = _frames(context, size, 64)
     quantized = stage_folder.read_card(context.folder("int8")).measured.get(ONNX_INT8)
     if quantized is not None:
-        keep = quantized.get("quantization", {}).get("kept", [])
+        keep = (quantized.quantization or {}).get("kept", [])
         int8.quantize(graph, small, calibration=[frames[i : i + 1] for i in range(len(frames))], keep=keep)
         export.export_openvino(small, folder / IR_INT8)
     export.export_openvino(graph, folder / IR_FP32)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 from edgemt.artefacts import reuse, stage_folder
 from edgemt.artefacts.fingerprints import Content, changes_of, load_content, save_content
@@ -64,8 +63,7 @@ def _training_of(folder: Path) -> str:
 
 def _lists_of(folder: Path) -> set[str]:
     """Keys of the validation lists that a stage was measured on; empty where none is recorded."""
-    measured: dict[str, Any] = stage_folder.read_card(folder).measured
-    return {str(found.get("list", "")) for found in measured.values()}
+    return {metrics.list_key for metrics in stage_folder.read_card(folder).measured.values()}
 
 
 def _part(context: RunContext, key: str) -> Content:

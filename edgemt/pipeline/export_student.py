@@ -17,15 +17,15 @@ from deploy.package.input_drift import INPUTS, write_inputs
 from deploy.package.package import Package, open_package
 from deploy.quantization.accuracy_gate import check_agreement, gate, gate_classes
 from deploy.runtimes.load import runner
+from deploy.runtimes.registry import RUNTIME_OF
 from edgemt.artefacts import network_folder, stage_folder
-from edgemt.model_card import ModelCard
-from edgemt.pipeline.package import PARITY
+from edgemt.inference.doctor import int8_agreement
+from edgemt.model_card import FileMetrics, ModelCard
+from edgemt.pipeline.package_steps import PARITY
 from edgemt.pipeline.recipe import Recipe
-from edgemt.pipeline.zoo_graphs import OF_FRAMES, Say, agreement, representative_frames
+from edgemt.pipeline.zoo_graphs import Say, representative_frames
 from edgemt.zoo.entry import Entry, open_entry
 from edgemt.zoo.synthetic_frames import frames_for, masks_of
-
-_RUNS = {ONNX_FP32: "onnxruntime", IR_FP32: "openvino", ONNX_INT8: "onnxruntime", IR_INT8: "openvino"}
 
 
 def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None = None, say: Say = print) -> Path:
@@ -58,10 +58,10 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
         finished = replace(finished, files={}, latency=())
         opened = Package(working, stage_folder.write_card(working, finished))
         for file in measured:
-            test = self_test(opened, runner(opened, runtime=_RUNS[file], file=file, tested=False))
-            measured[file] |= {"golden_pixels": test.pixels, "golden_dice": test.foreground_dice}
+            test = self_test(opened, runner(opened, runtime=RUNTIME_OF[file], file=file, tested=False))
+            measured[file] = replace(measured[file], golden_pixels=test.pixels, golden_dice=test.foreground_dice)
         if ONNX_INT8 in measured:
-            measured[ONNX_INT8] |= agreement(opened)
+            measured[ONNX_INT8] = replace(measured[ONNX_INT8], golden_agreement=int8_agreement(opened))
         stage_folder.write_card(working, replace(finished, measured=measured))
     say(f"{folder} is ready to copy; {entry.facts['terms']}")
     return folder
@@ -84,19 +84,19 @@ def recipe_for(target: str | Path, flags: Sequence[str]) -> Recipe | None:
     return recipe
 
 
-def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, *, say: Say) -> dict[str, Any]:
+def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, *, say: Say) -> dict[str, FileMetrics]:
     """The entry's accuracy for each float file, once the file is shown to give the masks of the entry in torch."""
     measured = {}
     for file in (ONNX_FP32, IR_FP32):
-        made = runner(working / file, runtime=_RUNS[file], precision="f32")
-        what = f"{file} on {_RUNS[file]}"
+        made = runner(working / file, runtime=RUNTIME_OF[file], precision="f32")
+        what = f"{file} on {RUNTIME_OF[file]}"
         same = check_agreement(masks, made(frames), least=PARITY, what=what, hint="to another version of the runtime")
         say(f"{what} agrees with torch on {same:.3%} of pixels")
-        measured[file] = {**entry.measured, "runtime": _RUNS[file], "measured_in": "torch", "agreement": same}
+        measured[file] = replace(entry.measured, runtime=RUNTIME_OF[file], measured_in="torch", agreement=same)
     return measured
 
 
-def _carried(working: Path, entry: Entry, *, say: Say) -> dict[str, Any]:
+def _carried(working: Path, entry: Entry, *, say: Say) -> dict[str, FileMetrics]:
     """The INT8 graph and the input statistics that the entry carries, copied, and what is on its card of INT8."""
     if entry.card.files.keys() & {ONNX_INT8, INPUTS}:
         opened = open_package(entry.folder, trusted="")  # all of its files, not the weights alone
@@ -106,15 +106,15 @@ def _carried(working: Path, entry: Entry, *, say: Say) -> dict[str, Any]:
         say(f"no INT8: it takes frames to calibrate and judge it; add --data.root DIR ({entry.name} once had them)")
         return {}
     export_openvino(working / ONNX_INT8, working / IR_INT8)
-    found = {key: value for key, value in entry.card.measured[ONNX_INT8].items() if key not in (*OF_FRAMES, "dice_on")}
-    return {file: {**found, "runtime": _RUNS[file]} for file in (ONNX_INT8, IR_INT8)}
+    metrics = replace(entry.card.measured[ONNX_INT8].without_golden(), dice_on={})
+    return {file: replace(metrics, runtime=RUNTIME_OF[file]) for file in (ONNX_INT8, IR_INT8)}
 
 
-def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str, Any]:
+def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str, FileMetrics]:
     """INT8 files that pass the accuracy gates against the float file on the recipe's own validation list."""
     from deploy.quantization.int8 import quantize
     from edgemt.inference.evaluate import evaluation_record
-    from edgemt.pipeline.accuracy import class_dice
+    from edgemt.pipeline.accuracy import class_dice, dice_figure, dice_text
     from edgemt.pipeline.quantize import frames_of
     from edgemt.pipeline.run_context import open_run
 
@@ -125,19 +125,19 @@ def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str,
     export_openvino(working / ONNX_INT8, working / IR_INT8)
     write_inputs(working, np.concatenate([frames_of(s, 500, seed=recipe.seed) for s in (slices.labelled, stack)]))
     before = evaluation_record(runner(working / ONNX_FP32, runtime="onnxruntime"), slices.val)
-    other = {} if recipe.data.val == entry.card.data.get("val") else {"cases_of": f"{len(slices.val)} cases of its own"}
+    cases_of = "" if recipe.data.val == entry.card.data.get("val") else f"{len(slices.val)} cases of its own"
     measured = {}
     for file in (ONNX_INT8, IR_INT8):
-        found = evaluation_record(runner(working / file, runtime=_RUNS[file]), slices.val)
-        say(f"int8 on {_RUNS[file]}: Dice {found['dice']:.4f} on these cases, in float {before['dice']:.4f}")
+        found = evaluation_record(runner(working / file, runtime=RUNTIME_OF[file]), slices.val)
+        say(f"int8 on {RUNTIME_OF[file]}: {dice_text(found)} on these cases, in float {dice_figure(before)}")
         allowed: dict[str, Any] = {
             "tolerance": recipe.tolerance,
-            "what": f"{entry.name} in INT8 on {_RUNS[file]}",
+            "what": f"{entry.name} in INT8 on {RUNTIME_OF[file]}",
             "hint": "int8.images up",
         }
-        lost = gate(before["dice"], found["dice"], **allowed)
+        lost = gate(before.dice, found.dice, **allowed)
         gate_classes(class_dice(before), class_dice(found), **allowed)
-        measured[file] = {**found, "drop": lost, "runtime": _RUNS[file], **other}
+        measured[file] = replace(found, drop=lost, runtime=RUNTIME_OF[file], cases_of=cases_of)
     return measured
 
 

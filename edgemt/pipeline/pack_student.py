@@ -17,7 +17,7 @@ from deploy.quantization.accuracy_gate import check_agreement
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io import zoo_paths
 from edgemt.io.atomic import write_text
-from edgemt.model_card import ModelCard
+from edgemt.model_card import FileMetrics, ModelCard
 from edgemt.pipeline.zoo_graphs import Say, add_graph, check_weight, source_of
 from edgemt.training import checkpoint
 from edgemt.zoo import entry
@@ -94,7 +94,7 @@ def _finished(source: Path) -> ModelCard:
     if stage_folder.WEIGHTS not in card.files or card.network.get("room") != "students":
         raise ValueError(f"{source}: holds no student's {stage_folder.WEIGHTS}; name RUN/slim or RUN/student")
     stage_folder.stands(source, key=card.recipe_hash)
-    if card.measured.get(stage_folder.WEIGHTS, {}).get("dice") is None:
+    if stage_folder.WEIGHTS not in card.measured or card.measured[stage_folder.WEIGHTS].dice is None:
         raise ValueError(f"{source}: its accuracy was not measured, so it is no finished stage; finish the run")
     return card
 
@@ -127,7 +127,7 @@ def _rounded(whole: nn.Module, half: nn.Module) -> nn.Module:
 
 def _described(card: ModelCard, source: Path, *, note: str, same: float) -> ModelCard:
     """The card as it travels: without paths, without single cases, with the entry's own facts."""
-    measured = {key: value for key, value in card.measured[stage_folder.WEIGHTS].items() if key != "cases"}
+    metrics = replace(card.measured[stage_folder.WEIGHTS], cases=(), float16_agreement=same)
     network = {"plan": None, **network_folder.without_pretrained(card.network)}
     if card.stage == "zoo":  # packed before: its facts stand
         network["zoo"] = {**network["zoo"], **({"note": note} if note else {})}
@@ -139,7 +139,7 @@ def _described(card: ModelCard, source: Path, *, note: str, same: float) -> Mode
         stage="zoo",
         network=_without_paths(network),
         data=_without_paths({**card.data, "root": None}),
-        measured={stage_folder.WEIGHTS: _without_paths({**measured, "float16_agreement": same})},
+        measured={stage_folder.WEIGHTS: FileMetrics.from_dict(_without_paths(metrics.to_dict()))},
         latency=(),
         files={},
         created="",

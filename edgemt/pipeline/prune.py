@@ -14,9 +14,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import torch
-from torch import nn
-
 from deploy.pruning import prune
 from deploy.quantization.accuracy_gate import GateError, gate
 from edgemt.artefacts import network_folder, stage_folder
@@ -80,12 +77,12 @@ def _still_passes(stage: Stage) -> bool:
     GateError with `strict`.
     """
     context, metrics = stage.context, weights_metrics(stage.folder)
-    other_list = metrics.get("list") != context.slices.list_key
-    if other_list and any(tried["refused"] for tried in metrics.get("attempts", ())):
+    other_list = metrics.list_key != context.slices.list_key
+    if other_list and any(tried["refused"] for tried in metrics.attempts):
         log("slim: attempts were refused on another validation list; they are judged anew")
         return False
 
-    def judge(before: float, dice: float) -> None:
+    def judge(before: float, dice: float | None) -> None:
         gate(before, dice, tolerance=context.recipe.tolerance, what="the pruned student", hint=_REMEDY)
 
     try:
@@ -144,7 +141,7 @@ def _write_stage(
     if unpruned:
         write_text(working / CURVES, "{}\n")  # nothing was trained here
         card = replace(card, network={"plan": None, **network_folder.without_pretrained(card.network)})
-        measured = {**measured, "drop": 0.0}
+        measured = replace(measured, drop=0.0)
     wanted, shipped = attempts[0].way, UNPRUNED if unpruned else attempts[len(tried) - 1].way
     record = given_up(
         stage="slim",
@@ -160,19 +157,9 @@ def _write_stage(
         stage="slim",
         parents=stage.parents,
         recipe_hash=stage.key,
-        measured={stage_folder.WEIGHTS: {**measured, "attempts": tried}},
+        measured={stage_folder.WEIGHTS: replace(measured, attempts=tuple(tried))},
         given_up=(record,) if shipped != wanted else (),
     )
     stage_folder.write_card(working, card)
     if shipped != wanted:
-        log(f"slim: {shipped} instead, Dice {measured['dice']:.4f}")
-
-
-def prune_teacher(folder: Path, options: prune.PruneOptions, *, example: torch.Tensor) -> tuple[nn.Module, prune.Plan]:
-    """The network of any artefact folder (a teacher too, 3-D as well), pruned, not yet fine-tuned; and the plan.
-
-    Its channels are ranked by magnitude unless `options.plan` states how many are left. example: [1, K, *space].
-    """
-    network = network_folder.load_network(folder)
-    plan = prune.prune(network, example=example, options=replace(options, importance="magnitude"))
-    return network, plan
+        log(f"slim: {shipped} instead, {dice_text(measured)}")

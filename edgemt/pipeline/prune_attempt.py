@@ -14,6 +14,7 @@ import torch
 from torch import nn
 
 from deploy.pruning import prune
+from deploy.quantization.accuracy_gate import as_number
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.contract import Batch
 from edgemt.data.slice_dataset import TwoStreamBatches
@@ -72,8 +73,7 @@ def make_attempt(context: RunContext, attempt: Attempt, parents: dict[str, str])
 
 def dice_of(context: RunContext, folder: Path) -> float:
     """Dice of a finished network on this run's validation list; NaN where it was not measured."""
-    dice = measured_of(folder, measured_on=context.slices.measured_on)["dice"]
-    return float("nan") if dice is None else dice
+    return as_number(measured_of(folder, measured_on=context.slices.measured_on).dice)
 
 
 def _prune_and_tune(

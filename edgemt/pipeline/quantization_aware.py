@@ -40,7 +40,7 @@ def distil_in_eight_bits(context: RunContext) -> Path:
     stage = Stage(context, STAGE, inputs)
     if stage.is_complete():
         return stage.reuse(parent=source, note=" in float")
-    parent_dice = measured_of(source, measured_on=slices.measured_on)["dice"]
+    parent_dice = measured_of(source, measured_on=slices.measured_on).dice
     stream = slices.stream(of.schedule, bank=guidance.bank)
     with stage.working_folder() as working:
         done = stage.train(

@@ -20,15 +20,17 @@ from deploy.package.files import IR_INT8, ONNX_INT8
 from deploy.quantization.int8 import quantize
 from deploy.quantization.sensitivity import LayerSensitivity, layer_sensitivities
 from deploy.runtimes.load import runner
+from deploy.runtimes.registry import RUNTIME_OF
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.inference.evaluate import evaluation_record
 from edgemt.io import process_rank
+from edgemt.model_card import FileMetrics
 from edgemt.pipeline.log import log
 from edgemt.pipeline.quantization_aware import distil_in_eight_bits
 from edgemt.pipeline.run_context import RunContext
 from edgemt.training.progress import file_progress
 
-RUNS = {ONNX_INT8: "onnxruntime", IR_INT8: "openvino"}
+RUNS = {file: RUNTIME_OF[file] for file in (ONNX_INT8, IR_INT8)}
 TRIES = "int8.tries"
 _NUM_TIMED = 16  # calibration frames that layers are compared and timed on
 _NUM_RECORDED = 16  # layers whose sensitivity the card keeps
@@ -43,7 +45,7 @@ class Candidate:
 
     folder: Path
     record: dict[str, Any]
-    measured: dict[str, dict[str, Any]]  # file -> every metric on its runtime; empty if it is not fast enough
+    measured: dict[str, FileMetrics]  # file -> every metric on its runtime; empty if it is not fast enough
 
 
 def candidates(context: RunContext, *, float_graph: Path, frames: list[np.ndarray]) -> Iterator[Candidate]:

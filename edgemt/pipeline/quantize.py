@@ -19,13 +19,22 @@ import torch
 from deploy import export
 from deploy.package.files import IR_FP32, IR_INT8, ONNX_FP32, ONNX_INT8
 from deploy.package.input_drift import drift_message, measure
-from deploy.quantization.accuracy_gate import GateError
+from deploy.quantization.accuracy_gate import GateError, as_number
 from deploy.runtimes.load import runner
 from edgemt.artefacts import stage_folder
 from edgemt.data.slice_dataset import SliceDataset
 from edgemt.inference.evaluate import evaluation_record
 from edgemt.io.atomic import next_name
-from edgemt.pipeline.accuracy import AUROC_TOLERANCE, dice_drop, gate_failure, measured_of, uncertainty_failure
+from edgemt.model_card import FileMetrics
+from edgemt.pipeline.accuracy import (
+    AUROC_TOLERANCE,
+    dice_drop,
+    dice_figure,
+    dice_text,
+    gate_failure,
+    measured_of,
+    uncertainty_failure,
+)
 from edgemt.pipeline.fallback import given_up
 from edgemt.pipeline.log import log
 from edgemt.pipeline.quantization_candidates import RUNS, Candidate, candidates, export_graph
@@ -56,11 +65,7 @@ def int8(context: RunContext) -> Path:
     measured_of(source, measured_on=context.slices.measured_on)
     if _is_current(stage):
         metrics = stage_folder.read_card(stage.folder).measured
-        log(
-            f"int8: stands, Dice {metrics[ONNX_INT8]['dice']:.4f}"
-            if ONNX_INT8 in metrics
-            else "int8: stands, without INT8"
-        )
+        log(f"int8: stands, {dice_text(metrics[ONNX_INT8])}" if ONNX_INT8 in metrics else "int8: stands, without INT8")
         return stage.folder
     card = stage_folder.read_card(source)
     with stage.working_folder() as working:
@@ -83,9 +88,9 @@ def _is_current(stage: Stage) -> bool:
         return False
     context, folder = stage.context, stage.folder
     card = stage_folder.read_card(folder)
-    if all(found.get("list") == context.slices.list_key for found in card.measured.values()):
+    if all(metrics.list_key == context.slices.list_key for metrics in card.measured.values()):
         return True
-    noted = card.measured.get(ONNX_INT8, {}).get("quantization")
+    noted = card.measured[ONNX_INT8].quantization if ONNX_INT8 in card.measured else None
     if noted is not None and noted.get("rung") == "calibrated":
         parent = measured_of(context.folder("slim"), measured_on=context.slices.measured_on)
         measured = {
@@ -97,11 +102,8 @@ def _is_current(stage: Stage) -> bool:
             for file, found in measured.items()
         ]
         if not any(refused):
-            for file, found in measured.items():
-                found |= {"drop": dice_drop(parent["dice"], found), "runtime": RUNS[file]}
-            dice = {RUNS[file]: found["dice"] for file, found in measured.items()}
-            first = {**noted["rungs"][0], "dice": dice}
-            measured[ONNX_INT8] |= {"quantization": {**noted, "rungs": [first]}}
+            first = {**noted["rungs"][0], "dice": _dice_on(measured)}
+            measured = _on_card(measured, parent, {**noted, "rungs": [first]})
             stage_folder.rewrite_card(folder, replace(card, measured=measured, data=context.slices.card().data))
             log(f"int8: measured again on the changed validation list, {describe_candidate(first)}")
             return True
@@ -111,8 +113,8 @@ def _is_current(stage: Stage) -> bool:
 
 
 def _first_passing(
-    context: RunContext, working: Path, *, parent: dict[str, Any]
-) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
+    context: RunContext, working: Path, *, parent: FileMetrics
+) -> tuple[dict[str, FileMetrics], tuple[dict[str, Any], ...]]:
     """The metrics of the files of the first candidate that passes, and the record of what was given up if none does."""
     tried: list[dict[str, Any]] = []
     for candidate in candidates(context, float_graph=working / ONNX_FP32, frames=_calibration(context)):
@@ -121,23 +123,15 @@ def _first_passing(
             for file, found in candidate.measured.items()
         ]
         refused = next(filter(None, reasons), "")
-        dice = {RUNS[file]: found["dice"] for file, found in candidate.measured.items()}
+        dice = _dice_on(candidate.measured)
         tried.append({**candidate.record, "dice": dice, "passed": not refused, "refused": refused})
-        log(f"int8: {describe_candidate(tried[-1])}, its float parent {parent['dice']:.4f}")
+        log(f"int8: {describe_candidate(tried[-1])}, its float parent {dice_figure(parent)}")
         if not refused:
             for file in SMALL_FILES:
                 shutil.copyfile(candidate.folder / file, working / file)
             candidate, given = _with_passing_uncertainty(context, working, candidate, parent=parent)
-            noted = {"rungs": [_without(step, "sensitivity") for step in tried], **candidate.record}
-            return {
-                file: {
-                    **found,
-                    "drop": dice_drop(parent["dice"], found),
-                    "runtime": RUNS[file],
-                    **({"quantization": noted} if file == ONNX_INT8 else {}),
-                }
-                for file, found in candidate.measured.items()
-            }, given
+            noted = {"rungs": _without_sensitivity(tried), **candidate.record}
+            return _on_card(candidate.measured, parent, noted), given
         log(f"int8: refused, {refused}")
         if len(tried) == 1:
             log(f"int8: {_budget(context)}")
@@ -145,7 +139,7 @@ def _first_passing(
 
 
 def _with_passing_uncertainty(
-    context: RunContext, working: Path, candidate: Candidate, *, parent: dict[str, Any]
+    context: RunContext, working: Path, candidate: Candidate, *, parent: FileMetrics
 ) -> tuple[Candidate, tuple[dict[str, Any], ...]]:
     """The candidate and, where its uncertainty fails the gate, that output removed from its files and the record of it.
 
@@ -166,11 +160,31 @@ def _with_passing_uncertainty(
         shipped="masks alone in INT8, the uncertainty in float",
         tried=[{"attempt": "uncertainty in INT8", "dice": None, "refused": refused}],
         tolerance=AUROC_TOLERANCE,
-        parent_dice=parent["dice"],
+        parent_dice=parent.dice,
         remedy=_REMEDY,
     )
-    measured = {file: _without(found, "uncertainty") for file, found in candidate.measured.items()}
+    measured = {file: replace(found, uncertainty={}) for file, found in candidate.measured.items()}
     return replace(candidate, measured=measured), (record,)
+
+
+def _dice_on(measured: dict[str, FileMetrics]) -> dict[str, float | None]:
+    """Runtime -> Dice of the INT8 file that it runs."""
+    return {RUNS[file]: metrics.dice for file, metrics in measured.items()}
+
+
+def _on_card(
+    measured: dict[str, FileMetrics], parent: FileMetrics, quantization: dict[str, Any]
+) -> dict[str, FileMetrics]:
+    """The metrics of the INT8 files with drop and runtime, and how INT8 was reached, which the ONNX file states."""
+    return {
+        file: replace(
+            metrics,
+            drop=dice_drop(parent.dice, metrics),
+            runtime=RUNS[file],
+            quantization=quantization if file == ONNX_INT8 else None,
+        )
+        for file, metrics in measured.items()
+    }
 
 
 def _budget(context: RunContext) -> str:
@@ -187,24 +201,24 @@ def _budget(context: RunContext) -> str:
 
 
 def _without_eight_bits(
-    context: RunContext, working: Path, tried: list[dict[str, Any]], *, parent: dict[str, Any]
-) -> tuple[dict[str, Any], tuple[dict[str, Any], ...]]:
+    context: RunContext, working: Path, tried: list[dict[str, Any]], *, parent: FileMetrics
+) -> tuple[dict[str, FileMetrics], tuple[dict[str, Any], ...]]:
     """The metrics of the float graph and the record of what was given up. Raises GateError, naming every candidate."""
     steps = "; ".join(describe_candidate(step) for step in tried)
     if context.recipe.strict or context.recipe.int8.otherwise == "stop":
         raise GateError(
             f"INT8: no candidate stays within {context.recipe.tolerance:g} of its parent's Dice "
-            f"{parent['dice']:.4f}, in mean and class by class: {steps}; nothing was written; turn {_REMEDY}, or "
+            f"{dice_figure(parent)}, in mean and class by class: {steps}; nothing was written; turn {_REMEDY}, or "
             f"ship half precision and float "
             "(int8.otherwise float, without --strict)",
             what="INT8",
-            expected=parent["dice"],
-            measured=max((dice for step in tried for dice in step["dice"].values()), default=float("nan")),
+            expected=as_number(parent.dice),
+            measured=max((as_number(dice) for step in tried for dice in step["dice"].values()), default=float("nan")),
             tolerance=context.recipe.tolerance,
         )
     log(f"int8: no candidate passes ({steps}); half precision and float are shipped alone")
-    found = evaluation_record(runner(working / ONNX_FP32, runtime="onnxruntime"), context.slices.val)
-    noted = {"rungs": [_without(step, "sensitivity") for step in tried], "rung": "none", "kept": []}
+    metrics = evaluation_record(runner(working / ONNX_FP32, runtime="onnxruntime"), context.slices.val)
+    noted = {"rungs": _without_sensitivity(tried), "rung": "none", "kept": []}
     record = given_up(
         stage="int8",
         wanted="INT8",
@@ -214,15 +228,15 @@ def _without_eight_bits(
             for step in tried
         ],
         tolerance=context.recipe.tolerance,
-        parent_dice=parent["dice"],
+        parent_dice=parent.dice,
         remedy=_REMEDY,
     )
-    measured = {**found, "drop": dice_drop(parent["dice"], found), "runtime": "onnxruntime", "quantization": noted}
-    return {ONNX_FP32: measured}, (record,)
+    drop = dice_drop(parent.dice, metrics)
+    return {ONNX_FP32: replace(metrics, drop=drop, runtime="onnxruntime", quantization=noted)}, (record,)
 
 
-def _without(step: dict[str, Any], key: str) -> dict[str, Any]:
-    return {name: value for name, value in step.items() if name != key}
+def _without_sensitivity(tried: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    return [{key: value for key, value in step.items() if key != "sensitivity"} for step in tried]
 
 
 def _calibration(context: RunContext) -> list[np.ndarray]:

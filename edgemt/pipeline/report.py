@@ -15,7 +15,7 @@ from deploy.runtimes.load import runner
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io.atomic import write_text
 from edgemt.io.images import fit_label
-from edgemt.model_card import ModelCard
+from edgemt.model_card import FileMetrics, ModelCard
 from edgemt.pipeline.benchmark import bench
 from edgemt.pipeline.log import log
 from edgemt.report.deployed_file import deployed, precision_of, quantization_notes
@@ -61,7 +61,10 @@ def _record(context: RunContext, timed: dict[str, Any], controls: list[Path]) ->
     slices = [len(truth) for truth in context.slices.val.truths if truth.ndim == 3]
     for stage in stages:
         stage |= _of_volumes(stage, slices=sum(slices) / len(slices) if slices else 0.0)
-    curves = {name: _curves(context.folder(name)) for name in ("teacher", "student", "slim")}
+    curves = {
+        name: json.loads((context.folder(name) / stage_folder.CURVES).read_text())
+        for name in ("teacher", "student", "slim")
+    }
     return {
         "name": context.recipe.name,
         "created": datetime.now(timezone.utc).isoformat(timespec="seconds"),
@@ -102,35 +105,35 @@ def _shipped(context: RunContext, card: ModelCard, file: str, timed: dict[str, A
     latency = {
         f"{e['runtime']} {e['precision']}": _latency(e)
         for e in timed["calls"]
-        if e["file"] == file and e["runtime"] == measured["runtime"]
+        if e["file"] == file and e["runtime"] == measured.runtime
     }
-    return _row(f"{precision_of(file)}/{measured['runtime']}", measured, card, size, latency, note=file)
+    return _row(f"{precision_of(file)}/{measured.runtime}", measured, card, size, latency, note=file)
 
 
 def _row(
-    name: str, measured: dict[str, Any], card: ModelCard, size: int, latency: dict[str, Any], *, note: str
+    name: str, measured: FileMetrics, card: ModelCard, size: int, latency: dict[str, Any], *, note: str
 ) -> dict[str, Any]:
-    per_class = {c: {"dice": v.get("dice"), "hd95": v.get("hd95")} for c, v in measured["per_class"].items()}
+    per_class = {c: {"dice": v.get("dice"), "hd95": v.get("hd95")} for c, v in measured.per_class.items()}
     far = [v["hd95"] for v in per_class.values() if v["hd95"] is not None]
     return {
         "name": name,
-        "dice": measured["dice"],
+        "dice": measured.dice,
         "hd95_px": sum(far) / len(far) if far else None,
         "per_class": per_class,
         "params": card.params,
         "macs": card.macs,
         "size_bytes": size,
         "latency": latency,
-        "drop": measured.get("drop"),
+        "drop": measured.drop,
         "note": note,
-        "measured": {key: measured[key] for key in ("largest_component", "windows_per_volume") if key in measured},
+        "measured": {k: v for k, v in measured.to_dict().items() if k in ("largest_component", "windows_per_volume")},
         "mean": {key: _mean_of(measured, key) for key in ("jaccard", "hd95_mm", "asd", "asd_mm", "nsd")},
     }
 
 
-def _mean_of(measured: dict[str, Any], metric: str) -> float | None:
+def _mean_of(measured: FileMetrics, metric: str) -> float | None:
     """Mean over the classes where a metric is defined."""
-    there = [v[metric] for v in measured["per_class"].values() if v.get(metric) is not None]
+    there = [value for v in measured.per_class.values() if (value := v.get(metric)) is not None]
     return sum(there) / len(there) if there else None
 
 
@@ -142,10 +145,6 @@ def _of_volumes(stage: dict[str, Any], *, slices: float) -> dict[str, Any]:
 
 def _latency(entry: dict[str, Any]) -> dict[str, Any]:
     return {key: entry[key] for key in ("p50_ms", "p90_ms", "p99_ms", "precision", "n")}
-
-
-def _curves(folder: Path) -> dict[str, Any]:
-    return json.loads((folder / "curves.json").read_text())
 
 
 def _messages(stages: list[dict[str, Any]]) -> list[str]:
@@ -188,7 +187,7 @@ def _gallery(context: RunContext) -> list[dict[str, Any]]:
     masks = {name: _masks(context, name, chosen) for name in ("teacher", "student")}
     ship = stage_folder.read_card(context.folder("ship"))
     shown = next(file for file in (IR_INT8, IR_FP32, ONNX_INT8, ONNX_FP32) if file in ship.measured)
-    masks[precision_of(shown)] = runner(context.folder("ship") / shown, runtime=ship.measured[shown]["runtime"])(frames)
+    masks[precision_of(shown)] = runner(context.folder("ship") / shown, runtime=ship.measured[shown].runtime)(frames)
     names = [
         name
         for name, rows in zip(context.slices.val.names, context.slices.val.rows, strict=True)

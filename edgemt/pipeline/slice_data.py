@@ -27,7 +27,7 @@ from edgemt.inference.evaluate import EvalSet, evaluate, evaluation_record, prep
 from edgemt.inference.evaluate_uncertainty import entropy_record, uncertainty_record
 from edgemt.io import encoder_weights
 from edgemt.learning.losses import probabilities
-from edgemt.model_card import ModelCard, Normalisation
+from edgemt.model_card import FileMetrics, ModelCard, Normalisation
 from edgemt.pipeline.log import log
 from edgemt.pipeline.recipe import Recipe, learns_uncertainty
 from edgemt.pipeline.training_data import as_read
@@ -229,7 +229,10 @@ class SliceData:
         def masks(frames: np.ndarray) -> np.ndarray:
             was_training = network.training
             network.eval()
-            parts = [whole(torch.from_numpy(part).to(self.device)).cpu().numpy() for part in _chunks(frames, 16)]
+            parts = [
+                whole(torch.from_numpy(frames[i : i + 16]).to(self.device)).cpu().numpy()
+                for i in range(0, len(frames), 16)
+            ]
             network.train(was_training)
             return np.concatenate(parts)
 
@@ -263,13 +266,16 @@ class SliceData:
     def dice(self, network: nn.Module) -> float:
         return evaluate(self.predict(network), self.val, dice_only=True).dice
 
-    def measured(self, network: nn.Module) -> dict[str, Any]:
-        record = evaluation_record(self.predict(network), self.val)
-        if export.has_uncertainty(network):
-            frames, truths = self.val.frames, self.val.frame_truths()
-            record["uncertainty"] = uncertainty_record(self.predict_with_uncertainty(network), frames, truths)
-            record["softmax_entropy"] = entropy_record(self.class_probabilities(network), frames, truths)
-        return record
+    def measured(self, network: nn.Module) -> FileMetrics:
+        metrics = evaluation_record(self.predict(network), self.val)
+        if not export.has_uncertainty(network):
+            return metrics
+        frames, truths = self.val.frames, self.val.frame_truths()
+        return replace(
+            metrics,
+            uncertainty=uncertainty_record(self.predict_with_uncertainty(network), frames, truths),
+            softmax_entropy=entropy_record(self.class_probabilities(network), frames, truths),
+        )
 
     def card(self) -> ModelCard:
         data = self.recipe.data
@@ -288,10 +294,6 @@ class SliceData:
 def evenly_spaced(rows: np.ndarray, count: int) -> np.ndarray:
     """At most `count` rows, evenly spaced, the first and the last among them. [N, ...] -> [n, ...]."""
     return rows[np.linspace(0, len(rows) - 1, min(count, len(rows))).astype(int)]
-
-
-def _chunks(frames: np.ndarray, size: int) -> Sequence[np.ndarray]:
-    return [frames[i : i + size] for i in range(0, len(frames), size)]
 
 
 def _all_labelled(counts: tuple[int, int, int]) -> tuple[int, int, int]:

@@ -40,7 +40,7 @@ from edgemt.training import distributed, engine
 from edgemt.training.options import Schedule
 
 FORMAT = 2  # part of the inputs of every stage; counts up when the same inputs no longer give the same files
-Judge = Callable[[float, float], object]
+Judge = Callable[[float, float | None], object]
 
 
 @dataclass(frozen=True)
@@ -165,7 +165,7 @@ class Stage:
             return
         measured = self.training_data.measured(done.network)
         params, macs = prune.count(done.network.cpu().eval(), self.training_data.example)
-        metrics = {**measured, "drop": dice_drop(parent_dice, measured), "runtime": "torch"}
+        metrics = replace(measured, drop=dice_drop(parent_dice, measured), runtime="torch")
         fields: dict[str, Any] = {"measured": {stage_folder.WEIGHTS: metrics}, "params": params, "macs": macs}
         fields |= {} if parents is None else {"parents": parents}
         self.save(working, done, network, **{"stage": stage or self.name, **fields})
@@ -191,22 +191,23 @@ class Stage:
     def _measure_again(self, parent: Path | None, judge: Judge | None) -> None:
         data, card = self.training_data, stage_folder.read_card(self.folder)
         before = card.measured[stage_folder.WEIGHTS]
-        if before.get("measured_on", before.get("list")) == data.measured_on:
+        if (before.measured_on or before.list_key) == data.measured_on:
             return
         measured = data.measured(network_folder.load_network(self.folder).to(data.device))
-        parent_dice = None if parent is None else measured_of(parent, measured_on=data.measured_on)["dice"]
+        parent_dice = None if parent is None else measured_of(parent, measured_on=data.measured_on).dice
         if judge is not None and parent_dice is not None:
-            judge(parent_dice, measured["dice"])
+            judge(parent_dice, measured.dice)
         _clear_validation_curve(self.folder, card)
         # of the attempts at pruning, this network is the last one
-        attempts = before.get("attempts", ())
-        noted = {"attempts": [*attempts[:-1], {**attempts[-1], "dice": measured["dice"]}]} if attempts else {}
-        metrics = {**measured, "drop": dice_drop(parent_dice, measured), "runtime": "torch", **noted}
+        attempts = before.attempts
+        if attempts:
+            attempts = (*attempts[:-1], {**attempts[-1], "dice": measured.dice})
+        metrics = replace(measured, drop=dice_drop(parent_dice, measured), runtime="torch", attempts=attempts)
         card = replace(
             stage_folder.read_card(self.folder), measured={stage_folder.WEIGHTS: metrics}, data=data.card().data
         )
         stage_folder.rewrite_card(self.folder, card)
-        changed = "validation list" if before.get("list") != measured.get("list") else "options"
+        changed = "validation list" if before.list_key != measured.list_key else "options"
         figures = f"{dice_text(measured)} (was {dice_figure(before)})"
         log(f"{self.title}: measured again with the changed {changed}, {figures}")
 

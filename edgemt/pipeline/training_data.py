@@ -10,7 +10,7 @@ from torch import nn
 
 from edgemt.artefacts import stage_folder
 from edgemt.data.options import DataOptions
-from edgemt.model_card import ModelCard
+from edgemt.model_card import FileMetrics, ModelCard
 from edgemt.training import engine
 from edgemt.training.options import Schedule
 
@@ -46,7 +46,7 @@ class TrainingData(Protocol):
         """Mean Dice on the validation list, the cheap way: for the curve of a run."""
         ...
 
-    def measured(self, network: nn.Module) -> dict[str, Any]:
+    def measured(self, network: nn.Module) -> FileMetrics:
         """Every metric on the validation list, for the card."""
         ...
 

@@ -26,9 +26,9 @@ from edgemt.data.volume_dataset import (
     resize_to_original,
     volume_statistics,
 )
-from edgemt.inference.evaluate import score
+from edgemt.inference.evaluate import means_of, metrics_of, score
 from edgemt.inference.sliding_window import count_windows, probabilities
-from edgemt.model_card import ModelCard, Normalisation
+from edgemt.model_card import FileMetrics, ModelCard, Normalisation
 from edgemt.pipeline.recipe import Recipe
 from edgemt.pipeline.slice_data import SliceData
 from edgemt.pipeline.training_data import as_read
@@ -124,22 +124,22 @@ class VolumeData:
         """With the quick stride."""
         return score(self.masks(network, stride=self.recipe.volume.stride), self.slices.val, dice_only=True).dice
 
-    def measured(self, network: nn.Module) -> dict[str, Any]:
+    def measured(self, network: nn.Module) -> FileMetrics:
         """With the reporting stride, before and after the largest component alone is kept."""
         volume = self.recipe.volume
         masks = self.masks(network, stride=volume.report_stride, progress=True)
         plain, cleaned = (score(masks, self.slices.val, distances=True, largest=largest) for largest in (False, True))
         chosen = cleaned if volume.largest_component else plain
         windows = [count_windows(image.shape, patch=volume.patch, stride=volume.stride) for image in self.val.image]
-        return {
-            **chosen.to_json(),
-            "largest_component": {"dice": cleaned.dice, "hd95": cleaned.mean("hd95"), "asd": cleaned.mean("asd")},
-            "without_clean_up": {"dice": plain.dice, "hd95": plain.mean("hd95"), "asd": plain.mean("asd")},
-            "stride": list(volume.report_stride),
-            "windows_per_volume": float(np.mean(windows)),
-            "list": self.slices.list_key,
-            "measured_on": self.measured_on,
-        }
+        return replace(
+            metrics_of(chosen),
+            largest_component=means_of(cleaned),
+            without_clean_up=means_of(plain),
+            stride=volume.report_stride,
+            windows_per_volume=float(np.mean(windows)),
+            list_key=self.slices.list_key,
+            measured_on=self.measured_on,
+        )
 
     def card(self) -> ModelCard:
         data = self.recipe.data

@@ -12,7 +12,6 @@ import tempfile
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from torch import nn
@@ -24,23 +23,22 @@ from deploy.package.files import IR_FP16, IR_INT8, ONNX_FP16, ONNX_FP32, ONNX_IN
 from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import INPUTS
 from deploy.package.package import Package, finalize, open_package
-from deploy.quantization.accuracy_gate import check_agreement
+from deploy.quantization.accuracy_gate import as_number, check_agreement
 from deploy.quantization.float16 import to_float16
 from deploy.runtimes.load import runner
+from deploy.runtimes.registry import CHECKED
 from deploy.runtimes.runner import ModelRunner
 from edgemt.artefacts import stage_folder
-from edgemt.inference.doctor import golden_masks
+from edgemt.inference.doctor import int8_agreement
 from edgemt.io import zoo_paths
-from edgemt.model_card import ModelCard
-from edgemt.pipeline.package import GOLDEN, PARITY
+from edgemt.model_card import FileMetrics, ModelCard
+from edgemt.pipeline.package_steps import GOLDEN, PARITY
 from edgemt.zoo import entry as zoo_entry
 from edgemt.zoo.synthetic_frames import frames_for, masks_of
 
 Say = Callable[[str], None]
 _IR = {ONNX_INT8: IR_INT8, ONNX_FP16: IR_FP16}
-RUNTIMES = ("openvino", "onnxruntime")
 TIMED = replace(QUICK, warmup_seconds=0.2, seconds=0.6, rounds=5, block_ms=40)
-OF_FRAMES = ("golden_pixels", "golden_dice", "golden_agreement")  # measured on the golden frames
 
 
 @dataclass(frozen=True)
@@ -102,7 +100,7 @@ def add_graph(working: Path, source: Source, network: nn.Module, card: ModelCard
     if source.graphs is not None and made is not None and file:
         shutil.copyfile(source.graphs / file, working / file)
         check_weight(working)
-        found = _found(made, file)
+        metrics = _metrics(made, file)
     if made is not None:
         card = replace(card, given_up=made.given_up)
     frames = frames_for(card, count=16)
@@ -110,12 +108,12 @@ def add_graph(working: Path, source: Source, network: nn.Module, card: ModelCard
     if file != ONNX_INT8:
         say("no INT8 graph of these weights was found; the entry runs in float16")
     if not file:
-        file, found = ONNX_FP16, _halved(working / ONNX_FP16, network, card, frames, masks)
+        file, metrics = ONNX_FP16, _halved(working / ONNX_FP16, network, card, frames, masks)
     for number, index in enumerate(_steady(working / file, frames, masks, classes=len(card.classes))):
         write_golden(working, f"synthetic{number}", frame=frames[index], mask=masks[index])
         if len(np.unique(masks[index])) == 1:
             say(f"golden frame synthetic{number} shows one class alone, which proves little")
-    card = replace(card, measured={**card.measured, file: found})
+    card = replace(card, measured={**card.measured, file: metrics})
     return _tried(Package(working, finalize(working, card)), file, frames, say=say)
 
 
@@ -134,21 +132,22 @@ def check_weight(folder: Path) -> None:
     )
 
 
-def _found(made: ModelCard, file: str) -> dict[str, Any]:
-    """What was measured of a graph: the record of the runtime with the lower Dice, and the Dice on both."""
+def _metrics(made: ModelCard, file: str) -> FileMetrics:
+    """The metrics of a graph: those on the runtime with the lower Dice, and the Dice on both."""
     if made.stage == "zoo":
-        return {key: value for key, value in made.measured[file].items() if key not in OF_FRAMES}
-    files = (_IR[file], file)
-    records = {made.measured[f]["runtime"]: made.measured[f] for f in files if f in made.measured}
-    lower = min(records.values(), key=lambda record: record["dice"])
-    found = {key: value for key, value in lower.items() if key not in (*OF_FRAMES, "cases", "quantization")}
-    noted = made.measured[file].get("quantization", {})
-    if file == ONNX_INT8:
-        found["quantization"] = {key: noted[key] for key in ("rung", "kept") if key in noted}
-    return {**found, "dice_on": {runtime: record["dice"] for runtime, record in records.items()}}
+        return made.measured[file].without_golden()
+    on = {made.measured[f].runtime: made.measured[f] for f in (_IR[file], file) if f in made.measured}
+    lower = min(on.values(), key=lambda metrics: as_number(metrics.dice))
+    noted = made.measured[file].quantization or {}
+    return replace(
+        lower.without_golden(),
+        cases=(),
+        quantization={key: noted[key] for key in ("rung", "kept") if key in noted} if file == ONNX_INT8 else None,
+        dice_on={runtime: metrics.dice for runtime, metrics in on.items()},
+    )
 
 
-def _halved(path: Path, network: nn.Module, card: ModelCard, frames: np.ndarray, masks: np.ndarray) -> dict[str, Any]:
+def _halved(path: Path, network: nn.Module, card: ModelCard, frames: np.ndarray, masks: np.ndarray) -> FileMetrics:
     """Write the graph in half precision; its Dice is that of the weights, whose masks it must give."""
     with tempfile.TemporaryDirectory() as folder:
         whole = Path(folder, ONNX_FP32)
@@ -158,7 +157,7 @@ def _halved(path: Path, network: nn.Module, card: ModelCard, frames: np.ndarray,
     same = check_agreement(
         masks, given, least=PARITY, what=f"{ONNX_FP16} on onnxruntime", hint="to another stage of the run"
     )
-    return {**card.measured[stage_folder.WEIGHTS], "runtime": "onnxruntime", "measured_in": "torch", "agreement": same}
+    return replace(card.measured[stage_folder.WEIGHTS], runtime="onnxruntime", measured_in="torch", agreement=same)
 
 
 def representative_frames(masks: np.ndarray, *, classes: int, count: int = GOLDEN) -> list[int]:
@@ -177,25 +176,20 @@ def _steady(graph: Path, frames: np.ndarray, masks: np.ndarray, *, classes: int)
     return sorted(sorted(chosen, key=lambda index: (-shown[index], -same[index]))[:GOLDEN])
 
 
-def agreement(ship: Package) -> dict[str, float]:
-    """`golden_agreement`: the share of golden pixels on which two runtimes give one class in INT8."""
-    one, other = (golden_masks(ship, runtime, "int8") for runtime in RUNTIMES)
-    return {"golden_agreement": float((one == other).mean())}
-
-
 def _tried(ship: Package, file: str, frames: np.ndarray, *, say: Say) -> ModelCard:
     """The card with golden agreement, the lower of the runtimes', and the time of a frame on each of them."""
     calls: dict[tuple[str, str, str | None], ModelRunner] = {
-        (runtime, file, None): runner(ship, runtime=runtime, file=file, tested=False) for runtime in RUNTIMES
+        (runtime, file, None): runner(ship, runtime=runtime, file=file, tested=False) for runtime in CHECKED
     }
     tests = [self_test(ship, call) for call in calls.values()]
-    reached = {
-        "golden_pixels": min(test.pixels for test in tests),
-        "golden_dice": min(test.foreground_dice for test in tests),
-        **(agreement(ship) if file == ONNX_INT8 else {}),
-    }
+    metrics = replace(
+        ship.card.measured[file],
+        golden_pixels=min(test.pixels for test in tests),
+        golden_dice=min(test.foreground_dice for test in tests),
+        golden_agreement=int8_agreement(ship) if file == ONNX_INT8 else None,
+    )
     latency = latency_records(calls, frames[:4], TIMED, device=str(describe().get("cpu", "")))
     if (busy := latency[0]["foreign_cores"]) and busy > zoo_entry.BUSY:
         say(f"no latency class: others used {busy:.1f} cores; pack again on a quiet machine")
-    measured = {**ship.card.measured, file: {**ship.card.measured[file], **reached}}
+    measured = {**ship.card.measured, file: metrics}
     return finalize(ship.folder, replace(ship.card, measured=measured, latency=latency, files={}))

@@ -20,7 +20,7 @@ def deployed(ship: ModelCard) -> str:
     quickest = next(iter(fastest(ship).values()), None)
     if quickest is None:
         first = next((file for file in (IR_INT8, IR_FP32, ONNX_INT8, ONNX_FP32) if file in ship.measured), IR_FP32)
-        return f"{precision_of(first)}/{ship.measured.get(first, {}).get('runtime', 'openvino')}"
+        return f"{precision_of(first)}/{ship.measured[first].runtime if first in ship.measured else 'openvino'}"
     return f"{precision_of(quickest['file'])}/{quickest['runtime']}"
 
 
@@ -28,7 +28,7 @@ def quantization_notes(ship: ModelCard) -> list[str]:
     """Sentences: how INT8 was reached, where calibration alone was not enough, and the fastest file of each runtime."""
     notes: list[str] = []
     steps: list[dict[str, Any]] = next(
-        (m["quantization"]["rungs"] for m in ship.measured.values() if "quantization" in m), []
+        (metrics.quantization["rungs"] for metrics in ship.measured.values() if metrics.quantization), []
     )
     if len(steps) > 1 or any(not step["passed"] for step in steps):
         outcome = "the last one passed" if steps[-1]["passed"] else "none passed, and no INT8 file is shipped"

@@ -139,17 +139,6 @@ def random_batch(
     return Batch(image, label, strong_view if strong else None, soft, torch.arange(len(image)), affine)
 
 
-class ConstantTeacher(nn.Module):
-    """A teacher that predicts the probabilities `p` [C, *space] for every image."""
-
-    def __init__(self, p: Tensor) -> None:
-        super().__init__()
-        self.p = p
-
-    def forward(self, x: Tensor) -> Output:
-        return Output(self.p.log().expand(len(x), *self.p.shape))
-
-
 class OracleDiscriminator(nn.Module):
     """A discriminator with loss 0 on batches whose labelled images are bright and whose unlabelled ones are dark."""
 

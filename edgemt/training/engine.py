@@ -4,12 +4,7 @@ A run is a function of (seed, step number): the random generators are seeded ane
 their number. So a checkpoint of networks, optimisers and the step number is enough for a bit-equal resume.
 
 With several processes (`edgemt.training.distributed`) process r of W draws batch W * step + r, gradients are averaged
-and every process has the same weights. The gradients of a step are averaged in one message after `backward`, without
-DistributedDataParallel: a method may call a network several times a step, also in the optimiser step of another
-network, and may leave heads out of its losses; and a message of fixed layout gives the same bits after a resume. Norm
-layers normalise over the rows of their own process; their running statistics are averaged. SyncBatchNorm is not used:
-it exists on GPUs only, would change the layers that are pruned and exported, and would exchange data in each layer of
-each forward pass of a teacher.
+and every process has the same weights (`edgemt.training.synchronise`).
 """
 
 from __future__ import annotations
@@ -24,7 +19,6 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.nn.modules.batchnorm import _NormBase
 
 from edgemt.contract import Batch, Step
 from edgemt.data.resize import resize_batch
@@ -34,7 +28,6 @@ from edgemt.learning.ema import Ema
 from edgemt.learning.method import Method, OptimiserStep
 from edgemt.learning.roles import (
     Frozen,
-    Memory,
     Networks,
     Trainable,
     build_networks,
@@ -42,7 +35,7 @@ from edgemt.learning.roles import (
     set_modes,
     update_averages,
 )
-from edgemt.training import checkpoint, distributed
+from edgemt.training import checkpoint, distributed, synchronise
 from edgemt.training.checkpoint import find_checkpoint
 from edgemt.training.device import (
     async_bool,
@@ -179,7 +172,7 @@ class Trainer:
                 break
             logged |= {name: term.detach() for name, term in (terms | terms.notes).items()}
         self.index += 1
-        self._synchronise_buffers()
+        synchronise.synchronise_buffers(self.players, self.roles)
         if not finite:
             for buffer, old in zip(statistics, before, strict=True):
                 buffer.copy_(old)
@@ -219,7 +212,7 @@ class Trainer:
         if not distributed.all_agree(finite()):
             self._clear_gradients(names)
             return False
-        self._average_gradients(names)
+        synchronise.average_gradients(self.players, names)
         for name in names:
             optimiser, role = self.optimisers[name], self.roles[name]
             assert isinstance(role, Trainable)
@@ -245,30 +238,6 @@ class Trainer:
             return True
         gradients = [p.grad for name in names for p in self.players[name].parameters() if p.grad is not None]
         return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()) if gradients else True
-
-    def _average_gradients(self, names: tuple[str, ...]) -> None:
-        """Average the gradients over the processes; a weight without a gradient gets 0."""
-        if process_rank.world_size() == 1:
-            return
-        weights = [p for name in names for p in self.players[name].parameters() if p.requires_grad]
-        for weight in weights:
-            if weight.grad is None:
-                weight.grad = torch.zeros_like(weight)
-        distributed.all_reduce_mean_([weight.grad for weight in weights if weight.grad is not None])
-
-    def _synchronise_buffers(self) -> None:
-        """Average the running statistics over the processes, and copy the feature memories of rank 0 to all."""
-        if process_rank.world_size() == 1:
-            return
-        for name, role in self.roles.items():
-            player = self.players[name]
-            if isinstance(role, Trainable) or (isinstance(role, Ema) and role.buffers == "own"):
-                norms = [m for m in player.modules() if isinstance(m, _NormBase)]
-                distributed.all_reduce_mean_(
-                    [b for m in norms for b in (m.running_mean, m.running_var) if b is not None]
-                )
-            if isinstance(role, Memory):
-                distributed.broadcast_(list(player.buffers()))
 
     def _clear_gradients(self, names: tuple[str, ...]) -> None:
         for name in names:

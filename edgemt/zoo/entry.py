@@ -24,7 +24,7 @@ from deploy.package.files import ONNX_FP16, ONNX_INT8
 from edgemt.io import zoo_paths
 from edgemt.io.atomic import sha256
 from edgemt.io.zoo_paths import CARD, PREFIX, names
-from edgemt.model_card import ModelCard
+from edgemt.model_card import FileMetrics, ModelCard
 
 __all__ = ["CARD", "GRAPHS", "LARGEST", "PREFIX", "WEIGHTS", "Entry", "is_entry", "names", "open_entry", "read_card"]
 
@@ -55,7 +55,7 @@ class Entry:
         return self.card.network["zoo"]
 
     @property
-    def measured(self) -> dict[str, Any]:
+    def measured(self) -> FileMetrics:
         return self.card.measured[WEIGHTS]
 
     @property
@@ -116,7 +116,7 @@ def read_card(folder: Path) -> ModelCard:
         ("size", len(card.size) == 2 and all(isinstance(n, int) and n > 0 for n in card.size)),
         ("channels", card.channels == network.get("channels")),
         ("classes", len(card.classes) == network.get("classes")),
-        ("measured", isinstance(card.measured.get(WEIGHTS, {}).get("dice"), float)),
+        ("measured", WEIGHTS in card.measured and card.measured[WEIGHTS].dice is not None),
     ):
         if not fine:
             raise ValueError(f"{file}: its {field} is cut short or makes no sense; install or pack the entry again")
@@ -144,14 +144,14 @@ def summary(card: ModelCard) -> str:
 
 def dice_text(card: ModelCard) -> str:
     """`Dice 0.865 in INT8, 0.864 in float`, both on the validation list that the card names."""
-    whole, file = card.measured[WEIGHTS]["dice"], graph_file(card)
+    whole, file = card.measured[WEIGHTS].dice, graph_file(card)
     if file is None:
         return f"Dice {whole:.3f} in float, no graph"
-    if "measured_in" in card.measured.get(file, {}):  # its masks were compared with those of the weights, not scored
+    metrics = card.measured[file]
+    if metrics.measured_in:  # its masks were compared with those of the weights, not scored
         return f"Dice {whole:.3f} in float, runs in {GRAPHS[file]}"
-    found = card.measured[file]
-    elsewhere = f" ({found['cases_of']})" if found.get("cases_of") else ""
-    return f"Dice {found['dice']:.3f} in {GRAPHS[file]}{elsewhere}, {whole:.3f} in float"
+    elsewhere = f" ({metrics.cases_of})" if metrics.cases_of else ""
+    return f"Dice {metrics.dice:.3f} in {GRAPHS[file]}{elsewhere}, {whole:.3f} in float"
 
 
 def latency_class(card: ModelCard) -> str:
@@ -186,7 +186,7 @@ def table(home: Path | None = None) -> str:
             f"`{PREFIX}{name}`", ", ".join(card.classes[1:]), input_description(card),
             f"{network['name']}, {decoder}{_at(network)}{', pruned' if plan else ''}",
             f"{card.params / 1e6:.2f}", f"{card.macs / 1e6:.0f}", f"{num_bytes(home / name, card) / 1e6:.1f}",
-            card.name, str(facts["labels"]), f"{card.measured[WEIGHTS]['dice']:.4f}", _graph_dice(card),
+            card.name, str(facts["labels"]), f"{card.measured[WEIGHTS].dice:.4f}", _graph_dice(card),
             latency_class(card), facts["terms"],
         ])  # fmt: skip
     return "\n".join("| " + " | ".join(cell.replace("|", "/") for cell in row) + " |" for row in rows)
@@ -201,8 +201,8 @@ def _graph_dice(card: ModelCard) -> str:
     file = graph_file(card)
     if file is None:
         return "no graph"
-    found = card.measured[file]
-    return f"{GRAPHS[file]}" if "measured_in" in found else f"{found['dice']:.4f} {GRAPHS[file]}"
+    metrics = card.measured[file]
+    return GRAPHS[file] if metrics.measured_in else f"{metrics.dice:.4f} {GRAPHS[file]}"
 
 
 def with_table(readme: str, home: Path | None = None) -> str:

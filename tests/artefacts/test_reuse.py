@@ -16,7 +16,7 @@ from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.contract import ADDED_LATER
 from edgemt.io.atomic import previous_folders
 from edgemt.methods import METHODS
-from edgemt.model_card import ModelCard
+from edgemt.model_card import FileMetrics, ModelCard
 from edgemt.recipes import StudentOptions
 from edgemt.training import checkpoint, engine
 from edgemt.training.options import Schedule
@@ -37,7 +37,7 @@ def finished(folder: Path, given: dict[str, Any], *, lines: list[str], overwrite
         network = nn.Linear(1, 1)
         nn.init.constant_(network.weight, given["student"].schedule.steps)
         network_folder.save_network(
-            working, network, ModelCard(recipe_hash=stage_folder.key_of(given), measured={WEIGHTS: {}})
+            working, network, ModelCard(recipe_hash=stage_folder.key_of(given), measured={WEIGHTS: FileMetrics()})
         )
     return False
 

@@ -19,6 +19,7 @@ from deploy.benchmark import package_bench  # noqa: E402
 from deploy.measurement import timing  # noqa: E402
 from edgemt import cli  # noqa: E402
 from edgemt.data.options import DataOptions  # noqa: E402
+from edgemt.model_card import FileMetrics  # noqa: E402
 
 QUICK = timing.BenchOptions(
     warmup=2, iterations=20, seconds=0.05, rounds=2, block_ms=3, paced_hz=0, second_hz=0, stage_calls=3,
@@ -30,7 +31,7 @@ QUICK = timing.BenchOptions(
 def ship(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("device")
     data = DataOptions(layout="pairs", classes=("background", "organ", "tool"), size=SIZE).to_dict()
-    measured = {name: {"dice": 0.5, "drop": 0.0} for name in ("model.onnx", "model.int8.onnx")}
+    measured = {name: FileMetrics(dice=0.5, drop=0.0) for name in ("model.onnx", "model.int8.onnx")}
     make_ship(folder / "ship", data=data, measured=measured)
     for kind in ("images", "masks"):
         (folder / "test" / kind).mkdir(parents=True)

@@ -8,6 +8,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgemt.model_card import FileMetrics
+
 pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 
@@ -30,7 +32,7 @@ DATA = DataOptions(layout="pairs", classes=("background", "organ", "tool"), size
 
 @pytest.fixture
 def ship(tmp_path: Path) -> Package:
-    return make_ship(tmp_path / "ship", data=DATA, measured={"model.onnx": {"dice": 0.75}})
+    return make_ship(tmp_path / "ship", data=DATA, measured={"model.onnx": FileMetrics(dice=0.75)})
 
 
 def pairs(folder: Path, count: int = 3, *, big: int = 1) -> Path:

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import pytest
 
+from edgemt.model_card import FileMetrics
+
 pytest.importorskip("onnx")
 
 from tiny_package import make_ship  # noqa: E402
@@ -140,7 +142,7 @@ def test_ships(tmp_path: Path) -> None:
     """A card that was changed and whose hashes still fit."""
     from deploy.measurement.variants import fastest
 
-    ship = make_ship(tmp_path / "ship", measured={"model.onnx": {"dice": 0.9}})
+    ship = make_ship(tmp_path / "ship", measured={"model.onnx": FileMetrics(dice=0.9)})
 
     def read(file: Path) -> None:
         opened = open_package(file.parent)

@@ -70,7 +70,7 @@ def test_a_student_is_distilled_from_the_mean_of_the_members(
         wanted = Ensemble([first, second], flips=2).eval()(x).logits
         torch.testing.assert_close(teacher(x).logits, wanted)
     card = stage_folder.read_card(out / "teacher")
-    assert card.measured[stage_folder.WEIGHTS]["dice"] is not None and len(card.parents) == 2
+    assert card.measured[stage_folder.WEIGHTS].dice is not None and len(card.parents) == 2
     before = stage_folder.identity(out / "student")
     flow.run(recipe, out, until="student")
     assert stage_folder.identity(out / "student") == before

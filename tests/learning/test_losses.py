@@ -8,13 +8,13 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+from method_samples import ConstantTeacher
 
 from edgemt.contract import Step
 from edgemt.learning import losses
 from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.pseudo_labels import argmax_one_hot, largest_component, mc_probabilities, sharpen, signed_distance
 from edgemt.learning.targets import ConfidenceThresholded, SoftTarget
-from edgemt.testing.tiny_training import ConstantTeacher
 
 DIMS = pytest.mark.parametrize("size", [(6, 5), (6, 5, 4)])
 

@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import torch
-from method_samples import SPACES, at, places, probs_of_voxels
+from method_samples import SPACES, ConstantTeacher, at, places, probs_of_voxels
 from torch import nn
 
 from edgemt.contract import Output
 from edgemt.learning.perturbations.intensity import GaussianNoise
 from edgemt.learning.perturbations.spatial import Affine, warp
 from edgemt.learning.targets import AdaptiveThreshold, AffineConsistent
-from edgemt.testing.tiny_training import ConstantTeacher
 
 
 @SPACES

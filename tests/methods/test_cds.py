@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 import torch
-from method_samples import NoNetworks, at, probs_of_voxels
+from method_samples import ConstantTeacher, NoNetworks, at, probs_of_voxels
 from target_rule_checks import check_masked_voxels_do_not_count
 
 from edgemt.learning import losses
@@ -16,7 +16,7 @@ from edgemt.learning.method import LossTerms
 from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.methods.ac_mt import EntropyThreshold
 from edgemt.methods.cds import CDS
-from edgemt.testing.tiny_training import ConstantTeacher, TinyTrainer, random_batch
+from edgemt.testing.tiny_training import TinyTrainer, random_batch
 
 
 def test_masked_consistency_leaves_masked_voxels_out_of_the_mean():

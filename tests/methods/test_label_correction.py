@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 import torch
-from method_samples import FixedProbabilities, at, probs_of_voxels
+from method_samples import ConstantTeacher, FixedProbabilities, at, probs_of_voxels
 
 from edgemt.contract import Batch
 from edgemt.learning import losses
@@ -15,7 +15,7 @@ from edgemt.learning.pseudo_labels import label_errors
 from edgemt.learning.roles import Networks
 from edgemt.methods import METHODS
 from edgemt.methods.ac_mt import ConfidentLearningErrors
-from edgemt.testing.tiny_training import ConstantTeacher, TinyTrainer
+from edgemt.testing.tiny_training import TinyTrainer
 
 
 def test_confident_learning_assigns_voxel_above_class_threshold():

@@ -8,8 +8,11 @@ import math
 import numpy as np
 import pytest
 
-from edgemt.metrics.overlap import OVERLAP, Scores, compare, confusion
-from edgemt.metrics.surface_distance import DISTANCE, SURFACE, bounding_box, surface, surface_scores
+from edgemt.metrics.overlap import Scores, compare, confusion
+from edgemt.metrics.surface_distance import DISTANCE, bounding_box, surface, surface_scores
+
+OVERLAP = ("dice", "jaccard", "accuracy", "recall", "specificity", "volumetric_similarity")
+SURFACE = (*DISTANCE, "nsd")
 
 
 def _square(top: int, left: int, *, side: int = 4, frame: int = 16) -> np.ndarray:

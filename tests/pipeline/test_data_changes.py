@@ -17,6 +17,7 @@ from edgemt.artefacts import network_folder, reuse, stage_folder
 from edgemt.artefacts.stage_folder import WEIGHTS
 from edgemt.data.options import DataOptions
 from edgemt.methods import METHODS
+from edgemt.model_card import FileMetrics
 from edgemt.pipeline import flow, run_context
 from edgemt.pipeline import train as training
 from edgemt.pipeline.accuracy import dice_drop, dice_text, measured_of
@@ -110,17 +111,15 @@ def test_a_changed_validation_list_is_measured_again_and_nothing_is_trained(
     fourth = stage_folder.read_card(train(root, out, val="some.txt"))
     assert "(2 removed: val/images/v1.png, val/images/v2.png)" in capsys.readouterr().err
     cards = (first, second, third, fourth)
-    assert [len(card.measured[WEIGHTS]["cases"]) for card in cards] == [3, 3, 4, 2]
-    assert len({card.measured[WEIGHTS]["list"] for card in cards}) == 4
+    assert [len(card.measured[WEIGHTS].cases) for card in cards] == [3, 3, 4, 2]
+    assert len({card.measured[WEIGHTS].list_key for card in cards}) == 4
     assert len({card.files[WEIGHTS] for card in cards}) == 1
     assert fourth.data["val"] == "some.txt"
     assert stage_folder.stands(out / "teacher", key=first.recipe_hash)  # its files have the hashes of the card
     train(root, out, val="some.txt")
     assert "again" not in capsys.readouterr().err
     fresh = run_context.open_run(recipe(root, val="some.txt"), tmp_path / "other")
-    assert (
-        fresh.slices.measured(network_folder.load_network(out / "teacher"))["dice"] == fourth.measured[WEIGHTS]["dice"]
-    )
+    assert fresh.slices.measured(network_folder.load_network(out / "teacher")).dice == fourth.measured[WEIGHTS].dice
 
 
 def test_the_folder_of_the_data_may_move(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -133,9 +132,9 @@ def test_the_folder_of_the_data_may_move(root: Path, tmp_path: Path, capsys: pyt
 def test_no_drop_is_computed_between_two_lists(tmp_path: Path) -> None:
     folder = tmp_path / "student"
     folder.mkdir()
-    card = stage_folder.ModelCard(measured={WEIGHTS: {"dice": 0.9, "list": "one"}})
+    card = stage_folder.ModelCard(measured={WEIGHTS: FileMetrics(dice=0.9, list_key="one")})
     (folder / "card.json").write_text(card.to_json())
-    assert measured_of(folder, measured_on="one")["dice"] == 0.9
+    assert measured_of(folder, measured_on="one").dice == 0.9
     with pytest.raises(ValueError, match="student: was measured on another validation list"):
         measured_of(folder, measured_on="two")
 
@@ -155,8 +154,8 @@ def test_a_validation_list_without_foreground_is_refused_before_training(
 
 
 def test_a_dice_that_was_not_measured_is_printed_as_such() -> None:
-    assert dice_text({"dice": None}) == "Dice not measured"
-    assert dice_drop(0.5, {"dice": None}) is None and dice_drop(None, {"dice": 0.5}) is None
+    assert dice_text(FileMetrics()) == "Dice not measured"
+    assert dice_drop(0.5, FileMetrics()) is None and dice_drop(None, FileMetrics(dice=0.5)) is None
 
 
 def test_the_input_normalisation_of_the_student_is_in_the_key_of_the_teacher(root: Path, tmp_path: Path) -> None:
@@ -188,10 +187,10 @@ def test_every_stage_of_a_run_is_measured_on_the_changed_list(
     after = {stage: stage_folder.read_card(copy / stage) for stage in before}
     for stage, card in after.items():
         assert card.files[WEIGHTS] == before[stage].files[WEIGHTS]
-        assert len(card.measured[WEIGHTS]["cases"]) == 5
-    dice = {stage: card.measured[WEIGHTS]["dice"] for stage, card in after.items()}
-    assert after["slim"].measured[WEIGHTS]["drop"] == pytest.approx(dice["student"] - dice["slim"])
-    assert len({card.measured[WEIGHTS]["list"] for card in after.values()}) == 1
+        assert len(card.measured[WEIGHTS].cases) == 5
+    dice = {stage: card.measured[WEIGHTS].dice for stage, card in after.items()}
+    assert after["slim"].measured[WEIGHTS].drop == pytest.approx(dice["student"] - dice["slim"])
+    assert len({card.measured[WEIGHTS].list_key for card in after.values()}) == 1
 
 
 def test_the_gate_judges_again_and_leaves_the_card_when_it_refuses(
@@ -220,11 +219,11 @@ def test_a_ship_is_judged_and_made_on_the_changed_list(
     assert "teacher, student, slim, int8, ship are measured again" in lines
     assert "int8: measured again" in lines and "becomes ship.previous-1" in lines
     int8, ship, slim = (stage_folder.read_card(copy / stage) for stage in ("int8", "ship", "slim"))
-    lists = {found["list"] for card in (int8, ship, slim) for found in card.measured.values()}
+    lists = {found.list_key for card in (int8, ship, slim) for found in card.measured.values()}
     assert len(lists) == 1
     assert {n: h for n, h in int8.files.items() if n.endswith(".onnx")} == {
         n: h for n, h in stage_folder.read_card(tiny_run / "int8").files.items() if n.endswith(".onnx")
     }
     for found in int8.measured.values():
-        assert found["drop"] == pytest.approx(slim.measured[WEIGHTS]["dice"] - found["dice"])
+        assert found.drop == pytest.approx(slim.measured[WEIGHTS].dice - found.dice)
     assert reuse.recorded(copy / "ship") is not None and reuse.INPUTS not in ship.files

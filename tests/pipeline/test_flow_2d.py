@@ -42,7 +42,7 @@ def test_a_run_leaves_every_stage_with_its_card_and_a_report(tiny_run: Path) -> 
     for stage in STAGES:
         card = stage_folder.read_card(tiny_run / stage)
         assert card.files and all(sha256(tiny_run / stage / f) == h for f, h in card.files.items())
-        assert all(0 <= m["dice"] <= 1 for m in card.measured.values())
+        assert all(0 <= m.dice <= 1 for m in card.measured.values())
     assert (tiny_run / "report" / "report.html").stat().st_size > 10_000
     assert not list(tiny_run.glob("*.partial"))
 
@@ -60,7 +60,7 @@ def test_the_phantom_passes_its_gates_at_the_first_attempt(seed: int, threads: i
     args = command("quantize", "phantom", "--out", str(tmp_path), f"--seed={seed}", f"--threads={threads}")
     subprocess.run(args, env={**environment(), "OMP_NUM_THREADS": str(threads)}, check=True)
     slim, int8 = (stage_folder.read_card(tmp_path / stage) for stage in ("slim", "int8"))
-    (only,) = slim.measured[stage_folder.WEIGHTS]["attempts"]
+    (only,) = slim.measured[stage_folder.WEIGHTS].attempts
     assert not only["refused"] and slim.macs < 0.68 * stage_folder.read_card(tmp_path / "student").macs
     assert not int8.given_up and {"model.int8.onnx", "openvino/model.int8.xml"} <= set(int8.measured)
 

@@ -30,11 +30,11 @@ def test_every_stage_leaves_its_folder(run: Path) -> None:
 def test_the_teacher_is_measured_on_whole_volumes_before_and_after_clean_up(run: Path) -> None:
     card = stage_folder.read_card(run / "teacher")
     measured = card.measured[stage_folder.WEIGHTS]
-    assert len(measured["cases"]) == 2
-    assert measured["stride"] == [16, 16, 8]
-    assert measured["windows_per_volume"] > 1
-    assert set(measured["largest_component"]) == {"dice", "hd95", "asd"}
-    assert measured["without_clean_up"]["dice"] == pytest.approx(measured["dice"])
+    assert len(measured.cases) == 2
+    assert measured.stride == (16, 16, 8)
+    assert measured.windows_per_volume > 1
+    assert set(measured.largest_component) == {"dice", "hd95", "asd"}
+    assert measured.without_clean_up["dice"] == pytest.approx(measured.dice)
 
 
 def test_the_student_takes_three_slices_and_is_measured_on_the_same_volumes(run: Path) -> None:
@@ -42,7 +42,7 @@ def test_the_student_takes_three_slices_and_is_measured_on_the_same_volumes(run:
     assert (card.channels, card.channel_order, card.network["channels"]) == (3, "slices", 3)
     teacher = stage_folder.read_card(run / "teacher").measured[stage_folder.WEIGHTS]
     mine = card.measured[stage_folder.WEIGHTS]
-    assert [case["name"] for case in mine["cases"]] == [case["name"] for case in teacher["cases"]]
+    assert [case["name"] for case in mine.cases] == [case["name"] for case in teacher.cases]
 
 
 def test_the_report_shows_both_numbers_and_what_a_volume_costs(run: Path) -> None:

@@ -125,14 +125,6 @@ def test_the_parts_of_several_rounds_multiply_to_the_whole() -> None:
     assert left == pytest.approx(0.4)
 
 
-def test_any_finished_network_can_be_pruned_on_its_own(begun) -> None:
-    context = begun()
-    network, plan = slimming.prune_teacher(
-        context.folder("student"), prune.PruneOptions(share=0.3), example=context.slices.example
-    )
-    assert prune.count(network, context.slices.example)[1] == plan.macs[1] < 0.75 * plan.macs[0]
-
-
 @pytest.fixture
 def judged(begun, monkeypatch: pytest.MonkeyPatch):
     """judged(*dice, **choices) -> a run whose student has Dice 0.9, and whose attempts have `dice` in turn."""
@@ -144,7 +136,7 @@ def judged(begun, monkeypatch: pytest.MonkeyPatch):
         card["measured"][stage_folder.WEIGHTS]["dice"] = student
         (context.folder("student") / "card.json").write_text(json.dumps(card))
         turns = iter(dice)
-        monkeypatch.setattr(slice_data, "evaluation_record", lambda *given: {**real(*given), "dice": next(turns)})
+        monkeypatch.setattr(slice_data, "evaluation_record", lambda *given: replace(real(*given), dice=next(turns)))
         return replace(context, recipe=replace(context.recipe, tolerance=0.02, **choices))
 
     return judged
@@ -157,7 +149,7 @@ def test_a_network_that_is_refused_is_fine_tuned_further_first(judged, capsys: p
     assert card.files == stage_folder.read_card(longer).files
     assert card.files["plan.json"] == stage_folder.read_card(first).files["plan.json"]
     assert card.files[stage_folder.WEIGHTS] != stage_folder.read_card(first).files[stage_folder.WEIGHTS]
-    assert [(step["steps"], bool(step["refused"])) for step in card.measured[stage_folder.WEIGHTS]["attempts"]] == [
+    assert [(step["steps"], bool(step["refused"])) for step in card.measured[stage_folder.WEIGHTS].attempts] == [
         (4, True),
         (2, False),
     ]
@@ -191,7 +183,7 @@ def test_at_last_the_student_ships_unpruned_with_its_own_weights(judged) -> None
         stage_folder.WEIGHTS,
     }
     assert card.network["plan"] is None and card.macs == student.macs and card.params == student.params
-    assert card.measured[stage_folder.WEIGHTS]["dice"] == 0.9 and card.measured[stage_folder.WEIGHTS]["drop"] == 0
+    assert card.measured[stage_folder.WEIGHTS].dice == 0.9 and card.measured[stage_folder.WEIGHTS].drop == 0
     assert card.given_up[0]["shipped"] == fallback.UNPRUNED
     assert network_folder.load_network(folder)(torch.zeros(1, 3, 32, 32)).logits.shape[2:] == (32, 32)
 
@@ -214,7 +206,7 @@ def test_an_attempt_that_only_another_validation_list_refused_is_taken_up_withou
     monkeypatch.setattr(engine, "train", None)  # a call would fail
     card = stage_folder.read_card(slimming.slim(on_another_list(context)))
     assert card.files == stage_folder.read_card(context.folder(prune_attempt.TRIES) / "share0.4").files
-    assert not card.given_up and [step["dice"] for step in card.measured[stage_folder.WEIGHTS]["attempts"]] == [0.89]
+    assert not card.given_up and [step["dice"] for step in card.measured[stage_folder.WEIGHTS].attempts] == [0.89]
 
 
 def test_the_attempt_that_stands_has_the_figure_of_the_changed_list(judged, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -222,8 +214,8 @@ def test_the_attempt_that_stands_has_the_figure_of_the_changed_list(judged, monk
     slimming.slim(context)
     monkeypatch.setattr(engine, "train", None)
     measured = stage_folder.read_card(slimming.slim(on_another_list(context))).measured[stage_folder.WEIGHTS]
-    assert measured["dice"] == measured["attempts"][0]["dice"] == 0.885
-    assert measured["drop"] == pytest.approx(0.015)
+    assert measured.dice == measured.attempts[0]["dice"] == 0.885
+    assert measured.drop == pytest.approx(0.015)
 
 
 def test_strict_refuses_at_once_and_without_it_no_attempt_is_made_twice(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,7 @@ from deploy.package.files import IR_INT8, ONNX_FP32, ONNX_INT8
 from deploy.quantization.accuracy_gate import GateError, gate
 from edgemt import cli
 from edgemt.artefacts import stage_folder
+from edgemt.model_card import FileMetrics
 from edgemt.pipeline import export_student, fallback, quantization_candidates
 from edgemt.pipeline.quantize import int8
 from edgemt.pipeline.run_context import RunContext
@@ -27,7 +29,7 @@ SMALL_LADDER = {"images": 8, "gain": 0.0}  # so small a network is no quicker in
 
 
 def quantization_of(context: RunContext) -> dict[str, Any]:
-    return stage_folder.read_card(context.folder("int8")).measured[ONNX_INT8]["quantization"]
+    return stage_folder.read_card(context.folder("int8")).measured[ONNX_INT8].quantization
 
 
 def weight_of(path: Path, layer: str) -> str:
@@ -125,14 +127,14 @@ def test_a_class_that_int8_loses_is_given_as_the_reason_and_one_that_no_case_has
     context = begin(tmp_path, by=1.0, int8=Int8Stage(ladder=(), **SMALL_LADDER), tolerance=0.2)
     slim = stage_folder.read_card(context.folder("slim"))
     absent, lost = context.slices.classes[1:3]
-    slim.measured[stage_folder.WEIGHTS]["per_class"][absent]["dice"] = None
+    slim.measured[stage_folder.WEIGHTS].per_class[absent]["dice"] = None
     stage_folder.write_card(context.folder("slim"), slim)
     real, off = quantization_candidates.evaluation_record, {absent: None}
 
-    def record_of(*given: Any) -> dict[str, Any]:
+    def record_of(*given: Any) -> FileMetrics:
         found = real(*given)
-        classes = {name: {**of, "dice": off.get(name, of["dice"])} for name, of in found["per_class"].items()}
-        return {**found, "dice": slim.measured[stage_folder.WEIGHTS]["dice"], "per_class": classes}
+        classes = {name: {**of, "dice": off.get(name, of["dice"])} for name, of in found.per_class.items()}
+        return replace(found, dice=slim.measured[stage_folder.WEIGHTS].dice, per_class=classes)
 
     monkeypatch.setattr(quantization_candidates, "evaluation_record", record_of)
     card = stage_folder.read_card(int8(context))
@@ -148,8 +150,8 @@ def test_float_is_shipped_alone_when_no_rung_passes(tmp_path: Path) -> None:
     assert card.given_up[0]["shipped"] == "half precision and float"
     assert "calibrated: Dice 0." in fallback.describe_fallback(card.given_up[0])
     assert set(card.measured) == {ONNX_FP32} and not any("int8" in file for file in card.files)
-    assert card.measured[ONNX_FP32]["quantization"]["rung"] == "none"
-    assert not card.measured[ONNX_FP32]["quantization"]["rungs"][0]["passed"]
+    assert card.measured[ONNX_FP32].quantization["rung"] == "none"
+    assert not card.measured[ONNX_FP32].quantization["rungs"][0]["passed"]
 
     from edgemt.pipeline.package import ship
     from edgemt.report.deployed_file import quantization_notes
@@ -164,17 +166,17 @@ def test_float_is_shipped_alone_when_no_rung_passes(tmp_path: Path) -> None:
 def test_a_runtime_that_gives_other_masks_is_left_out_of_the_ship_and_strict_refuses_it(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from edgemt.pipeline import package
+    from edgemt.pipeline import package, package_steps
     from edgemt.report.deployed_file import deployed
 
     context = begin(tmp_path, by=1.0, int8=Int8Stage(ladder=(), **SMALL_LADDER), tolerance=0.2)
     int8(context)
-    real = package.check_agreement
+    real = package_steps.check_agreement
 
     def agree(*masks: Any, **given: Any) -> float:
         return real(masks[0], 1 - masks[1] if "on openvino" in given["what"] else masks[1], **given)
 
-    monkeypatch.setattr(package, "check_agreement", agree)
+    monkeypatch.setattr(package_steps, "check_agreement", agree)
     shipped = stage_folder.read_card(package.ship(context))
     assert ONNX_FP32 in shipped.measured and ONNX_INT8 in shipped.measured
     assert not any(file.startswith("openvino/") for file in (*shipped.measured, *shipped.files))
@@ -185,7 +187,7 @@ def test_a_runtime_that_gives_other_masks_is_left_out_of_the_ship_and_strict_ref
     assert (context.folder("ship") / "card.json").stat().st_mtime_ns == before
     with pytest.raises(GateError, match="openvino"):
         package.ship(again(context, strict=True))
-    monkeypatch.setattr(package, "check_agreement", lambda *masks, **given: real(masks[0], 1 - masks[1], **given))
+    monkeypatch.setattr(package_steps, "check_agreement", lambda *masks, **given: real(masks[0], 1 - masks[1], **given))
     with pytest.raises(GateError, match="onnxruntime"):
         package.ship(again(context, tolerance=0.3))
 

@@ -26,7 +26,7 @@ def test_the_figures_are_those_of_the_cards_and_hold_no_path(tiny_run: Path, tmp
     figures = json.loads(text)
     found = {stage["name"]: stage["dice"] for stage in figures["stages"]}
     for stage in ("teacher", "student", "slim"):
-        dice = stage_folder.read_card(tiny_run / stage).measured[stage_folder.WEIGHTS]["dice"]
+        dice = stage_folder.read_card(tiny_run / stage).measured[stage_folder.WEIGHTS].dice
         assert found[stage] == round(dice, 4)
     assert figures["recipe"] == "phantom" and figures["seed"] == 0 and figures["date"]
     assert str(tiny_run) not in text and len(text) < 20_000

@@ -10,6 +10,7 @@ import pytest
 from edgemt.artefacts import stage_folder
 from edgemt.data import soft_labels
 from edgemt.methods import METHODS
+from edgemt.model_card import FileMetrics
 from edgemt.pipeline import flow, quantize
 from edgemt.pipeline.accuracy import uncertainty_failure
 from edgemt.pipeline.quantization_candidates import Candidate
@@ -39,7 +40,7 @@ def test_a_student_gets_the_head_and_an_older_bank_only_the_variance(
     flow.run(tiny(uncertainty=0.0), out, until="student")
     plain, bank = stage_folder.read_card(out / "student"), soft_labels.bank_fingerprint(out / "bank")
     assert plain.network["heads"] == [] and not (out / "bank" / soft_labels.VARIANCE).exists()
-    assert "uncertainty" not in plain.measured[stage_folder.WEIGHTS]
+    assert plain.measured[stage_folder.WEIGHTS].uncertainty == {}
     capsys.readouterr()
     flow.run(tiny(uncertainty=1.0), out, until="student")
     log = capsys.readouterr().err
@@ -48,7 +49,7 @@ def test_a_student_gets_the_head_and_an_older_bank_only_the_variance(
     card = stage_folder.read_card(out / "student")
     measured = card.measured[stage_folder.WEIGHTS]
     assert card.network["heads"] == ["uncertainty"]
-    assert measured["uncertainty"].keys() == measured["softmax_entropy"].keys() >= {"auroc", "ece", "brier", "aurc"}
+    assert measured.uncertainty.keys() == measured.softmax_entropy.keys() >= {"auroc", "ece", "brier", "aurc"}
     flow.run(tiny(uncertainty=0.0), out, until="student")  # the student without it is taken up again
     assert "previous-1 was made from these inputs" in capsys.readouterr().err
     assert stage_folder.read_card(out / "student").recipe_hash == plain.recipe_hash
@@ -61,12 +62,12 @@ def test_one_teacher_is_refused_in_one_line(tmp_path: Path) -> None:
 
 
 def test_the_gate_allows_a_hundredth_of_auroc() -> None:
-    parent = {"uncertainty": {"auroc": 0.90}}
-    assert uncertainty_failure(parent, {"uncertainty": {"auroc": 0.8901}}, what="INT8") == ""
+    parent = FileMetrics(uncertainty={"auroc": 0.90})
+    assert uncertainty_failure(parent, FileMetrics(uncertainty={"auroc": 0.8901}), what="INT8") == ""
     assert "0.0200 below its parent's 0.9000" in uncertainty_failure(
-        parent, {"uncertainty": {"auroc": 0.88}}, what="INT8"
+        parent, FileMetrics(uncertainty={"auroc": 0.88}), what="INT8"
     )
-    assert uncertainty_failure({}, {"uncertainty": {"auroc": 0.5}}, what="INT8") == ""
+    assert uncertainty_failure(FileMetrics(), FileMetrics(uncertainty={"auroc": 0.5}), what="INT8") == ""
 
 
 @pytest.mark.parametrize("strict", [False, True])
@@ -77,8 +78,8 @@ def test_an_int8_uncertainty_that_fails_its_gate_is_removed_on_record(
     monkeypatch.setattr(quantize.export, "drop_uncertainty", removed.append)
     monkeypatch.setattr(quantize.export, "export_openvino", lambda source, target: removed.append(target))
     context = RunContext(replace(tiny(uncertainty=1.0), strict=strict), tmp_path)
-    measured = {name: {"dice": 0.8, "uncertainty": {"auroc": 0.8}} for name in quantize.RUNS}
-    candidate, parent = Candidate(tmp_path, {}, measured), {"dice": 0.8, "uncertainty": {"auroc": 0.9}}
+    measured = {name: FileMetrics(dice=0.8, uncertainty={"auroc": 0.8}) for name in quantize.RUNS}
+    candidate, parent = Candidate(tmp_path, {}, measured), FileMetrics(dice=0.8, uncertainty={"auroc": 0.9})
     if strict:
         with pytest.raises(ValueError, match="AUROC of its uncertainty, 0.8000"):
             quantize._with_passing_uncertainty(context, tmp_path, candidate, parent=parent)
@@ -86,4 +87,4 @@ def test_an_int8_uncertainty_that_fails_its_gate_is_removed_on_record(
     after, given = quantize._with_passing_uncertainty(context, tmp_path, candidate, parent=parent)
     assert [path.name for path in removed] == ["model.int8.onnx", "model.int8.xml"]
     assert given[0]["wanted"] == "uncertainty in INT8" and "0.1000 below" in given[0]["why"]
-    assert after.measured == {name: {"dice": 0.8} for name in quantize.RUNS}
+    assert after.measured == {name: FileMetrics(dice=0.8) for name in quantize.RUNS}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import socket
+import struct
 import time
 from collections.abc import Callable
 
@@ -68,3 +69,17 @@ class Client:
             assert got, "the server closed the connection"
             data += got
         return data
+
+
+def read_status(content: bytes | memoryview) -> protocol.Status:
+    """The status in the content of a STATUS message: code 2 bytes, subcode 8, name 20, text."""
+    code, _, name = struct.unpack_from(">Hq20s", content)
+    text = bytes(content[30:])
+    return protocol.Status(code, *(part.split(b"\0")[0].decode() for part in (name, text)))
+
+
+def read_string(content: bytes | memoryview) -> str:
+    """The text in the content of a STRING message: encoding 2 bytes, length 2, text."""
+    encoding, count = struct.unpack_from(">HH", content)
+    assert encoding == 106  # UTF-8
+    return bytes(content[4 : 4 + count]).decode()

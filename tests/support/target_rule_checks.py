@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
+from method_samples import ConstantTeacher
 from torch import Tensor
 
 from edgemt.contract import Step
 from edgemt.learning.losses import consistency_loss, onehot
-from edgemt.testing.tiny_training import ConstantTeacher
 
 
 def check_masked_voxels_do_not_count(far=consistency_loss) -> None:

@@ -15,7 +15,6 @@ from torch import nn
 
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.methods import METHODS
-from edgemt.pipeline.accuracy import dice_drop
 from edgemt.pipeline.network_spec import network_spec
 from edgemt.pipeline.run_context import RunContext
 from edgemt.recipes import RECIPES, Int8Stage
@@ -95,7 +94,7 @@ def _balance(net: nn.Module, image: torch.Tensor) -> None:
 def _save_stage(context: RunContext, stage: str, net: nn.Module) -> None:
     folder = context.folder(stage)
     folder.mkdir(parents=True)
-    measured: dict[str, Any] = context.slices.measured(net)
+    measured = context.slices.measured(net)
     card = replace(
         context.slices.card(),
         stage=stage,
@@ -104,7 +103,7 @@ def _save_stage(context: RunContext, stage: str, net: nn.Module) -> None:
             "options": {"widths": [8, 8, 8], "dropout": [0.0] * 3},
         },
         recipe_hash=stage,
-        measured={stage_folder.WEIGHTS: {**measured, "drop": dice_drop(None, measured), "runtime": "torch"}},
+        measured={stage_folder.WEIGHTS: replace(measured, runtime="torch")},
     )
     network_folder.save_network(folder, net, card)
 

@@ -16,6 +16,8 @@ import pytest
 import tomllib
 from checkout import ROOT
 
+from edgemt.model_card import FileMetrics
+
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
@@ -53,13 +55,14 @@ def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
     shutil.copy(LA / entry.WEIGHTS, folder / "slim")
     network = {key: value for key, value in own.network.items() if key != "zoo"}
     made = {"network": network, "recipe_hash": "key", "data": {**own.data, "root": "/home/somebody/la"}}
-    case = {"cases": [{"name": "P001", "dice": 0.9}]}
-    float16 = {entry.WEIGHTS: {**own.measured[entry.WEIGHTS], **case}}
+    cases = ({"name": "P001", "dice": 0.9},)
+    float16 = {entry.WEIGHTS: replace(own.measured[entry.WEIGHTS], cases=cases)}
     sealed(folder / "slim", own, stage="slim", measured=float16, parents=(), **made)
-    found = {"per_class": {"atrium": {"dice": 0.86}}, "drop": 0.0, **case}
+    found = FileMetrics(per_class={"atrium": {"dice": 0.86}}, drop=0.0, cases=cases)
+    rung = {"rung": "calibrated", "kept": []}
     measured = {
-        SMALL: {**found, "dice": 0.861, "runtime": "onnxruntime", "quantization": {"rung": "calibrated", "kept": []}},
-        SMALL_IR: {**found, "dice": 0.859, "runtime": "openvino"},
+        SMALL: replace(found, dice=0.861, runtime="onnxruntime", quantization=rung),
+        SMALL_IR: replace(found, dice=0.859, runtime="openvino"),
     }
     frames = np.random.default_rng(0).integers(0, 256, (6, *own.size, own.channels), dtype=np.uint8)
     for stage, parent in (("int8", "slim"), ("ship", "int8")):
@@ -105,8 +108,8 @@ def test_a_ship_is_packed_with_its_int8_graph_and_without_any_image_of_a_patient
     card, found = ship.card, ship.card.measured[SMALL]
     assert {entry.WEIGHTS, SMALL, INPUTS} <= set(card.files)
     assert (ship.folder / SMALL).read_bytes() == (LA / SMALL).read_bytes()
-    assert found["dice"] == 0.859 and found["dice_on"] == {"onnxruntime": 0.861, "openvino": 0.859}
-    assert found["golden_pixels"] > 0.95 and found["golden_agreement"] > 0.95
+    assert found.dice == 0.859 and found.dice_on == {"onnxruntime": 0.861, "openvino": 0.859}
+    assert found.golden_pixels > 0.95 and found.golden_agreement > 0.95
     assert {record["runtime"] for record in card.latency} == {"openvino", "onnxruntime"}
     assert card.network["zoo"]["note"] == "new ranges" and card.network["zoo"]["labels"] == "8 (labelled_8.txt)"
     assert read_inputs(ship) == read_inputs(open_package(finished / "ship"))

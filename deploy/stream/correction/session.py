@@ -20,6 +20,7 @@ from PIL import Image
 from deploy.package.package import Package
 from deploy.promptable.mask_edit import apply_box, apply_click, bounding_box
 from deploy.promptable.runner import Box, Embedding, Prompt, PromptableRunner, has_prompt, open_prompt
+from deploy.runtimes.registry import RUNTIMES
 from deploy.stream.correction.case_writer import CorrectedCaseWriter
 from deploy.stream.outputs.base import OutputContext
 from deploy.stream.state.frames import DisplaySnapshot, Frame, InferenceResult
@@ -81,7 +82,8 @@ def open_correction_session(
                 "add one with edgemt export SHIP --with-prompt RUN/promptable"
             )
         return None
-    prompt = open_prompt(package, runtime=runtime if runtime in ("openvino", "onnxruntime") else "auto")
+    can_prompt = runtime in RUNTIMES and RUNTIMES[runtime].load_graph is not None
+    prompt = open_prompt(package, runtime=runtime if can_prompt else "auto")
     case_writer = None if collect is None else CorrectedCaseWriter(collect, classes=package.card.classes, model=model)
     return CorrectionSession(prompt, package.card, case_writer)
 

@@ -76,7 +76,7 @@ class Status(NamedTuple):
     message: str = ""
 
 
-OK, UNKNOWN, TIMEOUT, CHECKSUM, NOT_READY, NOT_PRESENT = 1, 2, 7, 9, 13, 16  # codes of a STATUS
+OK, UNKNOWN, TIMEOUT, CHECKSUM, NOT_PRESENT = 1, 2, 7, 9, 16  # codes of a STATUS
 
 
 def pack_image(image: Image) -> bytes:
@@ -124,40 +124,10 @@ def pack_status(status: Status) -> bytes:
     return _STATUS.pack(status.code, 0, name) + status.message.encode("utf-8") + b"\0"
 
 
-def read_status(content: bytes | memoryview) -> Status:
-    """The status in the content of a STATUS message. Raises WireError, resumable, if it is cut short."""
-    if len(content) < _STATUS.size:
-        raise WireError("STATUS: cut short", resumable=True)
-    code, _, name = _STATUS.unpack_from(content)
-    return Status(code, _text(name), _text(bytes(content[_STATUS.size :])))
-
-
 def pack_string(text: str) -> bytes:
     """The content of a STRING message: UTF-8, cut to 65535 bytes."""
     data = text.encode("utf-8")[:0xFFFF]
     return _STRING.pack(_UTF8, len(data)) + data
-
-
-def read_string(content: bytes | memoryview) -> str:
-    """The text in the content of a STRING message. Raises WireError, resumable, if it is cut short."""
-    if len(content) < _STRING.size or len(content) - _STRING.size < _STRING.unpack_from(content)[1]:
-        raise WireError("STRING: cut short", resumable=True)
-    count = _STRING.unpack_from(content)[1]
-    return bytes(content[_STRING.size : _STRING.size + count]).decode("utf-8", "replace")
-
-
-def pack_transform(matrix: np.ndarray) -> bytes:
-    """The content of a TRANSFORM message from a matrix [4, 4] or [3, 4], stored column by column."""
-    return struct.pack(">12f", *np.asarray(matrix, np.float64)[:3].T.reshape(-1))
-
-
-def read_transform(content: bytes | memoryview) -> np.ndarray:
-    """float64 [4, 4] from the content of a TRANSFORM message. Raises WireError, resumable, for another size."""
-    if len(content) != 48:
-        raise WireError(f"TRANSFORM: {len(content)} bytes, it has 48", resumable=True)
-    out = np.eye(4)
-    out[:3] = np.frombuffer(content, ">f4").reshape(4, 3).T
-    return out
 
 
 def pack(

@@ -8,6 +8,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from edgemt.model_card import FileMetrics
+
 onnx = pytest.importorskip("onnx")
 
 from google.protobuf.message import DecodeError  # noqa: E402
@@ -236,7 +238,7 @@ def test_the_self_test_asks_of_int8_what_it_reached_where_the_ship_was_made(tmp_
     ship = make_ship(tmp_path / "ship")
     poor = Pretend(wrong=0.08, precision="int8")
     assert not self_test(ship, poor).ok
-    reached = {poor.file: {"golden_pixels": 0.93, "golden_dice": 0.75}}
+    reached = {poor.file: FileMetrics(golden_pixels=0.93, golden_dice=0.75)}
     assert self_test(Package(ship.folder, replace(ship.card, measured=reached)), poor).ok
     assert not self_test(ship, Pretend(background=True, precision="int8")).ok
 

@@ -159,7 +159,7 @@ class TwoFaced(Promptable):
 
 
 def test_a_graph_that_answers_otherwise_than_the_network_is_not_shipped(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="onnxruntime and torch agree on .* wanted 99.9%"):
+    with pytest.raises(ValueError, match="openvino and torch agree on .* wanted 99.9%"):
         put_prompt(tmp_path, TwoFaced(channels=3, features=16, layers=1), CARD, of=CARD, frames=[])
 
 

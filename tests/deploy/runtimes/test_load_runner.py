@@ -11,6 +11,8 @@ import numpy as np
 import pytest
 from checkout import ROOT
 
+from edgemt.model_card import FileMetrics
+
 onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
@@ -455,7 +457,7 @@ def test_a_model_that_differs_from_its_golden_masks_is_not_ready(tmp_path: Path)
 
 
 def test_an_int8_file_is_held_to_what_it_reached_where_the_ship_was_made(tmp_path: Path) -> None:
-    reached = {"model.int8.onnx": {"golden_pixels": 1.0, "golden_dice": 1.0}}
+    reached = {"model.int8.onnx": FileMetrics(golden_pixels=1.0, golden_dice=1.0)}
     before = broken_ship(tmp_path / "unmeasured", 0.5, quantized=True)
     assert runner(before, runtime="openvino", file="int8").precision.startswith("int8")
     with pytest.raises(ValueError) as error:
@@ -506,12 +508,13 @@ def test_int8_is_held_to_the_agreement_that_was_measured_at_export() -> None:
 
     from edgemt.inference.doctor import INT8_AGREEMENT, _least
 
-    def allocated(noted: dict[str, float]) -> float:
-        return _least(SimpleNamespace(card=SimpleNamespace(measured={"model.int8.onnx": noted})), "int8")  # type: ignore[arg-type]
+    def allocated(**noted: float) -> float:
+        card = SimpleNamespace(measured={"model.int8.onnx": FileMetrics(**noted)})  # type: ignore[arg-type]
+        return _least(SimpleNamespace(card=card), "int8")  # type: ignore[arg-type]
 
-    assert allocated({}) == INT8_AGREEMENT
-    assert allocated({"golden_agreement": 1.0}) == INT8_AGREEMENT
-    assert allocated({"golden_agreement": 0.97}) == pytest.approx(0.965)
+    assert allocated() == INT8_AGREEMENT
+    assert allocated(golden_agreement=1.0) == INT8_AGREEMENT
+    assert allocated(golden_agreement=0.97) == pytest.approx(0.965)
 
 
 def test_the_doctor_finds_two_runtimes_that_differ(ship: Package, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -12,7 +12,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from igtl_samples import Client, frame, result
+from igtl_samples import Client, frame, read_status, read_string, result
 
 from deploy.stream.igtl import protocol
 from deploy.stream.outputs import pacing
@@ -81,7 +81,7 @@ def states_of_lines(on: DisplayState, pause_s: Callable[[int], float], seconds: 
 def states_of_igtl(port: int, pause_s: Callable[[int], float], seconds: float) -> list[dict[str, Any]]:
     client = Client(port)
     with client.link:
-        return collected(lambda: protocol.read_string(client.until("STRING")[1]), pause_s, seconds)
+        return collected(lambda: read_string(client.until("STRING")[1]), pause_s, seconds)
 
 
 def collected(read: Callable[[], str], pause_s: Callable[[int], float], seconds: float) -> list[dict[str, Any]]:
@@ -135,10 +135,10 @@ def test_client_that_pauses_between_messages_reads_no_old_state(live: DisplaySta
         header = protocol.read_header(client._take(protocol.HEADER.size), max_bytes=1 << 24)
         content, metadata = protocol.read_content(header, client._take(header.size))
         if header.kind == "STRING":
-            state = json.loads(protocol.read_string(content))
+            state = json.loads(read_string(content))
             return header.kind, state["state"] == "fresh", state["valid_until_ns"] or 0
         if header.kind == "STATUS":
-            return header.kind, protocol.read_status(content).code == protocol.OK, np.inf
+            return header.kind, read_status(content).code == protocol.OK, np.inf
         return header.kind, metadata.get("state") == "fresh", int(metadata.get("valid_until_ns", 0))
 
     try:
@@ -178,7 +178,7 @@ def test_client_that_waits_for_headers_gets_whole_messages(live: DisplayState) -
             header = protocol.read_header(client._take(protocol.HEADER.size), max_bytes=1 << 24)
             content, _ = protocol.read_content(header, client._take(header.size))
             if header.kind == "STRING":
-                seen.append(json.loads(protocol.read_string(content))["state"] == "fresh")
+                seen.append(json.loads(read_string(content))["state"] == "fresh")
         assert sum(seen[-20:]) >= 3
     finally:
         client.link.close()
@@ -207,7 +207,7 @@ def test_status_and_metadata_have_end_of_validity(live: DisplayState) -> None:
             if header.kind == "IMAGE" and metadata:
                 break
         assert metadata["state"] == "fresh" and int(metadata["valid_until_ns"]) > time.monotonic_ns()
-        status = protocol.read_status(client.until("STATUS", lambda c: protocol.read_status(c).code == protocol.OK)[1])
+        status = read_status(client.until("STATUS", lambda c: read_status(c).code == protocol.OK)[1])
         assert status.message.startswith("valid until 20") and status.message.endswith("+00:00")
     finally:
         client.link.close()
@@ -230,7 +230,7 @@ def test_unsubscribed_client_gets_current_answers_only(live: DisplayState) -> No
         for _ in range(3):
             requested = time.monotonic_ns()
             client.link.sendall(protocol.pack("GET_IMAGE", b"", device="d", stamp=0))
-            said = json.loads(protocol.read_string(client.until("STRING")[1]))
+            said = json.loads(read_string(client.until("STRING")[1]))
             client.until("STATUS")
             assert said["state"] == "fresh"
             assert said["captured_ns"] > requested - BUDGET_MS * 10**6
@@ -251,7 +251,7 @@ def test_send_buffer_is_small_when_unread_bytes_are_unknown(
     client = Client(server.port)
     try:
         assert not is_observable(client.link)
-        said = json.loads(protocol.read_string(client.until("STRING", lambda c: b'"fresh"' in c)[1]))
+        said = json.loads(read_string(client.until("STRING", lambda c: b'"fresh"' in c)[1]))
         assert said["valid_until_ns"] > time.monotonic_ns()
         (link,) = server._clients
         assert link.getsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF) <= 1 << 17
