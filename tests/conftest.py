@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import fcntl
+import gc
 import os
 import signal
+from functools import cache
 from pathlib import Path
 
 import pytest
-from tiny_flags import TINY
+from tiny_flags import TINY, TINY_VOLUMES
 
 from edgemt.telemetry import switch_off
 
@@ -16,6 +18,7 @@ os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a background shell; those we start would be deaf
     signal.signal(signal.SIGINT, signal.default_int_handler)
 switch_off()  # a test may import a runtime before anything of the package
+os.fsync = lambda handle: None  # no test cuts the power, and a flush waits for everybody else's writes
 
 try:
     import torch
@@ -29,9 +32,18 @@ try:
 except ImportError:
     pass
 
+try:  # the exporter reads the signatures of 500 operators anew for every graph: a fifth of an export
+    from torch.onnx._internal.exporter._registration import ONNXRegistry
+
+    ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))
+except (ImportError, AttributeError):  # another version of torch, or none
+    pass
+
 LONGEST = (  # begun first, so that no process of a test run ends alone with one of them
-    "test_flow_2d", "test_contract", "test_flow_3d", "test_quantize_stage", "test_readme", "test_export",
-    "test_runner", "test_faults_end_to_end", "test_latency_search", "test_distributed", "test_float16",
+    "test_readme", "test_prune_stage", "test_flow_2d", "test_entry", "test_resolution", "test_contract",
+    "test_every_teacher", "test_entry_as_package", "test_quantize_stage", "test_soft_label_bank", "test_flow_3d",
+    "test_encoder_weights", "test_every_student", "test_int8", "test_prune", "test_sam", "test_export", "test_runner",
+    "test_faults_end_to_end", "test_latency_search", "test_distributed", "test_float16",
 )  # fmt: skip
 
 
@@ -45,21 +57,38 @@ def key_of_the_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
     os.environ["EDGEMT_CACHE_KEY"] = str(tmp_path_factory.mktemp("key") / "cache.key")
 
 
+def pytest_collection_finish() -> None:
+    """What was imported until now stays to the end, so the garbage collector need not search it."""
+    gc.collect()
+    gc.freeze()
+
+
+def run_once(recipe: str, flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The folder of a finished run, made by the first process of a test run that needs it."""
+    from edgemt import cli
+
+    here = tmp_path_factory.getbasetemp()
+    shared = (here.parent if "PYTEST_XDIST_WORKER" in os.environ else here) / f"tiny_{recipe}"
+    shared.mkdir(exist_ok=True)
+    out, made = shared / "run", shared / "made"
+    with (shared / "lock").open("w") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)  # the system opens it when its holder dies, and the run resumes
+        if not made.exists():
+            cli.main(["run", recipe, "--out", str(out), *flags])
+            made.touch()
+    return out
+
+
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A finished run of the phantom recipe, made small: the folder with every stage in it.
 
     Made once for all processes of a test run, so never change it: work on a copy.
     """
-    from edgemt import cli
+    return run_once("phantom", TINY, tmp_path_factory)
 
-    here = tmp_path_factory.getbasetemp()
-    shared = here.parent if "PYTEST_XDIST_WORKER" in os.environ else here
-    out, made = shared / "tiny" / "run", shared / "tiny" / "made"
-    out.parent.mkdir(exist_ok=True)
-    with (shared / "tiny" / "lock").open("w") as lock:
-        fcntl.flock(lock, fcntl.LOCK_EX)  # the system opens it when its holder dies, and the run resumes
-        if not made.exists():
-            cli.main(["run", "phantom", "--out", str(out), *TINY])
-            made.touch()
-    return out
+
+@pytest.fixture(scope="session")
+def tiny_volume_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The same of volumes: a 3-D teacher, its bank, a student of slices. Work on a copy."""
+    return run_once("phantom_volumes", TINY_VOLUMES, tmp_path_factory)

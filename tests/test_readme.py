@@ -27,7 +27,8 @@ TEXT = "\n".join(page.read_text(encoding="utf-8") for page in PAGES)
 BLOCKS = re.findall(r"```(\w*)\n(.*?)```", TEXT, re.S)
 COMMANDS = list(dict.fromkeys(line for kind, block in BLOCKS if kind == "sh" for line in block.strip().splitlines()))
 SNIPPETS = [block for kind, block in BLOCKS if kind == "python"]
-SMALL = [arg for arg in TINY if not arg.startswith("--data.phantom") and arg not in ("6", "12", "4")]
+FEW = ["--teacher.schedule.steps=2", "--student.schedule.steps=2", "--slim.schedule.steps=2"]
+SMALL = [*(arg for arg in TINY if not arg.startswith("--data.phantom") and arg not in ("6", "12", "4")), *FEW]
 PLAIN = ["--student.pretrained=never", "--teacher.pretrained=never", "--teacher.members=1", "--slim.prune.target=macs"]
 OWN = {
     "kvasir_cpu": [*SMALL, *PLAIN],
@@ -95,25 +96,38 @@ def film(path: Path) -> None:
 
 
 @pytest.fixture(scope="module")
-def reader(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path) -> Path:
-    """A folder where a reader stands: data as described, and the phantom run already made."""
+def reader(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, tiny_volume_run: Path) -> Path:
+    """A folder where a reader stands: data as described, and the two runs without data of one's own already made."""
     here = tmp_path_factory.mktemp("reader")
     frames(here / "frames", 2)
     volumes(here / "volumes")
     atria(here / "atria")
     shutil.copytree(tiny_run, here / "runs" / "phantom")
+    shutil.copytree(tiny_volume_run, here / "runs" / "chamber")
     film(here / "film.mp4")
     return here
 
 
+@pytest.fixture(scope="module")
+def packed(reader: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A zoo with one entry, `small`: the phantom run as it was before any command of a page."""
+    folder = tmp_path_factory.mktemp("zoo")
+    pack(reader / "runs" / "phantom" / "ship", "small", into=folder)
+    return folder
+
+
+@pytest.fixture
+def zoo(packed: Path, tmp_path: Path) -> Path:
+    return shutil.copytree(packed, tmp_path / "zoo")
+
+
 @pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("pip")])
-def test_every_command_of_the_readme_runs(command: str, reader: Path, tmp_path: Path, monkeypatch, capsys) -> None:
+def test_every_command_of_the_readme_runs(command: str, reader: Path, request, monkeypatch, capsys) -> None:
     monkeypatch.chdir(reader)
     program, *args = shlex.split(command)
     assert program == "edgemt"
     if "zoo/NAME" in args:
-        pack(reader / "runs" / "phantom" / "ship", "small", into=tmp_path)
-        monkeypatch.setattr(zoo_paths, "HOME", tmp_path)
+        monkeypatch.setattr(zoo_paths, "HOME", request.getfixturevalue("zoo"))
         args[args.index("zoo/NAME")] = "zoo/small"
     if args[0] == "stream":
         args += ["--frames", "20"]

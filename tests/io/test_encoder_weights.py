@@ -183,16 +183,24 @@ def test_teachers_of_smp_take_the_same_weights(architecture: str) -> None:
     torch.testing.assert_close(stem, load(weights)["conv_stem.weight"].sum(1, keepdim=True))
 
 
-@pytest.mark.parametrize("name", ["efficientnet_lite0", "efficientnet_lite1", "efficientnet_lite2"])
-def test_fixed_sizes_export_without_padding_nodes_in_the_encoder(name: str, tmp_path: Path) -> None:
+def strided_convolutions(network: torch.nn.Module) -> set[tuple]:
+    """Type, kernel, stride and padding of the convolutions that would be padded."""
+    convolutions = (m for m in network.modules() if isinstance(m, torch.nn.Conv2d) and max(m.stride) > 1)
+    return {(type(m), m.kernel_size, m.stride, m.padding) for m in convolutions}
+
+
+def test_fixed_sizes_export_without_padding_nodes_in_the_encoder(tmp_path: Path) -> None:
     onnx = pytest.importorskip("onnx")
     from deploy.export import export_onnx
     from edgemt.model_card import Normalisation
 
-    network = students.build(name, channels=3, classes=2).eval()
+    network = students.build("efficientnet_lite0", channels=3, classes=2).eval()
     export_onnx(network, tmp_path / "m.onnx", size=(64, 64), channels=3, normalise=Normalisation())
     pads = [node.name for node in onnx.load(tmp_path / "m.onnx").graph.node if node.op_type == "Pad"]
     assert len(pads) == 1  # the one of the mask's fixed upsampling
+    for deeper in ("efficientnet_lite1", "efficientnet_lite2"):  # the same layers, only more and wider
+        other = students.build(deeper, channels=3, classes=2)
+        assert strided_convolutions(other) == strided_convolutions(network), deeper
 
 
 def test_the_table_states_the_size_of_each_student() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,8 @@ nibabel = pytest.importorskip("nibabel")
 
 
 @pytest.fixture(scope="module")
-def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    out = tmp_path_factory.mktemp("volumes") / "run"
-    cli.main(["run", "phantom_volumes", "--out", str(out), *TINY_VOLUMES])
-    return out
+def run(tiny_volume_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return shutil.copytree(tiny_volume_run, tmp_path_factory.mktemp("volumes") / "run")
 
 
 def test_every_stage_leaves_its_folder(run: Path) -> None:

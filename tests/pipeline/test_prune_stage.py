@@ -29,7 +29,12 @@ def recipe(**choices) -> Recipe:
     return replace(
         base,
         data=DataOptions(layout="phantom", classes=base.data.classes, size=(32, 32), channels=3, phantom=(3, 4, 2)),
-        student=StudentOptions(pretrained="never", method=METHODS["mean_teacher"], schedule=replace(SCHEDULE, steps=1)),
+        student=StudentOptions(
+            network="test_efficientnet",
+            pretrained="never",
+            method=METHODS["mean_teacher"],
+            schedule=replace(SCHEDULE, steps=1),
+        ),
         slim=PruneStage(prune=prune.PruneOptions(importance="magnitude", **choices), batches=1, schedule=SCHEDULE),
         tolerance=1.0,
         threads=1,

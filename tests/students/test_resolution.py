@@ -48,7 +48,7 @@ def test_the_encoder_works_on_fewer_pixels_with_the_same_weights() -> None:
 @pytest.mark.parametrize("resolution", [0.75, 0.5])
 def test_the_exported_graph_gives_the_mask_of_the_network(resolution: float, tmp_path: Path) -> None:
     torch.manual_seed(1)
-    network = students.build("mobilenetv4_tiny", channels=3, classes=2, resolution=resolution).eval()
+    network = students.build("test_efficientnet", channels=3, classes=2, resolution=resolution).eval()
     normalise = Normalisation((0.5,) * 3, (0.25,) * 3)
     frame = np.random.default_rng(0).integers(0, 255, (1, 128, 128, 3), dtype=np.uint8)
     network = balanced(network, (torch.from_numpy(frame).permute(0, 3, 1, 2) / 255 - 0.5) / 0.25)
@@ -67,7 +67,8 @@ def test_a_resolution_out_of_range_is_refused(resolution: object) -> None:
 
 
 def test_a_recipe_s_resolution_reaches_the_ship(tmp_path: Path) -> None:
-    flags = ["--student.resolution=0.5", "--student.pretrained=never"]
+    flags = ["--student.resolution=0.5", "--student.pretrained=never", "--teacher.schedule.steps=2"]
+    flags += ["--student.schedule.steps=2", "--slim.schedule.steps=2", "--int8.images=4"]
     cli.main(["export", "phantom", "--out", str(tmp_path / "run"), *TINY, *flags])
     cards = [stage_folder.read_card(tmp_path / "run" / stage) for stage in ("student", "slim", "ship")]
     assert all(card.network["options"]["resolution"] == 0.5 and card.size == (64, 64) for card in cards)

@@ -9,6 +9,7 @@ BRIEF = [
     "--bench.paced-seconds=0.05",
     "--bench.no-cold",
     "--bench.streams-seconds=0",
+    "--bench.stage-calls=20",
     "--tolerance=1.0",
     "--threads=1",
 ]

@@ -39,6 +39,7 @@ class PageServer(ThreadingHTTPServer):
 
     daemon_threads = True
     block_on_close = False
+    request_queue_size = 64  # with 5, the default, a burst of connections delays the page by seconds
     corrections: CorrectionSession | None = None
 
     def __init__(

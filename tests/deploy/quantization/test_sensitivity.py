@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 
 import numpy as np
@@ -48,9 +50,20 @@ def frames(count: int = 6) -> list[np.ndarray]:
     return [frame[None] for frame in (smooth * 255).byte().permute(0, 2, 3, 1).contiguous().numpy()]
 
 
-def graphs(folder: Path, *, by: float, bad: int = 2) -> tuple[Path, Path]:
-    path = export_onnx(Five(by=by, bad=bad), folder / "m.onnx", size=SIZE, channels=3, normalise=Normalisation())
-    return path, quantize(path, folder / "m.int8.onnx", calibration=frames())
+Graphs = Callable[..., tuple[Path, Path]]
+
+
+@pytest.fixture(scope="module")
+def graphs(tmp_path_factory: pytest.TempPathFactory) -> Graphs:
+    """graphs(by=, bad=) -> the float graph and its INT8 copy, made once for each choice."""
+
+    @cache
+    def made(*, by: float, bad: int) -> tuple[Path, Path]:
+        folder = tmp_path_factory.mktemp("graphs")
+        path = export_onnx(Five(by=by, bad=bad), folder / "m.onnx", size=SIZE, channels=3, normalise=Normalisation())
+        return path, quantize(path, folder / "m.int8.onnx", calibration=frames())
+
+    return made
 
 
 def weight_of(path: Path, name: str) -> str:
@@ -58,15 +71,15 @@ def weight_of(path: Path, name: str) -> str:
 
 
 @pytest.mark.parametrize("bad", [1, 2])
-def test_the_planted_layer_is_the_worst_by_far(bad: int, tmp_path: Path) -> None:
-    exact, small = graphs(tmp_path, by=1000.0, bad=bad)
+def test_the_planted_layer_is_the_worst_by_far(bad: int, graphs: Graphs) -> None:
+    exact, small = graphs(by=1000.0, bad=bad)
     found = layer_sensitivities(exact, small, frames=frames())
     assert weight_of(exact, found[0].layer) == f"network.layers.{bad}.weight"
     assert found[0].output_noise > 5 * found[1].output_noise and found[0].changed_fraction > found[1].changed_fraction
 
 
-def test_every_layer_is_looked_at_and_the_worst_comes_first(tmp_path: Path) -> None:
-    exact, small = graphs(tmp_path, by=1.0)
+def test_every_layer_is_looked_at_and_the_worst_comes_first(graphs: Graphs) -> None:
+    exact, small = graphs(by=1.0, bad=2)
     found = layer_sensitivities(exact, small, frames=frames())
     kinds = [layer.kind for layer in found]
     assert kinds.count("Conv") == 5 and "Add" in kinds
@@ -74,10 +87,12 @@ def test_every_layer_is_looked_at_and_the_worst_comes_first(tmp_path: Path) -> N
     assert all(0 < layer.output_noise < 0.05 for layer in found if layer.kind == "Conv")
 
 
-def test_left_in_float_the_worst_layer_reads_no_quantized_tensor_and_the_masks_come_back(tmp_path: Path) -> None:
+def test_left_in_float_the_worst_layer_reads_no_quantized_tensor_and_the_masks_come_back(
+    graphs: Graphs, tmp_path: Path
+) -> None:
     import onnxruntime as ort
 
-    exact, small = graphs(tmp_path, by=1000.0)
+    exact, small = graphs(by=1000.0, bad=2)
     worst = layer_sensitivities(exact, small, frames=frames())[0].layer
     mixed = quantize(exact, tmp_path / "mixed.onnx", calibration=frames(), keep=[worst])
     graph = onnx.load(mixed).graph
@@ -93,13 +108,13 @@ def test_left_in_float_the_worst_layer_reads_no_quantized_tensor_and_the_masks_c
     assert mended < 0.25 * broken
 
 
-def test_a_layer_that_no_node_is_called_is_named(tmp_path: Path) -> None:
-    exact, _ = graphs(tmp_path, by=1.0)
+def test_a_layer_that_no_node_is_called_is_named(graphs: Graphs, tmp_path: Path) -> None:
+    exact, _ = graphs(by=1.0, bad=2)
     with pytest.raises(ValueError, match="keep names nowhere, and no node has that name"):
         quantize(exact, tmp_path / "q.onnx", calibration=frames(), keep=["nowhere"])
 
 
-def test_without_frames_nothing_can_be_told(tmp_path: Path) -> None:
-    exact, small = graphs(tmp_path, by=1.0)
+def test_without_frames_nothing_can_be_told(graphs: Graphs) -> None:
+    exact, small = graphs(by=1.0, bad=2)
     with pytest.raises(ValueError, match="no frames"):
         layer_sensitivities(exact, small, frames=[])

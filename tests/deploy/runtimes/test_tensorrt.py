@@ -47,6 +47,13 @@ def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 Pretend = Callable[..., tuple[Library, TensorRT]]
 
 
+@pytest.fixture(scope="module", autouse=True)
+def earlier_objects() -> None:
+    """What earlier tests imported is not searched again after each of these."""
+    gc.collect()
+    gc.freeze()
+
+
 @pytest.fixture
 def pretend(monkeypatch: pytest.MonkeyPatch) -> Iterator[Pretend]:
     """Call it to get a machine with a pretended GPU and TensorRT."""
