@@ -28,7 +28,7 @@ from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import Frozen, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import Mixing, one_output, student_view
-from edgemt.learning.uncertainty_term import uncertainty_loss
+from edgemt.learning.uncertainty_term import batch_uncertainty_loss, check_guide
 
 MIN_PROBABILITY = 1e-6  # soft labels in half precision contain zeros, whose logarithm is not finite
 
@@ -88,20 +88,7 @@ class Distillation(Method):
     uncertainty: float = field(default=0.0, metadata=ADDED_LATER)  # weight of the uncertainty head's term; 0: no head
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "cwd_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: {getattr(self, name)} must be above 0; 2 to 4 is usual")
-        if self.guide not in ("network", "bank"):
-            raise ValueError(f"guide: {self.guide!r} is not known; use 'network' or 'bank'")
-        if self.guide == "bank" and self.teacher_sees == "same":
-            raise ValueError("teacher_sees: 'same' needs a teacher at each step, and a bank has none; use 'weak'")
-
-        if self.uncertainty < 0:
-            raise ValueError(f"uncertainty: {self.uncertainty} is below 0; 1 is usual, 0 leaves the head out")
-        if self.uncertainty and self.guide != "bank":
-            raise ValueError(
-                "uncertainty: needs the variance that a bank of several teachers holds; set guide to 'bank'"
-            )
+        _check_options(self)
 
     @property
     def heads(self) -> tuple[Head, ...]:  # type: ignore[override, misc]
@@ -152,9 +139,7 @@ class Distillation(Method):
             terms["feature"] = self.feature.loss(nets, out, maps, space=image.shape[2:], box=feature_box, count=count)
 
         if self.uncertainty:
-            terms["uncertainty"] = self.uncertainty * uncertainty_loss(
-                _uncertainty(out), logits.detach(), batch.label, _unlabelled_deviation(batch, box)
-            )
+            terms["uncertainty"] = self.uncertainty * batch_uncertainty_loss(out, batch, box)
 
         if len(view) and not self.consistency.is_zero:
             target = predict_probabilities(nets.average, batch.unlabelled)
@@ -177,15 +162,11 @@ def _teacher_logits(teacher: Output | None, batch: Batch) -> Tensor:
     return batch.soft.to(batch.image.dtype).clamp_min(MIN_PROBABILITY).log()
 
 
-def _uncertainty(out: Output) -> Tensor:
-    if out.uncertainty is None:
-        raise ValueError("uncertainty: the student has no such head; build it with heads=('uncertainty',)")
-    return out.uncertainty
-
-
-def _unlabelled_deviation(batch: Batch, box: Tensor | None) -> Tensor:
-    """The standard deviation between teachers [U, *space], mixed as the images are."""
-    if batch.deviation is None:
-        raise ValueError("uncertainty: needs the variance between the teachers; fill a bank of several teachers first")
-    deviation = batch.deviation[batch.count :]
-    return deviation if box is None else cutmix(box, deviation[:, None])[:, 0]
+def _check_options(of: Distillation) -> None:
+    """Raises ValueError for options that are out of range or do not fit together."""
+    for name in ("temperature", "cwd_temperature"):
+        if getattr(of, name) <= 0:
+            raise ValueError(f"{name}: {getattr(of, name)} must be above 0; 2 to 4 is usual")
+    if of.guide == "bank" and of.teacher_sees == "same":
+        raise ValueError("teacher_sees: 'same' needs a teacher at each step, and a bank has none; use 'weak'")
+    check_guide(of.guide, uncertainty=of.uncertainty)
