@@ -28,16 +28,22 @@ from deploy.runtimes.openvino_backend import core
 from edgemt.io.atomic import atomic_write, no_space
 from edgemt.model_card import Normalisation
 
-INPUT, OUTPUT = "frame", "mask"
+INPUT, OUTPUT, UNCERTAINTY = "frame", "mask", "uncertainty"
 OPSETS = (18, 19, 20, 21)  # that the exporter writes and all three runtimes read
 
 
 class DeployableModel(nn.Module):
-    """frame uint8 [N, H, W, K] -> mask uint8 [N, H, W], around a network that returns contract.Output."""
+    """frame uint8 [N, H, W, K] -> mask uint8 [N, H, W], around a network that returns contract.Output.
 
-    def __init__(self, network: nn.Module, *, normalise: Normalisation, channels: int) -> None:
+    With `uncertainty` it returns the mask and a map uint8 [N, H, W] = round(255 sqrt(p)), p the probability that the
+    class of a pixel is wrong; the network needs that head (`has_uncertainty`).
+    """
+
+    def __init__(
+        self, network: nn.Module, *, normalise: Normalisation, channels: int, uncertainty: bool = False
+    ) -> None:
         super().__init__()
-        self.network = network
+        self.network, self.uncertainty = network, uncertainty
         self.per_image = normalise.per_image
         for name, values in (("mean", normalise.mean), ("std", normalise.std)):
             if len(values) not in (1, channels):
@@ -64,11 +70,18 @@ class DeployableModel(nn.Module):
         std = (x * x).mean((2, 3), keepdim=True).sqrt()
         return x / std.clamp_min(1e-3)  # a black frame has no spread
 
-    def forward(self, frame: Tensor) -> Tensor:
+    def forward(self, frame: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         x = self.normalised(frame)
+        if self.uncertainty:
+            return self.network.mask_and_uncertainty(x)  # type: ignore[operator]
         if hasattr(self.network, "mask"):  # its own, faster way to the same classes
             return self.network.mask(x)  # type: ignore[operator]
         return self.network(x).logits.argmax(1).float().to(torch.uint8)
+
+
+def has_uncertainty(network: nn.Module) -> bool:
+    """Whether a network has the head whose map is a second output of its graph."""
+    return getattr(network, "uncertainty", None) is not None and hasattr(network, "mask_and_uncertainty")
 
 
 def export_onnx(
@@ -82,12 +95,14 @@ def export_onnx(
 ) -> Path:
     """Write frame uint8 [1, H, W, K] -> mask uint8 [1, H, W] as one checked file without side files.
 
+    A network with an uncertainty head gets a second output `uncertainty` (`DeployableModel`).
     The network is not changed, device and mode included. Raises ValueError where it cannot be exported.
     """
     if opset not in OPSETS:
         raise ValueError(f"export.opset = {opset}: choose one of {', '.join(map(str, OPSETS))}")
+    second = has_uncertainty(network)
     module = (
-        DeployableModel(copy.deepcopy(network).cpu(), normalise=normalise, channels=channels)
+        DeployableModel(copy.deepcopy(network).cpu(), normalise=normalise, channels=channels, uncertainty=second)
         .eval()
         .requires_grad_(False)
     )
@@ -98,7 +113,7 @@ def export_onnx(
                 module,
                 (frame,),
                 input_names=[INPUT],
-                output_names=[OUTPUT],
+                output_names=[OUTPUT, UNCERTAINTY][: 1 + second],
                 opset_version=opset,
                 dynamo=True,
                 external_data=False,
@@ -133,7 +148,10 @@ def strip_metadata(model) -> None:  # type: ignore[no-untyped-def]
 
 
 def check(path: str | Path, *, name: str = "") -> None:
-    """Raises ValueError, naming the file, unless it is a complete ONNX model from one uint8 frame to one uint8 mask."""
+    """Raises ValueError, naming the file, unless it is a complete ONNX model from one uint8 frame to one uint8 mask.
+
+    A second output `uncertainty` of the mask's type and sizes may follow.
+    """
     import onnx
 
     name = name or str(path)
@@ -150,11 +168,29 @@ def check(path: str | Path, *, name: str = "") -> None:
     custom = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
     if custom:
         raise ValueError(f"{name}: has operators of {', '.join(custom)}, which not every runtime has")
-    for value, rank in ((model.graph.input, 4), (model.graph.output, 3)):
+    outputs = list(model.graph.output)
+    extra = [[value] for value in outputs[1:] if value.name == UNCERTAINTY]
+    for value, rank in (
+        (model.graph.input, 4),
+        (outputs[: len(outputs) - len(extra)], 3),
+        *((one, 3) for one in extra),
+    ):
         kind = value[0].type.tensor_type
         sizes = [dim.dim_value for dim in kind.shape.dim]
         if len(value) != 1 or kind.elem_type != onnx.TensorProto.UINT8 or len(sizes) != rank or not all(sizes):
             raise ValueError(f"{name}: must have one uint8 input and output of {rank} fixed sizes, has {sizes}")
+
+
+def drop_uncertainty(path: str | Path) -> None:
+    """Remove the output `uncertainty`, and the nodes that only it needs, from an ONNX file, in place."""
+    import onnx
+    from onnx.utils import Extractor
+
+    extractor = Extractor(onnx.load(str(path)))
+    model = extractor.extract_model([INPUT], [OUTPUT])
+    with atomic_write(path) as part:
+        part.write_bytes(model.SerializeToString(deterministic=True))
+        check(part, name=str(path))
 
 
 def export_openvino(

@@ -24,9 +24,9 @@ Disturb: TypeAlias = "Callable[[Tensor], Tensor]"
 DisturbScales: TypeAlias = "Callable[[int, Tensor], Tensor]"
 
 # What a method may require of a network beside logits, with the same meaning on every network: signed distances, the
-# last decoder map, logits of the coarser decoder levels, one or two further full-size decoders, and the keyword
-# `disturb`.
-Head = Literal["sdf", "features", "scales", "decoder2", "decoder3", "disturb"]
+# last decoder map, logits of the coarser decoder levels, one or two further full-size decoders, the keyword `disturb`,
+# and the probability that the class of a pixel is wrong.
+Head = Literal["sdf", "features", "scales", "decoder2", "decoder3", "disturb", "uncertainty"]
 HEADS: tuple[Head, ...] = get_args(Head)
 
 
@@ -59,6 +59,7 @@ class Batch:
     place: Tensor | None = (
         None  # [N, A, A + 1] affine map into that case as for `affine_grid`, A axes; without elastic part
     )
+    deviation: Tensor | None = None  # [N, *space] standard deviation between several teachers, 0 to 1, same geometry
 
     @property
     def count(self) -> int:
@@ -83,6 +84,7 @@ class Output(NamedTuple):
     scales: tuple[Tensor, ...] = ()  # logits of the coarser decoder levels, coarsest first, each [N, C, *space]
     decoders: tuple[Tensor, ...] = ()  # logits of further full-size decoders, each [N, C, *space]
     maps: tuple[Tensor, ...] = ()  # [N, F, *smaller] feature maps, finest first, where the network's `maps` names them
+    uncertainty: Tensor | None = None  # [N, 1, *space] logit of the probability that the class of a pixel is wrong
 
 
 @dataclass(frozen=True)

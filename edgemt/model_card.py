@@ -53,6 +53,8 @@ class FileMetrics:
     quantization: dict[str, Any] | None = None  # rung, kept, rungs ...: how INT8 was reached
     attempts: tuple[dict[str, Any], ...] = ()  # at pruning, each with dice, macs, steps and refused
     dice_on: dict[str, float | None] = field(default_factory=dict)  # runtime -> Dice, where one file has several
+    uncertainty: dict[str, Any] = field(default_factory=dict)  # of the second output: auroc, ece, brier, aurc ...
+    softmax_entropy: dict[str, Any] = field(default_factory=dict)  # the same of a float network's softmax
     measured_in: str = ""  # "torch": the figures are those of the network, whose masks the file gives
     cases_of: str = ""  # other cases than those of the card's list
     other: dict[str, Any] = field(default_factory=dict)  # keys of card.json that this version has no field for

@@ -77,7 +77,7 @@ def upsampled_argmax(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> Ten
     """[N, C, h, w] -> class indices uint8 [N, H, W]; `kernel` is mask_kernel(up, C, down=down)."""
     groups = logits.shape[1] // kernel.shape[1]  # 1: the difference of two classes
     factor, down = round((kernel.shape[0] // groups) ** 0.5), kernel.shape[-1] - 2
-    if any(side % down or side * factor != down * full for side, full in zip(logits.shape[-2:], size, strict=True)):
+    if not _fits(logits, size, up=factor, down=down):
         if logits.shape[1] == 2:  # upsampling is linear: that of the difference alone tells which class is larger
             logits = logits[:, 1:] - logits[:, :1]
         full = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
@@ -90,6 +90,23 @@ def upsampled_argmax(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> Ten
     if groups == 1:
         return pixel_shuffle_mask((fine > 0).to(logits.dtype), factor).to(torch.uint8)
     return F.pixel_shuffle(argmax_per_phase(fine.chunk(groups, dim=1)), factor)[:, 0].to(torch.uint8)
+
+
+def upsampled_bytes(x: Tensor, kernel: Tensor, size: Sequence[int]) -> Tensor:
+    """[N, 1, h, w] from 0 to 255 -> rounded uint8 [N, H, W], bilinear; `kernel` is upsampling_kernels(up, down)."""
+    factor, down = round(kernel.shape[0] ** 0.5), kernel.shape[-1] - 2
+    if not _fits(x, size, up=factor, down=down):
+        full = F.interpolate(x, size=tuple(size), mode="bilinear", align_corners=False)
+        return (full[:, 0] + 0.5).to(torch.uint8)
+    padded = F.pad(x, (1, 1, 1, 1), mode="replicate")
+    half = kernel.new_full((len(kernel),), 0.5, dtype=x.dtype)  # so that the cast rounds
+    fine = F.conv2d(padded, kernel.to(x.dtype), half, stride=down)
+    return pixel_shuffle_mask(fine, factor).to(torch.uint8)
+
+
+def _fits(x: Tensor, size: Sequence[int], *, up: int, down: int) -> bool:
+    """Whether a convolution of stride `down` with up * up phases brings the map to `size`."""
+    return all(side % down == 0 and side * up == down * full for side, full in zip(x.shape[-2:], size, strict=True))
 
 
 def pixel_shuffle_mask(fine: Tensor, factor: int) -> Tensor:

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploy.export import INPUT, check, silence
+from deploy.export import INPUT, UNCERTAINTY, check, silence
 from edgemt.io.atomic import atomic_write
 
 if TYPE_CHECKING:
@@ -122,4 +122,21 @@ def excluded_nodes(model: onnx.ModelProto) -> set[str]:
         elif raw & set(node.input) and node.op_type not in LAYERS:
             raw |= set(node.output)
             names.add(node.name)
+    return names | nodes_of_uncertainty(model)
+
+
+def nodes_of_uncertainty(model: onnx.ModelProto) -> set[str]:
+    """Names of the nodes after the last layer of the uncertainty head; empty for a graph without that output.
+
+    Eight bits before the square root would leave few values near 0.
+    """
+    producers = {output: node for node in model.graph.node for output in node.output}
+    names: set[str] = set()
+    open_tensors = [value.name for value in model.graph.output if value.name == UNCERTAINTY]
+    while open_tensors:
+        node = producers.get(open_tensors.pop())
+        if node is None or (node.op_type in LAYERS and not any(name.endswith("phases") for name in node.input)):
+            continue
+        names.add(node.name)
+        open_tensors += node.input
     return names

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.export import INPUT, OUTPUT
-from deploy.quantization.int8 import LAYERS, excluded_nodes, name_nodes
+from deploy.quantization.int8 import LAYERS, excluded_nodes, name_nodes, nodes_of_uncertainty
 
 if TYPE_CHECKING:
     import onnx
@@ -78,7 +78,10 @@ def layer_sensitivities(
 def _scores(model: onnx.ModelProto) -> str:
     """Name of the logits: the tensor that enters the first node of the choice of the classes."""
     made = {output for node in model.graph.node for output in node.output}
-    excluded, fixed = excluded_nodes(model), {tensor.name for tensor in model.graph.initializer}
+    excluded, fixed = (
+        excluded_nodes(model) - nodes_of_uncertainty(model),
+        {tensor.name for tensor in model.graph.initializer},
+    )
     by_layer = {output for node in model.graph.node if node.name not in excluded for output in node.output}
     for node in model.graph.node:
         entering = [name for name in node.input if name in made - fixed and name in by_layer]

@@ -237,6 +237,11 @@ def _check_io(path: Path, loaded: LoadedModel) -> None:
             f"{path}: takes {input_type} {list(input_shape)} and gives {output_type} {list(output_shape)}, wanted "
             "uint8 [1, H, W, K] and uint8 [1, H, W]; export the model with EdgeMT"
         )
+    if loaded.uncertainty_spec not in (None, loaded.output_spec):
+        shape, kind = loaded.uncertainty_spec or ((), "")
+        raise ValueError(
+            f"{path}: its uncertainty is {kind} {list(shape)}, wanted the mask's type; export it with EdgeMT"
+        )
 
 
 class _ClassRecorder:

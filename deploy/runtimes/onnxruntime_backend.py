@@ -27,10 +27,10 @@ from deploy.runtimes.runner import (
     LoadedGraph,
     LoadedModel,
     RuntimeOptions,
+    check_outputs,
     element_type,
     import_runtime,
     precision_summary,
-    single_io,
 )
 
 PROVIDERS = {"CPU": "CPUExecutionProvider", "CUDA": "CUDAExecutionProvider", "TENSORRT": "TensorrtExecutionProvider"}
@@ -84,13 +84,16 @@ def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
     if PROVIDERS[device] not in session.get_providers():  # ONNX Runtime falls back to the processor silently
         raise ValueError(f"device {device!r}: {PROVIDERS[device]} does not start here; check its CUDA and cuDNN")
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    single_io(inputs, outputs)
-    name, run = inputs[0].name, session.run
-    binding = _IoBinding(lambda frame: run(None, {name: frame})[0])
+    second = check_outputs(inputs, [output.name for output in outputs])
+    mask = outputs[0] if second is None else outputs[1 - second]
+    name, run, wanted = inputs[0].name, session.run, [mask.name, *([] if second is None else [outputs[second].name])]
+    binding = _IoBinding(lambda frame: run(wanted, {name: frame}))
     return LoadedModel(
-        call=binding.compute,
+        call=binding.call,
         input_spec=(tuple(inputs[0].shape), element_type(inputs[0].type)),
-        output_spec=(tuple(outputs[0].shape), element_type(outputs[0].type)),
+        output_spec=_spec(mask),
+        read_uncertainty=None if second is None else binding.uncertainty,
+        uncertainty_spec=None if second is None else _spec(outputs[second]),
         precision=executed(layers, device=device, precision=options.precision),
         threads=options.threads,
         device=device,
@@ -99,6 +102,10 @@ def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
         stages=CallStages(binding.copy_in, binding.infer, binding.copy_out) if device == "CPU" else None,
         details={"provider": PROVIDERS[device], "hint": options.hint},
     )
+
+
+def _spec(value: Any) -> tuple[tuple[int, ...], str]:
+    return tuple(value.shape), element_type(value.type)
 
 
 def load_graph(model: ModelBytes, threads: int) -> LoadedGraph:
@@ -179,16 +186,24 @@ class _IoBinding:
 
     def __init__(self, compute: Any) -> None:
         self.compute = compute
-        self._frame = self._mask = np.zeros(0, np.uint8)
+        self._frame = np.zeros(0, np.uint8)
+        self._outputs: list[np.ndarray] = []  # mask, and the uncertainty if the graph has it
+
+    def call(self, frame: np.ndarray) -> np.ndarray:
+        self._outputs = self.compute(frame)
+        return self._outputs[0]
+
+    def uncertainty(self) -> np.ndarray:
+        return self._outputs[1]
 
     def copy_in(self, frame: np.ndarray) -> None:
         self._frame = frame
 
     def infer(self) -> None:
-        self._mask = self.compute(self._frame)
+        self._outputs = self.compute(self._frame)
 
     def copy_out(self) -> np.ndarray:
-        return self._mask
+        return self._outputs[0]
 
 
 class _ThreadSlot:
@@ -196,14 +211,14 @@ class _ThreadSlot:
 
     def __init__(self, pool: ThreadPoolExecutor, compute: Any) -> None:
         self._pool, self._compute = pool, compute
-        self._future: Future[np.ndarray] | None = None
+        self._future: Future[list[np.ndarray]] | None = None
 
     def start(self, frame: np.ndarray) -> None:
         self._future = self._pool.submit(self._compute, frame.copy())  # the caller may reuse its buffer
 
     def finish(self) -> np.ndarray:
         assert self._future is not None
-        return self._future.result()
+        return self._future.result()[0]
 
 
 def _slots(binding: _IoBinding, count: int) -> Sequence[AsyncSlot]:

@@ -25,10 +25,10 @@ from deploy.runtimes.runner import (
     LoadedGraph,
     LoadedModel,
     RuntimeOptions,
+    check_outputs,
     element_type,
     import_runtime,
     precision_summary,
-    single_io,
 )
 from edgemt.io.atomic import NoSpaceError
 
@@ -59,18 +59,18 @@ def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
     device = (options.device or "CPU").upper()
     _check(device, options.precision)
     compiled, from_cache = _compiled(ov, model, device, options)
-    single_io(compiled.inputs, compiled.outputs)
-    ports = compiled.input(0), compiled.output(0)
-    input_spec, output_spec = (
-        (tuple(port.get_partial_shape().to_shape()), element_type(port.element_type.to_string())) for port in ports
-    )
+    second = check_outputs(compiled.inputs, [_name(port) for port in compiled.outputs])
+    mask = 0 if second is None else 1 - second
+    input_spec, output_spec = _spec(compiled.input(0)), _spec(compiled.output(mask))
     plain = input_spec[1] == output_spec[1] == "uint8"
-    first = _InferRequest(ov, compiled, input_spec[0], in_place=plain)
+    first = _InferRequest(ov, compiled, input_spec[0], in_place=plain, outputs=(mask, second))
     count = int(_property(compiled, "OPTIMAL_NUMBER_OF_INFER_REQUESTS") or 1)
     streams = options.streams or (count if options.hint == "throughput" else 1)
 
     def make_slots() -> Sequence[AsyncSlot]:
-        return [first, *(_InferRequest(ov, compiled, input_spec[0], in_place=plain) for _ in range(streams - 1))]
+        shape, outputs = input_spec[0], (mask, second)
+        more = (_InferRequest(ov, compiled, shape, in_place=plain, outputs=outputs) for _ in range(streams - 1))
+        return [first, *more]
 
     kinds = _executed(compiled)
     hint = _property(compiled, "INFERENCE_PRECISION_HINT")
@@ -79,6 +79,8 @@ def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
         call=first,
         input_spec=input_spec,
         output_spec=output_spec,
+        read_uncertainty=None if second is None else first.uncertainty,
+        uncertainty_spec=None if second is None else _spec(compiled.output(second)),
         precision=precision,
         threads=int(_property(compiled, "INFERENCE_NUM_THREADS") or 1),
         device=device,
@@ -92,6 +94,14 @@ def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
             "from_cache": from_cache,
         },
     )
+
+
+def _spec(port: Any) -> tuple[tuple[int, ...], str]:
+    return tuple(port.get_partial_shape().to_shape()), element_type(port.element_type.to_string())
+
+
+def _name(port: Any) -> str:
+    return str(port.get_any_name()) if port.get_names() else ""
 
 
 def load_graph(model: ModelBytes, threads: int) -> LoadedGraph:
@@ -163,17 +173,27 @@ def _check(device: str, precision: str | None) -> None:
 class _InferRequest:
     """One inference request with an input buffer that the graph reads in place: half the overhead of passing arrays."""
 
-    def __init__(self, ov: Any, compiled: Any, shape: tuple[int, ...], *, in_place: bool) -> None:
+    def __init__(
+        self, ov: Any, compiled: Any, shape: tuple[int, ...], *, in_place: bool, outputs: tuple[int, int | None]
+    ) -> None:
+        """outputs: the index of the mask, and that of the uncertainty or None."""
         self._request = compiled.create_infer_request()
         self._buffer = np.zeros(shape, np.uint8)
         if in_place:
             self._request.set_input_tensor(ov.Tensor(self._buffer, shared_memory=True))
-        self._mask = self._request.get_output_tensor(0).data
+        mask, second = outputs
+        self._mask = self._request.get_output_tensor(mask).data
+        self._uncertainty = None if second is None else self._request.get_output_tensor(second).data
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         np.copyto(self._buffer, frame)
         self._request.infer(share_outputs=True)
         return self._mask.copy()
+
+    def uncertainty(self) -> np.ndarray:
+        """The second output of the last call."""
+        assert self._uncertainty is not None
+        return self._uncertainty.copy()
 
     def copy_in(self, frame: np.ndarray) -> None:
         np.copyto(self._buffer, frame)

@@ -17,6 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 InferOne = Callable[[np.ndarray], np.ndarray]  # uint8 [1, H, W, K] -> uint8 [1, H, W], owned by the caller
+UNCERTAINTY = "uncertainty"  # name of the optional second output of a graph
 GraphCall = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # inputs by name -> outputs by name
 LoadedGraph = tuple[GraphCall, dict[str, tuple[int, ...]]]  # and the shape of each input
 
@@ -73,6 +74,10 @@ class LoadedModel:
     make_slots: Callable[[], Sequence[AsyncSlot]] | None = None  # called at the first use; None: one frame at a time
     streams: int = 1
     stages: CallStages | None = None
+    read_uncertainty: Callable[[], np.ndarray] | None = (
+        None  # map uint8 [1, H, W] of the last `call`, if the graph has it
+    )
+    uncertainty_spec: tuple[tuple[int, ...], str] | None = None
     details: Mapping[str, Any] = field(default_factory=dict)  # further facts for the record of a measurement
 
 
@@ -86,6 +91,7 @@ class ModelRunner:
         self.shape = loaded.input_spec[0]  # (1, H, W, K)
         self.stages = loaded.stages
         self._call, self._make_slots = loaded.call, loaded.make_slots
+        self._read_uncertainty = loaded.read_uncertainty
         self._slots: Sequence[AsyncSlot] = ()
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -101,6 +107,28 @@ class ModelRunner:
                 raise
             where = f"{self.runtime} is out of memory on {self.device}"
             raise ValueError(f"{self.file}: {where} ({first_line(error)}); close other programs") from error
+
+    @property
+    def has_uncertainty(self) -> bool:
+        """Whether the graph has the second output that `with_uncertainty` returns."""
+        return self._read_uncertainty is not None
+
+    def with_uncertainty(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [N, H, W, K] -> masks uint8 [N, H, W], and maps uint8 [N, H, W] = round(255 sqrt(p)).
+
+        p is the probability that the class of the pixel is wrong: (value / 255) ** 2. Raises ValueError for a graph
+        without that output.
+        """
+        if self._read_uncertainty is None:
+            raise ValueError(
+                f"{self.file}: has no output {UNCERTAINTY!r}; train the student with student.method.uncertainty 1, or "
+                "choose a file whose uncertainty passed its gate (card.json)"
+            )
+        masks, maps = [], []
+        for i in range(len(frames)):
+            masks.append(self(frames[i : i + 1]))
+            maps.append(self._read_uncertainty())
+        return np.concatenate(masks), np.concatenate(maps)
 
     def infer_many(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """uint8 [1, H, W, K] each -> uint8 [1, H, W] each, in the same order, `streams` of them in flight."""
@@ -251,7 +279,12 @@ def precision_summary(kinds: Mapping[str, int]) -> str:
     return "+".join(k for k, n in sorted(kinds.items(), key=lambda item: -item[1]) if n)
 
 
-def single_io(inputs: Any, outputs: Any) -> None:
-    """Raises ValueError unless a graph has one input and one output."""
-    if len(inputs) != 1 or len(outputs) != 1:
-        raise ValueError(f"{len(inputs)} inputs and {len(outputs)} outputs, wanted one of each")
+def check_outputs(inputs: Any, names: Sequence[str]) -> int | None:
+    """The index of the output `uncertainty`, the mask being the other one; None where the graph gives a mask alone.
+
+    Raises ValueError unless a graph has one input, one mask and at most that one output more.
+    """
+    second = next((index for index, name in enumerate(names) if name == UNCERTAINTY), None) if len(names) == 2 else None
+    if len(inputs) != 1 or len(names) != 1 + (second is not None):
+        raise ValueError(f"{len(inputs)} inputs and {len(names)} outputs, wanted one of each")
+    return second

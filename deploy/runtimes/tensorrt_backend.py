@@ -20,13 +20,14 @@ from deploy.package.onnx_inspect import parse_graph
 from deploy.runtimes import cuda_driver, tensorrt_api
 from deploy.runtimes.cache_seal import read_sealed, write_sealed
 from deploy.runtimes.runner import (
+    UNCERTAINTY,
     AsyncSlot,
     CallStages,
     LoadedModel,
     RuntimeOptions,
+    check_outputs,
     first_line,
     precision_summary,
-    single_io,
 )
 from deploy.runtimes.tensorrt_engine_cache import SUFFIX, Engine, EngineKey, cache_folder, find_engine, open_engine
 
@@ -52,13 +53,14 @@ def load(model: ModelBytes, options: RuntimeOptions, *, runtime: str) -> LoadedM
     modes = [loaded.get_tensor_mode(name) for name in names]
     inputs = [name for name, mode in zip(names, modes, strict=True) if mode == trt.TensorIOMode.INPUT]
     outputs = [name for name, mode in zip(names, modes, strict=True) if mode == trt.TensorIOMode.OUTPUT]
-    single_io(inputs, outputs)
-    input_spec, output_spec = (
+    second = check_outputs(inputs, outputs)
+    outputs.sort(key=lambda name: name == UNCERTAINTY)  # the mask first
+    input_spec, output_spec, *more = (
         (tuple(loaded.get_tensor_shape(name)), str(loaded.get_tensor_dtype(name).name).lower())
-        for name in (inputs[0], outputs[0])
+        for name in (inputs[0], *outputs)
     )
     kernels = _JitKernelCache(loaded, engine) if runtime == "tensorrt_rtx" else None
-    io = ((inputs[0], input_spec[0]), (outputs[0], output_spec[0]))
+    io = ((inputs[0], input_spec[0]), *((name, output_spec[0]) for name in outputs))
     streams = options.streams or (2 if options.hint == "throughput" else 1)
 
     def new_slot() -> _EngineSlot:
@@ -78,6 +80,8 @@ def load(model: ModelBytes, options: RuntimeOptions, *, runtime: str) -> LoadedM
         call=first,
         input_spec=input_spec,
         output_spec=output_spec,
+        read_uncertainty=None if second is None else first.uncertainty,
+        uncertainty_spec=more[0] if more else None,
         precision=_precision(trt, loaded, engine, model),
         threads=1,
         device="GPU",
@@ -153,19 +157,20 @@ class _EngineSlot:
     """One frame in flight: an execution context with its buffers, its stream and its CUDA graph."""
 
     def __init__(self, driver: cuda_driver.Cuda, context: Any, io: Any, *, keep: tuple[Any, ...]) -> None:
-        (input_name, input_shape), (output_name, output_shape) = io
+        """io: name and shape of the input, of the mask and, if the engine has it, of the uncertainty."""
+        (input_name, input_shape), *outputs = io
         self._driver, self._context, self._keep = driver, context, keep
         driver.enter()
         resources = _DriverResources(driver)
         weakref.finalize(self, resources.free)
-        self._frame, self._mask = resources.pinned(input_shape), resources.pinned(output_shape)
-        self._frame_on_device, self._mask_on_device = (
-            resources.on_device(self._frame.size),
-            resources.on_device(self._mask.size),
-        )
+        self._frame, self._outputs = resources.pinned(input_shape), [resources.pinned(shape) for _, shape in outputs]
+        self._mask = self._outputs[0]
+        self._frame_on_device = resources.on_device(self._frame.size)
+        self._on_device = [resources.on_device(output.size) for output in self._outputs]
         self._stream = resources.stream()
         context.set_tensor_address(input_name, self._frame_on_device)
-        context.set_tensor_address(output_name, self._mask_on_device)
+        for (name, _), address in zip(outputs, self._on_device, strict=True):
+            context.set_tensor_address(name, address)
         self._enqueue()  # work of the first launch only must not be recorded
         driver.call("cuStreamSynchronize", self._stream, doing="the first inference")
         self.graph: int | None = None
@@ -191,6 +196,10 @@ class _EngineSlot:
         self._driver.enter()
         self._driver.call("cuStreamSynchronize", self._stream, doing="inference")
         return self._mask.copy()
+
+    def uncertainty(self) -> np.ndarray:
+        """The second output of the last call."""
+        return self._outputs[1].copy()
 
     def copy_in(self, frame: np.ndarray) -> None:
         self._driver.enter()
@@ -223,8 +232,8 @@ class _EngineSlot:
             )
 
     def _copy_out(self) -> None:
-        size = self._mask.size
-        self._driver.call("cuMemcpyDtoHAsync_v2", self._mask.ctypes.data, self._mask_on_device, size, self._stream)
+        for output, address in zip(self._outputs, self._on_device, strict=True):
+            self._driver.call("cuMemcpyDtoHAsync_v2", output.ctypes.data, address, output.size, self._stream)
 
     def _wait(self) -> None:
         self._driver.call("cuStreamSynchronize", self._stream)

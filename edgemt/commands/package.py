@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
@@ -17,7 +17,8 @@ class Eval:
     """Measure a shipped folder on labelled images, or its flicker on videos: a table, and JSON with --json FILE."""
 
     ship: Positional[Path]
-    """The folder, or zoo/NAME: a trained student that travels with the package (edgemt list zoo)."""
+    """The folder, or zoo/NAME: a trained student that travels with the package (edgemt list zoo).
+    RUN/student or RUN/slim: the float network of a run, in torch, with the figures of its softmax entropy."""
     root: Annotated[Path | None, arg(name="data.root")] = None
     """Folder laid out as in training; its validation list is measured."""
     val: Annotated[str, arg(name="data.val")] = ""
@@ -48,20 +49,21 @@ def evaluate(command: Eval) -> None:
 
     if command.video:
         return _evaluate_video(command)
-
     if command.corrupt is not None:
         return _evaluate_corrupted(command, command.corrupt)
     if command.corrupt_out is not None or command.severities != Eval.severities:
         raise ValueError("corrupt_out and severities: belong to --corrupt, which is not given; add it")
-    record = evaluate_package.evaluate_ship(
-        command.ship,
-        data_root=command.root,
-        val=command.val,
-        runtime=command.runtime,
-        file=command.file,
-        through_plane=command.through_plane,
-        contours=command.contours,
-    )
+    where: dict[str, Any] = {"data_root": command.root, "val": command.val, "through_plane": command.through_plane}
+    if evaluate_package.holds_network(command.ship):
+        from edgemt.inference.evaluate_network import evaluate_network
+
+        if command.contours:
+            raise ValueError("contours: margins belong to the files of a ship; name RUN/ship")
+        record = evaluate_network(command.ship, **where)
+    else:
+        record = evaluate_package.evaluate_ship(
+            command.ship, runtime=command.runtime, file=command.file, contours=command.contours, **where
+        )
     print(evaluate_package.metrics_table(record))
     write_json(command.json, record)
 
@@ -127,6 +129,8 @@ class Predict:
     file: str | None = None
     through_plane: int = 1
     """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
+    uncertainty: bool = False
+    """Write NAME.uncertainty.png as well, grey: (value / 255)^2 is the probability that the class is wrong."""
     format: Literal["auto", "dicom-seg"] = "auto"
     """dicom-seg: DICOM images, series or cines in, a DICOM segmentation each out."""
     prompt: tuple[str, ...] = ()
@@ -165,6 +169,7 @@ def _predicted(command: Predict) -> Iterator[Path]:
         file=command.file,
         through_plane=command.through_plane,
         contours=command.contours,
+        uncertainty=command.uncertainty,
     )
 
 

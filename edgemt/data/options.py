@@ -225,6 +225,8 @@ class DataOptions:
     seed: int = 0
     labelled_seed: int | None = None
     """Seed of the draw where `labelled` is a count or a share; None: `seed`, which draws a counted `val` too."""
+    folds: int = field(default=1, metadata=ADDED_LATER)
+    """Above 1: so many 2-D teachers, each without one fold of the labelled patients; together they are the teacher."""
     mask_threshold: int | None = None
     """Two classes: this value and above is class 1. None: decided by the values of all masks (0/1, 0/255 ...)."""
     depth: Rule = "auto"
@@ -252,6 +254,8 @@ class DataOptions:
             raise ValueError(f"data.classes: need background and at least one other name, each once: {self.classes}")
         if self.channels not in (1, 3):
             raise ValueError(f"data.channels: must be 1 or 3, not {self.channels}")
+        if self.folds < 1:
+            raise ValueError(f"data.folds: must be 1 (no folds) or more, not {self.folds}")
         if self.slices not in (1, 3, 5):
             raise ValueError(f"data.slices: must be 1, 3 or 5, not {self.slices}")
         if self.slices > 1 and self.channels != 1:

@@ -40,4 +40,5 @@ def resize_batch(batch: Batch, fraction: float) -> Batch:
         label=label,
         strong=None if batch.strong is None else smooth(batch.strong),
         soft=None if batch.soft is None else smooth(batch.soft),
+        deviation=None if batch.deviation is None else smooth(batch.deviation[:, None])[:, 0],
     )

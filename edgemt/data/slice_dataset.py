@@ -36,16 +36,19 @@ class SliceDataset:
     neighbour_rows: Tensor | None = None  # int64 [n, slices]: rows that form a frame; None: one row each
     soft: Tensor | None = None  # float16 [n, C - 1, H, W] a teacher's probabilities, no background
     groups: tuple[int, ...] = ()  # [n] clip of each frame: an epoch draws one frame of each clip; empty: every frame
+    deviation: Tensor | None = None  # uint8 [n, H, W] 255 times the standard deviation between several teachers
 
     def __len__(self) -> int:
         return len(self.image)
 
     def to(self, device: torch.device | str) -> SliceDataset:
         """The same data set on a device, which must have memory for all of it; batches are then made there."""
-        label, neighbours, soft = (
-            None if x is None else x.to(device) for x in (self.label, self.neighbour_rows, self.soft)
+        label, neighbours, soft, deviation = (
+            None if x is None else x.to(device) for x in (self.label, self.neighbour_rows, self.soft, self.deviation)
         )
-        return replace(self, image=self.image.to(device), label=label, neighbour_rows=neighbours, soft=soft)
+        return replace(
+            self, image=self.image.to(device), label=label, neighbour_rows=neighbours, soft=soft, deviation=deviation
+        )
 
     def draw(self, seed: int, stream: int, *, first: int, length: int) -> Tensor:
         """Rows int64 [length] of an endless shuffled sequence, from its entry `first` on (`edgemt.data.sampling`)."""
@@ -192,8 +195,8 @@ class TwoStreamBatches:
             rows = self.unlabelled.draw(self.seed, 1, first=index * num_unlabelled, length=num_unlabelled)
             drawn.append((self.unlabelled, rows))
         image = torch.cat([stack.frames(rows, device) for stack, rows in drawn])
-        soft_labels = [
-            _take(stack.soft, rows, device).to(image.dtype) for stack, rows in drawn if stack.soft is not None
+        predicted = [
+            _predictions(stack, rows, device).to(image.dtype) for stack, rows in drawn if stack.soft is not None
         ]
         channels = image.shape[1]
         generator = torch.Generator().manual_seed(mixed_seed(self.seed, 2, index))
@@ -201,9 +204,12 @@ class TwoStreamBatches:
         # statistics of the unaugmented image: neither padding nor intensity changes them
         mean, std = scales(image, self.normalise)
         darkest = image.amin(dim=(2, 3), keepdim=True)  # `warp` pads with 0
-        stacked = torch.cat([image - darkest, torch.cat(soft_labels)], dim=1) if soft_labels else image - darkest
+        stacked = torch.cat([image - darkest, torch.cat(predicted)], dim=1) if predicted else image - darkest
         warped, label = warp(stacked, label, options=self.augment, generator=generator)
-        image, soft = warped[:, :channels] + darkest, with_background(warped[:, channels:]) if soft_labels else None
+        image = warped[:, :channels] + darkest
+        has_deviation = self.labelled.deviation is not None
+        end = warped.shape[1] - has_deviation
+        soft = with_background(warped[:, channels:end]) if predicted else None
         weak, strong = self._views(image, length, generator)
         weak = (weak - mean) / std
         strong = None if strong is None else (strong - mean[length:]) / std[length:]
@@ -214,6 +220,7 @@ class TwoStreamBatches:
             soft,
             global_case_index([rows for _, rows in drawn], self.labelled),
             affine.to(device),
+            warped[:, -1] if has_deviation else None,
         )
 
     def _views(self, image: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
@@ -245,6 +252,15 @@ def with_background(foreground: Tensor) -> Tensor:
     """[N, C - 1, *space] foreground probabilities -> [N, C, *space] that sum to 1, also where rounding exceeds 1."""
     total = foreground.sum(1, keepdim=True)
     return torch.cat([1 - total.clamp_max(1), foreground / total.clamp_min(1)], dim=1)
+
+
+def _predictions(stack: SliceDataset, rows: Tensor, device: torch.device | str) -> Tensor:
+    """[N, C - 1, H, W]: the stored soft labels of `rows`, with the deviation, 0 to 1, as a further channel if there."""
+    assert stack.soft is not None
+    soft = _take(stack.soft, rows, device)
+    if stack.deviation is None:
+        return soft
+    return torch.cat([soft, _take(stack.deviation, rows, device)[:, None].to(soft.dtype) / 255], dim=1)
 
 
 def _take(stack: Tensor, rows: Tensor, device: torch.device | str) -> Tensor:

@@ -3,11 +3,21 @@
 With it, no step of a student has to run the teacher.
 
     bank/  bank.json   NAME.safetensors, one a volume or single frame: {"soft": float16 [S, C - 1, H, W]}
+           variance/   bank.json   NAME.safetensors: {"variance": uint8 [S, H, W]}   for students that learn it
 
 The background is 1 minus the other classes. Half precision resolves probabilities to 6e-8 near 0 and to 2e-4 near 1.
 Files are written atomically and listed with their hash; an interrupted filling continues with the missing files.
 
-Shapes: S slices (1 of a single frame), C classes, H W the student's frame, n cases.
+The variance between K teachers with probabilities p_k is summed over classes, as the classes of a pixel sum to 1:
+
+    v = sum_c [ 1/K sum_k p_kc^2 - (1/K sum_k p_kc)^2 ],   0 <= v < 1,  at most 0.5 with two classes
+
+It is the part of the ensemble's total variance 1 - sum_c mean_k(p_kc)^2 that the teachers do not agree on (deep
+ensembles: Lakshminarayanan et al., NeurIPS 2017, arXiv 1612.01474; the split into disagreement and the teachers' own
+uncertainty, there for entropies: Malinin et al., ICLR 2020, arXiv 1905.00076). Stored is round(255 sqrt(v)): a standard
+deviation in steps of 0.004. The variance is a folder of its own, so that a bank without it keeps its fingerprint.
+
+Shapes: S slices (1 of a single frame), C classes, H W the student's frame, n cases, K teachers.
 """
 
 from __future__ import annotations
@@ -19,19 +29,29 @@ import shutil
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
 from edgemt.contract import Case
 from edgemt.data.decode import ProgressCall, depth_of
-from edgemt.io.atomic import NoSpaceError, atomic_write, sha256, write_text
+from edgemt.io.atomic import NoSpaceError, atomic_write, make_folder, sha256, write_text
 
 INDEX = "bank.json"
+VARIANCE = "variance"  # folder in the bank
 FORMAT = 1
 _SPARE = 64 << 20  # bytes of the disk that stay free
-PredictProbabilities = Callable[[Case], np.ndarray]
-"""A whole volume, or a single frame -> float32 probabilities [S, C, H, W]."""
+
+
+class TeacherPrediction(NamedTuple):
+    """The prediction of one or several teachers for a volume or frame."""
+
+    mean: np.ndarray  # float32 [S, C, H, W] probabilities
+    variance: np.ndarray | None = None  # float32 [S, H, W] between the teachers, summed over classes
+
+
+PredictProbabilities = Callable[[Case], np.ndarray | TeacherPrediction]
+"""A whole volume, or a single frame -> float32 probabilities [S, C, H, W], or these with their variance."""
 
 
 @dataclass(frozen=True)
@@ -44,6 +64,16 @@ class BankSummary:
     num_computed: int
 
 
+class _Part(NamedTuple):
+    """One kind of array in a bank: its folder, its index, and which of its files are complete."""
+
+    folder: Path
+    tensor: str  # its name in a file
+    listing: dict[str, Any]  # content of its bank.json
+    complete: set[str]
+    bytes_per_slice: int
+
+
 def write_bank(
     folder: str | Path,
     cases: Sequence[Case],
@@ -52,6 +82,7 @@ def write_bank(
     classes: Sequence[str],
     size: tuple[int, int],
     key: str,
+    variance: bool = False,
     depth: Callable[[Case], int] = lambda case: depth_of(case.image, axes=case.axes),
     progress: ProgressCall | None = None,
     log: Callable[[str], None] | None = None,
@@ -59,28 +90,43 @@ def write_bank(
     """Call `predict` for each volume or frame that is missing in the bank, and write its probabilities.
 
     key: identifies teacher and data; another key, other classes or another size start a new bank. depth: S of a case,
-    by default from the file of a volume.
+    by default from the file of a volume. With `variance`, `predict` returns a TeacherPrediction and the variance is
+    written as well; probabilities that are complete stay as they are.
     Raises ValueError for two volumes of one name, for values that are no probabilities and, before the first
     prediction, for a disk that is too small.
     """
     folder = Path(folder)
     stems = _stems(cases)
     header = {"format": FORMAT, "key": key, "classes": list(classes), "size": list(size)}
-    index = _matching_index(folder, header)
     depths = {stem: depth(case) for stem, case in stems.items()}
-    complete = {s for s in stems if _is_complete(folder, s, index["volumes"].get(s), depth=depths[s])}
-    index["volumes"] = {s: entry for s, entry in index["volumes"].items() if s in complete}
-    cost = {s: 2 * depth * (len(classes) - 1) * size[0] * size[1] for s, depth in depths.items()}
-    _check_disk_space(folder, cost, complete, log)
+    area = size[0] * size[1]
+    parts = [_open_part(folder, "soft", header, depths, bytes_per_slice=2 * (len(classes) - 1) * area)]
+    if variance:
+        parts.append(_open_part(folder / VARIANCE, "variance", header, depths, bytes_per_slice=area))
+    _check_disk_space(folder, parts, depths, log)
+    complete = set.intersection(*(part.complete for part in parts))
     for done, (stem, case) in enumerate(stems.items()):
         if stem not in complete:
-            soft = _to_half(predict(case), name=case.name, shape=(depths[stem], len(classes), *size))
-            index["volumes"][stem] = {"name": case.name, "depth": depths[stem], "sha256": _write(folder, stem, soft)}
-            write_text(folder / INDEX, json.dumps(index, indent=1) + "\n")
+            predicted = predict(case)
+            if isinstance(predicted, np.ndarray):
+                predicted = TeacherPrediction(predicted)
+            shape = (depths[stem], len(classes), *size)
+            for part in (part for part in parts if stem not in part.complete):
+                digest = _write(part, stem, _encoded(part.tensor, predicted, name=case.name, shape=shape))
+                part.listing["volumes"][stem] = {"name": case.name, "depth": depths[stem], "sha256": digest}
+                write_text(part.folder / INDEX, json.dumps(part.listing, indent=1) + "\n")
         if progress is not None:
             progress(done + 1, len(stems))
-    megabytes = sum(cost.values()) / 1e6
+    megabytes = sum(part.bytes_per_slice * sum(depths.values()) for part in parts) / 1e6
     return BankSummary(len(stems), megabytes, megabytes / max(len(stems), 1), num_computed=len(stems) - len(complete))
+
+
+def read_variance(folder: str | Path, cases: Sequence[Case]) -> np.ndarray:
+    """uint8 [n, H, W]: 255 times the standard deviation between the teachers, of slices or frames in their order.
+
+    Raises ValueError as `read_bank`.
+    """
+    return _read_rows(Path(folder) / VARIANCE, cases, "variance")
 
 
 def read_bank(folder: str | Path, cases: Sequence[Case]) -> np.ndarray:
@@ -88,21 +134,32 @@ def read_bank(folder: str | Path, cases: Sequence[Case]) -> np.ndarray:
 
     Raises ValueError, naming the file, for a volume or slice that is missing in the bank, and for a damaged file.
     """
-    folder = Path(folder)
+    return _read_rows(Path(folder), cases, "soft")
+
+
+def _read_rows(folder: Path, cases: Sequence[Case], tensor: str) -> np.ndarray:
     index = _index(folder)
     if index is None:
         raise ValueError(f"{folder}: holds no bank of soft labels; fill it first")
     rows: dict[str, list[int]] = {}
     for row, case in enumerate(cases):
         rows.setdefault(unit_name(case), []).append(row)
-    out = np.empty((len(cases), len(index["classes"]) - 1, *index["size"]), np.float16)
+    if tensor == "soft":
+        out = np.empty((len(cases), len(index["classes"]) - 1, *index["size"]), np.float16)
+    else:
+        out = np.empty((len(cases), *index["size"]), np.uint8)
     for name, own_rows in rows.items():
-        soft = _read(folder, name, index)
+        values = _read(folder, name, index, tensor)
         wanted = np.array([cases[row].slice or 0 for row in own_rows])
-        if wanted.max() >= len(soft):
-            raise ValueError(f"{folder}: {name} has {len(soft)} slices here and others on the list; fill it again")
-        out[own_rows] = soft[wanted]
+        if wanted.max() >= len(values):
+            raise ValueError(f"{folder}: {name} has {len(values)} slices here and others on the list; fill it again")
+        out[own_rows] = values[wanted]
     return out
+
+
+def variance_fingerprint(folder: str | Path) -> str:
+    """`bank_fingerprint` of the bank's variance."""
+    return bank_fingerprint(Path(folder) / VARIANCE)
 
 
 def bank_fingerprint(folder: str | Path) -> str:
@@ -157,6 +214,15 @@ def _matching_index(folder: Path, header: dict[str, Any]) -> dict[str, Any]:
     return {**header, "volumes": {}}
 
 
+def _open_part(
+    folder: Path, tensor: str, header: dict[str, Any], depths: dict[str, int], *, bytes_per_slice: int
+) -> _Part:
+    index = _matching_index(folder, header)
+    complete = {s for s, depth in depths.items() if _is_complete(folder, s, index["volumes"].get(s), depth=depth)}
+    index["volumes"] = {s: entry for s, entry in index["volumes"].items() if s in complete}
+    return _Part(folder, tensor, index, complete, bytes_per_slice)
+
+
 def _is_complete(folder: Path, stem: str, entry: dict[str, Any] | None, *, depth: int) -> bool:
     if entry is None or entry.get("depth") != depth:
         return False
@@ -165,22 +231,38 @@ def _is_complete(folder: Path, stem: str, entry: dict[str, Any] | None, *, depth
 
 
 def _check_disk_space(
-    folder: Path, cost: dict[str, int], complete: set[str], log: Callable[[str], None] | None
+    folder: Path, parts: Sequence[_Part], depths: dict[str, int], log: Callable[[str], None] | None
 ) -> None:
     """Log the size of what is missing. Raises NoSpaceError, a ValueError, where the disk has no space for it."""
-    missing = sum(cost.values()) - sum(cost[stem] for stem in complete)
-    if not missing:
+    missing = {
+        part.tensor: [part.bytes_per_slice * depth for stem, depth in depths.items() if stem not in part.complete]
+        for part in parts
+    }
+    total = sum(map(sum, missing.values()))
+    if not total:
         return
-    each = missing / (len(cost) - len(complete)) / 1e6
-    text = f"{len(cost) - len(complete)} files of {each:.1f} MB, {missing / 1e6:.0f} MB in all"
-    folder.mkdir(parents=True, exist_ok=True)
+    count = sum(map(len, missing.values()))
+    text = f"{count} files of {total / count / 1e6:.1f} MB, {total / 1e6:.0f} MB in all"
+    for part in parts:
+        make_folder(part.folder)
     free = shutil.disk_usage(folder).free - _SPARE
-    if missing > free:
+    if total > free:
         raise NoSpaceError(
             f"{folder}: soft labels need {text}, {max(free, 0) / 1e6:.0f} MB are free; free some or lower data.size"
         )
     if log is not None:
-        log(f"soft labels: {text}, {len(complete)} are complete")
+        what = "soft labels" if missing["soft"] else "variance between the teachers (soft labels are complete)"
+        ready = sum(len(part.complete) for part in parts if missing[part.tensor])
+        log(f"{what}: {text}, {ready} are complete")
+
+
+def _encoded(tensor: str, predicted: TeacherPrediction, *, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """The array of a file; shape is [S, C, H, W]."""
+    if tensor == "soft":
+        return _to_half(predicted.mean, name=name, shape=shape)
+    if predicted.variance is None:
+        raise ValueError(f"{name}: one teacher has no variance; set teacher.members or teacher.flips to 2 or more")
+    return _to_bytes(predicted.variance, name=name, shape=(shape[0], *shape[2:]))
 
 
 def _to_half(soft: np.ndarray, *, name: str, shape: tuple[int, ...]) -> np.ndarray:
@@ -192,16 +274,25 @@ def _to_half(soft: np.ndarray, *, name: str, shape: tuple[int, ...]) -> np.ndarr
     return np.ascontiguousarray(soft[:, 1:].clip(0, 1), np.float16)
 
 
-def _write(folder: Path, stem: str, soft: np.ndarray) -> str:
+def _to_bytes(variance: np.ndarray, *, name: str, shape: tuple[int, ...]) -> np.ndarray:
+    """uint8 [S, H, W]: round(255 sqrt(variance))."""
+    if variance.shape != shape:
+        raise ValueError(f"{name}: variance has shape {variance.shape}, wanted {shape} (slices, frame)")
+    if not (variance.min() >= -1e-3 and variance.max() <= 1 + 1e-3):  # NaN fails too
+        raise ValueError(f"{name}: the teachers' variance is not between 0 and 1; give probabilities over classes")
+    return np.rint(255 * np.sqrt(variance.clip(0, 1))).astype(np.uint8)
+
+
+def _write(part: _Part, stem: str, values: np.ndarray) -> str:
     from safetensors.numpy import save
 
-    data = save({"soft": soft})
-    with atomic_write(folder / f"{stem}.safetensors") as part:
-        part.write_bytes(data)
+    data = save({part.tensor: values})
+    with atomic_write(part.folder / f"{stem}.safetensors") as file:
+        file.write_bytes(data)
     return hashlib.sha256(data).hexdigest()
 
 
-def _read(folder: Path, name: str, index: dict[str, Any]) -> np.ndarray:
+def _read(folder: Path, name: str, index: dict[str, Any], tensor: str) -> np.ndarray:
     from safetensors.numpy import load
 
     path = folder / f"{_stem(name)}.safetensors"
@@ -211,4 +302,4 @@ def _read(folder: Path, name: str, index: dict[str, Any]) -> np.ndarray:
     data = path.read_bytes()
     if hashlib.sha256(data).hexdigest() != entry["sha256"]:
         raise ValueError(f"{path}: damaged since it was written (sha256 differs); fill the bank again")
-    return load(data)["soft"]
+    return load(data)[tensor]

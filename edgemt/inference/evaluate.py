@@ -16,6 +16,7 @@ from edgemt.contract import Case
 from edgemt.data import phantom3d
 from edgemt.data.decode import FrameSpec, ProgressCall, decode_pairs
 from edgemt.data.reading import Reading, print_note
+from edgemt.inference.evaluate_uncertainty import uncertainty_record
 from edgemt.io.bit_depth import Rule
 from edgemt.io.images import fit_label
 from edgemt.io.volumes import volume_spacing
@@ -41,6 +42,12 @@ class EvalSet:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def frame_truths(self) -> list[np.ndarray]:
+        """uint8 [H, W]: the truth of each frame, at the frame's size."""
+        slices = (part for truth in self.truths for part in (truth if truth.ndim == 3 else truth[None]))
+        height, width = self.frames.shape[1:3]
+        return [fit_label(part, size=(height, width)) for part in slices]
 
 
 def prepare(
@@ -187,6 +194,9 @@ def evaluation_record(predict: Predict, cases: EvalSet) -> FileMetrics:
     if any(truth.ndim == 3 for truth in cases.truths):
         cleaned = score(masks, cases, distances=True, largest=True)
         metrics = replace(metrics, largest_component=means_of(cleaned))
+    if getattr(predict, "has_uncertainty", False):  # a runner of a graph with that output
+        found = uncertainty_record(predict.with_uncertainty, cases.frames, cases.frame_truths())  # type: ignore[attr-defined]
+        metrics = replace(metrics, uncertainty=found)
     return metrics
 
 

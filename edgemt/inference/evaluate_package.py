@@ -17,6 +17,7 @@ from edgemt.data.options import DataOptions
 from edgemt.inference.contours import coverage_text, list_digest, measure_contours, patients_of, unit_of
 from edgemt.inference.doctor import doctor
 from edgemt.inference.evaluate import EvalSet, fit_masks, frame_masks, prepare, score
+from edgemt.inference.evaluate_uncertainty import uncertainty_record
 from edgemt.inference.predict import predict
 from edgemt.metrics.postprocess import through_plane as vote
 from edgemt.model_card import ModelCard
@@ -47,27 +48,50 @@ def evaluate_ship(
     ship = open_package(folder)
     made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision)
     options, cases = find_cases(ship, data_root, val)
-    card, eval_set = ship.card, read_cases(ship.card, options, cases)
-    with_distances = _has_scipy()
+    eval_set = read_cases(ship.card, options, cases)
     frames = frame_masks(made, eval_set)
-    masks = fit_masks(frames, eval_set)
-    if through_plane != 1:
-        masks = [vote(mask, width=through_plane) if mask.ndim == 3 else mask for mask in masks]
-    scores = score(masks, eval_set, distances=with_distances).to_json()
+    record = measured(ship, frames, eval_set, made.file, through_plane=through_plane)
+    if made.has_uncertainty:
+        found = uncertainty_record(made.with_uncertainty, eval_set.frames, eval_set.frame_truths())
+        record |= {"uncertainty": found, "card_uncertainty": card_uncertainty(ship, made.file)}
+    if contours is not False:
+        record |= _contours(ship, made.file, frames, eval_set, cases, needed=bool(contours))
     return {
-        "ship": str(folder),
-        "name": card.name,
+        **record,
         "runtime": made.runtime,
         "file": made.file,
         "precision": made.precision,
         "threads": made.threads,
         "root": str(options.root) if options.root else None,
+    }
+
+
+def card_uncertainty(ship: Package, file: str) -> dict[str, float] | None:
+    """What the card states of the uncertainty of a file; None if nothing."""
+    return ship.card.measured[file].uncertainty or None if file in ship.card.measured else None
+
+
+def holds_network(folder: Path) -> bool:
+    """Whether a folder is a stage of a run with weights and no graph, such as `student` or `slim`."""
+    return (Path(folder) / "weights.safetensors").is_file() and not any(Path(folder).glob("*.onnx"))
+
+
+def measured(
+    ship: Package, frames: list[np.ndarray], eval_set: EvalSet, file: str, *, through_plane: int = 1
+) -> dict[str, Any]:
+    """Every metric of the masks of all frames, uint8 [H, W] each, which are those of `file`."""
+    with_distances = _has_scipy()
+    masks = fit_masks(frames, eval_set)
+    if through_plane != 1:
+        masks = [vote(mask, width=through_plane) if mask.ndim == 3 else mask for mask in masks]
+    return {
+        "ship": str(ship.folder),
+        "name": ship.card.name,
         "counted": len(eval_set),
-        "card_dice": card.measured[made.file].dice if made.file in card.measured else None,
+        "card_dice": ship.card.measured[file].dice if file in ship.card.measured else None,
         "distances": with_distances,
         "through_plane": through_plane,
-        **({} if contours is False else _contours(ship, made.file, frames, eval_set, cases, needed=bool(contours))),
-        **scores,
+        **score(masks, eval_set, distances=with_distances).to_json(),
     }
 
 
@@ -131,9 +155,23 @@ def metrics_table(record: dict[str, Any]) -> str:
     lines += ["", f"mean Dice {_cell(record['dice'])}{card}; {text}"]
     if "contours" in record:
         lines.append(coverage_text(record["contours"]))
+    if "uncertainty" in record:
+        lines.append(uncertainty_line("uncertainty", record["uncertainty"], record["card_uncertainty"]))
+    if "softmax_entropy" in record:
+        lines.append(uncertainty_line("softmax entropy", record["softmax_entropy"], None))
     if not record["distances"]:
         lines.append("note: no surface distances without scipy; pip install scipy")
     return "\n".join(lines)
+
+
+_UNCERTAINTY = {"auroc": "AUROC of wrong pixels", "ece": "calibration error", "brier": "Brier", "aurc": "AURC"}
+
+
+def uncertainty_line(name: str, found: dict[str, Any], before: dict[str, Any] | None) -> str:
+    """How well the uncertainty finds wrong pixels, in one line."""
+    card = f"; AUROC on the card {before['auroc']:.4f}" if before is not None else ""
+    figures = ", ".join(f"{label} {found[key]:.4f}" for key, label in _UNCERTAINTY.items())
+    return f"{name}: {figures}; {found['wrong']:.2%} of {found['pixels']} pixels are wrong{card}"
 
 
 def find_cases(ship: Package, root: Path | None, val: str) -> tuple[DataOptions, tuple[Case, ...]]:

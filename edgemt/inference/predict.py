@@ -21,7 +21,7 @@ from PIL.PngImagePlugin import PngInfo
 from deploy.package.input_drift import InputDriftMonitor, read_inputs
 from deploy.package.package import open_package
 from deploy.runtimes.load import runner
-from edgemt.contract import Runner
+from deploy.runtimes.runner import ModelRunner
 from edgemt.inference.predict_contours import PredictedContours, open_contours, region_files, with_lines
 from edgemt.io.array_values import check_not_constant
 from edgemt.io.atomic import Failures, NoSpaceError, atomic_write, write_bytes
@@ -35,8 +35,9 @@ from edgemt.metrics.postprocess import through_plane as vote
 from edgemt.model_card import ModelCard
 
 _MARK = "EdgeMT input"
-_OURS = (".mask.png", ".overlay.png", ".mask.nii.gz")
-Predict = Callable[[np.ndarray], np.ndarray]  # uint8 [N, H, W, K] -> uint8 [N, H, W]
+_OURS = (".mask.png", ".overlay.png", ".mask.nii.gz", ".uncertainty.png", ".uncertainty.nii.gz")
+# uint8 [N, H, W, K] -> masks uint8 [N, H, W], and maps uint8 [N, H, W] where the uncertainty is wanted
+Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 Lines = PredictedContours | None
 _VIDEO = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg")
 
@@ -52,12 +53,15 @@ def predict(
     threads: int | None = None,
     through_plane: int = 1,
     contours: bool = False,
+    uncertainty: bool = False,
 ) -> Iterator[Path]:
     """Write `NAME.mask.png` (class indices, with a palette) or `NAME.mask.nii.gz` for each input.
 
     `through_plane` slices of a volume vote on each voxel between them; 1 leaves the masks as they are.
     `contours`: also `NAME.outer.mask.png` and `NAME.inner.mask.png` (.nii.gz of a volume), the regions of the card's
     margins, and their lines on the overlay; with several classes `NAME.outer.CLASS.mask.png`.
+    `uncertainty` writes `NAME.uncertainty.png` or `.uncertainty.nii.gz` as well, uint8 round(255 sqrt(p)), p the
+    probability that the class of a pixel is wrong; the file of the ship must have that output.
     Yields each file when it is written; ship and inputs' names are checked before the first mask.
     A mask of another input is never replaced: the new one gets a longer name. Inputs that cannot be read are left out
     and named at the end. Raises ValueError in one line for them, a refused ship, an input of another kind, and two
@@ -72,20 +76,25 @@ def predict(
             raise ValueError(f"{path}: is one image, this model reads {n} slices of a volume at a time; name a volume")
     if through_plane < 1 or through_plane % 2 == 0:
         raise ValueError(f"through_plane: must be odd and above 0, not {through_plane}; 3 or 5 is usual")
-    model = runner(ship, runtime=runtime, file=file, threads=threads)
-    lines = open_contours(ship, file=model.file, through_plane=through_plane) if contours else None
-    made = _with_drift_warning(model, InputDriftMonitor(read_inputs(ship), what="input"))
+    loaded = runner(ship, runtime=runtime, file=file, threads=threads)
+    if uncertainty and not loaded.has_uncertainty:
+        raise ValueError(
+            f"{folder}: {loaded.file} gives no uncertainty; leave --uncertainty out, or name another --file"
+        )
+    lines = open_contours(ship, file=loaded.file, through_plane=through_plane) if contours else None
+    watch = InputDriftMonitor(read_inputs(ship), what="input")
+    made = _with_drift_warning(loaded, watch, uncertainty=uncertainty)
     return _all(made, ship.card, jobs, Path(out), overlay, through_plane, lines)
 
 
-def _with_drift_warning(made: Runner, watch: InputDriftMonitor) -> Predict:
+def _with_drift_warning(made: ModelRunner, watch: InputDriftMonitor, *, uncertainty: bool = False) -> Predict:
     """The runner, with one warning where the frames differ from the training frames."""
 
-    def call(frames: np.ndarray) -> np.ndarray:
+    def call(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
         for frame in frames:
             if (message := watch.update(frame)) is not None:
                 print(f"edgemt: warning: {message}", file=sys.stderr, flush=True)
-        return made(frames)
+        return made.with_uncertainty(frames) if uncertainty else (made(frames), None)
 
     return call
 
@@ -141,13 +150,15 @@ def _image(
     """Upright, as its EXIF orientation has it; so are the mask and the overlay."""
     picture = eight_bits(check_not_constant(read_image(path), path), card, path)
     frame = fit_frame(picture, size=card.size, channels=card.channels)
-    small = made(frame[None])[0]
-    mask = fit_label(small, size=picture.shape[:2])
+    masks, maps = made(frame[None])
+    mask = fit_label(masks[0], size=picture.shape[:2])
     yield write_png(target, ".mask.png", mask, colours=len(card.classes), mark=input_mark(path))
+    if maps is not None:
+        yield write_png(target, ".uncertainty.png", fit_map(maps[0], size=picture.shape[:2]), mark=input_mark(path))
     regions: list[tuple[str, np.ndarray]] = []
     if lines is not None:
         lines.look_at(frame)
-        regions = region_files(lines.of(small, name=str(path)), card, shape=mask.shape)
+        regions = region_files(lines.of(masks[0], name=str(path)), card, shape=mask.shape)
         for name, region in regions:
             yield write_png(target, f".{name}.mask.png", region, colours=len(card.classes), mark=input_mark(path))
     if overlay:
@@ -166,13 +177,21 @@ def _volume(
     volume = read_volume(path, axes=axes)
     array = eight_bits(volume.array, card, path)
     mask = np.zeros(array.shape, np.uint8)
+    spread: np.ndarray | None = None
     for k, frame in enumerate(_frames(array, card)):
-        mask[..., k] = fit_label(made(frame[None])[0], size=array.shape[:2])
+        masks, maps = made(frame[None])
+        mask[..., k] = fit_label(masks[0], size=array.shape[:2])
         if lines is not None:
             lines.look_at(frame)
+        if maps is not None:
+            spread = np.zeros(array.shape, np.uint8) if spread is None else spread
+            spread[..., k] = fit_map(maps[0], size=array.shape[:2])
     mask = np.moveaxis(vote(np.moveaxis(mask, -1, 0), width=width), 0, -1)
     name = target.with_name(f"{target.name}.mask.nii.gz")
     yield write_volume(name, mask, volume, axes=axes, mark=input_mark(path))
+    if spread is not None:
+        name = target.with_name(f"{target.name}.uncertainty.nii.gz")
+        yield write_volume(name, spread, volume, axes=axes, mark=input_mark(path))
     regions: list[tuple[str, np.ndarray]] = []
     if lines is not None:
         spacing = volume_spacing(path, axes=axes)
@@ -185,6 +204,12 @@ def _volume(
         drawn = contours(np.ascontiguousarray(array[..., k]), mask[..., k], colours=class_colours(len(card.classes)))
         drawn = with_lines(drawn, [(part, np.ascontiguousarray(region[..., k])) for part, region in regions], card)
         yield write_png(target, f".slice{k:03d}.overlay.png", drawn)
+
+
+def fit_map(values: np.ndarray, *, size: tuple[int, int]) -> np.ndarray:
+    """uint8 [h, w] -> uint8 [H, W], bilinear."""
+    height, width = size
+    return np.asarray(Image.fromarray(values).resize((width, height), Image.Resampling.BILINEAR))
 
 
 def write_volume(name: Path, mask: np.ndarray, volume: Volume, *, axes: str, mark: str) -> Path:

@@ -34,11 +34,29 @@ class Ensemble(nn.Module):
     def forward(self, x: Tensor) -> Output:
         total: Tensor | None = None
         for axes in FLIPS[: self.flips]:
-            view = torch.flip(x, axes) if axes else x
             for member in self.members:
-                p = probabilities(member(view).logits)
-                p = torch.flip(p, axes) if axes else p
+                p = _flipped_probabilities(member, x, axes)
                 total = p if total is None else total + p
         assert total is not None
         mean = total / (self.flips * len(self.members))
         return Output(logits=mean.clamp_min(1e-7).log())
+
+    def each(self, x: Tensor) -> Tensor:
+        """[K, N, C, *space]: the probabilities of each member, averaged over its flips; of one member, each flip's."""
+        views = [[_flipped_probabilities(m, x, axes) for axes in FLIPS[: self.flips]] for m in self.members]
+        return torch.stack(views[0] if len(views) == 1 else [torch.stack(own).mean(0) for own in views])
+
+
+def _flipped_probabilities(member: nn.Module, x: Tensor, axes: tuple[int, ...]) -> Tensor:
+    """The probabilities of the flipped image, flipped back."""
+    if not axes:
+        return probabilities(member(x).logits)
+    return torch.flip(probabilities(member(torch.flip(x, axes)).logits), axes)
+
+
+def between_variance(probs: Tensor) -> Tensor:
+    """[K, N, C, *space] probabilities of K teachers -> [N, *space]: their variance, summed over classes, 0 to 1.
+
+    v = sum_c mean_k (p_kc - mean_k p_kc)^2; `edgemt.data.soft_labels` has the sources.
+    """
+    return probs.var(0, correction=0).sum(1)

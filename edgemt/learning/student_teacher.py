@@ -73,7 +73,9 @@ def one_output(network: nn.Module, image: Tensor, *, count: int, separate: bool)
         return network(image)
     parts = [network(rows) for rows in (image[:count], image[count:])]
     maps = tuple(torch.cat(pair) for pair in zip(*(part.maps for part in parts), strict=True))
-    return Output(torch.cat([part.logits for part in parts]), maps=maps)
+    logits, rest = torch.cat([part.logits for part in parts]), [part.uncertainty for part in parts]
+    uncertainty = torch.cat([part for part in rest if part is not None]) if rest[0] is not None else None
+    return Output(logits, maps=maps, uncertainty=uncertainty)
 
 
 STUDENT_PAIR = ("student", "peer")

@@ -8,7 +8,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor
 
-from edgemt.contract import ADDED_LATER, Batch, Output, Step
+from edgemt.contract import ADDED_LATER, Batch, Head, Output, Step
 from edgemt.learning.ema import Ema
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.losses import (
@@ -30,6 +30,7 @@ from edgemt.learning.roles import Frozen, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import Mixing, one_output, student_view
 from edgemt.learning.temporal_term import temporal_loss
+from edgemt.learning.uncertainty_term import batch_uncertainty_loss, check_guide
 
 MIN_PROBABILITY = 1e-6  # soft labels in half precision contain zeros, whose logarithm is not finite
 
@@ -56,6 +57,11 @@ class Distillation(Method):
 
     Differs: a sum of published losses, each with its weight (KL 1, others 0), with CutMix and a consistency with the
     student's own average; of DIST the part within classes, as with two classes the other part is a sign.
+
+    `uncertainty` trains a second head on the decoder's last map: the probability that the class of a pixel is wrong,
+    from the student's errors on labelled rows and the standard deviation between the teachers on unlabelled ones
+    (`edgemt.learning.uncertainty_term`). It needs `guide` "bank" and several teachers (`teacher.members`). Its gradient
+    stops at that map.
     """
 
     delivers: ClassVar[str] = "average"
@@ -85,17 +91,14 @@ class Distillation(Method):
     image_dice: bool = False  # Dice of each image in place of that of the batch, also in `overlap`
     temporal: float = field(default=0.0, metadata=ADDED_LATER)  # weight of the term against flicker; 1 is usual
     motion: PseudoMotion = field(default_factory=PseudoMotion, metadata=ADDED_LATER)  # between its two frames
+    uncertainty: float = field(default=0.0, metadata=ADDED_LATER)  # weight of the uncertainty head's term; 0: no head
 
     def __post_init__(self) -> None:
-        for name in ("temperature", "cwd_temperature"):
-            if getattr(self, name) <= 0:
-                raise ValueError(f"{name}: {getattr(self, name)} must be above 0; 2 to 4 is usual")
-        if self.temporal < 0:
-            raise ValueError(f"temporal: {self.temporal} is below 0; 1 is usual, 0 switches the term off")
-        if self.guide not in ("network", "bank"):
-            raise ValueError(f"guide: {self.guide!r} is not known; use 'network' or 'bank'")
-        if self.guide == "bank" and self.teacher_sees == "same":
-            raise ValueError("teacher_sees: 'same' needs a teacher at each step, and a bank has none; use 'weak'")
+        _check_options(self)
+
+    @property
+    def heads(self) -> tuple[Head, ...]:  # type: ignore[override, misc]
+        return ("uncertainty",) if self.uncertainty else ()
 
     def variant_note(self) -> str:
         if self.guide == "bank":
@@ -129,6 +132,9 @@ class Distillation(Method):
             maps = self.feature.target_maps(nets, teacher_image, teacher)
             feature_box = box if self.teacher_sees == "weak" else None
             terms["feature"] = self.feature.loss(nets, out, maps, space=image.shape[2:], box=feature_box, count=count)
+
+        if self.uncertainty:
+            terms["uncertainty"] = self.uncertainty * batch_uncertainty_loss(out, batch, box)
 
         if len(view) and not self.consistency.is_zero:
             target = predict_probabilities(nets.average, batch.unlabelled)
@@ -173,3 +179,15 @@ def _logit_terms(
         dice_loss = dice(probabilities(logits), probabilities(teacher_logits), per_image=method.image_dice)
         terms["overlap"] = method.overlap * dice_loss
     return terms
+
+
+def _check_options(of: Distillation) -> None:
+    """Raises ValueError for options that are out of range or do not fit together."""
+    for name in ("temperature", "cwd_temperature"):
+        if getattr(of, name) <= 0:
+            raise ValueError(f"{name}: {getattr(of, name)} must be above 0; 2 to 4 is usual")
+    if of.temporal < 0:
+        raise ValueError(f"temporal: {of.temporal} is below 0; 1 is usual, 0 switches the term off")
+    check_guide(of.guide, uncertainty=of.uncertainty)
+    if of.guide == "bank" and of.teacher_sees == "same":
+        raise ValueError("teacher_sees: 'same' needs a teacher at each step, and a bank has none; use 'weak'")

@@ -9,6 +9,8 @@ from deploy.quantization.accuracy_gate import GateError, gate, gate_classes
 from edgemt.artefacts import stage_folder
 from edgemt.model_card import FileMetrics
 
+AUROC_TOLERANCE = 0.01
+
 
 def measured_of(folder: Path, *, measured_on: str) -> FileMetrics:
     """The metrics of the network in `folder`, from its card.
@@ -47,6 +49,20 @@ def gate_failure(parent: FileMetrics, measured: FileMetrics, *, tolerance: float
     except GateError as error:
         return error.reason
     return ""
+
+
+def uncertainty_failure(parent: FileMetrics, measured: FileMetrics, *, what: str) -> str:
+    """Why the gate refuses the uncertainty of a file; empty where it passes, or where there is none.
+
+    Its area under the ROC curve of "this pixel is wrong" may be at most AUROC_TOLERANCE below that of the parent.
+    """
+    before, after = parent.uncertainty.get("auroc"), measured.uncertainty.get("auroc")
+    if before is None or after is None or after >= before - AUROC_TOLERANCE:
+        return ""
+    return (
+        f"{what}: the AUROC of its uncertainty, {after:.4f}, is {before - after:.4f} below its parent's {before:.4f}, "
+        f"the tolerance is {AUROC_TOLERANCE:g}"
+    )
 
 
 def dice_text(measured: FileMetrics) -> str:

@@ -19,7 +19,7 @@ from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
 from edgemt.methods import METHODS, Method
 from edgemt.methods.supervised import Supervised
-from edgemt.pipeline import package, prune, quantize, soft_label_bank, warm_up
+from edgemt.pipeline import folds, package, prune, quantize, soft_label_bank, warm_up
 from edgemt.pipeline import report as report_stage
 from edgemt.pipeline.data_changes import log_changes
 from edgemt.pipeline.fallback import describe_fallback
@@ -95,8 +95,11 @@ def _log_processes(context: RunContext) -> None:
 
 
 def teacher(context: RunContext) -> Path:
-    """The full model: few labels, many unlabelled images. With several members or flips, their mean."""
+    """The full model: few labels, many unlabelled images. With several members, folds or flips, their mean."""
     of = context.recipe.teacher
+    if context.recipe.data.folds > 1:
+        folders = folds.fold_teachers(context, seed_step=MEMBER_SEED)
+        return ensemble_stage(context, "teacher", folders, flips=of.flips)
     if of.members == 1 and of.flips == 1:
         return train_stage(context, "teacher", of, of.method)
     alone = replace(of, members=1, flips=1)

@@ -26,12 +26,14 @@ class Guidance:
     teacher: Path | None  # folder of the frozen network "teacher"
     bank: Path | None  # folder of the teacher's stored probabilities
     features: FeatureTeacher | None  # the frozen network "backbone"
+    variance: bool = False  # the method also learns from the bank's variance between teachers
 
     def parents(self, others: Mapping[str, str] | None = None) -> dict[str, str]:
         """Name -> fingerprint, for the inputs of a stage; `others` stand before the feature teacher."""
         return {
             **({"teacher": stage_folder.identity(self.teacher)} if self.teacher is not None else {}),
             **({"bank": soft_labels.bank_fingerprint(self.bank)} if self.bank is not None else {}),
+            **({"variance": soft_labels.variance_fingerprint(self.bank)} if self.bank and self.variance else {}),
             **(others or {}),
             **({"feature teacher": self.features.identity} if self.features is not None else {}),
         }
@@ -55,6 +57,7 @@ def find_guidance(
         teacher=teacher if "teacher" in frozen_kinds(method) else None,
         bank=context.folder("bank") if uses_soft_label_bank(method) else None,
         features=feature_teacher.find(context, method, of),
+        variance=getattr(method, "uncertainty", 0.0) > 0,
     )
 
 

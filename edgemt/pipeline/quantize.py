@@ -26,10 +26,18 @@ from edgemt.data.slice_dataset import SliceDataset
 from edgemt.inference.evaluate import evaluation_record
 from edgemt.io.atomic import next_name
 from edgemt.model_card import FileMetrics
-from edgemt.pipeline.accuracy import dice_drop, dice_figure, dice_text, gate_failure, measured_of
+from edgemt.pipeline.accuracy import (
+    AUROC_TOLERANCE,
+    dice_drop,
+    dice_figure,
+    dice_text,
+    gate_failure,
+    measured_of,
+    uncertainty_failure,
+)
 from edgemt.pipeline.fallback import given_up
 from edgemt.pipeline.log import log
-from edgemt.pipeline.quantization_candidates import RUNS, candidates, export_graph
+from edgemt.pipeline.quantization_candidates import RUNS, Candidate, candidates, export_graph
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.stage import FORMAT, Stage
 from edgemt.report.formatting import candidate_name, describe_candidate
@@ -121,12 +129,42 @@ def _first_passing(
         if not refused:
             for file in SMALL_FILES:
                 shutil.copyfile(candidate.folder / file, working / file)
+            candidate, given = _with_passing_uncertainty(context, working, candidate, parent=parent)
             noted = {"rungs": _without_sensitivity(tried), **candidate.record}
-            return _on_card(candidate.measured, parent, noted), ()
+            return _on_card(candidate.measured, parent, noted), given
         log(f"int8: refused, {refused}")
         if len(tried) == 1:
             log(f"int8: {_budget(context)}")
     return _without_eight_bits(context, working, tried, parent=parent)
+
+
+def _with_passing_uncertainty(
+    context: RunContext, working: Path, candidate: Candidate, *, parent: FileMetrics
+) -> tuple[Candidate, tuple[dict[str, Any], ...]]:
+    """The candidate and, where its uncertainty fails the gate, that output removed from its files and the record of it.
+
+    Raises GateError with `strict`.
+    """
+    reasons = [uncertainty_failure(parent, found, what=f"INT8 on {RUNS[f]}") for f, found in candidate.measured.items()]
+    refused = next(filter(None, reasons), "")
+    if not refused:
+        return candidate, ()
+    if context.recipe.strict:
+        raise ValueError(f"{refused}; nothing was written; turn {_REMEDY}, or set student.method.uncertainty 0")
+    log(f"int8: without its uncertainty: {refused}")
+    export.drop_uncertainty(working / ONNX_INT8)
+    export.export_openvino(working / ONNX_INT8, working / IR_INT8)
+    record = given_up(
+        stage="int8",
+        wanted="uncertainty in INT8",
+        shipped="masks alone in INT8, the uncertainty in float",
+        tried=[{"attempt": "uncertainty in INT8", "dice": None, "refused": refused}],
+        tolerance=AUROC_TOLERANCE,
+        parent_dice=parent.dice,
+        remedy=_REMEDY,
+    )
+    measured = {file: replace(found, uncertainty={}) for file, found in candidate.measured.items()}
+    return replace(candidate, measured=measured), (record,)
 
 
 def _dice_on(measured: dict[str, FileMetrics]) -> dict[str, float | None]:

@@ -137,6 +137,11 @@ def student_method(of: StudentOptions) -> Method:
     return replace(of.method, feature=replace(term, source="backbone"))  # type: ignore[call-arg]
 
 
+def learns_uncertainty(of: StudentOptions) -> bool:
+    """Whether the student has an uncertainty head, which learns from the variance between the teachers of the bank."""
+    return getattr(of.method, "uncertainty", 0.0) > 0
+
+
 def teacher_dims(name: str) -> int:
     """2 for a network of images, 3 for one of volumes; `students/NAME` is a student's network as a teacher."""
     return 2 if name.startswith(STUDENT_PREFIX) else teachers.dims(name)

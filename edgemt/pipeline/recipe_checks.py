@@ -8,7 +8,7 @@ from edgemt.learning.roles import Frozen
 from edgemt.methods import Method
 from edgemt.pipeline.corruptions import training_corruptions
 from edgemt.pipeline.network_spec import student_spec
-from edgemt.pipeline.recipe import Recipe, student_method, teacher_dims
+from edgemt.pipeline.recipe import Recipe, learns_uncertainty, student_method, teacher_dims
 from edgemt.zoo.warm_start import warm_start_spec
 
 
@@ -30,6 +30,17 @@ def check_recipe(recipe: Recipe) -> None:
         raise ValueError(f"teacher.members: {recipe.teacher.members} networks are not enough; give 1 or more")
     if deep and (recipe.teacher.members > 1 or recipe.teacher.flips > 1):
         raise ValueError(f"teacher.members and teacher.flips: only for 2-D teachers, {network} is 3-D; leave them at 1")
+    if recipe.data.folds > 1 and (deep or recipe.teacher.members > 1):
+        raise ValueError(
+            f"data.folds: {recipe.data.folds} trains so many 2-D teachers; set teacher.members to 1 and take a 2-D "
+            "teacher, or leave data.folds at 1"
+        )
+    alone = recipe.teacher.members == recipe.teacher.flips == recipe.data.folds == 1
+    if learns_uncertainty(recipe.student) and alone:
+        raise ValueError(
+            "student.method.uncertainty: needs the variance between teachers, and this recipe has one; set "
+            "teacher.members to 3 or teacher.flips to 4 (2-D teachers alone), or uncertainty to 0"
+        )
     _check_features(recipe, method)
     if training_corruptions(recipe):
         opencv()

@@ -21,13 +21,16 @@ from edgemt.data.cohort import DatasetSplit, split_dataset
 from edgemt.data.reading import Reading
 from edgemt.data.slice_dataset import SliceDataset, TwoStreamBatches, load_slices, slice_statistics
 from edgemt.data.soft_labels import read_bank as read_bank
+from edgemt.data.soft_labels import read_variance
 from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, evaluate, evaluation_record, prepare
+from edgemt.inference.evaluate_uncertainty import entropy_record, uncertainty_record
 from edgemt.io import encoder_weights
+from edgemt.learning.losses import probabilities
 from edgemt.model_card import FileMetrics, ModelCard, Normalisation
 from edgemt.pipeline.corruptions import training_corruptions
 from edgemt.pipeline.log import log
-from edgemt.pipeline.recipe import Recipe
+from edgemt.pipeline.recipe import Recipe, learns_uncertainty
 from edgemt.pipeline.training_data import as_read
 from edgemt.training import distributed, engine
 from edgemt.training.options import Schedule
@@ -203,7 +206,7 @@ class SliceData:
             labelled, unlabelled, rows = self.fully_labelled, load_slices((), self.recipe.data), (sum(rows), 0)
         elif bank is not None:  # with the stored probabilities of each slice
             labelled, unlabelled = (
-                replace(stack, soft=torch.as_tensor(read_bank(bank, cases)))
+                self._with_predictions(stack, bank, cases)
                 for stack, cases in ((labelled, self.cohort.labelled), (unlabelled, self.cohort.unlabelled))
             )
         return TwoStreamBatches(
@@ -216,6 +219,13 @@ class SliceData:
             alike=alike,
             corruptions=self.corruptions if corrupt else (),
         )
+
+    def _with_predictions(self, stack: SliceDataset, bank: Path, cases: Sequence[Case]) -> SliceDataset:
+        """The stack with the bank's probabilities of its cases, and with the deviation where the student needs it."""
+        stack = replace(stack, soft=torch.as_tensor(read_bank(bank, cases)))
+        if not learns_uncertainty(self.recipe.student):
+            return stack
+        return replace(stack, deviation=torch.as_tensor(read_variance(bank, cases)))
 
     @cached_property
     def corruptions(self) -> tuple[str, ...]:
@@ -256,11 +266,44 @@ class SliceData:
 
         return masks
 
+    def predict_with_uncertainty(self, network: nn.Module) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+        """uint8 [N, H, W, K] -> masks and maps uint8 [N, H, W] through the graph that ships, in torch."""
+        options: dict[str, Any] = {"normalise": self.normalise, "channels": self.channels, "uncertainty": True}
+        whole = export.DeployableModel(network, **options).to(self.device)
+
+        @torch.inference_mode()
+        def both(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+            network.eval()
+            mask, uncertainty = whole(torch.from_numpy(frames).to(self.device))
+            return mask.cpu().numpy(), uncertainty.cpu().numpy()
+
+        return both
+
+    def class_probabilities(self, network: nn.Module) -> Callable[[np.ndarray], np.ndarray]:
+        """uint8 [N, H, W, K] -> softmax float32 [N, C, H, W] of a float network."""
+        whole = export.DeployableModel(network, normalise=self.normalise, channels=self.channels).to(self.device)
+
+        @torch.inference_mode()
+        def probs(frames: np.ndarray) -> np.ndarray:
+            network.eval()
+            image = whole.normalised(torch.from_numpy(frames).to(self.device))
+            return probabilities(network(image).logits).cpu().numpy()
+
+        return probs
+
     def dice(self, network: nn.Module) -> float:
         return evaluate(self.predict(network), self.val, dice_only=True).dice
 
     def measured(self, network: nn.Module) -> FileMetrics:
-        return evaluation_record(self.predict(network), self.val)
+        metrics = evaluation_record(self.predict(network), self.val)
+        if not export.has_uncertainty(network):
+            return metrics
+        frames, truths = self.val.frames, self.val.frame_truths()
+        return replace(
+            metrics,
+            uncertainty=uncertainty_record(self.predict_with_uncertainty(network), frames, truths),
+            softmax_entropy=entropy_record(self.class_probabilities(network), frames, truths),
+        )
 
     def card(self) -> ModelCard:
         data = self.recipe.data

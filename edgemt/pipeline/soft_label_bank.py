@@ -1,7 +1,8 @@
 """The bank: the teacher's class probabilities of every training frame, predicted once before the student learns.
 
 A student's step then runs no teacher: with a 3-D teacher or an ensemble this is most of a step. A 2-D teacher predicts
-the frame as it is; each batch augments image and probabilities by the same transform.
+the frame as it is; each batch augments image and probabilities by the same transform. For a student that learns its
+uncertainty the variance between several teachers is written as well; a bank without it gets the variance alone.
 
 Shapes: n frames, K image channels, C classes, H W the frame.
 """
@@ -23,8 +24,11 @@ from edgemt.contract import Case
 from edgemt.data import soft_labels
 from edgemt.data.augment2d import normalised
 from edgemt.data.slice_dataset import SliceDataset
+from edgemt.data.soft_labels import TeacherPrediction
 from edgemt.learning import losses
+from edgemt.learning.ensemble import Ensemble, between_variance
 from edgemt.pipeline.log import log
+from edgemt.pipeline.recipe import learns_uncertainty
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.training_data import as_read
 from edgemt.pipeline.volume_data import LABELLING
@@ -37,7 +41,8 @@ _CHUNK = 16  # frames of one forward pass
 def fill_bank(context: RunContext, teacher: Path) -> Path:
     """The folder `bank` with the probabilities that the network in `teacher` gives; resumed if it was interrupted.
 
-    The slices of a volume share a file. Raises ValueError for two images of one name and for a full disk.
+    The slices of a volume share a file. The variance between teachers is written where the student's method uses it.
+    Raises ValueError for two images of one name, for a full disk, and for a variance of a single teacher.
     """
     return _fill_from_volumes(context, teacher) if context.is_3d else _fill_from_frames(context, teacher)
 
@@ -90,7 +95,7 @@ def _fill(
     teacher: Path,
     key: str,
     cases: Sequence[Case],
-    predict: Callable[[nn.Module, Case], np.ndarray],
+    predict: Callable[[nn.Module, Case], np.ndarray | TeacherPrediction],
     *,
     files: str,
     progress: str,
@@ -98,6 +103,7 @@ def _fill(
 ) -> Path:
     folder, data = context.folder("bank"), context.recipe.data
     network = network_folder.load_network(teacher).to(context.slices.device)
+    variance = learns_uncertainty(context.recipe.student)
     summary = soft_labels.write_bank(
         folder,
         cases,
@@ -105,6 +111,7 @@ def _fill(
         classes=data.classes,
         size=data.size,
         key=key,
+        variance=variance,
         progress=file_progress(progress),
         log=log,
         **options,
@@ -127,14 +134,22 @@ def _units(context: RunContext) -> Iterator[tuple[Case, SliceDataset, list[int]]
 
 
 @torch.inference_mode()
-def _probabilities(context: RunContext, network: nn.Module, stack: SliceDataset, rows: list[int]) -> np.ndarray:
-    """float32 [n, C, H, W] of rows of a stack, normalised as in training."""
+def _probabilities(
+    context: RunContext, network: nn.Module, stack: SliceDataset, rows: list[int]
+) -> np.ndarray | TeacherPrediction:
+    """float32 [n, C, H, W] of rows of a stack, normalised as in training; of an ensemble also the variance."""
     device, normalise = context.slices.device, context.slices.normalise
     kind = {"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(resolve_precision("auto", device))
-    parts = []
+    mean, variance = [], []
     for first in range(0, len(rows), _CHUNK):
         image = normalised(stack.frames(torch.tensor(rows[first : first + _CHUNK]), device), normalise)
         with torch.autocast(device.type, kind) if kind else nullcontext():
-            logits = network(image).logits
-        parts.append(losses.probabilities(logits).cpu())
-    return torch.cat(parts).numpy()
+            if not isinstance(network, Ensemble):
+                mean.append(losses.probabilities(network(image).logits).cpu())
+                continue
+            each = network.each(image)
+        mean.append(each.mean(0).cpu())
+        variance.append(between_variance(each).cpu())
+    if not variance:
+        return torch.cat(mean).numpy()
+    return TeacherPrediction(torch.cat(mean).numpy(), torch.cat(variance).numpy())

@@ -61,7 +61,7 @@ class TrainingData(Protocol):
 
 
 _ROLES = (
-    *("root", "layout", "labelled", "unlabelled", "val", "val_in_training", "seed", "labelled_seed"),
+    *("root", "layout", "labelled", "unlabelled", "val", "val_in_training", "seed", "labelled_seed", "folds"),
     *("patient_pattern", "phantom", "calibration", "calibration_share"),
 )
 

@@ -10,8 +10,8 @@ import students
 from edgemt.artefacts import network_folder
 from edgemt.zoo.entry import input_description, open_entry
 
-HEADS = ("head", "sdf", "scales", "further", "further_heads")  # modules that may start anew
-ADDED = ("sdf", "scales", "decoder2", "decoder3")  # heads whose weights an entry may lack
+HEADS = ("head", "sdf", "scales", "further", "further_heads", "uncertainty")  # modules that may start anew
+ADDED = ("sdf", "scales", "decoder2", "decoder3", "uncertainty")  # heads whose weights an entry may lack
 
 
 def warm_start_spec(target: str, network: dict[str, Any]) -> dict[str, Any]:
@@ -96,7 +96,7 @@ def _adapt_plan_to_heads(plan: dict[str, Any] | None, network: dict[str, Any]) -
         module, _, place = name.partition(".")
         if module in ("further", "further_heads"):
             return int(place.partition(".")[0]) < decoders
-        return module not in ("sdf", "scales") or module in network["heads"]
+        return module not in ("sdf", "scales", "uncertainty") or module in network["heads"]
 
     sizes, tensors = {}, {}
     for name, values in plan["sizes"].items():

@@ -193,3 +193,54 @@ def test_the_index_is_plain_and_lists_every_file_with_its_hash(tmp_path: Path) -
     assert (index["key"], index["classes"], index["size"]) == ("k", list(CLASSES), list(SIZE))
     assert {entry["depth"] for entry in index["volumes"].values()} == {DEPTH}
     assert all(len(entry["sha256"]) == 64 for entry in index["volumes"].values())
+
+
+def several(case: Case) -> np.ndarray:
+    """[K, S, C, H, W] of three teachers."""
+    return np.stack([said(Case(case.name, str(int(case.patient) + 100 * k), case.image)) for k in range(3)])
+
+
+def test_the_variance_between_teachers_is_summed_over_classes_and_read_back_as_a_deviation(tmp_path: Path) -> None:
+    cases = volumes(2)
+    between = {case.name: several(case).var(0).sum(1) for case in cases}
+
+    def teachers(case: Case) -> soft_labels.TeacherPrediction:
+        return soft_labels.TeacherPrediction(several(case).mean(0), between[case.name])
+
+    summary = filled(tmp_path, cases, teachers, variance=True)
+    deviation = soft_labels.read_variance(tmp_path, slices_of(cases[1])[::-1])
+    assert deviation.dtype == np.uint8
+    assert np.abs(deviation / 255 - np.sqrt(between[cases[1].name][::-1])).max() <= 0.5 / 255 + 1e-6
+    on_disk = sum(path.stat().st_size for path in tmp_path.rglob("*.safetensors")) / 1e6
+    assert summary.megabytes == pytest.approx(on_disk, rel=0.02)
+
+
+def test_a_bank_without_variance_stays_as_it_is_and_gets_the_variance_alone(tmp_path: Path) -> None:
+    filled(tmp_path, volumes(3), Teacher())
+    before = soft_labels.bank_fingerprint(tmp_path)
+    written = {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")}
+    with pytest.raises(ValueError, match="variance: holds no bank"):
+        soft_labels.read_variance(tmp_path, slices_of(volumes(1)[0]))
+    lines: list[str] = []
+
+    def teachers(case: Case) -> soft_labels.TeacherPrediction:
+        if case.name == "phantom3d:2" and not lines[1:]:
+            lines.append("cut")
+            raise KeyboardInterrupt
+        return soft_labels.TeacherPrediction(said(case), np.full((DEPTH, *SIZE), 0.25, np.float32))
+
+    with pytest.raises(KeyboardInterrupt):
+        filled(tmp_path, volumes(3), teachers, variance=True, log=lines.append)
+    assert "variance between the teachers (soft labels are complete): 3 files" in lines[0]
+    assert filled(tmp_path, volumes(3), teachers, variance=True).num_computed == 1
+    assert (soft_labels.read_variance(tmp_path, slices_of(volumes(3)[2])) == 128).all()
+    assert soft_labels.bank_fingerprint(tmp_path) == before != soft_labels.variance_fingerprint(tmp_path)
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.glob("*.safetensors")} == written
+
+
+def test_one_teacher_has_no_variance_and_a_variance_out_of_range_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=r"phantom3d:0: one teacher has no variance; set teacher.members"):
+        filled(tmp_path, volumes(1), Teacher(), variance=True)
+    wrong = np.full((DEPTH, *SIZE), 2.0, np.float32)
+    with pytest.raises(ValueError, match="not between 0 and 1"):
+        filled(tmp_path, volumes(1), lambda case: soft_labels.TeacherPrediction(said(case), wrong), variance=True)

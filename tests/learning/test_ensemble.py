@@ -11,7 +11,7 @@ from torch import nn
 
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.contract import Output
-from edgemt.learning.ensemble import Ensemble
+from edgemt.learning.ensemble import Ensemble, between_variance
 from edgemt.pipeline import flow
 from edgemt.recipes import RECIPES, Recipe, StudentOptions
 from edgemt.training.options import Schedule
@@ -84,3 +84,17 @@ def test_one_member_is_the_plain_teacher_and_volumes_refuse_more(tmp_path: Path)
         flow.run(replace(deep, teacher=replace(deep.teacher, members=2)), tmp_path / "deep", until="teacher")
     with pytest.raises(ValueError, match="members: 0"):
         flow.run(tiny(members=0), tmp_path / "none", until="teacher")
+
+
+def test_the_variance_is_between_members_and_of_one_member_between_its_flips() -> None:
+    x, p = torch.zeros(1, 3, 4, 4), torch.tensor([3.0, -1.0, 0.5]).sigmoid()
+    each = Ensemble([Left(3.0), Left(-1.0), Left(0.5)]).each(x)
+    assert each.shape == (3, 1, 2, 4, 4)
+    expected = 2 * ((p - p.mean()) ** 2).mean()  # both classes of a pixel vary alike
+    torch.testing.assert_close(between_variance(each)[0, 0, 0], expected)
+    torch.testing.assert_close(between_variance(each)[0, :, 2:], torch.zeros(4, 2))
+    views = Ensemble([Left(3.0)], flips=2).each(x)
+    assert views.shape[0] == 2 and between_variance(views).min() > 0
+    both = Ensemble([Left(3.0), Left(3.0)], flips=2)
+    assert between_variance(both.each(x)).max() == 0  # flips are averaged before members are compared
+    torch.testing.assert_close(both.each(x).mean(0).log(), both(x).logits)

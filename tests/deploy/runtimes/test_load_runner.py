@@ -523,11 +523,11 @@ def test_the_doctor_finds_two_runtimes_that_differ(ship: Package, monkeypatch: p
 
     real = onnxruntime_backend._IoBinding.__init__
 
-    def few(self: onnxruntime_backend._IoBinding, compute: Callable[[np.ndarray], np.ndarray]) -> None:
-        def spoiled(given: np.ndarray) -> np.ndarray:
-            mask = compute(given)
-            mask[:, :4] = 2
-            return mask
+    def few(self: onnxruntime_backend._IoBinding, compute: Callable[[np.ndarray], list[np.ndarray]]) -> None:
+        def spoiled(given: np.ndarray) -> list[np.ndarray]:
+            outputs = compute(given)
+            outputs[0][:, :4] = 2
+            return outputs
 
         real(self, spoiled)
 

@@ -14,7 +14,7 @@ import pytest
 
 pytest.importorskip("onnx")
 
-from fake_gpu import CAPABILITY, NAME, Library, TensorRT  # noqa: E402
+from fake_gpu import CAPABILITY, NAME, Engine, Library, TensorRT  # noqa: E402
 from tiny_package import expected, frame, graph, make_ship  # noqa: E402
 
 from deploy.package.golden import self_test  # noqa: E402
@@ -214,6 +214,19 @@ def test_a_mask_of_the_gpu_survives_the_next_frame(ship: Package, pretend: Prete
     first = made(frames(1)[0])
     made(np.zeros_like(frames(1)[0]))
     assert np.array_equal(first[0], expected(frame(0)))
+
+
+@pytest.mark.parametrize("names", [("frame", "mask", "uncertainty"), ("frame", "uncertainty", "mask")])
+def test_an_engine_with_an_uncertainty_gives_it_beside_the_mask(
+    ship: Package, pretend: Pretend, monkeypatch: pytest.MonkeyPatch, names: tuple[str, ...]
+) -> None:
+    pretend()
+    monkeypatch.setattr(Engine, "names", names)
+    list(build_package(ship, self_test=runner))
+    made = runner(ship, runtime="tensorrt")
+    masks, maps = made.with_uncertainty(np.concatenate(frames(3)))
+    assert made.has_uncertainty and (masks == made(np.concatenate(frames(3)))).all()
+    assert (maps == 100 + masks).all() and masks.max() == 2
 
 
 def test_several_frames_are_in_flight_at_once_and_come_back_in_order(ship: Package, pretend: Pretend) -> None:

@@ -1,0 +1,54 @@
+"""How well an uncertainty finds the wrong pixels of a list of frames. No torch.
+
+Measured at the frame's size, on at most 10,000 pixels of each frame, always the same ones: of 100 frames one million
+pixels, where the standard error of an AUROC is far below 0.01 and frames, not pixels, limit its accuracy.
+
+Shapes: N frames, H W their size, K channels, C classes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import numpy as np
+
+from edgemt.metrics.uncertainty import error_detection, sample
+
+PredictBoth = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
+"""uint8 [N, H, W, K] -> masks uint8 [N, H, W], and maps uint8 [N, H, W] = round(255 sqrt(p))."""
+_BATCH = 16
+
+
+def to_probability(uncertainty: np.ndarray) -> np.ndarray:
+    """uint8 map of a graph -> float64 probability that the class of a pixel is wrong: (value / 255)^2."""
+    return (uncertainty / 255.0) ** 2
+
+
+def uncertainty_record(predict: PredictBoth, frames: np.ndarray, truths: Sequence[np.ndarray]) -> dict[str, float]:
+    """`error_detection` of the map that a graph gives beside its masks; truths uint8 [H, W], one a frame."""
+    wrong, probability = [], []
+    for first in range(0, len(frames), _BATCH):
+        masks, maps = predict(frames[first : first + _BATCH])
+        for index, (mask, values) in enumerate(zip(masks, maps, strict=True), start=first):
+            pixels = sample(mask.size, frame=index)
+            wrong.append((mask != truths[index]).reshape(-1)[pixels])
+            probability.append(to_probability(values).reshape(-1)[pixels])
+    return error_detection(np.concatenate(wrong), np.concatenate(probability))
+
+
+def entropy_record(
+    predict: Callable[[np.ndarray], np.ndarray], frames: np.ndarray, truths: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """`error_detection` of softmax float [N, C, H, W]: ranked by entropy -sum_c p_c log p_c, probability 1 - max p.
+
+    The baseline without any training: Hendrycks and Gimpel, ICLR 2017 (arXiv 1610.02136).
+    """
+    wrong, probability, entropy = [], [], []
+    for first in range(0, len(frames), _BATCH):
+        for index, p in enumerate(predict(frames[first : first + _BATCH]), start=first):
+            pixels = sample(p[0].size, frame=index)
+            chosen = p.reshape(len(p), -1)[:, pixels].astype(np.float64)
+            wrong.append(chosen.argmax(0) != truths[index].reshape(-1)[pixels])
+            probability.append(1 - chosen.max(0).clip(0, 1))
+            entropy.append(-(chosen * np.log(chosen.clip(1e-12, 1))).sum(0))
+    return error_detection(np.concatenate(wrong), np.concatenate(probability), np.concatenate(entropy))
