@@ -21,6 +21,7 @@ from deploy.benchmark.package_bench import bench_package  # noqa: E402
 from deploy.hardware.machine import CpuLoad, describe, memory  # noqa: E402
 from deploy.measurement import timing  # noqa: E402
 from deploy.measurement.percentiles import median, ratio, summary  # noqa: E402
+from edgemt.model_card import FileMetrics  # noqa: E402
 
 QUICK = BenchOptions(
     warmup=3, iterations=20, seconds=0.2, rounds=3, block_ms=4, paced_hz=200, second_hz=0, paced_seconds=0.1,
@@ -280,7 +281,7 @@ def test_int8_that_is_not_faster_is_said() -> None:
 
 
 def test_a_ship_is_timed_on_every_runtime_beside_a_plain_call(tmp_path: Path) -> None:
-    ship = make_ship(tmp_path / "ship", measured={"model.onnx": {"dice": 0.9, "drop": 0.0}}, macs=7)
+    ship = make_ship(tmp_path / "ship", measured={"model.onnx": FileMetrics(dice=0.9, drop=0.0)}, macs=7)
     record = bench_package(
         ship.folder, runtimes=["onnxruntime"], calls={"plain": lambda x: x}, threads=1, options=QUICK
     )
@@ -321,7 +322,7 @@ def test_a_runtime_tells_its_parts_and_serves_two_cameras(tmp_path: Path) -> Non
 
 
 def test_accuracy_is_the_cards_or_measured_with_the_very_file_that_was_timed(tmp_path: Path) -> None:
-    measured = {"model.onnx": {"dice": 0.9, "drop": 0.0}, "model.int8.onnx": {"dice": 0.8, "drop": 0.1}}
+    measured = {"model.onnx": FileMetrics(dice=0.9, drop=0.0), "model.int8.onnx": FileMetrics(dice=0.8, drop=0.1)}
     ship = make_ship(tmp_path / "ship", measured=measured)
     requested: list[tuple[str, str, str | None]] = []
 
