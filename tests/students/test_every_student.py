@@ -66,7 +66,9 @@ def test_every_decoder_learns_on_every_kind_of_pyramid(decoder: str, encoder: st
         assert out.scales and len(out.decoders) == 2
         assert all(a.shape == out.logits.shape for a in (*out.scales, *out.decoders))
         network.zero_grad()
-        sum(t.square().mean() for t in (out.logits, out.sdf, out.features, *out.scales, *out.decoders)).backward()
+        assert out.uncertainty.shape == (2, 1, *size)
+        maps = (out.logits, out.sdf, out.features, out.uncertainty, *out.scales, *out.decoders)
+        sum(t.square().mean() for t in maps).backward()
         assert all(torch.isfinite(g).all() for g in grads(network))
         assert all(p.grad is not None for n, p in network.named_parameters() if not n.startswith("pyramid"))
 
