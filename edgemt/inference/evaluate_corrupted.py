@@ -32,7 +32,7 @@ from edgemt.data.corruptions import (
 from edgemt.data.decode import ProgressCall
 from edgemt.data.options import DataOptions
 from edgemt.inference.evaluate import EvalSet, Predict, predict_masks, score
-from edgemt.inference.evaluate_package import find_cases, read_cases
+from edgemt.inference.evaluate_package import find_cases, holds_network, read_cases
 from edgemt.io.images import fit_label
 from edgemt.io.volumes import neighbour_indices
 
@@ -67,6 +67,8 @@ def evaluate_corrupted(
     a package, or a run that holds one. Raises ValueError in one line for whatever is wrong with ship, data or names.
     """
     severities = check_severities(severities)
+    if holds_network(folder):
+        raise ValueError(f"{folder}: has weights and no graph, and --corrupt measures a ship; name RUN or RUN/ship")
     ship = open_package(package_of(folder))
     modality, reason = modality_of_package(ship)
     kinds = corruption_names(names, modality=modality, colour=ship.card.channel_order == "RGB")

@@ -24,6 +24,7 @@ from edgemt.inference.evaluate_corrupted import (  # noqa: E402
     corrupted_set,
     corruption_record,
     corruption_table,
+    evaluate_corrupted,
     modality_of_package,
     package_of,
 )
@@ -127,6 +128,12 @@ def test_the_command_prints_a_table_and_writes_json_chart_and_sheet(
     assert {"smoke", "black rim", "underexposure"} <= set(words)
     with Image.open(out / "sheet.png") as sheet:
         assert sheet.width > 900 and len(sheet.getcolors(1 << 24) or ()) > 100
+
+
+def test_a_stage_without_a_graph_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "weights.safetensors").touch()
+    with pytest.raises(ValueError, match="has weights and no graph, and --corrupt measures a ship"):
+        evaluate_corrupted(tmp_path)
 
 
 def test_the_sheet_shows_the_frame_and_its_corruptions() -> None:
