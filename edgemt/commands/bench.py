@@ -17,7 +17,7 @@ from edgemt.io.zoo_paths import is_name
 class Bench:
     """Latency of a shipped folder, or of every stage of a RECIPE's run; or --compare two records.
 
-    Exit status 3 when --budget-ms is not kept.
+    Exit status 3 when --budget-ms is exceeded.
     """
 
     target: Positional[str | None] = None

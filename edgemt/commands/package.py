@@ -177,7 +177,7 @@ def _predicted(command: Predict) -> Iterator[Path]:
 class Build:
     """TensorRT engines for this device's GPU from a shipped folder, each tried on the golden frames.
 
-    They are kept with their keys in the user's cache folder ($EDGEMT_CACHE). Without a GPU, TensorRT for RTX builds
+    They are stored with their keys in the user's cache folder ($EDGEMT_CACHE). Without a GPU, TensorRT for RTX builds
     ahead of time.
     """
 

@@ -2,7 +2,7 @@
 
 Every function takes an image x, float32 [H, W, K] in [0, 1] (K 1, or 3 for RGB), its parameter and the random numbers
 of the image, and returns an array of the same shape, which the caller clips to [0, 1]. Lengths are fractions of the
-side s = sqrt(H W), so that a corruption looks the same at every resolution. The pattern (where smoke, spots, blood or a
+side s = sqrt(H W), so that a corruption is the same at every resolution. The pattern (where smoke, spots, blood or a
 shadow lie) is drawn independently of the parameter: a higher severity is the same pattern, stronger.
 
 Shapes: H W size, K channels.
@@ -12,9 +12,10 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
+
+from edgemt.io.opencv import require_opencv
 
 GAMMA = 2.2  # of a display: x^2.2 is proportional to light
 BLACK = 0.07  # brightest channel of a pixel in the mask around the picture of an endoscope, with the noise of JPEG ...
@@ -31,15 +32,6 @@ class Draws:
 
     def normal(self, shape: tuple[int, ...]) -> np.ndarray:
         return self.slice.standard_normal(shape, dtype=np.float32)
-
-
-def opencv() -> Any:
-    """The module cv2. Raises ValueError, with the package to install, where it is missing."""
-    try:
-        import cv2
-    except ImportError:
-        raise ValueError("corruptions: OpenCV is not installed; pip install opencv-python-headless") from None
-    return cv2
 
 
 def smoke(x: np.ndarray, density: float, draws: Draws) -> np.ndarray:
@@ -137,7 +129,7 @@ def jpeg(x: np.ndarray, quality: float, draws: Draws) -> np.ndarray:
 
     quality, severities 1 to 5: 25, 18, 15, 10, 7.
     """
-    cv2 = opencv()
+    cv2 = require_opencv("corruptions")
     pixels = np.rint(x * 255).astype(np.uint8)
     pixels = cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR) if x.shape[2] == 3 else pixels[..., 0]
     data = cv2.imencode(".jpg", pixels, [cv2.IMWRITE_JPEG_QUALITY, int(quality)])[1]
@@ -214,7 +206,9 @@ def speckle(x: np.ndarray, sigma: float, draws: Draws) -> np.ndarray:
     sigma, severities 1 to 5: 0.15, 0.25, 0.38, 0.54, 0.75.
     """
     side = _side(x)
-    grain = opencv().GaussianBlur(draws.normal(x.shape[:2]), (0, 0), max(0.006 * side, 0.3), None, 0.002 * side + 0.2)
+    grain = require_opencv("corruptions").GaussianBlur(
+        draws.normal(x.shape[:2]), (0, 0), max(0.006 * side, 0.3), None, 0.002 * side + 0.2
+    )
     return x * (1 + np.float32(sigma / max(float(grain.std()), 1e-6)) * grain)[..., None]
 
 
@@ -288,7 +282,7 @@ def _blend(x: np.ndarray, other: np.ndarray, weight: np.ndarray) -> np.ndarray:
 def _gaussian(x: np.ndarray, sigma: float) -> np.ndarray:
     if sigma < 0.2:
         return x
-    out = opencv().GaussianBlur(np.ascontiguousarray(x), (0, 0), sigma)
+    out = require_opencv("corruptions").GaussianBlur(np.ascontiguousarray(x), (0, 0), sigma)
     return np.asarray(out).reshape(x.shape)
 
 
@@ -296,7 +290,7 @@ def _inside(x: np.ndarray, changed: np.ndarray) -> np.ndarray:
     """`changed`, but x where an RGB frame is black out to its edge: the mask that the endoscope's processor draws."""
     if x.shape[2] != 3:
         return changed
-    cv2 = opencv()
+    cv2 = require_opencv("corruptions")
     brightest = np.maximum(np.maximum(x[..., 0], x[..., 1]), x[..., 2])
     labels, parts = cv2.connectedComponents((brightest < BLACK).astype(np.uint8), connectivity=4)
     if labels == 1:
@@ -311,7 +305,7 @@ def _inside(x: np.ndarray, changed: np.ndarray) -> np.ndarray:
 
 
 def _filtered(x: np.ndarray, kernel: np.ndarray) -> np.ndarray:
-    cv2 = opencv()
+    cv2 = require_opencv("corruptions")
     return np.asarray(cv2.filter2D(x, -1, kernel, borderType=cv2.BORDER_REFLECT_101)).reshape(x.shape)
 
 
@@ -325,7 +319,7 @@ def _fractal(shape: tuple[int, ...], draws: Draws, *, low: float, high: float, p
     amplitude = np.where((periods >= low) & (periods <= high), np.maximum(periods, 1e-6) ** -power, 0)
     white = draws.case.standard_normal((*periods.shape, 2)).view(np.complex128)[..., 0]
     coarse = np.fft.irfft2(white * amplitude, s=grid).astype(np.float32)
-    cv2 = opencv()
+    cv2 = require_opencv("corruptions")
     fine = cv2.resize(
         coarse, (width, height), interpolation=cv2.INTER_CUBIC if grid < (height, width) else cv2.INTER_AREA
     )

@@ -54,8 +54,8 @@ def grouped_indices(seed: int, stream: int, *, groups: Sequence[int], first: int
     """int64 [length]: as `shuffled_indices`, with one case of each group in an epoch, so that no large group prevails.
 
     `groups` has the group of each case, 0 to G - 1. An epoch is a permutation of the groups; each gives its next case,
-    in an order that is shuffled again when all of its cases were drawn. Neighbouring frames of one clip are therefore
-    about G draws apart.
+    in an order that is shuffled again when all of its cases were drawn. Neighbouring frames of one clip therefore
+    have about G draws between them.
     """
     members = _members(tuple(groups))
     count = len(members)

@@ -9,7 +9,7 @@ Shapes: N frames, H W their size, K channels, S slices of a volume.
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,7 +18,6 @@ import numpy as np
 
 from deploy.package.package import Package, open_package
 from deploy.runtimes.load import runner
-from edgemt.data.corruption_formulas import opencv
 from edgemt.data.corruptions import (
     SEVERITIES,
     Modality,
@@ -33,11 +32,10 @@ from edgemt.data.decode import ProgressCall
 from edgemt.data.options import DataOptions
 from edgemt.inference.evaluate import EvalSet, Predict, predict_masks, score
 from edgemt.inference.evaluate_package import find_cases, holds_network, read_cases
+from edgemt.inference.evaluate_uncertainty import PredictBoth, to_probability
 from edgemt.io.images import fit_label
+from edgemt.io.opencv import require_opencv
 from edgemt.io.volumes import neighbour_indices
-
-PredictBoth = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
-"""uint8 [N, H, W, K] -> masks uint8 [N, H, W], and uncertainty maps uint8 [N, H, W] = round(255 sqrt(p))."""
 
 
 @dataclass(frozen=True)
@@ -72,13 +70,11 @@ def evaluate_corrupted(
     ship = open_package(package_of(folder))
     modality, reason = modality_of_package(ship)
     kinds = corruption_names(names, modality=modality, colour=ship.card.channel_order == "RGB")
-    opencv()
+    require_opencv("corruptions")
     made = runner(ship, runtime=runtime, file=file, threads=threads)
     options, cases = find_cases(ship, data_root, val)
     clean = read_cases(ship.card, options, cases)
-    both: PredictBoth | None = None
-    if getattr(made, "has_uncertainty", False):
-        both = getattr(made, "with_uncertainty", None)
+    both = made.with_uncertainty if made.has_uncertainty else None
     record = corruption_record(made, clean, kinds=kinds, severities=severities, seed=seed, both=both, progress=progress)
     about = {
         "ship": str(folder),
@@ -122,7 +118,7 @@ def corruption_record(
         if len(cases.classes) > 2:
             found["per_class"] = {name: values["dice"] for name, values in scores.per_class.items()}
         if maps:
-            found["uncertainty"] = float(np.mean([((part / 255.0) ** 2).mean() for part in maps]))
+            found["uncertainty"] = float(np.mean([to_probability(part).mean() for part in maps]))
         if kind == "black_rim":
             found["visible_dice"] = _visible_dice(masks, cases, severity, seed=seed)
         done += 1
@@ -241,9 +237,10 @@ def _picture(clean: EvalSet) -> np.ndarray:
     return frame if colour else frame[..., frame.shape[-1] // 2]
 
 
-def _loss(before: float, dice: float) -> float:
-    return (before - dice) / before if before else float("nan")
+def _loss(before: float, dice: float) -> float | None:
+    """None where nothing was found in the clean images."""
+    return (before - dice) / before if before else None
 
 
-def _percent(loss: float) -> str:
-    return "-" if loss != loss else f"{-100 * loss:+.0f} %"
+def _percent(loss: float | None) -> str:
+    return "-" if loss is None else f"{-100 * loss:+.0f} %"

@@ -6,10 +6,10 @@ Shapes: *space 2 or 3 axes.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
 
 import numpy as np
+
+from edgemt.io.opencv import find_opencv
 
 
 def distance_to(region: np.ndarray, *, spacing: Sequence[float] | None = None) -> np.ndarray:
@@ -19,7 +19,7 @@ def distance_to(region: np.ndarray, *, spacing: Sequence[float] | None = None) -
     """
     if not region.any():
         return np.full(region.shape, np.inf)
-    if region.ndim == 2 and spacing is None and (cv2 := _opencv()) is not None:
+    if region.ndim == 2 and spacing is None and (cv2 := find_opencv()) is not None:
         found: np.ndarray = cv2.distanceTransform((~region).view(np.uint8), cv2.DIST_L2, cv2.DIST_MASK_PRECISE)
         return found
     try:
@@ -47,12 +47,3 @@ def by_axes(region: np.ndarray, *, spacing: Sequence[float]) -> np.ndarray:
 
 def _parts(lines: np.ndarray) -> int:
     return max(1, lines.size * lines.shape[1] // (1 << 22))
-
-
-@cache
-def _opencv() -> Any:
-    try:
-        import cv2
-    except ImportError:
-        return None
-    return cv2

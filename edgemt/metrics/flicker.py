@@ -24,6 +24,8 @@ from typing import Any
 
 import numpy as np
 
+from edgemt.io.opencv import require_opencv
+
 TREND = 9  # frames of the running median
 
 
@@ -42,7 +44,7 @@ def estimate_flow(last: np.ndarray, present: np.ndarray) -> Flow:
     |f|^2) + 0.5 (Sundaram, Brox and Keutzer, ECCV 2010). Raises ValueError for pictures of different sizes, and without
     OpenCV.
     """
-    cv2 = _opencv()
+    cv2 = require_opencv("flicker")
     if last.shape[:2] != present.shape[:2]:
         raise ValueError(f"flow: frames of {last.shape[:2]} and {present.shape[:2]} pixels; resize them to one size")
     method = cv2.DISOpticalFlow_create(cv2.DISOPTICAL_FLOW_PRESET_MEDIUM)
@@ -68,7 +70,7 @@ def warp_mask(mask: np.ndarray, flow: Flow, *, classes: int) -> np.ndarray:
     Each class is interpolated linearly and the largest share wins, so that a border moves by parts of a pixel; a
     nearest pixel would add flicker of its own.
     """
-    cv2 = _opencv()
+    cv2 = require_opencv("flicker")
     x, y = _positions(flow.motion)
     shares = [
         cv2.remap((mask == c).astype(np.float32), x, y, cv2.INTER_LINEAR, borderMode=cv2.BORDER_REPLICATE)
@@ -164,7 +166,7 @@ def _or_none(value: float) -> float | None:
 
 
 def _grey(picture: np.ndarray) -> np.ndarray:
-    cv2 = _opencv()
+    cv2 = require_opencv("flicker")
     if picture.ndim == 3 and picture.shape[-1] == 3:
         return np.asarray(cv2.cvtColor(np.ascontiguousarray(picture), cv2.COLOR_RGB2GRAY))
     return np.ascontiguousarray(picture[..., 0] if picture.ndim == 3 else picture)
@@ -181,11 +183,3 @@ def _within(x: np.ndarray, y: np.ndarray) -> np.ndarray:
     height, width = x.shape
     inside: np.ndarray = (x >= -0.01) & (x <= width - 0.99) & (y >= -0.01) & (y <= height - 0.99)
     return inside
-
-
-def _opencv() -> Any:
-    try:
-        import cv2
-    except ImportError:
-        raise ValueError('flicker: needs OpenCV; pip install "edgemt[stream]"') from None
-    return cv2

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from edgemt.data.corruption_formulas import opencv
+from edgemt.io.opencv import require_opencv
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
 from edgemt.methods import Method
@@ -43,7 +43,7 @@ def check_recipe(recipe: Recipe) -> None:
         )
     _check_features(recipe, method)
     if training_corruptions(recipe):
-        opencv()
+        require_opencv("corruptions")
     if recipe.student.weights:  # an error now, not after the teacher has been trained
         size = {"channels": recipe.data.frame_channels, "classes": len(recipe.data.classes)}
         warm_start_spec(recipe.student.weights, student_spec(recipe.student, method, **size))

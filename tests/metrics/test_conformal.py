@@ -85,7 +85,7 @@ def test_distances_are_the_same_with_every_library(monkeypatch: pytest.MonkeyPat
     region = disc(9, size=40, centre=(17, 22)) | disc(3, size=40, centre=(35, 4))
     by_numpy = by_axes(region, spacing=(1.0, 1.0))
     assert np.allclose(distance_to(region), by_numpy, atol=1e-4)
-    monkeypatch.setattr(distances, "_opencv", lambda: None)
+    monkeypatch.setattr(distances, "find_opencv", lambda: None)
     assert np.allclose(distance_to(region), by_numpy)
     volume = np.stack([region, region & False, disc(5, size=40, centre=(20, 20))])
     assert np.allclose(distance_to(volume, spacing=(8.0, 1.5, 1.5)), by_axes(volume, spacing=(8.0, 1.5, 1.5)))

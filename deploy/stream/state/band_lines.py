@@ -8,13 +8,12 @@ Shapes: H W of the picture, h w of the mask, P pixels of the overlay.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from functools import cache
-from typing import Any
 
 import numpy as np
 
 from deploy.stream.state.overlay import Colour, Overlay
 from edgemt.io.contour_bands import Band
+from edgemt.io.opencv import find_opencv
 
 _DASH = 7  # length of a dash and of the gap after it, in line widths
 _SHIFT = 4  # fractional bits of OpenCV's coordinates
@@ -37,12 +36,12 @@ def with_band_lines(overlay: Overlay, bands: Sequence[Band], *, colours: Sequenc
 
 def line_pixels(region: np.ndarray, *, size: tuple[int, int], thickness: int, dashed: bool) -> np.ndarray:
     """Bool [h, w] -> int64 [P]: flat indices, in a picture of `size`, of the region's outline."""
-    cv2 = _opencv()
+    cv2 = find_opencv()
     return (_traced if cv2 is not None else _rim)(region, size, thickness, dashed)
 
 
 def _traced(region: np.ndarray, size: tuple[int, int], thickness: int, dashed: bool) -> np.ndarray:
-    cv2 = _opencv()
+    cv2 = find_opencv()
     found, _ = cv2.findContours(region.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
     scale = np.array([size[1] / region.shape[1], size[0] / region.shape[0]])
     lines: list[np.ndarray] = []
@@ -83,12 +82,3 @@ def _rim(region: np.ndarray, size: tuple[int, int], thickness: int, dashed: bool
         ((np.arange(length) + 0.5) * own / length).astype(int) for length, own in zip(size, rim.shape, strict=True)
     )
     return np.flatnonzero(rim[rows[:, None], columns[None]])
-
-
-@cache
-def _opencv() -> Any:
-    try:
-        import cv2
-    except ImportError:
-        return None
-    return cv2

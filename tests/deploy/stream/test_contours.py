@@ -54,7 +54,7 @@ def test_lines_lie_on_the_edges_of_the_regions(opencv: bool, monkeypatch: pytest
     if opencv:
         pytest.importorskip("cv2")
     else:
-        monkeypatch.setattr(band_lines, "_opencv", lambda: None)
+        monkeypatch.setattr(band_lines, "find_opencv", lambda: None)
     (band,), _ = StreamContours(CLASSES, MARGINS).of(organ(), None)
     for size in ((64, 80), (256, 320)):
         scale = size[0] / 64
