@@ -14,8 +14,8 @@ from tyro.conf import Positional
 from edgemt.commands.console import log, pass_progress
 
 # The names of edgemt/convert/registry.py, which is not imported here, since help must be quick; a test compares them.
-ImportFormat = Literal["auto", "coco", "cvat", "label-studio", "labelme", "voc", "yolo", "video"]
-ExportFormat = Literal["coco", "cvat", "label-studio", "labelme", "voc", "yolo"]
+ImportFormat = Literal["auto", "coco", "cvat", "label-studio", "labelme", "voc", "yolo", "nrrd", "video"]
+ExportFormat = Literal["coco", "cvat", "label-studio", "labelme", "voc", "yolo", "nrrd"]
 
 
 @dataclass(frozen=True)
@@ -106,6 +106,8 @@ class ExportLabels:
     edgemt export-labels masks --images frames/val/images --format cvat --out annotations.xml
     edgemt export-labels frames/masks --format coco --out instances.json
     edgemt import instances.json --images frames/images --out again       the same masks, bit for bit
+
+    edgemt export-labels livers/labels --format nrrd --out segmentations  .seg.nrrd for 3D Slicer of label volumes
 
     coco, cvat, label-studio and labelme get masks (run lengths or PNG), which lose nothing; --shapes polygon gives
     outlines along the edges of pixels, which lose nothing either when `edgemt import` reads them. --simplify makes

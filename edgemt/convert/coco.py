@@ -83,9 +83,9 @@ def _images_of(path: Path, names: dict[int, str], *, several: bool) -> list[Labe
     found = []
     for entry in record["images"]:
         number = _id(entry, path, "images")
-        name = inner_path(entry.get("file_name"), source=path, field="file_name")
+        file = inner_path(entry.get("file_name"), source=path, field="file_name")
         size = tuple(whole_number(entry.get(k), source=path, field=f"image {number}: {k}") for k in ("height", "width"))
-        found.append(LabelledImage(name, path, tuple(shapes.get(number, ())), size, part=part))  # type: ignore[arg-type]
+        found.append(LabelledImage(file, path, tuple(shapes.get(number, ())), size, part=part))  # type: ignore[arg-type]
     return found
 
 

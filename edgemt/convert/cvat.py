@@ -157,13 +157,13 @@ def _add_shapes(node: Element, area: np.ndarray, name: str, options: ExportOptio
     common = {"label": name, "source": "manual", "occluded": "0", "z_order": "0"}
     if options.shapes == "polygon":
         for corners in outlines(area, simplify=options.simplify):
-            SubElement(node, "polygon", points=";".join(f"{x:g},{y:g}" for x, y in corners), **common)
+            SubElement(node, "polygon", {**common, "points": ";".join(f"{x:g},{y:g}" for x, y in corners)})
         return
     rows, columns = np.flatnonzero(area.any(1)), np.flatnonzero(area.any(0))
     top, left, bottom, right = (int(v) for v in (rows[0], columns[0], rows[-1], columns[-1]))
     runs = runs_of(area[top : bottom + 1, left : right + 1].reshape(-1))
     box = {"left": left, "top": top, "width": right - left + 1, "height": bottom - top + 1}
-    SubElement(node, "mask", rle=", ".join(map(str, runs)), **{k: str(v) for k, v in box.items()}, **common)
+    SubElement(node, "mask", {**common, "rle": ", ".join(map(str, runs)), **{k: str(v) for k, v in box.items()}})
 
 
 FORMAT = Format(

@@ -15,18 +15,19 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemt.convert.contract import BACKGROUND, ExportOptions, Format, LabelMap
+from edgemt.convert.contract import BACKGROUND, ExportOptions, Format, LabelMap, Volume
 from edgemt.convert.importing import MANIFEST
 from edgemt.convert.outlines import outlines
 from edgemt.convert.polygons import rasterise
 from edgemt.convert.registry import FORMATS
 from edgemt.errors import unknown_name_message
 from edgemt.io.atomic import make_folder
-from edgemt.io.file_types import is_image, is_stray, natural_sort_key
+from edgemt.io.file_types import is_image, is_stray, is_volume, natural_sort_key, stem_of
 from edgemt.io.images import image_header
-from edgemt.io.mask_files import Evidence, read_mask
+from edgemt.io.mask_files import Evidence, of_array, read_mask
 from edgemt.io.mask_rule import Rule
 from edgemt.io.masks import decide
+from edgemt.io.volumes import read_label_volume
 
 _NOT_MASKS = (".overlay", ".uncertainty", ".outer.mask", ".inner.mask")  # what `edgemt predict` writes beside masks
 
@@ -63,6 +64,8 @@ def export_labels(
     """
     options = options or ExportOptions()
     row = _format(format, options)
+    if row.write_volume is not None:
+        return _export_volumes(row.write_volume, masks, out, classes=classes, suffix=row.suffix, progress=progress)
     files = _mask_files(masks)
     evidence = [read_mask(path).evidence for path in files.values()]
     classes = _classes(masks, classes, evidence)
@@ -81,7 +84,7 @@ def export_labels(
 
 
 def _format(name: str, options: ExportOptions) -> Format:
-    known = {key: row for key, row in FORMATS.items() if row.write is not None}
+    known = {key: row for key, row in FORMATS.items() if row.write is not None or row.write_volume is not None}
     if name not in known:
         raise ValueError(unknown_name_message("format", name, known))
     shapes = known[name].shapes
@@ -94,6 +97,36 @@ def _format(name: str, options: ExportOptions) -> Format:
     if options.simplify and "polygon" not in (options.shapes, *shapes[:1]):
         raise ValueError("simplify: shortens polygons; add --shapes polygon, or leave it out")
     return known[name]
+
+
+def _export_volumes(
+    write: Callable[[tuple[str, ...], Volume, Path], None],
+    masks: Path,
+    out: Path,
+    *,
+    classes: tuple[str, ...],
+    suffix: str,
+    progress: Callable[[int, int], None],
+) -> Path:
+    """NIfTI label volumes, one or a folder of them, as a file or a folder."""
+    files = [masks] if masks.is_file() else sorted(p for p in masks.glob("*") if is_volume(p) and not is_stray(p))
+    files = [path for path in files if not stem_of(path).endswith(_NOT_MASKS)]
+    if not files:
+        raise ValueError(f"{masks}: holds no NIfTI label volume; name a folder of .nii.gz, or one file")
+    if masks.is_file() and not out.name.endswith(suffix):
+        raise ValueError(f"out: {out} must end in {suffix}")
+    labels = [read_label_volume(path) for path in files]
+    evidence = [of_array(array, path).evidence for path, array in zip(files, labels, strict=True)]
+    classes = _classes(masks, classes, evidence)
+    rule = decide(evidence, classes=classes)
+    for number, (path, array) in enumerate(zip(files, labels, strict=True), 1):
+        import nibabel
+
+        affine = np.asarray(nibabel.load(path).affine)  # type: ignore[attr-defined]
+        target = out if masks.is_file() else out / f"{stem_of(path).removesuffix('.mask')}{suffix}"
+        write(classes, Volume(rule.indices(of_array(array, path)), affine), target)
+        progress(number, len(files))
+    return out
 
 
 def _write(row: Format, classes: tuple[str, ...], maps: Iterator[LabelMap], out: Path, options: ExportOptions) -> None:
@@ -193,4 +226,4 @@ def _measured(maps: Iterator[LabelMap], options: ExportOptions, loss: Loss) -> I
                 drawn |= rasterise([corners], area.shape)
             loss.changed += int((drawn != area).sum())
             loss.labelled += int(area.sum())
-        yield replace(label, read=lambda mask=mask: mask)
+        yield replace(label, read=partial(np.asarray, mask))

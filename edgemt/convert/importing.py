@@ -12,6 +12,7 @@ from collections.abc import Callable
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
+from functools import partial as bind
 from pathlib import Path
 from typing import Any
 
@@ -60,7 +61,7 @@ def import_source(
         journal.drop_others({unit.name for unit in listing.units})
         for number, unit in enumerate(listing.units):
             progress(number, len(listing.units), unit.name)
-            _write_unit(unit, listing, journal, partial, lambda what, at=number: progress(at, len(listing.units), what))
+            _write_unit(unit, listing, journal, partial, bind(progress, number, len(listing.units)))
         progress(len(listing.units), len(listing.units), "")
     except NoSpaceError:
         raise

@@ -91,11 +91,12 @@ def _draw(entry: dict[str, Any], kind: str, size: Size) -> np.ndarray:
 def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, options: ExportOptions) -> None:
     """A JSON file for each mask, in a folder; the images lie beside them, or in a folder above it."""
     for label in maps:
-        mask, shapes = label.read(), []
+        mask = label.read()
+        shapes: list[dict[str, Any]] = []
         for value, name in enumerate(classes):
             if value and (mask == value).any():
                 shapes += _shapes(mask == value, name, options)
-        record = {
+        record: dict[str, Any] = {
             "version": _VERSION,
             "flags": {},
             "shapes": shapes,
@@ -108,7 +109,7 @@ def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, option
 
 
 def _shapes(area: np.ndarray, name: str, options: ExportOptions) -> Iterator[dict[str, Any]]:
-    rest = {"label": name, "group_id": None, "description": "", "flags": {}}
+    rest: dict[str, Any] = {"label": name, "group_id": None, "description": "", "flags": {}}
     if options.shapes == "polygon":
         for corners in outlines(area, simplify=options.simplify):
             yield {**rest, "points": corners.tolist(), "shape_type": "polygon", "mask": None}

@@ -76,7 +76,7 @@ def test_the_folder_of_an_import_is_one_that_training_reads(tmp_path: Path) -> N
 
 def test_the_names_of_the_formats_are_those_of_the_commands() -> None:
     assert get_args(ImportFormat) == ("auto", *FORMATS)
-    assert get_args(ExportFormat) == tuple(WRITTEN)
+    assert get_args(ExportFormat) == (*WRITTEN, "nrrd")
 
 
 # One small file of each format, with one shape of the class polyp on a.png, and how it is found -----------------------
