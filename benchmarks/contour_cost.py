@@ -9,6 +9,7 @@ stream does it, where a second thread computes them for the newest mask while in
 
 from __future__ import annotations
 
+import sys
 import threading
 import time
 from collections.abc import Callable, Iterator
@@ -29,6 +30,8 @@ from deploy.stream.state.overlay import Colour, Overlay, outline
 from edgemt.io import contour_bands
 from edgemt.io.contours import class_colours
 from edgemt.io.images import fit_frame, read_image
+
+_SWITCH_INTERVAL_S = 0.0005  # of Python's threads, as `edgemt stream` sets it
 
 
 @dataclass(frozen=True)
@@ -119,6 +122,7 @@ def main(options: Options) -> None:
     _print(times, of="mask")
 
     painter = Painter(contours, colours)
+    sys.setswitchinterval(_SWITCH_INTERVAL_S)
 
     def before(i: int) -> None:
         mask = made(frames[i])[0]
