@@ -14,7 +14,7 @@ from tyro.conf import Positional
 from edgemt.commands.console import log, pass_progress
 
 # The names of edgemt/convert/registry.py, which is not imported here, since help must be quick; a test compares them.
-ImportFormat = Literal["auto", "coco", "cvat", "label-studio", "labelme", "voc", "yolo", "nrrd", "video"]
+ImportFormat = Literal["auto", "coco", "cvat", "label-studio", "labelme", "voc", "yolo", "nrrd", "dicom", "video"]
 ExportFormat = Literal["coco", "cvat", "label-studio", "labelme", "voc", "yolo", "nrrd"]
 
 

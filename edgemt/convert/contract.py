@@ -68,7 +68,7 @@ class Unit:
     sources: tuple[Path, ...]
     samples: Callable[[], Iterator[Sample]]
     patient: str = ""
-    hidden: bool = False  # the names of the files may hold a patient's name: the manifest has numbers instead
+    hidden: tuple[str, ...] = ()  # words of a patient: the manifest has a number for a file whose name holds one
 
 
 @dataclass(frozen=True)

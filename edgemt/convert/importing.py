@@ -156,13 +156,12 @@ def _manifest(name: str, key: str, listing: Listing, journal: Journal, options: 
     sources: dict[str, list[dict[str, str]]] = {}
     per_class: Counter[int] = Counter()
     overlaps: list[int] = []
-    for number, unit in enumerate(listing.units):
+    for unit in listing.units:
         found = journal.units[unit.name]
-        label = f"source {number + 1}" if unit.hidden else unit.name
-        names = [f"file {k + 1}" if unit.hidden else path.name for k, path in enumerate(unit.sources)]
-        sources[label] = [{"file": n, "sha256": h} for n, h in zip(names, found["finished"], strict=True)]
+        names = [_shown(path.name, unit, k) for k, path in enumerate(unit.sources, 1)]
+        sources[unit.name] = [{"file": n, "sha256": h} for n, h in zip(names, found["finished"], strict=True)]
         for sample, row in sorted(found["samples"].items()):
-            case = {"name": sample, "image": row["files"][0], "mask": (*row["files"], None)[1], "source": label}
+            case = {"name": sample, "image": row["files"][0], "mask": (*row["files"], None)[1], "source": unit.name}
             case |= {k: row[k] for k in ("frame", "part", "patient") if row[k] not in (None, "")}
             cases.append(case)
             per_class.update(row["values"])
@@ -189,6 +188,11 @@ def _manifest(name: str, key: str, listing: Listing, journal: Journal, options: 
         "sources": sources,
         "cases": cases,
     }
+
+
+def _shown(name: str, unit: Unit, number: int) -> str:
+    """A file name, unless it holds a word of the patient."""
+    return f"file {number}" if any(part.casefold() in name.casefold() for part in unit.hidden) else name
 
 
 def _write_lists(folder: Path, manifest: dict[str, Any]) -> None:

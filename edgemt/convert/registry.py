@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgemt.convert import coco, cvat, label_studio, labelme, video, voc, volumes, yolo
+from edgemt.convert import coco, cvat, dicom, label_studio, labelme, video, voc, volumes, yolo
 from edgemt.convert.contract import Format
 from edgemt.errors import unknown_name_message
 
@@ -16,6 +16,7 @@ FORMATS: dict[str, Format] = {
     "voc": voc.FORMAT,
     "yolo": yolo.FORMAT,
     "nrrd": volumes.FORMAT,
+    "dicom": dicom.FORMAT,
     "video": video.FORMAT,
 }
 _ARCHIVES = (".zip", ".tar", ".tar.gz", ".tgz", ".7z", ".rar")

@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path, PurePosixPath
+from typing import Protocol
 
 import numpy as np
 
 from edgemt.convert.contract import BACKGROUND, Format, ImportOptions, Listing, Loaded, Sample, Unit
 from edgemt.convert.names import output_names
 from edgemt.convert.perceptual_hash import SeenHashes, difference_hash
-from edgemt.convert.video_frames import SceneChanges, VideoFrame, decoded_frames, is_video_file, opened_video
+from edgemt.convert.video_frames import SceneChanges, decoded_frames, is_video_file, opened_video
 from edgemt.io.file_types import natural_sort_key
 
 Draw = Callable[[tuple[int, int]], np.ndarray]  # (rows, columns) -> uint8 mask of that size
@@ -35,19 +37,26 @@ def video_units(
     source: Path, files: list[Path], options: ImportOptions, labels: Mapping[Path, Mapping[int, Draw]] | None = None
 ) -> list[Unit]:
     """A unit for each video; `labels`: frame number -> mask, of some of them."""
-    if options.every < 1:
-        raise ValueError(f"every: {options.every} is no number of frames; give 1 or more")
-    if options.clip_frames < 0:
-        raise ValueError(f"clip-frames: {options.clip_frames} is no number of frames; give 1 or more, or leave it out")
+    check_options(options)
     root = source if source.is_dir() else source.parent
     names = output_names([PurePosixPath(path.relative_to(root).as_posix()) for path in files])
     units = []
     for path, name in zip(files, names, strict=True):
         with opened_video(path):  # a file that is none is refused before anything is written
             pass
-        drawn = (labels or {}).get(path, {})
-        units.append(Unit(path.relative_to(root).as_posix(), (path,), _frames_of(path, name, options, drawn), name))
+        drawn, frames = (labels or {}).get(path, {}), partial(_frames_of, path)
+        units.append(
+            Unit(path.relative_to(root).as_posix(), (path,), clip_samples(path, frames, name, options, drawn), name)
+        )
     return units
+
+
+def check_options(options: ImportOptions) -> None:
+    """Raises ValueError for numbers of frames that mean nothing."""
+    if options.every < 1:
+        raise ValueError(f"every: {options.every} is no number of frames; give 1 or more")
+    if options.clip_frames < 0:
+        raise ValueError(f"clip-frames: {options.clip_frames} is no number of frames; give 1 or more, or leave it out")
 
 
 def chosen_frames(options: ImportOptions) -> str:
@@ -61,15 +70,32 @@ def chosen_frames(options: ImportOptions) -> str:
     return f"{every}{scenes}{alike if options.duplicates >= 0 else ''}; {clip}"
 
 
-def _frames_of(
-    path: Path, clip: str, options: ImportOptions, labels: Mapping[int, Draw]
+def _frames_of(path: Path) -> Iterator[Frame]:
+    return decoded_frames(path)
+
+
+class Frame(Protocol):
+    """A decoded frame; `small` is for hashes, `pixels` what is written."""
+
+    number: int
+
+    def small(self) -> np.ndarray: ...
+    def pixels(self) -> np.ndarray: ...
+
+
+def clip_samples(
+    path: Path,
+    frames: Callable[[], Iterator[Frame]],
+    clip: str,
+    options: ImportOptions,
+    labels: Mapping[int, Draw],
 ) -> Callable[[], Iterator[Sample]]:
+    """The frames that `options` choose, and all that have a label. Raises ValueError for a label without a frame."""
+
     def samples() -> Iterator[Sample]:
         scenes, seen, missing = SceneChanges(), SeenHashes(tolerance=options.duplicates), set(labels)
-        folder = clip
-        for frame in decoded_frames(path):
-            if options.clip_frames:
-                folder = f"{clip}-{frame.number // options.clip_frames:03d}"
+        for frame in frames():
+            folder = f"{clip}-{frame.number // options.clip_frames:03d}" if options.clip_frames else clip
             begins = options.scene_changes and scenes.begins(frame.small())
             draw = labels.get(frame.number)
             if draw is None:
@@ -80,7 +106,7 @@ def _frames_of(
                     continue
                 seen.add(hash_)
             missing.discard(frame.number)
-            yield Sample(f"{folder}/{frame.number:06d}", draw is not None, _loader(path, frame, draw), frame.number)
+            yield Sample(f"{folder}/{frame.number:06d}", draw is not None, _loader(frame, draw), frame.number)
         if missing:
             raise ValueError(
                 f"{path}: has no frame {min(missing)} that the labels name; is it the video that was labelled?"
@@ -89,7 +115,7 @@ def _frames_of(
     return samples
 
 
-def _loader(path: Path, frame: VideoFrame, draw: Draw | None) -> Callable[[], Loaded]:
+def _loader(frame: Frame, draw: Draw | None) -> Callable[[], Loaded]:
     def load() -> Loaded:
         pixels = frame.pixels()
         return Loaded(pixels, None if draw is None else draw(pixels.shape[:2]))

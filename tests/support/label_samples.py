@@ -44,6 +44,32 @@ def imported(source: Path, out: Path, **options: object) -> dict[str, np.ndarray
     return {p.relative_to(out / "masks").with_suffix("").as_posix(): np.asarray(Image.open(p)) for p in files}
 
 
+def colonoscopy(root: Path) -> Path:
+    """A video of phantom frames, and the labels of every fifth one as CVAT exports them."""
+    import av
+
+    from edgemt.convert.outlines import outlines
+    from edgemt.data import phantom2d
+
+    root.mkdir(parents=True)
+    nodes = []
+    with av.open(str(root / "film.mp4"), "w") as container:
+        stream = container.add_stream("mpeg4", rate=20)
+        stream.width, stream.height, stream.pix_fmt = 96, 64, "yuv420p"
+        for number in range(40):
+            picture, mask = phantom2d.frame(number, size=(64, 96))
+            container.mux(stream.encode(av.VideoFrame.from_ndarray(picture)))
+            if number % 5 == 0:
+                lines = (";".join(f"{x:g},{y:g}" for x, y in corners) for corners in outlines(mask == 1))
+                shapes = "".join(f'<polygon label="polyp" points="{line}" z_order="0"/>' for line in lines)
+                nodes.append(f'<image id="{number}" name="frame_{number:06d}" width="96" height="64">{shapes}</image>')
+        container.mux(stream.encode(None))
+    labels = "<task><labels><label><name>polyp</name></label></labels><source>film.mp4</source></task>"
+    text = f"<annotations><version>1.1</version><meta>{labels}</meta>{''.join(nodes)}</annotations>"
+    (root / "annotations.xml").write_text(text)
+    return root
+
+
 def film(path: Path, *, frames: int = 12, size: tuple[int, int] = (48, 64), scene: int = 6) -> Path:
     """A video whose frames all differ; another scene begins at frame `scene`."""
     import av
