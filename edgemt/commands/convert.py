@@ -20,17 +20,20 @@ ExportFormat = Literal["coco", "cvat", "label-studio", "labelme", "voc", "yolo",
 
 @dataclass(frozen=True)
 class Import:
-    """Videos, DICOM series and the files of label tools, to a folder that training reads. `edgemt list formats`.
+    """Videos, DICOM series and the files of label tools, to a folder that training reads: edgemt list formats.
 
-    SOURCE is a folder with images (or videos) and label files, or one file. OUT gets images/, masks/ and manifest.json,
-    which names the source of every file by its SHA-256. The last line is the command that trains on it.
+    SOURCE is a folder of images or videos with their label files, of volumes or DICOM, or one file. OUT gets images/,
+    masks/ (or labels/) and manifest.json, which names the source of every file by its SHA-256. The last line that is
+    printed is the command that trains on it.
 
-    edgemt import colonoscopy --every 25 --scene-changes --out frames     frames of all videos of a folder
-    edgemt import cvat_export --out polyps                                annotations.xml with its images, or its video
-    edgemt import annotations.json --images pictures --out polyps         COCO
+    All frames of the videos of a folder that are worth it: edgemt import films --every 25 --scene-changes --out frames
 
-    An interrupted import goes on with the same command. docs/importing.md has the rules: which pixels a polygon holds,
-    which shape is on top, what is refused.
+    annotations.xml of CVAT with its images, or with its video: edgemt import cvat_export --out polyps
+
+    COCO, images elsewhere: edgemt import instances.json --images pictures --out polyps
+
+    An interrupted import goes on with the same command. docs/guides/importing.md has the rules: which pixels a polygon
+    holds, which shape is on top, what is refused.
     """
 
     source: Positional[Path]
@@ -103,15 +106,13 @@ def _progress() -> Callable[[int, int, str], None]:
 class ExportLabels:
     """Masks, also predicted ones that are to be corrected, to a label tool.
 
-    edgemt export-labels masks --images frames/val/images --format cvat --out annotations.xml
-    edgemt export-labels frames/masks --format coco --out instances.json
-    edgemt import instances.json --images frames/images --out again       the same masks, bit for bit
+    For CVAT: edgemt export-labels drafts --images frames --format cvat --out annotations.xml
 
-    edgemt export-labels livers/labels --format nrrd --out segmentations  .seg.nrrd for 3D Slicer of label volumes
+    For 3D Slicer, label volumes to .seg.nrrd: edgemt export-labels livers/labels --format nrrd --out segmentations
 
     coco, cvat, label-studio and labelme get masks (run lengths or PNG), which lose nothing; --shapes polygon gives
-    outlines along the edges of pixels, which lose nothing either when `edgemt import` reads them. --simplify makes
-    them short, and prints how many pixels that changes.
+    outlines along the edges of pixels, which lose nothing either when edgemt import reads them. --simplify makes them
+    short, and prints how many pixels that changes.
     """
 
     masks: Positional[Path]

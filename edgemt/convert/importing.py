@@ -146,7 +146,7 @@ def _row(sample: Sample, unit: Unit, files: list[Path], folder: Path, mask: np.n
         "values": values,
         "frame": sample.frame,
         "part": sample.part,
-        "patient": unit.patient,
+        "patient": sample.name.rpartition("/")[0] or unit.patient,
     }
 
 
@@ -166,7 +166,7 @@ def _manifest(name: str, key: str, listing: Listing, journal: Journal, options: 
             cases.append(case)
             per_class.update(row["values"])
             overlaps.append(row["overlap"])
-    labelled = sum(case["mask"] is not None for case in cases)
+    with_masks = [case for case in cases if case["mask"] is not None]
     return {
         "format_version": 1,
         "made_by": "edgemt import",
@@ -174,13 +174,14 @@ def _manifest(name: str, key: str, listing: Listing, journal: Journal, options: 
         "key": key,
         "layout": listing.layout,
         "classes": list(listing.classes),
-        "options": {k: str(v) for k, v in asdict(options).items() if k != "images"},
+        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items() if k != "images"},
         "labels": [{"file": path.name, "sha256": sha256(path)} for path in listing.labels],
         "notes": list(listing.notes),
         "counts": {
             "images": len(cases),
-            "labelled": labelled,
+            "labelled": len(with_masks),
             "patients": len({case.get("patient") or case["name"] for case in cases}),
+            "labelled_patients": len({case.get("patient") or case["name"] for case in with_masks}),
             "images_with_class": {c: per_class[k] for k, c in enumerate(listing.classes) if k},
             "overlapping_pixels": sum(overlaps),
             "overlapping_images": sum(map(bool, overlaps)),
@@ -218,10 +219,13 @@ def summary(manifest: dict[str, Any], out: Path) -> list[str]:
             f"{counts['overlapping_pixels']} pixels in {counts['overlapping_images']} {kind} belong to shapes of two "
             "classes; the later shape is on top"
         )
-    if counts["labelled"]:
+    if 0 < counts["labelled_patients"] < 2:
+        cut = "; --clip-frames N cuts a video into several" if manifest["layout"] == "clips" else ""
+        lines.append(f"next: import a second labelled patient, one is to be measured on{cut}")
+    elif counts["labelled"]:
         recipe = "acdc_cpu" if manifest["layout"] == "volumes" else "kvasir_cpu"
         flags = " --data.layout clips" if manifest["layout"] == "clips" else ""
-        flags += "" if (out / "val.txt").exists() else " --data.val 0.2"
+        flags += " --data.labelled 1.0" + ("" if (out / "val.txt").exists() else " --data.val 0.2")
         names = shlex.join(classes)
         lines.append(f"next: edgemt run {recipe} --data.root {shlex.quote(str(out))}{flags} --data.classes {names}")
     else:

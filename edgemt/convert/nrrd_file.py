@@ -121,8 +121,8 @@ def _voxels(path: Path, fields: Mapping[str, str], data: bytes, sizes: tuple[int
     plain = plain[-wanted:] if skip == -1 else plain[skip:]
     if len(plain) != wanted:
         raise ValueError(f"{path}: holds {len(plain)} bytes of voxels, its header states {wanted}; copy it again")
-    order = {"big": ">", "little": "<"}.get(fields.get("endian", "little").lower(), "<")
-    array = np.frombuffer(plain, kind.newbyteorder(order)).reshape(sizes, order="F")
+    stored = kind.newbyteorder(">" if fields.get("endian", "little").lower() == "big" else "<")
+    array = np.frombuffer(plain, stored).reshape(sizes, order="F")
     return array.astype(kind.newbyteorder("="))
 
 

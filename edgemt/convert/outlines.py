@@ -48,13 +48,14 @@ def _rings(mask: np.ndarray) -> list[np.ndarray]:
     padded = np.pad(mask, 1).astype(np.int8)
     follow: dict[tuple[int, int], list[int]] = {}
     down, right = np.diff(padded, axis=0), np.diff(padded, axis=1)
-    for step, y, x in (
-        (0, *np.nonzero(down[:, 1:-1] == 1)),  # upper edge: to the right
-        (2, *np.nonzero(down[:, 1:-1] == -1)),
-        (3, *np.nonzero(right[1:-1] == 1)),  # left edge: up
-        (1, *np.nonzero(right[1:-1] == -1)),
-    ):
-        for column, row in zip((x + (step == 2)).tolist(), (y + (step == 3)).tolist(), strict=True):
+    edges = (
+        (0, np.nonzero(down[:, 1:-1] == 1)),  # upper edge: to the right
+        (2, np.nonzero(down[:, 1:-1] == -1)),
+        (3, np.nonzero(right[1:-1] == 1)),  # left edge: up
+        (1, np.nonzero(right[1:-1] == -1)),
+    )
+    for step, (rows, columns) in edges:
+        for column, row in zip((columns + (step == 2)).tolist(), (rows + (step == 3)).tolist(), strict=True):
             follow.setdefault((column, row), []).append(step)
     rings = []
     while follow:

@@ -61,7 +61,7 @@ def check_options(options: ImportOptions) -> None:
 
 def chosen_frames(options: ImportOptions) -> str:
     """One line on which frames are written."""
-    every = "every frame" if options.every == 1 else f"every {options.every}th frame"
+    every = "every frame" if options.every == 1 else f"one of {options.every} frames"
     scenes = " and the first of each scene" if options.scene_changes else ""
     alike = f"; near-duplicates (at most {options.duplicates} of 256 bits differ) are left out"
     clip = "a video is a clip and a patient"

@@ -69,7 +69,7 @@ def dicom_series(folder: Path, seed: int = 0, *, patient: str = "Miller^Ann", co
         data.RescaleSlope, data.RescaleIntercept, data.Modality = 1, -1024, "CT"
         data.SeriesInstanceUID, data.FrameOfReferenceUID, data.StudyInstanceUID = series, frame, study
         data.PositionReferenceIndicator, data.InstanceNumber, data.SliceThickness = "", k + 1, 2.5
-        data.PatientName, data.PatientID = patient, f"ID-{patient[:3]}"
+        data.PatientName, data.PatientID = patient, f"ID-{patient}"
         data.ImageOrientationPatient = [float(f"{v:.12g}") for v in (*directions[0], *directions[1])]
         data.PixelSpacing = [float(f"{spacing[1]:.12g}"), float(f"{spacing[0]:.12g}")]
         data.ImagePositionPatient = [float(f"{v:.12g}") for v in lps[:3, 3] + lps[:3, 2] * k]
