@@ -133,7 +133,7 @@ def header(path: Path, old: str, new: str) -> None:
 
 def bomb(path: Path) -> None:
     head, _, _ = path.read_bytes().partition(b"\n\n")
-    path.write_bytes(head + b"\n\n" + gzip.compress(bytes(50_000_000)))
+    path.write_bytes(head + b"\n\n" + gzip.compress(bytes(3_000_000)))
 
 
 def meta(path: Path, text: str, body: bytes = b"") -> None:
