@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deploy.quantization.accuracy_gate import GateError, gate, gate_classes
 from edgemt.artefacts import stage_folder
+from edgemt.contract import UncertaintySource
 from edgemt.model_card import FileMetrics
 
 AUROC_TOLERANCE = 0.01
@@ -63,6 +65,13 @@ def uncertainty_failure(parent: FileMetrics, measured: FileMetrics, *, what: str
         f"{what}: the AUROC of its uncertainty, {after:.4f}, is {before - after:.4f} below its parent's {before:.4f}, "
         f"the tolerance is {AUROC_TOLERANCE:g}"
     )
+
+
+def with_source(measured: FileMetrics, source: UncertaintySource) -> FileMetrics:
+    """The metrics of a graph, its uncertainty noted as "softmax" where it is that; a record without is of a head."""
+    if not measured.uncertainty or source == "head":
+        return measured
+    return replace(measured, uncertainty={**measured.uncertainty, "source": source})
 
 
 def dice_text(measured: FileMetrics) -> str:
