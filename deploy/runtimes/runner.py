@@ -121,9 +121,11 @@ class ModelRunner:
         """
         if self._read_uncertainty is None:
             raise ValueError(
-                f"{self.file}: has no output {UNCERTAINTY!r}; train the student with student.method.uncertainty 1, or "
+                f"{self.file}: has no output {UNCERTAINTY!r}; export the run again with --uncertainty softmax, or "
                 "choose a file whose uncertainty passed its gate (card.json)"
             )
+        if len(frames) == 1:
+            return self(frames), self._read_uncertainty()
         masks, maps = [], []
         for i in range(len(frames)):
             masks.append(self(frames[i : i + 1]))
