@@ -16,6 +16,7 @@ Layout = Literal["pairs", "clips", "volumes"]
 Empty = Literal["unlabelled", "background"]
 Shapes = Literal["auto", "polygon", "rle"]
 BACKGROUND = "background"
+MANIFEST = "manifest.json"  # of a folder that an import made
 MAX_CLASSES = 255  # of a mask with 8 bits, 255 itself left free
 
 

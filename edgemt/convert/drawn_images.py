@@ -14,12 +14,13 @@ from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from edgemt.convert.contract import ImportOptions, Listing, Loaded, OverlapCount, Sample, Unit
+from edgemt.convert.contract import MANIFEST, ImportOptions, Listing, Loaded, OverlapCount, Sample, Unit
 from edgemt.convert.names import class_names, is_background, output_names
 from edgemt.convert.video import chosen_frames, video_units, videos_in
 from edgemt.io.decode_limits import check_pixels
 from edgemt.io.file_types import is_image, is_stray, natural_sort_key
 from edgemt.io.images import image_header, upright
+from edgemt.io.plain_files import parse_json
 
 Size = tuple[int, int]  # rows, columns
 
@@ -80,8 +81,11 @@ class Pictures:
             p for p in self.videos if image.video and p.name.casefold() == PurePosixPath(image.video).name.casefold()
         ]
         videos = videos or self.videos
-        digits = re.search(r"(\d+)$", image.name.stem)
-        number = image.frame if image.frame is not None else int(digits.group(1)) if digits else None
+        number = image.frame
+        if len(videos) == 1 and number is None:
+            own = re.escape(videos[0].stem)  # frame_000012 of CVAT, FILM_12, FILM/000012 and 000012
+            digits = re.fullmatch(rf"(?:(?:frame|{own})[_-]?)?(\d+)", image.name.stem, re.IGNORECASE)
+            number = int(digits.group(1)) if digits else None
         if len(videos) == 1 and number is not None:
             return videos[0], number
         if len(videos) > 1:
@@ -147,7 +151,11 @@ def list_drawn(
         raise ValueError(f"{source}: some labels are of image files, some of frames of a video; import them one by one")
     named = set(files)
     rest = [path for path in folder.images if path not in named] if others else []
-    names = output_names([PurePosixPath(p.relative_to(pictures).as_posix()) for p in (*files, *rest)])
+    paths = [PurePosixPath(p.relative_to(pictures).as_posix()) for p in (*files, *rest)]
+    clips = _holds_clips(pictures, paths)
+    names = [path.with_suffix("").as_posix() for path in paths] if clips else output_names(paths)
+    if clips:
+        notes += ("the folders of the images are clips, as their manifest.json states",)
     units = []
     for image, path, name, drawing in zip(
         (*images, *[None] * len(rest)), (*files, *rest), names, (*drawings, *[None] * len(rest)), strict=True
@@ -157,7 +165,19 @@ def list_drawn(
         units.append(Unit(path.relative_to(pictures).as_posix(), (path, *own), samples))
     if not units:
         raise ValueError(f"{source}: no image is below {pictures}; give --images DIR that holds them")
-    return Listing("pairs", classes, units, labels, notes, overlap)
+    return Listing("clips" if clips else "pairs", classes, units, labels, notes, overlap)
+
+
+def _holds_clips(pictures: Path, paths: Sequence[PurePosixPath]) -> bool:
+    """Whether the images are frames that an import took from videos: corrected labels then keep their clips."""
+    for folder in (pictures, pictures.resolve().parent):
+        try:
+            manifest = parse_json((folder / MANIFEST).read_text(encoding="utf-8"))
+        except (OSError, ValueError):
+            continue
+        layout = manifest.get("layout") if isinstance(manifest, dict) else None
+        return layout == "clips" and all(len(path.parts) == 2 for path in paths)
+    return False
 
 
 def _meaning(options: ImportOptions) -> str:

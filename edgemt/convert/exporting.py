@@ -15,8 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemt.convert.contract import BACKGROUND, ExportOptions, Format, LabelMap, Volume
-from edgemt.convert.importing import MANIFEST
+from edgemt.convert.contract import BACKGROUND, MANIFEST, ExportOptions, Format, LabelMap, Volume
 from edgemt.convert.outlines import outlines
 from edgemt.convert.polygons import rasterise
 from edgemt.convert.registry import FORMATS

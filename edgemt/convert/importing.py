@@ -18,13 +18,12 @@ from typing import Any
 
 import numpy as np
 
-from edgemt.convert.contract import ImportOptions, Listing, Sample, Unit
+from edgemt.convert.contract import MANIFEST, ImportOptions, Listing, Sample, Unit
 from edgemt.convert.journal import JOURNAL, Journal
 from edgemt.convert.registry import FORMATS, find_format
 from edgemt.convert.writing import write_sample
 from edgemt.io.atomic import NoSpaceError, fsync_folder, fsync_tree, make_folder, sha256, write_text
 
-MANIFEST = "manifest.json"
 _WRITERS = 2  # threads
 Progress = Callable[[int, int, str], None]  # units done, units in all, what is read now
 

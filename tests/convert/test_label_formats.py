@@ -12,7 +12,7 @@ from typing import get_args
 
 import numpy as np
 import pytest
-from label_samples import CLASSES, SIZE, film, folder, imported, masks
+from label_samples import CLASSES, SIZE, colonoscopy, film, folder, imported, masks
 from PIL import Image
 
 from edgemt import cli
@@ -372,6 +372,31 @@ def test_cvat_labels_of_a_video_are_masks_of_its_frames(tracks: bool, tmp_path: 
     (tmp_path / "in" / "annotations.xml").write_text(text.replace("000003", "000099").replace('"3"', '"99"'))
     with pytest.raises(ValueError, match="has no frame 99 that the labels name"):
         imported(tmp_path / "in", tmp_path / "other")
+
+
+def test_corrected_labels_of_clips_stay_clips(tmp_path: Path) -> None:
+    """Frames of a video go to a label tool and come back: they must not become patients of their own."""
+    colonoscopy(tmp_path / "in")
+    options = ImportOptions(clip_frames=20)
+    first = imported(tmp_path / "in", tmp_path / "out", options=options)
+    images = tmp_path / "out" / "images"
+    export_labels(tmp_path / "out" / "masks", tmp_path / "l.json", format="coco", images=images)
+    again = imported(tmp_path / "l.json", tmp_path / "again", options=ImportOptions(images=images))
+    assert list(again) == list(first) and all((again[name] == first[name]).all() for name in first)
+    manifest = json.loads((tmp_path / "again" / "manifest.json").read_text())
+    assert manifest["layout"] == "clips" and manifest["counts"]["patients"] == 2
+
+
+def test_an_image_that_is_missing_is_no_frame_of_a_video_beside_it(tmp_path: Path) -> None:
+    path = sample("coco", tmp_path / "in")
+    replaced("a.png", "IMG_0003.png")(path)
+    film(tmp_path / "in" / "film.mp4")
+    with pytest.raises(ValueError, match="IMG_0003.png, which is not below"):
+        imported(path, tmp_path / "out")
+    replaced("IMG_0003.png", "film_0003.png")(path)
+    changed(lambda r: r["images"][0].update(height=48, width=64))(path)
+    (tmp_path / "in" / "a.png").unlink()
+    assert list(imported(path, tmp_path / "out", options=ImportOptions(every=99))) == ["film/000003"]
 
 
 def test_a_mask_of_labelme_is_a_picture_in_its_box(tmp_path: Path) -> None:
