@@ -9,7 +9,7 @@ import shlex
 import shutil
 from collections import Counter, deque
 from collections.abc import Callable
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial as bind
@@ -25,6 +25,7 @@ from edgemt.convert.writing import write_sample
 from edgemt.io.atomic import NoSpaceError, fsync_folder, fsync_tree, make_folder, sha256, write_text
 
 _WRITERS = 2  # threads
+_MANY = 200
 Progress = Callable[[int, int, str], None]  # units done, units in all, what is read now
 
 
@@ -58,9 +59,10 @@ def import_source(
         tell(f"going on in {partial}")
     try:
         journal.drop_others({unit.name for unit in listing.units})
-        for number, unit in enumerate(listing.units):
-            progress(number, len(listing.units), unit.name)
-            _write_unit(unit, listing, journal, partial, bind(progress, number, len(listing.units)))
+        with ThreadPoolExecutor(_WRITERS) as pool:  # an image is compressed while the next one is decoded
+            for number, unit in enumerate(listing.units):
+                progress(number, len(listing.units), unit.name)
+                _write_unit(unit, listing, journal, partial, pool, bind(progress, number, len(listing.units)))
         progress(len(listing.units), len(listing.units), "")
     except NoSpaceError:
         raise
@@ -74,13 +76,21 @@ def import_source(
     manifest = _manifest(name, key, listing, journal, options)
     write_text(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     _write_lists(partial, manifest)
-    fsync_tree(partial)
+    _flush(partial, len(manifest["cases"]))
     if out.exists():
         out.rmdir()
     os.replace(partial, out)
     (out / JOURNAL).unlink()  # not before: without it OUT.partial could not be gone on with
     fsync_folder(out.parent)
     return manifest
+
+
+def _flush(folder: Path, cases: int) -> None:
+    """All files to the disk, so that a power cut after the renaming loses none: by one call where they are many."""
+    if cases > _MANY and hasattr(os, "sync"):
+        os.sync()
+    else:
+        fsync_tree(folder)
 
 
 def _complete(out: Path, key: str, tell: Callable[[str], None]) -> dict[str, Any]:
@@ -103,7 +113,9 @@ def _key(name: str, listing: Listing, options: ImportOptions) -> str:
     return hashlib.sha256(text.encode()).hexdigest()
 
 
-def _write_unit(unit: Unit, listing: Listing, journal: Journal, folder: Path, progress: Callable[[str], None]) -> None:
+def _write_unit(
+    unit: Unit, listing: Listing, journal: Journal, folder: Path, pool: Executor, progress: Callable[[str], None]
+) -> None:
     identity = [[path.stat().st_size, path.stat().st_mtime_ns] for path in unit.sources]
     journal.begin(unit.name, identity)
     if journal.finished(unit.name):
@@ -115,25 +127,24 @@ def _write_unit(unit: Unit, listing: Listing, journal: Journal, folder: Path, pr
         row = _row(sample, unit, files.result(), folder, mask)
         journal.add(unit.name, sample.name, {**row, "overlap": overlap})
 
-    with ThreadPoolExecutor(_WRITERS) as pool:  # compression of one image runs beside the decoding of the next
-        try:
-            for sample in unit.samples():
-                if sample.name in done:
-                    continue
-                progress(unit.name if sample.frame is None else f"{unit.name}, frame {sample.frame}")
-                claimed = listing.overlap.pixels
-                loaded = sample.load()
-                files = pool.submit(write_sample, folder, sample.name, loaded, source=unit.sources[-1])
-                pending.append((sample, loaded.mask, listing.overlap.pixels - claimed, files))
-                if len(pending) > _WRITERS:
-                    settle()
-            while pending:
+    try:
+        for sample in unit.samples():
+            if sample.name in done:
+                continue
+            progress(unit.name if sample.frame is None else f"{unit.name}, frame {sample.frame}")
+            claimed = listing.overlap.pixels
+            loaded = sample.load()
+            files = pool.submit(write_sample, folder, sample.name, loaded, source=unit.sources[-1])
+            pending.append((sample, loaded.mask, listing.overlap.pixels - claimed, files))
+            if len(pending) > _WRITERS:
                 settle()
-        except BaseException:
-            while pending:
-                with suppress(Exception):
-                    settle()
-            raise
+        while pending:
+            settle()
+    except BaseException:
+        while pending:
+            with suppress(Exception):
+                settle()
+        raise
     journal.finish(unit.name, [sha256(path) for path in unit.sources])
 
 
