@@ -12,7 +12,19 @@ import tyro
 from tyro.conf import subcommand
 
 from deploy.runtimes.runner import out_of_memory
-from edgemt.commands import bench, calibrate, check, compare, export, listing, package, pipeline, signing, stream
+from edgemt.commands import (
+    bench,
+    calibrate,
+    check,
+    compare,
+    event_log,
+    export,
+    listing,
+    package,
+    pipeline,
+    signing,
+    stream,
+)
 from edgemt.commands.console import log, without_extra_args
 from edgemt.errors import unknown_name_message
 from edgemt.io.atomic import no_space
@@ -38,6 +50,7 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     listing.Explain: without_extra_args(listing.explain_method),
     package.Doctor: without_extra_args(package.doctor),
     stream.Stream: without_extra_args(stream.stream),
+    event_log.Log: without_extra_args(event_log.check_log),
 }
 NAMES = {kind.__name__.lower(): kind for kind in COMMANDS}
 TAKES_FIELDS = (
