@@ -17,6 +17,7 @@ from edgemt.commands import (
     calibrate,
     check,
     compare,
+    convert,
     event_log,
     export,
     listing,
@@ -25,7 +26,7 @@ from edgemt.commands import (
     signing,
     stream,
 )
-from edgemt.commands.console import log, without_extra_args
+from edgemt.commands.console import command_name, log, without_extra_args
 from edgemt.errors import unknown_name_message
 from edgemt.io.atomic import no_space
 
@@ -39,6 +40,8 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     bench.Bench: bench.bench,
     compare.Compare: compare.compare,
     check.Check: without_extra_args(check.check),
+    convert.Import: without_extra_args(convert.import_data),
+    convert.ExportLabels: without_extra_args(convert.export_label_files),
     package.Eval: without_extra_args(package.evaluate),
     package.Predict: without_extra_args(package.predict),
     calibrate.Calibrate: without_extra_args(calibrate.fit),
@@ -52,7 +55,7 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     stream.Stream: without_extra_args(stream.stream),
     event_log.Log: without_extra_args(event_log.check_log),
 }
-NAMES = {kind.__name__.lower(): kind for kind in COMMANDS}
+NAMES = {command_name(kind): kind for kind in COMMANDS}
 TAKES_FIELDS = (
     pipeline.RecipeCommand,
     bench.Bench,

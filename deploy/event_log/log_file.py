@@ -4,8 +4,8 @@ A line: {"n": 12, "time": "2026-11-28T20:36:24.123Z", "at_s": 3.214, "session": 
 "previous": "<sha256 of the bytes of the line before, without its line feed>"}. `at_s` is on the monotonic clock since
 the session began, so a wall clock that is set does not hide how much time passed.
 
-A change, removal or insertion of a line breaks the chain behind it. Whoever can write the file can also compute a whole
-new chain: the hash of the last line, noted elsewhere (`edgemt stream` prints it), is what detects that.
+A change, removal or insertion of a line breaks the chain behind it. A program that can write the file can also compute
+a whole new chain: the hash of the last line, noted elsewhere (`edgemt stream` prints it), is what detects that.
 
 Bytes of a line that a power cut or a full disk cut short stay in the file. The next line is a "recovered" event with
 their number and their SHA-256 (`torn_bytes`, `torn`), so that `edgemt log verify` tells them from a change.
