@@ -52,6 +52,8 @@ class EventLogFile:
         self.session = secrets.token_hex(8)
         self.events = 0  # written by this session
         self._began = time.monotonic()
+        self._torn, self._unfed = b"", False  # bytes behind the last event; it lacks its line feed alone
+        self._previous, self._next = FIRST, 0  # hash of the last event, number of the next
         self._file = _open(self.path)
         try:
             _lock(self._file, self.path)
