@@ -63,7 +63,10 @@ class Session:
         self.options, self.latency = options or StreamOptions(), latency or LatencyTracker()
         limits, model_id = FreshnessLimits(self.options.budget_ms, self.options.no_signal_ms), model.id if model else ""
         claim = model.contours.claim if model is not None and model.contours is not None else ""
-        self.display_state = DisplayState(limits, model=model_id, masks=model is not None, clock=clock, claim=claim)
+        self.display_state = DisplayState(
+            limits, model=model_id, masks=model is not None, clock=clock, claim=claim,
+            uncertain_above=model.uncertain_above if model is not None else None,
+        )  # fmt: skip
         self.finished = threading.Event()
         self.inference: InferenceThread | None = None
         self._source, self._model, self._runner, self._display, self._watcher = source, model, runner, display, watcher

@@ -215,7 +215,7 @@ class _Minute:
 
     def __init__(self, began: float) -> None:
         self.began, self.shown, self.changes = began, 0, 0
-        self._states = dict.fromkeys(STATES, 0)
+        self._states: dict[str, int] = {state: 0 for state in STATES}
         self._age_ms: list[float] = []
         self._likeness: list[float] = []
 

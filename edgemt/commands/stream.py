@@ -51,6 +51,9 @@ class Stream:
     vote: int = 1
     """Show the majority of the last 3 (or 5) masks, against flicker: a change is shown 1 (or 2) masks later, which the
     page and the record state. 1: every mask as it is."""
+    uncertain_above: float = 0.2
+    """Pixels whose class is wrong with this probability or more are hatched, if the file has an output `uncertainty`
+    (edgemt run --uncertainty softmax); 1: none are."""
     limits: StreamLimits = field(default_factory=StreamLimits)
     collect: Path | None = None
     """Folder in which corrections made in the page can be saved as labelled cases, images/ and masks/. Meanwhile the
@@ -88,6 +91,7 @@ def stream(command: Stream) -> None:
         isolation=command.isolation,
         hang_ms=command.limits.hang_ms,
         colours=class_colours,
+        uncertain_above=command.uncertain_above,
     )
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     warning = budget_warning(opened, command.limits.budget_ms)
