@@ -9,10 +9,11 @@ from pathlib import Path
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
 VOLUME_SUFFIXES = (".nii", ".nii.gz")
 H5_SUFFIXES = (".h5", ".hdf5")
+_IMPORT = "edgemt import FOLDER --out DIR"
 _CONVERT = {
-    **dict.fromkeys((".nrrd", ".nhdr", ".mha", ".mhd"), "SimpleITK.WriteImage(SimpleITK.ReadImage(IN), 'OUT.nii.gz')"),
+    **dict.fromkeys((".nrrd", ".nhdr", ".mha", ".mhd"), _IMPORT),
     **dict.fromkeys((".mgz", ".mgh", ".img", ".hdr", ".mnc"), "nibabel.save(nibabel.load(IN), 'OUT.nii.gz')"),
-    **dict.fromkeys((".dcm", ".dicom", ".ima"), "dcm2niix -z y FOLDER"),
+    **dict.fromkeys((".dcm", ".dicom", ".ima"), _IMPORT),
     **dict.fromkeys((".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".npy", ".npz", ".mat", ".svg", ".heic", ".avif"), "PNG"),
 }  # fmt: skip
 _STRAY = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")

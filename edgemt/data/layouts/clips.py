@@ -42,7 +42,8 @@ def refuse_videos(folder: Path) -> None:
             into = path.with_suffix("")
             extract = f"mkdir {into} && ffmpeg -i {path} -vf fps=5 {into}/%06d.png"
             raise ValueError(
-                f"{path}: training reads frames, no videos; {extract}, move the video away, give --data.layout clips"
+                f"{path}: training reads frames, no videos; edgemt import {path} --every 5 --out DIR makes them, or "
+                f"{extract}, move the video away, give --data.layout clips"
             )
 
 
