@@ -6,7 +6,9 @@ import ast
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,7 +17,8 @@ from checkout import ROOT
 from PIL import Image
 from tiny_flags import TINY, TINY_VOLUMES
 
-from edgemt import cli
+from edgemt import cli, recipes
+from edgemt.artefacts import stage_folder
 from edgemt.data import phantom2d
 from edgemt.io import zoo_paths
 from edgemt.pipeline.pack_student import pack
@@ -121,7 +124,21 @@ def zoo(packed: Path, tmp_path: Path) -> Path:
     return shutil.copytree(packed, tmp_path / "zoo")
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("pip")])
+# kvasir_cpu and phantom_volumes are run to the end; here the same stages would be run with other data
+TO_THE_STUDENT = ("edgemt run acdc_cpu",)
+
+
+def commands() -> Iterator[Any]:
+    """Every command, in the order of the pages; of `TO_THE_STUDENT` the later stages are in the slow suite."""
+    for command in COMMANDS:
+        if command.startswith(TO_THE_STUDENT):
+            yield pytest.param(command, marks=pytest.mark.slow)
+            yield command.replace("edgemt run", "edgemt distil", 1)
+        elif not command.startswith("pip"):
+            yield command
+
+
+@pytest.mark.parametrize("command", commands())
 def test_every_command_of_the_readme_runs(command: str, reader: Path, request, monkeypatch, capsys) -> None:
     monkeypatch.chdir(reader)
     program, *args = shlex.split(command)
@@ -144,6 +161,16 @@ def test_every_command_of_the_readme_runs(command: str, reader: Path, request, m
     assert (said.err if args[0] == "stream" else said.out).strip()
 
 
+def test_the_resolution_of_a_recipe_reaches_the_ship(reader: Path, monkeypatch) -> None:
+    monkeypatch.chdir(reader)
+    if not Path("runs/polyps/ship").exists():  # when this test runs alone; otherwise a command of the README made it
+        data = ["--data.root=frames", "--data.labelled=labelled.txt"]
+        cli.main(["export", "kvasir_cpu", *data, "--out=runs/polyps", *OWN["kvasir_cpu"]])
+    cards = [stage_folder.read_card(Path("runs/polyps") / stage) for stage in ("student", "slim", "ship")]
+    assert recipes.load("kvasir_cpu").student.resolution == 0.75
+    assert all(card.network["options"]["resolution"] == 0.75 and card.size == (64, 64) for card in cards)
+
+
 def test_the_two_install_commands_name_extras_that_exist() -> None:
     installs = [c for c in COMMANDS if c.startswith("pip")]
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
@@ -157,8 +184,6 @@ def test_the_two_install_commands_name_extras_that_exist() -> None:
 
 @pytest.mark.parametrize("snippet", [s for s in SNIPPETS if "def " in s])
 def test_every_recipe_of_the_readme_loads(snippet: str, tmp_path: Path) -> None:
-    from edgemt import recipes
-
     file = tmp_path / "polyps.py"
     file.write_text(snippet)
     names = [node.name for node in ast.parse(snippet).body if isinstance(node, ast.FunctionDef)]

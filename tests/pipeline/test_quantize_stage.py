@@ -36,11 +36,17 @@ def weight_of(path: Path, layer: str) -> str:
     return next(str(node.input[1]) for node in onnx.load(path).graph.node if node.name == layer)
 
 
-def test_a_healthy_network_needs_calibration_alone(tmp_path: Path) -> None:
-    context = begin(tmp_path, by=1.0, int8=Int8Stage(**SMALL_LADDER), tolerance=0.2)
+@pytest.fixture(scope="module")
+def healthy(tmp_path_factory: pytest.TempPathFactory) -> RunContext:
+    """A run with a finished INT8 stage, which nothing spoilt. One test adds its ship; nothing else may change it."""
+    context = begin(tmp_path_factory.mktemp("healthy"), by=1.0, int8=Int8Stage(**SMALL_LADDER), tolerance=0.2)
     int8(context)
-    assert [step["rung"] for step in quantization_of(context)["rungs"]] == ["calibrated"]
-    assert not context.folder("qad").exists()
+    return context
+
+
+def test_a_healthy_network_needs_calibration_alone(healthy: RunContext) -> None:
+    assert [step["rung"] for step in quantization_of(healthy)["rungs"]] == ["calibrated"]
+    assert not healthy.folder("qad").exists()
 
 
 def test_an_outlier_channel_fails_calibration_and_one_layer_in_float_mends_it(tmp_path: Path) -> None:
@@ -166,13 +172,12 @@ def test_float_is_shipped_alone_when_no_rung_passes(tmp_path: Path) -> None:
 
 
 def test_a_runtime_that_gives_other_masks_is_left_out_of_the_ship_and_strict_refuses_it(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    healthy: RunContext, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     from edgemt.pipeline import package, package_steps
     from edgemt.report.deployed_file import deployed
 
-    context = begin(tmp_path, by=1.0, int8=Int8Stage(ladder=(), **SMALL_LADDER), tolerance=0.2)
-    int8(context)
+    context = healthy
     real = package_steps.check_agreement
 
     def agree(*masks: Any, **given: Any) -> float:
