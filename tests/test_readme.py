@@ -138,7 +138,7 @@ def commands() -> Iterator[Any]:
             yield command
 
 
-@pytest.mark.parametrize("command", commands())
+@pytest.mark.parametrize("command", [*commands()])
 def test_every_command_of_the_readme_runs(command: str, reader: Path, request, monkeypatch, capsys) -> None:
     monkeypatch.chdir(reader)
     program, *args = shlex.split(command)
