@@ -12,7 +12,7 @@ import tyro
 from tyro.conf import subcommand
 
 from deploy.runtimes.runner import out_of_memory
-from edgemt.commands import bench, calibrate, check, compare, export, listing, package, pipeline, signing, stream
+from edgemt.commands import bench, calibrate, check, compare, data, export, listing, package, pipeline, signing, stream
 from edgemt.commands.console import log, without_extra_args
 from edgemt.errors import unknown_name_message
 from edgemt.io.atomic import no_space
@@ -33,6 +33,7 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     package.Build: without_extra_args(package.build),
     signing.Keygen: without_extra_args(signing.make_key),
     signing.Sign: without_extra_args(signing.sign_ship),
+    data.Data: without_extra_args(data.report),
     listing.Pack: without_extra_args(listing.pack_stage),
     listing.List: without_extra_args(listing.list_names),
     listing.Explain: without_extra_args(listing.explain_method),

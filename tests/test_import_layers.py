@@ -30,6 +30,7 @@ LAYERS = {
         {"edgemt.training"},
         {"edgemt.artefacts", "edgemt.report", "edgemt.testing"},
         {"edgemt.inference", "edgemt.zoo"},
+        {"edgemt.data_report"},
         {"edgemt.pipeline"},
         {"edgemt.recipes"},
         {"edgemt.comparison"},
