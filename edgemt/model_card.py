@@ -13,6 +13,7 @@ from typing import Any, Union, get_args, get_origin, get_type_hints
 from edgemt.contour_margins import ContourMargins
 
 CARD_FORMAT = 1
+_UNUSED_KEYS = {"postprocess": "argmax", "spacing_mm": None}  # of format 1: always these values, read by no version
 
 
 @dataclass(frozen=True)
@@ -95,8 +96,6 @@ class ModelCard:
     channels: int = 3
     channel_order: str = "RGB"  # "RGB", "grey", or "slices": neighbours of a volume's slice, itself in the middle
     normalise: Normalisation = field(default_factory=Normalisation)
-    spacing_mm: tuple[float, ...] | None = None
-    postprocess: str = "argmax"
     network: dict[str, Any] = field(default_factory=dict)  # how to build it again
     data: dict[str, Any] = field(default_factory=dict)  # how the frames were read
     parents: tuple[str, ...] = ()  # card hashes of the artefacts this one came from
@@ -112,7 +111,11 @@ class ModelCard:
     contours: dict[str, ContourMargins] = field(default_factory=dict)  # file -> margins of its outer and inner line
 
     def to_json(self) -> str:
-        raw = {**asdict(self), "measured": {file: metrics.to_dict() for file, metrics in self.measured.items()}}
+        raw = {
+            **asdict(self),
+            **_UNUSED_KEYS,
+            "measured": {file: metrics.to_dict() for file, metrics in self.measured.items()},
+        }
         if not self.contours:  # a card without margins is as versions before them wrote it
             del raw["contours"]
         return json.dumps(raw, indent=2, sort_keys=True) + "\n"
@@ -126,7 +129,7 @@ class ModelCard:
                 raise TypeError("not an object")
             if raw.get("format") != CARD_FORMAT:
                 raise ValueError(f"format {raw.get('format')!r}, this version reads {CARD_FORMAT}")
-            return cls(**_read_fields(cls, raw))
+            return cls(**_read_fields(cls, {key: raw[key] for key in raw if key not in _UNUSED_KEYS}))
         except (ValueError, TypeError, KeyError, AttributeError, OverflowError, RecursionError) as error:
             raise ValueError(f"{source}: not a readable card ({error}); export the model again") from error
 

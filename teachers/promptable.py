@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor, nn
@@ -89,8 +89,7 @@ class Promptable(nn.Module):
             raise ValueError(f"promptable: widths {tuple(widths)}, features {features}: 4 widths and a multiple of 8")
         self.encoder = Encoder(channels, widths, features)
         self.kinds = nn.Embedding(KINDS, features)
-        # tokens that become mask and quality; saved weights have this name
-        self.asked = nn.Parameter(torch.randn(2, features))  # words: ok
+        self.output_tokens = nn.Parameter(torch.randn(2, features))  # become mask and quality
         self.drawn = block(5, widths[0], stride=2)
         self.coarse = nn.Conv2d(widths[0], features, 4, stride=4)
         self.layers = nn.ModuleList(TwoWay(features, heads=4) for _ in range(layers))
@@ -98,6 +97,11 @@ class Promptable(nn.Module):
         self.fine = block(3 * widths[0], widths[0])
         self.kernel = nn.Sequential(nn.Linear(features, features), nn.GELU(), nn.Linear(features, widths[0]))
         self.quality = nn.Sequential(nn.Linear(features, features), nn.GELU(), nn.Linear(features, 1))
+
+    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+        if f"{prefix}asked" in state_dict:  # the name in weights of earlier versions
+            state_dict[f"{prefix}output_tokens"] = state_dict.pop(f"{prefix}asked")
+        super()._load_from_state_dict(state_dict, prefix, *args)
 
     def embed(self, image: Tensor) -> tuple[Tensor, ...]:
         """What of images [N, K, H, W] can be kept: [N, F0, H/2, W/2] and [N, F, H/8, W/8]."""
@@ -132,7 +136,7 @@ class Promptable(nn.Module):
         drawn = self.drawn(_maps(*flat, size=size, like=deep))
         dense = resize(self.coarse(F.pad(drawn, [0, -drawn.shape[3] % 4, 0, -drawn.shape[2] % 4])), deep.shape[2:])
         image = (deep + dense).flatten(2).transpose(1, 2)
-        place = fourier_features(pixel_centres(deep), self.asked.shape[1]).to(image.dtype)
+        place = fourier_features(pixel_centres(deep), self.output_tokens.shape[1]).to(image.dtype)
         tokens = self._tokens(*flat[:3], rows=len(image)).to(image.dtype)
         for layer in self.layers:
             tokens, image = layer(tokens, image, place)
@@ -144,14 +148,14 @@ class Promptable(nn.Module):
 
     def _tokens(self, boxes: Tensor | None, points: Tensor | None, signs: Tensor | None, *, rows: int) -> Tensor:
         """[N O, T, F]."""
-        width = self.asked.shape[1]
-        tokens = [self.asked.expand(rows, -1, -1)]
+        width = self.output_tokens.shape[1]
+        tokens = [self.output_tokens.expand(rows, -1, -1)]
         if boxes is not None:
             kind = self.kinds.weight[:2]
             tokens.append(fourier_features(boxes.unflatten(1, (2, 2)), width).to(kind.dtype) + kind)
         if points is not None and signs is not None:
             where = fourier_features(points, width) * (signs >= 0).unsqueeze(-1)
-            tokens.append(where.to(self.asked.dtype) + self.kinds(torch.where(signs < 0, 4, signs + 2)))
+            tokens.append(where.to(self.output_tokens.dtype) + self.kinds(torch.where(signs < 0, 4, signs + 2)))
         return torch.cat(tokens, 1)
 
 

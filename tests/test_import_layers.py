@@ -22,6 +22,7 @@ LAYERS = {
             "edgemt.contract",
             "edgemt.errors",
             "edgemt.model_card",
+            "edgemt.renamed_fields",
             "edgemt.telemetry",
         },
         {"edgemt.io"},

@@ -52,6 +52,12 @@ def test_keys_of_a_file_are_those_of_earlier_cards() -> None:
     assert FileMetrics(runtime="torch").to_dict() == {"dice": None, "drop": None, "runtime": "torch"}
 
 
+def test_keys_that_no_version_uses_are_still_written_and_need_not_be_there() -> None:
+    record = json.loads(CARD.to_json())
+    assert (record.pop("postprocess"), record.pop("spacing_mm")) == ("argmax", None)
+    assert ModelCard.from_json(json.dumps(record)) == CARD
+
+
 @pytest.mark.parametrize("name", sorted(zoo_paths.names()))
 def test_cards_of_the_zoo_are_written_as_they_were_read(name: str) -> None:
     text = Path(zoo_paths.HOME, name, "card.json").read_text(encoding="utf-8")

@@ -25,7 +25,8 @@ _INSIDE = {
     "model": {7: "graph", 8: "opset", 20: "training", 25: "function"},
     "opset": {},
     "training": {1: "graph", 2: "graph"},
-    "graph": {1: "node", 5: "tensor", 15: "sparse"},
+    "graph": {1: "node", 5: "tensor", 12: "output", 15: "sparse"},
+    "output": {},
     "function": {7: "node", 11: "attribute"},
     "node": {5: "attribute"},
     "attribute": {5: "tensor", 6: "graph", 10: "tensor", 11: "graph", 22: "sparse", 23: "sparse"},
@@ -39,6 +40,7 @@ _ONCE = {
     "opset": {1: _BYTES, 2: _NUMBER},
     "training": {1: _BYTES, 2: _BYTES},
     "graph": {},
+    "output": {1: _BYTES},
     "function": {},
     "node": {4: _BYTES, 7: _BYTES},
     "attribute": {5: _BYTES, 6: _BYTES, 22: _BYTES},
@@ -46,6 +48,7 @@ _ONCE = {
     "tensor": {2: _NUMBER, 8: _BYTES, 9: _BYTES, 14: _NUMBER},
 }
 _IR_VERSION = 1  # of a model
+_OUTPUT_NAME, _OUTPUT_DEPTH = 1, 2  # of an output; outputs of subgraphs lie deeper
 _TAKES, _GIVES, _OP_TYPE, _OP_DOMAIN = 1, 2, 4, 7  # of a node
 _OPSET_DOMAIN, _OPSET_VERSION = 1, 2  # of an opset
 _DATA_TYPE, _FLOATS, _INTS, _NAME, _RAW, _DOUBLES = 2, 4, 5, 8, 9, 10  # of a tensor
@@ -71,6 +74,7 @@ class OnnxSummary:
     layers: Counter[str] = field(
         default_factory=Counter
     )  # type of the weights, "int8", "f16" or "f32" -> number of layers
+    outputs: tuple[str, ...] = ()  # names
 
 
 def read_graph_file(path: str | Path) -> OnnxSummary:
@@ -89,7 +93,14 @@ def parse_graph(content: bytes, *, source: str | Path) -> OnnxSummary:
         raise ValueError(f"{source}: not a whole ONNX file (no graph inside); copy or export it again")
     custom_operators = tuple(sorted(found.custom_operators))
     return OnnxSummary(
-        found.ops, found.external, custom_operators, found.nan_weight, found.ir_version, found.opset, found.layers()
+        found.ops,
+        found.external,
+        custom_operators,
+        found.nan_weight,
+        found.ir_version,
+        found.opset,
+        found.layers(),
+        tuple(found.outputs),
     )
 
 
@@ -115,6 +126,7 @@ class _Walk:
         self.custom_operators: set[str] = set()
         self.nan_weight: str | None = None
         self.ir_version = self.opset = self.graphs = 0
+        self.outputs: list[str] = []
         self.weights: list[str] = []  # of layers, by name
         self.scaled: set[str] = set()  # outputs of DequantizeLinear
         self.halves: set[str] = set()  # tensors in half precision
@@ -129,6 +141,8 @@ class _Walk:
         for number, wire, value in _message(data, kind):
             if kind == "model" and number == _IR_VERSION:
                 self.ir_version = _int32(value)
+            elif kind == "output" and number == _OUTPUT_NAME and depth == _OUTPUT_DEPTH:
+                self.outputs.append(_text(_bytes(value, wire)))
             elif kind == "node" and number in words:
                 words[number].append(_text(_bytes(value, wire)))
             elif number in inside:

@@ -5,7 +5,8 @@
     OUT/config.json                                 OpenVINO Model Server: every model of the repository
     OUT/NAME/card.json                              the card of the package; servers ignore it
 
-The graph is that of the package, so clients send raw uint8 frames [1, H, W, K] and get class masks [1, H, W].
+The graph is that of the package, so clients send raw uint8 frames [1, H, W, K] and get class masks [1, H, W]; where
+the graph has the output `uncertainty`, Triton's configuration lists it too.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ from typing import Any, Literal
 
 from deploy.package.files import CARD, IR, ONNX
 from deploy.package.golden import golden_pairs
+from deploy.package.graph_outputs import output_names
 from deploy.package.package import Package
 from deploy.serving.monai_bundle import write_bundle
 from deploy.serving.triton_config import triton_config
@@ -75,7 +77,7 @@ def export_to_server(package: Package, out: str | Path, options: ServeOptions) -
         version = _next_version(model, package, file)
         if version is not None:
             _copy(package, file, stage / str(version))
-        _describe(stage, package, options, name=name, runtime=runtime, int8=".int8." in file, suffix=Path(file).suffix)
+        _describe(stage, package, options, name=name, runtime=runtime, file=file)
         _move(stage, model)
     finally:
         shutil.rmtree(stage, ignore_errors=True)
@@ -145,9 +147,7 @@ def _copy(package: Package, file: str, target: Path) -> None:
         write_bytes(target / part, package.read(of))
 
 
-def _describe(
-    stage: Path, package: Package, options: ServeOptions, *, name: str, runtime: str, int8: bool, suffix: str
-) -> None:
+def _describe(stage: Path, package: Package, options: ServeOptions, *, name: str, runtime: str, file: str) -> None:
     stage.mkdir(parents=True, exist_ok=True)
     write_text(stage / CARD, package.card.to_json())
     if options.server != "triton":
@@ -158,12 +158,13 @@ def _describe(
     config = triton_config(
         name=name,
         runtime=runtime,
-        file=f"model{suffix}",
+        file=f"model{Path(file).suffix}",
         shape=(1, *package.card.size, package.card.channels),
-        int8=int8,
+        int8=".int8." in file,
         device=options.device,
         instances=options.instances,
         warm=bool(pairs),
+        outputs=output_names(package.read(file), source=file),
     )
     write_text(stage / "config.pbtxt", config)
 

@@ -11,8 +11,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
-from deploy.package.files import CARD
+from deploy.package.files import CARD, ONNX
+from deploy.package.graph_outputs import output_names
 from deploy.package.package import Package
+from deploy.runtimes.runner import UNCERTAINTY
 from edgemt.io.atomic import write_bytes, write_text
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -43,6 +45,14 @@ def bundle_metadata(package: Package) -> dict[str, Any]:
     colours = {"RGB": ["red", "green", "blue"], "grey": ["intensity"]}.get(
         card.channel_order, [f"slice {k - card.channels // 2:+d}" for k in range(card.channels)]
     )
+    uncertainty = {
+        **shape,
+        "format": "magnitude",
+        "num_channels": 1,
+        "value_range": [0, 255],  # 255 times the root of the probability that the class is wrong
+        "channel_def": {"0": "uncertainty"},
+    }
+    second = UNCERTAINTY in output_names(package.read(ONNX["fp32"]), source=ONNX["fp32"])
     dice = {file: metrics.dice for file, metrics in card.measured.items() if metrics.dice is not None}
     return {
         "schema": SCHEMA,
@@ -80,7 +90,8 @@ def bundle_metadata(package: Package) -> dict[str, Any]:
                     "num_channels": 1,
                     "value_range": [0, len(card.classes) - 1],
                     "channel_def": classes,
-                }
+                },
+                **({UNCERTAINTY: uncertainty} if second else {}),
             },
         },
     }

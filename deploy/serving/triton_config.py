@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 _WARM_CALLS = 10
@@ -23,8 +23,12 @@ def triton_config(
     device: str,
     instances: int,
     warm: bool,
+    outputs: Sequence[str] = ("mask",),
 ) -> str:
-    """The text for uint8 frames of `shape` [1, H, W, K]. No batching: the batch size of the graph is 1."""
+    """The text for uint8 frames of `shape` [1, H, W, K]. No batching: the batch size of the graph is 1.
+
+    outputs: names of the graph's outputs, each uint8 [1, H, W].
+    """
     frame = {"data_type": EnumValue("TYPE_UINT8"), "dims": list(shape)}
     message: dict[str, Any] = {
         "name": name,
@@ -32,7 +36,7 @@ def triton_config(
         "default_model_filename": file,
         "max_batch_size": 0,
         "input": [{"name": "frame", **frame}],
-        "output": [{"name": "mask", **frame, "dims": list(shape[:3])}],
+        "output": [{"name": output, **frame, "dims": list(shape[:3])} for output in outputs],
         "version_policy": {"latest": {"num_versions": 1}},
         "instance_group": [{"count": instances, "kind": EnumValue("KIND_GPU" if device == "gpu" else "KIND_CPU")}],
         "model_warmup": [

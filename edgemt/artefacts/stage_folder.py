@@ -22,6 +22,7 @@ from edgemt.contract import ADDED_LATER
 from edgemt.io.atomic import fsync_folder, fsync_tree, make_folder, set_aside, sha256, write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
 from edgemt.model_card import ModelCard
+from edgemt.renamed_fields import current_names, old_names_of
 from edgemt.training import checkpoint
 
 WEIGHTS = "weights.safetensors"
@@ -101,11 +102,15 @@ _CURRENT_NAMES = {old: new for new, old in KEY_NAMES.items()}
 def plain(value: Any) -> Any:
     """Dataclasses, tuples and paths as JSON; "is" names the class of a dataclass (`KEY_NAMES`).
 
+    A renamed field has its old name (`edgemt.renamed_fields`).
     Fields that were added later (`edgemt.contract.ADDED_LATER`) are left out while they have their default.
     """
     if is_dataclass(value) and not isinstance(value, type):
+        old = old_names_of(type(value))
         own = {
-            f.name: plain(getattr(value, f.name)) for f in fields(value) if not _as_before(f, getattr(value, f.name))
+            old.get(f.name, f.name): plain(getattr(value, f.name))
+            for f in fields(value)
+            if not _as_before(f, getattr(value, f.name))
         }
         kind = type(value).__name__
         return {"is": KEY_NAMES.get(kind, kind), **own}
@@ -124,9 +129,13 @@ def _as_before(field: Field[Any], value: Any) -> bool:
 
 
 def flat(value: Any, prefix: str = "") -> dict[str, Any]:
-    """A recipe as `field.sub` -> plain value, for the report; classes have their current names."""
+    """A recipe as `field.sub` -> plain value, for the report; classes and fields have their current names."""
     rows: dict[str, Any] = {}
-    for key, inner in plain(value).items() if not isinstance(value, dict) else value.items():
+    record = value if isinstance(value, dict) else plain(value)
+    kind = record.get("is")
+    current = current_names(_CURRENT_NAMES.get(kind, kind)) if isinstance(kind, str) else {}
+    for old, inner in record.items():
+        key = current.get(old, old)
         if isinstance(inner, dict):
             rows |= flat(inner, f"{prefix}{key}.")
         else:

@@ -11,14 +11,16 @@ Shapes: *space 2 or 3 axes, that of the mask.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 
 from edgemt.contour_margins import ContourMargins
+from edgemt.io.disc_dilation import dilate_by_disc
 from edgemt.io.distances import distance_to
 
+_MAX_DISC = 100.0  # pixels; above, the distance transform is quicker
 SLACK = 1e-3  # of a distance, so that rounding never makes a line miss what the margin covers
 
 
@@ -58,7 +60,11 @@ def bands(
 
 def dilated(region: np.ndarray, margin: float, *, spacing: Sequence[float] | None = None) -> np.ndarray:
     """Bool [*space]: the voxels within `margin` of the region; empty for an empty one."""
-    return _in_box(region, margin, spacing, lambda part: distance_to(part, spacing=spacing) <= margin + SLACK)
+    out = np.zeros(region.shape, bool)
+    if region.any():
+        at = _box(region, margin, spacing)
+        out[at] = _near(region[at], margin, spacing)
+    return out
 
 
 def eroded(region: np.ndarray, margin: float, *, spacing: Sequence[float] | None = None) -> np.ndarray:
@@ -66,24 +72,25 @@ def eroded(region: np.ndarray, margin: float, *, spacing: Sequence[float] | None
 
     `margin` 0 leaves the region as it is.
     """
-    return _in_box(region, 0.0, spacing, lambda part: part & (distance_to(~part, spacing=spacing) > margin + SLACK))
-
-
-def _in_box(
-    region: np.ndarray,
-    reach: float,
-    spacing: Sequence[float] | None,
-    change: Callable[[np.ndarray], np.ndarray],
-) -> np.ndarray:
-    """`change` of the part of the frame within `reach` and one voxel of the region; False elsewhere."""
     out = np.zeros(region.shape, bool)
-    if not region.any():
-        return out
+    if region.any():
+        at = _box(region, 0.0, spacing)
+        out[at] = region[at] & ~_near(~region[at], margin, spacing)
+    return out
+
+
+def _near(region: np.ndarray, margin: float, spacing: Sequence[float] | None) -> np.ndarray:
+    """Bool [*space]: the voxels whose distance to the region is at most `margin`."""
+    if region.ndim == 2 and spacing is None and margin <= _MAX_DISC:
+        return dilate_by_disc(region, margin + SLACK)
+    return np.asarray(distance_to(region, spacing=spacing) <= margin + SLACK)
+
+
+def _box(region: np.ndarray, reach: float, spacing: Sequence[float] | None) -> tuple[slice, ...]:
+    """The part of the frame within `reach` and one voxel of a region that is not empty."""
     box = []
     for axis, length in enumerate(region.shape):
         there = np.flatnonzero(region.any(axis=tuple(a for a in range(region.ndim) if a != axis)))
         pad = 1 + int(np.ceil(min(reach / (spacing[axis] if spacing else 1.0), length)))
         box.append(slice(max(int(there[0]) - pad, 0), min(int(there[-1]) + 1 + pad, length)))
-    at = tuple(box)
-    out[at] = change(region[at])
-    return out
+    return tuple(box)

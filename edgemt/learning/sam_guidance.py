@@ -17,26 +17,28 @@ from edgemt.learning.perturbations.spatial import invert_affine
 from edgemt.learning.prompts import merge_object_logits, prompts_from_prediction
 from edgemt.learning.pseudo_labels import predict_probabilities
 from edgemt.learning.roles import unwrap
+from edgemt.renamed_fields import renamed_fields
 
 
+@renamed_fields(pretrain_steps="lessons", min_predicted_iou="sure")
 @dataclass(frozen=True)
 class PromptableTeacherOptions:
     """Which promptable network gives pseudo-labels, and with which prompts; used in training, not at inference."""
 
     model: str = "small"  # "small": trained on this run's labelled images; or a SAM folder, or a name on the hub
-    lessons: int = 400  # steps of the small one's training
+    pretrain_steps: int = 400  # steps of the small one's training
     boxes: bool = True  # kinds of prompts, computed from the mean teacher's prediction
     points: bool = True
     masks: bool = True
-    sure: float = 0.6  # smallest predicted IoU of a mask that is used
+    min_predicted_iou: float = 0.6  # smallest predicted IoU of a mask that is used
     slices: int = 8  # slices of each volume that are segmented at a step
     gigabytes: float = 20.0  # limit of the embeddings of a SAM on disk
 
     def __post_init__(self) -> None:
         if not (self.boxes or self.points or self.masks):
             raise ValueError("boxes, points, masks: all are false, so there is no prompt; set one to true")
-        if self.slices < 1 or self.lessons < 1:
-            raise ValueError(f"slices: {self.slices}, lessons: {self.lessons}: give at least 1 of each")
+        if self.slices < 1 or self.pretrain_steps < 1:
+            raise ValueError(f"slices: {self.slices}, pretrain_steps: {self.pretrain_steps}: give at least 1 of each")
 
     @torch.no_grad()
     def pseudo_label(self, network: nn.Module, batch: Batch, p: Tensor, step: Step) -> tuple[Tensor, Tensor]:
@@ -78,7 +80,7 @@ class PromptableTeacherOptions:
         background = torch.where(class_present.any(1), predicted_iou.amin(1), -1.0)
         predicted = onehot(q.argmax(1), q.shape[1]).to(p.dtype)
         iou = (predicted * torch.cat([background[:, None], predicted_iou], 1)[..., None, None]).sum(1, keepdim=True)
-        trusted = (iou >= self.sure).to(p.dtype)
+        trusted = (iou >= self.min_predicted_iou).to(p.dtype)
         if cached:
             q, trusted = _warp(affine, q), (_warp(affine, trusted) > 0.99).to(p.dtype)
         return q, trusted

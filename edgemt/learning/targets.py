@@ -19,6 +19,7 @@ from edgemt.learning.perturbations.intensity import SSL4MIS, GaussianNoise
 from edgemt.learning.perturbations.spatial import Affine, invert_affine, valid_region, warp
 from edgemt.learning.pseudo_labels import argmax_one_hot, mc_probabilities, predict_probabilities
 from edgemt.learning.schedules import SigmoidRampUp
+from edgemt.renamed_fields import renamed_fields
 
 
 class PseudoTarget(NamedTuple):
@@ -39,12 +40,13 @@ class SoftTarget:
         return PseudoTarget(predict_probabilities(teacher, self.noise(image, step.generator)))
 
 
+@renamed_fields(entropy_threshold="bar")
 @dataclass(frozen=True)
 class UncertaintyMasked(SoftTarget):
     """UA-MT: follow the average where the mean of several noisy predictions has low entropy.
 
-    weight = 1 where H(mean of T noisy predictions) <= bar(t) ln C, else 0. The threshold rises over the run. The T
-    predictions and the target are one forward pass, so that in train mode they have common batch statistics.
+    weight = 1 where H(mean of T noisy predictions) <= entropy_threshold(t) ln C, else 0. The threshold rises over the
+    run. The T predictions and the target are one forward pass, so that in train mode they have common batch statistics.
 
     Target: the average's softmax, where the entropy of its mean prediction is below a rising threshold.
 
@@ -54,8 +56,9 @@ class UncertaintyMasked(SoftTarget):
 
     citation: ClassVar[str] = "Yu et al., MICCAI 2019, Uncertainty-aware self-ensembling model"
     passes: int = 8
-    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, start=0.75, length=1.0))  # words: ok
-    """entropy threshold as a fraction of ln C"""
+    entropy_threshold: SigmoidRampUp = field(
+        default_factory=lambda: SigmoidRampUp(top=1.0, start=0.75, length=1.0)
+    )  # as a fraction of ln C
 
     def __post_init__(self) -> None:
         if self.passes < 1:
@@ -64,7 +67,7 @@ class UncertaintyMasked(SoftTarget):
     def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
         probs = mc_probabilities(teacher, image, self.noise, step.generator, num_passes=self.passes + 1)
         uncertainty = entropy(probs[1:].mean(0))  # [U, 1, *space], nats
-        mask = uncertainty <= self.bar(step) * math.log(probs.shape[2])
+        mask = uncertainty <= self.entropy_threshold(step) * math.log(probs.shape[2])
         return PseudoTarget(probs[0], mask.to(probs.dtype))
 
 

@@ -45,11 +45,13 @@ def batch_uncertainty_loss(out: Output, batch: Batch, box: Tensor | None) -> Ten
     return uncertainty_loss(out.uncertainty, out.logits.detach(), batch.label, mixed)
 
 
-def check_guide(guide: str, *, uncertainty: float) -> None:
-    """Raises ValueError for an unknown guide, a negative weight, and a weight without a bank of soft labels."""
-    if guide not in ("network", "bank"):
-        raise ValueError(f"guide: {guide!r} is not known; use 'network' or 'bank'")
+def check_teacher_source(teacher_source: str, *, uncertainty: float) -> None:
+    """Raises ValueError for an unknown source, a negative weight, and a weight without a bank of soft labels."""
+    if teacher_source not in ("network", "bank"):
+        raise ValueError(f"teacher_source: {teacher_source!r} is not known; use 'network' or 'bank'")
     if uncertainty < 0:
         raise ValueError(f"uncertainty: {uncertainty} is below 0; 1 is usual, 0 leaves the head out")
-    if uncertainty and guide != "bank":
-        raise ValueError("uncertainty: needs the variance that a bank of several teachers holds; set guide to 'bank'")
+    if uncertainty and teacher_source != "bank":
+        raise ValueError(
+            "uncertainty: needs the variance that a bank of several teachers holds; set teacher_source to 'bank'"
+        )

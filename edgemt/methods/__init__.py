@@ -102,7 +102,7 @@ METHODS: dict[str, Method] = {
     "dan": DAN(),
     "distillation": Distillation(),
     "two_stream_distillation": Distillation(temperature=1.0, separate_streams=True, image_dice=True),
-    "slice_distillation": Distillation(guide="bank", overlap=1.0),
+    "slice_distillation": Distillation(teacher_source="bank", overlap=1.0),
     "bcp": BCP(),
     "cct": CCT(),
     "dtc": DTC(),

@@ -21,6 +21,7 @@ from edgemt.learning.published_settings import ATRIUM, PublishedSettings
 from edgemt.learning.roles import Networks
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import StudentTeacher
+from edgemt.renamed_fields import renamed_fields
 
 
 @dataclass(frozen=True)
@@ -32,15 +33,17 @@ class VoxelSelector:
         raise NotImplementedError
 
 
+@renamed_fields(entropy_threshold="bar")
 @dataclass(frozen=True)
 class EntropyThreshold(VoxelSelector):
-    """H(p) >= bar(t) ln C: voxels where the entropy of the student is above a threshold that rises over the run."""
+    """H(p) >= entropy_threshold(t) ln C: the entropy of the student is above a threshold that rises over the run."""
 
-    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.95, start=0.75, length=1.0))  # words: ok
-    """entropy threshold as a fraction of ln C"""
+    entropy_threshold: SigmoidRampUp = field(
+        default_factory=lambda: SigmoidRampUp(top=0.95, start=0.75, length=1.0)
+    )  # as a fraction of ln C
 
     def __call__(self, nets: Networks, image: Tensor, p: Tensor, step: Step) -> Tensor:
-        return entropy(p) >= self.bar(step) * math.log(p.shape[1])
+        return entropy(p) >= self.entropy_threshold(step) * math.log(p.shape[1])
 
 
 @dataclass(frozen=True)
@@ -67,25 +70,27 @@ class TopKEntropy(VoxelSelector):
         return uncertainty >= threshold.view(-1, *[1] * (uncertainty.ndim - 1))
 
 
+@renamed_fields(entropy_threshold="bar")
 @dataclass(frozen=True)
 class McUncertainty(VoxelSelector):
     """AC-MT where the mean of several noisy predictions of the student has high entropy.
 
-    H(mean of `passes` predictions) >= bar(t) ln C.
+    H(mean of `passes` predictions) >= entropy_threshold(t) ln C.
 
     Target: the average's softmax, where noisy predictions of the student disagree.
 
     Differs: the threshold is a fraction of ln C, the most that C classes can have, where the release has ln 2.
     """
 
-    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.9, start=0.75, length=1.0))  # words: ok
-    """entropy threshold as a fraction of ln C"""
+    entropy_threshold: SigmoidRampUp = field(
+        default_factory=lambda: SigmoidRampUp(top=0.9, start=0.75, length=1.0)
+    )  # as a fraction of ln C
     passes: int = 8
     noise: GaussianNoise = field(default_factory=GaussianNoise)
 
     def __call__(self, nets: Networks, image: Tensor, p: Tensor, step: Step) -> Tensor:
         mean = mc_probabilities(nets.student, image, self.noise, step.generator, num_passes=self.passes).mean(0)
-        return entropy(mean) >= self.bar(step) * math.log(p.shape[1])
+        return entropy(mean) >= self.entropy_threshold(step) * math.log(p.shape[1])
 
 
 @dataclass(frozen=True)

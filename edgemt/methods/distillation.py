@@ -30,11 +30,13 @@ from edgemt.learning.roles import Frozen, Networks, Role, Trainable
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import Mixing, one_output, student_view
 from edgemt.learning.temporal_term import temporal_loss
-from edgemt.learning.uncertainty_term import batch_uncertainty_loss, check_guide
+from edgemt.learning.uncertainty_term import batch_uncertainty_loss, check_teacher_source
+from edgemt.renamed_fields import renamed_fields
 
 MIN_PROBABILITY = 1e-6  # soft labels in half precision contain zeros, whose logarithm is not finite
 
 
+@renamed_fields(supervised_weight="hard", teacher_view="teacher_sees", teacher_source="guide")
 @dataclass(frozen=True)
 class Distillation(Method):
     """Distillation: match a frozen teacher, and the student's own average.
@@ -43,12 +45,12 @@ class Distillation(Method):
     + consistency(t) MSE(p_u, average's p_u) + temporal J(W p_u, p(W x_u)); q are the teacher's probabilities, every
     weight may be 0.
 
-    `teacher_sees` "weak": soft labels of the clean view, mixed as the student's images are (FixMatch's way); "same":
+    `teacher_view` "weak": soft labels of the clean view, mixed as the student's images are (FixMatch's way); "same":
     soft labels of the very input that the student gets (the "patient teacher" way). All weights 0 is the control
     without distillation. CWD weight 3 is the authors'; it suits convolutional students on several classes.
 
-    `guide` "network" runs the teacher at each step; "bank" takes its soft labels of every row from `batch.soft`,
-    computed beforehand: a 3-D teacher then guides a 2-D student, and no step runs it.
+    `teacher_source` "network" runs the teacher at each step; "bank" takes its soft labels of every row from
+    `batch.soft`, computed beforehand: a 3-D teacher then guides a 2-D student, and no step runs it.
 
     `feature` adds a loss between feature maps of the student and of a frozen network on every image (FitNets, VID, CWD
     or pairwise similarity), off unless its `kind` is set; its projection is no part of what is delivered.
@@ -60,8 +62,8 @@ class Distillation(Method):
 
     `uncertainty` trains a second head on the decoder's last map: the probability that the class of a pixel is wrong,
     from the student's errors on labelled rows and the standard deviation between the teachers on unlabelled ones
-    (`edgemt.learning.uncertainty_term`). It needs `guide` "bank" and several teachers (`teacher.members`). Its gradient
-    stops at that map.
+    (`edgemt.learning.uncertainty_term`). It needs `teacher_source` "bank" and several teachers (`teacher.members`). Its
+    gradient stops at that map.
     """
 
     delivers: ClassVar[str] = "average"
@@ -78,14 +80,14 @@ class Distillation(Method):
     intra: float = 0.0
     overlap: float = 0.0  # soft Dice with the teacher's probabilities, where small organs count as much as large ones
     boundary: float = 0.0  # extra weight of the KL near the teacher's borders
-    hard: float = 1.0  # Dice + cross-entropy on the labelled rows
+    supervised_weight: float = 1.0  # Dice + cross-entropy on the labelled rows
     consistency: SigmoidRampUp = field(default_factory=SigmoidRampUp)
     ema: Ema = field(default_factory=lambda: Ema(mode="eval"))
     strong: bool = True
     mix: Mixing = "cutmix"
     box: CutMixBox = field(default_factory=CutMixBox)
-    teacher_sees: Literal["weak", "same"] = "weak"
-    guide: Literal["network", "bank"] = "network"
+    teacher_view: Literal["weak", "same"] = "weak"
+    teacher_source: Literal["network", "bank"] = "network"
     feature: FeatureTerm = field(default_factory=FeatureTerm)
     separate_streams: bool = False  # labelled and unlabelled rows in forward passes of their own: own batch statistics
     image_dice: bool = False  # Dice of each image in place of that of the batch, also in `overlap`
@@ -101,12 +103,12 @@ class Distillation(Method):
         return ("uncertainty",) if self.uncertainty else ()
 
     def variant_note(self) -> str:
-        if self.guide == "bank":
+        if self.teacher_source == "bank":
             return "Soft labels from disk."
         return "Separate streams." if self.separate_streams else ""
 
     def roles(self) -> dict[str, Role]:
-        teacher: dict[str, Role] = {"teacher": Frozen("teacher")} if self.guide == "network" else {}
+        teacher: dict[str, Role] = {"teacher": Frozen("teacher")} if self.teacher_source == "network" else {}
         return {"student": Trainable(), **teacher, **self.feature.roles(), "average": self.ema}
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
@@ -115,22 +117,24 @@ class Distillation(Method):
         image = torch.cat([batch.labelled, view if box is None else cutmix(box, view)])
         out = one_output(nets.student, image, count=count, separate=self.separate_streams)
         logits = out.logits
-        terms = LossTerms(supervised=self.hard * dice_ce(logits[:count], batch.label, per_image=self.image_dice))
+        terms = LossTerms(
+            supervised=self.supervised_weight * dice_ce(logits[:count], batch.label, per_image=self.image_dice)
+        )
 
         uses_logits = self.kl or self.cwd or self.intra or self.overlap
-        teacher_image = batch.image if self.teacher_sees == "weak" else image
+        teacher_image = batch.image if self.teacher_view == "weak" else image
         teacher = self._teacher(nets, teacher_image) if uses_logits or self.feature.on else None
         if uses_logits:
             with torch.no_grad():
                 teacher_logits = _teacher_logits(teacher, batch)
-                if box is not None and self.teacher_sees == "weak":
+                if box is not None and self.teacher_view == "weak":
                     teacher_logits = torch.cat([teacher_logits[:count], cutmix(box, teacher_logits[count:])])
                 weight = 1.0 + self.boundary * boundary_band(probabilities(teacher_logits)) if self.boundary else None
             terms.update(_logit_terms(self, logits, teacher_logits, weight))
 
         if self.feature.on:
             maps = self.feature.target_maps(nets, teacher_image, teacher)
-            feature_box = box if self.teacher_sees == "weak" else None
+            feature_box = box if self.teacher_view == "weak" else None
             terms["feature"] = self.feature.loss(nets, out, maps, space=image.shape[2:], box=feature_box, count=count)
 
         if self.uncertainty:
@@ -149,7 +153,7 @@ class Distillation(Method):
     @torch.no_grad()
     def _teacher(self, nets: Networks, image: Tensor) -> Output | None:
         """The teacher's output for every row; None if a bank of soft labels replaces it."""
-        return nets.teacher(image) if self.guide == "network" else None
+        return nets.teacher(image) if self.teacher_source == "network" else None
 
 
 def _teacher_logits(teacher: Output | None, batch: Batch) -> Tensor:
@@ -157,7 +161,7 @@ def _teacher_logits(teacher: Output | None, batch: Batch) -> Tensor:
     if teacher is not None:
         return teacher.logits
     if batch.soft is None:
-        raise ValueError("guide: 'bank' needs soft labels of the images; fill a bank first or use 'network'")
+        raise ValueError("teacher_source: 'bank' needs soft labels of the images; fill a bank first or use 'network'")
     return batch.soft.to(batch.image.dtype).clamp_min(MIN_PROBABILITY).log()
 
 
@@ -171,7 +175,7 @@ def _logit_terms(
         terms["kl"] = method.kl * kl_loss
     if method.cwd:
         # A softmax over space depends on a constant a voxel; a bank has log-probabilities, so both need them.
-        student_logits = log_probabilities(logits) if method.guide == "bank" else logits
+        student_logits = log_probabilities(logits) if method.teacher_source == "bank" else logits
         terms["cwd"] = method.cwd * cwd_loss(student_logits, teacher_logits, temperature=method.cwd_temperature)
     if method.intra:
         terms["intra"] = method.intra * dist_intra_class_loss(logits, teacher_logits)
@@ -188,6 +192,6 @@ def _check_options(of: Distillation) -> None:
             raise ValueError(f"{name}: {getattr(of, name)} must be above 0; 2 to 4 is usual")
     if of.temporal < 0:
         raise ValueError(f"temporal: {of.temporal} is below 0; 1 is usual, 0 switches the term off")
-    check_guide(of.guide, uncertainty=of.uncertainty)
-    if of.guide == "bank" and of.teacher_sees == "same":
-        raise ValueError("teacher_sees: 'same' needs a teacher at each step, and a bank has none; use 'weak'")
+    check_teacher_source(of.teacher_source, uncertainty=of.uncertainty)
+    if of.teacher_source == "bank" and of.teacher_view == "same":
+        raise ValueError("teacher_view: 'same' needs a teacher at each step, and a bank has none; use 'weak'")

@@ -26,7 +26,8 @@ class SACMT(ACMT):
     teacher. It gets prompts for each class in the mean teacher's prediction: box, points and mask.
 
     Target: the average's softmax of a noisy view, and SAM's mask, both on voxels where the student's entropy is high;
-    SAM's counts where its predicted IoU is at least `sure` and, with `agree`, its class is that of the average.
+    SAM's counts where its predicted IoU is at least `min_predicted_iou` and, with `agree`, its class is that of the
+    average.
 
     Differs: of S-ACMT only a survey's sentence is known; how SAM is prompted and when its mask counts is our own.
     """

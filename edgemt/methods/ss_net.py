@@ -22,8 +22,10 @@ from edgemt.learning.pseudo_labels import argmax_one_hot
 from edgemt.learning.published_settings import CONSTANT, PublishedSettings
 from edgemt.learning.roles import Memory, Networks, Role, Trainable, untracked, unwrap
 from edgemt.learning.schedules import SigmoidRampUp
+from edgemt.renamed_fields import renamed_fields
 
 
+@renamed_fields(epsilon="reach", xi="probe")
 @dataclass(frozen=True)
 class SSNet(Method):
     """SS-Net: predictions robust to adversarial noise, features close to remembered ones of their class.
@@ -32,7 +34,7 @@ class SSNet(Method):
     mean_c mean over voxels of class c of (1 - cos(f, m_c))], m_c the mean direction of the remembered and the new
     feature vectors of class c.
 
-    Follows the release: one power iteration, `probe` (xi) and `reach` (epsilon) of 10, 6 for slices; Dice distance; 32
+    Follows the release: one power iteration, `xi` and `epsilon` of 10, 6 for slices; Dice distance; 32
     remembered vectors a class, cosine distance, contrast weight 0.1, all times a weight of 1 ramped up.
 
     Target: the student's softmax of the clean image, and the mean remembered feature of each class.
@@ -48,8 +50,8 @@ class SSNet(Method):
     citation: ClassVar[str] = "Wu et al., MICCAI 2022, Exploring smoothness and class-separation"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0))
     contrast: float = 0.1
-    reach: float = 10.0  # epsilon of VAT
-    probe: float = 10.0  # xi of VAT
+    epsilon: float = 10.0  # of VAT: length of the perturbation
+    xi: float = 10.0  # of VAT: length of the probe
     memory: Memory = field(default_factory=lambda: Memory(size=32, features=256, classes=16))  # the last two at most
 
     def roles(self) -> dict[str, Role]:
@@ -65,7 +67,7 @@ class SSNet(Method):
 
         unwrapped = partial(divergence, student=unwrap(nets.student))
         with untracked(nets.student):
-            perturbation = vat_perturbation(unwrapped, batch.image, step.generator, epsilon=self.reach, xi=self.probe)
+            perturbation = vat_perturbation(unwrapped, batch.image, step.generator, epsilon=self.epsilon, xi=self.xi)
             smoothness_loss = divergence(batch.image + perturbation, nets.student)
         correct = label * argmax_one_hot(clean[:count])
         priority = torch.rand(batch.label.shape, generator=step.generator, device=batch.label.device)

@@ -14,8 +14,10 @@ from edgemt.learning.pseudo_labels import mc_probabilities
 from edgemt.learning.roles import Networks
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.learning.student_teacher import StudentTeacher
+from edgemt.renamed_fields import renamed_fields
 
 
+@renamed_fields(entropy_threshold="bar")
 @dataclass(frozen=True)
 class UGMCL(StudentTeacher):
     """UG-MCL: mean teacher on voxels of low entropy, and agreement of the mask with the signed distances.
@@ -37,8 +39,9 @@ class UGMCL(StudentTeacher):
     citation: ClassVar[str] = "Zhang et al., AIIM 2023, Uncertainty-guided mutual consistency learning (UG-MCL)"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(length=1.0))
     passes: int = 8
-    bar: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, start=0.75, length=1.0))  # words: ok
-    """entropy threshold as a fraction of ln C"""
+    entropy_threshold: SigmoidRampUp = field(
+        default_factory=lambda: SigmoidRampUp(top=1.0, start=0.75, length=1.0)
+    )  # as a fraction of ln C
     steepness: float = 1500.0
 
     def losses_with_unlabelled(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
@@ -47,7 +50,7 @@ class UGMCL(StudentTeacher):
         mask = mask_from_sdf(out.sdf, steepness=self.steepness)
         probs = mc_probabilities(nets.teacher, batch.image, self.noise, step.generator, num_passes=self.passes + 1)
         uncertainty = entropy(probs[1:].mean(0))
-        certain = (uncertainty <= self.bar(step) * math.log(p.shape[1])).to(p.dtype)
+        certain = (uncertainty <= self.entropy_threshold(step) * math.log(p.shape[1])).to(p.dtype)
         truth = onehot(batch.label, p.shape[1])
         sdf_loss = dice(mask[:count], truth[:, 1:], background=True)
         terms = LossTerms(

@@ -13,8 +13,10 @@ from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.perturbations.features import vat_perturbation
 from edgemt.learning.roles import Networks, untracked, unwrap
 from edgemt.learning.schedules import SigmoidRampUp
+from edgemt.renamed_fields import renamed_fields
 
 
+@renamed_fields(epsilon="reach", xi="probe")
 @dataclass(frozen=True)
 class VAT(Method):
     """VAT: predictions must be robust to the small perturbation that changes them most.
@@ -24,15 +26,15 @@ class VAT(Method):
 
     Target: the student's own softmax of the clean image.
 
-    Differs: `reach` (epsilon) and `probe` (xi) are SS-Net's for patches of a million voxels (`reach` 6 there for
+    Differs: `epsilon` and `xi` are SS-Net's for patches of a million voxels (`epsilon` 6 there for
     slices): the paper's xi of 1e-6 is lost in half precision.
     """
 
     family: ClassVar[str] = "self-consistency"
     citation: ClassVar[str] = "Miyato et al., TPAMI 2018, Virtual adversarial training"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, length=0.0))
-    reach: float = 10.0  # epsilon: length of the perturbation over all voxels of an image
-    probe: float = 10.0  # xi: length of the probe of the power iteration
+    epsilon: float = 10.0  # length of the perturbation over all voxels of an image
+    xi: float = 10.0  # length of the probe of the power iteration
 
     def losses(self, nets: Networks, batch: Batch, step: Step) -> LossTerms:
         logits = nets.student(batch.image).logits
@@ -45,7 +47,7 @@ class VAT(Method):
 
             with untracked(nets.student):
                 perturbation = vat_perturbation(
-                    divergence, batch.unlabelled, step.generator, epsilon=self.reach, xi=self.probe
+                    divergence, batch.unlabelled, step.generator, epsilon=self.epsilon, xi=self.xi
                 )
                 adversarial_logits = nets.student(batch.unlabelled + perturbation).logits
             terms["adversarial"] = self.ramp(step) * consistency_loss("kl", adversarial_logits, clean)

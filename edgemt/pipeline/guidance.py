@@ -73,4 +73,4 @@ def frozen_kinds(method: Method) -> set[str]:
 
 def uses_soft_label_bank(method: Method) -> bool:
     """Whether the method takes the teacher's predictions from disk instead of running its network."""
-    return getattr(method, "guide", "network") == "bank"
+    return getattr(method, "teacher_source", getattr(method, "guide", "network")) == "bank"

@@ -14,6 +14,7 @@ import tyro
 from edgemt.data.options import PRESETS
 from edgemt.errors import unknown_name_message
 from edgemt.pipeline.recipe import Recipe
+from edgemt.renamed_fields import old_paths
 
 
 def override(recipe: Recipe, args: Sequence[str], *, prog: str) -> Recipe:
@@ -23,6 +24,7 @@ def override(recipe: Recipe, args: Sequence[str], *, prog: str) -> Recipe:
         return recipe
     if "--help" in rest:
         tyro.cli(Recipe, default=recipe, args=rest, prog=prog)
+    rest = _current_names(recipe, rest)
     known = set(paths(recipe))
     for arg in rest:
         name = arg.split("=", 1)[0].removeprefix("--").replace("-", "_")
@@ -43,6 +45,18 @@ def paths(value: Any, prefix: str = "") -> list[str]:
         inner = getattr(value, f.name)
         found += paths(inner, f"{prefix}{f.name}.") if is_dataclass(inner) else [f"{prefix}{f.name}"]
     return found
+
+
+def _current_names(recipe: Recipe, args: Sequence[str]) -> list[str]:
+    """The flags, those of renamed fields under their current names: `--int8.kept 4` is `--int8.float_layers 4`."""
+    current = old_paths(recipe)
+    spelled = []
+    for arg in args:
+        name, equals, text = arg.partition("=")
+        path = name.removeprefix("--").replace("-", "_")
+        old = name.startswith("--") and path in current
+        spelled.append(f"--{current[path]}{equals}{text}" if old else arg)
+    return spelled
 
 
 def _choose_methods(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:

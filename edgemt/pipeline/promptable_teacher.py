@@ -59,7 +59,7 @@ def _small_inputs(context: RunContext, data: TrainingData, options: PromptableTe
     of = context.recipe.teacher.schedule
     return {
         "stage": PROMPTABLE,
-        "lessons": options.lessons,
+        "lessons": options.pretrain_steps,
         "teacher": {"schedule": {"labelled": of.labelled, "precision": of.precision}},
         "network": _spec(data),
         **data.cache_inputs,
@@ -82,7 +82,12 @@ def _train_small(stage: Stage, options: PromptableTeacherOptions) -> Path:
     data, of = stage.training_data, stage.context.recipe.teacher.schedule
     rows = VOLUME_ROWS if data.example.ndim == 5 else of.labelled
     schedule = Schedule(
-        steps=options.lessons, labelled=rows, unlabelled=0, learning_rate=1e-3, precision=of.precision, validations=0
+        steps=options.pretrain_steps,
+        labelled=rows,
+        unlabelled=0,
+        learning_rate=1e-3,
+        precision=of.precision,
+        validations=0,
     )
     network = _spec(data)
     with stage.working_folder() as working:

@@ -86,8 +86,8 @@ def _mixed_precision(
     layers: list[LayerSensitivity] | None = None
     few_frames = frames[:: max(1, len(frames) // _NUM_TIMED)][:_NUM_TIMED]
     count = 1
-    while count <= context.recipe.int8.kept:
-        folder, key = _place(context, f"{name} {count}", source, context.recipe.int8.gain)
+    while count <= context.recipe.int8.float_layers:
+        folder, key = _place(context, f"{name} {count}", source, context.recipe.int8.min_speedup)
         if stage_folder.stands(folder, key=key):
             candidate = _read(folder)
         else:
@@ -154,7 +154,7 @@ def _make(
         )
         export.export_openvino(int8_graph, working / IR_INT8)
         speedup = _speedup(int8_graph, float_graph, list(few_frames)) if few_frames else None
-        worth = speedup is None or speedup > context.recipe.int8.gain
+        worth = speedup is None or speedup > context.recipe.int8.min_speedup
         measured = {
             file: evaluation_record(runner(working / file, runtime=r), context.slices.val)
             for file, r in RUNS.items()

@@ -43,13 +43,13 @@ from edgemt.pipeline.stage import FORMAT, Stage
 from edgemt.report.formatting import candidate_name, describe_candidate
 
 SMALL_FILES = (ONNX_INT8, IR_INT8, IR_INT8.removesuffix(".xml") + ".bin")
-_REMEDY = "int8.schedule.steps or int8.kept up, or a larger tolerance"
+_REMEDY = "int8.schedule.steps or int8.float_layers up, or a larger tolerance"
 
 
 def int8(context: RunContext) -> Path:
     """One Q/DQ ONNX for every runtime, of the first candidate within the tolerance; else float alone.
 
-    Raises GateError when no candidate passes and `strict` is set or `int8.otherwise` is "stop".
+    Raises GateError when no candidate passes and `strict` is set or `int8.fallback` is "stop".
     """
     source, recipe = context.folder("slim"), context.recipe
     inputs = {
@@ -191,11 +191,11 @@ def _budget(context: RunContext) -> str:
     """The most that the further candidates may cost, and what follows them, for a log line."""
     of = context.recipe.int8
     further = {
-        "mixed": f"up to {of.kept} layers in float",
+        "mixed": f"up to {of.float_layers} layers in float",
         "distil": f"{of.schedule.steps} steps of quantization-aware distillation",
     }
     steps = [further[name] for name in ("mixed", "distil") if name in of.ladder]
-    stops = context.recipe.strict or of.otherwise == "stop"
+    stops = context.recipe.strict or of.fallback == "stop"
     last = "refusal" if stops else "half precision and float alone"
     return f"next {', then '.join([*steps, last])}"
 
@@ -205,12 +205,12 @@ def _without_eight_bits(
 ) -> tuple[dict[str, FileMetrics], tuple[dict[str, Any], ...]]:
     """The metrics of the float graph and the record of what was given up. Raises GateError, naming every candidate."""
     steps = "; ".join(describe_candidate(step) for step in tried)
-    if context.recipe.strict or context.recipe.int8.otherwise == "stop":
+    if context.recipe.strict or context.recipe.int8.fallback == "stop":
         raise GateError(
             f"INT8: no candidate stays within {context.recipe.tolerance:g} of its parent's Dice "
             f"{dice_figure(parent)}, in mean and class by class: {steps}; nothing was written; turn {_REMEDY}, or "
             f"ship half precision and float "
-            "(int8.otherwise float, without --strict)",
+            "(int8.fallback float, without --strict)",
             what="INT8",
             expected=as_number(parent.dice),
             measured=max((as_number(dice) for step in tried for dice in step["dice"].values()), default=float("nan")),

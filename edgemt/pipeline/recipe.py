@@ -13,6 +13,7 @@ from edgemt.data.options import AugmentOptions, DataOptions, VolumeOptions
 from edgemt.io.encoder_weights import FirstConv, Pretrained
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.methods import METHODS, Method
+from edgemt.renamed_fields import renamed_fields
 from edgemt.training.options import Schedule
 
 STUDENT_PREFIX = "students/"  # teacher.network students/efficientnet_lite2: a student's network as the teacher
@@ -79,19 +80,19 @@ class PruneStage:
             raise ValueError(f"slim.milder = {self.milder}: parts of slim.prune.share, between 0 and 1, such as 0.5")
 
 
+@renamed_fields(float_layers="kept", min_speedup="gain", fallback="otherwise")
 @dataclass(frozen=True)
 class Int8Stage:
     """INT8, calibrated on unlabelled images; where that costs more than the tolerance, `ladder` follows."""
 
     images: int = 200  # frames to calibrate on
     ladder: tuple[Literal["mixed", "distil"], ...] = ("mixed", "distil")  # what may be tried after calibration alone
-    kept: int = 8  # words: ok
-    """most layers that "mixed" leaves in float, the most sensitive ones"""
-    gain: float = 1.0  # "mixed" ends where the graph is not more than so many times as fast as float on OpenVINO
+    float_layers: int = 8  # most layers that "mixed" leaves in float, the most sensitive ones
+    min_speedup: float = 1.0  # "mixed" ends where the graph is not more than so many times as fast as float on OpenVINO
     schedule: Schedule = field(  # of "distil": the student's own method, with simulated 8-bit rounding
         default_factory=lambda: Schedule(steps=600, learning_rate=2e-4, validations=3)
     )
-    otherwise: Literal["float", "stop"] = "float"  # none passes: ship half precision and float, or end with status 2
+    fallback: Literal["float", "stop"] = "float"  # none passes: ship half precision and float, or end with status 2
 
 
 @dataclass(frozen=True)

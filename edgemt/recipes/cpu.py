@@ -26,7 +26,7 @@ def cpu_teacher(method: Method, schedule: Schedule, *, members: int = 1) -> Teac
 
 def cpu_student(schedule: Schedule, **options: Any) -> StudentOptions:
     """EfficientNet-Lite0, distilled from the stored predictions of the teacher."""
-    method = replace(METHODS["two_stream_distillation"], guide="bank")  # type: ignore[call-arg]
+    method = replace(METHODS["two_stream_distillation"], teacher_source="bank")  # type: ignore[call-arg]
     return StudentOptions(
         network="efficientnet_lite0", pretrained="always", method=method, schedule=schedule, **options
     )

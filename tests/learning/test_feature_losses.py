@@ -233,7 +233,7 @@ class Echo(nn.Module):
 @pytest.mark.parametrize("sees", ["weak", "same"])
 def test_cutmix_cuts_the_maps_of_image_and_teacher_alike(sees) -> None:
     """A student with the teacher's features has no feature loss, wherever the boxes fall."""
-    method = replace(featured("similarity"), box=CutMixBox(chance=1.0), teacher_sees=sees)
+    method = replace(featured("similarity"), box=CutMixBox(chance=1.0), teacher_view=sees)
     stage = TinyTrainer(method, classes=2, total=1, index=1)
     for name in stage.nets:
         stage.nets[name] = Echo()

@@ -100,11 +100,11 @@ def test_temporal_loss_has_a_gradient_from_both_frames():
 
 def test_distillation_with_the_term_is_a_method_and_lowers_it():
     light = 0.1  # the images of the checks are noise
-    method = replace(METHODS["two_stream_distillation"], guide="bank", temporal=light)
+    method = replace(METHODS["two_stream_distillation"], teacher_source="bank", temporal=light)
     for check in CHECKS:
         if check.applies_to(method):
             check.run(method, dims=2, classes=3)
-    trainer = TinyTrainer(replace(method, hard=0.0, kl=0.0, mix="none", temporal=1.0), rate=0.5)
+    trainer = TinyTrainer(replace(method, supervised_weight=0.0, kl=0.0, mix="none", temporal=1.0), rate=0.5)
     values = [trainer.step(random_batch())["temporal"] for _ in range(40)]
     assert sum(values[-5:]) < 0.8 * sum(values[:5])
     assert "temporal" not in TinyTrainer(replace(method, temporal=0.0)).step(random_batch())

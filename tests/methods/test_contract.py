@@ -69,7 +69,7 @@ class Echo(torch.nn.Module):
     [
         (replace(METHODS["cutmix_mt"], box=CutMixBox(chance=1.0)), ("consistency",)),
         (replace(METHODS["distillation"], box=CutMixBox(chance=1.0)), ("kl", "consistency")),
-        (replace(METHODS["distillation"], box=CutMixBox(chance=1.0), teacher_sees="same"), ("kl", "consistency")),
+        (replace(METHODS["distillation"], box=CutMixBox(chance=1.0), teacher_view="same"), ("kl", "consistency")),
         (replace(METHODS["slice_distillation"], box=CutMixBox(chance=1.0)), ("kl", "overlap", "consistency")),
     ],
 )
@@ -93,7 +93,7 @@ def test_a_bank_guides_as_the_network_that_filled_it():
     set_modes(with_network.nets, with_network.roles)
     with torch.no_grad():
         b = replace(b, soft=with_network.nets.teacher(b.image).logits.softmax(1).half().float())
-    with_bank = TinyTrainer(replace(with_network.method, guide="bank"), total=1, index=1)
+    with_bank = TinyTrainer(replace(with_network.method, teacher_source="bank"), total=1, index=1)
     assert "teacher" not in with_bank.nets
     (_, want), (_, got) = next(with_network.optimiser_steps(b)), next(with_bank.optimiser_steps(b))
     assert set(want) == set(got) == {"supervised", "kl", "intra", "overlap", "consistency"}
@@ -125,7 +125,7 @@ def test_without_a_bank_it_says_what_is_missing():
     stage = TinyTrainer(METHODS["slice_distillation"])
     with pytest.raises(ValueError, match="fill a bank first"):
         stage.step(replace(random_batch(), soft=None))
-    with pytest.raises(ValueError, match="teacher_sees: 'same'"):
-        replace(METHODS["slice_distillation"], teacher_sees="same")
-    with pytest.raises(ValueError, match="guide: 'Bank' is not known"):
-        replace(METHODS["slice_distillation"], guide="Bank")
+    with pytest.raises(ValueError, match="teacher_view: 'same'"):
+        replace(METHODS["slice_distillation"], teacher_view="same")
+    with pytest.raises(ValueError, match="teacher_source: 'Bank' is not known"):
+        replace(METHODS["slice_distillation"], teacher_source="Bank")

@@ -164,8 +164,8 @@ class LnTwo(UncertaintyMasked):
 
     def __call__(self, teacher, image, step):
         right = super().__call__(teacher, image, step)
-        two = replace(self.bar, top=self.bar.top * math.log(2) / math.log(right.probability.shape[1]))
-        two = replace(two, start=self.bar.start * math.log(2) / math.log(right.probability.shape[1]))
+        ramp, ratio = self.entropy_threshold, math.log(2) / math.log(right.probability.shape[1])
+        two = replace(ramp, top=ramp.top * ratio, start=ramp.start * ratio)
         return UncertaintyMasked(self.noise, self.passes, two)(teacher, image, step)
 
 

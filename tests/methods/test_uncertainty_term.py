@@ -39,7 +39,7 @@ def test_distillation_trains_the_head_and_leaves_the_other_gradients_alone() -> 
     batch = Batch(image, label, image[2:], soft, deviation=torch.rand(4, 64, 64))
     gradients = []
     for weight in (0.0, 1.0):
-        method = Distillation(guide="bank", uncertainty=weight, separate_streams=True)
+        method = Distillation(teacher_source="bank", uncertainty=weight, separate_streams=True)
         torch.manual_seed(1)
         network = students.build("test_efficientnet", channels=3, classes=2, heads=method.heads).train()
         nets = Networks({"student": network, "average": network})
@@ -53,12 +53,12 @@ def test_distillation_trains_the_head_and_leaves_the_other_gradients_alone() -> 
 
 
 def test_it_needs_a_bank_with_the_variance_of_several_teachers() -> None:
-    with pytest.raises(ValueError, match="set guide to 'bank'"):
+    with pytest.raises(ValueError, match="set teacher_source to 'bank'"):
         Distillation(uncertainty=1.0)
     with pytest.raises(ValueError, match="uncertainty: -1"):
-        Distillation(guide="bank", uncertainty=-1.0)
+        Distillation(teacher_source="bank", uncertainty=-1.0)
 
 
 def test_off_it_is_in_no_key() -> None:
     assert Distillation().heads == () and "uncertainty" not in stage_folder.plain(Distillation())
-    assert stage_folder.plain(Distillation(guide="bank", uncertainty=1.0))["uncertainty"] == 1.0
+    assert stage_folder.plain(Distillation(teacher_source="bank", uncertainty=1.0))["uncertainty"] == 1.0

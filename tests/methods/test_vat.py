@@ -15,7 +15,7 @@ from edgemt.testing.tiny_training import TinyTrainer, random_batch
 
 def test_vat_perturbation_changes_predictions_more_than_a_random_one():
     torch.manual_seed(0)
-    method = replace(METHODS["vat"], reach=3.0, probe=1.0)
+    method = replace(METHODS["vat"], epsilon=3.0, xi=1.0)
     stage = TinyTrainer(method, total=1, index=1)
     for module in stage.nets.modules():
         if isinstance(module, nn.Dropout):

@@ -25,7 +25,7 @@ from edgemt.zoo import entry
 
 pytest.importorskip("nncf")
 SHORT = Schedule(steps=250, learning_rate=2e-3, labelled=4, unlabelled=4, precision="32-true", validations=0)
-SMALL_LADDER = {"images": 8, "gain": 0.0}  # so small a network is no quicker in eight bits
+SMALL_LADDER = {"images": 8, "min_speedup": 0.0}  # so small a network is no quicker in eight bits
 
 
 def quantization_of(context: RunContext) -> dict[str, Any]:
@@ -71,11 +71,13 @@ def test_a_milder_one_is_mended_by_learning_under_eight_bits(tmp_path: Path) -> 
 def test_strict_writes_nothing_when_no_rung_passes_and_names_every_rung(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of = Int8Stage(ladder=("mixed",), kept=1, **SMALL_LADDER)
+    of = Int8Stage(ladder=("mixed",), float_layers=1, **SMALL_LADDER)
     context = begin(tmp_path, by=1000.0, int8=of, tolerance=0.001, strict=True)
     for strict in (
         context,
-        again(context, strict=False, int8=Int8Stage(ladder=("mixed",), kept=1, otherwise="stop", **SMALL_LADDER)),
+        again(
+            context, strict=False, int8=Int8Stage(ladder=("mixed",), float_layers=1, fallback="stop", **SMALL_LADDER)
+        ),
     ):
         with pytest.raises(GateError) as caught:
             int8(strict)
@@ -86,7 +88,7 @@ def test_strict_writes_nothing_when_no_rung_passes_and_names_every_rung(
             "mixed (1 layers in float) 0.",
             "onnxruntime",
             "nothing was written",
-            "int8.kept",
+            "int8.float_layers",
         ):
             assert part in line
         monkeypatch.setattr(quantization_candidates, "quantize", lambda *_, **__: pytest.fail("a rung was made twice"))
@@ -104,7 +106,7 @@ def test_strict_writes_nothing_when_no_rung_passes_and_names_every_rung(
 def test_a_rung_that_was_cut_is_the_only_one_that_is_made_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    of = Int8Stage(ladder=("mixed",), kept=1, **SMALL_LADDER)
+    of = Int8Stage(ladder=("mixed",), float_layers=1, **SMALL_LADDER)
     context = begin(tmp_path, by=1000.0, int8=of, tolerance=0.001)
     real, made = quantization_candidates.quantize, []
 

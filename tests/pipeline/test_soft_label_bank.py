@@ -29,7 +29,7 @@ def copy(tiny_run: Path, tmp_path: Path) -> Path:
 
 
 def distilled(run: Path, *flags: str) -> None:
-    cli.main(["distil", "phantom", "--out", str(run), *TINY, "--student.method.guide=bank", *flags])
+    cli.main(["distil", "phantom", "--out", str(run), *TINY, "--student.method.teacher_source=bank", *flags])
 
 
 def test_the_bank_has_the_teacher_s_probabilities_of_every_training_frame(

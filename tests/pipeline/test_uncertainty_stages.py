@@ -23,7 +23,7 @@ QUICK = Schedule(steps=2, labelled=2, unlabelled=2, validations=0, warmup=1)
 
 def tiny(*, uncertainty: float, members: int = 2) -> Recipe:
     base = RECIPES["phantom"]()
-    method = replace(METHODS["distillation"], guide="bank", uncertainty=uncertainty)  # type: ignore[call-arg]
+    method = replace(METHODS["distillation"], teacher_source="bank", uncertainty=uncertainty)  # type: ignore[call-arg]
     return replace(
         base,
         data=replace(base.data, size=(32, 32), phantom=(3, 3, 1)),

@@ -38,8 +38,12 @@ def graph(
     kind: int = TensorProto.UINT8,
     size: tuple[int, int] = SIZE,
     channels: int = CHANNELS,
+    uncertainty: bool = False,
 ) -> onnx.ModelProto:
-    """uint8 [1, H, W, K] -> uint8 [1, H, W]: a linear score a class, as a 1 x 1 convolution, then argmax."""
+    """uint8 [1, H, W, K] -> uint8 [1, H, W]: a linear score a class, as a 1 x 1 convolution, then argmax.
+
+    `uncertainty` adds the second output: the brightest channel.
+    """
     weight = np.repeat(np.array([0.0, 1.0, 2.0], np.float32)[:, None] / channels, channels, axis=1)[..., None, None]
     bias = np.array([1.1, 0.7, 0.0], np.float32)  # no score below zero: INT8 that NVIDIA takes has no zero point
     constants = [
@@ -75,19 +79,31 @@ def graph(
     ]
     takes = helper.make_tensor_value_info("frame", TensorProto.UINT8, [1, *size, channels])
     gives = helper.make_tensor_value_info("mask", kind, [1, *size])
-    body = helper.make_graph(nodes, "tiny", [takes], [gives], constants)
+    outputs = [gives]
+    if uncertainty:
+        constants.append(numpy_helper.from_array(np.array([1], np.int64), "channel_axis"))
+        nodes.append(helper.make_node("ReduceMax", ["planes", "channel_axis"], ["brightest"], keepdims=0))
+        nodes.append(helper.make_node("Cast", ["brightest"], ["uncertainty"], to=kind))
+        outputs.append(helper.make_tensor_value_info("uncertainty", kind, [1, *size]))
+    body = helper.make_graph(nodes, "tiny", [takes], outputs, constants)
     model = helper.make_model(body, opset_imports=[helper.make_opsetid("", 20)], ir_version=10)
     onnx.checker.check_model(model, full_check=True)
     return model
 
 
 def make_ship(
-    folder: Path, *, golden: int = 2, openvino: bool = False, channels: int = CHANNELS, **fields: object
+    folder: Path,
+    *,
+    golden: int = 2,
+    openvino: bool = False,
+    channels: int = CHANNELS,
+    uncertainty: bool = False,
+    **fields: object,
 ) -> Package:
     """A sealed ship; `openvino` adds the IR files, `fields` go to its card."""
     folder.mkdir(parents=True)
-    onnx.save(graph(channels=channels), folder / "model.onnx")
-    onnx.save(graph(quantized=True, channels=channels), folder / "model.int8.onnx")
+    onnx.save(graph(channels=channels, uncertainty=uncertainty), folder / "model.onnx")
+    onnx.save(graph(quantized=True, channels=channels, uncertainty=uncertainty), folder / "model.int8.onnx")
     if openvino:
         import openvino as ov
 

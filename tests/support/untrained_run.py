@@ -54,7 +54,9 @@ def begin(out: Path, *, by: float, int8: Int8Stage, tolerance: float, strict: bo
         data=replace(base.data, size=(48, 48), phantom=(4, 12, 6)),
         teacher=replace(base.teacher, widths=(8, 8, 8)),
         # the teacher sees what the student sees: untrained, it says something else of every other view
-        student=replace(base.student, method=replace(METHODS["distillation"], teacher_sees="same", hard=0.0)),  # type: ignore[call-arg]
+        student=replace(
+            base.student, method=replace(METHODS["distillation"], teacher_view="same", supervised_weight=0.0)
+        ),  # type: ignore[call-arg]
         int8=int8,
         bench=replace(base.bench, iterations=5),
         tolerance=tolerance,

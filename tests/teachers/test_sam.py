@@ -188,7 +188,10 @@ def test_answers_from_disk_are_those_of_the_whole_network(folder, tmp_path):
 def phantom(model: str, *, volumes: bool = False, **second):
     recipe = RECIPES["phantom_volumes" if volumes else "phantom"]()
     method = flow.METHODS["s_acmt"]
-    method = replace(method, second=replace(method.second, **{"model": model, "lessons": 3, "sure": 0.0, **second}))
+    method = replace(
+        method,
+        second=replace(method.second, **{"model": model, "pretrain_steps": 3, "min_predicted_iou": 0.0, **second}),
+    )
     quick = replace(recipe.teacher.schedule, steps=3, labelled=2, unlabelled=2, validations=0, precision="32-true")
     shrunk = {"filters": 2} if volumes else {"widths": (4, 8, 8, 8, 8)}
     recipe = replace(recipe, threads=1, teacher=replace(recipe.teacher, method=method, schedule=quick, **shrunk))
@@ -212,7 +215,7 @@ def test_a_teacher_learns_beside_a_small_promptable_network_that_the_run_trains(
 
 def test_another_second_teacher_makes_the_teacher_anew(promptable):
     weights = stage_folder.identity(promptable.parent / "teacher")
-    flow.run(phantom("small", lessons=4), promptable.parent, until="teacher")
+    flow.run(phantom("small", pretrain_steps=4), promptable.parent, until="teacher")
     assert stage_folder.identity(promptable.parent / "teacher") != weights
 
 

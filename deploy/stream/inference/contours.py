@@ -32,13 +32,17 @@ class StreamContours:
         """What the lines mean, for a display; empty without margins."""
         return "" if self.margins is None else self.margins.claim(outer="dashed", inner="thin")
 
-    def of(self, mask: np.ndarray, likeness: float | None) -> tuple[tuple[Band, ...], str]:
-        """(the regions of a mask [h, w], why there are none). `likeness` None: it cannot be measured."""
-        if self.margins is None:
-            return (), self.reason
-        if likeness is not None and likeness < LIKENESS_LIMIT:
-            return (), "the picture is unlike those of training, so the calibration does not hold"
-        return tuple(bands(mask, self.margins, classes=self.classes)), ""
+    def dropped(self, likeness: float | None, *, voted: bool = False) -> str:
+        """Why a mask has no lines; empty if it has. `likeness` None: it is not known. `voted`: of several masks."""
+        if self.margins is not None and voted:
+            return "the margins hold for single masks, and these are a vote of several"
+        if self.margins is not None and likeness is not None and likeness < LIKENESS_LIMIT:
+            return "the picture is unlike those of training, so the calibration does not hold"
+        return self.reason
+
+    def of(self, mask: np.ndarray) -> tuple[Band, ...]:
+        """The regions of a mask [h, w]; none without margins."""
+        return () if self.margins is None else tuple(bands(mask, self.margins, classes=self.classes))
 
 
 def stream_contours(card: ModelCard, *, file: str) -> StreamContours:

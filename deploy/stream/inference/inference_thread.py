@@ -20,12 +20,11 @@ from deploy.stream.inference.flicker_estimate import FlickerEstimate
 from deploy.stream.inference.mask_checks import InvalidMaskError, MaskPlausibility, validate_mask
 from deploy.stream.inference.mask_vote import MaskVote
 from deploy.stream.inference.standby import StandbyWorker, close_runner
-from deploy.stream.state.band_lines import with_band_lines
+from deploy.stream.state.band_lines import DeferredBands
 from deploy.stream.state.display_state import DisplayState
 from deploy.stream.state.frames import Frame, InferenceResult
 from deploy.stream.state.latest_queue import LatestQueue
 from deploy.stream.state.overlay import Colour, outline
-from edgemt.io.contour_bands import Band
 from edgemt.io.images import fit_frame
 
 __all__ = ["InferFn", "InferenceCounters", "InferenceThread", "StreamModel", "close_runner"]
@@ -156,17 +155,18 @@ class InferenceThread:
         mask = vote.add(mask, epoch=frame.epoch, captured_ns=frame.captured_ns) if vote.width > 1 else mask
         overlay = outline(mask, size=frame.size, colours=model.colours, thickness=max(2, frame.size[0] // 360))
         bands, reason = self._bands(mask, likeness, voted=vote.width > 1)
-        overlay = with_band_lines(overlay, bands, colours=model.colours)
         done_ns, delay_ms = self._display_state.clock(), vote.delay_ms if vote.width > 1 else None
         return InferenceResult(frame, mask, overlay, done_ns, agreement, likeness, delay_ms, bands, reason), fitted
 
-    def _bands(self, mask: np.ndarray, likeness: float | None, *, voted: bool) -> tuple[tuple[Band, ...], str]:
+    def _bands(self, mask: np.ndarray, likeness: float | None, *, voted: bool) -> tuple[DeferredBands | None, str]:
         """Outer and inner regions of the mask, or why there are none: margins hold for masks that are not voted on."""
-        if self._model.contours is None:
-            return (), ""
-        if voted:
-            return (), "the margins hold for single masks, and these are a vote of several"
-        return self._model.contours.of(mask, likeness)
+        contours = self._model.contours
+        if contours is None:
+            return None, ""
+        reason = contours.dropped(likeness, voted=voted)
+        if reason:
+            return None, reason
+        return DeferredBands(lambda: contours.of(mask), colours=self._model.colours), ""
 
     def _publish(self, generation: int, result: InferenceResult, fitted: np.ndarray) -> None:
         """Write the result to the display state, unless the thread was abandoned; then estimate its flicker."""

@@ -1,5 +1,8 @@
 """The outer and inner lines of a mask on the overlay: outer dashed, inner thin.
 
+Regions and lines are computed by the first display or page that draws them, not by the inference thread: the mask does
+not wait for them, and a mask that nothing draws has none computed.
+
 With OpenCV the lines are traced and drawn by it; without it they are the rims of the regions, in the same places.
 
 Shapes: H W of the picture, h w of the mask, P pixels of the overlay.
@@ -7,7 +10,8 @@ Shapes: H W of the picture, h w of the mask, P pixels of the overlay.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import threading
+from collections.abc import Callable, Sequence
 
 import numpy as np
 
@@ -17,6 +21,30 @@ from edgemt.io.opencv import find_opencv
 
 _DASH = 7  # length of a dash and of the gap after it, in line widths
 _SHIFT = 4  # fractional bits of OpenCV's coordinates
+
+
+class DeferredBands:
+    """The outer and inner regions of one mask and their lines, computed once, when a thread first needs them."""
+
+    def __init__(self, compute: Callable[[], tuple[Band, ...]], *, colours: Sequence[Colour]) -> None:
+        """`compute` returns the regions [h, w]; `colours`: one per class."""
+        self._compute, self._colours, self._lock = compute, colours, threading.RLock()
+        self._regions: tuple[Band, ...] | None = None
+        self._drawn: Overlay | None = None
+
+    @property
+    def regions(self) -> tuple[Band, ...]:
+        with self._lock:
+            if self._regions is None:
+                self._regions = self._compute()
+            return self._regions
+
+    def on(self, overlay: Overlay) -> Overlay:
+        """The overlay of the same mask with the lines added. Always call it with the same overlay."""
+        with self._lock:
+            if self._drawn is None:
+                self._drawn = with_band_lines(overlay, self.regions, colours=self._colours)
+            return self._drawn
 
 
 def with_band_lines(overlay: Overlay, bands: Sequence[Band], *, colours: Sequence[Colour]) -> Overlay:
@@ -43,29 +71,29 @@ def line_pixels(region: np.ndarray, *, size: tuple[int, int], thickness: int, da
 def _traced(region: np.ndarray, size: tuple[int, int], thickness: int, dashed: bool) -> np.ndarray:
     cv2 = find_opencv()
     found, _ = cv2.findContours(region.view(np.uint8), cv2.RETR_LIST, cv2.CHAIN_APPROX_NONE)
-    scale = np.array([size[1] / region.shape[1], size[0] / region.shape[0]])
-    lines: list[np.ndarray] = []
-    for points in found:
-        line = points[:, 0].astype(np.float32)
-        if len(line) > 4:  # without the steps of the pixels
-            line = (line + np.roll(line, 1, 0) + np.roll(line, -1, 0)) / 3
-        placed = np.rint(((line + 0.5) * scale - 0.5) * (1 << _SHIFT)).astype(np.int32)
-        step = max(2, round(_DASH * thickness / float(scale.max())))
-        lines += (
-            [placed[i : i + step] for i in range(0, len(placed), 2 * step)]
-            if dashed
-            else [np.append(placed, placed[:1], 0)]
-        )
-    if not lines:
+    if not found:
         return np.zeros(0, np.int64)
-    every = np.concatenate(lines) >> _SHIFT
+    scale = np.array([size[1] / region.shape[1], size[0] / region.shape[0]])
+    placed = [_placed(points[:, 0].astype(np.float32), scale) for points in found]
+    every = np.concatenate(placed) >> _SHIFT
     low = np.maximum(every.min(0) - thickness - 1, 0)
     high = np.minimum(every.max(0) + thickness + 2, (size[1], size[0]))
     canvas = np.zeros((high[1] - low[1], high[0] - low[0]), np.uint8)
-    corner = (low << _SHIFT).astype(np.int32)
-    cv2.polylines(canvas, [line - corner for line in lines], False, 1, thickness, cv2.LINE_8, _SHIFT)
-    y, x = np.divmod(np.flatnonzero(canvas), canvas.shape[1])
+    corner, step = (low << _SHIFT).astype(np.int32), max(2, round(_DASH * thickness / float(scale.max())))
+    lines: list[np.ndarray] = []
+    for line in placed:
+        line -= corner
+        lines += [line[i : i + step] for i in range(0, len(line), 2 * step)] if dashed else [line]
+    cv2.polylines(canvas, lines, not dashed, 1, thickness, cv2.LINE_8, _SHIFT)
+    y, x = np.divmod(np.flatnonzero(canvas.view(bool)), canvas.shape[1])
     return (y + low[1]) * size[1] + x + low[0]
+
+
+def _placed(line: np.ndarray, scale: np.ndarray) -> np.ndarray:
+    """A contour [n, 2] as (x, y) in mask pixels, without the steps of the pixels, in OpenCV's units of the picture."""
+    if len(line) > 4:
+        line = (line + np.roll(line, 1, 0) + np.roll(line, -1, 0)) / 3
+    return np.rint(((line + 0.5) * scale - 0.5) * (1 << _SHIFT)).astype(np.int32)
 
 
 def _rim(region: np.ndarray, size: tuple[int, int], thickness: int, dashed: bool) -> np.ndarray:

@@ -14,8 +14,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from deploy.stream.state.band_lines import DeferredBands
 from deploy.stream.state.overlay import Overlay, composite
-from edgemt.io.contour_bands import Band
 
 Clock = Callable[[], int]  # nanoseconds, never backwards
 monotonic: Clock = time.monotonic_ns
@@ -60,8 +60,8 @@ class InferenceResult:
     agreement: float | None = None  # foreground Dice with the previous mask, 0 to 1
     likeness: float | None = None  # similarity of the frame to the training frames, 0 to 1
     vote_delay_ms: float | None = None  # by which a vote of masks shows a change later; None without a vote
-    bands: tuple[Band, ...] = ()  # outer and inner regions [h, w] of the classes, where their claim holds
-    contours: str = ""  # why there are none; empty: there are, or the mask is empty
+    bands: DeferredBands | None = None  # outer and inner regions [h, w] of the classes, where their claim holds
+    contours: str = ""  # why there are none; empty: there are, or the model has no margins
 
 
 @dataclass(frozen=True, eq=False)
@@ -116,6 +116,11 @@ class DisplaySnapshot:
     overlay: Overlay  # outline of a fresh mask, or a text with the reason why there is none
     result: InferenceResult | None = None  # only if it is fresh
 
+    def drawn_overlay(self) -> Overlay:
+        """The overlay with the outer and inner lines of the mask; the first call computes them."""
+        bands = None if self.result is None else self.result.bands
+        return self.overlay if bands is None else bands.on(self.overlay)
+
     def picture(self) -> np.ndarray | None:
-        """uint8 [H, W, 3]: the frame with the overlay painted on it; no other pixel differs. None without a frame."""
-        return None if self.frame is None else composite(self.frame.pixels, self.overlay)
+        """uint8 [H, W, 3]: the frame with `drawn_overlay` on it; no other pixel differs. None without a frame."""
+        return None if self.frame is None else composite(self.frame.pixels, self.drawn_overlay())

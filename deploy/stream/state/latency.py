@@ -99,7 +99,7 @@ class LatencyTracker:
             self.annotation.add(self._mask, shown_ns - result.frame.received_ns)
         if self._check_every and self.shows % self._check_every == 0:
             self.checked += 1
-            self.outside += count_changed_outside(picture, frame.pixels, snapshot.overlay)
+            self.outside += count_changed_outside(picture, frame.pixels, snapshot.drawn_overlay())
 
     def summary(self) -> dict[str, Any]:
         return {

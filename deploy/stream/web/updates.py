@@ -116,10 +116,10 @@ class PageUpdates:
 
 def _regions(snapshot: DisplaySnapshot) -> list[tuple[dict[str, Any], bytes]]:
     """({"class": value, "outer": bool}, bits) of each region of the mask that is shown."""
-    bands = snapshot.result.bands if snapshot.result is not None else ()
+    bands = snapshot.result.bands if snapshot.result is not None else None
     return [
         ({"class": band.value, "outer": region is band.outer}, np.packbits(region).tobytes())
-        for band in bands
+        for band in (bands.regions if bands is not None else ())
         for region in (band.outer, band.inner)
         if region is not None
     ]

@@ -108,6 +108,22 @@ def test_triton_gets_the_graph_a_configuration_and_a_frame_to_wake_up_with(ship:
     assert (model / "1" / "model.xml").read_bytes() == ship.path("openvino/model.int8.xml").read_bytes()
     config = model_config((model / "config.pbtxt").read_text())
     assert config.name == model.name, "Triton wants the folder's name"
+    assert [output.name for output in config.output] == ["mask"]
+
+
+@pytest.mark.parametrize("device", ["cpu", "gpu"])  # an IR, an ONNX file
+def test_servers_get_the_uncertainty_output_where_the_graph_has_it(device: str, tmp_path: Path) -> None:
+    pytest.importorskip("openvino")
+    both = make_ship(tmp_path / "ship", openvino=device == "cpu", uncertainty=True)
+    model = export_to_server(both, tmp_path, ServeOptions("triton", device=device))  # type: ignore[arg-type]
+    config = model_config((model / "config.pbtxt").read_text())
+    assert {output.name: list(output.dims) for output in config.output} == {
+        "mask": [1, *SIZE],
+        "uncertainty": [1, *SIZE],
+    }
+    assert {output.data_type for output in config.output} == {2}
+    outputs = bundle_metadata(both)["network_data_format"]["outputs"]
+    assert set(outputs) == {"mask", "uncertainty"} and set(TENSOR) <= set(outputs["uncertainty"])
 
 
 @pytest.mark.parametrize("server", ["triton", "ovms"])

@@ -187,7 +187,7 @@ def test_update_waits_for_new_state(live: tuple[DisplayState, Page]) -> None:
     display_state, page = live
     show(display_state, 1)
     seen = Reply(page, f"/{page.token}/look").look()[0]["seen"]
-    later = threading.Timer(0.05, show, (display_state, 2))
+    later = threading.Timer(0.2, show, (display_state, 2))
     later.start()
     said, _, _ = Reply(page, f"/{page.token}/look?seen={seen}&frame=1&mask=1").look()
     later.join()
