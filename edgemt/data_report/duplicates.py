@@ -17,7 +17,7 @@ RADIUS = 6  # of 64 bits; at most 7, or a pair could share no byte
 ALIKE = 0.98  # words: ok
 """least correlation of two thumbnails that count as one image"""
 _BITS = np.array([bin(value).count("1") for value in range(256)], np.uint8)
-_BLOCK = 1 << 22  # pairs compared at a time
+_BLOCK = 1 << 18  # pairs compared at a time
 
 
 def dhash(small: np.ndarray) -> int:
