@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from deploy.package.onnx_inspect import read_graph_file
 from deploy.runtimes.openvino_backend import core
+from edgemt.contract import UncertaintySource
 from edgemt.io.atomic import atomic_write, no_space
 from edgemt.model_card import Normalisation
 
@@ -36,11 +37,16 @@ class DeployableModel(nn.Module):
     """frame uint8 [N, H, W, K] -> mask uint8 [N, H, W], around a network that returns contract.Output.
 
     With `uncertainty` it returns the mask and a map uint8 [N, H, W] = round(255 sqrt(p)), p the probability that the
-    class of a pixel is wrong; the network needs that head (`has_uncertainty`).
+    class of a pixel is wrong: "head" as the network's head estimates it (`has_uncertainty`), "softmax" 1 - max softmax.
     """
 
     def __init__(
-        self, network: nn.Module, *, normalise: Normalisation, channels: int, uncertainty: bool = False
+        self,
+        network: nn.Module,
+        *,
+        normalise: Normalisation,
+        channels: int,
+        uncertainty: UncertaintySource | None = None,
     ) -> None:
         super().__init__()
         self.network, self.uncertainty = network, uncertainty
@@ -72,8 +78,13 @@ class DeployableModel(nn.Module):
 
     def forward(self, frame: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         x = self.normalised(frame)
-        if self.uncertainty:
+        if self.uncertainty == "head":
             return self.network.mask_and_uncertainty(x)  # type: ignore[operator]
+        if self.uncertainty == "softmax" and hasattr(self.network, "mask_and_softmax"):
+            return self.network.mask_and_softmax(x)  # type: ignore[operator]
+        if self.uncertainty == "softmax":
+            top, index = self.network(x).logits.softmax(1).max(1)
+            return index.float().to(torch.uint8), (255 * (1 - top).clamp_min(0).sqrt() + 0.5).to(torch.uint8)
         if hasattr(self.network, "mask"):  # its own, faster way to the same classes
             return self.network.mask(x)  # type: ignore[operator]
         return self.network(x).logits.argmax(1).float().to(torch.uint8)
@@ -84,6 +95,11 @@ def has_uncertainty(network: nn.Module) -> bool:
     return getattr(network, "uncertainty", None) is not None and hasattr(network, "mask_and_uncertainty")
 
 
+def uncertainty_source(network: nn.Module, wanted: UncertaintySource) -> UncertaintySource | None:
+    """What the second output of a network's graph is: `wanted`, or None where that is a head that it lacks."""
+    return wanted if wanted == "softmax" or has_uncertainty(network) else None
+
+
 def export_onnx(
     network: nn.Module,
     path: str | Path,
@@ -91,16 +107,17 @@ def export_onnx(
     size: tuple[int, int],
     channels: int,
     normalise: Normalisation,
+    uncertainty: UncertaintySource = "head",
     opset: int = 20,
 ) -> Path:
     """Write frame uint8 [1, H, W, K] -> mask uint8 [1, H, W] as one checked file without side files.
 
-    A network with an uncertainty head gets a second output `uncertainty` (`DeployableModel`).
+    A second output `uncertainty` (`DeployableModel`) is that of the network's head, if it has one, or "softmax".
     The network is not changed, device and mode included. Raises ValueError where it cannot be exported.
     """
     if opset not in OPSETS:
         raise ValueError(f"export.opset = {opset}: choose one of {', '.join(map(str, OPSETS))}")
-    second = has_uncertainty(network)
+    second = uncertainty_source(network, uncertainty)
     module = (
         DeployableModel(copy.deepcopy(network).cpu(), normalise=normalise, channels=channels, uncertainty=second)
         .eval()
@@ -113,7 +130,7 @@ def export_onnx(
                 module,
                 (frame,),
                 input_names=[INPUT],
-                output_names=[OUTPUT, UNCERTAINTY][: 1 + second],
+                output_names=[OUTPUT] if second is None else [OUTPUT, UNCERTAINTY],
                 opset_version=opset,
                 dynamo=True,
                 external_data=False,

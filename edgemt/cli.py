@@ -12,8 +12,21 @@ import tyro
 from tyro.conf import subcommand
 
 from deploy.runtimes.runner import out_of_memory
-from edgemt.commands import bench, calibrate, check, compare, data, export, listing, package, pipeline, signing, stream
-from edgemt.commands.console import log, without_extra_args
+from edgemt.commands import (
+    bench,
+    calibrate,
+    check,
+    compare,
+    convert,
+    data,
+    export,
+    listing,
+    package,
+    pipeline,
+    signing,
+    stream,
+)
+from edgemt.commands.console import command_name, log, without_extra_args
 from edgemt.errors import unknown_name_message
 from edgemt.io.atomic import no_space
 
@@ -27,6 +40,8 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     bench.Bench: bench.bench,
     compare.Compare: compare.compare,
     check.Check: without_extra_args(check.check),
+    convert.Import: without_extra_args(convert.import_data),
+    convert.ExportLabels: without_extra_args(convert.export_label_files),
     package.Eval: without_extra_args(package.evaluate),
     package.Predict: without_extra_args(package.predict),
     calibrate.Calibrate: without_extra_args(calibrate.fit),
@@ -40,7 +55,7 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     package.Doctor: without_extra_args(package.doctor),
     stream.Stream: without_extra_args(stream.stream),
 }
-NAMES = {kind.__name__.lower(): kind for kind in COMMANDS}
+NAMES = {command_name(kind): kind for kind in COMMANDS}
 TAKES_FIELDS = (
     pipeline.RecipeCommand,
     bench.Bench,

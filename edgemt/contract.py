@@ -26,6 +26,7 @@ DisturbScales: TypeAlias = "Callable[[int, Tensor], Tensor]"
 # What a method may require of a network beside logits, with the same meaning on every network: signed distances, the
 # last decoder map, logits of the coarser decoder levels, one or two further full-size decoders, the keyword `disturb`,
 # and the probability that the class of a pixel is wrong.
+UncertaintySource = Literal["head", "softmax"]  # of a graph's output `uncertainty`: the student's head, or its logits
 Head = Literal["sdf", "features", "scales", "decoder2", "decoder3", "disturb", "uncertainty"]
 HEADS: tuple[Head, ...] = get_args(Head)
 

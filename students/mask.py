@@ -11,6 +11,7 @@ Shapes: N batch, K image channels, C classes, h w coarse size, H W input size.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import reduce
 
 import torch
 from torch import Tensor
@@ -75,21 +76,52 @@ def argmax_per_phase(scores: Sequence[Tensor]) -> Tensor:
 
 def upsampled_argmax(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> Tensor:
     """[N, C, h, w] -> class indices uint8 [N, H, W]; `kernel` is mask_kernel(up, C, down=down)."""
+    scores, factor = _upsampled_scores(logits, kernel, size)
+    return _class_indices(scores, factor)
+
+
+def upsampled_argmax_and_softmax(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """`upsampled_argmax`, and uint8 [N, H, W]: round(255 sqrt(p)), p = 1 - max_c softmax_c of the upsampled logits."""
+    scores, factor = _upsampled_scores(logits, kernel, size)
+    if len(scores) == 1:  # of two classes the smaller probability is sigmoid(-|difference|)
+        unsure = (-scores[0].abs()).sigmoid()
+    else:
+        best = reduce(torch.maximum, scores)
+        total = torch.stack([(score - best).exp() for score in scores]).sum(0)
+        unsure = (total - 1) / total
+    root = _full_size(255 * unsure.sqrt() + 0.5, factor)  # so that the cast rounds
+    return _class_indices(scores, factor), root.to(torch.uint8)
+
+
+def _upsampled_scores(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> tuple[list[Tensor], int]:
+    """One tensor a class, or the difference of two alone, and how many fine pixels a side of its pixels has.
+
+    [N, f * f, h, w] where a convolution brings them to `size`, else [N, H, W] and f = 1.
+    """
     groups = logits.shape[1] // kernel.shape[1]  # 1: the difference of two classes
     factor, down = round((kernel.shape[0] // groups) ** 0.5), kernel.shape[-1] - 2
     if not _fits(logits, size, up=factor, down=down):
         if logits.shape[1] == 2:  # upsampling is linear: that of the difference alone tells which class is larger
             logits = logits[:, 1:] - logits[:, :1]
         full = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
-        if full.shape[1] == 1:
-            return (full > 0)[:, 0].to(torch.uint8)
-        return argmax_per_phase(full.unbind(1)).to(torch.uint8)
+        return list(full.unbind(1)), 1
     padded = F.pad(logits, (1, 1, 1, 1), mode="replicate")
     fine = F.conv2d(padded, kernel.to(logits.dtype), stride=down, groups=groups)
+    return [fine] if groups == 1 else list(fine.chunk(groups, dim=1)), factor
+
+
+def _class_indices(scores: Sequence[Tensor], factor: int) -> Tensor:
+    """The scores of `_upsampled_scores` -> uint8 [N, H, W]."""
     # The cast to uint8 comes last: NVIDIA's parser takes it at a graph's edge alone.
-    if groups == 1:
-        return pixel_shuffle_mask((fine > 0).to(logits.dtype), factor).to(torch.uint8)
-    return F.pixel_shuffle(argmax_per_phase(fine.chunk(groups, dim=1)), factor)[:, 0].to(torch.uint8)
+    if len(scores) == 1:
+        return _full_size((scores[0] > 0).to(scores[0].dtype), factor).to(torch.uint8)
+    best = argmax_per_phase(scores)
+    return (best if best.ndim == 3 else F.pixel_shuffle(best, factor)[:, 0]).to(torch.uint8)
+
+
+def _full_size(fine: Tensor, factor: int) -> Tensor:
+    """[N, f * f, h, w], or the [N, H, W] of `_upsampled_scores`, -> [N, H, W]."""
+    return fine if fine.ndim == 3 else pixel_shuffle_mask(fine, factor)
 
 
 def upsampled_bytes(x: Tensor, kernel: Tensor, size: Sequence[int]) -> Tensor:

@@ -20,6 +20,7 @@ from students.mask import (
     mask_kernel,
     shrink_kernel,
     upsampled_argmax,
+    upsampled_argmax_and_softmax,
     upsampled_bytes,
     upsampling_kernels,
 )
@@ -135,6 +136,11 @@ class StudentNetwork(nn.Module):
         mask = upsampled_argmax(self.head(finest), self.phases, size)
         root = 255 * self.uncertainty(finest).sigmoid().sqrt()
         return mask, upsampled_bytes(root, self.uncertainty_phases, size)
+
+    def mask_and_softmax(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """`mask`, and uint8 [N, H, W]: round(255 sqrt(p)), p = 1 - max softmax of the pixel's logits, by no head."""
+        pyramid = self.pyramid(self._smaller(x))
+        return upsampled_argmax_and_softmax(self.head(self.decoder(pyramid)[-1]), self.phases, x.shape[-2:])
 
     def _smaller(self, x: Tensor) -> Tensor:
         """`smaller`, by a convolution where the sizes allow it: the runtimes' own resampling is slow."""

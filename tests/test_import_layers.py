@@ -28,6 +28,7 @@ LAYERS = {
         {"edgemt.io"},
         {"edgemt.metrics", "edgemt.learning", "edgemt.learning.perturbations"},
         {"edgemt.data", "edgemt.data.layouts", "edgemt.methods"},
+        {"edgemt.convert"},
         {"edgemt.training"},
         {"edgemt.artefacts", "edgemt.report", "edgemt.testing"},
         {"edgemt.inference", "edgemt.zoo"},

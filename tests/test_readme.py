@@ -11,11 +11,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import tomllib
+import volume_samples
 from checkout import ROOT
+from label_samples import colonoscopy
 from PIL import Image
 from tiny_flags import TINY, TINY_VOLUMES
 
 from edgemt import cli
+from edgemt.convert.nrrd_file import write_nrrd
 from edgemt.data import phantom2d
 from edgemt.io import zoo_paths
 from edgemt.pipeline.pack_student import pack
@@ -95,6 +98,20 @@ def film(path: Path) -> None:
         container.mux(video.encode(None))
 
 
+def archives(slicer: Path, archive: Path) -> None:
+    """Volumes of 3D Slicer with segmentations, and DICOM series with RT-STRUCTs, of three patients."""
+    slicer.mkdir()
+    for seed in range(3):
+        write_nrrd(slicer / f"case{seed}.nrrd", volume_samples.image(seed), volume_samples.affine(), {})
+        label = (volume_samples.label(seed) > 0).astype(np.uint8)
+        segments = volume_samples.segments(["organ"])
+        write_nrrd(slicer / f"case{seed}.seg.nrrd", label, volume_samples.affine(), segments)
+        paths = volume_samples.dicom_series(archive / str(seed), seed, patient=f"Patient{seed}")
+        ring = [(1.5, 1.5), (7.5, 1.5), (7.5, 6.5), (1.5, 6.5)]
+        contours = {"organ": [(k, ring) for k in range(1, 5)], "skin": [(2, ring)]}
+        volume_samples.structures(paths, contours, archive / str(seed) / "rt.dcm")
+
+
 @pytest.fixture(scope="module")
 def reader(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, tiny_volume_run: Path) -> Path:
     """A folder where a reader stands: data as described, and the two runs without data of one's own already made."""
@@ -105,6 +122,8 @@ def reader(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, tiny_volume
     shutil.copytree(tiny_run, here / "runs" / "phantom")
     shutil.copytree(tiny_volume_run, here / "runs" / "chamber")
     film(here / "film.mp4")
+    colonoscopy(here / "colonoscopy")
+    archives(here / "slicer", here / "archive")
     return here
 
 

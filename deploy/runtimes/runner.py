@@ -121,7 +121,7 @@ class ModelRunner:
         """
         if self._read_uncertainty is None:
             raise ValueError(
-                f"{self.file}: has no output {UNCERTAINTY!r}; train the student with student.method.uncertainty 1, or "
+                f"{self.file}: has no output {UNCERTAINTY!r}; export the run again with --uncertainty softmax, or "
                 "choose a file whose uncertainty passed its gate (card.json)"
             )
         masks, maps = [], []

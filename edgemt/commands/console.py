@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -48,9 +49,14 @@ def pass_progress(what: str) -> Callable[[int, int], None]:
     return show
 
 
+def command_name(kind: type) -> str:
+    """The name of a command on the command line: ExportLabels is export-labels."""
+    return re.sub(r"(?<=[a-z])(?=[A-Z])", "-", kind.__name__).lower()
+
+
 def show_help(kind: type) -> None:
     """Prints the help of a command and leaves with status 0."""
-    tyro.cli(kind, args=["--help"], prog=f"edgemt {kind.__name__.lower()}")
+    tyro.cli(kind, args=["--help"], prog=f"edgemt {command_name(kind)}")
 
 
 def without_extra_args(carry_out: Callable[[Any], None]) -> Callable[[Any, list[str]], None]:
@@ -58,7 +64,7 @@ def without_extra_args(carry_out: Callable[[Any], None]) -> Callable[[Any, list[
 
     def strict(command: Any, rest: list[str]) -> None:
         if rest:
-            raise ValueError(f"unknown argument {rest[0]!r}; see edgemt {type(command).__name__.lower()} --help")
+            raise ValueError(f"unknown argument {rest[0]!r}; see edgemt {command_name(type(command))} --help")
         carry_out(command)
 
     return strict

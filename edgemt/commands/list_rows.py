@@ -97,6 +97,14 @@ def _corruptions() -> Rows:
         yield name, f"{_first_line(kind.formula)} ({modalities})"
 
 
+def _formats() -> Rows:
+    from edgemt.convert.registry import FORMATS
+
+    for name, row in FORMATS.items():
+        both = row.write is not None or row.write_volume is not None
+        yield name, f"{row.about} ({'import, export-labels' if both else 'import'})"
+
+
 def _first_line(thing: object) -> str:
     return (thing.__doc__ or "").strip().splitlines()[0]
 
@@ -110,5 +118,6 @@ _TABLES: dict[str, Callable[[], Rows]] = {
     "runtimes": _runtimes,
     "datasets": _datasets,
     "corruptions": _corruptions,
+    "formats": _formats,
     "zoo": _zoo,
 }

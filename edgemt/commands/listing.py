@@ -10,7 +10,9 @@ from tyro.conf import Positional
 
 from edgemt.commands.console import log
 
-Listed = Literal["recipes", "methods", "teachers", "students", "encoders", "runtimes", "datasets", "corruptions", "zoo"]
+Listed = Literal[
+    "recipes", "methods", "teachers", "students", "encoders", "runtimes", "datasets", "corruptions", "formats", "zoo"
+]
 
 
 @dataclass(frozen=True)

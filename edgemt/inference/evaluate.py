@@ -16,7 +16,7 @@ from edgemt.contract import Case
 from edgemt.data import phantom3d
 from edgemt.data.decode import FrameSpec, ProgressCall, decode_pairs
 from edgemt.data.reading import Reading, print_note
-from edgemt.inference.evaluate_uncertainty import uncertainty_record
+from edgemt.inference.evaluate_uncertainty import keeping_maps, maps_record
 from edgemt.io.bit_depth import Rule
 from edgemt.io.images import fit_label
 from edgemt.io.volumes import volume_spacing
@@ -189,14 +189,16 @@ def evaluation_record(predict: Predict, cases: EvalSet) -> FileMetrics:
 
     `list_key` identifies the list by its content: two figures may be compared when they have the same.
     """
-    masks = predict_masks(predict, cases)
+    both = predict.with_uncertainty if getattr(predict, "has_uncertainty", False) else None  # type: ignore[attr-defined]
+    predict, maps = keeping_maps(predict, both)
+    frames = frame_masks(predict, cases)
+    masks = fit_masks(frames, cases)
     metrics = replace(metrics_of(score(masks, cases, distances=True)), list_key=cases.key)
     if any(truth.ndim == 3 for truth in cases.truths):
         cleaned = score(masks, cases, distances=True, largest=True)
         metrics = replace(metrics, largest_component=means_of(cleaned))
-    if getattr(predict, "has_uncertainty", False):  # a runner of a graph with that output
-        found = uncertainty_record(predict.with_uncertainty, cases.frames, cases.frame_truths())  # type: ignore[attr-defined]
-        metrics = replace(metrics, uncertainty=found)
+    if both is not None:  # a runner of a graph with that output
+        metrics = replace(metrics, uncertainty=maps_record(frames, maps, cases.frame_truths()))
     return metrics
 
 

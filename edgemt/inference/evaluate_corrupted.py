@@ -32,7 +32,7 @@ from edgemt.data.decode import ProgressCall
 from edgemt.data.options import DataOptions
 from edgemt.inference.evaluate import EvalSet, Predict, predict_masks, score
 from edgemt.inference.evaluate_package import find_cases, holds_network, read_cases
-from edgemt.inference.evaluate_uncertainty import PredictBoth, to_probability
+from edgemt.inference.evaluate_uncertainty import PredictBoth, keeping_maps, to_probability
 from edgemt.io.images import fit_label
 from edgemt.io.opencv import require_opencv
 from edgemt.io.volumes import neighbour_indices
@@ -111,7 +111,7 @@ def corruption_record(
 
     def measure(cases: EvalSet, kind: str = "", severity: int = 0) -> dict[str, Any]:
         nonlocal done
-        predict_kept, maps = _recording(predict, both)
+        predict_kept, maps = keeping_maps(predict, both)
         masks = predict_masks(predict_kept, cases)
         scores = score(masks, cases, dice_only=True)
         found: dict[str, Any] = {"dice": scores.dice}
@@ -198,20 +198,6 @@ def corruption_table(record: dict[str, Any]) -> str:
     lines += ["", f"clean Dice {clean:.4f}; in brackets the relative change; {text}"]
     lines.append(f"modality: {record['modality']} ({record['modality_reason']})")
     return "\n".join(lines)
-
-
-def _recording(predict: Predict, both: PredictBoth | None) -> tuple[Predict, list[np.ndarray]]:
-    """A `predict` that also keeps the uncertainty maps of `both`, and the list that it fills."""
-    maps: list[np.ndarray] = []
-    if both is None:
-        return predict, maps
-
-    def masks_of(frames: np.ndarray) -> np.ndarray:
-        masks, uncertainty = both(frames)
-        maps.append(uncertainty)
-        return masks
-
-    return masks_of, maps
 
 
 def _visible_dice(masks: Sequence[np.ndarray], cases: EvalSet, severity: int, *, seed: int) -> float:

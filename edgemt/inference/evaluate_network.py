@@ -39,7 +39,7 @@ def evaluate_network(
     eval_set = read_cases(card, data, cases)
     second = has_uncertainty(network)
     options: dict[str, Any] = {"normalise": card.normalise, "channels": card.channels}
-    whole = DeployableModel(network, **options, uncertainty=second).eval()
+    whole = DeployableModel(network, **options, uncertainty="head" if second else None).eval()
 
     @torch.inference_mode()
     def masks(frames: np.ndarray) -> np.ndarray:

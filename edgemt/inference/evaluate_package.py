@@ -17,7 +17,7 @@ from edgemt.data.options import DataOptions
 from edgemt.inference.contours import coverage_text, list_digest, measure_contours, patients_of, unit_of
 from edgemt.inference.doctor import doctor
 from edgemt.inference.evaluate import EvalSet, fit_masks, frame_masks, prepare, score
-from edgemt.inference.evaluate_uncertainty import uncertainty_record
+from edgemt.inference.evaluate_uncertainty import keeping_maps, maps_record
 from edgemt.inference.predict import predict
 from edgemt.metrics.postprocess import through_plane as vote
 from edgemt.model_card import ModelCard
@@ -49,10 +49,11 @@ def evaluate_ship(
     made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision)
     options, cases = find_cases(ship, data_root, val)
     eval_set = read_cases(ship.card, options, cases)
-    frames = frame_masks(made, eval_set)
+    predict_all, maps = keeping_maps(made, made.with_uncertainty if made.has_uncertainty else None)
+    frames = frame_masks(predict_all, eval_set)
     record = measured(ship, frames, eval_set, made.file, through_plane=through_plane)
     if made.has_uncertainty:
-        found = uncertainty_record(made.with_uncertainty, eval_set.frames, eval_set.frame_truths())
+        found = maps_record(frames, maps, eval_set.frame_truths())
         record |= {"uncertainty": found, "card_uncertainty": card_uncertainty(ship, made.file)}
     if contours is not False:
         record |= _contours(ship, made.file, frames, eval_set, cases, needed=bool(contours))
@@ -66,9 +67,14 @@ def evaluate_ship(
     }
 
 
-def card_uncertainty(ship: Package, file: str) -> dict[str, float] | None:
+def card_uncertainty(ship: Package, file: str) -> dict[str, Any] | None:
     """What the card states of the uncertainty of a file; None if nothing."""
     return ship.card.measured[file].uncertainty or None if file in ship.card.measured else None
+
+
+def uncertainty_name(before: dict[str, Any] | None) -> str:
+    """What the second output of a file is, from what the card states of it."""
+    return "uncertainty (1 - max softmax)" if before and before.get("source") == "softmax" else "uncertainty"
 
 
 def holds_network(folder: Path) -> bool:
@@ -156,7 +162,8 @@ def metrics_table(record: dict[str, Any]) -> str:
     if "contours" in record:
         lines.append(coverage_text(record["contours"]))
     if "uncertainty" in record:
-        lines.append(uncertainty_line("uncertainty", record["uncertainty"], record["card_uncertainty"]))
+        before = record["card_uncertainty"]
+        lines.append(uncertainty_line(uncertainty_name(before), record["uncertainty"], before))
     if "softmax_entropy" in record:
         lines.append(uncertainty_line("softmax entropy", record["softmax_entropy"], None))
     if not record["distances"]:

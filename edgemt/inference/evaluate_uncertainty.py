@@ -8,12 +8,14 @@ Shapes: N frames, H W their size, K channels, C classes.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
 from edgemt.metrics.uncertainty import error_detection, sample
 
+PredictMasks = Callable[[np.ndarray], np.ndarray]
+"""uint8 [N, H, W, K] -> masks uint8 [N, H, W]."""
 PredictBoth = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
 """uint8 [N, H, W, K] -> masks uint8 [N, H, W], and maps uint8 [N, H, W] = round(255 sqrt(p))."""
 _BATCH = 16
@@ -25,15 +27,39 @@ def to_probability(uncertainty: np.ndarray) -> np.ndarray:
 
 
 def uncertainty_record(predict: PredictBoth, frames: np.ndarray, truths: Sequence[np.ndarray]) -> dict[str, float]:
-    """`error_detection` of the map that a graph gives beside its masks; truths uint8 [H, W], one a frame."""
+    """`maps_record` of what a graph predicts for frames uint8 [N, H, W, K]."""
+    both = [predict(frames[first : first + _BATCH]) for first in range(0, len(frames), _BATCH)]
+    masks, maps = (np.concatenate(parts) for parts in zip(*both, strict=True))
+    return maps_record(masks, maps, truths)
+
+
+def maps_record(
+    masks: Iterable[np.ndarray], maps: Iterable[np.ndarray], truths: Sequence[np.ndarray]
+) -> dict[str, float]:
+    """`error_detection` of the maps that a graph gave beside its masks; each N of uint8 [H, W]."""
     wrong, probability = [], []
-    for first in range(0, len(frames), _BATCH):
-        masks, maps = predict(frames[first : first + _BATCH])
-        for index, (mask, values) in enumerate(zip(masks, maps, strict=True), start=first):
-            pixels = sample(mask.size, frame=index)
-            wrong.append((mask != truths[index]).reshape(-1)[pixels])
-            probability.append(to_probability(values).reshape(-1)[pixels])
+    for index, (mask, values, truth) in enumerate(zip(masks, maps, truths, strict=True)):
+        pixels = sample(mask.size, frame=index)
+        wrong.append((mask != truth).reshape(-1)[pixels])
+        probability.append(to_probability(values).reshape(-1)[pixels])
     return error_detection(np.concatenate(wrong), np.concatenate(probability))
+
+
+def keeping_maps(predict: PredictMasks, both: PredictBoth | None) -> tuple[PredictMasks, list[np.ndarray]]:
+    """A `predict` that also keeps the uncertainty maps of `both`, and the list that it fills with them, uint8 [H, W].
+
+    So one pass over a list gives masks and maps. Without `both` it is `predict`, and the list stays empty.
+    """
+    maps: list[np.ndarray] = []
+    if both is None:
+        return predict, maps
+
+    def masks_of(frames: np.ndarray) -> np.ndarray:
+        masks, uncertainty = both(frames)
+        maps.extend(uncertainty)
+        return masks
+
+    return masks_of, maps
 
 
 def entropy_record(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from deploy.quantization.accuracy_gate import GateError, gate, gate_classes
 from edgemt.artefacts import stage_folder
+from edgemt.contract import UncertaintySource
 from edgemt.model_card import FileMetrics
 
 AUROC_TOLERANCE = 0.01
@@ -54,15 +56,23 @@ def gate_failure(parent: FileMetrics, measured: FileMetrics, *, tolerance: float
 def uncertainty_failure(parent: FileMetrics, measured: FileMetrics, *, what: str) -> str:
     """Why the gate refuses the uncertainty of a file; empty where it passes, or where there is none.
 
-    Its area under the ROC curve of "this pixel is wrong" may be at most AUROC_TOLERANCE below that of the parent.
+    Its area under the ROC curve of "this pixel is wrong" may be at most AUROC_TOLERANCE below that of the parent. It is
+    NaN, and passes, where no pixel is wrong.
     """
     before, after = parent.uncertainty.get("auroc"), measured.uncertainty.get("auroc")
-    if before is None or after is None or after >= before - AUROC_TOLERANCE:
+    if before is None or after is None or not after < before - AUROC_TOLERANCE:
         return ""
     return (
         f"{what}: the AUROC of its uncertainty, {after:.4f}, is {before - after:.4f} below its parent's {before:.4f}, "
         f"the tolerance is {AUROC_TOLERANCE:g}"
     )
+
+
+def with_source(measured: FileMetrics, source: UncertaintySource) -> FileMetrics:
+    """The metrics of a graph, its uncertainty noted as "softmax" where it is that; a record without is of a head."""
+    if not measured.uncertainty or source == "head":
+        return measured
+    return replace(measured, uncertainty={**measured.uncertainty, "source": source})
 
 
 def dice_text(measured: FileMetrics) -> str:

@@ -27,7 +27,7 @@ from edgemt.artefacts import network_folder, stage_folder
 from edgemt.inference.doctor import int8_agreement
 from edgemt.inference.evaluate import evaluation_record
 from edgemt.model_card import FileMetrics, ModelCard
-from edgemt.pipeline.accuracy import dice_drop, dice_text, gate_failure, measured_of
+from edgemt.pipeline.accuracy import dice_drop, dice_text, gate_failure, measured_of, with_source
 from edgemt.pipeline.fallback import given_up
 from edgemt.pipeline.log import log
 from edgemt.pipeline.quantize import frames_of
@@ -172,7 +172,7 @@ def measure_float_files(draft: Draft) -> None:
         runtime = RUNTIME_OF[file]
         metrics = evaluation_record(runner(draft.folder / file, runtime=runtime), draft.context.slices.val)
         quantization = draft.measured[file].quantization if file in draft.measured else None
-        drop = dice_drop(draft.parent.dice, metrics)
+        drop, metrics = dice_drop(draft.parent.dice, metrics), with_source(metrics, draft.context.recipe.uncertainty)
         draft.measured[file] = replace(metrics, drop=drop, runtime=runtime, quantization=quantization)
 
 
@@ -203,6 +203,7 @@ def _measure_half(draft: Draft, file: str) -> FileMetrics:
     metrics = evaluation_record(runner(draft.folder / file, runtime=runtime), draft.context.slices.val)
     if refused := draft.failure(metrics, file):
         raise ValueError(refused)
+    metrics = with_source(metrics, draft.context.recipe.uncertainty)
     return replace(metrics, drop=dice_drop(draft.parent.dice, metrics), runtime=runtime, agreement=same)
 
 

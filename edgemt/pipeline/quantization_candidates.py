@@ -126,6 +126,7 @@ def _place(context: RunContext, name: str, source: Path, *depends: Any) -> tuple
         context.slices.list_key,
         stage_folder.identity(source),
         *depends,
+        *([of.uncertainty] if of.uncertainty != "head" else []),
     )
     key = stage_folder.key_of("rung", name, *parts)
     return context.folder(TRIES) / name.replace(", ", "-").replace(" ", "-"), key
@@ -177,5 +178,10 @@ def export_graph(context: RunContext, source: Path, path: Path) -> Path:
     """Export the network of an artefact folder as one float graph, at the size of the package."""
     card, network = stage_folder.read_card(source), network_folder.load_network(source)
     return export.export_onnx(
-        network, path, size=context.recipe.data.size, channels=card.channels, normalise=card.normalise
+        network,
+        path,
+        size=context.recipe.data.size,
+        channels=card.channels,
+        normalise=card.normalise,
+        uncertainty=context.recipe.uncertainty,
     )

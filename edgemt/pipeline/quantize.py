@@ -21,7 +21,7 @@ from deploy.package.files import IR_FP32, IR_INT8, ONNX_FP32, ONNX_INT8
 from deploy.package.input_drift import drift_message, measure
 from deploy.quantization.accuracy_gate import GateError, as_number
 from deploy.runtimes.load import runner
-from edgemt.artefacts import stage_folder
+from edgemt.artefacts import network_folder, stage_folder
 from edgemt.data.slice_dataset import SliceDataset
 from edgemt.inference.evaluate import evaluation_record
 from edgemt.io.atomic import next_name
@@ -34,6 +34,7 @@ from edgemt.pipeline.accuracy import (
     gate_failure,
     measured_of,
     uncertainty_failure,
+    with_source,
 )
 from edgemt.pipeline.fallback import given_up
 from edgemt.pipeline.log import log
@@ -60,6 +61,7 @@ def int8(context: RunContext) -> Path:
         "strict": recipe.strict,
         "training data": context.slices.data_fingerprint,
         "parents": {"slim": stage_folder.identity(source)},
+        **({"uncertainty": recipe.uncertainty} if recipe.uncertainty != "head" else {}),
     }
     stage = Stage(context, "int8", inputs, first_process_only=True)
     measured_of(source, measured_on=context.slices.measured_on)
@@ -73,10 +75,20 @@ def int8(context: RunContext) -> Path:
             (working / file).unlink(missing_ok=True)
         export_graph(context, source, working / ONNX_FP32)
         export.export_openvino(working / ONNX_FP32, working / IR_FP32)
-        measured, given = _first_passing(context, working, parent=card.measured[stage_folder.WEIGHTS])
+        measured, given = _first_passing(context, working, parent=_parent(context, source))
         card = replace(card, stage="int8", parents=stage.parents, recipe_hash=stage.key, measured=measured)
         stage_folder.write_card(working, replace(card, given_up=(*card.given_up, *given)))
     return stage.folder
+
+
+def _parent(context: RunContext, source: Path) -> FileMetrics:
+    """The metrics of the float student, with those of the uncertainty that is shipped."""
+    metrics, wanted = stage_folder.read_card(source).measured[stage_folder.WEIGHTS], context.recipe.uncertainty
+    if wanted == "head":
+        return metrics
+    found = context.slices.measured_uncertainty(network_folder.load_network(source), wanted)
+    log(f"int8: uncertainty by {wanted}, AUROC of wrong pixels {found['auroc']:.4f} in float")
+    return replace(metrics, uncertainty=found)
 
 
 def _is_current(stage: Stage) -> bool:
@@ -103,7 +115,7 @@ def _is_current(stage: Stage) -> bool:
         ]
         if not any(refused):
             first = {**noted["rungs"][0], "dice": _dice_on(measured)}
-            measured = _on_card(measured, parent, {**noted, "rungs": [first]})
+            measured = _on_card(context, measured, parent, {**noted, "rungs": [first]})
             stage_folder.rewrite_card(folder, replace(card, measured=measured, data=context.slices.card().data))
             log(f"int8: measured again on the changed validation list, {describe_candidate(first)}")
             return True
@@ -131,7 +143,7 @@ def _first_passing(
                 shutil.copyfile(candidate.folder / file, working / file)
             candidate, given = _with_passing_uncertainty(context, working, candidate, parent=parent)
             noted = {"rungs": _without_sensitivity(tried), **candidate.record}
-            return _on_card(candidate.measured, parent, noted), given
+            return _on_card(context, candidate.measured, parent, noted), given
         log(f"int8: refused, {refused}")
         if len(tried) == 1:
             log(f"int8: {_budget(context)}")
@@ -150,7 +162,10 @@ def _with_passing_uncertainty(
     if not refused:
         return candidate, ()
     if context.recipe.strict:
-        raise ValueError(f"{refused}; nothing was written; turn {_REMEDY}, or set student.method.uncertainty 0")
+        raise ValueError(
+            f"{refused}; nothing was written; turn {_REMEDY}, or leave the uncertainty out (--uncertainty head, "
+            "--student.method.uncertainty 0)"
+        )
     log(f"int8: without its uncertainty: {refused}")
     export.drop_uncertainty(working / ONNX_INT8)
     export.export_openvino(working / ONNX_INT8, working / IR_INT8)
@@ -173,12 +188,12 @@ def _dice_on(measured: dict[str, FileMetrics]) -> dict[str, float | None]:
 
 
 def _on_card(
-    measured: dict[str, FileMetrics], parent: FileMetrics, quantization: dict[str, Any]
+    context: RunContext, measured: dict[str, FileMetrics], parent: FileMetrics, quantization: dict[str, Any]
 ) -> dict[str, FileMetrics]:
     """The metrics of the INT8 files with drop and runtime, and how INT8 was reached, which the ONNX file states."""
     return {
         file: replace(
-            metrics,
+            with_source(metrics, context.recipe.uncertainty),
             drop=dice_drop(parent.dice, metrics),
             runtime=RUNS[file],
             quantization=quantization if file == ONNX_INT8 else None,
@@ -218,6 +233,7 @@ def _without_eight_bits(
         )
     log(f"int8: no candidate passes ({steps}); half precision and float are shipped alone")
     metrics = evaluation_record(runner(working / ONNX_FP32, runtime="onnxruntime"), context.slices.val)
+    metrics = with_source(metrics, context.recipe.uncertainty)
     noted = {"rungs": _without_sensitivity(tried), "rung": "none", "kept": []}
     record = given_up(
         stage="int8",

@@ -8,7 +8,7 @@ from typing import Literal
 import teachers
 from deploy.benchmark.bench import BenchOptions
 from deploy.pruning.options import PruneOptions
-from edgemt.contract import ADDED_LATER
+from edgemt.contract import ADDED_LATER, UncertaintySource
 from edgemt.data.options import AugmentOptions, DataOptions, VolumeOptions
 from edgemt.io.encoder_weights import FirstConv, Pretrained
 from edgemt.learning.feature_term import FeatureTerm
@@ -123,6 +123,9 @@ class Recipe:
     int8: Int8Stage = field(default_factory=Int8Stage)
     bench: BenchOptions = field(default_factory=BenchOptions)
     contours: ContourOptions = field(default_factory=ContourOptions, metadata=ADDED_LATER)
+    uncertainty: UncertaintySource = field(default="head", metadata=ADDED_LATER)
+    """second output of the shipped graphs, the probability that the class of a pixel is wrong. softmax: 1 - max
+    softmax, of any student, without training; head: that of student.method.uncertainty, none for a student without"""
     tolerance: float = 0.01  # mean Dice that pruning, and then INT8, may cost; a worse file does not ship
     strict: bool = False  # end with status 2 where a gate refuses, instead of shipping something milder
     controls: tuple[Control, ...] = ()  # trained beside, same size and budget, for the table of the report

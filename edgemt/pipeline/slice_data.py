@@ -16,7 +16,7 @@ import students
 from deploy import export
 from edgemt.artefacts import stage_folder
 from edgemt.artefacts.fingerprints import Content, digests_of, entries, key_of_entries
-from edgemt.contract import Case
+from edgemt.contract import Case, UncertaintySource
 from edgemt.data.cohort import DatasetSplit, split_dataset
 from edgemt.data.reading import Reading
 from edgemt.data.slice_dataset import SliceDataset, TwoStreamBatches, load_slices, slice_statistics
@@ -266,9 +266,11 @@ class SliceData:
 
         return masks
 
-    def predict_with_uncertainty(self, network: nn.Module) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
+    def predict_with_uncertainty(
+        self, network: nn.Module, source: UncertaintySource = "head"
+    ) -> Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]:
         """uint8 [N, H, W, K] -> masks and maps uint8 [N, H, W] through the graph that ships, in torch."""
-        options: dict[str, Any] = {"normalise": self.normalise, "channels": self.channels, "uncertainty": True}
+        options: dict[str, Any] = {"normalise": self.normalise, "channels": self.channels, "uncertainty": source}
         whole = export.DeployableModel(network, **options).to(self.device)
 
         @torch.inference_mode()
@@ -298,12 +300,17 @@ class SliceData:
         metrics = evaluation_record(self.predict(network), self.val)
         if not export.has_uncertainty(network):
             return metrics
-        frames, truths = self.val.frames, self.val.frame_truths()
+        probs = self.class_probabilities(network)
         return replace(
             metrics,
-            uncertainty=uncertainty_record(self.predict_with_uncertainty(network), frames, truths),
-            softmax_entropy=entropy_record(self.class_probabilities(network), frames, truths),
+            uncertainty=self.measured_uncertainty(network, "head"),
+            softmax_entropy=entropy_record(probs, self.val.frames, self.val.frame_truths()),
         )
+
+    def measured_uncertainty(self, network: nn.Module, source: UncertaintySource) -> dict[str, float]:
+        """How well an uncertainty of the float network finds wrong pixels of the validation list."""
+        predict = self.predict_with_uncertainty(network, source)
+        return uncertainty_record(predict, self.val.frames, self.val.frame_truths())
 
     def card(self) -> ModelCard:
         data = self.recipe.data

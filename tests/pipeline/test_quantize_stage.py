@@ -6,12 +6,14 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import onnx
 import pytest
 from untrained_run import READER, again, begin
 
 from deploy.package.files import IR_INT8, ONNX_FP32, ONNX_INT8
 from deploy.quantization.accuracy_gate import GateError, gate
+from deploy.runtimes.load import runner
 from edgemt import cli
 from edgemt.artefacts import stage_folder
 from edgemt.model_card import FileMetrics
@@ -36,11 +38,19 @@ def weight_of(path: Path, layer: str) -> str:
     return next(str(node.input[1]) for node in onnx.load(path).graph.node if node.name == layer)
 
 
-def test_a_healthy_network_needs_calibration_alone(tmp_path: Path) -> None:
-    context = begin(tmp_path, by=1.0, int8=Int8Stage(**SMALL_LADDER), tolerance=0.2)
-    int8(context)
+def test_a_healthy_network_needs_calibration_alone_and_ships_the_uncertainty_of_its_softmax(tmp_path: Path) -> None:
+    context = begin(tmp_path, by=1.0, int8=Int8Stage(**SMALL_LADDER), tolerance=0.2, uncertainty="softmax")
+    assert stage_folder.plain(context.recipe)["uncertainty"] == "softmax"
+    assert "uncertainty" not in stage_folder.plain(replace(context.recipe, uncertainty="head"))
+    folder = int8(context)
     assert [step["rung"] for step in quantization_of(context)["rungs"]] == ["calibrated"]
     assert not context.folder("qad").exists()
+    for file, metrics in stage_folder.read_card(folder).measured.items():
+        made = runner(folder / file, runtime=metrics.runtime)
+        assert made.has_uncertainty and metrics.uncertainty["source"] == "softmax"
+        masks, maps = made.with_uncertainty(context.slices.val.frames)
+        right = masks == np.stack(context.slices.val.frame_truths())
+        assert 0 < maps[right].mean() < maps[~right].mean()
 
 
 def test_an_outlier_channel_fails_calibration_and_one_layer_in_float_mends_it(tmp_path: Path) -> None:

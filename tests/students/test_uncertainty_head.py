@@ -48,6 +48,27 @@ def test_the_map_is_the_upsampled_root_of_the_probability(size: int, resolution:
     assert (values.float() - 255 * wanted).abs().max() <= 0.51
 
 
+@pytest.mark.parametrize(("size", "resolution", "classes"), [(64, 1.0, 2), (64, 1.0, 4), (96, 0.75, 2), (100, 0.75, 3)])
+def test_the_softmax_map_is_that_of_the_full_logits(size: int, resolution: float, classes: int) -> None:
+    torch.manual_seed(0)
+    network = students.build("test_efficientnet", channels=3, classes=classes, resolution=resolution)
+    nn.init.normal_(network.head.weight, std=3.0)
+    x = torch.randn(2, 3, size, size)
+    for norm in (module for module in network.modules() if isinstance(module, nn.BatchNorm2d)):
+        norm.momentum = 1.0
+    network.train()(x)
+    network.eval()
+    with torch.inference_mode():
+        mask, values = network.mask_and_softmax(x)
+        assert torch.equal(mask, network.mask(x))
+        finest = network.decoder(network.pyramid(network._smaller(x)))[-1]
+        logits = F.interpolate(network.head(finest), size=(size, size), mode="bilinear", align_corners=False)
+        unsure = 1 - logits.softmax(1).amax(1)
+    assert values.dtype == torch.uint8 and values.shape == mask.shape
+    assert int(values.max()) - int(values.min()) > 100
+    assert (values.float() - 255 * unsure.clamp_min(0).sqrt()).abs().max() <= 0.6
+
+
 def test_pruning_keeps_the_one_channel_of_the_head_and_follows_its_input() -> None:
     network, x = student("uncertainty").eval(), torch.randn(1, 3, 64, 64)
     plan = prune.prune(network, example=x, options=PruneOptions(share=0.3, target="macs", importance="magnitude"))

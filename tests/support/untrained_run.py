@@ -46,7 +46,9 @@ def plant(net: nn.Module, *, by: float) -> nn.Module:
     return net
 
 
-def begin(out: Path, *, by: float, int8: Int8Stage, tolerance: float, strict: bool = False) -> RunContext:
+def begin(
+    out: Path, *, by: float, int8: Int8Stage, tolerance: float, strict: bool = False, **options: Any
+) -> RunContext:
     """A run whose teacher, student and slim student are one network; planted in the slim student alone."""
     base = RECIPES["phantom"]()
     recipe = replace(
@@ -61,6 +63,7 @@ def begin(out: Path, *, by: float, int8: Int8Stage, tolerance: float, strict: bo
         bench=replace(base.bench, iterations=5),
         tolerance=tolerance,
         strict=strict,
+        **options,
     )
     context = RunContext(recipe, out)
     torch.manual_seed(0)

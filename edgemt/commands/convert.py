@@ -1,0 +1,149 @@
+"""edgemt import and edgemt export-labels: from videos, DICOM and label tools to training data, and back."""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from tyro.conf import Positional
+
+from edgemt.commands.console import log, pass_progress
+
+# The names of edgemt/convert/registry.py, which is not imported here, since help must be quick; a test compares them.
+ImportFormat = Literal["auto", "coco", "cvat", "label-studio", "labelme", "voc", "yolo", "nrrd", "dicom", "video"]
+ExportFormat = Literal["coco", "cvat", "label-studio", "labelme", "voc", "yolo", "nrrd"]
+
+
+@dataclass(frozen=True)
+class Import:
+    """Videos, DICOM series and the files of label tools, to a folder that training reads: edgemt list formats.
+
+    SOURCE is a folder of images or videos with their label files, of volumes or DICOM, or one file. OUT gets images/,
+    masks/ (or labels/) and manifest.json, which names the source of every file by its SHA-256. The last line that is
+    printed is the command that trains on it.
+
+    All frames of the videos of a folder that are worth it: edgemt import films --every 25 --scene-changes --out frames
+
+    annotations.xml of CVAT with its images, or with its video: edgemt import cvat_export --out polyps
+
+    COCO, images elsewhere: edgemt import instances.json --images pictures --out polyps
+
+    An interrupted import goes on with the same command. docs/guides/importing.md has the rules: which pixels a polygon
+    holds, which shape is on top, what is refused.
+    """
+
+    source: Positional[Path]
+    """A folder, or a label file, a video, a volume. Archives are not opened."""
+    out: Path
+    """The folder to make. It must not exist, or be empty."""
+    format: ImportFormat = "auto"
+    """auto: the one format that fits the files."""
+    images: Path | None = None
+    """Folder of the images, where they do not lie with the labels."""
+    classes: tuple[str, ...] = ()
+    """These classes only, numbered in this order; shapes of others are left out. All that occur, if not given."""
+    empty: Literal["unlabelled", "background"] = "unlabelled"
+    """What an image is that the label file lists without a shape: not labelled yet, or labelled with nothing on it."""
+    void: str = ""
+    """Class that pixels marked as void (255) in Pascal VOC masks become, such as background; refused if not given."""
+    every: int = 1
+    """Of a video: every so many frames. Labelled frames are always taken."""
+    scene_changes: bool = False
+    """Of a video: the first frame of each scene too."""
+    duplicates: int = 4
+    """Of a video: a frame is left out when at most so many of 256 bits of its perceptual hash differ from one taken
+    before; -1 keeps all. Labelled frames are always taken."""
+    clip_frames: int = 0
+    """Of a video: so many frames make a clip, so that one video can be split into training and validation. Clips of one
+    video resemble each other: Dice is then measured too high. 0: a video is one clip, and a clip is a patient."""
+
+
+def import_data(command: Import) -> None:
+    """Import, and print what was written and assumed."""
+    from edgemt.convert.contract import ImportOptions
+    from edgemt.convert.importing import import_source, summary
+
+    options = ImportOptions(
+        images=command.images,
+        classes=command.classes,
+        empty=command.empty,
+        void=command.void,
+        every=command.every,
+        scene_changes=command.scene_changes,
+        duplicates=command.duplicates,
+        clip_frames=command.clip_frames,
+    )
+    manifest = import_source(
+        command.source, command.out, format=command.format, options=options, tell=log, progress=_progress()
+    )
+    print("\n".join(summary(manifest, command.out)))
+
+
+def _progress() -> Callable[[int, int, str], None]:
+    """A counter on a terminal, else a line every 15 s."""
+    last = time.monotonic()
+
+    def show(done: int, total: int, what: str) -> None:
+        nonlocal last
+        now = time.monotonic()
+        if sys.stderr.isatty():
+            if now - last > 0.2 or done == total:
+                last = now
+                end = "\n" if done == total else ""
+                print(f"\r{done}/{total} {what[-60:]:60}", end=end, file=sys.stderr, flush=True)
+        elif now - last > 15:
+            last = now
+            log(f"{done} of {total} read; {what}")
+
+    return show
+
+
+@dataclass(frozen=True)
+class ExportLabels:
+    """Masks, also predicted ones that are to be corrected, to a label tool.
+
+    For CVAT: edgemt export-labels drafts --images frames --format cvat --out annotations.xml
+
+    For 3D Slicer, label volumes to .seg.nrrd: edgemt export-labels livers/labels --format nrrd --out segmentations
+
+    coco, cvat, label-studio and labelme get masks (run lengths or PNG), which lose nothing; --shapes polygon gives
+    outlines along the edges of pixels, which lose nothing either when edgemt import reads them. --simplify makes them
+    short, and prints how many pixels that changes.
+    """
+
+    masks: Positional[Path]
+    """Folder of masks as training reads them, or of the NAME.mask.png of edgemt predict."""
+    out: Path
+    """The file to write; of labelme, voc and yolo a folder that does not exist yet."""
+    format: ExportFormat
+    images: Path | None = None
+    """Folder of their images: label tools need the names with their suffixes. NAME.png, if not given."""
+    classes: tuple[str, ...] = ()
+    """Names of the classes, with or without background. Those of manifest.json, if not given, or class1, class2 ..."""
+    shapes: Literal["auto", "polygon", "rle"] = "auto"
+    """rle: masks pixel by pixel. auto: rle, and polygon for yolo."""
+    simplify: float = 0.0
+    """Of polygons: leave out corners nearer than so many pixels to the line without them."""
+
+
+def export_label_files(command: ExportLabels) -> None:
+    """Export, and print what was written."""
+    from edgemt.convert.contract import ExportOptions
+    from edgemt.convert.exporting import export_labels
+
+    print(
+        export_labels(
+            command.masks,
+            command.out,
+            format=command.format,
+            images=command.images,
+            classes=command.classes,
+            options=ExportOptions(command.shapes, command.simplify),
+            tell=log,
+            progress=pass_progress("masks"),
+        )
+    )

@@ -1,0 +1,233 @@
+"""The import: one format read, every sample written, resumable, with a manifest of where each file came from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shlex
+import shutil
+from collections import Counter, deque
+from collections.abc import Callable
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import asdict
+from functools import partial as bind
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from edgemt.convert.contract import ImportOptions, Listing, Sample, Unit
+from edgemt.convert.journal import JOURNAL, Journal
+from edgemt.convert.registry import FORMATS, find_format
+from edgemt.convert.writing import write_sample
+from edgemt.io.atomic import NoSpaceError, fsync_folder, fsync_tree, make_folder, sha256, write_text
+
+MANIFEST = "manifest.json"
+_WRITERS = 2  # threads
+Progress = Callable[[int, int, str], None]  # units done, units in all, what is read now
+
+
+def import_source(
+    source: Path,
+    out: Path,
+    *,
+    format: str = "auto",
+    options: ImportOptions | None = None,
+    tell: Callable[[str], None] = lambda text: None,
+    progress: Progress = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Write the images and masks of `source` into the folder `out`; returns the manifest, which is out/manifest.json.
+
+    The folder is made as `out.partial` and renamed when it is complete; the same call goes on where one was
+    interrupted, and does nothing where `out` is complete. `tell` gets lines on what was assumed before the first
+    file is written. Raises ValueError, in one line that names the file and the remedy, for whatever cannot be read.
+    """
+    options = options or ImportOptions()
+    name = find_format(format, source)
+    listing = FORMATS[name].read(source, options)
+    key = _key(name, listing, options)
+    if out.exists() and (not out.is_dir() or any(out.iterdir())):
+        return _complete(out, key, tell)
+    for line in listing.notes:
+        tell(line)
+    partial = out.with_name(f"{out.name}.partial")
+    make_folder(out.parent)
+    journal = Journal(partial, key)
+    if journal.resumed:
+        tell(f"going on in {partial}")
+    try:
+        journal.drop_others({unit.name for unit in listing.units})
+        for number, unit in enumerate(listing.units):
+            progress(number, len(listing.units), unit.name)
+            _write_unit(unit, listing, journal, partial, bind(progress, number, len(listing.units)))
+        progress(len(listing.units), len(listing.units), "")
+    except NoSpaceError:
+        raise
+    except ValueError:
+        if not any(map(journal.finished, journal.units)):  # nothing to go on with
+            journal.close()
+            shutil.rmtree(partial)
+        raise
+    finally:
+        journal.close()
+    manifest = _manifest(name, key, listing, journal, options)
+    write_text(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
+    _write_lists(partial, manifest)
+    (partial / JOURNAL).unlink()
+    fsync_tree(partial)
+    if out.exists():
+        out.rmdir()
+    os.replace(partial, out)
+    fsync_folder(out.parent)
+    return manifest
+
+
+def _complete(out: Path, key: str, tell: Callable[[str], None]) -> dict[str, Any]:
+    try:
+        manifest = json.loads((out / MANIFEST).read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        manifest = {}
+    if not isinstance(manifest, dict) or manifest.get("key") != key:
+        raise ValueError(f"{out}: is not empty, and not this import; give another --out, or move the folder away")
+    tell(f"{out} is complete; nothing to do")
+    return manifest
+
+
+def _key(name: str, listing: Listing, options: ImportOptions) -> str:
+    """Equal for two calls that write the same, as long as no source file of a unit changes."""
+    chosen = {field: str(value) for field, value in asdict(options).items() if field != "images"}
+    labels = [[path.name, sha256(path)] for path in listing.labels]
+    text = json.dumps([name, chosen, listing.layout, listing.classes, labels])
+    return hashlib.sha256(text.encode()).hexdigest()
+
+
+def _write_unit(unit: Unit, listing: Listing, journal: Journal, folder: Path, progress: Callable[[str], None]) -> None:
+    identity = [[path.stat().st_size, path.stat().st_mtime_ns] for path in unit.sources]
+    journal.begin(unit.name, identity)
+    if journal.finished(unit.name):
+        return
+    done, pending = journal.done(unit.name), deque[tuple[Sample, np.ndarray | None, int, Future[list[Path]]]]()
+
+    def settle() -> None:
+        sample, mask, overlap, files = pending.popleft()
+        row = _row(sample, unit, files.result(), folder, mask)
+        journal.add(unit.name, sample.name, {**row, "overlap": overlap})
+
+    with ThreadPoolExecutor(_WRITERS) as pool:  # compression of one image runs beside the decoding of the next
+        try:
+            for sample in unit.samples():
+                if sample.name in done:
+                    continue
+                progress(unit.name if sample.frame is None else f"{unit.name}, frame {sample.frame}")
+                claimed = listing.overlap.pixels
+                loaded = sample.load()
+                files = pool.submit(write_sample, folder, sample.name, loaded, source=unit.sources[-1])
+                pending.append((sample, loaded.mask, listing.overlap.pixels - claimed, files))
+                if len(pending) > _WRITERS:
+                    settle()
+            while pending:
+                settle()
+        except BaseException:
+            while pending:
+                with suppress(Exception):
+                    settle()
+            raise
+    journal.finish(unit.name, [sha256(path) for path in unit.sources])
+
+
+def _row(sample: Sample, unit: Unit, files: list[Path], folder: Path, mask: np.ndarray | None) -> dict[str, Any]:
+    names = [file.relative_to(folder).as_posix() for file in files]
+    values = [] if mask is None else np.unique(mask).tolist()
+    return {
+        "files": names,
+        "bytes": [file.stat().st_size for file in files],
+        "values": values,
+        "frame": sample.frame,
+        "part": sample.part,
+        "patient": sample.name.rpartition("/")[0] or unit.patient,
+    }
+
+
+def _manifest(name: str, key: str, listing: Listing, journal: Journal, options: ImportOptions) -> dict[str, Any]:
+    """The content of manifest.json; docs/importing.md lists its keys."""
+    cases: list[dict[str, Any]] = []
+    sources: dict[str, list[dict[str, str]]] = {}
+    per_class: Counter[int] = Counter()
+    overlaps: list[int] = []
+    for unit in listing.units:
+        found = journal.units[unit.name]
+        names = [_shown(path.name, unit, k) for k, path in enumerate(unit.sources, 1)]
+        sources[unit.name] = [{"file": n, "sha256": h} for n, h in zip(names, found["finished"], strict=True)]
+        for sample, row in sorted(found["samples"].items()):
+            case = {"name": sample, "image": row["files"][0], "mask": (*row["files"], None)[1], "source": unit.name}
+            case |= {k: row[k] for k in ("frame", "part", "patient") if row[k] not in (None, "")}
+            cases.append(case)
+            per_class.update(row["values"])
+            overlaps.append(row["overlap"])
+    with_masks = [case for case in cases if case["mask"] is not None]
+    return {
+        "format_version": 1,
+        "made_by": "edgemt import",
+        "format": name,
+        "key": key,
+        "layout": listing.layout,
+        "classes": list(listing.classes),
+        "options": {k: list(v) if isinstance(v, tuple) else v for k, v in asdict(options).items() if k != "images"},
+        "labels": [{"file": path.name, "sha256": sha256(path)} for path in listing.labels],
+        "notes": list(listing.notes),
+        "counts": {
+            "images": len(cases),
+            "labelled": len(with_masks),
+            "patients": len({case.get("patient") or case["name"] for case in cases}),
+            "labelled_patients": len({case.get("patient") or case["name"] for case in with_masks}),
+            "images_with_class": {c: per_class[k] for k, c in enumerate(listing.classes) if k},
+            "overlapping_pixels": sum(overlaps),
+            "overlapping_images": sum(map(bool, overlaps)),
+        },
+        "sources": sources,
+        "cases": cases,
+    }
+
+
+def _shown(name: str, unit: Unit, number: int) -> str:
+    """A file name, unless it holds a word of the patient."""
+    return f"file {number}" if any(part.casefold() in name.casefold() for part in unit.hidden) else name
+
+
+def _write_lists(folder: Path, manifest: dict[str, Any]) -> None:
+    """val.txt, where the source has a validation part."""
+    names = [case["name"] for case in manifest["cases"] if case.get("part") == "val" and case["mask"] is not None]
+    if names:
+        write_text(folder / "val.txt", "".join(f"{name}\n" for name in names))
+
+
+def summary(manifest: dict[str, Any], out: Path) -> list[str]:
+    """Lines for the user: what is in the folder, what was assumed, the command that trains on it."""
+    counts, classes = manifest["counts"], manifest["classes"]
+    kind = "volumes" if manifest["layout"] == "volumes" else "images"
+    lines = [
+        f"{out}: {counts['images']} {kind}, {counts['labelled']} labelled, {counts['patients']} patients; from "
+        f"{manifest['format']}, layout {manifest['layout']}",
+    ]
+    if len(classes) > 1:
+        found = counts["images_with_class"]
+        lines.append("classes: " + ", ".join(f"{k} {c} (in {found.get(c, 0)})" for k, c in enumerate(classes) if k))
+    if counts["overlapping_pixels"]:
+        lines.append(
+            f"{counts['overlapping_pixels']} pixels in {counts['overlapping_images']} {kind} belong to shapes of two "
+            "classes; the later shape is on top"
+        )
+    if 0 < counts["labelled_patients"] < 2:
+        cut = "; --clip-frames N cuts a video into several" if manifest["layout"] == "clips" else ""
+        lines.append(f"next: import a second labelled patient, one is to be measured on{cut}")
+    elif counts["labelled"]:
+        recipe = "acdc_cpu" if manifest["layout"] == "volumes" else "kvasir_cpu"
+        flags = " --data.layout clips" if manifest["layout"] == "clips" else ""
+        flags += " --data.labelled 1.0" + ("" if (out / "val.txt").exists() else " --data.val 0.2")
+        names = shlex.join(classes)
+        lines.append(f"next: edgemt run {recipe} --data.root {shlex.quote(str(out))}{flags} --data.classes {names}")
+    else:
+        lines.append("next: label some of them in a label tool, and import its file together with these sources")
+    return lines
