@@ -23,6 +23,7 @@ from edgemt.commands import (
     listing,
     package,
     pipeline,
+    select,
     signing,
     stream,
 )
@@ -49,6 +50,7 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     signing.Keygen: without_extra_args(signing.make_key),
     signing.Sign: without_extra_args(signing.sign_ship),
     data.Data: without_extra_args(data.report),
+    select.Select: without_extra_args(select.select_images),
     listing.Pack: without_extra_args(listing.pack_stage),
     listing.List: without_extra_args(listing.list_names),
     listing.Explain: without_extra_args(listing.explain_method),

@@ -33,6 +33,7 @@ LAYERS = {
         {"edgemt.artefacts", "edgemt.report", "edgemt.testing"},
         {"edgemt.inference", "edgemt.zoo"},
         {"edgemt.data_report"},
+        {"edgemt.selection"},
         {"edgemt.pipeline"},
         {"edgemt.recipes"},
         {"edgemt.comparison"},

@@ -180,7 +180,7 @@ def is_grey(array: np.ndarray) -> bool:
 
 def _digest(array: np.ndarray) -> bytes:
     digest = hashlib.sha256(f"{array.dtype.str}{array.shape}".encode())
-    digest.update(np.ascontiguousarray(array))
+    digest.update(np.ascontiguousarray(array).data)
     return digest.digest()[:16]
 
 

@@ -95,7 +95,7 @@ def _files(one: Record) -> str:
 
 def _thumbs(pictures: Sequence[tuple[str, np.ndarray]]) -> str:
     shown = [
-        f'<figure><img alt="" src="{_jpeg(image)}"><figcaption>{escape(words)}</figcaption></figure>'
+        f'<figure><img alt="" src="{jpeg(image)}"><figcaption>{escape(words)}</figcaption></figure>'
         for words, image in pictures
     ]
     return f'<div class="thumbs">{"".join(shown)}</div>' if shown else ""
@@ -119,7 +119,8 @@ def beside(images: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate(padded, axis=1)[:, :-4]
 
 
-def _jpeg(image: np.ndarray) -> str:
+def jpeg(image: np.ndarray) -> str:
+    """A picture uint8 RGB [H, W, 3] as the address of an <img>."""
     buffer = io.BytesIO()
     Image.fromarray(np.ascontiguousarray(image)).save(buffer, "JPEG", quality=85)
     return "data:image/jpeg;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")
