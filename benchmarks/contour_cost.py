@@ -24,7 +24,7 @@ from tyro.conf import Positional
 from deploy.package.package import open_package
 from deploy.runtimes.load import runner
 from deploy.stream.inference.contours import StreamContours, stream_contours
-from deploy.stream.state.band_lines import DeferredBands, with_band_lines
+from deploy.stream.state.band_lines import DeferredMarks, with_band_lines
 from deploy.stream.state.latest_queue import LatestQueue
 from deploy.stream.state.overlay import Colour, Overlay, outline
 from edgemt.io import contour_bands
@@ -74,7 +74,7 @@ class Painter:
             item = self._newest.take(0.5)
             if item is not None:
                 mask, overlay = item
-                bands = DeferredBands(lambda mask=mask: self.contours.of(mask), colours=self.colours)  # type: ignore[misc]
+                bands = DeferredMarks(bands=lambda mask=mask: self.contours.of(mask), colours=self.colours)  # type: ignore[misc]
                 bands.on(overlay)
                 self.drawn += 1
 

@@ -19,6 +19,7 @@ from edgemt.commands import (
     compare,
     convert,
     data,
+    event_log,
     export,
     listing,
     package,
@@ -56,6 +57,7 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     listing.Explain: without_extra_args(listing.explain_method),
     package.Doctor: without_extra_args(package.doctor),
     stream.Stream: without_extra_args(stream.stream),
+    event_log.Log: without_extra_args(event_log.check_log),
 }
 NAMES = {command_name(kind): kind for kind in COMMANDS}
 TAKES_FIELDS = (

@@ -84,13 +84,16 @@ def upsampled_argmax_and_softmax(logits: Tensor, kernel: Tensor, size: Sequence[
     """`upsampled_argmax`, and uint8 [N, H, W]: round(255 sqrt(p)), p = 1 - max_c softmax_c of the upsampled logits."""
     scores, factor = _upsampled_scores(logits, kernel, size)
     if len(scores) == 1:  # of two classes the smaller probability is sigmoid(-|difference|)
-        unsure = (-scores[0].abs()).sigmoid()
-    else:
-        best = reduce(torch.maximum, scores)
-        total = torch.stack([(score - best).exp() for score in scores]).sum(0)
-        unsure = (total - 1) / total
-    root = _full_size(255 * unsure.sqrt() + 0.5, factor)  # so that the cast rounds
-    return _class_indices(scores, factor), root.to(torch.uint8)
+        difference = _full_size(scores[0], factor)  # spread out once, for both outputs
+        mask, unsure = (difference > 0).to(difference.dtype).to(torch.uint8), (-difference.abs()).sigmoid()
+        return mask, _rounded_root(unsure)
+    best = reduce(torch.maximum, scores)
+    total = torch.stack([(score - best).exp() for score in scores]).sum(0)
+    return _class_indices(scores, factor), _rounded_root(_full_size((total - 1) / total, factor))
+
+
+def _rounded_root(p: Tensor) -> Tensor:
+    return (255 * p.sqrt() + 0.5).to(torch.uint8)  # the cast cuts off
 
 
 def _upsampled_scores(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> tuple[list[Tensor], int]:

@@ -124,6 +124,8 @@ class ModelRunner:
                 f"{self.file}: has no output {UNCERTAINTY!r}; export the run again with --uncertainty softmax, or "
                 "choose a file whose uncertainty passed its gate (card.json)"
             )
+        if len(frames) == 1:
+            return self(frames), self._read_uncertainty()
         masks, maps = [], []
         for i in range(len(frames)):
             masks.append(self(frames[i : i + 1]))

@@ -63,7 +63,10 @@ class Session:
         self.options, self.latency = options or StreamOptions(), latency or LatencyTracker()
         limits, model_id = FreshnessLimits(self.options.budget_ms, self.options.no_signal_ms), model.id if model else ""
         claim = model.contours.claim if model is not None and model.contours is not None else ""
-        self.display_state = DisplayState(limits, model=model_id, masks=model is not None, clock=clock, claim=claim)
+        self.display_state = DisplayState(
+            limits, model=model_id, masks=model is not None, clock=clock, claim=claim,
+            uncertain_above=model.uncertain_above if model is not None else None,
+        )  # fmt: skip
         self.finished = threading.Event()
         self.inference: InferenceThread | None = None
         self._source, self._model, self._runner, self._display, self._watcher = source, model, runner, display, watcher
@@ -71,6 +74,7 @@ class Session:
         self.capture = CaptureThread(
             source, self.display_state, self._inbox, frozen_ms=self.options.frozen_ms, frames=self.options.frames
         )
+        self._observers: list[Callable[[DisplaySnapshot], None]] = []
         self._standby = standby
         self._stop = threading.Event()
         self._started = _wall_and_cpu_s()
@@ -119,6 +123,15 @@ class Session:
         ended = self._ended or _wall_and_cpu_s()
         return self._build_record(wall_s=ended[0] - self._started[0], cpu_s=ended[1] - self._started[1])
 
+    def add_observer(self, observe: Callable[[DisplaySnapshot], None]) -> None:
+        """`observe` is called with every snapshot that was shown, in the display thread: it must return at once."""
+        self._observers.append(observe)
+
+    @property
+    def frames_without_mask(self) -> int:
+        """Frames that a newer one replaced before inference took them."""
+        return self._inbox.num_replaced
+
     def stop(self) -> None:
         self._stop.set()
         self.display_state.close()
@@ -149,6 +162,8 @@ class Session:
             snapshot = _without_mask(snapshot)
             picture = self._picture(snapshot)
         self._display(snapshot, picture)
+        for observe in self._observers:
+            observe(snapshot)
         self.latency.record(snapshot, picture, shown_ns=self.display_state.clock())
 
     def _too_old(self, snapshot: DisplaySnapshot) -> bool:
@@ -200,7 +215,7 @@ class Session:
             "size_changes": captured.size_changes,
             "late_frames": captured.late,
             "masks": inferred.masks if inferred else 0,
-            "frames_without_mask": self._inbox.num_replaced,
+            "frames_without_mask": self.frames_without_mask,
             "failures": inferred.failures if inferred else 0,
             "restarts": inferred.restarts if inferred else 0,
             "flicker": inferred.flicker.record() if inferred else None,

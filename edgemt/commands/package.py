@@ -130,7 +130,8 @@ class Predict:
     through_plane: int = 1
     """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
     uncertainty: bool = False
-    """Write NAME.uncertainty.png as well, grey: (value / 255)^2 is the probability that the class is wrong."""
+    """Write NAME.uncertainty.png as well, grey: (value / 255)^2 is the probability that the class is wrong. Overlays
+    are hatched where it is 0.2 or more."""
     format: Literal["auto", "dicom-seg"] = "auto"
     """dicom-seg: DICOM images, series or cines in, a DICOM segmentation each out."""
     prompt: tuple[str, ...] = ()

@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from deploy.stream.correction.session import CorrectionSession
     from deploy.stream.inference.load_model import LoadedStreamModel
     from deploy.stream.session import Session
+    from deploy.stream.session_events import SessionEvents
     from deploy.stream.sources.base import Source
 
 
@@ -50,6 +51,9 @@ class Stream:
     vote: int = 1
     """Show the majority of the last 3 (or 5) masks, against flicker: a change is shown 1 (or 2) masks later, which the
     page and the record state. 1: every mask as it is."""
+    uncertain_above: float = 0.2
+    """Pixels whose class is wrong with this probability or more are hatched, if the file has an output `uncertainty`
+    (edgemt run --uncertainty softmax); 1: none are."""
     limits: StreamLimits = field(default_factory=StreamLimits)
     collect: Path | None = None
     """Folder in which corrections made in the page can be saved as labelled cases, images/ and masks/. Meanwhile the
@@ -57,6 +61,9 @@ class Stream:
     evidence: Path | None = None
     """Measure both delays at 30 and 60 Hz (or at --hz), with and without masks; write report and raw times to this
     folder."""
+    log: Path | None = None
+    """Append the events of this stream to FILE, each chained to the one before by its hash: start with model and
+    versions, states, faults, a summary each minute, end. No pixels and no identifiers. edgemt log verify checks it."""
     json: Path | None = None
 
     @property
@@ -75,6 +82,7 @@ def stream(command: Stream) -> None:
     from edgemt.io.contours import class_colours
 
     _check_arguments(command)
+    events = _open_event_log(command)
     opened = load_stream_model(
         command.ship,
         runtime=command.runtime,
@@ -83,6 +91,7 @@ def stream(command: Stream) -> None:
         isolation=command.isolation,
         hang_ms=command.limits.hang_ms,
         colours=class_colours,
+        uncertain_above=command.uncertain_above,
     )
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     warning = budget_warning(opened, command.limits.budget_ms)
@@ -93,26 +102,73 @@ def stream(command: Stream) -> None:
             return _run_experiment(command, opened, command.evidence)
         depth = of_card(opened.package.card.data, source=opened.package.folder / "card.json")
         source = open_source(command.source, hz=command.hz, depth=depth)
-        record = _run_with_outputs(_make_session(command, opened, source), command, opened, source)
+        record = _run_with_outputs(_make_session(command, opened, source, events), command, opened, source, events)
     finally:
         close_runner(opened.runner)
     log(_summary(record))
+    if events is not None:
+        record["event_log"] = events.record()
+        log("event log: {events} events, head {head}".format(**record["event_log"]))
     write_json(command.json, record)
     raise_if_nothing_shown(record)
     if record["frames"] == 0:
         raise ValueError(f"source {command.source}: it gave no frame; check it with another program")
 
 
-def _make_session(command: Stream, opened: LoadedStreamModel, source: Source) -> Session:
+def _open_event_log(command: Stream) -> SessionEvents | None:
+    """Open the event log before anything else, so that a file that cannot be written stops the start."""
+    if command.log is None:
+        return None
+    from deploy.event_log.log_file import EventLogFile
+    from deploy.stream.session_events import SessionEvents
+
+    return SessionEvents(EventLogFile(command.log), log=log)
+
+
+def _start_fields(command: Stream, opened: LoadedStreamModel, source: Source) -> dict[str, Any]:
+    """The start event: what runs, from which package, under which limits. Of the source the kind alone."""
+    import platform
+    from dataclasses import asdict
+
+    from deploy.event_log.device import device_id
+    from deploy.hardware.machine import version
+    from deploy.package.package import card_hash
+    from deploy.runtimes.registry import DISTRIBUTIONS
+    from edgemt import __version__
+
+    return {
+        "device": device_id(),
+        "model": opened.model.id,
+        "card": card_hash(opened.package.card),
+        "signed": opened.package.signed,
+        "versions": {
+            "edgemt": __version__,
+            "python": platform.python_version(),
+            **{name: number for name in DISTRIBUTIONS if (number := version(name))},
+        },
+        "source": type(source).__name__,
+        "outputs": [name.partition(":")[0] for name in command.outputs],
+        "limits": asdict(command.limits),
+        "vote": command.vote,
+        "mask_ms": round(opened.mask_ms, 2),
+    }
+
+
+def _make_session(command: Stream, opened: LoadedStreamModel, source: Source, events: SessionEvents | None) -> Session:
     from dataclasses import asdict
 
     from deploy.stream.session import Session, StreamOptions
 
     options = StreamOptions(**asdict(command.limits), frames=command.frames, vote=command.vote)
-    return Session(source, opened.model, runner=opened.runner, options=options, watcher=opened.watcher)
+    session = Session(source, opened.model, runner=opened.runner, options=options, watcher=opened.watcher)
+    if events is not None:
+        session.add_observer(events.observe)
+    return session
 
 
-def _run_with_outputs(session: Session, command: Stream, opened: LoadedStreamModel, source: Source) -> dict[str, Any]:
+def _run_with_outputs(
+    session: Session, command: Stream, opened: LoadedStreamModel, source: Source, events: SessionEvents | None
+) -> dict[str, Any]:
     """Run a session with its outputs and status lines on stderr until its end or Ctrl-C. Returns its record."""
     from deploy.stream.correction.session import CorrectableOutputContext
     from deploy.stream.outputs import open_output
@@ -127,12 +183,19 @@ def _run_with_outputs(session: Session, command: Stream, opened: LoadedStreamMod
     status_line = StatusLine(session, log=log)
     # a service is stopped by SIGTERM: end like with Ctrl-C, so that a recording is closed properly
     previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
+    ended_by = "error"
     try:
+        if events is not None:
+            saved = (lambda: corrections.saved_cases) if corrections is not None else (lambda: 0)
+            events.start(session, _start_fields(command, opened, source), saved_cases=saved)
         for name in command.outputs:
             output_threads.append(OutputThread(open_output(name, context), session.display_state, name=name))
         log(f"{opened.model.id}; one mask takes {opened.mask_ms:.1f} ms; Ctrl-C ends it")
-        return session.run()
+        record = session.run()
+        ended_by = "source"
+        return record
     except KeyboardInterrupt:
+        ended_by = "operator"
         return session.record()
     finally:
         status_line.close()
@@ -140,6 +203,8 @@ def _run_with_outputs(session: Session, command: Stream, opened: LoadedStreamMod
             output_thread.close()
         if corrections is not None:
             corrections.close()
+        if events is not None:
+            events.close(ended_by=ended_by)
         signal.signal(signal.SIGTERM, previous_handler or signal.SIG_DFL)
 
 
@@ -153,6 +218,8 @@ def _check_arguments(command: Stream) -> None:
         folder = command.evidence.absolute()
         if not next(path for path in (folder, *folder.parents) if path.exists()).is_dir():
             raise ValueError(f"evidence {command.evidence}: a file is in its way; name another folder")
+    if command.log is not None and command.evidence is not None:
+        raise ValueError(f"log {command.log}: a latency experiment has no event log; leave --log or --evidence out")
     if command.collect is not None and (command.evidence is not None or not _has_page(command)):
         raise ValueError(
             f"collect {command.collect}: masks are corrected in the page; add --output page, no --evidence"

@@ -75,11 +75,11 @@ def import_source(
     manifest = _manifest(name, key, listing, journal, options)
     write_text(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     _write_lists(partial, manifest)
-    (partial / JOURNAL).unlink()
     fsync_tree(partial)
     if out.exists():
         out.rmdir()
     os.replace(partial, out)
+    (out / JOURNAL).unlink()  # not before: without it OUT.partial could not be gone on with
     fsync_folder(out.parent)
     return manifest
 
@@ -91,6 +91,7 @@ def _complete(out: Path, key: str, tell: Callable[[str], None]) -> dict[str, Any
         manifest = {}
     if not isinstance(manifest, dict) or manifest.get("key") != key:
         raise ValueError(f"{out}: is not empty, and not this import; give another --out, or move the folder away")
+    (out / JOURNAL).unlink(missing_ok=True)
     tell(f"{out} is complete; nothing to do")
     return manifest
 

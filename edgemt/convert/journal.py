@@ -9,12 +9,28 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from edgemt.io.atomic import make_folder
 
-JOURNAL = "import.jsonl"
+JOURNAL, _PART = "import.jsonl", "import.part"
+
+
+def _locked(folder: Path) -> int | None:
+    """A lock on a folder, which the system releases when the process ends. Raises ValueError where another has it."""
+    try:
+        import fcntl
+    except ImportError:  # Windows
+        return None
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except OSError:
+        os.close(handle)
+        raise ValueError(f"{folder}: another import writes there; wait for it, or give another --out") from None
+    return handle
 
 
 class Journal:
@@ -23,20 +39,23 @@ class Journal:
     def __init__(self, folder: Path, key: str) -> None:
         """Opens the journal of `folder`, or begins one. What another import left there is removed.
 
-        Raises ValueError for a folder that is no import.
+        Raises ValueError for a folder that is no import, and for one that another process writes.
         """
         self.folder, self.path = folder, folder / JOURNAL
+        make_folder(folder)
+        self._lock = _locked(folder)
         lines = self._read()
-        if folder.exists() and any(folder.iterdir()) and not lines:
+        if not lines and any(path.name != _PART for path in folder.iterdir()):
+            self._release()
             raise ValueError(f"{folder}: is not what an import left; move it away")
         if lines and lines[0].get("key") != key:
-            shutil.rmtree(folder)
+            for path in folder.iterdir():
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
             lines = []
         self.resumed = bool(lines[1:])
         self.units: dict[str, dict[str, Any]] = {}
         for line in lines[1:]:
             self._apply(line)
-        make_folder(folder)
         self._rewrite({"key": key})
         self._file = self.path.open("a", encoding="utf-8")
 
@@ -70,6 +89,12 @@ class Journal:
 
     def close(self) -> None:
         self._file.close()
+        self._release()
+
+    def _release(self) -> None:
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
 
     def _whole(self, row: dict[str, Any]) -> bool:
         """Whether the files of a sample have the size that they had when they were written."""
@@ -81,7 +106,10 @@ class Journal:
     def _remove(self, unit: str) -> None:
         for row in self.units.pop(unit, {"samples": {}})["samples"].values():
             for name in row["files"]:
-                (self.folder / name).unlink(missing_ok=True)
+                path = self.folder / name
+                path.unlink(missing_ok=True)
+                with suppress(OSError):  # the folder of a clip, once it is empty
+                    path.parent.rmdir()
 
     def _write(self, line: dict[str, Any]) -> None:
         self._file.write(json.dumps(line) + "\n")
@@ -115,6 +143,6 @@ class Journal:
             lines += [{"unit": unit, "sample": name, "row": row} for name, row in found["samples"].items()]
             if found["finished"]:
                 lines.append({"unit": unit, "finished": found["finished"]})
-        part = self.path.with_suffix(".part")
+        part = self.folder / _PART
         part.write_text("".join(json.dumps(line) + "\n" for line in lines), encoding="utf-8")
         os.replace(part, self.path)

@@ -176,8 +176,8 @@ _UNCERTAINTY = {"auroc": "AUROC of wrong pixels", "ece": "calibration error", "b
 
 def uncertainty_line(name: str, found: dict[str, Any], before: dict[str, Any] | None) -> str:
     """How well the uncertainty finds wrong pixels, in one line."""
-    card = f"; AUROC on the card {before['auroc']:.4f}" if before is not None else ""
-    figures = ", ".join(f"{label} {found[key]:.4f}" for key, label in _UNCERTAINTY.items())
+    card = f"; AUROC on the card {_cell(before['auroc'])}" if before is not None else ""
+    figures = ", ".join(f"{label} {_cell(found[key])}" for key, label in _UNCERTAINTY.items())
     return f"{name}: {figures}; {found['wrong']:.2%} of {found['pixels']} pixels are wrong{card}"
 
 

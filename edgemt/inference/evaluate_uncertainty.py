@@ -26,7 +26,9 @@ def to_probability(uncertainty: np.ndarray) -> np.ndarray:
     return (uncertainty / 255.0) ** 2
 
 
-def uncertainty_record(predict: PredictBoth, frames: np.ndarray, truths: Sequence[np.ndarray]) -> dict[str, float]:
+def uncertainty_record(
+    predict: PredictBoth, frames: np.ndarray, truths: Sequence[np.ndarray]
+) -> dict[str, float | None]:
     """`maps_record` of what a graph predicts for frames uint8 [N, H, W, K]."""
     both = [predict(frames[first : first + _BATCH]) for first in range(0, len(frames), _BATCH)]
     masks, maps = (np.concatenate(parts) for parts in zip(*both, strict=True))
@@ -35,7 +37,7 @@ def uncertainty_record(predict: PredictBoth, frames: np.ndarray, truths: Sequenc
 
 def maps_record(
     masks: Iterable[np.ndarray], maps: Iterable[np.ndarray], truths: Sequence[np.ndarray]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """`error_detection` of the maps that a graph gave beside its masks; each N of uint8 [H, W]."""
     wrong, probability = [], []
     for index, (mask, values, truth) in enumerate(zip(masks, maps, truths, strict=True)):
@@ -64,7 +66,7 @@ def keeping_maps(predict: PredictMasks, both: PredictBoth | None) -> tuple[Predi
 
 def entropy_record(
     predict: Callable[[np.ndarray], np.ndarray], frames: np.ndarray, truths: Sequence[np.ndarray]
-) -> dict[str, float]:
+) -> dict[str, float | None]:
     """`error_detection` of softmax float [N, C, H, W]: ranked by entropy -sum_c p_c log p_c, probability 1 - max p.
 
     The baseline without any training: Hendrycks and Gimpel, ICLR 2017 (arXiv 1610.02136).

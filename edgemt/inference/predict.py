@@ -30,6 +30,7 @@ from edgemt.io.contours import class_colours, contours
 from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_stray, is_volume
 from edgemt.io.geometry import is_order, like_input, restored
 from edgemt.io.images import fit_frame, fit_label, read_image
+from edgemt.io.uncertain_region import hatched, uncertain_region
 from edgemt.io.volumes import Volume, read_volume, stack_neighbours, volume_spacing
 from edgemt.metrics.postprocess import through_plane as vote
 from edgemt.model_card import ModelCard
@@ -61,7 +62,8 @@ def predict(
     `contours`: also `NAME.outer.mask.png` and `NAME.inner.mask.png` (.nii.gz of a volume), the regions of the card's
     margins, and their lines on the overlay; with several classes `NAME.outer.CLASS.mask.png`.
     `uncertainty` writes `NAME.uncertainty.png` or `.uncertainty.nii.gz` as well, uint8 round(255 sqrt(p)), p the
-    probability that the class of a pixel is wrong; the file of the ship must have that output.
+    probability that the class of a pixel is wrong, and hatches the overlay where p is 0.2 or more
+    (`edgemt.io.uncertain_region`); the file of the ship must have that output.
     Yields each file when it is written; ship and inputs' names are checked before the first mask.
     A mask of another input is never replaced: the new one gets a longer name. Inputs that cannot be read are left out
     and named at the end. Raises ValueError in one line for them, a refused ship, an input of another kind, and two
@@ -162,7 +164,8 @@ def _image(
         for name, region in regions:
             yield write_png(target, f".{name}.mask.png", region, colours=len(card.classes), mark=input_mark(path))
     if overlay:
-        drawn = with_lines(contours(picture, mask, colours=class_colours(len(card.classes))), regions, card)
+        shown = picture if maps is None else hatched(picture, uncertain_region(maps[0]))
+        drawn = with_lines(contours(shown, mask, colours=class_colours(len(card.classes))), regions, card)
         yield write_png(target, ".overlay.png", drawn)
 
 
@@ -201,7 +204,10 @@ def _volume(
             yield write_volume(name, region, volume, axes=axes, mark=input_mark(path))
     if overlay:
         k = int((mask > 0).sum(axis=(0, 1)).argmax())
-        drawn = contours(np.ascontiguousarray(array[..., k]), mask[..., k], colours=class_colours(len(card.classes)))
+        shown = np.ascontiguousarray(array[..., k])
+        if spread is not None:
+            shown = hatched(shown, uncertain_region(np.ascontiguousarray(spread[..., k])))
+        drawn = contours(shown, mask[..., k], colours=class_colours(len(card.classes)))
         drawn = with_lines(drawn, [(part, np.ascontiguousarray(region[..., k])) for part, region in regions], card)
         yield write_png(target, f".slice{k:03d}.overlay.png", drawn)
 

@@ -63,11 +63,15 @@ def aurc(wrong: np.ndarray, uncertainty: np.ndarray) -> float:
 
 def error_detection(
     wrong: np.ndarray, probability: np.ndarray, uncertainty: np.ndarray | None = None
-) -> dict[str, float]:
-    """All four metrics, the share of wrong pixels and the mean probability; `uncertainty` is ranked, if given."""
+) -> dict[str, float | None]:
+    """All four metrics, the share of wrong pixels and the mean probability; `uncertainty` is ranked, if given.
+
+    The AUROC is None where all or no pixels are wrong.
+    """
     ranked = probability if uncertainty is None else uncertainty
+    area = auroc(wrong, ranked)
     return {
-        "auroc": auroc(wrong, ranked),
+        "auroc": None if math.isnan(area) else area,
         "ece": expected_calibration_error(wrong, probability),
         "brier": brier(wrong, probability),
         "aurc": aurc(wrong, ranked),

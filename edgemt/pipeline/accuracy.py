@@ -57,10 +57,10 @@ def uncertainty_failure(parent: FileMetrics, measured: FileMetrics, *, what: str
     """Why the gate refuses the uncertainty of a file; empty where it passes, or where there is none.
 
     Its area under the ROC curve of "this pixel is wrong" may be at most AUROC_TOLERANCE below that of the parent. It is
-    NaN, and passes, where no pixel is wrong.
+    None, and passes, where no pixel is wrong.
     """
     before, after = parent.uncertainty.get("auroc"), measured.uncertainty.get("auroc")
-    if before is None or after is None or not after < before - AUROC_TOLERANCE:
+    if before is None or after is None or after >= before - AUROC_TOLERANCE:
         return ""
     return (
         f"{what}: the AUROC of its uncertainty, {after:.4f}, is {before - after:.4f} below its parent's {before:.4f}, "

@@ -87,7 +87,8 @@ def _parent(context: RunContext, source: Path) -> FileMetrics:
     if wanted == "head":
         return metrics
     found = context.slices.measured_uncertainty(network_folder.load_network(source), wanted)
-    log(f"int8: uncertainty by {wanted}, AUROC of wrong pixels {found['auroc']:.4f} in float")
+    area = "undefined" if found["auroc"] is None else f"{found['auroc']:.4f}"
+    log(f"int8: uncertainty by {wanted}, AUROC of wrong pixels {area} in float")
     return replace(metrics, uncertainty=found)
 
 

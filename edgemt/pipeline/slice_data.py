@@ -307,7 +307,7 @@ class SliceData:
             softmax_entropy=entropy_record(probs, self.val.frames, self.val.frame_truths()),
         )
 
-    def measured_uncertainty(self, network: nn.Module, source: UncertaintySource) -> dict[str, float]:
+    def measured_uncertainty(self, network: nn.Module, source: UncertaintySource) -> dict[str, float | None]:
         """How well an uncertainty of the float network finds wrong pixels of the validation list."""
         predict = self.predict_with_uncertainty(network, source)
         return uncertainty_record(predict, self.val.frames, self.val.frame_truths())

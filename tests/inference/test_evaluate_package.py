@@ -20,10 +20,14 @@ from deploy.benchmark.package_bench import bench_package  # noqa: E402
 from deploy.package.golden import golden_pairs  # noqa: E402
 from deploy.package.input_drift import write_inputs  # noqa: E402
 from deploy.package.package import Package, finalize  # noqa: E402
+from deploy.runtimes.load import runner  # noqa: E402
+from deploy.runtimes.runner import ModelRunner  # noqa: E402
 from edgemt.data.options import DataOptions  # noqa: E402
 from edgemt.inference import evaluate_package  # noqa: E402
+from edgemt.inference.evaluate_uncertainty import uncertainty_record  # noqa: E402
 from edgemt.inference.predict import write_png  # noqa: E402
 from edgemt.io.images import read_label
+from edgemt.io.uncertain_region import uncertain_region  # noqa: E402
 from edgemt.io.volumes import read_label_volume, read_volume  # noqa: E402
 
 RUN: dict[str, Any] = {"runtime": "onnxruntime"}
@@ -53,6 +57,38 @@ def test_a_folder_of_images_and_masks_is_measured_whole(ship: Package, tmp_path:
     assert set(record["per_class"]) == {"organ", "tool"}
     assert (record["runtime"], record["file"], record["card_dice"]) == ("onnxruntime", "model.onnx", 0.75)
     json.dumps(record)
+
+
+def test_masks_and_uncertainty_are_measured_in_one_pass(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    ship, root, seen = make_ship(tmp_path / "both", golden=0, data=DATA, uncertainty=True), pairs(tmp_path / "test"), []
+    Image.fromarray(np.zeros(SIZE, np.uint8)).save(root / "masks" / "case1.png")
+    call = ModelRunner.__call__
+    monkeypatch.setattr(ModelRunner, "__call__", lambda self, frames: seen.append(len(frames)) or call(self, frames))
+    record = evaluate_package.evaluate_ship(ship.folder, data_root=root, **RUN)
+    assert sum(seen) == record["counted"] == 3
+    assert record["dice"] == pytest.approx(2 / 3)
+    with_maps = runner(ship, **RUN)
+    frames = np.stack([frame(seed) for seed in range(3)])
+    truths = [expected(frames[0]), np.zeros(SIZE, np.uint8), expected(frames[2])]
+    assert record["uncertainty"] == uncertainty_record(with_maps.with_uncertainty, frames, truths)
+    assert 0 < record["uncertainty"]["wrong"] < 0.5
+
+
+def test_an_overlay_is_hatched_where_the_class_is_uncertain(tmp_path: Path) -> None:
+    ship, root = make_ship(tmp_path / "both", data=DATA, uncertainty=True), pairs(tmp_path / "in", 1, big=4)
+    plain, unsure = (
+        {path.name: np.asarray(Image.open(path)) for path in evaluate_package.predict(
+            ship.folder, [root / "images"], out=tmp_path / str(on), uncertainty=on, **RUN)}
+        for on in (False, True)
+    )  # fmt: skip
+    assert plain.keys() | {"case0.uncertainty.png"} == unsure.keys()
+    hatched = (plain["case0.overlay.png"] != unsure["case0.overlay.png"]).any(-1)
+    inside = np.repeat(
+        np.repeat(uncertain_region(runner(ship, **RUN).with_uncertainty(frame(0)[None])[1][0]), 4, 0), 4, 1
+    )
+    assert 0.1 * inside.sum() < hatched.sum() < 0.3 * inside.sum()
+    assert not (hatched & ~inside).any()
+    assert np.array_equal(plain["case0.mask.png"], unsure["case0.mask.png"])
 
 
 def test_masks_are_scored_at_their_own_size(ship: Package, tmp_path: Path) -> None:

@@ -53,6 +53,7 @@ def test_aurc_averages_the_risk_of_every_coverage_whatever_the_order_of_ties() -
 
 def test_the_record_ranks_by_the_second_score_and_the_sample_is_always_the_same() -> None:
     p = np.full(len(WRONG), WRONG.mean())
+    assert error_detection(np.zeros(4), np.full(4, 0.1))["auroc"] is None  # JSON has no NaN
     record = error_detection(WRONG, p, SCORE)
     assert record["auroc"] == auroc(WRONG, SCORE) and record["ece"] == pytest.approx(0, abs=1e-9)
     assert record["brier"] == pytest.approx(WRONG.mean() * (1 - WRONG.mean()))

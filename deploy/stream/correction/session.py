@@ -96,6 +96,7 @@ class CorrectionSession:
     ) -> None:
         self.about: dict[str, Any] = {"steps": MAX_STEPS, "collect": case_writer is not None}
         self.classes = len(card.classes)
+        self.saved_cases = 0
         self._prompt, self._size, self._case_writer = prompt, card.size, case_writer
         self._frames: OrderedDict[int, Frame] = OrderedDict()
         self._results: OrderedDict[int, InferenceResult] = OrderedDict()
@@ -146,7 +147,9 @@ class CorrectionSession:
             raise ValueError("nothing is collected; start with --collect DIR")
         if not steps:
             raise ValueError("nothing is corrected yet; click or draw a box first")
-        return self._case_writer.save(self._find(frame).frame, self.predict(frame, steps).mask, steps=steps)
+        path = self._case_writer.save(self._find(frame).frame, self.predict(frame, steps).mask, steps=steps)
+        self.saved_cases += 1
+        return path
 
     def close(self) -> None:
         if self._case_writer is not None:

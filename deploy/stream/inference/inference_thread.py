@@ -11,6 +11,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
@@ -20,12 +21,13 @@ from deploy.stream.inference.flicker_estimate import FlickerEstimate
 from deploy.stream.inference.mask_checks import InvalidMaskError, MaskPlausibility, validate_mask
 from deploy.stream.inference.mask_vote import MaskVote
 from deploy.stream.inference.standby import StandbyWorker, close_runner
-from deploy.stream.state.band_lines import DeferredBands
+from deploy.stream.state.band_lines import DeferredMarks
 from deploy.stream.state.display_state import DisplayState
 from deploy.stream.state.frames import Frame, InferenceResult
 from deploy.stream.state.latest_queue import LatestQueue
 from deploy.stream.state.overlay import Colour, outline
 from edgemt.io.images import fit_frame
+from edgemt.io.uncertain_region import uncertain_region
 
 __all__ = ["InferFn", "InferenceCounters", "InferenceThread", "StreamModel", "close_runner"]
 
@@ -47,6 +49,9 @@ class StreamModel:
     input_statistics: InputStatistics | None = None
     golden: tuple[np.ndarray, np.ndarray] | None = None  # a frame [1, h, w, K] and its mask [1, h, w] on this machine
     contours: StreamContours | None = None  # None: no lines are drawn
+    uncertain_above: float | None = (
+        None  # probability of a wrong class from which on pixels are hatched; None: no output
+    )
     golden_every: int = 300  # masks between two self-tests; they detect NaN weights, which still give a mask
 
 
@@ -149,24 +154,31 @@ class InferenceThread:
         if self.counters.masks % model.golden_every == model.golden_every - 1:
             self._self_test(infer)
         fitted = fit_frame(frame.pixels, size=model.size, channels=model.channels)
-        mask = validate_mask(infer(fitted[None]), size=model.size, classes=len(model.colours))
+        found, values = _predict(infer, fitted[None], uncertainty=model.uncertain_above is not None)
+        mask = validate_mask(found, size=model.size, classes=len(model.colours))
         agreement, likeness = plausibility.update(mask, fitted, epoch=frame.epoch)
         self.counters.drift_message = self.counters.drift_message or plausibility.drift_message
         mask = vote.add(mask, epoch=frame.epoch, captured_ns=frame.captured_ns) if vote.width > 1 else mask
         overlay = outline(mask, size=frame.size, colours=model.colours, thickness=max(2, frame.size[0] // 360))
-        bands, reason = self._bands(mask, likeness, voted=vote.width > 1)
+        marks, reason = self._marks(mask, values, likeness, voted=vote.width > 1)
         done_ns, delay_ms = self._display_state.clock(), vote.delay_ms if vote.width > 1 else None
-        return InferenceResult(frame, mask, overlay, done_ns, agreement, likeness, delay_ms, bands, reason), fitted
+        return InferenceResult(frame, mask, overlay, done_ns, agreement, likeness, delay_ms, marks, reason), fitted
 
-    def _bands(self, mask: np.ndarray, likeness: float | None, *, voted: bool) -> tuple[DeferredBands | None, str]:
-        """Outer and inner regions of the mask, or why there are none: margins hold for masks that are not voted on."""
-        contours = self._model.contours
-        if contours is None:
-            return None, ""
-        reason = contours.dropped(likeness, voted=voted)
-        if reason:
-            return None, reason
-        return DeferredBands(lambda: contours.of(mask), colours=self._model.colours), ""
+    def _marks(
+        self, mask: np.ndarray, values: np.ndarray | None, likeness: float | None, *, voted: bool
+    ) -> tuple[DeferredMarks | None, str]:
+        """The regions to draw with a mask, and why it has no outer and inner ones: margins hold for single masks.
+
+        `values`: the uncertainty of the mask, or of the newest of those that voted, uint8 [h, w].
+        """
+        contours, above = self._model.contours, self._model.uncertain_above
+        reason = "" if contours is None else contours.dropped(likeness, voted=voted)
+        marks: dict[str, Any] = {}
+        if contours is not None and not reason:
+            marks["bands"] = lambda: contours.of(mask)
+        if values is not None and above is not None:
+            marks["uncertain"] = lambda: uncertain_region(values, above=above)
+        return (DeferredMarks(colours=self._model.colours, **marks) if marks else None), reason
 
     def _publish(self, generation: int, result: InferenceResult, fitted: np.ndarray) -> None:
         """Write the result to the display state, unless the thread was abandoned; then estimate its flicker."""
@@ -200,3 +212,11 @@ class InferenceThread:
         same = float((np.asarray(infer(frame)) == mask).mean())
         if not same > 0.99:
             raise InvalidMaskError(f"the model no longer gives its golden mask ({same:.1%} of pixels)")
+
+
+def _predict(infer: InferFn, frames: np.ndarray, *, uncertainty: bool) -> tuple[np.ndarray, np.ndarray | None]:
+    """Mask uint8 [1, h, w] of one frame, and its uncertainty uint8 [h, w] where the runner gives it."""
+    if uncertainty and getattr(infer, "has_uncertainty", False):
+        masks, maps = infer.with_uncertainty(frames)  # type: ignore[attr-defined]
+        return masks, maps[0]
+    return infer(frames), None

@@ -19,6 +19,7 @@ from deploy.stream.inference.inference_thread import InferFn, StreamModel
 from deploy.stream.inference.package_watcher import PackageWatcher
 from deploy.stream.inference.worker_process import WorkerProcess
 from deploy.stream.state.overlay import Colour, palette
+from edgemt.io.uncertain_region import UNCERTAIN_ABOVE, check_threshold
 
 Isolation = Literal["thread", "process"]
 
@@ -42,12 +43,15 @@ def load_stream_model(
     isolation: Isolation = "thread",
     hang_ms: float = 2000.0,
     colours: Callable[[int], Sequence[Colour]] = palette,
+    uncertain_above: float = UNCERTAIN_ABOVE,
 ) -> LoadedStreamModel:
     """The model of a ship folder, with a loaded runner.
 
+    `uncertain_above`: the probability of a wrong class from which on pixels are hatched, if the file has that output.
     `hang_ms` is the time limit of one mask in a worker process. `colours` gives one colour per class.
     Raises ValueError in one line for a package that is invalid, and for a model of volume slices.
     """
+    check_threshold(uncertain_above)
     package = open_package(folder)
     card = package.card
     if card.channel_order == "slices":
@@ -80,6 +84,7 @@ def load_stream_model(
         input_statistics=read_inputs(package),
         golden=golden_here,
         contours=stream_contours(card, file=first.file),
+        uncertain_above=uncertain_above if first.has_uncertainty else None,
     )
     return LoadedStreamModel(package, model, first, PackageWatcher(package), _mask_ms(first, model))
 

@@ -29,13 +29,14 @@ def _serve(package: str, options: dict[str, Any], frames_fd: int, masks_fd: int)
         run = runner(opened, **options)
     except ValueError as error:
         return _write(masks_fd, json.dumps({"error": str(error)}).encode(), with_length=True)
-    facts = {key: getattr(run, key) for key in ("runtime", "file", "precision", "threads", "shape")}
+    facts = {key: getattr(run, key) for key in ("runtime", "file", "precision", "threads", "shape", "has_uncertainty")}
     _write(masks_fd, json.dumps({**facts, "card": card_hash(opened.card)}).encode(), with_length=True)
     with os.fdopen(frames_fd, "rb") as frames:
         size = int(np.prod(run.shape))
         while len(data := frames.read(size)) == size:
-            mask = run(np.frombuffer(data, np.uint8).reshape(run.shape))
-            _write(masks_fd, np.ascontiguousarray(mask).tobytes())
+            frame = np.frombuffer(data, np.uint8).reshape(run.shape)
+            outputs = run.with_uncertainty(frame) if run.has_uncertainty else (run(frame),)
+            _write(masks_fd, b"".join(np.ascontiguousarray(output).tobytes() for output in outputs))
 
 
 def _write(descriptor: int, data: bytes, *, with_length: bool = False) -> None:

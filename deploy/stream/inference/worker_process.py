@@ -68,6 +68,7 @@ class WorkerProcess:
         self._package, self._options, self._hang_s, self._start_s = package, options, hang_ms / 1e3, start_s
         self._expected_facts, self._calling = expected_facts, threading.Lock()
         self.facts: dict[str, Any] = {}
+        self.has_uncertainty = False
         frames_read, self._frames_write = os.pipe()
         self._masks_read, masks_write = os.pipe()
         os.set_blocking(self._frames_write, False)
@@ -118,14 +119,25 @@ class WorkerProcess:
         self.runtime, self.file, self.precision, self.threads = (
             reply[key] for key in ("runtime", "file", "precision", "threads")
         )
+        self.has_uncertainty = bool(reply["has_uncertainty"])
         return self
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
         """uint8 [1, h, w, K] -> uint8 [1, h, w]."""
+        return self._outputs(frames)[0]
+
+    def with_uncertainty(self, frames: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """uint8 [1, h, w, K] -> mask and map uint8 [1, h, w], as `ModelRunner.with_uncertainty`."""
+        mask, values = self._outputs(frames)
+        return mask, values
+
+    def _outputs(self, frames: np.ndarray) -> np.ndarray:
+        """uint8 [outputs, 1, h, w]: the mask and, if the graph has it, the uncertainty."""
+        count = 1 + self.has_uncertainty
         with self._calling:
             self._write(np.ascontiguousarray(frames).tobytes())
-            data = self._read(self.shape[1] * self.shape[2], self._hang_s)
-        return np.frombuffer(data, np.uint8).reshape(self.shape[:3])
+            data = self._read(count * self.shape[1] * self.shape[2], self._hang_s)
+        return np.frombuffer(data, np.uint8).reshape(count, *self.shape[:3])
 
     def close(self) -> None:
         self.process.kill()  # a thread that waits for its answer gets the end of the pipe

@@ -1,7 +1,7 @@
-"""The outer and inner lines of a mask on the overlay: outer dashed, inner thin.
+"""What is drawn with the outline of a mask: its uncertain region hatched, the outer line dashed, the inner one thin.
 
-Regions and lines are computed by the first display or page that draws them, not by the inference thread: the mask does
-not wait for them, and a mask that nothing draws has none computed.
+Regions, hatching and lines are computed by the first display or page that draws them, not by the inference thread: the
+mask does not wait for them, and a mask that nothing draws has none computed.
 
 With OpenCV the lines are traced and drawn by it; without it they are the rims of the regions, in the same places.
 
@@ -18,33 +18,59 @@ import numpy as np
 from deploy.stream.state.overlay import Colour, Overlay
 from edgemt.io.contour_bands import Band
 from edgemt.io.opencv import find_opencv
+from edgemt.io.uncertain_region import hatching
 
 _DASH = 7  # length of a dash and of the gap after it, in line widths
 _SHIFT = 4  # fractional bits of OpenCV's coordinates
 
 
-class DeferredBands:
-    """The outer and inner regions of one mask and their lines, computed once, when a thread first needs them."""
+class DeferredMarks:
+    """The regions of one mask and their marks on an overlay, computed once, when a thread first needs them."""
 
-    def __init__(self, compute: Callable[[], tuple[Band, ...]], *, colours: Sequence[Colour]) -> None:
-        """`compute` returns the regions [h, w]; `colours`: one per class."""
-        self._compute, self._colours, self._lock = compute, colours, threading.RLock()
-        self._regions: tuple[Band, ...] | None = None
+    def __init__(
+        self,
+        *,
+        colours: Sequence[Colour],
+        bands: Callable[[], tuple[Band, ...]] = tuple,
+        uncertain: Callable[[], np.ndarray] | None = None,
+    ) -> None:
+        """Outer and inner regions [h, w] in the `colours` of their classes; the uncertain region, bool [h, w]."""
+        self._compute_bands, self._compute_uncertain, self._colours = bands, uncertain, colours
+        self._lock = threading.RLock()
+        self._bands: tuple[Band, ...] | None = None
+        self._uncertain: np.ndarray | None = None
         self._drawn: Overlay | None = None
 
     @property
-    def regions(self) -> tuple[Band, ...]:
+    def bands(self) -> tuple[Band, ...]:
         with self._lock:
-            if self._regions is None:
-                self._regions = self._compute()
-            return self._regions
+            if self._bands is None:
+                self._bands = self._compute_bands()
+            return self._bands
+
+    @property
+    def uncertain(self) -> np.ndarray | None:
+        with self._lock:
+            if self._uncertain is None and self._compute_uncertain is not None:
+                self._uncertain = self._compute_uncertain()
+            return self._uncertain
 
     def on(self, overlay: Overlay) -> Overlay:
-        """The overlay of the same mask with the lines added. Always call it with the same overlay."""
+        """The overlay of the same mask with the marks added. Always call it with the same overlay."""
         with self._lock:
             if self._drawn is None:
-                self._drawn = with_band_lines(overlay, self.regions, colours=self._colours)
+                below = with_hatching(overlay, self.uncertain)
+                self._drawn = with_band_lines(below, self.bands, colours=self._colours)
             return self._drawn
+
+
+def with_hatching(overlay: Overlay, region: np.ndarray | None) -> Overlay:
+    """The overlay of a picture with a region, bool [h, w], hatched beneath it."""
+    if region is None or not region.any():
+        return overlay
+    index, white = hatching(region, size=overlay.size)
+    colour = np.repeat(np.where(white, 255, 0).astype(np.uint8)[:, None], 3, axis=1)
+    return Overlay(overlay.size, np.concatenate([index, overlay.index]), np.concatenate([colour, overlay.colour]))
 
 
 def with_band_lines(overlay: Overlay, bands: Sequence[Band], *, colours: Sequence[Colour]) -> Overlay:

@@ -62,10 +62,15 @@ class DisplayState:
     """The newest frame, the newest mask, and the current problems of both. Safe for any number of threads."""
 
     def __init__(
-        self, limits: FreshnessLimits, *, model: str, masks: bool = True, clock: Clock = monotonic, claim: str = ""
+        self, limits: FreshnessLimits, *, model: str, masks: bool = True, clock: Clock = monotonic, claim: str = "",
+        uncertain_above: float | None = None,
     ) -> None:  # fmt: skip
-        """`claim`: what the outer and inner line of a mask mean; empty where none are drawn."""
+        """`claim`: what the outer and inner line of a mask mean; empty where none are drawn.
+
+        `uncertain_above`: the probability of a wrong class from which on pixels are hatched; None: none are.
+        """
         self.limits, self.model, self.clock, self.claim = limits, model, clock, claim
+        self.uncertain_above = uncertain_above
         self._masks = masks
         self._changed = threading.Condition()
         self._version = 0

@@ -14,7 +14,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy.stream.state.band_lines import DeferredBands
+from deploy.stream.state.band_lines import DeferredMarks
 from deploy.stream.state.overlay import Overlay, composite
 
 Clock = Callable[[], int]  # nanoseconds, never backwards
@@ -60,7 +60,7 @@ class InferenceResult:
     agreement: float | None = None  # foreground Dice with the previous mask, 0 to 1
     likeness: float | None = None  # similarity of the frame to the training frames, 0 to 1
     vote_delay_ms: float | None = None  # by which a vote of masks shows a change later; None without a vote
-    bands: DeferredBands | None = None  # outer and inner regions [h, w] of the classes, where their claim holds
+    marks: DeferredMarks | None = None  # outer and inner regions where their claim holds, and the uncertain region
     contours: str = ""  # why there are none; empty: there are, or the model has no margins
 
 
@@ -117,9 +117,9 @@ class DisplaySnapshot:
     result: InferenceResult | None = None  # only if it is fresh
 
     def drawn_overlay(self) -> Overlay:
-        """The overlay with the outer and inner lines of the mask; the first call computes them."""
-        bands = None if self.result is None else self.result.bands
-        return self.overlay if bands is None else bands.on(self.overlay)
+        """The overlay with the hatching and the outer and inner lines of the mask; the first call computes them."""
+        marks = None if self.result is None else self.result.marks
+        return self.overlay if marks is None else marks.on(self.overlay)
 
     def picture(self) -> np.ndarray | None:
         """uint8 [H, W, 3]: the frame with `drawn_overlay` on it; no other pixel differs. None without a frame."""

@@ -47,7 +47,10 @@ export class Figures {
     $("word").textContent = frozen ? `Live: ${name.toLowerCase()}` : name;
     $("notice").hidden = !["no-signal", "ended"].includes(status.state) || Boolean(frozen);
     $("notice").firstElementChild.textContent = STATE_NAMES[status.state];
-    const { claim } = this.about, dropped = Boolean(status.noLines);
+    const { claim, uncertain_above } = this.about, dropped = Boolean(status.noLines);
+    $("uncertain").hidden = uncertain_above === null;
+    if (uncertain_above !== null) $("uncertain").lastElementChild.textContent = "Hatched: uncertain. The network estimates "
+      + `that here the class of a pixel is wrong with a probability of ${Math.round(100 * uncertain_above)} % or more.`;
     $("claim").hidden = !claim;
     $("claim").classList.toggle("dropped", dropped);
     $("claim").lastElementChild.textContent = dropped ? `No dashed and thin line: ${status.noLines}.`

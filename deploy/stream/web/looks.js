@@ -42,13 +42,13 @@ export function unpack(data) {
   return message;
 }
 
-// The outer and inner regions of a mask, bytes of 0 and 1, from one bit per pixel.
+// The uncertain, outer and inner regions of a mask, bytes of 0 and 1, from one bit per pixel.
 function regions(data, start, { lines, record }) {
   const pixels = record.mask_size[0] * record.mask_size[1], size = Math.ceil(pixels / 8);
   return lines.map((line, i) => {
     const bits = new Uint8Array(data, start + i * size, size), grid = new Uint8Array(pixels);
     for (let k = 0; k < pixels; k++) grid[k] = (bits[k >> 3] >> (7 - (k & 7))) & 1;
-    return { value: line.class, outer: line.outer, grid };
+    return { value: line.class, outer: line.outer, uncertain: Boolean(line.uncertain), grid };
   });
 }
 

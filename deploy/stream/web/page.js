@@ -27,7 +27,9 @@ async function takeUpdate(update) {
   if (update.grid !== null) {
     const [height, width] = update.record.mask_size;
     update.drawn = { id: update.mask, grid: update.grid, height, width, paths: contours(update.grid, height, width) };
-    update.drawn.bands = update.regions.map((r) => ({ ...r, path: regionOutline(r.grid, height, width) }));
+    const regions = update.regions.map((r) => ({ ...r, path: regionOutline(r.grid, height, width) }));
+    update.drawn.bands = regions.filter((r) => !r.uncertain);
+    update.drawn.uncertain = regions.find((r) => r.uncertain && r.grid.includes(1)) ?? null;
   } else update.drawn = before && before.drawn && before.drawn.id === update.mask ? before.drawn : null;
   figures.count(update);
   live = update;
@@ -93,6 +95,7 @@ function drawn(pen, mask, width, height, ratio, opacity) {
     pen.drawImage(filling(mask.grid, mask.height, mask.width, colours, hidden), 0, 0, width, height);
     pen.globalAlpha = 1;
   }
+  if (mask.uncertain) hatch(pen, mask.uncertain.path, mask, width, height, ratio);
   pen.lineJoin = pen.lineCap = "round";
   const placed = (path) => {
     const scaled = new Path2D();
@@ -117,6 +120,21 @@ function drawn(pen, mask, width, height, ratio, opacity) {
       pen.stroke(scaled);
     }
   }
+}
+
+// Diagonal lines, white with a black rim, in the region where the class is uncertain.
+function hatch(pen, path, mask, width, height, ratio) {
+  const scaled = new Path2D();
+  scaled.addPath(path, new DOMMatrix([width / mask.width, 0, 0, height / mask.height, 0, 0]));
+  pen.save();
+  pen.clip(scaled, "evenodd");
+  pen.beginPath();
+  for (let x = 0; x < width + height; x += 9 * ratio) { pen.moveTo(x, 0); pen.lineTo(x - height, height); }
+  for (const [colour, thick] of [["#000a", 3.4], ["#fff", 1.5]]) {
+    [pen.strokeStyle, pen.lineWidth] = [colour, thick * ratio];
+    pen.stroke();
+  }
+  pen.restore();
 }
 
 // The picture as large as possible, the overlay with the resolution of the screen.
@@ -224,6 +242,14 @@ function bindControls() {
   });
 }
 
+// An entry of the legend of the full screen.
+function marked(kind, text) {
+  const [item, swatch] = ["li", "i"].map((tag) => document.createElement(tag));
+  swatch.className = kind;
+  item.append(swatch, text);
+  $("legend").append(item);
+}
+
 function listClasses() {
   about.classes.forEach(({ name, colour }, i) => {
     const [item, button, swatch, key] = ["li", "button", "i", "kbd"].map((tag) => document.createElement(tag));
@@ -239,6 +265,8 @@ function listClasses() {
     entry.append(swatch.cloneNode(), name);
     $("legend").append(entry);
   });
+  if (about.uncertain_above !== null) marked("hatch", "uncertain");
+  if (about.claim) { marked("dashes", "encloses the structure"); marked("thin", "lies within it"); }
 }
 
 about = await (await fetch("about.json")).json();

@@ -5,7 +5,8 @@ no message arrives. A picture or a mask that the page has already is not sent ag
 
     4 bytes: length of the JSON, big-endian | JSON | JPEG | mask, one byte per pixel | lines, one bit per pixel
 
-Lines are the outer and inner regions of the classes, in the order of `lines` in the JSON, each padded to a byte.
+Lines are the uncertain region and the outer and inner regions of the classes, in the order of `lines` in the JSON, each
+padded to a byte.
 
 Shapes: H W of the picture, h w of the mask.
 """
@@ -56,6 +57,7 @@ class PageUpdates:
             "budget_ms": display_state.limits.budget_ms,
             "no_signal_ms": display_state.limits.no_signal_ms,
             "claim": display_state.claim,
+            "uncertain_above": display_state.uncertain_above,
         }
         self.ended = False  # part of every message
         self._lock = threading.Lock()
@@ -115,11 +117,15 @@ class PageUpdates:
 
 
 def _regions(snapshot: DisplaySnapshot) -> list[tuple[dict[str, Any], bytes]]:
-    """({"class": value, "outer": bool}, bits) of each region of the mask that is shown."""
-    bands = snapshot.result.bands if snapshot.result is not None else None
-    return [
+    """({"class": value, "outer": bool}, or {"uncertain": true}, and bits) of each region of the mask that is shown."""
+    marks = snapshot.result.marks if snapshot.result is not None else None
+    if marks is None:
+        return []
+    unsure = marks.uncertain
+    hatched = [] if unsure is None else [({"uncertain": True}, np.packbits(unsure).tobytes())]
+    return hatched + [
         ({"class": band.value, "outer": region is band.outer}, np.packbits(region).tobytes())
-        for band in (bands.regions if bands is not None else ())
+        for band in marks.bands
         for region in (band.outer, band.inner)
         if region is not None
     ]

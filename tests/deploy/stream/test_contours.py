@@ -10,7 +10,7 @@ import pytest
 
 from deploy.stream.inference.contours import StreamContours, stream_contours
 from deploy.stream.state import band_lines
-from deploy.stream.state.band_lines import DeferredBands, line_pixels, with_band_lines
+from deploy.stream.state.band_lines import DeferredMarks, line_pixels, with_band_lines
 from deploy.stream.state.display_state import DisplayState, FreshnessLimits
 from deploy.stream.state.frames import Frame, InferenceResult
 from deploy.stream.state.overlay import composite, empty_overlay
@@ -87,9 +87,9 @@ def test_a_mask_does_not_wait_for_its_lines_and_they_are_computed_once() -> None
 
     state = DisplayState(FreshnessLimits(60_000, 60_000), model="tiny@0")
     frame = Frame(1, np.full((64, 80, 3), 9, np.uint8), state.clock())
-    bands = DeferredBands(compute, colours=COLOURS)
+    marks = DeferredMarks(bands=compute, colours=COLOURS)
     state.put_frame(frame)
-    state.put_result(InferenceResult(frame, organ(), empty_overlay((64, 80)), state.clock(), bands=bands))
+    state.put_result(InferenceResult(frame, organ(), empty_overlay((64, 80)), state.clock(), marks=marks))
     snapshot = state.snapshot()
     assert (calls, snapshot.overlay.index.size) == ([], 0)
     pictures: list[np.ndarray | None] = []
@@ -123,7 +123,7 @@ def test_the_page_gets_the_regions_with_a_new_mask_and_the_reason_in_the_record(
         message = json.loads(data[4 : 4 + length])
         return message, data[4 + length + message["jpeg_bytes"] + message["mask_bytes"] :]
 
-    message, lines = show(1, bands=DeferredBands(lambda: bands, colours=COLOURS))
+    message, lines = show(1, marks=DeferredMarks(bands=lambda: bands, colours=COLOURS))
     assert message["lines"] == [{"class": 1, "outer": True}, {"class": 1, "outer": False}]
     outer, inner = (
         np.unpackbits(np.frombuffer(part, np.uint8))[: 64 * 80].reshape(64, 80) for part in (lines[:640], lines[640:])

@@ -113,9 +113,13 @@ def test_killed_worker_process_is_restarted(ship: Path) -> None:
     opened.runner.close()
 
 
-def test_worker_process_gives_same_masks_and_one_line_errors(ship: Path, tmp_path: Path) -> None:
+def test_worker_process_gives_same_outputs_and_one_line_errors(tmp_path: Path) -> None:
+    ship = make_ship(tmp_path / "both", uncertainty=True).folder
     child = WorkerProcess(ship, hang_ms=10_000, runtime="onnxruntime", file="fp32", threads=1)
     assert np.array_equal(child(frame(3)[None])[0], expected(frame(3)))
+    assert child.has_uncertainty
+    mask, values = child.with_uncertainty(frame(4)[None])
+    assert np.array_equal(mask[0], expected(frame(4))) and np.array_equal(values[0], frame(4).max(-1))
     child.process.send_signal(signal.SIGSTOP)
     child._hang_s = 0.05
     with pytest.raises(Exception, match="did not answer"):

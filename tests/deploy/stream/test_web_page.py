@@ -21,6 +21,7 @@ from checkout import ROOT
 from PIL import Image
 
 from deploy.stream.outputs.base import OutputContext, is_recording, recording
+from deploy.stream.state.band_lines import DeferredMarks
 from deploy.stream.state.display_state import DisplayState, FreshnessLimits
 from deploy.stream.state.frames import Frame, InferenceResult
 from deploy.stream.state.overlay import empty_overlay, outline
@@ -401,19 +402,28 @@ def test_update_has_rejection_reason_without_signal(live: tuple[DisplayState, Pa
 @pytest.mark.parametrize("size", [(1280, 720), (540, 760)])
 def test_browser_shows_drift_warning_layout_and_end(size: tuple[int, int], tmp_path: Path) -> None:
     on = context(budget_ms=10_000, no_signal_ms=20_000)
+    on.display_state.uncertain_above = 0.2
     page, stop, likeness = Page(on), threading.Event(), [0.9]
+    unsure = np.zeros((45, 80), bool)
+    unsure[5:15, 30:60] = True
 
     def feed() -> None:
         number = 0
         while not stop.wait(0.2):
             number += 1
             on.display_state.put_frame(new := frame(number))
-            on.display_state.put_result(replace(result(new), likeness=likeness[0]))
+            marks = DeferredMarks(colours=COLOURS, uncertain=lambda: unsure)
+            on.display_state.put_result(replace(result(new), likeness=likeness[0], marks=marks))
 
     feeding = threading.Thread(target=feed)
     feeding.start()
     text = "document.getElementById('{}').textContent"
     inside = "(() => { const b = document.getElementById('{}').getBoundingClientRect();"
+    white_pixels = """(([x, y, w, h]) => { const c = document.getElementById('overlay');
+        const d = c.getContext('2d').getImageData(x * c.width, y * c.height, w * c.width, h * c.height).data;
+        let n = 0;
+        for (let i = 0; i < d.length; i += 4) n += Math.min(d[i], d[i + 1], d[i + 2], d[i + 3]) > 230;
+        return n; })([%s])"""
     inside += "return b.width > 0 && b.top >= 0 && b.bottom <= innerHeight; })()"
     try:
         with headless_chromium.tab(tmp_path / "profile", size=size) as tab:
@@ -421,6 +431,11 @@ def test_browser_shows_drift_warning_layout_and_end(size: tuple[int, int], tmp_p
             tab.until("document.body && document.body.dataset.state === 'fresh'")
             assert tab.value(text.format("strip-word")) == "Fresh" and tab.value(text.format("size")) == "160 × 90"
             assert all(tab.value(inside.replace("{}", name)) for name in ("freeze", "snapshot", "masks", "full"))
+            assert "Hatched: uncertain" in tab.value(text.format("uncertain")) and "20 %" in tab.value(
+                text.format("uncertain")
+            )
+            white = {part: tab.value(white_pixels % part) for part in ("0.4, 0.12, 0.3, 0.2", "0.05, 0.7, 0.3, 0.2")}
+            assert list(white.values())[0] > 100 and list(white.values())[1] == 0
             likeness[0] = 0.1
             tab.until("document.body.classList.contains('unlike')")
             assert tab.value(text.format("strip-word")) == "Unlike training"
@@ -429,6 +444,7 @@ def test_browser_shows_drift_warning_layout_and_end(size: tuple[int, int], tmp_p
             assert colour == warned and tab.value("getComputedStyle(document.getElementById('word')).color") != plain
             tab.press("f")
             tab.until("document.fullscreenElement !== null")
+            assert tab.value(text.format("legend")).endswith("uncertain")
             assert tab.until(f"({inside.replace('{}', 'legend')}) && ({inside.replace('{}', 'strip-age')})")
             likeness[0] = 0.9
             tab.until("!document.body.classList.contains('unlike')")
