@@ -12,12 +12,14 @@ from pathlib import Path
 import pytest
 from tiny_flags import TINY, TINY_VOLUMES
 
+from deploy.measurement import variants
 from edgemt.telemetry import switch_off
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a background shell; those we start would be deaf
     signal.signal(signal.SIGINT, signal.default_int_handler)
 switch_off()  # a test may import a runtime before anything of the package
+variants.BUSY = float("inf")  # the processes of a test run disturb each other: each package would be timed three times
 os.fsync = lambda handle: None  # no test cuts the power, and a flush waits for everybody else's writes
 
 try:
@@ -32,10 +34,12 @@ try:
 except ImportError:
     pass
 
-try:  # the exporter reads the signatures of 500 operators anew for every graph: a fifth of an export
+try:  # for every graph the exporter reads the signatures of 500 operators anew, and for every batch norm their names
+    from torch._export import utils as export_utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))
+    export_utils._materialize_cpp_cia_ops = cache(export_utils._materialize_cpp_cia_ops)
 except (ImportError, AttributeError):  # another version of torch, or none
     pass
 

@@ -32,6 +32,8 @@ LAYERS = {
         {"edgemt.training"},
         {"edgemt.artefacts", "edgemt.report", "edgemt.testing"},
         {"edgemt.inference", "edgemt.zoo"},
+        {"edgemt.data_report"},
+        {"edgemt.selection"},
         {"edgemt.pipeline"},
         {"edgemt.recipes"},
         {"edgemt.comparison"},

@@ -6,7 +6,9 @@ import ast
 import re
 import shlex
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -17,7 +19,8 @@ from label_samples import colonoscopy
 from PIL import Image
 from tiny_flags import TINY, TINY_VOLUMES
 
-from edgemt import cli
+from edgemt import cli, recipes
+from edgemt.artefacts import stage_folder
 from edgemt.convert.nrrd_file import write_nrrd
 from edgemt.data import phantom2d
 from edgemt.io import zoo_paths
@@ -140,7 +143,21 @@ def zoo(packed: Path, tmp_path: Path) -> Path:
     return shutil.copytree(packed, tmp_path / "zoo")
 
 
-@pytest.mark.parametrize("command", [c for c in COMMANDS if not c.startswith("pip")])
+# kvasir_cpu and phantom_volumes are run to the end; here the same stages would be run with other data
+TO_THE_STUDENT = ("edgemt run acdc_cpu", "edgemt run la_vnet_cpu")
+
+
+def commands() -> Iterator[Any]:
+    """Every command, in the order of the pages; of `TO_THE_STUDENT` the later stages are in the slow suite."""
+    for command in COMMANDS:
+        if command.startswith(TO_THE_STUDENT):
+            yield pytest.param(command, marks=pytest.mark.slow)
+            yield command.replace("edgemt run", "edgemt distil", 1)
+        elif not command.startswith("pip"):
+            yield command
+
+
+@pytest.mark.parametrize("command", [*commands()])
 def test_every_command_of_the_readme_runs(command: str, reader: Path, request, monkeypatch, capsys) -> None:
     monkeypatch.chdir(reader)
     program, *args = shlex.split(command)
@@ -156,11 +173,23 @@ def test_every_command_of_the_readme_runs(command: str, reader: Path, request, m
         args += SMALL
     if args[0] in ("run", "distil"):
         args += OWN.get(args[1], SMALL)
+    if "atrium/ship" in command and not (reader / "runs" / "atrium" / "ship").exists():
+        shutil.copytree(reader / "runs" / "chamber" / "ship", reader / "runs" / "atrium" / "ship")
     if "polyps/ship" in command and not (reader / "runs" / "polyps").exists():
         pytest.fail("runs/polyps is used before a command makes it")
     cli.main(args)
     said = capsys.readouterr()
     assert (said.err if args[0] == "stream" else said.out).strip()
+
+
+def test_the_resolution_of_a_recipe_reaches_the_ship(reader: Path, monkeypatch) -> None:
+    monkeypatch.chdir(reader)
+    if not Path("runs/polyps/ship").exists():  # when this test runs alone; otherwise a command of the README made it
+        data = ["--data.root=frames", "--data.labelled=labelled.txt"]
+        cli.main(["export", "kvasir_cpu", *data, "--out=runs/polyps", *OWN["kvasir_cpu"]])
+    cards = [stage_folder.read_card(Path("runs/polyps") / stage) for stage in ("student", "slim", "ship")]
+    assert recipes.load("kvasir_cpu").student.resolution == 0.75
+    assert all(card.network["options"]["resolution"] == 0.75 and card.size == (64, 64) for card in cards)
 
 
 def test_the_two_install_commands_name_extras_that_exist() -> None:
@@ -176,8 +205,6 @@ def test_the_two_install_commands_name_extras_that_exist() -> None:
 
 @pytest.mark.parametrize("snippet", [s for s in SNIPPETS if "def " in s])
 def test_every_recipe_of_the_readme_loads(snippet: str, tmp_path: Path) -> None:
-    from edgemt import recipes
-
     file = tmp_path / "polyps.py"
     file.write_text(snippet)
     names = [node.name for node in ast.parse(snippet).body if isinstance(node, ast.FunctionDef)]

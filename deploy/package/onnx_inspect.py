@@ -14,6 +14,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass, field
+from hashlib import sha256
 from pathlib import Path
 
 import numpy as np
@@ -83,7 +84,24 @@ def read_graph_file(path: str | Path) -> OnnxSummary:
 
 
 def parse_graph(content: bytes, *, source: str | Path) -> OnnxSummary:
-    """Summary of the bytes of an ONNX file; `source` is named in errors."""
+    """Summary of the bytes of an ONNX file; `source` is named in errors.
+
+    The latest ones are remembered by the hash of the bytes: a package is opened with the same graphs again and again.
+    """
+    digest = sha256(content).digest()
+    summary = _LATEST.get(digest)
+    if summary is None:
+        summary = _LATEST[digest] = _summary(content, source=source)
+        if len(_LATEST) > _MOST:
+            _LATEST.pop(next(iter(_LATEST)), None)
+    return summary
+
+
+_LATEST: dict[bytes, OnnxSummary] = {}  # hash of the bytes of a file -> summary, the oldest first
+_MOST = 32
+
+
+def _summary(content: bytes, *, source: str | Path) -> OnnxSummary:
     found = _Walk()
     try:
         found.walk(memoryview(content), "model", 0)

@@ -93,7 +93,7 @@ def _bench_recipe(command: Bench, rest: list[str]) -> None:
             raise ValueError(f"--{name}: of a ship folder alone; run the recipe, then bench its ship folder")
     data = [("--data.root", command.root), ("--data.val", command.val)]
     rest = [*rest, *(argument for flag, value in data if value for argument in (flag, str(value)))]
-    recipe = override(recipes.load(str(command.target)), rest, prog=f"edgemt bench {command.target}")
+    recipe = override(recipes.load(str(command.target), rest), rest, prog=f"edgemt bench {command.target}")
     out = command.out or Path("runs") / recipe.name
     flow.run(recipe, out, until="ship")
     options = _bench_options(command, recipe.bench)

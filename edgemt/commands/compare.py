@@ -68,7 +68,7 @@ def compare(command: Compare, rest: list[str]) -> None:
             raise ValueError(f"compare: --draw-labelled draws the labelled patients; leave out {flag}")
     for name in command.methods:
         runs.method_of(name)
-    recipe = override(recipes.load(command.recipe), rest, prog="edgemt compare METHOD --recipe " + command.recipe)
+    recipe = override(recipes.load(command.recipe, rest), rest, prog="edgemt compare METHOD --recipe " + command.recipe)
     out = command.out or Path("runs") / f"compare-{recipe.name}"
     store = command.results or out / comparison.RESULTS
     if command.seed is not None:

@@ -111,7 +111,7 @@ def _serve(command: Export, rest: list[str]) -> None:
         from edgemt.pipeline import flow
         from edgemt.pipeline.overrides import override
 
-        recipe = override(recipes.load(command.recipe), rest, prog=f"edgemt export {command.recipe}")
+        recipe = override(recipes.load(command.recipe, rest), rest, prog=f"edgemt export {command.recipe}")
         run = command.out or Path("runs") / recipe.name
         folder, out = flow.run(recipe, run, until="ship", overwrite=command.overwrite), None
     print(export_to_server(open_package(folder), out or folder.resolve().parent / "serve" / command.serve, options))

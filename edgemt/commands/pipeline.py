@@ -66,7 +66,7 @@ def run_until(command: RecipeCommand, rest: list[str], *, until: str) -> None:
     from edgemt.pipeline.overrides import override
 
     recipe = override(
-        recipes.load(command.recipe), rest, prog=f"edgemt {type(command).__name__.lower()} {command.recipe}"
+        recipes.load(command.recipe, rest), rest, prog=f"edgemt {type(command).__name__.lower()} {command.recipe}"
     )
     folder = flow.run(recipe, command.out or Path("runs") / recipe.name, until=until, overwrite=command.overwrite)
     if process_rank.is_main_process():

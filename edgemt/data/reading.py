@@ -64,7 +64,7 @@ class Reading:
     def mask(self, case: Case) -> MaskFile:
         """The mask of a case, or of the volume of a slice, upright and in the case's axis order."""
         path = str(case.label)
-        found = self.decoded.take(path) or _decode(case, compare=self.compare)
+        found = self.decoded.take(path) or decode_mask(case, compare=self.compare)
         if not self.masks_as_stored or case.slice is not None or not file_types.is_image(case.image):
             return found
         header = self.headers.get(case.image) or image_header(case.image)
@@ -89,14 +89,14 @@ def decide_reading(
     labels = {case.label: case for case in cases if case.label is not None and not _phantom(case.label)}
     evidence, decoded = [], MaskCache()
     for path, case in labels.items():
-        found = _decode(case, compare=compare)
+        found = decode_mask(case, compare=compare)
         evidence.append(found.evidence)
         decoded.put(str(path), found)
     rule = decide_masks(evidence, classes=classes, threshold=mask_threshold)
     deep = [headers[path].deep if path in headers else is_deep(path) for path in images]
     chosen = decide(depth, window, deep)
     shapes = {str(path): decoded.arrays[str(path)].array.shape for path in labels if str(path) in decoded.arrays}
-    stored, notes = _fit_stored_orientation(labels.values(), headers, shapes)
+    stored, notes = fit_stored_orientation(labels.values(), headers, shapes)
     if turned := _turned_slices(images.values()):
         notes += (f"EXIF: slices of {turned} volumes turned upright, their masks are taken as drawn on those",)
     if (unknown := _places_unknown(labels.values())) and compare:
@@ -110,7 +110,11 @@ def decide_reading(
     return Reading(rule, chosen, stored, compare, notes, rule.shares(evidence), headers, decoded)
 
 
-def _decode(case: Case, *, compare: bool) -> MaskFile:
+def decode_mask(case: Case, *, compare: bool) -> MaskFile:
+    """The mask of a case as stored, or of the volume of a slice in the case's axis order, with its evidence.
+
+    Raises ValueError, naming the file, for one that cannot be decoded, and with `compare` for one at another place.
+    """
     path = str(case.label)
     if _phantom(path):
         return of_array(phantom3d.volume(phantom3d.seed_of(path))[1], path)
@@ -146,10 +150,13 @@ def _places_unknown(cases: Iterable[Case]) -> int:
     return sum(bool(a.affines or b.affines) and (not b.affines or says_nothing(a, b)) for a, b in places)
 
 
-def _fit_stored_orientation(
+def fit_stored_orientation(
     cases: Iterable[Case], headers: dict[str, Header], shapes: dict[str, tuple[int, ...]]
 ) -> tuple[bool, tuple[str, ...]]:
-    """(whether masks fit only the images as stored, notes). Raises ValueError where some do and others do not."""
+    """(whether masks fit only the images as stored, before EXIF, notes).
+
+    headers: by image; shapes: [H, W] of each mask, by label. Raises ValueError where some do and others do not.
+    """
     stored: list[Case] = []
     turned: list[Case] = []
     either: list[Case] = []

@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 from edgemt.errors import unknown_name_message
 from edgemt.pipeline.recipe import Int8Stage, PruneStage, Recipe, StudentOptions, TeacherOptions
-from edgemt.recipes import acdc, kvasir, left_atrium, phantom
+from edgemt.recipes import acdc, auto, kvasir, left_atrium, phantom
 
-RECIPES: dict[str, Callable[[], Recipe]] = {
+BASES: dict[str, Callable[[], Recipe]] = {
     "phantom": phantom.phantom,
     "acdc_cpu": acdc.acdc_cpu,
     "acdc_slices": acdc.acdc_slices,
@@ -21,20 +21,24 @@ RECIPES: dict[str, Callable[[], Recipe]] = {
     "la": left_atrium.la,
     "phantom_volumes": phantom.phantom_volumes,
 }
+RECIPES = {"auto": auto.auto, **BASES}
 
 __all__ = ["RECIPES", "Int8Stage", "PruneStage", "Recipe", "StudentOptions", "TeacherOptions", "load"]
 
 
-def load(name: str) -> Recipe:
-    """The recipe with this name, or of `file.py:function`.
+def load(name: str, args: Sequence[str] = ()) -> Recipe:
+    """The recipe with this name, of `file.py:function`, or of a recipe.json that `edgemt data` wrote.
 
+    args: the flags that will be applied to it; `auto` reads the folder that they name.
     Raises ValueError with the nearest name for an unknown one, and with the reason for a file that gives no recipe.
     """
     if ".py:" in name:
         return _from_file(name)
+    if name.endswith(".json"):
+        return auto.from_file(Path(name), BASES)
     if name not in RECIPES:
         raise ValueError(unknown_name_message("recipe", name, RECIPES) + ", or write file.py:function")
-    return RECIPES[name]()
+    return auto.from_arguments(args, BASES) if name == auto.NAME else RECIPES[name]()
 
 
 def _from_file(name: str) -> Recipe:

@@ -33,7 +33,7 @@ _CHAR = 7.0  # width of a character of DejaVu Sans, which the PNG is set in; fon
 _PNG_DPI, _PNG_MARGIN = 144, 14.0
 _SHAPES = ("o", "s", "D", "^")
 # nothing depends on a user's matplotlibrc, on the time, or on a random number; a dollar sign starts no formula
-_STYLE: dict[str, Any] = {
+STYLE: dict[str, Any] = {
     "font.family": ["DejaVu Sans"],
     "font.size": _FONT,
     "svg.fonttype": "none",
@@ -47,7 +47,7 @@ def draw_pictures(record: Mapping[str, Any]) -> dict[Picture, Figure]:
     """The pictures that the record has numbers for. Raises ModuleNotFoundError without matplotlib."""
     from matplotlib import style
 
-    with style.context(["default", _STYLE]):
+    with style.context(["default", STYLE]):
         drawn: dict[Picture, Figure | None] = {"accuracy_latency": _accuracy_latency(record), "curves": _curves(record)}
     return {name: picture for name, picture in drawn.items() if picture is not None}
 
@@ -61,7 +61,7 @@ def save_png(picture: Figure, file: Path) -> None:
 
     extent = Bbox.from_bounds(0, 0, *picture.get_size_inches()).padded(_PNG_MARGIN / 72)
     labels = picture.findobj(lambda artist: isinstance(artist, Text) and artist.get_gid() == "label")
-    with style.context(["default", _STYLE]), atomic_write(file) as part:
+    with style.context(["default", STYLE]), atomic_write(file) as part:
         for label in labels:
             label.set_path_effects([withStroke(linewidth=3.5, foreground=COLOURS["paper"])])
         picture.savefig(part, format="png", dpi=_PNG_DPI, bbox_inches=extent)
@@ -78,7 +78,7 @@ def inline_svg(picture: Figure, title: str) -> str:
     from matplotlib import style
 
     buffer = io.StringIO()
-    with style.context(["default", _STYLE]):
+    with style.context(["default", STYLE]):
         picture.savefig(buffer, format="svg", metadata={"Date": None}, transparent=True)
     root = ElementTree.fromstring(buffer.getvalue())
     body = "".join(filter(None, (_element(child) for child in root)))
@@ -131,26 +131,26 @@ def _accuracy_latency(record: Mapping[str, Any]) -> Figure | None:
     heights = [t.dice for t in points if t.dice is not None] + [float(s["dice"]) for s in untimed]
     x = Axis(min(reach) / 1.6, max(reach) * 1.6, 0.0, 1.0, log=True)
     y = Axis(*padded_range(heights, least=0.02, low=0.0, high=1.0, pad=0.22), 0.0, 1.0)
-    picture = _canvas(418.0)
-    axes = _panel(picture, (56.0, 28.0, 868.0, 366.0), x, y, x_label=lambda v: figure(v, 1))
+    picture = canvas(418.0)
+    axes = panel(picture, (56.0, 28.0, 868.0, 366.0), x, y, x_label=lambda v: figure(v, 1))
     colour, runtimes = families(stages), list(dict.fromkeys(t.runtime for t in points))
     axes.axvspan(DEADLINE_MS, x.high, color=COLOURS["late"], alpha=0.06, linewidth=0)
     axes.axvline(DEADLINE_MS, color=COLOURS["late"], linewidth=1.2, linestyle=(0, (4, 3)))
     due = f"{DEADLINE_MS:.0f} ms, one frame at {1000 / DEADLINE_MS:.0f} Hz"
-    _caption(axes, (x(DEADLINE_MS), 1.0), (0.0, 9.0), due, ha="center", color=COLOURS["late"])
-    _caption(axes, (0.0, 1.0), (-56.0, 9.0), "Dice")
-    _caption(axes, (1.0, 0.0), (0.0, -44.0), "latency of one frame, ms: median, line to p99", ha="right")
+    caption(axes, (x(DEADLINE_MS), 1.0), (0.0, 9.0), due, ha="center", color=COLOURS["late"])
+    caption(axes, (0.0, 1.0), (-56.0, 9.0), "Dice")
+    caption(axes, (1.0, 0.0), (0.0, -44.0), "latency of one frame, ms: median, line to p99", ha="right")
     taken: list[Box] = []
     marks = [axes.transData.transform((t.p50_ms, t.dice)) for t in points]
     for stage in untimed:
         name, dice = str(stage.get("name", "")), float(stage["dice"])
         axes.axhline(dice, color=_tone(colour, name), linewidth=1.2, linestyle=(0, (6, 4)))
-        words = f"{_printable(name, 32)}, not timed"
+        words = f"{printable(name, 32)}, not timed"
         width, up = _CHAR * len(words), float(axes.transData.transform((x.low, dice))[1])
         sides: list[Box] = [(62.0, up, 62.0 + width, up + 18), (862.0 - width, up, 862.0, up + 18)]
         side = min(sides, key=lambda box: sum(_inside(box, point) for point in marks))
         middle = (side[0] + side[2]) / 2 - 56.0
-        _caption(axes, (0.0, y(dice)), (middle, 5.0), words, ha="center", color=_tone(colour, name), gid="label")
+        caption(axes, (0.0, y(dice)), (middle, 5.0), words, ha="center", color=_tone(colour, name), gid="label")
         taken.append(side)
     for t in points:
         tone, ends = _tone(colour, t.stage), (t.p50_ms, t.p99_ms or t.p50_ms)
@@ -162,13 +162,13 @@ def _accuracy_latency(record: Mapping[str, Any]) -> Figure | None:
         axes.plot([t.p50_ms], [t.dice], shape, color=tone, markersize=10, markeredgecolor=COLOURS["paper"])
     along = 5.0
     for i, runtime in enumerate(runtimes):
-        name = _printable(runtime, 32)
+        name = printable(runtime, 32)
         axes.plot([along / 812.0], [-40.0 / 338.0], _SHAPES[i % len(_SHAPES)], color=COLOURS["soft"], markersize=9,
                   transform=axes.transAxes)  # fmt: skip
-        _caption(axes, (0.0, 0.0), (along + 11.0, -44.0), name)
+        caption(axes, (0.0, 0.0), (along + 11.0, -44.0), name)
         along += 36.0 + _CHAR * len(name)
     _label_stages(axes, points, colour, [best for s in stages if (best := fastest(s)) in points], taken)
-    return _unclipped(picture)
+    return unclipped(picture)
 
 
 def _label_stages(
@@ -180,7 +180,7 @@ def _label_stages(
         x, y = axes.transData.transform((t.p50_ms, t.dice or 0.0))
         return float(x), float(y)
 
-    names, box = [_printable(t.stage, 32) for t in marked], axes.bbox
+    names, box = [printable(t.stage, 32) for t in marked], axes.bbox
     taken = [*taken, *(halo(*at(t)) for t in points if t not in marked)]
     bounds = (box.x0, box.y0, box.x1, box.y1)
     spots = place_labels([at(t) for t in marked], [_CHAR * len(name) for name in names], bounds=bounds, taken=taken)
@@ -202,19 +202,19 @@ def _curves(record: Mapping[str, Any]) -> Figure | None:
         terms = {name: bins for name, bins in terms.items() if bins}
         dice = binned(val.get("step") or (), val.get("dice") or ())
         if terms or dice:
-            rows.append((_printable(str(stage), 32), terms, dice))
+            rows.append((printable(str(stage), 32), terms, dice))
     if not rows:
         return None
     pitch = 252.0
-    picture = _canvas(pitch * len(rows))
+    picture = canvas(pitch * len(rows))
     for i, (stage, terms, dice) in enumerate(rows):
         top, bottom = pitch * i + 30.0, pitch * i + 208.0
         if terms:
-            end = 430.0 - 14.0 - _CHAR * max(len(_printable(name, 18)) for name in terms)
+            end = 430.0 - 14.0 - _CHAR * max(len(printable(name, 18)) for name in terms)
             _curve_panel(picture, (56.0, top, end, bottom), terms, f"{stage}: loss terms", dots=False)
         if dice:
             _curve_panel(picture, (516.0, top, 862.0, bottom), {"Dice": dice}, f"{stage}: validation Dice", dots=True)
-    return _unclipped(picture)
+    return unclipped(picture)
 
 
 def _curve_panel(picture: Figure, box: Box, runs: Mapping[str, list[Bin]], title: str, *, dots: bool) -> None:
@@ -229,9 +229,9 @@ def _curve_panel(picture: Figure, box: Box, runs: Mapping[str, list[Bin]], title
         low, high = padded_range(reach, least=0.02 if dots else 1e-3)
         y = Axis(max(low, 0.0) if dots else min(0.0, min(reach)), high, 0.0, 1.0)
     x = Axis(min(0.0, *steps), max(*steps, 1.0), 0.0, 1.0)
-    axes = _panel(picture, box, x, y, x_label=step_label)
-    _caption(axes, (0.0, 1.0), (-56.0, 14.0), title + (", logarithmic" if log else ""))
-    _caption(axes, (1.0, 0.0), (0.0, -34.0), "steps", ha="right")
+    axes = panel(picture, box, x, y, x_label=step_label)
+    caption(axes, (0.0, 1.0), (-56.0, 14.0), title + (", logarithmic" if log else ""))
+    caption(axes, (1.0, 0.0), (0.0, -34.0), "steps", ha="right")
     tones = {name: COLOURS[f"s{i % TONES}"] for i, name in enumerate(runs)}
     for name, run in runs.items():
         at, lows, mean, highs = zip(*run, strict=True)
@@ -242,16 +242,17 @@ def _curve_panel(picture: Figure, box: Box, runs: Mapping[str, list[Bin]], title
         height = box[3] - box[1]
         ends = spread([height * (1 - y(run[-1][2])) for run in runs.values()], gap=15, low=4, high=height)
         for name, end in zip(runs, ends, strict=True):
-            _caption(axes, (1.0, 1.0), (7.0, -end - 4.0), _printable(name, 18), color=tones[name])
+            caption(axes, (1.0, 1.0), (7.0, -end - 4.0), printable(name, 18), color=tones[name])
 
 
-def _canvas(height: float) -> Figure:
+def canvas(height: float) -> Figure:
+    """An empty picture as wide as the page."""
     from matplotlib.figure import Figure
 
     return Figure(figsize=(_WIDTH / 72, height / 72), dpi=72, facecolor=COLOURS["paper"])
 
 
-def _panel(picture: Figure, box: Box, x: Axis, y: Axis, *, x_label: Any) -> Any:
+def panel(picture: Figure, box: Box, x: Axis, y: Axis, *, x_label: Any) -> Any:
     """Axes without a frame that cover `box`, with the ticks of `x` and `y` and horizontal grid lines."""
     left, top, right, bottom = box
     height = picture.get_figheight() * 72
@@ -270,7 +271,7 @@ def _panel(picture: Figure, box: Box, x: Axis, y: Axis, *, x_label: Any) -> Any:
     return axes
 
 
-def _caption(axes: Any, at: tuple[float, float], offset: tuple[float, float], words: str, **style: Any) -> None:
+def caption(axes: Any, at: tuple[float, float], offset: tuple[float, float], words: str, **style: Any) -> None:
     """Text at a fraction of the axes, moved by `offset` units (right, up)."""
     style = {"color": COLOURS["soft"], **style}
     axes.annotate(words, at, offset, xycoords="axes fraction", textcoords="offset points", **style)
@@ -282,7 +283,7 @@ def _inside(box: Box, point: Sequence[float], reach: float = 6.0) -> bool:
     return across and box[1] - reach <= point[1] <= box[3] + reach
 
 
-def _unclipped(picture: Figure) -> Figure:
+def unclipped(picture: Figure) -> Figure:
     """Without clip paths, which the marks do not need: everything lies within its axes."""
     for artist in picture.findobj():
         artist.set_clip_on(False)
@@ -293,6 +294,6 @@ def _tone(colour: Mapping[str, int], stage: str) -> str:
     return COLOURS[f"s{colour.get(family(stage), 0) % TONES}"]
 
 
-def _printable(name: str, most: int) -> str:
+def printable(name: str, most: int) -> str:
     """The name in at most `most` characters, without control characters, which XML does not allow."""
     return truncate("".join(c if c.isprintable() else " " for c in name), most)

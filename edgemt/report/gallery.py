@@ -134,5 +134,5 @@ def _scale(frame: np.ndarray) -> int:
 
 def _png(image: np.ndarray) -> str:
     buffer = io.BytesIO()
-    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG", optimize=True)
+    Image.fromarray(np.ascontiguousarray(image)).save(buffer, "PNG")
     return "data:image/png;base64," + base64.b64encode(buffer.getvalue()).decode("ascii")

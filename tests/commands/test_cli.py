@@ -95,5 +95,5 @@ def test_every_recipe_survives_its_own_overrides() -> None:
     from edgemt.pipeline.overrides import override
 
     for name in recipes.RECIPES:
-        changed = override(recipes.load(name), ["--seed", "7", "--teacher.method", "ua_mt"], prog="edgemt run")
+        changed = override(recipes.RECIPES[name](), ["--seed", "7", "--teacher.method", "ua_mt"], prog="edgemt run")
         assert changed.seed == 7 and type(changed.teacher.method.target).__name__ == "UncertaintyMasked"

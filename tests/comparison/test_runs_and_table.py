@@ -31,7 +31,7 @@ from edgemt.report.comparison_page import comparison_page, comparison_picture, c
 
 TINY = [
     *("--data.size", "32", "32", "--data.phantom", "3", "4", "4", "--teacher.widths", "2", "4", "4", "4", "4"),
-    *("--teacher.schedule.steps=20", "--teacher.schedule.labelled=2", "--teacher.schedule.unlabelled=2"),
+    *("--teacher.schedule.steps=8", "--teacher.schedule.labelled=2", "--teacher.schedule.unlabelled=2"),
     *("--teacher.schedule.validations=1", "--teacher.schedule.patience=5"),
     *("--teacher.schedule.precision=32-true", "--threads=1"),
 ]
@@ -106,7 +106,7 @@ def test_a_method_that_fails_is_a_row_that_says_so(compared):
 
 def test_the_table_says_what_was_measured_and_how(compared):
     text = (compared / "table.md").read_text()
-    for words in ("20 steps of 2 labelled and 2 unlabelled rows", "last weights", "paired by case and seed"):
+    for words in ("8 steps of 2 labelled and 2 unlabelled rows", "last weights", "paired by case and seed"):
         assert words in text
     assert "| mean_teacher | average |" in text and "| cps | student |" in text
     assert "Difference of each seed; the interval is of patients alone." in text

@@ -12,7 +12,6 @@ import torch
 from nvidia_parser import accepted_by_nvidia_parser
 from torch import nn
 
-import students
 from deploy import export
 from deploy.export import DeployableModel, check, export_onnx, export_openvino
 from deploy.runtimes.openvino_backend import core
@@ -85,16 +84,6 @@ def test_every_runtime_gives_the_mask_of_torch(channels, per_image, tmp_path):
     for masks in (onnxruntime_masks(path, images), openvino_masks(path, images)):
         assert masks.dtype == np.uint8 and (masks == expected).mean() > 0.999
     assert accepted_by_nvidia_parser(path, build=True) in ([], None)
-
-
-def test_a_real_student_exports_and_nvidia_takes_it(tmp_path):
-    torch.manual_seed(0)
-    network = students.build("mobilenetv4_small", channels=3, classes=3)
-    path = export_onnx(network, tmp_path / "m.onnx", size=SIZE, channels=3, normalise=NORMALISE)
-    images = frames(2)
-    expected = torch_masks(network, images, NORMALISE)
-    assert (onnxruntime_masks(path, images) == expected).mean() > 0.995
-    assert accepted_by_nvidia_parser(path) in ([], None)
 
 
 def test_normalisation_in_the_graph_is_that_of_the_contract():

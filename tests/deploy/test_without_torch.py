@@ -25,6 +25,7 @@ MODULES = [
     "edgemt.io.volumes", "edgemt.data.phantom3d", "edgemt.data.cohort", "edgemt.data.splits",
     "edgemt.inference.evaluate_package", "edgemt.inference.evaluate_corrupted", "edgemt.cli",
     "edgemt.convert.importing", "edgemt.convert.exporting",
+    "edgemt.data_report.write", "edgemt.data_report.against",
     "edgemt.data.corruptions", "edgemt.report.corruption_charts", "edgemt.report", "edgemt.commands.list_rows",
     "deploy.runtimes.load", "deploy.runtimes.registry", "deploy.runtimes.choose_variant", "deploy.benchmark.bench",
     "deploy.benchmark.package_bench", "deploy.benchmark.cold_start", "deploy.measurement.variants",

@@ -57,7 +57,10 @@ class World:
 
 
 @pytest.mark.parametrize("name", MINE)
-@pytest.mark.parametrize(("dims", "precision"), [(2, "bf16-mixed"), (3, "32-true")])
+@pytest.mark.parametrize(
+    ("dims", "precision"),  # test_method_steps.py takes steps of every method in 2-D
+    [pytest.param(2, "bf16-mixed", marks=pytest.mark.slow), (3, "32-true")],
+)
 def test_method_trains_in_the_engine_with_real_networks(name: str, dims: int, precision, tmp_path: Path):
     world = World(name, dims)
     schedule = Schedule(steps=4, labelled=2, unlabelled=2, precision=precision, warmup=1)

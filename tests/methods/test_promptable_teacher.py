@@ -137,7 +137,7 @@ def test_the_labels_of_labelled_images_alone_teach_the_small_one(monkeypatch):
 
 @pytest.mark.parametrize("dims", [2, 3])
 def test_its_word_counts_where_it_is_sure_and_not_where_nothing_was_asked(dims):
-    rule, b = PromptableTeacherOptions(sure=0.6, slices=2), random_batch(dims=dims)
+    rule, b = PromptableTeacherOptions(min_predicted_iou=0.6, slices=2), random_batch(dims=dims)
     p = predict_probabilities(TinyTrainer(METHODS["s_acmt"], dims=dims).nets["teacher"], b.unlabelled)
     p[0] = onehot(torch.zeros_like(p[:1, 0]).long(), 3)[0]  # of the first image the mean teacher shows nothing
     step = Step(0, 1, torch.Generator().manual_seed(0))
@@ -223,7 +223,7 @@ CHEAP = [check for check in CHECKS if "averages" not in check.description and "e
 @pytest.mark.parametrize("name", ROWS)
 @pytest.mark.parametrize("check", CHEAP, ids=lambda p: p.description.replace(" ", "-"))
 def test_the_contract_is_kept_with_a_promptable_network(name, check, promptable_on_stage):
-    method = replace(METHODS[name], second=replace(METHODS[name].second, sure=0.0))
+    method = replace(METHODS[name], second=replace(METHODS[name].second, min_predicted_iou=0.0))
     if check.applies_to(method):
         for dims, classes in check.configurations or ((2, 2),):
             check.run(method, dims=dims, classes=classes)

@@ -151,7 +151,10 @@ def test_a_refused_pruning_ends_with_a_ship_and_every_page_names_what_was_given_
     assert "Given up" in page and "pruning by 0.35 of the macs was given up for the unpruned student" in page
 
 
-@pytest.mark.parametrize("stage", ["teacher", "student", "slim"])
+SLOW = pytest.mark.slow  # the way of each stage is the same; resumes in one process are tested for each
+
+
+@pytest.mark.parametrize("stage", [pytest.param("teacher", marks=SLOW), pytest.param("student", marks=SLOW), "slim"])
 def test_a_killed_stage_resumes_to_the_same_bits(stage: str, tiny_run: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(
         tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns(*STAGES[STAGES.index(stage) :], "*.tries")

@@ -20,37 +20,37 @@ from edgemt.learning import losses
 from edgemt.pipeline.run_context import RunContext
 
 
-@pytest.fixture
-def copy(tiny_run: Path, tmp_path: Path) -> Path:
+@pytest.fixture(scope="module")
+def first(tiny_run: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run with a teacher, its bank and a student. Never change it."""
+    run = tmp_path_factory.mktemp("bank") / "run"
     for stage in ("teacher", ".lists"):
         if (tiny_run / stage).exists():
-            shutil.copytree(tiny_run / stage, tmp_path / "run" / stage)
-    return tmp_path / "run"
+            shutil.copytree(tiny_run / stage, run / stage)
+    before = (run / "teacher" / "card.json").stat().st_mtime_ns
+    distilled(run)
+    assert (run / "teacher" / "card.json").stat().st_mtime_ns == before, "the teacher stands"
+    return run
 
 
 def distilled(run: Path, *flags: str) -> None:
     cli.main(["distil", "phantom", "--out", str(run), *TINY, "--student.method.teacher_source=bank", *flags])
 
 
-def test_the_bank_has_the_teacher_s_probabilities_of_every_training_frame(
-    copy: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    distilled(copy)
-    err = capsys.readouterr().err
-    assert "teacher: stands" in err and "bank: " in err
-    recipe = json.loads((copy / "recipe.json").read_text())
+def test_the_bank_has_the_teacher_s_probabilities_of_every_training_frame(first: Path) -> None:
+    recipe = json.loads((first / "recipe.json").read_text())
     data = replace(
         recipes.load("phantom").data,
         size=tuple(recipe["data"]["size"]),
         phantom=tuple(recipe["data"]["phantom"]),
     )
-    context = RunContext(replace(recipes.load("phantom"), data=data), copy)
-    teacher = network_folder.load_network(copy / "teacher")
+    context = RunContext(replace(recipes.load("phantom"), data=data), first)
+    teacher = network_folder.load_network(first / "teacher")
     for cases, stack in (
         (context.slices.cohort.labelled, context.slices.labelled),
         (context.slices.cohort.unlabelled, context.slices.unlabelled),
     ):
-        soft = soft_labels.read_bank(copy / "bank", cases)
+        soft = soft_labels.read_bank(first / "bank", cases)
         with torch.inference_mode():
             frames = stack.frames(torch.arange(len(stack)), "cpu")
             probs = losses.probabilities(teacher(normalised(frames, context.slices.normalise)).logits)
@@ -59,13 +59,14 @@ def test_the_bank_has_the_teacher_s_probabilities_of_every_training_frame(
 
 
 def test_a_second_run_labels_nothing_again_and_another_teacher_does(
-    copy: Path, capsys: pytest.CaptureFixture[str]
+    first: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    distilled(copy)
+    copy = shutil.copytree(first, tmp_path / "run")
     index = json.loads((copy / "bank" / soft_labels.INDEX).read_text())
     capsys.readouterr()
     distilled(copy)
-    assert "student: stands" in capsys.readouterr().err
+    err = capsys.readouterr().err
+    assert "teacher: stands" in err and "student: stands" in err
     distilled(copy, "--teacher.schedule.learning-rate=0.0007", "--overwrite")
     other = json.loads((copy / "bank" / soft_labels.INDEX).read_text())
     assert index["key"] != other["key"]

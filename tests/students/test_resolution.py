@@ -8,13 +8,10 @@ import numpy as np
 import onnxruntime as ort
 import pytest
 import torch
-from tiny_flags import TINY
 
 import students
 from deploy import export
 from deploy.pruning.cost import count
-from edgemt import cli
-from edgemt.artefacts import stage_folder
 from edgemt.model_card import Normalisation
 from students import mask
 
@@ -45,7 +42,7 @@ def test_the_encoder_works_on_fewer_pixels_with_the_same_weights() -> None:
     assert count(part, example)[1] == pytest.approx(0.25 * count(whole, example)[1], rel=0.05)
 
 
-@pytest.mark.parametrize("resolution", [0.75, 0.5])
+@pytest.mark.parametrize("resolution", [0.75, pytest.param(0.5, marks=pytest.mark.slow)])
 def test_the_exported_graph_gives_the_mask_of_the_network(resolution: float, tmp_path: Path) -> None:
     torch.manual_seed(1)
     network = students.build("test_efficientnet", channels=3, classes=2, resolution=resolution).eval()
@@ -64,14 +61,6 @@ def test_the_exported_graph_gives_the_mask_of_the_network(resolution: float, tmp
 def test_a_resolution_out_of_range_is_refused(resolution: object) -> None:
     with pytest.raises(ValueError, match="resolution = .*0.25 to 1"):
         students.build("mobilenetv4_tiny", channels=3, classes=2, resolution=resolution)  # type: ignore[arg-type]
-
-
-def test_a_recipe_s_resolution_reaches_the_ship(tmp_path: Path) -> None:
-    flags = ["--student.resolution=0.5", "--student.pretrained=never", "--teacher.schedule.steps=2"]
-    flags += ["--student.schedule.steps=2", "--slim.schedule.steps=2", "--int8.images=4"]
-    cli.main(["export", "phantom", "--out", str(tmp_path / "run"), *TINY, *flags])
-    cards = [stage_folder.read_card(tmp_path / "run" / stage) for stage in ("student", "slim", "ship")]
-    assert all(card.network["options"]["resolution"] == 0.5 and card.size == (64, 64) for card in cards)
 
 
 @pytest.mark.parametrize(("up", "down"), [(3, 4), (1, 2), (7, 8), (5, 8), (2, 3)])

@@ -34,7 +34,7 @@ from edgemt.zoo.synthetic_frames import frames_for, masks_of
 from edgemt.zoo.warm_start import compose_plans, describe_warm_start, load_warm_start, warm_start_spec
 
 BRIEF = replace(graphs.TIMED, warmup=1, warmup_seconds=0, iterations=2, seconds=0.01, rounds=1)
-NAME, SIZE = "mobilenetv4_conv_small_035", (64, 64)
+NAME, SIZE = "test_efficientnet", (64, 64)
 LEARNER = [f"--student.network={NAME}", "--student.schedule.steps=2", "--teacher.schedule.steps=2"]
 
 

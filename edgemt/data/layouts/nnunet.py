@@ -20,6 +20,12 @@ def has_dataset_json(root: Path) -> bool:
     return (root / "dataset.json").is_file()
 
 
+def class_names(root: Path) -> tuple[str, ...]:
+    """The classes of a dataset.json in the order of their values. Raises ValueError, naming the file, without them."""
+    source = root / "dataset.json"
+    return _class_names(_json(source), source)
+
+
 def list_nnunet(root: Path, *, pattern: str, classes: tuple[str, ...]) -> tuple[list[CaseFiles], list[CaseFiles]]:
     """(training cases with labels, images without). Raises ValueError, naming the file, for what cannot be used."""
     source = root / "dataset.json"

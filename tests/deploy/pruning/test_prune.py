@@ -20,7 +20,10 @@ from deploy.pruning.plan import Plan, apply_plan
 from deploy.pruning.prune import prune, recalibrate
 from edgemt.contract import Output
 
-STUDENTS = students.names()
+DEEPER = {"mobilenetv3_large", "mobilenetv4_medium", "efficientnet_lite1", "efficientnet_lite2", "efficientnet_b0"}
+STUDENTS = [  # those of the same kinds of block, only more of them, are in the slow suite; tests/students traces all
+    pytest.param(name, marks=pytest.mark.slow) if name in DEEPER else name for name in students.names()
+]
 EXAMPLE = torch.zeros(1, 3, 64, 64)
 
 

@@ -12,7 +12,7 @@ from nvidia_parser import accepted_by_nvidia_parser
 from torch import nn
 
 import students
-from deploy.export import export_onnx, export_openvino
+from deploy.export import DeployableModel, export_onnx, export_openvino
 from deploy.quantization import int8 as module
 from deploy.quantization.int8 import excluded_nodes, quantize
 from deploy.runtimes.openvino_backend import core
@@ -48,15 +48,21 @@ def tiny(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
-def pair(tmp_path_factory):
-    """The float graph of a real student whose batch statistics are in order, and its INT8 copy."""
-    folder = tmp_path_factory.mktemp("pair")
+def student() -> nn.Module:
+    """A real student whose batch statistics are in order."""
     torch.manual_seed(0)
     network = students.build("mobilenetv4_small", channels=3, classes=3).train()
     with torch.no_grad():
         for _ in range(4):
             network(torch.randn(4, 3, *SIZE))
-    path = export_onnx(network, folder / "model.onnx", size=SIZE, channels=3, normalise=Normalisation())
+    return network.eval()
+
+
+@pytest.fixture(scope="module")
+def pair(student, tmp_path_factory):
+    """The float graph of a real student, and its INT8 copy."""
+    folder = tmp_path_factory.mktemp("pair")
+    path = export_onnx(student, folder / "model.onnx", size=SIZE, channels=3, normalise=Normalisation())
     return path, quantize(path, folder / "model.int8.onnx", calibration=frames(8))
 
 
@@ -82,6 +88,15 @@ def onnxruntime_masks(path, images) -> np.ndarray:
 def openvino_model(path):
     options = {"INFERENCE_PRECISION_HINT": "f32", "INFERENCE_NUM_THREADS": 1}
     return core().compile_model(str(path), "CPU", options)
+
+
+def test_the_float_graph_of_a_real_student_gives_the_masks_of_torch_and_nvidia_takes_it(pair, student):
+    images = frames(2)
+    deployable = DeployableModel(student, normalise=Normalisation(), channels=3).eval()
+    with torch.no_grad():
+        expected = deployable(torch.from_numpy(np.concatenate(images)))
+    assert (onnxruntime_masks(pair[0], images) == expected.numpy()).mean() > 0.995
+    assert accepted_by_nvidia_parser(pair[0]) in ([], None)
 
 
 @BOTH

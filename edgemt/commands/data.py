@@ -1,0 +1,106 @@
+"""The command that reports on a data folder before anything is trained."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, Literal
+
+from tyro.conf import Positional
+
+from edgemt.commands.console import log, pass_progress, write_json
+from edgemt.data.options import DataOptions, Layout
+from edgemt.io.bit_depth import Rule
+
+
+@dataclass(frozen=True)
+class Fields:
+    """As in training; what is not given is found out from the files."""
+
+    layout: Layout | None = None
+    labelled: str | None = None
+    """A list file, a count or a share; masks of other images are not opened. Default: labelled.txt in DIR, or every
+    image with a mask."""
+    unlabelled: str | None = None
+    """A further folder of images without masks."""
+    val: str | None = None
+    """A list file, a count or a share. Default: the val folder, val.txt, or 0.2 of the patients."""
+    classes: tuple[str, ...] | None = None
+    """Names, the background first. Default: numbered by the values of the masks."""
+    channels: Literal[1, 3] | None = None
+    size: tuple[int, int] | None = None
+    """Height and width of a frame: objects that vanish there are reported."""
+    mask_threshold: int | None = None
+    depth: Rule | None = None
+    window: tuple[float, float] | None = None
+    axes: str | None = None
+    slice_axis: Literal[0, 1, 2] | None = None
+    affines: Literal["compare", "ignore"] | None = None
+    patient_pattern: str | None = None
+    """Regular expression whose first group is the patient in a file name."""
+    seed: int | None = None
+
+    def given(self) -> dict[str, Any]:
+        """The fields that were set."""
+        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+
+
+@dataclass(frozen=True)
+class Data:
+    """Report on a folder of images and masks: what is in it, what is wrong with it, and which recipe fits it.
+
+    Writes data.html and data.json (parts, patients, sizes, classes, brightness; copies within and across the parts,
+    patients in two parts, masks that do not fit, objects that vanish at the size of training, outliers), and
+    recipe.json, which edgemt run takes: edgemt run auto --data.root DIR makes the same recipe. Nothing is trained, no
+    file of DIR is changed. Exit status 2 for a folder that cannot be listed; findings alone are exit status 0.
+    """
+
+    root: Positional[Path]
+    """A folder in a layout of `edgemt list datasets`."""
+    data: Fields = field(default_factory=Fields)
+    against: Path | None = None
+    """A run folder, a stage with weights or a ship of these classes: masks that it contradicts are listed as probable
+    label errors, with pictures. A model that learned a mask rarely contradicts it: best one that did not."""
+    out: Path | None = None
+    """Folder for the three files; data-report/NAME of DIR if not given."""
+    json: Path | None = None
+    """Write the record to this file, too."""
+    pictures: bool = True
+    """Show the images of findings in the page. --no-pictures leaves images of patients out of it."""
+    workers: int = 0
+    """Threads that read files; 0: one for each core."""
+    strict: bool = False
+    """Exit status 2 if there is a finding of severity error."""
+
+
+def report(command: Data) -> None:
+    """Scan the folder, write the report, print each finding in a line and the path of the page."""
+    from edgemt.data_report.against import label_errors, open_teacher
+    from edgemt.data_report.build import all_findings, build_record
+    from edgemt.data_report.inspect_folder import inspect_folder
+    from edgemt.data_report.write import write_report
+
+    given = command.data.given()
+    teacher = open_teacher(command.against) if command.against is not None else None
+    if teacher is not None and "classes" not in given:
+        given["classes"] = teacher.card.classes
+    options = DataOptions(root=command.root, **given)
+    began = time.monotonic()
+    found = inspect_folder(options, given=frozenset(given), workers=command.workers, progress=pass_progress("files"))
+    more = label_errors(found, teacher, progress=pass_progress("masks")) if teacher is not None else []
+    findings = all_findings(found, more)
+    record = build_record(found, findings, seconds=time.monotonic() - began)
+    out = command.out or Path("data-report") / command.root.resolve().name
+    page, *_ = write_report(out, record, found, findings, pictures=command.pictures)
+    write_json(command.json, record)
+    for one in findings:
+        print(f"{one.severity:8} {one.line}")
+    counts = record["counts"]
+    log(
+        f"{len(record['files'])} files in {record['seconds']:.0f} s: "
+        + ", ".join(f"{n} {k}" for k, n in counts.items())
+    )
+    print(page)
+    if command.strict and counts["error"]:
+        raise ValueError(f"{command.root}: {counts['error']} errors, listed above; mend them or leave out --strict")

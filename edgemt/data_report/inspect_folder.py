@@ -1,0 +1,111 @@
+"""Read a folder for the report: list it, decide what its masks mean, scan its files."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+
+from edgemt.data.options import DataOptions
+from edgemt.data_report.finding import Finding
+from edgemt.data_report.listing import Item, Listing, list_folder
+from edgemt.data_report.mask_values import Meaning, decide_meaning, guess_classes
+from edgemt.data_report.scan import FileScan, MaskScan, ProgressCall, ScanOptions, scan_files, scan_mask
+from edgemt.data_report.suggest import Suggestion, first_size, suggest
+from edgemt.io.bit_depth import decide as decide_depth
+from edgemt.io.mask_files import Evidence
+
+_FIRST = 64  # masks that are read to guess what the values of all mean
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """A folder as it was read. `refused`: mask -> why its values have no meaning."""
+
+    listing: Listing
+    options: ScanOptions
+    scans: tuple[FileScan, ...]
+    refused: dict[str, str]
+    given: frozenset[str]
+
+    @property
+    def meaning(self) -> Meaning:
+        """How the values of masks become classes."""
+        return self.options.meaning
+
+    def suggestion(self) -> Suggestion:
+        """The recipe for this folder."""
+        return suggest(self.listing, self.scans, self.meaning, given=self.given)
+
+
+def inspect_folder(
+    options: DataOptions,
+    *,
+    given: frozenset[str],
+    images: bool = True,
+    workers: int = 0,
+    progress: ProgressCall | None = None,
+) -> Inspection:
+    """Read every image and every mask that training may open; with `images=False` the masks alone.
+
+    given: names of the fields of `options` that the user set; classes and size are found out otherwise. workers: 0
+    takes every core. Raises ValueError, naming the folder, where nothing can be listed.
+    """
+    listing = list_folder(options, classes_given="classes" in given)
+    if not listing.items:
+        raise ValueError(f"{options.root}: no image of it can be read; {_first(listing.findings)}")
+    if "size" not in given:
+        listing = replace(listing, options=replace(listing.options, size=first_size(listing)))
+    of = listing.options
+    depth = decide_depth(of.depth, of.window, list(listing.deep.values()))
+    first = Meaning(
+        ("background", "object"), decide_meaning([], classes=("background", "object"), threshold=None)[0].rule
+    )
+    probe = ScanOptions(depth, first, of.size, of.affines == "compare", images=False)
+    sample = _evidence(scan_files(_with_masks(listing.items, _FIRST), probe, workers=_workers(workers)))
+    fixed = "classes" in given or of.layout == "decathlon"
+    classes = of.classes if fixed else guess_classes(sample)
+    meaning, _ = decide_meaning(sample, classes=classes, threshold=of.mask_threshold)
+    scanning = replace(probe, meaning=meaning, images=images)
+    chosen = listing.items if images else tuple(item for item in listing.items if item.label is not None)
+    scans = scan_files(chosen, scanning, workers=_workers(workers), progress=progress)
+    evidence = _evidence(scans)
+    if not fixed:
+        classes = guess_classes(evidence)
+    final, refused = decide_meaning(evidence, classes=classes, threshold=of.mask_threshold)
+    scanning = replace(scanning, meaning=final)
+    scans = [_read_again(scan, meaning, scanning, refused) for scan in scans]
+    listing = replace(listing, options=replace(of, classes=classes))
+    return Inspection(listing, scanning, tuple(scans), refused, given)
+
+
+def _first(findings: Sequence[Finding]) -> str:
+    return findings[0].line if findings else "put images there"
+
+
+def _workers(number: int) -> int:
+    return number or os.cpu_count() or 1
+
+
+def _with_masks(items: Sequence[Item], count: int) -> list[Item]:
+    found = [item for item in items if item.label is not None]
+    step = max(1, len(found) // count)
+    return found[::step][:count]
+
+
+def _evidence(scans: Sequence[FileScan]) -> list[Evidence]:
+    return [s.mask.evidence for s in scans if s.mask is not None and s.mask.evidence is not None]
+
+
+def _read_again(scan: FileScan, before: Meaning, options: ScanOptions, refused: dict[str, str]) -> FileScan:
+    """The scan of a mask by the final rule: the same one, unless the rule of the sample was another."""
+    mask, path = scan.mask, str(scan.item.label)
+    if mask is None or mask.evidence is None:
+        return scan
+    if path in refused:
+        return replace(scan, mask=MaskScan(evidence=mask.evidence, shape=mask.shape))
+    after = options.meaning
+    same = before.classes == after.classes and before.rule.threshold == after.rule.threshold
+    if same and mask.pixels and mask.evidence.kind != "palette":
+        return scan
+    return replace(scan, mask=scan_mask(scan.item, options))
