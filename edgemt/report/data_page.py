@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import io
+import shlex
 from collections.abc import Mapping, Sequence
 from html import escape
 from typing import Any
@@ -211,5 +212,16 @@ def _suggestion(record: Record) -> str:
         shown = ", ".join(map(str, value)) if isinstance(value, list) else str(value)
         rows.append(f"<tr><td>{escape(name)}</td><td>{escape(shown) or DASH}</td><td>{escape(why)}</td></tr>")
     rows += [f"<tr><td>{k}</td><td></td><td>{escape(reasons[k])}</td></tr>" for k in ("teacher", "student")]
-    command = escape(f"edgemt run auto --data.root {record['root']}")
-    return f"<pre>{command}</pre>" + grid("<th>Field</th><th>Value</th><th>Why</th>", rows)
+    return f"<pre>{escape(_run_command(record))}</pre>" + grid("<th>Field</th><th>Value</th><th>Why</th>", rows)
+
+
+def _run_command(record: Record) -> str:
+    """The command that trains the suggested recipe, with the options that the user gave to the report."""
+    data, reasons = record["suggestion"]["data"], record["suggestion"]["reasons"]
+    given = [name for name in data if reasons.get(name) == "as given" or (name == "val" and name not in reasons)]
+    words = ["edgemt", "run", "auto", "--data.root", record["root"]]
+    for name in given:
+        value = data[name] if isinstance(data[name], list) else [data[name]]
+        if value not in ([""], [None]):
+            words += [f"--data.{name.replace('_', '-')}", *map(str, value)]
+    return shlex.join(words)

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import html
 import json
 import re
+import shlex
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 
-from edgemt import cli
+from edgemt import cli, recipes
 from edgemt.data import phantom2d
 
 
@@ -49,6 +52,15 @@ def test_page_is_one_file_without_scripts_and_references(root: Path, tmp_path: P
     assert not re.findall(r'(?:src|href)="(?!data:|#)', page)
     assert page.count("data:image/jpeg;base64,") == 1
     assert "edgemt run auto --data.root" in page
+
+
+def test_the_command_on_the_page_has_the_options_of_the_report_and_gives_its_recipe(root: Path, tmp_path: Path) -> None:
+    out = tmp_path / "out"
+    cli.main(["data", str(root), "--data.labelled", "1", "--data.size", "32", "64", "--out", str(out)])
+    shown = re.findall(r"<pre>(.*?)</pre>", (out / "data.html").read_text())[-1]
+    words = shlex.split(html.unescape(shown))
+    assert words[:3] == ["edgemt", "run", "auto"] and words[5:] == ["--data.labelled", "1", "--data.size", "32", "64"]
+    assert recipes.load("auto", words[3:]) == replace(recipes.load(str(out / "recipe.json")), name="auto")
 
 
 def test_no_pictures_leaves_images_out(root: Path, tmp_path: Path) -> None:
