@@ -50,7 +50,7 @@ class EventLogFile:
     def __init__(self, path: str | Path) -> None:
         self.path = Path(path)
         self.session = secrets.token_hex(8)
-        self.events = 0  # written by this session
+        self.events = 0  # written since the file was opened
         self._began = time.monotonic()
         self._torn, self._unfed = b"", False  # bytes behind the last event; it lacks its line feed alone
         self._previous, self._next = FIRST, 0  # hash of the last event, number of the next

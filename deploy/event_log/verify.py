@@ -155,7 +155,8 @@ def _event(raw: bytes) -> dict[str, Any] | None:
         known = isinstance(row, dict) and isinstance(row["n"], int) and isinstance(row["event"], str)
         if not known or not isinstance(row["session"], str) or not isinstance(row["previous"], str):
             return None
-        datetime.fromisoformat(str(row["time"]).replace("Z", "+00:00"))
+        if datetime.fromisoformat(str(row["time"]).replace("Z", "+00:00")).tzinfo is None:
+            return None
         float(row["at_s"])
     except (ValueError, KeyError, TypeError, RecursionError):
         return None

@@ -29,22 +29,27 @@ def write_json(file: Path | None, record: dict[str, Any]) -> None:
         write_text(file, json.dumps(record, indent=1) + "\n")
 
 
-def pass_progress(what: str) -> Callable[[int, int], None]:
-    """A callback (done, total) for long work: a counter with the time left on a terminal, else a line every 15 s."""
+def pass_progress(what: str) -> Callable[..., None]:
+    """A callback (done, total, item="") for long work: a counter with the time left and the name of the item.
+
+    It is redrawn on a terminal at most five times a second; elsewhere there is a line every 15 s.
+    """
     import time
 
     began = last = time.monotonic()
 
-    def show(done: int, total: int) -> None:
+    def show(done: int, total: int, item: str = "") -> None:
         nonlocal last
-        now = time.monotonic()
-        left = (now - began) / done * (total - done)
-        if sys.stderr.isatty():
-            end = "\n" if done == total else ""
-            print(f"\r{what}: {done}/{total}, {left:.0f} s left ", end=end, file=sys.stderr, flush=True)
-        elif now - last > 15:
-            last = now
-            log(f"{what}: {done}/{total}, {left:.0f} s left")
+        now, terminal = time.monotonic(), sys.stderr.isatty()
+        if now - last <= (0.2 if terminal else 15) and not (terminal and done == total):
+            return
+        last = now
+        left_s = (now - began) / max(done, 1) * (total - done)
+        text = f"{what}: {done}/{total}, {left_s:.0f} s left {item[-60:]}".rstrip()
+        if terminal:
+            print(f"\r{text:100}", end="\n" if done == total else "", file=sys.stderr, flush=True)
+        else:
+            log(text)
 
     return show
 

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import sys
-import time
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
@@ -78,28 +75,9 @@ def import_data(command: Import) -> None:
         clip_frames=command.clip_frames,
     )
     manifest = import_source(
-        command.source, command.out, format=command.format, options=options, tell=log, progress=_progress()
+        command.source, command.out, format=command.format, options=options, tell=log, progress=pass_progress("read")
     )
     print("\n".join(summary(manifest, command.out)))
-
-
-def _progress() -> Callable[[int, int, str], None]:
-    """A counter on a terminal, else a line every 15 s."""
-    last = time.monotonic()
-
-    def show(done: int, total: int, what: str) -> None:
-        nonlocal last
-        now = time.monotonic()
-        if sys.stderr.isatty():
-            if now - last > 0.2 or done == total:
-                last = now
-                end = "\n" if done == total else ""
-                print(f"\r{done}/{total} {what[-60:]:60}", end=end, file=sys.stderr, flush=True)
-        elif now - last > 15:
-            last = now
-            log(f"{done} of {total} read; {what}")
-
-    return show
 
 
 @dataclass(frozen=True)

@@ -19,7 +19,7 @@ class Select:
     Before any model is trained: --method typical (the default; one typical image from each cluster) or k-centre, on
     features of an encoder pretrained on ImageNet. After: --model RUN, the uncertainty of its teacher times the distance
     to what is labelled. Images with a mask count as labelled, masks are not opened, validation images are not chosen,
-    and no two copies of one image are. The same call gives the same list; features are kept in OUT/features.npz.
+    and no two copies of one image are. The same call gives the same list; features are cached in OUT/features.npz.
     """
 
     root: Positional[Path]

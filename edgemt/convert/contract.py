@@ -111,7 +111,7 @@ class ExportOptions:
 
 @dataclass(frozen=True)
 class Format:
-    """A row of the registry. `detects` looks at names and first bytes only.
+    """A row of the registry. `detects` reads names and first bytes only.
 
     `write` gets the class names, the label maps one after the other and the path to make; it writes a file or, with
     `folder`, the files below a folder that is empty. `whole_volumes`: it reads and writes NIfTI volumes instead.

@@ -203,7 +203,7 @@ def _manifest(name: str, key: str, listing: Listing, journal: Journal, options: 
 
 
 def _shown(name: str, unit: Unit, number: int) -> str:
-    """A file name, unless it holds a word of the patient."""
+    """A file name; a number in its place where the name contains a part of the patient's name or id."""
     return f"file {number}" if any(part.casefold() in name.casefold() for part in unit.hidden) else name
 
 

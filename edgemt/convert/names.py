@@ -1,4 +1,4 @@
-"""Names in label files: kept inside the folder of the import, and made to names of output files."""
+"""Names in label files: paths that leave the folder of the import are refused; output files are named by them."""
 
 from __future__ import annotations
 

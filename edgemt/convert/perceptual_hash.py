@@ -1,4 +1,4 @@
-"""Near-duplicates: a difference hash of 256 bits, and the frames kept so far of a clip.
+"""Near-duplicates: a difference hash of 256 bits, and the frames of a clip that were chosen so far.
 
 The picture is averaged to 16 x 17 blocks; a bit is 1 where a block is brighter than its left neighbour by more than
 one grey value, so that the noise of flat areas and of compression gives no bits. Two pictures are near-duplicates when
@@ -33,7 +33,7 @@ def block_means(grey: np.ndarray, rows: int, columns: int) -> np.ndarray:
 
 
 class SeenHashes:
-    """The hashes of the frames kept of one clip."""
+    """The hashes of the frames that were chosen of one clip."""
 
     def __init__(self, *, tolerance: int) -> None:
         """tolerance: so many of 256 bits may differ in a near-duplicate; negative: none is one."""
@@ -41,7 +41,7 @@ class SeenHashes:
         self._hashes = np.zeros((0, ROWS * (COLUMNS - 1) // 8), np.uint8)
 
     def holds_like(self, hash_: np.ndarray) -> bool:
-        """Whether a frame kept before is nearly the same."""
+        """Whether a frame that was chosen before is nearly the same."""
         if self.tolerance < 0 or not len(self._hashes):
             return False
         differing = np.unpackbits(self._hashes ^ hash_, axis=1).sum(axis=1)

@@ -104,7 +104,7 @@ class _Bits:
 def decode_label_studio(data: Sequence[int], size: tuple[int, int]) -> np.ndarray:
     """Bool [H, W] of a brush mask of Label Studio: @thi.ng/rle-pack over RGBA, where alpha above 0 is the mask.
 
-    32 bits number of values, 5 bits word size less 1, four times 4 bits sizes of a run less 1; then groups: 1 bit
+    32 bits number of values, 5 bits element width less 1, four times 4 bits sizes of a run less 1; then groups: 1 bit
     run or literal, 2 bits which size, the length less 1, and one word (a run) or that many.
     """
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from pathlib import Path
 from typing import Any
 
@@ -177,6 +178,12 @@ def test_a_clock_that_was_set_and_a_second_device_are_warnings(tmp_path: Path, m
     text = "\n".join(check.warnings)
     assert check.error == "" and check.devices == ["a1", "b2"] and "second device" in text
     assert "set by -3600 s" in text and "set by +3600 s" in text and "begins 3600 s before" in text
+
+
+def test_a_time_without_a_zone_is_no_event(log_path: Path) -> None:
+    lines = log_path.read_bytes().splitlines(keepends=True)
+    log_path.write_bytes(b"".join([*lines[:3], re.sub(rb'Z","at_s"', b'","at_s"', lines[3]), *lines[4:]]))
+    assert "line 4: is no event" in verify_log(log_path).error
 
 
 def test_the_device_id_is_stable_and_not_the_machine_id() -> None:
