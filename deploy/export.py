@@ -29,7 +29,7 @@ from edgemt.contract import UncertaintySource
 from edgemt.io.atomic import atomic_write, no_space
 from edgemt.model_card import Normalisation
 
-INPUT, OUTPUT, UNCERTAINTY = "frame", "mask", "uncertainty"
+INPUT, OUTPUT, UNCERTAINTY, FEATURES = "frame", "mask", "uncertainty", "features"
 OPSETS = (18, 19, 20, 21)  # that the exporter writes and all three runtimes read
 
 
@@ -167,7 +167,7 @@ def strip_metadata(model) -> None:  # type: ignore[no-untyped-def]
 def check(path: str | Path, *, name: str = "") -> None:
     """Raises ValueError, naming the file, unless it is a complete ONNX model from one uint8 frame to one uint8 mask.
 
-    A second output `uncertainty` of the mask's type and sizes may follow.
+    A second output `uncertainty` of the mask's type and sizes may follow, and float features [1, D, h, w].
     """
     import onnx
 
@@ -185,7 +185,7 @@ def check(path: str | Path, *, name: str = "") -> None:
     custom = sorted({node.domain for node in model.graph.node} - {"", "ai.onnx"})
     if custom:
         raise ValueError(f"{name}: has operators of {', '.join(custom)}, which not every runtime has")
-    outputs = list(model.graph.output)
+    outputs = [value for value in model.graph.output if value.name != FEATURES]
     extra = [[value] for value in outputs[1:] if value.name == UNCERTAINTY]
     for value, rank in (
         (model.graph.input, 4),
@@ -196,6 +196,10 @@ def check(path: str | Path, *, name: str = "") -> None:
         sizes = [dim.dim_value for dim in kind.shape.dim]
         if len(value) != 1 or kind.elem_type != onnx.TensorProto.UINT8 or len(sizes) != rank or not all(sizes):
             raise ValueError(f"{name}: must have one uint8 input and output of {rank} fixed sizes, has {sizes}")
+    for value in model.graph.output:
+        kind = value.type.tensor_type
+        if value.name == FEATURES and (kind.elem_type != onnx.TensorProto.FLOAT or len(kind.shape.dim) != 4):
+            raise ValueError(f"{name}: its features must be float32 [1, D, h, w]; add them with --with-features")
 
 
 def drop_uncertainty(path: str | Path) -> None:

@@ -84,9 +84,10 @@ def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
     if PROVIDERS[device] not in session.get_providers():  # ONNX Runtime falls back to the processor silently
         raise ValueError(f"device {device!r}: {PROVIDERS[device]} does not start here; check its CUDA and cuDNN")
     inputs, outputs = session.get_inputs(), session.get_outputs()
-    second = check_outputs(inputs, [output.name for output in outputs])
-    mask = outputs[0] if second is None else outputs[1 - second]
-    name, run, wanted = inputs[0].name, session.run, [mask.name, *([] if second is None else [outputs[second].name])]
+    found = check_outputs(inputs, [output.name for output in outputs])
+    mask, second, third = outputs[found.mask], found.uncertainty, found.features
+    wanted = [mask.name, *(outputs[index].name for index in (second, third) if index is not None)]
+    name, run = inputs[0].name, session.run
     binding = _IoBinding(lambda frame: run(wanted, {name: frame}))
     return LoadedModel(
         call=binding.call,
@@ -94,6 +95,7 @@ def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
         output_spec=_spec(mask),
         read_uncertainty=None if second is None else binding.uncertainty,
         uncertainty_spec=None if second is None else _spec(outputs[second]),
+        read_features=None if third is None else binding.last,
         precision=executed(layers, device=device, precision=options.precision),
         threads=options.threads,
         device=device,
@@ -187,7 +189,7 @@ class _IoBinding:
     def __init__(self, compute: Any) -> None:
         self.compute = compute
         self._frame = np.zeros(0, np.uint8)
-        self._outputs: list[np.ndarray] = []  # mask, and the uncertainty if the graph has it
+        self._outputs: list[np.ndarray] = []  # mask; uncertainty and features if the graph has them
 
     def call(self, frame: np.ndarray) -> np.ndarray:
         self._outputs = self.compute(frame)
@@ -195,6 +197,10 @@ class _IoBinding:
 
     def uncertainty(self) -> np.ndarray:
         return self._outputs[1]
+
+    def last(self) -> np.ndarray:
+        """The last output: the features of a graph that has them."""
+        return self._outputs[-1]
 
     def copy_in(self, frame: np.ndarray) -> None:
         self._frame = frame

@@ -24,6 +24,7 @@ from deploy.runtimes.runner import (
     ErrorPatterns,
     LoadedGraph,
     LoadedModel,
+    OutputIndices,
     RuntimeOptions,
     check_outputs,
     element_type,
@@ -59,16 +60,16 @@ def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
     device = (options.device or "CPU").upper()
     _check(device, options.precision)
     compiled, from_cache = _compiled(ov, model, device, options)
-    second = check_outputs(compiled.inputs, [_name(port) for port in compiled.outputs])
-    mask = 0 if second is None else 1 - second
+    outputs = check_outputs(compiled.inputs, [_name(port) for port in compiled.outputs])
+    mask, second = outputs.mask, outputs.uncertainty
     input_spec, output_spec = _spec(compiled.input(0)), _spec(compiled.output(mask))
     plain = input_spec[1] == output_spec[1] == "uint8"
-    first = _InferRequest(ov, compiled, input_spec[0], in_place=plain, outputs=(mask, second))
+    first = _InferRequest(ov, compiled, input_spec[0], in_place=plain, outputs=outputs)
     count = int(_property(compiled, "OPTIMAL_NUMBER_OF_INFER_REQUESTS") or 1)
     streams = options.streams or (count if options.hint == "throughput" else 1)
 
     def make_slots() -> Sequence[AsyncSlot]:
-        shape, outputs = input_spec[0], (mask, second)
+        shape = input_spec[0]
         more = (_InferRequest(ov, compiled, shape, in_place=plain, outputs=outputs) for _ in range(streams - 1))
         return [first, *more]
 
@@ -81,6 +82,7 @@ def load(model: ModelBytes, options: RuntimeOptions) -> LoadedModel:
         output_spec=output_spec,
         read_uncertainty=None if second is None else first.uncertainty,
         uncertainty_spec=None if second is None else _spec(compiled.output(second)),
+        read_features=None if outputs.features is None else first.features,
         precision=precision,
         threads=int(_property(compiled, "INFERENCE_NUM_THREADS") or 1),
         device=device,
@@ -174,16 +176,16 @@ class _InferRequest:
     """One inference request with an input buffer that the graph reads in place: half the overhead of passing arrays."""
 
     def __init__(
-        self, ov: Any, compiled: Any, shape: tuple[int, ...], *, in_place: bool, outputs: tuple[int, int | None]
+        self, ov: Any, compiled: Any, shape: tuple[int, ...], *, in_place: bool, outputs: OutputIndices
     ) -> None:
-        """outputs: the index of the mask, and that of the uncertainty or None."""
         self._request = compiled.create_infer_request()
         self._buffer = np.zeros(shape, np.uint8)
         if in_place:
             self._request.set_input_tensor(ov.Tensor(self._buffer, shared_memory=True))
-        mask, second = outputs
-        self._mask = self._request.get_output_tensor(mask).data
-        self._uncertainty = None if second is None else self._request.get_output_tensor(second).data
+        self._mask = self._request.get_output_tensor(outputs.mask).data
+        self._uncertainty, self._features = (
+            None if index is None else self._request.get_output_tensor(index).data for index in outputs[1:]
+        )
 
     def __call__(self, frame: np.ndarray) -> np.ndarray:
         np.copyto(self._buffer, frame)
@@ -194,6 +196,11 @@ class _InferRequest:
         """The second output of the last call."""
         assert self._uncertainty is not None
         return self._uncertainty.copy()
+
+    def features(self) -> np.ndarray:
+        """The features of the last call."""
+        assert self._features is not None
+        return self._features.copy()
 
     def copy_in(self, frame: np.ndarray) -> None:
         np.copyto(self._buffer, frame)

@@ -17,7 +17,7 @@ from typing import Any, Literal, NamedTuple, Protocol
 import numpy as np
 
 InferOne = Callable[[np.ndarray], np.ndarray]  # uint8 [1, H, W, K] -> uint8 [1, H, W], owned by the caller
-UNCERTAINTY = "uncertainty"  # name of the optional second output of a graph
+UNCERTAINTY, FEATURES = "uncertainty", "features"  # names of the optional outputs of a graph beside the mask
 GraphCall = Callable[[Mapping[str, np.ndarray]], dict[str, np.ndarray]]  # inputs by name -> outputs by name
 LoadedGraph = tuple[GraphCall, dict[str, tuple[int, ...]]]  # and the shape of each input
 
@@ -78,6 +78,9 @@ class LoadedModel:
         None  # map uint8 [1, H, W] of the last `call`, if the graph has it
     )
     uncertainty_spec: tuple[tuple[int, ...], str] | None = None
+    read_features: Callable[[], np.ndarray] | None = (
+        None  # float32 [1, D, h, w] of the last `call`, if the graph has it
+    )
     details: Mapping[str, Any] = field(default_factory=dict)  # further facts for the record of a measurement
 
 
@@ -91,7 +94,7 @@ class ModelRunner:
         self.shape = loaded.input_spec[0]  # (1, H, W, K)
         self.stages = loaded.stages
         self._call, self._make_slots = loaded.call, loaded.make_slots
-        self._read_uncertainty = loaded.read_uncertainty
+        self._read_uncertainty, self._read_features = loaded.read_uncertainty, loaded.read_features
         self._slots: Sequence[AsyncSlot] = ()
 
     def __call__(self, frames: np.ndarray) -> np.ndarray:
@@ -131,6 +134,20 @@ class ModelRunner:
             masks.append(self(frames[i : i + 1]))
             maps.append(self._read_uncertainty())
         return np.concatenate(masks), np.concatenate(maps)
+
+    @property
+    def has_features(self) -> bool:
+        """Whether the graph has the output that `features` returns."""
+        return self._read_features is not None
+
+    def features(self) -> np.ndarray:
+        """The decoder's last features of the last frame that was called, float32 [D, h, w]; of INT8 dequantized.
+
+        Raises ValueError for a graph without that output.
+        """
+        if self._read_features is None:
+            raise ValueError(f"{self.file}: has no output {FEATURES!r}; add it with edgemt export SHIP --with-features")
+        return self._read_features()[0]
 
     def infer_many(self, frames: Iterable[np.ndarray]) -> Iterator[np.ndarray]:
         """uint8 [1, H, W, K] each -> uint8 [1, H, W] each, in the same order, `streams` of them in flight."""
@@ -281,12 +298,22 @@ def precision_summary(kinds: Mapping[str, int]) -> str:
     return "+".join(k for k, n in sorted(kinds.items(), key=lambda item: -item[1]) if n)
 
 
-def check_outputs(inputs: Any, names: Sequence[str]) -> int | None:
-    """The index of the output `uncertainty`, the mask being the other one; None where the graph gives a mask alone.
+class OutputIndices(NamedTuple):
+    """Which output of a graph is which."""
 
-    Raises ValueError unless a graph has one input, one mask and at most that one output more.
+    mask: int
+    uncertainty: int | None
+    features: int | None
+
+
+def check_outputs(inputs: Any, names: Sequence[str]) -> OutputIndices:
+    """The indices of the outputs of a graph, the mask being the one of any other name than `uncertainty`, `features`.
+
+    Raises ValueError unless a graph has one input, one mask and at most one output of each of these names.
     """
-    second = next((index for index, name in enumerate(names) if name == UNCERTAINTY), None) if len(names) == 2 else None
-    if len(inputs) != 1 or len(names) != 1 + (second is not None):
+    known = {name: [i for i, other in enumerate(names) if other == name] for name in (UNCERTAINTY, FEATURES)}
+    masks = [i for i, name in enumerate(names) if name not in known] if len(names) > 1 else [0] * len(names)
+    if len(inputs) != 1 or len(masks) != 1 or (len(names) > 1 and any(len(found) > 1 for found in known.values())):
         raise ValueError(f"{len(inputs)} inputs and {len(names)} outputs, wanted one of each")
-    return second
+    uncertainty, features = (found[0] if found and len(names) > 1 else None for found in known.values())
+    return OutputIndices(masks[0], uncertainty, features)

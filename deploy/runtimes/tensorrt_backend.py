@@ -20,7 +20,6 @@ from deploy.package.onnx_inspect import parse_graph
 from deploy.runtimes import cuda_driver, tensorrt_api
 from deploy.runtimes.cache_seal import read_sealed, write_sealed
 from deploy.runtimes.runner import (
-    UNCERTAINTY,
     AsyncSlot,
     CallStages,
     LoadedModel,
@@ -53,14 +52,17 @@ def load(model: ModelBytes, options: RuntimeOptions, *, runtime: str) -> LoadedM
     modes = [loaded.get_tensor_mode(name) for name in names]
     inputs = [name for name, mode in zip(names, modes, strict=True) if mode == trt.TensorIOMode.INPUT]
     outputs = [name for name, mode in zip(names, modes, strict=True) if mode == trt.TensorIOMode.OUTPUT]
-    second = check_outputs(inputs, outputs)
-    outputs.sort(key=lambda name: name == UNCERTAINTY)  # the mask first
+    found = check_outputs(inputs, outputs)
+    outputs = [outputs[index] for index in found if index is not None]  # mask, uncertainty, features
     input_spec, output_spec, *more = (
         (tuple(loaded.get_tensor_shape(name)), str(loaded.get_tensor_dtype(name).name).lower())
         for name in (inputs[0], *outputs)
     )
+    shapes = [output_spec[0], *(shape for shape, _ in more)]
+    if found.features is not None:  # as bytes, in the last place
+        shapes[-1] = (*shapes[-1], np.dtype(np.float32).itemsize)
     kernels = _JitKernelCache(loaded, engine) if runtime == "tensorrt_rtx" else None
-    io = ((inputs[0], input_spec[0]), *((name, output_spec[0]) for name in outputs))
+    io = ((inputs[0], input_spec[0]), *zip(outputs, shapes, strict=True))
     streams = options.streams or (2 if options.hint == "throughput" else 1)
 
     def new_slot() -> _EngineSlot:
@@ -80,8 +82,9 @@ def load(model: ModelBytes, options: RuntimeOptions, *, runtime: str) -> LoadedM
         call=first,
         input_spec=input_spec,
         output_spec=output_spec,
-        read_uncertainty=None if second is None else first.uncertainty,
-        uncertainty_spec=more[0] if more else None,
+        read_uncertainty=None if found.uncertainty is None else first.uncertainty,
+        uncertainty_spec=None if found.uncertainty is None else more[0],
+        read_features=None if found.features is None else first.features,
         precision=_precision(trt, loaded, engine, model),
         threads=1,
         device="GPU",
@@ -157,7 +160,7 @@ class _EngineSlot:
     """One frame in flight: an execution context with its buffers, its stream and its CUDA graph."""
 
     def __init__(self, driver: cuda_driver.Cuda, context: Any, io: Any, *, keep: tuple[Any, ...]) -> None:
-        """io: name and shape of the input, of the mask and, if the engine has it, of the uncertainty."""
+        """io: name and shape in bytes of the input, of the mask and, if the engine has them, of the other outputs."""
         (input_name, input_shape), *outputs = io
         self._driver, self._context, self._keep = driver, context, keep
         driver.enter()
@@ -200,6 +203,10 @@ class _EngineSlot:
     def uncertainty(self) -> np.ndarray:
         """The second output of the last call."""
         return self._outputs[1].copy()
+
+    def features(self) -> np.ndarray:
+        """The last output of the last call, float32 [1, D, h, w]."""
+        return self._outputs[-1].copy().view(np.float32)[..., 0]
 
     def copy_in(self, frame: np.ndarray) -> None:
         self._driver.enter()

@@ -22,6 +22,7 @@ from deploy.package.files import CARD, IR, ONNX
 from deploy.package.golden import golden_pairs
 from deploy.package.graph_outputs import output_names
 from deploy.package.package import Package
+from deploy.runtimes.runner import FEATURES
 from deploy.serving.monai_bundle import write_bundle
 from deploy.serving.triton_config import triton_config
 from edgemt.errors import unknown_name_message
@@ -164,7 +165,7 @@ def _describe(stage: Path, package: Package, options: ServeOptions, *, name: str
         device=options.device,
         instances=options.instances,
         warm=bool(pairs),
-        outputs=output_names(package.read(file), source=file),
+        outputs=[name for name in output_names(package.read(file), source=file) if name != FEATURES],
     )
     write_text(stage / "config.pbtxt", config)
 

@@ -17,7 +17,8 @@ class Export(RecipeCommand):
     Of zoo/NAME in RECIPE's place at once, in --out, with the entry's INT8, or INT8 calibrated anew where --data.root is
     given. With --serve also, from RECIPE or a ship folder in its place, a model repository for a server, in serve/
     beside the ship; of a ship folder --out names it. With --with-prompt a ship folder gets a prompt input: clicks and
-    boxes in the live page then correct its masks.
+    boxes in the live page then correct its masks. With --with-features the graphs of a ship folder get an output that
+    edgemt stream --adapt fits a head to.
     """
 
     serve: Literal["triton", "ovms", "monai"] | None = None
@@ -31,12 +32,17 @@ class Export(RecipeCommand):
     """Name of the served model; the ship's own if not given."""
     with_prompt: Path | None = None
     """RUN/promptable: the small promptable network that a run with sam_handover or s_acmt has trained."""
+    with_features: bool = False
+    """Of a ship folder: add the decoder's last features as an output of each graph, for edgemt stream --adapt. Masks
+    stay as they were (each file is compared on the golden frames), a signature and latencies are removed."""
 
 
 def export(command: Export, rest: list[str]) -> None:
     """A recipe up to its ship, an entry of the zoo, or a model repository of a ship that stands."""
     if command.with_prompt is not None:
         _add_prompt(command, command.with_prompt, rest)
+    elif command.with_features:
+        _add_features(command, rest)
     elif _names_an_entry(command.recipe):
         _export_entry(command, rest)
     elif command.serve or _is_ship(command.recipe):
@@ -86,6 +92,19 @@ def _add_prompt(command: Export, promptable: Path, rest: list[str]) -> None:
 
     signed = Path(command.recipe, SIGNATURE).exists()
     ship = add_prompt(command.recipe, load_promptable(promptable), stage_folder.read_card(promptable))
+    if signed:
+        log("the ship's signature is gone, its card has changed; sign it again")
+    print(ship.folder)
+
+
+def _add_features(command: Export, rest: list[str]) -> None:
+    if not _is_ship(command.recipe) or command.serve is not None or command.out is not None or rest:
+        raise ValueError(f"{command.recipe}: --with-features takes a ship folder in RECIPE's place, and nothing else")
+    from deploy.adaptation.add_to_package import add_features
+    from deploy.package.signing import SIGNATURE
+
+    signed = Path(command.recipe, SIGNATURE).exists()
+    ship = add_features(command.recipe)
     if signed:
         log("the ship's signature is gone, its card has changed; sign it again")
     print(ship.folder)

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import signal
 import sys
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from tyro.conf import Positional, UseAppendAction
 
+from deploy.adaptation.limits import AdaptLimits, FitOptions
 from deploy.stream.limits import StreamLimits
 from edgemt.commands.console import log, write_json
 
@@ -58,6 +60,13 @@ class Stream:
     collect: Path | None = None
     """Folder in which corrections made in the page can be saved as labelled cases, images/ and masks/. Meanwhile the
     page shows Recording. Without it, nothing is saved."""
+    adapt: bool = False
+    """Fit the last layer to this session: in the page, correct a frozen picture and press Learn, twice or more. The new
+    head must gain on corrections that its fit has not seen and lose nothing on the ship's golden frames; it first runs
+    unseen, and the shipped mask is back on any frame that fails a test, and by the key R. Nothing of it is stored. The
+    ship needs features and a prompt: edgemt export SHIP --with-features, --with-prompt RUN/promptable."""
+    adaptation: AdaptLimits = field(default_factory=AdaptLimits)
+    adaptation_fit: FitOptions = field(default_factory=FitOptions)
     evidence: Path | None = None
     """Measure both delays at 30 and 60 Hz (or at --hz), with and without masks; write report and raw times to this
     folder."""
@@ -82,6 +91,7 @@ def stream(command: Stream) -> None:
     from edgemt.io.contours import class_colours
 
     _check_arguments(command)
+    _check_adapt(command)
     events = _open_event_log(command)
     opened = load_stream_model(
         command.ship,
@@ -92,6 +102,7 @@ def stream(command: Stream) -> None:
         hang_ms=command.limits.hang_ms,
         colours=class_colours,
         uncertain_above=command.uncertain_above,
+        adapt=(command.adaptation, command.adaptation_fit) if command.adapt else None,
     )
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     warning = budget_warning(opened, command.limits.budget_ms)
@@ -106,6 +117,8 @@ def stream(command: Stream) -> None:
     finally:
         close_runner(opened.runner)
     log(_summary(record))
+    if opened.model.patient is not None:
+        record["adaptation"] = opened.model.patient.record()
     if events is not None:
         record["event_log"] = events.record()
         log("event log: {events} events, head {head}".format(**record["event_log"]))
@@ -150,6 +163,7 @@ def _start_fields(command: Stream, opened: LoadedStreamModel, source: Source) ->
         "outputs": [name.partition(":")[0] for name in command.outputs],
         "limits": asdict(command.limits),
         "vote": command.vote,
+        "adapt": command.adapt,
         "mask_ms": round(opened.mask_ms, 2),
     }
 
@@ -179,7 +193,9 @@ def _run_with_outputs(
     context = CorrectableOutputContext(
         session.display_state, opened.package.card, opened.model.colours, source, corrections
     )
-    output_threads: list[OutputThread] = []
+    patient, output_threads = opened.model.patient, list[OutputThread]()
+    if patient is not None:
+        patient.observe = _observer(events)
     status_line = StatusLine(session, log=log)
     # a service is stopped by SIGTERM: end like with Ctrl-C, so that a recording is closed properly
     previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -201,6 +217,8 @@ def _run_with_outputs(
         status_line.close()
         for output_thread in output_threads:
             output_thread.close()
+        if patient is not None:
+            patient.close()
         if corrections is not None:
             corrections.close()
         if events is not None:
@@ -226,6 +244,12 @@ def _check_arguments(command: Stream) -> None:
         )
 
 
+def _check_adapt(command: Stream) -> None:
+    """Raises ValueError for --adapt where no mask could be corrected."""
+    if command.adapt and (command.evidence is not None or not _has_page(command)):
+        raise ValueError("adapt: masks are corrected in the page; add --output page, no --evidence")
+
+
 def _has_page(command: Stream) -> bool:
     return any(name.partition(":")[0] == "page" for name in command.outputs)
 
@@ -237,7 +261,21 @@ def _open_corrections(command: Stream, opened: LoadedStreamModel) -> CorrectionS
     from deploy.stream.correction.session import open_correction_session
 
     runtime = getattr(opened.runner, "runtime", "auto")
-    return open_correction_session(opened.package, model=opened.model.id, runtime=runtime, collect=command.collect)
+    return open_correction_session(
+        opened.package, model=opened.model.id, runtime=runtime, collect=command.collect, patient=opened.model.patient
+    )
+
+
+def _observer(events: SessionEvents | None) -> Callable[[str, dict[str, Any]], None]:
+    """Writes each change of the patient head as a line on stderr, and as an event where there is a log."""
+    from deploy.adaptation.record import in_words
+
+    def observe(name: str, fields: dict[str, Any]) -> None:
+        log(f"adapt: {in_words({'event': name, **fields})}")
+        if events is not None:
+            events.event(f"adapt-{name}", fields)
+
+    return observe
 
 
 def _run_experiment(command: Stream, opened: LoadedStreamModel, folder: Path) -> None:

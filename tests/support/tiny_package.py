@@ -39,16 +39,17 @@ def graph(
     size: tuple[int, int] = SIZE,
     channels: int = CHANNELS,
     uncertainty: bool = False,
+    weight_name: str = "weight",
 ) -> onnx.ModelProto:
     """uint8 [1, H, W, K] -> uint8 [1, H, W]: a linear score a class, as a 1 x 1 convolution, then argmax.
 
-    `uncertainty` adds the second output: the brightest channel.
+    `uncertainty` adds the second output: the brightest channel. `weight_name` is that of the convolution's weight.
     """
     weight = np.repeat(np.array([0.0, 1.0, 2.0], np.float32)[:, None] / channels, channels, axis=1)[..., None, None]
     bias = np.array([1.1, 0.7, 0.0], np.float32)  # no score below zero: INT8 that NVIDIA takes has no zero point
     constants = [
         numpy_helper.from_array(np.array(255, np.float32), "full"),
-        numpy_helper.from_array(weight, "weight"),
+        numpy_helper.from_array(weight, weight_name),
         numpy_helper.from_array(bias, "bias"),
     ]
     nodes = [
@@ -65,10 +66,10 @@ def graph(
             numpy_helper.from_array(np.array(0.0125, np.float32), "score_step"),
             numpy_helper.from_array(np.array(0, np.uint8), "score_zero"),
         ]
-        for name, step, zero in (("scaled", "step", "zero"), ("weight", "weight_step", "weight_zero")):
+        for name, step, zero in (("scaled", "step", "zero"), (weight_name, "weight_step", "weight_zero")):
             nodes.append(helper.make_node("QuantizeLinear", [name, step, zero], [f"{name}_q"]))
             nodes.append(helper.make_node("DequantizeLinear", [f"{name}_q", step, zero], [f"{name}_dq"]))
-    inputs = ["scaled_dq", "weight_dq"] if quantized else ["scaled", "weight"]
+    inputs = ["scaled_dq", f"{weight_name}_dq"] if quantized else ["scaled", weight_name]
     nodes.append(helper.make_node("Conv", [*inputs, "bias"], ["logits"]))
     if quantized:
         nodes.append(helper.make_node("QuantizeLinear", ["logits", "score_step", "score_zero"], ["logits_q"]))
@@ -98,12 +99,14 @@ def make_ship(
     openvino: bool = False,
     channels: int = CHANNELS,
     uncertainty: bool = False,
+    weight_name: str = "weight",
     **fields: object,
 ) -> Package:
     """A sealed ship; `openvino` adds the IR files, `fields` go to its card."""
     folder.mkdir(parents=True)
-    onnx.save(graph(channels=channels, uncertainty=uncertainty), folder / "model.onnx")
-    onnx.save(graph(quantized=True, channels=channels, uncertainty=uncertainty), folder / "model.int8.onnx")
+    options = {"channels": channels, "uncertainty": uncertainty, "weight_name": weight_name}
+    onnx.save(graph(**options), folder / "model.onnx")  # type: ignore[arg-type]
+    onnx.save(graph(quantized=True, **options), folder / "model.int8.onnx")  # type: ignore[arg-type]
     if openvino:
         import openvino as ov
 

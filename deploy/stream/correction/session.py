@@ -17,6 +17,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from deploy.adaptation.session import PatientHead
 from deploy.package.package import Package
 from deploy.promptable.mask_edit import apply_box, apply_click, bounding_box
 from deploy.promptable.runner import Box, Embedding, Prompt, PromptableRunner, has_prompt, open_prompt
@@ -24,6 +25,7 @@ from deploy.runtimes.registry import RUNTIMES
 from deploy.stream.correction.case_writer import CorrectedCaseWriter
 from deploy.stream.outputs.base import OutputContext
 from deploy.stream.state.frames import DisplaySnapshot, Frame, InferenceResult
+from edgemt.io.images import fit_frame
 from edgemt.model_card import ModelCard
 
 MAX_OFFERED, MAX_FROZEN = 8, 4  # frames that a page can still freeze, and frozen frames that are stored
@@ -69,35 +71,44 @@ class CorrectableOutputContext(OutputContext):
 
 
 def open_correction_session(
-    package: Package, *, model: str, runtime: str, collect: Path | None
+    package: Package, *, model: str, runtime: str, collect: Path | None, patient: PatientHead | None = None
 ) -> CorrectionSession | None:
     """The session for the promptable model of a package; None if it has none.
 
-    `collect` is the folder for corrected cases. Raises ValueError for `collect` without a promptable model.
+    `collect` is the folder for corrected cases, `patient` learns from them. Raises ValueError for either one without a
+    promptable model.
     """
     if not has_prompt(package):
-        if collect is not None:
+        if collect is not None or patient is not None:
+            what = "adapt" if collect is None else f"collect {collect}"
             raise ValueError(
-                f"collect {collect}: {package.folder} has no prompt input to correct masks with; "
+                f"{what}: {package.folder} has no prompt input to correct masks with; "
                 "add one with edgemt export SHIP --with-prompt RUN/promptable"
             )
         return None
     can_prompt = runtime in RUNTIMES and RUNTIMES[runtime].load_graph is not None
     prompt = open_prompt(package, runtime=runtime if can_prompt else "auto")
     case_writer = None if collect is None else CorrectedCaseWriter(collect, classes=package.card.classes, model=model)
-    return CorrectionSession(prompt, package.card, case_writer)
+    return CorrectionSession(prompt, package.card, case_writer, patient=patient)
 
 
 class CorrectionSession:
     """Corrections for any number of pages; safe for any number of threads."""
 
     def __init__(
-        self, prompt: PromptableRunner, card: ModelCard, case_writer: CorrectedCaseWriter | None = None
-    ) -> None:
-        self.about: dict[str, Any] = {"steps": MAX_STEPS, "collect": case_writer is not None}
+        self, prompt: PromptableRunner, card: ModelCard, case_writer: CorrectedCaseWriter | None = None, *,
+        patient: PatientHead | None = None,
+    ) -> None:  # fmt: skip
+        """`patient`: a head that learns from the masks that are confirmed."""
+        self.about: dict[str, Any] = {
+            "steps": MAX_STEPS,
+            "collect": case_writer is not None,
+            "adapt": patient is not None,
+        }
+        self.patient = patient
         self.classes = len(card.classes)
         self.saved_cases = 0
-        self._prompt, self._size, self._case_writer = prompt, card.size, case_writer
+        self._prompt, self._card, self._case_writer = prompt, card, case_writer
         self._frames: OrderedDict[int, Frame] = OrderedDict()
         self._results: OrderedDict[int, InferenceResult] = OrderedDict()
         self._frozen: OrderedDict[int, FrozenFrame] = OrderedDict()
@@ -124,7 +135,7 @@ class CorrectionSession:
             if result is not None:
                 frozen = FrozenFrame(result.frame, result.mask.copy())
             elif mask == -1 and without_mask is not None:
-                frozen = FrozenFrame(without_mask, np.zeros(self._size, np.uint8))
+                frozen = FrozenFrame(without_mask, np.zeros(self._card.size, np.uint8))
             else:
                 raise FrameNotFrozenError(_not_frozen_message(frame))
             existing = self._frozen.get(frozen.frame.id)
@@ -150,6 +161,18 @@ class CorrectionSession:
         path = self._case_writer.save(self._find(frame).frame, self.predict(frame, steps).mask, steps=steps)
         self.saved_cases += 1
         return path
+
+    def learn(self, frame: int, steps: tuple[CorrectionStep, ...]) -> dict[str, Any]:
+        """Give the mask of a frozen frame after these steps to the patient head; returns its status.
+
+        Without steps the mask is confirmed as it was shown. Raises ValueError without --adapt.
+        """
+        if self.patient is None:
+            raise ValueError("the head is not adapted; start with --adapt")
+        frozen = self._find(frame)
+        fitted = fit_frame(frozen.frame.pixels, size=self._card.size, channels=self._card.channels)
+        self.patient.correct(fitted, self.predict(frame, steps).mask)
+        return self.patient.status()
 
     def close(self) -> None:
         if self._case_writer is not None:

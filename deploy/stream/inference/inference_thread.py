@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.adaptation.session import PatientHead
 from deploy.package.input_drift import InputStatistics
 from deploy.stream.inference.contours import StreamContours
 from deploy.stream.inference.flicker_estimate import FlickerEstimate
@@ -52,6 +53,7 @@ class StreamModel:
     uncertain_above: float | None = (
         None  # probability of a wrong class from which on pixels are hatched; None: no output
     )
+    patient: PatientHead | None = None  # None: the masks of the graph are shown as they are
     golden_every: int = 300  # masks between two self-tests; they detect NaN weights, which still give a mask
 
 
@@ -143,6 +145,8 @@ class InferenceThread:
                 continue
             self._publish(generation, result, fitted)
             pause = 0.0
+            if self._model.patient is not None:
+                self._model.patient.take_corrections(infer)  # type: ignore[arg-type]
         if infer is not initial:
             close_runner(infer)
 
@@ -155,22 +159,30 @@ class InferenceThread:
             self._self_test(infer)
         fitted = fit_frame(frame.pixels, size=model.size, channels=model.channels)
         found, values = _predict(infer, fitted[None], uncertainty=model.uncertain_above is not None)
-        mask = validate_mask(found, size=model.size, classes=len(model.colours))
+        mask, adapted = validate_mask(found, size=model.size, classes=len(model.colours)), False
+        if model.patient is not None:
+            mask, adapted = model.patient.mask(infer, mask)  # type: ignore[arg-type]
         agreement, likeness = plausibility.update(mask, fitted, epoch=frame.epoch)
         self.counters.drift_message = self.counters.drift_message or plausibility.drift_message
         mask = vote.add(mask, epoch=frame.epoch, captured_ns=frame.captured_ns) if vote.width > 1 else mask
         overlay = outline(mask, size=frame.size, colours=model.colours, thickness=max(2, frame.size[0] // 360))
-        marks, reason = self._marks(mask, values, likeness, voted=vote.width > 1)
+        marks, reason = self._marks(mask, values, likeness, voted=vote.width > 1, adapted=adapted)
         done_ns, delay_ms = self._display_state.clock(), vote.delay_ms if vote.width > 1 else None
-        return InferenceResult(frame, mask, overlay, done_ns, agreement, likeness, delay_ms, marks, reason), fitted
+        result = InferenceResult(
+            frame, mask, overlay, done_ns, agreement, likeness, delay_ms, marks, reason, adapted=adapted
+        )
+        return result, fitted
 
     def _marks(
-        self, mask: np.ndarray, values: np.ndarray | None, likeness: float | None, *, voted: bool
+        self, mask: np.ndarray, values: np.ndarray | None, likeness: float | None, *, voted: bool, adapted: bool
     ) -> tuple[DeferredMarks | None, str]:
         """The regions to draw with a mask, and why it has no outer and inner ones: margins hold for single masks.
 
-        `values`: the uncertainty of the mask, or of the newest of those that voted, uint8 [h, w].
+        `values`: the uncertainty of the mask, or of the newest of those that voted, uint8 [h, w]. An `adapted` mask has
+        no regions at all: margins and uncertainty are those of the shipped head.
         """
+        if adapted:
+            return None, "" if self._model.contours is None else "the head is adapted"
         contours, above = self._model.contours, self._model.uncertain_above
         reason = "" if contours is None else contours.dropped(likeness, voted=voted)
         marks: dict[str, Any] = {}

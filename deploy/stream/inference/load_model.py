@@ -9,6 +9,9 @@ from typing import Any, Literal, NamedTuple
 
 import numpy as np
 
+from deploy.adaptation.head import read_head
+from deploy.adaptation.limits import AdaptLimits, FitOptions
+from deploy.adaptation.session import PatientHead, golden_examples
 from deploy.measurement.variants import undecided
 from deploy.package.golden import golden_pairs
 from deploy.package.input_drift import read_inputs
@@ -44,11 +47,13 @@ def load_stream_model(
     hang_ms: float = 2000.0,
     colours: Callable[[int], Sequence[Colour]] = palette,
     uncertain_above: float = UNCERTAIN_ABOVE,
+    adapt: tuple[AdaptLimits, FitOptions] | None = None,
 ) -> LoadedStreamModel:
     """The model of a ship folder, with a loaded runner.
 
     `uncertain_above`: the probability of a wrong class from which on pixels are hatched, if the file has that output.
-    `hang_ms` is the time limit of one mask in a worker process. `colours` gives one colour per class.
+    `hang_ms` is the time limit of one mask in a worker process. `colours` gives one colour per class. `adapt`: limits
+    of a head that is fitted to corrections (`deploy.adaptation`); None: none is.
     Raises ValueError in one line for a package that is invalid, and for a model of volume slices.
     """
     check_threshold(uncertain_above)
@@ -60,6 +65,9 @@ def load_stream_model(
         )
     if isolation not in ("thread", "process"):
         raise ValueError(f"isolation {isolation}: thread or process")
+    shipped = None if adapt is None else read_head(package)
+    if adapt is not None and isolation == "process":
+        raise ValueError("isolation process: a head is adapted in the process of the stream; leave it at thread")
     choice: dict[str, Any] = {"runtime": runtime, "file": file, "threads": threads}
     if file is None and ":" not in runtime and undecided(card):
         fastest = fastest_here(package, runtime=runtime)
@@ -74,6 +82,10 @@ def load_stream_model(
     first: Any = load() if isolation == "process" else runner(package, **choice)
     pairs = golden_pairs(package)
     golden_here = (pairs[0].frame, first(pairs[0].frame).copy()) if pairs else None
+    patient = None
+    if shipped is not None and adapt is not None:
+        golden = golden_examples(first, [(pair.frame, pair.mask) for pair in pairs])
+        patient = PatientHead(shipped, golden, limits=adapt[0], options=adapt[1])
     name = f"{card.name or package.folder.resolve().name}@{card_hash(card)[:12]}"
     model = StreamModel(
         id=f"{name} {first.file} {first.runtime} {first.precision}",
@@ -85,6 +97,7 @@ def load_stream_model(
         golden=golden_here,
         contours=stream_contours(card, file=first.file),
         uncertain_above=uncertain_above if first.has_uncertainty else None,
+        patient=patient,
     )
     return LoadedStreamModel(package, model, first, PackageWatcher(package), _mask_ms(first, model))
 

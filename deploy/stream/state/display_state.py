@@ -151,7 +151,7 @@ class DisplayState:
             confidence=result.agreement,
             confidence_is="" if result.agreement is None else "agreement with the mask before (Dice), no probability",
             likeness=result.likeness, vote_delay_ms=result.vote_delay_ms, contours=result.contours,
-            mask=result.mask, valid_until_ns=self._valid_until_ns(frame, result),
+            mask=result.mask, valid_until_ns=self._valid_until_ns(frame, result), adapted=result.adapted,
         )  # fmt: skip
         return DisplaySnapshot(frame, status, result.overlay, result)
 

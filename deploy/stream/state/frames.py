@@ -62,6 +62,7 @@ class InferenceResult:
     vote_delay_ms: float | None = None  # by which a vote of masks shows a change later; None without a vote
     marks: DeferredMarks | None = None  # outer and inner regions where their claim holds, and the uncertain region
     contours: str = ""  # why there are none; empty: there are, or the model has no margins
+    adapted: bool = False  # by a head that was fitted in this session (`deploy.adaptation`)
 
 
 @dataclass(frozen=True, eq=False)
@@ -82,6 +83,7 @@ class MaskStatus:
     valid_until_ns: int | None = None  # on the monotonic clock of this machine; a fresh mask is stale from then on
     contours: str = ""  # of a fresh mask: why no outer and inner line is drawn; empty where they are
     refused: str = ""  # with "no-signal": why the frames of the source are rejected
+    adapted: bool = False  # a fresh mask is of a head that was fitted in this session, not of the shipped one
     mask: np.ndarray | None = None  # uint8 [h, w]
 
     def message(self, *, now_ns: int, wall_s: float | None = None) -> dict[str, Any]:

@@ -39,8 +39,9 @@ export class Correct {
     const key = (text) => make("kbd", { textContent: text });
     this.undoButton = make("button", { type: "button", id: "undo", onclick: () => this.undo() }, "Undo ", key("Z"));
     this.saveButton = make("button", { type: "button", id: "keep", onclick: () => this.saveCase() }, "Save case ", key("Enter"));
+    this.learnButton = make("button", { type: "button", id: "learn", onclick: () => this.learn() }, "Learn ", key("L"));
     const title = make("h3", { textContent: "Correct the mask" });
-    this.tools = make("div", { id: "correct-tools" }, ...this.signButtons, this.undoButton, ...(this.about.correct.collect ? [this.saveButton] : []));
+    this.tools = make("div", { id: "correct-tools" }, ...this.signButtons, this.undoButton, ...(this.about.correct.collect ? [this.saveButton] : []), ...(this.about.correct.adapt ? [this.learnButton] : []));
     const which = make("div", { id: "correct-classes", hidden: this.classButtons.length < 2 }, ...this.classButtons);
     document.getElementById("actions").after(make("section", { id: "correct" }, title, this.hint, which, this.tools));
     this.showHint();
@@ -139,6 +140,20 @@ export class Correct {
     if (reply !== null) this.showHint(`Saved as ${reply.case}`);
   }
 
+  // The head learns from the mask as it is now; without a click it is confirmed as it was shown.
+  async learn() {
+    if (!this.about.correct.adapt || this.frozenId === null) return;
+    const reply = await this.post("learn", { frame: this.frozenId, steps: this.steps }, ++this.requestId);
+    if (reply === null) return;
+    const count = reply.patient.corrections;
+    this.showHint(count < 2 ? "Noted; confirm a second picture" : `Learns from ${count} pictures`);
+  }
+
+  // Works at any time, not only on a frozen picture.
+  async useShipped() {
+    if (this.about.correct.adapt) await this.post("shipped", {}, this.requestId);
+  }
+
   async post(name, body, requestId) {
     let reply = null, error = "EdgeMT does not answer";
     try {
@@ -163,6 +178,7 @@ export class Correct {
     this.classButtons.forEach((button, i) => button.setAttribute("aria-pressed", this.value === i + 1));
     this.signButtons.forEach((button, i) => button.setAttribute("aria-pressed", this.positive === (i === 0)));
     this.undoButton.disabled = this.saveButton.disabled = !this.steps.length;
+    this.learnButton.disabled = !ready;
     for (const button of [...this.classButtons, ...this.signButtons]) button.disabled = !ready;
     document.body.classList.toggle("correcting", ready);
     this.redraw();

@@ -1,5 +1,7 @@
 """The POST endpoints of the live page: freeze a picture, predict its mask from clicks and boxes, save it as a case.
 
+With `edgemt stream --adapt` also: let the head learn from that mask, and return to the shipped head.
+
 Requests are small JSON objects; answers have the message format of `updates.py`.
 """
 
@@ -48,8 +50,30 @@ def save(corrections: CorrectionSession, body: bytes, encode: EncodeFrame) -> by
     return pack_message({"frame": request["frame"], "case": path.stem}, b"", b"")
 
 
+def learn(corrections: CorrectionSession, body: bytes, encode: EncodeFrame) -> bytes:
+    """{"frame": id, "steps": [...]} -> the status of the patient head, which learns from the mask after all steps."""
+    request = _parse_object(body, "frame", "steps")
+    steps = parse_steps(request["steps"], classes=corrections.classes)
+    return pack_message({"frame": request["frame"], "patient": corrections.learn(request["frame"], steps)}, b"", b"")
+
+
+def use_shipped(corrections: CorrectionSession, body: bytes, encode: EncodeFrame) -> bytes:
+    """{} -> the status of the patient head, which is the shipped one from now on."""
+    _parse_object(body)
+    if corrections.patient is None:
+        raise ValueError("the head is not adapted; start with --adapt")
+    corrections.patient.use_shipped()
+    return pack_message({"patient": corrections.patient.status()}, b"", b"")
+
+
 Endpoint = Callable[[CorrectionSession, bytes, EncodeFrame], bytes]
-ENDPOINTS: dict[str, Endpoint] = {"hold": freeze, "ask": predict, "keep": save}  # by the last part of the URL
+ENDPOINTS: dict[str, Endpoint] = {  # by the last part of the URL
+    "hold": freeze,
+    "ask": predict,
+    "keep": save,
+    "learn": learn,
+    "shipped": use_shipped,
+}
 
 
 def parse_steps(raw: Any, *, classes: int) -> tuple[CorrectionStep, ...]:
@@ -85,7 +109,7 @@ def _parse_object(body: bytes, *keys: str) -> dict[str, Any]:
     except (ValueError, RecursionError):
         raise ValueError("not JSON") from None
     if not isinstance(request, dict) or set(request) != set(keys):
-        raise ValueError(f"wanted an object with {' and '.join(keys)}")
+        raise ValueError(f"wanted an object with {' and '.join(keys) or 'nothing in it'}")
     for key in keys:
         if key != "steps" and type(request[key]) is not int:
             raise ValueError(f"{key}: a whole number")

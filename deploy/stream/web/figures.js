@@ -95,6 +95,12 @@ export class Figures {
       $(id).textContent = record && record[key] !== null ? record[key].toFixed(2) : "–";
     const delay_ms = record ? record.vote_delay_ms : null;
     if (delay_ms) [$("vote-row").hidden, $("vote").textContent] = [false, `+ ${Math.round(delay_ms)} ms`];
+    const patient = live && live.patient;
+    if (patient) {
+      $("head-row").hidden = false;
+      $("head").textContent = record && record.adapted ? "adapted" : patient.state === "shadow" ? "shipped, a new one on trial" : "shipped";
+      $("head").title = patient.note;
+    }
     $("likeness").classList.toggle("unlike", Boolean(status.unlike));
     $("beat").classList.toggle("on", picture ? picture.id % 16 < 8 : false);
   }

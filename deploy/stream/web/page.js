@@ -232,6 +232,11 @@ function bindControls() {
   document.addEventListener("visibilitychange", () => { if (document.hidden) drawMask(null); dirty = true; });
   const keys = { " ": freeze, s: snapshot, m: toggleMasks, f: toggleFullscreen, ArrowUp: () => changeOpacity(5), ArrowDown: () => changeOpacity(-5) };
   if (correct) Object.assign(keys, { z: () => correct.undo(), Enter: () => correct.saveCase() });
+  if (correct && about.correct.adapt) {
+    Object.assign(keys, { l: () => correct.learn(), r: () => correct.useShipped() });
+    $("use-shipped").hidden = false;
+    $("use-shipped").onclick = keys.r;
+  }
   addEventListener("keydown", (event) => {
     if (event.ctrlKey || event.metaKey || event.altKey) return;
     const button = $("classes").querySelectorAll("button")[Number(event.key) - 1];

@@ -78,6 +78,7 @@ class Page:
         updates = PageUpdates(
             context.display_state, classes=context.card.classes, colours=context.colours, recording=recording,
             encode=encode, on_sent=corrections.offer if corrections is not None else lambda snapshot: None,
+            patient=corrections.patient.status if corrections and corrections.patient else lambda: None,
         )  # fmt: skip
         about = {**updates.about, "name": context.card.name, "model": context.display_state.model}
         about["source"] = source_label(getattr(context.source, "name", ""))

@@ -47,9 +47,11 @@ class PageUpdates:
         self, display_state: DisplayState, *, classes: Sequence[str], colours: Sequence[Colour],
         recording: Callable[[], bool], encode: EncodeFn | None = None,
         on_sent: Callable[[DisplaySnapshot], None] = lambda snapshot: None,
+        patient: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:  # fmt: skip
-        """`on_sent` is called with every snapshot before it is sent."""
+        """`on_sent` is called with every snapshot before it is sent. `patient` gives the status of the patient head."""
         self._display_state, self._recording, self._on_sent = display_state, recording, on_sent
+        self._patient = patient
         self._encode = encode or jpeg_encoder()
         foreground = list(zip(classes, colours, strict=False))[1:]
         self.about: dict[str, Any] = {
@@ -87,6 +89,7 @@ class PageUpdates:
             "picture": _picture_info(snapshot.frame, state.clock()),
             "recording": self._recording(),
             "ended": self.ended,
+            "patient": self._patient(),
             "lines": [about for about, _ in regions],
         }
         return pack_message(data, jpeg, mask_bytes, b"".join(bits for _, bits in regions))

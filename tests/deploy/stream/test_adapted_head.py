@@ -1,0 +1,165 @@
+"""`edgemt stream --adapt`: the page teaches the head, the operator returns, and nothing changes without a correction."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from test_corrections import CLASSES, COLOURS, NOT_TOOL, SIZE, bright_objects, frame, unpacked
+from test_corrections import Live as PlainLive
+
+from deploy.adaptation.fit import Example
+from deploy.adaptation.head import shipped_head
+from deploy.adaptation.limits import AdaptLimits, FitOptions
+from deploy.adaptation.session import PatientHead
+from deploy.stream.correction.session import CorrectableOutputContext, CorrectionSession
+from deploy.stream.state.display_state import DisplayState, FreshnessLimits
+from deploy.stream.state.frames import InferenceResult
+from deploy.stream.state.overlay import empty_overlay
+from deploy.stream.web.page import Page
+from edgemt import cli
+from edgemt.commands.stream import _observer
+from edgemt.model_card import ModelCard
+
+
+class Live(PlainLive):
+    """The page of a stream whose head is adapted."""
+
+    def __init__(self) -> None:
+        card = ModelCard(name="tiny", classes=CLASSES, size=SIZE)
+        head = shipped_head(np.ones((3, 2)), np.zeros(3), size=SIZE)
+        self.patient = PatientHead(head, [Example(np.ones((2, 12, 16), np.float32), np.zeros(SIZE, np.uint8))])
+        self.corrections = CorrectionSession(bright_objects(), card, patient=self.patient)
+        self.display_state = DisplayState(FreshnessLimits(60_000, 120_000), model="tiny@0")
+        self.page = Page(CorrectableOutputContext(self.display_state, card, COLOURS, None, self.corrections))
+
+
+@pytest.fixture
+def live() -> Iterator[Live]:
+    made = Live()
+    yield made
+    made.close()
+
+
+def test_learn_gives_the_corrected_mask_and_its_frame_to_the_head(live: Live) -> None:
+    picture = live.frozen()
+    live.asked("hold", picture)
+    answer = live.asked("learn", {"frame": 1, "steps": [NOT_TOOL]})[0]
+    assert answer["patient"] == {"state": "shipped", "corrections": 1, "note": ""}
+    given, mask = live.patient._confirmed[0]
+    assert given.shape == (*SIZE, 3) and mask.shape == SIZE
+    assert 2 not in mask and (mask == 1).any()  # the tool was removed by the click
+    assert live.corrections.about["adapt"] and unpacked(live.get("look")[1])[0]["patient"]["corrections"] == 1
+
+
+def test_learn_without_a_click_confirms_the_mask_as_it_was_shown(live: Live) -> None:
+    shown = live.asked("hold", live.frozen())[2]
+    live.asked("learn", {"frame": 1, "steps": []})
+    assert shown is not None and np.array_equal(live.patient._confirmed[0][1], shown.reshape(SIZE))
+
+
+def test_the_operator_returns_by_one_request(live: Live) -> None:
+    live.asked("hold", live.frozen())
+    live.asked("learn", {"frame": 1, "steps": [NOT_TOOL]})
+    assert live.asked("shipped", {})[0]["patient"]["corrections"] == 0
+    assert live.patient.record()["results"]["changes"][-1]["event"] == "operator-return"
+
+
+def test_without_adapt_the_page_cannot_teach() -> None:
+    live = PlainLive()
+    try:
+        live.asked("hold", live.frozen())
+        for name, body in (("learn", {"frame": 1, "steps": []}), ("shipped", {})):
+            assert live.refused(name, body) == (400, "the head is not adapted; start with --adapt\n")
+        assert live.corrections is not None and not live.corrections.about["adapt"]
+    finally:
+        live.close()
+
+
+def test_every_message_states_whether_the_mask_is_adapted() -> None:
+    state = DisplayState(FreshnessLimits(60_000, 120_000), model="tiny@0")
+    for number, adapted in ((1, True), (2, False)):
+        new = frame(number)
+        state.put_frame(new)
+        mask = np.zeros(SIZE, np.uint8)
+        state.put_result(InferenceResult(new, mask, empty_overlay(new.size), time.monotonic_ns(), adapted=adapted))
+        assert state.snapshot().status.to_json()["adapted"] is adapted
+
+
+def test_every_change_is_an_event_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
+    class Events:
+        seen: list[tuple[str, Any]] = []
+
+        def event(self, name: str, fields: Any) -> None:
+            self.seen.append((name, fields))
+
+    observe = _observer(Events())  # type: ignore[arg-type]
+    observe("refused", {"reason": "uncertainty 0.4, limit 0.1", "corrections": 2})
+    assert Events.seen == [("adapt-refused", {"reason": "uncertainty 0.4, limit 0.1", "corrections": 2})]
+    assert "adapt: refused: uncertainty 0.4" in capsys.readouterr().err
+
+
+@pytest.fixture(scope="module")
+def ship(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    pytest.importorskip("onnx")
+    pytest.importorskip("onnxruntime")
+    pytest.importorskip("openvino")
+    from tiny_package import make_ship
+
+    from deploy.adaptation.add_to_package import HEAD_WEIGHT, add_features
+
+    folder = tmp_path_factory.mktemp("adapt") / "ship"
+    make_ship(folder, weight_name=HEAD_WEIGHT)
+    add_features(folder)
+    return folder
+
+
+def test_without_a_correction_300_masks_of_the_inference_thread_are_the_same_bits(ship: Path) -> None:
+    from tiny_package import frame as tiny_frame
+
+    from deploy.stream.inference.inference_thread import InferenceThread
+    from deploy.stream.inference.load_model import load_stream_model
+    from deploy.stream.inference.mask_checks import MaskPlausibility
+    from deploy.stream.inference.mask_vote import MaskVote
+    from deploy.stream.state.frames import Frame
+    from deploy.stream.state.latest_queue import LatestQueue
+
+    masks: list[list[bytes]] = []
+    for adapt in (None, (AdaptLimits(), FitOptions())):
+        opened = load_stream_model(ship, runtime="onnxruntime", adapt=adapt)
+        assert (opened.model.patient is None) == (adapt is None)
+        state = DisplayState(FreshnessLimits(60_000, 60_000), model="tiny@0")
+        thread = InferenceThread(opened.model, state, LatestQueue(), hang_ms=60_000, runner=opened.runner)
+        thread.stop()
+        seen, plausibility, vote = [], MaskPlausibility(None), MaskVote(1, classes=3)
+        for number in range(300):
+            picture = Frame(number, tiny_frame(number), state.clock())
+            result, _ = thread._result(opened.runner, picture, plausibility, vote)
+            assert not result.adapted
+            seen.append(result.mask.tobytes())
+        masks.append(seen)
+    assert masks[0] == masks[1] and len(set(masks[0])) > 30
+
+
+@pytest.mark.parametrize(
+    ("options", "reason"),
+    [
+        (["--adapt"], "adapt: masks are corrected in the page"),
+        (["--adapt", "--output", "page", "--isolation", "process"], "isolation process"),
+        (["--adapt", "--output", "page"], "adapt: .* has no prompt input"),
+        (["--adapt", "--output", "page", "--adaptation.gain", "0"], "adaptation.gain: must be above 0"),
+    ],
+)
+def test_what_does_not_fit_is_refused_before_the_stream(
+    ship: Path, options: list[str], reason: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    import re
+
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["stream", str(ship), "--frames", "3", "--hz", "0", *options])
+    error = capsys.readouterr().err
+    assert stop.value.code == 2 and re.search(reason, " ".join(error.split())), error
