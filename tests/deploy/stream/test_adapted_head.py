@@ -1,4 +1,4 @@
-"""`edgemt stream --adapt`: the page teaches the head, the operator returns, and nothing changes without a correction."""
+"""`edgemt stream --adapt`: the page teaches the head, the operator returns, nothing changes without a correction."""
 
 from __future__ import annotations
 
@@ -9,68 +9,59 @@ from typing import Any
 
 import numpy as np
 import pytest
-from test_corrections import CLASSES, COLOURS, NOT_TOOL, SIZE, bright_objects, frame, unpacked
-from test_corrections import Live as PlainLive
+from correction_page import NOT_TOOL, SIZE, Live, frame, unpacked
 
 from deploy.adaptation.fit import Example
 from deploy.adaptation.head import shipped_head
 from deploy.adaptation.limits import AdaptLimits, FitOptions
 from deploy.adaptation.session import PatientHead
-from deploy.stream.correction.session import CorrectableOutputContext, CorrectionSession
 from deploy.stream.state.display_state import DisplayState, FreshnessLimits
 from deploy.stream.state.frames import InferenceResult
 from deploy.stream.state.overlay import empty_overlay
-from deploy.stream.web.page import Page
 from edgemt import cli
 from edgemt.commands.stream import _observer
-from edgemt.model_card import ModelCard
-
-
-class Live(PlainLive):
-    """The page of a stream whose head is adapted."""
-
-    def __init__(self) -> None:
-        card = ModelCard(name="tiny", classes=CLASSES, size=SIZE)
-        head = shipped_head(np.ones((3, 2)), np.zeros(3), size=SIZE)
-        self.patient = PatientHead(head, [Example(np.ones((2, 12, 16), np.float32), np.zeros(SIZE, np.uint8))])
-        self.corrections = CorrectionSession(bright_objects(), card, patient=self.patient)
-        self.display_state = DisplayState(FreshnessLimits(60_000, 120_000), model="tiny@0")
-        self.page = Page(CorrectableOutputContext(self.display_state, card, COLOURS, None, self.corrections))
 
 
 @pytest.fixture
-def live() -> Iterator[Live]:
-    made = Live()
+def patient() -> PatientHead:
+    head = shipped_head(np.ones((3, 2)), np.zeros(3), size=SIZE)
+    return PatientHead(head, [Example(np.ones((2, 12, 16), np.float32), np.zeros(SIZE, np.uint8))])
+
+
+@pytest.fixture
+def live(patient: PatientHead) -> Iterator[Live]:
+    made = Live(patient=patient)
     yield made
     made.close()
 
 
-def test_learn_gives_the_corrected_mask_and_its_frame_to_the_head(live: Live) -> None:
+def test_learn_gives_the_corrected_mask_and_its_frame_to_the_head(live: Live, patient: PatientHead) -> None:
     picture = live.frozen()
     live.asked("hold", picture)
     answer = live.asked("learn", {"frame": 1, "steps": [NOT_TOOL]})[0]
     assert answer["patient"] == {"state": "shipped", "corrections": 1, "note": ""}
-    given, mask = live.patient._confirmed[0]
+    given, mask = patient._confirmed[0]
     assert given.shape == (*SIZE, 3) and mask.shape == SIZE
-    assert 2 not in mask and (mask == 1).any()  # the tool was removed by the click
-    assert live.corrections.about["adapt"] and unpacked(live.get("look")[1])[0]["patient"]["corrections"] == 1
+    assert mask[36, 48] == 0 and (mask == 2).any()  # the click is at the tool, which the network still sees
+    assert live.corrections is not None and live.corrections.about["adapt"]
+    assert unpacked(live.get("look")[1])[0]["patient"]["corrections"] == 1
 
 
-def test_learn_without_a_click_confirms_the_mask_as_it_was_shown(live: Live) -> None:
+def test_learn_without_a_click_confirms_the_mask_as_it_was_shown(live: Live, patient: PatientHead) -> None:
     shown = live.asked("hold", live.frozen())[2]
     live.asked("learn", {"frame": 1, "steps": []})
-    assert shown is not None and np.array_equal(live.patient._confirmed[0][1], shown.reshape(SIZE))
+    assert shown is not None and np.array_equal(patient._confirmed[0][1], shown.reshape(SIZE))
 
 
-def test_the_operator_returns_by_one_request(live: Live) -> None:
+def test_the_operator_returns_by_one_request(live: Live, patient: PatientHead) -> None:
     live.asked("hold", live.frozen())
     live.asked("learn", {"frame": 1, "steps": [NOT_TOOL]})
     assert live.asked("shipped", {})[0]["patient"]["corrections"] == 0
-    assert live.patient.record()["results"]["changes"][-1]["event"] == "operator-return"
+    assert patient.record()["results"]["changes"][-1]["event"] == "operator-return"
 
 
 def test_without_adapt_the_page_cannot_teach() -> None:
-    live = PlainLive()
+    live = Live()
     try:
         live.asked("hold", live.frozen())
         for name, body in (("learn", {"frame": 1, "steps": []}), ("shipped", {})):
