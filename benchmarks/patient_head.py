@@ -218,7 +218,7 @@ def play(
     unguarded = [foreground_dice(free.mask(patient.features[n]), patient.truths[n]) for n in rest]
     events = [change["event"] for change in session.record()["results"]["changes"]]
     return {
-        "patient": patient.number, "count": count, "first": before[chosen[0]], "seconds": seconds,
+        "patient": patient.number, "count": count, "confirmed": len(good), "seconds": seconds,
         "before": float(np.mean([before[n] for n in rest])), "after": float(np.mean(list(after.values()))),
         "unguarded": float(np.mean(unguarded)), "fitted": "fitted" in events, "took_over": "took-over" in events,
         "shown_adapted": float(np.mean([adapted for _, adapted in shown.values()])), "events": events,

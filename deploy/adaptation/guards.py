@@ -18,6 +18,8 @@ from deploy.adaptation.fit import Example, fit_head
 from deploy.adaptation.head import ClassifierHead
 from deploy.adaptation.limits import AdaptLimits, FitOptions
 
+SCALES = (1.0, 0.5, 0.25)  # parts of a fitted change that are tested
+
 
 @dataclass(frozen=True)
 class GuardTest:
@@ -39,6 +41,7 @@ class Judgement:
 
     head: ClassifierHead
     tests: tuple[GuardTest, ...]
+    scale: float = 1.0  # part of the fitted change that the head has
 
     @property
     def refused(self) -> str:
@@ -56,39 +59,58 @@ def judge(
     shipped: ClassifierHead, corrections: Sequence[Example], golden: Sequence[Example], *,
     limits: AdaptLimits, options: FitOptions,
 ) -> Judgement:  # fmt: skip
-    """Fit a head to the corrections, and test it on what its fits have not seen."""
-    gains = []
-    for index, held_back in enumerate(corrections if len(corrections) > 1 else ()):
-        others = [example for number, example in enumerate(corrections) if number != index]
-        candidate = fit_head(shipped, others, golden=golden, options=options)
-        before, after = (
-            foreground_dice(head.mask(held_back.features), held_back.mask) for head in (shipped, candidate)
-        )
-        gains.append(after - before)
+    """Fit a head to the corrections, and test it on what its fits have not seen.
+
+    The whole change is tested first, then a half and a quarter of it: the first that passes is taken. Where none does,
+    the tests are those of the whole change.
+    """
+    held_back = corrections if sum(one.mask.any() for one in corrections) >= limits.least else ()
+    others = [[c for c in corrections if c is not one] for one in held_back]
+    candidates = [fit_head(shipped, rest, golden=golden, options=options) for rest in others]
     head = fit_head(shipped, corrections, golden=golden, options=options)
-    mean, worst = (float(np.mean(gains)), min(gains)) if gains else (float("nan"), float("nan"))
+    made = []
+    for scale in SCALES:
+        pairs = zip(held_back, (_scaled(candidate, scale) for candidate in candidates), strict=True)
+        gains = [_dice(candidate, one) - _dice(shipped, one) for one, candidate in pairs]
+        tests = _tests(shipped, _scaled(head, scale), corrections, golden, gains=gains, limits=limits)
+        made.append(Judgement(_scaled(head, scale), tests, scale))
+        if not made[-1].refused:
+            return made[-1]
+    return made[0]
+
+
+def _tests(
+    shipped: ClassifierHead, head: ClassifierHead, corrections: Sequence[Example], golden: Sequence[Example], *,
+    gains: Sequence[float], limits: AdaptLimits,
+) -> tuple[GuardTest, ...]:  # fmt: skip
+    """`gains`: Dice gained on each correction by the head of a fit that has not seen it; empty if there are too few.
+
+    Masks without a structure count for the least gain alone: a head that finds nothing gains most on them.
+    """
+    full = [bool(one.mask.any()) for one in corrections]
     unsure, before = (float(np.mean([h.unsure(c.features) for c in corrections])) for h in (head, shipped))
     allowed = _allowed_unsure(before, limits)
-    lost = _golden_dice(shipped, golden) - _golden_dice(head, golden) if golden else float("nan")
-    return Judgement(
-        head,
-        (
-            GuardTest("corrections to hold back", 2, len(corrections), len(corrections) >= 2),
-            GuardTest("golden frames to compare", 1, len(golden), len(golden) >= 1),
-            GuardTest("Dice lost on the golden frames", limits.golden_loss, lost, lost <= limits.golden_loss),
-            GuardTest("uncertainty on the corrections", allowed, unsure, unsure <= allowed),
-            GuardTest("mean Dice gained on held-back corrections", limits.gain, mean, mean >= limits.gain),
-            GuardTest("least Dice gained on a held-back correction", limits.worst, worst, worst >= limits.worst),
-        ),
+    lost = float(np.mean([_dice(shipped, one) - _dice(head, one) for one in golden]))
+    mean, worst = (float(np.mean(np.array(gains)[full])), min(gains)) if gains else (float("nan"), float("nan"))
+    return (
+        GuardTest("confirmed masks with a structure", limits.least, sum(full), sum(full) >= limits.least),
+        GuardTest("Dice lost on the golden frames", limits.golden_loss, lost, lost <= limits.golden_loss),
+        GuardTest("uncertainty on the corrections", allowed, unsure, unsure <= allowed),
+        GuardTest("mean Dice gained on held-back corrections", limits.gain, mean, mean >= limits.gain),
+        GuardTest("least Dice gained on a held-back correction", limits.worst, worst, worst >= limits.worst),
     )
+
+
+def _dice(head: ClassifierHead, example: Example) -> float:
+    return foreground_dice(head.mask(example.features), example.mask)
+
+
+def _scaled(head: ClassifierHead, scale: float) -> ClassifierHead:
+    return head.changed(scale * head.change)
 
 
 def _allowed_unsure(shipped: float, limits: AdaptLimits) -> float:
     return limits.unsure * shipped + 0.01
-
-
-def _golden_dice(head: ClassifierHead, golden: Sequence[Example]) -> float:
-    return float(np.mean([foreground_dice(head.mask(example.features), example.mask) for example in golden]))
 
 
 class FrameGuard:

@@ -25,6 +25,8 @@ class FitOptions:
 class AdaptLimits:
     """The tests that a head must pass before and while it runs. Raises ValueError for a value out of range."""
 
+    least: int = 3
+    """Least number of confirmed masks with a structure; fewer never change the head."""
     golden_loss: float = 0.05
     """Most foreground Dice that the candidate may lose on the golden frames against the shipped head."""
     gain: float = 0.01
@@ -46,6 +48,6 @@ class AdaptLimits:
         for name in ("gain", "disagreement", "unsure", "unlike"):
             if not getattr(self, name) > 0:
                 raise ValueError(f"adaptation.{name}: must be above 0, not {getattr(self, name):g}")
-        for name, least in (("golden_loss", 0), ("shadow", 1), ("fall_backs", 1)):
+        for name, least in (("least", 2), ("golden_loss", 0), ("shadow", 1), ("fall_backs", 1)):
             if not getattr(self, name) >= least:
                 raise ValueError(f"adaptation.{name}: must be {least} or more, not {getattr(self, name):g}")

@@ -1,6 +1,6 @@
 """The patient head of one session: corrections in, shadow run, take-over, fall-back, return by the operator.
 
-    shipped -> (two corrections, fit, tests) -> shadow -> (so many frames without a failed test) -> adapted
+    shipped -> (three corrections, fit, tests) -> shadow -> (so many frames without a failed test) -> adapted
     adapted or shadow -> (a failed test of a frame) -> shadow again; after several, or by the operator: shipped
 
 The mask of the shipped graph is computed for every frame, so the very frame that fails a test is shown with it. Nothing
@@ -201,6 +201,7 @@ class PatientHead:
         try:
             judged = judge(self.shipped, corrections, self._golden, limits=self.limits, options=self.options)
             reason, fields["tests"] = judged.refused, [_fields(test) for test in judged.tests]
+            fields["scale"] = judged.scale
             if not reason:
                 guard = FrameGuard(
                     self.shipped, judged.head, corrections=corrections, golden=self._golden, limits=self.limits

@@ -61,10 +61,10 @@ class Stream:
     """Folder in which corrections made in the page can be saved as labelled cases, images/ and masks/. Meanwhile the
     page shows Recording. Without it, nothing is saved."""
     adapt: bool = False
-    """Fit the last layer to this session: in the page, correct a frozen picture and press Learn, twice or more. The new
-    head must gain on corrections that its fit has not seen and lose nothing on the ship's golden frames; it first runs
-    unseen, and the shipped mask is back on any frame that fails a test, and by the key R. Nothing of it is stored. The
-    ship needs features and a prompt: edgemt export SHIP --with-features, --with-prompt RUN/promptable."""
+    """Fit the last layer to this session: in the page, correct a frozen picture and press Learn, three times or more.
+    The new head must gain on corrections that its fit has not seen and lose little on the ship's golden frames. It first
+    runs unseen; on a frame that fails a test the shipped mask is back, and the key R returns to the shipped head.
+    Nothing of it is stored. The ship needs edgemt export SHIP --with-features, and --with-prompt RUN/promptable."""
     adaptation: AdaptLimits = field(default_factory=AdaptLimits)
     adaptation_fit: FitOptions = field(default_factory=FitOptions)
     evidence: Path | None = None

@@ -146,7 +146,7 @@ export class Correct {
     const reply = await this.post("learn", { frame: this.frozenId, steps: this.steps }, ++this.requestId);
     if (reply === null) return;
     const count = reply.patient.corrections;
-    this.showHint(count < 2 ? "Noted; confirm a second picture" : `Learns from ${count} pictures`);
+    this.showHint(count < 3 ? `Noted; confirm ${3 - count} more` : `Learns from ${count} pictures`);
   }
 
   // Works at any time, not only on a frozen picture.

@@ -102,7 +102,7 @@ def teach(
 
 def adapted_session(infer: Runner, **limits: Any) -> PatientHead:
     patient = session(**limits)
-    teach(patient, infer, 1, 2)
+    teach(patient, infer, 1, 2, 3)
     for seed in range(10, 10 + SHADOW):
         show(patient, infer, seed)
     assert patient.state == "adapted"
@@ -155,7 +155,7 @@ def test_a_fit_to_masks_that_are_right_already_and_a_strong_pull_change_little()
 
 def test_one_correction_alone_is_never_enough() -> None:
     judged = judge(head(), [example(1)], golden(), limits=AdaptLimits(), options=FitOptions())
-    assert judged.refused.startswith("corrections to hold back 1")
+    assert judged.refused.startswith("confirmed masks with a structure 1")
 
 
 def test_a_candidate_that_loses_on_the_golden_frames_is_refused() -> None:
@@ -187,8 +187,8 @@ def test_without_a_correction_the_mask_is_the_same_object_and_no_features_are_re
 def test_a_good_candidate_runs_unseen_and_then_takes_over() -> None:
     patient, infer = session(), Runner()
     names = watched(patient)
-    teach(patient, infer, 1, 2)
-    assert (names, patient.state) == (["refused", "fitted"], "shadow")
+    teach(patient, infer, 1, 2, 3)
+    assert (names, patient.state) == (["refused", "refused", "fitted"], "shadow")
     for number, seed in enumerate(range(10, 10 + SHADOW)):
         shown, adapted = show(patient, infer, seed)
         assert not adapted and shown.sum() == 0, number
@@ -255,10 +255,18 @@ def test_garbage_corrections_leave_the_shipped_head() -> None:
         lambda mask: np.roll(mask, 32, axis=1),
     ]
     for number, wrong in enumerate(kinds):
-        patient, infer = session(), Runner()
+        limits, infer = AdaptLimits(shadow=SHADOW, unlike=UNLIKE), Runner()
+        patient = PatientHead(head(), golden(), limits=limits, background=False)
         names = watched(patient)
         teach(patient, infer, 1, 2, 3, wrong=wrong)
-        assert (set(names), patient.state) == ({"refused"}, "shipped"), number
+        assert not any(show(patient, infer, seed)[1] for seed in range(10, 10 + 3 * SHADOW)), number
+        assert "took-over" not in names, number
+
+
+def test_empty_masks_alone_are_no_reason_to_change() -> None:
+    empty = [example(seed, np.zeros(SIZE, np.uint8), organ=0.8) for seed in range(4)]
+    judged = judge(head(), empty, golden(), limits=AdaptLimits(golden_loss=1.0, unsure=100.0), options=FitOptions())
+    assert judged.refused.startswith("confirmed masks with a structure 0")
 
 
 def test_a_mask_of_another_size_or_class_is_refused() -> None:
@@ -276,6 +284,7 @@ def test_the_end_forgets_everything_and_the_record_has_no_pixels() -> None:
     assert patient.corrections == 0 and not show(patient, infer, 11)[1]
     record = patient.record()
     assert [change["event"] for change in record["results"]["changes"]] == [
+        "refused",
         "refused",
         "fitted",
         "took-over",

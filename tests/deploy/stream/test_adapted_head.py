@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import time
 from collections.abc import Iterator
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import Any
 
 import numpy as np
 import pytest
-from correction_page import NOT_TOOL, SIZE, Live, frame, unpacked
+from correction_page import NOT_TOOL, SIZE, Live, frame
 
 from deploy.adaptation.fit import Example
 from deploy.adaptation.head import shipped_head
@@ -44,7 +45,9 @@ def test_learn_gives_the_corrected_mask_and_its_frame_to_the_head(live: Live, pa
     assert given.shape == (*SIZE, 3) and mask.shape == SIZE
     assert mask[36, 48] == 0 and (mask == 2).any()  # the click is at the tool, which the network still sees
     assert live.corrections is not None and live.corrections.about["adapt"]
-    assert unpacked(live.get("look")[1])[0]["patient"]["corrections"] == 1
+    about = live.get("look")[1]
+    message = json.loads(about[4 : 4 + int.from_bytes(about[:4], "big")])
+    assert message["patient"]["corrections"] == 1 and message["record"]["adapted"] is False
 
 
 def test_learn_without_a_click_confirms_the_mask_as_it_was_shown(live: Live, patient: PatientHead) -> None:

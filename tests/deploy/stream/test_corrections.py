@@ -158,7 +158,7 @@ def test_only_frames_sent_to_a_page_can_be_frozen(live: Live) -> None:
 
 
 def test_about_lists_corrections_only_with_promptable_model(live: Live) -> None:
-    assert json.loads(live.get("about.json")[1])["correct"] == {"steps": MAX_STEPS, "collect": False}
+    assert json.loads(live.get("about.json")[1])["correct"] == {"steps": MAX_STEPS, "collect": False, "adapt": False}
     bare = Live(prompt=False)
     try:
         assert json.loads(bare.get("about.json")[1])["correct"] is None
