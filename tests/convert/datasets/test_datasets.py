@@ -9,11 +9,13 @@ import pytest
 
 nibabel, pydicom, h5py = (pytest.importorskip(name) for name in ("nibabel", "pydicom", "h5py"))
 
+from checkout import ROOT  # noqa: E402
 from dataset_samples import SAMPLES, SIZE, SPACING, Planted, truth  # noqa: E402
 from dataset_volume_samples import VOLUME_SAMPLES, scan  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from edgemt import cli  # noqa: E402
+from edgemt.convert.datasets import catalogue  # noqa: E402
 from edgemt.convert.datasets.importing import dataset_summary, import_dataset  # noqa: E402
 from edgemt.convert.datasets.registry import DATASETS, NOT_INCLUDED, find_dataset  # noqa: E402
 from edgemt.data.layouts.case_files import patient_of  # noqa: E402
@@ -223,6 +225,11 @@ def test_command_line_imports_a_data_set(tmp_path: Path, capsys: pytest.CaptureF
     assert "3 images, 3 labelled" in printed.out and "1 images of the test part are in" in printed.out
     assert "classes: 1 optic_disc (in 3), 2 optic_cup (in 3)" in printed.out
     assert "registration; research only" in printed.err and "published split" in printed.err
+
+
+def test_the_page_is_current_and_names_every_data_set() -> None:
+    assert (ROOT / catalogue.PAGE).read_text(encoding="utf-8") == catalogue.page()
+    assert all(f"## {name}\n" in catalogue.page() for name in DATASETS) and "**camelyon16**" in catalogue.page()
 
 
 def test_left_out_data_sets_have_a_reason() -> None:
