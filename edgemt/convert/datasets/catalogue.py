@@ -15,8 +15,8 @@ PAGE = Path("docs/datasets.md")
 _INTRODUCTION = """\
 # Public data sets
 
-`edgemt import NAME --from FOLDER --out DIR` reads a public data set as it is distributed, with its classes, patients and
-published split, and prints the command that trains on it:
+`edgemt import NAME --from FOLDER --out DIR` reads a public data set as it is distributed, with its classes, patients
+and published split, and prints the command that trains on it:
 
 ```sh
 edgemt import kvasir-seg --from Kvasir-SEG --out polyps
