@@ -112,7 +112,7 @@ def _draw(value: dict[str, Any], kind: str, size: Size) -> np.ndarray:
 
 
 def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, options: ExportOptions) -> None:
-    """Tasks with an annotation each; the control is named `tag`, the image `image`, files are those of local storage.
+    """Tasks with an annotation or a prediction; the control is named `tag`, the image `image`, files are local storage.
 
     The labelling configuration needs <BrushLabels name="tag" toName="image"> or <PolygonLabels ...> with the classes.
     """
@@ -126,8 +126,12 @@ def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, option
             for value, kind in _values(mask == k, classes[k], options):
                 more = {"id": f"{number}-{len(results) + 1}", "type": kind, "image_rotation": 0}
                 results.append({**common, **more, "value": value})
-        data = {"image": f"/data/local-files/?d={label.image}"}
-        tasks.append({"id": number, "data": data, "annotations": [{"result": results, "was_cancelled": False}]})
+        task: dict[str, Any] = {"id": number, "data": {"image": f"/data/local-files/?d={label.image}"}}
+        if options.predicted:
+            task["predictions"] = [{"model_version": options.predicted, "result": results}]
+        elif label.drawn:
+            task["annotations"] = [{"result": results, "was_cancelled": False}]
+        tasks.append(task)
     write_text(path, json.dumps(tasks) + "\n")
 
 
