@@ -18,6 +18,7 @@ from edgemt import cli  # noqa: E402
 from edgemt.convert.datasets import catalogue  # noqa: E402
 from edgemt.convert.datasets.importing import dataset_summary, import_dataset  # noqa: E402
 from edgemt.convert.datasets.registry import DATASETS, NOT_INCLUDED, find_dataset  # noqa: E402
+from edgemt.data.cohort import split_dataset  # noqa: E402
 from edgemt.data.layouts.case_files import patient_of  # noqa: E402
 from edgemt.data.options import DataOptions  # noqa: E402
 from edgemt.pipeline.overrides import override  # noqa: E402
@@ -109,6 +110,24 @@ def test_volumes_keep_their_spacing_and_values(name: str, tmp_path: Path) -> Non
         assert (first == scan(1, (5, 6, 4)).transpose(1, 0, 2)[:, :, ::-1]).all()
     elif name != "la2018":
         assert (first == scan({"acdc": 1}.get(name, 0))).all()
+
+
+@pytest.mark.parametrize("name", ["kvasir-seg", "cholecseg8k", "sun-seg", "acdc"])
+def test_training_reads_the_import_and_no_test_image(name: str, tmp_path: Path) -> None:
+    planted = ALL[name](tmp_path / "in")
+    manifest = import_dataset(name, tmp_path / "in", tmp_path / "out")
+    val = "" if planted.val else "1"
+    options = DataOptions(root=tmp_path / "out", layout=manifest["layout"], classes=tuple(manifest["classes"]), val=val)
+    split = split_dataset(options, whole_volumes=True)
+    named = {case.name for case in (*split.labelled, *split.val)}
+    assert named == set(planted.train) and split.labelled and split.val
+    assert not {case.patient for case in split.labelled} & {case.patient for case in split.val}
+
+
+def test_links_that_go_round_end(tmp_path: Path) -> None:
+    ALL["kvasir-seg"](tmp_path / "in")
+    (tmp_path / "in" / "Kvasir-SEG" / "again").symlink_to(tmp_path / "in")
+    assert import_dataset("kvasir-seg", tmp_path / "in", tmp_path / "out")["counts"]["images"] == 3
 
 
 def test_classes_choose_and_order(tmp_path: Path) -> None:
