@@ -118,7 +118,7 @@ def test_training_reads_the_import_and_no_test_image(name: str, tmp_path: Path) 
     manifest = import_dataset(name, tmp_path / "in", tmp_path / "out")
     val = "" if planted.val else "1"
     options = DataOptions(root=tmp_path / "out", layout=manifest["layout"], classes=tuple(manifest["classes"]), val=val)
-    split = split_dataset(options, whole_volumes=True)
+    split = split_dataset(options, whole_volumes=manifest["layout"] == "volumes")
     named = {case.name for case in (*split.labelled, *split.val)}
     assert named == set(planted.train) and split.labelled and split.val
     assert not {case.patient for case in split.labelled} & {case.patient for case in split.val}
