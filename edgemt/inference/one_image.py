@@ -19,12 +19,11 @@ from edgemt.model_card import ModelCard
 def mask_of_image(path: Path, card: ModelCard, predict: Callable[[np.ndarray], np.ndarray]) -> np.ndarray:
     """uint8 [H, W] of class indices, upright. `predict`: uint8 [1, h, w, K] -> masks uint8 [1, h, w].
 
-    Raises ValueError, naming the file, for one that cannot be read, and for a model that reads slices of a volume.
+    Raises ValueError, naming the file, for one that cannot be read, and for a model of several slices or channels.
     """
-    if card.channel_order == "slices":
-        raise ValueError(
-            f"{path}: is one image, the model reads {card.channels} slices of a volume; name another model"
-        )
+    if card.channel_order == "slices" or card.channels not in (1, 3):
+        kind = "slices of a volume" if card.channel_order == "slices" else "channels"
+        raise ValueError(f"{path}: is one image, the model reads {card.channels} {kind}; take another model")
     picture = eight_bits(check_not_constant(read_image(path), path), card, path)
     frame = fit_frame(picture, size=card.size, channels=card.channels)
     return fit_label(predict(frame[None])[0], size=picture.shape[:2])
