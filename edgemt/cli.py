@@ -25,6 +25,7 @@ from edgemt.commands import (
     package,
     pipeline,
     select,
+    serve_labels,
     signing,
     stream,
 )
@@ -52,6 +53,7 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     signing.Sign: without_extra_args(signing.sign_ship),
     data.Data: without_extra_args(data.report),
     select.Select: without_extra_args(select.select_images),
+    serve_labels.ServeLabels: without_extra_args(serve_labels.serve_labels),
     listing.Pack: without_extra_args(listing.pack_stage),
     listing.List: without_extra_args(listing.list_names),
     listing.Explain: without_extra_args(listing.explain_method),

@@ -35,7 +35,7 @@ LAYERS = {
         {"edgemt.artefacts", "edgemt.report", "edgemt.testing"},
         {"edgemt.inference", "edgemt.zoo"},
         {"edgemt.data_report"},
-        {"edgemt.selection"},
+        {"edgemt.selection", "edgemt.label_server"},
         {"edgemt.pipeline"},
         {"edgemt.recipes"},
         {"edgemt.comparison"},

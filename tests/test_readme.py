@@ -15,6 +15,7 @@ import pytest
 import tomllib
 import volume_samples
 from checkout import ROOT
+from dataset_samples import kvasir_seg
 from label_samples import colonoscopy
 from PIL import Image
 from tiny_flags import TINY, TINY_VOLUMES
@@ -127,6 +128,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, tiny_volume
     film(here / "film.mp4")
     colonoscopy(here / "colonoscopy")
     archives(here / "slicer", here / "archive")
+    kvasir_seg(here)
     return here
 
 
