@@ -146,7 +146,7 @@ def zoo(packed: Path, tmp_path: Path) -> Path:
 
 
 # kvasir_cpu and phantom_volumes are run to the end; here the same stages would be run with other data
-TO_THE_STUDENT = ("edgemt run acdc_cpu", "edgemt run la_vnet_cpu")
+TO_THE_STUDENT = ("edgemt run acdc_cpu", "edgemt run la_vnet_cpu", "edgemt run kvasir_cpu --data.root colon")
 
 
 def commands() -> Iterator[Any]:
