@@ -26,6 +26,7 @@ from edgemt.commands import (
     pipeline,
     select,
     signing,
+    site,
     stream,
 )
 from edgemt.commands.console import command_name, log, without_extra_args
@@ -58,6 +59,7 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     package.Doctor: without_extra_args(package.doctor),
     stream.Stream: without_extra_args(stream.stream),
     event_log.Log: without_extra_args(event_log.check_log),
+    site.Site: without_extra_args(site.site),
 }
 NAMES = {command_name(kind): kind for kind in COMMANDS}
 TAKES_FIELDS = (
