@@ -15,6 +15,7 @@ import pytest
 import tomllib
 import volume_samples
 from checkout import ROOT
+from dataset_samples import kvasir_seg
 from label_samples import colonoscopy
 from PIL import Image
 from tiny_flags import TINY, TINY_VOLUMES
@@ -127,6 +128,7 @@ def reader(tmp_path_factory: pytest.TempPathFactory, tiny_run: Path, tiny_volume
     film(here / "film.mp4")
     colonoscopy(here / "colonoscopy")
     archives(here / "slicer", here / "archive")
+    kvasir_seg(here)
     return here
 
 
@@ -144,7 +146,7 @@ def zoo(packed: Path, tmp_path: Path) -> Path:
 
 
 # kvasir_cpu and phantom_volumes are run to the end; here the same stages would be run with other data
-TO_THE_STUDENT = ("edgemt run acdc_cpu", "edgemt run la_vnet_cpu")
+TO_THE_STUDENT = ("edgemt run acdc_cpu", "edgemt run la_vnet_cpu", "edgemt run kvasir_cpu --data.root colon")
 
 
 def commands() -> Iterator[Any]:
