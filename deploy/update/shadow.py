@@ -48,11 +48,11 @@ def compare_masks(
     for frame in frames:
         masks, took = [], []
         for run, card in ((in_use, card_in_use), (new, card_new)):
-            fitted = fit_frame(frame, size=tuple(card.size), channels=card.channels)[None]
+            fitted = fit_frame(frame, size=card.size, channels=card.channels)[None]
             began = time.perf_counter()
             masks.append(np.asarray(run(fitted)[0]))
             took.append((time.perf_counter() - began) * 1e3)
-        old, fresh = fit_label(masks[0], size=tuple(card_new.size)), masks[1]
+        old, fresh = fit_label(masks[0], size=card_new.size), masks[1]
         total = int((old > 0).sum()) + int((fresh > 0).sum())
         dice.append(2 * int(((old == fresh) & (fresh > 0)).sum()) / total if total else 1.0)
         areas.append((float((old > 0).mean()), float((fresh > 0).mean())))

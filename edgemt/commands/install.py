@@ -38,7 +38,7 @@ class Install:
     min_agreement: float = 0.0
     """Mean foreground Dice between both models that is required; 0: it is only printed."""
     allow_older: bool = False
-    """Install it although this device has run a newer version, or although it has expired; the event log states that."""
+    """Install it although this device has run a newer version, or although it has expired; the event log states it."""
     log: Path | None = None
     """Append what was done to this event log, as edgemt stream --log writes it."""
     json: Path | None = None
