@@ -7,7 +7,7 @@ impact assessment. The record has no pixels, no identifiers and no weights.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import asdict
 from typing import TYPE_CHECKING, Any
 
@@ -64,3 +64,16 @@ def in_words(change: Mapping[str, Any]) -> str:
         "operator-return": "back to the shipped head by the operator",
     }
     return texts.get(event, event) + ("; dropped" if change.get("dropped") else "")
+
+
+def change_observer(
+    log: Callable[[str], None], event: Callable[[str, dict[str, Any]], None] | None
+) -> Callable[[str, dict[str, Any]], None]:
+    """Passes each change of a patient head to `log` in words, and as `adapt-NAME` to an event log if there is one."""
+
+    def observe(name: str, fields: dict[str, Any]) -> None:
+        log(f"adapt: {in_words({'event': name, **fields})}")
+        if event is not None:
+            event(f"adapt-{name}", fields)
+
+    return observe

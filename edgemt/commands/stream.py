@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -16,6 +15,7 @@ from deploy.stream.limits import StreamLimits
 from edgemt.commands.console import log, write_json
 
 if TYPE_CHECKING:
+    from deploy.site_statistics.collect import SessionStatisticsWriter
     from deploy.stream.correction.session import CorrectionSession
     from deploy.stream.inference.load_model import LoadedStreamModel
     from deploy.stream.session import Session
@@ -62,8 +62,8 @@ class Stream:
     page shows Recording. Without it, nothing is saved."""
     adapt: bool = False
     """Fit the last layer to this session: in the page, correct a frozen picture and press Learn, three times or more.
-    The new head must gain on corrections that its fit has not seen and lose little on the ship's golden frames. It first
-    runs unseen; on a frame that fails a test the shipped mask is back, and the key R returns to the shipped head.
+    The new head must gain on corrections that its fit has not seen and lose little on the ship's golden frames. At first
+    it runs unseen; on a frame that fails a test the shipped mask is back, and the key R returns to the shipped head.
     Nothing of it is stored. The ship needs edgemt export SHIP --with-features, and --with-prompt RUN/promptable."""
     adaptation: AdaptLimits = field(default_factory=AdaptLimits)
     adaptation_fit: FitOptions = field(default_factory=FitOptions)
@@ -73,6 +73,9 @@ class Stream:
     log: Path | None = None
     """Append the events of this stream to FILE, each chained to the one before by its hash: start with model and
     versions, states, faults, a summary each minute, end. No pixels and no identifiers. edgemt log verify checks it."""
+    statistics: Path | None = None
+    """Write histograms of this stream (brightness, colour, likeness, areas, age of the masks) to a file in this folder,
+    for edgemt site report. No pixels and no identifiers."""
     json: Path | None = None
 
     @property
@@ -91,7 +94,6 @@ def stream(command: Stream) -> None:
     from edgemt.io.contours import class_colours
 
     _check_arguments(command)
-    _check_adapt(command)
     events = _open_event_log(command)
     opened = load_stream_model(
         command.ship,
@@ -136,6 +138,25 @@ def _open_event_log(command: Stream) -> SessionEvents | None:
     from deploy.stream.session_events import SessionEvents
 
     return SessionEvents(EventLogFile(command.log), log=log)
+
+
+def _open_statistics(command: Stream, opened: LoadedStreamModel) -> SessionStatisticsWriter | None:
+    """The statistics of this stream; raises ValueError for a folder that cannot be made."""
+    if command.statistics is None:
+        return None
+    from deploy.event_log.device import device_id
+    from deploy.package.package import card_hash
+    from deploy.site_statistics.collect import SessionStatisticsWriter
+
+    card = opened.package.card
+    return SessionStatisticsWriter(
+        command.statistics,
+        classes=card.classes,
+        device=device_id(),
+        model=opened.model.id,
+        card=card_hash(card),
+        log=log,
+    )
 
 
 def _start_fields(command: Stream, opened: LoadedStreamModel, source: Source) -> dict[str, Any]:
@@ -184,6 +205,7 @@ def _run_with_outputs(
     session: Session, command: Stream, opened: LoadedStreamModel, source: Source, events: SessionEvents | None
 ) -> dict[str, Any]:
     """Run a session with its outputs and status lines on stderr until its end or Ctrl-C. Returns its record."""
+    from deploy.adaptation.record import change_observer
     from deploy.stream.correction.session import CorrectableOutputContext
     from deploy.stream.outputs import open_output
     from deploy.stream.outputs.base import OutputThread
@@ -195,7 +217,8 @@ def _run_with_outputs(
     )
     patient, output_threads = opened.model.patient, list[OutputThread]()
     if patient is not None:
-        patient.observe = _observer(events)
+        patient.observe = change_observer(log, None if events is None else events.event)
+    statistics = _open_statistics(command, opened)
     status_line = StatusLine(session, log=log)
     # a service is stopped by SIGTERM: end like with Ctrl-C, so that a recording is closed properly
     previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -204,6 +227,9 @@ def _run_with_outputs(
         if events is not None:
             saved = (lambda: corrections.saved_cases) if corrections is not None else (lambda: 0)
             events.start(session, _start_fields(command, opened, source), saved_cases=saved)
+        if statistics is not None:
+            statistics.start()
+            session.add_observer(statistics.observe)
         for name in command.outputs:
             output_threads.append(OutputThread(open_output(name, context), session.display_state, name=name))
         log(f"{opened.model.id}; one mask takes {opened.mask_ms:.1f} ms; Ctrl-C ends it")
@@ -221,6 +247,8 @@ def _run_with_outputs(
             patient.close()
         if corrections is not None:
             corrections.close()
+        if statistics is not None:
+            statistics.close()
         if events is not None:
             events.close(ended_by=ended_by)
         signal.signal(signal.SIGTERM, previous_handler or signal.SIG_DFL)
@@ -238,16 +266,16 @@ def _check_arguments(command: Stream) -> None:
             raise ValueError(f"evidence {command.evidence}: a file is in its way; name another folder")
     if command.log is not None and command.evidence is not None:
         raise ValueError(f"log {command.log}: a latency experiment has no event log; leave --log or --evidence out")
+    if command.statistics is not None and command.evidence is not None:
+        raise ValueError(
+            f"statistics {command.statistics}: a latency experiment has none; leave --statistics or --evidence out"
+        )
+    if command.adapt and (command.evidence is not None or not _has_page(command)):
+        raise ValueError("adapt: masks are corrected in the page; add --output page, no --evidence")
     if command.collect is not None and (command.evidence is not None or not _has_page(command)):
         raise ValueError(
             f"collect {command.collect}: masks are corrected in the page; add --output page, no --evidence"
         )
-
-
-def _check_adapt(command: Stream) -> None:
-    """Raises ValueError for --adapt where no mask could be corrected."""
-    if command.adapt and (command.evidence is not None or not _has_page(command)):
-        raise ValueError("adapt: masks are corrected in the page; add --output page, no --evidence")
 
 
 def _has_page(command: Stream) -> bool:
@@ -264,18 +292,6 @@ def _open_corrections(command: Stream, opened: LoadedStreamModel) -> CorrectionS
     return open_correction_session(
         opened.package, model=opened.model.id, runtime=runtime, collect=command.collect, patient=opened.model.patient
     )
-
-
-def _observer(events: SessionEvents | None) -> Callable[[str, dict[str, Any]], None]:
-    """Writes each change of the patient head as a line on stderr, and as an event where there is a log."""
-    from deploy.adaptation.record import in_words
-
-    def observe(name: str, fields: dict[str, Any]) -> None:
-        log(f"adapt: {in_words({'event': name, **fields})}")
-        if events is not None:
-            events.event(f"adapt-{name}", fields)
-
-    return observe
 
 
 def _run_experiment(command: Stream, opened: LoadedStreamModel, folder: Path) -> None:

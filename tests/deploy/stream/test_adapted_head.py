@@ -15,12 +15,12 @@ from correction_page import NOT_TOOL, SIZE, Live, frame
 from deploy.adaptation.fit import Example
 from deploy.adaptation.head import shipped_head
 from deploy.adaptation.limits import AdaptLimits, FitOptions
+from deploy.adaptation.record import change_observer
 from deploy.adaptation.session import PatientHead
 from deploy.stream.state.display_state import DisplayState, FreshnessLimits
 from deploy.stream.state.frames import InferenceResult
 from deploy.stream.state.overlay import empty_overlay
 from edgemt import cli
-from edgemt.commands.stream import _observer
 
 
 @pytest.fixture
@@ -84,17 +84,15 @@ def test_every_message_states_whether_the_mask_is_adapted() -> None:
         assert state.snapshot().status.to_json()["adapted"] is adapted
 
 
-def test_every_change_is_an_event_of_the_log(capsys: pytest.CaptureFixture[str]) -> None:
-    class Events:
-        seen: list[tuple[str, Any]] = []
-
-        def event(self, name: str, fields: Any) -> None:
-            self.seen.append((name, fields))
-
-    observe = _observer(Events())  # type: ignore[arg-type]
-    observe("refused", {"reason": "uncertainty 0.4, limit 0.1", "corrections": 2})
-    assert Events.seen == [("adapt-refused", {"reason": "uncertainty 0.4, limit 0.1", "corrections": 2})]
-    assert "adapt: refused: uncertainty 0.4" in capsys.readouterr().err
+def test_every_change_is_a_line_and_an_event_of_the_log() -> None:
+    lines: list[str] = []
+    events: list[tuple[str, Any]] = []
+    observe = change_observer(lines.append, lambda name, fields: events.append((name, fields)))
+    fields = {"reason": "uncertainty 0.4, limit 0.1", "corrections": 3}
+    observe("refused", fields)
+    assert events == [("adapt-refused", fields)] and lines == ["adapt: refused: uncertainty 0.4, limit 0.1"]
+    change_observer(lines.append, None)("took-over", {})
+    assert lines[1] == "adapt: the adapted head has taken over" and len(events) == 1
 
 
 @pytest.fixture(scope="module")
