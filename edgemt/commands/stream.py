@@ -62,8 +62,8 @@ class Stream:
     page shows Recording. Without it, nothing is saved."""
     adapt: bool = False
     """Fit the last layer to this session: in the page, correct a frozen picture and press Learn, three times or more.
-    The new head must gain on corrections that its fit has not seen and lose little on the ship's golden frames. At first
-    it runs unseen; on a frame that fails a test the shipped mask is back, and the key R returns to the shipped head.
+    The new head must gain on corrections that its fit has not seen and lose little on the ship's golden frames. It runs
+    unseen at first; on a frame that fails a test the shipped mask is back, and the key R returns to the shipped head.
     Nothing of it is stored. The ship needs edgemt export SHIP --with-features, and --with-prompt RUN/promptable."""
     adaptation: AdaptLimits = field(default_factory=AdaptLimits)
     adaptation_fit: FitOptions = field(default_factory=FitOptions)
