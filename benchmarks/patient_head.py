@@ -70,6 +70,7 @@ class Options:
     fit: FitOptions = field(default_factory=FitOptions)
     garbage: bool = True
     same_bits: int = 0  # frames that are run without a correction, and compared
+    before: Path | None = None  # the ship without features: what the output of the graph costs
     json: Path | None = None
 
 
@@ -120,6 +121,8 @@ def main(options: Options) -> None:
     if options.garbage:
         record["garbage"] = {name: garbage(patients, head, golden, options, wrong) for name, wrong in WRONG.items()}
     record["cost"] = cost(infer, head, golden, patients, options)
+    if options.before is not None:
+        record["cost"]["output"] = cost_of_output(options.before, options.ship, patients[0].frames)
     if options.same_bits:
         record["same_bits"] = same_bits(infer, head, golden, patients, options)
     print(
@@ -287,6 +290,27 @@ def cost(
     return {f"{name}_ms": round(1e3 * float(np.median(values)), 4) for name, values in times.items()} | {
         "state_when_active": active.state, "size": list(head.size)
     }  # fmt: skip
+
+
+def cost_of_output(before: Path, after: Path, frames: np.ndarray, rounds: int = 200) -> dict[str, dict[str, float]]:
+    """Milliseconds that the output adds to a call, by file and runtime: calls in turn, median of the differences."""
+    found = {}
+    for runtime, file in (("openvino", "int8"), ("openvino", "fp32"), ("onnxruntime", "fp32")):
+        old, new = (runner(open_package(ship), runtime=runtime, file=file, threads=1) for ship in (before, after))
+        differences, calls = [], []
+        for n in range(rounds):
+            frame = frames[n % len(frames)][None]
+            marks = {}
+            for name, call in (("old", old), ("new", new)) if n % 2 else (("new", new), ("old", old)):
+                start = time.perf_counter()
+                call(frame)
+                marks[name] = time.perf_counter() - start
+            calls.append(marks["old"])
+            differences.append(marks["new"] - marks["old"])
+        half = 1.57 * float(np.subtract(*np.percentile(differences, (75, 25)))) / rounds**0.5  # of the median, 95 %
+        values = {"call_ms": float(np.median(calls)), "added_ms": float(np.median(differences)), "plus_minus": half}
+        found[f"{file} {runtime}"] = {name: round(1e3 * value, 4) for name, value in values.items()}
+    return found
 
 
 def same_bits(
