@@ -122,7 +122,7 @@ def test_without_a_correction_300_masks_of_the_inference_thread_are_the_same_bit
 
     masks: list[list[bytes]] = []
     for adapt in (None, (AdaptLimits(), FitOptions())):
-        opened = load_stream_model(ship, runtime="onnxruntime", adapt=adapt)
+        opened = load_stream_model(ship, runtime="onnxruntime", file="fp32", adapt=adapt)
         assert (opened.model.patient is None) == (adapt is None)
         state = DisplayState(FreshnessLimits(60_000, 60_000), model="tiny@0")
         thread = InferenceThread(opened.model, state, LatestQueue(), hang_ms=60_000, runner=opened.runner)
