@@ -46,6 +46,12 @@ class Case:
     label: str | None = None
     slice: int | None = None  # index along the last axis of a volume; None: all of it
     axes: str = ""  # the order that the volume's axes are brought to (`edgemt.io.geometry`); empty: as stored
+    channels: tuple[str, ...] = ()  # paths of several channels, "" for one that is missing; empty: `image` alone
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The image files, one for each channel that is there."""
+        return tuple(path for path in self.channels if path) or (self.image,)
 
 
 @dataclass(frozen=True)

@@ -17,8 +17,9 @@ from torch import Generator, Tensor
 from edgemt.contract import Batch, Case
 from edgemt.data import phantom3d
 from edgemt.data.augment3d import apply_flip_rotate, augment_intensity_3d, sample_flip_rotate
+from edgemt.data.augment_options import VolumeOptions
 from edgemt.data.decode import CaseReader, ProgressCall
-from edgemt.data.options import DataOptions, VolumeOptions
+from edgemt.data.options import DataOptions
 from edgemt.data.patches import Shape3, crop_patch, foreground_voxels, patch_affine
 from edgemt.data.reading import Reading, check_every_class_occurs
 from edgemt.data.sampling import check_two_streams, global_case_index, mixed_seed, shuffled_indices
@@ -66,6 +67,9 @@ def load_volumes(
     `reading`: the rules for the files of the whole set; by default they are decided from these cases.
     Raises ValueError, naming the file, for whatever cannot be read, and the class when one never occurs.
     """
+    if data.channel_names:
+        listed = ", ".join(data.channel_names)
+        raise ValueError(f"data.channel_names: a 3-D network reads one channel, not {listed}; choose a 2-D teacher")
     if data.channels != 1:
         raise ValueError(f"data.channels: a volume has 1 channel, not {data.channels}; set it to 1")
     with_labels = bool(cases) and all(case.label is not None for case in cases)

@@ -19,6 +19,7 @@ from edgemt.inference.doctor import doctor
 from edgemt.inference.evaluate import EvalSet, fit_masks, frame_masks, prepare, score
 from edgemt.inference.evaluate_uncertainty import keeping_maps, maps_record
 from edgemt.inference.predict import predict
+from edgemt.io.channels import card_names, fill_values
 from edgemt.metrics.postprocess import through_plane as vote
 from edgemt.model_card import ModelCard
 
@@ -37,17 +38,20 @@ def evaluate_ship(
     precision: str | None = None,
     through_plane: int = 1,
     contours: bool | None = None,
+    without_channel: str = "",
 ) -> dict[str, Any]:
     """Every metric on the validation list, by the file as it runs here: a JSON record.
 
     `through_plane` slices of a volume vote on each voxel between them; 1 scores the masks as they are.
     `contours`: coverage and width of the contours too; None: where the card has margins of the file.
     `data_root` replaces the folder on the card; one with nothing but images and masks is measured whole.
+    `without_channel`: one of several channels, missing in every case.
     Raises ValueError in one line for whatever is wrong with ship, data or runtime.
     """
     ship = open_package(folder)
     made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision)
     options, cases = find_cases(ship, data_root, val)
+    cases = without(cases, card_names(ship.card), without_channel)
     eval_set = read_cases(ship.card, options, cases)
     predict_all, maps = keeping_maps(made, made.with_uncertainty if made.has_uncertainty else None)
     frames = frame_masks(predict_all, eval_set)
@@ -120,17 +124,39 @@ def _contours(
 def read_cases(card: ModelCard, options: DataOptions, cases: tuple[Case, ...]) -> EvalSet:
     """The cases as the model of `card` needs them."""
     sliced = card.channel_order == "slices"
+    names = card_names(card)
     return prepare(
         cases,
         size=card.size,
         channels=1 if sliced else card.channels,
         slices=card.channels if sliced else 1,
         classes=card.classes,
+        channel_names=names,
+        channel_depth=options.channel_depth,
+        fill=fill_values(card.normalise.mean, card.channels) if names else None,
         mask_threshold=options.mask_threshold,
         depth=options.depth,
         window=options.window,
         compare=options.affines == "compare",
     )
+
+
+def without(cases: tuple[Case, ...], names: tuple[str, ...], channel: str) -> tuple[Case, ...]:
+    """The cases without one of the channels `names`; as they are where `channel` is empty.
+
+    Raises ValueError for a channel that is none of them, and for a case that has no other one.
+    """
+    if not channel:
+        return cases
+    if channel not in names:
+        raise ValueError(f"without_channel: {channel!r} is none of the model's channels ({', '.join(names) or 'one'})")
+    at, found = names.index(channel), []
+    for case in cases:
+        files = tuple("" if k == at else path for k, path in enumerate(case.channels))
+        if not any(files):
+            raise ValueError(f"without_channel: {case.name} has no other channel than {channel!r}; leave it out")
+        found.append(replace(case, image=next(path for path in files if path), channels=files))
+    return tuple(found)
 
 
 def metrics_table(record: dict[str, Any]) -> str:

@@ -81,8 +81,10 @@ def _out_of_fold(context: RunContext, folder: Path, cases: Sequence[Case]) -> li
     prepared = prepare(
         cases,
         size=data.size,
-        channels=data.channels,
+        channels=sum(data.planes),
         slices=data.slices,
+        channel_names=data.channel_names,
+        fill=slices.fill,
         classes=data.classes,
         reading=slices.reading,
     )

@@ -26,6 +26,7 @@ from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, evaluate, evaluation_record, prepare
 from edgemt.inference.evaluate_uncertainty import entropy_record, uncertainty_record
 from edgemt.io import encoder_weights
+from edgemt.io.channels import ORDER, fill_values
 from edgemt.learning.losses import probabilities
 from edgemt.model_card import FileMetrics, ModelCard, Normalisation
 from edgemt.pipeline.corruptions import training_corruptions
@@ -49,7 +50,8 @@ class SliceData:
 
     def share_with(self, other: SliceData) -> None:
         """Give `other`, of the same data options, what was read and decoded here."""
-        read = ("cohort", "content", "reading", "labelled", "unlabelled", "val", "normalise", "calibration")
+        read = {"cohort", "content", "reading", "labelled", "unlabelled", "val", "normalise", "calibration"}
+        read |= {"labelled_as_read", "unlabelled_as_read"}
         vars(other).update({name: value for name, value in vars(self).items() if name in read})
 
     @cached_property
@@ -66,7 +68,7 @@ class SliceData:
         def make() -> dict[str, Any]:
             root = self.recipe.data.root
             lists = (cohort.labelled, cohort.unlabelled, cohort.val)
-            paths = (path for cases in lists for case in cases for path in (case.image, case.label or ""))
+            paths = (path for cases in lists for case in cases for path in (*case.files, case.label or ""))
             digests = digests_of(paths, root=root)
             return asdict(Content(*(entries(cases, digests=digests, root=root) for cases in lists)))
 
@@ -97,11 +99,25 @@ class SliceData:
 
     @cached_property
     def labelled(self) -> SliceDataset:
+        """The labelled images; a channel that a case lacks is the mean of the data set."""
+        stack = self.labelled_as_read
+        return stack if stack.missing is None else stack.filled(self.normalise.mean)
+
+    @cached_property
+    def unlabelled(self) -> SliceDataset:
+        """The unlabelled images, as `labelled`."""
+        stack = self.unlabelled_as_read
+        return stack if stack.missing is None else stack.filled(self.normalise.mean)
+
+    @cached_property
+    def labelled_as_read(self) -> SliceDataset:
+        """As decoded, with 0 where a case lacks a channel."""
         progress = file_progress("labelled images")
         return load_slices(self.cohort.labelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
-    def unlabelled(self) -> SliceDataset:
+    def unlabelled_as_read(self) -> SliceDataset:
+        """As decoded, with 0 where a case lacks a channel."""
         progress = file_progress("unlabelled images")
         return load_slices(self.cohort.unlabelled, self.recipe.data, reading=self.reading, progress=progress)
 
@@ -115,12 +131,21 @@ class SliceData:
         return prepare(
             cases,
             size=data.size,
-            channels=data.channels,
+            channels=sum(data.planes),
             slices=data.slices,
             classes=data.classes,
+            channel_names=data.channel_names,
+            fill=self.fill,
             reading=self.reading,
             progress=file_progress(what),
         )
+
+    @property
+    def fill(self) -> np.ndarray | None:
+        """uint8 [K]: what stands for a channel that a case lacks; None where each case has all of them."""
+        if self.recipe.data.missing_channels == "refuse":
+            return None
+        return fill_values(self.normalise.mean, self.channels)
 
     @cached_property
     def val(self) -> EvalSet:
@@ -139,7 +164,9 @@ class SliceData:
         expected = self._expected_by_encoder()
         if expected is not None:
             return expected
-        return slice_statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
+        lacking = self.recipe.data.missing_channels != "refuse"
+        stacks = (self.labelled_as_read, self.unlabelled_as_read) if lacking else (self.labelled, self.unlabelled)
+        return slice_statistics(*stacks, per_image=self.recipe.per_image)
 
     def _expected_by_encoder(self) -> Normalisation | None:
         """The normalisation that the student's pretrained weights were trained with, where the recipe uses it.
@@ -149,6 +176,11 @@ class SliceData:
         """
         student, wanted = self.recipe.student, self.recipe.normalise
         if wanted == "data" or (wanted == "auto" and (self.recipe.per_image or student.pretrained == "never")):
+            return None
+        if self.recipe.data.channel_names:  # each channel by its own mean and deviation
+            if wanted == "encoder":
+                names = ", ".join(self.recipe.data.channel_names)
+                raise ValueError(f"normalise: no weights state a normalisation of the channels {names}; use data")
             return None
         expected = encoder_weights.expected_input(students.encoder_name(student.network))
         if expected is None:
@@ -218,6 +250,7 @@ class SliceData:
             seed=self.recipe.seed,
             alike=alike,
             corruptions=self.corruptions if corrupt else (),
+            planes=self.recipe.data.planes if self.recipe.data.channel_names else (),
         )
 
     def _with_predictions(self, stack: SliceDataset, bank: Path, cases: Sequence[Case]) -> SliceDataset:
@@ -242,7 +275,8 @@ class SliceData:
     def fully_labelled(self) -> SliceDataset:
         """Every training image with its mask: only for the control that shows the ceiling."""
         data = replace(self.recipe.data, depth=self.reading.depth.rule)
-        return load_slices(self._fully_labelled_cohort.labelled, data, progress=file_progress("all labels"))
+        stack = load_slices(self._fully_labelled_cohort.labelled, data, progress=file_progress("all labels"))
+        return stack if stack.missing is None else stack.filled(self.normalise.mean)
 
     @cached_property
     def _fully_labelled_cohort(self) -> DatasetSplit:
@@ -314,13 +348,13 @@ class SliceData:
 
     def card(self) -> ModelCard:
         data = self.recipe.data
-        order = "slices" if data.slices > 1 else "RGB" if data.channels == 3 else "grey"
+        order = "slices" if data.slices > 1 else "RGB" if data.colour else "grey"
         return ModelCard(
             name=self.recipe.name,
             classes=data.classes,
             size=data.size,
             channels=self.channels,
-            channel_order=order,
+            channel_order=ORDER if data.channel_names else order,
             normalise=self.normalise,
             data=on_card(data, self.cohort, self.reading),
         )
