@@ -29,6 +29,7 @@ LAYERS = {
         {"edgemt.metrics", "edgemt.learning", "edgemt.learning.perturbations"},
         {"edgemt.data", "edgemt.data.layouts", "edgemt.methods"},
         {"edgemt.convert"},
+        {"edgemt.convert.datasets"},
         {"edgemt.training"},
         {"edgemt.artefacts", "edgemt.report", "edgemt.testing"},
         {"edgemt.inference", "edgemt.zoo"},

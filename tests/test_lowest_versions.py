@@ -83,7 +83,7 @@ def test_the_lowest_versions_make_a_whole_run(tmp_path: Path) -> None:
     env = {**environment(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     for args in (
         ["-m", "edgemt.cli", "run", "phantom", "--out", "run", *(part for one in TINY for part in one.split("=", 1))],
-        ["-m", "edgemt.cli", "eval", "run/ship", "--threads=1"],
+        ["-m", "edgemt.cli", "eval", "run/ship"],
         ["-c", READ],
     ):
         done = subprocess.run([python, *args], env=env, cwd=tmp_path, capture_output=True, text=True)

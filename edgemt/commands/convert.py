@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
-from tyro.conf import Positional
+from tyro.conf import Positional, arg
 
 from edgemt.commands.console import log, pass_progress
 
@@ -17,11 +17,15 @@ ExportFormat = Literal["coco", "cvat", "label-studio", "labelme", "voc", "yolo",
 
 @dataclass(frozen=True)
 class Import:
-    """Videos, DICOM series and the files of label tools, to a folder that training reads: edgemt list formats.
+    """Videos, DICOM, files of label tools, or a public data set by name, to a folder that training reads.
 
-    SOURCE is a folder of images or videos with their label files, of volumes or DICOM, or one file. OUT gets images/,
-    masks/ (or labels/) and manifest.json, which names the source of every file by its SHA-256. The last line that is
-    printed is the command that trains on it.
+    SOURCE is a folder of images or videos with their label files, of volumes or DICOM, or one file (edgemt list
+    formats); or, with --from, the name of a data set (edgemt list datasets). OUT gets images/, masks/ (or labels/) and
+    manifest.json, which names the source of every file by its SHA-256. The last line that is printed is the command
+    that trains on it.
+
+    A data set as it was unpacked, with its classes and its published split; test images go to OUT/test, which training
+    does not read. Nothing is downloaded: edgemt import kvasir-seg --from Kvasir-SEG --out polyps
 
     All frames of the videos of a folder that are worth it: edgemt import films --every 25 --scene-changes --out frames
 
@@ -34,9 +38,11 @@ class Import:
     """
 
     source: Positional[Path]
-    """A folder, or a label file, a video, a volume. Archives are not opened."""
+    """A folder, or a label file, a video, a volume. Archives are not opened. With --from: the name of a data set."""
     out: Path
     """The folder to make. It must not exist, or be empty."""
+    folder: Annotated[Path | None, arg(name="from")] = None
+    """The folder into which the archives of the data set were unpacked; SOURCE is then its name."""
     format: ImportFormat = "auto"
     """auto: the one format that fits the files."""
     images: Path | None = None
@@ -61,6 +67,9 @@ class Import:
 
 def import_data(command: Import) -> None:
     """Import, and print what was written and assumed."""
+    if command.folder is not None:
+        return _import_dataset(command, command.folder)
+    _refuse_bare_name(command.source)
     from edgemt.convert.contract import ImportOptions
     from edgemt.convert.importing import import_source, summary
 
@@ -78,6 +87,34 @@ def import_data(command: Import) -> None:
         command.source, command.out, format=command.format, options=options, tell=log, progress=pass_progress("read")
     )
     print("\n".join(summary(manifest, command.out)))
+
+
+_OF_DATASETS = ("source", "out", "folder", "classes")  # the fields that go with --from
+
+
+def _import_dataset(command: Import, folder: Path) -> None:
+    from edgemt.convert.datasets.importing import dataset_summary, import_dataset
+
+    for field in fields(command):
+        if field.name not in _OF_DATASETS and getattr(command, field.name) != field.default:
+            raise ValueError(f"{field.name}: the data set states it; leave it out together with --from")
+    manifest = import_dataset(
+        str(command.source), folder, command.out, classes=command.classes, tell=log, progress=pass_progress("read")
+    )
+    print("\n".join(dataset_summary(manifest, command.out)))
+
+
+def _refuse_bare_name(source: Path) -> None:
+    if source.exists():
+        return
+    from edgemt.convert.datasets.registry import find_dataset, is_dataset
+
+    if is_dataset(str(source)):
+        row = find_dataset(str(source))
+        raise ValueError(
+            f"{source}: is the data set {row.title}; get it at {row.home} ({row.terms}), unpack it, and give its "
+            "folder: --from FOLDER"
+        )
 
 
 @dataclass(frozen=True)

@@ -57,7 +57,7 @@ class Data:
     """
 
     root: Positional[Path]
-    """A folder in a layout of `edgemt list datasets`."""
+    """A folder in a layout of `edgemt list layouts`."""
     data: Fields = field(default_factory=Fields)
     against: Path | None = None
     """A run folder, a stage with weights or a ship of these classes: masks that it contradicts are listed as probable

@@ -77,6 +77,13 @@ def _runtimes() -> Rows:
 
 
 def _datasets() -> Rows:
+    from edgemt.convert.datasets.registry import DATASETS
+
+    for name, row in DATASETS.items():
+        yield name, f"{row.task}; {row.modality}; {row.content}; {row.terms}; {row.home}"
+
+
+def _layouts() -> Rows:
     yield "pairs", "root/{train,val}/{images,masks}/* or root/{images,masks}/*: PNG, JPEG, TIFF, 8 or 16 bit"
     yield "clips", "root/{train,val}/{images,masks}/CLIP/*: frames of videos; a clip is a patient and is drawn as one"
     yield (
@@ -117,6 +124,7 @@ _TABLES: dict[str, Callable[[], Rows]] = {
     "encoders": _encoders,
     "runtimes": _runtimes,
     "datasets": _datasets,
+    "layouts": _layouts,
     "corruptions": _corruptions,
     "formats": _formats,
     "zoo": _zoo,

@@ -11,14 +11,25 @@ from tyro.conf import Positional
 from edgemt.commands.console import log
 
 Listed = Literal[
-    "recipes", "methods", "teachers", "students", "encoders", "runtimes", "datasets", "corruptions", "formats", "zoo"
+    "recipes",
+    "methods",
+    "teachers",
+    "students",
+    "encoders",
+    "runtimes",
+    "datasets",
+    "layouts",
+    "corruptions",
+    "formats",
+    "zoo",
 ]
 
 
 @dataclass(frozen=True)
 class List:
-    """What can be named: recipes, methods, teachers, students, runtimes, datasets, trained students of the zoo.
+    """What can be named: recipes, methods, teachers, students, runtimes, public data sets, students of the zoo.
 
+    `datasets`: for edgemt import NAME --from FOLDER; `layouts`: how folders of training data may look.
     `encoders`: parameters, multiply-accumulates at 256 x 256, INT8 time against mobilenetv4_small, and where pretrained
     weights can be had on this machine. `corruptions`: for edgemt eval --corrupt and --augment.corruptions.
     """

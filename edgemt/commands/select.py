@@ -23,7 +23,7 @@ class Select:
     """
 
     root: Positional[Path]
-    """A folder in a layout of `edgemt list datasets`; masks may be missing altogether."""
+    """A folder in a layout of `edgemt list layouts`; masks may be missing altogether."""
     budget: int
     """Number of images, or volumes, to label."""
     data: Fields = field(default_factory=Fields)

@@ -44,9 +44,12 @@ class Volume:
 
 @dataclass(frozen=True)
 class Loaded:
-    """Pixels of one sample: an image file to copy, uint8 [H, W, 3] or [H, W], or a volume; with its label map."""
+    """Pixels of one sample: an image file to copy, uint8 [H, W, 3] or [H, W], or a volume; with its label map.
 
-    image: Path | np.ndarray | Volume
+    Several volumes on the same voxels, such as sequences of one patient, are written as NAME_0000, NAME_0001 ...
+    """
+
+    image: Path | np.ndarray | Volume | tuple[Volume, ...]
     mask: np.ndarray | None  # uint8 of the image's size; None: unlabelled
 
 
@@ -58,7 +61,8 @@ class Sample:
     labelled: bool
     load: Callable[[], Loaded]
     frame: int | None = None  # number in the source file
-    part: str = ""  # "val" puts the name on val.txt
+    part: str = ""  # "val" puts the name on val.txt, "test" the files into OUT/test, which training does not read
+    patient: str = ""  # where neither its folder nor the unit is the patient
 
 
 @dataclass(frozen=True)

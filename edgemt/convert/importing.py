@@ -8,12 +8,13 @@ import os
 import shlex
 import shutil
 from collections import Counter, deque
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import Executor, Future, ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import asdict
 from functools import partial as bind
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -26,6 +27,7 @@ from edgemt.io.atomic import NoSpaceError, fsync_folder, fsync_tree, make_folder
 
 _WRITERS = 2  # threads
 _MANY = 200
+TEST = "test"  # part of a data set, and the folder in which it is written
 Progress = Callable[[int, int, str], None]  # units done, units in all, what is read now
 
 
@@ -46,7 +48,20 @@ def import_source(
     """
     options = options or ImportOptions()
     name = find_format(format, source)
-    listing = FORMATS[name].read(source, options)
+    return write_listing(name, FORMATS[name].read(source, options), out, options, tell=tell, progress=progress)
+
+
+def write_listing(
+    name: str,
+    listing: Listing,
+    out: Path,
+    options: ImportOptions,
+    *,
+    about: Mapping[str, str] = MappingProxyType({}),
+    tell: Callable[[str], None] = lambda text: None,
+    progress: Progress = lambda done, total, what: None,
+) -> dict[str, Any]:
+    """Write what a format or a data set of this name lists, as `import_source` does; `about` goes into the manifest."""
     key = _key(name, listing, options)
     if out.exists() and (not out.is_dir() or any(out.iterdir())):
         return _complete(out, key, tell)
@@ -73,7 +88,7 @@ def import_source(
         raise
     finally:
         journal.close()
-    manifest = _manifest(name, key, listing, journal, options)
+    manifest = {**_manifest(name, key, listing, journal, options), **({"dataset": dict(about)} if about else {})}
     write_text(partial / MANIFEST, json.dumps(manifest, indent=1, ensure_ascii=False) + "\n")
     _write_lists(partial, manifest)
     _flush(partial, len(manifest["cases"]))
@@ -134,7 +149,8 @@ def _write_unit(
             progress(unit.name if sample.frame is None else f"{unit.name}, frame {sample.frame}")
             claimed = listing.overlap.pixels
             loaded = sample.load()
-            files = pool.submit(write_sample, folder, sample.name, loaded, source=unit.sources[-1])
+            where = folder / TEST if sample.part == TEST else folder
+            files = pool.submit(write_sample, where, sample.name, loaded, source=unit.sources[-1])
             pending.append((sample, loaded.mask, listing.overlap.pixels - claimed, files))
             if len(pending) > _WRITERS:
                 settle()
@@ -151,13 +167,15 @@ def _write_unit(
 def _row(sample: Sample, unit: Unit, files: list[Path], folder: Path, mask: np.ndarray | None) -> dict[str, Any]:
     names = [file.relative_to(folder).as_posix() for file in files]
     values = [] if mask is None else np.unique(mask).tolist()
+    images = len(files) - (mask is not None)
     return {
         "files": names,
         "bytes": [file.stat().st_size for file in files],
         "values": values,
         "frame": sample.frame,
         "part": sample.part,
-        "patient": sample.name.rpartition("/")[0] or unit.patient,
+        "patient": sample.patient or sample.name.rpartition("/")[0] or unit.patient,
+        **({"images": images} if images > 1 else {}),
     }
 
 
@@ -172,12 +190,17 @@ def _manifest(name: str, key: str, listing: Listing, journal: Journal, options: 
         names = [_shown(path.name, unit, k) for k, path in enumerate(unit.sources, 1)]
         sources[unit.name] = [{"file": n, "sha256": h} for n, h in zip(names, found["finished"], strict=True)]
         for sample, row in sorted(found["samples"].items()):
-            case = {"name": sample, "image": row["files"][0], "mask": (*row["files"], None)[1], "source": unit.name}
+            images = row.get("images", 1)
+            mask = (*row["files"], None)[images]
+            case = {"name": sample, "image": row["files"][0], "mask": mask, "source": unit.name}
             case |= {k: row[k] for k in ("frame", "part", "patient") if row[k] not in (None, "")}
+            case |= {"channels": row["files"][:images]} if images > 1 else {}
             cases.append(case)
-            per_class.update(row["values"])
+            if row["part"] != TEST:
+                per_class.update(row["values"])
             overlaps.append(row["overlap"])
-    with_masks = [case for case in cases if case["mask"] is not None]
+    training = [case for case in cases if case.get("part") != TEST]
+    with_masks = [case for case in training if case["mask"] is not None]
     return {
         "format_version": 1,
         "made_by": "edgemt import",
@@ -189,13 +212,14 @@ def _manifest(name: str, key: str, listing: Listing, journal: Journal, options: 
         "labels": [{"file": path.name, "sha256": sha256(path)} for path in listing.labels],
         "notes": list(listing.notes),
         "counts": {
-            "images": len(cases),
+            "images": len(training),
             "labelled": len(with_masks),
-            "patients": len({case.get("patient") or case["name"] for case in cases}),
+            "patients": len({case.get("patient") or case["name"] for case in training}),
             "labelled_patients": len({case.get("patient") or case["name"] for case in with_masks}),
             "images_with_class": {c: per_class[k] for k, c in enumerate(listing.classes) if k},
             "overlapping_pixels": sum(overlaps),
             "overlapping_images": sum(map(bool, overlaps)),
+            **({"test": len(cases) - len(training)} if len(cases) > len(training) else {}),
         },
         "sources": sources,
         "cases": cases,
@@ -214,8 +238,11 @@ def _write_lists(folder: Path, manifest: dict[str, Any]) -> None:
         write_text(folder / "val.txt", "".join(f"{name}\n" for name in names))
 
 
-def summary(manifest: dict[str, Any], out: Path) -> list[str]:
-    """Lines for the user: what is in the folder, what was assumed, the command that trains on it."""
+def summary(manifest: dict[str, Any], out: Path, *, recipe: Sequence[str] = ()) -> list[str]:
+    """Lines for the user: what is in the folder, what was assumed, the command that trains on it.
+
+    `recipe`: a name and flags for it, in place of the recipe of the layout.
+    """
     counts, classes = manifest["counts"], manifest["classes"]
     kind = "volumes" if manifest["layout"] == "volumes" else "images"
     lines = [
@@ -230,15 +257,18 @@ def summary(manifest: dict[str, Any], out: Path) -> list[str]:
             f"{counts['overlapping_pixels']} pixels in {counts['overlapping_images']} {kind} belong to shapes of two "
             "classes; the later shape is on top"
         )
+    if counts.get("test"):
+        lines.append(f"{counts['test']} {kind} of the test part are in {out / TEST}, which training does not read")
     if 0 < counts["labelled_patients"] < 2:
         cut = "; --clip-frames N cuts a video into several" if manifest["layout"] == "clips" else ""
         lines.append(f"next: import a second labelled patient, one is to be measured on{cut}")
     elif counts["labelled"]:
-        recipe = "acdc_cpu" if manifest["layout"] == "volumes" else "kvasir_cpu"
+        name, *more = recipe or ["acdc_cpu" if manifest["layout"] == "volumes" else "kvasir_cpu"]
         flags = " --data.layout clips" if manifest["layout"] == "clips" else ""
         flags += " --data.labelled 1.0" + ("" if (out / "val.txt").exists() else " --data.val 0.2")
+        flags += f" {shlex.join(more)}" if more else ""
         names = shlex.join(classes)
-        lines.append(f"next: edgemt run {recipe} --data.root {shlex.quote(str(out))}{flags} --data.classes {names}")
+        lines.append(f"next: edgemt run {name} --data.root {shlex.quote(str(out))}{flags} --data.classes {names}")
     else:
         lines.append("next: label some of them in a label tool, and import its file together with these sources")
     return lines

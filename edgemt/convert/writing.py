@@ -35,13 +35,8 @@ _PALETTE = voc_palette()
 def write_sample(folder: Path, name: str, loaded: Loaded, *, source: Path) -> list[Path]:
     """Write image and mask below `folder`; returns their paths. Raises ValueError, naming `source`, for two sizes."""
     image, mask = loaded.image, loaded.mask
-    if isinstance(image, Volume):
-        if mask is not None and mask.shape != image.array.shape:
-            raise ValueError(f"{source}: {mask.shape} voxels, its image has {image.array.shape}; export it again")
-        files = [_nifti(folder / "images" / f"{name}.nii.gz", image.array, image.affine)]
-        if mask is not None:
-            files.append(_nifti(folder / "labels" / f"{name}.nii.gz", mask, image.affine))
-        return files
+    if isinstance(image, (Volume, tuple)):
+        return _write_volumes(folder, name, (image,) if isinstance(image, Volume) else image, mask, source)
     if isinstance(image, Path):
         size = _decoded_size(image)
         files = [_written(folder / "images" / f"{name}{image.suffix.lower()}", lambda p: shutil.copyfile(image, p))]
@@ -53,6 +48,22 @@ def write_sample(folder: Path, name: str, loaded: Loaded, *, source: Path) -> li
             files[0].unlink()
             raise ValueError(f"{source}: {mask.shape} rows and columns, its image has {size}; export it again")
         files.append(_written(folder / "masks" / f"{name}.png", lambda p: write_label_map(p, mask)))
+    return files
+
+
+def _write_volumes(
+    folder: Path, name: str, images: tuple[Volume, ...], mask: np.ndarray | None, source: Path
+) -> list[Path]:
+    shape, affine = images[0].array.shape, images[0].affine
+    if mask is not None and mask.shape != shape:
+        raise ValueError(f"{source}: {mask.shape} voxels, its image has {shape}; export it again")
+    ends = [""] if len(images) == 1 else [f"_{channel:04d}" for channel in range(len(images))]
+    files = [
+        _nifti(folder / "images" / f"{name}{end}.nii.gz", image.array, image.affine)
+        for end, image in zip(ends, images, strict=True)
+    ]
+    if mask is not None:
+        files.append(_nifti(folder / "labels" / f"{name}.nii.gz", mask, affine))
     return files
 
 

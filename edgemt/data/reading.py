@@ -222,13 +222,13 @@ class VanishedClasses:
 
     def report(self, labels: np.ndarray, *, where: str) -> None:
         """Print which classes vanish from some masks. Raises ValueError for a class that is in none of `labels`."""
-        counts = np.bincount(labels.reshape(-1), minlength=len(self.classes))
+        left = _occurring(labels, len(self.classes)) if self.cases else set()
         for value, files in self.cases.items():
             size = " ".join(map(str, self.smallest[value]))
             text = (
                 f"{self.classes[value]!r} vanishes from {len(files)} masks at data.size {self.size[0]} {self.size[1]}"
             )
-            if not counts[value]:
+            if value not in left:
                 raise ValueError(f"{files[0]}: {text}, none is left to learn from; --data.size {size} keeps it")
             print_note(f"{text}, first {files[0]}; --data.size {size} keeps it")
         check_every_class_occurs(labels, self.classes, where=where)
@@ -236,10 +236,20 @@ class VanishedClasses:
 
 def check_every_class_occurs(labels: np.ndarray, classes: tuple[str, ...], *, where: str) -> None:
     """Raises ValueError for a class that occurs in none of `labels`."""
-    counts = np.bincount(labels.reshape(-1), minlength=len(classes))
-    missing = [name for name, n in zip(classes, counts, strict=True) if n == 0]
+    found = _occurring(labels, len(classes))
+    missing = [name for value, name in enumerate(classes) if value not in found]
     if missing:
         raise ValueError(f"data.classes: {missing[0]!r} never occurs in the {where}; label an image of it or drop it")
+
+
+def _occurring(labels: np.ndarray, classes: int) -> set[int]:
+    """The class indices below `classes` that occur in `labels` [n, ...]. Stops at the first masks that have all."""
+    missing = set(range(classes))
+    for label in labels if labels.ndim > 1 else labels[None]:
+        missing -= {value for value in missing if (label == value).any()}
+        if not missing:
+            break
+    return set(range(classes)) - missing
 
 
 def smallest_size(truth: np.ndarray, value: int, *, size: tuple[int, int]) -> tuple[int, int]:

@@ -5,18 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 
 import torch
-from lightning.fabric import Fabric
-from lightning.fabric.plugins.environments import LightningEnvironment
 from torch import Tensor, nn
 
-from edgemt.io import process_rank
 from edgemt.learning.roles import Trainable
-from edgemt.training import distributed
 from edgemt.training.options import Precision, Schedule
 
 
 def resolve_precision(precision: Precision, device: torch.device, *, learns_volumes: bool = False) -> str:
-    """The precision of lightning.fabric: `auto` is bf16 where the device computes in it, fp16 on older GPUs, else fp32.
+    """The precision of `MixedPrecision`: `auto` is bf16 where the device computes in it, fp16 on older GPUs, else fp32.
 
     With `learns_volumes` `auto` is fp32 on a CPU: the bf16 backward pass of a V-Net in torch 2.15 reads uninitialised
     memory, so that its gradients differ from run to run and are sometimes NaN.
@@ -30,12 +26,9 @@ def resolve_precision(precision: Precision, device: torch.device, *, learns_volu
     return "bf16-mixed" if torch.cpu._is_avx512_bf16_supported() else "32-true"
 
 
-def make_fabric(precision: str, device: torch.device) -> Fabric:
-    """A Fabric for this process alone: the processes of the run have joined already (`distributed.init`)."""
-    distributed.silence_lightning()
-    devices = [torch.cuda.current_device()] if device.type == "cuda" and process_rank.world_size() > 1 else 1
-    environment = LightningEnvironment()  # not that of a cluster, which would start processes
-    return Fabric(accelerator=device.type, devices=devices, precision=precision, plugins=environment)  # type: ignore[arg-type]
+def training_device() -> torch.device:
+    """The GPU of this process where CUDA has one, else the CPU."""
+    return torch.device("cuda", torch.cuda.current_device()) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def enable_tf32(device: torch.device) -> None:

@@ -41,11 +41,12 @@ from edgemt.training.device import (
     async_bool,
     enable_tf32,
     learning_rate,
-    make_fabric,
     make_optimiser,
     resolve_precision,
     to_channels_last,
+    training_device,
 )
+from edgemt.training.mixed_precision import MixedPrecision
 from edgemt.training.options import Schedule
 from edgemt.training.progress import TrainingProgress, warn_if_threshold_accepts_all
 from edgemt.training.seeds import step_seed
@@ -113,30 +114,28 @@ class Trainer:
     """State of one run: networks (`players`), their optimisers, step number and curves."""
 
     def __init__(self, method: Method, *, build: BuildNetwork, schedule: Schedule, seed: int, measured_on: str = ""):
-        device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        self.device = device = training_device()
         enable_tf32(device)
         self.method, self.schedule, self.seed, self.measured_on = method, schedule, seed, measured_on
         self.roles = method.roles()
         torch.manual_seed(seed)
         self.players: Networks = build_networks(self.roles, build)
         volumes = any(p.ndim == 5 for p in self.players.parameters())
-        self.fabric = make_fabric(resolve_precision(schedule.precision, device, learns_volumes=volumes), device)
+        self.precision = MixedPrecision(resolve_precision(schedule.precision, device, learns_volumes=volumes), device)
         # Networks without gradients run in the fastest precision; an EMA does so only on volumes with `auto`.
         without_gradient = (Frozen, Ema) if volumes and schedule.precision == "auto" else Frozen
-        self.inference_fabric = make_fabric(resolve_precision("auto", device), device)
+        inference_precision = MixedPrecision(resolve_precision("auto", device), device)
         self.optimisers: dict[str, torch.optim.Optimizer] = {}
-        self.fabric_modules: dict[str, nn.Module] = {}
+        self.nets = Networks()  # the players in their precision: what the method calls
         for name, player in self.players.items():
-            player.to(self.fabric.device)
-            to_channels_last(player, self.fabric.device)
+            player.to(device)
+            to_channels_last(player, device)
             role = self.roles[name]
-            fabric = self.inference_fabric if isinstance(role, without_gradient) else self.fabric
-            self.fabric_modules[name] = fabric.setup_module(player, move_to_device=False)
+            precision = inference_precision if isinstance(role, without_gradient) else self.precision
+            self.nets[name] = precision.wrap(player)
             if isinstance(role, Trainable):
-                optimiser = make_optimiser(player, role, schedule)
-                self.optimisers[name] = self.fabric.setup_optimizers(optimiser)  # type: ignore[assignment]
+                self.optimisers[name] = make_optimiser(player, role, schedule)
         distributed.broadcast_([*self.players.parameters(), *self.players.buffers()])
-        self.nets = Networks(self.fabric_modules)
         self.index = 0
         self.num_consecutive_nonfinite = 0
         self.restores = 0
@@ -157,10 +156,9 @@ class Trainer:
         number = self.index * process_rank.world_size() + process_rank.rank()
         seed = step_seed(self.seed, number)
         torch.manual_seed(seed)
-        device = self.fabric.device
-        generator = torch.Generator(device).manual_seed(seed + 1)
+        generator = torch.Generator(self.device).manual_seed(seed + 1)
         step = Step(self.index, self.schedule.steps, generator)
-        batch = resize_batch(draw(number, device), self.schedule.size_fraction(self.index))
+        batch = resize_batch(draw(number, self.device), self.schedule.size_fraction(self.index))
         set_modes(self.players, self.roles)
         statistics = [b for name in self.optimisers for b in self.players[name].buffers()]
         before = [b.clone() for b in statistics]  # a forward pass changes them, also one that ends in NaN
@@ -208,7 +206,7 @@ class Trainer:
         """Backward pass and optimiser step of the named networks; False, without a step, for a non-finite loss."""
         self._clear_gradients(names)
         finite = async_bool(torch.isfinite(total))
-        self.fabric.backward(total)
+        self.precision.backward(total)
         if not distributed.all_agree(finite()):
             self._clear_gradients(names)
             return False
@@ -219,22 +217,19 @@ class Trainer:
             for group in optimiser.param_groups:
                 group["lr"] = learning_rate(role, self.schedule, self.index)
             if self.schedule.clip:
-                self.fabric.clip_gradients(
-                    self.fabric_modules[name], optimiser, max_norm=self.schedule.clip, error_if_nonfinite=False
-                )  # type: ignore[arg-type]
+                self.precision.clip(optimiser, self.schedule.clip)
         if not self._gradients_finite(names):
             self._clear_gradients(names)
             return False
-        for name in names:
-            self.optimisers[name].step()
+        self.precision.step(self.optimisers[name] for name in names)
         return True
 
     def _gradients_finite(self, names: tuple[str, ...]) -> bool:
         """Whether every gradient is finite, which a finite loss does not guarantee.
 
-        Checked on CPUs alone: on a GPU it would synchronise. There True.
+        Checked on CPUs alone: on a GPU it would synchronise. There True, and in float16, where the scaler checks.
         """
-        if self.fabric.device.type != "cpu":
+        if self.device.type != "cpu" or self.precision.scaler is not None:
             return True
         gradients = [p.grad for name in names for p in self.players[name].parameters() if p.grad is not None]
         return bool(torch.isfinite(torch.stack(torch._foreach_norm(gradients))).all()) if gradients else True

@@ -178,7 +178,7 @@ def test_a_run_on_volumes_that_was_cut_ends_with_the_same_bits(name: str, tmp_pa
 
 def test_a_network_of_volumes_is_laid_out_for_the_processor() -> None:
     run = engine.Trainer(METHODS["ua_mt"], build=build_volumes, schedule=FAST, seed=0)
-    last = run.fabric.device.type == "cpu"
+    last = run.device.type == "cpu"
     for name in ("student", "teacher"):
         weight = run.players[name].body[0].weight
         assert (weight.stride()[1] == 1) is last
