@@ -12,7 +12,6 @@ import numpy as np
 import torch
 from torch import nn
 
-import students
 from deploy import export
 from edgemt.artefacts import stage_folder
 from edgemt.artefacts.fingerprints import Content, digests_of, entries, key_of_entries
@@ -25,11 +24,11 @@ from edgemt.data.soft_labels import read_variance
 from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, evaluate, evaluation_record, prepare
 from edgemt.inference.evaluate_uncertainty import entropy_record, uncertainty_record
-from edgemt.io import encoder_weights
 from edgemt.io.channels import ORDER, fill_values
 from edgemt.learning.losses import probabilities
 from edgemt.model_card import FileMetrics, ModelCard, Normalisation
 from edgemt.pipeline.corruptions import training_corruptions
+from edgemt.pipeline.encoder_normalisation import expected_by_encoder
 from edgemt.pipeline.log import log
 from edgemt.pipeline.recipe import Recipe, learns_uncertainty
 from edgemt.pipeline.training_data import as_read
@@ -161,38 +160,12 @@ class SliceData:
 
     @cached_property
     def normalise(self) -> Normalisation:
-        expected = self._expected_by_encoder()
+        expected = expected_by_encoder(self.recipe)
         if expected is not None:
             return expected
         lacking = self.recipe.data.missing_channels != "refuse"
         stacks = (self.labelled_as_read, self.unlabelled_as_read) if lacking else (self.labelled, self.unlabelled)
         return slice_statistics(*stacks, per_image=self.recipe.per_image)
-
-    def _expected_by_encoder(self) -> Normalisation | None:
-        """The normalisation that the student's pretrained weights were trained with, where the recipe uses it.
-
-        It follows from the recipe alone, not from which weights this machine has: teacher, student and the graph that
-        ships see the same input.
-        """
-        student, wanted = self.recipe.student, self.recipe.normalise
-        if wanted == "data" or (wanted == "auto" and (self.recipe.per_image or student.pretrained == "never")):
-            return None
-        if self.recipe.data.channel_names:  # each channel by its own mean and deviation
-            if wanted == "encoder":
-                names = ", ".join(self.recipe.data.channel_names)
-                raise ValueError(f"normalise: no weights state a normalisation of the channels {names}; use data")
-            return None
-        expected = encoder_weights.expected_input(students.encoder_name(student.network))
-        if expected is None:
-            if wanted == "encoder":
-                raise ValueError(
-                    f"normalise: no input normalisation is documented for the weights of {student.network}; use data"
-                )
-            return None
-        mean, std = (values if self.channels == 3 else (sum(values) / len(values),) for values in expected)
-        if self.recipe.data.slices > 1 or self.channels == 1:
-            return Normalisation(mean[:1], std[:1])
-        return Normalisation(mean, std)
 
     @cached_property
     def device(self) -> torch.device:
@@ -201,7 +174,9 @@ class SliceData:
     @property
     def cache_inputs(self) -> dict[str, Any]:
         of = self.recipe
-        expected = self._expected_by_encoder()  # of the student: the teacher's input is normalised as the student's
+        expected = expected_by_encoder(
+            self.recipe
+        )  # of the student: the teacher's input is normalised as the student's
         return {"data": as_read(of.data), "augment": of.augment, "per_image": of.per_image, "normalise": expected}
 
     @property

@@ -1,6 +1,6 @@
 """Several files of one case, one for each channel: images/T1/CASE.png, images/CASE_T1.png or nnU-Net's CASE_0000.
 
-All three forms name the case alike, so that masks, lists and patients are found by the name of the case.
+All three forms give a case the same name, by which masks, lists and patients are found.
 """
 
 from __future__ import annotations
