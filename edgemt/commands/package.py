@@ -23,6 +23,9 @@ class Eval:
     """Folder laid out as in training; its validation list is measured."""
     val: Annotated[str, arg(name="data.val")] = ""
     """Another list of cases to measure."""
+    by: Annotated[Path | None, arg(name="data.by")] = None
+    """A CSV file with a row for each case or patient and its centre, device or subgroup (case,centre): a table of Dice
+    with a bootstrap interval over patients for each group."""
     runtime: str = "auto"
     file: str | None = None
     """int8, fp32, or a file on the card."""
@@ -56,7 +59,7 @@ def evaluate(command: Eval) -> None:
     if command.corrupt_out is not None or command.severities != Eval.severities:
         raise ValueError("corrupt_out and severities: belong to --corrupt, which is not given; add it")
     where: dict[str, Any] = {"data_root": command.root, "val": command.val, "through_plane": command.through_plane}
-    where["without_channel"] = command.without_channel
+    where |= {"without_channel": command.without_channel, "groups": command.by}
     if evaluate_package.holds_network(command.ship):
         from edgemt.inference.evaluate_network import evaluate_network
 

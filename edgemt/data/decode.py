@@ -16,6 +16,7 @@ from edgemt.data import phantom2d, phantom3d
 from edgemt.data.reading import Reading, decide_reading
 from edgemt.io import array_values, channels, file_types, images
 from edgemt.io.bit_depth import Depth, Rule
+from edgemt.io.mask_rule import MaskValues
 from edgemt.io.volumes import read_channel_volume, read_volume, stack_neighbours, volume_shape
 
 ProgressCall = Callable[[int, int], None]
@@ -35,6 +36,7 @@ class FrameSpec:
     compare: bool = True  # check that the headers of label and image state the same position
     channel_names: tuple[str, ...] = ()  # of cases of several files; their planes are `channels` together
     channel_depth: tuple[Rule, ...] = ()
+    values: MaskValues = MaskValues()
 
     def reading(self, cases: Sequence[Case]) -> Reading:
         """How the files of `cases` are read. Raises ValueError, naming the file, where no rule fits all of them."""
@@ -47,6 +49,7 @@ class FrameSpec:
             compare=self.compare,
             channel_names=self.channel_names,
             channel_depth=self.channel_depth,
+            values=self.values,
         )
 
     @property

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
 
-from edgemt.contract import ADDED_LATER
+from edgemt.contract import ADDED_LATER, LabelRules
 from edgemt.io.bit_depth import Depth, Rule
 from edgemt.io.channels import check_names as check_channel_names
 from edgemt.io.channels import planes_of
 from edgemt.io.geometry import is_order
+from edgemt.io.mask_rule import MaskValues
 
 Layout = Literal["auto", "pairs", "clips", "volumes", "decathlon", "h5", "phantom", "phantom_volumes"]
 
@@ -49,8 +50,18 @@ class DataOptions:
     """Seed of the draw where `labelled` is a count or a share; None: `seed`, which draws a counted `val` too."""
     folds: int = field(default=1, metadata=ADDED_LATER)
     """Above 1: so many 2-D teachers, each without one fold of the labelled patients; together they are the teacher."""
+    fold_file: str = field(default="", metadata=ADDED_LATER)
+    """The folds of those teachers by name: JSON with [{"train": [...], "val": [...]}, ...] as nnU-Net's
+    splits_final.json, or a list of lists of the cases or patients of each fold; `folds` is then their number."""
     mask_threshold: int | None = None
     """Two classes: this value and above is class 1. None: decided by the values of all masks (0/1, 0/255 ...)."""
+    label_map: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
+    """VALUE=CLASS for the values of masks, such as 1=edema 2=core 4=core; 0 is the first class unless it is named.
+    Several values may be one class; a value without a class is refused."""
+    ignore: int | None = field(default=None, metadata=ADDED_LATER)
+    """Pixels of this value in a mask count in no loss, no metric and no statistics."""
+    class_weights: tuple[float, ...] = field(default=(), metadata=ADDED_LATER)
+    """A weight for each of `classes` in the losses with labels (cross-entropy and Dice); empty: 1 for each."""
     depth: Rule = "auto"
     """How images become 8 bits: stored, percentiles (0.5 and 99.5 of each), window; auto is decided by the set."""
     window: tuple[float, float] | None = None
@@ -76,6 +87,8 @@ class DataOptions:
             raise ValueError(f"data.classes: need background and at least one other name, each once: {self.classes}")
         if self.channels not in (1, 3):
             raise ValueError(f"data.channels: must be 1 or 3, not {self.channels}")
+        if self.fold_file and self.folds == 1:
+            raise ValueError(f"data.fold_file: {self.fold_file} names folds; give their number with --data.folds")
         if self.folds < 1:
             raise ValueError(f"data.folds: must be 1 (no folds) or more, not {self.folds}")
         if self.slices not in (1, 3, 5):
@@ -85,6 +98,14 @@ class DataOptions:
                 f"data.slices: {self.slices} neighbouring slices need data.channels 1, not {self.channels}"
             )
         self._check_channels()
+        if self.mask_values.stated:
+            self.mask_values.indices(self.classes)
+        weights = self.class_weights
+        if weights and (len(weights) != len(self.classes) or min(weights) < 0 or not sum(weights[1:])):
+            raise ValueError(
+                f"data.class_weights: needs {len(self.classes)} numbers of 0 or more, one for each of data.classes and "
+                f"not all 0, not {weights}"
+            )
         if len(self.size) != 2 or min(self.size) < 8:
             raise ValueError(f"data.size: must be (height, width), each at least 8, not {self.size}")
         if self.mask_threshold is not None and len(self.classes) != 2:
@@ -128,6 +149,18 @@ class DataOptions:
             Depth(rule, self.window)
 
     @property
+    def mask_values(self) -> MaskValues:
+        """What is stated of the values of masks."""
+        return MaskValues(self.label_map, self.ignore)
+
+    @property
+    def label_rules(self) -> LabelRules | None:
+        """How labels count in losses; None where each pixel and class counts the same."""
+        if self.ignore is None and not self.class_weights:
+            return None
+        return LabelRules(self.ignore is not None, self.class_weights)
+
+    @property
     def colour(self) -> bool:
         """Whether a frame is one RGB picture."""
         return self.channels == 3 and not self.channel_names
@@ -153,7 +186,8 @@ class DataOptions:
         if unknown:
             raise ValueError(f"data: unknown field {sorted(unknown)[0]!r}; known are {', '.join(sorted(known))}")
         values = {**raw, **changes}
-        for key in ("classes", "size", "phantom", "window", "channel_names", "channel_depth"):
+        tuples = ("classes", "size", "phantom", "window", "channel_names", "channel_depth", "label_map")
+        for key in (*tuples, "class_weights"):
             if values.get(key) is not None:
                 values[key] = tuple(values[key])
         if values.get("root") is not None:

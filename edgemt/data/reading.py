@@ -24,6 +24,7 @@ from edgemt.io.bit_depth import Depth, Rule, decide
 from edgemt.io.geometry import arranged, says_nothing
 from edgemt.io.images import Header, image_header, upright
 from edgemt.io.mask_files import MaskFile, of_array, read_mask
+from edgemt.io.mask_rule import MaskValues
 from edgemt.io.mask_rule import Rule as MaskRule
 from edgemt.io.masks import decide as decide_masks
 from edgemt.io.volumes import geometry_of, is_deep, read_label_volume
@@ -83,6 +84,7 @@ def decide_reading(
     compare: bool = True,
     channel_names: tuple[str, ...] = (),
     channel_depth: tuple[Rule, ...] = (),
+    values: MaskValues = MaskValues(),
 ) -> Reading:
     """The rules that fit all `cases`: masks of those that have a label, headers of all images.
 
@@ -97,7 +99,7 @@ def decide_reading(
         found = decode_mask(case, compare=compare)
         evidence.append(found.evidence)
         decoded.put(str(path), found)
-    rule = decide_masks(evidence, classes=classes, threshold=mask_threshold)
+    rule = decide_masks(evidence, classes=classes, threshold=mask_threshold, values=values)
     is_deeper = {path: headers[path].deep if path in headers else is_deep(path) for path in images}
     deep = list(is_deeper.values())
     chosen = decide(depth, window, deep)

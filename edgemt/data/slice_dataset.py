@@ -14,7 +14,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgemt.contract import Batch, Case
+from edgemt.contract import Batch, Case, LabelRules
 from edgemt.data.augment2d import AugmentOptions, augment_intensity_2d, augmentation_affine, scales, warp
 from edgemt.data.channel_views import draw_dropped, keep_one, missing_planes, without
 from edgemt.data.corrupt_views import corrupt_rows
@@ -88,6 +88,7 @@ def frame_spec(options: DataOptions) -> FrameSpec:
         compare=options.affines == "compare",
         channel_names=options.channel_names,
         channel_depth=options.channel_depth,
+        values=options.mask_values,
     )
 
 
@@ -187,6 +188,7 @@ class TwoStreamBatches:
     seed: int = 0
     alike: bool = False  # the intensity of unlabelled rows changes too, as often as that of labelled ones
     corruptions: tuple[str, ...] = ()  # kinds (`edgemt.data.corruptions`), as often as `augment` states
+    rules: LabelRules | None = None  # of pixels without a label, and of classes, in the losses
     planes: tuple[int, ...] = ()  # of each channel, where a case has several: their intensity changes one by one
 
     def __post_init__(self) -> None:
@@ -245,6 +247,7 @@ class TwoStreamBatches:
             global_case_index([rows for _, rows in drawn], self.labelled),
             affine.to(device),
             warped[:, -1] if has_deviation else None,
+            self.rules,
         )
 
     def _without_channels(

@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as nn
 from torch import Generator, Tensor
 
-from edgemt.contract import Batch, Case
+from edgemt.contract import Batch, Case, LabelRules
 from edgemt.data import phantom3d
 from edgemt.data.augment3d import apply_flip_rotate, augment_intensity_3d, sample_flip_rotate
 from edgemt.data.augment_options import VolumeOptions
@@ -98,7 +98,7 @@ def load_volumes(
             if truth.shape != array.shape:
                 raise ValueError(f"{case.label}: mask is {truth.shape}, its image {case.image} is {array.shape}")
             label.append(_scaled_label(torch.from_numpy(truth), volume.scale))
-            counts += np.bincount(truth.reshape(-1), minlength=len(counts))
+            counts += np.bincount(truth.reshape(-1), minlength=len(counts))[: len(counts)]
         if progress is not None:
             progress(i + 1, len(cases))
     if with_labels:
@@ -189,6 +189,7 @@ class TwoStreamPatches:
     volume: VolumeOptions = VolumeOptions()
     normalise: Normalisation = Normalisation()
     seed: int = 0
+    rules: LabelRules | None = None  # of pixels without a label, and of classes, in the losses
     alike: bool = False  # the intensity of unlabelled rows changes too, as often as that of labelled ones
 
     def __post_init__(self) -> None:
@@ -237,7 +238,7 @@ class TwoStreamPatches:
         batch = self._views(image, label, self._mean_std[which], length=length, generator=generator)
         place = patch_affine(corners, turns, shapes=[x.shape for x in images], patch=self.volume.patch)
         cases = global_case_index([rows, free] if others else [rows], self.labelled)
-        return replace(batch, index=cases, place=place.to(device, non_blocking=True))
+        return replace(batch, rules=self.rules, index=cases, place=place.to(device, non_blocking=True))
 
     def _views(self, image: Tensor, label: Tensor, scales: Tensor, *, length: int, generator: Generator) -> Batch:
         """The batch of augmented intensities, normalised by the statistics of the unaugmented volumes."""

@@ -19,6 +19,7 @@ from edgemt.data.reading import Reading, print_note
 from edgemt.inference.evaluate_uncertainty import keeping_maps, maps_record
 from edgemt.io.bit_depth import Rule
 from edgemt.io.images import fit_label
+from edgemt.io.mask_rule import MaskValues
 from edgemt.io.volumes import volume_spacing
 from edgemt.metrics.overlap import Scores, compare
 from edgemt.metrics.postprocess import largest_component
@@ -63,6 +64,7 @@ def prepare(
     compare: bool = True,
     channel_names: tuple[str, ...] = (),
     channel_depth: tuple[Rule, ...] = (),
+    values: MaskValues = MaskValues(),
     fill: np.ndarray | None = None,
     reading: Reading | None = None,
     progress: ProgressCall | None = None,
@@ -71,13 +73,13 @@ def prepare(
 
     With `slices` a frame holds its neighbours as channels, K = channels * slices. `reading` holds the rules of the
     whole set; without it `mask_threshold`, `depth`, `window` and `compare` (as in `DataOptions`) and the cases decide.
-    `fill`, uint8 [K], stands for a channel of `channel_names` that a case lacks.
+    `values` states what values of masks mean. `fill`, uint8 [K], stands for a channel that a case lacks.
     Prints which class is in none of the masks. Raises ValueError for an empty list and for files that cannot be used.
     """
     if not cases:
         raise ValueError("evaluation: the list of cases is empty; check data.val")
     form = FrameSpec(
-        size, channels, classes, mask_threshold, slices, depth, window, compare, channel_names, channel_depth
+        size, channels, classes, mask_threshold, slices, depth, window, compare, channel_names, channel_depth, values
     )
     frames = np.empty((len(cases), *size, form.frame_channels), np.uint8)
     labels = []

@@ -12,8 +12,9 @@ import numpy as np
 
 from deploy.package.package import open_package
 from edgemt.artefacts.stage_folder import WEIGHTS
+from edgemt.inference.by_group import read_groups
 from edgemt.inference.evaluate import frame_masks
-from edgemt.inference.evaluate_package import card_uncertainty, find_cases, measured, read_cases, without
+from edgemt.inference.evaluate_package import card_uncertainty, find_cases, grouped, measured, read_cases, without
 from edgemt.inference.evaluate_uncertainty import entropy_record, uncertainty_record
 from edgemt.io.channels import card_names
 
@@ -25,6 +26,7 @@ def evaluate_network(
     val: str = "",
     through_plane: int = 1,
     without_channel: str = "",
+    groups: Path | None = None,
 ) -> dict[str, Any]:
     """The record of `evaluate_ship` for a 2-D network, with `softmax_entropy` as an uncertainty that costs no training.
 
@@ -36,6 +38,7 @@ def evaluate_network(
     from edgemt.artefacts.network_folder import load_network
     from edgemt.learning.losses import probabilities
 
+    columns = read_groups(groups) if groups is not None else None
     stage = open_package(folder)
     card = stage.card
     if card.patch is not None:
@@ -65,6 +68,7 @@ def evaluate_network(
     if second:
         found = uncertainty_record(both, eval_set.frames, truths)
         record |= {"uncertainty": found, "card_uncertainty": card_uncertainty(stage, WEIGHTS)}
+    record |= grouped(record, cases, columns)
     return {
         **record,
         "softmax_entropy": entropy_record(softmax, eval_set.frames, truths),

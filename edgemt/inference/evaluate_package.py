@@ -14,6 +14,7 @@ from edgemt.contour_margins import margins_of
 from edgemt.contract import Case
 from edgemt.data.cohort import all_cases, split_dataset
 from edgemt.data.options import DataOptions
+from edgemt.inference.by_group import by_group, case_dice, group_table, read_groups
 from edgemt.inference.contours import coverage_text, list_digest, measure_contours, patients_of, unit_of
 from edgemt.inference.doctor import doctor
 from edgemt.inference.evaluate import EvalSet, fit_masks, frame_masks, prepare, score
@@ -39,15 +40,18 @@ def evaluate_ship(
     through_plane: int = 1,
     contours: bool | None = None,
     without_channel: str = "",
+    groups: Path | None = None,
 ) -> dict[str, Any]:
     """Every metric on the validation list, by the file as it runs here: a JSON record.
 
     `through_plane` slices of a volume vote on each voxel between them; 1 scores the masks as they are.
     `contours`: coverage and width of the contours too; None: where the card has margins of the file.
     `data_root` replaces the folder on the card; one with nothing but images and masks is measured whole.
-    `without_channel`: one of several channels, missing in every case.
+    `without_channel`: one of several channels, missing in every case. `groups`: a table of cases or patients and their
+    groups (`edgemt.inference.by_group`), for the key `by`.
     Raises ValueError in one line for whatever is wrong with ship, data or runtime.
     """
+    columns = read_groups(groups) if groups is not None else None
     ship = open_package(folder)
     made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision)
     options, cases = find_cases(ship, data_root, val)
@@ -61,6 +65,7 @@ def evaluate_ship(
         record |= {"uncertainty": found, "card_uncertainty": card_uncertainty(ship, made.file)}
     if contours is not False:
         record |= _contours(ship, made.file, frames, eval_set, cases, needed=bool(contours))
+    record |= grouped(record, cases, columns)
     return {
         **record,
         "runtime": made.runtime,
@@ -69,6 +74,16 @@ def evaluate_ship(
         "threads": made.threads,
         "root": str(options.root) if options.root else None,
     }
+
+
+def grouped(
+    record: dict[str, Any], cases: tuple[Case, ...], columns: dict[str, dict[str, str]] | None
+) -> dict[str, Any]:
+    """{"by": results by group} of a record; empty without a table."""
+    if columns is None:
+        return {}
+    names = [case["name"] for case in record["cases"]]
+    return {"by": by_group(case_dice(record["cases"]), dict(zip(names, patients_of(cases), strict=True)), columns)}
 
 
 def card_uncertainty(ship: Package, file: str) -> dict[str, Any] | None:
@@ -133,6 +148,7 @@ def read_cases(card: ModelCard, options: DataOptions, cases: tuple[Case, ...]) -
         classes=card.classes,
         channel_names=names,
         channel_depth=options.channel_depth,
+        values=options.mask_values,
         fill=fill_values(card.normalise.mean, card.channels) if names else None,
         mask_threshold=options.mask_threshold,
         depth=options.depth,
@@ -192,6 +208,8 @@ def metrics_table(record: dict[str, Any]) -> str:
         lines.append(uncertainty_line(uncertainty_name(before), record["uncertainty"], before))
     if "softmax_entropy" in record:
         lines.append(uncertainty_line("softmax entropy", record["softmax_entropy"], None))
+    if "by" in record:
+        lines.append(group_table(record["by"]))
     if not record["distances"]:
         lines.append("note: no surface distances without scipy; pip install scipy")
     return "\n".join(lines)

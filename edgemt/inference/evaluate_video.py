@@ -172,7 +172,13 @@ def _labelled(ship: Package, clip: Clip) -> Frames:
         cases.append(Case(path.stem, clip.name, str(path), str(masks[path.stem])))
     card, options = ship.card, DataOptions.from_dict(dict(ship.card.data))
     spec = FrameSpec(
-        card.size, card.channels, card.classes, options.mask_threshold, depth=options.depth, window=options.window
+        card.size,
+        card.channels,
+        card.classes,
+        options.mask_threshold,
+        depth=options.depth,
+        window=options.window,
+        values=options.mask_values,
     )
     yield from decode_pairs(cases, spec)
 

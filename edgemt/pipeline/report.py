@@ -13,6 +13,7 @@ from deploy.benchmark.bench import without_raw
 from deploy.package.files import IR_FP16, IR_FP32, IR_INT8, ONNX_FP16, ONNX_FP32, ONNX_INT8
 from deploy.runtimes.load import runner
 from edgemt.artefacts import network_folder, stage_folder
+from edgemt.contract import IGNORE
 from edgemt.data.options import DataOptions
 from edgemt.io.atomic import write_text
 from edgemt.io.channels import shown
@@ -183,6 +184,7 @@ def _gallery(context: RunContext) -> list[dict[str, Any]]:
     truths: list[np.ndarray] = []
     for truth in context.slices.val.truths:
         truths += [fit_label(t, size=size) for t in (truth if truth.ndim == 3 else truth[None])]
+    truths = [np.where(truth == IGNORE, 0, truth).astype(np.uint8) for truth in truths]
     chosen = _shown(context, truths)
     frames = context.slices.val.frames[chosen]
     masks = {name: _masks(context, name, chosen) for name in ("teacher", "student")}

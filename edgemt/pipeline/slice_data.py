@@ -15,7 +15,7 @@ from torch import nn
 from deploy import export
 from edgemt.artefacts import stage_folder
 from edgemt.artefacts.fingerprints import Content, digests_of, entries, key_of_entries
-from edgemt.contract import Case, UncertaintySource
+from edgemt.contract import IGNORE, Case, UncertaintySource
 from edgemt.data.cohort import DatasetSplit, split_dataset
 from edgemt.data.reading import Reading
 from edgemt.data.slice_dataset import SliceDataset, TwoStreamBatches, load_slices, slice_statistics
@@ -81,7 +81,8 @@ class SliceData:
     @property
     def list_key(self) -> str:
         """A fingerprint of the validation list: images and masks by content, and how masks are read."""
-        read = {k: v for k, v in as_read(self.recipe.data).items() if k not in ("size", "slices", "channels")}
+        of_training = ("size", "slices", "channels", "class_weights")
+        read = {k: v for k, v in as_read(self.recipe.data).items() if k not in of_training}
         return stage_folder.key_of(key_of_entries(self.content.val), read)
 
     @property
@@ -150,7 +151,7 @@ class SliceData:
     def val(self) -> EvalSet:
         """The prepared validation list. Raises ValueError when no mask of it holds any foreground."""
         data, prepared = self.recipe.data, self._prepared(self.cohort.val, "validation images")
-        if not any(truth.any() for truth in prepared.truths):
+        if not any(((truth > 0) & (truth != IGNORE)).any() for truth in prepared.truths):
             raise ValueError(
                 f"data.val: none of the {len(prepared)} masks of the validation list holds any class but "
                 f"{data.classes[0]!r} (first {self.cohort.val[0].label}), so no Dice can be measured; put images with "
@@ -225,6 +226,7 @@ class SliceData:
             seed=self.recipe.seed,
             alike=alike,
             corruptions=self.corruptions if corrupt else (),
+            rules=self.recipe.data.label_rules,
             planes=self.recipe.data.planes if self.recipe.data.channel_names else (),
         )
 
