@@ -237,7 +237,7 @@ def _binary(one: Evidence, classes: tuple[str, ...]) -> None:
     if above and small and (one.regions & set(small) or len(one.levels) == 3):
         raise ValueError(
             f"{one.path}: mask holds {_shown(one)}, the 2 classes are 0 to 1; class indices beside {one.top}, which "
-            "often means ignore: write 0 and 1 alone"
+            f"often means ignore: give --data.ignore {one.top} (and no threshold), or write 0 and 1 alone"
         )
     if not above or between > min(0.1 * total, 0.5 * above + _NOISE):
         raise ValueError(
@@ -259,7 +259,7 @@ def _not_classes(worst: Evidence, files: Sequence[Evidence], classes: tuple[str,
             f"{start}; number the labels without a gap, {wrong[0]} as {next(v for v in range(1, 256) if v not in used)}"
         )
     if wrong == [255]:
-        return f"{start}; 255 often means ignore, which is not read: write 0 or the class"
+        return f"{start}; 255 often means ignore: --data.ignore 255 leaves such pixels out, or write the class"
     return f"{start}; name every class in data.classes, or renumber the labels"
 
 

@@ -1,6 +1,6 @@
 """Pixels without a label, and weights of the classes, in the losses that compare with labels.
 
-A method calls `dice_ce(logits, batch.label)` and knows nothing of them: the engine makes a step within
+A method calls `dice_ce(logits, batch.label)` and needs no code for them: the engine makes a step within
 `label_rules(batch.rules)`, and the losses of `edgemt.learning.losses` follow the rules for integer labels. Losses
 between predictions (consistency, distillation) are not changed.
 
