@@ -71,9 +71,16 @@ def list_folder(options: DataOptions, *, classes_given: bool) -> Listing:
     options = dataclasses.replace(options, layout=layout)
     if layout == "decathlon" and not classes_given:
         options = dataclasses.replace(options, classes=nnunet.class_names(root))
+    if layout == "decathlon" and not options.channel_names:
+        options = dataclasses.replace(options, channel_names=nnunet.channel_names(root))
+        channels = channels_of(options)
     pattern, classes = options.patient_pattern, options.classes
     found = list_cases(root, layout=layout, pattern=pattern, classes=classes, channels=channels)
     findings: list[Finding] = []
+    if options.channel_names:
+        first, *others = options.channel_names
+        text = f"only the first of {1 + len(others)} channels is looked at ({first}, not {', '.join(others)})"
+        findings.append(Finding("channels", "note", text, "training compares the grids of all of them"))
     if not options.val and not found.val and _default(root, "val") is None:
         options = dataclasses.replace(options, val=DRAWN_VAL)
         text = "there is no val folder, no val.txt and no --data.val"

@@ -28,6 +28,9 @@ from edgemt.data.slice_dataset import (  # noqa: E402
     slice_statistics,
 )
 from edgemt.data.summary import on_card, reading_of, summary  # noqa: E402
+from edgemt.data_report.inspect_folder import inspect_folder  # noqa: E402
+from edgemt.recipes import RECIPES  # noqa: E402
+from edgemt.recipes.auto import build  # noqa: E402
 
 
 def options(root: Path, **fields: Any) -> DataOptions:
@@ -71,6 +74,14 @@ def test_nnunet_numbers_are_the_channels_of_its_dataset_json(tmp_path: Path) -> 
     (root / "imagesTr" / "p1_0002.png").write_bytes((root / "imagesTr" / "p1_0001.png").read_bytes())
     with pytest.raises(ValueError, match=r"p1_0002.png: a further channel, dataset.json names 2"):
         split_dataset(options(root, val="1"))
+
+
+def test_the_data_report_suggests_the_channels_of_a_dataset_json(tmp_path: Path) -> None:
+    root = nnunet(tmp_path / "set", {"0": "t1", "1": "t2"})
+    found = inspect_folder(DataOptions(root=root), given=frozenset(), images=False)
+    suggestion = found.suggestion()
+    assert (suggestion.data["channel_names"], suggestion.data["slices"]) == (["t1", "t2"], 1)
+    assert build(suggestion, RECIPES, root=root).data.planes == (1, 1)
 
 
 def test_three_names_without_further_files_are_the_colours_of_one_picture(tmp_path: Path) -> None:
