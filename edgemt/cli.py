@@ -21,11 +21,14 @@ from edgemt.commands import (
     data,
     event_log,
     export,
+    install,
     listing,
     package,
     pipeline,
     select,
+    serve_labels,
     signing,
+    site,
     stream,
 )
 from edgemt.commands.console import command_name, log, without_extra_args
@@ -50,14 +53,17 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     package.Build: without_extra_args(package.build),
     signing.Keygen: without_extra_args(signing.make_key),
     signing.Sign: without_extra_args(signing.sign_ship),
+    install.Install: without_extra_args(install.install_ship),
     data.Data: without_extra_args(data.report),
     select.Select: without_extra_args(select.select_images),
+    serve_labels.ServeLabels: without_extra_args(serve_labels.serve_labels),
     listing.Pack: without_extra_args(listing.pack_stage),
     listing.List: without_extra_args(listing.list_names),
     listing.Explain: without_extra_args(listing.explain_method),
     package.Doctor: without_extra_args(package.doctor),
     stream.Stream: without_extra_args(stream.stream),
     event_log.Log: without_extra_args(event_log.check_log),
+    site.Site: without_extra_args(site.site),
 }
 NAMES = {command_name(kind): kind for kind in COMMANDS}
 TAKES_FIELDS = (

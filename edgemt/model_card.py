@@ -111,6 +111,8 @@ class ModelCard:
     created: str = ""
     format: int = CARD_FORMAT
     contours: dict[str, ContourMargins] = field(default_factory=dict)  # file -> margins of its outer and inner line
+    version: int = 0  # grows with every release of this model; 0: none was given
+    expires: str = ""  # the last day on which it may run, YYYY-MM-DD; empty: no end
 
     def to_json(self) -> str:
         raw = {
@@ -118,8 +120,9 @@ class ModelCard:
             **_UNUSED_KEYS,
             "measured": {file: metrics.to_dict() for file, metrics in self.measured.items()},
         }
-        if not self.contours:  # a card without margins is as versions before them wrote it
-            del raw["contours"]
+        for name in ("contours", "version", "expires"):  # a card without them is as versions before them wrote it
+            if not raw[name]:
+                del raw[name]
         return json.dumps(raw, indent=2, sort_keys=True) + "\n"
 
     @classmethod

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import gc
 import os
 import signal
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tiny_flags import TINY, TINY_VOLUMES
@@ -22,26 +24,58 @@ switch_off()  # a test may import a runtime before anything of the package
 variants.BUSY = float("inf")  # the processes of a test run disturb each other: each package would be timed three times
 os.fsync = lambda handle: None  # no test cuts the power, and a flush waits for everybody else's writes
 
-try:
+
+def pytest_configure(config: pytest.Config) -> None:
+    if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
+        for prepare in (prepare_torch, prepare_exporter, prepare_quantizer):
+            with contextlib.suppress(ImportError, AttributeError):  # another version of a package, or none
+                prepare()
+
+
+def prepare_torch() -> None:
+    """One thread; and seeding does not keep the whole call stack as text, for a device that may yet come."""
     import torch
 
     torch.set_num_threads(1)
-    # torch.manual_seed keeps the whole call stack as text, for a GPU that may yet come
-    if not torch.cuda.is_available():
-        torch.cuda.manual_seed_all = lambda seed: None
-    if not torch.xpu.is_available():
-        torch.xpu.manual_seed_all = lambda seed: None
-except ImportError:
-    pass
+    for device in (torch.cuda, torch.xpu, torch.mtia):
+        if not device.is_available():
+            device.manual_seed_all = lambda seed: None
 
-try:  # for every graph the exporter reads the signatures of 500 operators anew, and for every batch norm their names
-    from torch._export import utils as export_utils
+
+def prepare_exporter() -> None:
+    """For every graph the exporter reads the signatures of 500 operators anew, and for every batch norm their names."""
+    from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))
-    export_utils._materialize_cpp_cia_ops = cache(export_utils._materialize_cpp_cia_ops)
-except (ImportError, AttributeError):  # another version of torch, or none
-    pass
+    utils._materialize_cpp_cia_ops = cache(utils._materialize_cpp_cia_ops)
+
+
+def prepare_quantizer() -> None:
+    from deploy.quantization import int8
+
+    def quantized(*args: Any, **options: Any) -> Any:
+        with contextlib.suppress(ImportError, AttributeError):
+            prepare_patterns()
+        return plain(*args, **options)
+
+    plain, int8._quantized = int8._quantized, quantized
+
+
+@cache
+def prepare_patterns() -> None:
+    """NNCF builds its patterns for every graph anew, and searches each as a view of one graph, three times as slow."""
+    import networkx
+    from nncf.common.graph.patterns import GraphPattern
+    from nncf.common.graph.patterns.manager import PatternsManager
+
+    def components(pattern: GraphPattern) -> list[networkx.MultiDiGraph]:
+        graph = pattern.graph
+        return [graph.subgraph(nodes).copy() for nodes in networkx.weakly_connected_components(graph)]
+
+    PatternsManager.get_full_hw_pattern_graph = staticmethod(cache(PatternsManager.get_full_hw_pattern_graph))
+    GraphPattern.get_weakly_connected_subgraphs = components
+
 
 LONGEST = (  # begun first, so that no process of a test run ends alone with one of them
     "test_readme", "test_prune_stage", "test_flow_2d", "test_entry", "test_resolution", "test_contract",

@@ -20,7 +20,9 @@ from pathlib import Path, PurePosixPath
 from deploy.package.files import CARD, GOLDEN
 from deploy.package.model_bytes import ModelBytes
 from deploy.package.onnx_inspect import check_safe
+from deploy.package.policy import read_policy
 from deploy.package.signing import SIGNATURE, TRUSTED, verify
+from deploy.package.versions import check_version
 from edgemt.io import channels
 from edgemt.io.atomic import write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
@@ -85,12 +87,14 @@ def finalize(folder: str | Path, card: ModelCard) -> ModelCard:
     return sealed
 
 
-def open_package(folder: str | Path, *, trusted: str | Path | None = None) -> Package:
+def open_package(folder: str | Path, *, trusted: str | Path | None = None, any_version: bool = False) -> Package:
     """Verify a package folder, or the package `zoo/NAME`, and return it.
 
     `trusted` is a PEM file with one or several public keys, one of which must have signed the card; None takes the file
-    of EDGEMT_TRUSTED_KEY, where it is set; "" requires no signature. A signature without a key to check it logs a
-    warning. Raises ValueError, in one line that names the file, for anything that does not fit.
+    of EDGEMT_TRUSTED_KEY, where it is set; "" requires no signature. The policy of the device goes before all of them.
+    A signature without a key to check it logs a warning. With a key, a version older than one that has run on this
+    device, or one that has expired, is refused, unless `any_version`.
+    Raises ValueError, in one line that names the file, for anything that does not fit.
     """
     folder = located(folder)
     if not folder.is_dir():
@@ -102,7 +106,7 @@ def open_package(folder: str | Path, *, trusted: str | Path | None = None) -> Pa
         raise ValueError(f"{folder}: no {CARD}, so this is no ship; name the folder that `edgemt run` wrote") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ValueError(f"{folder / CARD}: cannot be read ({error}); copy the folder again") from None
-    key = os.environ.get(TRUSTED, "") if trusted is None else trusted
+    key = read_policy().trusted_key or (os.environ.get(TRUSTED, "") if trusted is None else trusted)
     if str(key):
         verify(signed, folder / SIGNATURE, trusted=key)
     elif trusted is None and (folder / SIGNATURE).exists():
@@ -111,6 +115,8 @@ def open_package(folder: str | Path, *, trusted: str | Path | None = None) -> Pa
     _check_card(folder / CARD, card)
     for name, digest in card.files.items():
         _verified(folder, name, digest)
+    if str(key) and not any_version:
+        check_version(card, source=folder)
     return Package(folder, card, signed=bool(str(key)))
 
 

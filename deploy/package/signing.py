@@ -14,6 +14,7 @@ from importlib import import_module
 from pathlib import Path
 from typing import Any
 
+from deploy.package.policy import POLICY, read_policy
 from edgemt.io.atomic import atomic_write, write_bytes
 
 SIGNATURE = "card.json.sig"
@@ -46,12 +47,12 @@ def keygen(path: str | Path) -> tuple[Path, Path]:
     return path, public
 
 
-def sign(card: str | Path, *, key: str | Path) -> Path:
-    """Sign the card file as it is; returns the signature file. Verify the package first: only the card is read here.
+def load_private_key(key: str | Path) -> Any:
+    """The Ed25519 private key of a PEM file.
 
     Raises ValueError, naming the file, for a file that is no private key, and for a key that others can read.
     """
-    card, key = Path(card), Path(key)
+    key = Path(key)
     serialization, ed25519 = _cryptography()
     pem = _pem(key, "private key")
     if os.name == "posix" and stat.S_IMODE(key.stat().st_mode) & 0o077:
@@ -66,8 +67,17 @@ def sign(card: str | Path, *, key: str | Path) -> Path:
         raise ValueError(f"{key}: no private key in PEM form ({_one_line(wrong)}); edgemt keygen makes one") from None
     if not isinstance(private, ed25519.Ed25519PrivateKey):
         raise ValueError(f"{key}: is a key of another kind, not Ed25519; edgemt keygen makes one")
+    return private
+
+
+def sign(card: str | Path, *, key: str | Path) -> Path:
+    """Sign the card file as it is; returns the signature file. Verify the package first: only the card is read here.
+
+    Raises ValueError as `load_private_key` does.
+    """
+    card = Path(card)
     signature = card.with_name(SIGNATURE)
-    write_bytes(signature, private.sign(card.read_bytes()))
+    write_bytes(signature, load_private_key(key).sign(card.read_bytes()))
     return signature
 
 
@@ -98,14 +108,16 @@ def verify(text: bytes, signature: str | Path, *, trusted: str | Path) -> None:
 
 
 def require_signed(path: str | Path, *, signed: bool) -> None:
-    """Raises ValueError where EDGEMT_TRUSTED_KEY is set and `path` was not verified with a trusted key.
+    """Raises ValueError where EDGEMT_TRUSTED_KEY is set or the policy requires it, and `path` was not verified.
 
     A single graph has no signature, and a Package that was built without `open_package`, or opened with trusted="", is
     not verified: the environment variable applies to both.
     """
-    if os.environ.get(TRUSTED) and not signed:
+    required_by = POLICY if read_policy().trusted_key else TRUSTED if os.environ.get(TRUSTED) else ""
+    if required_by and not signed:
         raise ValueError(
-            f"{path}: was not opened with a trusted key, and {TRUSTED} requires one; open a signed ship with open_ship"
+            f"{path}: was not opened with a trusted key, and {required_by} requires one; open a signed ship with "
+            "open_ship"
         )
 
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
 from edgemt.commands.console import log, pass_progress
 from edgemt.commands.data import Fields
+
+if TYPE_CHECKING:
+    from edgemt.data_report.against import Teacher
 
 
 @dataclass(frozen=True)
@@ -41,6 +44,14 @@ class Select:
     """Folder for selected.txt, labelled.txt (for --data.labelled), selected.html; selection/NAME if not given."""
     pictures: bool = True
     """Show the images in the contact sheet."""
+    format: Literal["cvat", "label-studio"] | None = None
+    """Also a task for a label tool, in OUT/cvat or OUT/label-studio: copies of the chosen images, and the file to
+    upload. Import the corrected labels with edgemt import FILE --images OUT/cvat/images --out NEW."""
+    draw: Path | None = None
+    """Of --format: a ship, a run folder or a stage that draws masks into the task, to be corrected; --model, if not
+    given. Without either the task is empty, and --data.classes names the labels."""
+    shapes: Literal["auto", "polygon", "rle"] = "auto"
+    """Of --format: masks pixel by pixel (auto, rle), or polygons."""
 
 
 def select_images(command: Select) -> None:
@@ -48,11 +59,15 @@ def select_images(command: Select) -> None:
     from edgemt.data.options import DataOptions
     from edgemt.data_report.against import open_teacher
     from edgemt.selection.features import encoder
+    from edgemt.selection.label_task import check_task, write_task
     from edgemt.selection.select import select, write_selection
 
+    drawing = _drawing_model(command)
     teacher = open_teacher(command.model) if command.model is not None else None
     method = command.method if command.method != "auto" else "uncertain" if teacher is not None else "typical"
     out = command.out or Path("selection") / command.root.resolve().name
+    if command.format is not None:
+        check_task((), out, command.format)
     options = DataOptions(root=command.root, **command.data.given())
     extract, identity = encoder(command.encoder)
     found = select(
@@ -67,9 +82,40 @@ def select_images(command: Select) -> None:
         teacher=teacher if method == "uncertain" else None,
         progress=pass_progress("features"),
     )
+    if command.format is not None:
+        check_task(found.chosen, out, command.format)
     paths = write_selection(found, out, root=command.root, pictures=command.pictures)
+    if command.format is not None:
+        task = write_task(
+            found,
+            out,
+            format=command.format,
+            classes=command.data.classes or (),
+            teacher=drawing,
+            shapes=command.shapes,
+            progress=pass_progress("images of the task"),
+        )
+        log(f"{task}: upload {task.parent / 'images'}, then this file")
     for item in found.chosen:
         print(item.name)
     if len(found.chosen) < command.budget:
         log(f"{len(found.chosen)} of {command.budget} chosen: the others are copies, or of patients with enough images")
     print(paths[2])
+
+
+def _drawing_model(command: Select) -> Teacher | None:
+    """The model that draws masks into the task; None without one. Raises ValueError for flags without --format."""
+    from edgemt.data_report.against import open_teacher
+
+    folder = command.draw or command.model
+    if command.format is None:
+        if command.draw is not None or command.shapes != "auto":
+            raise ValueError("draw and shapes: belong to --format cvat or label-studio, which is not given; add it")
+        return None
+    if folder is None:
+        if not command.data.classes or len(command.data.classes) < 2:
+            raise ValueError(
+                "format: a task needs the names of its labels; give --data.classes background NAME, or --draw MODEL"
+            )
+        return None
+    return open_teacher(folder)

@@ -34,12 +34,49 @@ class Sign:
     ship: Positional[Path]
     key: Path
     """The private key, as edgemt keygen wrote it."""
+    version: int | None = None
+    """A number that grows with every release of this model (by the name on its card). A device that has run a newer
+    one refuses this ship. The card keeps its version if none is given."""
+    expires: str | None = None
+    """YYYY-MM-DD: the last day on which devices open this ship; "" for no end."""
 
 
 def sign_ship(command: Sign) -> None:
-    """Verify a ship, sign its card and print the path of the signature."""
+    """Verify a ship, write version and expiry to its card, sign it and print the path of the signature."""
+    from dataclasses import replace
+
     from deploy.package.files import CARD
     from deploy.package.package import open_package
-    from deploy.package.signing import sign
+    from deploy.package.signing import SIGNATURE, load_private_key, sign
+    from edgemt.io.atomic import write_text
 
-    print(sign(open_package(command.ship, trusted="").folder / CARD, key=command.key))
+    _check_release(command)
+    load_private_key(command.key)  # before the card is changed
+    package = open_package(command.ship, trusted="", any_version=True)
+    path, card = package.folder / CARD, package.card
+    released = replace(
+        card,
+        version=card.version if command.version is None else command.version,
+        expires=card.expires if command.expires is None else command.expires,
+    )
+    if released != card:
+        (package.folder / SIGNATURE).unlink(missing_ok=True)
+        write_text(path, released.to_json())
+    print(sign(path, key=command.key))
+    until = f", expires {released.expires}" if released.expires else ""
+    log(f"{released.name}: {f'version {released.version}' if released.version else 'no version'}{until}")
+
+
+def _check_release(command: Sign) -> None:
+    """Raises ValueError for a version that is not positive, and for a day that is none."""
+    from datetime import date
+
+    if command.version is not None and command.version < 1:
+        raise ValueError(f"version: must be 1 or more, not {command.version}")
+    if command.expires:
+        try:
+            fine = date.fromisoformat(command.expires).isoformat() == command.expires
+        except ValueError:
+            fine = False
+        if not fine:
+            raise ValueError(f"expires: {command.expires!r} is no day; write it as 2028-01-31")

@@ -14,6 +14,7 @@ from deploy.stream.limits import StreamLimits
 from edgemt.commands.console import log, write_json
 
 if TYPE_CHECKING:
+    from deploy.site_statistics.collect import SessionStatisticsWriter
     from deploy.stream.correction.session import CorrectionSession
     from deploy.stream.inference.load_model import LoadedStreamModel
     from deploy.stream.session import Session
@@ -64,6 +65,9 @@ class Stream:
     log: Path | None = None
     """Append the events of this stream to FILE, each chained to the one before by its hash: start with model and
     versions, states, faults, a summary each minute, end. No pixels and no identifiers. edgemt log verify checks it."""
+    statistics: Path | None = None
+    """Write histograms of this stream (brightness, colour, likeness, areas, age of the masks) to a file in this folder,
+    for edgemt site report. No pixels and no identifiers."""
     json: Path | None = None
 
     @property
@@ -125,6 +129,25 @@ def _open_event_log(command: Stream) -> SessionEvents | None:
     return SessionEvents(EventLogFile(command.log), log=log)
 
 
+def _open_statistics(command: Stream, opened: LoadedStreamModel) -> SessionStatisticsWriter | None:
+    """The statistics of this stream; raises ValueError for a folder that cannot be made."""
+    if command.statistics is None:
+        return None
+    from deploy.event_log.device import device_id
+    from deploy.package.package import card_hash
+    from deploy.site_statistics.collect import SessionStatisticsWriter
+
+    card = opened.package.card
+    return SessionStatisticsWriter(
+        command.statistics,
+        classes=card.classes,
+        device=device_id(),
+        model=opened.model.id,
+        card=card_hash(card),
+        log=log,
+    )
+
+
 def _start_fields(command: Stream, opened: LoadedStreamModel, source: Source) -> dict[str, Any]:
     """The start event: what runs, from which package, under which limits. Of the source the kind alone."""
     import platform
@@ -180,6 +203,7 @@ def _run_with_outputs(
         session.display_state, opened.package.card, opened.model.colours, source, corrections
     )
     output_threads: list[OutputThread] = []
+    statistics = _open_statistics(command, opened)
     status_line = StatusLine(session, log=log)
     # a service is stopped by SIGTERM: end like with Ctrl-C, so that a recording is closed properly
     previous_handler = signal.signal(signal.SIGTERM, signal.default_int_handler)
@@ -188,6 +212,9 @@ def _run_with_outputs(
         if events is not None:
             saved = (lambda: corrections.saved_cases) if corrections is not None else (lambda: 0)
             events.start(session, _start_fields(command, opened, source), saved_cases=saved)
+        if statistics is not None:
+            statistics.start()
+            session.add_observer(statistics.observe)
         for name in command.outputs:
             output_threads.append(OutputThread(open_output(name, context), session.display_state, name=name))
         log(f"{opened.model.id}; one mask takes {opened.mask_ms:.1f} ms; Ctrl-C ends it")
@@ -203,6 +230,8 @@ def _run_with_outputs(
             output_thread.close()
         if corrections is not None:
             corrections.close()
+        if statistics is not None:
+            statistics.close()
         if events is not None:
             events.close(ended_by=ended_by)
         signal.signal(signal.SIGTERM, previous_handler or signal.SIG_DFL)
@@ -220,6 +249,10 @@ def _check_arguments(command: Stream) -> None:
             raise ValueError(f"evidence {command.evidence}: a file is in its way; name another folder")
     if command.log is not None and command.evidence is not None:
         raise ValueError(f"log {command.log}: a latency experiment has no event log; leave --log or --evidence out")
+    if command.statistics is not None and command.evidence is not None:
+        raise ValueError(
+            f"statistics {command.statistics}: a latency experiment has none; leave --statistics or --evidence out"
+        )
     if command.collect is not None and (command.evidence is not None or not _has_page(command)):
         raise ValueError(
             f"collect {command.collect}: masks are corrected in the page; add --output page, no --evidence"

@@ -103,14 +103,16 @@ class LabelMap:
     image: str  # name of the image file, with its suffix
     size: tuple[int, int]  # rows, columns
     read: Callable[[], np.ndarray]
+    drawn: bool = True  # False: a task to label, without a mask
 
 
 @dataclass(frozen=True)
 class ExportOptions:
-    """Choices of an export."""
+    """Choices of an export. `predicted`: the model that drew the masks; the label tool marks them as not checked."""
 
     shapes: Shapes = "auto"
     simplify: float = 0.0  # tolerance of Douglas-Peucker in pixels; 0 keeps every corner
+    predicted: str = ""
 
 
 @dataclass(frozen=True)

@@ -154,7 +154,8 @@ def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, option
 
 
 def _add_shapes(node: Element, area: np.ndarray, name: str, options: ExportOptions) -> None:
-    common = {"label": name, "source": "manual", "occluded": "0", "z_order": "0"}
+    source = "auto" if options.predicted else "manual"
+    common = {"label": name, "source": source, "occluded": "0", "z_order": "0"}
     if options.shapes == "polygon":
         for corners in outlines(area, simplify=options.simplify):
             SubElement(node, "polygon", {**common, "points": ";".join(f"{x:g},{y:g}" for x, y in corners)})

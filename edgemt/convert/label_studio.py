@@ -60,7 +60,7 @@ def _images_of(path: Path) -> Iterator[LabelledImage]:
         if not isinstance(task, dict) or not isinstance(task.get("data"), dict):
             raise ValueError(f"{path}: task {number} has no 'data'; export 'JSON' from Label Studio, not 'JSON-MIN'")
         where = f"task {task.get('id', number)}"
-        name = inner_path(_file_of(task), source=path, field=f"{where}: image")
+        name = inner_path(file_of(task), source=path, field=f"{where}: image")
         counted = [a for a in task.get("annotations") or [] if not a.get("was_cancelled")]
         if len(counted) > 1:
             raise ValueError(
@@ -76,7 +76,7 @@ def _images_of(path: Path) -> Iterator[LabelledImage]:
         yield LabelledImage(name, path, tuple(shapes), size, labelled=bool(counted))
 
 
-def _file_of(task: dict[str, Any]) -> str:
+def file_of(task: dict[str, Any]) -> str:
     """The file name of a task's image: of an upload, of local storage (?d=...), or of an address."""
     texts = [v for v in task["data"].values() if isinstance(v, str) and ("/" in v or "." in v)]
     text = str(task["data"].get("image") or (texts[0] if texts else ""))
@@ -112,7 +112,7 @@ def _draw(value: dict[str, Any], kind: str, size: Size) -> np.ndarray:
 
 
 def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, options: ExportOptions) -> None:
-    """Tasks with an annotation each; the control is named `tag`, the image `image`, files are those of local storage.
+    """Tasks with an annotation or a prediction; the control is named `tag`, the image `image`, files are local storage.
 
     The labelling configuration needs <BrushLabels name="tag" toName="image"> or <PolygonLabels ...> with the classes.
     """
@@ -123,15 +123,20 @@ def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, option
         common = {"from_name": "tag", "to_name": "image", "original_width": columns, "original_height": rows}
         results: list[dict[str, Any]] = []
         for k in range(1, len(classes)):
-            for value, kind in _values(mask == k, classes[k], options):
+            for value, kind in values_of(mask == k, classes[k], options):
                 more = {"id": f"{number}-{len(results) + 1}", "type": kind, "image_rotation": 0}
                 results.append({**common, **more, "value": value})
-        data = {"image": f"/data/local-files/?d={label.image}"}
-        tasks.append({"id": number, "data": data, "annotations": [{"result": results, "was_cancelled": False}]})
+        task: dict[str, Any] = {"id": number, "data": {"image": f"/data/local-files/?d={label.image}"}}
+        if options.predicted:
+            task["predictions"] = [{"model_version": options.predicted, "result": results}]
+        elif label.drawn:
+            task["annotations"] = [{"result": results, "was_cancelled": False}]
+        tasks.append(task)
     write_text(path, json.dumps(tasks) + "\n")
 
 
-def _values(area: np.ndarray, name: str, options: ExportOptions) -> Iterator[tuple[dict[str, Any], str]]:
+def values_of(area: np.ndarray, name: str, options: ExportOptions) -> Iterator[tuple[dict[str, Any], str]]:
+    """(value, type) of the results that draw an area, bool [H, W]: one brush mask, or its polygons."""
     if not area.any():
         return
     if options.shapes != "polygon":

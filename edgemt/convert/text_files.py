@@ -36,7 +36,11 @@ def read_xml(path: Path) -> ElementTree.Element:
 
     Entities can grow a few bytes to gigabytes, and label files need none.
     """
-    text = read_text(path)
+    return parse_xml(read_text(path), path)
+
+
+def parse_xml(text: str, path: Path) -> ElementTree.Element:
+    """The same of a text; `path` names it in messages."""
     if "<!DOCTYPE" in text or "<!ENTITY" in text:
         raise ValueError(
             f"{path}: declares a document type or entities, which label files do not need; export it again"

@@ -11,9 +11,9 @@ import numpy as np
 
 from edgemt.convert.contract import BACKGROUND, Format, ImportOptions, Listing, Loaded, Sample, Unit
 from edgemt.convert.names import output_names
-from edgemt.convert.perceptual_hash import SeenHashes, difference_hash
 from edgemt.convert.video_frames import SceneChanges, decoded_frames, is_video_file, opened_video
 from edgemt.io.file_types import natural_sort_key
+from edgemt.io.image_hashes import SeenHashes, difference_hash
 
 Draw = Callable[[tuple[int, int]], np.ndarray]  # (rows, columns) -> uint8 mask of that size
 

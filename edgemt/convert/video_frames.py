@@ -13,10 +13,10 @@ from typing import Any
 import numpy as np
 
 from deploy.stream.sources.video import rotate_by_display_matrix
-from edgemt.convert.perceptual_hash import block_means
 from edgemt.data.layouts.clips import VIDEOS
 from edgemt.io.decode_limits import check_pixels
 from edgemt.io.file_types import is_stray
+from edgemt.io.image_hashes import block_means
 
 _STEP, _LEAST = 8, 64  # every 8th row and column is enough for hashes and scene changes, but 64 of each
 _SQUARE_TOLERANCE = 0.01

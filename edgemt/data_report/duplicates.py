@@ -1,10 +1,4 @@
-"""Equal and nearly equal images: a 64-bit difference hash, buckets, and a comparison of thumbnails.
-
-dHash compares neighbouring pixels of the image at 9 x 8 (N. Krawetz, "Kind of like that", 2013). Two hashes that differ
-in at most 7 of 64 bits agree in at least one of their 8 bytes, so pairs within the radius are found in buckets by byte.
-
-Shapes: n hashes, m pairs.
-"""
+"""Equal and nearly equal images: pairs by their 64-bit hash (`edgemt.io.image_hashes`), then by their thumbnails."""
 
 from __future__ import annotations
 
@@ -12,52 +6,11 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgemt.io.image_hashes import RADIUS, hamming, near_pairs
+
 THUMB = 32  # pixels
-RADIUS = 6  # of 64 bits; at most 7, or a pair could share no byte
 ALIKE = 0.98  # words: ok
 """least correlation of two thumbnails that count as one image"""
-_BITS = np.array([bin(value).count("1") for value in range(256)], np.uint8)
-_BLOCK = 1 << 18  # pairs compared at a time
-
-
-def dhash(small: np.ndarray) -> int:
-    """uint8 [8, 9] -> 64 bits: whether each pixel is brighter than the one to its left."""
-    bits = small[:, 1:] > small[:, :-1]
-    return int.from_bytes(np.packbits(bits).tobytes(), "big")
-
-
-def hamming(a: np.ndarray, b: np.ndarray) -> np.ndarray:
-    """Number of bits in which uint64 [m] and [m] differ."""
-    return _BITS[np.bitwise_xor(a, b).view(np.uint8)].reshape(-1, 8).sum(1)
-
-
-def near_pairs(hashes: np.ndarray, *, radius: int = RADIUS) -> np.ndarray:
-    """uint64 [n] -> int64 [m, 2], every pair i < j of hashes that differ in at most `radius` bits, sorted.
-
-    Raises ValueError for a radius above 7, which buckets by byte do not find.
-    """
-    if not 0 <= radius <= 7:
-        raise ValueError(f"radius: {radius} bits; buckets by byte find pairs of at most 7")
-    found = [np.empty((0, 2), np.int64)]
-    for column in np.ascontiguousarray(hashes, np.uint64)[:, None].view(np.uint8).T:
-        order = np.argsort(column, kind="stable")
-        starts = np.flatnonzero(np.diff(column[order], prepend=-1 - int(column[order[0]]) if len(order) else 0))
-        for rows in np.split(order, starts[1:]):
-            found += _within(hashes, np.sort(rows), radius)
-    return np.unique(np.concatenate(found), axis=0)
-
-
-def _within(hashes: np.ndarray, rows: np.ndarray, radius: int) -> list[np.ndarray]:
-    """Pairs within the radius among `rows`, in blocks."""
-    found, step = [], max(1, _BLOCK // max(1, len(rows)))
-    for start in range(0, len(rows) - 1, step):
-        first = rows[start : start + step]
-        i, j = np.meshgrid(first, rows, indexing="ij")
-        keep = j > i
-        i, j = i[keep], j[keep]
-        near = hamming(hashes[i], hashes[j]) <= radius
-        found.append(np.stack([i[near], j[near]], axis=1))
-    return found
 
 
 def correlation(a: np.ndarray, b: np.ndarray) -> float:

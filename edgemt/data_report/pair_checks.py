@@ -6,9 +6,10 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from edgemt.data_report.duplicates import RADIUS, correlation, near_duplicates
+from edgemt.data_report.duplicates import correlation, near_duplicates
 from edgemt.data_report.finding import Example, Finding, finding
 from edgemt.data_report.scan import FileScan
+from edgemt.io.image_hashes import RADIUS
 
 _AGREE = 0.5  # Dice of the masks of two near copies below which they contradict each other
 _TRAINING = ("labelled", "unlabelled")

@@ -16,11 +16,12 @@ from PIL import Image
 
 from edgemt.contract import Case
 from edgemt.data.reading import decode_mask, smallest_size
-from edgemt.data_report.duplicates import THUMB, dhash
+from edgemt.data_report.duplicates import THUMB
 from edgemt.data_report.listing import Item, reason_of
 from edgemt.data_report.mask_values import Meaning
 from edgemt.io.array_values import check_not_constant
 from edgemt.io.bit_depth import Depth
+from edgemt.io.image_hashes import dhash
 from edgemt.io.images import fit_label, read_image
 from edgemt.io.mask_files import Evidence, MaskFile
 from edgemt.io.volumes import geometry_of, read_volume

@@ -91,8 +91,8 @@ def check_ema_converges(method: Method, *, dims: int = 2, classes: int = 3) -> N
         if i % 4 == 0:  # what a step changes in an average besides its update: running statistics, mode
             for _ in trainer.optimiser_steps(random_batch(dims=dims, classes=classes, seed=i)):
                 pass
-        for name, state in constant.items():
-            trainer.nets[name].load_state_dict(state)
+            for name, state in constant.items():
+                trainer.nets[name].load_state_dict(state)
         update_averages(trainer.nets, fast, Step(i, 40))
     image = random_batch(dims=dims, classes=classes, seed=99).image
     for name in trainer.of(Ema):

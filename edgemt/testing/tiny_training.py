@@ -30,8 +30,10 @@ class TinyNetwork(nn.Module):
         self.num_extra_decoders = len({"decoder2", "decoder3"} & self.heads)
         conv, norm = (nn.Conv3d, nn.BatchNorm3d) if dims == 3 else (nn.Conv2d, nn.BatchNorm2d)
         self.body = nn.Sequential(conv(CHANNELS, 8, 3, padding=1), norm(8), nn.ReLU(), nn.Dropout(0.2))
-        self.head, self.sdf = conv(8, classes, 1), conv(8, classes - 1, 1)
-        self.scales, self.decoders = (nn.ModuleList(conv(8, classes, 1) for _ in range(2)) for _ in range(2))
+        self.head = conv(8, classes, 1)
+        self.sdf = conv(8, classes - 1, 1) if "sdf" in self.heads else None
+        counts = 2 if "scales" in self.heads else 0, self.num_extra_decoders
+        self.scales, self.decoders = (nn.ModuleList(conv(8, classes, 1) for _ in range(n)) for n in counts)
         self.maps = ""  # set by `enable_maps`, as in students and teachers
         self.halve = (nn.AvgPool3d if dims == 3 else nn.AvgPool2d)(2)
 
@@ -41,17 +43,18 @@ class TinyNetwork(nn.Module):
         f = self.body(x)
         f = f if disturb is None else disturb(f)
         coarser = [f if disturb_scales is None else disturb_scales(level, f) for level in range(len(self.scales))]
-        scales = tuple(head(m) for head, m in zip(self.scales, coarser, strict=True)) if "scales" in self.heads else ()
-        decoders = tuple(head(f) for head in list(self.decoders)[: self.num_extra_decoders])
-        sdf = self.sdf(f).tanh() if "sdf" in self.heads else None
+        scales = tuple(head(m) for head, m in zip(self.scales, coarser, strict=True))
+        decoders = tuple(head(f) for head in self.decoders)
+        sdf = None if self.sdf is None else self.sdf(f).tanh()
         maps = (f, self.halve(f)) if self.maps else ()
         return Output(self.head(f), f if "features" in self.heads else None, sdf, scales, decoders, maps=maps)
 
     def permute_classes(self, order: list[int]) -> None:
         """Class i takes the weights of class order[i]."""
-        foreground = [c - 1 for c in order[1:]]
         heads = [(head, order) for head in (self.head, *self.scales, *self.decoders)]
-        for layer, indices in (*heads, (self.sdf, foreground)):
+        if self.sdf is not None:
+            heads.append((self.sdf, [c - 1 for c in order[1:]]))
+        for layer, indices in heads:
             for p in layer.parameters():
                 p.data = p.data[indices]
 

@@ -46,7 +46,7 @@ def test_what_is_wrong_is_one_line(args: list[str], expected: str, tmp_path: Pat
     assert expected in said_by(args, capsys)
 
 
-@pytest.mark.parametrize("what", ["recipes", "methods", "teachers", "students", "runtimes", "datasets"])
+@pytest.mark.parametrize("what", ["recipes", "methods", "teachers", "students", "runtimes", "datasets", "layouts"])
 def test_list_shows_every_row_with_a_line_about_it(what: str, capsys: pytest.CaptureFixture[str]) -> None:
     cli.main(["list", what])
     rows = capsys.readouterr().out.splitlines()

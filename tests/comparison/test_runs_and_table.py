@@ -9,6 +9,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
@@ -167,12 +168,20 @@ def sleepers(monkeypatch: pytest.MonkeyPatch) -> list[subprocess.Popen]:
     return started
 
 
+@pytest.fixture
+def plain_sigterm() -> Iterator[None]:
+    """SIGTERM as a program begins with it; coverage installs a handler, which a comparison would leave alone."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
 def up(plan: list[runs.TrainingRun], jobs: int) -> bool:
     logs = [one.folder / "train.log" for one in plan[:jobs]]
     return all(log.exists() and log.read_text() for log in logs)
 
 
-def test_a_comparison_that_is_told_to_stop_leaves_no_process_behind(sleepers, tmp_path, monkeypatch):
+def test_a_comparison_that_is_told_to_stop_leaves_no_process_behind(sleepers, plain_sigterm, tmp_path, monkeypatch):
     """SIGTERM as a queue or a service sends it: to the parent alone."""
     plan = runs.plan_runs(["cps"], seeds=[0, 1], out=tmp_path)
     told = []

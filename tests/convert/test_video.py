@@ -18,8 +18,8 @@ from edgemt.convert import importing, video  # noqa: E402
 from edgemt.convert.contract import ImportOptions  # noqa: E402
 from edgemt.convert.importing import import_source  # noqa: E402
 from edgemt.convert.journal import Journal  # noqa: E402
-from edgemt.convert.perceptual_hash import SeenHashes, difference_hash  # noqa: E402
 from edgemt.convert.video_frames import decoded_frames  # noqa: E402
+from edgemt.io.image_hashes import SeenHashes, difference_hash  # noqa: E402
 
 
 def numbers(out: Path, clip: str = "film") -> list[int]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from edgemt.data_report.duplicates import correlation, dhash, groups_of, hamming, near_duplicates, near_pairs
+from edgemt.data_report.duplicates import correlation, groups_of, near_duplicates
+from edgemt.io.image_hashes import dhash, hamming, near_pairs
 
 
 def hashes_with_planted_pairs(count: int) -> np.ndarray:

@@ -37,6 +37,7 @@ from edgemt.testing.check_players import (
     check_no_global_rng,
     check_only_trainable_networks_change,
 )
+from edgemt.testing.tiny_training import TinyTrainer
 
 
 def caught(match: str):
@@ -250,7 +251,7 @@ def test_a_truth_written_down_for_two_and_two_rows_is_caught():
     with caught("loss of a perfect discriminator"):
         check_discriminator_targets(TwoAndTwo())
     with pytest.raises(ValueError, match="batch"):
-        check_finite(TwoAndTwo(), dims=2, classes=3, labelled=3, unlabelled=3)
+        check_finite(TinyTrainer(TwoAndTwo()), labelled=3, unlabelled=3)
 
 
 # --- state and chance ---

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -16,6 +17,7 @@ from deploy.quantization.accuracy_gate import GateError, gate
 from deploy.runtimes.load import runner
 from edgemt import cli
 from edgemt.artefacts import stage_folder
+from edgemt.io.atomic import sha256
 from edgemt.model_card import FileMetrics
 from edgemt.pipeline import export_student, fallback, quantization_candidates
 from edgemt.pipeline.quantize import int8
@@ -28,6 +30,22 @@ from edgemt.zoo import entry
 pytest.importorskip("nncf")
 SHORT = Schedule(steps=250, learning_rate=2e-3, labelled=4, unlabelled=4, precision="32-true", validations=0)
 SMALL_LADDER = {"images": 8, "min_speedup": 0.0}  # so small a network is no quicker in eight bits
+
+
+@pytest.fixture(scope="module", autouse=True)
+def each_graph_is_exported_once() -> Iterator[None]:
+    """Most tests begin with the same network; how it is exported is tested in tests/deploy/test_export.py."""
+    real, made = quantization_candidates.export_graph, dict[tuple[str, str], bytes]()
+
+    def export_graph(context: RunContext, source: Path, path: Path) -> Path:
+        key = sha256(source / stage_folder.WEIGHTS), context.recipe.uncertainty
+        made[key] = made.get(key) or real(context, source, path).read_bytes()
+        path.write_bytes(made[key])
+        return path
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("edgemt.pipeline.quantize.export_graph", export_graph)
+        yield
 
 
 def quantization_of(context: RunContext) -> dict[str, Any]:

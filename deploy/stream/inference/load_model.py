@@ -13,6 +13,7 @@ from deploy.measurement.variants import undecided
 from deploy.package.golden import golden_pairs
 from deploy.package.input_drift import read_inputs
 from deploy.package.package import Package, card_hash, open_package
+from deploy.package.versions import note_version
 from deploy.runtimes.load import fastest_here, runner
 from deploy.stream.inference.contours import stream_contours
 from deploy.stream.inference.inference_thread import InferFn, StreamModel
@@ -88,6 +89,8 @@ def load_stream_model(
         contours=stream_contours(card, file=first.file),
         uncertain_above=uncertain_above if first.has_uncertainty else None,
     )
+    if package.signed:
+        note_version(card)
     return LoadedStreamModel(package, model, first, PackageWatcher(package), _mask_ms(first, model))
 
 

@@ -126,7 +126,7 @@ LGG = DataSet(
     terms="CC BY-NC-SA 4.0",
     home="https://www.kaggle.com/datasets/mateuszbuda/lgg-mri-segmentation",
     sources=("https://github.com/constantinpape/torch-em (torch_em/data/datasets/medical/lgg_mri.py)",),
-    needs="kaggle_3m/TCGA_*/TCGA_*_N.tif with TCGA_*_N_mask.tif",
+    needs="kaggle_3m/TCGA_*/TCGA_*_N.tif with TCGA_*_N_mask.tif (the archive has kaggle_3m twice: name one)",
     classes=("abnormality",),
     files=(
         Files(

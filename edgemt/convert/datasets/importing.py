@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
@@ -65,8 +65,13 @@ def _unit(found: Found, row: DataSet, source: Path, chosen: np.ndarray) -> Unit:
 def dataset_summary(manifest: dict[str, Any], out: Path) -> list[str]:
     """Lines for the user, with the recipe of the data set."""
     row = find_dataset(manifest["dataset"]["name"])
-    lines = summary(manifest, out, recipe=row.recipe)
-    if row.channels:
-        numbers = ", ".join(f"{k:04d} {name}" for k, name in enumerate(row.channels))
-        lines.insert(1, f"each case has {len(row.channels)} images, NAME_0000 and so on: {numbers}")
+    if not row.channels:
+        return summary(manifest, out, recipe=row.recipe)
+    numbers = ", ".join(f"{k:04d} {name}" for k, name in enumerate(row.channels))
+    read = "channel_names" in {field.name for field in fields(DataOptions)}
+    recipe = (*row.recipe, "--data.channel-names", *row.channels) if read else row.recipe
+    lines = summary(manifest, out, recipe=recipe)
+    lines.insert(1, f"each case has {len(row.channels)} images, NAME_0000 and so on: {numbers}")
+    if not read and lines[-1].startswith("next: edgemt run"):
+        lines[-1] = "next: training reads one image a case; keep the files of one number, such as NAME_0000"
     return lines

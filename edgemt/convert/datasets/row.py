@@ -110,8 +110,12 @@ class Tree:
     def __init__(self, source: Path) -> None:
         self.source = source
         self.paths: list[str] = []
+        seen = {os.path.realpath(source)}
         for folder, folders, files in os.walk(source, followlinks=True):
             folders[:] = sorted(name for name in folders if not is_stray(name))
+            real = {name: os.path.realpath(os.path.join(folder, name)) for name in folders}
+            folders[:] = [name for name in folders if real[name] not in seen]  # a link to a folder above ends here
+            seen.update(real.values())
             base = Path(folder).relative_to(source).as_posix()
             prefix = "" if base == "." else f"{base}/"
             self.paths += [prefix + name for name in files if not is_stray(name)]

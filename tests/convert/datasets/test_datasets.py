@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 
 import numpy as np
@@ -9,13 +10,16 @@ import pytest
 
 nibabel, pydicom, h5py = (pytest.importorskip(name) for name in ("nibabel", "pydicom", "h5py"))
 
+from checkout import ROOT  # noqa: E402
 from dataset_samples import SAMPLES, SIZE, SPACING, Planted, truth  # noqa: E402
 from dataset_volume_samples import VOLUME_SAMPLES, scan  # noqa: E402
 from PIL import Image  # noqa: E402
 
 from edgemt import cli  # noqa: E402
+from edgemt.convert.datasets import catalogue  # noqa: E402
 from edgemt.convert.datasets.importing import dataset_summary, import_dataset  # noqa: E402
 from edgemt.convert.datasets.registry import DATASETS, NOT_INCLUDED, find_dataset  # noqa: E402
+from edgemt.data.cohort import split_dataset  # noqa: E402
 from edgemt.data.layouts.case_files import patient_of  # noqa: E402
 from edgemt.data.options import DataOptions  # noqa: E402
 from edgemt.pipeline.overrides import override  # noqa: E402
@@ -75,10 +79,20 @@ def test_import_writes_the_planted_classes_patients_and_parts(name: str, tmp_pat
     groups = {patient_of(case.partition("/")[0], pattern=DataOptions.patient_pattern) for case in planted.train}
     assert planted.patients is None or len(groups) == planted.patients  # as training will group them
     assert manifest["dataset"] == {"name": name, "title": row.title, "terms": row.terms, "home": row.home}
-    recipe, *flags = row.recipe
     line = dataset_summary(manifest, tmp_path / "out")[-1]
-    assert f"edgemt run {recipe} " in line or "import a second labelled patient" in line
-    override(load(recipe), flags, prog="edgemt run")  # every flag of the suggested command exists
+    if counts["labelled_patients"] < 2:
+        assert "import a second labelled patient" in line
+    elif not row.channels:
+        assert f"edgemt run {row.recipe[0]} " in line
+    elif "channel_names" in {field.name for field in fields(DataOptions)}:
+        assert f"--data.channel-names {' '.join(row.channels)}" in line
+    else:
+        assert "training reads one image a case" in line
+
+
+def test_every_flag_of_the_suggested_commands_exists() -> None:
+    for recipe, *flags in {row.recipe for row in DATASETS.values()}:
+        override(load(recipe), flags, prog="edgemt run")
 
 
 @pytest.mark.parametrize("name", ALL)
@@ -107,6 +121,24 @@ def test_volumes_keep_their_spacing_and_values(name: str, tmp_path: Path) -> Non
         assert (first == scan(1, (5, 6, 4)).transpose(1, 0, 2)[:, :, ::-1]).all()
     elif name != "la2018":
         assert (first == scan({"acdc": 1}.get(name, 0))).all()
+
+
+@pytest.mark.parametrize("name", ["kvasir-seg", "cholecseg8k", "sun-seg", "acdc"])
+def test_training_reads_the_import_and_no_test_image(name: str, tmp_path: Path) -> None:
+    planted = ALL[name](tmp_path / "in")
+    manifest = import_dataset(name, tmp_path / "in", tmp_path / "out")
+    val = "" if planted.val else "1"
+    options = DataOptions(root=tmp_path / "out", layout=manifest["layout"], classes=tuple(manifest["classes"]), val=val)
+    split = split_dataset(options, whole_volumes=manifest["layout"] == "volumes")
+    named = {case.name for case in (*split.labelled, *split.val)}
+    assert named == set(planted.train) and split.labelled and split.val
+    assert not {case.patient for case in split.labelled} & {case.patient for case in split.val}
+
+
+def test_links_that_go_round_end(tmp_path: Path) -> None:
+    ALL["kvasir-seg"](tmp_path / "in")
+    (tmp_path / "in" / "Kvasir-SEG" / "again").symlink_to(tmp_path / "in")
+    assert import_dataset("kvasir-seg", tmp_path / "in", tmp_path / "out")["counts"]["images"] == 3
 
 
 def test_classes_choose_and_order(tmp_path: Path) -> None:
@@ -223,6 +255,11 @@ def test_command_line_imports_a_data_set(tmp_path: Path, capsys: pytest.CaptureF
     assert "3 images, 3 labelled" in printed.out and "1 images of the test part are in" in printed.out
     assert "classes: 1 optic_disc (in 3), 2 optic_cup (in 3)" in printed.out
     assert "registration; research only" in printed.err and "published split" in printed.err
+
+
+def test_the_page_is_current_and_names_every_data_set() -> None:
+    assert (ROOT / catalogue.PAGE).read_text(encoding="utf-8") == catalogue.page()
+    assert all(f"## {name}\n" in catalogue.page() for name in DATASETS) and "**camelyon16**" in catalogue.page()
 
 
 def test_left_out_data_sets_have_a_reason() -> None:

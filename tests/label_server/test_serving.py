@@ -1,0 +1,189 @@
+"""`edgemt serve-labels`: the requests of Label Studio and CVAT, as their sources send them, and who is let in."""
+
+from __future__ import annotations
+
+import base64
+import http.client
+import io
+import json
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from edgemt import cli
+from edgemt.convert.polygons import corners_of, rasterise
+from edgemt.convert.rle import decode_label_studio
+from edgemt.inference.one_image import mask_of_image
+from edgemt.label_server.protocols import LabelBackend
+from edgemt.label_server.server import LabelServer
+from edgemt.model_card import ModelCard
+
+CLASSES = ("background", "polyp", "snare")
+SIZE = (30, 41)
+CONFIG = """<View><Image name="image" value="$image"/>
+<BrushLabels name="tag" toName="image"><Label value="polyp" background="#ff0000"/><Label value="scar"/></BrushLabels>
+<PolygonLabels name="outline" toName="image"><Label value="snare"/></PolygonLabels></View>"""
+# The fields of label_studio/ml/api_connector.py and of cvat/apps/lambda_manager/views.py.
+SETUP = {"project": "1.1732800000", "schema": CONFIG, "hostname": "http://localhost:8080", "access_token": "x"}
+PREDICT = {
+    "tasks": [{"id": 7, "data": {"image": "/data/local-files/?d=frame_0.png"}, "annotations": [], "predictions": []}],
+    "model_version": None,
+    "project": "1.1732800000",
+    "label_config": CONFIG,
+    "params": {"login": None, "password": None, "context": None},
+}
+NUCLIO = {"x-nuclio-project-name": "cvat", "x-nuclio-function-name": "edgemt", "x-nuclio-path": "/"}
+
+
+def truth() -> np.ndarray:
+    rough = np.random.default_rng(3).integers(0, 3, (6, 7)).astype(np.uint8)
+    return np.kron(rough, np.ones((5, 6), np.uint8))[: SIZE[0], : SIZE[1]]
+
+
+def picture() -> np.ndarray:
+    return np.array(((90, 90, 90), (250, 10, 10), (10, 250, 10)), np.uint8)[truth()]
+
+
+def by_colour(frames: np.ndarray) -> np.ndarray:
+    return ((frames[..., 0] > 200) + 2 * (frames[..., 1] > 200)).astype(np.uint8)
+
+
+@pytest.fixture
+def server(tmp_path: Path) -> Iterator[LabelServer]:
+    (tmp_path / "frames").mkdir()
+    Image.fromarray(picture()).save(tmp_path / "frames" / "frame_0.png")
+    card = ModelCard(classes=CLASSES, size=SIZE, channels=3)
+    backend = LabelBackend(
+        lambda path: mask_of_image(path, card, by_colour), CLASSES, name="tiny", images=tmp_path / "frames"
+    )
+    with LabelServer(backend) as made:
+        thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
+        thread.start()
+        yield made
+        made.shutdown()
+        thread.join(5)
+
+
+def call(
+    server: LabelServer, method: str, path: str, body: Any = None, *, password: str | None = None, **headers: str
+) -> tuple[int, Any]:
+    connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=10)
+    login = base64.b64encode(f"anyone:{server.token if password is None else password}".encode()).decode()
+    sent = {"Authorization": f"Basic {login}", "Content-Type": "application/json", **headers}
+    data = None if body is None else body if isinstance(body, bytes) else json.dumps(body).encode()
+    connection.request(method, path, data, {key.replace("_", "-"): value for key, value in sent.items()})
+    answer = connection.getresponse()
+    text = answer.read()
+    connection.close()
+    return answer.status, json.loads(text) if answer.status == 200 else text.decode()
+
+
+def test_conversation_of_label_studio(server: LabelServer) -> None:
+    assert call(server, "GET", "/health") == (200, {"status": "UP", "model_class": "EdgeMT"})
+    assert call(server, "POST", "/setup", SETUP) == (200, {"model_version": "tiny"})
+    status, found = call(server, "POST", "/predict", PREDICT)
+    assert status == 200 and list(found) == ["results"] and len(found["results"]) == 1
+    prediction = found["results"][0]
+    assert prediction["model_version"] == "tiny"
+    drawn = np.zeros(SIZE, np.uint8)
+    for result in prediction["result"]:
+        value = result["value"]
+        assert (result["original_height"], result["original_width"], result["to_name"]) == (*SIZE, "image")
+        if result["type"] == "brushlabels":
+            assert result["from_name"] == "tag" and value["brushlabels"] == ["polyp"]
+            drawn[decode_label_studio(value["rle"], SIZE)] = 1
+        else:
+            assert (result["from_name"], result["type"]) == ("outline", "polygonlabels")
+            drawn[rasterise([corners_of(value["points"]) * (SIZE[1] / 100, SIZE[0] / 100)], SIZE)] = 2
+    assert (drawn == truth()).all()
+
+
+def test_conversation_of_cvat(server: LabelServer) -> None:
+    status, functions = call(server, "GET", "/api/functions")
+    assert status == 200 and call(server, "GET", "/api/functions/edgemt") == (200, functions["edgemt"])
+    function = functions["edgemt"]
+    spec = json.loads(function["metadata"]["annotations"]["spec"])
+    assert function["metadata"]["name"] == "edgemt" and function["metadata"]["annotations"]["type"] == "detector"
+    assert [(label["name"], label["type"]) for label in spec] == [("polyp", "mask"), ("snare", "mask")]
+    assert function["status"]["state"] == "ready" and "description" in function["spec"]
+    buffer = io.BytesIO()
+    Image.fromarray(picture()).save(buffer, "PNG")
+    request = {"image": base64.b64encode(buffer.getvalue()).decode()}
+    status, shapes = call(server, "POST", "/api/function_invocations", request, **NUCLIO)
+    assert (status, shapes) == call(server, "POST", "/", request)  # as CVAT calls a function directly
+    drawn = np.zeros(SIZE, np.uint8)
+    for shape in shapes:
+        *pixels, left, top, right, bottom = shape["mask"]
+        area = np.array(pixels, bool).reshape(bottom - top + 1, right - left + 1)
+        drawn[top : bottom + 1, left : right + 1][area] = CLASSES.index(shape["label"])
+        assert shape["type"] == "mask" and len(shape["points"]) >= 6
+    assert status == 200 and (drawn == truth()).all()
+
+
+@pytest.mark.parametrize(
+    ("path", "body", "status", "message"),
+    [
+        (
+            "/predict",
+            {**PREDICT, "label_config": "<View/>"},
+            400,
+            "has no BrushLabels or PolygonLabels with polyp, snare",
+        ),
+        ("/predict", {**PREDICT, "label_config": "<!DOCTYPE a><View/>"}, 400, "declares a document type"),
+        ("/predict", {"tasks": "all"}, 400, "has no list 'tasks'"),
+        ("/predict", {**PREDICT, "tasks": [{"data": {"image": "other.png"}}]}, 400, "names image other.png"),
+        (
+            "/predict",
+            {**PREDICT, "tasks": [{"data": {"image": "../../etc/passwd.png"}}]},
+            400,
+            "leads out of the folder",
+        ),
+        ("/predict", b'{"tasks": [', 400, "is not whole JSON"),
+        ("/predict", b"[]", 400, "is no JSON object"),
+        ("/api/function_invocations", {"image": "%%"}, 400, "image: is no base64 text"),
+        ("/api/function_invocations", {}, 400, "image: the request has none"),
+        ("/api/function_invocations", {"image": "aGFsbG8="}, 400, "image: what was sent"),
+        ("/train", {}, 404, "no such end point"),
+    ],
+)
+def test_a_wrong_request_is_one_line(server: LabelServer, path: str, body: Any, status: int, message: str) -> None:
+    found, text = call(server, "POST", path, body)
+    assert found == status and message in text and text.count("\n") == 1
+    assert call(server, "GET", "/health")[0] == 200  # it goes on
+
+
+def test_only_clients_with_the_token_and_this_host_are_answered(server: LabelServer) -> None:
+    for path in ("/health", "/api/functions"):
+        assert call(server, "GET", path, password="wrong")[0] == 401
+        assert call(server, "GET", path, Authorization="")[0] == 401
+        assert call(server, "GET", path, Authorization="Basic ???")[0] == 401
+        assert call(server, "GET", path, Host="evil.example:80")[0] == 421
+    assert call(server, "GET", "/health", Authorization=f"Bearer {server.token}")[0] == 200
+    assert call(server, "POST", "/predict", PREDICT, password="wrong")[0] == 401
+    assert call(server, "POST", "/predict", b"", Content_Length=str(1 << 40))[0] == 413
+    assert server.server_address[0] == "127.0.0.1" and len(server.token) >= 32
+
+
+def test_tasks_need_a_folder_of_images() -> None:
+    backend = LabelBackend(lambda path: truth(), CLASSES, name="tiny")
+    with pytest.raises(ValueError, match="start edgemt serve-labels with --images DIR"):
+        backend.predict(PREDICT)
+
+
+@pytest.mark.parametrize(
+    ("more", "message"),
+    [
+        (["--token", "short"], "token: has 5 letters"),
+        (["--images", "nowhere"], "images: no such folder 'nowhere'"),
+        ([], "no such"),
+    ],
+)
+def test_command_line_errors(more: list[str], message: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["serve-labels", "nowhere", *more])
+    assert stop.value.code == 2 and message in capsys.readouterr().err
