@@ -44,7 +44,6 @@ class BCP(Method):
     delivers: ClassVar[str] = "teacher"
     release: ClassVar[PublishedSettings | None] = CONSTANT
     family: ClassVar[str] = "copy-paste"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Bai et al., CVPR 2023, Bidirectional copy-paste for semi-supervised segmentation"
     pretrain: float = 0.25
     pretrain_volumes: float = 0.12

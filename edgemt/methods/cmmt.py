@@ -45,7 +45,6 @@ class CMMTNet(StudentTeacher):
 
     heads: ClassVar[tuple[Head, ...]] = ("decoder2",)
     family: ClassVar[str] = "several decoders"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Li et al., CMMT-Net: cross-head mutual mean-teaching for segmentation"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0))
     temperature: float = 0.1

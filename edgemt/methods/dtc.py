@@ -36,7 +36,6 @@ class DTC(Method):
     heads: ClassVar[tuple[Head, ...]] = ("sdf",)
     release: ClassVar[PublishedSettings | None] = VOLUMES
     family: ClassVar[str] = "several tasks"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Luo et al., AAAI 2021, Semi-supervised segmentation through dual-task consistency"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0))
     shape: float = 0.3  # weight of the signed distances of labelled rows

@@ -46,7 +46,6 @@ class DyCON(StudentTeacher):
 
     heads: ClassVar[tuple[Head, ...]] = ("features",)
     family: ClassVar[str] = "uncertainty"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Assefa et al., CVPR 2025, DyCON: dynamic uncertainty-aware consistency and contrast"
     weight: float = 0.25
     beta: tuple[float, float] = (5.0, 0.5)

@@ -30,7 +30,6 @@ class FeatureAggregation(StudentTeacher):
     inspired: ClassVar[bool] = True
     heads: ClassVar[tuple[Head, ...]] = ("sdf", "scales")
     family: ClassVar[str] = "several tasks"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Inspired by multi-task mean teachers with adaptive feature aggregation (survey)"
     shape: float = 0.3  # weight of the distance on labelled rows, as in DTC
 

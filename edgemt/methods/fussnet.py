@@ -61,7 +61,6 @@ class FUSSNet(StudentTeacher):
 
     heads: ClassVar[tuple[Head, ...]] = ("decoder2", "decoder3")
     family: ClassVar[str] = "uncertainty"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Xiang et al., MICCAI 2022, FUSSNet: Fusing two sources of uncertainty"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, length=0.13))
 

@@ -45,7 +45,6 @@ class HybridDualMeanTeacher(Method):
     heads: ClassVar[tuple[Head, ...]] = ("sdf",)
     delivers: ClassVar[str] = "teacher"
     family: ClassVar[str] = "several students"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Zhu et al., Hybrid dual mean-teacher network with double-uncertainty guidance"
     passes: int = 4
     noise: GaussianNoise = field(default_factory=lambda: GaussianNoise(std=0.02, clip=0.1))

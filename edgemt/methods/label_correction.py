@@ -36,7 +36,6 @@ class LabelCorrection(StudentTeacher):
 
     inspired: ClassVar[bool] = True
     family: ClassVar[str] = "label noise"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Huang et al. (survey); MTCL: Xu et al., TMI 2022, Anti-interference from noisy labels"
     amount: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.8, length=0.4))
     passes: int = 6

@@ -31,7 +31,6 @@ class PatchSwap(StudentTeacher):
 
     inspired: ClassVar[bool] = True
     family: ClassVar[str] = "consistency"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Inspired by PrixMatch, patch swapping between modalities (survey)"
     cells: PatchGrid = field(default_factory=PatchGrid)
 

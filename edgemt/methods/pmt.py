@@ -43,7 +43,6 @@ class PMT(Method):
 
     delivers: ClassVar[str] = "teacher"
     family: ClassVar[str] = "several students"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Gao et al., ECCV 2024, PMT: progressive mean teacher via exploring temporal consistency"
     turns: AlternationSchedule = field(default_factory=lambda: AlternationSchedule(longest=1 / 300, least=10))
     temperature: float = 0.1

@@ -35,7 +35,6 @@ class SACMT(ACMT):
     inspired: ClassVar[bool] = True
     release: ClassVar[PublishedSettings | None] = None  # no code of it is public
     family: ClassVar[str] = "promptable teacher"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = (
         "Inspired by S-ACMT (survey); AC-MT: Xu et al., MedIA 2023; SAM: Kirillov et al., ICCV 2023"
     )

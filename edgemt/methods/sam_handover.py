@@ -35,7 +35,6 @@ class SamHandover(StudentTeacher):
 
     inspired: ClassVar[bool] = True
     family: ClassVar[str] = "promptable teacher"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Inspired by SynFoC: Ma et al., CVPR 2025; SAM: Kirillov et al., ICCV 2023"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0, length=0.5))
     ema: Ema = field(default_factory=lambda: Ema(mode="eval"))

@@ -40,7 +40,6 @@ class SASSNet(Method):
     matched_intensity: ClassVar[bool] = True
     release: ClassVar[PublishedSettings | None] = VOLUMES
     family: ClassVar[str] = "adversarial"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Li et al., MICCAI 2020, Shape-aware semi-supervised 3D semantic segmentation"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=0.01))
     shape: float = 0.3  # weight of the signed distances of labelled rows

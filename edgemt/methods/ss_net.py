@@ -47,7 +47,6 @@ class SSNet(Method):
     heads: ClassVar[tuple[Head, ...]] = ("features",)
     release: ClassVar[PublishedSettings | None] = CONSTANT
     family: ClassVar[str] = "contrast"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Wu et al., MICCAI 2022, Exploring smoothness and class-separation"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=1.0))
     contrast: float = 0.1

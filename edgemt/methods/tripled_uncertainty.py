@@ -34,7 +34,6 @@ class TriUMT(StudentTeacher):
 
     heads: ClassVar[tuple[Head, ...]] = ("sdf", "features")
     family: ClassVar[str] = "several tasks"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Wang et al., MedIA 2022, Segmentation via a tripled-uncertainty guided mean teacher"
     noise: GaussianNoise = field(default_factory=lambda: GaussianNoise(std=0.02))
     passes: int = 8

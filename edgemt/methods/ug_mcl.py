@@ -36,7 +36,6 @@ class UGMCL(StudentTeacher):
 
     heads: ClassVar[tuple[Head, ...]] = ("sdf",)
     family: ClassVar[str] = "several tasks"
-    takes_ignored_pixels: ClassVar[bool] = False
     citation: ClassVar[str] = "Zhang et al., AIIM 2023, Uncertainty-guided mutual consistency learning (UG-MCL)"
     ramp: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(length=1.0))
     passes: int = 8

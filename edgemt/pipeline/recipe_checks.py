@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgemt.io.opencv import require_opencv
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
-from edgemt.methods import Method
+from edgemt.methods import Method, takes_ignored_pixels
 from edgemt.pipeline.corruptions import training_corruptions
 from edgemt.pipeline.network_spec import student_spec
 from edgemt.pipeline.recipe import Recipe, learns_uncertainty, student_method, teacher_dims
@@ -56,7 +56,7 @@ def _check_labels(recipe: Recipe, method: Method) -> None:
         return
     option = "data.ignore" if recipe.data.ignore is not None else "data.class_weights"
     for field, of in (("teacher.method", recipe.teacher.method), ("student.method", method)):
-        if not of.takes_ignored_pixels:
+        if not takes_ignored_pixels(of):
             raise ValueError(
                 f"{field}: {type(of).__name__} reads labels otherwise than by the usual losses and cannot follow "
                 f"{option}; take another method, such as cutmix_mt or distillation"

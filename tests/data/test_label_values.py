@@ -24,7 +24,7 @@ from edgemt.inference.evaluate_uncertainty import maps_record  # noqa: E402
 from edgemt.io.mask_rule import MaskValues  # noqa: E402
 from edgemt.learning.label_rules import label_rules  # noqa: E402
 from edgemt.learning.losses import cross_entropy, dice_ce, mse, probabilities  # noqa: E402
-from edgemt.methods import METHODS  # noqa: E402
+from edgemt.methods import METHODS, takes_ignored_pixels  # noqa: E402
 from edgemt.metrics.conformal import case_scores  # noqa: E402
 from edgemt.metrics.overlap import compare  # noqa: E402
 from edgemt.pipeline.folds import listed_folds  # noqa: E402
@@ -127,7 +127,7 @@ def test_weights_of_classes_are_those_of_torch_and_weigh_the_dice() -> None:
     torch.testing.assert_close(both, 0.5 * (found + (dice[0] + 4 * dice[1]) / 5), atol=1e-5, rtol=1e-5)
 
 
-@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if method.takes_ignored_pixels])
+@pytest.mark.parametrize("name", [name for name, method in METHODS.items() if takes_ignored_pixels(method)])
 def test_methods_that_take_ignored_pixels_learn_nothing_from_them(name: str) -> None:
     """With every pixel ignored, what a method learns from labels is 0."""
     trainer, batch = TinyTrainer(METHODS[name], classes=3, total=10, index=5), random_batch()
