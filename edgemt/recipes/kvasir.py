@@ -6,7 +6,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploy.pruning.options import PruneOptions
-from edgemt.data.options import PRESETS, DataOptions
+from edgemt.data.augment_options import PRESETS
+from edgemt.data.options import DataOptions
 from edgemt.methods import METHODS
 from edgemt.pipeline.recipe import PruneStage, Recipe, StudentOptions, TeacherOptions
 from edgemt.recipes.cpu import cpu_schedule, cpu_slim, cpu_student, cpu_teacher
