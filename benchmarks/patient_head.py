@@ -273,7 +273,7 @@ def cost(
     always = AdaptLimits(golden_loss=1, gain=1e-9, worst=-1, shadow=1, disagreement=1.01, unsure=1e9, unlike=1e9)
     active = PatientHead(head, golden, limits=always, options=options.fit, background=False)
     patient = max(patients, key=lambda p: len(p.frames))
-    for n in (0, 1):
+    for n in [n for n, truth in enumerate(patient.truths) if truth.any()][: always.least]:
         active.correct(patient.frames[n], patient.truths[n])
     active.take_corrections(infer)
     times: dict[str, list[float]] = {"call": [], "idle": [], "active": []}
