@@ -73,9 +73,8 @@ def read_faults() -> tuple[Fault, ...]:
 
 
 def parse_faults(text: str) -> tuple[Fault, ...]:
-    """The rows of the Markdown table that begins with `| fault |`."""
-    found = _FAULTS.search(text)
-    rows = found[1].strip().splitlines() if found else []
+    """The rows of five cells of the Markdown tables that begin with `| fault |`."""
+    rows = [row for found in _FAULTS.finditer(text) for row in found[1].strip().splitlines()]
     cells = [[cell.strip().replace("`", "") for cell in row.strip().strip("|").split(" | ")] for row in rows]
     return tuple(Fault(*row) for row in cells if len(row) == 5)
 
