@@ -31,6 +31,17 @@ Head = Literal["sdf", "features", "scales", "decoder2", "decoder3", "disturb", "
 HEADS: tuple[Head, ...] = get_args(Head)
 
 
+IGNORE = 255  # in a label: the pixel counts in no loss, no metric and no statistics
+
+
+@dataclass(frozen=True)
+class LabelRules:
+    """How labels count in losses: whether some pixels are ignored, and a weight for each class; empty: 1 for each."""
+
+    ignore: bool = False
+    class_weights: tuple[float, ...] = ()
+
+
 # `field(default=..., metadata=ADDED_LATER)`: a field of a recipe that earlier versions did not have. While it has its
 # default, the inputs and keys of a stage leave it out, so that run folders of those versions still fit.
 ADDED_LATER = {"in_key": "unless default"}
@@ -46,6 +57,12 @@ class Case:
     label: str | None = None
     slice: int | None = None  # index along the last axis of a volume; None: all of it
     axes: str = ""  # the order that the volume's axes are brought to (`edgemt.io.geometry`); empty: as stored
+    channels: tuple[str, ...] = ()  # paths of several channels, "" for one that is missing; empty: `image` alone
+
+    @property
+    def files(self) -> tuple[str, ...]:
+        """The image files, one for each channel that is there."""
+        return tuple(path for path in self.channels if path) or (self.image,)
 
 
 @dataclass(frozen=True)
@@ -53,7 +70,7 @@ class Batch:
     """A two-stream batch, labelled rows first. Unlabelled rows have no label."""
 
     image: Tensor  # [N, K, *space] float, normalised, weakly augmented
-    label: Tensor  # [L, *space] int64
+    label: Tensor  # [L, *space] int64; IGNORE where `rules` say so
     strong: Tensor | None = None  # [U, K, *space] the unlabelled rows, same geometry, strong intensity view
     soft: Tensor | None = None  # [N, C, *space] probabilities of a finished teacher (soft-label bank), same geometry
     index: Tensor | None = None  # int64 [N] case number of each row; unlabelled cases count after the labelled ones
@@ -61,6 +78,7 @@ class Batch:
         None  # [N, A, A + 1] affine map into that case as for `affine_grid`, A axes; without elastic part
     )
     deviation: Tensor | None = None  # [N, *space] standard deviation between several teachers, 0 to 1, same geometry
+    rules: LabelRules | None = None  # None: every pixel of the labels counts, and each class the same
 
     @property
     def count(self) -> int:

@@ -94,7 +94,9 @@ class ModelCard:
     size: tuple[int, int] = (0, 0)  # height, width of the fixed input, pixels
     patch: tuple[int, ...] | None = None  # X, Y, Z that a 3-D teacher sees at once, voxels; it has no frame size
     channels: int = 3
-    channel_order: str = "RGB"  # "RGB", "grey", or "slices": neighbours of a volume's slice, itself in the middle
+    # "RGB", "grey", "slices": neighbours of a volume's slice, itself in the middle, or "channels": several files of a
+    # case, in the order of data["channel_names"] (`edgemt.io.channels`)
+    channel_order: str = "RGB"
     normalise: Normalisation = field(default_factory=Normalisation)
     network: dict[str, Any] = field(default_factory=dict)  # how to build it again
     data: dict[str, Any] = field(default_factory=dict)  # how the frames were read

@@ -26,6 +26,7 @@ from deploy.package.package import Package, card_hash, open_package
 from deploy.runtimes.load import runner
 from edgemt.io.atomic import Failures, write_bytes
 from edgemt.io.bit_depth import of_card
+from edgemt.io.channels import no_channels
 from edgemt.io.images import fit_frame, fit_label
 from edgemt.model_card import ModelCard
 
@@ -73,6 +74,7 @@ def write_dicom_seg(
     library("highdicom")
     if package.card.channel_order == "slices":
         raise ValueError(f"{package.folder}: reads slices of a volume; DICOM SEG is written by models of single frames")
+    no_channels(package.card, where=package.folder, what="DICOM SEG is written of one image at a time; give NIfTI")
     failures, written = Failures(total=2 if any(path.is_dir() for path in inputs) else len(inputs)), set[Path]()
     depth = of_card(package.card.data, source=package.folder / "card.json")
     for number, series in enumerate(series_of(inputs, depth=depth, failures=failures, tell=_tell), 1):

@@ -96,9 +96,8 @@ def _octaves(steps: float) -> float:
 
 
 def _names(channels: int) -> tuple[str, ...]:
-    letters: Sequence[str] = {1: ("",), 3: (" of channel 1", " of channel 2", " of channel 3")}.get(
-        channels, [f" of slice {k + 1}" for k in range(channels)]
-    )
+    what = "slice" if channels == 5 else "channel"
+    letters: Sequence[str] = ("",) if channels == 1 else [f" of {what} {k + 1}" for k in range(channels)]
     kinds = ("brightness", "contrast", "black share", "white share")
     three = channels == 3
     return (

@@ -23,6 +23,7 @@ from deploy.package.onnx_inspect import check_safe
 from deploy.package.policy import read_policy
 from deploy.package.signing import SIGNATURE, TRUSTED, verify
 from deploy.package.versions import check_version
+from edgemt.io import channels
 from edgemt.io.atomic import write_text
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
 from edgemt.io.zoo_paths import located
@@ -138,7 +139,7 @@ def _check_card(path: Path, card: ModelCard) -> None:
     whole = len(card.size) == 2 and all(isinstance(n, int) and n > 0 for n in card.size)
     for field, fine in (
         ("size", whole),
-        ("channels", card.channels in ((3, 5) if card.channel_order == "slices" else (1, 3))),
+        ("channels", _channels_fit(card)),
         ("classes", len(card.classes) >= 2),
         ("files", bool(card.files) and all(isinstance(v, str) for v in card.files.values())),
     ):
@@ -147,6 +148,12 @@ def _check_card(path: Path, card: ModelCard) -> None:
     for name in card.files:
         if name.endswith(".xml") and name.removesuffix(".xml") + ".bin" not in card.files:
             raise ValueError(f"{path}: lists {name} without its .bin; export the model again")
+
+
+def _channels_fit(card: ModelCard) -> bool:
+    if card.channel_order == channels.ORDER:
+        return channels.check_card(card)
+    return card.channels in ((3, 5) if card.channel_order == "slices" else (1, 3))
 
 
 def _verified(folder: Path, name: str, digest: str) -> bytes:

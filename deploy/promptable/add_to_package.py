@@ -16,6 +16,7 @@ from deploy.package.package import Package, card_hash, finalize, open_package
 from deploy.promptable.export import Embed, export_prompt
 from deploy.promptable.runner import Prompt, load_prompt
 from deploy.runtimes.registry import CHECKED
+from edgemt.io.channels import no_channels
 from edgemt.io.images import fit_frame
 from edgemt.model_card import ModelCard
 
@@ -63,6 +64,7 @@ def put_prompt(folder: Path, network: nn.Module, card: ModelCard, *, of: ModelCa
         )
     if "slices" in (card.channel_order, of.channel_order) or card.patch is not None:
         raise ValueError(f"{folder}: trained on slices with neighbours or on patches; prompts want single frames")
+    no_channels(of, where=folder, what="prompts want one picture")
     embed, decode = export_prompt(network, folder, size=card.size, channels=card.channels, normalise=card.normalise)
     noise = np.random.default_rng(0).integers(0, 256, (*card.size, 3), dtype=np.uint8)
     shown = [noise, *(frame[..., 0] if frame.shape[2] == 1 else frame for frame in frames)]

@@ -16,6 +16,8 @@ from deploy.package.graph_outputs import output_names
 from deploy.package.package import Package
 from deploy.runtimes.runner import UNCERTAINTY
 from edgemt.io.atomic import write_bytes, write_text
+from edgemt.io.channels import card_names, planes_of
+from edgemt.model_card import ModelCard
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
 _OLDEST = {
@@ -37,14 +39,21 @@ def write_bundle(package: Package, folder: Path, *, name: str) -> Path:
     return folder
 
 
+def channel_labels(card: ModelCard) -> list[str]:
+    """What each plane of the input is."""
+    if names := card_names(card):
+        planes = zip(names, planes_of(names), strict=True)
+        return [f"{name} {k + 1}" if count > 1 else name for name, count in planes for k in range(count)]
+    known = {"RGB": ["red", "green", "blue"], "grey": ["intensity"]}
+    return known.get(card.channel_order, [f"slice {k - card.channels // 2:+d}" for k in range(card.channels)])
+
+
 def bundle_metadata(package: Package) -> dict[str, Any]:
     """The metadata that the schema requires, from the card; authors and copyright are not on the card."""
     card = package.card
     classes = {str(k): name for k, name in enumerate(card.classes)}
     shape = {"type": "image", "spatial_shape": list(card.size), "dtype": "uint8", "is_patch_data": False}
-    colours = {"RGB": ["red", "green", "blue"], "grey": ["intensity"]}.get(
-        card.channel_order, [f"slice {k - card.channels // 2:+d}" for k in range(card.channels)]
-    )
+    colours = channel_labels(card)
     uncertainty = {
         **shape,
         "format": "magnitude",

@@ -58,9 +58,16 @@ def entries(cases: Sequence[Case], *, digests: Mapping[str, str], root: Path | N
         files = case.image, case.label or ""
         if files not in found:
             name = case.name if case.slice is None else case.name.rpartition("/")[0]
-            hashes = (digests.get(file, "") for file in files)
+            hashes = _image_digest(case, digests), digests.get(files[1], "")
             found[files] = Entry(name, *hashes, *(_shown(file, root) for file in files))
     return tuple(found.values())
+
+
+def _image_digest(case: Case, digests: Mapping[str, str]) -> str:
+    """Of several channels a hash of theirs, in order."""
+    if not case.channels:
+        return digests.get(case.image, "")
+    return hashlib.sha256(json.dumps([digests.get(path, "") for path in case.channels]).encode()).hexdigest()
 
 
 def key_of_entries(*lists: Sequence[Entry]) -> str:

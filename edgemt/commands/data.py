@@ -29,6 +29,8 @@ class Fields:
     classes: tuple[str, ...] | None = None
     """Names, the background first. Default: numbered by the values of the masks."""
     channels: Literal[1, 3] | None = None
+    channel_names: tuple[str, ...] | None = None
+    """Of cases of several files; of a dataset.json they are read there."""
     size: tuple[int, int] | None = None
     """Height and width of a frame: objects that vanish there are reported."""
     mask_threshold: int | None = None

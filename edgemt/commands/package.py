@@ -23,6 +23,9 @@ class Eval:
     """Folder laid out as in training; its validation list is measured."""
     val: Annotated[str, arg(name="data.val")] = ""
     """Another list of cases to measure."""
+    by: Annotated[Path | None, arg(name="data.by")] = None
+    """A CSV file with a row for each case or patient and its centre, device or subgroup (case,centre): a table of Dice
+    with a bootstrap interval over patients for each group."""
     runtime: str = "auto"
     file: str | None = None
     """int8, fp32, or a file on the card."""
@@ -40,6 +43,8 @@ class Eval:
     """Of --corrupt: 1 is mild, 5 severe."""
     corrupt_out: Path | None = None
     """Of --corrupt: folder for corruptions.svg (Dice against severity) and sheet.png (one frame under each kind)."""
+    without_channel: str = ""
+    """Of a model of several channels: measure it with this one missing in every case, replaced by its mean."""
     json: Path | None = None
 
 
@@ -54,6 +59,7 @@ def evaluate(command: Eval) -> None:
     if command.corrupt_out is not None or command.severities != Eval.severities:
         raise ValueError("corrupt_out and severities: belong to --corrupt, which is not given; add it")
     where: dict[str, Any] = {"data_root": command.root, "val": command.val, "through_plane": command.through_plane}
+    where |= {"without_channel": command.without_channel, "groups": command.by}
     if evaluate_package.holds_network(command.ship):
         from edgemt.inference.evaluate_network import evaluate_network
 
@@ -111,6 +117,9 @@ def _evaluate_corrupted(command: Eval, names: tuple[str, ...]) -> None:
 class Predict:
     """Masks for images, folders of images, NIfTI volumes or, with --format dicom-seg, DICOM.
 
+    A model of several channels takes the files of a case with + between them, in the order of its training
+    (t1.nii.gz+t2.nii.gz), or a folder with CASE_t1 and CASE_t2, CASE_0000 and CASE_0001, or t1/CASE and t2/CASE.
+
     With --prompt, SHIP is the `promptable` folder of a run, or a SAM, and the mask is of the object that the prompts
     name.
     """
@@ -134,6 +143,9 @@ class Predict:
     are hatched where it is 0.2 or more."""
     format: Literal["auto", "dicom-seg"] = "auto"
     """dicom-seg: DICOM images, series or cines in, a DICOM segmentation each out."""
+    missing_channels: bool = False
+    """Of a model of several channels: a case may lack some (t1.nii.gz+- for none of the second). Such a channel is the
+    mean of training; what that costs is measured by edgemt eval --without-channel."""
     prompt: tuple[str, ...] = ()
     """box=x0,y0,x1,y1 point=x,y not=x,y (pixels), slice=K of a volume: interactive segmentation."""
 
@@ -171,6 +183,7 @@ def _predicted(command: Predict) -> Iterator[Path]:
         through_plane=command.through_plane,
         contours=command.contours,
         uncertainty=command.uncertainty,
+        missing_channels=command.missing_channels,
     )
 
 

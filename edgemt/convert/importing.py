@@ -266,6 +266,7 @@ def summary(manifest: dict[str, Any], out: Path, *, recipe: Sequence[str] = ()) 
         name, *more = recipe or ["acdc_cpu" if manifest["layout"] == "volumes" else "kvasir_cpu"]
         flags = " --data.layout clips" if manifest["layout"] == "clips" else ""
         flags += " --data.labelled 1.0" + ("" if (out / "val.txt").exists() else " --data.val 0.2")
+        flags += " --data.mask-threshold None" if name == "kvasir_cpu" and len(classes) > 2 else ""
         flags += f" {shlex.join(more)}" if more else ""
         names = shlex.join(classes)
         lines.append(f"next: edgemt run {name} --data.root {shlex.quote(str(out))}{flags} --data.classes {names}")

@@ -19,7 +19,7 @@ import torch.nn.functional as nn
 from torch import Generator, Tensor
 from torchvision.transforms.v2 import functional as v2
 
-from edgemt.data.options import NO_AUGMENT, AugmentOptions
+from edgemt.data.augment_options import NO_AUGMENT, AugmentOptions
 from edgemt.model_card import Normalisation
 
 YIQ = ((0.299, 0.587, 0.114), (0.596, -0.274, -0.322), (0.211, -0.523, 0.312))
@@ -84,14 +84,24 @@ def _pose(count: int, *, aspect: float, options: AugmentOptions, generator: Gene
 
 
 def augment_intensity_2d(
-    image: Tensor, *, options: AugmentOptions, generator: Generator, cutout: bool, slices: bool = False
+    image: Tensor,
+    *,
+    options: AugmentOptions,
+    generator: Generator,
+    cutout: bool,
+    slices: bool = False,
+    planes: Sequence[int] = (),
 ) -> Tensor:
     """[N, K, H, W] in [0, 1] -> the same shape, each image changed by its own random parameters.
 
-    `slices`: channels are neighbouring slices, not colours; all of them get the same change.
+    `slices`: channels are neighbouring slices, not colours; all of them get the same change. `planes`: those of each
+    channel where an image has several; each channel gets changes of its own, and a cut-out box hides all of them.
     """
     if not len(image):
         return image
+    if planes:
+        draw_all = partial(_intensify_channels, planes=planes, options=options, generator=generator, cutout=cutout)
+        return torch.stack([draw_all(x) for x in image])
     draw = partial(_intensify_one, options=options, generator=generator, cutout=cutout, slices=slices)
     return torch.stack([draw(x) for x in image])
 
@@ -124,6 +134,21 @@ def _intensify_one(x: Tensor, *, options: AugmentOptions, generator: Generator, 
     if cutout and use[7] < 0.5 and options.cutout > 0:
         x = _box(x, options.cutout, generator=torch.Generator().manual_seed(seed))
     return x.clamp(0, 1)
+
+
+def _intensify_channels(
+    x: Tensor, *, planes: Sequence[int], options: AugmentOptions, generator: Generator, cutout: bool
+) -> Tensor:
+    parts = [
+        _intensify_one(part, options=options, generator=generator, cutout=False, slices=len(part) != 3)
+        for part in x.split(tuple(planes))
+    ]
+    x = torch.cat(parts)
+    use = float(torch.rand(1, generator=generator)) / max(options.chance, 1e-9)
+    seed = int(torch.randint(0, 2**31, (1,), generator=generator))
+    if cutout and use < 0.5 and options.cutout > 0:
+        x = _box(x, options.cutout, generator=torch.Generator().manual_seed(seed))
+    return x
 
 
 def _recolour(x: Tensor, *, saturation: float, turns: float) -> Tensor:

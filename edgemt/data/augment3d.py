@@ -13,7 +13,7 @@ from dataclasses import dataclass
 import torch
 from torch import Generator, Tensor
 
-from edgemt.data.options import VolumeOptions
+from edgemt.data.augment_options import VolumeOptions
 
 
 @dataclass(frozen=True)

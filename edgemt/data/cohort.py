@@ -13,21 +13,18 @@ Every slice of a volume is a case, or, with `whole_volumes`, every volume. Lists
 
 from __future__ import annotations
 
-import dataclasses
 import filecmp
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from edgemt.contract import Case
-from edgemt.data import phantom3d
 from edgemt.data.calibration_split import check_apart, take_calibration, without_patients
 from edgemt.data.layouts.case_files import CaseFiles, read_list
+from edgemt.data.layouts.channel_files import Channels
 from edgemt.data.layouts.detect import FolderListing, detect_layout, list_cases, list_images
 from edgemt.data.options import DataOptions
+from edgemt.data.phantom_cases import slices_of, synthetic_cases
 from edgemt.data.splits import (
     check_no_patient_leakage,
     find_list,
@@ -50,9 +47,9 @@ class DatasetSplit:
     labelled: tuple[Case, ...]
     unlabelled: tuple[Case, ...]
     val: tuple[Case, ...]
+    calibration: tuple[Case, ...] = ()  # of patients that neither train nor validate, for margins of contours
     axes: str = ""  # the axis order that all volumes are brought to; also on each case
     notes: tuple[str, ...] = ()  # one line for each kind of file that was excluded
-    calibration: tuple[Case, ...] = ()  # of patients that neither train nor validate, for margins of contours
 
 
 def split_dataset(options: DataOptions, *, whole_volumes: bool = False) -> DatasetSplit:
@@ -61,7 +58,7 @@ def split_dataset(options: DataOptions, *, whole_volumes: bool = False) -> Datas
     Raises ValueError in one line for options or files that do not fit.
     """
     if options.layout in ("phantom", "phantom_volumes"):
-        return _phantom(options, whole_volumes=whole_volumes)
+        return DatasetSplit(*synthetic_cases(options, whole_volumes=whole_volumes))
     if (
         options.labelled_seed is not None
         and options.labelled
@@ -133,8 +130,12 @@ def _without_validation_patients(
 
 def _without_files_of(items: list[CaseFiles], val: list[CaseFiles]) -> list[CaseFiles]:
     """The items whose image file is not one of the validation images, also by another path or link."""
-    val_files = {_file_identity(item.image) for item in val}
-    return [item for item in items if _file_identity(item.image) not in val_files]
+    val_files = {_file_identity(path) for item in val for path in _image_files(item)}
+    return [item for item in items if not any(_file_identity(path) in val_files for path in _image_files(item))]
+
+
+def _image_files(item: CaseFiles) -> tuple[Path, ...]:
+    return tuple(path for path in item.channels if path is not None) or (item.image,)
 
 
 def _file_identity(path: Path) -> Any:
@@ -200,8 +201,15 @@ def _list_root(options: DataOptions) -> tuple[Path, FolderListing]:
     root = Path(options.root)
     if not root.is_dir():
         raise ValueError(f"data.root: no such folder {str(root)!r}")
-    layout: Any = detect_layout(root) if options.layout == "auto" else options.layout
-    return root, list_cases(root, layout=layout, pattern=options.patient_pattern, classes=options.classes)
+    channels = channels_of(options)
+    layout: Any = detect_layout(root, channels=channels) if options.layout == "auto" else options.layout
+    pattern, classes = options.patient_pattern, options.classes
+    return root, list_cases(root, layout=layout, pattern=pattern, classes=classes, channels=channels)
+
+
+def channels_of(options: DataOptions) -> Channels:
+    """The channels of a case by the options; none for a case of one file."""
+    return Channels(options.channel_names, options.missing_channels == "mean")
 
 
 def _default_list(root: Path, name: str) -> Path | None:
@@ -267,7 +275,7 @@ def _unlabelled_folder(options: DataOptions, root: Path) -> list[CaseFiles]:
     folder = Path(options.unlabelled) if Path(options.unlabelled).is_absolute() else root / options.unlabelled
     if not folder.is_dir():
         raise ValueError(f"data.unlabelled: no such folder {str(folder)!r}")
-    found = list_images(folder, pattern=options.patient_pattern)
+    found = list_images(folder, pattern=options.patient_pattern, channels=channels_of(options))
     if not found:
         raise ValueError(f"data.unlabelled: {folder} holds no image")
     return found
@@ -279,65 +287,10 @@ def _cases(items: list[CaseFiles], *, with_labels: bool, whole_volumes: bool, ax
     for item in items:
         label = str(item.label) if with_labels and item.label is not None else None
         order = "" if is_image(item.image) else axes
-        case = Case(item.name, item.patient, str(item.image), label, axes=order)
+        channels = tuple("" if path is None else str(path) for path in item.channels)
+        case = Case(item.name, item.patient, str(item.image), label, axes=order, channels=channels)
         shape = (0, 0) if is_image(item.image) else volume_shape(item.image, axes=order)
         if whole_volumes and (len(shape) == 2 or shape[2] < 2):
             raise ValueError(f"{item.image}: is one 2-D image; a 3-D network needs volumes, choose a 2-D teacher")
-        cases += [case] if whole_volumes or len(shape) == 2 else _slices(case, shape[2])
+        cases += [case] if whole_volumes or len(shape) == 2 else slices_of(case, shape[2])
     return tuple(cases)
-
-
-def _slices(case: Case, depth: int) -> list[Case]:
-    return [dataclasses.replace(case, name=f"{case.name}/{k:03d}", slice=k) for k in range(depth)]
-
-
-def _phantom(options: DataOptions, *, whole_volumes: bool) -> DatasetSplit:
-    """Synthetic cases. Training cases depend on `seed`; the validation cases are the same for every seed.
-
-    With `labelled_seed` the labelled cases are drawn from the training cases by that seed.
-    """
-    deep = options.layout == "phantom_volumes"
-    if whole_volumes and not deep:
-        raise ValueError("data.layout: phantom draws single frames; a 3-D network needs phantom_volumes")
-    given = (options.labelled, options.unlabelled, options.val)
-    counts = []
-    for name, text, default in zip(("labelled", "unlabelled", "val"), given, options.phantom, strict=True):
-        count = parse_count_or_fraction(text, field=name) if text else default
-        if not isinstance(count, int) or (count < 1 and name != "unlabelled"):
-            raise ValueError(f"data.{name}: the phantom layouts take a count, not {text!r}")
-        counts.append(count)
-    first = 1_000_000 * (options.seed + 1)
-
-    def cases(numbers: Iterable[int], *, with_labels: bool) -> tuple[Case, ...]:
-        paths = [f"{phantom3d.PREFIX if deep else 'phantom:'}{number}" for number in numbers]
-        found = [Case(path, path, path, path if with_labels else None) for path in paths]
-        if deep and not whole_volumes:
-            found = [slice_ for case in found for slice_ in _slices(case, phantom3d.SHAPE[2])]
-        return tuple(found)
-
-    labelled: Sequence[int] = range(first, first + counts[0])
-    unlabelled: Sequence[int] = range(
-        first + counts[0], first + counts[0] + counts[1]
-    )  # contiguous: a ceiling labels these
-    if options.labelled_seed is not None and options.labelled:
-        pool = range(first, first + options.phantom[0] + counts[1])
-        if counts[0] > len(pool):
-            raise ValueError(f"data.labelled: needs {counts[0]} phantoms, {len(pool)} are there")
-        drawn = sorted(np.random.default_rng(options.labelled_seed).permutation(len(pool))[: counts[0]])
-        labelled = [pool[i] for i in drawn]
-        unlabelled = [number for number in pool if number not in labelled]
-    val, calibration = range(counts[2]), range(0)
-    if options.calibration:
-        count = parse_count_or_fraction(options.calibration, field="calibration")
-        if not isinstance(count, int) or count < 1:
-            raise ValueError(f"data.calibration: the phantom layouts take a count, not {options.calibration!r}")
-        calibration = range(500_000, 500_000 + count)
-    elif options.calibration_share:
-        first = counts[2] - min(max(1, round(options.calibration_share * counts[2])), counts[2] - 1)
-        val, calibration = val[:first], val[first:]
-    return DatasetSplit(
-        labelled=cases(labelled, with_labels=True),
-        unlabelled=cases(unlabelled, with_labels=False),
-        val=cases(val, with_labels=True),
-        calibration=cases(calibration, with_labels=True),
-    )

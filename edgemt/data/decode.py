@@ -14,9 +14,10 @@ import numpy as np
 from edgemt.contract import Case
 from edgemt.data import phantom2d, phantom3d
 from edgemt.data.reading import Reading, decide_reading
-from edgemt.io import array_values, images
-from edgemt.io.bit_depth import Rule
-from edgemt.io.volumes import read_volume, stack_neighbours, volume_shape
+from edgemt.io import array_values, channels, file_types, images
+from edgemt.io.bit_depth import Depth, Rule
+from edgemt.io.mask_rule import MaskValues
+from edgemt.io.volumes import read_channel_volume, read_volume, stack_neighbours, volume_shape
 
 ProgressCall = Callable[[int, int], None]
 
@@ -33,6 +34,9 @@ class FrameSpec:
     depth: Rule = "auto"
     window: tuple[float, float] | None = None
     compare: bool = True  # check that the headers of label and image state the same position
+    channel_names: tuple[str, ...] = ()  # of cases of several files; their planes are `channels` together
+    channel_depth: tuple[Rule, ...] = ()
+    values: MaskValues = MaskValues()
 
     def reading(self, cases: Sequence[Case]) -> Reading:
         """How the files of `cases` are read. Raises ValueError, naming the file, where no rule fits all of them."""
@@ -43,6 +47,9 @@ class FrameSpec:
             depth=self.depth,
             window=self.window,
             compare=self.compare,
+            channel_names=self.channel_names,
+            channel_depth=self.channel_depth,
+            values=self.values,
         )
 
     @property
@@ -57,6 +64,7 @@ class CaseReader:
 
     spec: FrameSpec
     reading: Reading
+    fill: np.ndarray | None = None  # uint8 [K]: what a channel is that a case lacks; None: 0
     _image: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
     _label: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
     _fitted: tuple[str, np.ndarray] = field(default=("", np.empty(0)), repr=False)
@@ -74,6 +82,8 @@ class CaseReader:
         return stack_neighbours(self._fitted[1], case.slice, slices=self.spec.slices)
 
     def _fit(self, raw: np.ndarray) -> np.ndarray:
+        if self.spec.channel_names:
+            return images.fit_frame(raw, size=self.spec.size, channels=raw.shape[2])
         return images.fit_frame(raw, size=self.spec.size, channels=self.spec.channels)
 
     def label(self, case: Case) -> np.ndarray:
@@ -96,6 +106,8 @@ class CaseReader:
     def _raw(self, case: Case) -> np.ndarray:
         if case.image.startswith("phantom:"):
             return phantom2d.frame(_seed(case.image), size=self.spec.size)[0]
+        if self.spec.channel_names:
+            return self._several(case)
         if self._image[0] != case.image:
             if case.slice is None:
                 array = array_values.check_not_constant(images.read_image(case.image), case.image)
@@ -105,6 +117,21 @@ class CaseReader:
         array = self._image[1]
         return array if case.slice is None else self._slice(array, case, path=case.image)
 
+    def _several(self, case: Case) -> np.ndarray:
+        """uint8 [H, W, K] of a case of several channels."""
+        if len(case.channels) != len(self.spec.channel_names):
+            names = ", ".join(self.spec.channel_names)
+            raise ValueError(f"{case.image}: is one file, each case has the channels {names}; list them as channels")
+        if self._image[0] != case.image:
+            self._image = case.image, self._read_channels(case)
+        array = self._image[1]
+        return array if case.slice is None else self._slice(array, case, path=case.image)
+
+    def _read_channels(self, case: Case) -> np.ndarray:
+        names, reading = self.spec.channel_names, self.reading
+        depths = reading.channel_depths or (reading.depth,) * len(names)
+        return read_channels(case, names, depths, compare=reading.compare, fill=self.fill)
+
     def _slice(self, array: np.ndarray, case: Case, *, path: str) -> np.ndarray:
         if case.slice is None or case.slice >= array.shape[-1]:
             raise ValueError(f"{path}: has {array.shape[-1]} slices, {case.name} is slice {case.slice}")
@@ -113,6 +140,28 @@ class CaseReader:
     def class_indices(self, case: Case) -> np.ndarray:
         """uint8 class indices [H, W], or [X, Y, Z] of the whole volume of a case."""
         return self.reading.masks.indices(self.reading.mask(case))
+
+
+def read_channels(
+    case: Case, names: Sequence[str], depths: Sequence[Depth], *, compare: bool = True, fill: np.ndarray | None = None
+) -> np.ndarray:
+    """uint8 [H, W, K], or [X, Y, K, Z] of a volume: the planes of all channels, each by its own depth rule.
+
+    `compare` brings volumes onto the grid of the first one by their headers; `fill`, uint8 [K], stands for a missing
+    channel.
+    """
+    planes = channels.planes_of(names)
+    parts: list[np.ndarray | None] = []
+    for path, count, depth in zip(case.channels, planes, depths, strict=True):
+        if not path:
+            parts.append(None)
+        elif file_types.is_image(path):
+            array = depth(array_values.check_not_constant(images.read_image(path), path))
+            parts.append(channels.picture_planes(array, count, path=path))
+        else:
+            like = case.image if compare and path != case.image else None
+            parts.append(depth(read_channel_volume(path, like=like, axes=case.axes))[:, :, None])
+    return channels.join(parts, planes, fill=fill)
 
 
 def image_volume(path: str, *, axes: str = "") -> np.ndarray:
@@ -152,10 +201,18 @@ def decode_frames(
 
 
 def decode_pairs(
-    cases: Sequence[Case], spec: FrameSpec, *, reading: Reading | None = None, progress: ProgressCall | None = None
+    cases: Sequence[Case],
+    spec: FrameSpec,
+    *,
+    reading: Reading | None = None,
+    fill: np.ndarray | None = None,
+    progress: ProgressCall | None = None,
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield, case by case, a uint8 frame [H, W, K] and its label at the size of the file."""
-    reader = CaseReader(spec, reading or spec.reading(cases))
+    """Yield, case by case, a uint8 frame [H, W, K] and its label at the size of the file.
+
+    `fill`, uint8 [K], stands for a channel that a case lacks.
+    """
+    reader = CaseReader(spec, reading or spec.reading(cases), fill)
     for i, case in enumerate(cases):
         label = reader.label(case)
         yield reader.frame(case), label

@@ -8,6 +8,7 @@ import torch
 import torch.nn.functional as nn
 from torch import Tensor
 
+from edgemt.contract import IGNORE
 from edgemt.data.augment3d import FlipRotate
 
 MAX_FOREGROUND_VOXELS = 4096  # per class; evenly spaced over its voxels
@@ -29,7 +30,9 @@ def patch_affine(
 def foreground_voxels(label: Tensor) -> Tensor:
     """int16 [m, 3]: at most ANCHORS voxels of each class but the background, so that a small organ counts too."""
     found = []
-    for value in range(1, int(label.max()) + 1):
+    for value in label.unique().tolist():
+        if value in (0, IGNORE):
+            continue
         voxels = (label == value).nonzero().cpu()
         found.append(voxels[:: max(1, -(-len(voxels) // MAX_FOREGROUND_VOXELS))].to(torch.int16))
     return torch.cat(found) if found else torch.empty(0, 3, dtype=torch.int16)

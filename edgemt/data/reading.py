@@ -17,12 +17,14 @@ import numpy as np
 
 from edgemt.contract import Case
 from edgemt.data import phantom3d
+from edgemt.data.same_grid import check_channels
 from edgemt.data.slice_masks import read_slice_masks
 from edgemt.io import file_types, process_rank
 from edgemt.io.bit_depth import Depth, Rule, decide
 from edgemt.io.geometry import arranged, says_nothing
 from edgemt.io.images import Header, image_header, upright
 from edgemt.io.mask_files import MaskFile, of_array, read_mask
+from edgemt.io.mask_rule import MaskValues
 from edgemt.io.mask_rule import Rule as MaskRule
 from edgemt.io.masks import decide as decide_masks
 from edgemt.io.volumes import geometry_of, is_deep, read_label_volume
@@ -60,6 +62,7 @@ class Reading:
     shares: tuple[float, ...] = ()  # fraction of the pixels of all masks, for each class
     headers: dict[str, Header] = field(default_factory=dict, repr=False, compare=False)
     decoded: MaskCache = field(default_factory=MaskCache, repr=False, compare=False)
+    channel_depths: tuple[Depth, ...] = ()  # of a case of several channels: the rule of each
 
     def mask(self, case: Case) -> MaskFile:
         """The mask of a case, or of the volume of a slice, upright and in the case's axis order."""
@@ -79,12 +82,16 @@ def decide_reading(
     depth: Rule = "auto",
     window: tuple[float, float] | None = None,
     compare: bool = True,
+    channel_names: tuple[str, ...] = (),
+    channel_depth: tuple[Rule, ...] = (),
+    values: MaskValues = MaskValues(),
 ) -> Reading:
     """The rules that fit all `cases`: masks of those that have a label, headers of all images.
 
+    The channels of a case must lie on one grid; each channel has a depth rule of its own.
     Raises ValueError in one line, naming the file, where no rule fits all of them.
     """
-    images = {case.image: case for case in cases if not _phantom(case.image)}
+    images = {path: case for case in cases for path in case.files if not _phantom(path)}
     headers = {path: image_header(path) for path in images if file_types.is_image(path)}
     labels = {case.label: case for case in cases if case.label is not None and not _phantom(case.label)}
     evidence, decoded = [], MaskCache()
@@ -92,15 +99,23 @@ def decide_reading(
         found = decode_mask(case, compare=compare)
         evidence.append(found.evidence)
         decoded.put(str(path), found)
-    rule = decide_masks(evidence, classes=classes, threshold=mask_threshold)
-    deep = [headers[path].deep if path in headers else is_deep(path) for path in images]
+    rule = decide_masks(evidence, classes=classes, threshold=mask_threshold, values=values)
+    is_deeper = {path: headers[path].deep if path in headers else is_deep(path) for path in images}
+    deep = list(is_deeper.values())
     chosen = decide(depth, window, deep)
+    check_channels(cases, headers, names=channel_names, compare=compare)
+    channel_depths = tuple(
+        decide(rule, window, [is_deeper[path] for path in dict.fromkeys(c.channels[k] for c in cases) if path])
+        for k, rule in enumerate(channel_depth or (depth,) * len(channel_names))
+    )
     shapes = {str(path): decoded.arrays[str(path)].array.shape for path in labels if str(path) in decoded.arrays}
     stored, notes = fit_stored_orientation(labels.values(), headers, shapes)
     if turned := _turned_slices(images.values()):
         notes += (f"EXIF: slices of {turned} volumes turned upright, their masks are taken as drawn on those",)
     if (unknown := _places_unknown(labels.values())) and compare:
         notes += (f"{unknown} labels or their images state no place, or the identity: read voxel by voxel",)
+    if channel_depths:
+        return Reading(rule, chosen, stored, compare, notes, rule.shares(evidence), headers, decoded, channel_depths)
     if chosen.rule == "percentiles" and not all(deep):
         notes += (
             f"{deep.count(False)} of {len(deep)} files have 8 bits, the others more: percentiles are taken of all",

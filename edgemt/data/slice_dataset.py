@@ -1,7 +1,7 @@
 """Frames cached as uint8, and two-stream batches that are a pure function of (seed, index).
 
-Shapes: n cached cases, N batch, L labelled, U unlabelled, C classes, H W size, K channels of a frame: 1, 3 (RGB), or
-the neighbouring slices of a volume. Each slice is cached once; a batch gathers the neighbours.
+Shapes: n cached cases, N batch, L labelled, U unlabelled, C classes, H W size, K channels of a frame: 1, 3 (RGB), the
+planes of several files, or the neighbouring slices of a volume. Each slice is cached once; a batch gathers neighbours.
 """
 
 from __future__ import annotations
@@ -14,13 +14,15 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from edgemt.contract import Batch, Case
+from edgemt.contract import Batch, Case, LabelRules
 from edgemt.data.augment2d import AugmentOptions, augment_intensity_2d, augmentation_affine, scales, warp
+from edgemt.data.channel_views import draw_dropped, keep_one, missing_planes, without
 from edgemt.data.corrupt_views import corrupt_rows
 from edgemt.data.decode import FrameSpec, ProgressCall, decode_frames, decode_pairs
 from edgemt.data.options import DataOptions
 from edgemt.data.reading import Reading, VanishedClasses
 from edgemt.data.sampling import check_two_streams, global_case_index, grouped_indices, mixed_seed, shuffled_indices
+from edgemt.io.channels import fill_values
 from edgemt.io.images import fit_label
 from edgemt.io.volumes import neighbour_indices
 from edgemt.model_card import Normalisation
@@ -30,13 +32,14 @@ from edgemt.model_card import Normalisation
 class SliceDataset:
     """Decoded cases. `label` is None for unlabelled images."""
 
-    image: Tensor  # uint8 [n, H, W, 1 or 3]
+    image: Tensor  # uint8 [n, H, W, K], or [n, H, W, 1] of slices
     label: Tensor | None  # uint8 [n, H, W]
     names: tuple[str, ...] = ()
     neighbour_rows: Tensor | None = None  # int64 [n, slices]: rows that form a frame; None: one row each
     soft: Tensor | None = None  # float16 [n, C - 1, H, W] a teacher's probabilities, no background
     groups: tuple[int, ...] = ()  # [n] clip of each frame: an epoch draws one frame of each clip; empty: every frame
     deviation: Tensor | None = None  # uint8 [n, H, W] 255 times the standard deviation between several teachers
+    missing: Tensor | None = None  # bool [n, K] planes of channels that a case lacks; None: no case lacks any
 
     def __len__(self) -> int:
         return len(self.image)
@@ -49,6 +52,13 @@ class SliceDataset:
         return replace(
             self, image=self.image.to(device), label=label, neighbour_rows=neighbours, soft=soft, deviation=deviation
         )
+
+    def filled(self, mean: Sequence[float]) -> SliceDataset:
+        """The same with the data set's mean, of values in [0, 1], in the planes that cases lack."""
+        if self.missing is None:
+            return self
+        values = torch.from_numpy(fill_values(mean, self.image.shape[-1]))
+        return replace(self, image=torch.where(self.missing[:, None, None], values, self.image))
 
     def draw(self, seed: int, stream: int, *, first: int, length: int) -> Tensor:
         """Rows int64 [length] of an endless shuffled sequence, from its entry `first` on (`edgemt.data.sampling`)."""
@@ -70,12 +80,15 @@ def frame_spec(options: DataOptions) -> FrameSpec:
     """How single slices are decoded; `neighbour_rows` combines them to frames of several slices."""
     return FrameSpec(
         options.size,
-        options.channels,
+        sum(options.planes),
         options.classes,
         options.mask_threshold,
         depth=options.depth,
         window=options.window,
         compare=options.affines == "compare",
+        channel_names=options.channel_names,
+        channel_depth=options.channel_depth,
+        values=options.mask_values,
     )
 
 
@@ -114,11 +127,12 @@ def load_slices(
     names = tuple(case.name for case in cases)
     neighbours = neighbour_rows(cases, slices=options.slices) if options.slices > 1 else None
     groups = _patient_numbers(cases) if options.layout == "clips" else ()
+    missing = missing_planes(cases, options.planes)
     if not cases or any(case.label is None for case in cases):
         if any(case.label is not None for case in cases):
             raise ValueError("load_slices: labelled and unlabelled cases are mixed; load each kind by itself")
         image = decode_frames(cases, spec, reading=reading, progress=progress)
-        return SliceDataset(torch.from_numpy(image), None, names, neighbours, groups=groups)
+        return SliceDataset(torch.from_numpy(image), None, names, neighbours, groups=groups, missing=missing)
     image = np.empty((len(cases), *spec.size, spec.channels), np.uint8)
     label = np.empty((len(cases), *spec.size), np.uint8)
     vanished = VanishedClasses(spec.classes, spec.size)
@@ -127,7 +141,8 @@ def load_slices(
         label[i] = fit_label(truth, size=spec.size)
         vanished.add(cases[i], truth, label[i])
     vanished.report(label, where=f"masks of the {len(cases)} labelled images")
-    return SliceDataset(torch.from_numpy(image), torch.from_numpy(label), names, neighbours, groups=groups)
+    found = torch.from_numpy(image), torch.from_numpy(label)
+    return SliceDataset(*found, names, neighbours, groups=groups, missing=missing)
 
 
 def _patient_numbers(cases: Sequence[Case]) -> tuple[int, ...]:
@@ -137,20 +152,28 @@ def _patient_numbers(cases: Sequence[Case]) -> tuple[int, ...]:
 
 
 def slice_statistics(*stacks: SliceDataset, per_image: bool = False) -> Normalisation:
-    """Mean and standard deviation per channel over all given images, of values in [0, 1]."""
-    images = [stack.image for stack in stacks if len(stack)]
-    if not images:
+    """Mean and standard deviation per channel over all given images that have it, of values in [0, 1]."""
+    given = [stack for stack in stacks if len(stack)]
+    if not given:
         raise ValueError("statistics: no image is given")
     levels = torch.arange(256, dtype=torch.float64) / 255
     mean, std = [], []
-    for channel in range(images[0].shape[-1]):
-        values = [image[..., channel].reshape(-1) for image in images]
+    for channel in range(given[0].image.shape[-1]):
+        values = [_present(stack, channel).reshape(-1) for stack in given]
+        if not sum(map(len, values)):
+            raise ValueError(f"data.channel_names: no training image has channel {channel}; leave its name out")
         counts = sum(torch.bincount(v.cpu(), minlength=256) for v in values)
         share = counts / counts.sum()  # type: ignore[union-attr]
         middle = float((share * levels).sum())
         mean.append(round(middle, 6))
         std.append(round(max(float((share * (levels - middle) ** 2).sum()) ** 0.5, 1e-3), 6))
     return Normalisation(tuple(mean), tuple(std), per_image)
+
+
+def _present(stack: SliceDataset, channel: int) -> Tensor:
+    """uint8 [n, H, W]: a channel of the images that have it."""
+    image = stack.image[..., channel]
+    return image if stack.missing is None else image[~stack.missing[:, channel].to(image.device)]
 
 
 @dataclass(frozen=True)
@@ -165,6 +188,8 @@ class TwoStreamBatches:
     seed: int = 0
     alike: bool = False  # the intensity of unlabelled rows changes too, as often as that of labelled ones
     corruptions: tuple[str, ...] = ()  # kinds (`edgemt.data.corruptions`), as often as `augment` states
+    rules: LabelRules | None = None  # of pixels without a label, and of classes, in the losses
+    planes: tuple[int, ...] = ()  # of each channel, where a case has several: their intensity changes one by one
 
     def __post_init__(self) -> None:
         check_two_streams(self.labelled, self.unlabelled, self.batch_size, name="TwoStreamBatches")
@@ -213,6 +238,7 @@ class TwoStreamBatches:
         weak, strong = self._views(image, length, generator)
         weak = (weak - mean) / std
         strong = None if strong is None else (strong - mean[length:]) / std[length:]
+        weak, strong = self._without_channels(weak, strong, drawn, length, generator)
         return Batch(
             weak,
             label.long(),
@@ -221,11 +247,39 @@ class TwoStreamBatches:
             global_case_index([rows for _, rows in drawn], self.labelled),
             affine.to(device),
             warped[:, -1] if has_deviation else None,
+            self.rules,
         )
+
+    def _without_channels(
+        self,
+        weak: Tensor,
+        strong: Tensor | None,
+        drawn: list[tuple[SliceDataset, Tensor]],
+        length: int,
+        generator: torch.Generator,
+    ) -> tuple[Tensor, Tensor | None]:
+        """Missing channels are 0 in all rows; dropped ones in labelled rows, and in strong views or else the weak."""
+        chance, planes = self.augment.drop_channel, self.planes
+        missing = None
+        if any(stack.missing is not None for stack, _ in drawn):
+            missing = torch.cat([_missing_rows(stack, rows, weak.shape[1]) for stack, rows in drawn])
+        if not chance:
+            if missing is None:
+                return weak, strong
+            return without(weak, missing), None if strong is None else without(strong, missing[length:])
+        if len(planes) < 2:
+            raise ValueError("augment.drop_channel: the data have one channel; name several in data.channel_names")
+        off = keep_one(draw_dropped(len(weak), planes, chance=chance, generator=generator), missing)
+        if strong is None:
+            return without(weak, off), None
+        seen = torch.zeros_like(off) if missing is None else missing
+        weak_off = torch.cat([off[:length], seen[length:]])
+        return without(weak, weak_off), without(strong, off[length:])
 
     def _views(self, image: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """All rows, and the strong view of those after the first `length`, in [0, 1]."""
         slices = self.labelled.neighbour_rows is not None
+        planes = self.planes
         weak, strong = image, None
         if self.augment.labelled_intensity > 0:
             rows = len(image) if self.alike else length
@@ -233,15 +287,16 @@ class TwoStreamBatches:
             chosen = chosen.nonzero()[:, 0].to(image.device)
             weak = image.clone()
             weak[chosen] = augment_intensity_2d(
-                image[chosen], options=self.augment, generator=generator, cutout=False, slices=slices
+                image[chosen], options=self.augment, generator=generator, cutout=False, slices=slices, planes=planes
             )
         if len(image) > length and self.augment.strong:
             strong = augment_intensity_2d(
-                image[length:], options=self.augment, generator=generator, cutout=True, slices=slices
+                image[length:], options=self.augment, generator=generator, cutout=True, slices=slices, planes=planes
             )
         if not self.corruptions:
             return weak, strong
-        corrupt = partial(corrupt_rows, names=self.corruptions, generator=generator, slices=slices)
+        several = slices or bool(planes)  # one pattern for all channels, each with its own noise
+        corrupt = partial(corrupt_rows, names=self.corruptions, generator=generator, slices=several)
         rows = len(image) if self.alike else length
         changed = corrupt(weak[:rows], chance=self.augment.corrupt_labelled)
         strong = None if strong is None else corrupt(strong, chance=self.augment.corrupt_strong)
@@ -261,6 +316,13 @@ def _predictions(stack: SliceDataset, rows: Tensor, device: torch.device | str) 
     if stack.deviation is None:
         return soft
     return torch.cat([soft, _take(stack.deviation, rows, device)[:, None].to(soft.dtype) / 255], dim=1)
+
+
+def _missing_rows(stack: SliceDataset, rows: Tensor, planes: int) -> Tensor:
+    """Bool [N, K] on the CPU."""
+    if stack.missing is None:
+        return torch.zeros(len(rows), planes, dtype=torch.bool)
+    return _take(stack.missing, rows, "cpu")
 
 
 def _take(stack: Tensor, rows: Tensor, device: torch.device | str) -> Tensor:

@@ -26,6 +26,8 @@ def reading_of(cohort: DatasetSplit, options: DataOptions) -> Reading:
 def on_card(options: DataOptions, cohort: DatasetSplit, reading: Reading) -> dict[str, Any]:
     """The options with the decided rules, so that a device reads its files in the same way."""
     decided: dict[str, Any] = {"depth": reading.depth.rule}
+    if options.channel_names:
+        decided["channel_depth"] = tuple(depth.rule for depth in reading.channel_depths)
     if cohort.axes:
         decided |= {"axes": cohort.axes, "slice_axis": None}
     return options.to_dict() | decided
@@ -39,6 +41,8 @@ def summary(cohort: DatasetSplit, options: DataOptions, reading: Reading) -> lis
         return ["data: synthetic, {} labelled, {} unlabelled, {} validating{} frames".format(*map(len, parts), more)]
     cases = (*cohort.labelled, *cohort.unlabelled, *cohort.val)
     lines = [f"data: {options.root}", _parts(cohort, options), _pictures(cases, reading)]
+    if options.channel_names:
+        lines.append(_channels(cases, options, reading))
     lines += _places(cases, cohort, options)
     lines.append(reading.masks.text + _shares(reading))
     notes = [*cohort.notes, *reading.notes]
@@ -78,7 +82,18 @@ def _pictures(cases: Sequence[Case], reading: Reading) -> str:
         text = f"images: {_sizes([h.size[::-1] if h.orientation > 4 else h.size for h in headers])}, {_modes(headers)}"
     else:
         text = f"volumes: {_sizes([geometry_of(path).shape for path in dict.fromkeys(c.image for c in cases)])}"
-    return f"{text}; depth: {reading.depth}"
+    return text if reading.channel_depths else f"{text}; depth: {reading.depth}"
+
+
+def _channels(cases: Sequence[Case], options: DataOptions, reading: Reading) -> str:
+    """Names, order and depth of the channels, and how many cases lack each."""
+    each = {case.image: case.channels for case in cases}.values()
+    texts = []
+    for k, (name, planes) in enumerate(zip(options.channel_names, options.planes, strict=True)):
+        lacking = sum(not files[k] for files in each)
+        text = f"{name}" + (" (3 planes)" if planes == 3 else "") + f" {reading.channel_depths[k]}"
+        texts.append(text + (f", missing in {lacking} of {len(each)}" if lacking else ""))
+    return f"channels: {len(texts)} in this order: {'; '.join(texts)}"
 
 
 def _modes(headers: Sequence[Header]) -> str:

@@ -14,11 +14,12 @@ import torch
 import torch.nn.functional as nn
 from torch import Generator, Tensor
 
-from edgemt.contract import Batch, Case
+from edgemt.contract import Batch, Case, LabelRules
 from edgemt.data import phantom3d
 from edgemt.data.augment3d import apply_flip_rotate, augment_intensity_3d, sample_flip_rotate
+from edgemt.data.augment_options import VolumeOptions
 from edgemt.data.decode import CaseReader, ProgressCall
-from edgemt.data.options import DataOptions, VolumeOptions
+from edgemt.data.options import DataOptions
 from edgemt.data.patches import Shape3, crop_patch, foreground_voxels, patch_affine
 from edgemt.data.reading import Reading, check_every_class_occurs
 from edgemt.data.sampling import check_two_streams, global_case_index, mixed_seed, shuffled_indices
@@ -66,6 +67,9 @@ def load_volumes(
     `reading`: the rules for the files of the whole set; by default they are decided from these cases.
     Raises ValueError, naming the file, for whatever cannot be read, and the class when one never occurs.
     """
+    if data.channel_names:
+        listed = ", ".join(data.channel_names)
+        raise ValueError(f"data.channel_names: a 3-D network reads one channel, not {listed}; choose a 2-D teacher")
     if data.channels != 1:
         raise ValueError(f"data.channels: a volume has 1 channel, not {data.channels}; set it to 1")
     with_labels = bool(cases) and all(case.label is not None for case in cases)
@@ -94,7 +98,7 @@ def load_volumes(
             if truth.shape != array.shape:
                 raise ValueError(f"{case.label}: mask is {truth.shape}, its image {case.image} is {array.shape}")
             label.append(_scaled_label(torch.from_numpy(truth), volume.scale))
-            counts += np.bincount(truth.reshape(-1), minlength=len(counts))
+            counts += np.bincount(truth.reshape(-1), minlength=len(counts))[: len(counts)]
         if progress is not None:
             progress(i + 1, len(cases))
     if with_labels:
@@ -185,6 +189,7 @@ class TwoStreamPatches:
     volume: VolumeOptions = VolumeOptions()
     normalise: Normalisation = Normalisation()
     seed: int = 0
+    rules: LabelRules | None = None  # of pixels without a label, and of classes, in the losses
     alike: bool = False  # the intensity of unlabelled rows changes too, as often as that of labelled ones
 
     def __post_init__(self) -> None:
@@ -233,7 +238,7 @@ class TwoStreamPatches:
         batch = self._views(image, label, self._mean_std[which], length=length, generator=generator)
         place = patch_affine(corners, turns, shapes=[x.shape for x in images], patch=self.volume.patch)
         cases = global_case_index([rows, free] if others else [rows], self.labelled)
-        return replace(batch, index=cases, place=place.to(device, non_blocking=True))
+        return replace(batch, rules=self.rules, index=cases, place=place.to(device, non_blocking=True))
 
     def _views(self, image: Tensor, label: Tensor, scales: Tensor, *, length: int, generator: Generator) -> Batch:
         """The batch of augmented intensities, normalised by the statistics of the unaugmented volumes."""

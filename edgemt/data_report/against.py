@@ -27,6 +27,7 @@ from edgemt.data_report.finding import Example, Finding, finding
 from edgemt.data_report.inspect_folder import Inspection
 from edgemt.data_report.scan import FileScan, ProgressCall, class_indices
 from edgemt.io.bit_depth import of_card
+from edgemt.io.channels import no_channels
 from edgemt.io.images import fit_label
 from edgemt.model_card import ModelCard
 from edgemt.report.gallery import dice_of
@@ -229,6 +230,7 @@ def _frames(
     found: Inspection, card: ModelCard, scans: Sequence[FileScan]
 ) -> Iterator[tuple[FileScan, int | None, np.ndarray, np.ndarray]]:
     """(scan, slice, frame uint8 [H, W, K], mask [H, W]) as the model reads them."""
+    no_channels(card, where="model", what="a data report reads one picture a case; name another model")
     sliced = card.channel_order == "slices"
     spec = FrameSpec(card.size, 1 if sliced else card.channels, card.classes, slices=card.channels if sliced else 1)
     reading = Reading(found.meaning.rule, of_card(card.data, source=Path("card.json")), compare=found.options.compare)

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from edgemt.contract import Case
-from edgemt.data.cohort import DatasetSplit, split_dataset
+from edgemt.data.cohort import DatasetSplit, channels_of, split_dataset
 from edgemt.data.layouts import nnunet
 from edgemt.data.layouts.case_files import CaseFiles, read_list
 from edgemt.data.layouts.detect import LABEL_FOLDERS, FolderListing, detect_layout, list_cases
@@ -64,14 +64,23 @@ def list_folder(options: DataOptions, *, classes_given: bool) -> Listing:
     if options.root is None or not Path(options.root).is_dir():
         raise ValueError(f"data.root: no such folder {str(options.root)!r}")
     root = Path(options.root)
-    layout: Any = detect_layout(root) if options.layout == "auto" else options.layout
+    channels = channels_of(options)
+    layout: Any = detect_layout(root, channels=channels) if options.layout == "auto" else options.layout
     if layout.startswith("phantom"):
         raise ValueError(f"data.layout: {layout} draws its images; there is no folder to report on")
     options = dataclasses.replace(options, layout=layout)
     if layout == "decathlon" and not classes_given:
         options = dataclasses.replace(options, classes=nnunet.class_names(root))
-    found = list_cases(root, layout=layout, pattern=options.patient_pattern, classes=options.classes)
+    if layout == "decathlon" and not options.channel_names:
+        options = dataclasses.replace(options, channel_names=nnunet.channel_names(root))
+        channels = channels_of(options)
+    pattern, classes = options.patient_pattern, options.classes
+    found = list_cases(root, layout=layout, pattern=pattern, classes=classes, channels=channels)
     findings: list[Finding] = []
+    if options.channel_names:
+        first, *others = options.channel_names
+        text = f"only the first of {1 + len(others)} channels is looked at ({first}, not {', '.join(others)})"
+        findings.append(Finding("channels", "note", text, "training compares the grids of all of them"))
     if not options.val and not found.val and _default(root, "val") is None:
         options = dataclasses.replace(options, val=DRAWN_VAL)
         text = "there is no val folder, no val.txt and no --data.val"

@@ -124,10 +124,14 @@ def suggest(listing: Listing, scans: Sequence[FileScan], meaning: Meaning, *, gi
     if options.val and "val" not in given:
         reasons["val"] = f"there is no validation part: {options.val} of the patients are drawn"
     data["size"], reasons["size"] = _size(listing, scans, given)
+    names = options.channel_names
     colour = options.channels == 3 if "channels" in given else bool(has_colour(listing))
+    colour = colour and not names
     data["channels"] = 3 if colour else 1
     reasons["channels"] = "as given" if "channels" in given else "images have colours" if colour else "images are grey"
-    data["slices"], reasons["slices"] = _slices(volumes) if volumes else (1, "single images")
+    data["slices"], reasons["slices"] = _slices(volumes) if volumes and not names else (1, "single images")
+    if names:
+        data["channel_names"], reasons["channel_names"] = list(names), "one file each, in this order"
     ct = bool(volumes) and "depth" not in given and options.window is None and is_ct(listing)
     if ct:
         data |= {"depth": "window", "window": list(_SOFT_TISSUE)}

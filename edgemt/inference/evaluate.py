@@ -19,6 +19,7 @@ from edgemt.data.reading import Reading, print_note
 from edgemt.inference.evaluate_uncertainty import keeping_maps, maps_record
 from edgemt.io.bit_depth import Rule
 from edgemt.io.images import fit_label
+from edgemt.io.mask_rule import MaskValues
 from edgemt.io.volumes import volume_spacing
 from edgemt.metrics.overlap import Scores, compare
 from edgemt.metrics.postprocess import largest_component
@@ -61,6 +62,10 @@ def prepare(
     depth: Rule = "auto",
     window: tuple[float, float] | None = None,
     compare: bool = True,
+    channel_names: tuple[str, ...] = (),
+    channel_depth: tuple[Rule, ...] = (),
+    values: MaskValues = MaskValues(),
+    fill: np.ndarray | None = None,
     reading: Reading | None = None,
     progress: ProgressCall | None = None,
 ) -> EvalSet:
@@ -68,14 +73,17 @@ def prepare(
 
     With `slices` a frame holds its neighbours as channels, K = channels * slices. `reading` holds the rules of the
     whole set; without it `mask_threshold`, `depth`, `window` and `compare` (as in `DataOptions`) and the cases decide.
+    `values` states what values of masks mean. `fill`, uint8 [K], stands for a channel that a case lacks.
     Prints which class is in none of the masks. Raises ValueError for an empty list and for files that cannot be used.
     """
     if not cases:
         raise ValueError("evaluation: the list of cases is empty; check data.val")
-    form = FrameSpec(size, channels, classes, mask_threshold, slices, depth, window, compare)
+    form = FrameSpec(
+        size, channels, classes, mask_threshold, slices, depth, window, compare, channel_names, channel_depth, values
+    )
     frames = np.empty((len(cases), *size, form.frame_channels), np.uint8)
     labels = []
-    for i, (frame, label) in enumerate(decode_pairs(cases, form, reading=reading, progress=progress)):
+    for i, (frame, label) in enumerate(decode_pairs(cases, form, reading=reading, fill=fill, progress=progress)):
         frames[i] = frame
         labels.append(label)
     names, rows, truths, spacings = [], [], [], []

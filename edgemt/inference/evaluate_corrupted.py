@@ -33,6 +33,7 @@ from edgemt.data.options import DataOptions
 from edgemt.inference.evaluate import EvalSet, Predict, predict_masks, score
 from edgemt.inference.evaluate_package import find_cases, holds_network, read_cases
 from edgemt.inference.evaluate_uncertainty import PredictBoth, keeping_maps, to_probability
+from edgemt.io.channels import no_channels
 from edgemt.io.images import fit_label
 from edgemt.io.opencv import require_opencv
 from edgemt.io.volumes import neighbour_indices
@@ -68,6 +69,7 @@ def evaluate_corrupted(
     if holds_network(folder):
         raise ValueError(f"{folder}: has weights and no graph, and --corrupt measures a ship; name RUN or RUN/ship")
     ship = open_package(package_of(folder))
+    no_channels(ship.card, where=folder, what="corruptions are those of one picture; leave --corrupt out")
     modality, reason = modality_of_package(ship)
     kinds = corruption_names(names, modality=modality, colour=ship.card.channel_order == "RGB")
     require_opencv("corruptions")

@@ -12,13 +12,21 @@ import numpy as np
 
 from deploy.package.package import open_package
 from edgemt.artefacts.stage_folder import WEIGHTS
+from edgemt.inference.by_group import read_groups
 from edgemt.inference.evaluate import frame_masks
-from edgemt.inference.evaluate_package import card_uncertainty, find_cases, measured, read_cases
+from edgemt.inference.evaluate_package import card_uncertainty, find_cases, grouped, measured, read_cases, without
 from edgemt.inference.evaluate_uncertainty import entropy_record, uncertainty_record
+from edgemt.io.channels import card_names
 
 
 def evaluate_network(
-    folder: Path, *, data_root: Path | None = None, val: str = "", through_plane: int = 1
+    folder: Path,
+    *,
+    data_root: Path | None = None,
+    val: str = "",
+    through_plane: int = 1,
+    without_channel: str = "",
+    groups: Path | None = None,
 ) -> dict[str, Any]:
     """The record of `evaluate_ship` for a 2-D network, with `softmax_entropy` as an uncertainty that costs no training.
 
@@ -30,13 +38,14 @@ def evaluate_network(
     from edgemt.artefacts.network_folder import load_network
     from edgemt.learning.losses import probabilities
 
+    columns = read_groups(groups) if groups is not None else None
     stage = open_package(folder)
     card = stage.card
     if card.patch is not None:
         raise ValueError(f"{folder}: holds a 3-D network, which is measured in its run (card.json); give a 2-D stage")
     network = load_network(Path(folder))
     data, cases = find_cases(stage, data_root, val)
-    eval_set = read_cases(card, data, cases)
+    eval_set = read_cases(card, data, without(cases, card_names(card), without_channel))
     second = has_uncertainty(network)
     options: dict[str, Any] = {"normalise": card.normalise, "channels": card.channels}
     whole = DeployableModel(network, **options, uncertainty="head" if second else None).eval()
@@ -59,6 +68,7 @@ def evaluate_network(
     if second:
         found = uncertainty_record(both, eval_set.frames, truths)
         record |= {"uncertainty": found, "card_uncertainty": card_uncertainty(stage, WEIGHTS)}
+    record |= grouped(record, cases, columns)
     return {
         **record,
         "softmax_entropy": entropy_record(softmax, eval_set.frames, truths),

@@ -14,11 +14,13 @@ from edgemt.contour_margins import margins_of
 from edgemt.contract import Case
 from edgemt.data.cohort import all_cases, split_dataset
 from edgemt.data.options import DataOptions
+from edgemt.inference.by_group import by_group, case_dice, group_table, read_groups
 from edgemt.inference.contours import coverage_text, list_digest, measure_contours, patients_of, unit_of
 from edgemt.inference.doctor import doctor
 from edgemt.inference.evaluate import EvalSet, fit_masks, frame_masks, prepare, score
 from edgemt.inference.evaluate_uncertainty import keeping_maps, maps_record
 from edgemt.inference.predict import predict
+from edgemt.io.channels import card_names, fill_values
 from edgemt.metrics.postprocess import through_plane as vote
 from edgemt.model_card import ModelCard
 
@@ -37,17 +39,23 @@ def evaluate_ship(
     precision: str | None = None,
     through_plane: int = 1,
     contours: bool | None = None,
+    without_channel: str = "",
+    groups: Path | None = None,
 ) -> dict[str, Any]:
     """Every metric on the validation list, by the file as it runs here: a JSON record.
 
     `through_plane` slices of a volume vote on each voxel between them; 1 scores the masks as they are.
     `contours`: coverage and width of the contours too; None: where the card has margins of the file.
     `data_root` replaces the folder on the card; one with nothing but images and masks is measured whole.
+    `without_channel`: one of several channels, missing in every case. `groups`: a table of cases or patients and their
+    groups (`edgemt.inference.by_group`), for the key `by`.
     Raises ValueError in one line for whatever is wrong with ship, data or runtime.
     """
+    columns = read_groups(groups) if groups is not None else None
     ship = open_package(folder)
     made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision)
     options, cases = find_cases(ship, data_root, val)
+    cases = without(cases, card_names(ship.card), without_channel)
     eval_set = read_cases(ship.card, options, cases)
     predict_all, maps = keeping_maps(made, made.with_uncertainty if made.has_uncertainty else None)
     frames = frame_masks(predict_all, eval_set)
@@ -57,6 +65,7 @@ def evaluate_ship(
         record |= {"uncertainty": found, "card_uncertainty": card_uncertainty(ship, made.file)}
     if contours is not False:
         record |= _contours(ship, made.file, frames, eval_set, cases, needed=bool(contours))
+    record |= grouped(record, cases, columns)
     return {
         **record,
         "runtime": made.runtime,
@@ -65,6 +74,16 @@ def evaluate_ship(
         "threads": made.threads,
         "root": str(options.root) if options.root else None,
     }
+
+
+def grouped(
+    record: dict[str, Any], cases: tuple[Case, ...], columns: dict[str, dict[str, str]] | None
+) -> dict[str, Any]:
+    """{"by": results by group} of a record; empty without a table."""
+    if columns is None:
+        return {}
+    names = [case["name"] for case in record["cases"]]
+    return {"by": by_group(case_dice(record["cases"]), dict(zip(names, patients_of(cases), strict=True)), columns)}
 
 
 def card_uncertainty(ship: Package, file: str) -> dict[str, Any] | None:
@@ -120,17 +139,40 @@ def _contours(
 def read_cases(card: ModelCard, options: DataOptions, cases: tuple[Case, ...]) -> EvalSet:
     """The cases as the model of `card` needs them."""
     sliced = card.channel_order == "slices"
+    names = card_names(card)
     return prepare(
         cases,
         size=card.size,
         channels=1 if sliced else card.channels,
         slices=card.channels if sliced else 1,
         classes=card.classes,
+        channel_names=names,
+        channel_depth=options.channel_depth,
+        values=options.mask_values,
+        fill=fill_values(card.normalise.mean, card.channels) if names else None,
         mask_threshold=options.mask_threshold,
         depth=options.depth,
         window=options.window,
         compare=options.affines == "compare",
     )
+
+
+def without(cases: tuple[Case, ...], names: tuple[str, ...], channel: str) -> tuple[Case, ...]:
+    """The cases without one of the channels `names`; as they are where `channel` is empty.
+
+    Raises ValueError for a channel that is none of them, and for a case that has no other one.
+    """
+    if not channel:
+        return cases
+    if channel not in names:
+        raise ValueError(f"without_channel: {channel!r} is none of the model's channels ({', '.join(names) or 'one'})")
+    at, found = names.index(channel), []
+    for case in cases:
+        files = tuple("" if k == at else path for k, path in enumerate(case.channels))
+        if not any(files):
+            raise ValueError(f"without_channel: {case.name} has no other channel than {channel!r}; leave it out")
+        found.append(replace(case, image=next(path for path in files if path), channels=files))
+    return tuple(found)
 
 
 def metrics_table(record: dict[str, Any]) -> str:
@@ -166,6 +208,8 @@ def metrics_table(record: dict[str, Any]) -> str:
         lines.append(uncertainty_line(uncertainty_name(before), record["uncertainty"], before))
     if "softmax_entropy" in record:
         lines.append(uncertainty_line("softmax entropy", record["softmax_entropy"], None))
+    if "by" in record:
+        lines.append(group_table(record["by"]))
     if not record["distances"]:
         lines.append("note: no surface distances without scipy; pip install scipy")
     return "\n".join(lines)

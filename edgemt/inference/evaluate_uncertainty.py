@@ -12,6 +12,7 @@ from collections.abc import Callable, Iterable, Sequence
 
 import numpy as np
 
+from edgemt.contract import IGNORE
 from edgemt.metrics.uncertainty import error_detection, sample
 
 PredictMasks = Callable[[np.ndarray], np.ndarray]
@@ -41,10 +42,15 @@ def maps_record(
     """`error_detection` of the maps that a graph gave beside its masks; each N of uint8 [H, W]."""
     wrong, probability = [], []
     for index, (mask, values, truth) in enumerate(zip(masks, maps, truths, strict=True)):
-        pixels = sample(mask.size, frame=index)
+        pixels = _known(sample(mask.size, frame=index), truth)
         wrong.append((mask != truth).reshape(-1)[pixels])
         probability.append(to_probability(values).reshape(-1)[pixels])
     return error_detection(np.concatenate(wrong), np.concatenate(probability))
+
+
+def _known(pixels: np.ndarray, truth: np.ndarray) -> np.ndarray:
+    """The pixels that are not ignored in the truth."""
+    return pixels[truth.reshape(-1)[pixels] != IGNORE]
 
 
 def keeping_maps(predict: PredictMasks, both: PredictBoth | None) -> tuple[PredictMasks, list[np.ndarray]]:
@@ -74,7 +80,7 @@ def entropy_record(
     wrong, probability, entropy = [], [], []
     for first in range(0, len(frames), _BATCH):
         for index, p in enumerate(predict(frames[first : first + _BATCH]), start=first):
-            pixels = sample(p[0].size, frame=index)
+            pixels = _known(sample(p[0].size, frame=index), truths[index])
             chosen = p.reshape(len(p), -1)[:, pixels].astype(np.float64)
             wrong.append(chosen.argmax(0) != truths[index].reshape(-1)[pixels])
             probability.append(1 - chosen.max(0).clip(0, 1))

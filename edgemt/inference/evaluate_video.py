@@ -25,6 +25,7 @@ from edgemt.data.decode import FrameSpec, decode_pairs
 from edgemt.data.layouts.detect import IMAGE_FOLDERS, LABEL_FOLDERS
 from edgemt.data.options import DataOptions
 from edgemt.io.bit_depth import of_card
+from edgemt.io.channels import no_channels
 from edgemt.io.file_types import is_image, is_slice_folder, is_stray, natural_sort_key
 from edgemt.io.images import fit_frame, fit_label
 from edgemt.metrics.flicker import FlickerMeter, mean_record
@@ -58,6 +59,7 @@ def evaluate_video(
     ship = open_package(folder)
     if ship.card.channel_order == "slices":
         raise ValueError(f"{folder}: reads slices of volumes, which are no video; give --data.root in place of --video")
+    no_channels(ship.card, where=folder, what="a video has one picture a frame; give --data.root in place of --video")
     clips = [clip for path in videos for clip in find_clips(Path(path))]
     made = runner(ship, runtime=runtime, file=file, threads=threads)
     records = [{"name": clip.name, **_clip_record(made, ship, clip)} for clip in clips]
@@ -170,7 +172,13 @@ def _labelled(ship: Package, clip: Clip) -> Frames:
         cases.append(Case(path.stem, clip.name, str(path), str(masks[path.stem])))
     card, options = ship.card, DataOptions.from_dict(dict(ship.card.data))
     spec = FrameSpec(
-        card.size, card.channels, card.classes, options.mask_threshold, depth=options.depth, window=options.window
+        card.size,
+        card.channels,
+        card.classes,
+        options.mask_threshold,
+        depth=options.depth,
+        window=options.window,
+        values=options.mask_values,
     )
     yield from decode_pairs(cases, spec)
 

@@ -22,6 +22,7 @@ from edgemt.data.augment2d import normalised
 from edgemt.inference.predict import axes_of, eight_bits, free_target, input_mark, write_png, write_volume
 from edgemt.io.array_values import check_not_constant
 from edgemt.io.atomic import Failures, NoSpaceError
+from edgemt.io.channels import no_channels
 from edgemt.io.contours import class_colours, contours
 from edgemt.io.file_types import is_image, is_volume, stem_of
 from edgemt.io.geometry import moves
@@ -134,6 +135,7 @@ def load_predictor(model: str | Path) -> InteractivePredictor:
         raise ValueError(
             f"{model}: learnt from slices with neighbours or from patches; prompts want one of single frames"
         )
+    no_channels(card, where=model, what="prompts want one image")
     return InteractivePredictor(load_promptable(Path(model)), card)
 
 

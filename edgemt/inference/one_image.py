@@ -12,6 +12,7 @@ import numpy as np
 
 from edgemt.inference.predict import eight_bits
 from edgemt.io.array_values import check_not_constant
+from edgemt.io.channels import ORDER
 from edgemt.io.images import fit_frame, fit_label, read_image
 from edgemt.model_card import ModelCard
 
@@ -21,7 +22,7 @@ def mask_of_image(path: Path, card: ModelCard, predict: Callable[[np.ndarray], n
 
     Raises ValueError, naming the file, for one that cannot be read, and for a model of several slices or channels.
     """
-    if card.channel_order == "slices" or card.channels not in (1, 3):
+    if card.channel_order in ("slices", ORDER) or card.channels not in (1, 3):
         kind = "slices of a volume" if card.channel_order == "slices" else "channels"
         raise ValueError(f"{path}: is one image, the model reads {card.channels} {kind}; take another model")
     picture = eight_bits(check_not_constant(read_image(path), path), card, path)

@@ -23,24 +23,24 @@ from deploy.package.package import open_package
 from deploy.runtimes.load import runner
 from deploy.runtimes.runner import ModelRunner
 from edgemt.inference.predict_contours import PredictedContours, open_contours, region_files, with_lines
-from edgemt.io.array_values import check_not_constant
+from edgemt.inference.predict_inputs import Input, find_inputs, read_input
 from edgemt.io.atomic import Failures, NoSpaceError, atomic_write, write_bytes
 from edgemt.io.bit_depth import of_card
+from edgemt.io.channels import card_names
+from edgemt.io.channels import shown as shown_channel
 from edgemt.io.contours import class_colours, contours
-from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_stray, is_volume
+from edgemt.io.file_types import is_image
 from edgemt.io.geometry import is_order, like_input, restored
-from edgemt.io.images import fit_frame, fit_label, read_image
+from edgemt.io.images import fit_frame, fit_label
 from edgemt.io.uncertain_region import hatched, uncertain_region
 from edgemt.io.volumes import Volume, read_volume, stack_neighbours, volume_spacing
 from edgemt.metrics.postprocess import through_plane as vote
 from edgemt.model_card import ModelCard
 
 _MARK = "EdgeMT input"
-_OURS = (".mask.png", ".overlay.png", ".mask.nii.gz", ".uncertainty.png", ".uncertainty.nii.gz")
 # uint8 [N, H, W, K] -> masks uint8 [N, H, W], and maps uint8 [N, H, W] where the uncertainty is wanted
 Predict = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray | None]]
 Lines = PredictedContours | None
-_VIDEO = (".mp4", ".avi", ".mov", ".mkv", ".m4v", ".webm", ".mpg", ".mpeg")
 
 
 def predict(
@@ -55,6 +55,7 @@ def predict(
     through_plane: int = 1,
     contours: bool = False,
     uncertainty: bool = False,
+    missing_channels: bool = False,
 ) -> Iterator[Path]:
     """Write `NAME.mask.png` (class indices, with a palette) or `NAME.mask.nii.gz` for each input.
 
@@ -64,6 +65,8 @@ def predict(
     `uncertainty` writes `NAME.uncertainty.png` or `.uncertainty.nii.gz` as well, uint8 round(255 sqrt(p)), p the
     probability that the class of a pixel is wrong, and hatches the overlay where p is 0.2 or more
     (`edgemt.io.uncertain_region`); the file of the ship must have that output.
+    A model of several channels takes cases as FILE+FILE, or folders (`edgemt.inference.predict_inputs`); with
+    `missing_channels` a case may lack some of them.
     Yields each file when it is written; ship and inputs' names are checked before the first mask.
     A mask of another input is never replaced: the new one gets a longer name. Inputs that cannot be read are left out
     and named at the end. Raises ValueError in one line for them, a refused ship, an input of another kind, and two
@@ -71,8 +74,8 @@ def predict(
     """
     ship = open_package(folder)
     sliced = ship.card.channel_order == "slices"
-    jobs = _jobs([Path(path) for path in inputs], sliced=sliced)
-    for path in jobs.values():
+    jobs = find_inputs([Path(path) for path in inputs], ship.card, may_lack=missing_channels)
+    for path in (item.path for item in jobs.values()):
         if sliced and is_image(path):
             n = ship.card.channels
             raise ValueError(f"{path}: is one image, this model reads {n} slices of a volume at a time; name a volume")
@@ -102,18 +105,19 @@ def _with_drift_warning(made: ModelRunner, watch: InputDriftMonitor, *, uncertai
 
 
 def _all(
-    made: Predict, card: ModelCard, jobs: dict[str, Path], out: Path, overlay: bool, width: int, lines: Lines = None
+    made: Predict, card: ModelCard, jobs: dict[str, Input], out: Path, overlay: bool, width: int, lines: Lines = None
 ) -> Iterator[Path]:
     """Raises ValueError at the end for the inputs that could not be read; the others are done."""
     failures = Failures(total=len(jobs))
-    for name, path in jobs.items():
+    for name, item in jobs.items():
+        path = item.path
         suffix = ".mask.png" if is_image(path) else ".mask.nii.gz"
         target = free_target(out, name, suffix, path)
         try:
             if is_image(path):
-                yield from _image(made, card, path, target, overlay, lines)
+                yield from _image(made, card, item, target, overlay, lines)
             else:
-                yield from _volume(made, card, path, target, overlay, width, lines)
+                yield from _volume(made, card, item, target, overlay, width, lines)
         except NoSpaceError:
             raise
         except ValueError as error:
@@ -147,10 +151,11 @@ def _mark_of(mask: Path) -> str:
 
 
 def _image(
-    made: Predict, card: ModelCard, path: Path, target: Path, overlay: bool, lines: Lines = None
+    made: Predict, card: ModelCard, item: Input, target: Path, overlay: bool, lines: Lines = None
 ) -> Iterator[Path]:
     """Upright, as its EXIF orientation has it; so are the mask and the overlay."""
-    picture = eight_bits(check_not_constant(read_image(path), path), card, path)
+    path, names = item.path, card_names(card)
+    picture = read_input(item, card) if names else eight_bits(read_input(item, card), card, path)
     frame = fit_frame(picture, size=card.size, channels=card.channels)
     masks, maps = made(frame[None])
     mask = fit_label(masks[0], size=picture.shape[:2])
@@ -164,22 +169,23 @@ def _image(
         for name, region in regions:
             yield write_png(target, f".{name}.mask.png", region, colours=len(card.classes), mark=input_mark(path))
     if overlay:
-        shown = picture if maps is None else hatched(picture, uncertain_region(maps[0]))
+        shown = shown_channel(picture, names) if names else picture
+        shown = shown if maps is None else hatched(shown, uncertain_region(maps[0]))
         drawn = with_lines(contours(shown, mask, colours=class_colours(len(card.classes))), regions, card)
         yield write_png(target, ".overlay.png", drawn)
 
 
 def _volume(
-    made: Predict, card: ModelCard, path: Path, target: Path, overlay: bool, width: int, lines: Lines = None
+    made: Predict, card: ModelCard, item: Input, target: Path, overlay: bool, width: int, lines: Lines = None
 ) -> Iterator[Path]:
     """Slice by slice in the axis order of training; the mask has the file's own order and its complete geometry.
 
     The overlay is of the fullest slice.
     """
-    axes = axes_of(card)
+    axes, path = axes_of(card), item.path
     volume = read_volume(path, axes=axes)
-    array = eight_bits(volume.array, card, path)
-    mask = np.zeros(array.shape, np.uint8)
+    array = read_input(item, card) if item.channels else eight_bits(volume.array, card, path)
+    mask = np.zeros(volume.array.shape, np.uint8)
     spread: np.ndarray | None = None
     for k, frame in enumerate(_frames(array, card)):
         masks, maps = made(frame[None])
@@ -187,7 +193,7 @@ def _volume(
         if lines is not None:
             lines.look_at(frame)
         if maps is not None:
-            spread = np.zeros(array.shape, np.uint8) if spread is None else spread
+            spread = np.zeros(mask.shape, np.uint8) if spread is None else spread
             spread[..., k] = fit_map(maps[0], size=array.shape[:2])
     mask = np.moveaxis(vote(np.moveaxis(mask, -1, 0), width=width), 0, -1)
     name = target.with_name(f"{target.name}.mask.nii.gz")
@@ -204,7 +210,7 @@ def _volume(
             yield write_volume(name, region, volume, axes=axes, mark=input_mark(path))
     if overlay:
         k = int((mask > 0).sum(axis=(0, 1)).argmax())
-        shown = np.ascontiguousarray(array[..., k])
+        shown = np.ascontiguousarray(array[..., k] if not item.channels else array[:, :, 0, k])
         if spread is not None:
             shown = hatched(shown, uncertain_region(np.ascontiguousarray(spread[..., k])))
         drawn = contours(shown, mask[..., k], colours=class_colours(len(card.classes)))
@@ -254,9 +260,9 @@ def eight_bits(array: np.ndarray, card: ModelCard, path: Path) -> np.ndarray:
 
 
 def _frames(array: np.ndarray, card: ModelCard) -> Iterator[np.ndarray]:
-    """uint8 [X, Y, Z] -> the frame [H, W, K] of each slice in turn, as it was made in training."""
+    """uint8 [X, Y, Z], or [X, Y, K, Z] -> the frame [H, W, K] of each slice in turn, as it was made in training."""
     sliced = card.channel_order == "slices"
-    slices = (np.ascontiguousarray(array[..., k]) for k in range(array.shape[2]))
+    slices = (np.ascontiguousarray(array[..., k]) for k in range(array.shape[-1]))
     fitted = (fit_frame(slice_, size=card.size, channels=1 if sliced else card.channels) for slice_ in slices)
     if not sliced:
         yield from fitted
@@ -270,58 +276,6 @@ def _gzip(data: bytes) -> bytes:
     import gzip
 
     return gzip.compress(data, compresslevel=6, mtime=0)  # equal masks give equal files
-
-
-def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
-    """Name of the output -> input, a folder's in order; what this program wrote before is not read again."""
-    jobs: dict[str, Path] = {}
-    inputs_found: list[Path] = []
-    for given in inputs:
-        if given.is_dir():
-            found = _inside(given, sliced=sliced)
-        elif not given.exists():
-            raise ValueError(f"{given}: no such file or folder")
-        elif given.suffix.lower() in _VIDEO:
-            raise ValueError(f"{given}: videos are not read yet; write its frames as images and name their folder")
-        elif _readable(given):
-            found = [given]
-        else:
-            other = conversion_hint(given)
-            raise ValueError(
-                other or f"{given}: neither an image nor a volume; convert it to PNG, JPEG, TIFF or .nii.gz"
-            )
-        inputs_found += found
-    if not inputs_found:
-        raise ValueError("inputs: none given; name images, volumes or folders")
-    stems = [_stem(path) for path in dict.fromkeys(inputs_found)]
-    for path, stem in zip(dict.fromkeys(inputs_found), stems, strict=True):
-        name = stem if stems.count(stem) == 1 else path.name  # a.png and a.jpg
-        if name in jobs:
-            raise ValueError(f"{path}: would write the same mask as {jobs[name]}; rename one or predict it separately")
-        jobs[name] = path
-    return jobs
-
-
-def _stem(path: Path) -> str:
-    return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
-
-
-def _inside(folder: Path, *, sliced: bool) -> list[Path]:
-    """The inputs of a folder; where only volumes are read, images alone are the slices of one."""
-    listed = sorted(p for p in folder.iterdir() if _readable(p) and not is_stray(p))
-    found = [p for p in listed if not p.name.endswith(_OURS)]
-    if not found:
-        other = next((text for text in map(conversion_hint, sorted(folder.iterdir())) if text is not None), None)
-        raise ValueError(other or f"{folder}: holds no image or volume; name a folder of images or a single file")
-    if not sliced or not all(map(is_image, found)):
-        return found
-    if len(listed) > len(found):
-        raise ValueError(f"{folder}: masks lie among the slices of this volume; move them and write to another folder")
-    return [folder]
-
-
-def _readable(path: Path) -> bool:
-    return path.is_file() and (is_image(path) or is_volume(path) or is_h5(path))
 
 
 def write_png(target: Path, suffix: str, array: np.ndarray, *, colours: int = 0, mark: str = "") -> Path:

@@ -137,8 +137,12 @@ def _thickest(spacing: Sequence[float]) -> int:
     return axis if spacing[axis] >= ANISOTROPIC * rest else 2
 
 
-def align(label: Geometry, image: Geometry, *, label_path: str | Path, image_path: str | Path) -> np.ndarray | None:
+def align(
+    label: Geometry, image: Geometry, *, label_path: str | Path, image_path: str | Path, what: str = "image"
+) -> np.ndarray | None:
     """The orientation transform that brings a label's array onto its image's; None when it lies there already.
+
+    `what` the second file is to the first: "channel" for two channels of one case.
 
     Files that state no place, and labels with the identity (`says_nothing`), are compared by shape alone, later.
     Raises ValueError, naming both files, when they
@@ -165,7 +169,7 @@ def align(label: Geometry, image: Geometry, *, label_path: str | Path, image_pat
     if label.shape != image.shape:
         return None  # the shapes are compared, and named, where the arrays meet
     raise ValueError(
-        f"{label_path}: lies elsewhere than its image {image_path}: {_place(label)} against {_place(image)}; "
+        f"{label_path}: lies elsewhere than its {what} {image_path}: {_place(label)} against {_place(image)}; "
         "resample it onto the image, or set data.affines=ignore to trust the order of the voxels"
     )
 

@@ -263,7 +263,15 @@ def to_uint8(array: np.ndarray, *, window: tuple[float, float] | None = None) ->
 
 
 def fit_frame(array: np.ndarray, *, size: tuple[int, int], channels: int) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 3] -> uint8 [*size, channels]: bilinear with antialiasing, as Pillow does it."""
+    """uint8 [H, W] or [H, W, 3] -> uint8 [*size, channels]: bilinear with antialiasing, as Pillow does it.
+
+    With other numbers of `channels` the array has as many planes, [H, W, channels], and each is fitted by itself.
+    """
+    if channels not in (1, 3):
+        if array.ndim != 3 or array.shape[2] != channels:
+            raise ValueError(f"fit_frame: an array of shape {array.shape} has not the {channels} planes of a frame")
+        planes = (np.ascontiguousarray(array[..., k]) for k in range(channels))
+        return np.concatenate([fit_frame(plane, size=size, channels=1) for plane in planes], axis=2)
     image = Image.fromarray(array)
     mode = "L" if channels == 1 else "RGB"
     if image.mode != mode:

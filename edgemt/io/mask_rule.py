@@ -1,27 +1,73 @@
-"""The rule by which the values of masks become class indices."""
+"""The rule by which the values of masks become class indices.
+
+The index `IGNORE` (255) marks pixels that count in no loss, no metric and no statistics.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from edgemt.contract import IGNORE
 from edgemt.io.mask_files import Colour, Evidence, MaskFile
 
 
 @dataclass(frozen=True)
+class MaskValues:
+    """What the user states of the values of masks: `label_map` such as ("1=edema", "4=core"), and what is ignored."""
+
+    label_map: tuple[str, ...] = ()
+    ignore: int | None = None
+
+    @property
+    def stated(self) -> bool:
+        return bool(self.label_map) or self.ignore is not None
+
+    def indices(self, classes: tuple[str, ...]) -> dict[int, int]:
+        """Value -> class index, the ignored value -> IGNORE. ValueError for a map that does not fit `classes`."""
+        found: dict[int, int] = {}
+        names = {name.casefold(): index for index, name in enumerate(classes)}
+        for entry in self.label_map:
+            value, _, name = entry.partition("=")
+            if not value.strip().isdigit() or not name.strip():
+                raise ValueError(f"data.label_map: {entry!r} is no VALUE=CLASS such as 1=edema")
+            if name.strip().casefold() not in names:
+                raise ValueError(f"data.label_map: {entry!r} names none of data.classes ({' '.join(classes)}); add it")
+            if int(value) in found:
+                raise ValueError(f"data.label_map: value {int(value)} is given twice; name its class once")
+            found[int(value)] = names[name.strip().casefold()]
+        if not self.label_map:
+            found = {index: index for index in range(len(classes))}
+        found.setdefault(0, 0)
+        missing = [name for index, name in enumerate(classes) if index not in found.values()]
+        if missing:
+            raise ValueError(f"data.label_map: no value is {missing[0]!r}, one of data.classes; add it, or drop it")
+        if self.ignore is not None:
+            if self.label_map and self.ignore in found and self.ignore:
+                raise ValueError(f"data.ignore: {self.ignore} has a class in data.label_map; leave one of them out")
+            found[self.ignore] = IGNORE
+        return found
+
+
+@dataclass(frozen=True)
 class Rule:
-    """How values become class indices. `threshold` None: they are the indices."""
+    """How values become class indices. `threshold` None: they are the indices, or `table` has them."""
 
     classes: tuple[str, ...]
     threshold: int | None = None
     text: str = ""  # one line for the user
     by_colour: frozenset[str] = field(default=frozenset(), repr=False)  # palette files whose colours are the values
+    table: Mapping[int, int] | None = None  # value -> class index or IGNORE, where the user states it
 
     def indices(self, mask: MaskFile) -> np.ndarray:
         """uint8 class indices of the shape of the mask."""
         evidence = mask.evidence
+        if self.table is not None:
+            lookup = np.zeros(max(*self.table, int(mask.array.max(initial=0))) + 1, np.uint8)
+            lookup[list(self.table)] = list(self.table.values())
+            return lookup[mask.array]
         if evidence.kind == "bit":
             return mask.array
         if self.threshold is not None:
@@ -33,10 +79,15 @@ class Rule:
         return mask.array.astype(np.uint8, copy=False)
 
     def shares(self, files: Sequence[Evidence]) -> tuple[float, ...]:
-        """Of all pixels of the masks, the share of each class; empty without a mask."""
+        """Of all pixels of the masks that count, the share of each class; empty without a mask."""
         counts = np.zeros(len(self.classes))
         for one in files:
             for value, number in self._values(one):
+                if self.table is not None:
+                    value = self.table[value]
+                    if value != IGNORE:
+                        counts[value] += number
+                    continue
                 value = value if self.threshold is None or one.kind == "bit" else int(value >= self.threshold)
                 counts[value] += number
         return tuple((counts / counts.sum()).tolist()) if counts.any() else ()

@@ -13,15 +13,21 @@ from dataclasses import replace
 from typing import Any
 
 from edgemt.io.mask_files import _NOISE, Colour, Evidence
-from edgemt.io.mask_rule import Rule
+from edgemt.io.mask_rule import MaskValues, Rule
 
 BRIGHT = 248  # of 255: this and above is white, also where a viewer rounded it
 _NOISE_SHARE = 0.05  # of the pixels of a mask that compression left noisy without any object
 _CLEAR = "--data.mask-threshold None"
 
 
-def decide(files: Sequence[Evidence], *, classes: tuple[str, ...], threshold: int | None = None) -> Rule:
-    """The rule that fits every file of a set.
+def decide(
+    files: Sequence[Evidence],
+    *,
+    classes: tuple[str, ...],
+    threshold: int | None = None,
+    values: MaskValues = MaskValues(),
+) -> Rule:
+    """The rule that fits every file of a set; `values` states what values mean, and which of them is ignored.
 
     Raises ValueError in one line, naming a file, its values and the flag, where no rule fits or several do.
     """
@@ -30,8 +36,34 @@ def decide(files: Sequence[Evidence], *, classes: tuple[str, ...], threshold: in
             raise ValueError(f"{one.path}: {one.conflict}; save the mask without transparency")
         if min(one.levels, default=0) < 0:
             raise ValueError(f"{one.path}: mask holds {_shown(one)}; write class indices from 0 on")
+    if values.stated:
+        return _stated(files, classes, threshold, values)
     rule = _thresholded(files, classes, threshold) if threshold is not None else _by_evidence(files, classes)
     return replace(rule, text=f"{rule.text}; {len(files)} files" if files else rule.text)
+
+
+def _stated(files: Sequence[Evidence], classes: tuple[str, ...], threshold: int | None, values: MaskValues) -> Rule:
+    """The rule of data.label_map and data.ignore. Raises ValueError, naming the file, for a value that has no class."""
+    if threshold is not None:
+        raise ValueError(f"data.mask_threshold: {threshold} excludes data.label_map and data.ignore; give {_CLEAR}")
+    table = values.indices(classes)
+    for one in files:
+        if one.kind == "colour":
+            raise ValueError(f"{one.path}: a colour mask; data.label_map and data.ignore want numbers, write them")
+        if one.lossy:
+            raise ValueError(f"{one.path}: compressed with loss, which changes values; write the masks as PNG")
+        unknown = sorted(set(one.levels) - set(table))
+        if unknown:
+            known = ", ".join(map(str, sorted(table)))
+            raise ValueError(
+                f"{one.path}: mask holds {', '.join(map(str, unknown[:4]))}, known values are {known}; name it in "
+                "data.label_map, or ignore it with data.ignore"
+            )
+    groups = {name: [v for v, index in sorted(table.items()) if index == k] for k, name in enumerate(classes)}
+    text = "; ".join(f"{' '.join(map(str, own))} {name}" for name, own in groups.items())
+    ignored = f"; {values.ignore} is ignored" if values.ignore is not None else ""
+    count = f"; {len(files)} files" if files else ""
+    return Rule(classes, None, f"masks: {text}{ignored}{count}", table=table)
 
 
 def _shown(one: Evidence) -> str:
@@ -205,7 +237,7 @@ def _binary(one: Evidence, classes: tuple[str, ...]) -> None:
     if above and small and (one.regions & set(small) or len(one.levels) == 3):
         raise ValueError(
             f"{one.path}: mask holds {_shown(one)}, the 2 classes are 0 to 1; class indices beside {one.top}, which "
-            "often means ignore: write 0 and 1 alone"
+            f"often means ignore: give --data.ignore {one.top} (and no threshold), or write 0 and 1 alone"
         )
     if not above or between > min(0.1 * total, 0.5 * above + _NOISE):
         raise ValueError(
@@ -227,7 +259,7 @@ def _not_classes(worst: Evidence, files: Sequence[Evidence], classes: tuple[str,
             f"{start}; number the labels without a gap, {wrong[0]} as {next(v for v in range(1, 256) if v not in used)}"
         )
     if wrong == [255]:
-        return f"{start}; 255 often means ignore, which is not read: write 0 or the class"
+        return f"{start}; 255 often means ignore: --data.ignore 255 leaves such pixels out, or write the class"
     return f"{start}; name every class in data.classes, or renumber the labels"
 
 

@@ -143,6 +143,25 @@ def read_volume(path: str | Path, *, axes: str = "") -> Volume:
     return Volume(arranged(array, codes, axes), affine, spacing, codes, header)
 
 
+def read_channel_volume(path: str | Path, *, like: str | Path | None, axes: str = "") -> np.ndarray:
+    """[X, Y, Z] of a further channel of a case, brought onto the grid of `like`, then both to the order `axes`.
+
+    Raises ValueError, naming both files, for one at another place; `like` None relies on the order of the voxels.
+    """
+    if like is None or not is_volume(path) or not is_volume(like):
+        return read_volume(path, axes=axes).array
+    theirs = geometry_of(like)
+    move = align(geometry_of(path), theirs, label_path=path, image_path=like, what="channel")
+    array = read_volume(path).array
+    if move is not None:
+        from nibabel import orientations
+
+        array = np.ascontiguousarray(orientations.apply_orientation(array, move))
+    if array.shape != theirs.shape:
+        raise ValueError(f"{path}: is {array.shape}, channel {like} of the same case is {theirs.shape}; resample it")
+    return arranged(array, theirs.codes, axes)
+
+
 def read_label_volume(
     path: str | Path, *, image: str | Path | None = None, axes: str = "", compare: bool = True
 ) -> np.ndarray:

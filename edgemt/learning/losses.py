@@ -12,13 +12,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from edgemt.learning.label_rules import as_class, class_weights, known_target, labelled_pixels, pixel_weight
+
 Distance = Literal["mse", "kl", "ce", "dice", "dice_ce"]
 SMOOTH = 1e-5
 
 
 def onehot(label: Tensor, classes: int) -> Tensor:
-    """int64 [N, *space] -> float [N, C, *space]."""
-    return F.one_hot(label, classes).movedim(-1, 1).float()
+    """int64 [N, *space] -> float [N, C, *space]; 0 for all classes where a label is ignored (`label_rules`)."""
+    hot = F.one_hot(as_class(label), classes).movedim(-1, 1).float()
+    inside = labelled_pixels(label)
+    return hot if inside is None else hot * inside
 
 
 def probabilities(logits: Tensor) -> Tensor:
@@ -40,7 +44,13 @@ def weighted_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
 
 
 def dice(
-    p: Tensor, q: Tensor, *, weight: Tensor | None = None, background: bool = False, per_image: bool = False
+    p: Tensor,
+    q: Tensor,
+    *,
+    weight: Tensor | None = None,
+    background: bool = False,
+    per_image: bool = False,
+    class_weight: Tensor | None = None,
 ) -> Tensor:
     """1 - (2 sum w p q) / (sum w (p^2 + q^2)), a scalar in [0, 1]: mean over the classes that `q` contains.
 
@@ -48,7 +58,9 @@ def dice(
     each image, and the mean over its classes too: a small object then counts as much as a large one, which is what
     Dice averaged over images measures. Foreground only, unless `background`. A class that the target lacks is left
     out: its Dice has no gradient; cross-entropy removes false positives there.
+    `class_weight` [C], or [C - 1] without the background, weights the mean over classes.
     """
+    weight = known_target(q, weight)
     if not background:
         p, q = p[:, 1:], q[:, 1:]
     w = 1.0 if weight is None else weight
@@ -57,22 +69,29 @@ def dice(
     cardinality = (w * (p.square() + q.square())).sum(axes)
     present = ((w * q).sum(axes) > 0).to(p.dtype)
     loss = 1.0 - (2.0 * intersection + SMOOTH) / (cardinality + SMOOTH)
+    if class_weight is not None:
+        present = present * class_weight
+        return (present * loss).sum() / present.sum().clamp_min(SMOOTH)
     return (present * loss).sum() / present.sum().clamp_min(1.0)
 
 
 def cross_entropy(logits: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
     """Scalar: weighted mean of -log softmax(logits)[target], 0 or more.
 
-    `target` is int64 [N, *space] or probabilities [N, C, *space].
+    `target` is int64 [N, *space], which follows `label_rules`, or probabilities [N, C, *space].
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if not target.is_floating_point():
+        weight, target = pixel_weight(target, weight), as_class(target)
     return weighted_mean(F.cross_entropy(logits, target, reduction="none").unsqueeze(1), weight)
 
 
 def dice_ce(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, per_image: bool = False) -> Tensor:
     """Scalar: 0.5 (cross-entropy + Dice), the usual supervised loss; `target` as in `cross_entropy`."""
-    q = target if target.is_floating_point() else onehot(target, logits.shape[1])
-    dice_loss = dice(probabilities(logits), q, weight=weight, per_image=per_image)
+    labels = not target.is_floating_point()
+    q = onehot(target, logits.shape[1]) if labels else target
+    of_classes = class_weights(q, background=False) if labels else None
+    dice_loss = dice(probabilities(logits), q, weight=weight, per_image=per_image, class_weight=of_classes)
     return 0.5 * (cross_entropy(logits, target, weight=weight) + dice_loss)
 
 
@@ -148,6 +167,7 @@ def noise_robust_dice(p: Tensor, q: Tensor, *, gamma: float = 1.5, weight: Tenso
 
     `gamma` 1 is as robust as the mean absolute error, 2 is like Dice. PyMIC's denominator; the background is a class.
     """
+    weight = known_target(q, weight)
     w = 1.0 if weight is None else weight
     axes = (0, *range(2, p.ndim))
     error = (p - q).abs().clamp_min(1e-6) ** gamma  # autograd's gradient of |x|^1.5 at 0 is not finite
@@ -157,6 +177,8 @@ def noise_robust_dice(p: Tensor, q: Tensor, *, gamma: float = 1.5, weight: Tenso
 def focal(logits: Tensor, target: Tensor, *, gamma: float = 2.0, weight: Tensor | None = None) -> Tensor:
     """Scalar: weighted mean of -(1 - p_t)^gamma log p_t, p_t the probability of the target. Lin et al., ICCV 2017."""
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if not target.is_floating_point():
+        weight, target = pixel_weight(target, weight), as_class(target)
     loss = F.cross_entropy(logits, target, reduction="none").unsqueeze(1)
     return weighted_mean((1.0 - (-loss).exp()).clamp_min(0.0) ** gamma * loss, weight)
 
@@ -166,6 +188,7 @@ def soft_iou_loss(p: Tensor, q: Tensor, *, weight: Tensor | None = None) -> Tens
 
     Mean over the foreground classes that `q` contains.
     """
+    weight = known_target(q, weight)
     p, q = p[:, 1:], q[:, 1:]
     w = 1.0 if weight is None else weight
     axes = (0, *range(2, p.ndim))

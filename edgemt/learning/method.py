@@ -47,6 +47,7 @@ class Method:
     delivers: ClassVar[str] = "student"  # name of the network whose weights are the result
     family: ClassVar[str] = ""  # heading of its rows in the table; empty: the name of its module
     citation: ClassVar[str] = ""
+    takes_ignored_pixels: ClassVar[bool] = True  # False: reads labels otherwise than by the losses for labels
     inspired: ClassVar[bool] = False  # the paper could not be read in full: no reproduction
     release: ClassVar[PublishedSettings | None] = None  # optimiser and augmentation of the released code
 

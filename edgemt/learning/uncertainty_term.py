@@ -10,6 +10,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgemt.contract import Batch, Output
+from edgemt.learning.label_rules import labelled_pixels
+from edgemt.learning.losses import weighted_mean
 from edgemt.learning.perturbations.mixing import cutmix
 
 
@@ -28,7 +30,12 @@ def uncertainty_loss(uncertainty: Tensor, logits: Tensor, label: Tensor, deviati
     """
     wrong = logits[: len(label)].argmax(1) != label
     target = torch.cat([wrong.to(deviation.dtype), deviation.clamp(0, 1)])
-    return F.binary_cross_entropy_with_logits(uncertainty[:, 0].float(), target.float())
+    inside = labelled_pixels(label)
+    if inside is None:
+        return F.binary_cross_entropy_with_logits(uncertainty[:, 0].float(), target.float())
+    weight = torch.cat([inside[:, 0].float(), torch.ones_like(target[len(label) :]).float()])
+    loss = F.binary_cross_entropy_with_logits(uncertainty[:, 0].float(), target.float(), reduction="none")
+    return weighted_mean(loss, weight)
 
 
 def batch_uncertainty_loss(out: Output, batch: Batch, box: Tensor | None) -> Tensor:

@@ -166,4 +166,16 @@ def get(name: str) -> Method:
 
 Terms = LossTerms  # its name before; packages with methods of their own may import it
 
-__all__ = ["METHODS", "Discriminator", "LossTerms", "Method", "Terms", "get"]
+# Read labels otherwise than by the losses for labels (`edgemt.learning.label_rules`).
+_READ_LABELS = (
+    *(BCP, CMMTNet, DTC, DyCON, FUSSNet, FeatureAggregation, HybridDualMeanTeacher, LabelCorrection, PMT, PatchSwap),
+    *(SACMT, SASSNet, SSNet, SamHandover, TriUMT, UGMCL),
+)
+
+
+def takes_ignored_pixels(method: Method) -> bool:
+    """Whether a method learns nothing from ignored pixels and follows the weights of classes."""
+    return method.takes_ignored_pixels and not isinstance(method, _READ_LABELS)
+
+
+__all__ = ["METHODS", "Discriminator", "LossTerms", "Method", "Terms", "get", "takes_ignored_pixels"]

@@ -36,6 +36,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgemt.contract import IGNORE
 from edgemt.io.contour_bands import SLACK
 from edgemt.io.distances import distance_to
 
@@ -100,7 +101,8 @@ def case_scores(
     """Outer and inner score of each class of one case: float [C, 2].
 
     Both masks hold class indices. `prediction` may be smaller than a 2-D `truth`: distances are then in pixels of the
-    prediction, and truth is covered where the enlarged region covers it. `spacing`: length of a voxel an axis.
+    prediction, and truth is covered where the enlarged region covers it. Pixels that are `IGNORE` in the truth are
+    neither missed nor false. `spacing`: length of a voxel an axis.
     """
     scores = np.zeros((classes - 1, 2))
     for value in range(1, classes):
@@ -111,7 +113,7 @@ def case_scores(
             )
             scores[value - 1] = (
                 outer_score(outside, true, tolerance=tolerance),
-                inner_score(depth, true, tolerance=tolerance),
+                inner_score(depth, true | (truth == IGNORE), tolerance=tolerance),
             )
     return scores
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edgemt.contract import IGNORE
 from edgemt.metrics.surface_distance import bounding_box, surface_scores
 
 EMPTY = ("both_empty", "missed", "invented")
@@ -59,10 +60,17 @@ def compare(
     """The metrics of each foreground class of one case, class 1 first.
 
     Distances are those of `surface_scores`: in voxels, and in millimetres under NAME_mm where `spacing_mm` (one number
-    an axis) is given. Both empty: dice NaN. One empty: dice 0, distances NaN. both_empty, missed and invented are 0
+    an axis) is given. Pixels that are `IGNORE` in the truth count in nothing; for distances they are background in both
+    masks. Both empty: dice NaN. One empty: dice 0, distances NaN. both_empty, missed and invented are 0
     or 1.
     """
+    ignored = 0
+    if truth.size and int(truth.max()) == IGNORE:
+        hidden = truth == IGNORE
+        ignored = int(np.count_nonzero(hidden))
+        prediction, truth = (np.where(hidden, 0, mask).astype(mask.dtype) for mask in (prediction, truth))
     table = confusion(prediction, truth, classes=classes)
+    table[0, 0] -= ignored
     rows = []
     for index in range(1, classes):
         present, predicted = bool(table[index].any()), bool(table[:, index].any())

@@ -63,7 +63,7 @@ def _eager(context: RunContext, stage: str, size: tuple[int, int], threads: int 
 
 def _frames(context: RunContext, size: tuple[int, int], count: int) -> np.ndarray:
     frames = evenly_spaced(context.slices.val.frames, count)
-    if context.slices.channels == 3 and context.recipe.data.slices == 1:
+    if context.recipe.data.colour and context.recipe.data.slices == 1:
         return np.stack([fit_frame(frame, size=size, channels=3) for frame in frames])
     planes = [
         [fit_frame(frame[..., k], size=size, channels=1) for k in range(context.slices.channels)] for frame in frames

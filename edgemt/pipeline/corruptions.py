@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from edgemt.data.augment_options import AugmentOptions
 from edgemt.data.corruptions import corruption_names, modality_of
-from edgemt.data.options import AugmentOptions
 from edgemt.pipeline.recipe import Recipe
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def training_corruptions(recipe: Recipe, *, of_volumes: bool = False) -> tuple[s
     chosen, data = recipe.augment.corruptions, recipe.data
     if not chosen:
         return ()
-    colour = data.channels == 3
+    colour = data.colour
     volumes = of_volumes or data.slices > 1 or data.layout in VOLUMES
     modality, _ = modality_of(recipe.augment.preset, colour=colour, volumes=volumes, window=data.window is not None)
     return corruption_names(chosen, modality=modality, colour=colour)

@@ -18,9 +18,11 @@ import numpy as np
 
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.contract import Case
+from edgemt.data.splits import find_list
 from edgemt.inference.evaluate import evaluate, prepare
 from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
+from edgemt.io.file_types import is_h5, is_image, is_volume, stem_of
 from edgemt.metrics.overlap import Scores
 from edgemt.pipeline.log import log
 from edgemt.pipeline.run_context import RunContext
@@ -42,13 +44,51 @@ def fold_patients(patients: Sequence[str], *, folds: int, seed: int) -> list[set
     return [{names[index] for index in part} for part in np.array_split(order, folds)]
 
 
+def listed_folds(cases: Sequence[Case], *, file: Path, folds: int) -> list[set[str]]:
+    """The patients of each fold that a JSON file names: nnU-Net's `val` lists, or lists of cases or patients.
+
+    Names that are no labelled case are left out: the file may be of a larger set. Raises ValueError, naming the file,
+    for another number of folds, for a labelled patient in no fold or in two, and for a fold without one.
+    """
+    try:
+        raw = json.loads(file.read_text(encoding="utf-8"))
+        lists = [[str(name) for name in (fold["val"] if isinstance(fold, dict) else fold)] for fold in raw]
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise ValueError(f"{file}: no list of folds ({type(error).__name__} {error}); write [[case, ...]]") from None
+    if len(lists) != folds:
+        raise ValueError(f"{file}: has {len(lists)} folds, data.folds is {folds}; set --data.folds {len(lists)}")
+    by_name = {name: case.patient for case in cases for name in (_unit(case), case.patient)}
+    found = [{by_name[name] for name in map(_stem, names) if name in by_name} for names in lists]
+    for patient in sorted(set(by_name.values())):
+        count = sum(patient in fold for fold in found)
+        if count != 1:
+            raise ValueError(f"{file}: labelled patient {patient!r} is in {count} folds; name it in one")
+    if not all(found):
+        raise ValueError(f"{file}: fold {[bool(fold) for fold in found].index(False) + 1} has no labelled patient")
+    return found
+
+
+def _stem(name: str) -> str:
+    return stem_of(name) if is_image(name) or is_volume(name) or is_h5(name) else name
+
+
+def _unit(case: Case) -> str:
+    """The name of an image, or of the volume of a slice."""
+    return case.name if case.slice is None else case.name.rpartition("/")[0]
+
+
 def fold_teachers(context: RunContext, *, seed_step: int) -> list[Path]:
     """The folders `folds/1` to `folds/K` of the trained teachers; writes `folds/out_of_fold.json`.
 
     Images of a held-out patient take no part in the training of that fold, not even without their masks.
     """
     recipe, cohort = context.recipe, context.slices.cohort
-    held_out = fold_patients([case.patient for case in cohort.labelled], folds=recipe.data.folds, seed=recipe.data.seed)
+    folds = recipe.data.folds
+    if recipe.data.fold_file:
+        file = find_list(recipe.data.fold_file, root=recipe.data.root or Path(), field="fold_file")
+        held_out = listed_folds(cohort.labelled, file=file, folds=folds)
+    else:
+        held_out = fold_patients([case.patient for case in cohort.labelled], folds=folds, seed=recipe.data.seed)
     alone = replace(recipe.teacher, members=1, flips=1)
     folders, held_out_cases = [], []
     for number, patients in enumerate(held_out):
@@ -81,13 +121,15 @@ def _out_of_fold(context: RunContext, folder: Path, cases: Sequence[Case]) -> li
     prepared = prepare(
         cases,
         size=data.size,
-        channels=data.channels,
+        channels=sum(data.planes),
         slices=data.slices,
+        channel_names=data.channel_names,
+        fill=slices.fill,
         classes=data.classes,
         reading=slices.reading,
     )
     scores = evaluate(slices.predict(network_folder.load_network(folder)), prepared, dice_only=True)
-    patients = {(case.name.rpartition("/")[0] if case.slice is not None else case.name): case.patient for case in cases}
+    patients = {_unit(case): case.patient for case in cases}
     return [{**record, "patient": patients[record["name"]], "fold": folder.name} for record in scores.cases]
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import tyro
 
-from edgemt.data.options import PRESETS
+from edgemt.data.augment_options import PRESETS
 from edgemt.errors import unknown_name_message
 from edgemt.pipeline.recipe import Recipe
 from edgemt.renamed_fields import old_paths

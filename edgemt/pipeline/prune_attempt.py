@@ -20,6 +20,7 @@ from edgemt.contract import Batch
 from edgemt.data.slice_dataset import TwoStreamBatches
 from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
+from edgemt.learning.label_rules import label_rules
 from edgemt.learning.losses import dice_ce
 from edgemt.pipeline.accuracy import measured_of
 from edgemt.pipeline.fallback import Attempt
@@ -242,4 +243,5 @@ def supervised_gradients(stream: TwoStreamBatches, batches: int, network: nn.Mod
     """Gradients of the supervised loss on real batches, which rank the channels."""
     for index in range(batches):
         batch: Batch = stream.batch(index, torch.device("cpu"))
-        dice_ce(network(batch.labelled).logits, batch.label).backward()
+        with label_rules(batch.rules):
+            dice_ce(network(batch.labelled).logits, batch.label).backward()

@@ -9,7 +9,8 @@ import teachers
 from deploy.benchmark.bench import BenchOptions
 from deploy.pruning.options import PruneOptions
 from edgemt.contract import ADDED_LATER, UncertaintySource
-from edgemt.data.options import AugmentOptions, DataOptions, VolumeOptions
+from edgemt.data.augment_options import AugmentOptions, VolumeOptions
+from edgemt.data.options import DataOptions
 from edgemt.io.encoder_weights import FirstConv, Pretrained
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.methods import METHODS, Method

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgemt.io.opencv import require_opencv
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
-from edgemt.methods import Method
+from edgemt.methods import Method, takes_ignored_pixels
 from edgemt.pipeline.corruptions import training_corruptions
 from edgemt.pipeline.network_spec import student_spec
 from edgemt.pipeline.recipe import Recipe, learns_uncertainty, student_method, teacher_dims
@@ -35,6 +35,7 @@ def check_recipe(recipe: Recipe) -> None:
             f"data.folds: {recipe.data.folds} trains so many 2-D teachers; set teacher.members to 1 and take a 2-D "
             "teacher, or leave data.folds at 1"
         )
+    _check_labels(recipe, method)
     alone = recipe.teacher.members == recipe.teacher.flips == recipe.data.folds == 1
     if learns_uncertainty(recipe.student) and alone:
         raise ValueError(
@@ -47,6 +48,19 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.student.weights:  # an error now, not after the teacher has been trained
         size = {"channels": recipe.data.frame_channels, "classes": len(recipe.data.classes)}
         warm_start_spec(recipe.student.weights, student_spec(recipe.student, method, **size))
+
+
+def _check_labels(recipe: Recipe, method: Method) -> None:
+    """Raises ValueError for a method that reads labels by itself, where some pixels have none or classes weigh."""
+    if recipe.data.label_rules is None:
+        return
+    option = "data.ignore" if recipe.data.ignore is not None else "data.class_weights"
+    for field, of in (("teacher.method", recipe.teacher.method), ("student.method", method)):
+        if not takes_ignored_pixels(of):
+            raise ValueError(
+                f"{field}: {type(of).__name__} reads labels otherwise than by the usual losses and cannot follow "
+                f"{option}; take another method, such as cutmix_mt or distillation"
+            )
 
 
 def _check_features(recipe: Recipe, method: Method) -> None:

@@ -13,7 +13,10 @@ from deploy.benchmark.bench import without_raw
 from deploy.package.files import IR_FP16, IR_FP32, IR_INT8, ONNX_FP16, ONNX_FP32, ONNX_INT8
 from deploy.runtimes.load import runner
 from edgemt.artefacts import network_folder, stage_folder
+from edgemt.contract import IGNORE
+from edgemt.data.options import DataOptions
 from edgemt.io.atomic import write_text
+from edgemt.io.channels import shown
 from edgemt.io.images import fit_label
 from edgemt.model_card import FileMetrics, ModelCard
 from edgemt.pipeline.benchmark import bench
@@ -178,10 +181,10 @@ def _messages(stages: list[dict[str, Any]]) -> list[str]:
 def _gallery(context: RunContext) -> list[dict[str, Any]]:
     """Frames with foreground, spread over the validation list, and the mask of each stage."""
     size = context.recipe.data.size
-    middle = context.recipe.data.slices // 2
     truths: list[np.ndarray] = []
     for truth in context.slices.val.truths:
         truths += [fit_label(t, size=size) for t in (truth if truth.ndim == 3 else truth[None])]
+    truths = [np.where(truth == IGNORE, 0, truth).astype(np.uint8) for truth in truths]
     chosen = _shown(context, truths)
     frames = context.slices.val.frames[chosen]
     masks = {name: _masks(context, name, chosen) for name in ("teacher", "student")}
@@ -196,13 +199,20 @@ def _gallery(context: RunContext) -> list[dict[str, Any]]:
     return [
         {
             "name": names[index],
-            "image": frames[row]
-            if context.slices.channels == 3 and not middle
-            else frames[row][..., middle : middle + 1],
+            "image": _picture(frames[row], context.recipe.data),
             "masks": {"true": truths[index], **{name: found[row] for name, found in masks.items()}},
         }
         for row, index in enumerate(chosen)
     ]
+
+
+def _picture(frame: np.ndarray, data: DataOptions) -> np.ndarray:
+    """The frame, its middle slice, or of several channels the first or the colours: [H, W, 1] or [H, W, 3]."""
+    if data.channel_names:
+        picture = shown(frame, data.channel_names)
+        return picture if picture.ndim == 3 else picture[..., None]
+    middle = data.slices // 2
+    return frame if data.channels == 3 and not middle else frame[..., middle : middle + 1]
 
 
 def _shown(context: RunContext, truths: list[np.ndarray]) -> list[int]:

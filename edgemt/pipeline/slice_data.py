@@ -12,11 +12,10 @@ import numpy as np
 import torch
 from torch import nn
 
-import students
 from deploy import export
 from edgemt.artefacts import stage_folder
 from edgemt.artefacts.fingerprints import Content, digests_of, entries, key_of_entries
-from edgemt.contract import Case, UncertaintySource
+from edgemt.contract import IGNORE, Case, UncertaintySource
 from edgemt.data.cohort import DatasetSplit, split_dataset
 from edgemt.data.reading import Reading
 from edgemt.data.slice_dataset import SliceDataset, TwoStreamBatches, load_slices, slice_statistics
@@ -25,10 +24,11 @@ from edgemt.data.soft_labels import read_variance
 from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, evaluate, evaluation_record, prepare
 from edgemt.inference.evaluate_uncertainty import entropy_record, uncertainty_record
-from edgemt.io import encoder_weights
+from edgemt.io.channels import ORDER, fill_values
 from edgemt.learning.losses import probabilities
 from edgemt.model_card import FileMetrics, ModelCard, Normalisation
 from edgemt.pipeline.corruptions import training_corruptions
+from edgemt.pipeline.encoder_normalisation import expected_by_encoder
 from edgemt.pipeline.log import log
 from edgemt.pipeline.recipe import Recipe, learns_uncertainty
 from edgemt.pipeline.training_data import as_read
@@ -49,7 +49,8 @@ class SliceData:
 
     def share_with(self, other: SliceData) -> None:
         """Give `other`, of the same data options, what was read and decoded here."""
-        read = ("cohort", "content", "reading", "labelled", "unlabelled", "val", "normalise", "calibration")
+        read = {"cohort", "content", "reading", "labelled", "unlabelled", "val", "normalise", "calibration"}
+        read |= {"labelled_as_read", "unlabelled_as_read"}
         vars(other).update({name: value for name, value in vars(self).items() if name in read})
 
     @cached_property
@@ -66,7 +67,7 @@ class SliceData:
         def make() -> dict[str, Any]:
             root = self.recipe.data.root
             lists = (cohort.labelled, cohort.unlabelled, cohort.val)
-            paths = (path for cases in lists for case in cases for path in (case.image, case.label or ""))
+            paths = (path for cases in lists for case in cases for path in (*case.files, case.label or ""))
             digests = digests_of(paths, root=root)
             return asdict(Content(*(entries(cases, digests=digests, root=root) for cases in lists)))
 
@@ -80,7 +81,8 @@ class SliceData:
     @property
     def list_key(self) -> str:
         """A fingerprint of the validation list: images and masks by content, and how masks are read."""
-        read = {k: v for k, v in as_read(self.recipe.data).items() if k not in ("size", "slices", "channels")}
+        of_training = ("size", "slices", "channels", "class_weights")
+        read = {k: v for k, v in as_read(self.recipe.data).items() if k not in of_training}
         return stage_folder.key_of(key_of_entries(self.content.val), read)
 
     @property
@@ -97,11 +99,25 @@ class SliceData:
 
     @cached_property
     def labelled(self) -> SliceDataset:
+        """The labelled images; a channel that a case lacks is the mean of the data set."""
+        stack = self.labelled_as_read
+        return stack if stack.missing is None else stack.filled(self.normalise.mean)
+
+    @cached_property
+    def unlabelled(self) -> SliceDataset:
+        """The unlabelled images, as `labelled`."""
+        stack = self.unlabelled_as_read
+        return stack if stack.missing is None else stack.filled(self.normalise.mean)
+
+    @cached_property
+    def labelled_as_read(self) -> SliceDataset:
+        """As decoded, with 0 where a case lacks a channel."""
         progress = file_progress("labelled images")
         return load_slices(self.cohort.labelled, self.recipe.data, reading=self.reading, progress=progress)
 
     @cached_property
-    def unlabelled(self) -> SliceDataset:
+    def unlabelled_as_read(self) -> SliceDataset:
+        """As decoded, with 0 where a case lacks a channel."""
         progress = file_progress("unlabelled images")
         return load_slices(self.cohort.unlabelled, self.recipe.data, reading=self.reading, progress=progress)
 
@@ -115,18 +131,27 @@ class SliceData:
         return prepare(
             cases,
             size=data.size,
-            channels=data.channels,
+            channels=sum(data.planes),
             slices=data.slices,
             classes=data.classes,
+            channel_names=data.channel_names,
+            fill=self.fill,
             reading=self.reading,
             progress=file_progress(what),
         )
+
+    @property
+    def fill(self) -> np.ndarray | None:
+        """uint8 [K]: what stands for a channel that a case lacks; None where each case has all of them."""
+        if self.recipe.data.missing_channels == "refuse":
+            return None
+        return fill_values(self.normalise.mean, self.channels)
 
     @cached_property
     def val(self) -> EvalSet:
         """The prepared validation list. Raises ValueError when no mask of it holds any foreground."""
         data, prepared = self.recipe.data, self._prepared(self.cohort.val, "validation images")
-        if not any(truth.any() for truth in prepared.truths):
+        if not any(((truth > 0) & (truth != IGNORE)).any() for truth in prepared.truths):
             raise ValueError(
                 f"data.val: none of the {len(prepared)} masks of the validation list holds any class but "
                 f"{data.classes[0]!r} (first {self.cohort.val[0].label}), so no Dice can be measured; put images with "
@@ -136,31 +161,12 @@ class SliceData:
 
     @cached_property
     def normalise(self) -> Normalisation:
-        expected = self._expected_by_encoder()
+        expected = expected_by_encoder(self.recipe)
         if expected is not None:
             return expected
-        return slice_statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
-
-    def _expected_by_encoder(self) -> Normalisation | None:
-        """The normalisation that the student's pretrained weights were trained with, where the recipe uses it.
-
-        It follows from the recipe alone, not from which weights this machine has: teacher, student and the graph that
-        ships see the same input.
-        """
-        student, wanted = self.recipe.student, self.recipe.normalise
-        if wanted == "data" or (wanted == "auto" and (self.recipe.per_image or student.pretrained == "never")):
-            return None
-        expected = encoder_weights.expected_input(students.encoder_name(student.network))
-        if expected is None:
-            if wanted == "encoder":
-                raise ValueError(
-                    f"normalise: no input normalisation is documented for the weights of {student.network}; use data"
-                )
-            return None
-        mean, std = (values if self.channels == 3 else (sum(values) / len(values),) for values in expected)
-        if self.recipe.data.slices > 1 or self.channels == 1:
-            return Normalisation(mean[:1], std[:1])
-        return Normalisation(mean, std)
+        lacking = self.recipe.data.missing_channels != "refuse"
+        stacks = (self.labelled_as_read, self.unlabelled_as_read) if lacking else (self.labelled, self.unlabelled)
+        return slice_statistics(*stacks, per_image=self.recipe.per_image)
 
     @cached_property
     def device(self) -> torch.device:
@@ -169,7 +175,9 @@ class SliceData:
     @property
     def cache_inputs(self) -> dict[str, Any]:
         of = self.recipe
-        expected = self._expected_by_encoder()  # of the student: the teacher's input is normalised as the student's
+        expected = expected_by_encoder(
+            self.recipe
+        )  # of the student: the teacher's input is normalised as the student's
         return {"data": as_read(of.data), "augment": of.augment, "per_image": of.per_image, "normalise": expected}
 
     @property
@@ -218,6 +226,8 @@ class SliceData:
             seed=self.recipe.seed,
             alike=alike,
             corruptions=self.corruptions if corrupt else (),
+            rules=self.recipe.data.label_rules,
+            planes=self.recipe.data.planes if self.recipe.data.channel_names else (),
         )
 
     def _with_predictions(self, stack: SliceDataset, bank: Path, cases: Sequence[Case]) -> SliceDataset:
@@ -242,7 +252,8 @@ class SliceData:
     def fully_labelled(self) -> SliceDataset:
         """Every training image with its mask: only for the control that shows the ceiling."""
         data = replace(self.recipe.data, depth=self.reading.depth.rule)
-        return load_slices(self._fully_labelled_cohort.labelled, data, progress=file_progress("all labels"))
+        stack = load_slices(self._fully_labelled_cohort.labelled, data, progress=file_progress("all labels"))
+        return stack if stack.missing is None else stack.filled(self.normalise.mean)
 
     @cached_property
     def _fully_labelled_cohort(self) -> DatasetSplit:
@@ -314,13 +325,13 @@ class SliceData:
 
     def card(self) -> ModelCard:
         data = self.recipe.data
-        order = "slices" if data.slices > 1 else "RGB" if data.channels == 3 else "grey"
+        order = "slices" if data.slices > 1 else "RGB" if data.colour else "grey"
         return ModelCard(
             name=self.recipe.name,
             classes=data.classes,
             size=data.size,
             channels=self.channels,
-            channel_order=order,
+            channel_order=ORDER if data.channel_names else order,
             normalise=self.normalise,
             data=on_card(data, self.cohort, self.reading),
         )

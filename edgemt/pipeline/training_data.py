@@ -62,6 +62,7 @@ class TrainingData(Protocol):
 
 _ROLES = (
     *("root", "layout", "labelled", "unlabelled", "val", "val_in_training", "seed", "labelled_seed", "folds"),
+    *("fold_file",),
     *("patient_pattern", "phantom", "calibration", "calibration_share"),
 )
 

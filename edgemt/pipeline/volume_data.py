@@ -117,6 +117,7 @@ class VolumeData:
             volume=self.recipe.volume,
             normalise=self.normalise,
             seed=self.recipe.seed,
+            rules=self.recipe.data.label_rules,
             alike=alike,
         ).batch
 

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 from deploy.pruning.options import PruneOptions
-from edgemt.data.options import PRESETS, AugmentOptions, DataOptions
+from edgemt.data.augment_options import PRESETS, AugmentOptions
+from edgemt.data.options import DataOptions
 from edgemt.methods import METHODS
 from edgemt.pipeline.recipe import PruneStage, Recipe, StudentOptions, TeacherOptions
 from edgemt.recipes.cpu import cpu_schedule, cpu_slim, cpu_student, cpu_teacher

@@ -8,7 +8,8 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-from edgemt.data.options import PRESETS, AugmentOptions, DataOptions
+from edgemt.data.augment_options import PRESETS, AugmentOptions
+from edgemt.data.options import DataOptions
 from edgemt.data_report.inspect_folder import inspect_folder
 from edgemt.data_report.suggest import Suggestion
 from edgemt.methods import METHODS

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from deploy.pruning.options import PruneOptions
 from edgemt.methods import METHODS, Method
@@ -16,17 +16,17 @@ def cpu_schedule(**options: Any) -> Schedule:
     return Schedule(**{"precision": "32-true", "learning_rate": 2e-3, **options})
 
 
-def cpu_teacher(method: Method, schedule: Schedule, *, members: int = 1) -> TeacherOptions:
-    """EfficientNet-Lite2; with several `members`, their mean probability is the teacher."""
-    network = "students/efficientnet_lite2"
+def cpu_teacher(method: Method, schedule: Schedule, *, members: int = 1, flips: Literal[1, 2, 4] = 1) -> TeacherOptions:
+    """EfficientNet-Lite2; with several `members` and `flips`, their mean probability is the teacher."""
     return TeacherOptions(
-        network=network, decoder="dense2", pretrained="always", method=method, members=members, schedule=schedule
-    )
+        network="students/efficientnet_lite2", decoder="dense2", pretrained="always", method=method, members=members,
+        flips=flips, schedule=schedule,
+    )  # fmt: skip
 
 
-def cpu_student(schedule: Schedule, **options: Any) -> StudentOptions:
-    """EfficientNet-Lite0, distilled from the stored predictions of the teacher."""
-    method = replace(METHODS["two_stream_distillation"], teacher_source="bank")  # type: ignore[call-arg]
+def cpu_student(schedule: Schedule, *, overlap: float = 0.0, **options: Any) -> StudentOptions:
+    """EfficientNet-Lite0, distilled from the stored predictions of the teacher. `overlap`: weight of soft Dice."""
+    method = replace(METHODS["two_stream_distillation"], teacher_source="bank", overlap=overlap)  # type: ignore[call-arg]
     return StudentOptions(
         network="efficientnet_lite0", pretrained="always", method=method, schedule=schedule, **options
     )

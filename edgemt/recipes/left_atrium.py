@@ -10,7 +10,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from deploy.pruning.options import PruneOptions
-from edgemt.data.options import PRESETS, AugmentOptions, DataOptions, VolumeOptions
+from edgemt.data.augment_options import PRESETS, AugmentOptions, VolumeOptions
+from edgemt.data.options import DataOptions
 from edgemt.learning.schedules import SigmoidRampUp
 from edgemt.methods import METHODS
 from edgemt.methods.mean_teacher import MeanTeacher

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from deploy.benchmark.bench import BenchOptions
 from deploy.pruning.options import PruneOptions
-from edgemt.data.options import DataOptions, VolumeOptions
+from edgemt.data.augment_options import VolumeOptions
+from edgemt.data.options import DataOptions
 from edgemt.data.phantom2d import CLASSES
 from edgemt.data.phantom3d import CLASSES as ORGANS
 from edgemt.methods import METHODS

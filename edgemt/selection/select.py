@@ -23,6 +23,7 @@ from edgemt.data_report.scan import ScanOptions, as_picture, scan_files
 from edgemt.io.atomic import write_text
 from edgemt.io.bit_depth import Depth, of_card
 from edgemt.io.bit_depth import decide as decide_depth
+from edgemt.io.channels import no_channels
 from edgemt.report.data_page import drawn
 from edgemt.report.selection_page import selection_page
 from edgemt.selection.choose import Method, Rules, choose
@@ -111,6 +112,7 @@ def mean_entropy(items: Sequence[Item], teacher: Teacher, *, skip: int = 0) -> n
     Raises ValueError for a model that gives masks alone.
     """
     card = teacher.card
+    no_channels(card, where=teacher.name, what="select reads one picture a case; name another model")
     sliced = card.channel_order == "slices"
     spec = FrameSpec(card.size, 1 if sliced else card.channels, card.classes, slices=card.channels if sliced else 1)
     meaning, _ = decide_meaning([], classes=card.classes, threshold=None)

@@ -25,6 +25,7 @@ from edgemt.data.resize import resize_batch
 from edgemt.io import process_rank
 from edgemt.io.atomic import NoSpaceError
 from edgemt.learning.ema import Ema
+from edgemt.learning.label_rules import label_rules
 from edgemt.learning.method import Method, OptimiserStep
 from edgemt.learning.roles import (
     Frozen,
@@ -188,7 +189,8 @@ class Trainer:
         Raises ValueError, with the options to change, where a norm layer would normalise over a single value.
         """
         try:
-            yield from self.method.steps(self.nets, batch, step)
+            with label_rules(batch.rules):
+                yield from self.method.steps(self.nets, batch, step)
         except ValueError as error:
             if "more than 1 value per channel" not in str(error) and "more than 1 spatial element" not in str(error):
                 raise

@@ -11,6 +11,7 @@ from torch import nn
 
 from deploy.export import DeployableModel
 from edgemt.data import phantom2d, phantom3d
+from edgemt.io.channels import ORDER
 from edgemt.io.volumes import stack_neighbours
 from edgemt.model_card import ModelCard
 
@@ -25,6 +26,9 @@ def frames_for(card: ModelCard, *, count: int = 8) -> np.ndarray:
     frames, depth = [], 12
     for seed in range(-(-count // 4)):
         slices = np.moveaxis(phantom3d.volume(seed, shape=(*card.size, depth))[0], -1, 0)[..., None]
+        if card.channel_order == ORDER:
+            frames += [np.concatenate(slices[at : at + card.channels], axis=-1) for at in range(0, 4)]
+            continue
         frames += [stack_neighbours(slices, at, slices=card.channels) for at in range(3, 10, 2)]
     return np.stack(frames[:count])
 

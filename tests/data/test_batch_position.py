@@ -7,7 +7,7 @@ import torch
 import torch.nn.functional as F
 
 from edgemt.data.augment2d import AugmentOptions
-from edgemt.data.options import VolumeOptions
+from edgemt.data.augment_options import VolumeOptions
 from edgemt.data.slice_dataset import SliceDataset, TwoStreamBatches
 from edgemt.data.volume_dataset import TwoStreamPatches, VolumeDataset
 from edgemt.model_card import Normalisation

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from edgemt.data.augment_options import VolumeOptions
 from edgemt.data.cohort import split_dataset
-from edgemt.data.options import DataOptions, VolumeOptions
+from edgemt.data.options import DataOptions
 from edgemt.data.slice_dataset import load_slices
 from edgemt.data.volume_dataset import load_volumes
 from edgemt.inference.evaluate import prepare

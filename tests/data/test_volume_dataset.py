@@ -13,11 +13,9 @@ nibabel = pytest.importorskip("nibabel")
 
 from edgemt.contract import Case  # noqa: E402
 from edgemt.data.augment3d import apply_flip_rotate, augment_intensity_3d, sample_flip_rotate  # noqa: E402
+from edgemt.data.augment_options import VolumeOptions  # noqa: E402
 from edgemt.data.cohort import split_dataset  # noqa: E402
-from edgemt.data.options import (  # noqa: E402
-    DataOptions,  # noqa: E402
-    VolumeOptions,  # noqa: E402
-)
+from edgemt.data.options import DataOptions  # noqa: E402
 from edgemt.data.phantom3d import CLASSES, SHAPE  # noqa: E402
 from edgemt.data.volume_dataset import (  # noqa: E402
     TwoStreamPatches,

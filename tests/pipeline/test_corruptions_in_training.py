@@ -12,9 +12,9 @@ import torch
 pytest.importorskip("cv2")
 
 from edgemt.artefacts import stage_folder  # noqa: E402
+from edgemt.data.augment_options import NO_AUGMENT, AugmentOptions  # noqa: E402
 from edgemt.data.corrupt_views import corrupt_rows  # noqa: E402
 from edgemt.data.corruptions import BY_MODALITY  # noqa: E402
-from edgemt.data.options import NO_AUGMENT, AugmentOptions  # noqa: E402
 from edgemt.data.slice_dataset import SliceDataset, TwoStreamBatches  # noqa: E402
 from edgemt.model_card import Normalisation  # noqa: E402
 from edgemt.pipeline import train  # noqa: E402

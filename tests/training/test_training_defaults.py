@@ -10,7 +10,7 @@ from torch import nn
 
 from edgemt import recipes
 from edgemt.contract import Batch, Output, Step
-from edgemt.data.options import NO_AUGMENT, PRESETS
+from edgemt.data.augment_options import NO_AUGMENT, PRESETS
 from edgemt.data.resize import resize_batch
 from edgemt.learning.losses import dice, dice_ce
 from edgemt.learning.roles import Networks

@@ -20,6 +20,7 @@ from deploy.stream.inference.inference_thread import InferFn, StreamModel
 from deploy.stream.inference.package_watcher import PackageWatcher
 from deploy.stream.inference.worker_process import WorkerProcess
 from deploy.stream.state.overlay import Colour, palette
+from edgemt.io.channels import no_channels
 from edgemt.io.uncertain_region import UNCERTAIN_ABOVE, check_threshold
 
 Isolation = Literal["thread", "process"]
@@ -59,6 +60,7 @@ def load_stream_model(
         raise ValueError(
             f"{folder}: reads {card.channels} slices of a volume at once; a stream needs a model of frames"
         )
+    no_channels(card, where=folder, what="a stream delivers one picture at a time; edgemt predict reads files")
     if isolation not in ("thread", "process"):
         raise ValueError(f"isolation {isolation}: thread or process")
     choice: dict[str, Any] = {"runtime": runtime, "file": file, "threads": threads}

@@ -17,6 +17,7 @@ class CaseFiles:
     patient: str  # the patient
     image: Path
     label: Path | None
+    channels: tuple[Path | None, ...] = ()  # of a case of several files: one a channel, `image` the first that is there
 
 
 def patient_of(name: str, *, pattern: str) -> str:

@@ -10,6 +10,7 @@ from typing import Literal
 
 from edgemt.data.layouts import clips, nnunet
 from edgemt.data.layouts.case_files import CaseFiles, normalise_name, patient_of, read_list
+from edgemt.data.layouts.channel_files import Channels, Files, channel_folders, first_of, list_channels
 from edgemt.data.layouts.mask_names import match_masks
 from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_slice_folder, is_stray, is_volume, stem_of
 from edgemt.io.hdf5 import dataset_names
@@ -29,14 +30,18 @@ class FolderListing:
     notes: tuple[str, ...] = ()  # on masks that fit no image, and on files of other kinds
 
 
-def detect_layout(root: Path) -> FolderLayout:
+_ONE_FILE = Channels()
+
+
+def detect_layout(root: Path, *, channels: Channels = _ONE_FILE) -> FolderLayout:
     """The layout of a folder. Raises ValueError where it has none."""
     if nnunet.has_dataset_json(root):
         return "decathlon"
     base = root / "train" if (root / "train").is_dir() else root
     for name in IMAGE_FOLDERS:
         if (base / name).is_dir():
-            inside = [path for path in (base / name).iterdir() if not is_stray(path)]
+            images = next((p for p in channel_folders(base / name, channels.names) if p is not None), base / name)
+            inside = [path for path in images.iterdir() if not is_stray(path)]
             flat = any(is_image(path) for path in inside)
             if not flat and not any(path.is_dir() or is_volume(path) for path in inside):
                 clips.refuse_videos(base / name)
@@ -46,11 +51,15 @@ def detect_layout(root: Path) -> FolderLayout:
     raise ValueError(f"data.root: {str(root)!r} holds neither train/images nor images; see data.layout for the forms")
 
 
-def list_cases(root: Path, *, layout: FolderLayout, pattern: str, classes: tuple[str, ...]) -> FolderListing:
+def list_cases(
+    root: Path, *, layout: FolderLayout, pattern: str, classes: tuple[str, ...], channels: Channels = _ONE_FILE
+) -> FolderListing:
     """List the files of a layout, images with their masks. Raises ValueError for files that do not fit together."""
     if layout == "decathlon":
-        cases, unlabelled = nnunet.list_nnunet(root, pattern=pattern, classes=classes)
+        cases, unlabelled = nnunet.list_nnunet(root, pattern=pattern, classes=classes, channels=channels)
         return FolderListing(tuple(cases), unlabelled=tuple(unlabelled))
+    if channels.names and layout in ("h5", "clips"):
+        raise ValueError(f"data.channel_names: the layout {layout} has one file a case; leave the names out")
     if layout == "h5":
         return FolderListing(tuple(_h5_items(root, pattern)))
     if layout == "clips":
@@ -62,10 +71,11 @@ def list_cases(root: Path, *, layout: FolderLayout, pattern: str, classes: tuple
     wanted = _is_any_volume if layout == "volumes" else is_image
     listed = _listed(root) if layout == "volumes" else frozenset()
     if not (root / "train").is_dir():
-        items, notes = _pairs(root, wanted, pattern, listed)
+        items, notes = _pairs(root, wanted, pattern, listed, channels)
         return FolderListing(tuple(items), notes=notes)
-    val_pairs, val_notes = _pairs(root / "val", wanted, pattern, listed) if (root / "val").is_dir() else ([], ())
-    items, notes = _pairs(root / "train", wanted, pattern, listed)
+    has_val = (root / "val").is_dir()
+    val_pairs, val_notes = _pairs(root / "val", wanted, pattern, listed, channels) if has_val else ([], ())
+    items, notes = _pairs(root / "train", wanted, pattern, listed, channels)
     return FolderListing(tuple(items), val=tuple(val_pairs), notes=(*notes, *val_notes))
 
 
@@ -79,8 +89,11 @@ def _listed(root: Path) -> frozenset[str]:
     return frozenset(names)
 
 
-def list_images(folder: Path, *, pattern: str) -> list[CaseFiles]:
+def list_images(folder: Path, *, pattern: str, channels: Channels = _ONE_FILE) -> list[CaseFiles]:
     """Images or volumes of one folder, without masks."""
+    if channels.names:
+        several = list_channels(folder, lambda path: is_image(path) or _is_any_volume(path), channels)
+        return [CaseFiles(n, patient_of(n, pattern=pattern), first_of(f), None, f) for n, f in several.items()]
     found = _by_stem(folder, lambda path: is_image(path) or _is_any_volume(path) or is_h5(path))
     return [CaseFiles(name, patient_of(name, pattern=pattern), path, None) for name, path in found.items()]
 
@@ -110,16 +123,17 @@ def _by_stem(folder: Path, wanted: Callable[[Path], bool]) -> dict[str, Path]:
 
 
 def _pairs(
-    base: Path, wanted: Callable[[Path], bool], pattern: str, listed: frozenset[str]
+    base: Path, wanted: Callable[[Path], bool], pattern: str, listed: frozenset[str], channels: Channels
 ) -> tuple[list[CaseFiles], tuple[str, ...]]:
     """(images with their masks, notes on files that fit nothing)."""
     images = next((base / name for name in IMAGE_FOLDERS if (base / name).is_dir()), None)
     if images is None:
         raise ValueError(f"{base}: has no folder 'images'")
-    found = _by_stem(images, wanted)
+    files: dict[str, Files] = list_channels(images, wanted, channels) if channels.names else {}
+    found = {case: first_of(own) for case, own in files.items()} if channels.names else _by_stem(images, wanted)
     masks = next((base / name for name in LABEL_FOLDERS if (base / name).is_dir()), None)
     truths = _by_stem(masks, wanted) if masks is not None else {}
-    found = _without_stray_folders(found, truths, listed)
+    found = found if channels.names else _without_stray_folders(found, truths, listed)
     foreign = _unread_files_note(images, wanted)
     if not found:
         raise ValueError(
@@ -133,7 +147,7 @@ def _pairs(
     for stem, image in found.items():
         name = matched[stem].name
         label = truths.get(matched[stem].mask or "")
-        items.append(CaseFiles(name, patient_of(name, pattern=pattern), image, label))
+        items.append(CaseFiles(name, patient_of(name, pattern=pattern), image, label, files.get(stem, ())))
     notes = [foreign] if foreign else []
     used = {one.mask for one in matched.values()}
     unmatched = [path for stem, path in truths.items() if stem not in used]

@@ -71,7 +71,8 @@ def _refuse_channels(images: Mapping[str, Path], masks: Mapping[str, Any], folde
         if first in images and first not in masks and found[1] in masks:
             count = sum(other.startswith(f"{found[1]}_") and bool(_CHANNEL.match(other)) for other in images)
             raise ValueError(
-                f"{path}: a further channel of {images[first].name} ({count} channels), one is read; move the others"
+                f"{path}: a further channel of {images[first].name} ({count} channels); name them with "
+                "--data.channel-names, or move the others"
             )
 
 

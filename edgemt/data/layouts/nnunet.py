@@ -3,16 +3,24 @@
 decathlon        "training" lists images and labels, "test" images, "labels" {"1": "spleen"}, "modality"
 nnU-Net, second  imagesTr/NAME_0000.nii.gz, labelsTr/NAME.nii.gz, imagesTs; "labels" {"spleen": 1}, "file_ending"
 
+The files NAME_0000, NAME_0001 ... are the channels of a case, named by "channel_names" (or "modality").
+
 Facts from https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md
 """
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import Any
 
 from edgemt.data.layouts.case_files import CaseFiles, patient_of
+from edgemt.data.layouts.channel_files import Channels, Files, first_of
+from edgemt.io.channels import quoted
+from edgemt.io.file_types import is_image
 from edgemt.io.plain_files import TEXT_LIMIT, parse_json, read_regular
+
+_NUMBER = re.compile(r"_\d{4}$")
 
 
 def has_dataset_json(root: Path) -> bool:
@@ -26,21 +34,36 @@ def class_names(root: Path) -> tuple[str, ...]:
     return _class_names(_json(source), source)
 
 
-def list_nnunet(root: Path, *, pattern: str, classes: tuple[str, ...]) -> tuple[list[CaseFiles], list[CaseFiles]]:
+def channel_names(root: Path) -> tuple[str, ...]:
+    """The channels of a dataset.json that are files of their own; empty for one file a case."""
+    source = root / "dataset.json"
+    raw = _json(source)
+    names = _channel_names(raw, source)
+    return () if len(names) == 1 or _is_colour(raw, root, names) else names
+
+
+def list_nnunet(
+    root: Path, *, pattern: str, classes: tuple[str, ...], channels: Channels = Channels()
+) -> tuple[list[CaseFiles], list[CaseFiles]]:
     """(training cases with labels, images without). Raises ValueError, naming the file, for what cannot be used."""
     source = root / "dataset.json"
     raw = _json(source)
-    _one_channel(raw, source)
+    _same_channels(raw, root, source, channels)
     _same_classes(_class_names(raw, source), classes, source)
-    pool = _listed(raw, root) if isinstance(raw.get("training"), list) else _numbered(raw, root)
+    pool = _listed(raw, root, channels) if isinstance(raw.get("training"), list) else _numbered(raw, root, channels)
     stated = raw.get("numTraining")
     if isinstance(stated, int) and stated != len(pool):
         raise ValueError(f"{source}: numTraining is {stated}, {len(pool)} images are there; copy the set again")
-    tests = _tests(raw, root)
+    tests = _tests(raw, root, channels)
     return (
-        [CaseFiles(name, patient_of(name, pattern=pattern), image, label) for name, image, label in pool],
-        [CaseFiles(name, patient_of(name, pattern=pattern), image, None) for name, image in tests],
+        [_case(name, files, label, pattern, channels) for name, files, label in pool],
+        [_case(name, files, None, pattern, channels) for name, files in tests],
     )
+
+
+def _case(name: str, files: Files, label: Path | None, pattern: str, channels: Channels) -> CaseFiles:
+    patient = patient_of(name, pattern=pattern)
+    return CaseFiles(name, patient, first_of(files), label, files if channels.names else ())
 
 
 def _json(source: Path) -> dict[str, Any]:
@@ -55,13 +78,41 @@ def _json(source: Path) -> dict[str, Any]:
     return raw
 
 
-def _one_channel(raw: dict[str, Any], source: Path) -> None:
+def _channel_names(raw: dict[str, Any], source: Path) -> tuple[str, ...]:
+    """In the order of their numbers; a name that occurs twice gets its number."""
     channels = raw.get("channel_names") or raw.get("modality") or {"0": "image"}
     if not isinstance(channels, (dict, list)):
         raise ValueError(f"{source}: 'channel_names' = {channels!r} names no channels; mend it")
-    if not isinstance(channels, dict) or len(channels) != 1:
-        names = ", ".join(map(str, channels.values() if isinstance(channels, dict) else channels))
-        raise ValueError(f"{source}: images have {len(channels)} channels ({names}), one is supported; keep one")
+    if isinstance(channels, dict):
+        if sorted(channels) != sorted(map(str, range(len(channels)))):
+            raise ValueError(f"{source}: 'channel_names' must be numbered 0 to {len(channels) - 1}, not {channels}")
+        channels = [channels[str(number)] for number in range(len(channels))]
+    names = [str(name) for name in channels]
+    twice = {name for name in names if [n.casefold() for n in names].count(name.casefold()) > 1}
+    return tuple(f"{name}_{number}" if name in twice else name for number, name in enumerate(names))
+
+
+def _is_colour(raw: dict[str, Any], root: Path, names: tuple[str, ...]) -> bool:
+    """Whether three names are the colours of one picture a case, as nnU-Net writes natural images."""
+    ending = _ending(raw)
+    return len(names) == 3 and is_image(f"a{ending}") and not any((root / "imagesTr").glob(f"*_0001{ending}"))
+
+
+def _same_channels(raw: dict[str, Any], root: Path, source: Path, channels: Channels) -> None:
+    """Raises ValueError where the channels are others than data.channel_names, or stand in another order."""
+    found, wanted = _channel_names(raw, source), channels.names
+    if not wanted and (len(found) == 1 or _is_colour(raw, root, found)):
+        return
+    if [name.casefold() for name in found] == [name.casefold() for name in wanted]:
+        return
+    if not wanted:
+        raise ValueError(
+            f"{source}: images have {len(found)} channels; --data.channel-names {quoted(found)} reads all of them"
+        )
+    raise ValueError(
+        f"{source}: its channels are {quoted(found)}, data.channel_names are {quoted(wanted)}; a model reads the "
+        "channels of its training in their order"
+    )
 
 
 def _class_names(raw: dict[str, Any], source: Path) -> tuple[str, ...]:
@@ -85,25 +136,40 @@ def _same_classes(found: tuple[str, ...], classes: tuple[str, ...], source: Path
         raise ValueError(f"data.classes: {' '.join(classes)} are not those of {source}; set --data.classes {wanted}")
 
 
-def _listed(raw: dict[str, Any], root: Path) -> list[tuple[str, Path, Path]]:
+def _listed(raw: dict[str, Any], root: Path, channels: Channels) -> list[tuple[str, Files, Path]]:
     found = []
     for entry in raw["training"]:
         if not isinstance(entry, dict) or not {"image", "label"} <= set(entry):
             raise ValueError(f"{root / 'dataset.json'}: training entry {entry!r} is not {{'image': .., 'label': ..}}")
         label = _existing(root, entry["label"])
-        found.append((_name(label), _existing(root, entry["image"]), label))
+        found.append((_name(label), _images(root, entry["image"], channels), label))
     return found
 
 
-def _numbered(raw: dict[str, Any], root: Path) -> list[tuple[str, Path, Path]]:
+def _numbered(raw: dict[str, Any], root: Path, channels: Channels) -> list[tuple[str, Files, Path]]:
     ending = _ending(raw)
     labels = sorted((root / "labelsTr").glob(f"*{ending}"))
     if not labels:
         raise ValueError(f"{root / 'labelsTr'}: holds no *{ending}, the file_ending of dataset.json")
-    return [(_name(p), _existing(root, f"imagesTr/{p.name}"), p) for p in labels if not p.name.startswith(".")]
+    return [(_name(p), _images(root, f"imagesTr/{p.name}", channels), p) for p in labels if not p.name.startswith(".")]
 
 
-def _tests(raw: dict[str, Any], root: Path) -> list[tuple[str, Path]]:
+def _images(root: Path, name: Any, channels: Channels) -> Files:
+    """The file of a name, or those of its channels NAME_0000, NAME_0001 ..."""
+    if not channels.names:
+        return (_existing(root, name),)
+    _channel(root, name)  # raises for a name that is none
+    path = root / name
+    stem = _name(path)
+    stem, ending = stem.removesuffix("_0000"), path.name[len(stem) :]
+    files = [path.with_name(f"{stem}_{number:04d}{ending}") for number in range(len(channels.names))]
+    further = path.with_name(f"{stem}_{len(files):04d}{ending}")
+    if further.is_file():
+        raise ValueError(f"{further}: a further channel, dataset.json names {len(files)}; name it or move it away")
+    return channels.complete(stem, [file if file.is_file() else None for file in files], where=path)
+
+
+def _tests(raw: dict[str, Any], root: Path, channels: Channels) -> list[tuple[str, Files]]:
     """Those that are there: the test images are often left out of a copy."""
     entries = raw.get("test") or []
     if not isinstance(entries, list):
@@ -112,7 +178,16 @@ def _tests(raw: dict[str, Any], root: Path) -> list[tuple[str, Path]]:
     paths = [path for path in (_channel(root, name) for name in named) if path is not None]
     if not named:
         paths = [p for p in sorted((root / "imagesTs").glob(f"*{_ending(raw)}")) if not p.name.startswith(".")]
-    return [(_name(path).removesuffix("_0000"), path) for path in paths]
+    if not channels.names:
+        return [(_name(path).removesuffix("_0000"), (path,)) for path in paths]
+    cases = dict.fromkeys(path.with_name(_first_channel(path)) for path in paths)
+    names = [path.relative_to(root).as_posix() for path in cases]
+    return [(_name(Path(name)).removesuffix("_0000"), _images(root, name, channels)) for name in names]
+
+
+def _first_channel(path: Path) -> str:
+    stem = _name(path)
+    return f"{re.sub(_NUMBER, '', stem)}_0000{path.name[len(stem) :]}"
 
 
 def _ending(raw: dict[str, Any]) -> str:
