@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
-from typing import Any
+from typing import Any, Literal
 
 from deploy.pruning.options import PruneOptions
 from edgemt.methods import METHODS, Method
@@ -16,7 +16,7 @@ def cpu_schedule(**options: Any) -> Schedule:
     return Schedule(**{"precision": "32-true", "learning_rate": 2e-3, **options})
 
 
-def cpu_teacher(method: Method, schedule: Schedule, *, members: int = 1, flips: int = 1) -> TeacherOptions:
+def cpu_teacher(method: Method, schedule: Schedule, *, members: int = 1, flips: Literal[1, 2, 4] = 1) -> TeacherOptions:
     """EfficientNet-Lite2; with several `members` and `flips`, their mean probability is the teacher."""
     return TeacherOptions(
         network="students/efficientnet_lite2", decoder="dense2", pretrained="always", method=method, members=members,
