@@ -154,7 +154,9 @@ def _groups(sources: Sources) -> Section:
     represent = to_write("coverage", "Are the groups those of the intended use", hint, refs=refs)
     groups = (sources.metrics or {}).get("by")
     if not isinstance(groups, dict) or not groups:
-        remedy = "a table of edgemt eval --json with groups (centre, device, sex, age), given by --metrics FILE"
+        remedy = (
+            "edgemt eval SHIP --data.by centre.csv --json FILE (centre, device, sex, age), then --metrics FILE here"
+        )
         missing = not_measured("groups", "Figures by centre, device or subgroup", remedy=remedy, refs=refs)
         return Section("groups", "Populations and subgroups", (missing, represent))
     rows = [
