@@ -19,6 +19,7 @@ from edgemt.commands import (
     compare,
     convert,
     data,
+    dossier,
     event_log,
     export,
     install,
@@ -64,6 +65,7 @@ COMMANDS: dict[type, Callable[[Any, list[str]], None]] = {
     stream.Stream: without_extra_args(stream.stream),
     event_log.Log: without_extra_args(event_log.check_log),
     site.Site: without_extra_args(site.site),
+    dossier.Dossier: without_extra_args(dossier.dossier),
 }
 NAMES = {command_name(kind): kind for kind in COMMANDS}
 TAKES_FIELDS = (

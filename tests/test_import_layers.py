@@ -34,7 +34,7 @@ LAYERS = {
         {"edgemt.training"},
         {"edgemt.artefacts", "edgemt.report", "edgemt.testing"},
         {"edgemt.inference", "edgemt.zoo"},
-        {"edgemt.data_report"},
+        {"edgemt.data_report", "edgemt.dossier"},
         {"edgemt.selection", "edgemt.label_server"},
         {"edgemt.pipeline"},
         {"edgemt.recipes"},

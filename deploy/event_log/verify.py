@@ -14,6 +14,7 @@ from deploy.event_log.log_file import FIRST, MAX_LINE, RECOVERED, line_hash
 
 CLOCK_STEP_S = 2.0  # a smaller difference between wall clock and monotonic clock is normal adjustment
 _MAX_WARNINGS = 50
+_ALONE = {"installed", "went-back", "install-refused"}  # edgemt install: a session of one event, which has no "end"
 
 
 @dataclass
@@ -48,7 +49,7 @@ class _Sessions:
         if row["session"] != self._session:
             self.close(line)
             self._check.sessions += 1
-            self._session, self._ended = row["session"], False
+            self._session, self._ended = row["session"], row["event"] in _ALONE
             if self._last_wall is not None and (wall - self._last_wall).total_seconds() < -CLOCK_STEP_S:
                 back_s = (self._last_wall - wall).total_seconds()
                 _warn(

@@ -28,6 +28,7 @@ MODULES = [
     "edgemt.label_server.server", "edgemt.inference.one_image",
     "edgemt.data_report.write", "edgemt.data_report.against",
     "edgemt.data.corruptions", "edgemt.report.corruption_charts", "edgemt.report", "edgemt.commands.list_rows",
+    "edgemt.dossier.write",
     "deploy.runtimes.load", "deploy.runtimes.registry", "deploy.runtimes.choose_variant", "deploy.benchmark.bench",
     "deploy.benchmark.package_bench", "deploy.benchmark.cold_start", "deploy.measurement.variants",
     "deploy.package.package", "deploy.package.golden", "deploy.package.files",

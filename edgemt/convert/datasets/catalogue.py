@@ -35,7 +35,8 @@ label value that the set does not define end the import with one line. After an 
 - **Volumes.** The label of a voxel is the one with the same indices, as the loaders of these sets read them; its header
   is not compared. Image and label are written with the geometry of the image.
 - **Several images of a case** (the four sequences of BraTS) are written as `images/NAME_0000.nii.gz`,
-  `images/NAME_0001.nii.gz` and so on, with one label `labels/NAME.nii.gz`: the names of nnU-Net.
+  `images/NAME_0001.nii.gz` and so on, with one label `labels/NAME.nii.gz`: the names of nnU-Net, which
+  `--data.channel-names` reads.
 
 Terms are those that were known when the row was written; those of the home page count. Every layout was learnt from
 the public code or documentation that the section names, and is tested with a tiny folder of the same names, formats and

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import fields, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -68,10 +68,6 @@ def dataset_summary(manifest: dict[str, Any], out: Path) -> list[str]:
     if not row.channels:
         return summary(manifest, out, recipe=row.recipe)
     numbers = ", ".join(f"{k:04d} {name}" for k, name in enumerate(row.channels))
-    read = "channel_names" in {field.name for field in fields(DataOptions)}
-    recipe = (*row.recipe, "--data.channel-names", *row.channels) if read else row.recipe
-    lines = summary(manifest, out, recipe=recipe)
+    lines = summary(manifest, out, recipe=(*row.recipe, "--data.channel-names", *row.channels))
     lines.insert(1, f"each case has {len(row.channels)} images, NAME_0000 and so on: {numbers}")
-    if not read and lines[-1].startswith("next: edgemt run"):
-        lines[-1] = "next: training reads one image a case; keep the files of one number, such as NAME_0000"
     return lines

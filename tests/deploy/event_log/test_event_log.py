@@ -111,6 +111,15 @@ def test_a_process_killed_at_any_byte_leaves_a_log_that_goes_on(tmp_path: Path) 
     assert "has no end" in " ".join(verify_log(path).warnings)
 
 
+def test_an_installation_is_a_session_without_an_end(log_path: Path) -> None:
+    for event in ("installed", "install-refused", "went-back"):
+        file = EventLogFile(log_path)
+        file.append(event, {"in_use": "polyp-v2"})
+        file.close()
+    check = verify_log(log_path)
+    assert (check.warnings, check.unfinished, check.sessions) == ([], 0, 5)
+
+
 @pytest.mark.parametrize("room", [0, 1, 40, 150])
 def test_a_full_disk_tears_a_line_and_the_chain_goes_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, room: int
