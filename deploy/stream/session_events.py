@@ -92,6 +92,10 @@ class SessionEvents:
         self._write()
         self._file.close()
 
+    def release(self) -> None:
+        """Close the file, also of a stream that did not begin; another stream may then have it."""
+        self._file.close()
+
     def record(self) -> dict[str, Any]:
         """{file, events, head, lost, error}: for the record of the stream."""
         waiting = len(self._waiting)

@@ -86,6 +86,16 @@ class Stream:
 
 def stream(command: Stream) -> None:
     """Show masks until the source ends or the user stops; with --evidence, run the latency experiment instead."""
+    _check_arguments(command)
+    events = _open_event_log(command)
+    try:
+        _stream(command, events)
+    finally:
+        if events is not None:
+            events.release()
+
+
+def _stream(command: Stream, events: SessionEvents | None) -> None:
     from deploy.stream.inference.inference_thread import close_runner
     from deploy.stream.inference.load_model import budget_warning, load_stream_model
     from deploy.stream.session import raise_if_nothing_shown
@@ -93,8 +103,6 @@ def stream(command: Stream) -> None:
     from edgemt.io.bit_depth import of_card
     from edgemt.io.contours import class_colours
 
-    _check_arguments(command)
-    events = _open_event_log(command)
     opened = load_stream_model(
         command.ship,
         runtime=command.runtime,

@@ -123,3 +123,14 @@ def test_a_stream_with_a_log_prints_its_head_and_the_log_verifies(
     with pytest.raises(SystemExit) as status:
         main(["stream", str(ship), "--evidence", str(tmp_path / "e"), "--log", str(path)])
     assert status.value.code == 2 and "--evidence" in capsys.readouterr().err
+
+
+def test_a_stream_that_does_not_begin_leaves_the_log_to_the_next_one(tmp_path: Path, ship: Path) -> None:
+    path = tmp_path / "device.log"
+    for args in ([str(tmp_path)], [str(ship), "--source", str(tmp_path / "no.mp4")]):
+        with pytest.raises(SystemExit) as status:
+            main(["stream", *args, "--log", str(path)])
+        assert status.value.code == 2
+    main(["stream", str(ship), "--frames", "2", "--log", str(path)])
+    names = [row["event"] for row in rows_of(path)]
+    assert names.count("start") == names.count("end") == 2 and verify_log(path).error == ""
