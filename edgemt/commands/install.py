@@ -26,10 +26,10 @@ class Install:
     (edgemt sign --version --expires; checked where a key is trusted).
     """
 
-    to: Positional[Path]
-    """The folder of the models of this device."""
     ship: Positional[Path | None] = None
     """The new ship; leave it out with --back."""
+    to: Path = Path("models")
+    """The folder of the models of this device."""
     back: bool = False
     """Put the previous ship in use again."""
     frames: Path | None = None

@@ -7,8 +7,10 @@ protocol, impact assessment.
 
 from __future__ import annotations
 
+from dataclasses import asdict
 from typing import Any
 
+from deploy.adaptation.limits import AdaptLimits
 from deploy.package.package import card_hash
 from edgemt.dossier.items import NOT_MEASURED, TO_WRITE
 from edgemt.model_card import ModelCard
@@ -30,7 +32,7 @@ def change_plan(card: ModelCard) -> dict[str, Any]:
                     _test("edgemt eval SHIP --data.root DIR", "every limit above, on a test list set aside for it"),
                     _test("edgemt doctor SHIP", "hashes, golden frames and runtimes are ok on the device"),
                     _test("edgemt bench SHIP --budget-ms MS", "exit status 0 on the device"),
-                    _test("edgemt install SHIP TO --min-agreement A", "agreement with the model in use"),
+                    _test("edgemt install SHIP --to TO --min-agreement A", "agreement with the model in use"),
                 ],
             },
             {
@@ -53,6 +55,15 @@ def change_plan(card: ModelCard) -> dict[str, Any]:
                     _test("edgemt bench SHIP --runtime NAME --budget-ms MS", "exit status 0 on the device"),
                 ],
             },
+            {
+                "modification": "the last layer fitted to confirmed masks, for one session (edgemt stream --adapt)",
+                "may_change": ["weights and bias of the last 1x1 convolution, in memory"],
+                "stays": ["every file of the ship", _SAME, "intended use"],
+                "limits": [{"limit": name, "value": value} for name, value in asdict(AdaptLimits()).items()],
+                "tests": [
+                    _test("edgemt stream SHIP --adapt --json FILE", "adaptation in FILE has every fit with its tests"),
+                ],
+            },
         ],
         "modification_protocol": {
             "data_management": TO_WRITE,
@@ -60,8 +71,8 @@ def change_plan(card: ModelCard) -> dict[str, Any]:
             "performance_evaluation": "the tests of each modification, in this order; one that fails ends the update",
             "update_procedure": [
                 f"edgemt sign SHIP --key KEY --version {card.version + 1}",
-                "edgemt install SHIP TO --frames FRAMES --min-agreement A --log device.log",
-                "edgemt install TO --back",
+                "edgemt install SHIP --to TO --frames FRAMES --min-agreement A --log device.log",
+                "edgemt install --to TO --back",
             ],
             "monitoring": ["edgemt stream --log --statistics", "edgemt log verify", "edgemt site report"],
             "communication_to_users": TO_WRITE,

@@ -102,7 +102,7 @@ def risk_sections(sources: Sources, components: int) -> tuple[Section, ...]:
     )  # fmt: skip
     identified = filled("configuration", "Configuration item", card_hash(card), refs=("IEC 62304 8.1.1",))
     changes = filled(
-        "modifications", "Description of modifications", "three modifications, change_plan in dossier.json",
+        "modifications", "Description of modifications", "four modifications, change_plan in dossier.json",
         source="card.json", refs=("FDA PCCP modifications",),
     )  # fmt: skip
     procedure = filled(

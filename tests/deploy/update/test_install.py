@@ -52,24 +52,24 @@ def test_install_update_and_back(
 ) -> None:
     log, record = tmp_path / "device.log", tmp_path / "record.json"
     first, second, _ = releases
-    main(["install", str(device), str(first), "--log", str(log)])
+    main(["install", "--to", str(device), str(first), "--log", str(log)])
     assert capsys.readouterr().out.startswith("tiny-v1-") and version_in_use(device) == 1
     frames = tmp_path / "frames"
     frames.mkdir()
     for seed in range(3):
         Image.fromarray(np.kron(frame(seed), np.ones((2, 2, 1), np.uint8))).save(frames / f"{seed}.png")
-    main(["install", str(device), str(second), "--frames", str(frames), "--min-agreement", "0.99", "--log", str(log),
-          "--json", str(record)])  # fmt: skip
+    shadow = ["--frames", str(frames), "--min-agreement", "0.99"]
+    main(["install", "--to", str(device), str(second), *shadow, "--log", str(log), "--json", str(record)])
     assert "3 frames beside the model in use: foreground Dice between both 1.000" in capsys.readouterr().err
     assert version_in_use(device) == 2
     done = json.loads(record.read_text())
     assert done["before"].startswith("tiny-v1-") and done["signed"] and done["shadow"]["frames"] == 3
     with pytest.raises(SystemExit) as error:
-        main(["install", str(device), str(first), "--log", str(log)])
+        main(["install", "--to", str(device), str(first), "--log", str(log)])
     assert error.value.code == 2 and "this device has run version 2" in capsys.readouterr().err
-    main(["install", str(device), "--back", "--log", str(log)])
+    main(["install", "--to", str(device), "--back", "--log", str(log)])
     assert version_in_use(device) == 1 and "in use again" in capsys.readouterr().out
-    main(["install", str(device), "--back"])
+    main(["install", "--to", str(device), "--back"])
     assert version_in_use(device) == 2
     rows = [json.loads(line) for line in log.read_bytes().splitlines()]
     assert [row["event"] for row in rows] == ["installed", "installed", "install-refused", "went-back"]
@@ -80,14 +80,14 @@ def test_an_older_version_is_installed_only_if_it_is_allowed_and_the_log_says_so
     releases: tuple[Path, Path, Path], device: Path, tmp_path: Path
 ) -> None:
     log = tmp_path / "device.log"
-    main(["install", str(device), str(releases[1])])
-    main(["install", str(device), str(releases[0]), "--allow-older", "--log", str(log)])
+    main(["install", "--to", str(device), str(releases[1])])
+    main(["install", "--to", str(device), str(releases[0]), "--allow-older", "--log", str(log)])
     assert version_in_use(device) == 1
     assert json.loads(log.read_text())["allowed_older"] is True
 
 
 def test_a_stream_of_the_ship_in_use_notes_its_version(releases: tuple[Path, Path, Path], device: Path) -> None:
-    main(["install", str(device), str(releases[0])])
+    main(["install", "--to", str(device), str(releases[0])])
     main(["stream", str(device / "current"), "--frames", "3"])
     main(["stream", str(releases[1]), "--frames", "3"])
     with pytest.raises(ValueError, match="this device has run version 2"):
@@ -195,7 +195,7 @@ def test_bad_arguments_are_one_line(
 ) -> None:
     install(releases[1], device)
     with pytest.raises(SystemExit) as error:
-        main(["install", str(device), *(arg.format(ship=releases[1]) for arg in args)])
+        main(["install", "--to", str(device), *(arg.format(ship=releases[1]) for arg in args)])
     assert error.value.code == 2 and why in capsys.readouterr().err
 
 
