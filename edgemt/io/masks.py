@@ -138,7 +138,7 @@ def _refuse_labels(files: Sequence[Evidence], threshold: int) -> None:
             if small and top >= 255:
                 raise ValueError(
                     f"{one.path}: mask holds {_shown(one)}: class indices beside {top}, which often means ignore; "
-                    f"write 0 and {', '.join(map(str, small))} alone and leave the threshold out ({_CLEAR})"
+                    f"--data.ignore {top} leaves them out, with {_CLEAR}"
                 )
             raise ValueError(
                 f"{one.path}: mask holds {_shown(one)}, and {labels[0]} is no edge but an area; "
