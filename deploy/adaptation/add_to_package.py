@@ -9,8 +9,6 @@ Shapes: N batch, D features, h w size of the feature maps.
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -20,7 +18,7 @@ import numpy as np
 from deploy.adaptation.head import MAX_PARAMETERS, write_head
 from deploy.package.files import IR, ONNX
 from deploy.package.golden import golden_pairs
-from deploy.package.package import Package, card_hash, finalize, open_package
+from deploy.package.package import Package, card_hash, changed_package, finalize, open_package
 from deploy.runtimes.load import runner
 from deploy.runtimes.registry import RUNTIME_OF
 from deploy.runtimes.runner import FEATURES
@@ -40,25 +38,12 @@ def add_features(folder: str | Path) -> Package:
     ValueError, with the package unchanged, for a network without a 1x1 classifier, for one that is too wide, and where
     a file gives other masks than before.
     """
-    folder = Path(folder)
-    package = open_package(folder)
-    working, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("features", "before-features"))
-    shutil.rmtree(working, ignore_errors=True)
-    try:
-        shutil.copytree(folder, working)
+    with changed_package(folder, what="features") as (package, working):
         changed = _add(package, working)
         card = replace(package.card, parents=(*package.card.parents, card_hash(package.card)), latency=(), created="")
         made = Package(working, finalize(working, card))
         for file in changed:
             _compare(package, made, file)
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-        os.replace(working, folder)
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
-        if not folder.exists() and old.exists():
-            os.replace(old, folder)
-    shutil.rmtree(old, ignore_errors=True)
     return open_package(folder)
 
 

@@ -1,7 +1,7 @@
 """The tests that a fitted head must pass before it may run, and those that it must pass on every frame while it runs.
 
 A candidate is judged twice: on the golden frames of the package, where it may not lose, and on corrections that its fit
-has not seen, where it must gain. For the second, every correction in turn is held back, the head is fitted to the
+has not seen, where it must gain. For the second, every correction in turn is left out, the head is fitted to the
 others and judged on the one: so one correction alone never changes a mask.
 
 Shapes: D features, h w size of the feature maps, H W size of the mask.
@@ -64,13 +64,13 @@ def judge(
     The whole change is tested first, then a half and a quarter of it: the first that passes is taken. Where none does,
     the tests are those of the whole change.
     """
-    held_back = corrections if sum(one.mask.any() for one in corrections) >= limits.least else ()
-    others = [[c for c in corrections if c is not one] for one in held_back]
+    left_out = corrections if sum(one.mask.any() for one in corrections) >= limits.least else ()
+    others = [[c for c in corrections if c is not one] for one in left_out]
     candidates = [fit_head(shipped, rest, golden=golden, options=options) for rest in others]
     head = fit_head(shipped, corrections, golden=golden, options=options)
     made = []
     for scale in SCALES:
-        pairs = zip(held_back, (_scaled(candidate, scale) for candidate in candidates), strict=True)
+        pairs = zip(left_out, (_scaled(candidate, scale) for candidate in candidates), strict=True)
         gains = [_dice(candidate, one) - _dice(shipped, one) for one, candidate in pairs]
         tests = _tests(shipped, _scaled(head, scale), corrections, golden, gains=gains, limits=limits)
         made.append(Judgement(_scaled(head, scale), tests, scale))
@@ -96,8 +96,8 @@ def _tests(
         GuardTest("confirmed masks with a structure", limits.least, sum(full), sum(full) >= limits.least),
         GuardTest("Dice lost on the golden frames", limits.golden_loss, lost, lost <= limits.golden_loss),
         GuardTest("uncertainty on the corrections", allowed, unsure, unsure <= allowed),
-        GuardTest("mean Dice gained on held-back corrections", limits.gain, mean, mean >= limits.gain),
-        GuardTest("least Dice gained on a held-back correction", limits.worst, worst, worst >= limits.worst),
+        GuardTest("mean Dice gained on left-out corrections", limits.gain, mean, mean >= limits.gain),
+        GuardTest("least Dice gained on a left-out correction", limits.worst, worst, worst >= limits.worst),
     )
 
 

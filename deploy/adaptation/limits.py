@@ -30,7 +30,7 @@ class AdaptLimits:
     golden_loss: float = 0.05
     """Most foreground Dice that the candidate may lose on the golden frames against the shipped head."""
     gain: float = 0.01
-    """Least mean Dice that it must gain on corrections that were held back."""
+    """Least mean Dice that it must gain on corrections that were left out of the fit."""
     worst: float = -0.005
     """Least gain on each of them; below 0: so much may be lost on one, as on a good mask that was confirmed."""
     shadow: int = 30

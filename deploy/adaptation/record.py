@@ -36,7 +36,7 @@ def change_plan(
             "limits": asdict(limits),
             "acceptance": [
                 "Dice on the golden frames within golden_loss of the shipped head",
-                "mean gain of at least gain, and of at least worst on each, on corrections that were held back",
+                "mean gain of at least gain, and of at least worst on each, on corrections left out of the fit",
                 "shadow frames without a failed test of a frame",
             ],
             "monitoring": ["disagreement with the shipped head", "uncertainty", "distance to the corrected frames"],
@@ -45,7 +45,7 @@ def change_plan(
         "impact_assessment": {
             "risk": "a wrong correction, or a scene that changes, makes masks worse than the shipped ones",
             "control": "the tests above; the shipped mask is computed for every frame",
-            "residual": "errors that neither the held-back corrections nor the golden frames show",
+            "residual": "errors that neither the left-out corrections nor the golden frames show",
         },
         "results": dict(results),
     }

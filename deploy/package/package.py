@@ -12,6 +12,9 @@ from __future__ import annotations
 import hashlib
 import logging
 import os
+import shutil
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from datetime import datetime, timezone
 from functools import cache
@@ -118,6 +121,29 @@ def open_package(folder: str | Path, *, trusted: str | Path | None = None, any_v
     if str(key) and not any_version:
         check_version(card, source=folder)
     return Package(folder, card, signed=bool(str(key)))
+
+
+@contextmanager
+def changed_package(folder: str | Path, *, what: str) -> Iterator[tuple[Package, Path]]:
+    """The package in `folder`, and a copy to change and to `finalize`; `what` is part of the names of hidden folders.
+
+    The copy takes the place of the package when the block ends; after an error the package is as it was.
+    """
+    folder = Path(folder)
+    package = open_package(folder)
+    working, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in (what, f"before-{what}"))
+    shutil.rmtree(working, ignore_errors=True)
+    try:
+        shutil.copytree(folder, working)
+        yield package, working
+        shutil.rmtree(old, ignore_errors=True)
+        os.replace(folder, old)
+        os.replace(working, folder)
+    finally:
+        shutil.rmtree(working, ignore_errors=True)
+        if not folder.exists() and old.exists():
+            os.replace(old, folder)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 @cache

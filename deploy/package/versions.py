@@ -3,8 +3,8 @@
 `edgemt sign --version 7 --expires 2028-01-31` writes both into the signed card. A device notes in `versions.json` of
 its state folder the highest version of every model (by the name and the classes on the card) that it has installed or
 streamed with a trusted key, and the latest day; a clock that is set back does not make an expired ship valid again.
-`edgemt install --allow-older` allows one version explicitly. Other commands only check: to try a new ship does not bar
-the one in use.
+`edgemt install --allow-older` allows one version explicitly. Other commands only check: to try a new ship does not
+lock out the one in use.
 
 The record protects against a mistake and against a folder that was exchanged. A program that can write the record can
 remove it: give the state folder to another user (`state` in the policy) where that matters.

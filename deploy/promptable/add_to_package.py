@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import os
-import shutil
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,7 +10,7 @@ import torch
 from torch import nn
 
 from deploy.package.golden import golden_pairs
-from deploy.package.package import Package, card_hash, finalize, open_package
+from deploy.package.package import Package, card_hash, changed_package, finalize, open_package
 from deploy.promptable.export import Embed, export_prompt
 from deploy.promptable.runner import Prompt, load_prompt
 from deploy.runtimes.registry import CHECKED
@@ -34,22 +32,9 @@ def add_prompt(folder: str | Path, network: nn.Module, card: ModelCard) -> Packa
     A signature is removed, since the card changes. Raises ValueError, with the package unchanged, for a network of
     other classes and for one that a runtime does not compute like torch.
     """
-    folder = Path(folder)
-    package = open_package(folder)
-    working, old = (folder.with_name(f".{folder.name}.{suffix}") for suffix in ("prompt", "before-prompt"))
-    shutil.rmtree(working, ignore_errors=True)
-    try:
-        shutil.copytree(folder, working)
+    with changed_package(folder, what="prompt") as (package, working):
         put_prompt(working, network, card, of=package.card, frames=[pair.frame[0] for pair in golden_pairs(package)])
         finalize(working, replace(package.card, parents=(*package.card.parents, card_hash(card)), created=""))
-        shutil.rmtree(old, ignore_errors=True)
-        os.replace(folder, old)
-        os.replace(working, folder)
-    finally:
-        shutil.rmtree(working, ignore_errors=True)
-        if not folder.exists() and old.exists():
-            os.replace(old, folder)
-    shutil.rmtree(old, ignore_errors=True)
     return open_package(folder)
 
 

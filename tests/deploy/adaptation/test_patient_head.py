@@ -167,7 +167,7 @@ def test_a_candidate_that_loses_on_the_golden_frames_is_refused() -> None:
 def test_a_candidate_that_does_not_help_the_held_back_corrections_is_refused() -> None:
     others = [example(seed, truth(seed + 60), organ=0.8) for seed in (1, 2, 3)]
     judged = judge(head(), others, golden(), limits=AdaptLimits(golden_loss=1.0, unsure=100.0), options=FitOptions())
-    assert "held" in judged.refused
+    assert "left-out" in judged.refused
 
 
 def test_without_a_correction_the_mask_is_the_same_object_and_no_features_are_read() -> None:
