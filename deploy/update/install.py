@@ -73,7 +73,11 @@ def install(
     if not test.ok:
         raise ValueError(f"{ship}: {test.message}; {_unchanged(current)}")
     log(f"golden frames: {test.message}")
-    shadow = _shadow(copy, run, current, frames, log=log)
+    shadow, skipped = _shadow(copy, run, current, frames)
+    if skipped and min_agreement > 0:
+        raise ValueError(f"{ship}: {skipped}, and an agreement of {min_agreement:g} is required; {_unchanged(current)}")
+    if skipped:
+        log(f"nothing is compared: {skipped}")
     if shadow is not None and shadow.mean_dice < min_agreement:
         raise ValueError(
             f"{ship}: its masks agree with those in use by {shadow.mean_dice:.3f} (foreground Dice, {shadow.frames} "
@@ -149,23 +153,25 @@ def _flush(path: Path) -> None:
 
 
 def _shadow(
-    new: Package, run: Any, current: Path | None, frames: Iterator[np.ndarray] | None, *, log: Callable[[str], None]
-) -> ShadowResult | None:
-    """Both models on the same frames; None without a model in use, or if it cannot be opened."""
+    new: Package, run: Any, current: Path | None, frames: Iterator[np.ndarray] | None
+) -> tuple[ShadowResult | None, str]:
+    """Both models on the same frames, or None and the reason; no reason where no other model is in use."""
     if current is None or current == new.folder:
-        return None
+        return None, ""
     try:
         old = open_package(current, any_version=True)
-        if old.card.classes != new.card.classes:
-            log(f"the ship in use has other classes ({', '.join(old.card.classes)}); nothing is compared")
-            return None
         in_use_run = runner(old)
     except ValueError as error:
-        log(f"the ship in use cannot be compared: {error}")
-        return None
+        return None, f"the ship in use cannot be opened ({error})"
+    for name in ("classes", "channels", "channel_order"):
+        if getattr(old.card, name) != getattr(new.card, name):
+            return None, f"the ship in use has other {name.replace('_', ' ')} ({getattr(old.card, name)})"
     if frames is None:
-        frames = iter([pair.frame[0] for pair in golden_pairs(new)])
-    return compare_masks(in_use_run, old.card, run, new.card, frames)
+        golden = (pair.frame[0] for pair in golden_pairs(new))
+        frames = (frame[..., 0] if frame.shape[2] == 1 else frame for frame in golden)
+    elif new.card.channels not in (1, 3) or new.card.channel_order == "slices":
+        return None, f"a model of {new.card.channels} planes reads no single images; leave --frames out"
+    return compare_masks(in_use_run, old.card, run, new.card, frames), ""
 
 
 def _target(link: Path) -> Path | None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -17,11 +18,12 @@ pytest.importorskip("onnxruntime")
 from tiny_package import frame, make_ship  # noqa: E402
 
 from deploy.event_log.verify import verify_log  # noqa: E402
-from deploy.package.package import open_package  # noqa: E402
+from deploy.package.package import finalize, open_package  # noqa: E402
 from deploy.package.signing import TRUSTED, keygen  # noqa: E402
 from deploy.update import install as module  # noqa: E402
 from deploy.update.install import back, in_use, install  # noqa: E402
 from edgemt.cli import main  # noqa: E402
+from edgemt.io.zoo_paths import located  # noqa: E402
 
 
 @pytest.fixture(scope="module")
@@ -171,6 +173,32 @@ def module_self_test_failed() -> object:
     from deploy.package.golden import SelfTest
 
     return SelfTest(1, 0.0, 0.0, False, "broken")
+
+
+@pytest.mark.parametrize("name", ["heart", "atrium"])
+def test_grey_frames_and_slices_run_beside_the_model_in_use(
+    name: str, device: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TRUSTED)
+    new = tmp_path / "new"
+    shutil.copytree(located(f"zoo/{name}"), new)
+    finalize(new, replace(open_package(new).card, version=2))
+    install(Path(f"zoo/{name}"), device)
+    shadow = install(new, device, min_agreement=0.99).shadow
+    assert shadow is not None and shadow.frames >= 1 and shadow.mean_dice == 1.0
+
+
+def test_an_agreement_that_cannot_be_measured_is_no_agreement(
+    releases: tuple[Path, Path, Path], device: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv(TRUSTED)
+    install(releases[0], device)
+    lines: list[str] = []
+    with pytest.raises(ValueError, match=r"other classes .* an agreement of 0\.5 is required; tiny-v1-.* stays in use"):
+        install(Path("zoo/heart"), device, min_agreement=0.5)
+    assert version_in_use(device) == 1
+    install(Path("zoo/heart"), device, log=lines.append)
+    assert "nothing is compared: the ship in use has other classes" in lines[-1]
 
 
 def test_a_tampered_ship_is_not_installed(releases: tuple[Path, Path, Path], device: Path, tmp_path: Path) -> None:
