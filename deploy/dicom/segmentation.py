@@ -45,11 +45,12 @@ def predict_dicom_seg(
     file: str | None = None,
     threads: int | None = None,
     kind: Kind = "BINARY",
+    cpu_fallback: bool = True,
 ) -> Iterator[Path]:
     """`write_dicom_seg` with a package; warns once where frames do not look like the training frames."""
     package = open_package(folder)
     made, watch = (
-        runner(package, runtime=runtime, file=file, threads=threads),
+        runner(package, runtime=runtime, file=file, threads=threads, cpu_fallback=cpu_fallback),
         InputDriftMonitor(read_inputs(package), what="input"),
     )
 
