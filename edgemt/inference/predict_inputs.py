@@ -125,8 +125,8 @@ def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
             raise ValueError(f"{given}: no such file or folder")
         elif given.suffix.lower() in _VIDEO:
             raise ValueError(
-                f"{given}: videos are not read here; `edgemt import {given.name} --out FRAMES` writes its frames, `edgemt "
-                "stream` shows it live"
+                f"{given}: videos are not read here; `edgemt import {given.name} --out FRAMES` writes its frames, "
+                "`edgemt stream` shows it live"
             )
         elif _readable(given):
             found = [given]
