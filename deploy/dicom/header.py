@@ -126,6 +126,21 @@ def _check_pixels(path: Path, header: Any) -> None:
         raise ValueError(f"{path}: grey with a supplemental colour palette is not read; convert it to RGB")
 
 
+def readable_syntaxes() -> list[str]:
+    """UIDs of the transfer syntaxes whose pixels are decoded with what is installed here, plain ones first."""
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID_dictionary
+
+    readable = []
+    for value in (value for value, row in UID_dictionary.items() if row[1] == "Transfer Syntax"):
+        try:
+            if get_decoder(value).is_available:
+                readable.append(value)
+        except NotImplementedError:
+            continue
+    return readable
+
+
 def _check_decoder(path: Path, syntax: Any) -> None:
     from pydicom.pixels import get_decoder
 
