@@ -17,10 +17,10 @@ from deploy.package.golden import golden_pairs
 from deploy.package.input_drift import read_inputs
 from deploy.package.package import Package, card_hash, open_package
 from deploy.package.versions import note_version
+from deploy.package.watcher import PackageWatcher
 from deploy.runtimes.load import fastest_here, runner
 from deploy.stream.inference.contours import stream_contours
 from deploy.stream.inference.inference_thread import InferFn, StreamModel
-from deploy.stream.inference.package_watcher import PackageWatcher
 from deploy.stream.inference.worker_process import WorkerProcess
 from deploy.stream.state.overlay import Colour, palette
 from edgemt.io.channels import no_channels
