@@ -6,10 +6,10 @@ RUN/slim is a stage with a 2-D network in torch. Each method begins anew at each
 random order, in batches; the Dice is that of the masks that it shows for a batch when the batch arrives. As in their
 papers, each with one rate that is written for networks of this size:
 
-    bn_statistics  batch normalisation by the batch: mu = n / (n + 16) mu_batch + 16 / (n + 16) mu_training, the same for
-                   the variance (Schneider et al., 2020, arXiv 2006.16971, a prior of 16 images)
-    entropy        TENT (Wang et al., 2021, arXiv 2006.10726): these statistics, and a step of Adam on scale and shift of
-                   the normalisations to minimise the mean entropy of the softmax of each pixel
+    bn_statistics  batch normalisation by the batch: mu = n / (n + 16) mu_batch + 16 / (n + 16) mu_training, the same
+                   for the variance (Schneider et al., 2020, arXiv 2006.16971, a prior of 16 images)
+    entropy        TENT (Wang et al., 2021, arXiv 2006.10726): these statistics, and a step of Adam on scale and shift
+                   of the normalisations to minimise the mean entropy of the softmax of each pixel
     mean_teacher   CoTTA (Wang et al., 2022, arXiv 2203.13591): all weights follow, by cross-entropy, a teacher that is
                    their moving average (0.999) and predicts the mean of two flips; 1 % of the weights are restored at
                    random after a step; the teacher's mask is shown
