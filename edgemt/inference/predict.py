@@ -59,6 +59,7 @@ def predict(
 ) -> Iterator[Path]:
     """Write `NAME.mask.png` (class indices, with a palette) or `NAME.mask.nii.gz` for each input.
 
+    NAME is that of the file, CLIP/NAME for a folder that has folders of frames instead of images.
     `through_plane` slices of a volume vote on each voxel between them; 1 leaves the masks as they are.
     `contours`: also `NAME.outer.mask.png` and `NAME.inner.mask.png` (.nii.gz of a volume), the regions of the card's
     margins, and their lines on the overlay; with several classes `NAME.outer.CLASS.mask.png`.
@@ -113,6 +114,7 @@ def _all(
         path = item.path
         suffix = ".mask.png" if is_image(path) else ".mask.nii.gz"
         target = free_target(out, name, suffix, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             if is_image(path):
                 yield from _image(made, card, item, target, overlay, lines)
