@@ -19,7 +19,7 @@ MARK = "mark.gpu"
 def main() -> None:
     given = record.options(__doc__).parse_args()
     with record.recorded(given) as (found, work):
-        report = work / "records" / f"{given.part}.xml"
+        report = work / "logs" / f"{given.part}.xml"
         report.parent.mkdir(parents=True, exist_ok=True)
         report.unlink(missing_ok=True)
         status = subprocess.run(command(report), cwd=ROOT, check=False).returncode

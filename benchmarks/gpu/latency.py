@@ -52,7 +52,7 @@ def measure(found: record.Record, work: Path, given: argparse.Namespace) -> None
     for kind in [kind for kind, file in ONNX.items() if file in ship.card.files]:
         if "refused" in files.get(kind, {"refused": "not tried yet"}):
             try:
-                files[kind] = time_file(ship, kind, work / "records" / f"{given.part}.{kind}.json", given)
+                files[kind] = time_file(ship, kind, work / "timings" / f"{given.part}.{kind}.json", given)
             except ValueError as error:
                 files[kind] = {"refused": record.first_line(error)}
         fill(found, kind, files[kind], ship.card.size)
