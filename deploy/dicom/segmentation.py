@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy.dicom.header import first_line
+from deploy.dicom.header import first_line, read_dataset
 from deploy.dicom.images import SEG_SUFFIX, Series, library, series_of
 from deploy.dicom.pixels import DicomFile
 from deploy.package.input_drift import InputDriftMonitor, read_inputs
@@ -45,11 +45,12 @@ def predict_dicom_seg(
     file: str | None = None,
     threads: int | None = None,
     kind: Kind = "BINARY",
+    cpu_fallback: bool = True,
 ) -> Iterator[Path]:
     """`write_dicom_seg` with a package; warns once where frames do not look like the training frames."""
     package = open_package(folder)
     made, watch = (
-        runner(package, runtime=runtime, file=file, threads=threads),
+        runner(package, runtime=runtime, file=file, threads=threads, cpu_fallback=cpu_fallback),
         InputDriftMonitor(read_inputs(package), what="input"),
     )
 
@@ -149,7 +150,7 @@ def _target(out: Path, file: DicomFile, written: set[Path]) -> Path:
 def _sources_of(path: Path) -> set[str]:
     """UIDs of the SOP instances that a SEG refers to; empty for a file that is no SEG."""
     try:
-        header = library("pydicom").dcmread(path, stop_before_pixels=True)
+        header = read_dataset(path, pixels=False)
     except Exception:  # not a SEG of ours, so it is not replaced
         return set()
     return {

@@ -15,12 +15,13 @@ from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
 
-from deploy.dicom.header import check_readable, readable_syntaxes
+from deploy.dicom.header import check_inflated, check_readable, readable_syntaxes
 from deploy.dicom.pixels import frame_bytes
 from deploy.pacs.offers import refused_offers
 from deploy.pacs.reports import Reports, shown_title
 from deploy.pacs.spool import Spool
 from edgemt.io.atomic import NoSpaceError
+from edgemt.io.decode_errors import Refused
 
 SUCCESS, NO_RESOURCES, OTHER_CLASS, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
 _TIMEOUT_S = 60.0  # without a message of a sender, until its association is ended
@@ -192,9 +193,12 @@ def parse(data: bytes) -> Any:
     import pydicom
 
     try:
+        check_inflated(BytesIO(data), "the data set")
         header = pydicom.dcmread(BytesIO(data))
         for tag in list(header.keys()):
             header[tag]  # elements are decoded lazily
+    except Refused:
+        raise RefusedError(NO_RESOURCES, "the data set unpacks to more than the memory holds") from None
     except Exception:  # the library raises many kinds, and puts values into the text
         raise RefusedError(NOT_UNDERSTOOD, "the data set is damaged or cut short") from None
     if not header.get("SOPInstanceUID") or not header.get("SeriesInstanceUID"):

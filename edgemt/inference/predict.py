@@ -56,6 +56,7 @@ def predict(
     contours: bool = False,
     uncertainty: bool = False,
     missing_channels: bool = False,
+    cpu_fallback: bool = True,
 ) -> Iterator[Path]:
     """Write `NAME.mask.png` (class indices, with a palette) or `NAME.mask.nii.gz` for each input.
 
@@ -82,7 +83,7 @@ def predict(
             raise ValueError(f"{path}: is one image, this model reads {n} slices of a volume at a time; name a volume")
     if through_plane < 1 or through_plane % 2 == 0:
         raise ValueError(f"through_plane: must be odd and above 0, not {through_plane}; 3 or 5 is usual")
-    loaded = runner(ship, runtime=runtime, file=file, threads=threads)
+    loaded = runner(ship, runtime=runtime, file=file, threads=threads, cpu_fallback=cpu_fallback)
     if uncertainty and not loaded.has_uncertainty:
         raise ValueError(
             f"{folder}: {loaded.file} gives no uncertainty; leave --uncertainty out, or name another --file"
