@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
 
 from edgemt.io.decode_errors import Refused
 from edgemt.io.decode_limits import check_bytes
@@ -42,28 +42,27 @@ def read_dataset(path: Path, *, pixels: bool = True) -> Any:
     """`pydicom.dcmread`, which unpacks a deflated file as a whole; one that would fill the memory is refused before."""
     import pydicom
 
-    _check_inflated(path)
+    with open(path, "rb") as file:
+        check_inflated(file, path)
     return pydicom.dcmread(path, stop_before_pixels=not pixels)
 
 
-def _check_inflated(path: Path) -> None:
-    """Raises ValueError, naming the file, for a deflated data set that does not fit the free memory twice.
+def check_inflated(file: BinaryIO, name: str | Path) -> None:
+    """Raises ValueError, with `name`, for a deflated data set that does not fit the free memory twice.
 
     PS3.10 7.1: after 132 bytes comes the group 0002 in explicit little endian, whose first element is its own length.
     """
-    with open(path, "rb") as file:
-        start = file.read(144)
-        if start[128:136] != b"DICM\x02\x00\x00\x00":
-            return
-        length = int.from_bytes(start[140:144], "little")
-        if _DEFLATED not in file.read(length):
-            return
-        unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
-        packed = file.read(_STEP)
-        while packed and not unpacker.eof:
-            size += len(unpacker.decompress(packed, _STEP))
-            check_bytes(path, (size,), 2)
-            packed = unpacker.unconsumed_tail or file.read(_STEP)
+    start = file.read(144)
+    if start[128:136] != b"DICM\x02\x00\x00\x00":
+        return
+    if _DEFLATED not in file.read(int.from_bytes(start[140:144], "little")):
+        return
+    unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    packed = file.read(_STEP)
+    while packed and not unpacker.eof:
+        size += len(unpacker.decompress(packed, _STEP))
+        check_bytes(name, (size,), 2)
+        packed = unpacker.unconsumed_tail or file.read(_STEP)
 
 
 def read_header(path: Path) -> Any:

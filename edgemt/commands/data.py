@@ -70,7 +70,7 @@ class Data:
     label errors, with pictures. A model that learned a mask rarely contradicts it: best one that did not."""
     outliers: bool = False
     """List images that are unlike all others, by features of an encoder pretrained on ImageNet: images of another
-    organ, of a screen, of another device. Takes 20 to 40 ms an image on one core; needs edgemt[train] and the weights
+    organ, of a screen, of another device. Takes about 40 ms an image on one core; needs edgemt[train] and the weights
     (edgemt list encoders). Features are kept in the folder of the report."""
     out: Path | None = None
     """Folder for the three files; data-report/NAME of DIR if not given."""

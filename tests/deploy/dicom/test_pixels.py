@@ -23,6 +23,7 @@ from deploy.dicom.header import read_header  # noqa: E402
 from deploy.dicom.images import series_of  # noqa: E402
 from deploy.dicom.pixels import DicomFile  # noqa: E402
 from deploy.dicom.windows import Window  # noqa: E402
+from deploy.pacs.receiver import RefusedError, parse  # noqa: E402
 from deploy.stream.sources import open_source  # noqa: E402
 from edgemt.convert.dicom_series import read_head  # noqa: E402
 from edgemt.io import decode_limits  # noqa: E402
@@ -93,6 +94,8 @@ def test_a_small_deflated_file_that_would_fill_the_memory_is_refused_before_it_i
     for read in (read_header, read_head):
         with pytest.raises(ValueError, match=r"a\.dcm: decodes to \d+ values.*cut it into parts"):
             read(path)
+    with pytest.raises(RefusedError, match="unpacks to more than the memory holds"):
+        parse(path.read_bytes())
 
 
 @pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEGLSLossless])
