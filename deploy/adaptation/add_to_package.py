@@ -23,6 +23,7 @@ from deploy.runtimes.load import runner
 from deploy.runtimes.registry import RUNTIME_OF
 from deploy.runtimes.runner import FEATURES
 from edgemt.io.atomic import write_bytes
+from edgemt.io.class_regions import no_overlapping
 
 if TYPE_CHECKING:
     import onnx
@@ -39,6 +40,7 @@ def add_features(folder: str | Path) -> Package:
     a file gives other masks than before.
     """
     with changed_package(folder, what="features") as (package, working):
+        no_overlapping(package.card, where=folder, what="a head is adapted to one class a pixel")
         changed = _add(package, working)
         card = replace(package.card, parents=(*package.card.parents, card_hash(package.card)), latency=(), created="")
         made = Package(working, finalize(working, card))

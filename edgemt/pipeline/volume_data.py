@@ -73,6 +73,10 @@ class VolumeData:
         return self.recipe.data.classes
 
     @property
+    def overlapping(self) -> bool:
+        return self.recipe.data.overlapping
+
+    @property
     def example(self) -> Tensor:
         return torch.zeros(1, 1, *self.recipe.volume.patch)
 
