@@ -37,8 +37,10 @@ def validate_mask(mask: np.ndarray, *, size: tuple[int, int], classes: int, over
     low, high = int(mask.min()), int(mask.max())
     most = largest_value(classes, overlapping=overlapping)
     if low < 0 or high > most:
-        what = "bits" if overlapping else "class"
-        raise InvalidMaskError(f"inference gave {what} {high if high > most else low} of {classes}")
+        wrong = high if high > most else low
+        if overlapping:
+            raise InvalidMaskError(f"inference gave the bits {wrong} of {classes - 1} classes")
+        raise InvalidMaskError(f"inference gave class {wrong} of {classes}")
     if low == high and low > 0:
         raise InvalidMaskError(f"inference gave class {low} everywhere")
     return mask[0].astype(np.uint8, copy=False)
