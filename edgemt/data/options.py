@@ -139,8 +139,11 @@ class DataOptions:
                 f"data.overlapping: at most {MAX_OVERLAPPING} classes beside the background may overlap, data.classes "
                 f"has {len(self.classes) - 1}; train two models"
             )
-        if self.layout == "phantom_volumes":
-            raise ValueError("data.overlapping: phantom_volumes has one class a voxel; the layout phantom has several")
+        if self.layout == "phantom_volumes" and not self.label_map:
+            raise ValueError(
+                f"data.overlapping: phantom_volumes has one value a voxel; state the values of each class: "
+                f"--data.label-map {self.classes[1]}=1,2 ..."
+            )
         if self.label_map:
             self.mask_values.indices(self.classes)
 

@@ -76,7 +76,6 @@ def _check_overlapping(recipe: Recipe, method: Method) -> None:
                 "ua_mt, cutmix_mt, soft_cutmix_mt, two_stream_mt, supervised or entropy, and for a student distillation"
             )
     refused = {
-        f"teacher.network = {recipe.teacher.network}": teacher_dims(recipe.teacher.network) == 3,
         "student.method.uncertainty": learns_uncertainty(recipe.student),
         "uncertainty = softmax": recipe.uncertainty == "softmax",
         "data.calibration": bool(data.calibration),

@@ -157,7 +157,7 @@ def test_masks_that_do_not_fit_are_named(tmp_path: Path, change: Any, words: str
         ({"label_map": ("core=x", "whole tumour=1")}, "is no CLASS=VALUE"),
         ({"label_map": ("rim=1", "whole tumour=1")}, "names none of data.classes"),
         ({"label_map": ("core=0", "whole tumour=1")}, "0 is the background"),
-        ({"layout": "phantom_volumes"}, "one class a voxel"),
+        ({"layout": "phantom_volumes"}, "one value a voxel"),
     ],
 )
 def test_options_that_cannot_be_read_are_refused(fields: dict[str, Any], words: str) -> None:
