@@ -160,14 +160,14 @@ class InferenceThread:
             self._self_test(infer)
         fitted = fit_frame(frame.pixels, size=model.size, channels=model.channels)
         found, values = _predict(infer, fitted[None], uncertainty=model.uncertain_above is not None)
-        kind = {"classes": len(model.colours), "overlapping": model.overlapping}
-        mask, adapted = validate_mask(found, size=model.size, **kind), False
+        overlapping, count = model.overlapping, len(model.colours)
+        mask, adapted = validate_mask(found, size=model.size, classes=count, overlapping=overlapping), False
         if model.patient is not None:
             mask, adapted = model.patient.mask(infer, mask)  # type: ignore[arg-type]
         agreement, likeness = plausibility.update(mask, fitted, epoch=frame.epoch)
         self.counters.drift_message = self.counters.drift_message or plausibility.drift_message
         mask = vote.add(mask, epoch=frame.epoch, captured_ns=frame.captured_ns) if vote.width > 1 else mask
-        thickness, overlapping = max(2, frame.size[0] // 360), model.overlapping
+        thickness = max(2, frame.size[0] // 360)
         overlay = outline(mask, size=frame.size, colours=model.colours, thickness=thickness, overlapping=overlapping)
         marks, reason = self._marks(mask, values, likeness, voted=vote.width > 1, adapted=adapted)
         done_ns, delay_ms = self._display_state.clock(), vote.delay_ms if vote.width > 1 else None

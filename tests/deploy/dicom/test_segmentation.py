@@ -224,18 +224,13 @@ def test_segments_of_overlapping_classes_overlap(cine: bool, tmp_path: Path) -> 
     masks = iter(bits[:, None])
     (path,) = write_dicom_seg(ship, lambda frames: next(masks), [source], out=tmp_path / "out")
     seg = highdicom.seg.segread(path)
-    frames = [1, 2, 3] if cine else [1]
-    planes = (
-        seg.get_pixels_by_source_frame(seg_uid(source), frames, ignore_spatial_locations=True)
-        if cine
-        else (seg.get_pixels_by_source_instance([seg_uid(source)], ignore_spatial_locations=True))
-    )
+    named, anywhere = str(pydicom.dcmread(source).SOPInstanceUID), {"ignore_spatial_locations": True}
+    if cine:
+        planes = seg.get_pixels_by_source_frame(named, [1, 2, 3], **anywhere)
+    else:
+        planes = seg.get_pixels_by_source_instance([named], **anywhere)
     for k in (1, 2):
-        assert np.array_equal(planes[..., k - 1], bits[: len(frames)] >> (k - 1) & 1)
+        assert np.array_equal(planes[..., k - 1], bits[: len(planes)] >> (k - 1) & 1)
     assert seg.get("SegmentsOverlap", "UNDEFINED") != "NO"
     with pytest.raises(ValueError, match="write BINARY"):
         next(write_dicom_seg(ship, lambda frames: frames[..., 0], [source], out=tmp_path / "out", kind="LABELMAP"))
-
-
-def seg_uid(path: Path) -> str:
-    return str(pydicom.dcmread(path).SOPInstanceUID)
