@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from deploy.hardware.machine import memory
+from deploy.package.watcher import PackageWatcher
 from deploy.stream.capture import CaptureThread
 from deploy.stream.inference.inference_thread import InferenceThread, InferFn, StreamModel, close_runner
 from deploy.stream.inference.mask_vote import check_vote
-from deploy.stream.inference.package_watcher import PackageWatcher
 from deploy.stream.inference.worker_process import workers_cpu_s
 from deploy.stream.limits import StreamLimits
 from deploy.stream.sources.base import Source

@@ -47,6 +47,8 @@ class Stream:
     runtime: str = "auto"
     file: str | None = None
     """int8, fp16, fp32, or a file on the card."""
+    cpu_fallback: bool = True
+    """--no-cpu-fallback: status 2 where ONNX Runtime leaves nodes to the processor, else a warning."""
     threads: int | None = None
     isolation: Literal["thread", "process"] = "thread"
     """process: run inference in a separate process, so that a crash of a driver does not stop the video."""
@@ -113,6 +115,7 @@ def _stream(command: Stream, events: SessionEvents | None) -> None:
         colours=class_colours,
         uncertain_above=command.uncertain_above,
         adapt=(command.adaptation, command.adaptation_fit) if command.adapt else None,
+        cpu_fallback=command.cpu_fallback,
     )
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     warning = budget_warning(opened, command.limits.budget_ms)
