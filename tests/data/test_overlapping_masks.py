@@ -149,6 +149,11 @@ def test_masks_that_do_not_fit_are_named(tmp_path: Path, change: Any, words: str
     assert words in str(error.value) and "\n" not in str(error.value)
 
 
+def test_folders_of_classes_without_the_option_are_named(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="needs --data.overlapping"):
+        split_dataset(options(folders(tmp_path), overlapping=False))
+
+
 @pytest.mark.parametrize(
     ("fields", "words"),
     [

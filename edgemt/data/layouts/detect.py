@@ -163,6 +163,8 @@ def _image_mask_pairs(
     truths = {stem: own[0] for stem, own in of_classes.items()}
     if masks is not None and not classes:
         truths = _by_stem(masks, wanted)
+        if not truths and not listed:
+            _refuse_class_folders(masks)
     found = found if channels.names else _without_stray_folders(found, truths, listed)
     foreign = _unread_files_note(images, wanted)
     if not found:
@@ -194,6 +196,16 @@ def _image_mask_pairs(
     if unmatched:
         notes.append(f"{len(unmatched)} of {len(truths)} masks fit no image, first {unmatched[0]}")
     return items, tuple(notes)
+
+
+def _refuse_class_folders(masks: Path) -> None:
+    """Raises ValueError for a folder of masks that holds nothing but folders of images."""
+    inside = [path for path in masks.iterdir() if not is_stray(path)]
+    if inside and all(path.is_dir() and any(map(is_image, path.iterdir())) for path in inside):
+        raise ValueError(
+            f"{masks}: holds folders ({inside[0].name}) and no mask; a folder for each class needs --data.overlapping, "
+            "one for each clip --data.layout clips"
+        )
 
 
 def _without_stray_folders(found: dict[str, Path], truths: dict[str, Path], listed: frozenset[str]) -> dict[str, Path]:
