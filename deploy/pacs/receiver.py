@@ -17,13 +17,13 @@ from typing import Any, cast
 
 from deploy.dicom.header import check_inflated, check_readable, readable_syntaxes
 from deploy.dicom.pixels import frame_bytes
+from deploy.pacs.offers import refused_offers
 from deploy.pacs.reports import Reports, shown_title
 from deploy.pacs.spool import Spool
 from edgemt.io.atomic import NoSpaceError
 from edgemt.io.decode_errors import Refused
 
 SUCCESS, NO_RESOURCES, OTHER_CLASS, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
-_NO_SYNTAX = 4  # result of a presentation context: its transfer syntaxes are not supported
 _TIMEOUT_S = 60.0  # without a message of a sender, until its association is ended
 
 
@@ -61,6 +61,7 @@ class Receiver:
 
         self._spool, self._options, self._reports, self._arrived = spool, options, reports, arrived
         self._counts: dict[Any, Counter[str]] = {}
+        self._partly: dict[Any, tuple[str, ...]] = {}
         self._lock = threading.Lock()
         self._ae: Any = AE(ae_title=options.title)
         self._ae.require_called_aet = True
@@ -105,8 +106,7 @@ class Receiver:
             known = self._store(event)
         except RefusedError as refused:
             self._count(event, "refused")
-            self._reports.once(f"refused from {sender}: {refused}")
-            self._reports.event("refused", reason=str(refused))
+            self._reports.once(f"refused from {sender}: {refused}", event="refused", reason=str(refused))
             return answer(refused.status, str(refused))
         except (NoSpaceError, OSError) as error:
             reason = "the disk is full" if isinstance(error, NoSpaceError) else "the spool cannot be written"
@@ -136,30 +136,22 @@ class Receiver:
 
     def _out_of_resources(self, event: Any, reason: str) -> Any:
         self._count(event, "refused")
-        self._reports.once(f"warning: {reason}; images are refused until there is room, and their senders keep them")
-        self._reports.event("refused", reason=reason)
+        text = f"warning: {reason}; images are refused until there is room, and their senders keep them"
+        self._reports.once(text, event="refused", reason=reason)
         return answer(NO_RESOURCES, reason)
 
     def _on_echo(self, event: Any) -> int:
         return SUCCESS
 
     def _on_accepted(self, event: Any) -> None:
-        """Name what of the offer is not taken. Many senders offer everything that they could send."""
-        sender = shown_title(event.assoc.requestor.ae_title)
-        taken = {context.abstract_syntax for context in event.assoc.accepted_contexts}
-        others, unread = set[str](), dict[str, set[str]]()
-        for context in event.assoc.rejected_contexts:
-            if context.result != _NO_SYNTAX:
-                others.add(context.abstract_syntax)
-            elif context.abstract_syntax not in taken:
-                names = ", ".join(shown_name(syntax) for syntax in context.transfer_syntax[:3])
-                unread.setdefault(names, set()).add(shown_name(context.abstract_syntax))
-        if others:
-            self._reports.once(f"not taken from {sender}: {len(others)} kinds of objects that are no images")
-        for names, kinds in unread.items():
-            which = next(iter(kinds)) if len(kinds) == 1 else f"{len(kinds)} kinds of images"
-            self._reports.once(f"not taken from {sender}: {which} in {names}, for which no decoder is installed")
-            self._reports.event("refused", reason="transfer syntax", syntaxes=names)
+        """Name what of the offer is not taken."""
+        sender, refused = shown_title(event.assoc.requestor.ae_title), refused_offers(event.assoc)
+        if refused.others:
+            self._reports.once(f"not taken from {sender}: {refused.others} kinds of objects that are no images")
+        for line in refused.unread:
+            self._reports.once(f"not taken from {sender}: {line}", event="refused", reason=line)
+        with self._lock:
+            self._partly[event.assoc] = refused.partly
 
     def _on_rejected(self, event: Any) -> None:
         title = shown_title(event.assoc.requestor.ae_title)
@@ -170,12 +162,14 @@ class Receiver:
 
     def _on_end(self, event: Any) -> None:
         with self._lock:
-            counts = self._counts.pop(event.assoc, None)
+            counts, partly = self._counts.pop(event.assoc, None), self._partly.pop(event.assoc, ())
+        sender = shown_title(event.assoc.requestor.ae_title)
         if not counts:
+            for line in partly:  # nothing was sent in the syntaxes that are taken
+                self._reports.once(f"not taken from {sender}: {line}", event="refused", reason=line)
             return
         further = [f"{counts[name]} {text}" for name, text in _FURTHER.items() if counts[name]]
         early = "" if event.event.name == "EVT_RELEASED" else "; the connection ended early"
-        sender = shown_title(event.assoc.requestor.ae_title)
         self._reports.line(", ".join([f"received {counts['stored']} images from {sender}", *further]) + early)
 
     def _count(self, event: Any, what: str) -> None:
@@ -233,12 +227,6 @@ def _plain(text: str) -> str:
     """A reason without values of the header: before the first semicolon, and without what a file may hold as text."""
     kinds = r"photometric interpretation \S+(?: \S+)? is"
     return re.sub(kinds, "photometric interpretation is", text.partition(";")[0])
-
-
-def shown_name(uid: Any) -> str:
-    """The name of a SOP class or transfer syntax that the standard has; "a private one" for others."""
-    name = str(getattr(uid, "name", uid))
-    return "a private one" if re.fullmatch(r"[\d.]+", name) else name
 
 
 def answer(status: int, text: str) -> Any:

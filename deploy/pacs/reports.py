@@ -32,8 +32,8 @@ class Reports:
     def line(self, text: str) -> None:
         self._log(text)
 
-    def once(self, text: str) -> None:
-        """A line that is printed once an hour, however often its cause comes: a sender repeats what was refused."""
+    def once(self, text: str, *, event: str = "", **fields: Any) -> None:
+        """A line, and an event, once an hour, however often the cause comes: senders repeat what was refused."""
         now = time.monotonic()
         with self._lock:
             if now - self._printed.get(text, -_AGAIN_S) < _AGAIN_S:
@@ -42,6 +42,8 @@ class Reports:
                 self._printed.clear()
             self._printed[text] = now
         self._log(text)
+        if event:
+            self.event(event, **fields)
 
     def event(self, name: str, **fields: Any) -> None:
         if self._file is None:

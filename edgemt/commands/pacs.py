@@ -103,6 +103,7 @@ def _serve(command: Pacs, spool: Spool, destinations: list[Destination], reports
     from deploy.pacs.predictor import load_service_model
     from deploy.pacs.receiver import ReceiverOptions
     from deploy.pacs.service import PacsService, ServiceOptions
+    from deploy.service.notify import Watchdog
 
     receiver = ReceiverOptions(
         command.host, command.port, command.aet.strip(), command.allow, command.modality, command.min_free_mib
@@ -116,7 +117,9 @@ def _serve(command: Pacs, spool: Spool, destinations: list[Destination], reports
         service = PacsService(spool, model, destinations, options, reports=reports)
         reports.event("start", **_start_fields(model, destinations, spool))
         _announce(command, service.receiver.port, model.id, spool, reports)
+        watchdog = Watchdog(service.answering)
         stop.wait()
+        watchdog.close()
         log("ending: the series at work is finished first")
         service.close()
         reports.event("end", ended_by="operator", **_counts(spool))

@@ -221,6 +221,7 @@ def _run_with_outputs(
     from deploy.stream.outputs import open_output
     from deploy.stream.outputs.base import OutputThread
     from deploy.stream.status_line import StatusLine
+    from deploy.stream.watchdog import stream_watchdog
 
     corrections = _open_corrections(command, opened)
     context = CorrectableOutputContext(
@@ -244,7 +245,8 @@ def _run_with_outputs(
         for name in command.outputs:
             output_threads.append(OutputThread(open_output(name, context), session.display_state, name=name))
         log(f"{opened.model.id}; one mask takes {opened.mask_ms:.1f} ms; Ctrl-C ends it")
-        record = session.run()
+        with stream_watchdog(session):
+            record = session.run()
         ended_by = "source"
         return record
     except KeyboardInterrupt:

@@ -27,6 +27,7 @@ from pacs_samples import (  # noqa: E402
     until,
 )
 from pydicom import uid  # noqa: E402
+from pynetdicom import AE  # noqa: E402
 from tiny_package import make_ship  # noqa: E402
 
 from deploy.event_log.log_file import EventLogFile  # noqa: E402
@@ -151,6 +152,19 @@ def test_what_is_no_image_for_this_service_is_refused_and_stays_with_its_sender(
     ):  # fmt: skip
         assert text.count(words) == 1, (words, text)
     assert not any(secret in text for secret in SECRETS)
+
+
+def test_a_sender_that_breaks_off_loses_nothing_that_was_answered(model: ServiceModel, tmp_path: Path) -> None:
+    images, lines = slices(3), list[str]()
+    with fake_pacs() as pacs, service(tmp_path / "spool", model, pacs.port, lines=lines) as running:
+        entity = AE(ae_title="SCANNER")
+        entity.add_requested_context(uid.MRImageStorage, uid.ExplicitVRLittleEndian)
+        association = entity.associate("127.0.0.1", running.receiver.port, ae_title="EDGEMT")
+        assert [association.send_c_store(image).Status for image in images[:2]] == [0, 0]
+        association.abort()
+        until(lambda: "received 2 images from SCANNER; the connection ended early" in lines)
+        until(lambda: pacs.received)
+    assert all(map(np.array_equal, masks_in(pacs.received[0], images[:2]), map(mask_of, images)))
 
 
 def test_a_full_disk_refuses_images_until_there_is_room(
