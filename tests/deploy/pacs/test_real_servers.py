@@ -19,6 +19,7 @@ pytest.importorskip("pynetdicom")
 pytest.importorskip("highdicom")
 pytest.importorskip("onnxruntime")
 
+from checkout import ROOT  # noqa: E402
 from dicom_samples import save  # noqa: E402
 from pacs_samples import SECRETS, fake_pacs, mask_of, masks_in, sent, slices, until  # noqa: E402
 from real_pacs import Orthanc, PacsProcess, closing, dcmtk, free_port, store  # noqa: E402
@@ -27,6 +28,7 @@ from tiny_package import make_ship  # noqa: E402
 from deploy.dicom.segmentation import predict_dicom_seg  # noqa: E402
 from deploy.event_log.verify import verify_log  # noqa: E402
 from deploy.pacs.spool import list_spool  # noqa: E402
+from edgemt.io.child_process import environment  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -223,8 +225,8 @@ def test_garbage_on_the_port_is_no_end(ship: Path, tmp_path: Path) -> None:
     with fake_pacs() as pacs, closing(
         PacsProcess(ship, tmp_path / "spool", "--to", f"PACS@127.0.0.1:{pacs.port}")
     ) as process:  # fmt: skip
-        for data in (b"", b"GET / HTTP/1.1\r\n\r\n", random.Random(0).randbytes(5000), b"\x01\x00\xff\xff\xff\xff" + b"a" * 99,
-                     b"\x04\x00\x00\x00\x00\x10" + bytes(16)):  # fmt: skip
+        huge, early = b"\x01\x00\xff\xff\xff\xff" + b"a" * 99, b"\x04\x00\x00\x00\x00\x10" + bytes(16)
+        for data in (b"", b"GET / HTTP/1.1\r\n\r\n", random.Random(0).randbytes(5000), huge, early):
             connection = socket.create_connection(("127.0.0.1", process.port))
             connection.sendall(data)
             open_ones.append(connection)
@@ -252,3 +254,42 @@ def test_the_watchdog_of_systemd_is_told_that_the_service_answers(ship: Path, tm
             pass
         assert message == b"STOPPING=1"
     manager.close()
+
+
+CONTAINED = """
+set -e
+mount -t tmpfs -o mode=1777,size=64m tmpfs /srv
+for place in $(awk '$2 != "/proc" && $2 !~ "^/proc/" && $2 != "/srv" {print $2}' /proc/self/mounts); do
+  mount -o remount,bind,ro "$place" 2>/dev/null || true
+done
+exec setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
+"""
+
+
+def test_it_serves_as_in_the_container(tmp_path: Path) -> None:
+    """User 10001 without any right, a read-only root, one volume: what deploy/service/Containerfile runs."""
+    enter = ["unshare", "-m", "sh", "-c", CONTAINED, "sh"]
+    probe = [*enter, sys.executable, "-c", f"open('/srv/x', 'w'); open({str(ROOT / 'pyproject.toml')!r})"]
+    closed = [*enter, "sh", "-c", "! touch /tmp/x && ! touch /dev/shm/x && test $(id -u) = 10001"]
+    if not shutil.which("unshare") or any(
+        subprocess.run(one, capture_output=True).returncode for one in (probe, closed)
+    ):
+        pytest.skip("no such place can be made here, or this Python is not for other users")
+    port, images, output = free_port(), files(tmp_path / "images"), tmp_path / "contained.out"
+    with fake_pacs() as pacs, output.open("wb") as out:
+        words = ["pacs", "zoo/heart", "--host", "127.0.0.1", "--port", str(port), "--to", f"PACS@127.0.0.1:{pacs.port}"]
+        command = [*enter, sys.executable, "-m", "edgemt.cli", *words, "--quiet-s", "1", "--min-free-mib", "1"]
+        env = {**environment(), "PYTHONPATH": str(ROOT), "HOME": "/srv", "PYTHONDONTWRITEBYTECODE": "1"}
+        process = subprocess.Popen(
+            [*command, "--spool", "/srv/spool", "--log", "/srv/device.log"], stdout=out, stderr=out, env=env, cwd="/"
+        )
+        try:
+            until(lambda: "Ctrl-C ends it" in output.read_text() or process.poll() is not None, seconds=90.0)
+            assert process.poll() is None, output.read_text()
+            assert store(port, *images).returncode == 0
+            until(lambda: pacs.received)
+            process.terminate()
+            assert process.wait(30) == 0, output.read_text()
+        finally:
+            process.kill()
+    assert "warning: the event log" not in output.read_text()
