@@ -163,6 +163,7 @@ def _open_statistics(command: Stream, opened: LoadedStreamModel) -> SessionStati
     return SessionStatisticsWriter(
         command.statistics,
         classes=card.classes,
+        overlapping=card.overlapping,
         device=device_id(),
         model=opened.model.id,
         card=card_hash(card),

@@ -239,3 +239,25 @@ def test_files_without_a_suffix_are_found_by_their_content(ship: Package, tmp_pa
     write(study / "1.2.840.99.7", FRAMES, uid.UltrasoundMultiFrameImageStorage)
     (study / "thumb.png").write_bytes(b"no DICOM, and not called so")
     assert [path.name for path in segmentations(ship, [study], tmp_path / "out")] == ["1.2.840.99.7.seg.dcm"]
+
+
+@pytest.mark.parametrize("cine", [True, False])
+def test_segments_of_overlapping_classes_overlap(cine: bool, tmp_path: Path) -> None:
+    ship = make_ship(tmp_path / "ship", overlapping=True)
+    bits = np.zeros((3, *FRAMES.shape[1:3]), np.uint8)
+    bits[:, 4:20, 4:20], bits[:, 8:12, 8:12], bits[2, 8:12, 8:12] = 1, 3, 0
+    kind = uid.UltrasoundMultiFrameImageStorage if cine else uid.UltrasoundImageStorage
+    source = write(tmp_path / "a.dcm", FRAMES if cine else FRAMES[:1], kind)
+    masks = iter(bits[:, None])
+    (path,) = write_dicom_seg(ship, lambda frames: next(masks), [source], out=tmp_path / "out")
+    seg = highdicom.seg.segread(path)
+    named, anywhere = str(pydicom.dcmread(source).SOPInstanceUID), {"ignore_spatial_locations": True}
+    if cine:
+        planes = seg.get_pixels_by_source_frame(named, [1, 2, 3], **anywhere)
+    else:
+        planes = seg.get_pixels_by_source_instance([named], **anywhere)
+    for k in (1, 2):
+        assert np.array_equal(planes[..., k - 1], bits[: len(planes)] >> (k - 1) & 1)
+    assert seg.get("SegmentsOverlap", "UNDEFINED") != "NO"
+    with pytest.raises(ValueError, match="write BINARY"):
+        next(write_dicom_seg(ship, lambda frames: frames[..., 0], [source], out=tmp_path / "out", kind="LABELMAP"))
