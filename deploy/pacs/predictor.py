@@ -170,7 +170,12 @@ class Predictor:
     ) -> SegFile | None:  # fmt: skip
         generation, position = number
         made = segment_series(
-            self._model.package.card, predict, series, failures, kind=self._kind, number=generation + position
+            self._model.package.card,
+            predict,
+            series,
+            failures,
+            kind=self._kind,
+            number=1000 * (generation - 1) + position + 1,
         )
         for file in series.files:
             file.close()

@@ -103,6 +103,33 @@ def test_the_slices_of_a_series_share_a_segmentation_and_keep_their_places(ship:
     assert list(measures.PixelSpacing) == [1, 2]
 
 
+def test_phases_and_orientations_of_a_series_get_a_segmentation_each(ship: Package, tmp_path: Path) -> None:
+    """A cine of two phases with three places, numbered place by place, and one slice across them."""
+    folder = tmp_path / "cine"
+    folder.mkdir()
+    same = {"SeriesInstanceUID": uid.generate_uid(), "StudyInstanceUID": uid.generate_uid(), "PixelSpacing": [1, 2],
+            "FrameOfReferenceUID": uid.generate_uid(), "SliceThickness": 3}  # fmt: skip
+    names = {}
+    for k in range(7):
+        place, phase, across = k // 2, k % 2, k == 6
+        directions = [1, 0, 0, 0, 0, 1] if across else [1, 0, 0, 0, 1, 0]
+        path = write(
+            folder / f"{k}.dcm", FRAMES[k % 3, ..., 0][None], uid.MRImageStorage, **same, InstanceNumber=k + 1,
+            ImagePositionPatient=[0, 0, 3.0 * place], ImageOrientationPatient=directions,
+        )  # fmt: skip
+        names[str(pydicom.dcmread(path).SOPInstanceUID)] = (phase, across)
+    paths = segmentations(ship, [folder], tmp_path / "out")
+    of = [
+        {
+            names[item.ReferencedSOPInstanceUID]
+            for item in pydicom.dcmread(p).ReferencedSeriesSequence[0].ReferencedInstanceSequence
+        }
+        for p in paths
+    ]
+    assert sorted(map(sorted, of)) == [[(0, False)], [(0, True)], [(1, False)]]
+    assert [pydicom.dcmread(p).SeriesNumber for p in paths] == [1001, 1002, 1003]
+
+
 def test_single_pictures_without_coordinates_get_one_each(ship: Package, tmp_path: Path) -> None:
     series = uid.generate_uid()
     for k in range(2):
