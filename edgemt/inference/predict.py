@@ -119,7 +119,6 @@ def _all(
         first = mask_parts(np.zeros((1, 1), np.uint8), card.classes, overlapping=card.overlapping)[0][0]
         suffix = f".{first}mask.png" if is_image(path) else f".{first}mask.nii.gz"
         target = free_target(out, name, suffix, path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             if is_image(path):
                 yield from _image(made, card, item, target, overlay, lines)
