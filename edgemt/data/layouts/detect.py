@@ -203,8 +203,8 @@ def _refuse_class_folders(masks: Path) -> None:
     inside = [path for path in masks.iterdir() if not is_stray(path)]
     if inside and all(path.is_dir() and any(map(is_image, path.iterdir())) for path in inside):
         raise ValueError(
-            f"{masks}: holds folders ({inside[0].name}) and no mask; a folder for each class needs --data.overlapping, "
-            "one for each clip --data.layout clips"
+            f"{masks}: holds folders ({inside[0].name}) and no mask; a folder for each class needs --data.overlapping "
+            "in training (edgemt data reads one mask an image), one for each clip --data.layout clips"
         )
 
 
