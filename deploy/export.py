@@ -39,6 +39,8 @@ class DeployableModel(nn.Module):
 
     With `uncertainty` it returns the mask and a map uint8 [N, H, W] = round(255 sqrt(p)), p the probability that the
     class of a pixel is wrong: "head" as the network's head estimates it (`has_uncertainty`), "softmax" 1 - max softmax.
+
+    The mask of a network of overlapping classes has bits in place of indices (`edgemt.io.class_regions`).
     """
 
     def __init__(
@@ -88,7 +90,11 @@ class DeployableModel(nn.Module):
             return index.float().to(torch.uint8), (255 * (1 - top).clamp_min(0).sqrt() + 0.5).to(torch.uint8)
         if hasattr(self.network, "mask"):  # its own, faster way to the same classes
             return self.network.mask(x)  # type: ignore[operator]
-        return self.network(x).logits.argmax(1).float().to(torch.uint8)
+        logits = self.network(x).logits
+        if getattr(self.network, "overlapping", False):
+            bits = [(logits[:, k] > 0).to(logits.dtype) * 2**k for k in range(logits.shape[1])]
+            return torch.stack(bits).sum(0).to(torch.uint8)
+        return logits.argmax(1).float().to(torch.uint8)
 
 
 def has_uncertainty(network: nn.Module) -> bool:

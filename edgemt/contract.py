@@ -36,10 +36,15 @@ IGNORE = 255  # in a label: the pixel counts in no loss, no metric and no statis
 
 @dataclass(frozen=True)
 class LabelRules:
-    """How labels count in losses: whether some pixels are ignored, and a weight for each class; empty: 1 for each."""
+    """How labels count in losses: whether some pixels are ignored, and a weight for each class; empty: 1 for each.
+
+    `overlapping`: a pixel may be of several classes. Labels are bit masks (`edgemt.io.class_regions`), networks have a
+    logit for each class but the background, and probabilities are their sigmoids.
+    """
 
     ignore: bool = False
     class_weights: tuple[float, ...] = ()
+    overlapping: bool = False
 
 
 # `field(default=..., metadata=ADDED_LATER)`: a field of a recipe that earlier versions did not have. While it has its
@@ -58,11 +63,17 @@ class Case:
     slice: int | None = None  # index along the last axis of a volume; None: all of it
     axes: str = ""  # the order that the volume's axes are brought to (`edgemt.io.geometry`); empty: as stored
     channels: tuple[str, ...] = ()  # paths of several channels, "" for one that is missing; empty: `image` alone
+    labels: tuple[str, ...] = ()  # of overlapping classes: a mask for each, `label` the first; empty: `label` alone
 
     @property
     def files(self) -> tuple[str, ...]:
         """The image files, one for each channel that is there."""
         return tuple(path for path in self.channels if path) or (self.image,)
+
+    @property
+    def label_files(self) -> tuple[str, ...]:
+        """The mask files; none of an unlabelled image."""
+        return self.labels or (() if self.label is None else (self.label,))
 
 
 @dataclass(frozen=True)
@@ -70,7 +81,7 @@ class Batch:
     """A two-stream batch, labelled rows first. Unlabelled rows have no label."""
 
     image: Tensor  # [N, K, *space] float, normalised, weakly augmented
-    label: Tensor  # [L, *space] int64; IGNORE where `rules` say so
+    label: Tensor  # [L, *space] int64; IGNORE where `rules` say so, bits where they have overlapping classes
     strong: Tensor | None = None  # [U, K, *space] the unlabelled rows, same geometry, strong intensity view
     soft: Tensor | None = None  # [N, C, *space] probabilities of a finished teacher (soft-label bank), same geometry
     index: Tensor | None = None  # int64 [N] case number of each row; unlabelled cases count after the labelled ones
@@ -97,7 +108,7 @@ class Batch:
 class Output(NamedTuple):
     """Output of a network for a batch, at input resolution."""
 
-    logits: Tensor  # [N, C, *space]
+    logits: Tensor  # [N, C, *space]; of overlapping classes without the background
     features: Tensor | None = None  # [N, F, *space]
     sdf: Tensor | None = None  # [N, C - 1, *space] in [-1, 1], negative inside
     scales: tuple[Tensor, ...] = ()  # logits of the coarser decoder levels, coarsest first, each [N, C, *space]

@@ -113,6 +113,7 @@ class ModelCard:
     contours: dict[str, ContourMargins] = field(default_factory=dict)  # file -> margins of its outer and inner line
     version: int = 0  # grows with every release of this model; 0: none was given
     expires: str = ""  # the last day on which it may run, YYYY-MM-DD; empty: no end
+    overlapping: bool = False  # masks are bits of classes that may overlap (`edgemt.io.class_regions`)
 
     def to_json(self) -> str:
         raw = {
@@ -120,7 +121,8 @@ class ModelCard:
             **_UNUSED_KEYS,
             "measured": {file: metrics.to_dict() for file, metrics in self.measured.items()},
         }
-        for name in ("contours", "version", "expires"):  # a card without them is as versions before them wrote it
+        # a card without them is as versions before them wrote it
+        for name in ("contours", "version", "expires", "overlapping"):
             if not raw[name]:
                 del raw[name]
         return json.dumps(raw, indent=2, sort_keys=True) + "\n"

@@ -74,6 +74,7 @@ def build(
     first_conv: str = "auto",
     heads: Sequence[str] = (),
     resolution: float = 1.0,
+    overlapping: bool = False,
     **options: Any,
 ) -> nn.Module:
     """A network [N, K, H, W] -> contract.Output with logits at input resolution.
@@ -82,6 +83,7 @@ def build(
     cannot be had) or "always" (ValueError instead). weights_file: a file of them, which comes first.
     first_conv: how its RGB filters are fitted to other channels (`edgemt.io.load_encoder.adapt_first_conv`).
     resolution: the part of the sides at which the network works inside, 0.25 to 1; logits have the size of the input.
+    overlapping: classes may overlap, `classes` is then their number without a background.
     `options` go to timm.create_model (drop_path_rate=0.1), those in `edgemt.io.network_options.TIMM`.
     Raises ValueError for an unknown name, decoder, head or option, and for a resolution out of range.
     """
@@ -98,7 +100,7 @@ def build(
             raise ValueError(f"student {name}: {unknown_name_message('head', head, HEADS)}")
     if not (isinstance(resolution, (int, float)) and LOWEST_RESOLUTION <= resolution <= 1):
         raise ValueError(f"student {name}: resolution = {resolution!r}: give a part of the sides, 0.25 to 1")
-    if classes < 2:
+    if classes < 2 and not overlapping:
         raise ValueError(f"student {name}: classes = {classes}: background counts as one, so give at least 2")
     return StudentNetwork(
         encoder,
@@ -110,5 +112,6 @@ def build(
         first_conv=first_conv,
         heads=heads,
         resolution=float(resolution),
+        overlapping=overlapping,
         options=options,
     )

@@ -36,10 +36,11 @@ def upsampling_kernels(up: int, down: int = 1) -> Tensor:
     return torch.einsum("ai,bj->abij", line, line).reshape(up * up, 1, side, side).float()
 
 
-def mask_kernel(up: int, classes: int, *, down: int = 1) -> Tensor:
+def mask_kernel(up: int, classes: int, *, down: int = 1, overlapping: bool = False) -> Tensor:
     """What `upsampled_argmax` convolves with: two classes' difference [up * up, 2, k, k], else each on its own."""
     kernel = upsampling_kernels(up, down)
-    return torch.cat((-kernel, kernel), dim=1) if classes == 2 else kernel.repeat(classes, 1, 1, 1)
+    alone = overlapping or classes != 2
+    return kernel.repeat(classes, 1, 1, 1) if alone else torch.cat((-kernel, kernel), dim=1)
 
 
 def shrink_kernel(up: int, down: int, channels: int) -> Tensor:
@@ -80,6 +81,16 @@ def upsampled_argmax(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> Ten
     return _class_indices(scores, factor)
 
 
+def upsampled_bits(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> Tensor:
+    """[N, C, h, w] of overlapping classes -> uint8 [N, H, W]: bit k where logit k is above 0.
+
+    `kernel` is mask_kernel(up, C, down=down, overlapping=True).
+    """
+    scores, factor = _upsampled_scores(logits, kernel, size, overlapping=True)
+    bits = [(score > 0).to(score.dtype) * 2**k for k, score in enumerate(scores)]
+    return _full_size(reduce(torch.add, bits), factor).to(torch.uint8)
+
+
 def upsampled_argmax_and_softmax(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
     """`upsampled_argmax`, and uint8 [N, H, W]: round(255 sqrt(p)), p = 1 - max_c softmax_c of the upsampled logits."""
     scores, factor = _upsampled_scores(logits, kernel, size)
@@ -96,7 +107,9 @@ def _rounded_root(p: Tensor) -> Tensor:
     return (255 * p.sqrt() + 0.5).to(torch.uint8)  # the cast cuts off
 
 
-def _upsampled_scores(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> tuple[list[Tensor], int]:
+def _upsampled_scores(
+    logits: Tensor, kernel: Tensor, size: Sequence[int], *, overlapping: bool = False
+) -> tuple[list[Tensor], int]:
     """One tensor a class, or the difference of two alone, and how many fine pixels a side of its pixels has.
 
     [N, f * f, h, w] where a convolution brings them to `size`, else [N, H, W] and f = 1.
@@ -104,7 +117,8 @@ def _upsampled_scores(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> tu
     groups = logits.shape[1] // kernel.shape[1]  # 1: the difference of two classes
     factor, down = round((kernel.shape[0] // groups) ** 0.5), kernel.shape[-1] - 2
     if not _fits(logits, size, up=factor, down=down):
-        if logits.shape[1] == 2:  # upsampling is linear: that of the difference alone tells which class is larger
+        # upsampling is linear: that of the difference alone tells which of two classes is larger
+        if logits.shape[1] == 2 and not overlapping:
             logits = logits[:, 1:] - logits[:, :1]
         full = F.interpolate(logits, size=tuple(size), mode="bilinear", align_corners=False)
         return list(full.unbind(1)), 1

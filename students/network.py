@@ -21,6 +21,7 @@ from students.mask import (
     shrink_kernel,
     upsampled_argmax,
     upsampled_argmax_and_softmax,
+    upsampled_bits,
     upsampled_bytes,
     upsampling_kernels,
 )
@@ -44,6 +45,8 @@ class StudentNetwork(nn.Module):
     resolution: the part of the sides at which the network works, such as 0.75. The frame is made smaller first (to
     whole multiples of 32 pixels), logits and mask have the size of the frame; the weights fit every resolution.
 
+    overlapping: classes may overlap; each of C logits decides on its own, and `mask` gives bits in place of indices.
+
     `maps`, an attribute to set: whose feature maps `Output.maps` holds, at their own resolution, finest first.
     """
 
@@ -64,10 +67,11 @@ class StudentNetwork(nn.Module):
         first_conv: str = "auto",
         heads: Sequence[str] = (),
         resolution: float = 1.0,
+        overlapping: bool = False,
         options: dict[str, Any] | None = None,
     ) -> None:
         super().__init__()
-        self.resolution = resolution
+        self.resolution, self.overlapping = resolution, overlapping
         self.pyramid = TimmPyramid(
             encoder,
             channels=channels,
@@ -89,7 +93,8 @@ class StudentNetwork(nn.Module):
         self.keep_features = "features" in heads
         part = Fraction(resolution).limit_denominator(_DIVISOR)
         up = self.pyramid.strides[0] / part
-        self.register_buffer("phases", mask_kernel(up.numerator, classes, down=up.denominator), persistent=False)
+        kernel = mask_kernel(up.numerator, classes, down=up.denominator, overlapping=overlapping)
+        self.register_buffer("phases", kernel, persistent=False)
         self.uncertainty = uncertainty_head(widths[-1]) if "uncertainty" in heads else None  # last: others draw first
         if self.uncertainty is not None:
             kernel = upsampling_kernels(up.numerator, up.denominator)
@@ -121,9 +126,13 @@ class StudentNetwork(nn.Module):
         return finest.detach() if self.training else finest
 
     def mask(self, x: Tensor) -> Tensor:
-        """Class indices uint8 [N, H, W]: the argmax of the logits, the quick way for a graph that ships."""
-        pyramid = self.pyramid(self._smaller(x))
-        return upsampled_argmax(self.head(self.decoder(pyramid)[-1]), self.phases, x.shape[-2:])
+        """Class indices uint8 [N, H, W]: the argmax of the logits, the quick way for a graph that ships.
+
+        Of overlapping classes bits (`edgemt.io.class_regions`): those whose logit is above 0.
+        """
+        logits = self.head(self.decoder(self.pyramid(self._smaller(x)))[-1])
+        upsampled = upsampled_bits if self.overlapping else upsampled_argmax
+        return upsampled(logits, self.phases, x.shape[-2:])
 
     def mask_and_uncertainty(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """`mask`, and uint8 [N, H, W]: round(255 sqrt(p)), p the probability that the class of the pixel is wrong.

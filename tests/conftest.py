@@ -20,6 +20,13 @@ from edgemt.telemetry import switch_off
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a background shell; those we start would be deaf
     signal.signal(signal.SIGINT, signal.default_int_handler)
+if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # ends the tests, where a training in them would note it only
+
+    def end(number: int, frame: object) -> None:
+        signal.signal(number, signal.SIG_DFL)
+        os.kill(os.getpid(), number)
+
+    signal.signal(signal.SIGTERM, end)
 switch_off()  # a test may import a runtime before anything of the package
 variants.BUSY = float("inf")  # the processes of a test run disturb each other: each package would be timed three times
 os.fsync = lambda handle: None  # no test cuts the power, and a flush waits for everybody else's writes

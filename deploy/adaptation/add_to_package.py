@@ -22,6 +22,7 @@ from deploy.package.package import Package, card_hash, changed_package, finalize
 from deploy.runtimes.load import runner
 from deploy.runtimes.registry import RUNTIME_OF
 from deploy.runtimes.runner import FEATURES
+from edgemt.io.class_regions import no_overlapping
 
 if TYPE_CHECKING:
     import onnx
@@ -38,6 +39,7 @@ def add_features(folder: str | Path) -> Package:
     a file gives other masks than before.
     """
     with changed_package(folder, what="features") as (package, working):
+        no_overlapping(package.card, where=folder, what="a head is adapted to one class a pixel")
         changed = _add(package, working)
         card = replace(package.card, parents=(*package.card.parents, card_hash(package.card)), latency=(), created="")
         made = Package(working, finalize(working, card))

@@ -54,6 +54,9 @@ def series_of(
 ) -> list[Series]:  # fmt: skip
     """The images among `inputs` (files, or folders of them) by series; an image that cannot share a SEG is alone.
 
+    Slices of several orientations, as of a localizer, are a `Series` for each; so are slices in one place, as the
+    phases of a cine: the second one of each place and orientation belongs to the second `Series`.
+
     `depth`: the rule by which training converted grey values to 8 bits.
 
     In a folder, objects of other kinds (reports, presentation states) are skipped and reported to `tell`. Raises
@@ -78,13 +81,37 @@ def series_of(
             continue
         header = file.header
         single = path if "NumberOfFrames" in header or "FrameOfReferenceUID" not in header else None
-        by_series[header.get("SeriesInstanceUID"), file.size, header.PhotometricInterpretation, single].append(file)
+        key = (header.get("SeriesInstanceUID"), file.size, header.PhotometricInterpretation, single)
+        by_series[(*key, _rounded(header.get("ImageOrientationPatient")))].append(file)
     if skipped:
         more = f" and {len(skipped) - 5} more" if len(skipped) > 5 else ""
         tell(f"left out, no pictures: {'; '.join(skipped[:5])}{more}")
     if not by_series and not failures:
         raise ValueError(f"{inputs[0]}: holds no DICOM picture; name another folder")
-    return [_series(sorted(files, key=_number), depth) for files in by_series.values()]
+    stacks = [stack for files in by_series.values() for stack in _stacks(sorted(files, key=_number))]
+    return [_series(files, depth) for files in stacks]
+
+
+def _stacks(files: list[DicomFile]) -> list[list[DicomFile]]:
+    """The first file of each place, the second of each place, and so on; one list where no place is there twice."""
+    stacks: list[list[DicomFile]] = []
+    seen: dict[tuple[float, ...], int] = {}
+    for file in files:
+        place = _rounded(file.header.get("ImagePositionPatient"))
+        number = seen.get(place, 0) if place else 0
+        seen[place] = number + 1
+        if number == len(stacks):
+            stacks.append([])
+        stacks[number].append(file)
+    return stacks
+
+
+def _rounded(values: Any) -> tuple[float, ...]:
+    """Numbers of an element to a thousandth; empty for an absent or damaged one."""
+    try:
+        return tuple(round(float(value), 3) for value in values or ())
+    except (TypeError, ValueError):
+        return ()
 
 
 def _series(files: list[DicomFile], depth: Depth) -> Series:

@@ -27,6 +27,7 @@ from deploy.runtimes.load import runner
 from edgemt.io.atomic import Failures, write_bytes
 from edgemt.io.bit_depth import of_card
 from edgemt.io.channels import no_channels
+from edgemt.io.class_regions import in_class
 from edgemt.io.images import fit_frame, fit_label
 from edgemt.model_card import ModelCard
 
@@ -72,7 +73,7 @@ def write_dicom_seg(
     its own SEG. Files that cannot be decoded are skipped and named in a ValueError at the end. Raises ValueError, in
     one line that names the file, for a file that is no image, a model of neighbouring slices, and missing libraries.
     """
-    check_segments(package)
+    check_segments(package, kind=kind)
     failures, written = Failures(total=2 if any(path.is_dir() for path in inputs) else len(inputs)), set[Path]()
     depth = of_card(package.card.data, source=package.folder / "card.json")
     for number, series in enumerate(series_of(inputs, depth=depth, failures=failures, tell=_tell), 1):
@@ -89,9 +90,11 @@ def write_dicom_seg(
     failures.raise_if_any()
 
 
-def check_segments(package: Package) -> None:
-    """Raises ValueError for a model whose masks are not written as DICOM SEG, and for missing libraries."""
+def check_segments(package: Package, *, kind: Kind = "BINARY") -> None:
+    """Raises ValueError for a model whose masks are not written as DICOM SEG of a kind, and for missing libraries."""
     library("highdicom")
+    if package.card.overlapping and kind == "LABELMAP":
+        raise ValueError(f"{package.folder}: has overlapping classes, a LABELMAP one class a pixel; write BINARY")
     if package.card.channel_order == "slices":
         raise ValueError(f"{package.folder}: reads slices of a volume; DICOM SEG is written by models of single frames")
     no_channels(package.card, where=package.folder, what="DICOM SEG is written of one image at a time; give NIfTI")
@@ -172,10 +175,10 @@ def _segmentation(card: ModelCard, images: list[Any], masks: np.ndarray, *, kind
     for name in ("NumberOfFrames", "FrameOfReferenceUID"):
         if name in one:
             delattr(one, name)
-    return _with_frames(_made(card, [one], masks[:1], kind=kind, number=number), masks, images[0])
+    return _with_frames(card, _made(card, [one], masks[:1], kind=kind, number=number), masks, images[0])
 
 
-def _with_frames(made: Any, masks: np.ndarray, image: Any) -> Any:
+def _with_frames(card: ModelCard, made: Any, masks: np.ndarray, image: Any) -> Any:
     """The SEG of the first frame of a cine, extended to all its frames, each with a reference to its source frame."""
     from pydicom.pixels import pack_bits
     from pydicom.sequence import Sequence as Items
@@ -199,7 +202,9 @@ def _with_frames(made: Any, masks: np.ndarray, image: Any) -> Any:
             for source in item.DerivationImageSequence[0].SourceImageSequence:
                 source.ReferencedFrameNumber = k
             items.append(item)
-            planes.append(mask == named[0].ReferencedSegmentNumber if named else mask)
+            of_one = card.overlapping or named  # a segment of its own
+            number = named[0].ReferencedSegmentNumber if named else 1
+            planes.append(in_class(mask, number, overlapping=card.overlapping) if of_one else mask)
     made.PerFrameFunctionalGroupsSequence = Items(items)
     made.NumberOfFrames = len(items)
     pixels = np.stack(planes).astype(np.uint8)
@@ -210,9 +215,11 @@ def _with_frames(made: Any, masks: np.ndarray, image: Any) -> Any:
 
 def _made(card: ModelCard, images: list[Any], masks: np.ndarray, *, kind: Kind, number: int) -> Any:
     hd = library("highdicom")
+    if card.overlapping:  # [F, H, W, S], a plane for each segment
+        masks = np.stack([in_class(masks, k, overlapping=True) for k in range(1, len(card.classes))], -1)
     return hd.seg.Segmentation(
         source_images=images,
-        pixel_array=masks,
+        pixel_array=masks.astype(np.uint8),
         segmentation_type=kind,
         segment_descriptions=[_described(hd, card, k) for k in range(1, len(card.classes))],
         series_instance_uid=hd.UID(),

@@ -118,6 +118,11 @@ def self_test(package: Package, runner: Runner) -> SelfTest:
     return SelfTest(len(pairs), pixels, foreground_dice, ok, message)
 
 
+def least_agreement(package: Package, file: str) -> float:
+    """The fraction of pixels of each golden frame on which `file` must agree, whatever precision it runs in."""
+    return _near(package.card.measured.get(file, FileMetrics()).golden_pixels, most=0.95)
+
+
 def _near(reached: float | None, *, most: float) -> float:
     """The least agreement for a rounded file, by what it reached when the package was made."""
     return most if reached is None else min(most, reached - _MARGIN)

@@ -28,6 +28,7 @@ from deploy.package.signing import SIGNATURE, TRUSTED, verify
 from deploy.package.versions import check_version
 from edgemt.io import channels
 from edgemt.io.atomic import write_text
+from edgemt.io.class_regions import MAX_OVERLAPPING
 from edgemt.io.plain_files import TEXT_LIMIT, read_regular
 from edgemt.io.zoo_paths import located
 from edgemt.model_card import ModelCard
@@ -167,6 +168,7 @@ def _check_card(path: Path, card: ModelCard) -> None:
         ("size", whole),
         ("channels", _channels_fit(card)),
         ("classes", len(card.classes) >= 2),
+        ("overlapping", not card.overlapping or len(card.classes) <= MAX_OVERLAPPING + 1),
         ("files", bool(card.files) and all(isinstance(v, str) for v in card.files.values())),
     ):
         if not fine:

@@ -48,14 +48,19 @@ class ServiceModel:
 
 
 def load_service_model(
-    folder: Path, *, runtime: str = "auto", file: str | None = None, threads: int | None = None
+    folder: Path,
+    *,
+    runtime: str = "auto",
+    file: str | None = None,
+    threads: int | None = None,
+    kind: Kind = "BINARY",
 ) -> ServiceModel:
     """Verify a ship, run its reference frames, and note its version where a trusted key signed it.
 
     Raises ValueError in one line for a ship that is refused, and for one whose masks are not written as DICOM SEG.
     """
     package = open_package(folder)
-    check_segments(package)
+    check_segments(package, kind=kind)
     made = runner(package, runtime=runtime, file=file, threads=threads)
     if package.signed:
         note_version(package.card)
@@ -165,7 +170,12 @@ class Predictor:
     ) -> SegFile | None:  # fmt: skip
         generation, position = number
         made = segment_series(
-            self._model.package.card, predict, series, failures, kind=self._kind, number=generation + position
+            self._model.package.card,
+            predict,
+            series,
+            failures,
+            kind=self._kind,
+            number=1000 * (generation - 1) + position + 1,
         )
         for file in series.files:
             file.close()

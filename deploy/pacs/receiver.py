@@ -22,9 +22,12 @@ from deploy.pacs.reports import Reports, shown_title
 from deploy.pacs.spool import Spool
 from edgemt.io.atomic import NoSpaceError
 from edgemt.io.decode_errors import Refused
+from edgemt.io.decode_limits import check_bytes
 
 SUCCESS, NO_RESOURCES, OTHER_CLASS, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
 _TIMEOUT_S = 60.0  # without a message of a sender, until its association is ended
+_FIRST_TIMEOUT_S = 10.0  # until a connection must have become an association
+_STEP = 64 << 20  # bytes of one image between two looks at the free memory
 
 
 @dataclass(frozen=True)
@@ -62,12 +65,14 @@ class Receiver:
         self._spool, self._options, self._reports, self._arrived = spool, options, reports, arrived
         self._counts: dict[Any, Counter[str]] = {}
         self._partly: dict[Any, tuple[str, ...]] = {}
+        self._bytes: dict[Any, int] = {}  # that came since the last image was complete
         self._lock = threading.Lock()
         self._ae: Any = AE(ae_title=options.title)
         self._ae.require_called_aet = True
         self._ae.require_calling_aet = list(options.allowed)
         self._ae.maximum_associations = options.associations
-        self._ae.network_timeout = self._ae.dimse_timeout = self._ae.acse_timeout = _TIMEOUT_S
+        self._ae.network_timeout = self._ae.dimse_timeout = _TIMEOUT_S
+        self._ae.acse_timeout = _FIRST_TIMEOUT_S
         self._ae.implementation_version_name = "EDGEMT"
         syntaxes = readable_syntaxes()
         self._ae.add_supported_context("1.2.840.10008.1.1")  # C-ECHO
@@ -76,7 +81,7 @@ class Receiver:
         handlers: list[Any] = [
             (evt.EVT_C_STORE, self._on_store), (evt.EVT_C_ECHO, self._on_echo), (evt.EVT_REJECTED, self._on_rejected),
             (evt.EVT_ACCEPTED, self._on_accepted), (evt.EVT_RELEASED, self._on_end), (evt.EVT_ABORTED, self._on_end),
-            (evt.EVT_CONN_CLOSE, self._on_end),
+            (evt.EVT_CONN_CLOSE, self._on_end), (evt.EVT_DATA_RECV, self._on_data),
         ]  # fmt: skip
         address, before = (options.host, options.port), set(threading.enumerate())
         try:
@@ -102,6 +107,7 @@ class Receiver:
 
     def _on_store(self, event: Any) -> Any:
         sender = shown_title(event.assoc.requestor.ae_title)
+        self._bytes[event.assoc] = 0
         try:
             known = self._store(event)
         except RefusedError as refused:
@@ -140,6 +146,19 @@ class Receiver:
         self._reports.once(text, event="refused", reason=reason)
         return answer(NO_RESOURCES, reason)
 
+    def _on_data(self, event: Any) -> None:
+        """An image is in memory until it is complete: one that would fill the memory ends its association."""
+        before = self._bytes.get(event.assoc, 0)
+        self._bytes[event.assoc] = now = before + len(event.data)
+        if before // _STEP == now // _STEP:
+            return
+        try:
+            check_bytes("image", (now,), 2)
+        except Refused:
+            sender = shown_title(event.assoc.requestor.ae_title)
+            self._reports.once(f"refused from {sender}: an image that does not fit the memory", event="too-large")
+            threading.Thread(target=event.assoc.abort, daemon=True).start()  # which waits for the thread that calls us
+
     def _on_echo(self, event: Any) -> int:
         return SUCCESS
 
@@ -163,6 +182,7 @@ class Receiver:
     def _on_end(self, event: Any) -> None:
         with self._lock:
             counts, partly = self._counts.pop(event.assoc, None), self._partly.pop(event.assoc, ())
+        self._bytes.pop(event.assoc, None)
         sender = shown_title(event.assoc.requestor.ae_title)
         if not counts:
             for line in partly:  # nothing was sent in the syntaxes that are taken

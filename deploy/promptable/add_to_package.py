@@ -15,6 +15,7 @@ from deploy.promptable.export import Embed, export_prompt
 from deploy.promptable.runner import Prompt, load_prompt
 from deploy.runtimes.registry import CHECKED
 from edgemt.io.channels import no_channels
+from edgemt.io.class_regions import no_overlapping
 from edgemt.io.images import fit_frame
 from edgemt.model_card import ModelCard
 
@@ -49,6 +50,7 @@ def put_prompt(folder: Path, network: nn.Module, card: ModelCard, *, of: ModelCa
         )
     if "slices" in (card.channel_order, of.channel_order) or card.patch is not None:
         raise ValueError(f"{folder}: trained on slices with neighbours or on patches; prompts want single frames")
+    no_overlapping(of, where=folder, what="prompts correct one class a pixel")
     no_channels(of, where=folder, what="prompts want one picture")
     embed, decode = export_prompt(network, folder, size=card.size, channels=card.channels, normalise=card.normalise)
     noise = np.random.default_rng(0).integers(0, 256, (*card.size, 3), dtype=np.uint8)

@@ -1,4 +1,4 @@
-"""A package as a model repository for NVIDIA Triton or OpenVINO Model Server, to serve several clients.
+"""A package as a model repository for NVIDIA Triton or OpenVINO Model Server, or as a folder for a program in C++.
 
     OUT/NAME/1/model.onnx  or  1/model.xml|.bin     one folder a version, the highest number is served
     OUT/NAME/config.pbtxt  warmup/frame             Triton: its configuration, and a golden frame for warm-up
@@ -23,19 +23,21 @@ from deploy.package.golden import golden_pairs
 from deploy.package.graph_outputs import output_names
 from deploy.package.package import Package
 from deploy.runtimes.runner import FEATURES
+from deploy.serving.cpp_loop import write_cpp
 from deploy.serving.monai_bundle import write_bundle
 from deploy.serving.triton_config import triton_config
 from edgemt.errors import unknown_name_message
 from edgemt.io.atomic import sha256, write_bytes, write_text
 from edgemt.model_card import ModelCard
 
-Server = Literal["triton", "ovms", "monai"]
+Server = Literal["triton", "ovms", "monai", "cpp"]
 SERVERS: dict[str, str] = {
     "triton": "NVIDIA Triton: config.pbtxt, warm-up, versions",
     "ovms": "OpenVINO Model Server: config.json, versions",
     "monai": "a MONAI bundle: metadata.json and the ONNX graphs",
+    "cpp": "the reference loop in C++ with the graph and golden frames that it reads",
 }
-_DEVICES = {"triton": ("cpu", "gpu"), "ovms": ("cpu", "gpu", "npu"), "monai": ("cpu",)}
+_DEVICES = {"triton": ("cpu", "gpu"), "ovms": ("cpu", "gpu", "npu"), "monai": ("cpu",), "cpp": ("cpu",)}
 _GRAPHS = {"openvino": IR, "onnxruntime": ONNX}  # runtime -> precision -> file of a package
 
 
@@ -70,6 +72,8 @@ def export_to_server(package: Package, out: str | Path, options: ServeOptions) -
     name = model_name(options.name or package.card.name or package.folder.resolve().name)
     if options.server == "monai":
         return write_bundle(package, out / name, name=name)
+    if options.server == "cpp":
+        return write_cpp(package, out / name, name=name, kind=options.file)
     runtime, file = _graph(package, options)
     model = out / name
     stage = out / f".{name}.part"

@@ -17,6 +17,7 @@ from deploy.package.package import Package
 from deploy.runtimes.runner import UNCERTAINTY
 from edgemt.io.atomic import write_bytes, write_text
 from edgemt.io.channels import card_names, planes_of
+from edgemt.io.class_regions import no_overlapping
 from edgemt.model_card import ModelCard
 
 SCHEMA = "https://github.com/Project-MONAI/MONAI-extra-test-data/releases/download/0.8.1/meta_schema_20240725.json"
@@ -29,6 +30,7 @@ _NOT_SAID = "not stated"
 
 def write_bundle(package: Package, folder: Path, *, name: str) -> Path:
     """Write configs/metadata.json, docs/README.md and models/*.onnx; returns `folder`."""
+    no_overlapping(package.card, where=package.folder, what="a MONAI bundle states one class a pixel")
     graphs = [file for file in package.card.files if file.endswith(".onnx") and "/" not in file]
     for file in graphs:
         write_bytes(folder / "models" / Path(file).name, package.read(file))

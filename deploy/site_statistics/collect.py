@@ -28,10 +28,11 @@ class SessionStatisticsWriter:
     def __init__(
         self, folder: Path, *, classes: Sequence[str], device: str, model: str, card: str,
         log: Callable[[str], None], sample_s: float = SAMPLE_S, clock: Callable[[], float] = time.monotonic,
+        overlapping: bool = False,
     ) -> None:  # fmt: skip
         """Raises ValueError for a folder that cannot be made."""
         self._folder, self._log, self._clock = make_folder(folder), log, clock
-        self._classes, self._sample_s = tuple(classes), sample_s
+        self._classes, self._sample_s, self._overlapping = tuple(classes), sample_s, overlapping
         self._features = {feature.name: feature for feature in features_of(classes)}
         self._histograms = {name: histogram_of(feature) for name, feature in self._features.items()}
         self._names = (device, model, card)
@@ -97,7 +98,7 @@ class SessionStatisticsWriter:
             values["age"] = status.age_ms
         if result is not None:
             uncertain = None if result.marks is None else result.marks.uncertain
-            values |= measure_mask(result.mask, self._classes, uncertain)
+            values |= measure_mask(result.mask, self._classes, uncertain, overlapping=self._overlapping)
         for name, value in values.items():
             self._histograms[name].counts[self._features[name].bin_of(value)] += 1
         self._samples += 1

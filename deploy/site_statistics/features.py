@@ -10,6 +10,8 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from edgemt.io.class_regions import in_class
+
 _EVERY = 8  # pixels of the picture: brightness and colour are means over every eighth row and column
 
 
@@ -74,8 +76,12 @@ def measure_picture(pixels: np.ndarray) -> dict[str, float]:
     return {**values, "contrast": float(grey.std()), "sharpness": sharpness}
 
 
-def measure_mask(mask: np.ndarray, classes: Sequence[str], uncertain: np.ndarray | None = None) -> dict[str, float]:
+def measure_mask(
+    mask: np.ndarray, classes: Sequence[str], uncertain: np.ndarray | None = None, *, overlapping: bool = False
+) -> dict[str, float]:
     """Mask uint8 [h, w] and its uncertain region, bool [h, w] -> the areas as shares of the picture."""
     counts = np.bincount(mask.reshape(-1), minlength=len(classes)) / mask.size
+    if overlapping:
+        counts = np.array([in_class(mask, k, overlapping=k > 0).mean() for k in range(len(classes))])
     values = {f"area of {name}": float(counts[index]) for index, name in enumerate(classes) if index}
     return values if uncertain is None else {**values, "uncertain": float(uncertain.mean())}

@@ -31,10 +31,11 @@ def stream(
 ) -> Iterator[tuple[Frame, MaskStatus]]:
     """Iterate over pairs of a frame and its mask. Frames are skipped if inference or the caller is slower.
 
-    If `mask.state == "fresh"`, `mask.mask` is uint8 [h, w] of class indices at the model's size, computed from exactly
-    this frame. Otherwise `mask.mask` is None, `mask.reason` gives the reason, and the frame is the newest one.
-    `source` is a value of --source, a `Source`, or an iterable of uint8 [H, W, 3] arrays. `hz` is the rate of files and
-    iterables. The stream stops when the caller leaves the loop.
+    If `mask.state == "fresh"`, `mask.mask` is uint8 [h, w] of class indices (bits of overlapping classes,
+    `edgemt.io.class_regions`) at the model's size, computed from exactly this frame. Otherwise `mask.mask` is None,
+    `mask.reason` gives the reason, and the frame is the newest one. `source` is a value of --source, a `Source`, or an
+    iterable of uint8 [H, W, 3] arrays. `hz` is the rate of files and iterables. The stream stops when the caller leaves
+    the loop.
     Raises ValueError in one line for a package or a source that cannot be used.
     """
     options = options or StreamOptions()

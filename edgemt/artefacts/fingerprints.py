@@ -58,7 +58,7 @@ def entries(cases: Sequence[Case], *, digests: Mapping[str, str], root: Path | N
         files = case.image, case.label or ""
         if files not in found:
             name = case.name if case.slice is None else case.name.rpartition("/")[0]
-            hashes = _image_digest(case, digests), digests.get(files[1], "")
+            hashes = _image_digest(case, digests), _label_digest(case, digests)
             found[files] = Entry(name, *hashes, *(_shown(file, root) for file in files))
     return tuple(found.values())
 
@@ -68,6 +68,13 @@ def _image_digest(case: Case, digests: Mapping[str, str]) -> str:
     if not case.channels:
         return digests.get(case.image, "")
     return hashlib.sha256(json.dumps([digests.get(path, "") for path in case.channels]).encode()).hexdigest()
+
+
+def _label_digest(case: Case, digests: Mapping[str, str]) -> str:
+    """Of a mask for each class a hash of theirs, in order."""
+    if not case.labels:
+        return digests.get(case.label or "", "")
+    return hashlib.sha256(json.dumps([digests.get(path, "") for path in case.labels]).encode()).hexdigest()
 
 
 def key_of_entries(*lists: Sequence[Entry]) -> str:

@@ -42,6 +42,9 @@ def _build(network: dict[str, Any]) -> nn.Module:
         return Ensemble([_build(member) for member in network["members"]], flips=network["options"]["flips"])
     rooms: dict[str, Any] = {"teachers": teachers, "students": students}
     options = {k: tuple(v) if isinstance(v, list) else v for k, v in network["options"].items()}
+    overlapping = bool(network.get("overlapping"))
+    if overlapping and network["room"] == "students":
+        options["overlapping"] = True
     fresh = rooms[network["room"]].build(
         network["name"],
         channels=network["channels"],
@@ -49,6 +52,7 @@ def _build(network: dict[str, Any]) -> nn.Module:
         heads=tuple(network["heads"]),
         **options,
     )
+    fresh.overlapping = overlapping
     if network.get("plan"):
         apply_plan(fresh, Plan.from_dict(network["plan"]))
     return fresh

@@ -21,8 +21,9 @@ class Export(RecipeCommand):
     edgemt stream --adapt fits a head to.
     """
 
-    serve: Literal["triton", "ovms", "monai"] | None = None
-    """NVIDIA Triton, OpenVINO Model Server, or a MONAI bundle's description."""
+    serve: Literal["triton", "ovms", "monai", "cpp"] | None = None
+    """NVIDIA Triton, OpenVINO Model Server, a MONAI bundle's description, or a folder for a program in C++: the
+    reference loop, the graph and golden frames."""
     serve_file: Literal["int8", "fp16", "fp32"] | None = None
     """The graph to serve; INT8 where it runs on OpenVINO, else float, if not given."""
     serve_device: Literal["cpu", "gpu", "npu"] = "cpu"
@@ -117,7 +118,7 @@ def _serve(command: Export, rest: list[str]) -> None:
     if _is_ship(command.recipe) and "--help" in rest:
         return show_help(Export)
     if command.serve is None:
-        raise ValueError(f"{command.recipe}: is exported already; add --serve triton, ovms or monai")
+        raise ValueError(f"{command.recipe}: is exported already; add --serve triton, ovms, monai or cpp")
     options = ServeOptions(
         command.serve, command.serve_file, command.serve_device, command.serve_instances, command.serve_name
     )

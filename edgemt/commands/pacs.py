@@ -110,7 +110,8 @@ def _serve(command: Pacs, spool: Spool, destinations: list[Destination], reports
     )
     options = ServiceOptions(receiver, command.retry, command.quiet_s, command.keep_hours, command.kind)
     assert command.ship is not None
-    model = load_service_model(command.ship, runtime=command.runtime, file=command.file, threads=command.threads)
+    choice: Any = {"runtime": command.runtime, "file": command.file, "threads": command.threads}
+    model = load_service_model(command.ship, kind=command.kind, **choice)
     stop = threading.Event()
     previous = {name: signal.signal(name, lambda *_: stop.set()) for name in (signal.SIGTERM, signal.SIGINT)}
     try:

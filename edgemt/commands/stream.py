@@ -13,6 +13,7 @@ from tyro.conf import Positional, UseAppendAction
 from deploy.adaptation.limits import AdaptLimits, FitOptions
 from deploy.stream.limits import StreamLimits
 from edgemt.commands.console import log, write_json
+from edgemt.commands.stream_summary import stream_summary
 
 if TYPE_CHECKING:
     from deploy.site_statistics.collect import SessionStatisticsWriter
@@ -129,7 +130,7 @@ def _stream(command: Stream, events: SessionEvents | None) -> None:
         record = _run_with_outputs(_make_session(command, opened, source, events), command, opened, source, events)
     finally:
         close_runner(opened.runner)
-    log(_summary(record))
+    log(stream_summary(record))
     if opened.model.patient is not None:
         record["adaptation"] = opened.model.patient.record()
     if events is not None:
@@ -163,6 +164,7 @@ def _open_statistics(command: Stream, opened: LoadedStreamModel) -> SessionStati
     return SessionStatisticsWriter(
         command.statistics,
         classes=card.classes,
+        overlapping=card.overlapping,
         device=device_id(),
         model=opened.model.id,
         card=card_hash(card),
@@ -322,31 +324,3 @@ def _run_experiment(command: Stream, opened: LoadedStreamModel, folder: Path) ->
         raise SystemExit(130) from None
     print(write_evidence(evidence, folder))
     write_json(command.json, without_raw(evidence))
-
-
-def _summary(record: dict[str, Any]) -> str:
-    annotation = record["annotation"]
-    age = f", masks shown after {annotation['p50_ms']:.1f} ms (p99 {annotation['p99_ms']:.1f})" if annotation else ""
-    counts = f"{record['frames']} frames, {record['masks']} masks, {record['restarts']} restarts"
-    return f"{counts}{age}{_flicker(record)}{_drift(record)}"
-
-
-def _flicker(record: dict[str, Any]) -> str:
-    """The estimate of flicker, and the delay of a vote."""
-    flicker, vote = record["flicker"], record["vote"]
-    text = f", flicker {flicker['mean']:.3f} (estimate)" if flicker and flicker["mean"] is not None else ""
-    return (
-        text if vote is None else f"{text}, changes {vote['delay_ms']:.0f} ms later by a vote of {vote['masks']} masks"
-    )
-
-
-def _drift(record: dict[str, Any]) -> str:
-    """How memory and latency changed from the first third of the stream to the last."""
-    drift = record["drift"]
-    if drift is None or drift["p50_ratio"] is None or drift["resident_bytes"] is None:
-        return ""
-    first = next(point["resident_bytes"] for point in record["timeline"] if point["resident_bytes"])
-    return (
-        f"; last third against first: memory {drift['resident_bytes'] / first:+.1%}, "
-        f"masks' age x{drift['p50_ratio']:.2f} (p99 x{drift['p99_ratio']:.2f})"
-    )

@@ -20,11 +20,12 @@ from edgemt.comparison.one_run import device, finished_result, train_one
 from edgemt.comparison.record import record_of
 from edgemt.comparison.results import Result
 from edgemt.comparison.run_inputs import RunInputs, draws_of
-from edgemt.comparison.runs import Finished, Settings, TrainingRun, method_of, plan_runs
+from edgemt.comparison.runs import Finished, Settings, TrainingRun, method_of, plan_runs, recipe_of
 from edgemt.comparison.subprocess_pool import train_in_subprocesses
 from edgemt.io.atomic import write_text
 from edgemt.pipeline import run_context
 from edgemt.pipeline.recipe import Recipe
+from edgemt.pipeline.recipe_checks import check_recipe
 from edgemt.report.comparison_page import comparison_page, comparison_picture, comparison_table
 
 RESULTS = "results"  # below the folder of a comparison, unless another folder is named
@@ -52,6 +53,8 @@ def compare(
     run_context.open_run(recipe, out)
     store = store or out / RESULTS
     plan = plan_runs(methods, seeds=seeds, out=out, settings=settings, draw=draw)
+    for run in plan:  # an error now, not after the runs before it
+        check_recipe(recipe_of(run, recipe))
     run_inputs = RunInputs(recipe, out, draw)
     ground = run_inputs.ground(plan[0])
     found = results.read_all(store, ground=ground)

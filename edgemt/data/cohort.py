@@ -1,6 +1,7 @@
 """From a folder to cases: the labelled, the unlabelled and the validation cases of a data set.
 
-pairs            root/{train,val}/{images,masks}/*, or root/{images,masks}/* with `val` as a list or a share
+pairs            root/{train,val}/{images,masks}/*, or root/{images,masks}/* with `val` as a list or a share; of
+                 overlapping classes root/{train,val}/masks/CLASS/*, as for volumes
 clips            root/{train,val}/{images,masks}/CLIP/*, frames of videos, or root/{images,masks}/CLIP/*
 volumes          root/{images,labels}/*.nii.gz, or a folder of slice images each, with train.txt and val.txt
 decathlon        root/dataset.json with imagesTr and labelsTr: the decathlon's own, and both forms of nnU-Net
@@ -204,7 +205,8 @@ def _list_root(options: DataOptions) -> tuple[Path, FolderListing]:
     channels = channels_of(options)
     layout: Any = detect_layout(root, channels=channels) if options.layout == "auto" else options.layout
     pattern, classes = options.patient_pattern, options.classes
-    return root, list_cases(root, layout=layout, pattern=pattern, classes=classes, channels=channels)
+    given: Any = {"classes": classes, "channels": channels, "overlapping": options.overlapping}
+    return root, list_cases(root, layout=layout, pattern=pattern, class_folders=options.class_folders, **given)
 
 
 def channels_of(options: DataOptions) -> Channels:
@@ -288,7 +290,8 @@ def _cases(items: list[CaseFiles], *, with_labels: bool, whole_volumes: bool, ax
         label = str(item.label) if with_labels and item.label is not None else None
         order = "" if is_image(item.image) else axes
         channels = tuple("" if path is None else str(path) for path in item.channels)
-        case = Case(item.name, item.patient, str(item.image), label, axes=order, channels=channels)
+        labels = tuple(str(path) for path in item.labels) if label is not None else ()
+        case = Case(item.name, item.patient, str(item.image), label, axes=order, channels=channels, labels=labels)
         shape = (0, 0) if is_image(item.image) else volume_shape(item.image, axes=order)
         if whole_volumes and (len(shape) == 2 or shape[2] < 2):
             raise ValueError(f"{item.image}: is one 2-D image; a 3-D network needs volumes, choose a 2-D teacher")

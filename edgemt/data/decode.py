@@ -87,11 +87,15 @@ class CaseReader:
         return images.fit_frame(raw, size=self.spec.size, channels=self.spec.channels)
 
     def label(self, case: Case) -> np.ndarray:
-        """uint8 class indices at the size of the file. Raises ValueError where mask and image differ in size."""
+        """uint8 class indices, or bits of overlapping classes, at the size of the file.
+
+        Raises ValueError where mask and image differ in size.
+        """
         if case.label is None:
             raise ValueError(f"{case.name}: has no mask that may be read here")
         if case.label.startswith("phantom:"):
-            return phantom2d.frame(_seed(case.label), size=self.spec.size)[1]
+            overlapping = self.spec.values.overlapping
+            return phantom2d.frame(_seed(case.label), size=self.spec.size, overlapping=overlapping)[1]
         if case.slice is None:
             label = self.class_indices(case)
         else:
@@ -138,8 +142,8 @@ class CaseReader:
         return _slice_of(array, case.slice)
 
     def class_indices(self, case: Case) -> np.ndarray:
-        """uint8 class indices [H, W], or [X, Y, Z] of the whole volume of a case."""
-        return self.reading.masks.indices(self.reading.mask(case))
+        """uint8 class indices [H, W], or [X, Y, Z] of the whole volume of a case; bits of overlapping classes."""
+        return self.reading.class_indices(case)
 
 
 def read_channels(
@@ -190,7 +194,7 @@ def decode_frames(
     cases: Sequence[Case], spec: FrameSpec, *, reading: Reading | None = None, progress: ProgressCall | None = None
 ) -> np.ndarray:
     """uint8 [n, H, W, K] without reading any label. `reading` is by default decided from these cases."""
-    cases = [dataclasses.replace(case, label=None) for case in cases]
+    cases = [dataclasses.replace(case, label=None, labels=()) for case in cases]
     out = np.empty((len(cases), *spec.size, spec.frame_channels), np.uint8)
     reader = CaseReader(spec, reading or spec.reading(cases))
     for i, case in enumerate(cases):

@@ -11,6 +11,7 @@ from edgemt.contract import ADDED_LATER, LabelRules
 from edgemt.io.bit_depth import Depth, Rule
 from edgemt.io.channels import check_names as check_channel_names
 from edgemt.io.channels import planes_of
+from edgemt.io.class_regions import MAX_OVERLAPPING
 from edgemt.io.geometry import is_order
 from edgemt.io.mask_rule import MaskValues
 
@@ -60,6 +61,10 @@ class DataOptions:
     Several values may be one class; a value without a class is refused."""
     ignore: int | None = field(default=None, metadata=ADDED_LATER)
     """Pixels of this value in a mask count in no loss, no metric and no statistics."""
+    overlapping: bool = field(default=False, metadata=ADDED_LATER)
+    """Classes may overlap (multi-label, region-based training, sigmoid outputs), as the core of a tumour and all of it,
+    or an instrument over an organ; at most 7 beside the background. Each has a folder of masks, masks/CLASS/NAME.png,
+    or `label_map` gives a value of one mask to several: whole=1,2,3 core=1,3."""
     class_weights: tuple[float, ...] = field(default=(), metadata=ADDED_LATER)
     """A weight for each of `classes` in the losses with labels (cross-entropy and Dice); empty: 1 for each."""
     depth: Rule = "auto"
@@ -98,7 +103,9 @@ class DataOptions:
                 f"data.slices: {self.slices} neighbouring slices need data.channels 1, not {self.channels}"
             )
         self._check_channels()
-        if self.mask_values.stated:
+        if self.overlapping:
+            self._check_overlapping()
+        elif self.mask_values.stated:
             self.mask_values.indices(self.classes)
         weights = self.class_weights
         if weights and (len(weights) != len(self.classes) or min(weights) < 0 or not sum(weights[1:])):
@@ -108,7 +115,7 @@ class DataOptions:
             )
         if len(self.size) != 2 or min(self.size) < 8:
             raise ValueError(f"data.size: must be (height, width), each at least 8, not {self.size}")
-        if self.mask_threshold is not None and len(self.classes) != 2:
+        if self.mask_threshold is not None and len(self.classes) != 2 and not self.class_folders:
             raise ValueError(f"data.mask_threshold: only for 2 classes, data.classes has {len(self.classes)}")
         Depth("auto" if self.depth == "auto" else self.depth, self.window)
         if self.window is not None and self.depth in ("stored", "percentiles"):
@@ -125,6 +132,20 @@ class DataOptions:
             raise ValueError("data.calibration_share: data.calibration names the cases; leave one of them out")
         if len(self.phantom) != 3 or min(self.phantom) < 0 or min(self.phantom[0], self.phantom[2]) < 1:
             raise ValueError(f"data.phantom: needs labelled >= 1, unlabelled >= 0, val >= 1, not {self.phantom}")
+
+    def _check_overlapping(self) -> None:
+        if len(self.classes) > MAX_OVERLAPPING + 1:
+            raise ValueError(
+                f"data.overlapping: at most {MAX_OVERLAPPING} classes beside the background may overlap, data.classes "
+                f"has {len(self.classes) - 1}; train two models"
+            )
+        if self.layout == "phantom_volumes" and not self.label_map:
+            raise ValueError(
+                f"data.overlapping: phantom_volumes has one value a voxel; state the values of each class: "
+                f"--data.label-map {self.classes[1]}=1,2 ..."
+            )
+        if self.label_map:
+            self.mask_values.indices(self.classes)
 
     def _check_channels(self) -> None:
         if not self.channel_names:
@@ -151,14 +172,24 @@ class DataOptions:
     @property
     def mask_values(self) -> MaskValues:
         """What is stated of the values of masks."""
-        return MaskValues(self.label_map, self.ignore)
+        return MaskValues(self.label_map, self.ignore, self.overlapping)
+
+    @property
+    def class_folders(self) -> bool:
+        """Whether each class has a mask file of its own, in a folder called as the class."""
+        return self.overlapping and not self.label_map
+
+    @property
+    def outputs(self) -> int:
+        """Logits of a pixel: overlapping classes have none for the background."""
+        return len(self.classes) - self.overlapping
 
     @property
     def label_rules(self) -> LabelRules | None:
         """How labels count in losses; None where each pixel and class counts the same."""
-        if self.ignore is None and not self.class_weights:
+        if self.ignore is None and not self.class_weights and not self.overlapping:
             return None
-        return LabelRules(self.ignore is not None, self.class_weights)
+        return LabelRules(self.ignore is not None, self.class_weights, self.overlapping)
 
     @property
     def colour(self) -> bool:
@@ -177,7 +208,10 @@ class DataOptions:
 
     def to_dict(self) -> dict[str, Any]:
         """Plain JSON values; `from_dict` reads them back."""
-        return {key: str(v) if isinstance(v, Path) else v for key, v in dataclasses.asdict(self).items()}
+        values = {key: str(v) if isinstance(v, Path) else v for key, v in dataclasses.asdict(self).items()}
+        if not self.overlapping:
+            del values["overlapping"]  # a card without it is one that earlier versions read
+        return values
 
     @classmethod
     def from_dict(cls, raw: dict[str, Any], **changes: Any) -> DataOptions:

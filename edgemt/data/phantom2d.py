@@ -16,6 +16,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image
 
+from edgemt.io.class_regions import from_regions
+
 CLASSES = ("background", "liver", "gallbladder", "instrument")
 FPS = 25.0  # frames a second that `video` moves at
 PERIOD = 64  # of the tissue texture, texels
@@ -65,9 +67,13 @@ class _Scene:
     phase: float
 
 
-def frame(seed: int, *, size: tuple[int, int] = (128, 128)) -> tuple[Array, Array]:
-    """(image uint8 [H, W, 3], label uint8 [H, W]) of patient `seed`."""
-    return _render(_scene(seed), size=size, time=0.0, noise=np.random.default_rng([seed, 1]))
+def frame(seed: int, *, size: tuple[int, int] = (128, 128), overlapping: bool = False) -> tuple[Array, Array]:
+    """(image uint8 [H, W, 3], label uint8 [H, W]) of patient `seed`.
+
+    `overlapping`: bits of the classes (`edgemt.io.class_regions`); an organ goes on under the instrument.
+    """
+    noise = np.random.default_rng([seed, 1])
+    return _render(_scene(seed), size=size, time=0.0, noise=noise, overlapping=overlapping)
 
 
 def video(seed: int, *, count: int, size: tuple[int, int] = (128, 128)) -> Iterator[tuple[Array, Array]]:
@@ -187,7 +193,9 @@ def _grid(size: tuple[int, int]) -> tuple[Array, Array]:
     return sx, sy
 
 
-def _render(scene: _Scene, *, size: tuple[int, int], time: float, noise: np.random.Generator) -> tuple[Array, Array]:
+def _render(
+    scene: _Scene, *, size: tuple[int, int], time: float, noise: np.random.Generator, overlapping: bool = False
+) -> tuple[Array, Array]:
     pixel = 2.0 / size[0]
     sx, sy = _grid(size)
     x, y = _camera(scene, sx, sy, time=time)
@@ -220,8 +228,11 @@ def _render(scene: _Scene, *, size: tuple[int, int], time: float, noise: np.rand
 
     lit, gleam = _light(scene, relief, sx, sy, pixel=pixel)
     colour = colour * lit[..., None] + (gleam * gloss)[..., None]
+    organs = label.copy()
     for tool in scene.tools:
         _draw(tool, scene, colour, label, sx, sy, time=time, pixel=pixel)
+    if overlapping:
+        label = from_regions([organs == 1, organs == 2, label == CLASSES.index("instrument")])
     return _develop(scene, colour, coarse, noise=noise), label
 
 

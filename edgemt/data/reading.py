@@ -9,7 +9,7 @@ Shapes: H W size in pixels.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -21,10 +21,11 @@ from edgemt.data.same_grid import check_channels
 from edgemt.data.slice_masks import read_slice_masks
 from edgemt.io import file_types, process_rank
 from edgemt.io.bit_depth import Depth, Rule, decide
+from edgemt.io.class_regions import in_class
 from edgemt.io.geometry import arranged, says_nothing
 from edgemt.io.images import Header, image_header, upright
-from edgemt.io.mask_files import MaskFile, of_array, read_mask
-from edgemt.io.mask_rule import MaskValues
+from edgemt.io.mask_files import Evidence, MaskFile, of_array, read_mask
+from edgemt.io.mask_rule import MaskValues, overlapping_bits
 from edgemt.io.mask_rule import Rule as MaskRule
 from edgemt.io.masks import decide as decide_masks
 from edgemt.io.volumes import geometry_of, is_deep, read_label_volume
@@ -63,6 +64,13 @@ class Reading:
     headers: dict[str, Header] = field(default_factory=dict, repr=False, compare=False)
     decoded: MaskCache = field(default_factory=MaskCache, repr=False, compare=False)
     channel_depths: tuple[Depth, ...] = ()  # of a case of several channels: the rule of each
+    class_masks: tuple[MaskRule, ...] = ()  # of overlapping classes with a mask file each: the rule of each
+
+    def class_indices(self, case: Case) -> np.ndarray:
+        """uint8 class indices of a case, or of the volume of a slice; bits of overlapping classes."""
+        if not case.labels:
+            return self.masks.indices(self.mask(case))
+        return overlapping_bits(self.class_masks, [self.mask(one) for one in each_label(case)])
 
     def mask(self, case: Case) -> MaskFile:
         """The mask of a case, or of the volume of a slice, upright and in the case's axis order."""
@@ -93,13 +101,18 @@ def decide_reading(
     """
     images = {path: case for case in cases for path in case.files if not _phantom(path)}
     headers = {path: image_header(path) for path in images if file_types.is_image(path)}
-    labels = {case.label: case for case in cases if case.label is not None and not _phantom(case.label)}
-    evidence, decoded = [], MaskCache()
+    labels = {one.label: one for case in cases for one in each_label(case) if not _phantom(str(one.label))}
+    evidence, decoded = {}, MaskCache()
     for path, case in labels.items():
         found = decode_mask(case, compare=compare)
-        evidence.append(found.evidence)
+        evidence[str(path)] = found.evidence
         decoded.put(str(path), found)
-    rule = decide_masks(evidence, classes=classes, threshold=mask_threshold, values=values)
+    class_rules, shares = _rules_of_classes(cases, evidence, classes, threshold=mask_threshold, values=values)
+    if class_rules:
+        rule = MaskRule(classes, text=class_rules[0].text.replace(";", " in each class folder;", 1))
+    else:
+        rule = decide_masks(list(evidence.values()), classes=classes, threshold=mask_threshold, values=values)
+        shares = rule.shares(list(evidence.values()))
     is_deeper = {path: headers[path].deep if path in headers else is_deep(path) for path in images}
     deep = list(is_deeper.values())
     chosen = decide(depth, window, deep)
@@ -115,14 +128,39 @@ def decide_reading(
     if (unknown := _places_unknown(labels.values())) and compare:
         notes += (f"{unknown} labels or their images state no place, or the identity: read voxel by voxel",)
     if channel_depths:
-        return Reading(rule, chosen, stored, compare, notes, rule.shares(evidence), headers, decoded, channel_depths)
+        given = (shares, headers, decoded, channel_depths, class_rules)
+        return Reading(rule, chosen, stored, compare, notes, *given)
     if chosen.rule == "percentiles" and not all(deep):
         notes += (
             f"{deep.count(False)} of {len(deep)} files have 8 bits, the others more: percentiles are taken of all",
         )
     if chosen.rule == "stored" and any(deep):
         notes += (f"{deep.count(True)} of {len(deep)} files have more than 8 bits: scaled by their own percentiles",)
-    return Reading(rule, chosen, stored, compare, notes, rule.shares(evidence), headers, decoded)
+    return Reading(rule, chosen, stored, compare, notes, shares, headers, decoded, (), class_rules)
+
+
+def each_label(case: Case) -> tuple[Case, ...]:
+    """The case with each of its mask files alone."""
+    return tuple(replace(case, label=path, labels=()) for path in case.label_files)
+
+
+def _rules_of_classes(
+    cases: Sequence[Case],
+    evidence: Mapping[str, Evidence],
+    classes: tuple[str, ...],
+    *,
+    threshold: int | None,
+    values: MaskValues,
+) -> tuple[tuple[MaskRule, ...], tuple[float, ...]]:
+    """(The rule of each overlapping class with mask files of its own, shares of pixels); empty where there are none."""
+    files = [dict.fromkeys(paths) for paths in zip(*(c.labels for c in cases if c.labels), strict=True)]
+    rules, shares = [], []
+    for name, paths in zip(classes[1:], files, strict=False):
+        own = [evidence[path] for path in paths]
+        pair = (classes[0], name)
+        rules.append(decide_masks(own, classes=pair, threshold=threshold, values=MaskValues((), values.ignore)))
+        shares.append((*rules[-1].shares(own), 0.0, 0.0)[1])
+    return tuple(rules), (1.0, *shares) if rules else ()
 
 
 def decode_mask(case: Case, *, compare: bool) -> MaskFile:
@@ -209,6 +247,7 @@ class VanishedClasses:
 
     classes: tuple[str, ...]
     size: tuple[int, int]
+    overlapping: bool = False
     cases: dict[int, list[str]] = field(default_factory=dict)  # class -> files
     smallest: dict[int, tuple[int, int]] = field(default_factory=dict)  # class -> frame size that keeps all of them
 
@@ -217,14 +256,16 @@ class VanishedClasses:
         if truth.shape[0] <= self.size[0] and truth.shape[1] <= self.size[1]:
             return
         for value in range(1, len(self.classes)):
-            if (fitted == value).any() or not (truth == value).any():
+            region = in_class(truth, value, overlapping=self.overlapping)
+            if in_class(fitted, value, overlapping=self.overlapping).any() or not region.any():
                 continue
             self.cases.setdefault(value, []).append(str(case.label))
-            self.smallest[value] = max(self.smallest.get(value, (0, 0)), smallest_size(truth, value, size=self.size))
+            own = smallest_size(region.view(np.uint8), 1, size=self.size)
+            self.smallest[value] = max(self.smallest.get(value, (0, 0)), own)
 
     def report(self, labels: np.ndarray, *, where: str) -> None:
         """Print which classes vanish from some masks. Raises ValueError for a class that is in none of `labels`."""
-        left = _occurring(labels, len(self.classes)) if self.cases else set()
+        left = _occurring(labels, len(self.classes), self.overlapping) if self.cases else set()
         for value, files in self.cases.items():
             size = " ".join(map(str, self.smallest[value]))
             text = (
@@ -233,22 +274,27 @@ class VanishedClasses:
             if value not in left:
                 raise ValueError(f"{files[0]}: {text}, none is left to learn from; --data.size {size} keeps it")
             print_note(f"{text}, first {files[0]}; --data.size {size} keeps it")
-        check_every_class_occurs(labels, self.classes, where=where)
+        check_every_class_occurs(labels, self.classes, where=where, overlapping=self.overlapping)
 
 
-def check_every_class_occurs(labels: np.ndarray, classes: tuple[str, ...], *, where: str) -> None:
+def check_every_class_occurs(
+    labels: np.ndarray, classes: tuple[str, ...], *, where: str, overlapping: bool = False
+) -> None:
     """Raises ValueError for a class that occurs in none of `labels`."""
-    found = _occurring(labels, len(classes))
+    found = _occurring(labels, len(classes), overlapping)
     missing = [name for value, name in enumerate(classes) if value not in found]
     if missing:
         raise ValueError(f"data.classes: {missing[0]!r} never occurs in the {where}; label an image of it or drop it")
 
 
-def _occurring(labels: np.ndarray, classes: int) -> set[int]:
-    """The class indices below `classes` that occur in `labels` [n, ...]. Stops at the first masks that have all."""
-    missing = set(range(classes))
+def _occurring(labels: np.ndarray, classes: int, overlapping: bool) -> set[int]:
+    """The class indices below `classes` that occur in `labels` [n, ...]. Stops at the first masks that have all.
+
+    Overlapping classes have no background that could lack.
+    """
+    missing = set(range(int(overlapping), classes))
     for label in labels if labels.ndim > 1 else labels[None]:
-        missing -= {value for value in missing if (label == value).any()}
+        missing -= {value for value in missing if in_class(label, value, overlapping=overlapping).any()}
         if not missing:
             break
     return set(range(classes)) - missing

@@ -36,7 +36,7 @@ class SliceDataset:
     label: Tensor | None  # uint8 [n, H, W]
     names: tuple[str, ...] = ()
     neighbour_rows: Tensor | None = None  # int64 [n, slices]: rows that form a frame; None: one row each
-    soft: Tensor | None = None  # float16 [n, C - 1, H, W] a teacher's probabilities, no background
+    soft: Tensor | None = None  # float16 [n, C - 1, H, W] a teacher's probabilities, C with the background
     groups: tuple[int, ...] = ()  # [n] clip of each frame: an epoch draws one frame of each clip; empty: every frame
     deviation: Tensor | None = None  # uint8 [n, H, W] 255 times the standard deviation between several teachers
     missing: Tensor | None = None  # bool [n, K] planes of channels that a case lacks; None: no case lacks any
@@ -135,7 +135,7 @@ def load_slices(
         return SliceDataset(torch.from_numpy(image), None, names, neighbours, groups=groups, missing=missing)
     image = np.empty((len(cases), *spec.size, spec.channels), np.uint8)
     label = np.empty((len(cases), *spec.size), np.uint8)
-    vanished = VanishedClasses(spec.classes, spec.size)
+    vanished = VanishedClasses(spec.classes, spec.size, options.overlapping)
     for i, (frame, truth) in enumerate(decode_pairs(cases, spec, reading=reading, progress=progress)):
         image[i] = frame
         label[i] = fit_label(truth, size=spec.size)
@@ -234,7 +234,9 @@ class TwoStreamBatches:
         image = warped[:, :channels] + darkest
         has_deviation = self.labelled.deviation is not None
         end = warped.shape[1] - has_deviation
-        soft = with_background(warped[:, channels:end]) if predicted else None
+        overlapping = self.rules is not None and self.rules.overlapping
+        soft = warped[:, channels:end] if predicted else None
+        soft = soft if soft is None or overlapping else with_background(soft)
         weak, strong = self._views(image, length, generator)
         weak = (weak - mean) / std
         strong = None if strong is None else (strong - mean[length:]) / std[length:]

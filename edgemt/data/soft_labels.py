@@ -5,8 +5,9 @@ With it, no step of a student has to run the teacher.
     bank/  bank.json   NAME.safetensors, one a volume or single frame: {"soft": float16 [S, C - 1, H, W]}
            variance/   bank.json   NAME.safetensors: {"variance": uint8 [S, H, W]}   for students that learn it
 
-The background is 1 minus the other classes. Half precision resolves probabilities to 6e-8 near 0 and to 2e-4 near 1.
-Files are written atomically and listed with their hash; an interrupted filling continues with the missing files.
+The background is 1 minus the other classes; overlapping classes have none, and all of them are stored. Half precision
+resolves probabilities to 6e-8 near 0 and to 2e-4 near 1. Files are written atomically and listed with their hash; an
+interrupted filling continues with the missing files.
 
 The variance between K teachers with probabilities p_k is summed over classes, as the classes of a pixel sum to 1:
 
@@ -82,6 +83,7 @@ def write_bank(
     classes: Sequence[str],
     size: tuple[int, int],
     key: str,
+    overlapping: bool = False,
     variance: bool = False,
     depth: Callable[[Case], int] = lambda case: depth_of(case.image, axes=case.axes),
     progress: ProgressCall | None = None,
@@ -90,8 +92,9 @@ def write_bank(
     """Call `predict` for each volume or frame that is missing in the bank, and write its probabilities.
 
     key: identifies teacher and data; another key, other classes or another size start a new bank. depth: S of a case,
-    by default from the file of a volume. With `variance`, `predict` returns a TeacherPrediction and the variance is
-    written as well; probabilities that are complete stay as they are.
+    by default from the file of a volume. Predictions of `overlapping` classes have no background. With `variance`,
+    `predict` returns a TeacherPrediction and the variance is written as well; probabilities that are complete stay as
+    they are.
     Raises ValueError for two volumes of one name, for values that are no probabilities and, before the first
     prediction, for a disk that is too small.
     """
@@ -110,9 +113,11 @@ def write_bank(
             predicted = predict(case)
             if isinstance(predicted, np.ndarray):
                 predicted = TeacherPrediction(predicted)
-            shape = (depths[stem], len(classes), *size)
+            shape = (depths[stem], len(classes) - overlapping, *size)
+            drop = 0 if overlapping else 1  # the background
             for part in (part for part in parts if stem not in part.complete):
-                digest = _write(part, stem, _encoded(part.tensor, predicted, name=case.name, shape=shape))
+                encoded = _encoded(part.tensor, predicted, name=case.name, shape=shape, drop=drop)
+                digest = _write(part, stem, encoded)
                 part.listing["volumes"][stem] = {"name": case.name, "depth": depths[stem], "sha256": digest}
                 write_text(part.folder / INDEX, json.dumps(part.listing, indent=1) + "\n")
         if progress is not None:
@@ -256,22 +261,22 @@ def _check_disk_space(
         log(f"{what}: {text}, {ready} are complete")
 
 
-def _encoded(tensor: str, predicted: TeacherPrediction, *, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """The array of a file; shape is [S, C, H, W]."""
+def _encoded(tensor: str, predicted: TeacherPrediction, *, name: str, shape: tuple[int, ...], drop: int) -> np.ndarray:
+    """The array of a file; shape is [S, C, H, W], of which the first `drop` classes are not stored."""
     if tensor == "soft":
-        return _to_half(predicted.mean, name=name, shape=shape)
+        return _to_half(predicted.mean, name=name, shape=shape, drop=drop)
     if predicted.variance is None:
         raise ValueError(f"{name}: one teacher has no variance; set teacher.members or teacher.flips to 2 or more")
     return _to_bytes(predicted.variance, name=name, shape=(shape[0], *shape[2:]))
 
 
-def _to_half(soft: np.ndarray, *, name: str, shape: tuple[int, ...]) -> np.ndarray:
-    """float16 [S, C - 1, H, W] of probabilities [S, C, H, W]."""
+def _to_half(soft: np.ndarray, *, name: str, shape: tuple[int, ...], drop: int) -> np.ndarray:
+    """float16 [S, C - drop, H, W] of probabilities [S, C, H, W]."""
     if soft.shape != shape:
         raise ValueError(f"{name}: soft labels have shape {soft.shape}, wanted {shape} (slices, classes, frame)")
     if not (soft.min() >= -1e-3 and soft.max() <= 1 + 1e-3):  # NaN fails too
         raise ValueError(f"{name}: soft labels are no probabilities; give a softmax over classes")
-    return np.ascontiguousarray(soft[:, 1:].clip(0, 1), np.float16)
+    return np.ascontiguousarray(soft[:, drop:].clip(0, 1), np.float16)
 
 
 def _to_bytes(variance: np.ndarray, *, name: str, shape: tuple[int, ...]) -> np.ndarray:

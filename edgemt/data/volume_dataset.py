@@ -26,6 +26,7 @@ from edgemt.data.sampling import check_two_streams, global_case_index, mixed_see
 from edgemt.data.slice_dataset import frame_spec
 from edgemt.io import file_types
 from edgemt.io.bit_depth import Depth
+from edgemt.io.class_regions import in_class
 from edgemt.io.volumes import read_volume
 from edgemt.model_card import Normalisation
 
@@ -98,7 +99,7 @@ def load_volumes(
             if truth.shape != array.shape:
                 raise ValueError(f"{case.label}: mask is {truth.shape}, its image {case.image} is {array.shape}")
             label.append(_scaled_label(torch.from_numpy(truth), volume.scale))
-            counts += np.bincount(truth.reshape(-1), minlength=len(counts))[: len(counts)]
+            counts += _voxels_of_classes(truth, len(counts), overlapping=data.overlapping)
         if progress is not None:
             progress(i + 1, len(cases))
     if with_labels:
@@ -106,6 +107,14 @@ def load_volumes(
         check_every_class_occurs(present, data.classes, where=f"masks of the {len(cases)} labelled volumes")
     names = tuple(case.name for case in cases)
     return VolumeDataset(tuple(image), tuple(label) if with_labels else None, names, tuple(shapes), tuple(spacings))
+
+
+def _voxels_of_classes(truth: np.ndarray, classes: int, *, overlapping: bool) -> np.ndarray:
+    """int64 [C]: the voxels of each class; overlapping ones count in several, and the background always."""
+    if not overlapping:
+        return np.bincount(truth.reshape(-1), minlength=classes)[:classes]
+    found = [np.count_nonzero(in_class(truth, k, overlapping=True)) for k in range(1, classes)]
+    return np.array([truth.size, *found], np.int64)
 
 
 def _image(case: Case, depth: Depth) -> tuple[np.ndarray, tuple[float, ...] | None]:

@@ -28,6 +28,7 @@ from edgemt.data_report.inspect_folder import Inspection
 from edgemt.data_report.scan import FileScan, ProgressCall, class_indices
 from edgemt.io.bit_depth import of_card
 from edgemt.io.channels import no_channels
+from edgemt.io.class_regions import no_overlapping
 from edgemt.io.images import fit_label
 from edgemt.model_card import ModelCard
 from edgemt.report.gallery import dice_of
@@ -55,11 +56,18 @@ class Teacher:
 def open_teacher(folder: Path) -> Teacher:
     """The teacher of a run folder (its student, if the teacher reads volumes), a stage with weights, or a ship.
 
-    Raises ValueError in one line for a folder that is none of them.
+    Raises ValueError in one line for a folder that is none of them, and for overlapping classes.
     """
+    found = _open_teacher(folder)
+    what = "reports, choices of images and label tools compare one class a pixel; edgemt predict writes a mask of each"
+    no_overlapping(found.card, where=folder, what=what)
+    return found
+
+
+def _open_teacher(folder: Path) -> Teacher:
     if (folder / "teacher" / "card.json").is_file():
         found = _network(folder / "teacher")
-        return found or open_teacher(folder / "student")
+        return found or _open_teacher(folder / "student")
     from edgemt.inference.evaluate_package import holds_network
 
     if holds_network(folder):

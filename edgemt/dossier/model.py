@@ -39,8 +39,9 @@ def model_sections(sources: Sources) -> tuple[Section, ...]:
 def _intended_use(sources: Sources) -> Section:
     card = sources.card
     does = (
-        f"{card.task} of {', '.join(card.classes[1:])} in {_input(sources)}: a class for each pixel. No diagnosis and "
-        "no advice is computed."
+        f"{card.task} of {', '.join(card.classes[1:])} in {_input(sources)}: "
+        f"{'none, one or several classes' if card.overlapping else 'a class'} for each pixel. No diagnosis and no "
+        "advice is computed."
     )
     return Section(
         "intended_use",

@@ -18,6 +18,7 @@ from edgemt.data.decode import FrameSpec, ProgressCall, decode_pairs
 from edgemt.data.reading import Reading, print_note
 from edgemt.inference.evaluate_uncertainty import keeping_maps, maps_record
 from edgemt.io.bit_depth import Rule
+from edgemt.io.class_regions import in_class
 from edgemt.io.images import fit_label
 from edgemt.io.mask_rule import MaskValues
 from edgemt.io.volumes import volume_spacing
@@ -40,6 +41,7 @@ class EvalSet:
     classes: tuple[str, ...]
     spacing_mm: tuple[tuple[float, ...] | None, ...]  # in the truth's order of axes, as the header states it
     key: str = ""  # identifies the list by its content, where that is tracked
+    overlapping: bool = False  # truths and masks are bits (`edgemt.io.class_regions`)
 
     def __len__(self) -> int:
         return len(self.names)
@@ -95,10 +97,12 @@ def prepare(
         rows.append(slice(first, last))
         truths.append(np.stack(labels[first:last]) if volume else labels[first])
         spacings.append(_spacing(cases[first], truths[-1].shape) if volume else None)
-    for value, name in enumerate(classes):
-        if not any((truth == value).any() for truth in truths):
+    overlapping = values.overlapping
+    for value, name in list(enumerate(classes))[overlapping:]:
+        if not any(in_class(truth, value, overlapping=overlapping).any() for truth in truths):
             print_note(f"{name!r} is in none of the {len(truths)} masks that are measured; it gets no figure")
-    return EvalSet(tuple(names), frames, tuple(rows), tuple(truths), tuple(classes), tuple(spacings))
+    parts = (tuple(names), frames, tuple(rows), tuple(truths), tuple(classes), tuple(spacings))
+    return EvalSet(*parts, overlapping=overlapping)
 
 
 def _spacing(case: Case, shape: tuple[int, ...]) -> tuple[float, ...] | None:
@@ -180,9 +184,10 @@ def score(
         if mask.shape != truth.shape:
             raise ValueError(f"{name}: prediction has shape {mask.shape}, its label {truth.shape}; resize it first")
         scored = compare(
-            largest_component(mask, classes=classes) if largest else mask,
+            largest_component(mask, classes=classes, overlapping=cases.overlapping) if largest else mask,
             truth,
             classes=classes,
+            overlapping=cases.overlapping,
             spacing_mm=spacing,
             tolerance=tolerance,
             dice_only=dice_only,

@@ -69,9 +69,10 @@ def evaluate_network(
         found = uncertainty_record(both, eval_set.frames, truths)
         record |= {"uncertainty": found, "card_uncertainty": card_uncertainty(stage, WEIGHTS)}
     record |= grouped(record, cases, columns)
+    if not card.overlapping:
+        record["softmax_entropy"] = entropy_record(softmax, eval_set.frames, truths)
     return {
         **record,
-        "softmax_entropy": entropy_record(softmax, eval_set.frames, truths),
         "runtime": "torch",
         "file": WEIGHTS,
         "precision": "f32",

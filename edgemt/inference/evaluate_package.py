@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,6 +22,7 @@ from edgemt.inference.evaluate import EvalSet, fit_masks, frame_masks, prepare, 
 from edgemt.inference.evaluate_uncertainty import keeping_maps, maps_record
 from edgemt.inference.predict import predict
 from edgemt.io.channels import card_names, fill_values
+from edgemt.io.class_regions import each_class
 from edgemt.metrics.postprocess import through_plane as vote
 from edgemt.model_card import ModelCard
 
@@ -109,7 +111,8 @@ def measured(
     with_distances = _has_scipy()
     masks = fit_masks(frames, eval_set)
     if through_plane != 1:
-        masks = [vote(mask, width=through_plane) if mask.ndim == 3 else mask for mask in masks]
+        voted, kind = partial(vote, width=through_plane), {"overlapping": eval_set.overlapping}
+        masks = [each_class(m, voted, classes=len(eval_set.classes), **kind) if m.ndim == 3 else m for m in masks]
     return {
         "ship": str(ship.folder),
         "name": ship.card.name,
@@ -149,7 +152,7 @@ def read_cases(card: ModelCard, options: DataOptions, cases: tuple[Case, ...]) -
         classes=card.classes,
         channel_names=names,
         channel_depth=options.channel_depth,
-        values=options.mask_values,
+        values=replace(options.mask_values, overlapping=card.overlapping),
         fill=fill_values(card.normalise.mean, card.channels) if names else None,
         mask_threshold=options.mask_threshold,
         depth=options.depth,

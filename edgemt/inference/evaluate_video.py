@@ -26,6 +26,7 @@ from edgemt.data.layouts.detect import IMAGE_FOLDERS, LABEL_FOLDERS
 from edgemt.data.options import DataOptions
 from edgemt.io.bit_depth import of_card
 from edgemt.io.channels import no_channels
+from edgemt.io.class_regions import no_overlapping
 from edgemt.io.file_types import is_image, is_slice_folder, is_stray, natural_sort_key
 from edgemt.io.images import fit_frame, fit_label
 from edgemt.metrics.flicker import FlickerMeter, mean_record
@@ -60,6 +61,7 @@ def evaluate_video(
     if ship.card.channel_order == "slices":
         raise ValueError(f"{folder}: reads slices of volumes, which are no video; give --data.root in place of --video")
     no_channels(ship.card, where=folder, what="a video has one picture a frame; give --data.root in place of --video")
+    no_overlapping(ship.card, where=folder, what="flicker is measured of one class a pixel; give --data.root instead")
     clips = [clip for path in videos for clip in find_clips(Path(path))]
     made = runner(ship, runtime=runtime, file=file, threads=threads)
     records = [{"name": clip.name, **_clip_record(made, ship, clip)} for clip in clips]

@@ -10,6 +10,7 @@ from __future__ import annotations
 import hashlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any
@@ -28,6 +29,7 @@ from edgemt.io.atomic import Failures, NoSpaceError, atomic_write, write_bytes
 from edgemt.io.bit_depth import of_card
 from edgemt.io.channels import card_names
 from edgemt.io.channels import shown as shown_channel
+from edgemt.io.class_regions import each_class, mask_parts
 from edgemt.io.contours import class_colours, contours
 from edgemt.io.file_types import is_image
 from edgemt.io.geometry import is_order, like_input, restored
@@ -60,6 +62,7 @@ def predict(
 ) -> Iterator[Path]:
     """Write `NAME.mask.png` (class indices, with a palette) or `NAME.mask.nii.gz` for each input.
 
+    Of overlapping classes each has a file of its own, `NAME.CLASS.mask.png` or `.nii.gz`, of 0 and 1.
     NAME is that of the file, CLIP/NAME for a folder that has folders of frames instead of images.
     `through_plane` slices of a volume vote on each voxel between them; 1 leaves the masks as they are.
     `contours`: also `NAME.outer.mask.png` and `NAME.inner.mask.png` (.nii.gz of a volume), the regions of the card's
@@ -113,9 +116,9 @@ def _all(
     failures = Failures(total=len(jobs))
     for name, item in jobs.items():
         path = item.path
-        suffix = ".mask.png" if is_image(path) else ".mask.nii.gz"
+        first = mask_parts(np.zeros((1, 1), np.uint8), card.classes, overlapping=card.overlapping)[0][0]
+        suffix = f".{first}mask.png" if is_image(path) else f".{first}mask.nii.gz"
         target = free_target(out, name, suffix, path)
-        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             if is_image(path):
                 yield from _image(made, card, item, target, overlay, lines)
@@ -162,7 +165,9 @@ def _image(
     frame = fit_frame(picture, size=card.size, channels=card.channels)
     masks, maps = made(frame[None])
     mask = fit_label(masks[0], size=picture.shape[:2])
-    yield write_png(target, ".mask.png", mask, colours=len(card.classes), mark=input_mark(path))
+    colours = 2 if card.overlapping else len(card.classes)
+    for part, own in mask_parts(mask, card.classes, overlapping=card.overlapping):
+        yield write_png(target, f".{part}mask.png", own, colours=colours, mark=input_mark(path))
     if maps is not None:
         yield write_png(target, ".uncertainty.png", fit_map(maps[0], size=picture.shape[:2]), mark=input_mark(path))
     regions: list[tuple[str, np.ndarray]] = []
@@ -174,8 +179,12 @@ def _image(
     if overlay:
         shown = shown_channel(picture, names) if names else picture
         shown = shown if maps is None else hatched(shown, uncertain_region(maps[0]))
-        drawn = with_lines(contours(shown, mask, colours=class_colours(len(card.classes))), regions, card)
+        drawn = with_lines(_outlined(shown, mask, card), regions, card)
         yield write_png(target, ".overlay.png", drawn)
+
+
+def _outlined(picture: np.ndarray, mask: np.ndarray, card: ModelCard) -> np.ndarray:
+    return contours(picture, mask, colours=class_colours(len(card.classes)), overlapping=card.overlapping)
 
 
 def _volume(
@@ -198,9 +207,13 @@ def _volume(
         if maps is not None:
             spread = np.zeros(mask.shape, np.uint8) if spread is None else spread
             spread[..., k] = fit_map(maps[0], size=array.shape[:2])
-    mask = np.moveaxis(vote(np.moveaxis(mask, -1, 0), width=width), 0, -1)
-    name = target.with_name(f"{target.name}.mask.nii.gz")
-    yield write_volume(name, mask, volume, axes=axes, mark=input_mark(path))
+    voted = partial(vote, width=width)
+    stacked = np.moveaxis(mask, -1, 0)
+    stacked = each_class(stacked, voted, classes=len(card.classes), overlapping=card.overlapping)
+    mask = np.moveaxis(stacked, 0, -1)
+    for part, own in mask_parts(mask, card.classes, overlapping=card.overlapping):
+        name = target.with_name(f"{target.name}.{part}mask.nii.gz")
+        yield write_volume(name, own, volume, axes=axes, mark=input_mark(path))
     if spread is not None:
         name = target.with_name(f"{target.name}.uncertainty.nii.gz")
         yield write_volume(name, spread, volume, axes=axes, mark=input_mark(path))
@@ -216,7 +229,7 @@ def _volume(
         shown = np.ascontiguousarray(array[..., k] if not item.channels else array[:, :, 0, k])
         if spread is not None:
             shown = hatched(shown, uncertain_region(np.ascontiguousarray(spread[..., k])))
-        drawn = contours(shown, mask[..., k], colours=class_colours(len(card.classes)))
+        drawn = _outlined(shown, mask[..., k], card)
         drawn = with_lines(drawn, [(part, np.ascontiguousarray(region[..., k])) for part, region in regions], card)
         yield write_png(target, f".slice{k:03d}.overlay.png", drawn)
 

@@ -39,6 +39,8 @@ def probabilities(
 ) -> Tensor:
     """uint8 [X, Y, Z] -> float32 [C, X, Y, Z] on `device`, summing to 1 over C. Evaluation mode, and back after.
 
+    A network of overlapping classes gives the probability of each by itself.
+
     `precision` is the autocast type of the network's own arithmetic; averaging is float32 always. A volume
     smaller than the patch is padded with 0, as in training, and cropped back. `classes` is what the caller
     expects: raises ValueError when the network answers with another number of channels.
@@ -56,8 +58,9 @@ def probabilities(
         logits = getattr(found, "logits", found)
         if logits.shape[1] != classes:
             raise ValueError(f"classes: the network answers with {logits.shape[1]} channels, {classes} are expected")
-        return torch.softmax(logits.float(), dim=1)
+        return logits.float().sigmoid() if overlapping else torch.softmax(logits.float(), dim=1)
 
+    overlapping = bool(getattr(network, "overlapping", False))
     was_training = network.training
     network.eval()
     try:

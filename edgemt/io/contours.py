@@ -11,6 +11,8 @@ from collections.abc import Sequence
 import numpy as np
 from PIL import Image, ImageFilter
 
+from edgemt.io.class_regions import in_class, present_classes
+
 Colour = tuple[int, int, int]
 
 # Bright hues, distinguishable on red mucosa, on grey MRI and with the common colour-vision deficiencies.
@@ -43,19 +45,21 @@ def contours(
     colours: Sequence[Colour] | None = None,
     scale: int = 1,
     thickness: int | None = None,
+    overlapping: bool = False,
 ) -> np.ndarray:
     """uint8 [H, W], [H, W, 1] or [H, W, 3] and integers [H, W] -> uint8 RGB [sH, sW, 3].
 
     `colours` is indexed by class (None: `class_colours`); `thickness` in output pixels (None: about 1/256 of
     the longer side). A line lies just inside its region, so its outer rim is the border, and a single pixel
-    stays visible. Raises ValueError when the sizes differ, or a class has no colour.
+    stays visible. `overlapping`: the mask has bits (`edgemt.io.class_regions`), and each class its own line.
+    Raises ValueError when the sizes differ, or a class has no colour.
     """
     frame = _as_rgb(image)
     if frame.shape[:2] != mask.shape:
         raise ValueError(f"mask: {mask.shape} does not fit the image {frame.shape[:2]}; resize the mask first")
     size = (frame.shape[1] * scale, frame.shape[0] * scale)
     out = np.array(Image.fromarray(frame).resize(size, Image.Resampling.BICUBIC))
-    drawn = outlines(mask, colours=colours, scale=scale, thickness=thickness)
+    drawn = outlines(mask, colours=colours, scale=scale, thickness=thickness, overlapping=overlapping)
     at = np.nonzero(drawn[..., 3])
     alpha = drawn[at][:, 3:].astype(np.float32) / 255.0
     out[at] = np.rint(out[at] * (1.0 - alpha) + drawn[at][:, :3] * alpha).astype(np.uint8)
@@ -68,11 +72,12 @@ def outlines(
     colours: Sequence[Colour] | None = None,
     scale: int = 1,
     thickness: int | None = None,
+    overlapping: bool = False,
 ) -> np.ndarray:
     """Integers [H, W] -> uint8 RGBA [sH, sW, 4], else transparent. Arguments as for `contours`."""
     if mask.ndim != 2 or scale < 1:
         raise ValueError(f"mask: shape {mask.shape}, scale {scale}; outlines need [H, W] and a scale of 1 or more")
-    present = [int(c) for c in np.unique(mask) if c > 0]
+    present = present_classes(mask, overlapping=overlapping)
     colours = class_colours(max(present, default=0) + 1) if colours is None else colours
     if present and present[-1] >= len(colours):
         raise ValueError(f"colours: class {present[-1]} has no colour, only {len(colours)} are given")
@@ -81,7 +86,7 @@ def outlines(
     rgb = np.zeros((height, width, 3), np.float32)  # premultiplied, so that the halo's black adds nothing
     alpha = np.zeros((height, width, 1), np.float32)
     for c in present:
-        cover, top, left = _rim(mask == c, scale=scale, line=line)
+        cover, top, left = _rim(in_class(mask, c, overlapping=overlapping), scale=scale, line=line)
         dark = np.asarray(Image.fromarray(cover).filter(ImageFilter.MaxFilter(3)))
         rows, columns = np.nonzero(dark)
         inside = (rows + top >= 0) & (rows + top < height) & (columns + left >= 0) & (columns + left < width)

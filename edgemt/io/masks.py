@@ -8,10 +8,11 @@ Shapes: H W size of a mask, X Y Z of a volume's.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from typing import Any
 
+from edgemt.contract import IGNORE
 from edgemt.io.mask_files import _NOISE, Colour, Evidence
 from edgemt.io.mask_rule import MaskValues, Rule
 
@@ -59,11 +60,18 @@ def _stated(files: Sequence[Evidence], classes: tuple[str, ...], threshold: int 
                 f"{one.path}: mask holds {', '.join(map(str, unknown[:4]))}, known values are {known}; name it in "
                 "data.label_map, or ignore it with data.ignore"
             )
-    groups = {name: [v for v, index in sorted(table.items()) if index == k] for k, name in enumerate(classes)}
+    groups = {name: _values_of(table, k, overlapping=values.overlapping) for k, name in enumerate(classes)}
     text = "; ".join(f"{' '.join(map(str, own))} {name}" for name, own in groups.items())
     ignored = f"; {values.ignore} is ignored" if values.ignore is not None else ""
     count = f"; {len(files)} files" if files else ""
-    return Rule(classes, None, f"masks: {text}{ignored}{count}", table=table)
+    return Rule(classes, None, f"masks: {text}{ignored}{count}", table=table, overlapping=values.overlapping)
+
+
+def _values_of(table: Mapping[int, int], index: int, *, overlapping: bool) -> list[int]:
+    """The values of a class; of overlapping ones the background has those of no class."""
+    if not overlapping or not index:
+        return sorted(value for value, found in table.items() if found == index)
+    return sorted(value for value, bits in table.items() if bits != IGNORE and bits >> (index - 1) & 1)
 
 
 def _shown(one: Evidence) -> str:

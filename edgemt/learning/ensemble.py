@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import Output
-from edgemt.learning.losses import probabilities
+from edgemt.learning.pseudo_labels import probabilities_of
 
 ROOM = "ensemble"  # of a card's network
 FLIPS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
@@ -19,6 +19,8 @@ FLIPS: tuple[tuple[int, ...], ...] = ((), (3,), (2,), (2, 3))
 
 class Ensemble(nn.Module):
     """image [N, K, *space] -> Output with logits = log of the mean probability of all members.
+
+    Of overlapping classes, which all members have or none, the logits of the mean probability of each class.
 
     flips: number of FLIPS that each member predicts (1: the image, 2: also mirrored, 4: also upside down); predictions
     are flipped back before averaging. Raises ValueError for another number.
@@ -30,6 +32,7 @@ class Ensemble(nn.Module):
             raise ValueError(f"teacher.flips: {flips}: choose 1, 2 or 4")
         self.members = nn.ModuleList(members)
         self.flips = flips
+        self.overlapping = bool(getattr(self.members[0], "overlapping", False)) if members else False
 
     def forward(self, x: Tensor) -> Output:
         total: Tensor | None = None
@@ -39,7 +42,7 @@ class Ensemble(nn.Module):
                 total = p if total is None else total + p
         assert total is not None
         mean = total / (self.flips * len(self.members))
-        return Output(logits=mean.clamp_min(1e-7).log())
+        return Output(logits=mean.logit(1e-7) if self.overlapping else mean.clamp_min(1e-7).log())
 
     def each(self, x: Tensor) -> Tensor:
         """[K, N, C, *space]: the probabilities of each member, averaged over its flips; of one member, each flip's."""
@@ -50,8 +53,8 @@ class Ensemble(nn.Module):
 def _flipped_probabilities(member: nn.Module, x: Tensor, axes: tuple[int, ...]) -> Tensor:
     """The probabilities of the flipped image, flipped back."""
     if not axes:
-        return probabilities(member(x).logits)
-    return torch.flip(probabilities(member(torch.flip(x, axes)).logits), axes)
+        return probabilities_of(member, x)
+    return torch.flip(probabilities_of(member, torch.flip(x, axes)), axes)
 
 
 def between_variance(probs: Tensor) -> Tensor:

@@ -36,6 +36,12 @@ def current_rules() -> LabelRules | None:
     return _CURRENT.get()
 
 
+def overlapping() -> bool:
+    """Whether classes of the present step may overlap: labels are bit masks, probabilities are sigmoids."""
+    rules = current_rules()
+    return rules is not None and rules.overlapping
+
+
 def labelled_pixels(label: Tensor) -> Tensor | None:
     """Bool [N, 1, *space] of an integer label: where it is not ignored; None where all of them count."""
     rules = current_rules()
@@ -49,21 +55,36 @@ def as_class(label: Tensor) -> Tensor:
 
 
 def pixel_weight(label: Tensor, weight: Tensor | None) -> Tensor | None:
-    """[N, 1, *space]: `weight` times the weight of each pixel's class, 0 for ignored ones; None: all count once."""
+    """[N, 1, *space]: `weight` times the weight of each pixel's class, 0 for ignored ones; None: all count once.
+
+    Overlapping classes: [N, C, *space] where classes have weights, which a pixel of several classes has all of.
+    """
     rules = current_rules()
     if rules is None:
         return weight
-    if rules.class_weights:
+    if rules.class_weights and rules.overlapping:
+        own = label.new_tensor(rules.class_weights[1:], dtype=_float(weight)).view(1, -1, *[1] * (label.ndim - 1))
+        weight = own if weight is None else own * weight
+    elif rules.class_weights:
         own = label.new_tensor(rules.class_weights, dtype=_float(weight))[as_class(label)].unsqueeze(1)
         weight = own if weight is None else own * weight
     inside = labelled_pixels(label)
     return weight if inside is None else inside.to(_float(weight)) if weight is None else weight * inside
 
 
+def known_pixels(label: Tensor, weight: Tensor | None) -> Tensor | None:
+    """`weight` without ignored pixels, where classes overlap; else as it is: their one-hot target shows them."""
+    inside = labelled_pixels(label) if overlapping() else None
+    return weight if inside is None else inside.to(_float(weight)) if weight is None else weight * inside
+
+
 def known_target(q: Tensor, weight: Tensor | None) -> Tensor | None:
-    """`weight` without the pixels whose one-hot target [N, C, *space] is 0 for all classes: ignored ones."""
+    """`weight` without the pixels whose one-hot target [N, C, *space] is 0 for all classes: ignored ones.
+
+    Of overlapping classes such a pixel is background; what is ignored there is in `weight` already.
+    """
     rules = current_rules()
-    if rules is None or not rules.ignore:
+    if rules is None or not rules.ignore or rules.overlapping:
         return weight
     inside = (q.sum(1, keepdim=True) > 0).to(q.dtype)
     return inside if weight is None else weight * inside

@@ -2,37 +2,74 @@
 
 A loss returns a map [N, 1, *space], one value a voxel, or a scalar; its docstring states which.
 Shapes: N batch, C classes, *space 2 or 3 axes. `p` and `q` are probabilities [N, C, *space], `weight` [N, 1, *space].
+
+Where classes overlap (`label_rules`), probabilities are sigmoids, C is without the background, and maps and weights are
+[N, C, *space]: `edgemt.learning.bernoulli`. Losses whose docstring does not name them are of exclusive classes alone.
 """
 
 from __future__ import annotations
 
+import math
 from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from edgemt.learning.label_rules import as_class, class_weights, known_target, labelled_pixels, pixel_weight
+from edgemt.learning.bernoulli import binary_cross_entropy, binary_entropy, binary_kl, class_bits
+from edgemt.learning.label_rules import (
+    as_class,
+    class_weights,
+    known_pixels,
+    known_target,
+    labelled_pixels,
+    overlapping,
+    pixel_weight,
+)
 
 Distance = Literal["mse", "kl", "ce", "dice", "dice_ce"]
 SMOOTH = 1e-5
 
 
 def onehot(label: Tensor, classes: int) -> Tensor:
-    """int64 [N, *space] -> float [N, C, *space]; 0 for all classes where a label is ignored (`label_rules`)."""
+    """int64 [N, *space] -> float [N, C, *space]; 0 for all classes where a label is ignored (`label_rules`).
+
+    Labels of overlapping classes are bit masks, and a pixel may be 1 in several classes.
+    """
+    if overlapping():
+        return class_bits(as_class(label), classes)
     hot = F.one_hot(as_class(label), classes).movedim(-1, 1).float()
     inside = labelled_pixels(label)
     return hot if inside is None else hot * inside
 
 
 def probabilities(logits: Tensor) -> Tensor:
-    """Softmax over classes, in float32 at least."""
+    """Softmax over classes, of overlapping classes the sigmoid of each, in float32 at least."""
+    if overlapping():
+        return logits.to(torch.promote_types(logits.dtype, torch.float32)).sigmoid()
     return logits.softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
 
 
 def log_probabilities(logits: Tensor) -> Tensor:
-    """Log-softmax over classes, in float32 at least."""
+    """Log-softmax over classes, of overlapping classes the log-sigmoid of each, in float32 at least."""
+    if overlapping():
+        return F.logsigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
     return logits.log_softmax(1, dtype=torch.promote_types(logits.dtype, torch.float32))
+
+
+def logits_of(p: Tensor, *, smallest: float) -> Tensor:
+    """Logits that `probabilities` takes back to `p`, which is held away from 0 (and 1) by `smallest`."""
+    return p.logit(smallest) if overlapping() else p.clamp_min(smallest).log()
+
+
+def hard_classes(p: Tensor) -> Tensor:
+    """[N, C, *space] -> 0 and 1: the most likely class of a voxel, or each overlapping class of more than 0.5."""
+    return (p > 0.5).float() if overlapping() else onehot(p.argmax(1), p.shape[1])
+
+
+def foreground(p: Tensor) -> Tensor:
+    """The classes without the background, [N, C - 1, *space]; overlapping classes have none."""
+    return p if overlapping() else p[:, 1:]
 
 
 def weighted_mean(values: Tensor, weight: Tensor | None = None) -> Tensor:
@@ -58,11 +95,11 @@ def dice(
     each image, and the mean over its classes too: a small object then counts as much as a large one, which is what
     Dice averaged over images measures. Foreground only, unless `background`. A class that the target lacks is left
     out: its Dice has no gradient; cross-entropy removes false positives there.
-    `class_weight` [C], or [C - 1] without the background, weights the mean over classes.
+    `class_weight` [C], or [C - 1] without the background, weights the mean over classes. Overlapping classes: all C.
     """
     weight = known_target(q, weight)
     if not background:
-        p, q = p[:, 1:], q[:, 1:]
+        p, q = foreground(p), foreground(q)
     w = 1.0 if weight is None else weight
     axes = tuple(range(2, p.ndim)) if per_image else (0, *range(2, p.ndim))
     intersection = (w * p * q).sum(axes)
@@ -76,11 +113,15 @@ def dice(
 
 
 def cross_entropy(logits: Tensor, target: Tensor, *, weight: Tensor | None = None) -> Tensor:
-    """Scalar: weighted mean of -log softmax(logits)[target], 0 or more.
+    """Scalar: weighted mean of -log softmax(logits)[target], 0 or more; of overlapping classes binary, of each class.
 
     `target` is int64 [N, *space], which follows `label_rules`, or probabilities [N, C, *space].
     """
     logits = logits.to(torch.promote_types(logits.dtype, torch.float32))
+    if overlapping():
+        if not target.is_floating_point():
+            weight, target = pixel_weight(target, weight), onehot(target, logits.shape[1])
+        return weighted_mean(binary_cross_entropy(logits, target), weight)
     if not target.is_floating_point():
         weight, target = pixel_weight(target, weight), as_class(target)
     return weighted_mean(F.cross_entropy(logits, target, reduction="none").unsqueeze(1), weight)
@@ -91,23 +132,38 @@ def dice_ce(logits: Tensor, target: Tensor, *, weight: Tensor | None = None, per
     labels = not target.is_floating_point()
     q = onehot(target, logits.shape[1]) if labels else target
     of_classes = class_weights(q, background=False) if labels else None
-    dice_loss = dice(probabilities(logits), q, weight=weight, per_image=per_image, class_weight=of_classes)
+    known = known_pixels(target, weight) if labels else weight
+    dice_loss = dice(probabilities(logits), q, weight=known, per_image=per_image, class_weight=of_classes)
     return 0.5 * (cross_entropy(logits, target, weight=weight) + dice_loss)
 
 
 def mse(p: Tensor, q: Tensor) -> Tensor:
-    """Map: mean over classes of (p - q)^2, from 0 to 2 / C."""
+    """Map: mean over classes of (p - q)^2, from 0 to 2 / C; of overlapping classes (p - q)^2 of each."""
+    if overlapping():
+        return (p - q).square()
     return (p - q).square().mean(1, keepdim=True)
 
 
 def kl(log_p: Tensor, q: Tensor) -> Tensor:
-    """Map: KL(q || p) = sum_c q log(q / p) in nats, 0 or more; p is given as log-probabilities."""
+    """Map: KL(q || p) = sum_c q log(q / p) in nats, 0 or more; p is given as log-probabilities.
+
+    Of overlapping classes the divergence of each (`binary_kl`).
+    """
+    if overlapping():
+        return binary_kl(log_p, q)
     return F.kl_div(log_p, q, reduction="none").sum(1, keepdim=True)
 
 
 def entropy(p: Tensor) -> Tensor:
-    """Map: entropy H(p) = -sum_c p log p in nats, from 0 to ln C."""
+    """Map: entropy H(p) = -sum_c p log p in nats, from 0 to ln C; of overlapping classes that of each, up to ln 2."""
+    if overlapping():
+        return binary_entropy(p)
     return torch.special.entr(p).sum(1, keepdim=True)
+
+
+def largest_entropy(classes: int) -> float:
+    """The most that `entropy` of `classes` classes can be."""
+    return math.log(2 if overlapping() else classes)
 
 
 def consistency_loss(
@@ -239,8 +295,9 @@ def dist_intra_class_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def boundary_band(q: Tensor, *, radius: int = 2) -> Tensor:
-    """Map: 1 within `radius` voxels of a change of the most likely class of `q`, else 0."""
+    """Map: 1 within `radius` voxels of a change of the most likely class of `q`, or of an overlapping class, else 0."""
     pool = F.max_pool3d if q.ndim == 5 else F.max_pool2d
-    label = onehot(q.argmax(1), q.shape[1])
+    label = hard_classes(q)
     near_inside, near_outside = (pool(x, 2 * radius + 1, stride=1, padding=radius) for x in (label, 1.0 - label))
-    return (near_inside * near_outside).amax(1, keepdim=True)
+    near = near_inside * near_outside
+    return near if overlapping() else near.amax(1, keepdim=True)

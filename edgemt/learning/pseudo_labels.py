@@ -9,11 +9,9 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgemt.contract import Output
-from edgemt.learning.losses import (
-    onehot,
-    probabilities,
-)
+from edgemt.contract import LabelRules, Output
+from edgemt.learning.label_rules import label_rules
+from edgemt.learning.losses import hard_classes, onehot, probabilities
 from edgemt.learning.perturbations.intensity import GaussianNoise
 
 
@@ -21,6 +19,12 @@ from edgemt.learning.perturbations.intensity import GaussianNoise
 def predict_probabilities(network: nn.Module, image: Tensor) -> Tensor:
     """Class probabilities [N, C, *space] of a network, without gradient."""
     return probabilities(network(image).logits)
+
+
+def probabilities_of(network: nn.Module, image: Tensor) -> Tensor:
+    """Class probabilities [N, C, *space] of a network by its own classes: in an evaluation, where no step has rules."""
+    with label_rules(LabelRules(overlapping=bool(getattr(network, "overlapping", False)))):
+        return probabilities(network(image).logits)
 
 
 @torch.no_grad()
@@ -48,8 +52,8 @@ def mc_outputs(
 
 
 def argmax_one_hot(p: Tensor) -> Tensor:
-    """One-hot map [N, C, *space] of the most likely class, without gradient."""
-    return onehot(p.detach().argmax(1), p.shape[1])
+    """One-hot map [N, C, *space] of the most likely class, or of each overlapping class, without gradient."""
+    return hard_classes(p.detach())
 
 
 def sharpen(p: Tensor, *, temperature: float = 0.5) -> Tensor:

@@ -6,7 +6,6 @@ or 3 axes.
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar, NamedTuple
 
@@ -14,7 +13,9 @@ import torch
 from torch import Tensor, nn
 
 from edgemt.contract import Step
-from edgemt.learning.losses import entropy
+from edgemt.learning.bernoulli import both_sides
+from edgemt.learning.label_rules import overlapping
+from edgemt.learning.losses import entropy, largest_entropy
 from edgemt.learning.perturbations.intensity import SSL4MIS, GaussianNoise
 from edgemt.learning.perturbations.spatial import Affine, invert_affine, valid_region, warp
 from edgemt.learning.pseudo_labels import argmax_one_hot, mc_probabilities, predict_probabilities
@@ -34,6 +35,7 @@ class SoftTarget:
     """The teacher's softmax on a noisy view, with weight 1 everywhere."""
 
     citation: ClassVar[str] = ""
+    takes_overlapping: ClassVar[bool] = True  # False: the rule chooses one class of a voxel
     noise: GaussianNoise = SSL4MIS
 
     def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
@@ -67,7 +69,7 @@ class UncertaintyMasked(SoftTarget):
     def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
         probs = mc_probabilities(teacher, image, self.noise, step.generator, num_passes=self.passes + 1)
         uncertainty = entropy(probs[1:].mean(0))  # [U, 1, *space], nats
-        mask = uncertainty <= self.entropy_threshold(step) * math.log(probs.shape[2])
+        mask = uncertainty <= self.entropy_threshold(step) * largest_entropy(probs.shape[2])
         return PseudoTarget(probs[0], mask.to(probs.dtype))
 
 
@@ -78,6 +80,8 @@ class ConfidenceThresholded(SoftTarget):
     y = argmax q, weight = 1 where max q >= threshold_y. With `by_class` threshold_c = confidence * m_c / max m, m_c the
     mean confidence of the voxels labelled c in this batch (FreeMatch without running means), but at least `floor`: one
     threshold for all classes accepts the background and rejects small organs.
+
+    Overlapping classes: "present" and "absent" of each are the classes c, and each has a weight of its own.
 
     Target: the average's hard labels, where its probability passes a threshold of their class.
 
@@ -99,14 +103,29 @@ class ConfidenceThresholded(SoftTarget):
 
     def __call__(self, teacher: nn.Module, image: Tensor, step: Step) -> PseudoTarget:
         p = predict_probabilities(teacher, self.noise(image, step.generator))
+        if overlapping():
+            return self._of_each_class(p)
         label, confidence = argmax_one_hot(p), p.amax(1, keepdim=True)
-        threshold = p.new_full((1, p.shape[1], *[1] * (p.ndim - 2)), self.confidence)
-        if self.by_class:
-            axes = (0, *range(2, p.ndim))
-            mean = (label * confidence).sum(axes, keepdim=True) / label.sum(axes, keepdim=True).clamp_min(1.0)
-            scaled = self.confidence * mean / mean.amax().clamp_min(1e-6)
-            threshold = torch.maximum(scaled, torch.full_like(scaled, min(self.floor, self.confidence)))
+        threshold = self._thresholds(label, confidence)
         return PseudoTarget(label, (confidence >= (label * threshold).sum(1, keepdim=True)).to(p.dtype))
+
+    def _of_each_class(self, p: Tensor) -> PseudoTarget:
+        """The target of overlapping classes, with weights [U, C, *space]."""
+        label, sides = argmax_one_hot(p), both_sides(p)
+        chosen = both_sides(label)
+        threshold = self._thresholds(chosen, sides)
+        accepted = (sides >= threshold).to(p.dtype) * chosen
+        absent, present = accepted.chunk(2, 1)
+        return PseudoTarget(label, absent + present)
+
+    def _thresholds(self, label: Tensor, confidence: Tensor) -> Tensor:
+        """[1, C, 1 ...]: that of each class. `label` is one-hot, `confidence` [U, 1 or C, *space]."""
+        if not self.by_class:
+            return confidence.new_full((1, label.shape[1], *[1] * (label.ndim - 2)), self.confidence)
+        axes = (0, *range(2, label.ndim))
+        mean = (label * confidence).sum(axes, keepdim=True) / label.sum(axes, keepdim=True).clamp_min(1.0)
+        scaled = self.confidence * mean / mean.amax().clamp_min(1e-6)
+        return torch.maximum(scaled, torch.full_like(scaled, min(self.floor, self.confidence)))
 
 
 @dataclass(frozen=True)
@@ -145,6 +164,7 @@ class AdaptiveThreshold(SoftTarget):
     """
 
     inspired: ClassVar[bool] = True
+    takes_overlapping: ClassVar[bool] = False
     citation: ClassVar[str] = "Inspired by adaptive-threshold selection of reliable voxels (survey)"
     slack: SigmoidRampUp = field(default_factory=lambda: SigmoidRampUp(top=2.0, length=1.0))
 

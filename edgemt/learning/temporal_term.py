@@ -8,7 +8,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from edgemt.learning.losses import probabilities
+from edgemt.learning.losses import foreground, probabilities
 from edgemt.learning.perturbations.motion import PseudoMotion, inside, warp_by
 
 _SMALLEST = 0.01  # share of the valid region that a class counts as, at least: noise on an empty frame weighs little
@@ -24,7 +24,7 @@ def jaccard_distance(p: Tensor, q: Tensor, valid: Tensor) -> Tensor:
     """
     axes = tuple(range(2, p.ndim))
     weight = valid.to(p.dtype)
-    p, q = p[:, 1:], q[:, 1:]
+    p, q = foreground(p), foreground(q)
     difference = ((p - q).abs() * weight).sum(axes)
     total = ((p + q) * weight).sum(axes) + difference
     return (2 * difference / total.maximum(_SMALLEST * weight.sum(axes)).clamp_min(1e-6)).mean()

@@ -178,4 +178,18 @@ def takes_ignored_pixels(method: Method) -> bool:
     return method.takes_ignored_pixels and not isinstance(method, _READ_LABELS)
 
 
-__all__ = ["METHODS", "Discriminator", "LossTerms", "Method", "Terms", "get", "takes_ignored_pixels"]
+def takes_overlapping_classes(method: Method) -> bool:
+    """Whether a method learns classes that may overlap; of a mean teacher it depends on the target, too."""
+    return method.takes_overlapping and getattr(getattr(method, "target", None), "takes_overlapping", True)
+
+
+__all__ = [
+    "METHODS",
+    "Discriminator",
+    "LossTerms",
+    "Method",
+    "Terms",
+    "get",
+    "takes_ignored_pixels",
+    "takes_overlapping_classes",
+]

@@ -11,6 +11,7 @@ from torch import Tensor
 from edgemt.contract import ADDED_LATER, Batch, Head, Output, Step
 from edgemt.learning.ema import Ema
 from edgemt.learning.feature_term import FeatureTerm
+from edgemt.learning.label_rules import overlapping
 from edgemt.learning.losses import (
     boundary_band,
     consistency_loss,
@@ -19,6 +20,7 @@ from edgemt.learning.losses import (
     dice_ce,
     dist_intra_class_loss,
     log_probabilities,
+    logits_of,
     probabilities,
     temperature_kl,
 )
@@ -67,6 +69,7 @@ class Distillation(Method):
     """
 
     delivers: ClassVar[str] = "average"
+    takes_overlapping: ClassVar[bool] = True
     family: ClassVar[str] = "distillation"
     citation: ClassVar[str] = (
         "Hinton et al., 2015; CWD: Shu et al., ICCV 2021; DIST: Huang et al., NeurIPS 2022; FitNets: Romero et al., "
@@ -162,7 +165,7 @@ def _teacher_logits(teacher: Output | None, batch: Batch) -> Tensor:
         return teacher.logits
     if batch.soft is None:
         raise ValueError("teacher_source: 'bank' needs soft labels of the images; fill a bank first or use 'network'")
-    return batch.soft.to(batch.image.dtype).clamp_min(MIN_PROBABILITY).log()
+    return logits_of(batch.soft.to(batch.image.dtype), smallest=MIN_PROBABILITY)
 
 
 def _logit_terms(
@@ -175,7 +178,9 @@ def _logit_terms(
         terms["kl"] = method.kl * kl_loss
     if method.cwd:
         # A softmax over space depends on a constant a voxel; a bank has log-probabilities, so both need them.
-        student_logits = log_probabilities(logits) if method.teacher_source == "bank" else logits
+        # Those of overlapping classes have no such constant.
+        as_stored = method.teacher_source == "bank" and not overlapping()
+        student_logits = log_probabilities(logits) if as_stored else logits
         terms["cwd"] = method.cwd * cwd_loss(student_logits, teacher_logits, temperature=method.cwd_temperature)
     if method.intra:
         terms["intra"] = method.intra * dist_intra_class_loss(logits, teacher_logits)

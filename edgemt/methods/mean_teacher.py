@@ -34,6 +34,7 @@ class MeanTeacher(Method):
     """
 
     delivers: ClassVar[str] = "teacher"
+    takes_overlapping: ClassVar[bool] = True
     release: ClassVar[PublishedSettings | None] = SSL4MIS
     family: ClassVar[str] = "mean teacher"
     citation: ClassVar[str] = "Tarvainen & Valpola, NeurIPS 2017, Mean teachers are better role models"

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass, field
 from typing import ClassVar
 
 from edgemt.contract import Batch, Step
 from edgemt.learning.ema import Ema
-from edgemt.learning.losses import dice_ce, entropy, probabilities
+from edgemt.learning.losses import dice_ce, entropy, largest_entropy, probabilities
 from edgemt.learning.method import LossTerms, Method
 from edgemt.learning.published_settings import SSL4MIS, PublishedSettings
 from edgemt.learning.roles import Networks, Role, Trainable
@@ -28,6 +27,7 @@ class Supervised(Method):
     """
 
     delivers: ClassVar[str] = "average"
+    takes_overlapping: ClassVar[bool] = True
     release: ClassVar[PublishedSettings | None] = SSL4MIS
     family: ClassVar[str] = "supervised"
     citation: ClassVar[str] = "Milletari et al., 3DV 2016, V-Net (soft Dice); with cross-entropy, half and half"
@@ -54,6 +54,7 @@ class EntropyMinimisation(Method):
     up), unlabelled rows only.
     """
 
+    takes_overlapping: ClassVar[bool] = True
     release: ClassVar[PublishedSettings | None] = SSL4MIS
     family: ClassVar[str] = "supervised"
     citation: ClassVar[str] = "Grandvalet & Bengio, NeurIPS 2004; Vu et al., CVPR 2019, ADVENT"
@@ -63,6 +64,6 @@ class EntropyMinimisation(Method):
         logits = nets.student(batch.image).logits
         terms = LossTerms(supervised=dice_ce(logits[: batch.count], batch.label))
         if len(batch.unlabelled):
-            relative_entropy = entropy(probabilities(logits[batch.count :])).mean() / math.log(logits.shape[1])
+            relative_entropy = entropy(probabilities(logits[batch.count :])).mean() / largest_entropy(logits.shape[1])
             terms["entropy"] = self.ramp(step) * relative_entropy
         return terms

@@ -6,13 +6,14 @@ Shapes: *space 2 or 3 axes, C classes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 
 from edgemt.contract import IGNORE
+from edgemt.io.class_regions import in_class, largest_value
 from edgemt.metrics.surface_distance import bounding_box, surface_scores
 
 EMPTY = ("both_empty", "missed", "invented")
@@ -56,29 +57,29 @@ def compare(
     tolerance: float = 2.0,
     dice_only: bool = False,
     with_distances: bool = True,
+    overlapping: bool = False,
 ) -> list[dict[str, float]]:
     """The metrics of each foreground class of one case, class 1 first.
 
     Distances are those of `surface_scores`: in voxels, and in millimetres under NAME_mm where `spacing_mm` (one number
     an axis) is given. Pixels that are `IGNORE` in the truth count in nothing; for distances they are background in both
     masks. Both empty: dice NaN. One empty: dice 0, distances NaN. both_empty, missed and invented are 0
-    or 1.
+    or 1. `overlapping`: both masks are bits, and each class is compared by itself (`edgemt.io.class_regions`).
     """
     ignored = 0
     if truth.size and int(truth.max()) == IGNORE:
         hidden = truth == IGNORE
         ignored = int(np.count_nonzero(hidden))
         prediction, truth = (np.where(hidden, 0, mask).astype(mask.dtype) for mask in (prediction, truth))
-    table = confusion(prediction, truth, classes=classes)
-    table[0, 0] -= ignored
     rows = []
-    for index in range(1, classes):
-        present, predicted = bool(table[index].any()), bool(table[:, index].any())
-        scores = overlap(table, index)
+    for index, table, column in _tables(prediction, truth, classes=classes, overlapping=overlapping):
+        table[0, 0] -= ignored
+        present, predicted = bool(table[column].any()), bool(table[:, column].any())
+        scores = overlap(table, column)
         if dice_only:
             scores = {"dice": scores["dice"]}
         elif with_distances:
-            masks = prediction == index, truth == index
+            masks = tuple(in_class(mask, index, overlapping=overlapping) for mask in (prediction, truth))
             scores |= surface_scores(*masks, spacing_mm=spacing_mm, tolerance=tolerance)
         scores |= {
             "both_empty": float(not present and not predicted),
@@ -87,6 +88,22 @@ def compare(
         }
         rows.append(scores)
     return rows
+
+
+def _tables(
+    prediction: np.ndarray, truth: np.ndarray, *, classes: int, overlapping: bool
+) -> Iterator[tuple[int, np.ndarray, int]]:
+    """(class, its confusion table, its row in it) for each foreground class, a copy each."""
+    if not overlapping:
+        table = confusion(prediction, truth, classes=classes)
+        yield from ((index, table.copy(), index) for index in range(1, classes))
+        return
+    most = largest_value(classes, overlapping=True)
+    if truth.size and (int(prediction.max()) > most or int(truth.max()) > most):
+        raise ValueError(f"a mask holds a value above {most}, all bits of {classes - 1} overlapping classes")
+    for index in range(1, classes):
+        pair = (in_class(mask, index, overlapping=True).view(np.uint8) for mask in (prediction, truth))
+        yield index, confusion(*pair, classes=2), 1
 
 
 @dataclass(frozen=True)

@@ -5,22 +5,29 @@ Shapes: *space 2 or 3 axes, S slices, H W size in pixels, C classes.
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Literal
 
 import numpy as np
 
+from edgemt.io.class_regions import each_class
 from edgemt.io.volumes import neighbour_indices
 from edgemt.metrics.surface_distance import bounding_box
 
 
-def largest_component(mask: np.ndarray, *, classes: int, connectivity: Literal["full", "faces"] = "full") -> np.ndarray:
+def largest_component(
+    mask: np.ndarray, *, classes: int, connectivity: Literal["full", "faces"] = "full", overlapping: bool = False
+) -> np.ndarray:
     """Class indices [*space] -> the same, of each foreground class only its largest connected piece.
 
     "full" joins voxels that share a corner, as scikit-image does by default and with it the published clean-ups of DTC
-    and BCP; "faces" requires a shared face. Needs scipy.
+    and BCP; "faces" requires a shared face. Needs scipy. `overlapping`: bits in place of indices.
     """
     from scipy import ndimage
 
+    if overlapping:
+        one = partial(largest_component, classes=2, connectivity=connectivity)
+        return each_class(mask, one, classes=classes, overlapping=True)
     structure = ndimage.generate_binary_structure(mask.ndim, mask.ndim if connectivity == "full" else 1)
     out = mask.copy()
     for index in range(1, classes):

@@ -126,6 +126,7 @@ def _out_of_fold(context: RunContext, folder: Path, cases: Sequence[Case]) -> li
         channel_names=data.channel_names,
         fill=slices.fill,
         classes=data.classes,
+        values=data.mask_values,
         reading=slices.reading,
     )
     scores = evaluate(slices.predict(network_folder.load_network(folder)), prepared, dice_only=True)

@@ -27,7 +27,9 @@ def network_spec(
     of: TeacherOptions | StudentOptions, data: TrainingData, method: Method, *, weights: EncoderWeights | None = None
 ) -> dict[str, Any]:
     """The description from which `build_network` builds a network again; `weights` are its encoder's first weights."""
-    network = _spec(of, method, channels=data.example.shape[1], classes=len(data.classes))
+    network = _spec(of, method, channels=data.example.shape[1], classes=len(data.classes) - data.overlapping)
+    if data.overlapping:
+        network["overlapping"] = True
     if "pretrained" in network["options"] and weights is None:
         network["options"]["pretrained"] = "never"  # `pretrained_encoder` has found none
     return network | ({"encoder_weights": weights.record()} if weights is not None else {})

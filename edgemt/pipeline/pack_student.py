@@ -17,6 +17,7 @@ from deploy.quantization.accuracy_gate import check_agreement
 from edgemt.artefacts import network_folder, stage_folder
 from edgemt.io import zoo_paths
 from edgemt.io.atomic import write_text
+from edgemt.io.class_regions import no_overlapping
 from edgemt.model_card import FileMetrics, ModelCard
 from edgemt.pipeline.zoo_graphs import Say, add_graph, check_weight, source_of
 from edgemt.training import checkpoint
@@ -55,6 +56,7 @@ def pack(
         raise ValueError(f"{folder}: is there already; choose another name, remove it, or add --overwrite to an entry")
     source = source_of(zoo_paths.located(stage))
     card = _finished(source.weights)
+    no_overlapping(card, where=source.weights, what="an entry of the zoo has one class a pixel; copy the ship instead")
     whole = network_folder.load_network(source.weights)
     half = copy.deepcopy(whole).half()
     heavy = sum(tensor.nbytes for tensor in half.state_dict().values())

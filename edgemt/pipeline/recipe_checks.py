@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgemt.io.opencv import require_opencv
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
-from edgemt.methods import Method, takes_ignored_pixels
+from edgemt.methods import Method, takes_ignored_pixels, takes_overlapping_classes
 from edgemt.pipeline.corruptions import training_corruptions
 from edgemt.pipeline.network_spec import student_spec
 from edgemt.pipeline.recipe import Recipe, learns_uncertainty, student_method, teacher_dims
@@ -36,6 +36,7 @@ def check_recipe(recipe: Recipe) -> None:
             "teacher, or leave data.folds at 1"
         )
     _check_labels(recipe, method)
+    _check_overlapping(recipe, method)
     alone = recipe.teacher.members == recipe.teacher.flips == recipe.data.folds == 1
     if learns_uncertainty(recipe.student) and alone:
         raise ValueError(
@@ -46,13 +47,13 @@ def check_recipe(recipe: Recipe) -> None:
     if training_corruptions(recipe):
         require_opencv("corruptions")
     if recipe.student.weights:  # an error now, not after the teacher has been trained
-        size = {"channels": recipe.data.frame_channels, "classes": len(recipe.data.classes)}
+        size = {"channels": recipe.data.frame_channels, "classes": recipe.data.outputs}
         warm_start_spec(recipe.student.weights, student_spec(recipe.student, method, **size))
 
 
 def _check_labels(recipe: Recipe, method: Method) -> None:
     """Raises ValueError for a method that reads labels by itself, where some pixels have none or classes weigh."""
-    if recipe.data.label_rules is None:
+    if recipe.data.ignore is None and not recipe.data.class_weights:
         return
     option = "data.ignore" if recipe.data.ignore is not None else "data.class_weights"
     for field, of in (("teacher.method", recipe.teacher.method), ("student.method", method)):
@@ -61,6 +62,28 @@ def _check_labels(recipe: Recipe, method: Method) -> None:
                 f"{field}: {type(of).__name__} reads labels otherwise than by the usual losses and cannot follow "
                 f"{option}; take another method, such as cutmix_mt or distillation"
             )
+
+
+def _check_overlapping(recipe: Recipe, method: Method) -> None:
+    """Raises ValueError where classes may overlap, naming the option that takes exclusive classes alone."""
+    data = recipe.data
+    if not data.overlapping:
+        return
+    for field, of in (("teacher.method", recipe.teacher.method), ("student.method", method)):
+        if not takes_overlapping_classes(of):
+            raise ValueError(
+                f"{field}: {type(of).__name__} is not for overlapping classes (data.overlapping); take mean_teacher, "
+                "ua_mt, cutmix_mt, soft_cutmix_mt, two_stream_mt, supervised or entropy, and for a student distillation"
+            )
+    refused = {
+        "student.method.uncertainty": learns_uncertainty(recipe.student),
+        "uncertainty = softmax": recipe.uncertainty == "softmax",
+        "data.calibration": bool(data.calibration),
+        "data.calibration_share": data.calibration_share > 0,
+        "student.weights": bool(recipe.student.weights),
+    }
+    for option in (name for name, given in refused.items() if given):
+        raise ValueError(f"{option}: not for overlapping classes (data.overlapping); leave one of the two out")
 
 
 def _check_features(recipe: Recipe, method: Method) -> None:

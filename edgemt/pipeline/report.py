@@ -74,6 +74,7 @@ def _record(context: RunContext, timed: dict[str, Any], controls: list[Path]) ->
         "recipe": stage_folder.flat(context.recipe),
         "device": timed["machine"],
         "classes": list(context.recipe.data.classes),
+        **({"overlapping": True} if context.recipe.data.overlapping else {}),
         "counts": {
             "labelled": len(
                 {case.image for case in context.slices.cohort.labelled}

@@ -25,7 +25,7 @@ from edgemt.data.summary import on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, evaluate, evaluation_record, prepare
 from edgemt.inference.evaluate_uncertainty import entropy_record, uncertainty_record
 from edgemt.io.channels import ORDER, fill_values
-from edgemt.learning.losses import probabilities
+from edgemt.learning.pseudo_labels import probabilities_of
 from edgemt.model_card import FileMetrics, ModelCard, Normalisation
 from edgemt.pipeline.corruptions import training_corruptions
 from edgemt.pipeline.encoder_normalisation import expected_by_encoder
@@ -67,7 +67,7 @@ class SliceData:
         def make() -> dict[str, Any]:
             root = self.recipe.data.root
             lists = (cohort.labelled, cohort.unlabelled, cohort.val)
-            paths = (path for cases in lists for case in cases for path in (*case.files, case.label or ""))
+            paths = (path for cases in lists for case in cases for path in (*case.files, *case.label_files))
             digests = digests_of(paths, root=root)
             return asdict(Content(*(entries(cases, digests=digests, root=root) for cases in lists)))
 
@@ -136,6 +136,7 @@ class SliceData:
             classes=data.classes,
             channel_names=data.channel_names,
             fill=self.fill,
+            values=data.mask_values,
             reading=self.reading,
             progress=file_progress(what),
         )
@@ -183,6 +184,10 @@ class SliceData:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.recipe.data.classes
+
+    @property
+    def overlapping(self) -> bool:
+        return self.recipe.data.overlapping
 
     @property
     def channels(self) -> int:
@@ -300,7 +305,7 @@ class SliceData:
         def probs(frames: np.ndarray) -> np.ndarray:
             network.eval()
             image = whole.normalised(torch.from_numpy(frames).to(self.device))
-            return probabilities(network(image).logits).cpu().numpy()
+            return probabilities_of(network, image).cpu().numpy()
 
         return probs
 
@@ -334,6 +339,7 @@ class SliceData:
             channel_order=ORDER if data.channel_names else order,
             normalise=self.normalise,
             data=on_card(data, self.cohort, self.reading),
+            overlapping=data.overlapping,
         )
 
 

@@ -25,8 +25,8 @@ from edgemt.data import soft_labels
 from edgemt.data.augment2d import normalised
 from edgemt.data.slice_dataset import SliceDataset
 from edgemt.data.soft_labels import TeacherPrediction
-from edgemt.learning import losses
 from edgemt.learning.ensemble import Ensemble, between_variance
+from edgemt.learning.pseudo_labels import probabilities_of
 from edgemt.pipeline.log import log
 from edgemt.pipeline.recipe import learns_uncertainty
 from edgemt.pipeline.run_context import RunContext
@@ -109,6 +109,7 @@ def _fill(
         cases,
         predict=lambda case: predict(network, case),
         classes=data.classes,
+        overlapping=data.overlapping,
         size=data.size,
         key=key,
         variance=variance,
@@ -145,7 +146,7 @@ def _probabilities(
         image = normalised(stack.frames(torch.tensor(rows[first : first + _CHUNK]), device), normalise)
         with torch.autocast(device.type, kind) if kind else nullcontext():
             if not isinstance(network, Ensemble):
-                mean.append(losses.probabilities(network(image).logits).cpu())
+                mean.append(probabilities_of(network, image).cpu())
                 continue
             each = network.each(image)
         mean.append(each.mean(0).cpu())

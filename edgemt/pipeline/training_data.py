@@ -32,6 +32,11 @@ class TrainingData(Protocol):
     def classes(self) -> tuple[str, ...]: ...
 
     @property
+    def overlapping(self) -> bool:
+        """Whether classes may overlap: a network then has no logit for the background."""
+        ...
+
+    @property
     def example(self) -> torch.Tensor:
         """One input of the network, [1, K, *space]."""
         ...

@@ -41,6 +41,12 @@ LABELLING = ("stride", "blend")  # of VolumeOptions: how a volume is covered wit
 _MEASURING = (*LABELLING, "report_stride", "largest_component")  # and what the final figures are taken of
 
 
+def class_bits_of(p: Tensor) -> Tensor:
+    """Probabilities [C, *space] of overlapping classes -> uint8 [*space]: bit k where p_k is above 0.5."""
+    values = 2 ** torch.arange(len(p), device=p.device).view(-1, *[1] * (p.ndim - 1))
+    return ((p > 0.5) * values).sum(0).to(torch.uint8)
+
+
 @dataclass(frozen=True)
 class VolumeData:
     """The volumes behind a run's slices, and what a 3-D network does with them."""
@@ -71,6 +77,10 @@ class VolumeData:
     @property
     def classes(self) -> tuple[str, ...]:
         return self.recipe.data.classes
+
+    @property
+    def overlapping(self) -> bool:
+        return self.recipe.data.overlapping
 
     @property
     def example(self) -> Tensor:
@@ -152,6 +162,7 @@ class VolumeData:
             channel_order="grey",
             normalise=self.normalise,
             data=on_card(data, self.cohort, self.slices.reading),
+            overlapping=data.overlapping,
         )
 
     def masks(self, network: nn.Module, *, stride: tuple[int, int, int], progress: bool = False) -> list[np.ndarray]:
@@ -161,7 +172,8 @@ class VolumeData:
         for index, (image, shape) in enumerate(zip(self.val.image, self.val.shapes, strict=True)):
             p = self._probabilities(network, image, stride=stride)
             whole = resize_to_original(p, shape)
-            found.append(np.moveaxis(whole.argmax(0).to(torch.uint8).cpu().numpy(), -1, 0))
+            label = class_bits_of(whole) if self.overlapping else whole.argmax(0).to(torch.uint8)
+            found.append(np.moveaxis(label.cpu().numpy(), -1, 0))
             if progress_bar is not None:
                 progress_bar(index + 1, len(self.val))
         return found
@@ -186,7 +198,7 @@ class VolumeData:
             blend=volume.blend,
             normalise=self.normalise,
             device=self.slices.device,
-            classes=len(self.classes),
+            classes=self.recipe.data.outputs,
             precision={"bf16-mixed": torch.bfloat16, "16-mixed": torch.float16}.get(kind),
         )
 

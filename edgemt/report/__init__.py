@@ -42,7 +42,8 @@ def write_report(
     }
     write_text(folder / "report.html", page(record, gallery, inlined))
     written = [folder / "report.html", folder / "report.json"]
-    sheet = contact_sheet([str(c) for c in record.get("classes") or ()], gallery)
+    classes = [str(c) for c in record.get("classes") or ()]
+    sheet = contact_sheet(classes, gallery, overlapping=bool(record.get("overlapping")))
     if sheet is not None:
         with atomic_write(folder / "gallery.png") as part:
             sheet.save(part, "PNG")  # `optimize` takes twice as long for 1 % of the size

@@ -8,12 +8,14 @@ from __future__ import annotations
 import base64
 import io
 from collections.abc import Mapping, Sequence
+from functools import partial
 from html import escape
 from typing import Any
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from edgemt.io.class_regions import in_class, present_classes
 from edgemt.io.contours import Colour, class_colours, contours, outlines
 from edgemt.io.images import fit_label
 from edgemt.report.formatting import DASH, fixed
@@ -24,11 +26,11 @@ _ABSENT = "not run"
 _LONGEST = 640  # pixels of a frame; larger ones are reduced
 
 
-def gallery_section(classes: Sequence[str], gallery: Gallery) -> str:
+def gallery_section(classes: Sequence[str], gallery: Gallery, *, overlapping: bool = False) -> str:
     """The frames once each, as PNG; outlines as transparent PNG over them, so that pointing can lift them."""
     if not gallery:
         return ""
-    columns, colours = _columns(gallery), _colours(classes, gallery)
+    columns, colours = _columns(gallery), _colours(classes, gallery, overlapping)
     cells = [f'<div class="col">{escape(COLUMNS.get(c, c))}</div>' for c in columns]
     for i, item in enumerate(gallery):
         frame, masks = shown(item["image"], item["masks"])
@@ -38,8 +40,9 @@ def gallery_section(classes: Sequence[str], gallery: Gallery) -> str:
             photo = f'<image id="frame-{i}" {size} href="{_png(frame)}"/>' if j == 0 else f'<use href="#frame-{i}"/>'
             cut, sentence = "", _ABSENT
             if column in masks:
-                drawn = outlines(masks[column], colours=colours, scale=_scale(frame))
-                cut, sentence = f'<image class="cut" {size} href="{_png(drawn)}"/>', _caption(column, masks)
+                drawn = outlines(masks[column], colours=colours, scale=_scale(frame), overlapping=overlapping)
+                sentence = _caption(column, masks, overlapping)
+                cut = f'<image class="cut" {size} href="{_png(drawn)}"/>'
             box = f"0 0 {frame.shape[1]} {frame.shape[0]}"
             cells.append(f'<figure><svg viewBox="{box}">{photo}{cut}</svg><figcaption>{sentence}</figcaption></figure>')
     key = "".join(
@@ -54,20 +57,23 @@ def gallery_section(classes: Sequence[str], gallery: Gallery) -> str:
     return f'<section class="wide">{head}<div class="scroll">{grid}</div></section>'
 
 
-def contact_sheet(classes: Sequence[str], gallery: Gallery, *, side: int = 320) -> Image.Image | None:
+def contact_sheet(
+    classes: Sequence[str], gallery: Gallery, *, side: int = 320, overlapping: bool = False
+) -> Image.Image | None:
     """The same gallery as one RGB picture for slides and papers; None when it is empty."""
     if not gallery:
         return None
-    columns, colours = _columns(gallery), _colours(classes, gallery)
+    columns, colours = _columns(gallery), _colours(classes, gallery, overlapping)
     gap, band, top = 8, 22, 34
     rows = []
     for item in gallery:
         frame, masks = shown(item["image"], item["masks"])
         high = round(side * frame.shape[0] / frame.shape[1])
         blank = np.zeros(frame.shape[:2], np.uint8)
-        tiles = [contours(frame, masks.get(c, blank), colours=colours, scale=_scale(frame)) for c in columns]
+        draw = partial(contours, frame, colours=colours, scale=_scale(frame), overlapping=overlapping)
+        tiles = [draw(masks.get(c, blank)) for c in columns]
         pictures = [Image.fromarray(t).resize((side, high), Image.Resampling.LANCZOS) for t in tiles]
-        words = [_caption(c, masks) if c in masks else _ABSENT for c in columns]
+        words = [_caption(c, masks, overlapping) if c in masks else _ABSENT for c in columns]
         rows.append((str(item.get("name", "")), high, pictures, words))
     width = max(gap + (side + gap) * len(columns), 3 * side)
     sheet = Image.new("RGB", (width, 2 * top + sum(high + band for _, high, _, _ in rows)), "white")
@@ -99,17 +105,18 @@ def shown(image: np.ndarray, masks: Mapping[str, np.ndarray | None]) -> tuple[np
     return frame, {str(k): fit_label(np.asarray(m), size=size) for k, m in masks.items() if m is not None}
 
 
-def dice_of(mask: np.ndarray, true: np.ndarray) -> float:
+def dice_of(mask: np.ndarray, true: np.ndarray, *, overlapping: bool = False) -> float:
     """Mean over the foreground classes that either mask holds; NaN where both are empty."""
-    classes = [c for c in np.union1d(np.unique(mask), np.unique(true)) if c > 0]
-    each = [2.0 * np.sum((mask == c) & (true == c)) / (np.sum(mask == c) + np.sum(true == c)) for c in classes]
+    classes = sorted({c for one in (mask, true) for c in present_classes(one, overlapping=overlapping)})
+    pairs = [tuple(in_class(one, c, overlapping=overlapping) for one in (mask, true)) for c in classes]
+    each = [2.0 * np.sum(p & q) / (np.sum(p) + np.sum(q)) for p, q in pairs]
     return float(np.mean(each)) if each else float("nan")
 
 
-def _caption(column: str, masks: Mapping[str, np.ndarray]) -> str:
+def _caption(column: str, masks: Mapping[str, np.ndarray], overlapping: bool = False) -> str:
     if column == "true" or "true" not in masks:
         return "\N{NO-BREAK SPACE}"
-    dice = fixed(dice_of(masks[column], masks["true"]), 2)
+    dice = fixed(dice_of(masks[column], masks["true"], overlapping=overlapping), 2)
     return "both empty" if dice == DASH else f"Dice {dice}"
 
 
@@ -118,7 +125,9 @@ def _columns(gallery: Gallery) -> list[str]:
     return [c for c in COLUMNS if c in found] + [c for c in found if c not in COLUMNS]
 
 
-def _colours(classes: Sequence[str], gallery: Gallery) -> tuple[Colour, ...]:
+def _colours(classes: Sequence[str], gallery: Gallery, overlapping: bool = False) -> tuple[Colour, ...]:
+    if overlapping:
+        return class_colours(len(classes))
     masks = [np.asarray(m) for item in gallery for m in item["masks"].values() if m is not None]
     return class_colours(max([len(classes), *(int(m.max()) + 1 for m in masks if m.size)]))
 

@@ -42,7 +42,8 @@ def page(record: Record, gallery: Gallery = (), pictures: Mapping[Picture, str] 
     classes = [str(c) for c in record.get("classes") or ()]
     parts = [_head(record, name), "<main>", _messages(record), _given_up(record)]
     parts += [_trade(record, pictures), _stages(record)]
-    parts += [gallery_section(classes, gallery), _classes(record), _volumes(record)]
+    drawn = gallery_section(classes, gallery, overlapping=bool(record.get("overlapping")))
+    parts += [drawn, _classes(record), _volumes(record)]
     parts += [_controls(record), latency_section(record)]
     parts += [_curves(record, pictures), _made(record), "</main>", _FOOT]
     body = "\n".join(part for part in parts if part)

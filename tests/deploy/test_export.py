@@ -86,6 +86,20 @@ def test_every_runtime_gives_the_mask_of_torch(channels, per_image, tmp_path):
     assert accepted_by_nvidia_parser(path, build=True) in ([], None)
 
 
+def test_overlapping_classes_are_bits_in_every_runtime(tmp_path):
+    network, images = blobs(), frames(3)
+    network.overlapping = True
+    with torch.inference_mode():
+        x = DeployableModel(network, normalise=NORMALISE, channels=3).normalised(torch.from_numpy(images))
+        network.head.bias -= network(x).logits.mean((0, 2, 3))
+        logits = network(x).logits
+    wanted = ((logits > 0) * torch.tensor([1, 2, 4]).view(1, 3, 1, 1)).sum(1).numpy()
+    path = export_onnx(network, tmp_path / "model.onnx", size=SIZE, channels=3, normalise=NORMALISE)
+    assert len(np.unique(wanted)) > 3 and accepted_by_nvidia_parser(path) in ([], None)
+    assert (onnxruntime_masks(path, images) == wanted).mean() > 0.999
+    assert (openvino_masks(export_openvino(path, tmp_path / "model.xml"), images) == wanted).mean() > 0.999
+
+
 def test_normalisation_in_the_graph_is_that_of_the_contract():
     images = torch.from_numpy(frames(2))
     x = images.permute(0, 3, 1, 2) / 255

@@ -14,7 +14,7 @@ from edgemt.methods import METHODS
 from edgemt.pipeline.network_spec import network_spec, spec_for_fingerprint
 from edgemt.pipeline.recipe import TeacherOptions
 
-DATA: Any = SimpleNamespace(example=torch.zeros(1, 3, 64, 64), classes=("background", "polyp"))
+DATA: Any = SimpleNamespace(example=torch.zeros(1, 3, 64, 64), classes=("background", "polyp"), overlapping=False)
 TEACHER = TeacherOptions(network="students/test_efficientnet")
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import socketserver
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -25,6 +26,7 @@ from deploy.pacs.reports import Reports
 from deploy.pacs.service import PacsService, ServiceOptions
 from deploy.pacs.spool import open_spool
 
+socketserver.BaseServer.serve_forever.__defaults__ = (0.02,)  # each server is asked to end once, else after 0.5 s
 SECRETS = ("Secret^Name", "ID-4711", "19700101", "ACC-9")
 SEG = uid.UID("1.2.840.10008.5.1.4.1.1.66.4")
 QUIET_S = 0.3

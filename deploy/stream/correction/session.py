@@ -25,6 +25,7 @@ from deploy.runtimes.registry import RUNTIMES
 from deploy.stream.correction.case_writer import CorrectedCaseWriter
 from deploy.stream.outputs.base import OutputContext
 from deploy.stream.state.frames import DisplaySnapshot, Frame, InferenceResult
+from edgemt.io.class_regions import no_overlapping
 from edgemt.io.images import fit_frame
 from edgemt.model_card import ModelCard
 
@@ -78,6 +79,8 @@ def open_correction_session(
     `collect` is the folder for corrected cases, `patient` learns from them. Raises ValueError for either one without a
     promptable model.
     """
+    if collect is not None or patient is not None:
+        no_overlapping(package.card, where=package.folder, what="corrections are of one class a pixel; leave them out")
     if not has_prompt(package):
         if collect is not None or patient is not None:
             what = "adapt" if collect is None else f"collect {collect}"

@@ -54,6 +54,7 @@ class StreamModel:
         None  # probability of a wrong class from which on pixels are hatched; None: no output
     )
     patient: PatientHead | None = None  # None: the masks of the graph are shown as they are
+    overlapping: bool = False  # masks are bits of classes that may overlap
     golden_every: int = 300  # masks between two self-tests; they detect NaN weights, which still give a mask
 
 
@@ -124,7 +125,7 @@ class InferenceThread:
 
     def _run(self, generation: int, infer: InferFn | None) -> None:
         pause, plausibility = 0.0, MaskPlausibility(self._model.input_statistics)
-        vote = MaskVote(self._vote_width, classes=len(self._model.colours))
+        vote = MaskVote(self._vote_width, classes=len(self._model.colours), overlapping=self._model.overlapping)
         initial = infer  # closed by the caller
         while not self._stop.is_set() and generation == self._generation:
             try:
@@ -159,13 +160,15 @@ class InferenceThread:
             self._self_test(infer)
         fitted = fit_frame(frame.pixels, size=model.size, channels=model.channels)
         found, values = _predict(infer, fitted[None], uncertainty=model.uncertain_above is not None)
-        mask, adapted = validate_mask(found, size=model.size, classes=len(model.colours)), False
+        overlapping, count = model.overlapping, len(model.colours)
+        mask, adapted = validate_mask(found, size=model.size, classes=count, overlapping=overlapping), False
         if model.patient is not None:
             mask, adapted = model.patient.mask(infer, mask)  # type: ignore[arg-type]
         agreement, likeness = plausibility.update(mask, fitted, epoch=frame.epoch)
         self.counters.drift_message = self.counters.drift_message or plausibility.drift_message
         mask = vote.add(mask, epoch=frame.epoch, captured_ns=frame.captured_ns) if vote.width > 1 else mask
-        overlay = outline(mask, size=frame.size, colours=model.colours, thickness=max(2, frame.size[0] // 360))
+        thickness = max(2, frame.size[0] // 360)
+        overlay = outline(mask, size=frame.size, colours=model.colours, thickness=thickness, overlapping=overlapping)
         marks, reason = self._marks(mask, values, likeness, voted=vote.width > 1, adapted=adapted)
         done_ns, delay_ms = self._display_state.clock(), vote.delay_ms if vote.width > 1 else None
         result = InferenceResult(

@@ -102,6 +102,7 @@ def load_stream_model(
         contours=stream_contours(card, file=first.file),
         uncertain_above=uncertain_above if first.has_uncertainty else None,
         patient=patient,
+        overlapping=card.overlapping,
     )
     if package.signed:
         note_version(card)

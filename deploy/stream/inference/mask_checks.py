@@ -12,6 +12,7 @@ import numpy as np
 
 from deploy.package.frame_features import matching_features
 from deploy.package.input_drift import InputDriftMonitor, InputStatistics
+from edgemt.io.class_regions import largest_value
 
 _LIKENESS_EVERY = 15  # frames between two measurements of likeness, which take one or two milliseconds
 _NUM_INITIAL = 45  # frames of which every third one is measured, to detect other frames early
@@ -21,8 +22,8 @@ class InvalidMaskError(Exception):
     """The output of inference is not a valid mask."""
 
 
-def validate_mask(mask: np.ndarray, *, size: tuple[int, int], classes: int) -> np.ndarray:
-    """[1, h, w] -> uint8 [h, w].
+def validate_mask(mask: np.ndarray, *, size: tuple[int, int], classes: int, overlapping: bool = False) -> np.ndarray:
+    """[1, h, w] of class indices, or of bits of overlapping classes -> uint8 [h, w].
 
     Raises InvalidMaskError for another shape, for floats, an unknown class, or one foreground class everywhere.
     """
@@ -34,8 +35,12 @@ def validate_mask(mask: np.ndarray, *, size: tuple[int, int], classes: int) -> n
             raise InvalidMaskError("inference gave NaN")
         raise InvalidMaskError(f"inference gave {mask.dtype}, not class indices")
     low, high = int(mask.min()), int(mask.max())
-    if low < 0 or high >= classes:
-        raise InvalidMaskError(f"inference gave class {high if high >= classes else low} of {classes}")
+    most = largest_value(classes, overlapping=overlapping)
+    if low < 0 or high > most:
+        wrong = high if high > most else low
+        if overlapping:
+            raise InvalidMaskError(f"inference gave the bits {wrong} of {classes - 1} classes")
+        raise InvalidMaskError(f"inference gave class {wrong} of {classes}")
     if low == high and low > 0:
         raise InvalidMaskError(f"inference gave class {low} everywhere")
     return mask[0].astype(np.uint8, copy=False)

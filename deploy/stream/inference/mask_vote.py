@@ -9,17 +9,21 @@ from collections import deque
 
 import numpy as np
 
+from edgemt.io.class_regions import from_regions, in_class
+
 
 class MaskVote:
     """`add` returns, for each pixel, the class that most of the last `width` masks have; in a tie that of the newest.
 
+    Overlapping classes are voted on one by one.
+
     What appears or vanishes is visible after (width + 1) / 2 masks instead of one: `delay` masks later.
     """
 
-    def __init__(self, width: int, *, classes: int) -> None:
+    def __init__(self, width: int, *, classes: int, overlapping: bool = False) -> None:
         """Raises ValueError for a width that is even or below 1: an even one cannot have a majority of two classes."""
         check_vote(width)
-        self.width, self.classes = width, classes
+        self.width, self.classes, self.overlapping = width, classes, overlapping
         self._masks: deque[np.ndarray] = deque(maxlen=width)
         self._times: deque[int] = deque(maxlen=width)
         self._epoch: int | None = None
@@ -49,6 +53,8 @@ class MaskVote:
         self._times.append(captured_ns)
         if len(self._masks) < 3:
             return mask  # a tie, which the newest wins
+        if self.overlapping:
+            return from_regions([self._majority(k) for k in range(1, self.classes)])
         if len(self._masks) == 3:
             first, second, _ = self._masks
             return np.where(first == second, first, mask)
@@ -57,6 +63,13 @@ class MaskVote:
         )
         newest = np.take_along_axis(counts, mask[None].astype(np.intp), axis=0)[0]
         return np.where(newest == counts.max(axis=0), mask, counts.argmax(axis=0)).astype(np.uint8)
+
+    def _majority(self, index: int) -> np.ndarray:
+        """Bool [h, w]: where most masks have a class, in a tie the newest."""
+        regions = [in_class(mask, index, overlapping=True) for mask in self._masks]
+        votes = np.sum(regions, axis=0, dtype=np.uint8)
+        tie = 2 * votes == len(regions)
+        return np.where(tie, regions[-1], 2 * votes > len(regions))
 
 
 def check_vote(width: int) -> None:

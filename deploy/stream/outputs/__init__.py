@@ -13,6 +13,7 @@ from typing import Any
 
 from deploy.stream.outputs.base import OutputContext
 from edgemt.errors import unknown_name_message
+from edgemt.io.class_regions import no_overlapping
 
 
 @dataclass(frozen=True)
@@ -46,5 +47,7 @@ def open_output(text: str, context: OutputContext) -> Any:
     name, _, argument = text.partition(":")
     if name not in OUTPUTS:
         raise ValueError(unknown_name_message("output", name, OUTPUTS))
+    if name == "igtl":
+        no_overlapping(context.card, where="output igtl", what="its label maps have one class a pixel; use page")
     module, _, factory = OUTPUTS[name].factory.partition(":")
     return getattr(import_module(module), factory)(argument, context)

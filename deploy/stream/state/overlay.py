@@ -16,6 +16,8 @@ from functools import lru_cache
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from edgemt.io.class_regions import in_class, present_classes
+
 Colour = tuple[int, int, int]
 
 
@@ -58,17 +60,22 @@ def palette(classes: int) -> tuple[Colour, ...]:
     return tuple((round(255 * r), round(255 * g), round(255 * b)) for r, g, b in hues)
 
 
-def outline(mask: np.ndarray, *, size: tuple[int, int], colours: Sequence[Colour], thickness: int = 3) -> Overlay:
-    """Class indices [h, w] -> the contours of all classes except 0, for a picture of `size`."""
+def outline(
+    mask: np.ndarray,
+    *,
+    size: tuple[int, int],
+    colours: Sequence[Colour],
+    thickness: int = 3,
+    overlapping: bool = False,
+) -> Overlay:
+    """Class indices, or bits of overlapping classes, [h, w] -> the contours of all classes except 0, for `size`."""
     scale = (size[0] / mask.shape[0], size[1] / mask.shape[1])
     parts, shades = [], []
-    for c in np.flatnonzero(np.bincount(mask.reshape(-1), minlength=2)):
-        if c == 0:
-            continue
-        start, end = _segments(mask == c)
+    for c in present_classes(mask, overlapping=overlapping):
+        start, end = _segments(in_class(mask, c, overlapping=overlapping))
         index = _painted(start, end, size=size, scale=scale, thickness=thickness)
         parts.append(index)
-        shades.append(np.broadcast_to(np.array(colours[int(c)], np.uint8), (len(index), 3)))
+        shades.append(np.broadcast_to(np.array(colours[c], np.uint8), (len(index), 3)))
     return Overlay(size, np.concatenate(parts), np.concatenate(shades)) if parts else empty_overlay(size)
 
 

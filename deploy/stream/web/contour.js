@@ -1,10 +1,16 @@
 // The contour of each class of a mask as smooth paths in mask pixels, and the mask as a translucent picture.
 // Shapes: grid is bytes of [h, w]; the unit of a path is one mask pixel, whose centre is at .5.
+// Of overlapping classes a byte has a bit for each, the lowest for class 1.
 
-export function contours(grid, height, width) {
+export function contours(grid, height, width, overlapping = false) {
   const present = new Set(grid);
   present.delete(0);
   const paths = new Map();
+  if (overlapping) {
+    for (const value of [1, 2, 3, 4, 5, 6, 7].filter((k) => [...present].some((bits) => bits >> (k - 1) & 1)))
+      paths.set(value, contour(grid.map((bits) => bits >> (value - 1) & 1), height, width, 1));
+    return paths;
+  }
   for (const value of [...present].sort()) paths.set(value, contour(grid, height, width, value));
   return paths;
 }
@@ -81,13 +87,17 @@ function softened(grid, height, width, value) {
   return soft;
 }
 
-export function filling(grid, height, width, colours, hidden) {
+// Where classes overlap, the last visible one gives the colour.
+export function filling(grid, height, width, colours, hidden, overlapping = false) {
   const picture = new ImageData(width, height);
   const words = new Uint32Array(picture.data.buffer);
   const table = new Uint32Array(256);
   colours.forEach((colour, i) => {
     const [r, g, b] = [1, 3, 5].map((k) => parseInt(colour.slice(k, k + 2), 16));
-    if (!hidden.has(i + 1)) table[i + 1] = (255 << 24) | (b << 16) | (g << 8) | r;
+    if (hidden.has(i + 1)) return;
+    const word = (255 << 24) | (b << 16) | (g << 8) | r;
+    if (!overlapping) table[i + 1] = word;
+    else for (let bits = 0; bits < 128; bits++) if (bits >> i & 1) table[bits] = word;
   });
   for (let i = 0; i < grid.length; i++) words[i] = table[grid[i]];
   const canvas = new OffscreenCanvas(width, height);

@@ -26,7 +26,8 @@ async function takeUpdate(update) {
   update.bitmap = update.jpeg !== null ? await createImageBitmap(update.jpeg) : before ? before.bitmap : null;
   if (update.grid !== null) {
     const [height, width] = update.record.mask_size;
-    update.drawn = { id: update.mask, grid: update.grid, height, width, paths: contours(update.grid, height, width) };
+    const paths = contours(update.grid, height, width, about.overlapping);
+    update.drawn = { id: update.mask, grid: update.grid, height, width, paths };
     const regions = update.regions.map((r) => ({ ...r, path: regionOutline(r.grid, height, width) }));
     update.drawn.bands = regions.filter((r) => !r.uncertain);
     update.drawn.uncertain = regions.find((r) => r.uncertain && r.grid.includes(1)) ?? null;
@@ -92,7 +93,8 @@ function drawn(pen, mask, width, height, ratio, opacity) {
   const colours = about.classes.map((item) => item.colour);
   if (opacity > 0) {
     pen.globalAlpha = opacity;
-    pen.drawImage(filling(mask.grid, mask.height, mask.width, colours, hidden), 0, 0, width, height);
+    const picture = filling(mask.grid, mask.height, mask.width, colours, hidden, about.overlapping);
+    pen.drawImage(picture, 0, 0, width, height);
     pen.globalAlpha = 1;
   }
   if (mask.uncertain) hatch(pen, mask.uncertain.path, mask, width, height, ratio);

@@ -77,7 +77,8 @@ class Page:
         corrections = context.corrections if isinstance(context, CorrectableOutputContext) else None
         updates = PageUpdates(
             context.display_state, classes=context.card.classes, colours=context.colours, recording=recording,
-            encode=encode, on_sent=corrections.offer if corrections is not None else lambda snapshot: None,
+            encode=encode, overlapping=context.card.overlapping,
+            on_sent=corrections.offer if corrections is not None else lambda snapshot: None,
             patient=corrections.patient.status if corrections and corrections.patient else lambda: None,
         )  # fmt: skip
         about = {**updates.about, "name": context.card.name, "model": context.display_state.model}

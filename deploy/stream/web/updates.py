@@ -45,7 +45,7 @@ class PageUpdates:
 
     def __init__(
         self, display_state: DisplayState, *, classes: Sequence[str], colours: Sequence[Colour],
-        recording: Callable[[], bool], encode: EncodeFn | None = None,
+        recording: Callable[[], bool], encode: EncodeFn | None = None, overlapping: bool = False,
         on_sent: Callable[[DisplaySnapshot], None] = lambda snapshot: None,
         patient: Callable[[], dict[str, Any] | None] = lambda: None,
     ) -> None:  # fmt: skip
@@ -60,6 +60,7 @@ class PageUpdates:
             "no_signal_ms": display_state.limits.no_signal_ms,
             "claim": display_state.claim,
             "uncertain_above": display_state.uncertain_above,
+            "overlapping": overlapping,
         }
         self.ended = False  # part of every message
         self._lock = threading.Lock()

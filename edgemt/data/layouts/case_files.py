@@ -18,6 +18,7 @@ class CaseFiles:
     image: Path
     label: Path | None
     channels: tuple[Path | None, ...] = ()  # of a case of several files: one a channel, `image` the first that is there
+    labels: tuple[Path, ...] = ()  # of overlapping classes: a mask for each, `label` the first
 
 
 def patient_of(name: str, *, pattern: str) -> str:

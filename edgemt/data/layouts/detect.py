@@ -5,12 +5,14 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
 from edgemt.data.layouts import clips, nnunet
 from edgemt.data.layouts.case_files import CaseFiles, normalise_name, patient_of, read_list
 from edgemt.data.layouts.channel_files import Channels, Files, channel_folders, first_of, list_channels
+from edgemt.data.layouts.class_masks import list_class_masks
 from edgemt.data.layouts.mask_names import match_masks
 from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_slice_folder, is_stray, is_volume, stem_of
 from edgemt.io.hdf5 import dataset_names
@@ -52,11 +54,29 @@ def detect_layout(root: Path, *, channels: Channels = _ONE_FILE) -> FolderLayout
 
 
 def list_cases(
-    root: Path, *, layout: FolderLayout, pattern: str, classes: tuple[str, ...], channels: Channels = _ONE_FILE
+    root: Path,
+    *,
+    layout: FolderLayout,
+    pattern: str,
+    classes: tuple[str, ...],
+    channels: Channels = _ONE_FILE,
+    overlapping: bool = False,
+    class_folders: bool = False,
 ) -> FolderListing:
-    """List the files of a layout, images with their masks. Raises ValueError for files that do not fit together."""
+    """List the files of a layout, images with their masks. Raises ValueError for files that do not fit together.
+
+    `class_folders`: the masks of each of the `overlapping` classes lie in a folder of its own.
+    """
+    if class_folders and layout not in ("pairs", "volumes"):
+        raise ValueError(
+            f"data.overlapping: the layout {layout} has one mask a case; state the values of each class: "
+            f"--data.label-map {classes[-1]}=1,3 ..."
+        )
     if layout == "decathlon":
-        cases, unlabelled = nnunet.list_nnunet(root, pattern=pattern, classes=classes, channels=channels)
+        # regions have names of their own
+        cases, unlabelled = nnunet.list_nnunet(
+            root, pattern=pattern, classes=() if overlapping else classes, channels=channels
+        )
         return FolderListing(tuple(cases), unlabelled=tuple(unlabelled))
     if channels.names and layout in ("h5", "clips"):
         raise ValueError(f"data.channel_names: the layout {layout} has one file a case; leave the names out")
@@ -70,12 +90,13 @@ def list_cases(
         )
     wanted = _is_any_volume if layout == "volumes" else is_image
     listed = _listed(root) if layout == "volumes" else frozenset()
+    pairs = partial(_image_mask_pairs, classes=classes[1:] if class_folders else ())
     if not (root / "train").is_dir():
-        items, notes = _pairs(root, wanted, pattern, listed, channels)
+        items, notes = pairs(root, wanted, pattern, listed, channels)
         return FolderListing(tuple(items), notes=notes)
     has_val = (root / "val").is_dir()
-    val_pairs, val_notes = _pairs(root / "val", wanted, pattern, listed, channels) if has_val else ([], ())
-    items, notes = _pairs(root / "train", wanted, pattern, listed, channels)
+    val_pairs, val_notes = pairs(root / "val", wanted, pattern, listed, channels) if has_val else ([], ())
+    items, notes = pairs(root / "train", wanted, pattern, listed, channels)
     return FolderListing(tuple(items), val=tuple(val_pairs), notes=(*notes, *val_notes))
 
 
@@ -122,17 +143,28 @@ def _by_stem(folder: Path, wanted: Callable[[Path], bool]) -> dict[str, Path]:
     return found
 
 
-def _pairs(
-    base: Path, wanted: Callable[[Path], bool], pattern: str, listed: frozenset[str], channels: Channels
+def _image_mask_pairs(
+    base: Path,
+    wanted: Callable[[Path], bool],
+    pattern: str,
+    listed: frozenset[str],
+    channels: Channels,
+    *,
+    classes: tuple[str, ...] = (),
 ) -> tuple[list[CaseFiles], tuple[str, ...]]:
-    """(images with their masks, notes on files that fit nothing)."""
+    """(images with their masks, notes on files that fit nothing). `classes`: each has a folder of masks."""
     images = next((base / name for name in IMAGE_FOLDERS if (base / name).is_dir()), None)
     if images is None:
         raise ValueError(f"{base}: has no folder 'images'")
     files: dict[str, Files] = list_channels(images, wanted, channels) if channels.names else {}
     found = {case: first_of(own) for case, own in files.items()} if channels.names else _by_stem(images, wanted)
     masks = next((base / name for name in LABEL_FOLDERS if (base / name).is_dir()), None)
-    truths = _by_stem(masks, wanted) if masks is not None else {}
+    of_classes = list_class_masks(masks, classes, partial(_by_stem, wanted=wanted)) if masks and classes else {}
+    truths = {stem: own[0] for stem, own in of_classes.items()}
+    if masks is not None and not classes:
+        truths = _by_stem(masks, wanted)
+        if not truths and not listed:
+            _refuse_class_folders(masks)
     found = found if channels.names else _without_stray_folders(found, truths, listed)
     foreign = _unread_files_note(images, wanted)
     if not found:
@@ -146,8 +178,10 @@ def _pairs(
     items = []
     for stem, image in found.items():
         name = matched[stem].name
-        label = truths.get(matched[stem].mask or "")
-        items.append(CaseFiles(name, patient_of(name, pattern=pattern), image, label, files.get(stem, ())))
+        mask = matched[stem].mask or ""
+        labels = of_classes.get(mask, ())
+        patient = patient_of(name, pattern=pattern)
+        items.append(CaseFiles(name, patient, image, truths.get(mask), files.get(stem, ()), labels))
     notes = [foreign] if foreign else []
     used = {one.mask for one in matched.values()}
     unmatched = [path for stem, path in truths.items() if stem not in used]
@@ -162,6 +196,16 @@ def _pairs(
     if unmatched:
         notes.append(f"{len(unmatched)} of {len(truths)} masks fit no image, first {unmatched[0]}")
     return items, tuple(notes)
+
+
+def _refuse_class_folders(masks: Path) -> None:
+    """Raises ValueError for a folder of masks that holds nothing but folders of images."""
+    inside = [path for path in masks.iterdir() if not is_stray(path)]
+    if inside and all(path.is_dir() and any(map(is_image, path.iterdir())) for path in inside):
+        raise ValueError(
+            f"{masks}: holds folders ({inside[0].name}) and no mask; a folder for each class needs --data.overlapping "
+            "in training (edgemt data reads one mask an image), one for each clip --data.layout clips"
+        )
 
 
 def _without_stray_folders(found: dict[str, Path], truths: dict[str, Path], listed: frozenset[str]) -> dict[str, Path]:

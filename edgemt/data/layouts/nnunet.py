@@ -45,11 +45,15 @@ def channel_names(root: Path) -> tuple[str, ...]:
 def list_nnunet(
     root: Path, *, pattern: str, classes: tuple[str, ...], channels: Channels = Channels()
 ) -> tuple[list[CaseFiles], list[CaseFiles]]:
-    """(training cases with labels, images without). Raises ValueError, naming the file, for what cannot be used."""
+    """(training cases with labels, images without). Raises ValueError, naming the file, for what cannot be used.
+
+    `classes`: those that dataset.json must name; empty for regions, which `data.label_map` makes of its values.
+    """
     source = root / "dataset.json"
     raw = _json(source)
     _same_channels(raw, root, source, channels)
-    _same_classes(_class_names(raw, source), classes, source)
+    if classes:
+        _same_classes(_class_names(raw, source), classes, source)
     pool = _listed(raw, root, channels) if isinstance(raw.get("training"), list) else _numbered(raw, root, channels)
     stated = raw.get("numTraining")
     if isinstance(stated, int) and stated != len(pool):
@@ -124,7 +128,10 @@ def _class_names(raw: dict[str, Any], source: Path) -> tuple[str, ...]:
         turned = all(str(key).isdigit() for key in labels)
         by_value = {int(k if turned else v): str(v if turned else k) for k, v in labels.items()}
     except (TypeError, ValueError):
-        raise ValueError(f"{source}: 'labels' must give each class one number; regions are not supported") from None
+        raise ValueError(
+            f"{source}: 'labels' must give each class one number; regions need --data.overlapping and their values, "
+            "--data.label-map CLASS=1,3 ..."
+        ) from None
     if sorted(by_value) != list(range(len(labels))) or "ignore" in labels:
         raise ValueError(f"{source}: 'labels' must be numbered 0 to {len(labels) - 1}, none ignored, not {labels}")
     return tuple(by_value[value] for value in sorted(by_value))

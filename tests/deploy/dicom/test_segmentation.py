@@ -103,6 +103,33 @@ def test_the_slices_of_a_series_share_a_segmentation_and_keep_their_places(ship:
     assert list(measures.PixelSpacing) == [1, 2]
 
 
+def test_phases_and_orientations_of_a_series_get_a_segmentation_each(ship: Package, tmp_path: Path) -> None:
+    """A cine of two phases with three places, numbered place by place, and one slice across them."""
+    folder = tmp_path / "cine"
+    folder.mkdir()
+    same = {"SeriesInstanceUID": uid.generate_uid(), "StudyInstanceUID": uid.generate_uid(), "PixelSpacing": [1, 2],
+            "FrameOfReferenceUID": uid.generate_uid(), "SliceThickness": 3}  # fmt: skip
+    names = {}
+    for k in range(7):
+        place, phase, across = k // 2, k % 2, k == 6
+        directions = [1, 0, 0, 0, 0, 1] if across else [1, 0, 0, 0, 1, 0]
+        path = write(
+            folder / f"{k}.dcm", FRAMES[k % 3, ..., 0][None], uid.MRImageStorage, **same, InstanceNumber=k + 1,
+            ImagePositionPatient=[0, 0, 3.0 * place], ImageOrientationPatient=directions,
+        )  # fmt: skip
+        names[str(pydicom.dcmread(path).SOPInstanceUID)] = (phase, across)
+    paths = segmentations(ship, [folder], tmp_path / "out")
+    of = [
+        {
+            names[item.ReferencedSOPInstanceUID]
+            for item in pydicom.dcmread(p).ReferencedSeriesSequence[0].ReferencedInstanceSequence
+        }
+        for p in paths
+    ]
+    assert sorted(map(sorted, of)) == [[(0, False)], [(0, True)], [(1, False)]]
+    assert [pydicom.dcmread(p).SeriesNumber for p in paths] == [1001, 1002, 1003]
+
+
 def test_single_pictures_without_coordinates_get_one_each(ship: Package, tmp_path: Path) -> None:
     series = uid.generate_uid()
     for k in range(2):
@@ -212,3 +239,25 @@ def test_files_without_a_suffix_are_found_by_their_content(ship: Package, tmp_pa
     write(study / "1.2.840.99.7", FRAMES, uid.UltrasoundMultiFrameImageStorage)
     (study / "thumb.png").write_bytes(b"no DICOM, and not called so")
     assert [path.name for path in segmentations(ship, [study], tmp_path / "out")] == ["1.2.840.99.7.seg.dcm"]
+
+
+@pytest.mark.parametrize("cine", [True, False])
+def test_segments_of_overlapping_classes_overlap(cine: bool, tmp_path: Path) -> None:
+    ship = make_ship(tmp_path / "ship", overlapping=True)
+    bits = np.zeros((3, *FRAMES.shape[1:3]), np.uint8)
+    bits[:, 4:20, 4:20], bits[:, 8:12, 8:12], bits[2, 8:12, 8:12] = 1, 3, 0
+    kind = uid.UltrasoundMultiFrameImageStorage if cine else uid.UltrasoundImageStorage
+    source = write(tmp_path / "a.dcm", FRAMES if cine else FRAMES[:1], kind)
+    masks = iter(bits[:, None])
+    (path,) = write_dicom_seg(ship, lambda frames: next(masks), [source], out=tmp_path / "out")
+    seg = highdicom.seg.segread(path)
+    named, anywhere = str(pydicom.dcmread(source).SOPInstanceUID), {"ignore_spatial_locations": True}
+    if cine:
+        planes = seg.get_pixels_by_source_frame(named, [1, 2, 3], **anywhere)
+    else:
+        planes = seg.get_pixels_by_source_instance([named], **anywhere)
+    for k in (1, 2):
+        assert np.array_equal(planes[..., k - 1], bits[: len(planes)] >> (k - 1) & 1)
+    assert seg.get("SegmentsOverlap", "UNDEFINED") != "NO"
+    with pytest.raises(ValueError, match="write BINARY"):
+        next(write_dicom_seg(ship, lambda frames: frames[..., 0], [source], out=tmp_path / "out", kind="LABELMAP"))

@@ -2,12 +2,16 @@
 
 from __future__ import annotations
 
+import random
 import shutil
 import socket
 import subprocess
 import sys
+import threading
+import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 pydicom = pytest.importorskip("pydicom")
@@ -15,14 +19,16 @@ pytest.importorskip("pynetdicom")
 pytest.importorskip("highdicom")
 pytest.importorskip("onnxruntime")
 
+from checkout import ROOT  # noqa: E402
 from dicom_samples import save  # noqa: E402
-from pacs_samples import SECRETS, slices, until  # noqa: E402
+from pacs_samples import SECRETS, fake_pacs, mask_of, masks_in, sent, slices, until  # noqa: E402
 from real_pacs import Orthanc, PacsProcess, closing, dcmtk, free_port, store  # noqa: E402
 from tiny_package import make_ship  # noqa: E402
 
 from deploy.dicom.segmentation import predict_dicom_seg  # noqa: E402
 from deploy.event_log.verify import verify_log  # noqa: E402
 from deploy.pacs.spool import list_spool  # noqa: E402
+from edgemt.io.child_process import environment  # noqa: E402
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
 
@@ -64,6 +70,38 @@ def test_a_study_in_pieces_survives_kill_9_and_orthanc_gets_the_bits_of_predict(
     assert bytes(whole.PixelData) == bits(ship, images, tmp_path / "whole")
     assert whole.PatientID == SECRETS[1] and verify_log(log).error == ""
     assert not any(secret in text + log.read_text() for secret in SECRETS)
+
+
+def test_kills_at_any_moment_lose_no_image_that_was_answered(ship: Path, tmp_path: Path) -> None:
+    """kill -9 at eight random moments while six series come in, image after image, each sent until it is answered."""
+    series, port, draw = [slices(3, patient=f"P{k}") for k in range(6)], free_port(), random.Random(0)
+    with fake_pacs() as pacs:
+        words = ("--to", f"PACS@127.0.0.1:{pacs.port}")
+        process = PacsProcess(ship, tmp_path / "spool", *words, port=port)
+
+        def send_all() -> None:
+            for k in range(3):
+                for images in series:
+                    while sent(port, [images[k]]) != [0]:
+                        time.sleep(0.05)
+                    time.sleep(0.4)
+
+        sender = threading.Thread(target=send_all)
+        sender.start()
+        for _ in range(8):
+            time.sleep(draw.uniform(0.2, 2.5))
+            process.kill()
+            process = PacsProcess(ship, tmp_path / "spool", *words, port=port)
+        with closing(process):
+            sender.join()
+            until(
+                lambda: [(row.phase, row.images) for row in list_spool(tmp_path / "spool")] == [("sent", 3)] * 6,
+                seconds=60.0,
+            )
+        newest = {seg.PatientID: seg for seg in sorted(pacs.received, key=lambda seg: int(seg.SeriesNumber))}
+    for images in series:
+        seg = newest[images[0].PatientID]
+        assert all(map(np.array_equal, masks_in(seg, images), map(mask_of, images)))
 
 
 def test_orthanc_away_then_back_gets_each_segmentation_once(ship: Path, tmp_path: Path) -> None:
@@ -181,6 +219,25 @@ def test_a_disk_that_fills_up_refuses_images_and_the_service_goes_on(ship: Path,
     assert "Traceback" not in output.read_text()
 
 
+def test_garbage_on_the_port_is_no_end(ship: Path, tmp_path: Path) -> None:
+    """A port scanner, a web browser, an association that claims four gigabytes, and connections that are left open."""
+    images, open_ones = files(tmp_path / "images"), []
+    with fake_pacs() as pacs, closing(
+        PacsProcess(ship, tmp_path / "spool", "--to", f"PACS@127.0.0.1:{pacs.port}")
+    ) as process:  # fmt: skip
+        huge, early = b"\x01\x00\xff\xff\xff\xff" + b"a" * 99, b"\x04\x00\x00\x00\x00\x10" + bytes(16)
+        for data in (b"", b"GET / HTTP/1.1\r\n\r\n", random.Random(0).randbytes(5000), huge, early):
+            connection = socket.create_connection(("127.0.0.1", process.port))
+            connection.sendall(data)
+            open_ones.append(connection)
+        time.sleep(1.0)
+        assert store(process.port, *images).returncode == 0
+        until(lambda: pacs.received)
+        for connection in open_ones:
+            connection.close()
+        assert "Traceback" not in process.text and process.end() == 0
+
+
 def test_the_watchdog_of_systemd_is_told_that_the_service_answers(ship: Path, tmp_path: Path) -> None:
     manager = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
     manager.bind(str(tmp_path / "notify"))
@@ -197,3 +254,42 @@ def test_the_watchdog_of_systemd_is_told_that_the_service_answers(ship: Path, tm
             pass
         assert message == b"STOPPING=1"
     manager.close()
+
+
+CONTAINED = """
+set -e
+mount -t tmpfs -o mode=1777,size=64m tmpfs /srv
+for place in $(awk '$2 != "/proc" && $2 !~ "^/proc/" && $2 != "/srv" {print $2}' /proc/self/mounts); do
+  mount -o remount,bind,ro "$place" 2>/dev/null || true
+done
+exec setpriv --reuid 10001 --regid 10001 --clear-groups --no-new-privs --bounding-set=-all --inh-caps=-all "$@"
+"""
+
+
+def test_it_serves_as_in_the_container(tmp_path: Path) -> None:
+    """User 10001 without any right, a read-only root, one volume: what deploy/service/Containerfile runs."""
+    enter = ["unshare", "-m", "sh", "-c", CONTAINED, "sh"]
+    probe = [*enter, sys.executable, "-c", f"open('/srv/x', 'w'); open({str(ROOT / 'pyproject.toml')!r})"]
+    closed = [*enter, "sh", "-c", "! touch /tmp/x && ! touch /dev/shm/x && test $(id -u) = 10001"]
+    if not shutil.which("unshare") or any(
+        subprocess.run(one, capture_output=True).returncode for one in (probe, closed)
+    ):
+        pytest.skip("no such place can be made here, or this Python is not for other users")
+    port, images, output = free_port(), files(tmp_path / "images"), tmp_path / "contained.out"
+    with fake_pacs() as pacs, output.open("wb") as out:
+        words = ["pacs", "zoo/heart", "--host", "127.0.0.1", "--port", str(port), "--to", f"PACS@127.0.0.1:{pacs.port}"]
+        command = [*enter, sys.executable, "-m", "edgemt.cli", *words, "--quiet-s", "1", "--min-free-mib", "1"]
+        env = {**environment(), "PYTHONPATH": str(ROOT), "HOME": "/srv", "PYTHONDONTWRITEBYTECODE": "1"}
+        process = subprocess.Popen(
+            [*command, "--spool", "/srv/spool", "--log", "/srv/device.log"], stdout=out, stderr=out, env=env, cwd="/"
+        )
+        try:
+            until(lambda: "Ctrl-C ends it" in output.read_text() or process.poll() is not None, seconds=90.0)
+            assert process.poll() is None, output.read_text()
+            assert store(port, *images).returncode == 0
+            until(lambda: pacs.received)
+            process.terminate()
+            assert process.wait(30) == 0, output.read_text()
+        finally:
+            process.kill()
+    assert "warning: the event log" not in output.read_text()

@@ -167,6 +167,20 @@ def test_a_sender_that_breaks_off_loses_nothing_that_was_answered(model: Service
     assert all(map(np.array_equal, masks_in(pacs.received[0], images[:2]), map(mask_of, images)))
 
 
+def test_an_image_that_would_fill_the_memory_ends_its_association(
+    model: ServiceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    large, lines = slices(1)[0], list[str]()
+    large.add_new(0x00091001, "OB", bytes(3 << 20))
+    monkeypatch.setattr("deploy.pacs.receiver._STEP", 1 << 20)
+    monkeypatch.setattr("edgemt.io.decode_limits.BYTES", 4 << 20)
+    with fake_pacs() as pacs, service(tmp_path / "spool", model, pacs.port, lines=lines) as running:
+        assert sent(running.receiver.port, [large]) == [-1]
+        assert sent(running.receiver.port, slices(1)) == [0]
+        until(lambda: pacs.received)
+    assert "refused from SCANNER: an image that does not fit the memory" in lines
+
+
 def test_a_full_disk_refuses_images_until_there_is_room(
     model: ServiceModel, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import os
 import socket
+import subprocess
+import sys
 import threading
 from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
 import pytest
+from checkout import ROOT
 from faulty_source import model, picture, threshold
 
 from deploy.service.notify import Progress, Watchdog, notify, watchdog_s
 from deploy.stream.session import Session, StreamOptions
 from deploy.stream.sources.iterable import IterableSource
 from deploy.stream.watchdog import stream_watchdog
+from edgemt.io.child_process import environment
 
 
 class Manager:
@@ -65,9 +69,9 @@ def test_messages_arrive_also_by_an_abstract_address() -> None:
 
 
 def test_nothing_happens_without_a_manager(tmp_path: Path) -> None:
-    for environment in ({}, {"NOTIFY_SOCKET": "relative"}, {"NOTIFY_SOCKET": str(tmp_path / "gone")}):
-        assert not notify("READY=1", environment=environment)
-        Watchdog(lambda within_s: True, environment=environment).close()
+    for variables in ({}, {"NOTIFY_SOCKET": "relative"}, {"NOTIFY_SOCKET": str(tmp_path / "gone")}):
+        assert not notify("READY=1", environment=variables)
+        Watchdog(lambda within_s: True, environment=variables).close()
     assert watchdog_s({"WATCHDOG_USEC": "3000000"}) == 3.0
     assert watchdog_s({"WATCHDOG_USEC": "3000000", "WATCHDOG_PID": "1"}) == 0.0
     assert watchdog_s({"WATCHDOG_USEC": "soon"}) == 0.0
@@ -145,3 +149,25 @@ def test_a_source_without_frames_does_not_stop_them(manager: Manager) -> None:
     gate.set()
     session.stop()
     runs.join(10.0)
+
+
+@pytest.mark.slow
+def test_a_stream_as_a_service_reports_its_start_its_work_and_its_end(tmp_path: Path) -> None:
+    """The whole program: ready once the model is loaded, then pings, and the end by SIGTERM."""
+    pytest.importorskip("onnxruntime")
+    from tiny_package import make_ship
+
+    ship, manager = make_ship(tmp_path / "ship").folder, Manager(tmp_path / "notify", watchdog_s=2.0)
+    words = ["stream", str(ship), "--source", "synthetic:320x96", "--limits.budget-ms", "60000"]
+    env = {**environment(), "PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1", **manager.environment}
+    with (tmp_path / "out").open("wb") as out:
+        process = subprocess.Popen([sys.executable, "-m", "edgemt.cli", *words], env=env, stdout=out, stderr=out)
+    try:
+        assert manager.next(90.0) == "READY=1" and all(manager.pings(10.0) for _ in range(6))
+        process.terminate()
+        while (message := manager.next(20.0)) == "WATCHDOG=1":
+            pass
+        assert message == "STOPPING=1" and process.wait(30) == 0
+    finally:
+        process.kill()
+        manager.close()

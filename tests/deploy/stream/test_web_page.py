@@ -6,7 +6,9 @@ import contextlib
 import http.client
 import io
 import json
+import shutil
 import socket
+import subprocess
 import threading
 import time
 from collections.abc import Iterator
@@ -254,6 +256,27 @@ def test_jpeg_encoder_preserves_colour_and_limits_size(encode: Any, shape: tuple
     assert decoded.ndim == len(shape)
     assert max(decoded.shape) <= 1920
     assert np.abs(decoded[5, 5].astype(int) - pixels[5, 5]).max() < 6
+
+
+@pytest.mark.skipif(shutil.which("node") is None, reason="runs the page's script in node")
+def test_page_draws_the_contour_of_each_overlapping_class() -> None:
+    script = """
+        globalThis.Path2D = class { constructor() { this.at = []; } moveTo(x, y) { this.at.push(x, y); } lineTo() {} };
+        const { contours } = await import("data:text/javascript," + encodeURIComponent(process.argv[1]));
+        const grid = Uint8Array.from({ length: 100 }, (_, i) => {
+          const [y, x] = [Math.floor(i / 10), i % 10];
+          return (y > 0 && y < 9 && x > 0 && x < 9 ? 1 : 0) | (y > 3 && y < 6 && x > 3 && x < 6 ? 4 : 0);
+        });
+        const ends = (path) => [Math.min(...path.at), Math.max(...path.at)].map(Math.round);
+        console.log(JSON.stringify([...contours(grid, 10, 10, true)].map(([k, path]) => [k, ...ends(path)])));
+        console.log(JSON.stringify([...contours(grid, 10, 10)].map(([k]) => k)));
+    """
+    source = (ROOT / "deploy/stream/web/contour.js").read_text(encoding="utf-8")
+    found = subprocess.run(
+        ["node", "--input-type=module", "-e", script, source], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    assert json.loads(found[0]) == [[1, 1, 9], [3, 4, 6]]  # class, least and largest coordinate of its line
+    assert json.loads(found[1]) == [1, 5]
 
 
 def test_update_reports_recording(live: tuple[DisplayState, Page]) -> None:
