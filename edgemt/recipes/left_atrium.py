@@ -44,9 +44,9 @@ def la_cpu() -> Recipe:
         data=_volumes(size=(160, 128), slices=5),
         augment=replace(PRESETS["mri"], rot90=False),  # the frames are no squares
         per_image=True,
-        teacher=cpu_teacher(METHODS["two_stream_mt"], schedule),
-        student=cpu_student(replace(schedule, steps=1000), decoder="dense2"),
-        slim=cpu_slim(0.17),
+        teacher=cpu_teacher(METHODS["two_stream_mt"], schedule, flips=2),
+        student=cpu_student(replace(schedule, steps=2000), overlap=1.0, decoder="dense2"),
+        slim=cpu_slim(0.17, steps=1200, learning_rate=2e-3),
     )
 
 
