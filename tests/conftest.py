@@ -7,6 +7,7 @@ import fcntl
 import gc
 import os
 import signal
+import sys
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -23,6 +24,9 @@ if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:  # of a background shell; 
 switch_off()  # a test may import a runtime before anything of the package
 variants.BUSY = float("inf")  # the processes of a test run disturb each other: each package would be timed three times
 os.fsync = lambda handle: None  # no test cuts the power, and a flush waits for everybody else's writes
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each program that a test starts would compile the packages anew
+sys.dont_write_bytecode = False
+gc.disable()  # until everything is imported: a fifth of the time of the imports would be a search for garbage
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -99,6 +103,7 @@ def pytest_collection_finish() -> None:
     """What was imported until now stays to the end, so the garbage collector need not search it."""
     gc.collect()
     gc.freeze()
+    gc.enable()
 
 
 def run_once(recipe: str, flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:
