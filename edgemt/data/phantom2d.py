@@ -67,6 +67,13 @@ class _Scene:
 
 def frame(seed: int, *, size: tuple[int, int] = (128, 128)) -> tuple[Array, Array]:
     """(image uint8 [H, W, 3], label uint8 [H, W]) of patient `seed`."""
+    image, label = _frame(seed, tuple(size))
+    return image.copy(), label.copy()
+
+
+@lru_cache(maxsize=256)
+def _frame(seed: int, size: tuple[int, int]) -> tuple[Array, Array]:
+    """Each stage of a run reads the same frames, the image and the label of a frame one after the other."""
     return _render(_scene(seed), size=size, time=0.0, noise=np.random.default_rng([seed, 1]))
 
 
