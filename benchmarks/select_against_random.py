@@ -48,7 +48,7 @@ def main() -> None:
 def lists(given: argparse.Namespace) -> list[tuple[str, int, list[str]]]:
     """(name, budget, names of the labelled images), the same for every call."""
     from edgemt.data.options import DataOptions
-    from edgemt.selection.features import encoder
+    from edgemt.data_report.encoder_features import encoder
     from edgemt.selection.select import select
 
     extract, identity = encoder()

@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from deploy.explicit_attributes import write_out_attributes
 from deploy.package.onnx_inspect import read_graph_file
 from deploy.runtimes.openvino_backend import core
 from edgemt.contract import UncertaintySource
@@ -142,6 +143,15 @@ def export_onnx(
     assert program is not None
     model = program.model_proto
     strip_metadata(model)
+    return write_graph(model, path)
+
+
+def write_graph(model, path: str | Path) -> Path:  # type: ignore[no-untyped-def]
+    """Write a graph from frame to mask atomically, with every attribute of its convolutions written out.
+
+    The same graph gives the same bytes. Raises ValueError, and leaves the old file, unless it passes `check`.
+    """
+    write_out_attributes(model)
     with atomic_write(path) as part:
         part.write_bytes(model.SerializeToString(deterministic=True))
         check(part, name=str(path))
@@ -208,10 +218,7 @@ def drop_uncertainty(path: str | Path) -> None:
     from onnx.utils import Extractor
 
     extractor = Extractor(onnx.load(str(path)))
-    model = extractor.extract_model([INPUT], [OUTPUT])
-    with atomic_write(path) as part:
-        part.write_bytes(model.SerializeToString(deterministic=True))
-        check(part, name=str(path))
+    write_graph(extractor.extract_model([INPUT], [OUTPUT]), path)
 
 
 def export_openvino(

@@ -162,6 +162,16 @@ def test_other_packages_import_only_the_ground_of_edgemt(top: str) -> None:
     assert not above
 
 
+def test_the_architecture_page_and_its_drawing_name_every_folder() -> None:
+    """After a new folder: `python .ci/draw_layers.py`, and a row in docs/architecture.md."""
+    parts = [folder.split(".") for folder in folder_graph()]
+    names = {part[1] for part in parts if part[0] in ("edgemt", "deploy") and part[1:]} - {"__main__"}
+    drawing = (ROOT / "docs" / "layers.svg").read_text(encoding="utf-8")
+    page = (ROOT / "docs" / "architecture.md").read_text(encoding="utf-8")
+    assert not {name for name in names if f">{name}<" not in drawing}
+    assert not {name for name in names if f"`{name}/`" not in page and f"`{name}.py`" not in page}
+
+
 def loaded_after(code: str) -> set[str]:
     said = subprocess.run(
         [sys.executable, "-c", f"{code}\nimport sys; print(' '.join(sys.modules))"],

@@ -22,7 +22,6 @@ from deploy.package.package import Package, card_hash, changed_package, finalize
 from deploy.runtimes.load import runner
 from deploy.runtimes.registry import RUNTIME_OF
 from deploy.runtimes.runner import FEATURES
-from edgemt.io.atomic import write_bytes
 
 if TYPE_CHECKING:
     import onnx
@@ -93,7 +92,7 @@ def _add(package: Package, working: Path) -> list[str]:
     """Change the graphs in `working` and write the classifier; returns the changed files."""
     import onnx
 
-    from deploy.export import check, export_openvino
+    from deploy.export import export_openvino, write_graph
 
     files, changed = package.card.files, []
     floats = onnx.load_from_string(package.read(ONNX["fp32"])) if ONNX["fp32"] in files else None
@@ -108,8 +107,7 @@ def _add(package: Package, working: Path) -> list[str]:
         if file not in files:
             continue
         model = with_features(onnx.load_from_string(package.read(file)), source=package.folder / file)
-        write_bytes(working / file, model.SerializeToString(deterministic=True))
-        check(working / file)
+        write_graph(model, working / file)
         changed.append(file)
     for kind, file in IR.items():  # after all ONNX files: the half precision one is made from the float one
         if file in files:

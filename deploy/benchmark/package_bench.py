@@ -32,6 +32,7 @@ def bench_package(
     runtimes: Sequence[str] = (),
     file: str | None = None,
     threads: int | None = None,
+    cpu_fallback: bool = True,
     calls: Mapping[str, Call] | None = None,
     frames: Sequence[np.ndarray] | np.ndarray | None = None,
     options: BenchOptions | None = None,
@@ -40,13 +41,14 @@ def bench_package(
     """Time every file of a package on every runtime (empty: all that work here), and `calls`, interleaved.
 
     A runtime may carry its device ("openvino:GPU"); `file` ("int8", "fp32" or a name on the card) restricts the
-    benchmark to one file. Frames are the golden ones unless given. Adds size, cold start and accuracy to each entry:
-    the Dice of that file on the card, or the one that `evaluate` measures on this machine.
+    benchmark to one file. Without `cpu_fallback` a file of which nodes run on the processor is refused. Frames are the
+    golden ones unless given. Adds size, cold start and accuracy to each entry: the Dice of that file on the card, or
+    the one that `evaluate` measures on this machine.
     """
     options = options or BenchOptions()
     package = package if isinstance(package, Package) else open_package(package)
     fed = [pair.frame for pair in golden_pairs(package)] if frames is None else frames
-    loaded, left_out = _loaded(package, runtimes, file=file, threads=threads)
+    loaded, left_out = _loaded(package, runtimes, file=file, threads=threads, cpu_fallback=cpu_fallback)
     if not loaded and not calls:
         raise ValueError(_why_nothing(left_out, file=file))
     makers = {name: partial(_load_again, package, chosen) for name, (_, chosen) in loaded.items()}
@@ -67,7 +69,7 @@ def bench_package(
 
 
 def _loaded(
-    package: Package, runtimes: Sequence[str], *, file: str | None, threads: int | None
+    package: Package, runtimes: Sequence[str], *, file: str | None, threads: int | None, cpu_fallback: bool
 ) -> tuple[dict[str, tuple[Any, dict[str, Any]]], list[str]]:
     """(name -> (runner, its options), reasons why runtimes that were not named were omitted)."""
     chosen = list(runtimes) or [name for name, (works, _) in available().items() if works and RUNTIMES[name].load]
@@ -75,7 +77,7 @@ def _loaded(
     left_out = []
     for name in chosen:
         for wanted in _variants(package, name) if file is None else [{"file": file}]:
-            options = {"runtime": name, "threads": threads, **wanted}
+            options = {"runtime": name, "threads": threads, "cpu_fallback": cpu_fallback, **wanted}
             try:
                 made = runner(package, **options)
             except ValueError as error:

@@ -86,6 +86,10 @@ def notes(record: Mapping[str, Any]) -> list[str]:
             quicker = min(real, key=lambda other: other["p50_ms"], default=None)
             if quicker is not None and quicker["ratio"]["median"] <= e["ratio"]["median"]:
                 found.append(f"INT8 is not faster than {quicker['precision']} with {runtime} here")
+    for e in record["calls"]:
+        if len(counts := (e.get("details") or {}).get("placement") or {}) > 1:
+            where = ", ".join(f"{name} {count}" for name, count in counts.items())
+            found.append(f"{e['name']} runs on more than one provider, nodes: {where}")
     if (record["foreign_cores"] or 0) > 0.1:
         found.append(f"other processes took {record['foreign_cores']:.2f} cores meanwhile: trust ratios, not times")
     noise = record["calibrator"]

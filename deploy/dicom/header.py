@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import os
+import zlib
 from pathlib import Path
-from typing import Any
+from typing import Any, BinaryIO
+
+from edgemt.io.decode_errors import Refused
+from edgemt.io.decode_limits import check_bytes
 
 GREY, PALETTE = ("MONOCHROME1", "MONOCHROME2"), "PALETTE COLOR"
 COLOUR = ("RGB", "YBR_FULL", "YBR_FULL_422", "YBR_ICT", "YBR_RCT")
@@ -12,6 +16,8 @@ VIDEO_SYNTAXES = tuple(f"1.2.840.10008.1.2.4.{n}" for n in (100, 101, 102, 103, 
 _USED = (0x0008, 0x0018, 0x0020, 0x0028)  # groups of elements that determine how pixels are read
 _MOST_PIXELS = 1 << 31  # per file, to protect the memory
 PIXEL_DATA = 0x7FE00010
+_DEFLATED = b"1.2.840.10008.1.2.1.99"
+_STEP = 1 << 20
 
 
 class NotAnImageError(ValueError):
@@ -32,14 +38,41 @@ def is_dicom(path: str | Path) -> bool:
         return False
 
 
+def read_dataset(path: Path, *, pixels: bool = True) -> Any:
+    """`pydicom.dcmread`, which unpacks a deflated file as a whole; one that would fill the memory is refused before."""
+    import pydicom
+
+    with open(path, "rb") as file:
+        check_inflated(file, path)
+    return pydicom.dcmread(path, stop_before_pixels=not pixels)
+
+
+def check_inflated(file: BinaryIO, name: str | Path) -> None:
+    """Raises ValueError, with `name`, for a deflated data set that does not fit the free memory twice.
+
+    PS3.10 7.1: after 132 bytes comes the group 0002 in explicit little endian, whose first element is its own length.
+    """
+    start = file.read(144)
+    if start[128:136] != b"DICM\x02\x00\x00\x00":
+        return
+    if _DEFLATED not in file.read(int.from_bytes(start[140:144], "little")):
+        return
+    unpacker, size = zlib.decompressobj(-zlib.MAX_WBITS), 0
+    packed = file.read(_STEP)
+    while packed and not unpacker.eof:
+        size += len(unpacker.decompress(packed, _STEP))
+        check_bytes(name, (size,), 2)
+        packed = unpacker.unconsumed_tail or file.read(_STEP)
+
+
 def read_header(path: Path) -> Any:
     """The data set of a file. Raises ValueError, naming the file, for one that cannot be read."""
     try:
-        import pydicom
+        import pydicom  # noqa: F401
     except ImportError:
         raise ValueError(f"{path}: reading DICOM needs pydicom; pip install pydicom") from None
     try:
-        header = pydicom.dcmread(path)
+        header = read_dataset(path)
         for tag in list(header.keys()):
             if tag.group in _USED:
                 header[tag]  # elements are decoded lazily: a damaged one raises here
@@ -47,6 +80,8 @@ def read_header(path: Path) -> Any:
         raise ValueError(f"{path}: no such file") from None
     except PermissionError as error:
         raise ValueError(f"{path}: cannot be read ({error.strerror}); check its permissions") from None
+    except Refused:
+        raise
     except Exception as error:  # the library raises many kinds
         raise ValueError(f"{path}: cannot be read as DICOM ({first_line(error)}); copy or export it again") from None
     header.filename = os.fspath(path)
@@ -88,6 +123,21 @@ def _check_pixels(path: Path, header: Any) -> None:
         raise ValueError(f"{path}: colour with {allocated} bits a channel is not read; convert it to 8 bits")
     if kind in GREY and header.get("PixelPresentation") in ("COLOR", "MIXED"):
         raise ValueError(f"{path}: grey with a supplemental colour palette is not read; convert it to RGB")
+
+
+def readable_syntaxes() -> list[str]:
+    """UIDs of the transfer syntaxes whose pixels are decoded with what is installed here, plain ones first."""
+    from pydicom.pixels import get_decoder
+    from pydicom.uid import UID_dictionary
+
+    readable = []
+    for value in (value for value, row in UID_dictionary.items() if row[1] == "Transfer Syntax"):
+        try:
+            if get_decoder(value).is_available:
+                readable.append(value)
+        except NotImplementedError:
+            continue
+    return readable
 
 
 def _check_decoder(path: Path, syntax: Any) -> None:

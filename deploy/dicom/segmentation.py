@@ -18,7 +18,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from deploy.dicom.header import first_line
+from deploy.dicom.header import first_line, read_dataset
 from deploy.dicom.images import SEG_SUFFIX, Series, library, series_of
 from deploy.dicom.pixels import DicomFile
 from deploy.package.input_drift import InputDriftMonitor, read_inputs
@@ -45,11 +45,12 @@ def predict_dicom_seg(
     file: str | None = None,
     threads: int | None = None,
     kind: Kind = "BINARY",
+    cpu_fallback: bool = True,
 ) -> Iterator[Path]:
     """`write_dicom_seg` with a package; warns once where frames do not look like the training frames."""
     package = open_package(folder)
     made, watch = (
-        runner(package, runtime=runtime, file=file, threads=threads),
+        runner(package, runtime=runtime, file=file, threads=threads, cpu_fallback=cpu_fallback),
         InputDriftMonitor(read_inputs(package), what="input"),
     )
 
@@ -71,32 +72,48 @@ def write_dicom_seg(
     its own SEG. Files that cannot be decoded are skipped and named in a ValueError at the end. Raises ValueError, in
     one line that names the file, for a file that is no image, a model of neighbouring slices, and missing libraries.
     """
-    library("highdicom")
-    if package.card.channel_order == "slices":
-        raise ValueError(f"{package.folder}: reads slices of a volume; DICOM SEG is written by models of single frames")
-    no_channels(package.card, where=package.folder, what="DICOM SEG is written of one image at a time; give NIfTI")
+    check_segments(package)
     failures, written = Failures(total=2 if any(path.is_dir() for path in inputs) else len(inputs)), set[Path]()
     depth = of_card(package.card.data, source=package.folder / "card.json")
     for number, series in enumerate(series_of(inputs, depth=depth, failures=failures, tell=_tell), 1):
         if (about := series.about()) is not None:
             _tell(about)
-        readable, masks = _predicted(package.card, predict, series, failures)
-        if not readable:
+        made = segment_series(package.card, predict, series, failures, kind=kind, number=number)
+        if made is None:
             continue
-        try:
-            data = _bytes(
-                _segmentation(package.card, [file.header for file in readable], masks, kind=kind, number=number)
-            )
-        except (AttributeError, KeyError, TypeError, ValueError) as error:  # a required element is missing
-            failures.add(
-                readable[0].path, ValueError(f"no SEG can be made of it ({first_line(error)}); export it again")
-            )
-            continue
-        path = _target(out, readable[0], written)
+        first, data = made
+        path = _target(out, first, written)
         write_bytes(path, data)
         written.add(path)
         yield path
     failures.raise_if_any()
+
+
+def check_segments(package: Package) -> None:
+    """Raises ValueError for a model whose masks are not written as DICOM SEG, and for missing libraries."""
+    library("highdicom")
+    if package.card.channel_order == "slices":
+        raise ValueError(f"{package.folder}: reads slices of a volume; DICOM SEG is written by models of single frames")
+    no_channels(package.card, where=package.folder, what="DICOM SEG is written of one image at a time; give NIfTI")
+
+
+def segment_series(
+    card: ModelCard, predict: Predict, series: Series, failures: Failures, *, kind: Kind = "BINARY", number: int = 1
+) -> tuple[DicomFile, bytes] | None:
+    """(first file that could be read, the bytes of the SEG) of a series; None where there is none.
+
+    Files that cannot be decoded, and a series of which no SEG can be made, are added to `failures`. `number`: the
+    series number is 1000 + `number`.
+    """
+    readable, masks = _predicted(card, predict, series, failures)
+    if not readable:
+        return None
+    try:
+        images = [file.header for file in readable]
+        return readable[0], _bytes(_segmentation(card, images, masks, kind=kind, number=number))
+    except (AttributeError, KeyError, TypeError, ValueError) as error:  # a required element is missing
+        failures.add(readable[0].path, ValueError(f"no SEG can be made of it ({first_line(error)}); export it again"))
+        return None
 
 
 def _tell(text: str) -> None:
@@ -133,7 +150,7 @@ def _target(out: Path, file: DicomFile, written: set[Path]) -> Path:
 def _sources_of(path: Path) -> set[str]:
     """UIDs of the SOP instances that a SEG refers to; empty for a file that is no SEG."""
     try:
-        header = library("pydicom").dcmread(path, stop_before_pixels=True)
+        header = read_dataset(path, pixels=False)
     except Exception:  # not a SEG of ours, so it is not replaced
         return set()
     return {

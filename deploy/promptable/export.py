@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deploy.explicit_attributes import write_out_attributes
 from deploy.export import DeployableModel, silence, strip_metadata, without_stack_traces
 from deploy.promptable.runner import DECODE, EMBED, NO_POINT, POINTS
 from edgemt.io.atomic import atomic_write
@@ -133,6 +134,7 @@ def _written(
             raise ValueError(f"{path}: cannot be exported to ONNX ({str(error).strip().splitlines()[0]})") from error
     assert program is not None
     strip_metadata(program.model_proto)
+    write_out_attributes(program.model_proto)
     with atomic_write(path) as part:
         part.write_bytes(program.model_proto.SerializeToString(deterministic=True))
     return path

@@ -11,9 +11,8 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from deploy.export import check
+from deploy.export import check, write_graph
 from deploy.quantization.int8 import excluded_nodes, name_nodes
-from edgemt.io.atomic import atomic_write
 
 if TYPE_CHECKING:
     import onnx
@@ -63,10 +62,7 @@ def to_float16(onnx_in: str | Path, onnx_out: str | Path) -> Path:
             _retype(node, path=onnx_in)
         nodes.append(node)
     _replace(graph, nodes)
-    with atomic_write(onnx_out) as part:
-        part.write_bytes(model.SerializeToString(deterministic=True))
-        check(part, name=str(onnx_out))
-    return Path(onnx_out)
+    return write_graph(model, onnx_out)
 
 
 def _float_tensors(model: onnx.ModelProto) -> set[str]:

@@ -18,8 +18,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from deploy.export import INPUT, UNCERTAINTY, check, silence
-from edgemt.io.atomic import atomic_write
+from deploy.export import INPUT, UNCERTAINTY, check, silence, write_graph
 
 if TYPE_CHECKING:
     import onnx
@@ -67,10 +66,7 @@ def quantize(
     for message in (quantized, quantized.graph, *quantized.graph.node):
         message.doc_string = ""
         del message.metadata_props[:]
-    with atomic_write(onnx_out) as part:
-        part.write_bytes(quantized.SerializeToString(deterministic=True))
-        check(part, name=str(onnx_out))
-    return Path(onnx_out)
+    return write_graph(quantized, onnx_out)
 
 
 def name_nodes(model: onnx.ModelProto) -> None:

@@ -55,6 +55,7 @@ def runner(
     hint: Literal["latency", "throughput"] = "latency",
     streams: int | None = None,
     cache: str | Path | None = None,
+    cpu_fallback: bool = True,
     tested: bool = True,
 ) -> ModelRunner:
     """Load a package, or one bare .onnx, .xml or .engine file, on a runtime.
@@ -64,8 +65,10 @@ def runner(
     card names none, the one that is usually the quickest on the runtime.
     `precision` is the arithmetic of float layers ("f32", "bf16", "f16", "tf32"; RUNTIMES lists which runtime has
     which); None leaves it to the runtime, and `.precision` of the runner names the one in use. `device` is CPU, GPU or
-    NPU for OpenVINO, CPU, CUDA or TENSORRT for ONNX Runtime; `runtime` may carry it: "openvino:GPU". `hint` and
-    `streams` (frames in flight) matter to `infer_many`. `cache` is a folder for compiled graphs and engines.
+    NPU for OpenVINO, CPU, CUDA, TENSORRT or VITISAI for ONNX Runtime; `runtime` may carry it: "openvino:GPU". `hint`
+    and `streams` (frames in flight) matter to `infer_many`. `cache` is a folder for compiled graphs and engines.
+    ONNX Runtime lets the processor compute what its provider does not: `details["placement"]` of the runner counts
+    nodes by provider, one line is logged, and without `cpu_fallback` such a graph is refused.
     `tested` runs the golden frames of a package first and refuses a runner that fails them.
 
     Raises ValueError in one line for an unknown or missing runtime or device, a refused package, a file that does not
@@ -88,6 +91,7 @@ def runner(
         hint=hint,
         streams=streams,
         cache=_cache(cache, variant.runtime, device),
+        cpu_fallback=cpu_fallback,
         signed=isinstance(source, Package) and source.signed,
     )
     loaded = _load(model, variant.runtime, version, options)

@@ -8,12 +8,20 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import partial
+from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
 from deploy.package.files import IR, IR_FP16, IR_FP32, IR_INT8, ONNX, ONNX_FP16, ONNX_FP32, ONNX_INT8
 from deploy.package.model_bytes import ModelBytes
-from deploy.runtimes import layer_profiles, onnxruntime_backend, openvino_backend, tensorrt_api, tensorrt_backend
+from deploy.runtimes import (
+    layer_profiles,
+    onnxruntime_backend,
+    onnxruntime_plugins,
+    openvino_backend,
+    tensorrt_api,
+    tensorrt_backend,
+)
 from deploy.runtimes.runner import ErrorPatterns, LoadedGraph, LoadedModel, RuntimeOptions, first_line, import_runtime
 
 FILE_TYPES = {".onnx": "an ONNX graph", ".xml": "an OpenVINO graph", ".engine": "a TensorRT engine"}
@@ -114,6 +122,27 @@ RUNTIMES: dict[str, RuntimeSpec] = {
 }
 
 
+_ABOUT = {
+    "openvino": "OpenVINO inside ONNX Runtime: processor, GPU or NPU of Intel",
+    "qnn": "NPU or GPU of Qualcomm, inside ONNX Runtime",
+    "tensorrt_rtx": "NVIDIA RTX GPU, inside ONNX Runtime; nothing is built before",
+}
+RUNTIMES |= {
+    f"onnxruntime_{name}": RuntimeSpec(
+        package=plugin.package,
+        files={kind: (ONNX[kind],) for kind in ("int8", "fp32", "fp16")},
+        precisions=plugin.precisions,
+        load=partial(onnxruntime_plugins.load, plugin=name),
+        about=_ABOUT[name],
+        pip=plugin.pip,
+        reference_precision="f32" if "f32" in plugin.precisions else None,
+        distributions=(plugin.pip,),
+        errors=onnxruntime_backend.ERRORS,
+        missing_requirement=partial(onnxruntime_plugins.missing, name),
+    )
+    for name, plugin in onnxruntime_plugins.PLUGINS.items()
+}
+
 # file of a package -> runtime that it is measured, tested and timed on when the package is made
 RUNTIME_OF: dict[str, str] = {file: name for name, spec in RUNTIMES.items() for file in spec.measured_files}
 CHECKED = tuple(name for name, spec in RUNTIMES.items() if spec.measured_files)  # these runtimes
@@ -124,7 +153,8 @@ INSTALL = f"pip install {' or '.join(CHECKED)}"  # what to do where no runtime w
 def import_version(name: str) -> str:
     """Import the runtime `name` and return its version. Raises ValueError, naming what to install."""
     spec = RUNTIMES[name]
-    return str(import_runtime(spec.package, name, pip=spec.pip).__version__).split("-")[0]
+    module = import_runtime(spec.package, name, pip=spec.pip)
+    return str(getattr(module, "__version__", None) or version(spec.distributions[0])).split("-")[0]
 
 
 def available() -> dict[str, tuple[bool, str]]:

@@ -42,6 +42,7 @@ class RuntimeOptions:
     hint: Literal["latency", "throughput"] = "latency"
     streams: int | None = None  # frames in flight at once, for `infer_many`
     cache: Path | None = None  # where compiled graphs are stored
+    cpu_fallback: bool = True  # False: refuse a graph of which nodes run on the processor instead of the device
     signed: bool = False  # file of a package with a checked signature: no cache without authentication
 
 

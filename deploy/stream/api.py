@@ -25,6 +25,7 @@ def stream(
     file: str | None = None,
     threads: int | None = None,
     isolation: Isolation = "thread",
+    cpu_fallback: bool = True,
     hz: float | None = None,
     options: StreamOptions | None = None,
 ) -> Iterator[tuple[Frame, MaskStatus]]:
@@ -38,7 +39,13 @@ def stream(
     """
     options = options or StreamOptions()
     opened = load_stream_model(
-        ship, runtime=runtime, file=file, threads=threads, isolation=isolation, hang_ms=options.hang_ms
+        ship,
+        runtime=runtime,
+        file=file,
+        threads=threads,
+        isolation=isolation,
+        hang_ms=options.hang_ms,
+        cpu_fallback=cpu_fallback,
     )
     depth = of_card(opened.package.card.data, source=opened.package.folder / "card.json")
     session = Session(

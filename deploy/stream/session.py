@@ -11,10 +11,10 @@ from typing import Any
 import numpy as np
 
 from deploy.hardware.machine import memory
+from deploy.package.watcher import PackageWatcher
 from deploy.stream.capture import CaptureThread
 from deploy.stream.inference.inference_thread import InferenceThread, InferFn, StreamModel, close_runner
 from deploy.stream.inference.mask_vote import check_vote
-from deploy.stream.inference.package_watcher import PackageWatcher
 from deploy.stream.inference.worker_process import workers_cpu_s
 from deploy.stream.limits import StreamLimits
 from deploy.stream.sources.base import Source
@@ -78,6 +78,7 @@ class Session:
         self._standby = standby
         self._stop = threading.Event()
         self._started = _wall_and_cpu_s()
+        self._looked_s = time.monotonic()
         self._ended: tuple[float, float] | None = None
         self._timeline = DriftTimeline(self.latency.annotation)
 
@@ -132,6 +133,10 @@ class Session:
         """Frames that a newer one replaced before inference took them."""
         return self._inbox.num_replaced
 
+    def shows(self, within_s: float) -> bool:
+        """Whether the thread that shows pictures looked at the display state within that time."""
+        return time.monotonic() - self._looked_s < within_s
+
     def stop(self) -> None:
         self._stop.set()
         self.display_state.close()
@@ -140,6 +145,7 @@ class Session:
         version, last, wait_s, drained = -1, (), 1.0, False
         while not self._stop.is_set():
             version = self.display_state.wait(version, wait_s)
+            self._looked_s = time.monotonic()
             if self.display_state.closed and not drained:
                 drained = True
                 self._drain()

@@ -23,9 +23,12 @@ class Bench:
     target: Positional[str | None] = None
     """A ship folder, zoo/NAME, or a recipe."""
     runtime: tuple[str, ...] = ()
-    """openvino, onnxruntime, openvino:GPU ...; every one that works here if not given."""
+    """openvino, onnxruntime, openvino:GPU ... (edgemt list runtimes); every one that works here if not given."""
     file: str | None = None
     """Of a ship: int8, fp32, or a file on the card; every one if not given."""
+    cpu_fallback: bool = True
+    """--no-cpu-fallback: exit status 2 where ONNX Runtime lets the processor compute nodes that --runtime's provider
+    does not take, which is otherwise printed as a warning."""
     json: Path | None = None
     """Write the record, raw times included."""
     html: Path | None = None
@@ -128,6 +131,7 @@ def _bench_ship(command: Bench) -> None:
         runtimes=command.runtime,
         file=command.file,
         threads=command.threads,
+        cpu_fallback=command.cpu_fallback,
         options=_bench_options(command, BenchOptions()),
         evaluate=evaluate if command.root or command.val else None,
     )

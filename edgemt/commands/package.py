@@ -29,6 +29,9 @@ class Eval:
     runtime: str = "auto"
     file: str | None = None
     """int8, fp32, or a file on the card."""
+    cpu_fallback: bool = True
+    """--no-cpu-fallback: exit status 2 where ONNX Runtime lets the processor compute nodes that --runtime's provider
+    does not take, which is otherwise printed as a warning."""
     through_plane: int = 1
     """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
     contours: bool | None = None
@@ -68,7 +71,12 @@ def evaluate(command: Eval) -> None:
         record = evaluate_network(command.ship, **where)
     else:
         record = evaluate_package.evaluate_ship(
-            command.ship, runtime=command.runtime, file=command.file, contours=command.contours, **where
+            command.ship,
+            runtime=command.runtime,
+            file=command.file,
+            contours=command.contours,
+            cpu_fallback=command.cpu_fallback,
+            **where,
         )
     print(evaluate_package.metrics_table(record))
     write_json(command.json, record)
@@ -136,6 +144,9 @@ class Predict:
     those of training."""
     runtime: str = "auto"
     file: str | None = None
+    cpu_fallback: bool = True
+    """--no-cpu-fallback: exit status 2 where ONNX Runtime lets the processor compute nodes that --runtime's provider
+    does not take, which is otherwise printed as a warning."""
     through_plane: int = 1
     """Of volumes: so many neighbouring slices vote on each voxel (3 or 5; 1 leaves the masks as they are)."""
     uncertainty: bool = False
@@ -169,7 +180,12 @@ def _predicted(command: Predict) -> Iterator[Path]:
         from deploy.dicom.segmentation import predict_dicom_seg
 
         return predict_dicom_seg(
-            command.ship, command.inputs, out=command.out, runtime=command.runtime, file=command.file
+            command.ship,
+            command.inputs,
+            out=command.out,
+            runtime=command.runtime,
+            file=command.file,
+            cpu_fallback=command.cpu_fallback,
         )
     from edgemt.inference import evaluate_package
 
@@ -184,6 +200,7 @@ def _predicted(command: Predict) -> Iterator[Path]:
         contours=command.contours,
         uncertainty=command.uncertainty,
         missing_channels=command.missing_channels,
+        cpu_fallback=command.cpu_fallback,
     )
 
 
@@ -229,13 +246,15 @@ class Doctor:
     """What works on this machine, what does not, and why. With a ship folder or zoo/NAME, its self-test too."""
 
     ship: Positional[Path | None] = None
+    cpu_fallback: bool = True
+    """--no-cpu-fallback: a file fails where ONNX Runtime leaves nodes of its provider to the processor."""
 
 
 def doctor(command: Doctor) -> None:
     """Print what works on this machine and what does not. Exit status 2 if something that is needed fails."""
     from edgemt.inference import evaluate_package
 
-    healthy, lines = evaluate_package.doctor(command.ship)
+    healthy, lines = evaluate_package.doctor(command.ship, cpu_fallback=command.cpu_fallback)
     print("\n".join(lines))
     if not healthy:
         raise SystemExit(2)

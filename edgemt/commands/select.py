@@ -58,7 +58,7 @@ def select_images(command: Select) -> None:
     """Write the lists and the sheet, print the chosen names and the path of the sheet."""
     from edgemt.data.options import DataOptions
     from edgemt.data_report.against import open_teacher
-    from edgemt.selection.features import encoder
+    from edgemt.data_report.encoder_features import encoder
     from edgemt.selection.label_task import check_task, write_task
     from edgemt.selection.select import select, write_selection
 

@@ -5,10 +5,14 @@ from __future__ import annotations
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from tyro.conf import Positional
 
 from edgemt.commands.console import log
+
+if TYPE_CHECKING:
+    from edgemt.inference.one_image import PromptedImage
 
 
 @dataclass(frozen=True)
@@ -20,6 +24,7 @@ class ServeLabels:
 
     Label Studio, Settings, Model, Connect Model: the address, basic authentication; --images names the folder of the
     images, since it sends names alone. CVAT: NUCLIO_HOST and NUCLIO_PORT of this server (docs/serve-labels.md).
+    A ship with a prompt input (edgemt export SHIP --with-prompt) also gives the object of a click or a box.
     """
 
     ship: Positional[Path]
@@ -30,6 +35,20 @@ class ServeLabels:
     """Folder of the images of Label Studio's tasks; they are found by their names."""
     token: str = ""
     """A token of your own, of 16 letters or more; a random one if not given."""
+
+
+def _prompted(folder: Path) -> PromptedImage | None:
+    """The prompt input of a ship, or of the ship of a run folder; None without one."""
+    from deploy.package.package import open_package
+    from deploy.promptable.runner import has_prompt, open_prompt
+    from edgemt.inference.evaluate_package import holds_network
+    from edgemt.inference.one_image import PromptedImage
+
+    run = (folder / "ship" / "card.json").is_file()
+    if not run and ((folder / "teacher" / "card.json").is_file() or holds_network(folder)):
+        return None
+    package = open_package(folder / "ship" if run else folder)
+    return PromptedImage(open_prompt(package), package.card) if has_prompt(package) else None
 
 
 def serve_labels(command: ServeLabels) -> None:
@@ -50,9 +69,12 @@ def serve_labels(command: ServeLabels) -> None:
     def masks(path: Path) -> np.ndarray:
         return mask_of_image(path, model.card, lambda frames: model.predict(frames)[0])
 
-    backend = LabelBackend(masks, tuple(model.card.classes), name=model.card.name or "edgemt", images=command.images)
+    prompted = _prompted(command.ship)
+    name, classes = model.card.name or "edgemt", tuple(model.card.classes)
+    backend = LabelBackend(masks, classes, name=name, images=command.images, prompted=prompted)
     server = LabelServer(backend, port=command.port, token=command.token)
     print(f"{server.address}  token {server.token}", flush=True)
-    log(f"masks of {model.name} ({', '.join(model.card.classes[1:])}); end with Ctrl-C")
+    clicks = "clicks and boxes too" if prompted is not None else "no clicks or boxes (edgemt export SHIP --with-prompt)"
+    log(f"masks of {model.name} ({', '.join(classes[1:])}); {clicks}; end with Ctrl-C")
     with server, suppress(KeyboardInterrupt):
         server.serve_forever()

@@ -47,6 +47,8 @@ class Stream:
     runtime: str = "auto"
     file: str | None = None
     """int8, fp16, fp32, or a file on the card."""
+    cpu_fallback: bool = True
+    """--no-cpu-fallback: status 2 where ONNX Runtime leaves nodes to the processor, else a warning."""
     threads: int | None = None
     isolation: Literal["thread", "process"] = "thread"
     """process: run inference in a separate process, so that a crash of a driver does not stop the video."""
@@ -113,6 +115,7 @@ def _stream(command: Stream, events: SessionEvents | None) -> None:
         colours=class_colours,
         uncertain_above=command.uncertain_above,
         adapt=(command.adaptation, command.adaptation_fit) if command.adapt else None,
+        cpu_fallback=command.cpu_fallback,
     )
     sys.setswitchinterval(_SWITCH_INTERVAL_S)
     warning = budget_warning(opened, command.limits.budget_ms)
@@ -218,6 +221,7 @@ def _run_with_outputs(
     from deploy.stream.outputs import open_output
     from deploy.stream.outputs.base import OutputThread
     from deploy.stream.status_line import StatusLine
+    from deploy.stream.watchdog import stream_watchdog
 
     corrections = _open_corrections(command, opened)
     context = CorrectableOutputContext(
@@ -241,7 +245,8 @@ def _run_with_outputs(
         for name in command.outputs:
             output_threads.append(OutputThread(open_output(name, context), session.display_state, name=name))
         log(f"{opened.model.id}; one mask takes {opened.mask_ms:.1f} ms; Ctrl-C ends it")
-        record = session.run()
+        with stream_watchdog(session):
+            record = session.run()
         ended_by = "source"
         return record
     except KeyboardInterrupt:

@@ -24,9 +24,9 @@ from edgemt.convert.contract import (
 )
 from edgemt.convert.dicom_labels import label_names, read_areas, referenced_series
 from edgemt.convert.dicom_series import Series, cine_frames, dicom_files, read_volume, series_in, stacked
+from edgemt.convert.label_volumes import combined
 from edgemt.convert.names import class_names
 from edgemt.convert.video import check_options, chosen_frames, clip_samples
-from edgemt.convert.volumes import combined
 
 _LOCALIZER = 4  # slices: so few of several orientations are a localizer
 

@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from deploy.dicom.header import read_dataset
 from edgemt.convert.contract import Volume
 from edgemt.convert.dicom_series import STRUCTURES, Series, planes_of, read_head
 from edgemt.convert.geometry import LPS_TO_RAS, onto_grid
@@ -61,11 +62,10 @@ def read_areas(path: Path, image: Volume, *, image_path: Path) -> Areas:
 
 
 def _segments(path: Path, image: Volume, *, image_path: Path) -> Areas:
-    import pydicom
     from pydicom.pixels import pixel_array
 
     try:
-        header = pydicom.dcmread(path)
+        header = read_dataset(path)
         shape = (int(header.get("NumberOfFrames") or 1), int(header.Rows), int(header.Columns))
         check_bytes(path, shape, 1)
         frames = np.asarray(pixel_array(header)).reshape(shape)

@@ -17,10 +17,11 @@ from typing import Any
 
 import numpy as np
 
-from deploy.dicom.header import is_dicom
+from deploy.dicom.header import is_dicom, read_dataset
 from deploy.dicom.pixels import DicomFile
 from edgemt.convert.contract import Volume
 from edgemt.convert.geometry import LPS_TO_RAS, affine_of
+from edgemt.io.decode_errors import Refused
 from edgemt.io.decode_limits import check_bytes
 from edgemt.io.file_types import is_stray, natural_sort_key
 
@@ -97,11 +98,13 @@ def dicom_files(source: Path) -> list[Path]:
 def read_head(path: Path) -> Any:
     """The data set without pixels. Raises ValueError, naming the file, for one that cannot be read."""
     try:
-        import pydicom
+        import pydicom  # noqa: F401
     except ImportError:
         raise ValueError(f"{path}: reading DICOM needs pydicom; pip install pydicom") from None
     try:
-        return pydicom.dcmread(path, stop_before_pixels=True)
+        return read_dataset(path, pixels=False)
+    except Refused:
+        raise
     except Exception as error:  # the library raises many kinds
         raise ValueError(f"{path}: cannot be read as DICOM ({_first(error)}); copy or export it again") from None
 

@@ -1,7 +1,8 @@
 """Volumes in NRRD, MetaImage and NIfTI with labels: .seg.nrrd of 3D Slicer, or label maps such as ITK-SNAP writes.
 
 An image and its labels lie in one folder, alone or with names that belong together: ct.nrrd with ct.seg.nrrd,
-ct-label.nrrd, ct_seg.mha; or in the folders images and labels under one name. Written as NIfTI with the axes of the
+ct-label.nrrd, ct_seg.mha; or in the folders images and labels under one name. Where the folder has videos in place of
+volumes, the slices of the labels are their frames. Written as NIfTI with the axes of the
 image as they are stored; the affine is stored in float32 there.
 """
 
@@ -9,43 +10,24 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
 from pathlib import Path, PurePosixPath
 
 import numpy as np
 
-from edgemt.convert.contract import (
-    BACKGROUND,
-    Format,
-    ImportOptions,
-    Listing,
-    Loaded,
-    OverlapCount,
-    Sample,
-    Unit,
-    Volume,
-)
+from edgemt.convert.contract import Format, ImportOptions, Listing, Loaded, OverlapCount, Sample, Unit, Volume
 from edgemt.convert.geometry import onto_grid
-from edgemt.convert.metaimage_file import read_metaimage
-from edgemt.convert.names import class_names, is_background, output_names
-from edgemt.convert.nrrd_file import Nrrd, read_nrrd, write_nrrd
-from edgemt.io.array_values import check_finite, to_unsigned_integers
+from edgemt.convert.label_volumes import Segment, label_classes, read_file, read_labels, segments_of
+from edgemt.convert.labelled_videos import list_videos
+from edgemt.convert.names import output_names
+from edgemt.convert.nrrd_file import write_nrrd
+from edgemt.convert.video import videos_in
+from edgemt.io.array_values import check_finite
 from edgemt.io.file_types import is_stray, natural_sort_key
-from edgemt.io.volumes import read_volume
 
 _SUFFIXES = (".seg.nrrd", ".nii.gz", ".nrrd", ".nhdr", ".mha", ".mhd", ".nii")
 _OWN = (".nrrd", ".nhdr", ".mha", ".mhd")  # of which one at least makes a folder one of this format
 _LABEL_END = re.compile(r"[-_. ]?(?:seg(?:mentation)?s?|label(?:map|s)?|mask|gt)$", re.IGNORECASE)
 _LABEL_FOLDER = re.compile(r"labels?(?:Tr)?|masks?|seg(?:mentation)?s?", re.IGNORECASE)
-
-
-@dataclass(frozen=True)
-class Segment:
-    """One segment of a .seg.nrrd: its name, and where it is stored."""
-
-    name: str
-    layer: int
-    value: int
 
 
 def detects(source: Path) -> bool:
@@ -61,7 +43,7 @@ def _files(source: Path) -> list[Path]:
 
 
 def _stem(path: Path) -> str:
-    suffix = next(suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix))
+    suffix = next((suffix for suffix in _SUFFIXES if path.name.lower().endswith(suffix)), path.suffix)
     return path.name[: -len(suffix)]
 
 
@@ -80,20 +62,16 @@ def read(source: Path, options: ImportOptions) -> Listing:
     files = _files(source)
     images = [path for path in files if not _is_label(path, root)]
     labels = [path for path in files if _is_label(path, root)]
+    videos = videos_in(source)
+    if videos and images:
+        raise ValueError(f"{source}: holds volumes ({images[0].name}) and videos ({videos[0].name}); import each alone")
+    if videos:
+        return list_videos(source, videos, _pairs(videos, labels), options)
     if not images:
-        raise ValueError(f"{source}: holds no image volume, NRRD, MHA or NIfTI; put the images beside their labels")
-    paired = _pairs(images, labels, root)
+        raise ValueError(f"{source}: holds no image volume or video; put the images beside their labels")
+    paired = _pairs(images, labels)
     segments = {path: segments_of(path) for path in labels}
-    plain = [path for path in labels if not segments[path]]
-    if plain and len(plain) < len(labels):
-        raise ValueError(f"{plain[0]}: has no names of segments, other label files have; import them one by one")
-    if plain:
-        classes = _numbered(plain, options)
-    elif labels:
-        found = [segment.name for path in labels for segment in segments[path]]
-        classes = class_names(found, wanted=options.classes, source=source)
-    else:
-        classes = (BACKGROUND,)
+    classes = label_classes(segments, options, source=source)
     names = output_names([PurePosixPath(p.relative_to(root).with_name(_stem(p)).as_posix()) for p in images])
     overlap = OverlapCount()
     units = []
@@ -106,8 +84,8 @@ def read(source: Path, options: ImportOptions) -> Listing:
     return Listing("volumes", classes, units, notes=notes, overlap=overlap)
 
 
-def _pairs(images: Sequence[Path], labels: Sequence[Path], root: Path) -> dict[Path, Path]:
-    """Image -> label file."""
+def _pairs(images: Sequence[Path], labels: Sequence[Path]) -> dict[Path, Path]:
+    """Image or video -> label file."""
     found: dict[Path, Path] = {}
     for label in labels:
         beside = [path for path in images if path.parent == label.parent]
@@ -129,60 +107,6 @@ def _pairs(images: Sequence[Path], labels: Sequence[Path], root: Path) -> dict[P
     return found
 
 
-def segments_of(path: Path) -> list[Segment]:
-    """The segments that a .seg.nrrd names; none for a plain label map."""
-    if not path.name.lower().endswith((".nrrd", ".nhdr")):
-        return []
-    volume = read_nrrd(path)
-    found: list[Segment] = []
-    layered = volume.array.ndim == 4
-    while any(f"Segment{len(found)}_{key}" in volume.pairs for key in ("ID", "Name")):
-        number = len(found)
-        pairs = {k: volume.pairs.get(f"Segment{number}_{k}", "") for k in ("ID", "Name", "Layer", "LabelValue")}
-        try:
-            layer = int(pairs["Layer"] or (number if layered else 0))
-            value = int(pairs["LabelValue"] or (1 if layered else number + 1))
-        except ValueError:
-            raise ValueError(f"{path}: segment {number} has no whole layer and label value; save it again") from None
-        if not 0 <= layer < (volume.array.shape[_layer_axis(volume)] if layered else 1):
-            raise ValueError(f"{path}: segment {number} lies in layer {layer}, which is not there; save it again")
-        found.append(Segment(pairs["Name"] or pairs["ID"], layer, value))
-    return found
-
-
-def _layer_axis(volume: Nrrd) -> int:
-    return next(axis for axis in range(volume.array.ndim) if axis not in volume.space_axes)
-
-
-def _numbered(labels: Sequence[Path], options: ImportOptions) -> tuple[str, ...]:
-    """Classes of plain label maps: --classes names the values 1, 2 ...; class1, class2 ... without it."""
-    top = 0
-    for path in labels:
-        values = to_unsigned_integers(read_file(path).array, path)
-        if values.min() < 0:
-            raise ValueError(f"{path}: a label map must not hold negative values, this one holds {values.min()}")
-        top = max(top, int(values.max()))
-        names = [name for name in options.classes if not is_background(name)]
-        if options.classes and top > len(names):
-            raise ValueError(f"{path}: holds value {top}, --classes names {len(names)}; name a class for each value")
-    names = [name for name in options.classes if not is_background(name)] or [f"class{k}" for k in range(1, top + 1)]
-    return class_names(names, wanted=names, source=labels[0])
-
-
-def read_file(path: Path) -> Volume:
-    """A volume of any kind that is read here. Raises ValueError, naming the file."""
-    name = path.name.lower()
-    if name.endswith((".nrrd", ".nhdr")):
-        found = read_nrrd(path)
-        if found.array.ndim != 3:
-            raise ValueError(f"{path}: has {found.array.ndim} axes, a volume has three; split it first")
-        return Volume(found.array, found.affine)
-    if name.endswith((".mha", ".mhd")):
-        return read_metaimage(path)
-    volume = read_volume(path)
-    return Volume(volume.array, volume.affine)
-
-
 def _samples(path: Path, name: str, draw: Callable[[Volume], np.ndarray] | None) -> Callable[[], Iterator[Sample]]:
     def load() -> Loaded:
         image = read_file(path)
@@ -196,29 +120,10 @@ def _drawing(
     image_path: Path, label: Path, segments: Sequence[Segment], classes: tuple[str, ...], overlap: OverlapCount
 ) -> Callable[[Volume], np.ndarray]:
     def draw(image: Volume) -> np.ndarray:
-        where = {"label_path": label, "image_path": image_path}
-        if not segments:
-            plain = read_file(label)
-            values = to_unsigned_integers(plain.array, label).astype(np.uint8)
-            return onto_grid(values, plain.affine, image, **where)
-        found = read_nrrd(label)
-        layers = found.array[None] if found.array.ndim == 3 else np.moveaxis(found.array, _layer_axis(found), 0)
-        areas = [(segment.name, layers[segment.layer] == segment.value) for segment in segments]
-        return onto_grid(combined(areas, classes, overlap), found.affine, image, **where)
+        labels = read_labels(label, segments)
+        return onto_grid(labels.mask(classes, overlap), labels.affine, image, label_path=label, image_path=image_path)
 
     return draw
-
-
-def combined(areas: Sequence[tuple[str, np.ndarray]], classes: tuple[str, ...], overlap: OverlapCount) -> np.ndarray:
-    """uint8 class indices of named areas of one shape; the later on top, pixels that two classes claim are counted."""
-    mask = np.zeros(areas[0][1].shape, np.uint8)
-    for name, area in areas:
-        if name not in classes and not is_background(name):
-            continue
-        value = 0 if is_background(name) else classes.index(name)
-        overlap.pixels += int(np.count_nonzero(area & (mask != 0) & (mask != value)))
-        mask[area] = value
-    return mask
 
 
 def write_segmentation(classes: tuple[str, ...], volume: Volume, path: Path) -> None:

@@ -11,6 +11,7 @@ from deploy.measurement.variants import BUSY, fastest, undecided
 from deploy.package.golden import golden_pairs, self_test
 from deploy.package.package import Package, open_package
 from deploy.runtimes.load import fastest_here, runner
+from deploy.runtimes.onnxruntime_placement import placement_text
 from deploy.runtimes.registry import CHECKED, INSTALL, RUNTIMES, available
 from deploy.runtimes.tensorrt_engine_cache import EngineNotBuiltError
 
@@ -39,8 +40,11 @@ _FOR = {
 }
 
 
-def doctor(ship: Path | None = None) -> tuple[bool, list[str]]:
-    """(fit to run models, lines to print). Fit: a runtime works, and the ship, if given, passes its test."""
+def doctor(ship: Path | None = None, *, cpu_fallback: bool = True) -> tuple[bool, list[str]]:
+    """(fit to run models, lines to print). Fit: a runtime works, and the ship, if given, passes its test.
+
+    Without `cpu_fallback` a file fails of which nodes run on the processor instead of the provider of its runtime.
+    """
     found = machine.describe()
     gib = f"{found['memory_bytes'] / 2**30:.0f} GiB" if found["memory_bytes"] else "memory unknown"
     lines = [
@@ -69,7 +73,7 @@ def doctor(ship: Path | None = None) -> tuple[bool, list[str]]:
     if not able:
         lines += ["", f"no runtime for a ship: {INSTALL}"]
     if ship is not None:
-        tested, report = _try_ship(Path(ship), able)
+        tested, report = _try_ship(Path(ship), able, cpu_fallback=cpu_fallback)
         lines += ["", *report]
         healthy = healthy and tested
     return healthy, lines
@@ -95,7 +99,7 @@ def _lack(name: str, why: str) -> str:
     return f"--  {name:28} {why}"
 
 
-def _try_ship(folder: Path, runtimes: list[str]) -> tuple[bool, list[str]]:
+def _try_ship(folder: Path, runtimes: list[str], *, cpu_fallback: bool) -> tuple[bool, list[str]]:
     try:
         ship = open_package(folder)
     except ValueError as error:
@@ -108,7 +112,7 @@ def _try_ship(folder: Path, runtimes: list[str]) -> tuple[bool, list[str]]:
         ]
         masks: dict[str, np.ndarray] = {}
         for name in holding:
-            fine, line = _try_file(ship, name, kind, masks)
+            fine, line = _try_file(ship, name, kind, masks, cpu_fallback=cpu_fallback)
             healthy = healthy and fine
             lines.append(line)
         for fine, line in _agreement(kind, masks, least=_least(ship, kind)):
@@ -133,10 +137,12 @@ def _fastest_lines(ship: Package) -> list[str]:
     return [f"    quickest     {what}{busy_too}"]
 
 
-def _try_file(ship: Package, name: str, kind: str, masks: dict[str, np.ndarray]) -> tuple[bool, str]:
+def _try_file(
+    ship: Package, name: str, kind: str, masks: dict[str, np.ndarray], *, cpu_fallback: bool
+) -> tuple[bool, str]:
     """The self-test of one file on one runtime; its masks in the comparable precision go to `masks`."""
     try:
-        made = runner(ship, runtime=name, file=kind, tested=False)
+        made = runner(ship, runtime=name, file=kind, cpu_fallback=cpu_fallback, tested=False)
         test = self_test(ship, made)
         if test.frames:
             masks[name] = golden_masks(ship, name, kind)
@@ -145,7 +151,8 @@ def _try_file(ship: Package, name: str, kind: str, masks: dict[str, np.ndarray])
     except ValueError as error:
         return False, f"--  {name:12} {error}"
     alone = " (one class alone: this proves little)" if test.frames and len(np.unique(masks[name])) == 1 else ""
-    text = f"{made.file} runs in {made.precision}: {test.message}{alone}"
+    placed = f" ({nodes} nodes)" if (nodes := placement_text(made.details)) else ""
+    text = f"{made.file} runs in {made.precision}{placed}: {test.message}{alone}"
     return test.ok, f"{'ok' if test.ok else '--':3} {name:12} {text}"
 
 

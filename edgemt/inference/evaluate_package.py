@@ -41,6 +41,7 @@ def evaluate_ship(
     contours: bool | None = None,
     without_channel: str = "",
     groups: Path | None = None,
+    cpu_fallback: bool = True,
 ) -> dict[str, Any]:
     """Every metric on the validation list, by the file as it runs here: a JSON record.
 
@@ -53,7 +54,7 @@ def evaluate_ship(
     """
     columns = read_groups(groups) if groups is not None else None
     ship = open_package(folder)
-    made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision)
+    made = runner(ship, runtime=runtime, file=file, threads=threads, precision=precision, cpu_fallback=cpu_fallback)
     options, cases = find_cases(ship, data_root, val)
     cases = without(cases, card_names(ship.card), without_channel)
     eval_set = read_cases(ship.card, options, cases)

@@ -56,9 +56,11 @@ def predict(
     contours: bool = False,
     uncertainty: bool = False,
     missing_channels: bool = False,
+    cpu_fallback: bool = True,
 ) -> Iterator[Path]:
     """Write `NAME.mask.png` (class indices, with a palette) or `NAME.mask.nii.gz` for each input.
 
+    NAME is that of the file, CLIP/NAME for a folder that has folders of frames instead of images.
     `through_plane` slices of a volume vote on each voxel between them; 1 leaves the masks as they are.
     `contours`: also `NAME.outer.mask.png` and `NAME.inner.mask.png` (.nii.gz of a volume), the regions of the card's
     margins, and their lines on the overlay; with several classes `NAME.outer.CLASS.mask.png`.
@@ -81,7 +83,7 @@ def predict(
             raise ValueError(f"{path}: is one image, this model reads {n} slices of a volume at a time; name a volume")
     if through_plane < 1 or through_plane % 2 == 0:
         raise ValueError(f"through_plane: must be odd and above 0, not {through_plane}; 3 or 5 is usual")
-    loaded = runner(ship, runtime=runtime, file=file, threads=threads)
+    loaded = runner(ship, runtime=runtime, file=file, threads=threads, cpu_fallback=cpu_fallback)
     if uncertainty and not loaded.has_uncertainty:
         raise ValueError(
             f"{folder}: {loaded.file} gives no uncertainty; leave --uncertainty out, or name another --file"
@@ -113,6 +115,7 @@ def _all(
         path = item.path
         suffix = ".mask.png" if is_image(path) else ".mask.nii.gz"
         target = free_target(out, name, suffix, path)
+        target.parent.mkdir(parents=True, exist_ok=True)
         try:
             if is_image(path):
                 yield from _image(made, card, item, target, overlay, lines)

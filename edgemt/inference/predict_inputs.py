@@ -6,6 +6,7 @@ training does (`edgemt.data.layouts.channel_files`).
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -112,14 +113,21 @@ def read_input(item: Input, card: ModelCard) -> np.ndarray:
 def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
     """Name of the output -> input, a folder's in order; what this program wrote before is not read again."""
     jobs: dict[str, Path] = {}
-    inputs_found: list[Path] = []
+    inputs_found: dict[Path, str] = {}  # with the folder of the clip, "film/", for layout clips
     for given in inputs:
+        if given.is_dir() and (clips := _clips(given)):
+            for clip in clips:
+                inputs_found |= dict.fromkeys(_inside(clip, sliced=sliced), "" if sliced else f"{clip.name}/")
+            continue
         if given.is_dir():
             found = _inside(given, sliced=sliced)
         elif not given.exists():
             raise ValueError(f"{given}: no such file or folder")
         elif given.suffix.lower() in _VIDEO:
-            raise ValueError(f"{given}: videos are not read yet; write its frames as images and name their folder")
+            raise ValueError(
+                f"{given}: videos are not read here; `edgemt import {given.name} --out FRAMES` writes its frames, "
+                "`edgemt stream` shows it live"
+            )
         elif _readable(given):
             found = [given]
         else:
@@ -127,12 +135,13 @@ def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
             raise ValueError(
                 other or f"{given}: neither an image nor a volume; convert it to PNG, JPEG, TIFF or .nii.gz"
             )
-        inputs_found += found
+        inputs_found |= dict.fromkeys(found, "")
     if not inputs_found:
         raise ValueError("inputs: none given; name images, volumes or folders")
-    stems = [_stem(path) for path in dict.fromkeys(inputs_found)]
-    for path, stem in zip(dict.fromkeys(inputs_found), stems, strict=True):
-        name = stem if stems.count(stem) == 1 else path.name  # a.png and a.jpg
+    stems = Counter(folder + _stem(path) for path, folder in inputs_found.items())
+    for path, folder in inputs_found.items():
+        stem = folder + _stem(path)
+        name = stem if stems[stem] == 1 else folder + path.name  # a.png and a.jpg
         if name in jobs:
             raise ValueError(f"{path}: would write the same mask as {jobs[name]}; rename one or predict it separately")
         jobs[name] = path
@@ -141,6 +150,14 @@ def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:
 
 def _stem(path: Path) -> str:
     return path.name[: -len(".nii.gz")] if path.name.lower().endswith(".nii.gz") else path.stem
+
+
+def _clips(folder: Path) -> list[Path]:
+    """The folders of a folder that has no image of its own: clips, as `edgemt import` writes them."""
+    listed = [path for path in sorted(folder.iterdir()) if not is_stray(path)]
+    if any(_readable(path) for path in listed):
+        return []
+    return [path for path in listed if path.is_dir() and any(map(_readable, path.iterdir()))]
 
 
 def _inside(folder: Path, *, sliced: bool) -> list[Path]:

@@ -159,8 +159,8 @@ class Failures:
         self._why: dict[str, str] = {}
         self._one = total < 2
 
-    def __bool__(self) -> bool:
-        return bool(self._why)
+    def __len__(self) -> int:
+        return len(self._why)
 
     def add(self, path: str | Path, error: Exception) -> None:
         text = (str(error).splitlines() or [type(error).__name__])[0]

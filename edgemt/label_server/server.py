@@ -18,7 +18,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 from urllib.parse import urlsplit
 
-from edgemt.label_server.protocols import FUNCTION, LabelBackend
+from edgemt.label_server.protocols import FUNCTION, INTERACTOR, LabelBackend
 
 MAX_BYTES = 64 << 20  # of a request; an image is base64 in it
 _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
@@ -66,6 +66,7 @@ class _Handler(BaseHTTPRequestHandler):
             "/health": backend.health,
             "/api/functions": backend.functions,
             f"/api/functions/{FUNCTION}": backend.function,
+            f"/api/functions/{INTERACTOR}": backend.interactor,
         }
         self._answer(answers.get(self._path()))
 

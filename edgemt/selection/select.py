@@ -17,6 +17,7 @@ from edgemt.data.options import DataOptions
 from edgemt.data.reading import Reading
 from edgemt.data_report.against import Teacher
 from edgemt.data_report.duplicates import near_duplicates
+from edgemt.data_report.encoder_features import Extract, features_of
 from edgemt.data_report.listing import Item, Listing, list_folder
 from edgemt.data_report.mask_values import decide_meaning
 from edgemt.data_report.scan import ScanOptions, as_picture, scan_files
@@ -27,7 +28,6 @@ from edgemt.io.channels import no_channels
 from edgemt.report.data_page import drawn
 from edgemt.report.selection_page import selection_page
 from edgemt.selection.choose import Method, Rules, choose
-from edgemt.selection.features import Extract, features_of
 
 ProgressCall = Callable[[int, int], None]
 

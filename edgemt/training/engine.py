@@ -51,6 +51,7 @@ from edgemt.training.mixed_precision import MixedPrecision
 from edgemt.training.options import Schedule
 from edgemt.training.progress import TrainingProgress, warn_if_threshold_accepts_all
 from edgemt.training.seeds import step_seed
+from edgemt.training.stop_signal import received_signals
 
 
 @dataclass(frozen=True)
@@ -85,14 +86,16 @@ def train(
 
     build: makes the network of each player. draw: (batch number, device) -> batch. evaluate: network -> Dice on the
     validation list. measured_on: identifies that list; its curve starts again when another list is given.
-    Raises ValueError where the loss stays non-finite, a checkpoint is damaged, or the disk is full.
+    Raises ValueError where the loss stays non-finite, a checkpoint is damaged, or the disk is full; KeyboardInterrupt
+    after SIGTERM, once the step in progress is in a checkpoint (one process only).
     """
     trainer = Trainer(method, build=build, schedule=schedule, seed=seed, measured_on=measured_on)
     file = folder / checkpoint.CHECKPOINT
     trainer.restore(file, key=key)
     if process_rank.is_main_process():
         trainer.check_disk_space(folder)
-    with TrainingProgress(label, total=schedule.steps, done=trainer.index, events=events) as progress:
+    progress_bar = TrainingProgress(label, total=schedule.steps, done=trainer.index, events=events)
+    with received_signals() as stop, progress_bar as progress:
         while trainer.index < schedule.steps:
             terms = trainer.step(draw)
             if terms is None and trainer.num_consecutive_nonfinite >= schedule.patience:
@@ -104,8 +107,10 @@ def train(
             logged = progress.update(trainer.index, terms, dice=trainer.history["val"]["dice"][-1:] if due else ())
             if logged:
                 trainer.record_terms(logged)
-            if trainer.index % schedule.checkpoint_every == 0 or trainer.index == schedule.steps:
+            if stop or trainer.index % schedule.checkpoint_every == 0 or trainer.index == schedule.steps:
                 trainer.save(file, key=key)
+            if stop:
+                raise KeyboardInterrupt
     if process_rank.is_main_process():
         warn_if_threshold_accepts_all(method, trainer.history, label=label)
     return Trained(trainer.output_network, trainer.history)

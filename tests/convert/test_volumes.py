@@ -18,8 +18,8 @@ from edgemt.convert.contract import ImportOptions, Volume  # noqa: E402
 from edgemt.convert.exporting import export_labels  # noqa: E402
 from edgemt.convert.geometry import onto_grid  # noqa: E402
 from edgemt.convert.importing import import_source  # noqa: E402
+from edgemt.convert.label_volumes import read_file  # noqa: E402
 from edgemt.convert.nrrd_file import read_nrrd, write_nrrd  # noqa: E402
-from edgemt.convert.volumes import read_file  # noqa: E402
 from edgemt.data.cohort import split_dataset  # noqa: E402
 from edgemt.data.options import DataOptions  # noqa: E402
 

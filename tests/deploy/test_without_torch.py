@@ -37,6 +37,7 @@ MODULES = [
     "deploy.package.onnx_inspect", "deploy.stream.api", "deploy.stream.session",
     "deploy.stream.latency_experiment", "deploy.stream.web.page", "deploy.stream.outputs.igtl_server",
     "deploy.stream.outputs.video_file", "deploy.dicom.segmentation", "deploy.promptable.runner",
+    "deploy.pacs.service", "deploy.pacs.destinations",
     "deploy.adaptation.session", "deploy.adaptation.add_to_package",
     "deploy.promptable.mask_edit", "deploy.stream.correction.session", "deploy.stream.correction.case_writer",
     *(f"deploy.stream.sources.{kind}" for kind in ("camera", "dicom", "igtl", "images", "synthetic", "video")),

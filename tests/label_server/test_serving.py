@@ -15,10 +15,11 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from deploy.promptable.runner import Prompt, PromptedMask
 from edgemt import cli
 from edgemt.convert.polygons import corners_of, rasterise
 from edgemt.convert.rle import decode_label_studio
-from edgemt.inference.one_image import mask_of_image
+from edgemt.inference.one_image import PromptedImage, mask_of_image
 from edgemt.label_server.protocols import LabelBackend
 from edgemt.label_server.server import LabelServer
 from edgemt.model_card import ModelCard
@@ -53,14 +54,37 @@ def by_colour(frames: np.ndarray) -> np.ndarray:
     return ((frames[..., 0] > 200) + 2 * (frames[..., 1] > 200)).astype(np.uint8)
 
 
+class BoxOrDisc:
+    """A prompt input whose object is the box, or the pixels of each click, without those of the background."""
+
+    def __init__(self) -> None:
+        self.embedded = 0
+
+    def embed(self, pixels: np.ndarray) -> np.ndarray:
+        self.embedded += 1
+        return pixels
+
+    def segment(self, embedding: np.ndarray, prompt: Prompt) -> PromptedMask:
+        logits = np.full((60, 82), -1.0, np.float32)  # twice the picture
+        if prompt.box is not None:
+            x0, y0, x1, y1 = (round(v * n) for v, n in zip(prompt.box, (82, 60, 82, 60), strict=True))
+            logits[y0:y1, x0:x1] = 1
+        for x, y, on in prompt.points:
+            row, column = int(y * 60) // 2 * 2, int(x * 82) // 2 * 2
+            logits[row : row + 2, column : column + 2] = 1 if on else -1
+        return PromptedMask(logits, 0.9)
+
+
 @pytest.fixture
-def server(tmp_path: Path) -> Iterator[LabelServer]:
+def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LabelServer]:
     (tmp_path / "frames").mkdir()
     Image.fromarray(picture()).save(tmp_path / "frames" / "frame_0.png")
     card = ModelCard(classes=CLASSES, size=SIZE, channels=3)
+    runner = getattr(request, "param", None)
     backend = LabelBackend(
-        lambda path: mask_of_image(path, card, by_colour), CLASSES, name="tiny", images=tmp_path / "frames"
-    )
+        lambda path: mask_of_image(path, card, by_colour), CLASSES, name="tiny", images=tmp_path / "frames",
+        prompted=None if runner is None else PromptedImage(runner, card),
+    )  # fmt: skip
     with LabelServer(backend) as made:
         thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
         thread.start()
@@ -123,6 +147,91 @@ def test_conversation_of_cvat(server: LabelServer) -> None:
         drawn[top : bottom + 1, left : right + 1][area] = CLASSES.index(shape["label"])
         assert shape["type"] == "mask" and len(shape["points"]) >= 6
     assert status == 200 and (drawn == truth()).all()
+
+
+def region(kind: str, value: dict[str, float], **more: Any) -> dict[str, Any]:
+    """A region of a smart control of Label Studio, in percent of the image."""
+    common = {"original_width": SIZE[1], "original_height": SIZE[0], "image_rotation": 0, "to_name": "image"}
+    return {**common, "type": kind, "value": {**value, kind: ["polyp"]}, "from_name": "smart", **more}
+
+
+def with_prompt(*regions: dict[str, Any]) -> dict[str, Any]:
+    return {**PREDICT, "params": {"login": None, "password": None, "context": {"result": list(regions)}}}
+
+
+def encoded() -> str:
+    buffer = io.BytesIO()
+    Image.fromarray(picture()).save(buffer, "PNG")
+    return base64.b64encode(buffer.getvalue()).decode()
+
+
+@pytest.mark.parametrize("server", [BoxOrDisc()], indirect=True)
+def test_clicks_and_a_box_of_label_studio_give_the_object_that_they_name(server: LabelServer) -> None:
+    box = region(
+        "rectanglelabels", {"x": 100 * 4 / 41, "y": 100 * 3 / 30, "width": 100 * 10 / 41, "height": 100 * 6 / 30}
+    )
+    away = region("keypointlabels", {"x": 100 * 6.5 / 41, "y": 100 * 5.5 / 30, "width": 0.4}, is_positive=False)
+    status, found = call(server, "POST", "/predict", with_prompt(box, away))
+    wanted = np.zeros(SIZE, bool)
+    wanted[3:9, 4:14] = True
+    wanted[5, 6] = False
+    (result,) = found["results"][0]["result"]
+    assert status == 200 and result["value"]["brushlabels"] == ["polyp"]
+    assert (decode_label_studio(result["value"]["rle"], SIZE) == wanted).all()
+    status, found = call(server, "POST", "/predict", PREDICT)  # without a prompt as ever
+    assert {r["type"] for r in found["results"][0]["result"]} == {"brushlabels", "polygonlabels"}
+
+
+def test_clicks_of_cvat_go_to_an_interactor_and_an_image_is_embedded_once() -> None:
+    runner = BoxOrDisc()
+    card = ModelCard(classes=CLASSES, size=SIZE, channels=3)
+    backend = LabelBackend(lambda path: truth(), CLASSES, name="tiny", prompted=PromptedImage(runner, card))  # type: ignore[arg-type]
+    assert list(backend.functions()) == ["edgemt", "edgemt-prompt"]
+    annotations = backend.interactor()["metadata"]["annotations"]
+    assert (annotations["type"], annotations["min_pos_points"]) == ("interactor", "1")
+    sent = {"image": encoded(), "pos_points": [[7.5, 2.2], [20, 11]], "neg_points": [], "obj_bbox": None}
+    wanted = np.zeros(SIZE, int)
+    wanted[2, 7] = wanted[11, 20] = 1
+    assert backend.invoke(sent) == {"mask": wanted.tolist()}
+    boxed = {**sent, "pos_points": [], "obj_bbox": [[14, 9], [4, 3]]}
+    wanted[:] = 0
+    wanted[3:9, 4:14] = 1
+    assert backend.invoke(boxed) == {"mask": wanted.tolist()}
+    assert runner.embedded == 1
+    assert [shape["label"] for shape in backend.invoke({"image": encoded()})] == ["polyp", "snare"]
+
+
+@pytest.mark.parametrize(
+    ("request_", "message"),
+    [
+        (with_prompt(region("ellipselabels", {"x": 1, "y": 1})), "type ellipselabels is no prompt"),
+        (with_prompt(region("rectanglelabels", {"x": 1, "y": 1, "width": 5, "height": 5, "rotation": 9})), "is turned"),
+        (with_prompt(region("rectanglelabels", {"x": 1, "y": 1})), "has no type, label or place"),
+        (with_prompt(region("keypointlabels", {"x": 500, "y": 1})), "lies outside of the picture"),
+        (with_prompt({**region("keypointlabels", {"x": 5, "y": 1}), "value": {"x": 5, "y": 1}}), "no type, label"),
+        (
+            with_prompt({"type": "keypointlabels", "value": {"x": 5, "y": 1, "keypointlabels": ["scar"]}}),
+            "is scar, none",
+        ),
+        ({"image": encoded(), "pos_points": [], "neg_points": [[1, 1]]}, "pos_points: is empty"),
+        ({"image": encoded(), "pos_points": [[1]], "neg_points": []}, "are no lists of points"),
+        ({"image": encoded(), "pos_points": [[1, 99]], "neg_points": []}, "lies outside of the picture"),
+    ],
+)
+@pytest.mark.parametrize("server", [BoxOrDisc()], indirect=True)
+def test_a_wrong_prompt_is_one_line(server: LabelServer, request_: dict[str, Any], message: str) -> None:
+    status, text = call(server, "POST", "/predict" if "tasks" in request_ else "/", request_)
+    assert status == 400 and message in text and text.count("\n") == 1
+
+
+def test_a_ship_without_a_prompt_input_names_the_command_that_adds_one(server: LabelServer) -> None:
+    click = region("keypointlabels", {"x": 5, "y": 5}, is_positive=True)
+    sent = {"image": encoded(), "pos_points": [[1, 1]], "neg_points": []}
+    for path, body in (("/predict", with_prompt(click)), ("/", sent)):
+        status, text = call(server, "POST", path, body)
+        assert status == 400 and "edgemt export SHIP --with-prompt" in text
+    assert list(call(server, "GET", "/api/functions")[1]) == ["edgemt"]
+    assert call(server, "GET", "/api/functions/edgemt-prompt")[0] == 400
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 from checkout import ROOT
+from explicit_convolutions import incomplete_convolutions
 from tiny_flags import TINY
 
 from edgemt import cli, recipes
@@ -71,6 +72,11 @@ def test_nvidias_parser_takes_both_shipped_graphs(tiny_run: Path) -> None:
 
     for file in ("model.onnx", "model.int8.onnx"):
         assert accepted_by_nvidia_parser(tiny_run / "ship" / file, build=True) == []
+
+
+def test_convolutions_of_every_graph_of_a_run_are_explicit(tiny_run: Path) -> None:
+    assert {path.name for path in tiny_run.rglob("*.onnx")} >= {"model.onnx", "model.int8.onnx", "model.fp16.onnx"}
+    assert incomplete_convolutions(tiny_run) == []
 
 
 def test_the_report_tells_every_stage_and_its_latency(tiny_run: Path) -> None:

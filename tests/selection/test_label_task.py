@@ -14,11 +14,11 @@ from edgemt import cli
 from edgemt.convert.contract import ImportOptions, Shapes
 from edgemt.convert.importing import import_source
 from edgemt.data_report import against
+from edgemt.data_report import encoder_features as features_file
 from edgemt.data_report.against import Teacher
 from edgemt.data_report.listing import Item
 from edgemt.io.bit_depth import decide
 from edgemt.model_card import ModelCard
-from edgemt.selection import features as features_file
 from edgemt.selection.label_task import TaskFormat, write_task
 from edgemt.selection.select import Selection
 

@@ -14,9 +14,9 @@ from PIL import Image
 from edgemt import cli
 from edgemt.data.cohort import split_dataset
 from edgemt.data.options import DataOptions
+from edgemt.data_report import encoder_features as features_file
 from edgemt.data_report.against import Teacher
 from edgemt.model_card import ModelCard
-from edgemt.selection import features as features_file
 from edgemt.selection.select import Selection, select, write_selection
 
 HUES = ((200, 40, 40), (40, 200, 40), (40, 40, 200))

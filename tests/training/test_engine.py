@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import errno
+import os
+import signal
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -75,6 +78,51 @@ def test_a_run_that_was_cut_ends_with_the_same_bits(name: str, step: int, tmp_pa
     for (key, a), b in zip(whole.network.state_dict().items(), resumed.network.state_dict().values(), strict=True):
         assert torch.equal(a, b), key
     assert whole.history == resumed.history
+
+
+@pytest.fixture
+def plain_sigterm() -> Iterator[None]:
+    """SIGTERM as a program begins with it; coverage installs a handler, which a training would leave alone."""
+    before = signal.signal(signal.SIGTERM, signal.SIG_DFL)
+    yield
+    signal.signal(signal.SIGTERM, before)
+
+
+def stopped_at(step: int, *, times: int = 1):
+    def until(index: int, device: torch.device) -> Batch:
+        for _ in range(times if index == step else 0):
+            os.kill(os.getpid(), signal.SIGTERM)
+        return draw(index, device)
+
+    return until
+
+
+@pytest.mark.parametrize("step", [2, 7])  # in the middle of a checkpoint interval; in the last step
+def test_sigterm_saves_the_step_in_progress_and_the_run_resumes_to_the_same_bits(
+    step: int, plain_sigterm: None, tmp_path: Path
+) -> None:
+    method, schedule = METHODS["mean_teacher"], replace(FAST, checkpoint_every=100)
+    whole = train(method, build=build, draw=draw, schedule=schedule, folder=tmp_path / "whole", key="k")
+    with pytest.raises(KeyboardInterrupt):
+        train(method, build=build, draw=stopped_at(step), schedule=schedule, folder=tmp_path / "cut", key="k")
+    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert checkpoint.read_state(tmp_path / "cut" / checkpoint.CHECKPOINT)["index"] == step + 1
+    resumed = train(method, build=build, draw=draw, schedule=schedule, folder=tmp_path / "cut", key="k")
+    assert all(map(torch.equal, whole.network.state_dict().values(), resumed.network.state_dict().values()))
+    assert whole.history == resumed.history
+
+
+def test_a_second_sigterm_ends_a_training_within_the_step(plain_sigterm: None, tmp_path: Path) -> None:
+    with pytest.raises(KeyboardInterrupt):
+        train(METHODS["cps"], build=build, draw=stopped_at(1, times=2), schedule=FAST, folder=tmp_path, key="k")
+    assert not (tmp_path / checkpoint.CHECKPOINT).exists()
+
+
+def test_a_program_with_its_own_handler_of_sigterm_keeps_it(plain_sigterm: None, tmp_path: Path) -> None:
+    received: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: received.append(number))
+    train(METHODS["cps"], build=build, draw=stopped_at(1), schedule=FAST, folder=tmp_path, key="k")
+    assert received == [signal.SIGTERM]
 
 
 def test_a_checkpoint_of_another_recipe_is_not_taken_up(tmp_path: Path) -> None:

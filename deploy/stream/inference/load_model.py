@@ -17,10 +17,10 @@ from deploy.package.golden import golden_pairs
 from deploy.package.input_drift import read_inputs
 from deploy.package.package import Package, card_hash, open_package
 from deploy.package.versions import note_version
+from deploy.package.watcher import PackageWatcher
 from deploy.runtimes.load import fastest_here, runner
 from deploy.stream.inference.contours import stream_contours
 from deploy.stream.inference.inference_thread import InferFn, StreamModel
-from deploy.stream.inference.package_watcher import PackageWatcher
 from deploy.stream.inference.worker_process import WorkerProcess
 from deploy.stream.state.overlay import Colour, palette
 from edgemt.io.channels import no_channels
@@ -50,12 +50,13 @@ def load_stream_model(
     colours: Callable[[int], Sequence[Colour]] = palette,
     uncertain_above: float = UNCERTAIN_ABOVE,
     adapt: tuple[AdaptLimits, FitOptions] | None = None,
+    cpu_fallback: bool = True,
 ) -> LoadedStreamModel:
     """The model of a ship folder, with a loaded runner.
 
     `uncertain_above`: the probability of a wrong class from which on pixels are hatched, if the file has that output.
     `hang_ms` is the time limit of one mask in a worker process. `colours` gives one colour per class. `adapt`: limits
-    of a head that is fitted to corrections (`deploy.adaptation`); None: none is.
+    of a head that is fitted to corrections (`deploy.adaptation`); None: none is. `cpu_fallback`: as of `runner`.
     Raises ValueError in one line for a package that is invalid, and for a model of volume slices.
     """
     check_threshold(uncertain_above)
@@ -71,7 +72,7 @@ def load_stream_model(
     shipped = None if adapt is None else read_head(package)
     if adapt is not None and isolation == "process":
         raise ValueError("isolation process: a head is adapted in the process of the stream; leave it at thread")
-    choice: dict[str, Any] = {"runtime": runtime, "file": file, "threads": threads}
+    choice: dict[str, Any] = {"runtime": runtime, "file": file, "threads": threads, "cpu_fallback": cpu_fallback}
     if file is None and ":" not in runtime and undecided(card):
         fastest = fastest_here(package, runtime=runtime)
         if fastest is not None:  # measured once, so that all processes use the same one

@@ -17,7 +17,7 @@ import numpy as np
 from edgemt.convert.contract import Loaded, Volume
 from edgemt.convert.datasets.pictures import Load, mapped
 from edgemt.convert.datasets.row import DataSet, Found
-from edgemt.convert.volumes import read_file
+from edgemt.convert.label_volumes import read_file
 from edgemt.io.array_values import check_finite, to_unsigned_integers
 from edgemt.io.decode_errors import decoding
 from edgemt.io.decode_limits import check_bytes

@@ -12,6 +12,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
+from explicit_convolutions import incomplete_convolutions  # noqa: E402
 from tiny_package import SIZE, expected, frame, make_ship  # noqa: E402
 
 from deploy.adaptation.add_to_package import HEAD_WEIGHT  # noqa: E402
@@ -49,6 +50,10 @@ def test_each_file_gives_the_former_mask_and_the_features_that_the_head_reads(sh
     assert (head.mask(features) == expected(picture[0])).mean() > 0.99
     masks, maps = new.with_uncertainty(picture)
     assert np.array_equal(maps[0], picture[0].max(-1)) and np.array_equal(masks, new(picture))
+
+
+def test_convolutions_of_graphs_with_features_are_explicit(ship: Path) -> None:
+    assert incomplete_convolutions(ship.with_name("before")) and not incomplete_convolutions(ship)
 
 
 def test_the_classifier_is_on_the_card_and_the_card_names_its_parent(ship: Path) -> None:

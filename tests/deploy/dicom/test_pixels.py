@@ -19,10 +19,14 @@ from pydicom import uid  # noqa: E402
 from pydicom.encaps import encapsulate  # noqa: E402
 from pydicom.sequence import Sequence  # noqa: E402
 
+from deploy.dicom.header import read_header  # noqa: E402
 from deploy.dicom.images import series_of  # noqa: E402
 from deploy.dicom.pixels import DicomFile  # noqa: E402
 from deploy.dicom.windows import Window  # noqa: E402
+from deploy.pacs.receiver import RefusedError, parse  # noqa: E402
 from deploy.stream.sources import open_source  # noqa: E402
+from edgemt.convert.dicom_series import read_head  # noqa: E402
+from edgemt.io import decode_limits  # noqa: E402
 from edgemt.io.bit_depth import Depth  # noqa: E402
 from edgemt.io.images import to_uint8  # noqa: E402
 
@@ -76,6 +80,22 @@ KINDS: dict[str, tuple[Callable[[], Any], np.ndarray, float]] = {
 def test_a_file_gives_the_picture_it_stands_for(kind: str, tmp_path: Path) -> None:
     make, wanted, tolerance = KINDS[kind]
     near(both(save(make(), tmp_path / "a.dcm")), wanted, by=tolerance)
+
+
+def test_a_small_deflated_file_that_would_fill_the_memory_is_refused_before_it_is_unpacked(
+    tmp_path: Path, monkeypatch
+) -> None:
+    black = np.zeros((1, 2000, 2000), np.uint8)
+    path = save(grey(black, syntax=uid.DeflatedExplicitVRLittleEndian), tmp_path / "a.dcm")
+    assert path.stat().st_size < 20_000
+    assert read_header(path).Rows == 2000
+    monkeypatch.setattr(decode_limits, "BYTES", 5_000_000)
+    monkeypatch.setattr(pydicom, "dcmread", lambda *_, **__: pytest.fail("the file was unpacked"))
+    for read in (read_header, read_head):
+        with pytest.raises(ValueError, match=r"a\.dcm: decodes to \d+ values.*cut it into parts"):
+            read(path)
+    with pytest.raises(RefusedError, match="unpacks to more than the memory holds"):
+        parse(path.read_bytes())
 
 
 @pytest.mark.parametrize("syntax", [uid.RLELossless, uid.JPEGLSLossless])

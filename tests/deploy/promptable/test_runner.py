@@ -20,6 +20,7 @@ pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("openvino")
 
+from explicit_convolutions import incomplete_convolutions  # noqa: E402
 from tiny_package import CHANNELS, CLASSES, SIZE, frame, make_ship  # noqa: E402
 
 from deploy.package.package import open_package  # noqa: E402
@@ -65,6 +66,10 @@ QUESTIONS = [
     for begun in (False, True)
     if box or count or begun
 ]
+
+
+def test_convolutions_of_prompt_graphs_are_explicit(ship: Path) -> None:
+    assert incomplete_convolutions(ship / "prompt") == []
 
 
 @pytest.mark.parametrize("runtime", ["onnxruntime", "openvino"])

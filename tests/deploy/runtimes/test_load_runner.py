@@ -282,7 +282,7 @@ def test_openvino_keeps_its_compiled_graph_where_it_is_told(ship: Package, tmp_p
     [
         ("openvino", "NPU9", ("NPU9", "OpenVINO finds CPU")),
         ("onnxruntime", "CUDA", ("CUDA", "this onnxruntime has", "onnxruntime-gpu")),
-        ("onnxruntime", "NPU", ("NPU", "CPU, CUDA, TENSORRT")),
+        ("onnxruntime", "NPU", ("NPU", "CPU, CUDA, TENSORRT, VITISAI")),
     ],
 )
 def test_a_device_that_is_not_there_is_named_with_those_that_are(
@@ -325,7 +325,7 @@ def test_onnxruntime_names_the_arithmetic_of_each_file_on_each_device(
 ) -> None:
     from deploy.package.onnx_inspect import read_graph_file
     from deploy.quantization.float16 import to_float16
-    from deploy.runtimes.onnxruntime_backend import executed
+    from deploy.runtimes.onnxruntime_backend import arithmetic_on, executed
 
     to_float16(ship.folder / "model.onnx", tmp_path / "model.fp16.onnx")
     files = {"fp32": ship.folder / "model.onnx", "fp16": tmp_path / "model.fp16.onnx"}
@@ -334,15 +334,15 @@ def test_onnxruntime_names_the_arithmetic_of_each_file_on_each_device(
     layers["int8"] = read_graph_file(ship.folder / "model.int8.onnx").layers
     if device == "CUDA":
         layers["int8"] = Counter(f32=1)
-    assert {kind: executed(found, device=device, precision=precision) for kind, found in layers.items()} == words
+    assert {kind: executed(found, arithmetic_on(device, precision)) for kind, found in layers.items()} == words
 
 
 def test_layers_of_several_kinds_are_named_commonest_first() -> None:
-    from deploy.runtimes.onnxruntime_backend import executed
+    from deploy.runtimes.onnxruntime_backend import arithmetic_on, executed
 
-    assert executed({"f16": 30, "f32": 1}, device="CUDA", precision=None) == "f16+tf32"
-    assert executed({"f16": 30, "f32": 1}, device="CPU", precision=None) == "f32"
-    assert executed({}, device="CPU", precision=None) == "f32"
+    assert executed({"f16": 30, "f32": 1}, arithmetic_on("CUDA", None)) == "f16+tf32"
+    assert executed({"f16": 30, "f32": 1}, arithmetic_on("CPU", None)) == "f32"
+    assert executed({}, arithmetic_on("CPU", None)) == "f32"
 
 
 @pytest.mark.parametrize(("file", "enabled"), [("model.onnx", False), ("model.int8.onnx", True)])

@@ -29,11 +29,11 @@ pytest.importorskip("onnxruntime")
 from faulty_source import MODEL_SIZE, OPTIONS, FaultScenario, check_snapshot, model, picture, threshold  # noqa: E402
 from tiny_package import expected, frame, make_ship  # noqa: E402
 
+from deploy.package.watcher import PackageWatcher  # noqa: E402
 from deploy.stream import session as sessions  # noqa: E402
 from deploy.stream.inference import standby as standbys  # noqa: E402
 from deploy.stream.inference.load_model import load_stream_model  # noqa: E402
 from deploy.stream.inference.mask_checks import InvalidMaskError  # noqa: E402
-from deploy.stream.inference.package_watcher import PackageWatcher  # noqa: E402
 from deploy.stream.inference.standby import StandbyWorker  # noqa: E402
 from deploy.stream.inference.worker_process import WorkerLostError, WorkerProcess, workers_cpu_s  # noqa: E402
 from deploy.stream.outputs.base import OutputContext, OutputThread  # noqa: E402

@@ -21,8 +21,8 @@ from faulty_source import OPTIONS, FaultScenario, picture  # noqa: E402
 from tiny_package import SIZE, expected, frame, make_ship  # noqa: E402
 
 import edgemt  # noqa: E402
+from deploy.package.watcher import PackageWatcher  # noqa: E402
 from deploy.stream.inference.load_model import budget_warning, load_stream_model  # noqa: E402
-from deploy.stream.inference.package_watcher import PackageWatcher  # noqa: E402
 from deploy.stream.inference.worker_process import WorkerProcess  # noqa: E402
 from deploy.stream.sources.base import SourceFrame  # noqa: E402
 from deploy.stream.sources.iterable import IterableSource  # noqa: E402

@@ -1,0 +1,1 @@
+"""EdgeMT as a service: the watchdog of systemd, units, and a container file."""
