@@ -7,6 +7,8 @@ import fcntl
 import gc
 import os
 import signal
+import sys
+from collections.abc import Generator
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -30,11 +32,20 @@ if signal.getsignal(signal.SIGTERM) is signal.SIG_DFL:  # ends the tests, where 
 switch_off()  # a test may import a runtime before anything of the package
 variants.BUSY = float("inf")  # the processes of a test run disturb each other: each package would be timed three times
 os.fsync = lambda handle: None  # no test cuts the power, and a flush waits for everybody else's writes
+os.environ.pop("PYTHONDONTWRITEBYTECODE", None)  # each program that a test starts would compile the packages anew
+sys.dont_write_bytecode = False
+gc.disable()  # until everything is imported: a fifth of the time of the imports would be a search for garbage
+
+
+@pytest.hookimpl(optionalhook=True, wrapper=True)
+def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
+    """One worker more than cores: a quarter of the time of a worker is for locks, clocks and other processes."""
+    return (yield) + ("PYTEST_XDIST_AUTO_NUM_WORKERS" not in os.environ)
 
 
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
-        for prepare in (prepare_torch, prepare_exporter, prepare_quantizer):
+        for prepare in (prepare_torch, prepare_exporter, prepare_quantizer, prepare_tyro):
             with contextlib.suppress(ImportError, AttributeError):  # another version of a package, or none
                 prepare()
 
@@ -84,6 +95,16 @@ def prepare_patterns() -> None:
     GraphPattern.get_weakly_connected_subgraphs = components
 
 
+def prepare_tyro() -> None:
+    """For every command it reads the sources of the dataclasses anew, and in a test a tenth of them twice."""
+    from tyro import _docstrings
+
+    tokenization = _docstrings._ClassTokenization
+    tokenization.make = staticmethod(cache(tokenization.make.__wrapped__))
+    for name in ("get_class_tokenization_with_field", "get_field_docstring", "get_callable_description"):
+        setattr(_docstrings, name, cache(getattr(_docstrings, name).__wrapped__))
+
+
 LONGEST = (  # begun first, so that no process of a test run ends alone with one of them
     "test_readme", "test_prune_stage", "test_flow_2d", "test_entry", "test_resolution", "test_contract",
     "test_every_teacher", "test_entry_as_package", "test_quantize_stage", "test_soft_label_bank", "test_flow_3d",
@@ -104,8 +125,9 @@ def key_of_the_cache(tmp_path_factory: pytest.TempPathFactory) -> None:
 
 def pytest_collection_finish() -> None:
     """What was imported until now stays to the end, so the garbage collector need not search it."""
-    gc.collect()
     gc.freeze()
+    gc.set_threshold(10_000, 20, 20)
+    gc.enable()
 
 
 def run_once(recipe: str, flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:

@@ -61,14 +61,20 @@ def folder_of(module: str) -> str:
     return module if parent in TOPS else parent
 
 
+def statements(block: ast.AST) -> Iterator[ast.stmt]:
+    """The statements of a module, function or branch at any depth, but not those for type checkers alone."""
+    for name in ("body", "handlers", "orelse", "finalbody", "cases"):
+        if name == "body" and isinstance(block, ast.If) and "TYPE_CHECKING" in ast.dump(block.test):
+            continue
+        for node in getattr(block, name, ()):
+            if isinstance(node, ast.stmt):
+                yield node
+            yield from statements(node)
+
+
 def imported_by(path: Path, known: Mapping[str, Path]) -> Iterator[str]:
     """Modules of this repository that a file imports anywhere in it, except for type checkers alone."""
-    tree = ast.parse(path.read_text(encoding="utf-8"))
-    guards = [n for n in ast.walk(tree) if isinstance(n, ast.If) and "TYPE_CHECKING" in ast.dump(n.test)]
-    skipped = {id(node) for guard in guards for child in guard.body for node in ast.walk(child)}
-    for node in ast.walk(tree):
-        if id(node) in skipped:
-            continue
+    for node in statements(ast.parse(path.read_text(encoding="utf-8"))):
         names: list[str] = []
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]

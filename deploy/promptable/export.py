@@ -21,7 +21,7 @@ import torch
 from torch import Tensor, nn
 
 from deploy.explicit_attributes import write_out_attributes
-from deploy.export import DeployableModel, silence, strip_metadata
+from deploy.export import DeployableModel, silence, strip_metadata, without_stack_traces
 from deploy.promptable.runner import DECODE, EMBED, NO_POINT, POINTS
 from edgemt.io.atomic import atomic_write
 from edgemt.model_card import Normalisation
@@ -124,7 +124,7 @@ def _written(
     output_names: tuple[str, ...],
     opset: int,
 ) -> Path:
-    with silence(), torch.no_grad():
+    with silence(), without_stack_traces(), torch.no_grad():
         try:
             program = torch.onnx.export(
                 module, example, input_names=list(input_names), output_names=list(output_names), opset_version=opset,

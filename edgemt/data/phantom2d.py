@@ -72,6 +72,13 @@ def frame(seed: int, *, size: tuple[int, int] = (128, 128), overlapping: bool = 
 
     `overlapping`: bits of the classes (`edgemt.io.class_regions`); an organ goes on under the instrument.
     """
+    image, label = _frame(seed, (size[0], size[1]), overlapping)
+    return image.copy(), label.copy()
+
+
+@lru_cache(maxsize=256)
+def _frame(seed: int, size: tuple[int, int], overlapping: bool) -> tuple[Array, Array]:
+    """Each stage of a run reads the same frames, the image and the label of a frame one after the other."""
     noise = np.random.default_rng([seed, 1])
     return _render(_scene(seed), size=size, time=0.0, noise=noise, overlapping=overlapping)
 

@@ -10,6 +10,8 @@ Shapes: X Y Z voxels, Z the thick-sliced axis. Body coordinates: each axis from 
 
 from __future__ import annotations
 
+from functools import lru_cache
+
 import numpy as np
 
 CLASSES = ("background", "chamber", "wall", "vessel")
@@ -21,6 +23,13 @@ Array = np.ndarray
 
 def volume(seed: int, shape: tuple[int, int, int] = SHAPE) -> tuple[Array, Array]:
     """(image uint8 [X, Y, Z], label uint8 [X, Y, Z]) of patient `seed`; the anatomy is the same at any shape."""
+    image, label = _volume(seed, tuple(shape))
+    return image.copy(), label.copy()
+
+
+@lru_cache(maxsize=16)
+def _volume(seed: int, shape: tuple[int, int, int]) -> tuple[Array, Array]:
+    """Each stage of a run reads the same volumes, the image and the label of a volume one after the other."""
     rng = np.random.default_rng([seed, 3])
     x, y, z = _body(shape)
     # The random numbers of the anatomy are drawn before those whose count depends on the requested shape.

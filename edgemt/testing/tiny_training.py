@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 from torch import Tensor, nn
@@ -131,15 +132,21 @@ def random_batch(
     strong: bool = True,
 ) -> Batch:
     """Noise images, random labels, and `soft` labels of a linear classifier of the image, voxel by voxel."""
+    image, label, strong_view, soft = (t.clone() for t in _random_tensors(dims, classes, labelled, unlabelled, seed))
+    affine = torch.eye(dims, dims + 1).repeat(len(image), 1, 1)
+    return Batch(image, label, strong_view if strong else None, soft, torch.arange(len(image)), affine)
+
+
+@lru_cache(maxsize=1024)
+def _random_tensors(dims: int, classes: int, labelled: int, unlabelled: int, seed: int) -> tuple[Tensor, ...]:
+    """image, label, strong view and soft labels; every check of every method draws the same few hundred."""
     g = torch.Generator().manual_seed(seed)
     size = (12, 10) if dims == 2 else (6, 5, 4)
     image = torch.randn(labelled + unlabelled, CHANNELS, *size, generator=g)
     label = torch.randint(0, classes, (labelled, *size), generator=g)
     strong_view = image[labelled:] + 0.3 * torch.randn(image[labelled:].shape, generator=g)
     weights = torch.randn(classes, CHANNELS, generator=g) * 2
-    soft = torch.einsum("ck,nk...->nc...", weights, image).softmax(1)
-    affine = torch.eye(dims, dims + 1).repeat(len(image), 1, 1)
-    return Batch(image, label, strong_view if strong else None, soft, torch.arange(len(image)), affine)
+    return image, label, strong_view, torch.einsum("ck,nk...->nc...", weights, image).softmax(1)
 
 
 class OracleDiscriminator(nn.Module):
