@@ -120,9 +120,8 @@ class Distillation(Method):
         image = torch.cat([batch.labelled, view if box is None else cutmix(box, view)])
         out = one_output(nets.student, image, count=count, separate=self.separate_streams)
         logits = out.logits
-        terms = LossTerms(
-            supervised=self.supervised_weight * dice_ce(logits[:count], batch.label, per_image=self.image_dice)
-        )
+        supervised = dice_ce(logits[:count], batch.label, per_image=self.image_dice)
+        terms = LossTerms(supervised=self.supervised_weight * supervised)
 
         uses_logits = self.kl or self.cwd or self.intra or self.overlap
         teacher_image = batch.image if self.teacher_view == "weak" else image
