@@ -165,7 +165,7 @@ def parse_web_destination(url: str, *, token: Path | None = None) -> WebDestinat
         except (OSError, UnicodeDecodeError, ValueError):
             raise ValueError(f"web-token {token}: cannot be read as a line of plain text") from None
         if not secret or len(secret.split()) != 1:
-            raise ValueError(f"web-token {token}: must hold one word")
+            raise ValueError(f"web-token {token}: must hold one token, without spaces")
     return WebDestination(url.rstrip("/"), secret)
 
 

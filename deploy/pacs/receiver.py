@@ -27,7 +27,7 @@ from edgemt.io.decode_limits import check_bytes
 SUCCESS, NO_RESOURCES, OTHER_CLASS, NOT_UNDERSTOOD = 0x0000, 0xA700, 0xA900, 0xC000  # PS3.4 B.2.3
 _TIMEOUT_S = 60.0  # without a message of a sender, until its association is ended
 _FIRST_TIMEOUT_S = 10.0  # until a connection must have become an association
-_STEP = 64 << 20  # bytes of one image between two looks at the free memory
+_STEP = 64 << 20  # bytes of one image between two checks of the free memory
 
 
 @dataclass(frozen=True)

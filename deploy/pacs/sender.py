@@ -73,7 +73,9 @@ class Sender:
         wait_s = self._retry.failed("")
         if first:
             self._reports.event("destination-away", destination=self._number, reason=why)
-        self._reports.line(f"warning: {self._name}: {why}; what is for it is kept; next attempt in {wait_s:.0f} s")
+        self._reports.line(
+            f"warning: {self._name}: {why}; its segmentations stay in the spool; next attempt in {wait_s:.0f} s"
+        )
 
     def _back(self) -> None:
         if self._retry.succeeded(""):

@@ -28,11 +28,7 @@ from typing import Literal, NamedTuple
 
 from deploy.pacs.series_state import SeriesState, read_state
 from edgemt.io.atomic import NoSpaceError, fsync_folder, make_folder, no_space, unwritable
-
-try:
-    import fcntl
-except ImportError:  # Windows
-    fcntl = None  # type: ignore[assignment]
+from edgemt.io.file_locks import try_lock
 
 Phase = Literal["received", "predicted", "sent", "failed"]
 STATE = "state.json"
@@ -71,7 +67,7 @@ class Spool:
             make_folder(folder).chmod(0o700)  # images of patients
         self.folder = folder
         self._lock = threading.RLock()
-        self._file = _lock_folder(folder)
+        self._file: int | None = _lock_folder(folder)
         try:
             self._key = self._read_key()
             make_folder(folder / "series")
@@ -277,16 +273,12 @@ def _age_h(home: Path) -> float:
     return (time.time() - max(times, default=time.time())) / 3600
 
 
-def _lock_folder(folder: Path) -> int | None:
-    if fcntl is None:
-        return None
+def _lock_folder(folder: Path) -> int:
     try:
         file = os.open(folder / "lock", os.O_RDWR | os.O_CREAT | getattr(os, "O_CLOEXEC", 0), 0o600)
     except OSError as error:
         raise ValueError(f"spool {folder}: cannot be written ({unwritable(error) or error.strerror})") from None
-    try:
-        fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if try_lock(file) is False:
         os.close(file)
-        raise ValueError(f"spool {folder}: another process uses it; stop that one, or name another folder") from None
+        raise ValueError(f"spool {folder}: another process uses it; stop that one, or name another folder")
     return file

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemt.io.atomic import NoSpaceError, make_folder, no_space, unwritable
+from edgemt.io.file_locks import try_lock
 
 LOCK = ".lock"
 _CLOSED = -1
@@ -48,7 +49,7 @@ def _take(path: Path) -> int:
     while True:
         handle = _open(path)
         try:
-            alone = _flock(handle)
+            alone = try_lock(handle)
             holder = _read(handle)
             if alone is False or (holder and not _ended(holder, flock=alone is True)):
                 raise FolderInUseError(_in_use(path, holder))
@@ -74,21 +75,6 @@ def _open(path: Path) -> int:
             raise
         kind = NoSpaceError if no_space(error) else ValueError
         raise kind(f"{path.parent}: cannot be written ({reason}); give another --out, or mend that") from error
-
-
-def _flock(handle: int) -> bool | None:
-    """Whether this process got the lock of the operating system; None where there is none."""
-    try:
-        import fcntl
-    except ImportError:
-        return None
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except BlockingIOError:
-        return False
-    except OSError:  # a network file system without locks
-        return None
-    return True
 
 
 def _read(handle: int) -> dict[str, Any]:

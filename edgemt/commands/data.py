@@ -71,7 +71,7 @@ class Data:
     outliers: bool = False
     """List images that are unlike all others, by features of an encoder pretrained on ImageNet: images of another
     organ, of a screen, of another device. Takes about 40 ms an image on one core; needs edgemt[train] and the weights
-    (edgemt list encoders). Features are kept in the folder of the report."""
+    (edgemt list encoders). The folder of the report stores the features."""
     out: Path | None = None
     """Folder for the three files; data-report/NAME of DIR if not given."""
     json: Path | None = None

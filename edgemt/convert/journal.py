@@ -14,22 +14,19 @@ from pathlib import Path
 from typing import Any
 
 from edgemt.io.atomic import make_folder
+from edgemt.io.file_locks import try_lock
 
 JOURNAL, _PART = "import.jsonl", "import.part"
 
 
 def _locked(folder: Path) -> int | None:
     """A lock on a folder, which the system releases when the process ends. Raises ValueError where another has it."""
-    try:
-        import fcntl
-    except ImportError:  # Windows
+    if os.name == "nt":  # folders cannot be opened
         return None
     handle = os.open(folder, os.O_RDONLY)
-    try:
-        fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
-    except OSError:
+    if try_lock(handle) is False:
         os.close(handle)
-        raise ValueError(f"{folder}: another import writes there; wait for it, or give another --out") from None
+        raise ValueError(f"{folder}: another import writes there; wait for it, or give another --out")
     return handle
 
 

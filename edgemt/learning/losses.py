@@ -58,7 +58,7 @@ def log_probabilities(logits: Tensor) -> Tensor:
 
 
 def logits_of(p: Tensor, *, smallest: float) -> Tensor:
-    """Logits that `probabilities` takes back to `p`, which is held away from 0 (and 1) by `smallest`."""
+    """Logits whose `probabilities` are `p`, clamped to `smallest` at least (sigmoids also to 1 - `smallest`)."""
     return p.logit(smallest) if overlapping() else p.clamp_min(smallest).log()
 
 

@@ -103,7 +103,7 @@ def test_segmentations_wait_for_a_pacs_that_is_away_also_over_a_restart(model: S
         assert sent(running.receiver.port, images) == [0, 0]
         until(lambda: sum("next attempt" in line for line in lines) > 1)
     state = json.loads(next((tmp_path / "spool").rglob("state.json")).read_text())
-    assert "it cannot be reached; what is for it is kept" in " ".join(lines)
+    assert "it cannot be reached; its segmentations stay in the spool" in " ".join(lines)
     lines.clear()
     with service(tmp_path / "spool", model, port, lines=lines):
         until(lambda: any("next attempt" in line for line in lines))
