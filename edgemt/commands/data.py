@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -35,9 +35,19 @@ class Fields:
     channels: Literal[1, 3] | None = None
     channel_names: tuple[str, ...] | None = None
     """Of cases of several files; of a dataset.json they are read there."""
+    channel_depth: tuple[Rule, ...] | None = None
+    missing_channels: Literal["refuse", "mean"] | None = None
     size: tuple[int, int] | None = None
     """Height and width of a frame: objects that vanish there are reported."""
     mask_threshold: int | None = None
+    label_map: tuple[str, ...] | None = None
+    """VALUE=CLASS for the values of masks, such as 1=edema 2=core 4=core, or CLASS=VALUE,VALUE where classes overlap;
+    without --data.classes the classes are those that it names."""
+    ignore: int | None = None
+    """Pixels of this value count nowhere. Default: 255 where masks hold it beside class indices, which is printed."""
+    overlapping: bool = False
+    """Classes may overlap. Folders masks/CLASS/NAME.png are found without it; a label map of several classes a value
+    needs it."""
     depth: Rule | None = None
     window: tuple[float, float] | None = None
     axes: str | None = None
@@ -49,7 +59,30 @@ class Fields:
 
     def given(self) -> dict[str, Any]:
         """The fields that were set."""
-        return {f.name: value for f in fields(self) if (value := getattr(self, f.name)) is not None}
+        values = {f.name: getattr(self, f.name) for f in fields(self)}
+        return {name: value for name, value in values.items() if value is not None and value is not False}
+
+    def options(self, root: Path, **others: Any) -> DataOptions:
+        """The options of reading `root`, `others` among them; without `classes` those that a label map names.
+
+        Class weights are left out: their number is that of the classes, which the files may decide.
+        """
+        from edgemt.data_report.assumed import classes_of_map
+
+        given = {name: value for name, value in (others | self.given()).items() if name != "class_weights"}
+        named = classes_of_map(self.label_map or ())
+        return DataOptions(**{"root": root, **({"classes": named} if len(named) > 1 else {}), **given})
+
+
+@dataclass(frozen=True)
+class ReportFields(Fields):
+    """The same, and what recipe.json passes on to the training."""
+
+    class_weights: tuple[float, ...] | None = None
+    """A weight for each class in the losses; the report does not use it, recipe.json has it."""
+    folds: int | None = None
+    fold_file: str | None = None
+    """As in training; the report does not use it, recipe.json has it."""
 
 
 @dataclass(frozen=True)
@@ -64,7 +97,7 @@ class Data:
 
     root: Positional[Path]
     """A folder in a layout of `edgemt list layouts`."""
-    data: Fields = field(default_factory=Fields)
+    data: ReportFields = field(default_factory=ReportFields)
     against: Path | None = None
     """A run folder, a stage with weights or a ship of these classes: masks that it contradicts are listed as probable
     label errors, with pictures. A model that learned a mask rarely contradicts it: best one that did not."""
@@ -104,13 +137,16 @@ def report(command: Data) -> None:
     from edgemt.data_report.inspect_folder import inspect_folder
     from edgemt.data_report.write import write_report
 
-    given = command.data.given()
+    given = set(command.data.given())
     teacher = open_teacher(command.against) if command.against is not None else None
-    if teacher is not None and "classes" not in given:
-        given["classes"] = teacher.card.classes
-    options = DataOptions(root=command.root, **given)
+    others = {} if teacher is None else {"classes": teacher.card.classes}
+    given |= set(others)
+    options = command.data.options(command.root, **others)
     began = time.monotonic()
     found = inspect_folder(options, given=frozenset(given), workers=command.workers, progress=pass_progress("files"))
+    if command.data.class_weights is not None:
+        weighted = replace(found.listing.options, class_weights=command.data.class_weights)
+        found = replace(found, listing=replace(found.listing, options=weighted))
     more = label_errors(found, teacher, progress=pass_progress("masks")) if teacher is not None else []
     out = command.out or Path("data-report") / command.root.resolve().name
     if command.outliers:
@@ -126,6 +162,7 @@ def report(command: Data) -> None:
         f"{len(record['files'])} files in {record['seconds']:.0f} s: "
         + ", ".join(f"{n} {k}" for k, n in counts.items())
     )
+    log(f"classes {' '.join(found.meaning.classes)}; {record['masks']}")
     print(page)
     if command.strict and counts["error"]:
         raise ValueError(f"{command.root}: {counts['error']} errors, listed above; mend them or leave out --strict")

@@ -56,7 +56,6 @@ class Select:
 
 def select_images(command: Select) -> None:
     """Write the lists and the sheet, print the chosen names and the path of the sheet."""
-    from edgemt.data.options import DataOptions
     from edgemt.data_report.against import open_teacher
     from edgemt.data_report.encoder_features import encoder
     from edgemt.selection.label_task import check_task, write_task
@@ -68,7 +67,7 @@ def select_images(command: Select) -> None:
     out = command.out or Path("selection") / command.root.resolve().name
     if command.format is not None:
         check_task((), out, command.format)
-    options = DataOptions(root=command.root, **command.data.given())
+    options = command.data.options(command.root)
     extract, identity = encoder(command.encoder)
     found = select(
         options,

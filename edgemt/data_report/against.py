@@ -19,7 +19,7 @@ from pathlib import Path
 
 import numpy as np
 
-from edgemt.contract import Case
+from edgemt.contract import IGNORE, Case
 from edgemt.data.decode import CaseReader, FrameSpec
 from edgemt.data.reading import Reading
 from edgemt.data_report.checks import example
@@ -112,7 +112,7 @@ class Judged:
 
     scan: FileScan
     slice: int | None
-    truth: np.ndarray
+    truth: np.ndarray  # IGNORE where nothing is known
     mask: np.ndarray
     probs: np.ndarray | None  # [C, H, W]
 
@@ -122,13 +122,18 @@ class Judged:
 
     def score(self, confidence: np.ndarray | None) -> float:
         """How much of the object the model contradicts, 0 to 1; see the formula above."""
-        union = (self.truth > 0) | (self.mask > 0)
+        union = ((self.truth > 0) | (self.mask > 0)) & (self.truth != IGNORE)
         if union.sum() < _LEAST * union.size:
             return 0.0
         if self.probs is None or confidence is None:
-            return 1.0 - dice_of(self.mask, self.truth)
+            return 1.0 - self.dice(self)
         sure = self.probs.max(0) >= confidence[self.mask]
         return float((sure & (self.mask != self.truth) & union).sum() / union.sum())
+
+    def dice(self, other: Judged) -> float:
+        """Dice of the prediction with the mask of `other`, pixels without a label left out."""
+        known = other.truth != IGNORE
+        return dice_of(np.where(known, self.mask, 0), np.where(known, other.truth, 0))
 
 
 def label_errors(found: Inspection, teacher: Teacher, *, progress: ProgressCall | None = None) -> list[Finding]:
@@ -136,7 +141,12 @@ def label_errors(found: Inspection, teacher: Teacher, *, progress: ProgressCall 
 
     Raises ValueError where the model has other classes than the masks.
     """
-    classes = found.meaning.classes
+    classes, options = found.meaning.classes, found.listing.options
+    if found.meaning.overlapping or options.channel_names:
+        what = "classes may overlap" if found.meaning.overlapping else "a case has several channels"
+        raise ValueError(
+            f"{options.root}: {what}, and --against compares one class a pixel of one picture; leave it out"
+        )
     if len(teacher.card.classes) != len(classes):
         raise ValueError(
             f"against: {teacher.name} has the classes {' '.join(teacher.card.classes)}, the masks {' '.join(classes)}; "
@@ -167,7 +177,7 @@ def label_errors(found: Inspection, teacher: Teacher, *, progress: ProgressCall 
 
 
 def _example(score: float, one: Judged, swapped: dict[int, str]) -> Example:
-    dice = dice_of(one.mask, one.truth)
+    dice = one.dice(one)
     words = f"{score:.0%} of the object, Dice {0.0 if np.isnan(dice) else dice:.2f}"
     words += f", slice {one.slice}" if one.slice is not None else ""
     words += f"; fits the mask of {swapped[id(one)]}: swapped?" if id(one) in swapped else ""
@@ -183,7 +193,7 @@ def _swapped(listed: Sequence[Judged]) -> dict[int, str]:
     found: dict[int, str] = {}
     for i, a in enumerate(frames):
         for b in frames[i + 1 :]:
-            if min(dice_of(a.mask, b.truth), dice_of(b.mask, a.truth)) >= _SWAPPED:
+            if min(a.dice(b), b.dice(a)) >= _SWAPPED:
                 found[id(a)], found[id(b)] = b.scan.item.image, a.scan.item.image
     return found
 

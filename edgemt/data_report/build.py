@@ -15,6 +15,7 @@ from edgemt.data_report.inspect_folder import Inspection
 from edgemt.data_report.listing import PARTS
 from edgemt.data_report.pair_checks import check_pairs
 from edgemt.data_report.scan import FileScan
+from edgemt.io.masks import values_of
 from edgemt.io.volumes import geometry_of
 
 FORMAT = 1
@@ -41,6 +42,8 @@ def build_record(found: Inspection, findings: Sequence[Finding], *, seconds: flo
         "closed_masks": listing.closed_masks,
         "images": _images(found),
         "masks": found.meaning.rule.text,
+        "overlapping": found.meaning.overlapping,
+        "ignored": _ignored(found),
         "classes": _classes(found),
         "counts": {severity: sum(f.severity == severity for f in findings) for severity in SEVERITIES},
         "findings": [f.to_json() for f in findings],
@@ -102,19 +105,23 @@ def _images(found: Inspection) -> dict[str, Any]:
 
 
 def _classes(found: Inspection) -> list[dict[str, Any]]:
-    """Of each class: its share of all pixels, the files and slices with it, the share of a file that it fills."""
+    """Of each class: its share of all pixels, the files and slices with it, the share of a file that it fills.
+
+    Ignored pixels are in no share; those of overlapping classes count in each.
+    """
     masks = [s.mask for s in found.scans if s.mask is not None and s.mask.pixels]
-    total = sum(sum(m.pixels) for m in masks)
+    total = sum(m.counted for m in masks)
     rows = []
     for value, name in enumerate(found.meaning.classes):
         there = [m for m in masks if m.pixels[value]]
         rows.append(
             {
                 "name": name,
+                "values": _values(found, value),
                 "share": sum(m.pixels[value] for m in masks) / total if total else None,
                 "files": len(there),
                 "slices": sum(m.slices[value] for m in masks),
-                "area": _spread([100 * m.pixels[value] / sum(m.pixels) for m in there]),
+                "area": _spread([100 * m.pixels[value] / m.counted for m in there]),
                 "by_part": {
                     part: sum(
                         bool(s.mask.pixels[value])
@@ -128,6 +135,25 @@ def _classes(found: Inspection) -> list[dict[str, Any]]:
     return rows
 
 
+def _values(found: Inspection, index: int) -> list[int]:
+    """The values of masks that are a class, where the user states them or they are its index."""
+    rule = found.meaning.rule
+    if rule.table is None or found.meaning.class_masks:
+        return [index] if rule.threshold is None and not found.meaning.class_masks else []
+    return values_of(rule.table, index, overlapping=rule.overlapping)
+
+
+def _ignored(found: Inspection) -> dict[str, Any] | None:
+    """The ignored value, its share of the pixels of all masks that were read, the files with it; None for no value."""
+    value = found.meaning.values.ignore
+    masks = [s.mask for s in found.scans if s.mask is not None and s.mask.pixels]
+    if value is None:
+        return None
+    total = sum(m.counted + m.ignored for m in masks)
+    share = sum(m.ignored for m in masks) / total if total else 0.0
+    return {"value": value, "share": share, "files": sum(m.ignored > 0 for m in masks)}
+
+
 def _file(scan: FileScan) -> dict[str, Any]:
     item, mask = scan.item, scan.mask
     return {
@@ -139,5 +165,7 @@ def _file(scan: FileScan) -> dict[str, Any]:
         "brightness": round(scan.image.mean, 1),
         "contrast": round(scan.image.deviation, 1),
         "pixels": list(mask.pixels) if mask is not None else None,
+        "counted": mask.counted if mask is not None and mask.pixels else None,
+        "ignored": mask.ignored if mask is not None and mask.pixels else None,
         "objects": mask.objects if mask is not None and mask.pixels else None,
     }

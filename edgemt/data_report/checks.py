@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 
 import numpy as np
 
@@ -31,7 +32,7 @@ def check_files(listing: Listing, scans: Scans, meaning: Meaning, refused: dict[
         *_vanished(listing, scans, meaning),
         *_classes(listing, scans, meaning),
         *_empty(scans),
-        *_areas(scans, meaning),
+        *_areas(scans),
         *_unusual(scans),
         *_spacing(listing),
     ]
@@ -96,15 +97,23 @@ def _geometry(listing: Listing, scans: Scans) -> list[Finding]:
 
 def _values(scans: Scans, refused: dict[str, str], meaning: Meaning) -> list[Finding]:
     examples = [
-        example(s, refused[str(s.item.label)], of_mask=True)
+        replace(example(s, refused[path], of_mask=True), file=path)
         for s in scans
-        if s.mask is not None and str(s.item.label) in refused
+        for path in s.item.label_files
+        if s.mask is not None and path in refused
     ]
+    remedy = f"write 0 to {len(meaning.classes) - 1}, or name every class in --data.classes (now "
+    remedy += f"{' '.join(meaning.classes)})"
+    if meaning.class_masks:
+        remedy = "write 0 and 1, or 0 and 255, in each class folder; a value to leave out is --data.ignore"
+    elif meaning.values.stated:
+        remedy = (
+            f"name its class in --data.label-map (now {' '.join(meaning.classes)}), or write one of the known values"
+        )
     return finding(
         "mask_values", "error", examples, one="a mask holds values that no class has:",
         several="{n} masks hold values that no class has",
-        remedy=f"write 0 to {len(meaning.classes) - 1}, or name every class in --data.classes (now "
-        f"{' '.join(meaning.classes)})",
+        remedy=remedy,
     )  # fmt: skip
 
 
@@ -148,6 +157,8 @@ def _classes(listing: Listing, scans: Scans, meaning: Meaning) -> list[Finding]:
     ):
         masks = [s.mask for s in scans if s.item.part == part and s.mask is not None and s.mask.pixels]
         for value, name in enumerate(meaning.classes):
+            if meaning.overlapping and not value:
+                continue  # no class of its own: it is where no other is
             if masks and not any(mask.pixels[value] for mask in masks):
                 text = f"class {name!r} is in none of the {len(masks)} {part} masks"
                 findings.append(Finding("missing_class", severity, text, effect))  # type: ignore[arg-type]
@@ -156,7 +167,7 @@ def _classes(listing: Listing, scans: Scans, meaning: Meaning) -> list[Finding]:
 
 def _empty(scans: Scans) -> list[Finding]:
     examples = [
-        example(s, "", of_mask=True)
+        example(s, "" if s.mask.counted else "all of it is ignored", of_mask=True)
         for s in scans
         if s.mask is not None and s.mask.pixels and not any(s.mask.pixels[1:])
     ]
@@ -169,13 +180,12 @@ def _empty(scans: Scans) -> list[Finding]:
     )  # fmt: skip
 
 
-def _areas(scans: Scans, meaning: Meaning) -> list[Finding]:
+def _areas(scans: Scans) -> list[Finding]:
     """Objects that fill nearly the whole image where most do not: often a mask with the values swapped."""
-    masks = [(s, np.asarray(s.mask.pixels, float)) for s in scans if s.mask is not None and s.mask.pixels]
-    shares = [float(pixels[1:].sum() / max(pixels.sum(), 1)) for _, pixels in masks]
-    if not shares or float(np.median(shares)) > 0.5:
+    masks = [(s, s.mask.share) for s in scans if s.mask is not None and s.mask.pixels]
+    if not masks or float(np.median([share for _, share in masks])) > 0.5:
         return []
-    full = [(s, share) for (s, _), share in zip(masks, shares, strict=True) if share > _INVERTED]
+    full = [(s, share) for s, share in masks if share > _INVERTED]
     return finding(
         "full_mask", "warning", [example(s, f"{share:.0%} of the image", of_mask=True) for s, share in full],
         one="an object fills nearly the whole image:", several="in {n} masks an object fills nearly the whole image",

@@ -18,6 +18,7 @@ from edgemt.data.layouts.case_files import CaseFiles, read_list
 from edgemt.data.layouts.detect import LABEL_FOLDERS, FolderListing, detect_layout, list_cases
 from edgemt.data.options import DataOptions
 from edgemt.data.splits import find_list, parse_count_or_fraction, patients_of, same_patient, select_listed
+from edgemt.data_report.assumed import with_class_folders
 from edgemt.data_report.finding import Example, Finding, finding
 from edgemt.io.file_types import is_h5, is_image, is_stray, is_volume
 from edgemt.io.geometry import common_order
@@ -40,6 +41,12 @@ class Item:
     label: str | None
     part: Part
     axes: str = ""
+    labels: tuple[str, ...] = ()  # of overlapping classes: a mask for each, `label` the first
+
+    @property
+    def label_files(self) -> tuple[str, ...]:
+        """The mask files; none where training may not open them, or there is none."""
+        return self.labels or (() if self.label is None else (self.label,))
 
     @property
     def is_frame(self) -> bool:
@@ -69,14 +76,17 @@ def list_folder(options: DataOptions, *, classes_given: bool) -> Listing:
     if layout.startswith("phantom"):
         raise ValueError(f"data.layout: {layout} draws its images; there is no folder to report on")
     options = dataclasses.replace(options, layout=layout)
+    classes_given = classes_given or bool(options.label_map)
     if layout == "decathlon" and not classes_given:
         options = dataclasses.replace(options, classes=nnunet.class_names(root))
     if layout == "decathlon" and not options.channel_names:
         options = dataclasses.replace(options, channel_names=nnunet.channel_names(root))
         channels = channels_of(options)
-    pattern, classes = options.patient_pattern, options.classes
-    found = list_cases(root, layout=layout, pattern=pattern, classes=classes, channels=channels)
-    findings: list[Finding] = []
+    options, assumed = with_class_folders(options, layout=layout, classes_given=classes_given)
+    given: Any = {"classes": options.classes, "channels": channels, "overlapping": options.overlapping}
+    pattern = options.patient_pattern
+    found = list_cases(root, layout=layout, pattern=pattern, class_folders=options.class_folders, **given)
+    findings = list(assumed)
     if options.channel_names:
         first, *others = options.channel_names
         text = f"only the first of {1 + len(others)} channels is looked at ({first}, not {', '.join(others)})"
@@ -106,7 +116,7 @@ def _readable(found: FolderListing) -> tuple[FolderListing, dict[str, Header], d
     broken: list[Example] = []
 
     def good(item: CaseFiles) -> bool:
-        path = str(item.image)
+        first = path = str(item.image)
         try:
             if is_image(path):
                 headers[path] = image_header(path)
@@ -114,8 +124,12 @@ def _readable(found: FolderListing) -> tuple[FolderListing, dict[str, Header], d
             else:
                 geometry_of(path)
                 deep[path] = is_deep(path)
+            for path in (str(other) for other in item.channels if other not in (None, item.image)):
+                image_header(path) if is_image(path) else geometry_of(path)
         except ValueError as error:
             broken.append(Example(path, reason_of(error, path)))
+            headers.pop(first, None)
+            deep.pop(first, None)
             return False
         return True
 
@@ -170,7 +184,7 @@ def _of_split(split: DatasetSplit) -> Iterable[Item]:
             first.setdefault(case.image, case)
         for case in first.values():
             name = case.name if case.slice is None else case.name.rpartition("/")[0]
-            yield Item(name, case.patient, case.image, case.label, part, case.axes)
+            yield Item(name, case.patient, case.image, case.label, part, case.axes, case.labels)
 
 
 def _by_hand(options: DataOptions, root: Path, found: FolderListing) -> tuple[tuple[Item, ...], list[Finding]]:
@@ -236,12 +250,13 @@ def _axes(items: Sequence[CaseFiles]) -> str:
 
 def _item(item: CaseFiles, part: Part, axes: str) -> Item:
     label = str(item.label) if item.label is not None and part != "unlabelled" else None
-    return Item(item.name, item.patient, str(item.image), label, part, "" if is_image(item.image) else axes)
+    labels = tuple(map(str, item.labels)) if label is not None else ()
+    return Item(item.name, item.patient, str(item.image), label, part, "" if is_image(item.image) else axes, labels)
 
 
 def _masks_and_images(root: Path, found: FolderListing) -> list[Finding]:
     """Masks that belong to no image, and images without a mask beside images that have one."""
-    used = {item.label for item in (*found.cases, *found.val)}
+    used = {path for item in (*found.cases, *found.val) for path in (item.label, *item.labels)}
     spare = [Example(str(path)) for path in _mask_files(root) if path not in used and path.parent not in used]
     bare = [
         Example(str(item.image), image=str(item.image)) for item in (*found.cases, *found.val) if item.label is None

@@ -7,12 +7,12 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 
 from edgemt.io.mask_files import Evidence, MaskFile
-from edgemt.io.mask_rule import Rule
+from edgemt.io.mask_rule import MaskValues, Rule, overlapping_bits
 from edgemt.io.masks import BRIGHT, decide
 
 _FEW = 32  # values below this are class indices
@@ -28,10 +28,40 @@ class Meaning:
     rule: Rule
     sample: tuple[Evidence, ...] = field(default=(), repr=False)
     threshold: int | None = None  # data.mask_threshold
+    values: MaskValues = MaskValues()  # data.label_map, data.ignore
+    class_masks: tuple[Meaning, ...] = ()  # of overlapping classes with a mask file each: that of each
+
+    @property
+    def overlapping(self) -> bool:
+        """Whether classes may overlap, so that masks are bits (`edgemt.io.class_regions`)."""
+        return bool(self.class_masks) or self.values.overlapping
+
+    @property
+    def thresholds(self) -> tuple[int | None, ...]:
+        """The threshold of each kind of mask file."""
+        return tuple(one.rule.threshold for one in self.class_masks or (self,))
+
+    def of_files(self, masks: Sequence[MaskFile]) -> np.ndarray | None:
+        """uint8 class indices or bits of the masks of one item, IGNORE included; None where values do not fit.
+
+        Raises ValueError, naming the file, for masks of different shapes.
+        """
+        if not self.class_masks:
+            return self.indices(masks[0]) if len(masks) == 1 else None
+        if len(masks) != len(self.class_masks):
+            return None
+        planes = [meaning.indices(mask) for meaning, mask in zip(self.class_masks, masks, strict=True)]
+        if any(plane is None for plane in planes):
+            return None
+        return overlapping_bits([meaning.rule for meaning in self.class_masks], masks)
 
     def indices(self, mask: MaskFile) -> np.ndarray | None:
         """uint8 class indices of the mask's shape; None where its values do not fit."""
         rule = self.rule
+        if rule.table is not None:
+            evidence = mask.evidence
+            fits = evidence.kind != "colour" and not evidence.lossy and set(evidence.levels) <= set(rule.table)
+            return rule.indices(mask) if fits else None
         if mask.evidence.kind == "palette" and mask.evidence.path not in rule.by_colour:
             try:
                 rule = decide([*self.sample, mask.evidence], classes=self.classes, threshold=self.threshold)
@@ -47,11 +77,13 @@ class Meaning:
         return found if int(found.max(initial=0)) < len(self.classes) else None
 
 
-def guess_classes(evidence: Sequence[Evidence]) -> tuple[str, ...]:
+def guess_classes(evidence: Sequence[Evidence], *, ignore: int | None = None) -> tuple[str, ...]:
     """Names for the values of a set of masks: `background object`, or `background class1 class2 ...`."""
     counts: Counter[int] = Counter()
     with_object = 0
     for one in evidence:
+        if ignore is not None:
+            one = replace(one, levels={v: n for v, n in one.levels.items() if v != ignore})
         if one.kind in ("bit", "colour", "alpha") or one.lossy or one.top in (255, 65535):
             with_object += one.top > 0
             counts[1] += one.top > 0
@@ -64,10 +96,37 @@ def guess_classes(evidence: Sequence[Evidence]) -> tuple[str, ...]:
     return ("background", "object") if top <= 1 else ("background", *(f"class{v}" for v in range(1, top + 1)))
 
 
-def decide_meaning(
-    evidence: Sequence[Evidence], *, classes: tuple[str, ...], threshold: int | None
+def decide_class_masks(
+    evidence: Sequence[Sequence[Evidence]], *, classes: tuple[str, ...], threshold: int | None, ignore: int | None
 ) -> tuple[Meaning, dict[str, str]]:
-    """(the rule that fits all files or else most of them, path -> why a file does not fit)."""
+    """As `decide_meaning`, of items with a mask file for each class but the background, in their order."""
+    each, refused = [], dict[str, str]()
+    for k, name in enumerate(classes[1:]):
+        own = [files[k] for files in evidence if len(files) == len(classes) - 1]
+        values = MaskValues((), ignore)
+        found, bad = decide_meaning(own, classes=(classes[0], name), threshold=threshold, values=values)
+        each.append(found)
+        refused |= bad
+    text = each[0].rule.text.partition(";")[0] + " in each class folder"
+    if ignore is not None:
+        text = f"masks: 0 and 1 in each class folder; {ignore} is ignored"
+    rule = Rule(classes, text=f"{text}; {sum(map(len, evidence))} files")
+    return Meaning(classes, rule, (), threshold, MaskValues((), ignore), tuple(each)), refused
+
+
+def decide_meaning(
+    evidence: Sequence[Evidence],
+    *,
+    classes: tuple[str, ...],
+    threshold: int | None,
+    values: MaskValues = MaskValues(),
+) -> tuple[Meaning, dict[str, str]]:
+    """(the rule that fits all files or else most of them, path -> why a file does not fit).
+
+    Raises ValueError for stated `values` that do not fit `classes`.
+    """
+    if values.stated:
+        return _decide_stated(evidence, classes, threshold, values)
     try:
         rule = decide(evidence, classes=classes, threshold=threshold)
         return Meaning(classes, rule, tuple(evidence[:_SAMPLE]), threshold), {}
@@ -94,6 +153,22 @@ def decide_meaning(
         rule = found
         accepted += group[: max(1, _SAMPLE // 4)]
     return Meaning(classes, rule, tuple(accepted[:_SAMPLE]), threshold), refused
+
+
+def _decide_stated(
+    evidence: Sequence[Evidence], classes: tuple[str, ...], threshold: int | None, values: MaskValues
+) -> tuple[Meaning, dict[str, str]]:
+    decide([], classes=classes, threshold=threshold, values=values)
+    good, refused = list[Evidence](), dict[str, str]()
+    for one in evidence:
+        try:
+            decide([one], classes=classes, threshold=threshold, values=values)
+            good.append(one)
+        except ValueError as error:
+            text = " ".join(str(error).split())
+            refused[one.path] = text.removeprefix(f"{one.path}: ").partition("; ")[0]
+    rule = decide(good, classes=classes, threshold=threshold, values=values)
+    return Meaning(classes, rule, tuple(good[:_SAMPLE]), threshold, values), refused
 
 
 def _fits(accepted: list[Evidence], one: Evidence, classes: tuple[str, ...], threshold: int | None) -> bool:

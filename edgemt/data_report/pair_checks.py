@@ -6,6 +6,7 @@ from collections.abc import Sequence
 
 import numpy as np
 
+from edgemt.contract import IGNORE
 from edgemt.data_report.duplicates import correlation, near_duplicates
 from edgemt.data_report.finding import Example, Finding, finding
 from edgemt.data_report.scan import FileScan
@@ -111,8 +112,9 @@ def _contradictions(scans: Scans, pairs: Sequence[Pair]) -> list[Finding]:
 
 
 def thumbnail_dice(a: np.ndarray, b: np.ndarray) -> float:
-    """Dice of the foreground of two class thumbnails; 1 where both are empty."""
-    x, y = a > 0, b > 0
+    """Dice of the foreground of two class thumbnails; 1 where both are empty. Pixels that one ignores are left out."""
+    counts = (a != IGNORE) & (b != IGNORE)
+    x, y = (a > 0) & counts, (b > 0) & counts
     total = int(x.sum() + y.sum())
     return 2.0 * int((x & y).sum()) / total if total else 1.0
 

@@ -14,13 +14,14 @@ from itertools import islice
 import numpy as np
 from PIL import Image
 
-from edgemt.contract import Case
+from edgemt.contract import IGNORE, Case
 from edgemt.data.reading import decode_mask, smallest_size
 from edgemt.data_report.duplicates import THUMB
 from edgemt.data_report.listing import Item, reason_of
 from edgemt.data_report.mask_values import Meaning
 from edgemt.io.array_values import check_not_constant
 from edgemt.io.bit_depth import Depth
+from edgemt.io.class_regions import in_class
 from edgemt.io.image_hashes import dhash
 from edgemt.io.images import fit_label, read_image
 from edgemt.io.mask_files import Evidence, MaskFile
@@ -63,15 +64,24 @@ class MaskScan:
     """Of one mask; `error` is why it cannot be read or does not lie on its image."""
 
     error: str = ""
-    evidence: Evidence | None = None
+    evidence: tuple[Evidence, ...] = ()  # of each file
     shape: tuple[int, ...] = ()
-    pixels: tuple[int, ...] = ()  # of each class
+    pixels: tuple[
+        int, ...
+    ] = ()  # of each class, without ignored ones; of overlapping classes a pixel may be in several
+    counted: int = 0  # pixels that are not ignored
+    ignored: int = 0
     slices: tuple[int, ...] = ()  # number of slices (1 for an image) with each class
     objects: int = 0  # connected parts; 0 without scipy
     vanished: tuple[Vanished, ...] = ()
     num_vanished: int = 0
     digest: bytes = b""
     thumb: np.ndarray | None = None  # uint8 [32, 32], classes of the middle slice
+
+    @property
+    def share(self) -> float:
+        """The part of the pixels that count with any class but the background; 0 where all are ignored."""
+        return 1 - self.pixels[0] / self.counted if self.counted else 0.0
 
 
 @dataclass(frozen=True)
@@ -188,52 +198,61 @@ def _digest(array: np.ndarray) -> bytes:
 def scan_mask(item: Item, options: ScanOptions) -> MaskScan:
     """Values, areas and vanished objects of a mask."""
     try:
-        found = read_mask_file(item, compare=options.compare)
+        return measure_mask(read_mask_files(item, compare=options.compare), options)
     except ValueError as error:
         return MaskScan(error=reason_of(error, str(item.label)))
-    return measure_mask(found, options)
 
 
-def read_mask_file(item: Item, *, compare: bool) -> MaskFile:
-    """The mask [H, W] or [X, Y, Z] of an item. Raises ValueError, naming the file, for one that cannot be read."""
+def read_mask_files(item: Item, *, compare: bool) -> tuple[MaskFile, ...]:
+    """The mask [H, W] or [X, Y, Z] of an item, or one for each class.
+
+    Raises ValueError, naming the file, for one that cannot be read.
+    """
     deep = not item.is_frame and not _flat_h5(item)
-    case = Case(item.name, item.patient, item.image, item.label, slice=0 if deep else None, axes=item.axes)
-    return decode_mask(case, compare=compare)
+    case = Case(item.name, item.patient, item.image, slice=0 if deep else None, axes=item.axes)
+    return tuple(decode_mask(replace(case, label=path), compare=compare) for path in item.label_files)
 
 
 def class_indices(item: Item, options: ScanOptions) -> np.ndarray | None:
-    """uint8 classes of the mask of an item; None where its values have no meaning."""
-    return options.meaning.indices(read_mask_file(item, compare=options.compare))
+    """uint8 classes or bits of the mask of an item, IGNORE included; None where its values have no meaning."""
+    return options.meaning.of_files(read_mask_files(item, compare=options.compare))
 
 
 def _flat_h5(item: Item) -> bool:
     return len(geometry_of(item.image).shape) == 2
 
 
-def measure_mask(found: MaskFile, options: ScanOptions) -> MaskScan:
-    """The numbers of a decoded mask; the evidence alone where its values have no meaning."""
-    evidence, shape = found.evidence, tuple(found.array.shape)
-    classes = options.meaning.indices(found)
+def measure_mask(found: Sequence[MaskFile], options: ScanOptions) -> MaskScan:
+    """The numbers of a decoded mask; the evidence alone where its values have no meaning.
+
+    Raises ValueError for masks of classes that differ in shape.
+    """
+    evidence, shape = tuple(one.evidence for one in found), tuple(found[0].array.shape)
+    classes = options.meaning.of_files(found)
     if classes is None:
         return MaskScan(evidence=evidence, shape=shape)
-    count = len(options.meaning.classes)
+    count, overlapping = len(options.meaning.classes), options.meaning.overlapping
     planes = [classes] if classes.ndim == 2 else [classes[..., k] for k in range(classes.shape[-1])]
     pixels, slices, objects, lost = np.zeros(count, np.int64), np.zeros(count, np.int64), 0, 0
     vanished: list[Vanished] = []
     for k, plane in enumerate(planes):
-        here = _count(plane, count)
+        here = _count(plane, count, overlapping)
         pixels += here
         slices += here > 0
         if here[1:].any():
-            number, gone = _objects(plane, here, options.size, slice_=None if classes.ndim == 2 else k)
+            where = None if classes.ndim == 2 else k
+            number, gone = _objects(plane, here, options.size, slice_=where, overlapping=overlapping)
             objects, lost = objects + number, lost + len(gone)
-            vanished += [_with_size(one, plane, region, options.size) for one, region in gone[: _SHOWN - len(vanished)]]
+            vanished += [_with_size(one, region, options.size) for one, region in gone[: _SHOWN - len(vanished)]]
+    ignored = int(np.count_nonzero(classes == IGNORE))
     middle = planes[len(planes) // 2]
     thumb = Image.fromarray(np.ascontiguousarray(middle)).resize((THUMB, THUMB), Image.Resampling.NEAREST)
     return MaskScan(
         evidence=evidence,
         shape=shape,
         pixels=tuple(pixels.tolist()),
+        counted=classes.size - ignored,
+        ignored=ignored,
         slices=tuple(slices.tolist()),
         objects=objects,
         vanished=tuple(vanished),
@@ -243,31 +262,34 @@ def measure_mask(found: MaskFile, options: ScanOptions) -> MaskScan:
     )
 
 
-def _count(plane: np.ndarray, count: int) -> np.ndarray:
-    """int64 [count]: pixels of each class."""
-    here = np.bincount(plane[plane > 0], minlength=count)
-    here[0] = plane.size - here.sum()
-    return here
+def _count(plane: np.ndarray, count: int, overlapping: bool) -> np.ndarray:
+    """int64 [count]: pixels of each class, without ignored ones."""
+    here = np.bincount(plane[plane > 0], minlength=max(count, IGNORE + 1))
+    background = plane.size - here.sum()
+    if overlapping:
+        values = np.arange(IGNORE + 1, dtype=np.uint8)
+        in_each = [here[in_class(values, k, overlapping=True)].sum() for k in range(1, count)]
+        return np.array([background, *in_each], np.int64)
+    return np.array([background, *here[1:count]], np.int64)
 
 
-def _with_size(one: Vanished, plane: np.ndarray, region: np.ndarray, size: tuple[int, int]) -> Vanished:
-    target = (plane == one.value) if one.whole_class else region
-    return replace(one, size=smallest_size(target.astype(np.uint8), 1, size=size))
+def _with_size(one: Vanished, region: np.ndarray, size: tuple[int, int]) -> Vanished:
+    return replace(one, size=smallest_size(region.astype(np.uint8), 1, size=size))
 
 
 def _objects(
-    plane: np.ndarray, here: np.ndarray, size: tuple[int, int], *, slice_: int | None
+    plane: np.ndarray, here: np.ndarray, size: tuple[int, int], *, slice_: int | None, overlapping: bool
 ) -> tuple[int, list[tuple[Vanished, np.ndarray]]]:
     """(number of connected parts, the vanished ones with their region [H, W]) of a mask, resized as training does.
 
-    here: pixels of each class.
+    here: pixels of each class. The region of a class of which nothing is left is all of it.
     """
     shrinks = plane.shape[0] > size[0] or plane.shape[1] > size[1]
     fitted = fit_label(plane, size=size) if shrinks else plane
     number, gone = 0, []
-    for value in np.flatnonzero(here[1:]) + 1:
-        inside = plane == value
-        whole = shrinks and not (fitted == value).any()
+    for value in (np.flatnonzero(here[1:]) + 1).tolist():
+        inside = in_class(plane, value, overlapping=overlapping)
+        whole = shrinks and not in_class(fitted, value, overlapping=overlapping).any()
         labels, parts = _connected(inside)
         number += parts
         if whole:

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from edgemt.data.options import DataOptions
 from edgemt.data_report.checks import size_that_keeps
 from edgemt.data_report.listing import Item, Listing
 from edgemt.data_report.mask_values import Meaning
@@ -117,7 +118,8 @@ def suggest(listing: Listing, scans: Sequence[FileScan], meaning: Meaning, *, gi
     options, reasons = listing.options, dict[str, str]()
     volumes = [item for item in listing.items if not item.is_frame]
     data: dict[str, Any] = {"layout": options.layout, "classes": list(meaning.classes)}
-    reasons["classes"] = "as given" if "classes" in given else f"from the values of the masks ({meaning.rule.text})"
+    reasons["classes"] = "as given" if "classes" in given else _source_of_classes(options, meaning)
+    data |= _label_options(options, given, reasons)
     data["labelled"], data["val"] = options.labelled, options.val
     if options.labelled:
         reasons["labelled"] = "as given" if "labelled" in given else f"{options.labelled} is in the folder"
@@ -136,7 +138,7 @@ def suggest(listing: Listing, scans: Sequence[FileScan], meaning: Meaning, *, gi
     if ct:
         data |= {"depth": "window", "window": list(_SOFT_TISSUE)}
         reasons["depth"] = "values below -500 are air of CT: a soft-tissue window; for lung or bone give data.window"
-    for name in ("mask_threshold", "axes", "slice_axis", "affines", "patient_pattern", "unlabelled", "depth", "window"):
+    for name in _PASSED_ON:
         if name in given:
             data[name], reasons[name] = _plain(getattr(options, name)), "as given"
     mri = bool(volumes) and not ct
@@ -163,6 +165,34 @@ def suggest(listing: Listing, scans: Sequence[FileScan], meaning: Meaning, *, gi
         root=str(Path(str(options.root)).resolve()),
         reasons=reasons,
     )
+
+
+_PASSED_ON = (
+    *("mask_threshold", "axes", "slice_axis", "affines", "patient_pattern", "unlabelled", "depth", "window"),
+    *("label_map", "missing_channels", "channel_depth", "class_weights", "folds", "fold_file"),
+)
+
+
+def _source_of_classes(options: DataOptions, meaning: Meaning) -> str:
+    if options.label_map:
+        return "those of data.label_map"
+    return (
+        "called as the folders of masks"
+        if meaning.class_masks
+        else (f"from the values of the masks ({meaning.rule.text})")
+    )
+
+
+def _label_options(options: DataOptions, given: frozenset[str], reasons: dict[str, str]) -> dict[str, Any]:
+    """How labels are read beside their classes; `reasons` gets the reason of each."""
+    data: dict[str, Any] = {}
+    if options.ignore is not None:
+        data["ignore"] = options.ignore
+        reasons["ignore"] = "as given" if "ignore" in given else f"masks hold {options.ignore} beside class indices"
+    if options.overlapping:
+        data["overlapping"] = True
+        reasons["overlapping"] = "as given" if "overlapping" in given else "each class has a folder of masks"
+    return data
 
 
 _MEASURED = {"kvasir_cpu": "colonoscopy frames", "acdc_cpu": "heart slices", "la_cpu": "atrium volumes"}

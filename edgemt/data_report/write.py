@@ -61,4 +61,5 @@ def _with_mask(item: Item, found: Inspection, slice_: int | None) -> np.ndarray:
     mask = class_indices(item, found.options) if item.label is not None else None
     if mask is not None and mask.ndim == 3:
         mask = np.ascontiguousarray(mask[..., mask.shape[-1] // 2 if slice_ is None else slice_])
-    return drawn(image, mask if mask is not None and mask.shape == image.shape[:2] else None)
+    shown = mask if mask is not None and mask.shape == image.shape[:2] else None
+    return drawn(image, shown, overlapping=found.meaning.overlapping)

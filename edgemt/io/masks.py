@@ -60,14 +60,14 @@ def _stated(files: Sequence[Evidence], classes: tuple[str, ...], threshold: int 
                 f"{one.path}: mask holds {', '.join(map(str, unknown[:4]))}, known values are {known}; name it in "
                 "data.label_map, or ignore it with data.ignore"
             )
-    groups = {name: _values_of(table, k, overlapping=values.overlapping) for k, name in enumerate(classes)}
+    groups = {name: values_of(table, k, overlapping=values.overlapping) for k, name in enumerate(classes)}
     text = "; ".join(f"{' '.join(map(str, own))} {name}" for name, own in groups.items())
     ignored = f"; {values.ignore} is ignored" if values.ignore is not None else ""
     count = f"; {len(files)} files" if files else ""
     return Rule(classes, None, f"masks: {text}{ignored}{count}", table=table, overlapping=values.overlapping)
 
 
-def _values_of(table: Mapping[int, int], index: int, *, overlapping: bool) -> list[int]:
+def values_of(table: Mapping[int, int], index: int, *, overlapping: bool) -> list[int]:
     """The values of a class; of overlapping ones the background has those of no class."""
     if not overlapping or not index:
         return sorted(value for value, found in table.items() if found == index)

@@ -10,6 +10,7 @@ from typing import Any
 
 from edgemt.data.augment_options import PRESETS, AugmentOptions
 from edgemt.data.options import DataOptions
+from edgemt.data_report.assumed import ASSUMED, classes_of_map
 from edgemt.data_report.inspect_folder import inspect_folder
 from edgemt.data_report.suggest import Suggestion
 from edgemt.methods import METHODS
@@ -19,6 +20,11 @@ from edgemt.pipeline.recipe import Recipe
 
 NAME = "auto"
 _PREFIX = "--data."
+_OF_TRAINING = (
+    "class_weights",
+    "folds",
+    "fold_file",
+)  # they need the classes that are found; the recipe gets them later
 
 
 def auto() -> Recipe:
@@ -37,15 +43,21 @@ def from_arguments(args: Sequence[str], bases: Mapping[str, Callable[[], Recipe]
     folder that cannot be listed.
     """
     flags = _data_flags(args)
-    given = {flag.partition("=")[0].removeprefix(_PREFIX).replace("-", "_") for flag in flags if flag.startswith("--")}
+    values = _values_of(flags)
+    given = set(values)
     if "root" not in given:
         if "--help" in args:
             return auto()
         raise ValueError("auto: needs the folder of the images; give --data.root DIR")
-    options = override(auto(), flags, prog="edgemt run auto").data
+    first = auto()
+    if "label_map" in given and "classes" not in given:
+        classes = classes_of_map(values["label_map"])
+        if len(classes) > 1:
+            first = replace(first, data=replace(first.data, classes=classes))
+    options = override(first, flags, prog="edgemt run auto").data
     found = inspect_folder(options, given=frozenset(given - {"root"}), images=False)
     for one in found.listing.findings:
-        if one.severity != "note":
+        if one.severity != "note" or one.kind in ASSUMED:
             log(f"data: {one.severity}: {one.line}")
     suggestion = found.suggestion()
     log(f"auto: {suggestion.base}, {describe(suggestion)}; edgemt data {options.root} gives the reasons")
@@ -53,15 +65,32 @@ def from_arguments(args: Sequence[str], bases: Mapping[str, Callable[[], Recipe]
 
 
 def _data_flags(args: Sequence[str]) -> list[str]:
-    """The flags `--data.*` with their values."""
+    """The flags `--data.*` that decide how files are read, with their values."""
     chosen: list[str] = []
     taken = False
     for arg in args:
         if arg.startswith("--"):
-            taken = arg.startswith(_PREFIX)
+            taken = arg.startswith(_PREFIX) and _field(arg) not in _OF_TRAINING
         if taken:
             chosen.append(arg)
     return chosen
+
+
+def _field(flag: str) -> str:
+    return flag.partition("=")[0].removeprefix(_PREFIX).replace("-", "_")
+
+
+def _values_of(flags: Sequence[str]) -> dict[str, list[str]]:
+    """Field -> its words, of `--data.FIELD WORD ...` and `--data.FIELD=WORD`."""
+    values: dict[str, list[str]] = {}
+    name = ""
+    for token in flags:
+        if not token.startswith("--"):
+            values[name].append(token)
+            continue
+        name = _field(token)
+        values[name] = [token.partition("=")[2]] if "=" in token else []
+    return values
 
 
 def describe(suggestion: Suggestion) -> str:
@@ -70,6 +99,8 @@ def describe(suggestion: Suggestion) -> str:
     height, width = data["size"]
     classes, colour = " ".join(data["classes"]), "RGB" if data["channels"] == 3 else "grey"
     preset = suggestion.preset or "default"
+    classes += " (may overlap)" if data.get("overlapping") else ""
+    classes += f", {data['ignore']} ignored" if data.get("ignore") is not None else ""
     return f"classes {classes}, {height} x {width} {colour}, {data['slices']} slices, augmentation {preset}"
 
 

@@ -50,9 +50,11 @@ def data_picture(record: Mapping[str, Any]) -> Figure | None:
 def _areas(record: Mapping[str, Any]) -> dict[str, list[float]]:
     """Class -> the share of each file with it that it fills, in percent."""
     names = [str(row["name"]) for row in record["classes"]]
-    rows = [row["pixels"] for row in record["files"] if row["pixels"]]
+    rows = [(row["pixels"], row.get("counted") or sum(row["pixels"])) for row in record["files"] if row["pixels"]]
     found = {
-        name: [100 * row[value] / sum(row) for row in rows if row[value]] for value, name in enumerate(names) if value
+        name: [100 * row[value] / total for row, total in rows if row[value]]
+        for value, name in enumerate(names)
+        if value
     }
     return {name: values for name, values in list(found.items())[:TONES] if values}
 

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from edgemt.contract import IGNORE
 from edgemt.io.contours import contours
 from edgemt.io.images import fit_label
 from edgemt.report.css import STYLE
@@ -50,7 +51,7 @@ def data_page(record: Record, pictures: Pictures | None = None) -> str:
         section("Findings", _findings(record, pictures or {}), css="long"),
         section("Parts", _parts_table(record)),
         section("Images", _chart(record) + definition_list(_image_facts(record))),
-        section("Classes", _class_table(record), note_html=escape(str(record["masks"]))),
+        section("Classes", _class_table(record), note_html=escape(_meaning(record))),
     ]
     if record.get("suggestion"):
         parts.append(section("Suggested recipe", _suggestion(record), css="long"))
@@ -102,15 +103,20 @@ def _thumbs(pictures: Sequence[tuple[str, np.ndarray]]) -> str:
     return f'<div class="thumbs">{"".join(shown)}</div>' if shown else ""
 
 
-def drawn(image: np.ndarray, mask: np.ndarray | None) -> np.ndarray:
-    """uint8 [H, W] or [H, W, 3] and classes [H, W] -> uint8 RGB at most 260 pixels wide, with outlines of the mask."""
+def drawn(image: np.ndarray, mask: np.ndarray | None, *, overlapping: bool = False) -> np.ndarray:
+    """uint8 [H, W] or [H, W, 3] and classes [H, W] -> uint8 RGB at most 260 pixels wide, with outlines of the mask.
+
+    Ignored pixels have none.
+    """
     height, width = image.shape[:2]
     scale = min(1.0, _SIDE / max(height, width))
     size = (max(1, round(height * scale)), max(1, round(width * scale)))
     frame = np.asarray(Image.fromarray(image).convert("RGB").resize(size[::-1], Image.Resampling.BOX))
     if mask is None:
         return frame
-    return contours(frame, fit_label(mask, size=size), scale=max(1, _SIDE // max(size)))
+    classes = np.where(mask == IGNORE, 0, mask).astype(np.uint8)
+    scale_of_line = max(1, _SIDE // max(size))
+    return contours(frame, fit_label(classes, size=size), scale=scale_of_line, overlapping=overlapping)
 
 
 def beside(images: Sequence[np.ndarray]) -> np.ndarray:
@@ -181,6 +187,18 @@ def _chart(record: Record) -> str:
     return "" if picture is None else scrolling(inline_svg(picture, TITLE))
 
 
+def _meaning(record: Record) -> str:
+    """What the values of masks mean, and what is left out of the numbers."""
+    ignored, words = record.get("ignored"), str(record["masks"])
+    if record.get("overlapping"):
+        words += "; classes may overlap, a pixel counts in each of its classes"
+    if ignored:
+        words += (
+            f"; {100 * ignored['share']:.2g} % of the pixels, in {ignored['files']} files, are ignored and in no share"
+        )
+    return words
+
+
 def _class_table(record: Record) -> str:
     heads = [
         "Class",
@@ -197,7 +215,9 @@ def _class_table(record: Record) -> str:
         share = None if row["share"] is None else 100 * row["share"]
         cells = [figure(share), whole_number(row["files"]), whole_number(row["slices"])]
         cells += [figure(area.get(k)) for k in ("median", "min", "max")]
-        rows.append((name_cell(str(row["name"]), note=f"value {number}"), cells, False))
+        values = row.get("values", [number])
+        note = f"value{'s' * (len(values) > 1)} {', '.join(map(str, values))}" if values else ""
+        rows.append((name_cell(str(row["name"]), note=note), cells, False))
     return table(heads, rows)
 
 
@@ -222,6 +242,8 @@ def _run_command(record: Record) -> str:
     words = ["edgemt", "run", "auto", "--data.root", record["root"]]
     for name in given:
         value = data[name] if isinstance(data[name], list) else [data[name]]
-        if value not in ([""], [None]):
+        if value == [True]:
+            words.append(f"--data.{name.replace('_', '-')}")
+        elif value not in ([""], [None]):
             words += [f"--data.{name.replace('_', '-')}", *map(str, value)]
     return shlex.join(words)

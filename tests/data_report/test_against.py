@@ -125,3 +125,32 @@ def test_float_network_of_a_stage_gives_probabilities(tmp_path: Path) -> None:
     assert probs.shape == (2, 4, *SIZE)
     assert np.allclose(probs.sum(1), 1, atol=1e-5)
     assert np.array_equal(masks, probs.argmax(1))
+
+
+@pytest.mark.parametrize("masks_alone", [False, True])
+def test_a_model_contradicts_nothing_where_no_label_is(root: Path, masks_alone: bool) -> None:
+    """Of one mask the object is empty: an error where it is background, none where it is ignored."""
+    path = root / "train" / "masks" / "f2.png"
+    mask = np.array(Image.open(path))
+
+    def predict(frames: np.ndarray) -> tuple[np.ndarray, np.ndarray | None]:
+        masks, probs = oracle(frames)
+        return masks, None if masks_alone else probs
+
+    for value, listed in ((0, 1), (255, 0)):
+        Image.fromarray(np.where((mask > 0) & (np.arange(SIZE[1]) > 0), value, mask).astype(np.uint8)).save(path)
+        card = ModelCard(classes=CLASSES, size=SIZE, channels=3)
+        found = inspect_folder(
+            DataOptions(root=root, classes=CLASSES, ignore=255), given=frozenset({"classes"}), workers=1
+        )
+        found_errors = label_errors(found, Teacher(card, predict, "oracle"))
+        assert sum(len(one.examples) for one in found_errors) == listed
+
+
+def test_overlapping_classes_are_refused_in_one_line(root: Path) -> None:
+    options = DataOptions(
+        root=root, classes=("background", "all", "tool"), overlapping=True, label_map=("all=1,2", "tool=2")
+    )
+    found = inspect_folder(options, given=frozenset({"classes"}), workers=1)
+    with pytest.raises(ValueError, match="classes may overlap, and --against compares one class a pixel"):
+        label_errors(found, Teacher(ModelCard(classes=options.classes, size=SIZE, channels=3), oracle, "oracle"))

@@ -13,13 +13,14 @@ from edgemt.data.layouts import clips, nnunet
 from edgemt.data.layouts.case_files import CaseFiles, normalise_name, patient_of, read_list
 from edgemt.data.layouts.channel_files import Channels, Files, channel_folders, first_of, list_channels
 from edgemt.data.layouts.class_masks import list_class_masks
-from edgemt.data.layouts.mask_names import match_masks
+from edgemt.data.layouts.mask_names import match_masks, plain_name
 from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_slice_folder, is_stray, is_volume, stem_of
 from edgemt.io.hdf5 import dataset_names
 
 FolderLayout = Literal["pairs", "clips", "volumes", "decathlon", "h5"]
 IMAGE_FOLDERS = ("images", "imagesTr")
 LABEL_FOLDERS = ("masks", "labels", "labelsTr")
+_FOLDERS = IMAGE_FOLDERS, LABEL_FOLDERS
 
 
 @dataclass(frozen=True)
@@ -204,8 +205,42 @@ def _refuse_class_folders(masks: Path) -> None:
     if inside and all(path.is_dir() and any(map(is_image, path.iterdir())) for path in inside):
         raise ValueError(
             f"{masks}: holds folders ({inside[0].name}) and no mask; a folder for each class needs --data.overlapping "
-            "in training (edgemt data reads one mask an image), one for each clip --data.layout clips"
+            "in training (edgemt data and run auto find it by themselves), one for each clip --data.layout clips"
         )
+
+
+def find_class_folders(
+    root: Path, *, layout: str, channels: Channels = _ONE_FILE
+) -> tuple[dict[str, Path], tuple[Path, ...]]:
+    """(Class -> its folder masks/CLASS, sorted; folders beside them); empty unless such folders alone hold the masks.
+
+    A folder is one of a class where a mask in it fits an image by its name, and `background` is none. Folders that are
+    called as images are volumes of slices, or clips.
+    """
+    base = root / "train" if (root / "train").is_dir() else root
+    images, masks = (next((base / n for n in names if (base / n).is_dir()), None) for names in _FOLDERS)
+    if images is None or masks is None:
+        return {}, ()
+    wanted = _is_any_volume if layout == "volumes" else is_image
+    folders = [path for path in sorted(masks.iterdir()) if path.is_dir() and not is_stray(path)]
+    if not folders or any(wanted(path) for path in masks.iterdir() if not path.is_dir() and not is_stray(path)):
+        return {}, ()
+    found: dict[str, Path] = (
+        {case: first_of(own) for case, own in list_channels(images, wanted, channels).items()}
+        if channels.names
+        else _by_stem(images, wanted)
+    )
+    stems = {plain_name(stem) for stem in found}
+    if any(plain_name(path.name) in stems for path in folders):
+        return {}, ()
+    matching = [
+        path
+        for path in folders
+        if path.name.casefold() != "background"
+        and any(one.mask is not None for one in match_masks(found, _by_stem(path, wanted), folder=images).values())
+    ]
+    others = tuple(path for path in folders if path not in matching) if matching else ()
+    return {path.name: path for path in matching}, others
 
 
 def _without_stray_folders(found: dict[str, Path], truths: dict[str, Path], listed: frozenset[str]) -> dict[str, Path]:
