@@ -58,6 +58,7 @@ class FileMetrics:
     softmax_entropy: dict[str, Any] = field(default_factory=dict)  # the same of a float network's softmax
     measured_in: str = ""  # "torch": the figures are those of the network, whose masks the file gives
     cases_of: str = ""  # other cases than those of the card's list
+    bound_to: str = ""  # "executorch 1.5.1": the one version of its runtime that reads the file
     other: dict[str, Any] = field(default_factory=dict)  # keys of card.json that this version has no field for
 
     def to_dict(self) -> dict[str, Any]:

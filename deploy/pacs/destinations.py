@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
 from urllib.parse import urlsplit
 
+from deploy.pacs.tls import TlsContexts, check_ca, why_no_association
 from edgemt.io.plain_files import read_regular
 
 _SEG_CLASSES = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")  # SEG, and as a label map
@@ -46,6 +47,7 @@ class DicomDestination:
     host: str
     port: int
     calling: str
+    tls: TlsContexts | None = None  # None: no encryption
 
     @property
     def name(self) -> str:
@@ -80,14 +82,16 @@ class DicomDestination:
         entity.implementation_version_name = "EDGEMT"
         for kind in _SEG_CLASSES:
             entity.add_requested_context(kind, _SYNTAXES)
-        association = entity.associate(self.host, self.port, ae_title=self.title)
+        secure = {} if self.tls is None else {"tls_args": (self.tls.client, None)}
+        association = entity.associate(self.host, self.port, ae_title=self.title, **secure)  # type: ignore[arg-type]
         if association.is_established:
             return association
         if association.is_rejected:
             raise AwayError(f"it rejects the AE titles {self.calling} (ours) and {self.title} (its own); see its list")
         if association.acceptor.primitive is not None:
             raise AwayError("it takes no DICOM segmentations")
-        raise AwayError("it cannot be reached")
+        why = self.tls and why_no_association(self.host, self.port, self.tls.client, timeout_s=_CONNECT_S)
+        raise AwayError(why or "it cannot be reached")
 
 
 def _refusal(status: Any) -> str:
@@ -105,10 +109,14 @@ def _refusal(status: Any) -> str:
 
 @dataclass(frozen=True)
 class WebDestination:
-    """A DICOMweb server: the URL in front of /studies. `token`: sent as Authorization: Bearer."""
+    """A DICOMweb server: the URL in front of /studies. `token`: sent as Authorization: Bearer.
+
+    `ca`: a PEM file of the CA that signed the certificate of an https server; None: those that requests trusts.
+    """
 
     url: str
     token: str = ""
+    ca: Path | None = None
 
     @property
     def name(self) -> str:
@@ -121,7 +129,10 @@ class WebDestination:
         from dicomweb_client import DICOMwebClient
 
         headers = {"Authorization": f"Bearer {self.token}"} if self.token else None
-        client = DICOMwebClient(self.url, headers=headers, timeout=(_CONNECT_S, _ANSWER_S))
+        session = requests.Session()
+        if self.ca is not None:
+            session.merge_environment_settings = _verified_by(self.ca, session.merge_environment_settings)  # type: ignore[method-assign]
+        client = DICOMwebClient(self.url, session, headers=headers, timeout=(_CONNECT_S, _ANSWER_S))
         client.set_http_retry_params(retry=False)  # the queue waits and tries again
         for path in files:
             try:
@@ -132,10 +143,17 @@ class WebDestination:
                     raise AwayError(f"it answers {code}") from None
                 yield "" if code == 409 and _is_there(error.response) else f"did not take it (HTTP {code})"
                 continue
+            except requests.exceptions.SSLError:
+                raise AwayError("its TLS certificate is not accepted; name its CA with --web-ca") from None
             except requests.RequestException:
                 raise AwayError("it cannot be reached") from None
             failed = answer.get("FailedSOPSequence") if answer is not None else None
             yield "did not store it" if failed else ""
+
+
+def _verified_by(ca: Path, settings: Callable[..., Any]) -> Callable[..., Any]:
+    """The settings of a request with this CA alone: requests prefers a variable of the environment to its session."""
+    return lambda *args, **options: {**settings(*args, **options), "verify": str(ca)}
 
 
 def _is_there(response: Any) -> bool:
@@ -143,21 +161,25 @@ def _is_there(response: Any) -> bool:
     return bool(re.search(r"0*273\b", response.text[:100_000])) and "00081197" in response.text
 
 
-def parse_destination(text: str, *, calling: str) -> DicomDestination:
+def parse_destination(text: str, *, calling: str, tls: TlsContexts | None = None) -> DicomDestination:
     """`AET@HOST:PORT`. Raises ValueError for anything else."""
     match = re.fullmatch(r"([^@\\\s][^@\\]{0,15})@(\[[0-9a-fA-F:]+\]|[^:\s@\[\]]+):(\d{1,5})", text)
     if match is None or not 0 < int(match[3]) < 65536:
         raise ValueError(f"to {text!r}: must be AET@HOST:PORT, as in ORTHANC@127.0.0.1:4242")
-    return DicomDestination(match[1].strip(), match[2].strip("[]"), int(match[3]), calling)
+    return DicomDestination(match[1].strip(), match[2].strip("[]"), int(match[3]), calling, tls)
 
 
-def parse_web_destination(url: str, *, token: Path | None = None) -> WebDestination:
+def parse_web_destination(url: str, *, token: Path | None = None, ca: Path | None = None) -> WebDestination:
     """`http://HOST:PORT/PATH`. Raises ValueError for another form, and for a password in it, which would be printed."""
     parts = urlsplit(url)
     if parts.scheme not in ("http", "https") or not parts.hostname or parts.query or parts.fragment:
         raise ValueError(f"to-web {url!r}: must be http://HOST:PORT/PATH or https://, the part in front of /studies")
     if parts.username is not None or parts.password is not None:
         raise ValueError("to-web: has a user or a password; put a token into a file and name it with --web-token")
+    if ca is not None:
+        if parts.scheme != "https":
+            raise ValueError(f"web-ca: {url} is not https://, so there is no certificate to check")
+        check_ca("web-ca", ca)
     secret = ""
     if token is not None:
         try:
@@ -166,7 +188,7 @@ def parse_web_destination(url: str, *, token: Path | None = None) -> WebDestinat
             raise ValueError(f"web-token {token}: cannot be read as a line of plain text") from None
         if not secret or len(secret.split()) != 1:
             raise ValueError(f"web-token {token}: must hold one token, without spaces")
-    return WebDestination(url.rstrip("/"), secret)
+    return WebDestination(url.rstrip("/"), secret, ca)
 
 
 def check_title(title: str, *, what: str) -> str:

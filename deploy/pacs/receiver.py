@@ -11,6 +11,7 @@ import threading
 from collections import Counter
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from io import BytesIO
 from pathlib import Path
 from typing import Any, cast
@@ -20,6 +21,7 @@ from deploy.dicom.pixels import frame_bytes
 from deploy.pacs.offers import refused_offers
 from deploy.pacs.reports import Reports, shown_title
 from deploy.pacs.spool import Spool
+from deploy.pacs.tls import TlsContexts, accept
 from edgemt.io.atomic import NoSpaceError
 from edgemt.io.decode_errors import Refused
 from edgemt.io.decode_limits import check_bytes
@@ -41,6 +43,7 @@ class ReceiverOptions:
     modalities: tuple[str, ...] = ()  # none: every one
     least_free_mib: int = 500
     associations: int = 8  # at a time
+    tls: TlsContexts | None = None  # None: no encryption
 
 
 class RefusedError(ValueError):
@@ -90,7 +93,10 @@ class Receiver:
             where = f"{options.host}:{options.port}"
             raise ValueError(f"port: cannot listen at {where} ({error.strerror}); name another port or host") from None
         self._threads = set(threading.enumerate()) - before
-        cast(Any, self._server).handle_error = lambda request, address: None  # else a traceback on stderr
+        server = cast(Any, self._server)
+        server.handle_error = lambda request, address: None  # else a traceback on stderr
+        if options.tls is not None:
+            server.finish_request = partial(self._secured, options.tls, server.finish_request)
 
     @property
     def port(self) -> int:
@@ -104,6 +110,16 @@ class Receiver:
     def close(self) -> None:
         """End all associations; what was answered with success is on the disk."""
         self._ae.shutdown()
+
+    def _secured(self, tls: TlsContexts, go_on: Callable[..., None], connection: Any, address: Any) -> None:
+        """The handshake, in the thread of the connection: a silent one delays no other."""
+        try:
+            secure = accept(tls, connection, timeout_s=_FIRST_TIMEOUT_S)
+        except ValueError as error:
+            connection.close()
+            self._reports.once(f"refused a connection from {address[0]}: {error}", event="refused", reason=str(error))
+            return
+        go_on(secure, address)
 
     def _on_store(self, event: Any) -> Any:
         sender = shown_title(event.assoc.requestor.ae_title)

@@ -91,6 +91,23 @@ def placement_text(details: Mapping[str, Any]) -> str:
     return ", ".join(f"{name} {count}" for name, count in counts.items()) if set(counts) - {"CPU"} else ""
 
 
+def placement_record(made: Any) -> dict[str, Any]:
+    """Where a loaded runner runs, for an event log: file, runtime, device, provider, precision, threads, nodes.
+
+    `nodes`: provider -> number of nodes, as executed; None for runtimes that do not report it.
+    """
+    details = made.details
+    return {
+        "file": made.file,
+        "runtime": made.runtime,
+        "device": made.device,
+        "provider": details.get("provider"),
+        "precision": made.precision,
+        "threads": made.threads,
+        "nodes": details.get("placement") or None,
+    }
+
+
 def short_name(provider: str) -> str:
     """`OpenVINOExecutionProvider` -> `OpenVINO`."""
     return provider.removesuffix("ExecutionProvider")

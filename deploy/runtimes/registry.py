@@ -12,9 +12,10 @@ from importlib.metadata import version
 from importlib.util import find_spec
 from typing import Any
 
-from deploy.package.files import IR, IR_FP16, IR_FP32, IR_INT8, ONNX, ONNX_FP16, ONNX_FP32, ONNX_INT8
+from deploy.package.files import IR, IR_FP16, IR_FP32, IR_INT8, ONNX, ONNX_FP16, ONNX_FP32, ONNX_INT8, PTE_INT8
 from deploy.package.model_bytes import ModelBytes
 from deploy.runtimes import (
+    executorch_backend,
     layer_profiles,
     onnxruntime_backend,
     onnxruntime_plugins,
@@ -24,7 +25,12 @@ from deploy.runtimes import (
 )
 from deploy.runtimes.runner import ErrorPatterns, LoadedGraph, LoadedModel, RuntimeOptions, first_line, import_runtime
 
-FILE_TYPES = {".onnx": "an ONNX graph", ".xml": "an OpenVINO graph", ".engine": "a TensorRT engine"}
+FILE_TYPES = {
+    ".onnx": "an ONNX graph",
+    ".xml": "an OpenVINO graph",
+    ".engine": "a TensorRT engine",
+    ".pte": "an ExecuTorch program",
+}
 
 
 @dataclass(frozen=True)
@@ -109,6 +115,17 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         distributions=("tensorrt-rtx-cu13-bindings",),
         missing_requirement=_requirement_for_running,
         **_TENSORRT,
+    ),
+    "executorch": RuntimeSpec(
+        package="executorch",
+        files={"int8": (PTE_INT8,)},
+        precisions=("f32",),
+        load=executorch_backend.load,
+        about="processor; programs from `edgemt export --format executorch`, each for one version of it",
+        file_types=(".pte",),
+        pip=executorch_backend.INSTALL,
+        distributions=("executorch",),
+        missing_requirement=executorch_backend.missing,
     ),
     "torch": RuntimeSpec(
         package="torch",

@@ -21,6 +21,9 @@ class Export(RecipeCommand):
     edgemt stream --adapt fits a head to.
     """
 
+    format: Literal["executorch"] | None = None
+    """Also a program for ExecuTorch, model.int8.pte, in the ship: XNNPACK in INT8, calibrated and judged on the data of
+    the recipe; of zoo/NAME add --data.root DIR. It runs on the installed version of executorch alone."""
     serve: Literal["triton", "ovms", "monai", "cpp"] | None = None
     """NVIDIA Triton, OpenVINO Model Server, a MONAI bundle's description, or a folder for a program in C++: the
     reference loop, the graph and golden frames."""
@@ -40,7 +43,9 @@ class Export(RecipeCommand):
 
 def export(command: Export, rest: list[str]) -> None:
     """A recipe up to its ship, an entry of the zoo, or a model repository of a ship that stands."""
-    if command.with_prompt is not None:
+    if command.format is not None:
+        _add_program(command, rest)
+    elif command.with_prompt is not None:
         _add_prompt(command, command.with_prompt, rest)
     elif command.with_features:
         _add_features(command, rest)
@@ -81,6 +86,45 @@ def _export_entry(command: Export, rest: list[str]) -> None:
             f"{error}; an entry has no teacher, which the further INT8 candidates need: leave the --data flags "
             f"away for float alone, or edgemt run RECIPE --student.weights {command.recipe} for all of them"
         ) from error
+
+
+def _add_program(command: Export, rest: list[str]) -> None:
+    if command.serve is not None or command.with_prompt is not None or command.with_features:
+        raise ValueError("--format: takes no --serve, --with-prompt or --with-features; give them in a further call")
+    if _is_ship(command.recipe) and not _names_an_entry(command.recipe):
+        raise ValueError(
+            f"{command.recipe}: a ship holds no weights to make a program of; name its recipe, with "
+            "--out RUN, or zoo/NAME"
+        )
+    if "--help" in rest:
+        return show_help(Export)
+    from deploy.runtimes.executorch_backend import executorch_version
+
+    executorch_version()  # before a run that may take hours
+    from deploy.package.signing import SIGNATURE
+    from edgemt.pipeline import executorch_program as program
+
+    if _names_an_entry(command.recipe):
+        from edgemt.pipeline.export_student import export as export_student
+        from edgemt.pipeline.export_student import recipe_for
+
+        recipe = recipe_for(command.recipe, rest)
+        if recipe is None:
+            raise ValueError(f"{command.recipe}: --format executorch takes frames to calibrate it; add --data.root DIR")
+        ship = export_student(command.recipe, out=command.out, recipe=recipe, say=log)
+        source = program.of_entry(command.recipe, recipe, ship)
+    else:
+        from edgemt import recipes
+        from edgemt.pipeline import flow
+        from edgemt.pipeline.overrides import override
+
+        recipe = override(recipes.load(command.recipe, rest), rest, prog=f"edgemt export {command.recipe}")
+        out = command.out or Path("runs") / recipe.name
+        ship = flow.run(recipe, out, until="ship", overwrite=command.overwrite)
+        source = program.of_run(recipe, out)
+    if (ship / SIGNATURE).exists():
+        log("the ship's signature is removed, its card changes; sign it again")
+    print(program.add_program(ship, source, say=log).folder)
 
 
 def _add_prompt(command: Export, promptable: Path, rest: list[str]) -> None:

@@ -45,11 +45,19 @@ class Pacs:
     """DICOMweb servers that get them by STOW-RS: http://HOST:PORT/PATH, the part in front of /studies."""
     web_token: Path | None = None
     """A file with a token, sent to the DICOMweb servers as Authorization: Bearer."""
+    web_ca: Path | None = None
+    """The CA of https:// DICOMweb servers, PEM, where the system does not trust it."""
     port: int = 11112
     """0: a free one."""
     host: str = "127.0.0.1"
-    """The address to listen on; 0.0.0.0 for all networks. DICOM has no password and no encryption: use a network of
-    its own, and --allow."""
+    """The address to listen on; 0.0.0.0 for all networks. DICOM has no password, and no encryption without --tls-cert:
+    use a network of its own, and --allow."""
+    tls_cert: Path | None = None
+    """The certificate of this node, PEM: it then listens in TLS alone, and calls --to in TLS; 1.2 or later."""
+    tls_key: Path | None = None
+    """Its private key, PEM, without a passphrase."""
+    tls_ca: Path | None = None
+    """The CA of the other nodes, PEM: who shows no certificate that it signed is refused, in both directions."""
     aet: str = "EDGEMT"
     """AE title of this service; associations that call another one are rejected."""
     allow: tuple[str, ...] = ()
@@ -103,11 +111,13 @@ def _serve(command: Pacs, spool: Spool, destinations: list[Destination], reports
     from deploy.pacs.predictor import load_service_model
     from deploy.pacs.receiver import ReceiverOptions
     from deploy.pacs.service import PacsService, ServiceOptions
+    from deploy.pacs.tls import read_tls
     from deploy.service.notify import Watchdog
 
     receiver = ReceiverOptions(
-        command.host, command.port, command.aet.strip(), command.allow, command.modality, command.min_free_mib
-    )
+        command.host, command.port, command.aet.strip(), command.allow, command.modality, command.min_free_mib,
+        tls=read_tls(command.tls_cert, command.tls_key, command.tls_ca),
+    )  # fmt: skip
     options = ServiceOptions(receiver, command.retry, command.quiet_s, command.keep_hours, command.kind)
     assert command.ship is not None
     choice: Any = {"runtime": command.runtime, "file": command.file, "threads": command.threads}
@@ -135,6 +145,8 @@ def _serve(command: Pacs, spool: Spool, destinations: list[Destination], reports
 def _announce(command: Pacs, port: int, model: str, spool: Spool, reports: Reports) -> None:
     print(f"{command.aet}@{command.host}:{port}", flush=True)
     log(f"{model}; Ctrl-C ends it")
+    if command.tls_cert is not None and command.tls_ca is None:
+        log("warning: TLS without --tls-ca encrypts, and does not check who the other side is")
     if command.host not in ("127.0.0.1", "localhost", "::1") and not command.allow:
         log("warning: everyone who reaches this port may send images; name the senders with --allow")
     counts = _counts(spool)
@@ -182,6 +194,7 @@ def _destinations(command: Pacs) -> list[Destination]:
     """Raises ValueError for arguments that do not fit, before anything is opened."""
     try:
         from deploy.pacs.destinations import check_title, parse_destination, parse_web_destination
+        from deploy.pacs.tls import read_tls
 
         check_title(command.aet, what="aet")
         for title in command.allow:
@@ -192,8 +205,10 @@ def _destinations(command: Pacs) -> list[Destination]:
             raise ValueError("to: name where segmentations are sent, --to AET@HOST:PORT or --to-web http://HOST/PATH")
         if not 0 <= command.port <= 65535:
             raise ValueError(f"port: must lie in 0 to 65535, is {command.port}")
-        named: list[Destination] = [parse_destination(text, calling=command.aet.strip()) for text in command.to]
-        named += [parse_web_destination(url, token=command.web_token) for url in command.to_web]
+        tls = read_tls(command.tls_cert, command.tls_key, command.tls_ca)
+        calling = command.aet.strip()
+        named: list[Destination] = [parse_destination(text, calling=calling, tls=tls) for text in command.to]
+        named += [parse_web_destination(url, token=command.web_token, ca=command.web_ca) for url in command.to_web]
         import highdicom  # noqa: F401
         import pynetdicom  # noqa: F401
 

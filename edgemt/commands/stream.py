@@ -219,6 +219,7 @@ def _run_with_outputs(
 ) -> dict[str, Any]:
     """Run a session with its outputs and status lines on stderr until its end or Ctrl-C. Returns its record."""
     from deploy.adaptation.record import change_observer
+    from deploy.runtimes.onnxruntime_placement import placement_record
     from deploy.stream.correction.session import CorrectableOutputContext
     from deploy.stream.outputs import open_output
     from deploy.stream.outputs.base import OutputThread
@@ -241,6 +242,7 @@ def _run_with_outputs(
         if events is not None:
             saved = (lambda: corrections.saved_cases) if corrections is not None else (lambda: 0)
             events.start(session, _start_fields(command, opened, source), saved_cases=saved)
+            events.event("placement", placement_record(opened.runner))
         if statistics is not None:
             statistics.start()
             session.add_observer(statistics.observe)

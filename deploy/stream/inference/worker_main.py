@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 
 _PARENT_EVERY_S = 1.0
+_FACTS = ("runtime", "file", "precision", "threads", "device", "shape", "has_uncertainty")
 
 
 def _serve(package: str, options: dict[str, Any], frames_fd: int, masks_fd: int) -> None:
@@ -29,7 +30,8 @@ def _serve(package: str, options: dict[str, Any], frames_fd: int, masks_fd: int)
         run = runner(opened, **options)
     except ValueError as error:
         return _write(masks_fd, json.dumps({"error": str(error)}).encode(), with_length=True)
-    facts = {key: getattr(run, key) for key in ("runtime", "file", "precision", "threads", "shape", "has_uncertainty")}
+    facts = {key: getattr(run, key) for key in _FACTS}
+    facts["details"] = {key: run.details[key] for key in ("provider", "placement") if key in run.details}
     _write(masks_fd, json.dumps({**facts, "card": card_hash(opened.card)}).encode(), with_length=True)
     with os.fdopen(frames_fd, "rb") as frames:
         size = int(np.prod(run.shape))

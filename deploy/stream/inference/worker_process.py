@@ -119,6 +119,7 @@ class WorkerProcess:
         self.runtime, self.file, self.precision, self.threads = (
             reply[key] for key in ("runtime", "file", "precision", "threads")
         )
+        self.device, self.details = reply["device"], reply["details"]
         self.has_uncertainty = bool(reply["has_uncertainty"])
         return self
 

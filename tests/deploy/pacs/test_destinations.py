@@ -2,13 +2,6 @@
 
 from __future__ import annotations
 
-import email
-import email.policy
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
-from http.server import BaseHTTPRequestHandler, HTTPServer
-from io import BytesIO
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +13,7 @@ pytest.importorskip("dicomweb_client")
 
 from dicom_samples import save  # noqa: E402
 from pacs_samples import slices  # noqa: E402
+from stow_server import stow  # noqa: E402
 from tiny_package import make_ship  # noqa: E402
 
 from deploy.package import policy  # noqa: E402
@@ -33,53 +27,6 @@ from deploy.pacs.destinations import (  # noqa: E402
 )
 from deploy.pacs.spool import open_spool  # noqa: E402
 from edgemt import cli  # noqa: E402
-
-DONE = (
-    """<NativeDicomModel><DicomAttribute tag="00081199" vr="SQ" keyword="ReferencedSOPSequence"/></NativeDicomModel>"""
-)
-
-
-class Stow:
-    """A DICOMweb server that takes one request after the other, read by the library of e-mail."""
-
-    def __init__(self) -> None:
-        self.status, self.body = 200, DONE
-        self.stored: list[tuple[str, str, Any]] = []  # path, authorization, data set
-        outer = self
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_POST(self) -> None:
-                body = self.rfile.read(int(self.headers["Content-Length"]))
-                head = f"Content-Type: {self.headers['Content-Type']}\r\n\r\n".encode()
-                message = email.message_from_bytes(head + body, policy=email.policy.HTTP)
-                for part in message.iter_parts():
-                    assert part.get_content_type() == "application/dicom"
-                    image = pydicom.dcmread(BytesIO(part.get_payload(decode=True)))
-                    outer.stored.append((self.path, self.headers.get("Authorization", ""), image))
-                self.send_response(outer.status)
-                self.send_header("Content-Type", "application/dicom+xml")
-                self.end_headers()
-                self.wfile.write(outer.body.encode())
-
-            def log_message(self, format: str, *args: Any) -> None:
-                pass
-
-        self._server = HTTPServer(("127.0.0.1", 0), Handler)
-        self.url = f"http://127.0.0.1:{self._server.server_address[1]}/dicom-web"
-        threading.Thread(target=self._server.serve_forever, args=(0.02,), daemon=True).start()
-
-    def close(self) -> None:
-        self._server.shutdown()
-        self._server.server_close()
-
-
-@contextmanager
-def stow() -> Iterator[Stow]:
-    server = Stow()
-    try:
-        yield server
-    finally:
-        server.close()
 
 
 def test_stow_rs_sends_each_file_and_its_token(tmp_path: Path) -> None:

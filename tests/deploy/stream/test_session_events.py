@@ -16,6 +16,8 @@ from tiny_package import make_ship  # noqa: E402
 
 from deploy.event_log.log_file import EventLogFile, event_number  # noqa: E402
 from deploy.event_log.verify import verify_log  # noqa: E402
+from deploy.runtimes.load import runner  # noqa: E402
+from deploy.runtimes.onnxruntime_placement import placement_record  # noqa: E402
 from deploy.stream.session_events import MAX_CHANGES, MAX_WAITING, SessionEvents  # noqa: E402
 from edgemt.cli import main  # noqa: E402
 
@@ -134,3 +136,25 @@ def test_a_stream_that_does_not_begin_leaves_the_log_to_the_next_one(tmp_path: P
     main(["stream", str(ship), "--frames", "2", "--log", str(path)])
     names = [row["event"] for row in rows_of(path)]
     assert names.count("start") == names.count("end") == 2 and verify_log(path).error == ""
+
+
+@pytest.mark.parametrize("isolation", ["thread", "process"])
+def test_the_placement_as_executed_follows_the_start(isolation: str, tmp_path: Path, ship: Path) -> None:
+    path = tmp_path / "device.log"
+    words = ["--runtime", "onnxruntime", "--file", "fp32", "--threads", "1", "--isolation", isolation]
+    main(["stream", str(ship), "--frames", "2", "--log", str(path), *words])
+    start, placement, *_ = rows_of(path)
+    made = runner(ship, runtime="onnxruntime", file="fp32", threads=1)
+    assert (start["event"], placement["event"]) == ("start", "placement")
+    assert placement["nodes"] == made.details["placement"] and list(placement["nodes"]) == ["CPU"]
+    assert placement["nodes"]["CPU"] > 5 and placement["provider"] == "CPUExecutionProvider"
+    found = [placement[key] for key in ("file", "runtime", "device", "precision", "threads")]
+    assert found == ["model.onnx", "onnxruntime", "CPU", made.precision, 1]
+
+
+def test_a_runtime_that_counts_no_nodes_leaves_the_device_alone() -> None:
+    made = SimpleNamespace(file="a.xml", runtime="openvino", device="GPU", precision="f16", threads=2, details={})
+    assert placement_record(made) == {
+        "file": "a.xml", "runtime": "openvino", "device": "GPU", "provider": None, "precision": "f16", "threads": 2,
+        "nodes": None,
+    }  # fmt: skip
