@@ -23,6 +23,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from deploy.decomposed_trace import traced
 from deploy.explicit_attributes import write_out_attributes
 from deploy.package.onnx_inspect import read_graph_file
 from deploy.runtimes.openvino_backend import core
@@ -134,7 +135,7 @@ def export_onnx(
     with silence(), without_stack_traces(), torch.no_grad():
         try:
             program = torch.onnx.export(
-                module,
+                traced(module, frame),
                 (frame,),
                 input_names=[INPUT],
                 output_names=[OUTPUT] if second is None else [OUTPUT, UNCERTAINTY],
