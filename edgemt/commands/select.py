@@ -21,8 +21,9 @@ class Select:
 
     Before any model is trained: --method typical (the default; one typical image from each cluster) or k-centre, on
     features of an encoder pretrained on ImageNet. After: --model RUN, the uncertainty of its teacher times the distance
-    to what is labelled. Images with a mask count as labelled, masks are not opened, validation images are not chosen,
-    and no two copies of one image are. The same call gives the same list; features are cached in OUT/features.npz.
+    to what is labelled; with --by variance it is how much its several teachers disagree. Images with a mask count as
+    labelled, masks are not opened, validation images are not chosen, and no two copies of one image are. The same call
+    gives the same list; features are cached in OUT/features.npz.
     """
 
     root: Positional[Path]
@@ -33,7 +34,10 @@ class Select:
     method: Literal["auto", "typical", "k-centre", "uncertain"] = "auto"
     """auto: uncertain with a --model, else typical."""
     model: Path | None = None
-    """A run folder or a stage with weights: entropy of its probabilities."""
+    """A run folder or a stage with weights: entropy of its probabilities. With --by variance a run folder."""
+    by: Literal["entropy", "variance"] = "entropy"
+    """variance: that between the teachers of the run, as its bank has it for every training image (a run with several
+    teachers and --student.method.uncertainty above 0). No network is run; classes may overlap."""
     per_patient: int = 0
     """At most so many images of a patient, labelled ones counted; 0: any number."""
     ignore_masks: bool = False
@@ -62,8 +66,11 @@ def select_images(command: Select) -> None:
     from edgemt.selection.select import select, write_selection
 
     drawing = _drawing_model(command)
-    teacher = open_teacher(command.model) if command.model is not None else None
-    method = command.method if command.method != "auto" else "uncertain" if teacher is not None else "typical"
+    by_variance = command.by == "variance"
+    if by_variance and (command.model is None or command.method not in ("auto", "uncertain")):
+        raise ValueError("by: variance is that of a run's teachers; give --model RUN, and no --method but uncertain")
+    teacher = open_teacher(command.model) if command.model is not None and not by_variance else None
+    method = command.method if command.method != "auto" else "uncertain" if command.model is not None else "typical"
     out = command.out or Path("selection") / command.root.resolve().name
     if command.format is not None:
         check_task((), out, command.format)
@@ -79,6 +86,7 @@ def select_images(command: Select) -> None:
         per_patient=command.per_patient,
         ignore_masks=command.ignore_masks,
         teacher=teacher if method == "uncertain" else None,
+        bank_of=command.model if by_variance else None,
         progress=pass_progress("features"),
     )
     if command.format is not None:

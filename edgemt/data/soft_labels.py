@@ -134,6 +134,31 @@ def read_variance(folder: str | Path, cases: Sequence[Case]) -> np.ndarray:
     return _read_rows(Path(folder) / VARIANCE, cases, "variance")
 
 
+def has_bank(folder: str | Path, *, variance: bool = False) -> bool:
+    """Whether a folder holds a bank; with `variance` also the variance between its teachers, of the same filling."""
+    index = _index(Path(folder))
+    if index is None or not variance:
+        return index is not None
+    other = _index(Path(folder) / VARIANCE)
+    return (
+        other is not None
+        and other["volumes"].keys() >= index["volumes"].keys()
+        and other.get("key") == index.get("key")
+    )
+
+
+def mean_variance(folder: str | Path, names: Sequence[str]) -> list[float]:
+    """The variance between the teachers of whole volumes or frames by name, its mean over all pixels, 0 to 1.
+
+    Raises ValueError as `read_bank`.
+    """
+    part = Path(folder) / VARIANCE
+    index = _index(part)
+    if index is None:
+        raise ValueError(f"{part}: holds no variance between teachers; fill it first")
+    return [float(np.square(_read(part, name, index, "variance") / 255.0).mean()) for name in names]
+
+
 def read_bank(folder: str | Path, cases: Sequence[Case]) -> np.ndarray:
     """float16 [n, C - 1, H, W]: the soft labels of `cases` (slices or single frames), in their order.
 

@@ -42,6 +42,7 @@ class Item:
     part: Part
     axes: str = ""
     labels: tuple[str, ...] = ()  # of overlapping classes: a mask for each, `label` the first
+    channels: tuple[str, ...] = ()  # paths of several channels, "" for one that is missing; empty: `image` alone
 
     @property
     def label_files(self) -> tuple[str, ...]:
@@ -184,7 +185,7 @@ def _of_split(split: DatasetSplit) -> Iterable[Item]:
             first.setdefault(case.image, case)
         for case in first.values():
             name = case.name if case.slice is None else case.name.rpartition("/")[0]
-            yield Item(name, case.patient, case.image, case.label, part, case.axes, case.labels)
+            yield Item(name, case.patient, case.image, case.label, part, case.axes, case.labels, case.channels)
 
 
 def _by_hand(options: DataOptions, root: Path, found: FolderListing) -> tuple[tuple[Item, ...], list[Finding]]:
@@ -251,7 +252,9 @@ def _axes(items: Sequence[CaseFiles]) -> str:
 def _item(item: CaseFiles, part: Part, axes: str) -> Item:
     label = str(item.label) if item.label is not None and part != "unlabelled" else None
     labels = tuple(map(str, item.labels)) if label is not None else ()
-    return Item(item.name, item.patient, str(item.image), label, part, "" if is_image(item.image) else axes, labels)
+    channels = tuple("" if path is None else str(path) for path in item.channels)
+    axes = "" if is_image(item.image) else axes
+    return Item(item.name, item.patient, str(item.image), label, part, axes, labels, channels)
 
 
 def _masks_and_images(root: Path, found: FolderListing) -> list[Finding]:

@@ -10,7 +10,7 @@ import numpy as np
 
 from edgemt.report.css import STYLE
 from edgemt.report.data_page import jpeg
-from edgemt.report.formatting import fixed
+from edgemt.report.formatting import figure, fixed
 from edgemt.report.html import section
 
 _POLICY = "default-src 'none'; style-src 'unsafe-inline'; img-src data:"
@@ -29,13 +29,21 @@ def selection_page(
     method: str,
     candidates: int,
     labelled: int,
+    by: str = "entropy",
 ) -> str:
-    """The whole document. rows: name, patient and uncertainty of each image, in order; pictures: uint8 RGB."""
+    """The whole document. rows: name, patient and uncertainty of each image, in order; pictures: uint8 RGB.
+
+    by: what the uncertainty is, `entropy` or the `variance` between teachers.
+    """
+    score = {"entropy": "uncertainty", "variance": "variance between the teachers"}[by]
+    method += f" by {score}" if by != "entropy" else ""
     items = []
     for number, row in enumerate(rows):
         image = f'<img alt="" src="{jpeg(pictures[number])}">' if number < len(pictures) else ""
         patient = f", patient {escape(str(row['patient']))}" if row["patient"] != row["name"] else ""
-        unsure = f", uncertainty {fixed(row['uncertainty'])}" if row["uncertainty"] is not None else ""
+        value = row["uncertainty"]
+        shown = figure(value) if by == "variance" else fixed(value)
+        unsure = f", {score} {shown}" if value is not None else ""
         items.append(f"<li>{image}<b>{number + 1}. {escape(str(row['name']))}</b>{patient}{unsure}</li>")
     lede = f"{len(rows)} of {candidates} unlabelled images, method {escape(method)}; {labelled} are labelled already."
     name = escape(root.rstrip("/").rpartition("/")[2] or root)

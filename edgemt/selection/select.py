@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 
@@ -30,6 +31,7 @@ from edgemt.report.selection_page import selection_page
 from edgemt.selection.choose import Method, Rules, choose
 
 ProgressCall = Callable[[int, int], None]
+Score = Literal["entropy", "variance"]
 
 
 @dataclass(frozen=True)
@@ -42,6 +44,7 @@ class Selection:
     method: Method
     depth: Depth
     uncertainty: tuple[float, ...] = ()  # of the chosen ones
+    by: Score = "entropy"  # what `uncertainty` is
 
 
 def select(
@@ -55,12 +58,14 @@ def select(
     per_patient: int = 0,
     ignore_masks: bool = False,
     teacher: Teacher | None = None,
+    bank_of: Path | None = None,
     progress: ProgressCall | None = None,
 ) -> Selection:
     """Choose `budget` images of the training part; masks are not opened, validation images are never chosen.
 
-    ignore_masks: masks in the folder do not make an image labelled. Raises ValueError for a folder that cannot be
-    listed, and where nothing is left to label.
+    ignore_masks: masks in the folder do not make an image labelled. For `uncertain` the score is the entropy of a
+    `teacher`, or the variance in the bank of the run folder `bank_of`. Raises ValueError for a folder that cannot be
+    listed, where nothing is left to label, and for a bank that is not of these images.
     """
     if budget < 1:
         raise ValueError(f"budget: {budget} images; give 1 or more")
@@ -75,9 +80,11 @@ def select(
             "--data.labelled, or give --ignore-masks"
         )
     items = [*before, *candidates]
+    unsure = _variance(items, bank_of, options, skip=len(before)) if bank_of is not None else None
     depth = decide_depth(options.depth, options.window, list(listing.deep.values()))
     features = features_of(items, depth, extract, identity=identity, cache=cache, progress=progress)
-    unsure = None if teacher is None else mean_entropy(items, teacher, skip=len(before))
+    if teacher is not None:
+        unsure = mean_entropy(items, teacher, skip=len(before))
     rules = Rules([item.patient for item in items], per_patient, copies_of(items, listing, depth))
     rows = choose(features, labelled=range(len(before)), budget=budget, method=method, rules=rules, uncertainty=unsure)
     return Selection(
@@ -87,7 +94,14 @@ def select(
         method,
         depth,
         () if unsure is None else tuple(float(unsure[i]) for i in rows),
+        "variance" if bank_of else "entropy",
     )
+
+
+def _variance(items: Sequence[Item], run: Path, options: DataOptions, *, skip: int) -> np.ndarray:
+    from edgemt.selection.bank_variance import bank_variance  # imports torch
+
+    return bank_variance(items, run, root=Path(str(options.root)), skip=skip)
 
 
 def copies_of(items: Sequence[Item], listing: Listing, depth: Depth) -> dict[int, set[int]]:
@@ -160,8 +174,7 @@ def write_selection(found: Selection, out: Path, *, root: Path, pictures: bool =
         }
         for i, item in enumerate(found.chosen)
     ]
-    page = selection_page(
-        rows, shown, root=str(root), method=found.method, candidates=found.candidates, labelled=len(found.labelled)
-    )
+    counts = {"candidates": found.candidates, "labelled": len(found.labelled)}
+    page = selection_page(rows, shown, root=str(root), method=found.method, by=found.by, **counts)
     write_text(paths[2], page)
     return paths
