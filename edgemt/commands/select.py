@@ -37,7 +37,7 @@ class Select:
     """A run folder or a stage with weights: entropy of its probabilities. With --by variance a run folder."""
     by: Literal["entropy", "variance"] = "entropy"
     """variance: that between the teachers of the run, as its bank has it for every training image (a run with several
-    teachers and --student.method.uncertainty above 0). No network is run; classes may overlap."""
+    teachers and --student.method.uncertainty above 0). No network is run."""
     per_patient: int = 0
     """At most so many images of a patient, labelled ones counted; 0: any number."""
     ignore_masks: bool = False

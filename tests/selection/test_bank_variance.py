@@ -164,6 +164,15 @@ def test_a_bank_of_the_mean_alone_is_refused(root: Path, run: Path, tmp_path: Pa
     assert "has the mean of its teachers alone" in refused(root, tmp_path / "run")
 
 
+def test_overlapping_classes_are_refused_with_a_remedy_that_works(root: Path, run: Path, tmp_path: Path) -> None:
+    shutil.copytree(run, tmp_path / "run")
+    shutil.rmtree(tmp_path / "run/bank/variance")
+    card = tmp_path / "run/teacher/card.json"
+    card.write_text(json.dumps(json.loads(card.read_text()) | {"overlapping": True}))
+    text = refused(root, tmp_path / "run")
+    assert "has overlapping classes" in text and "--method typical" in text and "uncertainty" not in text
+
+
 def test_a_bank_of_another_teacher_is_refused(root: Path, run: Path, tmp_path: Path) -> None:
     shutil.copytree(run, tmp_path / "run")
     card = tmp_path / "run/teacher/card.json"
