@@ -112,7 +112,5 @@ def ignored_value(value: int, evidence: Sequence[Evidence]) -> Finding:
         f"{len(there)} of {len(evidence)} masks hold {value} beside the classes 0 to {top}: taken as pixels without a "
         f"label, {share:.1%} of all"
     )
-    remedy = (
-        f"they count nowhere (--data.ignore {value}); if {value} is a class, state it: --data.label-map {value}=NAME"
-    )
+    remedy = f"they count nowhere (--data.ignore {value}); if {value} is a class, name every value in --data.label-map"
     return Finding("ignored_value", "warning", text, remedy)

@@ -31,6 +31,7 @@ def check_files(listing: Listing, scans: Scans, meaning: Meaning, refused: dict[
         *_values(scans, refused, meaning),
         *_vanished(listing, scans, meaning),
         *_classes(listing, scans, meaning),
+        *_never_overlapping(scans, meaning),
         *_empty(scans),
         *_areas(scans),
         *_unusual(scans),
@@ -163,6 +164,17 @@ def _classes(listing: Listing, scans: Scans, meaning: Meaning) -> list[Finding]:
                 text = f"class {name!r} is in none of the {len(masks)} {part} masks"
                 findings.append(Finding("missing_class", severity, text, effect))  # type: ignore[arg-type]
     return findings
+
+
+def _never_overlapping(scans: Scans, meaning: Meaning) -> list[Finding]:
+    """A note where classes may overlap and none does: then a softmax over one mask an image may be meant."""
+    masks = [s.mask for s in scans if s.mask is not None and s.mask.pixels]
+    twice = sum(sum(m.pixels) - m.counted for m in masks)
+    if not meaning.overlapping or len(meaning.classes) < 3 or twice or not any(any(m.pixels[1:]) for m in masks):
+        return []
+    text = f"no pixel of the {len(masks)} masks has two classes, and they are read as classes that may overlap"
+    remedy = "right where others could overlap; otherwise write one mask an image, with a value for each class"
+    return [Finding("never_overlapping", "note", text, remedy)]
 
 
 def _empty(scans: Scans) -> list[Finding]:

@@ -233,6 +233,15 @@ def test_folders_of_classes_are_found_and_counted(tmp_path: Path) -> None:
     assert (data["classes"], data["overlapping"]) == (names, True)
 
 
+def test_classes_that_never_overlap_are_noted(tmp_path: Path) -> None:
+    root = class_folders(tmp_path)
+    assert "never_overlapping" not in findings(inspect(root))
+    for path in sorted(root.rglob("masks/*/*.png")):
+        first = 4 + 12 * NAMES.index(path.parent.name)
+        save(path, square(255, first, first + 12))
+    assert "no pixel of the 5 masks has two classes" in findings(inspect(root))["never_overlapping"].line
+
+
 def test_an_ignored_value_beside_the_class_of_a_folder_is_found(tmp_path: Path) -> None:
     root = class_folders(tmp_path)
     for path in sorted(root.rglob("masks/organ/*.png")):
