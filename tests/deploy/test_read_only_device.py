@@ -60,8 +60,9 @@ def test_a_ship_runs_on_a_read_only_root(tmp_path: Path) -> None:
 
 
 @pytest.mark.skipif(sys.version_info < (3, 11), reason="-P")
-def test_results_that_cannot_be_written_are_one_line(tmp_path: Path) -> None:
+def test_results_that_cannot_be_written_are_one_line(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     pytest.importorskip("onnxruntime")
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # pytest --cov would fail to write its own file
     ship = make_ship(tmp_path / "ship").folder
     Image.fromarray(frame(0)).save(tmp_path / "a.png")
     words = ["predict", str(ship), str(tmp_path / "a.png"), "--out", str(tmp_path / "out"), "--runtime", "onnxruntime"]

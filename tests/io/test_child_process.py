@@ -64,6 +64,7 @@ def test_the_command_runs_a_module_without_the_current_folder(
     planted: Path, monkeypatch: pytest.MonkeyPatch, old: bool
 ) -> None:
     """`old`: the form for Python 3.10, which has no -P."""
+    monkeypatch.delenv("COVERAGE_PROCESS_CONFIG", raising=False)  # pytest --cov would import json before the command
     monkeypatch.setattr(sys, "path", ["", str(planted.parent / "here"), *sys.path])
     if old:
         monkeypatch.setattr(sys, "version_info", (3, 10))
