@@ -209,7 +209,7 @@ def _list_root(options: DataOptions) -> tuple[Path, FolderListing]:
     channels = channels_of(options)
     layout: Any = detect_layout(root, channels=channels) if options.layout == "auto" else options.layout
     pattern, classes = options.patient_pattern, options.classes
-    given: Any = {"classes": classes, "channels": channels, "overlapping": options.overlapping}
+    given: Any = {"classes": classes, "channels": channels, "values": options.mask_values}
     return root, list_cases(root, layout=layout, pattern=pattern, class_folders=options.class_folders, **given)
 
 

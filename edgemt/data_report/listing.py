@@ -18,7 +18,7 @@ from edgemt.data.layouts.case_files import CaseFiles, read_list
 from edgemt.data.layouts.detect import LABEL_FOLDERS, FolderListing, detect_layout, list_cases
 from edgemt.data.options import DataOptions
 from edgemt.data.splits import find_list, parse_count_or_fraction, patients_of, same_patient, select_listed
-from edgemt.data_report.assumed import with_class_folders
+from edgemt.data_report.assumed import with_class_folders, with_dataset_labels
 from edgemt.data_report.finding import Example, Finding, finding
 from edgemt.io.file_types import is_h5, is_image, is_stray, is_volume
 from edgemt.io.fourth_axis import STACKED, check_fourth_axis, is_stacked
@@ -79,16 +79,17 @@ def list_folder(options: DataOptions, *, classes_given: bool) -> Listing:
         raise ValueError(f"data.layout: {layout} draws its images; there is no folder to report on")
     options = dataclasses.replace(options, layout=layout)
     classes_given = classes_given or bool(options.label_map)
+    stated: tuple[Finding, ...] = ()
     if layout == "decathlon" and not classes_given:
-        options = dataclasses.replace(options, classes=nnunet.class_names(root))
+        options, stated = with_dataset_labels(options, nnunet.dataset_labels(root))
     if layout == "decathlon" and not options.channel_names:
         options = dataclasses.replace(options, channel_names=nnunet.channel_names(root))
         channels = channels_of(options)
     options, assumed = with_class_folders(options, layout=layout, classes_given=classes_given)
-    given: Any = {"classes": options.classes, "channels": channels, "overlapping": options.overlapping}
+    given: Any = {"classes": options.classes, "channels": channels, "values": options.mask_values}
     pattern = options.patient_pattern
     found = list_cases(root, layout=layout, pattern=pattern, class_folders=options.class_folders, **given)
-    findings = list(assumed)
+    findings = [*stated, *assumed]
     if options.channel_names:
         first, *others = options.channel_names
         text = f"only the first of {1 + len(others)} channels is looked at ({first}, not {', '.join(others)})"

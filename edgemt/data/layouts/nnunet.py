@@ -17,8 +17,10 @@ from typing import Any
 
 from edgemt.data.layouts.case_files import CaseFiles, patient_of
 from edgemt.data.layouts.channel_files import Channels, Files, first_of, holds_all
+from edgemt.data.layouts.nnunet_labels import DatasetLabels, read_labels
 from edgemt.io.channels import quoted
 from edgemt.io.file_types import is_image
+from edgemt.io.mask_rule import MaskValues
 from edgemt.io.plain_files import TEXT_LIMIT, parse_json, read_regular
 
 _NUMBER = re.compile(r"_\d{4}$")
@@ -29,10 +31,10 @@ def has_dataset_json(root: Path) -> bool:
     return (root / "dataset.json").is_file()
 
 
-def class_names(root: Path) -> tuple[str, ...]:
-    """The classes of a dataset.json in the order of their values. Raises ValueError, naming the file, without them."""
+def dataset_labels(root: Path) -> DatasetLabels:
+    """What a dataset.json states of its masks. Raises ValueError, naming the file, for what cannot be read."""
     source = root / "dataset.json"
-    return _class_names(_json(source), source)
+    return read_labels(_json(source), source)
 
 
 def channel_names(root: Path) -> tuple[str, ...]:
@@ -44,17 +46,21 @@ def channel_names(root: Path) -> tuple[str, ...]:
 
 
 def list_nnunet(
-    root: Path, *, pattern: str, classes: tuple[str, ...], channels: Channels = Channels()
+    root: Path,
+    *,
+    pattern: str,
+    classes: tuple[str, ...],
+    channels: Channels = Channels(),
+    values: MaskValues = MaskValues(),
 ) -> tuple[list[CaseFiles], list[CaseFiles]]:
     """(training cases with labels, images without). Raises ValueError, naming the file, for what cannot be used.
 
-    `classes`: those that dataset.json must name; empty for regions, which `data.label_map` makes of its values.
+    `classes` and `values` must read the masks as dataset.json states (`DatasetLabels.check`).
     """
     source = root / "dataset.json"
     raw = _json(source)
     _same_channels(raw, root, source, channels)
-    if classes:
-        _same_classes(_class_names(raw, source), classes, source)
+    read_labels(raw, source).check(classes, values, source=source)
     pool = _listed(raw, root, channels) if isinstance(raw.get("training"), list) else _numbered(raw, root, channels)
     stated = raw.get("numTraining")
     if isinstance(stated, int) and stated != len(pool):
@@ -118,30 +124,6 @@ def _same_channels(raw: dict[str, Any], root: Path, source: Path, channels: Chan
         f"{source}: its channels are {quoted(found)}, data.channel_names are {quoted(wanted)}; a model reads the "
         "channels of its training in their order"
     )
-
-
-def _class_names(raw: dict[str, Any], source: Path) -> tuple[str, ...]:
-    """In the order of their values, which must be 0, 1, 2 ..."""
-    labels = raw.get("labels")
-    if not isinstance(labels, dict):
-        raise ValueError(f"{source}: has no 'labels' that name the classes")
-    try:  # the decathlon writes value: name, nnU-Net name: value
-        turned = all(str(key).isdigit() for key in labels)
-        by_value = {int(k if turned else v): str(v if turned else k) for k, v in labels.items()}
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{source}: 'labels' must give each class one number; regions need --data.overlapping and their values, "
-            "--data.label-map CLASS=1,3 ..."
-        ) from None
-    if sorted(by_value) != list(range(len(labels))) or "ignore" in labels:
-        raise ValueError(f"{source}: 'labels' must be numbered 0 to {len(labels) - 1}, none ignored, not {labels}")
-    return tuple(by_value[value] for value in sorted(by_value))
-
-
-def _same_classes(found: tuple[str, ...], classes: tuple[str, ...], source: Path) -> None:
-    if [name.casefold() for name in found] != [name.casefold() for name in classes]:
-        wanted = " ".join(f"'{name}'" if " " in name else name for name in found)
-        raise ValueError(f"data.classes: {' '.join(classes)} are not those of {source}; set --data.classes {wanted}")
 
 
 def _listed(raw: dict[str, Any], root: Path, channels: Channels) -> list[tuple[str, Files, Path]]:
