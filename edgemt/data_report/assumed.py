@@ -82,11 +82,11 @@ def with_dataset_labels(options: DataOptions, stated: DatasetLabels) -> tuple[Da
     An ignored value that the user states stays, and is compared with the file where the masks are listed.
     """
     ignore = stated.ignore if options.ignore is None else options.ignore
-    overlapping = options.overlapping or bool(stated.regions)
+    overlapping = options.overlapping or stated.overlapping
     options = dataclasses.replace(
         options, classes=stated.classes, label_map=stated.label_map, overlapping=overlapping, ignore=ignore
     )
-    parts = [f"regions that overlap ({', '.join(stated.label_map)})"] if stated.regions else []
+    parts = [f"regions ({', '.join(stated.label_map)})"] if stated.regions else []
     parts += [f"{stated.ignore} for pixels without a label"] if stated.ignore is not None else []
     if not parts:
         return options, ()

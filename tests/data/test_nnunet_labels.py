@@ -57,7 +57,7 @@ def frames_of(chosen: DataOptions) -> dict[str, np.ndarray]:
 
 def options_of(found: Any, root: Path, **fields: Any) -> DataOptions:
     return DataOptions(root=root, classes=found.classes, label_map=found.label_map, ignore=found.ignore, size=SIZE,
-                       overlapping=bool(found.regions), val="1", labelled="1.0", channels=1, **fields)  # fmt: skip
+                       overlapping=found.overlapping, val="1", labelled="1.0", channels=1, **fields)  # fmt: skip
 
 
 def test_regions_and_ignore_are_read_as_nnunet_defines_them(tmp_path: Path) -> None:
@@ -70,6 +70,19 @@ def test_regions_and_ignore_are_read_as_nnunet_defines_them(tmp_path: Path) -> N
         assert np.array_equal(bits == IGNORE, mask == 4)
         for k, values in enumerate(([1, 2, 3], [2, 3], [3])):
             assert np.array_equal((bits >> k & 1)[mask != 4], np.isin(mask, values)[mask != 4])
+
+
+def test_one_region_alone_is_a_class_of_several_values(tmp_path: Path) -> None:
+    labels = {"background": 0, "heart": [1, 2, 3]}
+    root = write(tmp_path / "set", labels)
+    found = read_labels({"labels": labels}, root)
+    assert (found.overlapping, found.label_map) == (False, ("1=heart", "2=heart", "3=heart"))
+    for name, label in frames_of(options_of(found, root)).items():
+        assert np.array_equal(label, mask_of(int(name[1:]), 4) > 0)
+    auto = inspect_folder(DataOptions(root=root), given=frozenset(), images=False)
+    assert auto.listing.options.label_map == found.label_map and not auto.listing.options.overlapping
+    with pytest.raises(ValueError, match="set --data.classes background heart --data.label-map 1=heart 2=heart"):
+        split_dataset(DataOptions(root=root, val="1", classes=("background", "heart")))
 
 
 def test_an_ignored_value_of_plain_classes_is_read(tmp_path: Path) -> None:
@@ -93,7 +106,7 @@ def test_the_data_report_and_auto_take_regions_and_ignore_by_themselves(
     assert found.suggestion().reasons["label_map"] == "regions of dataset.json"
     recipe = build(found.suggestion(), RECIPES, root=root)
     auto = from_arguments(["--data.root", str(root)], RECIPES)
-    assert "dataset.json has regions that overlap" in capsys.readouterr().err
+    assert "dataset.json has regions (whole tumor=1,2,3, core" in capsys.readouterr().err
     for data in (recipe.data, auto.data):
         assert data.label_map == ("whole tumor=1,2,3", "core=2,3", "enhancing=3")
         assert (data.overlapping, data.ignore, len(data.classes)) == (True, 4, 4)
@@ -109,11 +122,11 @@ def test_the_data_report_and_auto_take_regions_and_ignore_by_themselves(
     [
         (
             {"overlapping": False, "label_map": ()},
-            r"dataset.json: its labels are regions, which overlap; set --data.cl",
+            r"dataset.json: its labels are regions, classes of several values; set --d",
         ),
         (
             {"label_map": ()},
-            r"dataset.json: its labels are regions, which overlap; set --data.classes background 'whole",
+            r"dataset.json: its labels are regions, classes of several values; set --data.classes back",
         ),
         ({"label_map": ("whole tumor=1,2", "core=2,3", "enhancing=3")}, r"whole tumor has the values 1,2, in .* 1,2,3"),
         ({"ignore": None}, r"data.ignore: is not set, .*dataset.json ignores 4; set --data.classes .* --data.ignore 4"),

@@ -26,15 +26,22 @@ _IGNORE = "ignore"
 
 @dataclass(frozen=True)
 class DatasetLabels:
-    """`classes`: background first. `regions`: class -> its values, of overlapping classes; empty for plain labels."""
+    """`classes`: background first. `regions`: class -> its values; empty for plain labels. Several of them overlap."""
 
     classes: tuple[str, ...]
     regions: Mapping[str, tuple[int, ...]]
     ignore: int | None = None
 
     @property
+    def overlapping(self) -> bool:
+        """Whether a pixel may be of several classes; one region alone is a class of several values."""
+        return len(self.regions) > 1
+
+    @property
     def label_map(self) -> tuple[str, ...]:
-        """As `data.label_map`: whole=1,2,3; empty for plain labels."""
+        """As `data.label_map`: whole=1,2,3, of one region 1=whole 2=whole; empty for plain labels."""
+        if not self.overlapping:
+            return tuple(f"{value}={name}" for name, values in self.regions.items() for value in values)
         return tuple(f"{name}={','.join(map(str, values))}" for name, values in self.regions.items())
 
     @property
@@ -42,7 +49,8 @@ class DatasetLabels:
         """The flags of a command that reads the masks so."""
         flags = f"--data.classes {quoted(self.classes)}"
         if self.regions:
-            flags += f" --data.overlapping --data.label-map {shlex.join(self.label_map)}"
+            flags += " --data.overlapping" if self.overlapping else ""
+            flags += f" --data.label-map {shlex.join(self.label_map)}"
         return flags + (f" --data.ignore {self.ignore}" if self.ignore is not None else "")
 
     def check(self, classes: tuple[str, ...], values: MaskValues, *, source: Path) -> None:
@@ -53,8 +61,8 @@ class DatasetLabels:
         if self.ignore is not None and values.ignore != self.ignore:
             given = "is not set" if values.ignore is None else f"is {values.ignore}"
             raise ValueError(f"data.ignore: {given}, {source} ignores {self.ignore}; set {self.flags}")
-        if self.regions and not (values.overlapping and values.label_map):
-            raise ValueError(f"{source}: its labels are regions, which overlap; set {self.flags}")
+        if self.regions and not (values.label_map and (values.overlapping or not self.overlapping)):
+            raise ValueError(f"{source}: its labels are regions, classes of several values; set {self.flags}")
         if values.overlapping and values.label_map:
             self._check_regions(classes, values, source)
             return
