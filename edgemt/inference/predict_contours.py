@@ -51,8 +51,8 @@ class PredictedContours:
             return self._dropped(name, f"the margins were fitted on {kinds[0]}, not on {kinds[1]}")
         if deep and spacing_mm is None:
             return self._dropped(name, "it states no voxel size, and the margins are in mm")
-        kind = {"classes": self.card.classes, "overlapping": self.card.overlapping}
-        return bands(mask, self.margins, spacing_mm=spacing_mm, **kind)
+        of = self.card
+        return bands(mask, self.margins, classes=of.classes, spacing_mm=spacing_mm, overlapping=of.overlapping)
 
     @staticmethod
     def _dropped(name: str, reason: str) -> list[Band]:
