@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+onnx = pytest.importorskip("onnx")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("scipy")
 torch = pytest.importorskip("torch")
@@ -220,6 +221,31 @@ def test_the_softmax_like_uncertainty_is_that_of_the_least_certain_class(
     with torch.inference_mode():
         mask, second = other(torch.from_numpy(frames))
     assert np.array_equal(mask.numpy(), bits) and np.abs(second.numpy() - np.rint(255 * np.sqrt(p))).max() <= 1
+
+
+def test_an_int8_graph_has_the_bits_and_the_uncertainty_of_its_float_parent(
+    shipped: tuple[Any, Path], tmp_path: Path
+) -> None:
+    pytest.importorskip("nncf")
+    from deploy.quantization.int8 import nodes_of_uncertainty, quantize
+
+    folder = tmp_path / "ship"
+    folder.mkdir()
+    source = shipped[1] / "model.onnx"
+    quantize(source, folder / "model.int8.onnx", calibration=[picture(seed)[None] for seed in range(8)])
+    (folder / "model.onnx").write_bytes(source.read_bytes())
+    finalize(folder, open_package(shipped[1]).card)
+    ship, frames = open_package(folder), [picture(seed)[None] for seed in range(20, 26)]
+    exact, rounded = (
+        [runner(ship, runtime="onnxruntime", file=file).with_uncertainty(frame) for frame in frames]
+        for file in ("model.onnx", "model.int8.onnx")
+    )
+    masks, maps = (np.stack([[pair[k] for pair in found] for found in (exact, rounded)]) for k in (0, 1))
+    assert (masks[0] == masks[1]).mean() > 0.9
+    assert np.corrcoef(maps[0].reshape(-1), maps[1].reshape(-1))[0, 1] > 0.9
+    after = nodes_of_uncertainty(onnx.load(folder / "model.int8.onnx"))
+    kinds = {node.op_type for node in onnx.load(folder / "model.int8.onnx").graph.node if node.name in after}
+    assert {"Abs", "Sigmoid", "Sqrt"} <= kinds and not kinds & {"QuantizeLinear", "DequantizeLinear"}
 
 
 def test_wrong_pixels_are_those_of_which_any_class_is_wrong() -> None:

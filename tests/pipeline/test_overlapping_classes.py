@@ -171,8 +171,13 @@ def test_the_whole_flow_ships_masks_of_bits(tmp_path: Path) -> None:
     assert "model.int8.onnx" in ship.card.files
     for file in ("model.onnx", "model.int8.onnx"):
         assert set(ship.card.contours[file].outer) == {"liver", "gallbladder", "instrument"}
-        assert ship.card.measured[file].uncertainty["source"] == "softmax"
+    assert ship.card.measured["model.onnx"].uncertainty["source"] == "softmax"
+    refused = [row for row in ship.card.given_up if row["wanted"] == "uncertainty in INT8"]
+    assert bool(refused) != bool(ship.card.measured["model.int8.onnx"].uncertainty)  # its gate, on toy weights
     record = evaluate_ship(tmp_path / "run/ship", runtime="onnxruntime", file="int8", contours=True)
     assert record["contours"]["per_class"].keys() == ship.card.contours["model.int8.onnx"].outer.keys()
-    assert 0 <= record["uncertainty"]["brier"] < 0.3
+    record = evaluate_ship(tmp_path / "run/ship", runtime="onnxruntime", file="model.onnx")
+    assert record["uncertainty"]["auroc"] == pytest.approx(
+        ship.card.measured["model.onnx"].uncertainty["auroc"], abs=0.01
+    )
     assert ship.card.size != SIZE
