@@ -21,6 +21,7 @@ from edgemt.data.splits import find_list, parse_count_or_fraction, patients_of, 
 from edgemt.data_report.assumed import with_class_folders
 from edgemt.data_report.finding import Example, Finding, finding
 from edgemt.io.file_types import is_h5, is_image, is_stray, is_volume
+from edgemt.io.fourth_axis import STACKED, check_fourth_axis, is_stacked
 from edgemt.io.geometry import common_order
 from edgemt.io.images import Header, image_header
 from edgemt.io.volumes import geometry_of, is_deep
@@ -91,6 +92,8 @@ def list_folder(options: DataOptions, *, classes_given: bool) -> Listing:
     if options.channel_names:
         first, *others = options.channel_names
         text = f"only the first of {1 + len(others)} channels is looked at ({first}, not {', '.join(others)})"
+        if any(is_stacked(case.channels) for case in (*found.cases, *found.val, *found.unlabelled)):
+            text += f"; {STACKED}, in this order"
         findings.append(Finding("channels", "note", text, "training compares the grids of all of them"))
     if not options.val and not found.val and _default(root, "val") is None:
         options = dataclasses.replace(options, val=DRAWN_VAL)
@@ -123,7 +126,9 @@ def _readable(found: FolderListing) -> tuple[FolderListing, dict[str, Header], d
                 headers[path] = image_header(path)
                 deep[path] = headers[path].deep
             else:
-                geometry_of(path)
+                geometry = geometry_of(path)
+                if not item.channels:
+                    check_fourth_axis(path, geometry, ())
                 deep[path] = is_deep(path)
             for path in (str(other) for other in item.channels if other not in (None, item.image)):
                 image_header(path) if is_image(path) else geometry_of(path)

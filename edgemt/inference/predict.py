@@ -195,7 +195,7 @@ def _volume(
     The overlay is of the fullest slice.
     """
     axes, path = axes_of(card), item.path
-    volume = read_volume(path, axes=axes)
+    volume = read_volume(path, axes=axes, channel=0 if item.channels else None)
     array = read_input(item, card) if item.channels else eight_bits(volume.array, card, path)
     mask = np.zeros(volume.array.shape, np.uint8)
     spread: np.ndarray | None = None

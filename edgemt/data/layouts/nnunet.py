@@ -3,7 +3,8 @@
 decathlon        "training" lists images and labels, "test" images, "labels" {"1": "spleen"}, "modality"
 nnU-Net, second  imagesTr/NAME_0000.nii.gz, labelsTr/NAME.nii.gz, imagesTs; "labels" {"spleen": 1}, "file_ending"
 
-The files NAME_0000, NAME_0001 ... are the channels of a case, named by "channel_names" (or "modality").
+The files NAME_0000, NAME_0001 ... are the channels of a case, named by "channel_names" (or "modality"). The decathlon
+has them in one file with a fourth axis.
 
 Facts from https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md
 """
@@ -15,7 +16,7 @@ from pathlib import Path
 from typing import Any
 
 from edgemt.data.layouts.case_files import CaseFiles, patient_of
-from edgemt.data.layouts.channel_files import Channels, Files, first_of
+from edgemt.data.layouts.channel_files import Channels, Files, first_of, holds_all
 from edgemt.io.channels import quoted
 from edgemt.io.file_types import is_image
 from edgemt.io.plain_files import TEXT_LIMIT, parse_json, read_regular
@@ -165,8 +166,9 @@ def _images(root: Path, name: Any, channels: Channels) -> Files:
     """The file of a name, or those of its channels NAME_0000, NAME_0001 ..."""
     if not channels.names:
         return (_existing(root, name),)
-    _channel(root, name)  # raises for a name that is none
     path = root / name
+    if _channel(root, name) == path and holds_all(path, channels.names):
+        return (path,) * len(channels.names)
     stem = _name(path)
     stem, ending = stem.removesuffix("_0000"), path.name[len(stem) :]
     files = [path.with_name(f"{stem}_{number:04d}{ending}") for number in range(len(channels.names))]
@@ -187,7 +189,9 @@ def _tests(raw: dict[str, Any], root: Path, channels: Channels) -> list[tuple[st
         paths = [p for p in sorted((root / "imagesTs").glob(f"*{_ending(raw)}")) if not p.name.startswith(".")]
     if not channels.names:
         return [(_name(path).removesuffix("_0000"), (path,)) for path in paths]
-    cases = dict.fromkeys(path.with_name(_first_channel(path)) for path in paths)
+    cases = dict.fromkeys(
+        path if holds_all(path, channels.names) else path.with_name(_first_channel(path)) for path in paths
+    )
     names = [path.relative_to(root).as_posix() for path in cases]
     return [(_name(Path(name)).removesuffix("_0000"), _images(root, name, channels)) for name in names]
 
