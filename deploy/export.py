@@ -75,13 +75,17 @@ class DeployableModel(nn.Module):
 
     def normalised(self, frame: Tensor) -> Tensor:
         """uint8 [N, H, W, K] -> float [N, K, H, W]."""
-        x = frame.float().permute(0, 3, 1, 2)
+        x = self.channels_first(frame.float())
         if not self.per_image:
             return x * self.scale + self.shift
         x = x / 255
         x = x - x.mean((2, 3), keepdim=True)
         std = (x * x).mean((2, 3), keepdim=True).sqrt()
         return x / std.clamp_min(1e-3)  # a black frame has no spread
+
+    def channels_first(self, frame: Tensor) -> Tensor:
+        """[N, H, W, K] -> [N, K, H, W]."""
+        return frame.permute(0, 3, 1, 2)
 
     def forward(self, frame: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         x = self.normalised(frame)
