@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -29,7 +30,8 @@ from edgemt.io.mask_rule import Rule
 from edgemt.io.masks import decide
 from edgemt.io.volumes import read_label_volume
 
-_NOT_MASKS = (".overlay", ".uncertainty", ".outer.mask", ".inner.mask")  # what `edgemt predict` writes beside masks
+# what `edgemt predict` writes beside masks, the regions of contours for each class too
+_NOT_MASKS = re.compile(r"\.(?:overlay|uncertainty|(?:outer|inner)(?:\.[^.]+)?\.mask)$")
 
 
 @dataclass
@@ -116,7 +118,7 @@ def _export_volumes(
 ) -> Path:
     """NIfTI label volumes, one or a folder of them, as a file or a folder."""
     files = [masks] if masks.is_file() else sorted(p for p in masks.glob("*") if is_volume(p) and not is_stray(p))
-    files = [path for path in files if not stem_of(path).endswith(_NOT_MASKS)]
+    files = [path for path in files if not _NOT_MASKS.search(stem_of(path))]
     if not files:
         raise ValueError(f"{masks}: holds no NIfTI label volume; name a folder of .nii.gz, or one file")
     if masks.is_file() and not out.name.endswith(suffix):
@@ -165,7 +167,7 @@ def _mask_files(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{folder}: no such folder of masks")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*"), key=lambda p: natural_sort_key(p.relative_to(folder).as_posix())):
-        if not is_image(path) or is_stray(path) or not path.is_file() or path.stem.endswith(_NOT_MASKS):
+        if not is_image(path) or is_stray(path) or not path.is_file() or _NOT_MASKS.search(path.stem):
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
         name = stem.removesuffix(".mask")

@@ -24,6 +24,7 @@ from deploy.stream.state.band_lines import with_band_lines  # noqa: E402
 from deploy.stream.state.overlay import outline  # noqa: E402
 from edgemt import cli  # noqa: E402
 from edgemt.artefacts.network_folder import build_network  # noqa: E402
+from edgemt.convert import exporting  # noqa: E402
 from edgemt.data.options import DataOptions  # noqa: E402
 from edgemt.inference import evaluate_package  # noqa: E402
 from edgemt.inference.contours import score_masks  # noqa: E402
@@ -179,6 +180,7 @@ def test_calibrate_eval_predict_and_stream_take_each_class_by_itself(
         assert np.array_equal(regions[f"c3.{name}.mask.png"], own)
         assert np.array_equal(regions[f"c3.outer.{name}.mask.png"], dilated(own, float(margins.outer[name] or 0)))
         assert np.array_equal(regions[f"c3.inner.{name}.mask.png"], eroded(own, float(margins.inner[name] or 0)))
+    assert sorted(exporting._mask_files(tmp_path / "out")) == ["c3.organ", "c3.tool"]  # regions are no labels
     again = list(evaluate_package.predict(ship.folder, [root / "images"], out=root / "images", contours=True, **RUN))
     assert len(again) == 20 * 7  # masks, regions and overlays beside the images are no inputs
     assert len(list(evaluate_package.predict(ship.folder, [root / "images"], out=tmp_path / "x", **RUN))) == 20 * 3
