@@ -1,4 +1,4 @@
-"""Every student and four heavy baselines on every runtime, at several sizes: what each costs, who lies on the front.
+"""Every student and five heavy baselines on every runtime, at several sizes: what each costs, who lies on the front.
 
     python benchmarks/every_student.py --frames kvasir-seg/val/images --runs runs/polyps --out runs/every-student
 

@@ -98,6 +98,7 @@ BASELINES: dict[str, Callable[[int], nn.Module]] = {
     "V-Net, one slice": _teacher("vnet", dims=2),
     "U-Net 16-256": _teacher("unet"),
     "U-Net on MobileNetV2 (smp)": _teacher("smp/Unet", encoder="mobilenet_v2"),
+    "U-Net on EfficientNet-Lite0 (smp)": _teacher("smp/Unet", encoder="efficientnet_lite0"),
     "LR-ASPP MobileNetV3-large (torchvision)": _torchvision,
 }
 

@@ -41,7 +41,10 @@ class DeployableModel(nn.Module):
     With `uncertainty` it returns the mask and a map uint8 [N, H, W] = round(255 sqrt(p)), p the probability that the
     class of a pixel is wrong: "head" as the network's head estimates it (`has_uncertainty`), "softmax" 1 - max softmax.
 
-    The mask of a network of overlapping classes has bits in place of indices (`edgemt.io.class_regions`).
+    The mask of a network of overlapping classes has bits in place of indices (`edgemt.io.class_regions`). p is then the
+    probability that any class of the pixel is wrong, by "softmax" the largest 1 - max(q_k, 1 - q_k) of its classes, q_k
+    their sigmoids: the least that P(any is wrong) can be, and what it is where all are in doubt at the same border, as
+    nested regions are. The sum over classes, the most that it can be, would add up one doubt several times.
     """
 
     def __init__(
@@ -72,7 +75,7 @@ class DeployableModel(nn.Module):
 
     def normalised(self, frame: Tensor) -> Tensor:
         """uint8 [N, H, W, K] -> float [N, K, H, W]."""
-        x = frame.float().permute(0, 3, 1, 2)
+        x = self.channels_first(frame.float())
         if not self.per_image:
             return x * self.scale + self.shift
         x = x / 255
@@ -80,12 +83,20 @@ class DeployableModel(nn.Module):
         std = (x * x).mean((2, 3), keepdim=True).sqrt()
         return x / std.clamp_min(1e-3)  # a black frame has no spread
 
+    def channels_first(self, frame: Tensor) -> Tensor:
+        """[N, H, W, K] -> [N, K, H, W]."""
+        return frame.permute(0, 3, 1, 2)
+
     def forward(self, frame: Tensor) -> Tensor | tuple[Tensor, Tensor]:
         x = self.normalised(frame)
         if self.uncertainty == "head":
             return self.network.mask_and_uncertainty(x)  # type: ignore[operator]
         if self.uncertainty == "softmax" and hasattr(self.network, "mask_and_softmax"):
             return self.network.mask_and_softmax(x)  # type: ignore[operator]
+        if self.uncertainty == "softmax" and getattr(self.network, "overlapping", False):
+            logits = self.network(x).logits
+            unsure = (-logits.abs().amin(1)).sigmoid()
+            return _bits(logits), (255 * unsure.sqrt() + 0.5).to(torch.uint8)
         if self.uncertainty == "softmax":
             top, index = self.network(x).logits.softmax(1).max(1)
             return index.float().to(torch.uint8), (255 * (1 - top).clamp_min(0).sqrt() + 0.5).to(torch.uint8)
@@ -93,9 +104,14 @@ class DeployableModel(nn.Module):
             return self.network.mask(x)  # type: ignore[operator]
         logits = self.network(x).logits
         if getattr(self.network, "overlapping", False):
-            bits = [(logits[:, k] > 0).to(logits.dtype) * 2**k for k in range(logits.shape[1])]
-            return torch.stack(bits).sum(0).to(torch.uint8)
+            return _bits(logits)
         return logits.argmax(1).float().to(torch.uint8)
+
+
+def _bits(logits: Tensor) -> Tensor:
+    """[N, C, H, W] -> uint8 [N, H, W]: bit k where logit k is above 0."""
+    bits = [(logits[:, k] > 0).to(logits.dtype) * 2**k for k in range(logits.shape[1])]
+    return torch.stack(bits).sum(0).to(torch.uint8)
 
 
 def has_uncertainty(network: nn.Module) -> bool:

@@ -48,14 +48,8 @@ class _LogitsAlone(nn.Module):
 class _ContiguousModel(DeployableModel):
     """Channels first in memory too: a kernel of ExecuTorch takes inputs of one order alone."""
 
-    def normalised(self, frame: Tensor) -> Tensor:
-        x = frame.float().permute(0, 3, 1, 2).contiguous()
-        if not self.per_image:
-            return x * self.scale + self.shift
-        x = x / 255
-        x = x - x.mean((2, 3), keepdim=True)
-        std = (x * x).mean((2, 3), keepdim=True).sqrt()
-        return x / std.clamp_min(1e-3)
+    def channels_first(self, frame: Tensor) -> Tensor:
+        return super().channels_first(frame).contiguous()
 
 
 def export_executorch(

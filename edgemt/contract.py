@@ -62,13 +62,14 @@ class Case:
     label: str | None = None
     slice: int | None = None  # index along the last axis of a volume; None: all of it
     axes: str = ""  # the order that the volume's axes are brought to (`edgemt.io.geometry`); empty: as stored
-    channels: tuple[str, ...] = ()  # paths of several channels, "" for one that is missing; empty: `image` alone
+    # paths of several channels, "" for one that is missing, the same for all of a 4-D file; empty: `image` alone
+    channels: tuple[str, ...] = ()
     labels: tuple[str, ...] = ()  # of overlapping classes: a mask for each, `label` the first; empty: `label` alone
 
     @property
     def files(self) -> tuple[str, ...]:
-        """The image files, one for each channel that is there."""
-        return tuple(path for path in self.channels if path) or (self.image,)
+        """The image files: one for each channel that is there, or one that holds them all along its fourth axis."""
+        return tuple(dict.fromkeys(path for path in self.channels if path)) or (self.image,)
 
     @property
     def label_files(self) -> tuple[str, ...]:

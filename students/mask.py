@@ -86,7 +86,20 @@ def upsampled_bits(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> Tenso
 
     `kernel` is mask_kernel(up, C, down=down, overlapping=True).
     """
+    return _bits(*_upsampled_scores(logits, kernel, size, overlapping=True))
+
+
+def upsampled_bits_and_sigmoid(logits: Tensor, kernel: Tensor, size: Sequence[int]) -> tuple[Tensor, Tensor]:
+    """`upsampled_bits`, and uint8 [N, H, W]: round(255 sqrt(p)), p = max_k [1 - max(q_k, 1 - q_k)], q_k = sigmoid.
+
+    1 - max(q, 1 - q) = sigmoid(-|logit|), so the largest is that of the logit nearest to 0.
+    """
     scores, factor = _upsampled_scores(logits, kernel, size, overlapping=True)
+    nearest = reduce(torch.minimum, [score.abs() for score in scores])
+    return _bits(scores, factor), _rounded_root(_full_size((-nearest).sigmoid(), factor))
+
+
+def _bits(scores: Sequence[Tensor], factor: int) -> Tensor:
     bits = [(score > 0).to(score.dtype) * 2**k for k, score in enumerate(scores)]
     return _full_size(reduce(torch.add, bits), factor).to(torch.uint8)
 

@@ -22,6 +22,7 @@ from students.mask import (
     upsampled_argmax,
     upsampled_argmax_and_softmax,
     upsampled_bits,
+    upsampled_bits_and_sigmoid,
     upsampled_bytes,
     upsampling_kernels,
 )
@@ -142,14 +143,19 @@ class StudentNetwork(nn.Module):
         if self.uncertainty is None:
             raise ValueError("this student has no uncertainty head; train it with student.method.uncertainty 1")
         finest, size = self.decoder(self.pyramid(self._smaller(x)))[-1], x.shape[-2:]
-        mask = upsampled_argmax(self.head(finest), self.phases, size)
+        upsampled = upsampled_bits if self.overlapping else upsampled_argmax
+        mask = upsampled(self.head(finest), self.phases, size)
         root = 255 * self.uncertainty(finest).sigmoid().sqrt()
         return mask, upsampled_bytes(root, self.uncertainty_phases, size)
 
     def mask_and_softmax(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """`mask`, and uint8 [N, H, W]: round(255 sqrt(p)), p = 1 - max softmax of the pixel's logits, by no head."""
-        pyramid = self.pyramid(self._smaller(x))
-        return upsampled_argmax_and_softmax(self.head(self.decoder(pyramid)[-1]), self.phases, x.shape[-2:])
+        """`mask`, and uint8 [N, H, W]: round(255 sqrt(p)), p = 1 - max softmax of the pixel's logits, by no head.
+
+        Of overlapping classes p is that of the least certain one: max_k [1 - max(q_k, 1 - q_k)], q_k its sigmoid.
+        """
+        logits = self.head(self.decoder(self.pyramid(self._smaller(x)))[-1])
+        both = upsampled_bits_and_sigmoid if self.overlapping else upsampled_argmax_and_softmax
+        return both(logits, self.phases, x.shape[-2:])
 
     def _smaller(self, x: Tensor) -> Tensor:
         """`smaller`, by a convolution where the sizes allow it: the runtimes' own resampling is slow."""

@@ -5,9 +5,10 @@
 //
 // MODEL is a folder that `edgemt export SHIP --serve cpp` writes: the graph, model.txt, and golden frames with their
 // masks. The golden frames run first, and a graph that does not reproduce them runs nothing. An IMAGE is a binary PGM
-// or PPM of 8 bits; its mask DIR/NAME.mask.pgm has the size of the image and holds class indices. Normalisation and
-// argmax are inside the graph; what is left outside, and is here bit for bit what EdgeMT's Python code computes, is
-// `fit_frame` (grey or colour, then Pillow's antialiased bilinear resizing) and `fit_label` (nearest neighbour).
+// or PPM of 8 bits; its mask DIR/NAME.mask.pgm has the size of the image and holds class indices, or, where model.txt has
+// `overlapping`, bits: the value 2^(k - 1) is set where class k is. Normalisation and argmax are inside the graph; what
+// is left outside, and is here bit for bit what EdgeMT's Python code computes, is `fit_frame` (grey or colour, then
+// Pillow's antialiased bilinear resizing) and `fit_label` (nearest neighbour).
 //
 // Exit status: 0, or 2 with one line on stderr for whatever is wrong.
 
@@ -173,7 +174,8 @@ struct Model {  // model.txt: a line each, a key and its values
   fs::path folder;
   std::string name, graph;
   int rows = 0, columns = 0, channels = 0;
-  std::vector<std::string> classes;                    // names, for the caller
+  std::vector<std::string> classes;                    // names, for the caller; the first is the background
+  bool overlapping = false;                            // masks hold bits of classes
   std::vector<std::pair<std::string, double>> golden;  // name, fraction of pixels that must have the golden class
 };
 
@@ -193,6 +195,7 @@ Model read_model(const fs::path& folder) {
     else if (key == "size") words >> model.rows >> model.columns;
     else if (key == "channels") words >> model.channels;
     else if (key == "class") std::getline(words >> std::ws, key), model.classes.push_back(key);
+    else if (key == "overlapping") words >> model.overlapping;
     else if (key == "golden") words >> key, model.golden.emplace_back(key, 0), words >> model.golden.back().second;
     if (words.fail()) fail((folder / "model.txt").string() + ": cannot be read: " + line);
   }
@@ -318,11 +321,19 @@ Options read_arguments(int count, char** arguments) {
   return options;
 }
 
+// The values of a mask and their classes: "1 organ, 2 tool", or of bits that may be set together "1 organ, 2 tool, bits".
+std::string legend(const Model& model) {
+  std::string text;
+  for (size_t k = 1; k < model.classes.size(); ++k)
+    text += std::to_string(model.overlapping ? 1 << (k - 1) : k) + ' ' + model.classes[k] + ", ";
+  return text + (model.overlapping ? "bits that may be set together" : "0 background");
+}
+
 void run(const Options& options) {
   const Model model = read_model(options.folder);
   const Runner runner = open(model, options);
   self_test(model, runner);
-  std::cout << model.name << ": " << model.golden.size() << " golden frames reproduced" << std::endl;
+  std::cout << model.name << ": " << model.golden.size() << " golden frames reproduced; masks: " << legend(model) << std::endl;
   fs::create_directories(options.out);
   for (const fs::path& path : options.images) {
     const Image image = read_image(path);

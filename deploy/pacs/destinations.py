@@ -82,7 +82,7 @@ class DicomDestination:
         entity.implementation_version_name = "EDGEMT"
         for kind in _SEG_CLASSES:
             entity.add_requested_context(kind, _SYNTAXES)
-        secure = {} if self.tls is None else {"tls_args": (self.tls.client, None)}
+        secure = {} if self.tls is None else {"tls_args": (self.tls.client, self.host)}
         association = entity.associate(self.host, self.port, ae_title=self.title, **secure)  # type: ignore[arg-type]
         if association.is_established:
             return association

@@ -23,8 +23,13 @@ class TlsContexts:
     mutual: bool
 
 
-def read_tls(cert: Path | None, key: Path | None, ca: Path | None) -> TlsContexts | None:
-    """The contexts of PEM files, or None without files. Raises ValueError, in one line that names the file."""
+def read_tls(cert: Path | None, key: Path | None, ca: Path | None, *, check_host: bool = False) -> TlsContexts | None:
+    """The contexts of PEM files, or None without files. Raises ValueError, in one line that names the file.
+
+    `check_host`: the certificate of a node that is called must name its host; else any certificate of the CA will do.
+    """
+    if check_host and ca is None:
+        raise ValueError("tls-check-host: needs --tls-ca FILE, which signed the certificates that name the hosts")
     if cert is None and key is None and ca is None:
         return None
     if cert is None or key is None:
@@ -39,7 +44,7 @@ def read_tls(cert: Path | None, key: Path | None, ca: Path | None) -> TlsContext
         _load_pair(context, cert, key)
         if ca is not None:
             context.load_verify_locations(ca)
-    client.check_hostname = False  # nodes are known by address and AE title; their certificates seldom name a host
+    client.check_hostname = check_host  # certificates of DICOM nodes seldom name a host
     server.verify_mode = client.verify_mode = ssl.CERT_NONE if ca is None else ssl.CERT_REQUIRED
     return TlsContexts(server, client, mutual=ca is not None)
 
@@ -120,7 +125,10 @@ def why_no_association(host: str, port: int, context: ssl.SSLContext, *, timeout
     pynetdicom reports no more than that the association failed, so the handshake is tried once more.
     """
     try:
-        with socket.create_connection((host, port), timeout=timeout_s) as plain, context.wrap_socket(plain) as secure:
+        with (
+            socket.create_connection((host, port), timeout=timeout_s) as plain,
+            context.wrap_socket(plain, server_hostname=host) as secure,
+        ):
             secure.settimeout(min(timeout_s, 1.0))
             if secure.version() == "TLSv1.3":
                 secure.recv(1)  # where the peer refuses our certificate, which in 1.3 comes after our handshake

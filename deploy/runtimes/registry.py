@@ -52,6 +52,7 @@ class RuntimeSpec:
     missing_requirement: Callable[[], str | None] = lambda: None  # what this machine lacks besides the Python package
     channel_block: int | None = None  # channels that its kernels compute at once; None: pruning cannot target it
     profile_layers: Callable[[bytes, int], dict[str, float]] | None = None  # ONNX bytes, threads -> layer -> ms
+    own_quantization: bool = False  # its INT8 file has other ranges than the INT8 ONNX graph, so other masks
 
 
 def _requirement_for_running() -> str | None:
@@ -126,6 +127,7 @@ RUNTIMES: dict[str, RuntimeSpec] = {
         pip=executorch_backend.INSTALL,
         distributions=("executorch",),
         missing_requirement=executorch_backend.missing,
+        own_quantization=True,
     ),
     "torch": RuntimeSpec(
         package="torch",

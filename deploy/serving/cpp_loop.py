@@ -44,6 +44,7 @@ def write_cpp(package: Package, folder: Path, *, name: str, kind: str | None = N
         f"size {card.size[0]} {card.size[1]}",
         f"channels {card.channels}",
         *(f"class {' '.join(title.split())}" for title in card.classes),
+        *(["overlapping 1"] if card.overlapping else []),
     ]
     for number, pair in enumerate(pairs):  # by number: names of a package may hold spaces
         frame, suffix = pair.frame[0], "ppm" if card.channels == 3 else "pgm"

@@ -131,7 +131,8 @@ class ExportLabels:
     """
 
     masks: Positional[Path]
-    """Folder of masks as training reads them, or of the NAME.mask.png of edgemt predict."""
+    """Folder of masks as training reads them, or of the NAME.mask.png of edgemt predict; of classes that overlap a
+    file for each, CLASS/NAME.png or NAME.CLASS.mask.png, with --classes."""
     out: Path
     """The file to write; of labelme, voc and yolo a folder that does not exist yet."""
     format: ExportFormat

@@ -58,6 +58,8 @@ class Pacs:
     """Its private key, PEM, without a passphrase."""
     tls_ca: Path | None = None
     """The CA of the other nodes, PEM: who shows no certificate that it signed is refused, in both directions."""
+    tls_check_host: bool = False
+    """The certificate of each --to must also name its HOST, where any certificate of the CA would do."""
     aet: str = "EDGEMT"
     """AE title of this service; associations that call another one are rejected."""
     allow: tuple[str, ...] = ()
@@ -116,7 +118,7 @@ def _serve(command: Pacs, spool: Spool, destinations: list[Destination], reports
 
     receiver = ReceiverOptions(
         command.host, command.port, command.aet.strip(), command.allow, command.modality, command.min_free_mib,
-        tls=read_tls(command.tls_cert, command.tls_key, command.tls_ca),
+        tls=read_tls(command.tls_cert, command.tls_key, command.tls_ca, check_host=command.tls_check_host),
     )  # fmt: skip
     options = ServiceOptions(receiver, command.retry, command.quiet_s, command.keep_hours, command.kind)
     assert command.ship is not None
@@ -205,7 +207,7 @@ def _destinations(command: Pacs) -> list[Destination]:
             raise ValueError("to: name where segmentations are sent, --to AET@HOST:PORT or --to-web http://HOST/PATH")
         if not 0 <= command.port <= 65535:
             raise ValueError(f"port: must lie in 0 to 65535, is {command.port}")
-        tls = read_tls(command.tls_cert, command.tls_key, command.tls_ca)
+        tls = read_tls(command.tls_cert, command.tls_key, command.tls_ca, check_host=command.tls_check_host)
         calling = command.aet.strip()
         named: list[Destination] = [parse_destination(text, calling=calling, tls=tls) for text in command.to]
         named += [parse_web_destination(url, token=command.web_token, ca=command.web_ca) for url in command.to_web]

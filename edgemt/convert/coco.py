@@ -118,9 +118,7 @@ def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, option
     annotations: list[dict[str, Any]] = []
     for number, label in enumerate(maps, 1):
         images.append({"id": number, "file_name": label.image, "height": label.size[0], "width": label.size[1]})
-        mask = label.read()
-        for value in range(1, len(classes)):
-            area = mask == value
+        for value, area in label.regions(classes):
             for segmentation, pixels in _segmentations(area, options):
                 rows, columns = np.flatnonzero(pixels.any(1)), np.flatnonzero(pixels.any(0))
                 box = [columns[0], rows[0], columns[-1] - columns[0] + 1, rows[-1] - rows[0] + 1]
@@ -146,8 +144,6 @@ def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, option
 
 
 def _segmentations(area: np.ndarray, options: ExportOptions) -> Iterator[tuple[Any, np.ndarray]]:
-    if not area.any():
-        return
     if options.shapes != "polygon":
         yield {"size": list(area.shape), "counts": encode_coco(area)}, area
         return

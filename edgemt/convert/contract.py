@@ -12,6 +12,8 @@ from typing import Literal
 
 import numpy as np
 
+from edgemt.io.class_regions import in_class
+
 Layout = Literal["pairs", "clips", "volumes"]
 Empty = Literal["unlabelled", "background"]
 Shapes = Literal["auto", "polygon", "rle"]
@@ -97,13 +99,25 @@ class OverlapCount:
 
 @dataclass(frozen=True)
 class LabelMap:
-    """One mask to export: its name, the name and size of its image, uint8 [H, W] of class indices."""
+    """One mask to export: its name, the name and size of its image, uint8 [H, W] of class indices.
+
+    `overlapping`: bits of classes instead (`edgemt.io.class_regions`); `regions` is the same for both.
+    """
 
     name: str
     image: str  # name of the image file, with its suffix
     size: tuple[int, int]  # rows, columns
     read: Callable[[], np.ndarray]
     drawn: bool = True  # False: a task to label, without a mask
+    overlapping: bool = False
+
+    def regions(self, classes: Sequence[str]) -> Iterator[tuple[int, np.ndarray]]:
+        """(index, bool [H, W]) of each class that the mask has. `classes`: with the background."""
+        mask = self.read()
+        for value in range(1, len(classes)):
+            area = in_class(mask, value, overlapping=self.overlapping)
+            if area.any():
+                yield value, area
 
 
 @dataclass(frozen=True)

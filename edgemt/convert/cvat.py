@@ -145,10 +145,8 @@ def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, option
     for number, label in enumerate(maps):
         rows, columns = label.size
         node = SubElement(root, "image", id=str(number), name=label.image, width=str(columns), height=str(rows))
-        mask = label.read()
-        for value in range(1, len(classes)):
-            if (mask == value).any():
-                _add_shapes(node, mask == value, classes[value], options)
+        for value, area in label.regions(classes):
+            _add_shapes(node, area, classes[value], options)
     ElementTree.indent(root)
     write_bytes(path, ElementTree.tostring(root, encoding="utf-8", xml_declaration=True))
 

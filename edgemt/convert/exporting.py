@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
@@ -15,6 +16,7 @@ from pathlib import Path
 
 import numpy as np
 
+from edgemt.convert.class_masks import ClassFiles, class_files, read_bits, rules_of
 from edgemt.convert.contract import BACKGROUND, MANIFEST, ExportOptions, Format, LabelMap, Volume
 from edgemt.convert.outlines import outlines
 from edgemt.convert.polygons import rasterise
@@ -28,7 +30,8 @@ from edgemt.io.mask_rule import Rule
 from edgemt.io.masks import decide
 from edgemt.io.volumes import read_label_volume
 
-_NOT_MASKS = (".overlay", ".uncertainty", ".outer.mask", ".inner.mask")  # what `edgemt predict` writes beside masks
+# what `edgemt predict` writes beside masks, the regions of contours for each class too
+_NOT_MASKS = re.compile(r"\.(?:overlay|uncertainty|(?:outer|inner)(?:\.[^.]+)?\.mask)$")
 
 
 @dataclass
@@ -57,7 +60,8 @@ def export_labels(
 ) -> Path:
     """Write the masks of a folder in the format of a label tool; returns the file or folder made.
 
-    `masks`: label maps as training reads them, or NAME.mask.png of `edgemt predict`, in folders CLIP/ too. `images`:
+    `masks`: label maps as training reads them, or NAME.mask.png of `edgemt predict`, in folders CLIP/ too; of classes
+    that overlap a file for each class, NAME.CLASS.mask.png or CLASS/NAME.png, which needs `classes`. `images`:
     their images, for names with suffixes; without it each image is named NAME.png. `classes`: with the background;
     those of manifest.json beside or above the masks where they are not given. Raises ValueError in one line.
     """
@@ -68,15 +72,20 @@ def export_labels(
     files = _mask_files(masks)
     evidence = [read_mask(path).evidence for path in files.values()]
     classes = _classes(masks, classes, evidence)
-    rule = decide(evidence, classes=classes)
-    names = _image_names(images, files)
-    maps = [_label_map(name, path, names, rule) for name, path in files.items()]
+    by_class = class_files(files, classes)
+    if by_class is not None:
+        maps = _overlapping_maps(by_class, classes, images)
+    else:
+        rule = decide(evidence, classes=classes)
+        names = _image_names(images, files)
+        maps = [_label_map(name, path, names, partial(_indices, path, rule)) for name, path in files.items()]
     loss = Loss()
     rows = _counted(maps, progress)
     if options.simplify > 0:
-        rows = _measured(rows, options, loss)
+        rows = _measured(rows, classes, options, loss)
     _write(row, classes, rows, out, options)
-    tell(f"{len(maps)} masks, classes {', '.join(classes[1:])}: {out}")
+    kind = "" if by_class is None else "overlapping "
+    tell(f"{len(maps)} masks, {kind}classes {', '.join(classes[1:])}: {out}")
     if options.simplify > 0:
         tell(loss.line())
     return out
@@ -109,7 +118,7 @@ def _export_volumes(
 ) -> Path:
     """NIfTI label volumes, one or a folder of them, as a file or a folder."""
     files = [masks] if masks.is_file() else sorted(p for p in masks.glob("*") if is_volume(p) and not is_stray(p))
-    files = [path for path in files if not stem_of(path).endswith(_NOT_MASKS)]
+    files = [path for path in files if not _NOT_MASKS.search(stem_of(path))]
     if not files:
         raise ValueError(f"{masks}: holds no NIfTI label volume; name a folder of .nii.gz, or one file")
     if masks.is_file() and not out.name.endswith(suffix):
@@ -117,6 +126,11 @@ def _export_volumes(
     labels = [read_label_volume(path) for path in files]
     evidence = [of_array(array, path).evidence for path, array in zip(files, labels, strict=True)]
     classes = _classes(masks, classes, evidence)
+    if class_files({stem_of(path).removesuffix(".mask"): path for path in files}, classes) is not None:
+        raise ValueError(
+            f"{files[0]}: is the mask of one of several overlapping classes, and a label volume has one class a voxel; "
+            "export each class from a folder of its own, with --classes background CLASS"
+        )
     rule = decide(evidence, classes=classes)
     for number, (path, array) in enumerate(zip(files, labels, strict=True), 1):
         import nibabel
@@ -153,7 +167,7 @@ def _mask_files(folder: Path) -> dict[str, Path]:
         raise ValueError(f"{folder}: no such folder of masks")
     found: dict[str, Path] = {}
     for path in sorted(folder.rglob("*"), key=lambda p: natural_sort_key(p.relative_to(folder).as_posix())):
-        if not is_image(path) or is_stray(path) or not path.is_file() or path.stem.endswith(_NOT_MASKS):
+        if not is_image(path) or is_stray(path) or not path.is_file() or _NOT_MASKS.search(path.stem):
             continue
         stem = path.relative_to(folder).with_suffix("").as_posix()
         name = stem.removesuffix(".mask")
@@ -198,12 +212,19 @@ def _image_names(folder: Path | None, files: dict[str, Path]) -> dict[str, Path 
     return found
 
 
-def _label_map(name: str, path: Path, names: dict[str, Path | None], rule: Rule) -> LabelMap:
+def _overlapping_maps(files: ClassFiles, classes: tuple[str, ...], images: Path | None) -> list[LabelMap]:
+    firsts, rules = {name: paths[0] for name, paths in files.items()}, rules_of(files, classes)
+    names = _image_names(images, firsts)
+    read = {name: partial(read_bits, paths, rules) for name, paths in files.items()}
+    return [replace(_label_map(name, path, names, read[name]), overlapping=True) for name, path in firsts.items()]
+
+
+def _label_map(name: str, path: Path, names: dict[str, Path | None], read: Callable[[], np.ndarray]) -> LabelMap:
     image = names[name]
     header = image_header(path)
     size = header.size[::-1] if header.orientation > 4 else header.size
     file = image.as_posix() if image is not None else f"{name}.png"
-    return LabelMap(name, file, size, partial(_indices, path, rule))
+    return LabelMap(name, file, size, read)
 
 
 def _indices(path: Path, rule: Rule) -> np.ndarray:
@@ -216,13 +237,16 @@ def _counted(maps: list[LabelMap], progress: Callable[[int, int], None]) -> Iter
         progress(number, len(maps))
 
 
-def _measured(maps: Iterator[LabelMap], options: ExportOptions, loss: Loss) -> Iterator[LabelMap]:
+def _measured(
+    maps: Iterator[LabelMap], classes: tuple[str, ...], options: ExportOptions, loss: Loss
+) -> Iterator[LabelMap]:
     for label in maps:
         mask = label.read()
-        for value in np.unique(mask[mask > 0]).tolist():
-            area, drawn = mask == value, np.zeros(mask.shape, bool)
+        label = replace(label, read=partial(np.asarray, mask))
+        for _, area in label.regions(classes):
+            drawn = np.zeros(mask.shape, bool)
             for corners in outlines(area, simplify=options.simplify):
                 drawn |= rasterise([corners], area.shape)
             loss.changed += int((drawn != area).sum())
             loss.labelled += int(area.sum())
-        yield replace(label, read=partial(np.asarray, mask))
+        yield label

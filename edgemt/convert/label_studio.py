@@ -118,12 +118,11 @@ def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, option
     """
     tasks = []
     for number, label in enumerate(maps, 1):
-        mask = label.read()
         rows, columns = label.size
         common = {"from_name": "tag", "to_name": "image", "original_width": columns, "original_height": rows}
         results: list[dict[str, Any]] = []
-        for k in range(1, len(classes)):
-            for value, kind in values_of(mask == k, classes[k], options):
+        for k, area in label.regions(classes):
+            for value, kind in values_of(area, classes[k], options):
                 more = {"id": f"{number}-{len(results) + 1}", "type": kind, "image_rotation": 0}
                 results.append({**common, **more, "value": value})
         task: dict[str, Any] = {"id": number, "data": {"image": f"/data/local-files/?d={label.image}"}}

@@ -91,11 +91,9 @@ def _draw(entry: dict[str, Any], kind: str, size: Size) -> np.ndarray:
 def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, options: ExportOptions) -> None:
     """A JSON file for each mask, in a folder; the images lie beside them, or in a folder above it."""
     for label in maps:
-        mask = label.read()
         shapes: list[dict[str, Any]] = []
-        for value, name in enumerate(classes):
-            if value and (mask == value).any():
-                shapes += _shapes(mask == value, name, options)
+        for value, area in label.regions(classes):
+            shapes += _shapes(area, classes[value], options)
         record: dict[str, Any] = {
             "version": _VERSION,
             "flags": {},

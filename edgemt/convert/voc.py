@@ -116,6 +116,8 @@ def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, option
     palette = np.array(voc_palette()).reshape(-1, 3)
     names = []
     for label in maps:
+        if label.overlapping:
+            raise ValueError(f"{label.name}: has overlapping classes, and VOC one class a pixel; take another format")
         with atomic_write(path / _MASKS / f"{label.name}.png") as part:
             write_label_map(part, label.read())
         names.append(label.name)

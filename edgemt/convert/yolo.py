@@ -104,10 +104,10 @@ def write(classes: tuple[str, ...], maps: Iterator[LabelMap], path: Path, option
     names = json.dumps(list(classes[1:]), ensure_ascii=False)
     write_text(path / "data.yaml", f"path: .\ntrain: images\nval: images\nnames: {names}\n")
     for label in maps:
-        mask, lines = label.read(), []
-        for value in range(1, len(classes)):
-            for corners in outlines(mask == value, simplify=options.simplify):
-                fractions = (corners / mask.shape[::-1]).reshape(-1)
+        lines = []
+        for value, area in label.regions(classes):
+            for corners in outlines(area, simplify=options.simplify):
+                fractions = (corners / area.shape[::-1]).reshape(-1)
                 lines.append(" ".join([str(value - 1), *(f"{v:.10g}" for v in fractions)]))
         write_text(path / "labels" / f"{label.name}.txt", "".join(f"{line}\n" for line in lines))
 

@@ -37,6 +37,7 @@ from edgemt.data.splits import (
     similar_names_note,
 )
 from edgemt.io.file_types import is_h5, is_image
+from edgemt.io.fourth_axis import check_fourth_axis
 from edgemt.io.geometry import common_order
 from edgemt.io.volumes import geometry_of, volume_shape
 
@@ -184,6 +185,9 @@ def _axis_order(options: DataOptions, items: list[CaseFiles]) -> str:
     if not volumes:
         return options.axes
     files = [(path, geometry_of(path)) for path in volumes]
+    for path, geometry in files:
+        if not volumes[path].channels:  # those of several channels are checked with their grids
+            check_fourth_axis(path, geometry, ())
     oriented = [(path, geometry) for path, geometry in files if not is_h5(path) and not path.is_dir()]
     files = oriented or [(path, geometry) for path, geometry in files if len(geometry.shape) == 3]
     return common_order(files, axes=options.axes, slice_axis=options.slice_axis, compare=options.affines == "compare")
@@ -205,7 +209,7 @@ def _list_root(options: DataOptions) -> tuple[Path, FolderListing]:
     channels = channels_of(options)
     layout: Any = detect_layout(root, channels=channels) if options.layout == "auto" else options.layout
     pattern, classes = options.patient_pattern, options.classes
-    given: Any = {"classes": classes, "channels": channels, "overlapping": options.overlapping}
+    given: Any = {"classes": classes, "channels": channels, "values": options.mask_values}
     return root, list_cases(root, layout=layout, pattern=pattern, class_folders=options.class_folders, **given)
 
 

@@ -16,8 +16,16 @@ from edgemt.data import phantom2d, phantom3d
 from edgemt.data.reading import Reading, decide_reading
 from edgemt.io import array_values, channels, file_types, images
 from edgemt.io.bit_depth import Depth, Rule
+from edgemt.io.fourth_axis import is_stacked
 from edgemt.io.mask_rule import MaskValues
-from edgemt.io.volumes import read_channel_volume, read_volume, stack_neighbours, volume_shape
+from edgemt.io.volumes import (
+    geometry_of,
+    read_channel_volume,
+    read_stacked_channels,
+    read_volume,
+    stack_neighbours,
+    volume_shape,
+)
 
 ProgressCall = Callable[[int, int], None]
 
@@ -156,6 +164,11 @@ def read_channels(
     """
     planes = channels.planes_of(names)
     parts: list[np.ndarray | None] = []
+    if is_stacked(case.channels) and geometry_of(case.files[0]).channels > 1:
+        stack = read_stacked_channels(case.files[0], names, axes=case.axes)
+        for one, rule, path in zip(stack, depths, case.channels, strict=True):
+            parts.append(rule(one)[:, :, None] if path else None)
+        return channels.join(parts, planes, fill=fill)
     for path, count, depth in zip(case.channels, planes, depths, strict=True):
         if not path:
             parts.append(None)

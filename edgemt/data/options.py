@@ -37,7 +37,7 @@ class DataOptions:
     """Of a case that is one file: 3 for colours, 1 for grey."""
     channel_names: tuple[str, ...] = field(default=(), metadata=ADDED_LATER)
     """Two or more: each case has one file a channel, in this order, such as t1 t2 or rgb depth (rgb has three planes).
-    images/t1/CASE.png, images/CASE_t1.png and nnU-Net's CASE_0000.png are found; docs/reading.md."""
+    images/t1/CASE.png, images/CASE_t1.png, nnU-Net's CASE_0000.png and 4-D NIfTI files are found; docs/reading.md."""
     channel_depth: tuple[Rule, ...] = field(default=(), metadata=ADDED_LATER)
     """How each of `channel_names` becomes 8 bits, in their order; empty: `depth` for each by itself."""
     missing_channels: Literal["refuse", "mean"] = field(default="refuse", metadata=ADDED_LATER)

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from edgemt.contract import Case
 from edgemt.io import file_types
 from edgemt.io.channels import COLOUR
+from edgemt.io.fourth_axis import check_fourth_axis, is_stacked
 from edgemt.io.geometry import align
 from edgemt.io.images import Header
 from edgemt.io.volumes import geometry_of
@@ -22,6 +23,8 @@ def check_channels(
     for case in {case.image: case for case in cases if case.channels}.values():
         first, *others = case.files
         volumes = [path for path in case.files if not file_types.is_image(path)]
+        for path in volumes:
+            check_fourth_axis(path, geometry_of(path), names if is_stacked(case.channels) else ())
         if volumes and len(volumes) < len(case.files):
             picture = next(path for path in case.files if file_types.is_image(path))
             raise ValueError(f"{picture}: is a picture, {volumes[0]} of the same case is a volume; use one kind")

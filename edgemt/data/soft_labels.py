@@ -13,6 +13,7 @@ The variance between K teachers with probabilities p_k is summed over classes, a
 
     v = sum_c [ 1/K sum_k p_kc^2 - (1/K sum_k p_kc)^2 ],   0 <= v < 1,  at most 0.5 with two classes
 
+Of overlapping classes each is a yes or no with a variance v of its own, and that of the pixel is the largest of them.
 It is the part of the ensemble's total variance 1 - sum_c mean_k(p_kc)^2 that the teachers do not agree on (deep
 ensembles: Lakshminarayanan et al., NeurIPS 2017, arXiv 1612.01474; the split into disagreement and the teachers' own
 uncertainty, there for entropies: Malinin et al., ICLR 2020, arXiv 1905.00076). Stored is round(255 sqrt(v)): a standard

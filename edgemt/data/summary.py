@@ -11,6 +11,7 @@ from edgemt.data.cohort import DatasetSplit
 from edgemt.data.options import DataOptions
 from edgemt.data.reading import Reading
 from edgemt.data.slice_dataset import frame_spec
+from edgemt.io.fourth_axis import STACKED, is_stacked
 from edgemt.io.geometry import arranged_sizes
 from edgemt.io.images import Header
 from edgemt.io.volumes import geometry_of
@@ -88,12 +89,14 @@ def _pictures(cases: Sequence[Case], reading: Reading) -> str:
 def _channels(cases: Sequence[Case], options: DataOptions, reading: Reading) -> str:
     """Names, order and depth of the channels, and how many cases lack each."""
     each = {case.image: case.channels for case in cases}.values()
+    stacked = sum(map(is_stacked, each))
     texts = []
     for k, (name, planes) in enumerate(zip(options.channel_names, options.planes, strict=True)):
         lacking = sum(not files[k] for files in each)
         text = f"{name}" + (" (3 planes)" if planes == 3 else "") + f" {reading.channel_depths[k]}"
         texts.append(text + (f", missing in {lacking} of {len(each)}" if lacking else ""))
-    return f"channels: {len(texts)} in this order: {'; '.join(texts)}"
+    end = f"; {stacked} of {len(each)} {STACKED}" if stacked else ""
+    return f"channels: {len(texts)} in this order: {'; '.join(texts)}{end}"
 
 
 def _modes(headers: Sequence[Header]) -> str:

@@ -8,11 +8,13 @@ from pathlib import Path
 
 from edgemt.data.cohort import channels_of
 from edgemt.data.layouts.detect import find_class_folders
+from edgemt.data.layouts.nnunet_labels import DatasetLabels
 from edgemt.data.options import DataOptions
 from edgemt.data_report.finding import Example, Finding
 from edgemt.io.mask_files import Evidence
 
-ASSUMED = ("class_folders", "ignored_value")  # kinds of findings that change what masks mean: printed by auto, too
+# kinds of findings that change what masks mean: printed by auto, too
+ASSUMED = ("class_folders", "ignored_value", "dataset_labels")
 _WHITE = 255
 _FEW = 32  # values below this are class indices
 _MOST = 0.5  # of the masks with 255: so many hold a class as well, else 255 is the white of other masks
@@ -72,6 +74,24 @@ def with_class_folders(
         remedy = "name its class in --data.classes, or move it away; masks in it need the names of the images"
         findings.append(Finding("unread_folders", "warning", text, remedy, tuple(unread)))
     return options, tuple(findings)
+
+
+def with_dataset_labels(options: DataOptions, stated: DatasetLabels) -> tuple[DataOptions, tuple[Finding, ...]]:
+    """The options with the classes, the regions and the ignored value of a dataset.json, and a note on the latter two.
+
+    An ignored value that the user states stays, and is compared with the file where the masks are listed.
+    """
+    ignore = stated.ignore if options.ignore is None else options.ignore
+    overlapping = options.overlapping or stated.overlapping
+    options = dataclasses.replace(
+        options, classes=stated.classes, label_map=stated.label_map, overlapping=overlapping, ignore=ignore
+    )
+    parts = [f"regions ({', '.join(stated.label_map)})"] if stated.regions else []
+    parts += [f"{stated.ignore} for pixels without a label"] if stated.ignore is not None else []
+    if not parts:
+        return options, ()
+    text = f"dataset.json has {' and '.join(parts)}"
+    return options, (Finding("dataset_labels", "note", text, f"taken as {stated.flags}"),)
 
 
 def _plain(name: str) -> str:

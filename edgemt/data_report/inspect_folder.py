@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 
 from edgemt.data.options import DataOptions
 from edgemt.data_report.assumed import ignored_value, probable_ignore
-from edgemt.data_report.finding import Finding
+from edgemt.data_report.finding import SEVERITIES, Finding
 from edgemt.data_report.listing import Item, Listing, list_folder
 from edgemt.data_report.mask_values import Meaning, decide_class_masks, decide_meaning, guess_classes
 from edgemt.data_report.scan import FileScan, MaskScan, ProgressCall, ScanOptions, scan_files, scan_mask
@@ -96,7 +96,8 @@ def _meaning(
 
 
 def _first(findings: Sequence[Finding]) -> str:
-    return findings[0].line if findings else "put images there"
+    worst = sorted(findings, key=lambda found: SEVERITIES.index(found.severity))
+    return worst[0].line if worst else "put images there"
 
 
 def _workers(number: int) -> int:

@@ -18,9 +18,10 @@ from edgemt.data.layouts.case_files import CaseFiles, read_list
 from edgemt.data.layouts.detect import LABEL_FOLDERS, FolderListing, detect_layout, list_cases
 from edgemt.data.options import DataOptions
 from edgemt.data.splits import find_list, parse_count_or_fraction, patients_of, same_patient, select_listed
-from edgemt.data_report.assumed import with_class_folders
+from edgemt.data_report.assumed import with_class_folders, with_dataset_labels
 from edgemt.data_report.finding import Example, Finding, finding
 from edgemt.io.file_types import is_h5, is_image, is_stray, is_volume
+from edgemt.io.fourth_axis import STACKED, check_fourth_axis, is_stacked
 from edgemt.io.geometry import common_order
 from edgemt.io.images import Header, image_header
 from edgemt.io.volumes import geometry_of, is_deep
@@ -78,19 +79,22 @@ def list_folder(options: DataOptions, *, classes_given: bool) -> Listing:
         raise ValueError(f"data.layout: {layout} draws its images; there is no folder to report on")
     options = dataclasses.replace(options, layout=layout)
     classes_given = classes_given or bool(options.label_map)
+    stated: tuple[Finding, ...] = ()
     if layout == "decathlon" and not classes_given:
-        options = dataclasses.replace(options, classes=nnunet.class_names(root))
+        options, stated = with_dataset_labels(options, nnunet.dataset_labels(root))
     if layout == "decathlon" and not options.channel_names:
         options = dataclasses.replace(options, channel_names=nnunet.channel_names(root))
         channels = channels_of(options)
     options, assumed = with_class_folders(options, layout=layout, classes_given=classes_given)
-    given: Any = {"classes": options.classes, "channels": channels, "overlapping": options.overlapping}
+    given: Any = {"classes": options.classes, "channels": channels, "values": options.mask_values}
     pattern = options.patient_pattern
     found = list_cases(root, layout=layout, pattern=pattern, class_folders=options.class_folders, **given)
-    findings = list(assumed)
+    findings = [*stated, *assumed]
     if options.channel_names:
         first, *others = options.channel_names
         text = f"only the first of {1 + len(others)} channels is looked at ({first}, not {', '.join(others)})"
+        if any(is_stacked(case.channels) for case in (*found.cases, *found.val, *found.unlabelled)):
+            text += f"; {STACKED}, in this order"
         findings.append(Finding("channels", "note", text, "training compares the grids of all of them"))
     if not options.val and not found.val and _default(root, "val") is None:
         options = dataclasses.replace(options, val=DRAWN_VAL)
@@ -123,7 +127,9 @@ def _readable(found: FolderListing) -> tuple[FolderListing, dict[str, Header], d
                 headers[path] = image_header(path)
                 deep[path] = headers[path].deep
             else:
-                geometry_of(path)
+                geometry = geometry_of(path)
+                if not item.channels:
+                    check_fourth_axis(path, geometry, ())
                 deep[path] = is_deep(path)
             for path in (str(other) for other in item.channels if other not in (None, item.image)):
                 image_header(path) if is_image(path) else geometry_of(path)

@@ -165,7 +165,7 @@ def read_flat_or_deep(item: Item) -> np.ndarray:
     """[X, Y, Z] of a volume, or [H, W] of an .h5 slice."""
     if len(geometry_of(item.image).shape) == 2:
         return check_not_constant(read_image(item.image), item.image)
-    return read_volume(item.image, axes=item.axes).array
+    return read_volume(item.image, axes=item.axes, channel=0 if item.channels else None).array
 
 
 def _spread(depth: int) -> list[int]:

@@ -186,12 +186,17 @@ def _source_of_classes(options: DataOptions, meaning: Meaning) -> str:
 def _label_options(options: DataOptions, given: frozenset[str], reasons: dict[str, str]) -> dict[str, Any]:
     """How labels are read beside their classes; `reasons` gets the reason of each."""
     data: dict[str, Any] = {}
+    decathlon = options.layout == "decathlon"
     if options.ignore is not None:
         data["ignore"] = options.ignore
-        reasons["ignore"] = "as given" if "ignore" in given else f"masks hold {options.ignore} beside class indices"
+        found = "dataset.json has it" if decathlon else f"masks hold {options.ignore} beside class indices"
+        reasons["ignore"] = "as given" if "ignore" in given else found
     if options.overlapping:
         data["overlapping"] = True
-        reasons["overlapping"] = "as given" if "overlapping" in given else "each class has a folder of masks"
+        found = "regions of dataset.json" if decathlon else "each class has a folder of masks"
+        reasons["overlapping"] = "as given" if "overlapping" in given else found
+    if options.label_map and "label_map" not in given:
+        data["label_map"], reasons["label_map"] = list(options.label_map), "regions of dataset.json"
     return data
 
 

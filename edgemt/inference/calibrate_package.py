@@ -22,7 +22,6 @@ from edgemt.inference.contours import bound_to, calibrate, list_digest, patients
 from edgemt.inference.evaluate import frame_masks
 from edgemt.inference.evaluate_package import find_cases, read_cases
 from edgemt.io import zoo_paths
-from edgemt.io.class_regions import no_overlapping
 from edgemt.metrics.conformal import quantile_rank
 
 
@@ -52,7 +51,6 @@ def calibrate_package(
     if out is not None and Path(out).exists():
         raise ValueError(f"out {out}: is there already; name a new folder")
     ship = open_package(folder)
-    no_overlapping(ship.card, where=folder, what="margins of contours are those of one class a pixel")
     chosen = _chosen(ship, runtime, file)
     options, cases = find_cases(ship, data_root, val)
     patients = patients_of(cases)

@@ -22,6 +22,7 @@ from edgemt.artefacts.fingerprints import digests_of
 from edgemt.contour_margins import ContourMargins, Unit, graph_digest
 from edgemt.contract import Case
 from edgemt.inference.evaluate import EvalSet, fit_masks
+from edgemt.io.class_regions import in_class
 from edgemt.io.contour_bands import bands
 from edgemt.metrics import conformal
 
@@ -58,7 +59,9 @@ def unit_of(cases: EvalSet) -> Unit:
 
 def score_masks(masks: Sequence[np.ndarray], cases: EvalSet, *, tolerance: float) -> np.ndarray:
     """Outer and inner score of each case and class, float [N, C, 2]; `masks` are those of `frame_masks`."""
-    options: dict[str, Any] = {"classes": len(cases.classes), "tolerance": tolerance}
+    options: dict[str, Any] = {
+        "classes": len(cases.classes), "tolerance": tolerance, "overlapping": cases.overlapping
+    }  # fmt: skip
     if unit_of(cases) == "mm":
         volumes = zip(fit_masks(masks, cases), cases.truths, cases.spacing_mm, strict=True)
         return np.stack([conformal.case_scores(m, t, spacing=s, **options) for m, t, s in volumes])
@@ -146,8 +149,8 @@ def _areas(masks: Sequence[np.ndarray], cases: EvalSet, margins: ContourMargins)
     ratios: dict[str, list[tuple[float, float]]] = {name: [] for name in cases.classes[1:]}
     fitted = fit_masks(masks, cases) if margins.unit == "mm" else [masks[rows.start] for rows in cases.rows]
     for mask, spacing in zip(fitted, cases.spacing_mm, strict=True):
-        for band in bands(mask, margins, classes=cases.classes, spacing_mm=spacing):
-            own = np.count_nonzero(mask == band.value)
+        for band in bands(mask, margins, classes=cases.classes, spacing_mm=spacing, overlapping=cases.overlapping):
+            own = np.count_nonzero(in_class(mask, band.value, overlapping=cases.overlapping))
             outer, inner = (np.nan if r is None else np.count_nonzero(r) / own for r in (band.outer, band.inner))
             ratios[cases.classes[band.value]].append((outer, inner))
     found = {}

@@ -115,7 +115,8 @@ def _try_ship(folder: Path, runtimes: list[str], *, cpu_fallback: bool) -> tuple
             fine, line = _try_file(ship, name, kind, masks, cpu_fallback=cpu_fallback)
             healthy = healthy and fine
             lines.append(line)
-        for fine, line in _agreement(kind, masks, least=_least(ship, kind)):
+        comparable = {n: m for n, m in masks.items() if kind != "int8" or not RUNTIMES[n].own_quantization}
+        for fine, line in _agreement(kind, comparable, least=_least(ship, kind)):
             healthy = healthy and fine
             lines.append(line)
     return healthy, [*lines, *_fastest_lines(ship)]

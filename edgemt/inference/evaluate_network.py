@@ -36,7 +36,7 @@ def evaluate_network(
 
     from deploy.export import DeployableModel, has_uncertainty
     from edgemt.artefacts.network_folder import load_network
-    from edgemt.learning.losses import probabilities
+    from edgemt.learning.pseudo_labels import probabilities_of
 
     columns = read_groups(groups) if groups is not None else None
     stage = open_package(folder)
@@ -61,7 +61,7 @@ def evaluate_network(
 
     @torch.inference_mode()
     def softmax(frames: np.ndarray) -> np.ndarray:
-        return probabilities(network(whole.normalised(torch.from_numpy(frames))).logits).numpy()
+        return probabilities_of(network, whole.normalised(torch.from_numpy(frames))).numpy()
 
     record = measured(stage, frame_masks(masks, eval_set), eval_set, WEIGHTS, through_plane=through_plane)
     truths = eval_set.frame_truths()
@@ -69,8 +69,7 @@ def evaluate_network(
         found = uncertainty_record(both, eval_set.frames, truths)
         record |= {"uncertainty": found, "card_uncertainty": card_uncertainty(stage, WEIGHTS)}
     record |= grouped(record, cases, columns)
-    if not card.overlapping:
-        record["softmax_entropy"] = entropy_record(softmax, eval_set.frames, truths)
+    record["softmax_entropy"] = entropy_record(softmax, eval_set.frames, truths, overlapping=card.overlapping)
     return {
         **record,
         "runtime": "torch",

@@ -96,7 +96,7 @@ def card_uncertainty(ship: Package, file: str) -> dict[str, Any] | None:
 
 def uncertainty_name(before: dict[str, Any] | None) -> str:
     """What the second output of a file is, from what the card states of it."""
-    return "uncertainty (1 - max softmax)" if before and before.get("source") == "softmax" else "uncertainty"
+    return "uncertainty (of the logits, no head)" if before and before.get("source") == "softmax" else "uncertainty"
 
 
 def holds_network(folder: Path) -> bool:

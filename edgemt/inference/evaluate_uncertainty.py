@@ -3,6 +3,8 @@
 Measured at the frame's size, on at most 10,000 pixels of each frame, always the same ones: of 100 frames one million
 pixels, where the standard error of an AUROC is far below 0.01 and frames, not pixels, limit its accuracy.
 
+Of overlapping classes a pixel is wrong where any class is: its bits (`edgemt.io.class_regions`) differ.
+
 Shapes: N frames, H W their size, K channels, C classes.
 """
 
@@ -13,6 +15,7 @@ from collections.abc import Callable, Iterable, Sequence
 import numpy as np
 
 from edgemt.contract import IGNORE
+from edgemt.io.class_regions import from_regions
 from edgemt.metrics.uncertainty import error_detection, sample
 
 PredictMasks = Callable[[np.ndarray], np.ndarray]
@@ -71,10 +74,15 @@ def keeping_maps(predict: PredictMasks, both: PredictBoth | None) -> tuple[Predi
 
 
 def entropy_record(
-    predict: Callable[[np.ndarray], np.ndarray], frames: np.ndarray, truths: Sequence[np.ndarray]
+    predict: Callable[[np.ndarray], np.ndarray],
+    frames: np.ndarray,
+    truths: Sequence[np.ndarray],
+    *,
+    overlapping: bool = False,
 ) -> dict[str, float | None]:
     """`error_detection` of softmax float [N, C, H, W]: ranked by entropy -sum_c p_c log p_c, probability 1 - max p.
 
+    Of sigmoids of `overlapping` classes: entropies of yes and no, summed over classes; the largest 1 - max(p, 1 - p).
     The baseline without any training: Hendrycks and Gimpel, ICLR 2017 (arXiv 1610.02136).
     """
     wrong, probability, entropy = [], [], []
@@ -82,7 +90,10 @@ def entropy_record(
         for index, p in enumerate(predict(frames[first : first + _BATCH]), start=first):
             pixels = _known(sample(p[0].size, frame=index), truths[index])
             chosen = p.reshape(len(p), -1)[:, pixels].astype(np.float64)
-            wrong.append(chosen.argmax(0) != truths[index].reshape(-1)[pixels])
-            probability.append(1 - chosen.max(0).clip(0, 1))
-            entropy.append(-(chosen * np.log(chosen.clip(1e-12, 1))).sum(0))
+            decided = from_regions(list(chosen > 0.5)) if overlapping else chosen.argmax(0)
+            wrong.append(decided != truths[index].reshape(-1)[pixels])
+            least = np.minimum(chosen, 1 - chosen).max(0) if overlapping else 1 - chosen.max(0)
+            probability.append(least.clip(0, 1))
+            every = np.concatenate([chosen, 1 - chosen]) if overlapping else chosen
+            entropy.append(-(every * np.log(every.clip(1e-12, 1))).sum(0))
     return error_detection(np.concatenate(wrong), np.concatenate(probability), np.concatenate(entropy))

@@ -23,7 +23,13 @@ from deploy.package.input_drift import InputDriftMonitor, read_inputs
 from deploy.package.package import open_package
 from deploy.runtimes.load import runner
 from deploy.runtimes.runner import ModelRunner
-from edgemt.inference.predict_contours import PredictedContours, open_contours, region_files, with_lines
+from edgemt.inference.predict_contours import (
+    PredictedContours,
+    open_contours,
+    region_files,
+    stored_region,
+    with_lines,
+)
 from edgemt.inference.predict_inputs import Input, find_inputs, read_input
 from edgemt.io.atomic import Failures, NoSpaceError, atomic_write, write_bytes
 from edgemt.io.bit_depth import of_card
@@ -66,7 +72,8 @@ def predict(
     NAME is that of the file, CLIP/NAME for a folder that has folders of frames instead of images.
     `through_plane` slices of a volume vote on each voxel between them; 1 leaves the masks as they are.
     `contours`: also `NAME.outer.mask.png` and `NAME.inner.mask.png` (.nii.gz of a volume), the regions of the card's
-    margins, and their lines on the overlay; with several classes `NAME.outer.CLASS.mask.png`.
+    margins, and their lines on the overlay; with several classes `NAME.outer.CLASS.mask.png`, and of overlapping ones
+    `NAME.inner.CLASS.mask.png`, all of 0 and 1.
     `uncertainty` writes `NAME.uncertainty.png` or `.uncertainty.nii.gz` as well, uint8 round(255 sqrt(p)), p the
     probability that the class of a pixel is wrong, and hatches the overlay where p is 0.2 or more
     (`edgemt.io.uncertain_region`); the file of the ship must have that output.
@@ -175,7 +182,8 @@ def _image(
         lines.look_at(frame)
         regions = region_files(lines.of(masks[0], name=str(path)), card, shape=mask.shape)
         for name, region in regions:
-            yield write_png(target, f".{name}.mask.png", region, colours=len(card.classes), mark=input_mark(path))
+            own = stored_region(region, card)
+            yield write_png(target, f".{name}.mask.png", own, colours=len(card.classes), mark=input_mark(path))
     if overlay:
         shown = shown_channel(picture, names) if names else picture
         shown = shown if maps is None else hatched(shown, uncertain_region(maps[0]))
@@ -195,7 +203,7 @@ def _volume(
     The overlay is of the fullest slice.
     """
     axes, path = axes_of(card), item.path
-    volume = read_volume(path, axes=axes)
+    volume = read_volume(path, axes=axes, channel=0 if item.channels else None)
     array = read_input(item, card) if item.channels else eight_bits(volume.array, card, path)
     mask = np.zeros(volume.array.shape, np.uint8)
     spread: np.ndarray | None = None
@@ -223,7 +231,7 @@ def _volume(
         regions = region_files(lines.of(mask, name=str(path), spacing_mm=spacing), card, shape=mask.shape)
         for part, region in regions:
             name = target.with_name(f"{target.name}.{part}.mask.nii.gz")
-            yield write_volume(name, region, volume, axes=axes, mark=input_mark(path))
+            yield write_volume(name, stored_region(region, card), volume, axes=axes, mark=input_mark(path))
     if overlay:
         k = int((mask > 0).sum(axis=(0, 1)).argmax())
         shown = np.ascontiguousarray(array[..., k] if not item.channels else array[:, :, 0, k])

@@ -51,7 +51,8 @@ class PredictedContours:
             return self._dropped(name, f"the margins were fitted on {kinds[0]}, not on {kinds[1]}")
         if deep and spacing_mm is None:
             return self._dropped(name, "it states no voxel size, and the margins are in mm")
-        return bands(mask, self.margins, classes=self.card.classes, spacing_mm=spacing_mm)
+        of = self.card
+        return bands(mask, self.margins, classes=of.classes, spacing_mm=spacing_mm, overlapping=of.overlapping)
 
     @staticmethod
     def _dropped(name: str, reason: str) -> list[Band]:
@@ -71,23 +72,30 @@ def open_contours(ship: Package, *, file: str, through_plane: int = 1) -> Predic
 
 
 def region_files(found: Sequence[Band], card: ModelCard, *, shape: tuple[int, ...]) -> list[tuple[str, np.ndarray]]:
-    """(part of the file name, uint8 mask at the input's `shape`) of the regions.
+    """(part of the file name, uint8 mask at the input's `shape`) of the regions; a pixel has the index of its class.
 
-    `inner` holds class indices: inner regions never overlap. `outer` does, so with several classes each has a mask of
-    its own, `outer.CLASS`, in which its pixels have its class index.
+    `inner` holds all classes: inner regions of exclusive classes never overlap. `outer` ones do, so with several
+    classes each has a mask of its own, `outer.CLASS`; overlapping classes also have `inner.CLASS`. Their files hold 0
+    and 1 (`stored_region`), as their masks do.
     """
     files = []
     for band in found:
-        if band.outer is not None:
-            name = "outer" if len(card.classes) == 2 else f"outer.{card.classes[band.value].replace(' ', '_')}"
-            files.append((name, _at_size(band.outer, shape) * np.uint8(band.value)))
-    inner = [band for band in found if band.inner is not None]
+        end = "" if len(card.classes) == 2 else f".{card.classes[band.value].replace(' ', '_')}"
+        for name, region in (("outer", band.outer), ("inner", band.inner if card.overlapping else None)):
+            if region is not None:
+                files.append((f"{name}{end}", _at_size(region, shape) * np.uint8(band.value)))
+    inner = [band for band in found if band.inner is not None and not card.overlapping]
     if inner:
         mask = np.zeros(shape, np.uint8)
         for band in inner:
             mask[_at_size(np.asarray(band.inner), shape) > 0] = band.value
         files.append(("inner", mask))
     return files
+
+
+def stored_region(region: np.ndarray, card: ModelCard) -> np.ndarray:
+    """A mask of `region_files` as it is written: 0 and 1 of overlapping classes, else class indices."""
+    return (region > 0).astype(np.uint8) if card.overlapping else region
 
 
 def _at_size(region: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
@@ -101,7 +109,7 @@ def with_lines(picture: np.ndarray, files: Sequence[tuple[str, np.ndarray]], car
     thin = max(1, round(max(picture.shape[:2]) / 500))
     for name, region in files:
         drawn = outlines(region, colours=colours, thickness=thin).astype(np.float32)
-        if name != "inner":
+        if not name.startswith("inner"):
             drawn[..., 3] *= _dashes(region, period=12 * thin + 12)
         alpha = drawn[..., 3:] / 255
         out = out * (1 - alpha) + drawn[..., :3] * alpha

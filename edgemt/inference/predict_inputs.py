@@ -1,11 +1,12 @@
 """The inputs of `edgemt predict`: single files, folders, or several files a case for a model of several channels.
 
-A case of several channels is given as t1.png+t2.png, in the order of the channels, or as a folder that names them as
-training does (`edgemt.data.layouts.channel_files`).
+A case of several channels is given as t1.png+t2.png, in the order of the channels, as one NIfTI file that has them
+along its fourth axis, or as a folder that names them as training does (`edgemt.data.layouts.channel_files`).
 """
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -15,11 +16,12 @@ import numpy as np
 
 from edgemt.contract import Case
 from edgemt.data.decode import read_channels
-from edgemt.data.layouts.channel_files import Channels, first_of, list_channels
+from edgemt.data.layouts.channel_files import Channels, first_of, holds_all, list_channels
 from edgemt.data.same_grid import check_channels
 from edgemt.io.array_values import check_not_constant
 from edgemt.io.channels import card_depths, card_names, fill_values, split_stem
 from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_slice_folder, is_stray, is_volume
+from edgemt.io.fourth_axis import STACKED, is_stacked
 from edgemt.io.images import image_header, read_image
 from edgemt.model_card import ModelCard
 
@@ -54,6 +56,8 @@ def find_inputs(given: Sequence[Path], card: ModelCard, *, may_lack: bool = Fals
             jobs[name] = Input(first_of(files), files)
     if not jobs:
         raise ValueError("inputs: none given; name the files of a case with + between them, or a folder")
+    if stacked := sum(is_stacked(item.channels) for item in jobs.values()):
+        print(f"edgemt: {stacked} of {len(jobs)} {STACKED}: {', '.join(names)}", file=sys.stderr, flush=True)
     return jobs
 
 
@@ -68,11 +72,13 @@ def _listed(given: Path, channels: Channels) -> tuple[str, tuple[Path | None, ..
     """The case of FILE+FILE. Raises ValueError where its files are not those of the channels, in their order."""
     names = channels.names
     order = "+".join(names)
+    if given.is_file() and holds_all(given, names):
+        return _stem(given), (given,) * len(names)
     parts = str(given).split("+")
     if len(parts) != len(names):
         raise ValueError(
             f"{given}: {len(parts)} file(s), this model reads {len(names)} channels of a case; give them as {order}, "
-            f"or a folder with CASE_{names[0]} and so on"
+            f"a folder with CASE_{names[0]} and so on, or a 4-D NIfTI file with all of them"
         )
     files = [None if part == _NONE else Path(part) for part in parts]
     stems = []

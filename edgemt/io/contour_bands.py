@@ -17,6 +17,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from edgemt.contour_margins import ContourMargins
+from edgemt.io.class_regions import in_class
 from edgemt.io.disc_dilation import dilate_by_disc
 from edgemt.io.distances import distance_to
 
@@ -34,18 +35,25 @@ class Band:
 
 
 def bands(
-    mask: np.ndarray, margins: ContourMargins, *, classes: Sequence[str], spacing_mm: Sequence[float] | None = None
+    mask: np.ndarray,
+    margins: ContourMargins,
+    *,
+    classes: Sequence[str],
+    spacing_mm: Sequence[float] | None = None,
+    overlapping: bool = False,
 ) -> list[Band]:
     """The regions of each class that is in `mask`, integers [*space]; `classes` holds the background first.
 
+    `overlapping`: the mask has bits (`edgemt.io.class_regions`).
     Raises ValueError for margins in mm without `spacing_mm` (one number an axis).
     """
     if margins.unit == "mm" and spacing_mm is None:
         raise ValueError("contours: these margins are in mm, and the voxel size is not known; a volume that states it")
     spacing = tuple(spacing_mm) if margins.unit == "mm" and spacing_mm is not None else None
     found = []
-    for value in range(1, min(int(mask.max(initial=0)) + 1, len(classes))):
-        region, name = mask == value, classes[value]
+    last = len(classes) if overlapping else min(int(mask.max(initial=0)) + 1, len(classes))
+    for value in range(1, last):
+        region, name = in_class(mask, value, overlapping=overlapping), classes[value]
         if region.any():
             outer, inner = margins.outer.get(name), margins.inner.get(name)
             found.append(

@@ -30,6 +30,8 @@ class Geometry:
     shape: tuple[int, ...]
     spacing_mm: tuple[float, ...] | None = None
     affines: tuple[np.ndarray, ...] = ()
+    channels: int = 1  # images along a fourth axis
+    time: str = ""  # what the header states of time along it (`edgemt.io.fourth_axis`)
 
     @property
     def codes(self) -> str:

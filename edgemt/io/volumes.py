@@ -8,7 +8,7 @@ Shapes: X Y Z voxels, S slices of a volume, H W size in pixels, K neighbouring s
 from __future__ import annotations
 
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import lru_cache
@@ -22,6 +22,7 @@ from edgemt.io.array_values import check_finite, check_not_constant, to_unsigned
 from edgemt.io.decode_errors import decoding
 from edgemt.io.decode_limits import check_bytes
 from edgemt.io.file_types import is_h5, is_image, is_volume, slice_files
+from edgemt.io.fourth_axis import check_fourth_axis, time_hint
 from edgemt.io.geometry import Geometry, align, arranged, arranged_sizes
 from edgemt.io.hdf5 import image_shape, open_h5, read_dataset
 from edgemt.io.images import as_grey, image_header, read_image, read_label
@@ -62,7 +63,7 @@ class Volume:
 def geometry_of(path: str | Path) -> Geometry:
     """Shape, spacing and place from the header alone: [X, Y, Z], or [H, W] of an .h5 slice.
 
-    Raises ValueError as `read_volume` does.
+    A fourth axis is no mistake here: `channels` is its length. Raises ValueError otherwise as `read_volume` does.
     """
     if is_h5(path):
         return Geometry(image_shape(path))
@@ -92,7 +93,10 @@ def _geometry(path: str | Path, image: Any) -> Geometry:
     with suppress(ValueError, np.linalg.LinAlgError):  # a quaternion that is none
         affines += [header.get_qform()] if int(header["qform_code"]) > 0 else []
     affines = [a for a in affines if np.isfinite(a).all() and abs(np.linalg.det(a[:3, :3])) > 1e-12]
-    return Geometry(tuple(int(n) for n in image.shape[:3]), _spacing(path, image), tuple(affines))
+    channels = max(1, *map(int, image.shape[3:])) if len(image.shape) > 3 else 1
+    hint = time_hint(header) if channels > 1 else ""
+    shape = tuple(int(n) for n in image.shape[:3])
+    return Geometry(shape, _spacing(path, image), tuple(affines), channels, hint)
 
 
 def volume_shape(path: str | Path, *, axes: str = "") -> tuple[int, ...]:
@@ -122,9 +126,10 @@ def is_deep(path: str | Path) -> bool:
     return _nifti_header(str(path), stat.st_mtime_ns, stat.st_size)[1]
 
 
-def read_volume(path: str | Path, *, axes: str = "") -> Volume:
+def read_volume(path: str | Path, *, axes: str = "", channel: int | None = None) -> Volume:
     """NIfTI, .h5, or a folder of slices, brought to the order `axes`: three axes, finite, more than one grey value.
 
+    `channel`: which image along a fourth axis, where there is one; without it a fourth axis is refused.
     Raises ValueError, naming the file, for anything else, and for a file cut short. A header without a usable
     voxel size (zero, negative, not a number) gives `spacing_mm` None.
     """
@@ -136,11 +141,28 @@ def read_volume(path: str | Path, *, axes: str = "") -> Volume:
     else:
         image, array = _nifti(path, whole=True)
         geometry = _geometry(path, image)
+        if geometry.channels > 1:
+            if channel is None:
+                check_fourth_axis(path, geometry, ())
+            array = array[..., channel]
         spacing, affine, codes, header = geometry.spacing_mm, np.asarray(image.affine), geometry.codes, image.header
     array = check_not_constant(check_finite(array, path), path)
     if spacing is not None:
         spacing = arranged_sizes(spacing, codes, axes)
     return Volume(arranged(array, codes, axes), affine, spacing, codes, header)
+
+
+def read_stacked_channels(path: str | Path, names: Sequence[str], *, axes: str = "") -> list[np.ndarray]:
+    """[X, Y, Z] of each channel of a file with a fourth axis, in the order `axes`.
+
+    Raises ValueError, naming the file, where that axis is not the one of `names`, and as `read_volume` does.
+    """
+    image, array = _nifti(path, whole=True)
+    geometry = _geometry(path, image)
+    check_fourth_axis(path, geometry, names)
+    check_finite(array, path)
+    parts = [check_not_constant(array[..., k], f"{path}: channel {name}") for k, name in enumerate(names)]
+    return [arranged(part, geometry.codes, axes) for part in parts]
 
 
 def read_channel_volume(path: str | Path, *, like: str | Path | None, axes: str = "") -> np.ndarray:
@@ -176,6 +198,8 @@ def read_label_volume(
         return arranged(_slices(path, read_label), "", axes)
     read, array = _nifti(path, whole=True)
     own, codes = _geometry(path, read), ""
+    if own.channels > 1:
+        raise ValueError(f"{path}: a label must have 3 axes, this one has shape {read.shape}; write one value a voxel")
     array = to_unsigned_integers(array, path)
     if image is not None and is_volume(image):
         theirs = geometry_of(image)
@@ -229,7 +253,7 @@ def _nifti(path: str | Path, *, whole: bool) -> tuple[Any, np.ndarray]:
     shape = image.shape
     while len(shape) > 3 and shape[-1] == 1:  # a time axis of one moment
         shape = shape[:-1]
-    if len(shape) != 3:
+    if len(shape) not in (3, 4):
         hint = "a 2-D recipe reads PNG slices" if len(shape) == 2 else "split it first"
         raise ValueError(f"{path}: a volume must have 3 axes, this one has shape {image.shape}; {hint}")
     return image, array.reshape(shape) if whole else array

@@ -57,9 +57,11 @@ def _flipped_probabilities(member: nn.Module, x: Tensor, axes: tuple[int, ...]) 
     return torch.flip(probabilities_of(member, torch.flip(x, axes)), axes)
 
 
-def between_variance(probs: Tensor) -> Tensor:
+def between_variance(probs: Tensor, *, overlapping: bool = False) -> Tensor:
     """[K, N, C, *space] probabilities of K teachers -> [N, *space]: their variance, summed over classes, 0 to 1.
 
-    v = sum_c mean_k (p_kc - mean_k p_kc)^2; `edgemt.data.soft_labels` has the sources.
+    v = sum_c mean_k (p_kc - mean_k p_kc)^2; `edgemt.data.soft_labels` has the sources. `overlapping` classes, each a
+    yes or no of its own: v of these two, which is twice that of p_kc, of the class that has most.
     """
-    return probs.var(0, correction=0).sum(1)
+    variance = probs.var(0, correction=0)
+    return 2 * variance.amax(1) if overlapping else variance.sum(1)

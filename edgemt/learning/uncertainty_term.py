@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgemt.contract import Batch, Output
-from edgemt.learning.label_rules import labelled_pixels
+from edgemt.learning.label_rules import labelled_pixels, overlapping
 from edgemt.learning.losses import weighted_mean
 from edgemt.learning.perturbations.mixing import cutmix
 
@@ -18,9 +18,10 @@ from edgemt.learning.perturbations.mixing import cutmix
 def uncertainty_loss(uncertainty: Tensor, logits: Tensor, label: Tensor, deviation: Tensor) -> Tensor:
     """Scalar: binary cross-entropy of sigmoid(u) with t, mean over all pixels.
 
-    t = [argmax of the student's logits != label] on labelled rows; t = sqrt(v), the standard deviation between the
-    teachers of the ensemble, on unlabelled ones. uncertainty [N, 1, *space] logits u; logits [N, C, *space];
-    label int64 [L, *space]; deviation [U, *space] in [0, 1], N = L + U.
+    t = [argmax of the student's logits != label] on labelled rows, of overlapping classes 1 where any of them is wrong;
+    t = sqrt(v), the standard deviation between the teachers of the ensemble, on unlabelled ones. uncertainty
+    [N, 1, *space] logits u; logits [N, C, *space]; label int64 [L, *space], bits of overlapping classes; deviation
+    [U, *space] in [0, 1], N = L + U.
 
     Learning the errors of the own prediction with stopped gradients: Corbiere et al., NeurIPS 2019 (arXiv 1910.04851).
     The standard deviation of a deep ensemble as the target of a second head of one student: Landgraf et al., 2023
@@ -28,7 +29,7 @@ def uncertainty_loss(uncertainty: Tensor, logits: Tensor, label: Tensor, deviati
     at the mean of the target, as a squared error is, but does not saturate near 0, where most pixels are, and both
     kinds of row share one scale.
     """
-    wrong = logits[: len(label)].argmax(1) != label
+    wrong = _decided(logits[: len(label)]) != label
     target = torch.cat([wrong.to(deviation.dtype), deviation.clamp(0, 1)])
     inside = labelled_pixels(label)
     if inside is None:
@@ -36,6 +37,14 @@ def uncertainty_loss(uncertainty: Tensor, logits: Tensor, label: Tensor, deviati
     weight = torch.cat([inside[:, 0].float(), torch.ones_like(target[len(label) :]).float()])
     loss = F.binary_cross_entropy_with_logits(uncertainty[:, 0].float(), target.float(), reduction="none")
     return weighted_mean(loss, weight)
+
+
+def _decided(logits: Tensor) -> Tensor:
+    """[L, C, *space] -> int64 [L, *space]: the likeliest class, or the bits of overlapping classes."""
+    if not overlapping():
+        return logits.argmax(1)
+    weight = 2 ** torch.arange(logits.shape[1], device=logits.device)
+    return ((logits > 0) * weight.view(1, -1, *[1] * (logits.ndim - 2))).sum(1)
 
 
 def batch_uncertainty_loss(out: Output, batch: Batch, box: Tensor | None) -> Tensor:

@@ -19,6 +19,9 @@ Image Segmentation via Conformal Prediction", arXiv 2511.15406, its variant by e
 structuring element; here r is the radius of a disc, or of a ball in a volume. The false area is counted as a share of
 the prediction and not of what is left of it, so that the share falls with r and the score is well defined.
 
+Classes are calibrated one by one, so it makes no difference whether they overlap: the claim is one of each class, not
+of all classes together.
+
 One score a patient: the worst (largest) of its images, so that images of one patient, which resemble each other, count
 as one draw. Then with probability 1 - alpha all images of a new patient are covered, and so is any one of them.
 
@@ -37,6 +40,7 @@ from collections.abc import Sequence
 import numpy as np
 
 from edgemt.contract import IGNORE
+from edgemt.io.class_regions import in_class
 from edgemt.io.contour_bands import SLACK
 from edgemt.io.distances import distance_to
 
@@ -97,16 +101,18 @@ def case_scores(
     classes: int,
     tolerance: float = 0.0,
     spacing: Sequence[float] | None = None,
+    overlapping: bool = False,
 ) -> np.ndarray:
     """Outer and inner score of each class of one case: float [C, 2].
 
-    Both masks hold class indices. `prediction` may be smaller than a 2-D `truth`: distances are then in pixels of the
-    prediction, and truth is covered where the enlarged region covers it. Pixels that are `IGNORE` in the truth are
-    neither missed nor false. `spacing`: length of a voxel an axis.
+    Both masks hold class indices, or bits of `overlapping` classes, each of which is scored by itself. `prediction` may
+    be smaller than a 2-D `truth`: distances are then in pixels of the prediction, and truth is covered where the
+    enlarged region covers it. Pixels that are `IGNORE` in the truth are neither missed nor false. `spacing`: length of
+    a voxel an axis.
     """
     scores = np.zeros((classes - 1, 2))
     for value in range(1, classes):
-        predicted, true = prediction == value, truth == value
+        predicted, true = (in_class(mask, value, overlapping=overlapping) for mask in (prediction, truth))
         if predicted.any() or true.any():
             outside, depth = (
                 _enlarged(distance_to(region, spacing=spacing), truth.shape) for region in (predicted, ~predicted)

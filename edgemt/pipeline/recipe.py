@@ -126,7 +126,8 @@ class Recipe:
     contours: ContourOptions = field(default_factory=ContourOptions, metadata=ADDED_LATER)
     uncertainty: UncertaintySource = field(default="head", metadata=ADDED_LATER)
     """second output of the shipped graphs, the probability that the class of a pixel is wrong. softmax: 1 - max
-    softmax, of any student, without training; head: that of student.method.uncertainty, none for a student without"""
+    softmax, of any student, without training (of overlapping classes that of the least certain one); head: that of
+    student.method.uncertainty, none for a student without"""
     tolerance: float = 0.01  # mean Dice that pruning, and then INT8, may cost; a worse file does not ship
     strict: bool = False  # end with status 2 where a gate refuses, instead of shipping something milder
     controls: tuple[Control, ...] = ()  # trained beside, same size and budget, for the table of the report

@@ -76,10 +76,6 @@ def _check_overlapping(recipe: Recipe, method: Method) -> None:
                 "ua_mt, cutmix_mt, soft_cutmix_mt, two_stream_mt, supervised or entropy, and for a student distillation"
             )
     refused = {
-        "student.method.uncertainty": learns_uncertainty(recipe.student),
-        "uncertainty = softmax": recipe.uncertainty == "softmax",
-        "data.calibration": bool(data.calibration),
-        "data.calibration_share": data.calibration_share > 0,
         "student.weights": bool(recipe.student.weights),
     }
     for option in (name for name, given in refused.items() if given):

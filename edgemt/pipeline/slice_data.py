@@ -320,7 +320,9 @@ class SliceData:
         return replace(
             metrics,
             uncertainty=self.measured_uncertainty(network, "head"),
-            softmax_entropy=entropy_record(probs, self.val.frames, self.val.frame_truths()),
+            softmax_entropy=entropy_record(
+                probs, self.val.frames, self.val.frame_truths(), overlapping=self.overlapping
+            ),
         )
 
     def measured_uncertainty(self, network: nn.Module, source: UncertaintySource) -> dict[str, float | None]:

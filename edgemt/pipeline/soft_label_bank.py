@@ -150,7 +150,7 @@ def _probabilities(
                 continue
             each = network.each(image)
         mean.append(each.mean(0).cpu())
-        variance.append(between_variance(each).cpu())
+        variance.append(between_variance(each, overlapping=network.overlapping).cpu())
     if not variance:
         return torch.cat(mean).numpy()
     return TeacherPrediction(torch.cat(mean).numpy(), torch.cat(variance).numpy())

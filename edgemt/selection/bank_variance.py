@@ -18,7 +18,6 @@ from edgemt.artefacts.fingerprints import Content, digests_of, entries, load_con
 from edgemt.contract import Case
 from edgemt.data.soft_labels import has_bank, mean_variance
 from edgemt.data_report.listing import Item
-from edgemt.io.class_regions import no_overlapping
 
 _SEVERAL = "ensemble"  # the room of a teacher of several networks or views
 
@@ -64,9 +63,6 @@ def _bank_of(run: Path) -> Path:
             "(--student.method.teacher-source bank), or leave out --by"
         )
     card = stage_folder.read_card(teacher)
-    no_overlapping(
-        card, where=run, what="a bank has no variance of them, as no student learns it; take --method typical"
-    )
     if card.network.get("room") != _SEVERAL:
         raise ValueError(
             f"{bank}: is of one teacher, and variance needs several; train with --teacher.members 3 or "

@@ -271,8 +271,8 @@ def test_a_decathlon_folder_is_known_by_its_dataset_json(tmp_path: Path, make: C
     [
         (_decathlon, {"labels": {"0": "background", "1": "RV"}}, r"data\.classes: background rv lv are not those of"),
         (_nnunet, {"labels": {"background": 0, "left atrium": 1, "LV": 2}}, r"background 'left atrium' LV"),
-        (_nnunet, {"labels": {"background": 0, "whole": [1, 2], "LV": 2}}, r"regions need --data.overlapping"),
-        (_nnunet, {"labels": {"background": 0, "rv": 1, "ignore": 2}}, r"none ignored"),
+        (_nnunet, {"labels": {"background": 0, "whole": [1, 2], "LV": 2}}, r"are regions, classes of several"),
+        (_nnunet, {"labels": {"background": 0, "rv": 1, "ignore": 2}}, r"data.ignore: is not set, .* ignores 2; set -"),
         (_decathlon, {"modality": {"0": "T1", "1": "T2"}}, r"images have 2 channels; --data.channel-names T1 T2 reads"),
         (_nnunet, {"numTraining": 9}, r"numTraining is 9, 6 images are there"),
         (_nnunet, {"file_ending": ".mha"}, r"labelsTr: holds no \*\.mha"),

@@ -6,6 +6,7 @@ from pathlib import Path
 import channel_samples as samples
 import numpy as np
 import pytest
+import stacked_samples as stacked
 
 pytest.importorskip("onnxruntime")
 torch = pytest.importorskip("torch")
@@ -63,6 +64,39 @@ def test_two_channels_from_training_to_masks(tmp_path: Path) -> None:
     assert evaluate_ship(folder, data_root=root, without_channel="t2")["dice"] != record["dice"]
     with pytest.raises(ValueError, match=r"without_channel: 'flair' is none of the model's channels \(t1, t2\)"):
         evaluate_ship(folder, data_root=root, without_channel="flair")
+
+
+def test_a_fourth_axis_from_training_to_masks(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One 4-D file a case -> training -> graph -> predict and eval, with masks in the geometry of the file."""
+    nibabel = pytest.importorskip("nibabel")
+    root, base = stacked.write(tmp_path / "data"), RECIPES["phantom"]()
+    data = DataOptions(
+        root=root, classes=samples.CLASSES, size=SIZE, channel_names=stacked.NAMES, labelled="1.0", val="2"
+    )
+    schedule = Schedule(steps=25, labelled=3, unlabelled=0, learning_rate=0.02, validations=1)
+    teacher = replace(base.teacher, widths=(4, 8, 8, 8, 8), method=METHODS["supervised"], schedule=schedule)
+    context = RunContext(replace(base, data=data, teacher=teacher), tmp_path / "run")
+    network = network_folder.load_network(train_stage(context, "teacher", teacher, teacher.method))
+    card, folder = context.slices.card(), tmp_path / "ship"
+    folder.mkdir()
+    export_onnx(network, folder / "model.onnx", size=SIZE, channels=2, normalise=card.normalise)
+    finalize(folder, replace(card, stage="ship"))
+    files = sorted((root / "imagesTr").iterdir())
+    capsys.readouterr()
+    written = list(predict(folder, [root / "imagesTr"], out=tmp_path / "masks", overlay=True))
+    assert "4 of 4 files with a fourth axis have them all along it: T2, ADC" in capsys.readouterr().err
+    masks = [path for path in written if path.name.endswith(".mask.nii.gz")]
+    alone = list(predict(folder, [files[1]], out=tmp_path / "alone", overlay=False))
+    for path, file in zip(masks, files, strict=True):
+        mask, image = nibabel.load(path), nibabel.load(file)
+        assert mask.shape == image.shape[:3] and np.array_equal(mask.affine, image.affine)
+        assert 0.02 < np.asarray(mask.dataobj).mean() < 0.5
+    assert np.array_equal(np.asarray(nibabel.load(alone[0]).dataobj), np.asarray(nibabel.load(masks[1]).dataobj))
+    record = evaluate_ship(folder, data_root=root)
+    assert record["dice"] > 0.5
+    assert evaluate_ship(folder, data_root=root, without_channel="ADC")["dice"] != record["dice"]
+    with pytest.raises(ValueError, match=r"three.nii.gz: has 3 images along its fourth axis .* the channels are 2"):
+        list(predict(folder, [stacked.save(tmp_path / "three.nii.gz", np.zeros((8, 8, 2, 3), np.uint8))], out=tmp_path))
 
 
 def test_files_of_a_case_are_checked_against_the_channels_of_training(tmp_path: Path) -> None:

@@ -93,6 +93,10 @@ def test_the_variance_is_between_members_and_of_one_member_between_its_flips() -
     expected = 2 * ((p - p.mean()) ** 2).mean()  # both classes of a pixel vary alike
     torch.testing.assert_close(between_variance(each)[0, 0, 0], expected)
     torch.testing.assert_close(between_variance(each)[0, :, 2:], torch.zeros(4, 2))
+    yes = each[:, :, 1:]  # an overlapping class varies as the two classes that its yes and no are
+    torch.testing.assert_close(between_variance(yes, overlapping=True), between_variance(each))
+    both_classes = torch.cat([yes, yes.flip(0) * 0.5], dim=2)
+    torch.testing.assert_close(between_variance(both_classes, overlapping=True), between_variance(each))
     views = Ensemble([Left(3.0)], flips=2).each(x)
     assert views.shape[0] == 2 and between_variance(views).min() > 0
     both = Ensemble([Left(3.0), Left(3.0)], flips=2)

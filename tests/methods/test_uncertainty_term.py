@@ -7,7 +7,8 @@ import torch
 
 import students
 from edgemt.artefacts import stage_folder
-from edgemt.contract import Batch, Step
+from edgemt.contract import IGNORE, Batch, LabelRules, Step
+from edgemt.learning.label_rules import label_rules
 from edgemt.learning.roles import Networks
 from edgemt.learning.uncertainty_term import uncertainty_loss
 from edgemt.methods.distillation import Distillation
@@ -20,6 +21,18 @@ def test_labelled_rows_learn_their_errors_and_unlabelled_ones_the_deviation() ->
     p, t = u[:, 0].sigmoid(), torch.tensor([[[0.0, 1.0]], [[0.25, 0.5]]])
     wanted = -(t * p.log() + (1 - t) * (1 - p).log()).mean()
     torch.testing.assert_close(uncertainty_loss(u, logits, label, deviation), wanted)
+
+
+def test_of_overlapping_classes_a_pixel_is_wrong_where_any_of_them_is() -> None:
+    logits = torch.tensor([[[[2.0, 2.0, -1.0, 0.5]], [[-1.0, 3.0, -2.0, -0.5]]], [[[0.0] * 4], [[1.0] * 4]]])
+    label = torch.tensor([[[1, 1, 0, IGNORE]]])  # decided: 1, 3, 0, 1
+    deviation, u = torch.tensor([[[0.25, 0.5, 0.0, 1.0]]]), torch.randn(2, 1, 1, 4)
+    t = torch.tensor([[[0.0, 1.0, 0.0, 0.0]], [[0.25, 0.5, 0.0, 1.0]]])
+    p, counts = u[:, 0].sigmoid(), torch.tensor([[[1.0, 1, 1, 0]], [[1.0] * 4]])
+    each = -(t * p.log() + (1 - t) * (1 - p).log())
+    with label_rules(LabelRules(ignore=True, overlapping=True)):
+        found = uncertainty_loss(u, logits, label, deviation)
+    torch.testing.assert_close(found, (each * counts).sum() / counts.sum())
 
 
 def test_the_loss_is_least_where_the_head_predicts_the_mean_of_its_targets() -> None:

@@ -119,8 +119,6 @@ def test_a_vote_is_one_of_each_class() -> None:
     [
         (lambda r: replace(r, teacher=replace(r.teacher, method=METHODS["cps"])), "teacher.method: CPS"),
         (lambda r: replace(r, student=replace(r.student, method=METHODS["bcp"])), "student.method: BCP"),
-        (lambda r: replace(r, uncertainty="softmax"), "uncertainty = softmax"),
-        (lambda r: replace(r, data=replace(r.data, calibration_share=0.5)), "data.calibration_share"),
     ],
 )
 def test_what_takes_one_class_a_pixel_is_refused_before_training(change: Any, words: str) -> None:
@@ -151,15 +149,35 @@ def test_components_of_one_class_a_pixel_refuse_such_a_ship(tmp_path: Path) -> N
     assert open_package(folder).card == card
 
 
+@pytest.mark.parametrize("change", [{"uncertainty": "softmax"}, {"calibration_share": 0.5}, {"calibration": "9"}])
+def test_uncertainty_and_calibration_are_no_longer_refused(change: dict[str, Any]) -> None:
+    base = RECIPES["phantom"]()
+    data = {name: value for name, value in change.items() if name != "uncertainty"}
+    recipe = replace(base, data=replace(base.data, overlapping=True, **data))
+    check_recipe(replace(recipe, uncertainty=change.get("uncertainty", "head")))
+
+
 @pytest.mark.slow
 def test_the_whole_flow_ships_masks_of_bits(tmp_path: Path) -> None:
     from edgemt.cli import main
     from edgemt.inference.evaluate_package import evaluate_ship
 
-    main(["run", "phantom", "--data.overlapping", "--out", str(tmp_path / "run"), *TINY])
+    extra = ["--uncertainty=softmax", "--data.calibration=12"]
+    main(["run", "phantom", "--data.overlapping", "--out", str(tmp_path / "run"), *extra, *TINY])
     ship = open_package(tmp_path / "run/ship")
     assert ship.card.overlapping and ship.card.classes[1:] == ("liver", "gallbladder", "instrument")
     record = evaluate_ship(tmp_path / "run/ship", runtime="onnxruntime", file="fp32", precision="f32")
     assert record["dice"] == pytest.approx(record["card_dice"], abs=1e-6)
     assert "model.int8.onnx" in ship.card.files
+    for file in ("model.onnx", "model.int8.onnx"):
+        assert set(ship.card.contours[file].outer) == {"liver", "gallbladder", "instrument"}
+    assert ship.card.measured["model.onnx"].uncertainty["source"] == "softmax"
+    refused = [row for row in ship.card.given_up if row["wanted"] == "uncertainty in INT8"]
+    assert bool(refused) != bool(ship.card.measured["model.int8.onnx"].uncertainty)  # its gate, on toy weights
+    record = evaluate_ship(tmp_path / "run/ship", runtime="onnxruntime", file="int8", contours=True)
+    assert record["contours"]["per_class"].keys() == ship.card.contours["model.int8.onnx"].outer.keys()
+    record = evaluate_ship(tmp_path / "run/ship", runtime="onnxruntime", file="model.onnx")
+    assert record["uncertainty"]["auroc"] == pytest.approx(
+        ship.card.measured["model.onnx"].uncertainty["auroc"], abs=0.01
+    )
     assert ship.card.size != SIZE

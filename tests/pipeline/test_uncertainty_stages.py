@@ -21,12 +21,12 @@ from edgemt.training.options import Schedule
 QUICK = Schedule(steps=2, labelled=2, unlabelled=2, validations=0, warmup=1)
 
 
-def tiny(*, uncertainty: float, members: int = 2) -> Recipe:
+def tiny(*, uncertainty: float, members: int = 2, overlapping: bool = False) -> Recipe:
     base = RECIPES["phantom"]()
     method = replace(METHODS["distillation"], teacher_source="bank", uncertainty=uncertainty)  # type: ignore[call-arg]
     return replace(
         base,
-        data=replace(base.data, size=(32, 32), phantom=(3, 3, 1)),
+        data=replace(base.data, size=(32, 32), phantom=(3, 3, 1), overlapping=overlapping),
         teacher=replace(base.teacher, widths=(2, 2, 4, 4, 4), schedule=QUICK, members=members),
         student=StudentOptions(network="test_efficientnet", pretrained="never", schedule=QUICK, method=method),
         threads=1,
@@ -53,6 +53,22 @@ def test_a_student_gets_the_head_and_an_older_bank_only_the_variance(
     flow.run(tiny(uncertainty=0.0), out, until="student")  # the student without it is taken up again
     assert "previous-1 was made from these inputs" in capsys.readouterr().err
     assert stage_folder.read_card(out / "student").recipe_hash == plain.recipe_hash
+
+
+def test_a_student_of_overlapping_classes_learns_where_any_of_them_is_wrong(tmp_path: Path) -> None:
+    out = tmp_path / "run"
+    flow.run(tiny(uncertainty=1.0, overlapping=True), out, until="student")
+    card = stage_folder.read_card(out / "student")
+    measured = card.measured[stage_folder.WEIGHTS]
+    assert card.overlapping and card.network["heads"] == ["uncertainty"]
+    assert measured.uncertainty.keys() == measured.softmax_entropy.keys() >= {"auroc", "ece", "brier", "aurc"}
+    assert measured.uncertainty["wrong"] == pytest.approx(measured.softmax_entropy["wrong"], abs=0.01)
+    assert soft_labels.has_bank(out / "bank", variance=True)
+    assert max(soft_labels.mean_variance(out / "bank", soft_labels_names(out))) > 0
+
+
+def soft_labels_names(out: Path) -> list[str]:
+    return sorted(path.stem for path in (out / "bank" / soft_labels.VARIANCE).glob("*.safetensors"))
 
 
 def test_one_teacher_is_refused_in_one_line(tmp_path: Path) -> None:

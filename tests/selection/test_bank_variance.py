@@ -164,13 +164,22 @@ def test_a_bank_of_the_mean_alone_is_refused(root: Path, run: Path, tmp_path: Pa
     assert "has the mean of its teachers alone" in refused(root, tmp_path / "run")
 
 
-def test_overlapping_classes_are_refused_with_a_remedy_that_works(root: Path, run: Path, tmp_path: Path) -> None:
-    shutil.copytree(run, tmp_path / "run")
-    shutil.rmtree(tmp_path / "run/bank/variance")
-    card = tmp_path / "run/teacher/card.json"
-    card.write_text(json.dumps(json.loads(card.read_text()) | {"overlapping": True}))
-    text = refused(root, tmp_path / "run")
-    assert "has overlapping classes" in text and "--method typical" in text and "uncertainty" not in text
+def test_overlapping_classes_have_the_variance_of_their_least_certain_class(root: Path, tmp_path: Path) -> None:
+    frames = Path(shutil.copytree(root, tmp_path / "set"))
+    flags = ("--data.overlapping", "--data.classes", "background", "all", "same", "--data.label-map", "all=1", "same=1")
+    run = distilled(frames, tmp_path / "run", "--student.method.uncertainty=1", *flags)
+    assert read_card(run / "teacher").overlapping
+    found = scores(frames, run)
+    assert sorted(found) == sorted(UNLABELLED)
+    card = read_card(run / "teacher")
+    mean, deviation = (torch.tensor(v)[:, None, None] for v in (card.normalise.mean, card.normalise.std))
+    networks = [network_folder.load_network(run / "members" / str(k + 1)).eval() for k in range(MEMBERS)]
+    for name, score in found.items():
+        frame = torch.from_numpy(np.array(Image.open(frames / "train/images" / f"{name}.png")))
+        with torch.inference_mode():
+            image = ((frame.permute(2, 0, 1) / 255 - mean) / deviation)[None]
+            p = torch.stack([network(image).logits.sigmoid() for network in networks])
+        assert score == pytest.approx(float(2 * p.var(0, correction=0).amax(1).mean()), rel=0.1, abs=1e-4)
 
 
 def test_a_bank_of_another_teacher_is_refused(root: Path, run: Path, tmp_path: Path) -> None:

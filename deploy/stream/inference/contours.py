@@ -26,6 +26,7 @@ class StreamContours:
     classes: Sequence[str]
     margins: ContourMargins | None
     reason: str = ""
+    overlapping: bool = False  # masks are bits
 
     @property
     def claim(self) -> str:
@@ -42,7 +43,9 @@ class StreamContours:
 
     def of(self, mask: np.ndarray) -> tuple[Band, ...]:
         """The regions of a mask [h, w]; none without margins."""
-        return () if self.margins is None else tuple(bands(mask, self.margins, classes=self.classes))
+        if self.margins is None:
+            return ()
+        return tuple(bands(mask, self.margins, classes=self.classes, overlapping=self.overlapping))
 
 
 def stream_contours(card: ModelCard, *, file: str) -> StreamContours:
@@ -50,4 +53,4 @@ def stream_contours(card: ModelCard, *, file: str) -> StreamContours:
     margins, reason = margins_of(card.contours, card.files, file=file)
     if margins is not None and margins.unit != "px":
         margins, reason = None, "the margins on the card are of volumes, in mm; edgemt calibrate on frames"
-    return StreamContours(card.classes, margins, reason)
+    return StreamContours(card.classes, margins, reason, card.overlapping)

@@ -36,7 +36,8 @@ label value that the set does not define end the import with one line. After an 
   is not compared. Image and label are written with the geometry of the image.
 - **Several images of a case** (the four sequences of BraTS) are written as `images/NAME_0000.nii.gz`,
   `images/NAME_0001.nii.gz` and so on, with one label `labels/NAME.nii.gz`: the names of nnU-Net, which
-  `--data.channel-names` reads.
+  `--data.channel-names` reads. The 4-D files of the Medical Segmentation Decathlon are split so; training also reads
+  them as they are, along their fourth axis.
 
 Terms are those that were known when the row was written; those of the home page count. Every layout was learnt from
 the public code or documentation that the section names, and is tested with a tiny folder of the same names, formats and

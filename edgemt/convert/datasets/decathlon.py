@@ -44,10 +44,16 @@ def _task(
         load=several_images(len(classes)),
         layout="volumes",
         split="imagesTr train, imagesTs test (no labels)",
-        notes=() if channels else ("training also reads the folder as it is: --data.layout decathlon",),
+        notes=(_as_it_is(channels),),
         channels=channels,
         recipe=_CT if modality == "CT" else _MRI,
     )
+
+
+def _as_it_is(channels: tuple[str, ...]) -> str:
+    """How training reads the folder without an import; channels are those of the fourth axis of its files."""
+    names = f" --data.channel-names {' '.join(channels)}" if channels else ""
+    return f"training also reads the folder as it is: --data.layout decathlon{names}"
 
 
 ROWS = (

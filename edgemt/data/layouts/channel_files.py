@@ -1,6 +1,6 @@
-"""Several files of one case, one for each channel: images/T1/CASE.png, images/CASE_T1.png or nnU-Net's CASE_0000.
+"""The channels of a case: images/T1/CASE.png, images/CASE_T1.png, nnU-Net's CASE_0000, or one file with a fourth axis.
 
-All three forms give a case the same name, by which masks, lists and patients are found.
+All forms give a case the same name, by which masks, lists and patients are found.
 """
 
 from __future__ import annotations
@@ -12,8 +12,11 @@ from pathlib import Path
 from edgemt.data.layouts.case_files import normalise_name
 from edgemt.io.channels import split_stem
 from edgemt.io.file_types import is_image, is_stray, is_volume, stem_of
+from edgemt.io.fourth_axis import check_fourth_axis
+from edgemt.io.volumes import geometry_of
 
-Files = tuple[Path | None, ...]  # a file for each channel, in the order of the names; None for one that is missing
+# a file for each channel, in the order of the names; None for one that is missing; the same for all of a 4-D file
+Files = tuple[Path | None, ...]
 
 
 @dataclass(frozen=True)
@@ -90,6 +93,14 @@ def _by_name(images: Path, wanted: Callable[[Path], bool], names: tuple[str, ...
     for path in sorted(images.iterdir()):
         if is_stray(path) or not wanted(path):
             continue
+        if holds_all(path, names):
+            case = _stem(path)
+            if case in cases:
+                raise ValueError(
+                    f"{path}: a second file of case {case!r}, beside {first_of(tuple(cases[case]))}; move one"
+                )
+            cases[case] = [path] * len(names)
+            continue
         case, number = split_channel(path, names)
         files = cases.setdefault(case, [None] * len(names))
         before = files[number]
@@ -97,6 +108,38 @@ def _by_name(images: Path, wanted: Callable[[Path], bool], names: tuple[str, ...
             raise ValueError(f"{path}: a second file of channel {names[number]!r}, beside {before.name}; rename one")
         files[number] = path
     return cases
+
+
+def holds_all(path: Path, names: Sequence[str]) -> bool:
+    """Whether a volume has all channels along its fourth axis.
+
+    Raises ValueError for another number of images there, for one that may be a time series, and for a file that is
+    called as one of the channels.
+    """
+    if not is_volume(path):
+        return False
+    named = names_channel(path, names)
+    try:
+        geometry = geometry_of(path)
+    except ValueError:
+        if named:  # an error of its own is raised where the file is read
+            return False
+        raise
+    if geometry.channels == 1:
+        return False
+    if named:
+        raise ValueError(
+            f"{path}: is one channel by its name and has {geometry.channels} images along a fourth axis; name it as "
+            "its case if they are all channels, or split it"
+        )
+    check_fourth_axis(path, geometry, names)
+    return True
+
+
+def names_channel(path: Path, names: Sequence[str]) -> bool:
+    """Whether the name of a file ends with that of a channel; a number tells nothing of a file with a fourth axis."""
+    stem = _stem(path).casefold()
+    return any(stem.endswith(f"{mark}{name.casefold()}") for name in names for mark in "_-. ")
 
 
 def split_channel(path: Path, names: Sequence[str]) -> tuple[str, int]:

@@ -16,6 +16,7 @@ from edgemt.data.layouts.class_masks import list_class_masks
 from edgemt.data.layouts.mask_names import match_masks, plain_name
 from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_slice_folder, is_stray, is_volume, stem_of
 from edgemt.io.hdf5 import dataset_names
+from edgemt.io.mask_rule import MaskValues
 
 FolderLayout = Literal["pairs", "clips", "volumes", "decathlon", "h5"]
 IMAGE_FOLDERS = ("images", "imagesTr")
@@ -61,23 +62,22 @@ def list_cases(
     pattern: str,
     classes: tuple[str, ...],
     channels: Channels = _ONE_FILE,
-    overlapping: bool = False,
+    values: MaskValues = MaskValues(),
     class_folders: bool = False,
 ) -> FolderListing:
     """List the files of a layout, images with their masks. Raises ValueError for files that do not fit together.
 
-    `class_folders`: the masks of each of the `overlapping` classes lie in a folder of its own.
+    `values`: what the user states of masks; `class_folders`: each overlapping class has a folder of masks.
     """
+    if layout == "decathlon" and class_folders:
+        nnunet.dataset_labels(root).check(classes, values, source=root / "dataset.json")  # regions have their flags
     if class_folders and layout not in ("pairs", "volumes"):
         raise ValueError(
             f"data.overlapping: the layout {layout} has one mask a case; state the values of each class: "
             f"--data.label-map {classes[-1]}=1,3 ..."
         )
     if layout == "decathlon":
-        # regions have names of their own
-        cases, unlabelled = nnunet.list_nnunet(
-            root, pattern=pattern, classes=() if overlapping else classes, channels=channels
-        )
+        cases, unlabelled = nnunet.list_nnunet(root, pattern=pattern, classes=classes, channels=channels, values=values)
         return FolderListing(tuple(cases), unlabelled=tuple(unlabelled))
     if channels.names and layout in ("h5", "clips"):
         raise ValueError(f"data.channel_names: the layout {layout} has one file a case; leave the names out")

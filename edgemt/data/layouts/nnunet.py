@@ -3,7 +3,8 @@
 decathlon        "training" lists images and labels, "test" images, "labels" {"1": "spleen"}, "modality"
 nnU-Net, second  imagesTr/NAME_0000.nii.gz, labelsTr/NAME.nii.gz, imagesTs; "labels" {"spleen": 1}, "file_ending"
 
-The files NAME_0000, NAME_0001 ... are the channels of a case, named by "channel_names" (or "modality").
+The files NAME_0000, NAME_0001 ... are the channels of a case, named by "channel_names" (or "modality"). The decathlon
+has them in one file with a fourth axis.
 
 Facts from https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_format.md
 """
@@ -15,9 +16,11 @@ from pathlib import Path
 from typing import Any
 
 from edgemt.data.layouts.case_files import CaseFiles, patient_of
-from edgemt.data.layouts.channel_files import Channels, Files, first_of
+from edgemt.data.layouts.channel_files import Channels, Files, first_of, holds_all
+from edgemt.data.layouts.nnunet_labels import DatasetLabels, read_labels
 from edgemt.io.channels import quoted
 from edgemt.io.file_types import is_image
+from edgemt.io.mask_rule import MaskValues
 from edgemt.io.plain_files import TEXT_LIMIT, parse_json, read_regular
 
 _NUMBER = re.compile(r"_\d{4}$")
@@ -28,10 +31,10 @@ def has_dataset_json(root: Path) -> bool:
     return (root / "dataset.json").is_file()
 
 
-def class_names(root: Path) -> tuple[str, ...]:
-    """The classes of a dataset.json in the order of their values. Raises ValueError, naming the file, without them."""
+def dataset_labels(root: Path) -> DatasetLabels:
+    """What a dataset.json states of its masks. Raises ValueError, naming the file, for what cannot be read."""
     source = root / "dataset.json"
-    return _class_names(_json(source), source)
+    return read_labels(_json(source), source)
 
 
 def channel_names(root: Path) -> tuple[str, ...]:
@@ -43,17 +46,21 @@ def channel_names(root: Path) -> tuple[str, ...]:
 
 
 def list_nnunet(
-    root: Path, *, pattern: str, classes: tuple[str, ...], channels: Channels = Channels()
+    root: Path,
+    *,
+    pattern: str,
+    classes: tuple[str, ...],
+    channels: Channels = Channels(),
+    values: MaskValues = MaskValues(),
 ) -> tuple[list[CaseFiles], list[CaseFiles]]:
     """(training cases with labels, images without). Raises ValueError, naming the file, for what cannot be used.
 
-    `classes`: those that dataset.json must name; empty for regions, which `data.label_map` makes of its values.
+    `classes` and `values` must read the masks as dataset.json states (`DatasetLabels.check`).
     """
     source = root / "dataset.json"
     raw = _json(source)
     _same_channels(raw, root, source, channels)
-    if classes:
-        _same_classes(_class_names(raw, source), classes, source)
+    read_labels(raw, source).check(classes, values, source=source)
     pool = _listed(raw, root, channels) if isinstance(raw.get("training"), list) else _numbered(raw, root, channels)
     stated = raw.get("numTraining")
     if isinstance(stated, int) and stated != len(pool):
@@ -119,30 +126,6 @@ def _same_channels(raw: dict[str, Any], root: Path, source: Path, channels: Chan
     )
 
 
-def _class_names(raw: dict[str, Any], source: Path) -> tuple[str, ...]:
-    """In the order of their values, which must be 0, 1, 2 ..."""
-    labels = raw.get("labels")
-    if not isinstance(labels, dict):
-        raise ValueError(f"{source}: has no 'labels' that name the classes")
-    try:  # the decathlon writes value: name, nnU-Net name: value
-        turned = all(str(key).isdigit() for key in labels)
-        by_value = {int(k if turned else v): str(v if turned else k) for k, v in labels.items()}
-    except (TypeError, ValueError):
-        raise ValueError(
-            f"{source}: 'labels' must give each class one number; regions need --data.overlapping and their values, "
-            "--data.label-map CLASS=1,3 ..."
-        ) from None
-    if sorted(by_value) != list(range(len(labels))) or "ignore" in labels:
-        raise ValueError(f"{source}: 'labels' must be numbered 0 to {len(labels) - 1}, none ignored, not {labels}")
-    return tuple(by_value[value] for value in sorted(by_value))
-
-
-def _same_classes(found: tuple[str, ...], classes: tuple[str, ...], source: Path) -> None:
-    if [name.casefold() for name in found] != [name.casefold() for name in classes]:
-        wanted = " ".join(f"'{name}'" if " " in name else name for name in found)
-        raise ValueError(f"data.classes: {' '.join(classes)} are not those of {source}; set --data.classes {wanted}")
-
-
 def _listed(raw: dict[str, Any], root: Path, channels: Channels) -> list[tuple[str, Files, Path]]:
     found = []
     for entry in raw["training"]:
@@ -165,8 +148,9 @@ def _images(root: Path, name: Any, channels: Channels) -> Files:
     """The file of a name, or those of its channels NAME_0000, NAME_0001 ..."""
     if not channels.names:
         return (_existing(root, name),)
-    _channel(root, name)  # raises for a name that is none
     path = root / name
+    if _channel(root, name) == path and holds_all(path, channels.names):
+        return (path,) * len(channels.names)
     stem = _name(path)
     stem, ending = stem.removesuffix("_0000"), path.name[len(stem) :]
     files = [path.with_name(f"{stem}_{number:04d}{ending}") for number in range(len(channels.names))]
@@ -187,7 +171,9 @@ def _tests(raw: dict[str, Any], root: Path, channels: Channels) -> list[tuple[st
         paths = [p for p in sorted((root / "imagesTs").glob(f"*{_ending(raw)}")) if not p.name.startswith(".")]
     if not channels.names:
         return [(_name(path).removesuffix("_0000"), (path,)) for path in paths]
-    cases = dict.fromkeys(path.with_name(_first_channel(path)) for path in paths)
+    cases = dict.fromkeys(
+        path if holds_all(path, channels.names) else path.with_name(_first_channel(path)) for path in paths
+    )
     names = [path.relative_to(root).as_posix() for path in cases]
     return [(_name(Path(name)).removesuffix("_0000"), _images(root, name, channels)) for name in names]
 

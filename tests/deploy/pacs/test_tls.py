@@ -191,6 +191,27 @@ def test_a_pacs_that_fits_not_says_why_it_waits(certificates: Certificates, tmp_
     assert refusal(9, certificates.tls()) == "it cannot be reached"
 
 
+def test_a_certificate_of_another_host_is_refused_where_hosts_are_checked(
+    certificates: Certificates, tmp_path: Path
+) -> None:
+    """The certificate of this PACS names 127.0.0.1, and not localhost."""
+    image = slices(1)[0]
+    image.SOPClassUID = image.file_meta.MediaStorageSOPClassUID = SEG
+    file = save(image, tmp_path / "a.dcm")
+    any_host = certificates.tls()
+    same_host = read_tls(certificates.node.cert, certificates.node.key, certificates.authority.ca, check_host=True)
+    entity, port, got = secure_pacs(certificates.tls(certificates.pacs).server)
+    try:
+        with pytest.raises(AwayError, match=r"certificate is not accepted \(Hostname mismatch"):
+            list(DicomDestination("PACS", "localhost", port, "EDGEMT", same_host).send([file]))
+        assert not got
+        assert list(DicomDestination("PACS", "localhost", port, "EDGEMT", any_host).send([file])) == [""]
+        assert list(DicomDestination("PACS", "127.0.0.1", port, "EDGEMT", same_host).send([file])) == [""]
+    finally:
+        entity.shutdown()
+    assert len(got) == 2
+
+
 def test_only_tls_1_2_and_later_and_a_ca_requires_certificates(certificates: Certificates) -> None:
     tls, open_to_all = certificates.tls(), certificates.tls(checked=False)
     for context in (tls.server, tls.client, open_to_all.server, open_to_all.client):
@@ -213,6 +234,7 @@ def test_only_tls_1_2_and_later_and_a_ca_requires_certificates(certificates: Cer
         (["--tls-cert", "CERT", "--tls-key", "CERT"], "holds no private key"),
         (["--tls-cert", "CERT", "--tls-key", "LOCKED"], "is encrypted"),
         (["--tls-cert", "CERT", "--tls-key", "KEY", "--tls-ca", "KEY"], "tls-ca"),
+        (["--tls-cert", "CERT", "--tls-key", "KEY", "--tls-check-host"], "tls-check-host: needs --tls-ca"),
         (["--to-web", "http://h/x", "--web-ca", "CA"], "is not https://"),
         (["--to-web", "https://h/x", "--web-ca", "none.pem"], "web-ca none.pem: no such file"),
     ],

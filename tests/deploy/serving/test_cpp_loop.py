@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import shutil
 import subprocess
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -13,7 +14,7 @@ import PIL
 import pytest
 from tiny_package import CHANNELS, CLASSES, SIZE, expected, frame, make_ship
 
-from deploy.package.package import open_package
+from deploy.package.package import Package, open_package
 from deploy.runtimes.load import runner
 from deploy.serving.cpp_loop import SOURCES, netpbm, write_cpp
 from edgemt import cli
@@ -55,6 +56,17 @@ def test_folder_holds_what_the_loop_must_know(tmp_path: Path, capsys: pytest.Cap
     assert (folder / "golden" / "1.ppm").read_bytes() == b"P6\n40 32\n255\n" + frame(1).tobytes()
     for source in SOURCES:
         assert (folder / source).read_bytes() == (Path(__file__).parents[3] / "deploy" / "cpp" / source).read_bytes()
+
+
+def overlapping(ship: Package) -> Package:
+    return replace(ship, card=replace(ship.card, overlapping=True))
+
+
+def test_bits_of_overlapping_classes_are_stated(tmp_path: Path) -> None:
+    ship = make_ship(tmp_path / "ship")
+    assert "overlapping" not in (write_cpp(ship, tmp_path / "a", name="x") / "model.txt").read_text()
+    text = (write_cpp(overlapping(ship), tmp_path / "b", name="x") / "model.txt").read_text()
+    assert "\noverlapping 1\n" in text
 
 
 def test_graph_that_the_ship_lacks_is_named(tmp_path: Path) -> None:
@@ -178,6 +190,19 @@ def test_loop_fits_frames_to_the_last_bit(planes: int, program: Path, tmp_path: 
         fitted = fit_frame(image[..., 0] if planes == 1 else image, size=size, channels=planes)[..., -1]
         wanted = fit_label(fitted, size=image.shape[:2])
         np.testing.assert_array_equal(read_pgm(tmp_path / "out" / f"{number}.mask.pgm"), wanted, str(image.shape))
+
+
+@pytest.mark.slow
+def test_the_loop_prints_what_the_values_of_a_mask_mean(program: Path, tmp_path: Path) -> None:
+    ship = make_ship(tmp_path / "ship")
+    names = CLASSES[1:]
+    assert len(names) >= 2
+    done = call(program, write_cpp(ship, tmp_path / "a", name="tiny"))
+    values = ", ".join(f"{k} {name}" for k, name in enumerate(names, 1))
+    assert done.stdout.strip().endswith(f"; masks: {values}, 0 background")
+    done = call(program, write_cpp(overlapping(ship), tmp_path / "b", name="tiny"))
+    values = ", ".join(f"{2**k} {name}" for k, name in enumerate(names))
+    assert done.stdout.strip().endswith(f"; masks: {values}, bits that may be set together")
 
 
 @pytest.mark.slow
