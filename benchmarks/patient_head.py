@@ -10,6 +10,9 @@ they are (not with --no-confirm). Then all other frames are shown, three times, 
 except that a candidate is on trial for 5 frames instead of 30, as a patient has few. The Dice is of the third time.
 
 Garbage: the same with wrong masks. `unguarded` is the fitted head without any test, to show what the guards do.
+`bound`: what the same kind of head removes when it is fitted to the true masks of two thirds of all frames of the
+patient, and judged on the last third, each third in turn. `even` and `odd`: patients by their number, as the limits
+were chosen on even ones. Seconds of a fit are those of the processor.
 """
 
 from __future__ import annotations
@@ -24,6 +27,7 @@ from typing import Annotated, Any, Literal
 import cv2
 import numpy as np
 import tyro
+from patient_head_cost import cost, cost_of_output, same_bits
 from tyro.conf import Positional, arg
 
 from deploy.adaptation.fit import Example, fit_head
@@ -118,16 +122,25 @@ def main(options: Options) -> None:
         "parameters": head.parameters,
         "corrections": {n: summary([row for row in rows if row["count"] == n]) for n in options.corrections},
     }  # fmt: skip
+    for part, name in enumerate(("even", "odd")):
+        some = [row for row in rows if row["patient"] % 2 == part]
+        record[name] = {n: summary([row for row in some if row["count"] == n]) for n in options.corrections}
     if options.garbage:
         record["garbage"] = {name: garbage(patients, head, golden, options, wrong) for name, wrong in WRONG.items()}
-    record["cost"] = cost(infer, head, golden, patients, options)
+    record["bound"] = bound(patients, head)
+    record["cost"] = cost(infer, head, golden, max(patients, key=lambda one: len(one.frames)).frames)
     if options.before is not None:
         record["cost"]["output"] = cost_of_output(options.before, options.ship, patients[0].frames)
     if options.same_bits:
-        record["same_bits"] = same_bits(infer, head, golden, patients, options)
+        other = runner(package, runtime=options.runtime, file=options.file, threads=1)
+        frames = np.concatenate([patient.frames for patient in patients])
+        record["same_bits"] = same_bits(
+            infer, other, PatientHead(head, golden, background=False), frames, options.same_bits
+        )
     print(
         json.dumps(record["corrections"], indent=1),
         json.dumps(record.get("garbage")),
+        json.dumps(record["bound"]),
         json.dumps(record["cost"]),
         sep="\n",
     )
@@ -150,13 +163,17 @@ def make_patients(options: Options, package: Any, infer: ModelRunner) -> list[Pa
         groups = like_frames(prepared.frames)
     patients = []
     for number, group in enumerate(groups):
-        frames = restyle(prepared.frames[group], number, STYLES[options.style])
-        features, masks = [], []
-        for frame in frames:
-            masks.append(infer(frame[None])[0].copy())
-            features.append(infer.features())
-        patients.append(Patient(number, frames, truths[group], features, masks))
+        patients.append(_patient(number, prepared.frames[group], truths[group], options, infer))
     return patients
+
+
+def _patient(number: int, frames: np.ndarray, truths: np.ndarray, options: Options, infer: ModelRunner) -> Patient:
+    frames = restyle(frames, number, STYLES[options.style])
+    features, masks = [], []
+    for frame in frames:
+        masks.append(infer(frame[None])[0].copy())
+        features.append(infer.features().copy())
+    return Patient(number, frames, truths, features, masks)
 
 
 def like_frames(frames: np.ndarray) -> list[np.ndarray]:
@@ -202,7 +219,7 @@ def play(
         return None
     limits = AdaptLimits(**{**vars(options.limits), "shadow": options.shadow})
     session, infer = PatientHead(head, golden, limits=limits, options=options.fit, background=False), Replay(patient)
-    began = time.perf_counter()
+    began = time.process_time()
     for n in chosen:
         truth = patient.truths[n] if wrong is None else wrong(patient.truths[n], rng)
         session.correct(patient.frames[n], truth)
@@ -210,7 +227,7 @@ def play(
         session.correct(patient.frames[n], patient.masks[n])
     infer(patient.frames[chosen[0]][None])
     session.take_corrections(infer)
-    seconds = time.perf_counter() - began
+    seconds = time.process_time() - began
     shown: dict[int, tuple[np.ndarray, bool]] = {}
     for _ in range(3):
         for n in rest:
@@ -219,13 +236,15 @@ def play(
     examples = [Example(patient.features[n], patient.truths[n]) for n in chosen]
     free = fit_head(head, examples, golden=golden, options=options.fit)
     unguarded = [foreground_dice(free.mask(patient.features[n]), patient.truths[n]) for n in rest]
-    events = [change["event"] for change in session.record()["results"]["changes"]]
+    changes = session.record()["results"]["changes"]
+    events = [change["event"] for change in changes]
     return {
         "patient": patient.number, "count": count, "confirmed": len(good), "seconds": seconds,
         "before": float(np.mean([before[n] for n in rest])), "after": float(np.mean(list(after.values()))),
         "unguarded": float(np.mean(unguarded)), "fitted": "fitted" in events, "took_over": "took-over" in events,
         "shown_adapted": float(np.mean([adapted for _, adapted in shown.values()])), "events": events,
-        "refused": next((c["reason"] for c in session.record()["results"]["changes"] if c["event"] == "refused"), ""),
+        "tests": {test["test"]: test["measured"] for change in changes[:1] for test in change.get("tests", [])},
+        "refused": next((c["reason"] for c in changes if c["event"] == "refused"), ""),
     }  # fmt: skip
 
 
@@ -251,6 +270,25 @@ def _removed(before: np.ndarray, after: np.ndarray) -> float | None:
     return round(float(1 - (1 - after).sum() / (1 - before).sum()), 4) if len(before) else None
 
 
+def bound(patients: list[Patient], head: Any) -> dict[str, Any]:
+    """Dice before and after a fit to two thirds of all frames of a patient, on the last third."""
+    before, after = [], []
+    for patient in patients:
+        third = np.random.default_rng(patient.number).permutation(len(patient.frames)) % 3
+        examples = [Example(x, y) for x, y in zip(patient.features, patient.truths, strict=True)]
+        gained = []
+        for left_out in range(3):
+            seen = [one for one, part in zip(examples, third, strict=True) if part != left_out]
+            fitted = fit_head(head, seen, options=FitOptions(pull=0.003, replay=0))
+            rest = [one for one, part in zip(examples, third, strict=True) if part == left_out]
+            gained += [foreground_dice(fitted.mask(one.features), one.mask) for one in rest]
+        before.append(np.mean([foreground_dice(m, t) for m, t in zip(patient.masks, patient.truths, strict=True)]))
+        after.append(np.mean(gained))
+    old, new = np.array(before), np.array(after)
+    return {"before": round(float(old.mean()), 4), "after": round(float(new.mean()), 4),
+            "error_removed": _removed(old, new), "harmed": int((new < old - HARM).sum())}  # fmt: skip
+
+
 def garbage(
     patients: list[Patient], head: Any, golden: list[Example], options: Options,
     wrong: Callable[[np.ndarray, np.random.Generator], np.ndarray],
@@ -263,70 +301,6 @@ def garbage(
         "took_over": sum(row["took_over"] for row in rows),
         "harmed": sum(row["after"] < row["before"] - HARM for row in rows),
     }
-
-
-def cost(
-    infer: ModelRunner, head: Any, golden: list[Example], patients: list[Patient], options: Options
-) -> dict[str, Any]:
-    """Added milliseconds a frame, without a correction and with an adapted head, paired with the bare call; p50."""
-    idle = PatientHead(head, golden, background=False)
-    always = AdaptLimits(golden_loss=1, gain=1e-9, worst=-1, shadow=1, disagreement=1.01, unsure=1e9, unlike=1e9)
-    active = PatientHead(head, golden, limits=always, options=options.fit, background=False)
-    patient = max(patients, key=lambda p: len(p.frames))
-    for n in [n for n, truth in enumerate(patient.truths) if truth.any()][: always.least]:
-        active.correct(patient.frames[n], patient.truths[n])
-    active.take_corrections(infer)
-    times: dict[str, list[float]] = {"call": [], "idle": [], "active": []}
-    for n in range(300):
-        frame = patient.frames[n % len(patient.frames)][None]
-        start = time.perf_counter()
-        mask = infer(frame)[0]
-        times["call"].append(time.perf_counter() - start)
-        for name, session in (("idle", idle), ("active", active)):
-            start = time.perf_counter()
-            session.mask(infer, mask)
-            session.take_corrections(infer)
-            times[name].append(time.perf_counter() - start)
-    return {f"{name}_ms": round(1e3 * float(np.median(values)), 4) for name, values in times.items()} | {
-        "state_when_active": active.state, "size": list(head.size)
-    }  # fmt: skip
-
-
-def cost_of_output(before: Path, after: Path, frames: np.ndarray, rounds: int = 200) -> dict[str, dict[str, float]]:
-    """Milliseconds that the output adds to a call, by file and runtime: calls in turn, median of the differences."""
-    found = {}
-    for runtime, file in (("openvino", "int8"), ("openvino", "fp32"), ("onnxruntime", "fp32")):
-        old, new = (runner(open_package(ship), runtime=runtime, file=file, threads=1) for ship in (before, after))
-        differences, calls = [], []
-        for n in range(rounds):
-            frame = frames[n % len(frames)][None]
-            marks = {}
-            for name, call in (("old", old), ("new", new)) if n % 2 else (("new", new), ("old", old)):
-                start = time.perf_counter()
-                call(frame)
-                marks[name] = time.perf_counter() - start
-            calls.append(marks["old"])
-            differences.append(marks["new"] - marks["old"])
-        half = 1.57 * float(np.subtract(*np.percentile(differences, (75, 25)))) / rounds**0.5  # of the median, 95 %
-        values = {"call_ms": float(np.median(calls)), "added_ms": float(np.median(differences)), "plus_minus": half}
-        found[f"{file} {runtime}"] = {name: round(1e3 * value, 4) for name, value in values.items()}
-    return found
-
-
-def same_bits(
-    infer: ModelRunner, head: Any, golden: list[Example], patients: list[Patient], options: Options
-) -> dict[str, int]:
-    """Frames without a correction, through a runner of its own and through a session: how many masks differ."""
-    other = runner(open_package(options.ship), runtime=options.runtime, file=options.file, threads=1)
-    session, different = PatientHead(head, golden, background=False), 0
-    frames = np.concatenate([patient.frames for patient in patients])
-    rng = np.random.default_rng(0)
-    for n in range(options.same_bits):
-        frame = np.roll(frames[n % len(frames)], tuple(rng.integers(-16, 17, 2)), axis=(0, 1))[None]
-        shown, _ = session.mask(infer, infer(frame)[0])
-        session.take_corrections(infer)
-        different += not np.array_equal(shown, other(frame)[0])
-    return {"frames": options.same_bits, "different": different}
 
 
 def _blob(shape: tuple[int, ...], rng: np.random.Generator) -> np.ndarray:

@@ -15,7 +15,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from deploy.adaptation.fit import Example, fit_head
-from deploy.adaptation.head import ClassifierHead
+from deploy.adaptation.head import ClassifierHead, Scores, on_grid, unsure
 from deploy.adaptation.limits import AdaptLimits, FitOptions
 
 SCALES = (1.0, 0.5, 0.25)  # parts of a fitted change that are tested
@@ -51,8 +51,8 @@ class Judgement:
 
 def foreground_dice(one: np.ndarray, other: np.ndarray) -> float:
     """Dice of the pixels with the same foreground class; 1 for two empty masks."""
-    total = int((one > 0).sum()) + int((other > 0).sum())
-    return 1.0 if total == 0 else 2 * int(((one == other) & (one > 0)).sum()) / total
+    total = _total(one, other)
+    return 1.0 if total == 0 else 2 * int(np.count_nonzero((one == other) & (one > 0))) / total
 
 
 def judge(
@@ -62,47 +62,63 @@ def judge(
     """Fit a head to the corrections, and test it on what its fits have not seen.
 
     The whole change is tested first, then a half and a quarter of it: the first that passes is taken. Where none does,
-    the tests are those of the whole change.
+    the tests are those of the whole change. Golden frames and uncertainty judge the whole change in any case: a quarter
+    of one that inverts every mask, or that fits noise, would lose little there.
     """
     left_out = corrections if sum(one.mask.any() for one in corrections) >= limits.least else ()
     others = [[c for c in corrections if c is not one] for one in left_out]
     candidates = [fit_head(shipped, rest, golden=golden, options=options) for rest in others]
     head = fit_head(shipped, corrections, golden=golden, options=options)
+    lost, uncertainty = _golden_loss(shipped, head, golden), _unsure_on(head, corrections)
     made = []
     for scale in SCALES:
         pairs = zip(left_out, (_scaled(candidate, scale) for candidate in candidates), strict=True)
         gains = [_dice(candidate, one) - _dice(shipped, one) for one, candidate in pairs]
-        tests = _tests(shipped, _scaled(head, scale), corrections, golden, gains=gains, limits=limits)
-        made.append(Judgement(_scaled(head, scale), tests, scale))
+        part = _scaled(head, scale)
+        lost = max(lost, _golden_loss(shipped, part, golden))
+        uncertainty = max(uncertainty, _unsure_on(part, corrections))
+        tests = _tests(corrections, lost=lost, uncertainty=uncertainty, gains=gains, limits=limits)
+        made.append(Judgement(part, tests, scale))
         if not made[-1].refused:
             return made[-1]
     return made[0]
 
 
 def _tests(
-    shipped: ClassifierHead, head: ClassifierHead, corrections: Sequence[Example], golden: Sequence[Example], *,
-    gains: Sequence[float], limits: AdaptLimits,
+    corrections: Sequence[Example], *, lost: float, uncertainty: tuple[float, float], gains: Sequence[float],
+    limits: AdaptLimits,
 ) -> tuple[GuardTest, ...]:  # fmt: skip
-    """`gains`: Dice gained on each correction by the head of a fit that has not seen it; empty if there are too few.
+    """Judge by the Dice `lost` on golden frames, the uncertainty (changed, shipped) and the Dice gained.
 
-    Masks without a structure count for the least gain alone: a head that finds nothing gains most on them.
+    `gains`, each on a correction by a fit without it, is empty if there are too few. Masks without a structure count
+    for the least gain alone: a head that finds nothing gains most on them.
     """
     full = [bool(one.mask.any()) for one in corrections]
-    unsure, before = (float(np.mean([h.unsure(c.features) for c in corrections])) for h in (head, shipped))
-    allowed = _allowed_unsure(before, limits)
-    lost = float(np.mean([_dice(shipped, one) - _dice(head, one) for one in golden]))
+    after, allowed = uncertainty[0], _allowed_unsure(uncertainty[1], limits)
     mean, worst = (float(np.mean(np.array(gains)[full])), min(gains)) if gains else (float("nan"), float("nan"))
     return (
         GuardTest("confirmed masks with a structure", limits.least, sum(full), sum(full) >= limits.least),
         GuardTest("Dice lost on the golden frames", limits.golden_loss, lost, lost <= limits.golden_loss),
-        GuardTest("uncertainty on the corrections", allowed, unsure, unsure <= allowed),
+        GuardTest("uncertainty on the corrections", allowed, after, after <= allowed),
         GuardTest("mean Dice gained on left-out corrections", limits.gain, mean, mean >= limits.gain),
         GuardTest("least Dice gained on a left-out correction", limits.worst, worst, worst >= limits.worst),
     )
 
 
+def _golden_loss(shipped: ClassifierHead, head: ClassifierHead, golden: Sequence[Example]) -> float:
+    return float(np.mean([_dice(shipped, one) - _dice(head, one) for one in golden]))
+
+
 def _dice(head: ClassifierHead, example: Example) -> float:
     return foreground_dice(head.mask(example.features), example.mask)
+
+
+def _unsure_on(head: ClassifierHead, examples: Sequence[Example]) -> tuple[float, float]:
+    """Mean uncertainty of the changed head and of the shipped one."""
+    scores = [head.scores(one.features) for one in examples]
+    values = [(unsure(one.changed), unsure(one.shipped)) for one in scores]
+    changed, shipped = np.mean(values, axis=0)
+    return float(changed), float(shipped)
 
 
 def _scaled(head: ClassifierHead, scale: float) -> ClassifierHead:
@@ -114,26 +130,35 @@ def _allowed_unsure(shipped: float, limits: AdaptLimits) -> float:
 
 
 class FrameGuard:
-    """The tests of single frames: how far the two heads differ, how unsure the new one is, how unlike the frame is."""
+    """The tests of single frames: how far the two heads differ, how unsure the new one is, how unlike the frame is.
+
+    Two small masks, as at the end of a structure, may differ in all their pixels: the difference is a share of the
+    pixels of both, or of those of the shipped and the confirmed masks of the corrected frames where these are more.
+    """
 
     def __init__(
-        self, shipped: ClassifierHead, head: ClassifierHead, *, corrections: Sequence[Example],
-        golden: Sequence[Example], limits: AdaptLimits,
+        self, shipped: ClassifierHead, *, corrections: Sequence[Example], golden: Sequence[Example],
+        limits: AdaptLimits,
     ) -> None:  # fmt: skip
-        self._shipped, self._head, self._limits = shipped, head, limits
+        self._limits = limits
+        totals = [_total(shipped.mask(one.features), one.mask) for one in corrections if one.mask.any()]
+        self._usual = float(np.mean(totals)) if totals else 0.0  # pixels of two masks
         known = np.stack([_summary(example.features) for example in golden])
         self._spread = np.maximum(known.std(0), 1e-3 * float(np.abs(known).max()) + 1e-9)
         self._corrected = np.stack([_summary(example.features) for example in corrections])
 
-    def tests(self, features: np.ndarray, *, shown: np.ndarray, adapted: np.ndarray) -> tuple[GuardTest, ...]:
-        """Features [D, h, w], and the masks uint8 [H, W] of the shipped model and of the adapted head."""
+    def tests(
+        self, features: np.ndarray, scores: Scores, *, shown: np.ndarray, adapted: np.ndarray
+    ) -> tuple[GuardTest, ...]:
+        """Features [D, h, w], their scores, and the masks uint8 [H, W] of the shipped model and of the adapted head."""
         limits = self._limits
-        differs = 1 - foreground_dice(shown, adapted)
-        unsure, allowed = self._head.unsure(features), _allowed_unsure(self._shipped.unsure(features), limits)
+        total = _total(shown, adapted)
+        differs = (1 - foreground_dice(shown, adapted)) * total / max(total, self._usual, 1.0)
+        now, allowed = unsure(scores.changed), _allowed_unsure(unsure(scores.shipped), limits)
         unlike = self.unlike(features)
         return (
-            GuardTest("1 - Dice between the two heads", limits.disagreement, differs, differs <= limits.disagreement),
-            GuardTest("uncertainty", allowed, unsure, unsure <= allowed),
+            GuardTest("difference between the two heads", limits.disagreement, differs, differs <= limits.disagreement),
+            GuardTest("uncertainty", allowed, now, now <= allowed),
             GuardTest("distance to the corrected frames", limits.unlike, unlike, unlike <= limits.unlike),
         )
 
@@ -143,7 +168,13 @@ class FrameGuard:
         return float(np.sqrt((off**2).mean(1)).min())
 
 
+def _total(one: np.ndarray, other: np.ndarray) -> int:
+    return int(np.count_nonzero(one)) + int(np.count_nonzero(other))
+
+
 def _summary(features: np.ndarray) -> np.ndarray:
-    """Mean and deviation of each feature over the frame, [2 D]."""
-    flat = features.reshape(len(features), -1)
-    return np.concatenate([flat.mean(1), flat.std(1)])
+    """Mean and deviation of each feature over a grid of pixels of the frame, [2 D]."""
+    some = on_grid(features).reshape(len(features), -1)
+    mean = some.mean(1)
+    square = np.einsum("dn,dn->d", some, some) / some.shape[1]
+    return np.concatenate([mean, np.sqrt(np.maximum(square - mean**2, 0))])

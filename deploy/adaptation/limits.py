@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class FitOptions:
     """How far a fit may go. Raises ValueError for a value out of range."""
 
-    pull: float = 0.03
+    pull: float = 0.01
     """Weight of the squared distance to the shipped head against the cross entropy; larger: smaller changes."""
-    replay: float = 2.0
+    replay: float = 1.0
     """Weight of the golden frames with their own masks against all corrections together; 0: none."""
-    steps: int = 80
+    steps: int = 50
 
     def __post_init__(self) -> None:
         for name, valid in (("pull", self.pull > 0), ("replay", self.replay >= 0), ("steps", self.steps >= 1)):
@@ -31,18 +31,18 @@ class AdaptLimits:
     """Most foreground Dice that the candidate may lose on the golden frames against the shipped head."""
     gain: float = 0.01
     """Least mean Dice that it must gain on corrections that were left out of the fit."""
-    worst: float = -0.005
+    worst: float = -0.05
     """Least gain on each of them; below 0: so much may be lost on one, as on a good mask that was confirmed."""
     shadow: int = 30
     """Frames in a row on which a candidate runs unseen before it may take over."""
     disagreement: float = 0.5
-    """Most 1 - Dice between the masks of the two heads on a frame."""
+    """Most 1 - Dice between the masks of the two heads on a frame; less where both are small (`FrameGuard`)."""
     unsure: float = 2.0
     """Most uncertainty (mean 1 - max softmax) on a frame, as a multiple of the shipped head's; 0.01 is added."""
     unlike: float = 4.0
     """Most distance of a frame to the nearest corrected frame, in standard deviations of the golden frames."""
     fall_backs: int = 3
-    """After so many failed frames a head is dropped until the next correction."""
+    """After so many failed frames, without `shadow` good ones in a row, a head is dropped until the next correction."""
 
     def __post_init__(self) -> None:
         for name in ("gain", "disagreement", "unsure", "unlike"):

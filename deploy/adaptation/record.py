@@ -25,7 +25,8 @@ def change_plan(
     return {
         "format": FORMAT,
         "description_of_modifications": {
-            "may_change": f"weights and bias of the last 1x1 convolution, {shipped.parameters} numbers",
+            "may_change": "weights and bias of the last 1x1 convolution, of its features and of means of them, "
+            f"{shipped.parameters} numbers",
             "does_not_change": ["all other weights", "files of the package", "classes", "intended use"],
             "scope": "one session on one device; nothing is stored",
             "initiated_by": "masks that the operator has confirmed",

@@ -1,7 +1,8 @@
 """The patient head of one session: corrections in, shadow run, take-over, fall-back, return by the operator.
 
     shipped -> (three corrections, fit, tests) -> shadow -> (so many frames without a failed test) -> adapted
-    adapted or shadow -> (a failed test of a frame) -> shadow again; after several, or by the operator: shipped
+    adapted or shadow -> (a failed test of a frame) -> shadow again; after several without a take-over between, or by
+    the operator: shipped
 
 The mask of the shipped graph is computed for every frame, so the very frame that fails a test is shown with it. Nothing
 is written to disk: `close` forgets corrections and heads.
@@ -68,7 +69,7 @@ class PatientHead:
         self._corrections: deque[Example] = deque(maxlen=MAX_CORRECTIONS)
         self._running: _Running | None = None
         self._state: State = "shipped"
-        self._good, self._failed, self._fit = 0, 0, 0  # frames in a row; failed ones; number of the newest fit
+        self._good, self._failed, self._fit = 0, 0, 0  # frames in a row; failed since a take-over; number of a fit
         self._changes: list[dict[str, Any]] = []
         self._threads: list[threading.Thread] = []
         self._closed = False
@@ -104,8 +105,9 @@ class PatientHead:
         if running is None:
             return shipped_mask, False
         features = infer.features()
-        adapted = running.head.mask(features)
-        tests = running.guard.tests(features, shown=shipped_mask, adapted=adapted)
+        scores = running.head.scores(features)
+        adapted = running.head.classified(scores.changed)
+        tests = running.guard.tests(features, scores, shown=shipped_mask, adapted=adapted)
         failed = next((test for test in tests if not test.passed), None)
         with self._lock:
             if running is not self._running:  # the operator, or a new fit, came between
@@ -185,7 +187,7 @@ class PatientHead:
             self._good += 1
             if self._good < self.limits.shadow:
                 return None
-            self._state = "adapted"
+            self._state, self._failed = "adapted", 0
             return "took-over", {"shadow_frames": self._good}
         was = self._state
         self._good, self._failed = 0, self._failed + 1
@@ -203,9 +205,7 @@ class PatientHead:
             reason, fields["tests"] = judged.refused, [_fields(test) for test in judged.tests]
             fields["scale"] = judged.scale
             if not reason:
-                guard = FrameGuard(
-                    self.shipped, judged.head, corrections=corrections, golden=self._golden, limits=self.limits
-                )
+                guard = FrameGuard(self.shipped, corrections=corrections, golden=self._golden, limits=self.limits)
                 running = _Running(judged.head, guard)
         except (ValueError, np.linalg.LinAlgError) as error:
             reason = str(error)

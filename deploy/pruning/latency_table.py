@@ -161,6 +161,9 @@ def layer_of(module: Any, spatial: tuple[int, ...]) -> LayerShape:
     padding = module.padding
     if isinstance(padding, str):  # "same", with stride 1
         padding = tuple(d * (k - 1) // 2 for d, k in zip(module.dilation, module.kernel_size, strict=True))
+    elif type(module).__name__.endswith("Same"):  # timm's layers with the padding of TensorFlow, done in their forward
+        sizes = zip(spatial, module.kernel_size, module.stride, module.dilation, strict=True)
+        padding = tuple((max((-(-n // s) - 1) * s + d * (k - 1) + 1 - n, 0) + 1) // 2 for n, k, s, d in sizes)
     return LayerShape(
         "ConvTranspose" if module.transposed else "Conv",
         in_channels,

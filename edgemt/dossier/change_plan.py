@@ -57,7 +57,7 @@ def change_plan(card: ModelCard) -> dict[str, Any]:
             },
             {
                 "modification": "the last layer fitted to confirmed masks, for one session (edgemt stream --adapt)",
-                "may_change": ["weights and bias of the last 1x1 convolution, in memory"],
+                "may_change": ["weights and bias of the last 1x1 convolution, weights of means of features, in memory"],
                 "stays": ["every file of the ship", _SAME, "intended use"],
                 "limits": [{"limit": name, "value": value} for name, value in asdict(AdaptLimits()).items()],
                 "tests": [

@@ -69,17 +69,16 @@ def _check_overlapping(recipe: Recipe, method: Method) -> None:
     data = recipe.data
     if not data.overlapping:
         return
+    if len(data.classes) < 3:
+        raise ValueError("data.overlapping: one class overlaps with none; leave it out, or name more data.classes")
     for field, of in (("teacher.method", recipe.teacher.method), ("student.method", method)):
         if not takes_overlapping_classes(of):
             raise ValueError(
                 f"{field}: {type(of).__name__} is not for overlapping classes (data.overlapping); take mean_teacher, "
                 "ua_mt, cutmix_mt, soft_cutmix_mt, two_stream_mt, supervised or entropy, and for a student distillation"
             )
-    refused = {
-        "student.weights": bool(recipe.student.weights),
-    }
-    for option in (name for name, given in refused.items() if given):
-        raise ValueError(f"{option}: not for overlapping classes (data.overlapping); leave one of the two out")
+    if recipe.student.weights:
+        raise ValueError("student.weights: not for overlapping classes (data.overlapping); leave one of the two out")
 
 
 def _check_features(recipe: Recipe, method: Method) -> None:

@@ -119,6 +119,7 @@ def test_a_vote_is_one_of_each_class() -> None:
     [
         (lambda r: replace(r, teacher=replace(r.teacher, method=METHODS["cps"])), "teacher.method: CPS"),
         (lambda r: replace(r, student=replace(r.student, method=METHODS["bcp"])), "student.method: BCP"),
+        (lambda r: replace(r, data=replace(r.data, classes=("background", "organ"))), "data.overlapping: one class"),
     ],
 )
 def test_what_takes_one_class_a_pixel_is_refused_before_training(change: Any, words: str) -> None:

@@ -124,7 +124,35 @@ def test_an_unchanged_head_has_the_classes_of_the_shipped_classifier() -> None:
     logits = np.einsum("cd,dhw->chw", weight, features) + bias[:, None, None]
     wanted = np.stack([upsampled(one.astype(np.float32), SIZE) for one in logits]).argmax(0)
     assert (made.mask(features.astype(np.float32)) == wanted).mean() > 0.999
-    assert made.parameters == 4 * (DEPTH + 1)
+    assert made.parameters == 4 * (4 * DEPTH + 1)
+
+
+def test_scores_and_mask_of_a_changed_head_are_those_of_its_inputs() -> None:
+    rng = np.random.default_rng(2)
+    features = rng.normal(size=(DEPTH, *COARSE)).astype(np.float32)
+    made = shipped_head(rng.normal(size=(4, DEPTH)), rng.normal(size=4), size=SIZE)
+    made = made.changed(0.3 * rng.normal(size=made.change.shape))
+    inputs = made.inputs(features).reshape(-1, COARSE[0] * COARSE[1])
+    logits = made.weight @ inputs[:DEPTH] + made.bias[:, None]
+    changed = logits + made.change[:, :-1] @ inputs + made.change[:, -1:]
+    for found, wanted in zip(made.scores(features), (logits, changed), strict=True):
+        assert np.allclose(found, (wanted[1:] - wanted[0]).reshape(3, *COARSE), atol=1e-4)
+    full = np.stack([upsampled(plane.reshape(COARSE).astype(np.float32), SIZE) for plane in changed])
+    assert (made.mask(features) == full.argmax(0)).mean() > 0.999
+
+
+def test_means_are_those_of_the_squares_around_a_pixel() -> None:
+    features = np.zeros((1, 64, 64), np.float32)
+    features[0, 32, 32] = 1.0
+    inputs = shipped_head(np.ones((2, 1)), np.zeros(2), size=SIZE).inputs(features)
+    assert [int(np.count_nonzero(plane > 1e-6)) for plane in inputs] == [1, 5**2, 13**2, 25**2]
+    assert np.allclose(inputs.sum((1, 2)), 1, atol=1e-4)
+
+
+def test_a_wide_classifier_is_changed_with_fewer_surroundings() -> None:
+    made = shipped_head(np.zeros((2, 900)), np.zeros(2), size=SIZE)
+    assert made.parameters == 2 * (2 * 900 + 1)
+    assert np.array_equal(made.mask(np.ones((900, *COARSE), np.float32)), np.zeros(SIZE))
 
 
 def test_a_classifier_that_is_too_wide_is_refused() -> None:
@@ -145,6 +173,23 @@ def test_a_fit_finds_the_darker_organ_and_is_the_same_each_time() -> None:
     unseen = example(7)
     assert foreground_dice(head().mask(unseen.features), unseen.mask) < 0.1
     assert foreground_dice(one.mask(unseen.features), unseen.mask) > 0.8
+
+
+def test_a_fit_tells_two_places_with_the_same_features_by_their_surroundings() -> None:
+    def scene(shift: int) -> Example:
+        features = np.zeros((2, *COARSE), np.float32)
+        features[0, 2:6, 2 + shift : 4 + shift] = features[0, 10:14, 2 + shift : 4 + shift] = 1
+        features[1, 9:15, 4 + shift :] = 1  # beside the second place alone
+        mask = np.zeros(SIZE, np.uint8)
+        mask[40:56, 8 + 4 * shift : 16 + 4 * shift] = 1
+        return Example(features, mask)
+
+    shipped = shipped_head(np.array([[0.0, 0.0], [8.0, 0.0]]), np.array([0.0, -4.0]), size=SIZE)
+    unseen = scene(3)
+    assert shipped.mask(unseen.features)[:32].any()
+    fitted = fit_head(shipped, [scene(0), scene(1), scene(5)], options=FitOptions(pull=1e-3, steps=200))
+    found = fitted.mask(unseen.features)
+    assert not found[:32].any() and foreground_dice(found, unseen.mask) > 0.75  # the first place is gone
 
 
 def test_a_fit_to_masks_that_are_right_already_and_a_strong_pull_change_little() -> None:
@@ -214,15 +259,51 @@ def test_a_frame_that_fails_a_test_has_the_shipped_mask_at_once(
     patient._running = type(patient._running)(  # type: ignore[misc, union-attr, call-arg]
         patient._running.head,  # type: ignore[union-attr]
         FrameGuard(
-            head(), patient._running.head, corrections=[example(1)], golden=golden(),  # type: ignore[union-attr]
+            head(),
+            corrections=[example(1)],
+            golden=golden(),
             limits=AdaptLimits(**{"unlike": 50.0, "disagreement": 1.0, "unsure": 1e6, **limits}),
         ),
-    )  # fmt: skip
+    )
     names = watched(patient)
     shown, adapted = show(patient, infer, 40, **frame)
     assert not adapted and np.array_equal(shown, head().mask(infer.features()))
     assert names == ["fell-back"] and patient.state == "shadow"
     assert test in patient.record()["results"]["changes"][-1]["test"]
+
+
+def test_small_masks_may_differ_and_large_ones_may_not() -> None:
+    guard = FrameGuard(head(), corrections=[example(1)], golden=golden(), limits=AdaptLimits(unlike=1e3, unsure=1e3))
+    features, empty = example(2).features, np.zeros(SIZE, np.uint8)
+    for side, passed in ((8, True), (24, False)):  # the corrected organ is 24 x 24, and the shipped head misses it
+        small = empty.copy()
+        small[:side, :side] = 1
+        difference = guard.tests(features, head().scores(features), shown=empty, adapted=small)[0]
+        assert difference.passed == passed and abs(difference.measured - side**2 / 24**2) < 1e-6
+
+
+def test_failed_frames_count_from_the_last_take_over() -> None:
+    infer = Runner()
+    patient = adapted_session(infer, fall_backs=2)
+    for start in (60, 70, 80):
+        show(patient, infer, 50, organ=2.0)
+        assert patient.state == "shadow"
+        for seed in range(start, start + SHADOW):
+            show(patient, infer, seed)
+        assert patient.state == "adapted"
+
+
+def test_a_part_of_a_change_that_loses_as_a_whole_on_the_golden_frames_is_refused() -> None:
+    inverted = [example(seed, 1 - truth(seed)) for seed in (1, 2, 3)]
+    limits = AdaptLimits(golden_loss=0.5, unsure=100.0, worst=-1.0, gain=1e-3)
+    options = FitOptions(replay=0.01)
+    judged = judge(head(), inverted, golden(), limits=limits, options=options)
+    assert "golden" in judged.refused and judged.tests[1].measured > 0.5
+    part = fit_head(head(), inverted, golden=golden(), options=options)
+    quarter = part.changed(0.25 * part.change)
+    lost = [foreground_dice(head().mask(g.features), g.mask) - foreground_dice(quarter.mask(g.features), g.mask)
+            for g in golden()]  # fmt: skip
+    assert np.mean(lost) < 0.5
 
 
 def test_after_several_failed_frames_the_head_is_dropped() -> None:

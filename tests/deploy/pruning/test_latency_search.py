@@ -8,6 +8,7 @@ import math
 import numpy as np
 import pytest
 import torch
+from timm.layers import Conv2dSame
 from torch import nn
 
 import students
@@ -174,6 +175,8 @@ LAYERS_OF_ALL_KINDS = [
     (nn.Conv2d(32, 48, 1), (12, 12)),
     (nn.Conv2d(1, 16, 3, stride=2, padding=1), (13, 13)),
     (nn.Conv2d(32, 32, 5, padding=2, groups=32), (12, 12)),
+    (Conv2dSame(32, 32, 5, stride=2, groups=32), (4, 4)),  # a map smaller than the kernel
+    (Conv2dSame(32, 32, 3, stride=2, groups=32), (13, 12)),
     (nn.ConvTranspose2d(32, 16, 2, stride=2), (6, 6)),
     (nn.Linear(32, 16), (10,)),
     (nn.Conv3d(16, 16, 3, padding=1), (6, 6, 6)),
