@@ -19,8 +19,8 @@ from torch.export import ExportedProgram
 ATEN = torch.ops.aten
 
 
-def traced(module: nn.Module, frame: Tensor) -> ExportedProgram | nn.Module:
-    """The program of a module, for `torch.onnx.export`; the module itself where it cannot be traced.
+def traced(module: nn.Module, *example: Tensor) -> ExportedProgram | nn.Module:
+    """The program of a module for inputs like `example`, for `torch.onnx.export`; the module where it cannot be traced.
 
     The exporter then tries it in further ways and gives the reason. Layers of the module no longer work in place.
     """
@@ -28,7 +28,7 @@ def traced(module: nn.Module, frame: Tensor) -> ExportedProgram | nn.Module:
         if getattr(layer, "inplace", False):
             layer.inplace = False  # type: ignore[assignment]
     try:
-        program = torch.export.export(module, (frame,), strict=False)
+        program = torch.export.export(module, example, strict=False)
     except Exception:  # of many types
         return module
     program.run_decompositions = MethodType(_decomposed, program)  # type: ignore[method-assign]
@@ -59,6 +59,8 @@ def _simple(node: Any, table: dict[Any, Any]) -> bool:
         return target is operator.getitem
     if target is ATEN.to.dtype:
         return len(node.args) == 2 and not node.kwargs
+    if target is ATEN.reshape.default:
+        return all(isinstance(size, int) for size in node.meta["val"].shape)
     if target is ATEN.batch_norm.default:
         return len(node.args) == 9 and not node.args[5] and node.args[3] is not None
     if target in REPLACE or target in UNCHANGED:
@@ -82,6 +84,17 @@ def _to(node: Any) -> fx.Node:
     return _call(node, ATEN._to_copy.default, tensor, dtype=dtype)
 
 
+def _reshape(node: Any) -> fx.Node:
+    tensor, size = node.args[0], list(node.meta["val"].shape)
+    try:
+        tensor.meta["val"].view(size)
+    except (RuntimeError, ValueError):  # its strides allow no view
+        value = tensor.meta["val"].contiguous()
+        tensor = _call(node, ATEN.clone.default, tensor, memory_format=torch.contiguous_format)
+        tensor.meta["val"] = value
+    return _call(node, ATEN.view.default, tensor, size)
+
+
 def _chunk(node: Any) -> fx.Node:
     dim = node.args[2] if len(node.args) > 2 else 0
     return _call(node, ATEN.split.Tensor, node.args[0], node.meta["val"][0].shape[dim], dim)
@@ -98,6 +111,7 @@ def _batch_norm(node: Any) -> fx.Node:
 
 REPLACE: dict[Any, Callable[[fx.Node], fx.Node]] = {
     ATEN.to.dtype: _to,
+    ATEN.reshape.default: _reshape,
     ATEN.chunk.default: _chunk,
     ATEN.batch_norm.default: _batch_norm,
 }

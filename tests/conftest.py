@@ -8,9 +8,11 @@ import gc
 import os
 import signal
 import sys
+from collections import OrderedDict
 from collections.abc import Generator
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -45,7 +47,7 @@ def pytest_xdist_auto_num_workers() -> Generator[None, int, int]:
 
 def pytest_configure(config: pytest.Config) -> None:
     if hasattr(config, "workerinput") or not config.getoption("numprocesses", None):
-        for prepare in (prepare_torch, prepare_exporter, prepare_quantizer, prepare_tyro):
+        for prepare in (prepare_torch, prepare_exporter, prepare_quantizer, prepare_tyro, prepare_openvino):
             with contextlib.suppress(ImportError, AttributeError):  # another version of a package, or none
                 prepare()
 
@@ -61,12 +63,26 @@ def prepare_torch() -> None:
 
 
 def prepare_exporter() -> None:
-    """For every graph the exporter reads the signatures of 500 operators anew, and for every batch norm their names."""
+    """For every graph the exporter reads the signatures of 500 operators anew, and for every batch norm their names.
+
+    It compares every node with every rule of its optimizer, most of which are for another operator.
+    """
+    from onnxscript.rewriter._basics import MatchResult
+    from onnxscript.rewriter._matcher import SimplePatternMatcher
     from torch._export import utils
     from torch.onnx._internal.exporter._registration import ONNXRegistry
 
     ONNXRegistry.from_torchlib = staticmethod(cache(ONNXRegistry.from_torchlib))
     utils._materialize_cpp_cia_ops = cache(utils._materialize_cpp_cia_ops)
+    plain = SimplePatternMatcher.match
+
+    def match(self: SimplePatternMatcher, model: Any, graph: Any, node: Any, **options: Any) -> MatchResult:
+        wanted = self.pattern.output_nodes[0].op_identifier()
+        if wanted is not None and wanted[:2] != (node.domain, node.op_type):
+            return MatchResult().fail("another operator")
+        return plain(self, model, graph, node, **options)
+
+    SimplePatternMatcher.match = match
 
 
 def prepare_quantizer() -> None:
@@ -82,17 +98,43 @@ def prepare_quantizer() -> None:
 
 @cache
 def prepare_patterns() -> None:
-    """NNCF builds its patterns for every graph anew, and searches each as a view of one graph, three times as slow."""
+    """NNCF builds its patterns for every graph anew, and searches each as a view of one graph, three times as slow.
+
+    It also searches for those with operators, or pairs of them, that the graph has not: nearly all.
+    """
     import networkx
+    from nncf.common import insertion_point_graph
+    from nncf.common.graph import graph, graph_matching
     from nncf.common.graph.patterns import GraphPattern
     from nncf.common.graph.patterns.manager import PatternsManager
 
-    def components(pattern: GraphPattern) -> list[networkx.MultiDiGraph]:
-        graph = pattern.graph
-        return [graph.subgraph(nodes).copy() for nodes in networkx.weakly_connected_components(graph)]
+    kind, other = GraphPattern.METATYPE_ATTR, {GraphPattern.ANY_PATTERN_NODE_TYPE, GraphPattern.NON_PATTERN_NODE_TYPE}
+    plain = graph_matching.find_subgraphs_matching_pattern
+
+    def components(searched: networkx.MultiDiGraph, patterns: networkx.MultiDiGraph) -> list[networkx.MultiDiGraph]:
+        there = {(data.get(kind), data.get(GraphPattern.NODE_TYPE_ATTR)) for data in searched.nodes.values()}
+        of = {
+            key: {k for k in there if other & {*data[kind]} or {*k} & {*data[kind]}}
+            for key, data in patterns.nodes.items()
+        }
+        nodes = searched.nodes
+        pairs = {
+            tuple((nodes[k].get(kind), nodes[k].get(GraphPattern.NODE_TYPE_ATTR)) for k in edge[:2])
+            for edge in searched.edges
+        }
+
+        def possible(edge: tuple[Any, ...]) -> bool:
+            return any((a, b) in pairs for a in of[edge[0]] for b in of[edge[1]])
+
+        parts = (patterns.subgraph(keys) for keys in networkx.weakly_connected_components(patterns))
+        return [part.copy() for part in parts if all(of[key] for key in part) and all(map(possible, part.edges))]
+
+    def find(searched: networkx.MultiDiGraph, patterns: GraphPattern, strict: bool = True) -> list[list[str]]:
+        own = partial(components, searched, patterns.graph)
+        return plain(searched, SimpleNamespace(graph=patterns.graph, get_weakly_connected_subgraphs=own), strict)
 
     PatternsManager.get_full_hw_pattern_graph = staticmethod(cache(PatternsManager.get_full_hw_pattern_graph))
-    GraphPattern.get_weakly_connected_subgraphs = components
+    insertion_point_graph.find_subgraphs_matching_pattern = graph.find_subgraphs_matching_pattern = find
 
 
 def prepare_tyro() -> None:
@@ -128,6 +170,24 @@ def pytest_collection_finish() -> None:
     gc.freeze()
     gc.set_threshold(10_000, 20, 20)
     gc.enable()
+
+
+def prepare_openvino() -> None:
+    """A test run loads the same few graphs again and again; what was compiled is not changed by those that use it."""
+    from deploy.runtimes import openvino_backend as backend
+
+    made, plain = OrderedDict[Any, Any](), backend._compiled
+
+    def compiled(ov: Any, model: Any, device: str, options: Any) -> tuple[Any, bool]:
+        if options.cache is not None:
+            return plain(ov, model, device, options)
+        key = (backend.core(), backend.read, model.data, model.weights, device, repr(options))
+        made[key] = found = made.pop(key, None) or plain(ov, model, device, options)
+        while len(made) > 12:
+            made.popitem(last=False)
+        return found
+
+    backend._compiled = compiled
 
 
 def run_once(recipe: str, flags: list[str], tmp_path_factory: pytest.TempPathFactory) -> Path:

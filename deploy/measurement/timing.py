@@ -73,11 +73,12 @@ class BenchOptions:
     ) -> BenchOptions:
         """These options with the values of a command line; None leaves a field unchanged.
 
-        `hz` replaces both frame rates.
+        `hz` replaces both frame rates. Concurrent cameras are not timed for longer than `seconds`.
         """
         return replace(
             self,
             seconds=self.seconds if seconds is None else seconds,
+            streams_seconds=self.streams_seconds if seconds is None else min(self.streams_seconds, seconds),
             paced_hz=self.paced_hz if hz is None else hz,
             second_hz=self.second_hz if hz is None else 0.0,
             streams=self.streams if streams is None else streams,

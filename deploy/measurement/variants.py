@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -25,6 +26,16 @@ from edgemt.model_card import ModelCard
 BUSY = 0.25  # cores used by other processes above which no choice is made
 _LONGEST_PAUSE_S = 5.0
 QUICK = BenchOptions(warmup=10, warmup_seconds=0.5, iterations=300, seconds=1.5, rounds=7, block_ms=60)
+
+
+def quick_options(options: BenchOptions) -> BenchOptions:
+    """`QUICK`, with fewer calls where `options`, those of a recipe's benchmark, have fewer."""
+    return replace(
+        QUICK,
+        iterations=min(QUICK.iterations, options.iterations),
+        rounds=min(QUICK.rounds, options.rounds),
+        block_ms=min(QUICK.block_ms, options.block_ms),
+    )
 
 
 def time_variants(

@@ -20,6 +20,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
+from deploy.decomposed_trace import traced
 from deploy.explicit_attributes import write_out_attributes
 from deploy.export import DeployableModel, silence, strip_metadata, without_stack_traces
 from deploy.promptable.runner import DECODE, EMBED, NO_POINT, POINTS
@@ -127,8 +128,8 @@ def _written(
     with silence(), without_stack_traces(), torch.no_grad():
         try:
             program = torch.onnx.export(
-                module, example, input_names=list(input_names), output_names=list(output_names), opset_version=opset,
-                dynamo=True, external_data=False, verbose=False,
+                traced(module, *example), example, input_names=list(input_names), output_names=list(output_names),
+                opset_version=opset, dynamo=True, external_data=False, verbose=False,
             )  # fmt: skip
         except Exception as error:  # the exporter raises many types
             raise ValueError(f"{path}: cannot be exported to ONNX ({str(error).strip().splitlines()[0]})") from error

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from typing import Any
 
 from deploy.hardware.machine import describe
-from deploy.measurement.variants import QUICK, latency_records
+from deploy.measurement.variants import latency_records, quick_options
 from deploy.package.files import IR_FP32
 from deploy.runtimes.load import runner
 from deploy.runtimes.registry import RUNTIME_OF, RUNTIMES
@@ -22,13 +21,7 @@ def latency_of(draft: Draft) -> tuple[dict[str, Any], ...]:
     calls = _loaded(draft)
     if not calls:
         return ()
-    options = draft.context.recipe.bench
-    few = replace(
-        QUICK,
-        iterations=min(QUICK.iterations, options.iterations),
-        rounds=min(QUICK.rounds, options.rounds),
-        block_ms=min(QUICK.block_ms, options.block_ms),
-    )
+    few = quick_options(draft.context.recipe.bench)
     records = latency_records(calls, draft.frames[:_NUM_TIMED], few, device=str(describe().get("cpu", "")))
     _log_fastest(records)
     return records

@@ -15,7 +15,8 @@ from typing import Any
 import numpy as np
 
 from deploy import export
-from deploy.measurement.variants import time_variants
+from deploy.measurement.timing import BenchOptions
+from deploy.measurement.variants import quick_options, time_variants
 from deploy.package.files import IR_INT8, ONNX_INT8
 from deploy.quantization.int8 import quantize
 from deploy.quantization.sensitivity import LayerSensitivity, layer_sensitivities
@@ -154,7 +155,8 @@ def _make(
             float_graph, working / ONNX_INT8, calibration=frames, frames=len(frames), keep=record["kept"]
         )
         export.export_openvino(int8_graph, working / IR_INT8)
-        speedup = _speedup(int8_graph, float_graph, list(few_frames)) if few_frames else None
+        bench = context.recipe.bench
+        speedup = _speedup(int8_graph, float_graph, list(few_frames), bench) if few_frames else None
         worth = speedup is None or speedup > context.recipe.int8.min_speedup
         measured = {
             file: evaluation_record(runner(working / file, runtime=r), context.slices.val)
@@ -168,10 +170,10 @@ def _make(
     return _read(folder)
 
 
-def _speedup(int8_graph: Path, float_graph: Path, frames: list[np.ndarray]) -> float:
+def _speedup(int8_graph: Path, float_graph: Path, frames: list[np.ndarray], options: BenchOptions) -> float:
     """Speed of the INT8 graph over that of the float graph on OpenVINO, which chooses the precision of the latter."""
     calls = {"exact": runner(float_graph, runtime="openvino"), "small": runner(int8_graph, runtime="openvino")}
-    return 1 / time_variants(calls, frames)["small"]["ratio"]
+    return 1 / time_variants(calls, frames, quick_options(options))["small"]["ratio"]
 
 
 def export_graph(context: RunContext, source: Path, path: Path) -> Path:

@@ -30,11 +30,12 @@ class Layers(nn.Module):
         left = nn.functional.pad(left, (1, 1, 1, 1), mode="replicate")[..., 1:-1, 1:-1]
         mixed = self.mix((left * right).permute(0, 2, 3, 1)).permute(0, 3, 1, 2)
         mixed = torch.where(mixed > 0.5, 1.0, mixed)
+        mixed = mixed.reshape(1, 2, -1).transpose(1, 2).reshape(mixed.shape)  # the strides allow the first view alone
         return Output(nn.functional.interpolate(self.head(mixed), size=x.shape[-2:], mode="bilinear"))
 
 
 class Flat(nn.Module):
-    """A view, which the decomposition writes otherwise."""
+    """Flattened axes, which the decomposition writes otherwise."""
 
     def __init__(self) -> None:
         super().__init__()

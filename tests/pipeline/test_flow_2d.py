@@ -157,6 +157,19 @@ def test_a_refused_pruning_ends_with_a_ship_and_every_page_names_what_was_given_
     assert "Given up" in page and "pruning by 0.35 of the macs was given up for the unpruned student" in page
 
 
+# a kill from outside, on a busy machine, may come before the first checkpoint or after the last
+KILLED = """
+import os, signal, sys
+from edgemt.cli import main
+from edgemt.training import checkpoint
+
+def save(*given, **more):
+    real(*given, **more)
+    os.kill(os.getpid(), signal.SIGKILL)
+
+real, checkpoint.save = checkpoint.save, save
+main(sys.argv[1:])
+"""
 SLOW = pytest.mark.slow  # the way of each stage is the same; resumes in one process are tested for each
 
 
@@ -166,15 +179,10 @@ def test_a_killed_stage_resumes_to_the_same_bits(stage: str, tiny_run: Path, tmp
         tiny_run, tmp_path / "run", ignore=shutil.ignore_patterns(*STAGES[STAGES.index(stage) :], "*.tries")
     )
     verb = {"teacher": "train", "student": "distil", "slim": "prune"}[stage]
-    args = command(verb, "phantom", "--out", str(copy), *TINY)
-    running = subprocess.Popen(args, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
+    args = [sys.executable, "-c", KILLED, verb, "phantom", "--out", str(copy), *TINY]
+    done = subprocess.run(args, env=environment(), stderr=subprocess.DEVNULL, stdout=subprocess.DEVNULL)
     mark = copy / f"{'slim.tries/share0.35' if stage == 'slim' else stage}.partial" / "checkpoint.safetensors"
-    deadline = time.monotonic() + 120
-    while not mark.exists() and running.poll() is None and time.monotonic() < deadline:
-        time.sleep(0.005)
-    running.send_signal(signal.SIGKILL)
-    running.wait()
-    assert mark.exists() and not (copy / stage).exists(), "the kill came too late to prove anything"
+    assert done.returncode == -signal.SIGKILL and mark.exists() and not (copy / stage).exists()
     cli.main([verb, "phantom", "--out", str(copy), *TINY])
     assert stage_folder.read_card(copy / stage).files == stage_folder.read_card(tiny_run / stage).files
 
@@ -205,11 +213,10 @@ def test_training_needs_no_lightning_and_ctrl_c_is_status_130_and_the_run_resume
     words = ["train", "phantom", "--out", str(out), *TINY, "--teacher.schedule.steps=4000"]
     args = [sys.executable, "-c", NO_LIGHTNING, *words]
     running = subprocess.Popen(args, env=environment(), stderr=subprocess.PIPE, text=True)
-    deadline = time.monotonic() + 120
-    while not (out / "teacher.partial" / "checkpoint.safetensors").exists() and time.monotonic() < deadline:
-        time.sleep(0.02)
+    while not (out / "teacher.partial" / "checkpoint.safetensors").exists() and running.poll() is None:
+        time.sleep(0.02)  # a busy machine may take minutes
     running.send_signal(signal.SIGINT)
-    _, said = running.communicate(timeout=60)
+    _, said = running.communicate()
     assert running.returncode == 130
     assert "the same command resumes" in said and "Traceback" not in said
     assert (out / "teacher.partial" / "checkpoint.safetensors").exists()

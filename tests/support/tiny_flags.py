@@ -1,6 +1,8 @@
 """Flags that make a whole run of a recipe take seconds."""
 
+FEW_ROWS = [f"--{stage}.schedule.{rows}=4" for stage in ("student", "slim") for rows in ("labelled", "unlabelled")]
 BRIEF = [
+    *FEW_ROWS,
     "--student.network=test_efficientnet",  # timm's own for tests: every kind of layer, few of them
     "--bench.iterations=5",
     "--bench.rounds=2",
@@ -26,6 +28,8 @@ TINY = [
     "8",
     "8",
     "--teacher.schedule.steps=12",
+    "--teacher.schedule.labelled=4",
+    "--teacher.schedule.unlabelled=4",
     "--student.schedule.steps=12",
     "--slim.schedule.steps=6",
     "--slim.batches=2",

@@ -60,7 +60,7 @@ def begin(
             base.student, method=replace(METHODS["distillation"], teacher_view="same", supervised_weight=0.0)
         ),  # type: ignore[call-arg]
         int8=int8,
-        bench=replace(base.bench, iterations=5),
+        bench=replace(base.bench, iterations=5, rounds=2, block_ms=5),
         tolerance=tolerance,
         strict=strict,
         **options,

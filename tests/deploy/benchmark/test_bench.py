@@ -249,6 +249,8 @@ def test_what_a_command_line_asks_for_replaces_only_that() -> None:
     assert replace(requested, seconds=QUICK.seconds, streams=QUICK.streams, budget_ms=QUICK.budget_ms) == QUICK
     one = BenchOptions().with_overrides(hz=25)
     assert (one.paced_hz, one.second_hz) == (25, 0)
+    assert BenchOptions().with_overrides(seconds=0.5).streams_seconds == 0.5
+    assert BenchOptions().with_overrides(seconds=50).streams_seconds == BenchOptions().streams_seconds
     with pytest.raises(ValueError, match="bench.streams: must be 2 or more, not 1"):
         QUICK.with_overrides(streams=(1,))
 
