@@ -43,8 +43,8 @@ class DeployableModel(nn.Module):
 
     The mask of a network of overlapping classes has bits in place of indices (`edgemt.io.class_regions`). p is then the
     probability that any class of the pixel is wrong, by "softmax" the largest 1 - max(q_k, 1 - q_k) of its classes, q_k
-    their sigmoids: the least that P(any is wrong) can be, and what it is where all are in doubt at the same border, as
-    nested regions are. The sum over classes, the most that it can be, would add up one doubt several times.
+    their sigmoids: the lower bound of P(any is wrong), reached where all are uncertain at the same border, as nested
+    regions are. The sum over classes, the upper bound, would count one such border several times.
     """
 
     def __init__(

@@ -14,6 +14,7 @@ from deploy.adaptation.limits import AdaptLimits, FitOptions
 from deploy.stream.limits import StreamLimits
 from edgemt.commands.console import log, write_json
 from edgemt.commands.stream_summary import stream_summary
+from edgemt.io.opencv import require_opencv
 
 if TYPE_CHECKING:
     from deploy.site_statistics.collect import SessionStatisticsWriter
@@ -289,6 +290,8 @@ def _check_arguments(command: Stream) -> None:
         )
     if command.adapt and (command.evidence is not None or not _has_page(command)):
         raise ValueError("adapt: masks are corrected in the page; add --output page, no --evidence")
+    if command.adapt:
+        require_opencv("adapt")  # now, not at the first correction
     if command.collect is not None and (command.evidence is not None or not _has_page(command)):
         raise ValueError(
             f"collect {command.collect}: masks are corrected in the page; add --output page, no --evidence"

@@ -155,3 +155,12 @@ def test_what_does_not_fit_is_refused_before_the_stream(
         cli.main(["stream", str(ship), "--frames", "3", "--hz", "0", *options])
     error = capsys.readouterr().err
     assert stop.value.code == 2 and re.search(reason, " ".join(error.split())), error
+
+
+def test_without_opencv_it_is_refused_before_the_stream(
+    ship: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setattr("edgemt.io.opencv.find_opencv", lambda: None)
+    with pytest.raises(SystemExit) as stop:
+        cli.main(["stream", str(ship), "--frames", "3", "--hz", "0", "--adapt", "--output", "page"])
+    assert stop.value.code == 2 and "adapt: needs OpenCV; pip install" in capsys.readouterr().err
