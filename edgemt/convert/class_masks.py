@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 
 from edgemt.io.file_types import stem_of
-from edgemt.io.mask_files import read_mask
+from edgemt.io.mask_files import Evidence, read_mask
 from edgemt.io.mask_rule import Rule, overlapping_bits
 from edgemt.io.masks import decide
 
@@ -41,11 +41,11 @@ def class_files(files: Mapping[str, Path], classes: Sequence[str]) -> ClassFiles
     return {image: tuple(masks[k] for k in sorted(masks)) for image, masks in found.items()}
 
 
-def rules_of(files: ClassFiles, classes: Sequence[str]) -> tuple[Rule, ...]:
-    """How the masks of each class are read, from all of its files: two classes, as training reads them."""
+def rules_of(files: ClassFiles, classes: Sequence[str], evidence: Mapping[Path, Evidence]) -> tuple[Rule, ...]:
+    """How the masks of each class are read, from `evidence` of all its files: two classes, as training reads them."""
     each = zip(*files.values(), strict=True)
     return tuple(
-        decide([read_mask(path).evidence for path in paths], classes=(classes[0], name))
+        decide([evidence[path] for path in paths], classes=(classes[0], name))
         for name, paths in zip(classes[1:], each, strict=True)
     )
 

@@ -70,13 +70,13 @@ def export_labels(
     if row.write_volume is not None:
         return _export_volumes(row.write_volume, masks, out, classes=classes, suffix=row.suffix, progress=progress)
     files = _mask_files(masks)
-    evidence = [read_mask(path).evidence for path in files.values()]
-    classes = _classes(masks, classes, evidence)
+    evidence = {path: read_mask(path).evidence for path in files.values()}
+    classes = _classes(masks, classes, list(evidence.values()))
     by_class = class_files(files, classes)
     if by_class is not None:
-        maps = _overlapping_maps(by_class, classes, images)
+        maps = _overlapping_maps(by_class, rules_of(by_class, classes, evidence), images)
     else:
-        rule = decide(evidence, classes=classes)
+        rule = decide(list(evidence.values()), classes=classes)
         names = _image_names(images, files)
         maps = [_label_map(name, path, names, partial(_indices, path, rule)) for name, path in files.items()]
     loss = Loss()
@@ -212,8 +212,8 @@ def _image_names(folder: Path | None, files: dict[str, Path]) -> dict[str, Path 
     return found
 
 
-def _overlapping_maps(files: ClassFiles, classes: tuple[str, ...], images: Path | None) -> list[LabelMap]:
-    firsts, rules = {name: paths[0] for name, paths in files.items()}, rules_of(files, classes)
+def _overlapping_maps(files: ClassFiles, rules: tuple[Rule, ...], images: Path | None) -> list[LabelMap]:
+    firsts = {name: paths[0] for name, paths in files.items()}
     names = _image_names(images, firsts)
     read = {name: partial(read_bits, paths, rules) for name, paths in files.items()}
     return [replace(_label_map(name, path, names, read[name]), overlapping=True) for name, path in firsts.items()]
