@@ -163,9 +163,10 @@ def card_hash(card: ModelCard) -> str:
 
 
 def _check_card(path: Path, card: ModelCard) -> None:
-    whole = len(card.size) == 2 and all(isinstance(n, int) and n > 0 for n in card.size)
+    sides = card.size if card.patch is None else card.patch  # a 3-D network of a run has no frame size
+    whole = len(sides) == 3 - (card.patch is None) and all(isinstance(n, int) and n > 0 for n in sides)
     for field, fine in (
-        ("size", whole),
+        ("size" if card.patch is None else "patch", whole),
         ("channels", _channels_fit(card)),
         ("classes", len(card.classes) >= 2),
         ("overlapping", not card.overlapping or len(card.classes) <= MAX_OVERLAPPING + 1),

@@ -1,7 +1,7 @@
 """Flips, quarter turns and intensity of patches: a few tensor operations for the whole batch, no loop over rows.
 
-Every number is drawn on the CPU from `generator`, one a row, so that a batch is the same on every device; only
-the noise itself is drawn where the image lies.
+Every number is drawn on the CPU from `generator`, one a row, and of intensity one a channel, so that a batch is the
+same on every device; only the noise itself is drawn where the image lies.
 
 Shapes: N batch, K channels, X Y Z a patch. Images are float in [0, 1] until they are normalised.
 """
@@ -49,7 +49,8 @@ def apply_flip_rotate(image: Tensor, turns: FlipRotate) -> Tensor:
 
 
 def augment_intensity_3d(image: Tensor, *, options: VolumeOptions, generator: Generator) -> Tensor:
-    """[N, K, X, Y, Z] in [0, 1] -> the same, each row with its own brightness, contrast, gamma and noise."""
+    """[N, K, X, Y, Z] in [0, 1] -> the same, each channel of a row with its own brightness, contrast, gamma, noise."""
+    given, image = image.shape, image.flatten(0, 1).unsqueeze(1)
     count = len(image)
     draw = torch.rand(count, 4, generator=generator)
     seed = int(torch.randint(0, 2**31, (1,), generator=generator))
@@ -64,7 +65,7 @@ def augment_intensity_3d(image: Tensor, *, options: VolumeOptions, generator: Ge
     if options.noise > 0:
         own = torch.Generator(image.device).manual_seed(seed)
         image = image.addcmul_(torch.randn(image.shape, generator=own, device=image.device, dtype=image.dtype), noise)
-    return image.clamp_(0, 1)
+    return image.clamp_(0, 1).reshape(given)
 
 
 def _where(chosen: Tensor, one: Tensor, other: Tensor) -> Tensor:

@@ -63,7 +63,7 @@ class AugmentOptions:
     """Which networks get `corruptions`: the student in distillation, pruning and INT8, or the teacher too."""
     drop_channel: float = field(default=0.0, metadata=ADDED_LATER)
     """Of several `data.channel_names`: how often one whole channel of a labelled image or of a strong view is set to
-    0 after normalisation, so that the network learns to do without it; never all of them."""
+    0 after normalisation, so that the network learns to do without it; never all of them. Also of 3-D teachers."""
 
     def __post_init__(self) -> None:
         for f in fields(self):

@@ -1,6 +1,6 @@
 """Channels of a batch that are missing, or dropped by chance: 0 after normalisation.
 
-Shapes: N rows, K planes, G channels (one of colours has three planes), H W size.
+Shapes: N rows, L of them labelled, K planes, G channels (one of colours has three planes), *space 2 or 3 axes.
 """
 
 from __future__ import annotations
@@ -41,5 +41,34 @@ def keep_one(dropped: Tensor, missing: Tensor | None) -> Tensor:
 
 
 def without(image: Tensor, planes: Tensor) -> Tensor:
-    """Normalised images [N, K, H, W] with 0 in the planes of the mask bool [N, K]."""
-    return image.masked_fill(planes.to(image.device)[:, :, None, None], 0.0)
+    """Normalised images [N, K, *space] with 0 in the planes of the mask bool [N, K]."""
+    return image.masked_fill(planes.to(image.device).view(*planes.shape, *[1] * (image.ndim - 2)), 0.0)
+
+
+def without_channels(
+    weak: Tensor,
+    strong: Tensor | None,
+    missing: Tensor | None,
+    *,
+    labelled: int,
+    planes: Sequence[int],
+    chance: float,
+    generator: Generator,
+) -> tuple[Tensor, Tensor | None]:
+    """Views [N, K, *space] and [N - L, K, *space] with 0 in channels that are missing, and in those dropped by chance.
+
+    Missing channels, bool [N, K], are 0 in all rows; dropped ones in labelled rows, and in strong views or else the
+    weak. Raises ValueError for a chance with a single channel.
+    """
+    if not chance:
+        if missing is None:
+            return weak, strong
+        return without(weak, missing), None if strong is None else without(strong, missing[labelled:])
+    if len(planes) < 2:
+        raise ValueError("augment.drop_channel: the data have one channel; name several in data.channel_names")
+    off = keep_one(draw_dropped(len(weak), planes, chance=chance, generator=generator), missing)
+    if strong is None:
+        return without(weak, off), None
+    seen = torch.zeros_like(off) if missing is None else missing
+    weak_off = torch.cat([off[:labelled], seen[labelled:]])
+    return without(weak, weak_off), without(strong, off[labelled:])

@@ -45,7 +45,8 @@ class DataOptions:
     size: tuple[int, int] = (256, 256)
     """Height and width of a frame, pixels."""
     slices: Literal[1, 3, 5] = 1
-    """Neighbouring slices of a volume that a 2-D network sees as channels, its own in the middle."""
+    """Neighbouring slices of a volume that a 2-D network sees as channels, its own in the middle; 1 with
+    `channel_names`."""
     seed: int = 0
     labelled_seed: int | None = None
     """Seed of the draw where `labelled` is a count or a share; None: `seed`, which draws a counted `val` too."""
@@ -157,7 +158,8 @@ class DataOptions:
         check_channel_names(self.channel_names)
         if self.slices > 1:
             raise ValueError(
-                f"data.slices: {self.slices} neighbouring slices have one channel; leave channel_names out"
+                f"data.slices: {self.slices} neighbouring slices have one channel each; with data.channel_names give "
+                "--data.slices 1"
             )
         if self.layout.startswith("phantom"):
             raise ValueError(f"data.channel_names: the layout {self.layout} draws one picture a case; leave them out")

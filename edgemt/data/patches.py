@@ -39,10 +39,11 @@ def foreground_voxels(label: Tensor) -> Tensor:
 
 
 def crop_patch(volume: Tensor, at: Sequence[int], *, patch: Sequence[int]) -> Tensor:
-    """[X, Y, Z] -> [*patch] from corner `at`, padded with 0 (the darkest value, and the background)."""
-    inside = volume[tuple(slice(max(a, 0), a + side) for a, side in zip(at, patch, strict=True))]
-    if inside.shape == tuple(patch):
+    """[..., X, Y, Z] -> [..., *patch] from corner `at`, padded with 0 (the darkest value, and the background)."""
+    inside = volume[(..., *(slice(max(a, 0), a + side) for a, side in zip(at, patch, strict=True)))]
+    space = inside.shape[-3:]
+    if space == tuple(patch):
         return inside
     before = [max(-a, 0) for a in at]
-    pad = [(b, side - n - b) for b, side, n in zip(before, patch, inside.shape, strict=True)]
+    pad = [(b, side - n - b) for b, side, n in zip(before, patch, space, strict=True)]
     return nn.pad(inside, [n for pair in reversed(pad) for n in pair])

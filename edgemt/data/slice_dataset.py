@@ -16,7 +16,7 @@ from torch import Tensor
 
 from edgemt.contract import Batch, Case, LabelRules
 from edgemt.data.augment2d import AugmentOptions, augment_intensity_2d, augmentation_affine, scales, warp
-from edgemt.data.channel_views import draw_dropped, keep_one, missing_planes, without
+from edgemt.data.channel_views import missing_planes, without_channels
 from edgemt.data.corrupt_views import corrupt_rows
 from edgemt.data.decode import FrameSpec, ProgressCall, decode_frames, decode_pairs
 from edgemt.data.options import DataOptions
@@ -261,22 +261,12 @@ class TwoStreamBatches:
         generator: torch.Generator,
     ) -> tuple[Tensor, Tensor | None]:
         """Missing channels are 0 in all rows; dropped ones in labelled rows, and in strong views or else the weak."""
-        chance, planes = self.augment.drop_channel, self.planes
         missing = None
         if any(stack.missing is not None for stack, _ in drawn):
             missing = torch.cat([_missing_rows(stack, rows, weak.shape[1]) for stack, rows in drawn])
-        if not chance:
-            if missing is None:
-                return weak, strong
-            return without(weak, missing), None if strong is None else without(strong, missing[length:])
-        if len(planes) < 2:
-            raise ValueError("augment.drop_channel: the data have one channel; name several in data.channel_names")
-        off = keep_one(draw_dropped(len(weak), planes, chance=chance, generator=generator), missing)
-        if strong is None:
-            return without(weak, off), None
-        seen = torch.zeros_like(off) if missing is None else missing
-        weak_off = torch.cat([off[:length], seen[length:]])
-        return without(weak, weak_off), without(strong, off[length:])
+        chance = self.augment.drop_channel
+        options = {"labelled": length, "planes": self.planes, "chance": chance, "generator": generator}
+        return without_channels(weak, strong, missing, **options)
 
     def _views(self, image: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """All rows, and the strong view of those after the first `length`, in [0, 1]."""

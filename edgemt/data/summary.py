@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 from edgemt.contract import Case
@@ -22,6 +23,13 @@ _LINES = 8
 def reading_of(cohort: DatasetSplit, options: DataOptions) -> Reading:
     """The rules for all files of a data set. Raises ValueError, naming the file, where none fits all of them."""
     return frame_spec(options).reading((*cohort.labelled, *cohort.unlabelled, *cohort.val, *cohort.calibration))
+
+
+def as_decided(options: DataOptions, reading: Reading) -> DataOptions:
+    """The options with the decided depth of the images, or of each channel, so that further files are read alike."""
+    return replace(
+        options, depth=reading.depth.rule, channel_depth=tuple(depth.rule for depth in reading.channel_depths)
+    )
 
 
 def on_card(options: DataOptions, cohort: DatasetSplit, reading: Reading) -> dict[str, Any]:

@@ -1,6 +1,7 @@
 """Whole volumes cached as uint8, and two-stream batches of patches that are a pure function of (seed, index).
 
-Shapes: n cached volumes, N batch, L labelled, U unlabelled, C classes, X Y Z voxels (Z the slice axis of the file).
+Shapes: n cached volumes, N batch, L labelled, U unlabelled, K channels, C classes, X Y Z voxels (Z the slice axis of
+the file).
 """
 
 from __future__ import annotations
@@ -18,16 +19,17 @@ from edgemt.contract import Batch, Case, LabelRules
 from edgemt.data import phantom3d
 from edgemt.data.augment3d import apply_flip_rotate, augment_intensity_3d, sample_flip_rotate
 from edgemt.data.augment_options import VolumeOptions
-from edgemt.data.decode import CaseReader, ProgressCall
+from edgemt.data.channel_views import missing_planes, without_channels
+from edgemt.data.decode import CaseReader, ProgressCall, read_channels
 from edgemt.data.options import DataOptions
 from edgemt.data.patches import Shape3, crop_patch, foreground_voxels, patch_affine
 from edgemt.data.reading import Reading, check_every_class_occurs
 from edgemt.data.sampling import check_two_streams, global_case_index, mixed_seed, shuffled_indices
 from edgemt.data.slice_dataset import frame_spec
 from edgemt.io import file_types
-from edgemt.io.bit_depth import Depth
+from edgemt.io.channels import fill_values
 from edgemt.io.class_regions import in_class
-from edgemt.io.volumes import read_volume
+from edgemt.io.volumes import read_volume, volume_spacing
 from edgemt.model_card import Normalisation
 
 
@@ -35,11 +37,12 @@ from edgemt.model_card import Normalisation
 class VolumeDataset:
     """Decoded volumes, each at its own size. `label` is None for unlabelled volumes."""
 
-    image: tuple[Tensor, ...]  # uint8 [X, Y, Z] each
+    image: tuple[Tensor, ...]  # uint8 [K, X, Y, Z] each
     label: tuple[Tensor, ...] | None  # uint8 [X, Y, Z] each
     names: tuple[str, ...] = ()
     shapes: tuple[Shape3, ...] = ()  # of the files, before `volume.scale`
     spacing_mm: tuple[tuple[float, ...] | None, ...] = ()  # of the files' voxels
+    missing: Tensor | None = None  # bool [n, K] channels that a case lacks, 0 in `image`; None: no case lacks any
 
     def __len__(self) -> int:
         return len(self.image)
@@ -51,8 +54,15 @@ class VolumeDataset:
     def to(self, device: torch.device | str) -> VolumeDataset:
         """The same volumes on a device, which must have memory for all; patches are then cut there."""
         label = tuple(x.to(device) for x in self.label) if self.label is not None else None
-        image = tuple(x.to(device) for x in self.image)
-        return VolumeDataset(image, label, self.names, self.shapes, self.spacing_mm)
+        return replace(self, image=tuple(x.to(device) for x in self.image), label=label)
+
+    def filled(self, mean: Sequence[float]) -> VolumeDataset:
+        """The same with the data set's mean, of values in [0, 1], in the channels that cases lack."""
+        if self.missing is None:
+            return self
+        values = torch.from_numpy(fill_values(mean, self.missing.shape[1])).view(-1, 1, 1, 1)
+        rows = zip(self.image, self.missing, strict=True)
+        return replace(self, image=tuple(torch.where(lacks.view(-1, 1, 1, 1), values, x) for x, lacks in rows))
 
 
 def load_volumes(
@@ -68,10 +78,7 @@ def load_volumes(
     `reading`: the rules for the files of the whole set; by default they are decided from these cases.
     Raises ValueError, naming the file, for whatever cannot be read, and the class when one never occurs.
     """
-    if data.channel_names:
-        listed = ", ".join(data.channel_names)
-        raise ValueError(f"data.channel_names: a 3-D network reads one channel, not {listed}; choose a 2-D teacher")
-    if data.channels != 1:
+    if data.channels != 1 and not data.channel_names:
         raise ValueError(f"data.channels: a volume has 1 channel, not {data.channels}; set it to 1")
     with_labels = bool(cases) and all(case.label is not None for case in cases)
     if not with_labels and any(case.label is not None for case in cases):
@@ -85,19 +92,23 @@ def load_volumes(
                 f"{case.name}: is a slice, a 3-D network needs whole volumes; list them with "
                 "split_dataset(whole_volumes=True)"
             )
+        if len(case.channels) != len(data.channel_names):
+            listed = ", ".join(data.channel_names) or "no names"
+            raise ValueError(f"{case.image}: is one file, each case has the channels {listed}; list them as channels")
     spec = frame_spec(data)
     reading = reading or spec.reading(cases)
     reader = CaseReader(spec, reading)
     counts = np.zeros(len(data.classes), np.int64)
     for i, case in enumerate(cases):
-        array, spacing = _image(case, reading.depth)
-        image.append(scaled(torch.from_numpy(array), volume.scale))
-        shapes.append(array.shape)
+        array, spacing = _image(case, data.channel_names, reading)
+        shape = array.shape[1:]
+        image.append(torch.stack([scaled(torch.from_numpy(plane), volume.scale) for plane in array]))
+        shapes.append(shape)
         spacings.append(spacing)
         if with_labels:
             truth = reader.class_indices(case)
-            if truth.shape != array.shape:
-                raise ValueError(f"{case.label}: mask is {truth.shape}, its image {case.image} is {array.shape}")
+            if truth.shape != shape:
+                raise ValueError(f"{case.label}: mask is {truth.shape}, its image {case.image} is {shape}")
             label.append(_scaled_label(torch.from_numpy(truth), volume.scale))
             counts += _voxels_of_classes(truth, len(counts), overlapping=data.overlapping)
         if progress is not None:
@@ -106,7 +117,8 @@ def load_volumes(
         present = np.repeat(np.arange(len(counts)), np.minimum(counts, 1))
         check_every_class_occurs(present, data.classes, where=f"masks of the {len(cases)} labelled volumes")
     names = tuple(case.name for case in cases)
-    return VolumeDataset(tuple(image), tuple(label) if with_labels else None, names, tuple(shapes), tuple(spacings))
+    truths, missing = tuple(label) if with_labels else None, missing_planes(cases, data.planes)
+    return VolumeDataset(tuple(image), truths, names, tuple(shapes), tuple(spacings), missing)
 
 
 def _voxels_of_classes(truth: np.ndarray, classes: int, *, overlapping: bool) -> np.ndarray:
@@ -117,13 +129,17 @@ def _voxels_of_classes(truth: np.ndarray, classes: int, *, overlapping: bool) ->
     return np.array([truth.size, *found], np.int64)
 
 
-def _image(case: Case, depth: Depth) -> tuple[np.ndarray, tuple[float, ...] | None]:
-    """uint8 [X, Y, Z] and the voxel size."""
+def _image(case: Case, names: Sequence[str], reading: Reading) -> tuple[np.ndarray, tuple[float, ...] | None]:
+    """uint8 [K, X, Y, Z] and the voxel size."""
+    if names:
+        depths = reading.channel_depths or (reading.depth,) * len(names)
+        several = read_channels(case, names, depths, compare=reading.compare)
+        return np.ascontiguousarray(np.moveaxis(several, 2, 0)), volume_spacing(case.image, axes=case.axes)
     if case.image.startswith(phantom3d.PREFIX):
         array = phantom3d.volume(phantom3d.seed_of(case.image))[0]
-        return array, phantom3d.spacing_mm(array.shape)
+        return array[None], phantom3d.spacing_mm(array.shape)
     read = read_volume(case.image, axes=case.axes)
-    return np.ascontiguousarray(depth(read.array)), read.spacing_mm
+    return np.ascontiguousarray(reading.depth(read.array))[None], read.spacing_mm
 
 
 def scaled(image: Tensor, scale: float) -> Tensor:
@@ -159,22 +175,40 @@ def resize_to_original(probabilities: Tensor, shape: Shape3) -> Tensor:
 
 
 def volume_statistics(*stacks: VolumeDataset, per_image: bool = False) -> Normalisation:
-    """Mean and standard deviation over all voxels, of values in [0, 1]. `per_image`: each volume by its own instead."""
-    images = [image for stack in stacks for image in stack.image]
-    if not images:
+    """Mean and standard deviation of each channel over all voxels of the volumes that have it, of values in [0, 1].
+
+    `per_image`: each volume by its own instead. Raises ValueError where no volume, or none with some channel, is given.
+    """
+    given = [stack for stack in stacks if len(stack)]
+    if not given:
         raise ValueError("volume_statistics: no volume is given")
-    mean, std = _moments(sum(_histogram(image) for image in images))  # type: ignore[arg-type]
-    return Normalisation((round(mean, 6),), (round(std, 6),), per_image)
+    found = []
+    for channel in range(len(given[0].image[0])):
+        counts = [_histogram(image[channel]) for stack in given for image in _having(stack, channel)]
+        if not counts:
+            raise ValueError(f"data.channel_names: no training image has channel {channel}; leave its name out")
+        found.append(_moments(sum(counts)))  # type: ignore[arg-type]
+    mean, std = (tuple(round(value, 6) for value in values) for values in zip(*found, strict=True))
+    return Normalisation(mean, std, per_image)
 
 
-def mean_std(image: Tensor, normalise: Normalisation) -> tuple[float, float]:
-    """Mean and standard deviation that normalise a volume: of the data set, or with `per_image` of this volume.
+def _having(stack: VolumeDataset, channel: int) -> list[Tensor]:
+    """The volumes that have a channel."""
+    if stack.missing is None:
+        return list(stack.image)
+    return [image for image, lacks in zip(stack.image, stack.missing[:, channel].tolist(), strict=True) if not lacks]
+
+
+def mean_std(image: Tensor, normalise: Normalisation) -> tuple[tuple[float, float], ...]:
+    """(mean, deviation) that normalise each channel of a volume: of the data set, or with `per_image` of this volume.
 
     A patch is normalised by those of its whole volume, so that a voxel has the same value in every patch.
     """
     if normalise.per_image:
-        return _moments(_histogram(image))
-    return normalise.mean[0], normalise.std[0]
+        return tuple(_moments(_histogram(plane)) for plane in image)
+    if len(normalise.mean) != len(image):
+        raise ValueError(f"normalise: has {len(normalise.mean)} channels, the volume has {len(image)}; train anew")
+    return tuple(zip(normalise.mean, normalise.std, strict=True))
 
 
 def _histogram(image: Tensor) -> Tensor:
@@ -200,6 +234,7 @@ class TwoStreamPatches:
     seed: int = 0
     rules: LabelRules | None = None  # of pixels without a label, and of classes, in the losses
     alike: bool = False  # the intensity of unlabelled rows changes too, as often as that of labelled ones
+    drop_channel: float = 0.0  # how often a labelled row or a strong view is without one of several channels
 
     def __post_init__(self) -> None:
         check_two_streams(self.labelled, self.unlabelled, self.batch_size, name="TwoStreamPatches")
@@ -212,9 +247,18 @@ class TwoStreamPatches:
 
     @cached_property
     def _mean_std(self) -> Tensor:
-        """float32 [n, 2]: mean and deviation of every volume, labelled first."""
+        """float32 [n, K, 2]: mean and deviation of every channel of every volume, labelled first."""
         images = (*self.labelled.image, *self.unlabelled.image)
         return torch.tensor([mean_std(image, self.normalise) for image in images])
+
+    @cached_property
+    def _missing(self) -> Tensor | None:
+        """Bool [n, K]: the channels that a volume lacks, labelled ones first."""
+        stacks = [stack for stack in (self.labelled, self.unlabelled) if len(stack)]
+        if all(stack.missing is None for stack in stacks):
+            return None
+        none = [torch.zeros(len(stack), len(stack.image[0]), dtype=torch.bool) for stack in stacks]
+        return torch.cat([zeros if x.missing is None else x.missing for x, zeros in zip(stacks, none, strict=True)])
 
     @cached_property
     def _foreground(self) -> tuple[Tensor, ...]:
@@ -241,17 +285,17 @@ class TwoStreamPatches:
             for volumes in (images, truths)  # labelled rows come first
         )
         turns = sample_flip_rotate(len(images), options=self.volume, generator=generator)
-        image = apply_flip_rotate(image.to(device, non_blocking=True), turns)[:, None].to(torch.float32) / 255
+        image = apply_flip_rotate(image.to(device, non_blocking=True), turns).to(torch.float32) / 255
         label = apply_flip_rotate(label.to(device, non_blocking=True), turns[:length])
         which = rows + [len(self.labelled) + row for row in (free if others else [])]
-        batch = self._views(image, label, self._mean_std[which], length=length, generator=generator)
-        place = patch_affine(corners, turns, shapes=[x.shape for x in images], patch=self.volume.patch)
+        batch = self._views(image, label, which, length=length, generator=generator)
+        place = patch_affine(corners, turns, shapes=[x.shape[1:] for x in images], patch=self.volume.patch)
         cases = global_case_index([rows, free] if others else [rows], self.labelled)
         return replace(batch, rules=self.rules, index=cases, place=place.to(device, non_blocking=True))
 
-    def _views(self, image: Tensor, label: Tensor, scales: Tensor, *, length: int, generator: Generator) -> Batch:
-        """The batch of augmented intensities, normalised by the statistics of the unaugmented volumes."""
-        mean, std = scales.to(image.device).view(-1, 2, 1, 1, 1, 1).unbind(1)
+    def _views(self, image: Tensor, label: Tensor, which: list[int], *, length: int, generator: Generator) -> Batch:
+        """The batch of augmented intensities, normalised by the statistics of the unaugmented volumes `which`."""
+        mean, std = self._mean_std[which].to(image.device)[..., None, None, None].unbind(2)
         weak, strong = image, None
         rows = len(image) if self.alike else length
         chosen = torch.rand(rows, generator=generator) < self.volume.labelled_intensity
@@ -262,12 +306,22 @@ class TwoStreamPatches:
         if self.volume.strong and len(image) > length:
             strong = augment_intensity_3d(image[length:], options=self.volume, generator=generator)
             strong = (strong - mean[length:]) / std[length:]
-        return Batch((weak - mean) / std, label.long(), strong)
+        missing = None if self._missing is None else self._missing[which]
+        weak, strong = without_channels(
+            (weak - mean) / std,
+            strong,
+            missing,
+            labelled=length,
+            planes=(1,) * image.shape[1],
+            chance=self.drop_channel,
+            generator=generator,
+        )
+        return Batch(weak, label.long(), strong)
 
     def _corners(self, images: list[Tensor], rows: list[int], *, generator: Generator) -> list[list[int]]:
         """The corner of each patch in its volume; negative where a volume is smaller than the patch."""
         patch = torch.tensor(self.volume.patch)
-        room = torch.tensor([x.shape for x in images]) - patch  # [N, 3]
+        room = torch.tensor([x.shape[1:] for x in images]) - patch  # [N, 3]
         draw = torch.rand(len(images), 3, generator=generator)
         corners = (draw * (room + 1).clamp_min(1)).long()
         at, centred = torch.rand(2, len(rows), generator=generator)  # drawn, used or not

@@ -135,7 +135,7 @@ def training_images(data: Any) -> list[list[Tensor]]:
     images: list[list[Tensor]] = []
     for stack in (data.labelled, data.unlabelled):
         if isinstance(stack.image, tuple):
-            images += [list(volume.permute(2, 0, 1)[:, None]) for volume in stack.image]
+            images += [list(volume.permute(3, 0, 1, 2)) for volume in stack.image]
         elif len(stack):
             rows = (stack.frames(torch.tensor([i]), "cpu") for i in range(len(stack)))
             images += [[(row[0] * 255).round().to(torch.uint8)] for row in rows]

@@ -35,6 +35,8 @@ def check_recipe(recipe: Recipe) -> None:
             f"data.folds: {recipe.data.folds} trains so many 2-D teachers; set teacher.members to 1 and take a 2-D "
             "teacher, or leave data.folds at 1"
         )
+    if recipe.augment.drop_channel and len(recipe.data.planes) < 2:
+        raise ValueError("augment.drop_channel: the data have one channel; name several in data.channel_names")
     _check_labels(recipe, method)
     _check_overlapping(recipe, method)
     alone = recipe.teacher.members == recipe.teacher.flips == recipe.data.folds == 1

@@ -21,7 +21,7 @@ from edgemt.data.reading import Reading
 from edgemt.data.slice_dataset import SliceDataset, TwoStreamBatches, load_slices, slice_statistics
 from edgemt.data.soft_labels import read_bank as read_bank
 from edgemt.data.soft_labels import read_variance
-from edgemt.data.summary import on_card, reading_of, summary
+from edgemt.data.summary import as_decided, on_card, reading_of, summary
 from edgemt.inference.evaluate import EvalSet, evaluate, evaluation_record, prepare
 from edgemt.inference.evaluate_uncertainty import entropy_record, uncertainty_record
 from edgemt.io.channels import ORDER, fill_values
@@ -256,7 +256,7 @@ class SliceData:
     @cached_property
     def fully_labelled(self) -> SliceDataset:
         """Every training image with its mask: only for the control that shows the ceiling."""
-        data = replace(self.recipe.data, depth=self.reading.depth.rule)
+        data = as_decided(self.recipe.data, self.reading)
         stack = load_slices(self._fully_labelled_cohort.labelled, data, progress=file_progress("all labels"))
         return stack if stack.missing is None else stack.filled(self.normalise.mean)
 

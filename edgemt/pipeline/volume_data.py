@@ -1,6 +1,6 @@
 """A 3-D teacher at work: it learns from patches, sees volumes through a sliding window, and labels every slice.
 
-Shapes: X Y Z a volume, S its slices (Z), C classes, H W the student's frame.
+Shapes: K channels, X Y Z a volume, S its slices (Z), C classes, H W the student's frame.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from edgemt.artefacts import stage_folder
 from edgemt.contract import Case
 from edgemt.data.cohort import DatasetSplit, split_dataset
 from edgemt.data.reading import Reading
-from edgemt.data.summary import on_card, reading_of
+from edgemt.data.summary import as_decided, on_card, reading_of
 from edgemt.data.volume_dataset import (
     TwoStreamPatches,
     VolumeDataset,
@@ -28,6 +28,7 @@ from edgemt.data.volume_dataset import (
 )
 from edgemt.inference.evaluate import means_of, metrics_of, score
 from edgemt.inference.sliding_window import count_windows, probabilities
+from edgemt.io.channels import ORDER
 from edgemt.model_card import FileMetrics, ModelCard, Normalisation
 from edgemt.pipeline.recipe import Recipe
 from edgemt.pipeline.slice_data import SliceData
@@ -67,7 +68,8 @@ class VolumeData:
         of = self.recipe
         data = {name: value for name, value in as_read(of.data).items() if name not in ("size", "slices")}
         volume = {name: value for name, value in stage_folder.plain(of.volume).items() if name not in _MEASURING}
-        return {"data": data, "volume": volume, "per_image": of.per_image}
+        inputs = {"data": data, "volume": volume, "per_image": of.per_image}
+        return inputs | {"drop_channel": of.augment.drop_channel} if of.augment.drop_channel else inputs
 
     @property
     def measured_on(self) -> str:
@@ -84,7 +86,12 @@ class VolumeData:
 
     @property
     def example(self) -> Tensor:
-        return torch.zeros(1, 1, *self.recipe.volume.patch)
+        return torch.zeros(1, self.channels, *self.recipe.volume.patch)
+
+    @property
+    def channels(self) -> int:
+        """K: the named channels of a case, or 1. Neighbouring slices are the student's."""
+        return sum(self.recipe.data.planes) if self.recipe.data.channel_names else 1
 
     @property
     def device(self) -> torch.device:
@@ -92,10 +99,22 @@ class VolumeData:
 
     @cached_property
     def labelled(self) -> VolumeDataset:
-        return self._load(self.cohort.labelled, "labelled volumes")
+        """The labelled volumes; a channel that a case lacks is the mean of the data set."""
+        stack = self.labelled_as_read
+        return stack if stack.missing is None else stack.filled(self.normalise.mean)
 
     @cached_property
     def unlabelled(self) -> VolumeDataset:
+        """The unlabelled volumes, as `labelled`."""
+        stack = self.unlabelled_as_read
+        return stack if stack.missing is None else stack.filled(self.normalise.mean)
+
+    @cached_property
+    def labelled_as_read(self) -> VolumeDataset:
+        return self._load(self.cohort.labelled, "labelled volumes")
+
+    @cached_property
+    def unlabelled_as_read(self) -> VolumeDataset:
         return self._load(self.cohort.unlabelled, "unlabelled volumes")
 
     @cached_property
@@ -104,7 +123,7 @@ class VolumeData:
 
     @cached_property
     def normalise(self) -> Normalisation:
-        return volume_statistics(self.labelled, self.unlabelled, per_image=self.recipe.per_image)
+        return volume_statistics(self.labelled_as_read, self.unlabelled_as_read, per_image=self.recipe.per_image)
 
     def draw(
         self, schedule: Schedule, *, all_labels: bool = False, bank: Path | None = None, alike: bool = False
@@ -115,9 +134,7 @@ class VolumeData:
         if all_labels:
             data = self.recipe.data
             every = split_dataset(replace(data, labelled=""), whole_volumes=True).labelled
-            reading = reading_of(
-                replace(self.cohort, labelled=every), replace(data, depth=self.slices.reading.depth.rule)
-            )
+            reading = reading_of(replace(self.cohort, labelled=every), as_decided(data, self.slices.reading))
             labelled, unlabelled = self._load(every, "all labels", reading), self._load((), "")
             rows = (sum(rows), 0)
         return TwoStreamPatches(
@@ -129,6 +146,7 @@ class VolumeData:
             seed=self.recipe.seed,
             rules=self.recipe.data.label_rules,
             alike=alike,
+            drop_channel=self.recipe.augment.drop_channel,
         ).batch
 
     def dice(self, network: nn.Module) -> float:
@@ -141,7 +159,7 @@ class VolumeData:
         masks = self.masks(network, stride=volume.report_stride, progress=True)
         plain, cleaned = (score(masks, self.slices.val, distances=True, largest=largest) for largest in (False, True))
         chosen = cleaned if volume.largest_component else plain
-        windows = [count_windows(image.shape, patch=volume.patch, stride=volume.stride) for image in self.val.image]
+        windows = [count_windows(image.shape[1:], patch=volume.patch, stride=volume.stride) for image in self.val.image]
         return replace(
             metrics_of(chosen),
             largest_component=means_of(cleaned),
@@ -158,8 +176,8 @@ class VolumeData:
             name=self.recipe.name,
             classes=data.classes,
             patch=self.recipe.volume.patch,
-            channels=1,
-            channel_order="grey",
+            channels=self.channels,
+            channel_order=ORDER if data.channel_names else "grey",
             normalise=self.normalise,
             data=on_card(data, self.cohort, self.slices.reading),
             overlapping=data.overlapping,
@@ -169,8 +187,8 @@ class VolumeData:
         """uint8 [S, X, Y] of each validation volume, at its own size."""
         progress_bar = file_progress("volumes measured") if progress else None
         found = []
-        for index, (image, shape) in enumerate(zip(self.val.image, self.val.shapes, strict=True)):
-            p = self._probabilities(network, image, stride=stride)
+        for index, shape in enumerate(self.val.shapes):
+            p = self._probabilities(network, self.val, index, stride=stride)
             whole = resize_to_original(p, shape)
             label = class_bits_of(whole) if self.overlapping else whole.argmax(0).to(torch.uint8)
             found.append(np.moveaxis(label.cpu().numpy(), -1, 0))
@@ -181,18 +199,21 @@ class VolumeData:
     def slice_probabilities(self, network: nn.Module, case: Case) -> np.ndarray:
         """float32 [S, C, H, W]: the class probabilities of each slice at the student's frame size."""
         stack = self._load((replace(case, label=None),), "")
-        p = self._probabilities(network, stack.image[0], stride=self.recipe.volume.stride)
+        p = self._probabilities(network, stack, 0, stride=self.recipe.volume.stride)
         depth = stack.shapes[0][2]
         size = (*self.recipe.data.size, depth)
         fitted = resize_to_original(p, size)
         return fitted.permute(3, 0, 1, 2).cpu().numpy()
 
-    def _probabilities(self, network: nn.Module, image: Tensor, *, stride: tuple[int, int, int]) -> Tensor:
+    def _probabilities(
+        self, network: nn.Module, stack: VolumeDataset, index: int, *, stride: tuple[int, int, int]
+    ) -> Tensor:
         volume = self.recipe.volume
         kind = resolve_precision("auto", self.slices.device)
         return probabilities(
             network,
-            image,
+            stack.image[index],
+            missing=None if stack.missing is None else stack.missing[index],
             patch=volume.patch,
             stride=stride,
             blend=volume.blend,

@@ -41,9 +41,9 @@ def test_patch_batches_have_case_index_and_affine(shape: tuple[int, int, int]):
     for axis in range(3):
         line = ((torch.arange(shape[axis]) + 0.5) / shape[axis] * 255).round().to(torch.uint8)
         volume = line.view([-1 if k == axis else 1 for k in range(3)]).expand(shape).contiguous()
-        labelled = VolumeDataset((volume,) * 2, (torch.ones(shape, dtype=torch.uint8),) * 2)
+        labelled = VolumeDataset((volume[None],) * 2, (torch.ones(shape, dtype=torch.uint8),) * 2)
         stream = TwoStreamPatches(
-            labelled, VolumeDataset((volume,) * 6, None), (2, 6), options, Normalisation((0.0,), (1.0,))
+            labelled, VolumeDataset((volume[None],) * 6, None), (2, 6), options, Normalisation((0.0,), (1.0,))
         )
         b = stream.batch(1)
         assert sorted(b.index[2:].tolist()) == list(range(2, 8))

@@ -170,13 +170,13 @@ def test_a_fourth_axis_where_one_image_belongs_is_refused(tmp_path: Path) -> Non
         read_volume(path)
 
 
-def test_a_constant_channel_and_a_3d_network_are_refused_by_name(tmp_path: Path) -> None:
+def test_a_constant_channel_is_refused_by_name_by_2d_and_3d_readers(tmp_path: Path) -> None:
     root = stacked.write(tmp_path / "set")
     image = stacked.arrays(0)[0].copy()
     image[..., 1] = 3
     path = str(stacked.save(root / "imagesTr/prostate_00.nii.gz", image))
     with pytest.raises(ValueError, match=r"prostate_00.nii.gz: channel ADC: holds one value everywhere"):
         read_channels(Case("a", "a", path, channels=(path, path)), stacked.NAMES, (Depth("stored"),) * 2)
-    split = split_dataset(options(root, channels=1), whole_volumes=True)
-    with pytest.raises(ValueError, match="a 3-D network reads one channel, not T2, ADC; choose a 2-D teacher"):
-        load_volumes(split.val, options(root, channels=1), VolumeOptions())
+    split = split_dataset(options(root), whole_volumes=True)
+    with pytest.raises(ValueError, match=r"prostate_00.nii.gz: channel ADC: holds one value everywhere"):
+        load_volumes(split.labelled + split.val, options(root), VolumeOptions())

@@ -39,7 +39,7 @@ def _stack(*shapes: tuple[int, int, int], labelled: bool = True) -> VolumeDatase
     label = tuple(torch.randint(1, 20, shape, generator=generator).to(torch.uint8) for shape in shapes)
     names = tuple(f"v{i}" for i in range(len(shapes)))
     return VolumeDataset(
-        tuple(x * 10 for x in label), label if labelled else None, names, shapes, (None,) * len(shapes)
+        tuple(x[None] * 10 for x in label), label if labelled else None, names, shapes, (None,) * len(shapes)
     )
 
 
@@ -54,7 +54,7 @@ RAW = Normalisation(mean=(0.0,), std=(1.0,))
 def test_phantom_volumes_are_loaded_whole_and_unlabelled_ones_without_their_label() -> None:
     cohort = split_dataset(DATA, whole_volumes=True)
     labelled, unlabelled = (load_volumes(part, DATA, SMALL) for part in (cohort.labelled, cohort.unlabelled))
-    assert [tuple(x.shape) for x in labelled.image] == [SHAPE, SHAPE] and labelled.image[0].dtype == torch.uint8
+    assert [tuple(x.shape) for x in labelled.image] == [(1, *SHAPE)] * 2 and labelled.image[0].dtype == torch.uint8
     assert labelled.label is not None and labelled.label[0].shape == SHAPE and unlabelled.label is None
     assert labelled.nbytes == 4 * np.prod(SHAPE) and len(unlabelled) == 3
     with pytest.raises(ValueError, match="mixed"):
@@ -81,7 +81,7 @@ def test_image_and_label_are_cut_and_turned_alike() -> None:
 
 def test_every_labelled_and_unlabelled_volume_is_seen_once_an_epoch() -> None:
     shape = (8, 8, 8)
-    flat = [torch.full(shape, 20 * (i + 1), dtype=torch.uint8) for i in range(6)]
+    flat = [torch.full((1, *shape), 20 * (i + 1), dtype=torch.uint8) for i in range(6)]
     labelled = VolumeDataset(tuple(flat[:2]), tuple(torch.ones(shape, dtype=torch.uint8) for _ in range(2)))
     volume = replace(STILL, patch=shape, stride=shape, report_stride=shape)
     stream = TwoStreamPatches(labelled, VolumeDataset(tuple(flat[2:]), None), (1, 1), volume, RAW)
@@ -101,7 +101,7 @@ def test_a_volume_smaller_than_the_patch_is_padded_around_it_and_nothing_of_it_i
 def test_patches_reach_every_corner_of_a_volume() -> None:
     label = torch.zeros(18, 18, 9, dtype=torch.uint8)
     label[0, 0, 0], label[-1, -1, -1] = 1, 2
-    stream = TwoStreamPatches(VolumeDataset((label,), (label,)), VolumeDataset((), None), (8, 0), STILL, RAW)
+    stream = TwoStreamPatches(VolumeDataset((label[None],), (label,)), VolumeDataset((), None), (8, 0), STILL, RAW)
     labels = torch.cat([stream.batch(i).label for i in range(16)])
     assert labels.shape == (128, 16, 16, 8) and set(labels.unique().tolist()) == {0, 1, 2}
 
@@ -110,7 +110,7 @@ def test_foreground_patches_are_centred_on_the_rarest_organ_too() -> None:
     label = torch.zeros(64, 64, 32, dtype=torch.uint8)
     label[4:40, 4:40, 4:20] = 1
     label[60:62, 60:62, 28:30] = 2
-    stack = VolumeDataset((label,), (label,))
+    stack = VolumeDataset((label[None],), (label,))
     shares = {}
     for foreground in (0.0, 1.0):
         volume = replace(STILL, foreground=foreground)
@@ -167,7 +167,7 @@ def test_rows_have_intensities_of_their_own() -> None:
 def test_half_scale_halves_every_axis_and_keeps_the_organs() -> None:
     cohort = split_dataset(DATA, whole_volumes=True)
     full, half = (load_volumes(cohort.labelled, DATA, replace(SMALL, scale=scale)) for scale in (1.0, 0.5))
-    assert half.image[0].shape == (32, 32, 16) and half.shapes == full.shapes == (SHAPE, SHAPE)
+    assert half.image[0].shape == (1, 32, 32, 16) and half.shapes == full.shapes == (SHAPE, SHAPE)
     assert full.label is not None and half.label is not None
     for one, other in zip(full.label, half.label, strict=True):
         assert one.float().mean().item() == pytest.approx(other.float().mean().item(), rel=0.15)
@@ -196,14 +196,16 @@ def test_statistics_are_those_of_all_voxels_or_of_one_volume() -> None:
     found = volume_statistics(one, two)
     assert found.mean[0] == pytest.approx(values.mean().item(), abs=1e-6)
     assert found.std[0] == pytest.approx(values.std(unbiased=False).item(), abs=1e-6)
-    own = mean_std(one.image[0], replace(found, per_image=True))
-    assert own[0] == pytest.approx((one.image[0].double() / 255).mean().item(), abs=1e-6)
-    assert mean_std(one.image[0], found) == (found.mean[0], found.std[0])
+    ((own, _),) = mean_std(one.image[0], replace(found, per_image=True))
+    assert own == pytest.approx((one.image[0].double() / 255).mean().item(), abs=1e-6)
+    assert mean_std(one.image[0], found) == ((found.mean[0], found.std[0]),)
 
 
 def test_per_image_normalises_a_patch_by_its_own_whole_volume() -> None:
-    labels = tuple(x // divisor for x, divisor in zip(_stack(*[(20, 24, 12)] * 4).image, (10, 20, 40, 80), strict=True))
-    images = tuple(x * 10 for x in labels)
+    labels = tuple(
+        x[0] // divisor for x, divisor in zip(_stack(*[(20, 24, 12)] * 4).image, (10, 20, 40, 80), strict=True)
+    )
+    images = tuple(x[None] * 10 for x in labels)
     stream = TwoStreamPatches(
         VolumeDataset(images[:2], labels[:2]),
         VolumeDataset(images[2:], None),
@@ -213,7 +215,7 @@ def test_per_image_normalises_a_patch_by_its_own_whole_volume() -> None:
     )
     of = {int(label.max()): mean_std(image, stream.normalise) for image, label in zip(images, labels, strict=True)}
     for row, label in zip(stream.batch(0).image, stream.batch(0).label, strict=False):
-        mean, std = of[int(label.max())]
+        ((mean, std),) = of[int(label.max())]
         assert torch.allclose(row[0], (label * (10 / 255) - mean) / std, atol=1e-4)
     whole = replace(STILL, patch=(20, 24, 12))
     for row in replace(stream, volume=whole).batch(0).image:

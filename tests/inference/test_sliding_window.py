@@ -32,7 +32,7 @@ class Pointwise(nn.Module):
 
 
 def _image(*shape: int) -> torch.Tensor:
-    return torch.randint(0, 256, shape, generator=torch.Generator().manual_seed(1)).to(torch.uint8)
+    return torch.randint(0, 256, (1, *shape), generator=torch.Generator().manual_seed(1)).to(torch.uint8)
 
 
 def _slide(network: nn.Module, image: torch.Tensor, **changes: object) -> torch.Tensor:
@@ -45,7 +45,7 @@ def _slide(network: nn.Module, image: torch.Tensor, **changes: object) -> torch.
 def test_a_pointwise_network_gives_the_same_in_windows_as_at_once(shape: tuple[int, int, int], blend: str) -> None:
     network, image = Pointwise(), _image(*shape)
     with torch.no_grad():
-        dense = network((image[None, None].float() / 255 - 0.5) / 0.25).logits.softmax(1)[0]
+        dense = network((image[None].float() / 255 - 0.5) / 0.25).logits.softmax(1)[0]
     found = _slide(network, image, blend=blend)
     assert found.shape == (3, *shape) and torch.allclose(found, dense, atol=1e-5)
 
@@ -113,18 +113,18 @@ def test_padding_is_what_training_pads_with() -> None:
             return super().forward(x)
 
     network = Seen()
-    _slide(network, torch.full((4, 4, 4), 200, dtype=torch.uint8))
+    _slide(network, torch.full((1, 4, 4, 4), 200, dtype=torch.uint8))
     assert network.least == pytest.approx((0 - 0.5) / 0.25)
 
 
 def test_a_volume_is_normalised_as_a_whole_whatever_window_is_seen() -> None:
     image = _image(20, 17, 9)
-    image[:8] //= 4
+    image[:, :8] //= 4
     own = Normalisation(per_image=True)
-    mean, std = mean_std(image, own)
+    ((mean, std),) = mean_std(image, own)
     network = Pointwise()
     with torch.no_grad():
-        dense = network((image[None, None].float() / 255 - mean) / std).logits.softmax(1)[0]
+        dense = network((image[None].float() / 255 - mean) / std).logits.softmax(1)[0]
     assert torch.allclose(_slide(network, image, normalise=own), dense, atol=1e-5)
 
 
@@ -144,3 +144,35 @@ def test_a_gap_between_windows_or_another_number_of_classes_is_refused() -> None
         _slide(Pointwise(), _image(20, 20, 8), stride=(9, 4, 4))
     with pytest.raises(ValueError, match="answers with 3 channels, 2 are expected"):
         _slide(Pointwise(), _image(8, 8, 4), classes=2)
+
+
+class TwoChannels(nn.Module):
+    """Class logits of each voxel from both channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.conv = nn.Conv3d(2, 3, 1)
+        nn.init.normal_(self.conv.weight, std=2.0, generator=torch.Generator().manual_seed(0))
+
+    def forward(self, x: torch.Tensor) -> Output:
+        self.least = x.amin((0, 2, 3, 4)).tolist()
+        return Output(self.conv(x))
+
+
+@pytest.mark.parametrize("shape", [(20, 17, 9), (5, 30, 3), (3, 3, 2)])
+def test_each_channel_is_normalised_and_padded_by_itself_and_a_missing_one_is_zero(shape: tuple[int, ...]) -> None:
+    network, image = TwoChannels(), torch.cat([_image(*shape), _image(*shape).flip(1) // 2])
+    normalise = Normalisation((0.5, 0.2), (0.25, 0.1))
+    mean, std = (torch.tensor(values).view(2, 1, 1, 1) for values in (normalise.mean, normalise.std))
+    whole = (image.float() / 255 - mean) / std
+    for missing in (None, torch.tensor([False, True])):
+        seen = whole if missing is None else whole * (~missing).view(2, 1, 1, 1)
+        with torch.no_grad():
+            dense = network(seen[None]).logits.softmax(1)[0]
+        found = _slide(network, image, normalise=normalise, missing=missing)
+        assert found.shape == (3, *shape) and torch.allclose(found, dense, atol=1e-5)
+    small = torch.full((2, 4, 4, 4), 200, dtype=torch.uint8)
+    _slide(network, small, normalise=normalise)
+    assert network.least == pytest.approx([-2.0, -2.0])
+    swapped = _slide(network, image.flip(0), normalise=Normalisation((0.2, 0.5), (0.1, 0.25)))
+    assert not torch.allclose(swapped, _slide(network, image, normalise=normalise), atol=1e-2)
