@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from deploy.adaptation.head import MAX_PARAMETERS, write_head
+from deploy.graph_tail import classifier_node
 from deploy.package.files import IR, ONNX
 from deploy.package.golden import golden_pairs
 from deploy.package.package import Package, card_hash, changed_package, finalize, open_package
@@ -27,7 +28,6 @@ from edgemt.io.class_regions import no_overlapping
 if TYPE_CHECKING:
     import onnx
 
-HEAD_WEIGHT, HEAD_BIAS = "network.head.weight", "network.head.bias"  # names that the exporter gives the classifier
 AGREEMENT = 0.999  # fraction of golden pixels on which a file must agree with its former self
 
 
@@ -56,7 +56,7 @@ def with_features(model: onnx.ModelProto, *, source: str | Path) -> onnx.ModelPr
     graph = model.graph
     if any(output.name == FEATURES for output in graph.output):
         raise ValueError(f"{source}: has the output {FEATURES!r} already")
-    tensor = _classifier(graph, source=source).input[0]
+    tensor = classifier_node(graph, source=source).input[0]
     types = {value.name: value.type.tensor_type for value in graph.value_info}
     if tensor not in types:
         raise ValueError(f"{source}: the size of its features is unknown; export the run again")
@@ -75,19 +75,11 @@ def classifier_of(model: onnx.ModelProto, *, source: str | Path) -> tuple[np.nda
     from onnx import numpy_helper
 
     tensors = {tensor.name: numpy_helper.to_array(tensor) for tensor in model.graph.initializer}
-    node = _classifier(model.graph, source=source)
+    node = classifier_node(model.graph, source=source)
     weight, bias = (tensors[name] for name in node.input[1:3])
     if weight.shape[2:] != (1, 1):
         raise ValueError(f"{source}: its classifier is no 1x1 convolution, {list(weight.shape)}")
     return weight[:, :, 0, 0], bias
-
-
-def _classifier(graph: Any, *, source: str | Path) -> Any:
-    """The node of the classifier: the convolution with its weight, as it is, in half precision or dequantized."""
-    for node in graph.node:
-        if node.op_type == "Conv" and len(node.input) == 3 and HEAD_WEIGHT in node.input[1]:
-            return node
-    raise ValueError(f"{source}: has no 1x1 convolution {HEAD_WEIGHT!r} at its end; take a student of students/")
 
 
 def _add(package: Package, working: Path) -> list[str]:

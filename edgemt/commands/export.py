@@ -15,10 +15,10 @@ class Export(RecipeCommand):
     """The folder to copy to the device: graphs, card, golden frames.
 
     Of zoo/NAME in RECIPE's place at once, in --out, with the entry's INT8, or INT8 calibrated anew where --data.root is
-    given. With --serve also, from RECIPE or a ship folder in its place, a model repository for a server, in serve/
-    beside the ship; of a ship folder --out names it. With --with-prompt a ship folder gets a prompt input: clicks and
-    boxes in the live page then correct its masks. With --with-features the graphs of a ship folder get an output that
-    edgemt stream --adapt fits a head to.
+    given; with --uncertainty softmax each graph has that second output, which takes no data. With --serve also, from
+    RECIPE or a ship folder in its place, a model repository for a server, in serve/ beside the ship; of a ship folder
+    --out names it. With --with-prompt a ship folder gets a prompt input: clicks and boxes in the live page then correct
+    its masks. With --with-features the graphs of a ship folder get an output that edgemt stream --adapt fits a head to.
     """
 
     format: Literal["executorch"] | None = None
@@ -70,7 +70,7 @@ def _is_ship(target: str) -> bool:
 def _export_entry(command: Export, rest: list[str]) -> None:
     from deploy.quantization.accuracy_gate import GateError
     from edgemt.pipeline.export_student import export as export_student
-    from edgemt.pipeline.export_student import recipe_for
+    from edgemt.pipeline.export_student import has_frames, recipe_for
 
     if "--help" in rest:
         return show_help(Export)
@@ -80,7 +80,7 @@ def _export_entry(command: Export, rest: list[str]) -> None:
     try:
         print(export_student(command.recipe, out=command.out, recipe=recipe, say=log))
     except GateError as error:
-        if recipe is None:
+        if recipe is None or not has_frames(recipe):
             raise
         raise ValueError(
             f"{error}; an entry has no teacher, which the further INT8 candidates need: leave the --data flags "
@@ -106,10 +106,10 @@ def _add_program(command: Export, rest: list[str]) -> None:
 
     if _names_an_entry(command.recipe):
         from edgemt.pipeline.export_student import export as export_student
-        from edgemt.pipeline.export_student import recipe_for
+        from edgemt.pipeline.export_student import has_frames, recipe_for
 
         recipe = recipe_for(command.recipe, rest)
-        if recipe is None:
+        if recipe is None or not has_frames(recipe):
             raise ValueError(f"{command.recipe}: --format executorch takes frames to calibrate it; add --data.root DIR")
         ship = export_student(command.recipe, out=command.out, recipe=recipe, say=log)
         source = program.of_entry(command.recipe, recipe, ship)

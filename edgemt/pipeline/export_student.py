@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import replace
+from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from deploy.export import export_onnx, export_openvino
+from deploy.export import export_onnx, export_openvino, write_graph
+from deploy.graph_tail import with_tail_of
 from deploy.package.files import IR_FP32, IR_INT8, ONNX_FP32, ONNX_INT8
 from deploy.package.golden import self_test, write_golden
 from deploy.package.input_drift import INPUTS, write_inputs
@@ -19,6 +20,7 @@ from deploy.quantization.accuracy_gate import check_agreement, gate, gate_classe
 from deploy.runtimes.load import runner
 from deploy.runtimes.registry import RUNTIME_OF
 from edgemt.artefacts import network_folder, stage_folder
+from edgemt.contract import UncertaintySource
 from edgemt.inference.doctor import int8_agreement
 from edgemt.model_card import FileMetrics, ModelCard
 from edgemt.pipeline.package_steps import PARITY
@@ -27,31 +29,43 @@ from edgemt.pipeline.zoo_graphs import Say, representative_frames
 from edgemt.zoo.entry import Entry, open_entry
 from edgemt.zoo.synthetic_frames import frames_for, masks_of
 
+_OF_AN_ENTRY = frozenset({"data", "int8", "tolerance", "seed", "threads", "uncertainty"})  # fields of a recipe
+
 
 def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None = None, say: Say = print) -> Path:
     """Write the ship folder of `zoo/NAME` (or of a folder that `edgemt pack` wrote) to `out`; returns it.
 
     Golden frames are synthetic; torch, ONNX Runtime and OpenVINO must give the same masks on such frames. The card's
     accuracy is the entry's, measured where it was trained, and so are its INT8 graph and input statistics. With a
-    `recipe`, whose data is then read, INT8 is calibrated on its images instead, and judged on its validation list.
+    `recipe` that has frames, INT8 is calibrated on its images instead, and judged on its validation list. With its
+    `uncertainty` "softmax" every graph has that second output; an INT8 graph of the entry gets it behind its logits.
     Raises ValueError in one line for a refused entry, a folder that holds something else, and files that fall short.
     """
     entry = open_entry(target)
     folder = (out or Path("runs") / entry.folder.name / "ship").resolve()
-    recipe_part = (recipe.data, recipe.int8, recipe.tolerance, recipe.seed) if recipe else None
-    key = stage_folder.key_of("zoo", entry.identity, entry.card.files, *([recipe_part] if recipe_part else []))
+    uncertainty: UncertaintySource = recipe.uncertainty if recipe else "head"
+    calibration = recipe if recipe is not None and has_frames(recipe) else None
+    recipe_part = (calibration.data, calibration.int8, calibration.tolerance, calibration.seed) if calibration else None
+    parts = [*([recipe_part] if recipe_part else []), *([uncertainty] if uncertainty != "head" else [])]
+    key = stage_folder.key_of("zoo", entry.identity, entry.card.files, *parts)
     _may_replace(folder)
     if folder.exists() and stage_folder.stands(folder, key=key):
         say(f"{folder}: stands")
         return folder
     card, network = entry.card, network_folder.load_network(entry.folder)
     with stage_folder.staged(folder) as working:
-        export_onnx(network, working / ONNX_FP32, size=card.size, channels=card.channels, normalise=card.normalise)
+        export_onnx(
+            network, working / ONNX_FP32, size=card.size, channels=card.channels, normalise=card.normalise,
+            uncertainty=uncertainty,
+        )  # fmt: skip
         export_openvino(working / ONNX_FP32, working / IR_FP32)
         frames = frames_for(card, count=16)
         masks = masks_of(network, card, frames)
         measured = _parity(working, entry, frames, masks, say=say)
-        measured |= _int8(working, entry, recipe, say=say) if recipe else _carried(working, entry, say=say)
+        if calibration is not None:
+            measured |= _int8(working, entry, calibration, say=say)
+        else:
+            measured |= _carried(working, entry, uncertainty, say=say)
         for number, index in enumerate(representative_frames(masks, classes=len(card.classes))):
             write_golden(working, f"synthetic{number}", frame=frames[index], mask=masks[index])
         finished = replace(card, stage="ship", parents=(entry.identity,), recipe_hash=key, measured=measured)
@@ -68,7 +82,10 @@ def export(target: str | Path, *, out: Path | None = None, recipe: Recipe | None
 
 
 def recipe_for(target: str | Path, flags: Sequence[str]) -> Recipe | None:
-    """A recipe for frames like the entry's, found by the user's flags; None where there are no flags."""
+    """A recipe for frames like the entry's, found by the user's flags; None where there are no flags.
+
+    Raises ValueError for flags that change nothing of an entry, and for those that need frames where there are none.
+    """
     from edgemt.data.options import DataOptions
     from edgemt.pipeline.overrides import override
 
@@ -76,12 +93,22 @@ def recipe_for(target: str | Path, flags: Sequence[str]) -> Recipe | None:
     if not flags:
         return None
     elsewhere = {"root": None, "layout": "auto", "labelled": "", "unlabelled": "", "val": ""}
-    data = DataOptions.from_dict({**entry.card.data, **elsewhere})
-    recipe = override(Recipe(name=entry.folder.name, data=data), flags, prog=f"edgemt export {target}")
+    before = Recipe(name=entry.folder.name, data=DataOptions.from_dict({**entry.card.data, **elsewhere}))
+    recipe = override(before, flags, prog=f"edgemt export {target}")
+    changed = {of.name for of in fields(Recipe) if getattr(recipe, of.name) != getattr(before, of.name)}
+    if others := sorted(changed - _OF_AN_ENTRY):
+        raise ValueError(f"{entry.name}: is trained; leave the flags of {', '.join(others)} away")
+    if changed - {"uncertainty", "threads"} and not has_frames(recipe):
+        raise ValueError(f"{entry.name}: INT8 takes frames to calibrate and judge it; add --data.root DIR")
     fixed = (recipe.data.size, recipe.data.frame_channels, recipe.data.classes)
     if fixed != (entry.card.size, entry.card.channels, entry.card.classes):
         raise ValueError(f"{entry.name}: its size, channels and classes are fixed; leave those --data flags away")
     return recipe
+
+
+def has_frames(recipe: Recipe) -> bool:
+    """Whether the recipe names images to calibrate and judge INT8."""
+    return recipe.data.root is not None or recipe.data.layout == "phantom"
 
 
 def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, *, say: Say) -> dict[str, FileMetrics]:
@@ -96,8 +123,11 @@ def _parity(working: Path, entry: Entry, frames: np.ndarray, masks: np.ndarray, 
     return measured
 
 
-def _carried(working: Path, entry: Entry, *, say: Say) -> dict[str, FileMetrics]:
-    """The INT8 graph and the input statistics that the entry carries, copied, and what is on its card of INT8."""
+def _carried(working: Path, entry: Entry, uncertainty: UncertaintySource, *, say: Say) -> dict[str, FileMetrics]:
+    """The INT8 graph and the input statistics that the entry carries, copied, and what is on its card of INT8.
+
+    With "softmax" the graph ends as the float one does; its masks are the same, to the pixel.
+    """
     if entry.card.files.keys() & {ONNX_INT8, INPUTS}:
         opened = open_package(entry.folder, trusted="")  # all of its files, not the weights alone
         for file in opened.card.files.keys() & {ONNX_INT8, INPUTS}:
@@ -105,16 +135,26 @@ def _carried(working: Path, entry: Entry, *, say: Say) -> dict[str, FileMetrics]
     if ONNX_INT8 not in entry.card.files:
         say(f"no INT8: it takes frames to calibrate and judge it; add --data.root DIR ({entry.name} once had them)")
         return {}
+    if uncertainty == "softmax":
+        with_softmax(working / ONNX_INT8, working / ONNX_FP32)
+        say("int8 with the uncertainty behind its logits; how well it finds wrong pixels: edgemt eval on your frames")
     export_openvino(working / ONNX_INT8, working / IR_INT8)
     metrics = replace(entry.card.measured[ONNX_INT8].without_golden(), dice_on={})
     return {file: replace(metrics, runtime=RUNTIME_OF[file]) for file in (ONNX_INT8, IR_INT8)}
+
+
+def with_softmax(int8: Path, floats: Path) -> None:
+    """Give the INT8 file the outputs of the float file of the same student, in place."""
+    import onnx
+
+    write_graph(with_tail_of(onnx.load(str(int8)), onnx.load(str(floats)), source=int8), int8)
 
 
 def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str, FileMetrics]:
     """INT8 files that pass the accuracy gates against the float file on the recipe's own validation list."""
     from deploy.quantization.int8 import quantize
     from edgemt.inference.evaluate import evaluation_record
-    from edgemt.pipeline.accuracy import class_dice, dice_figure, dice_text
+    from edgemt.pipeline.accuracy import class_dice, dice_figure, dice_text, uncertainty_failure, with_source
     from edgemt.pipeline.quantize import frames_of
     from edgemt.pipeline.run_context import open_run
 
@@ -135,6 +175,9 @@ def _int8(working: Path, entry: Entry, recipe: Recipe, *, say: Say) -> dict[str,
             "what": f"{entry.name} in INT8 on {RUNTIME_OF[file]}",
             "hint": "int8.images up",
         }
+        if refused := uncertainty_failure(before, found, what=f"{entry.name} in INT8 on {RUNTIME_OF[file]}"):
+            raise ValueError(f"{refused}; nothing was written; leave --uncertainty away")
+        found = with_source(found, recipe.uncertainty)
         lost = gate(before.dice, found.dice, **allowed)
         gate_classes(class_dice(before), class_dice(found), **allowed)
         measured[file] = replace(found, drop=lost, runtime=RUNTIME_OF[file], cases_of=cases_of)

@@ -29,8 +29,8 @@ from edgemt.pipeline.recipe import Recipe, StudentOptions, TeacherOptions, stude
 from edgemt.pipeline.run_context import RunContext, open_run
 from edgemt.pipeline.train import ensemble_stage, train_stage
 from edgemt.training import distributed
+from edgemt.training.seeds import member_seed
 
-MEMBER_SEED = 1000  # between the seeds of a teacher's members: far from those that users compare
 STAGES = ("teacher", "bank", "student", "slim", "int8", "ship", "report")
 
 
@@ -98,14 +98,14 @@ def teacher(context: RunContext) -> Path:
     """The full model: few labels, many unlabelled images. With several members, folds or flips, their mean."""
     of = context.recipe.teacher
     if context.recipe.data.folds > 1:
-        folders = folds.fold_teachers(context, seed_step=MEMBER_SEED)
+        folders = folds.fold_teachers(context)
         return ensemble_stage(context, "teacher", folders, flips=of.flips)
     if of.members == 1 and of.flips == 1:
         return train_stage(context, "teacher", of, of.method)
     alone = replace(of, members=1, flips=1)
     folders = []
     for number in range(of.members):
-        recipe = replace(context.recipe, seed=context.recipe.seed + MEMBER_SEED * number, teacher=alone)
+        recipe = replace(context.recipe, seed=member_seed(context.recipe.seed, number), teacher=alone)
         member = context.share_data(replace(context, recipe=recipe))
         folders.append(train_stage(member, f"members/{number + 1}", alone, of.method))
         member.share_data(context)

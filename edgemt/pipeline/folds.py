@@ -27,6 +27,7 @@ from edgemt.metrics.overlap import Scores
 from edgemt.pipeline.log import log
 from edgemt.pipeline.run_context import RunContext
 from edgemt.pipeline.train import train_stage
+from edgemt.training.seeds import member_seed
 
 RECORD = "out_of_fold.json"
 _DRAWS = 2000  # of the bootstrap
@@ -77,7 +78,7 @@ def _unit(case: Case) -> str:
     return case.name if case.slice is None else case.name.rpartition("/")[0]
 
 
-def fold_teachers(context: RunContext, *, seed_step: int) -> list[Path]:
+def fold_teachers(context: RunContext) -> list[Path]:
     """The folders `folds/1` to `folds/K` of the trained teachers; writes `folds/out_of_fold.json`.
 
     Images of a held-out patient take no part in the training of that fold, not even without their masks.
@@ -92,7 +93,7 @@ def fold_teachers(context: RunContext, *, seed_step: int) -> list[Path]:
     alone = replace(recipe.teacher, members=1, flips=1)
     folders, held_out_cases = [], []
     for number, patients in enumerate(held_out):
-        fold = replace(context, recipe=replace(recipe, seed=recipe.seed + seed_step * number, teacher=alone))
+        fold = replace(context, recipe=replace(recipe, seed=member_seed(recipe.seed, number), teacher=alone))
         inside = tuple(case for case in cohort.labelled if case.patient not in patients)
         unlabelled = tuple(case for case in cohort.unlabelled if case.patient not in patients)
         whole = context.slices

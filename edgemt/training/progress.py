@@ -11,6 +11,7 @@ from typing import Any
 
 from edgemt.io import process_rank
 from edgemt.learning.method import Method
+from edgemt.training.busy_cores import BusyCores
 
 _EVERY_S = 15.0  # seconds between lines where stderr is no terminal
 
@@ -29,6 +30,7 @@ class TrainingProgress:
         self.began = self.last = time.monotonic()
         if self.mute:
             return self
+        self.busy_cores = BusyCores()
         if sys.stderr.isatty() and os.environ.get("EDGEMT_PROGRESS") != "lines":
             from rich.console import Console
             from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
@@ -72,6 +74,8 @@ class TrainingProgress:
                 self.writer.add_scalar("val/dice", value, done)
         if self.rich is not None:
             self.rich.update(self.task, completed=done, text=self.text)
+        if line := self.busy_cores.notice():
+            self._show(f"{self.label}: {line}")
         now = time.monotonic()
         if dice or (self.rich is None and now - self.last > _EVERY_S):
             self.last = now
@@ -81,7 +85,9 @@ class TrainingProgress:
     def _print(self, done: int, now: float, dice: Sequence[float]) -> None:
         remaining = (now - self.began) / max(done - self.start, 1) * (self.total - done)
         val = f"  val Dice {dice[-1]:.4f}" if dice else ""
-        line = f"{self.label}: {done}/{self.total}  {self.text}{val}  {remaining:.0f} s left"
+        self._show(f"{self.label}: {done}/{self.total}  {self.text}{val}  {remaining:.0f} s left")
+
+    def _show(self, line: str) -> None:
         if self.rich is not None:
             self.rich.console.print(line, highlight=False)
         else:

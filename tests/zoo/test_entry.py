@@ -342,7 +342,22 @@ def test_exporting_never_replaces_a_folder_that_is_no_ship(
     assert "holds something else than a ship" in refusal(["export", "zoo/small", "--out", "mine"], capsys)
     assert "edgemt pack" in refusal(["export", str(stage), "--out", "ship"], capsys)
     assert "--serve" in refusal(["export", "zoo/small", "--serve", "triton"], capsys)
-    assert "fixed" in refusal(["export", "zoo/small", "--data.channels=1"], capsys)
+    assert "fixed" in refusal(["export", "zoo/small", "--data.layout=phantom", "--data.channels=1"], capsys)
+
+
+@pytest.mark.parametrize(
+    ("flags", "remedy"),
+    [
+        (["--data.channels=1"], "add --data.root DIR"),
+        (["--int8.images=8", "--uncertainty=softmax"], "add --data.root DIR"),
+        (["--student.schedule.steps=2", "--slim.prune.share=0.3"], "leave the flags of slim, student away"),
+    ],
+)
+def test_flags_that_would_change_nothing_of_an_entry_are_refused(
+    flags: list[str], remedy: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert remedy in refusal(["export", "zoo/small", "--out", "ship", *flags], capsys)
+    assert not Path("ship").exists()
 
 
 def test_a_network_of_neighbouring_slices_gets_synthetic_slices(home: Path) -> None:

@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 import pytest
 import tomllib
+import torch
 from checkout import ROOT
 
 from edgemt.model_card import FileMetrics
@@ -23,11 +25,15 @@ pytest.importorskip("openvino")
 
 from hidden_packages import TRAINING_PACKAGES, run_without  # noqa: E402
 
+from deploy.export import DeployableModel  # noqa: E402
+from deploy.graph_tail import with_tail_of  # noqa: E402
 from deploy.package.golden import golden_pairs, write_golden  # noqa: E402
 from deploy.package.input_drift import INPUTS, read_inputs, write_inputs  # noqa: E402
 from deploy.package.package import finalize, open_package  # noqa: E402
+from deploy.runtimes.load import runner  # noqa: E402
+from deploy.runtimes.registry import RUNTIME_OF  # noqa: E402
 from edgemt import cli  # noqa: E402
-from edgemt.artefacts import stage_folder  # noqa: E402
+from edgemt.artefacts import network_folder, stage_folder  # noqa: E402
 from edgemt.data.phantom3d import volume  # noqa: E402
 from edgemt.io import zoo_paths  # noqa: E402
 from edgemt.model_card import ModelCard  # noqa: E402
@@ -124,6 +130,35 @@ def test_a_ship_is_packed_with_its_int8_graph_and_without_any_image_of_a_patient
     assert open_entry("zoo/heart").identity == identity
     cli.main(["list", "zoo"])
     assert "atrium: 160 x 128, 5 slices; Dice 0.859 in INT8, 0.883 in float" in capsys.readouterr().out
+
+
+def test_an_entry_gets_an_uncertainty_without_data_and_keeps_its_masks(
+    home: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(LA, home / "atrium")
+    cli.main(["export", "zoo/atrium", "--out", "ship", "--uncertainty", "softmax"])
+    ship = open_package("ship")
+    frames = frames_for(ship.card, count=3)
+    network = network_folder.load_network(LA).eval()
+    model = DeployableModel(network, normalise=ship.card.normalise, channels=ship.card.channels, uncertainty="softmax")
+    with torch.inference_mode():
+        wanted = model(torch.from_numpy(frames))[1].numpy().astype(int)
+    found = {
+        file: runner(ship, runtime=RUNTIME_OF[file], file=file).with_uncertainty(frames)
+        for file in ("model.onnx", SMALL, SMALL_IR)
+    }
+    assert np.array_equal(found[SMALL][0], runner(LA / SMALL, runtime="onnxruntime")(frames)), "the entry's own layers"
+    assert np.abs(found["model.onnx"][1] - wanted).max() <= 1
+    for file in (SMALL, SMALL_IR):
+        assert np.corrcoef(found[file][1].ravel(), wanted.ravel())[0, 1] > 0.9
+    assert ship.card.measured[SMALL].uncertainty == {}, "how well it finds wrong pixels was not measured"
+    assert "edgemt eval" in capsys.readouterr().err
+
+
+def test_the_end_of_another_student_is_refused() -> None:
+    graphs = [onnx.load(str(ROOT / "students" / "zoo" / name / SMALL)) for name in ("atrium", "heart")]
+    with pytest.raises(ValueError, match=r"^heart: its logits are \[1, 2, \d+, \d+\], .* another student's$"):
+        with_tail_of(*graphs, source="heart")
 
 
 def test_graphs_beside_a_stage_count_only_when_they_were_made_from_it(finished: Path, home: Path) -> None:

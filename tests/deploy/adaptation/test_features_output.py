@@ -15,8 +15,8 @@ pytest.importorskip("openvino")
 from explicit_convolutions import incomplete_convolutions  # noqa: E402
 from tiny_package import SIZE, expected, frame, make_ship  # noqa: E402
 
-from deploy.adaptation.add_to_package import HEAD_WEIGHT  # noqa: E402
 from deploy.adaptation.head import HEAD_FILE, read_head  # noqa: E402
+from deploy.graph_tail import HEAD_WEIGHT  # noqa: E402
 from deploy.package.graph_outputs import output_names  # noqa: E402
 from deploy.package.package import open_package  # noqa: E402
 from deploy.runtimes.load import runner  # noqa: E402

@@ -102,7 +102,8 @@ def ship(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("openvino")
     from tiny_package import make_ship
 
-    from deploy.adaptation.add_to_package import HEAD_WEIGHT, add_features
+    from deploy.adaptation.add_to_package import add_features
+    from deploy.graph_tail import HEAD_WEIGHT
 
     folder = tmp_path_factory.mktemp("adapt") / "ship"
     make_ship(folder, weight_name=HEAD_WEIGHT)
