@@ -40,7 +40,8 @@ def foreground_voxels(label: Tensor) -> Tensor:
 
 def crop_patch(volume: Tensor, at: Sequence[int], *, patch: Sequence[int]) -> Tensor:
     """[..., X, Y, Z] -> [..., *patch] from corner `at`, padded with 0 (the darkest value, and the background)."""
-    inside = volume[(..., *(slice(max(a, 0), a + side) for a, side in zip(at, patch, strict=True)))]
+    x, y, z = (slice(max(a, 0), a + side) for a, side in zip(at, patch, strict=True))
+    inside = volume[..., x, y, z]
     space = inside.shape[-3:]
     if space == tuple(patch):
         return inside

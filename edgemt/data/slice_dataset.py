@@ -265,8 +265,9 @@ class TwoStreamBatches:
         if any(stack.missing is not None for stack, _ in drawn):
             missing = torch.cat([_missing_rows(stack, rows, weak.shape[1]) for stack, rows in drawn])
         chance = self.augment.drop_channel
-        options = {"labelled": length, "planes": self.planes, "chance": chance, "generator": generator}
-        return without_channels(weak, strong, missing, **options)
+        return without_channels(
+            weak, strong, missing, labelled=length, planes=self.planes, chance=chance, generator=generator
+        )
 
     def _views(self, image: Tensor, length: int, generator: torch.Generator) -> tuple[Tensor, Tensor | None]:
         """All rows, and the strong view of those after the first `length`, in [0, 1]."""

@@ -26,7 +26,7 @@ def reading_of(cohort: DatasetSplit, options: DataOptions) -> Reading:
 
 
 def as_decided(options: DataOptions, reading: Reading) -> DataOptions:
-    """The options with the decided depth of the images, or of each channel, so that further files are read alike."""
+    """The options with the depth that was decided, of images or of each channel, for reading further files."""
     return replace(
         options, depth=reading.depth.rule, channel_depth=tuple(depth.rule for depth in reading.channel_depths)
     )
