@@ -16,7 +16,7 @@ from deploy.package.graph_outputs import output_names
 from deploy.package.package import Package
 from deploy.runtimes.runner import UNCERTAINTY
 from edgemt.io.atomic import write_bytes, write_text
-from edgemt.io.channels import card_names, planes_of
+from edgemt.io.channels import card_names, card_slices, planes_of
 from edgemt.io.class_regions import no_overlapping
 from edgemt.model_card import ModelCard
 
@@ -44,6 +44,8 @@ def write_bundle(package: Package, folder: Path, *, name: str) -> Path:
 def channel_labels(card: ModelCard) -> list[str]:
     """What each plane of the input is."""
     if names := card_names(card):
+        if (slices := card_slices(card)) > 1:
+            return [f"{name} slice {k - slices // 2:+d}" for name in names for k in range(slices)]
         planes = zip(names, planes_of(names), strict=True)
         return [f"{name} {k + 1}" if count > 1 else name for name, count in planes for k in range(count)]
     known = {"RGB": ["red", "green", "blue"], "grey": ["intensity"]}

@@ -95,12 +95,15 @@ def augment_intensity_2d(
     """[N, K, H, W] in [0, 1] -> the same shape, each image changed by its own random parameters.
 
     `slices`: channels are neighbouring slices, not colours; all of them get the same change. `planes`: those of each
-    channel where an image has several; each channel gets changes of its own, and a cut-out box hides all of them.
+    channel where an image has several; each channel, its slices together, gets changes of its own, and a cut-out box
+    hides all of them.
     """
     if not len(image):
         return image
     if planes:
-        draw_all = partial(_intensify_channels, planes=planes, options=options, generator=generator, cutout=cutout)
+        draw_all = partial(
+            _intensify_channels, planes=planes, slices=slices, options=options, generator=generator, cutout=cutout
+        )
         return torch.stack([draw_all(x) for x in image])
     draw = partial(_intensify_one, options=options, generator=generator, cutout=cutout, slices=slices)
     return torch.stack([draw(x) for x in image])
@@ -137,10 +140,10 @@ def _intensify_one(x: Tensor, *, options: AugmentOptions, generator: Generator, 
 
 
 def _intensify_channels(
-    x: Tensor, *, planes: Sequence[int], options: AugmentOptions, generator: Generator, cutout: bool
+    x: Tensor, *, planes: Sequence[int], slices: bool, options: AugmentOptions, generator: Generator, cutout: bool
 ) -> Tensor:
     parts = [
-        _intensify_one(part, options=options, generator=generator, cutout=False, slices=len(part) != 3)
+        _intensify_one(part, options=options, generator=generator, cutout=False, slices=slices or len(part) != 3)
         for part in x.split(tuple(planes))
     ]
     x = torch.cat(parts)

@@ -45,8 +45,8 @@ class DataOptions:
     size: tuple[int, int] = (256, 256)
     """Height and width of a frame, pixels."""
     slices: Literal[1, 3, 5] = 1
-    """Neighbouring slices of a volume that a 2-D network sees as channels, its own in the middle; 1 with
-    `channel_names`."""
+    """Neighbouring slices of a volume that a 2-D network sees as channels, its own in the middle; of
+    each of `channel_names`, where they are given."""
     seed: int = 0
     labelled_seed: int | None = None
     """Seed of the draw where `labelled` is a count or a share; None: `seed`, which draws a counted `val` too."""
@@ -99,7 +99,7 @@ class DataOptions:
             raise ValueError(f"data.folds: must be 1 (no folds) or more, not {self.folds}")
         if self.slices not in (1, 3, 5):
             raise ValueError(f"data.slices: must be 1, 3 or 5, not {self.slices}")
-        if self.slices > 1 and self.channels != 1:
+        if self.slices > 1 and self.channels != 1 and not self.channel_names:
             raise ValueError(
                 f"data.slices: {self.slices} neighbouring slices need data.channels 1, not {self.channels}"
             )
@@ -156,11 +156,8 @@ class DataOptions:
                 )
             return
         check_channel_names(self.channel_names)
-        if self.slices > 1:
-            raise ValueError(
-                f"data.slices: {self.slices} neighbouring slices have one channel each; with data.channel_names give "
-                "--data.slices 1"
-            )
+        if self.slices > 1 and max(planes_of(self.channel_names)) > 1:
+            raise ValueError(f"data.slices: a volume has no colours and {self.slices} slices none of rgb; set it to 1")
         if self.layout.startswith("phantom"):
             raise ValueError(f"data.channel_names: the layout {self.layout} draws one picture a case; leave them out")
         if self.channel_depth and len(self.channel_depth) != len(self.channel_names):
@@ -202,6 +199,11 @@ class DataOptions:
     def planes(self) -> tuple[int, ...]:
         """Planes of each channel of a case; one entry for a case that is one file."""
         return planes_of(self.channel_names) or (self.channels,)
+
+    @property
+    def frame_planes(self) -> tuple[int, ...]:
+        """Planes of each of several channels in the frames of a 2-D network, neighbouring slices among them."""
+        return tuple(count * self.slices for count in self.planes) if self.channel_names else ()
 
     @property
     def frame_channels(self) -> int:

@@ -1,7 +1,8 @@
 """Frames cached as uint8, and two-stream batches that are a pure function of (seed, index).
 
 Shapes: n cached cases, N batch, L labelled, U unlabelled, C classes, H W size, K channels of a frame: 1, 3 (RGB), the
-planes of several files, or the neighbouring slices of a volume. Each slice is cached once; a batch gathers neighbours.
+planes of several files, each of them with its neighbouring slices of a volume, if wanted. Each slice is cached once; a
+batch gathers neighbours.
 """
 
 from __future__ import annotations
@@ -32,14 +33,14 @@ from edgemt.model_card import Normalisation
 class SliceDataset:
     """Decoded cases. `label` is None for unlabelled images."""
 
-    image: Tensor  # uint8 [n, H, W, K], or [n, H, W, 1] of slices
+    image: Tensor  # uint8 [n, H, W, K], of slices without their neighbours
     label: Tensor | None  # uint8 [n, H, W]
     names: tuple[str, ...] = ()
     neighbour_rows: Tensor | None = None  # int64 [n, slices]: rows that form a frame; None: one row each
     soft: Tensor | None = None  # float16 [n, C - 1, H, W] a teacher's probabilities, C with the background
     groups: tuple[int, ...] = ()  # [n] clip of each frame: an epoch draws one frame of each clip; empty: every frame
     deviation: Tensor | None = None  # uint8 [n, H, W] 255 times the standard deviation between several teachers
-    missing: Tensor | None = None  # bool [n, K] planes of channels that a case lacks; None: no case lacks any
+    missing: Tensor | None = None  # bool [n, K] planes of `image` that a case lacks; None: no case lacks any
 
     def __len__(self) -> int:
         return len(self.image)
@@ -57,8 +58,14 @@ class SliceDataset:
         """The same with the data set's mean, of values in [0, 1], in the planes that cases lack."""
         if self.missing is None:
             return self
-        values = torch.from_numpy(fill_values(mean, self.image.shape[-1]))
+        planes = self.image.shape[-1]
+        values = torch.from_numpy(fill_values(mean[:: self.slices] if len(mean) > planes else mean, planes))
         return replace(self, image=torch.where(self.missing[:, None, None], values, self.image))
+
+    @property
+    def slices(self) -> int:
+        """Neighbouring slices in a frame, 1 for none."""
+        return 1 if self.neighbour_rows is None else self.neighbour_rows.shape[1]
 
     def draw(self, seed: int, stream: int, *, first: int, length: int) -> Tensor:
         """Rows int64 [length] of an endless shuffled sequence, from its entry `first` on (`edgemt.data.sampling`)."""
@@ -67,12 +74,13 @@ class SliceDataset:
         return shuffled_indices(seed, stream, count=len(self), first=first, length=length)
 
     def frames(self, rows: Tensor, device: torch.device | str) -> Tensor:
-        """The frames of `rows`, float [N, K, H, W] in [0, 1], with neighbouring slices as channels."""
+        """The frames of `rows`, float [N, K, H, W] in [0, 1], each plane with its neighbouring slices as channels."""
         if self.neighbour_rows is None:
             image = _take(self.image, rows, device).permute(0, 3, 1, 2)
         else:
             neighbours = _take(self.neighbour_rows, rows, self.image.device)
-            image = self.image[..., 0][neighbours].to(device, non_blocking=True)
+            around = self.image[neighbours].to(device, non_blocking=True)  # [N, slices, H, W, planes]
+            image = around.permute(0, 4, 1, 2, 3).flatten(1, 2)
         return image.to(torch.float32) / 255
 
 
@@ -152,7 +160,10 @@ def _patient_numbers(cases: Sequence[Case]) -> tuple[int, ...]:
 
 
 def slice_statistics(*stacks: SliceDataset, per_image: bool = False) -> Normalisation:
-    """Mean and standard deviation per channel over all given images that have it, of values in [0, 1]."""
+    """Mean and standard deviation per channel over all given images that have it, of values in [0, 1].
+
+    Of several channels with neighbouring slices each slice has those of its channel; of one channel one pair is enough.
+    """
     given = [stack for stack in stacks if len(stack)]
     if not given:
         raise ValueError("statistics: no image is given")
@@ -167,6 +178,8 @@ def slice_statistics(*stacks: SliceDataset, per_image: bool = False) -> Normalis
         middle = float((share * levels).sum())
         mean.append(round(middle, 6))
         std.append(round(max(float((share * (levels - middle) ** 2).sum()) ** 0.5, 1e-3), 6))
+    if len(mean) > 1:
+        mean, std = ([value for value in values for _ in range(given[0].slices)] for values in (mean, std))
     return Normalisation(tuple(mean), tuple(std), per_image)
 
 
@@ -263,7 +276,7 @@ class TwoStreamBatches:
         """Missing channels are 0 in all rows; dropped ones in labelled rows, and in strong views or else the weak."""
         missing = None
         if any(stack.missing is not None for stack, _ in drawn):
-            missing = torch.cat([_missing_rows(stack, rows, weak.shape[1]) for stack, rows in drawn])
+            missing = torch.cat([_missing_rows(stack, rows) for stack, rows in drawn])
         chance = self.augment.drop_channel
         return without_channels(
             weak, strong, missing, labelled=length, planes=self.planes, chance=chance, generator=generator
@@ -311,11 +324,11 @@ def _predictions(stack: SliceDataset, rows: Tensor, device: torch.device | str) 
     return torch.cat([soft, _take(stack.deviation, rows, device)[:, None].to(soft.dtype) / 255], dim=1)
 
 
-def _missing_rows(stack: SliceDataset, rows: Tensor, planes: int) -> Tensor:
-    """Bool [N, K] on the CPU."""
+def _missing_rows(stack: SliceDataset, rows: Tensor) -> Tensor:
+    """Bool [N, K] on the CPU, with a column for each neighbouring slice."""
     if stack.missing is None:
-        return torch.zeros(len(rows), planes, dtype=torch.bool)
-    return _take(stack.missing, rows, "cpu")
+        return torch.zeros(len(rows), stack.image.shape[-1] * stack.slices, dtype=torch.bool)
+    return _take(stack.missing, rows, "cpu").repeat_interleave(stack.slices, dim=1)
 
 
 def _take(stack: Tensor, rows: Tensor, device: torch.device | str) -> Tensor:

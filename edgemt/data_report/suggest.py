@@ -28,6 +28,7 @@ _SAMPLE = 32  # images that are decoded to find out whether they have colours
 _VANISHED = 0.01  # share of the objects that may vanish
 _CT = -500.0  # a stored value below this is air in Hounsfield units
 _SOFT_TISSUE = (-160.0, 240.0)
+_ONE = ("single images", "several channels: each slice is a frame of its own; 3 or 5 give its neighbours")
 _DEEP = 32  # slices from which on neighbours show the same structures
 
 
@@ -131,7 +132,7 @@ def suggest(listing: Listing, scans: Sequence[FileScan], meaning: Meaning, *, gi
     colour = colour and not names
     data["channels"] = 3 if colour else 1
     reasons["channels"] = "as given" if "channels" in given else "images have colours" if colour else "images are grey"
-    data["slices"], reasons["slices"] = _slices(volumes) if volumes and not names else (1, "single images")
+    data["slices"], reasons["slices"] = _slices(volumes) if volumes and not names else (1, _ONE[bool(volumes)])
     if names:
         data["channel_names"], reasons["channel_names"] = list(names), "one file each, in this order"
     ct = bool(volumes) and "depth" not in given and options.window is None and is_ct(listing)

@@ -21,7 +21,7 @@ from edgemt.inference.doctor import doctor
 from edgemt.inference.evaluate import EvalSet, fit_masks, frame_masks, prepare, score
 from edgemt.inference.evaluate_uncertainty import keeping_maps, maps_record
 from edgemt.inference.predict import predict
-from edgemt.io.channels import card_names, fill_values
+from edgemt.io.channels import card_fill, card_names, card_slices
 from edgemt.io.class_regions import each_class
 from edgemt.metrics.postprocess import through_plane as vote
 from edgemt.model_card import ModelCard
@@ -143,17 +143,17 @@ def _contours(
 def read_cases(card: ModelCard, options: DataOptions, cases: tuple[Case, ...]) -> EvalSet:
     """The cases as the model of `card` needs them."""
     sliced = card.channel_order == "slices"
-    names = card_names(card)
+    names, slices = card_names(card), card.channels if sliced else card_slices(card)
     return prepare(
         cases,
         size=card.size,
-        channels=1 if sliced else card.channels,
-        slices=card.channels if sliced else 1,
+        channels=card.channels // slices,
+        slices=slices,
         classes=card.classes,
         channel_names=names,
         channel_depth=options.channel_depth,
         values=replace(options.mask_values, overlapping=card.overlapping),
-        fill=fill_values(card.normalise.mean, card.channels) if names else None,
+        fill=card_fill(card) if names else None,
         mask_threshold=options.mask_threshold,
         depth=options.depth,
         window=options.window,

@@ -33,7 +33,7 @@ from edgemt.inference.predict_contours import (
 from edgemt.inference.predict_inputs import Input, find_inputs, read_input
 from edgemt.io.atomic import Failures, NoSpaceError, atomic_write, write_bytes
 from edgemt.io.bit_depth import of_card
-from edgemt.io.channels import card_names
+from edgemt.io.channels import card_names, card_slices
 from edgemt.io.channels import shown as shown_channel
 from edgemt.io.class_regions import each_class, mask_parts
 from edgemt.io.contours import class_colours, contours
@@ -85,12 +85,13 @@ def predict(
     inputs of one name.
     """
     ship = open_package(folder)
-    sliced = ship.card.channel_order == "slices"
+    width = neighbours_of(ship.card)
     jobs = find_inputs([Path(path) for path in inputs], ship.card, may_lack=missing_channels)
     for path in (item.path for item in jobs.values()):
-        if sliced and is_image(path):
-            n = ship.card.channels
-            raise ValueError(f"{path}: is one image, this model reads {n} slices of a volume at a time; name a volume")
+        if width > 1 and is_image(path):
+            raise ValueError(
+                f"{path}: is one image, this model reads {width} slices of a volume at a time; name a volume"
+            )
     if through_plane < 1 or through_plane % 2 == 0:
         raise ValueError(f"through_plane: must be odd and above 0, not {through_plane}; 3 or 5 is usual")
     loaded = runner(ship, runtime=runtime, file=file, threads=threads, cpu_fallback=cpu_fallback)
@@ -285,15 +286,20 @@ def eight_bits(array: np.ndarray, card: ModelCard, path: Path) -> np.ndarray:
 
 def _frames(array: np.ndarray, card: ModelCard) -> Iterator[np.ndarray]:
     """uint8 [X, Y, Z], or [X, Y, K, Z] -> the frame [H, W, K] of each slice in turn, as it was made in training."""
-    sliced = card.channel_order == "slices"
+    width = neighbours_of(card)
     slices = (np.ascontiguousarray(array[..., k]) for k in range(array.shape[-1]))
-    fitted = (fit_frame(slice_, size=card.size, channels=1 if sliced else card.channels) for slice_ in slices)
-    if not sliced:
+    fitted = (fit_frame(slice_, size=card.size, channels=card.channels // width) for slice_ in slices)
+    if width == 1:
         yield from fitted
         return
     narrow = np.stack(list(fitted))
     for k in range(len(narrow)):
-        yield stack_neighbours(narrow, k, slices=card.channels)
+        yield stack_neighbours(narrow, k, slices=width)
+
+
+def neighbours_of(card: ModelCard) -> int:
+    """Neighbouring slices of a volume that a frame of the model has, 1 for single frames."""
+    return card.channels if card.channel_order == "slices" else card_slices(card)
 
 
 def _gzip(data: bytes) -> bytes:

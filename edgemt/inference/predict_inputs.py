@@ -19,7 +19,7 @@ from edgemt.data.decode import read_channels
 from edgemt.data.layouts.channel_files import Channels, first_of, holds_all, list_channels
 from edgemt.data.same_grid import check_channels
 from edgemt.io.array_values import check_not_constant
-from edgemt.io.channels import card_depths, card_names, fill_values, split_stem
+from edgemt.io.channels import card_depths, card_fill, card_names, split_stem
 from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_slice_folder, is_stray, is_volume
 from edgemt.io.fourth_axis import STACKED, is_stacked
 from edgemt.io.images import image_header, read_image
@@ -112,8 +112,7 @@ def read_input(item: Input, card: ModelCard) -> np.ndarray:
     headers = {path: image_header(path) for path in case.files if is_image(path)}
     check_channels([case], headers, names=names, compare=compare)
     depths = card_depths(card.data, source="card.json")
-    fill = fill_values(card.normalise.mean, card.channels)
-    return read_channels(case, names, depths, compare=compare, fill=fill)
+    return read_channels(case, names, depths, compare=compare, fill=card_fill(card))
 
 
 def _jobs(inputs: list[Path], *, sliced: bool) -> dict[str, Path]:

@@ -1,7 +1,8 @@
 """Several registered files of one case as the channels of a frame: MRI sequences, or a colour picture with its depth.
 
 A channel is named; one called `rgb` has three planes, every other one has one. The frame holds the planes of all
-channels in the order of their names.
+channels in the order of their names. With neighbouring slices of a volume each plane is followed by those of its
+neighbours: t1 of slice z - 1, z, z + 1, then t2 of the same.
 
 Shapes: H W size in pixels, X Y Z voxels, K planes of all channels.
 """
@@ -71,6 +72,18 @@ def card_names(card: Any) -> tuple[str, ...]:
     return tuple(names)
 
 
+def card_slices(card: Any) -> int:
+    """Neighbouring slices of each channel in a frame of the model of a `ModelCard` of several channels, 1 for none."""
+    slices = card.data.get("slices", 1)
+    return slices if card_names(card) and slices in (3, 5) else 1
+
+
+def card_fill(card: Any) -> np.ndarray:
+    """uint8 [K]: what stands for a channel that a case lacks, one value a plane of one slice."""
+    slices = card_slices(card)
+    return fill_values(card.normalise.mean[::slices], card.channels // slices)
+
+
 def card_depths(data: Mapping[str, Any], *, source: str | Path) -> tuple[Depth, ...]:
     """How each channel becomes 8 bits, by the card's `data`. Raises ValueError for an invalid rule."""
     names, rules = data.get("channel_names") or (), data.get("channel_depth") or ()
@@ -82,7 +95,8 @@ def card_depths(data: Mapping[str, Any], *, source: str | Path) -> tuple[Depth, 
 def check_card(card: Any) -> bool:
     """Whether the number of input channels fits the names of the channels on a card."""
     names = card_names(card)
-    return len(names) > 1 and card.channels == sum(planes_of(names))
+    planes, slices = planes_of(names), card_slices(card)
+    return len(names) > 1 and card.channels == sum(planes) * slices and (slices == 1 or max(planes) == 1)
 
 
 def no_channels(card: Any, *, where: str | Path, what: str) -> None:
@@ -121,10 +135,10 @@ def join(parts: Sequence[np.ndarray | None], planes: Sequence[int], *, fill: np.
     return out
 
 
-def shown(frame: np.ndarray, names: Sequence[str]) -> np.ndarray:
-    """What a viewer shows of [H, W, K]: the colours of `rgb`, else the first channel, [H, W]."""
+def shown(frame: np.ndarray, names: Sequence[str], *, slices: int = 1) -> np.ndarray:
+    """What a viewer shows of [H, W, K]: the colours of `rgb`, else the first channel, its middle slice, [H, W]."""
     counts = planes_of(names)
     if 3 in counts:
         start = sum(counts[: counts.index(3)])
         return np.ascontiguousarray(frame[..., start : start + 3])
-    return np.ascontiguousarray(frame[..., 0])
+    return np.ascontiguousarray(frame[..., slices // 2])

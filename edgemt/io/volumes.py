@@ -40,9 +40,9 @@ def neighbour_indices(depth: int, slices: int) -> np.ndarray:
 
 
 def stack_neighbours(frames: np.ndarray, at: int, *, slices: int) -> np.ndarray:
-    """[S, H, W, 1], every slice of a volume -> [H, W, K], slice `at` and its neighbours as channels."""
-    around = neighbour_indices(len(frames), slices)[at]
-    return np.ascontiguousarray(np.moveaxis(frames[around, ..., 0], 0, -1))
+    """[S, H, W, C], every slice of a volume -> [H, W, C * K], of each channel slice `at` among its neighbours."""
+    around = np.moveaxis(frames[neighbour_indices(len(frames), slices)[at]], 0, -1)  # [H, W, C, K]
+    return np.ascontiguousarray(around.reshape(*around.shape[:2], -1))
 
 
 @dataclass(frozen=True)

@@ -37,6 +37,10 @@ def check_recipe(recipe: Recipe) -> None:
         )
     if recipe.augment.drop_channel and len(recipe.data.planes) < 2:
         raise ValueError("augment.drop_channel: the data have one channel; name several in data.channel_names")
+    if recipe.data.channel_names and "middle" in (recipe.teacher.first_conv, recipe.student.first_conv):
+        raise ValueError(
+            "first_conv: middle is the middle slice of one channel, and data.channel_names has more; take spread"
+        )
     _check_labels(recipe, method)
     _check_overlapping(recipe, method)
     alone = recipe.teacher.members == recipe.teacher.flips == recipe.data.folds == 1

@@ -210,7 +210,7 @@ def _gallery(context: RunContext) -> list[dict[str, Any]]:
 def _picture(frame: np.ndarray, data: DataOptions) -> np.ndarray:
     """The frame, its middle slice, or of several channels the first or the colours: [H, W, 1] or [H, W, 3]."""
     if data.channel_names:
-        picture = shown(frame, data.channel_names)
+        picture = shown(frame, data.channel_names, slices=data.slices)
         return picture if picture.ndim == 3 else picture[..., None]
     middle = data.slices // 2
     return frame if data.channels == 3 and not middle else frame[..., middle : middle + 1]

@@ -146,7 +146,7 @@ class SliceData:
         """uint8 [K]: what stands for a channel that a case lacks; None where each case has all of them."""
         if self.recipe.data.missing_channels == "refuse":
             return None
-        return fill_values(self.normalise.mean, self.channels)
+        return fill_values(self.normalise.mean[:: self.recipe.data.slices], sum(self.recipe.data.planes))
 
     @cached_property
     def val(self) -> EvalSet:
@@ -191,7 +191,7 @@ class SliceData:
 
     @property
     def channels(self) -> int:
-        """K of a frame: its colours, or its neighbouring slices."""
+        """K of a frame: its colours or channels, with their neighbouring slices."""
         return self.recipe.data.frame_channels
 
     @property
@@ -232,7 +232,7 @@ class SliceData:
             alike=alike,
             corruptions=self.corruptions if corrupt else (),
             rules=self.recipe.data.label_rules,
-            planes=self.recipe.data.planes if self.recipe.data.channel_names else (),
+            planes=self.recipe.data.frame_planes,
         )
 
     def _with_predictions(self, stack: SliceDataset, bank: Path, cases: Sequence[Case]) -> SliceDataset:

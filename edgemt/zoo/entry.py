@@ -23,7 +23,7 @@ import students
 from deploy.package.files import ONNX_FP16, ONNX_INT8
 from edgemt.io import zoo_paths
 from edgemt.io.atomic import sha256
-from edgemt.io.channels import card_names
+from edgemt.io.channels import card_names, card_slices
 from edgemt.io.zoo_paths import CARD, PREFIX, names
 from edgemt.model_card import FileMetrics, ModelCard
 
@@ -169,6 +169,7 @@ def input_description(card: ModelCard) -> str:
     """The input in words: `160 x 128, 3 slices`."""
     kind = f"{card.channels} slices" if card.channel_order == "slices" else card.channel_order
     kind = ", ".join(card_names(card)) or kind
+    kind += f", {slices} slices of each" if (slices := card_slices(card)) > 1 else ""
     return f"{card.size[0]} x {card.size[1]}, {kind}"
 
 

@@ -23,7 +23,7 @@ def frames_for(card: ModelCard, *, count: int = 8) -> np.ndarray:
     """
     if card.channel_order == "RGB":
         return np.stack([phantom2d.frame(seed, size=card.size)[0] for seed in range(count)])
-    frames, depth = [], 12
+    frames, depth = [], max(12, card.channels + 3)
     for seed in range(-(-count // 4)):
         slices = np.moveaxis(phantom3d.volume(seed, shape=(*card.size, depth))[0], -1, 0)[..., None]
         if card.channel_order == ORDER:

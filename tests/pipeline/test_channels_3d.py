@@ -28,7 +28,7 @@ from edgemt.pipeline.run_context import RunContext  # noqa: E402
 def flags(root: Path, *more: str) -> list[str]:
     return [
         *("--data.root", str(root), "--data.layout", "volumes", "--data.channel-names", *samples.NAMES),
-        *("--data.labelled", "labelled.txt", "--data.val", "val.txt", "--data.size", "32", "32", "--data.slices", "1"),
+        *("--data.labelled", "labelled.txt", "--data.val", "val.txt", "--data.size", "32", "32"),
         *("--volume.patch", "16", "16", "8", "--volume.stride", "16", "16", "8"),
         *("--volume.report-stride", "16", "16", "8", "--teacher.filters=2", "--teacher.schedule.steps=4"),
         *("--student.schedule.steps=4", "--slim.schedule.steps=2", "--slim.batches=1", "--int8.images=6"),
@@ -41,7 +41,7 @@ def recipe(root: Path, *more: str) -> Recipe:
 
 
 def test_from_two_files_a_case_to_a_student(tmp_path: Path) -> None:
-    """Teacher -> bank -> student; the teacher sees both channels, each in its place."""
+    """Teacher -> bank -> student of three slices of each; the teacher sees both channels, each in its place."""
     root = samples.write(tmp_path / "data")
     context = RunContext(recipe(root, "--student.schedule.validations=1"), tmp_path / "run")
     teacher = flow.teacher(context)
@@ -66,15 +66,17 @@ def test_from_two_files_a_case_to_a_student(tmp_path: Path) -> None:
     assert torch.equal(frames[1][3], torch.from_numpy(samples.case(1)[0][:, :, 3]).movedim(-1, 0))
     student = flow.student(context)
     made = stage_folder.read_card(student)
-    assert (made.channels, made.channel_order, made.network["channels"]) == (2, "channels", 2)
+    assert (made.channels, made.channel_order, made.network["channels"]) == (6, "channels", 6)
     masks = context.slices.predict(network_folder.load_network(student))(context.slices.val.frames)
     assert masks.shape == (8, 32, 32) and masks.max() < len(samples.CLASSES)
 
 
 def test_what_two_channels_cannot_do_is_refused_before_training(tmp_path: Path) -> None:
     root = samples.write(tmp_path / "data")
-    with pytest.raises(ValueError, match="data.slices: 3 neighbouring slices have one channel each.*--data.slices 1"):
-        recipe(root, "--data.slices", "3")
+    with pytest.raises(ValueError, match="data.slices: a volume has no colours and 3 slices none of rgb"):
+        recipe(root, "--data.slices", "3", "--data.channel-names", "rgb", "t2")
+    with pytest.raises(ValueError, match="first_conv: middle is the middle slice of one channel"):
+        check_recipe(recipe(root, "--student.first-conv", "middle"))
     one = recipe(root)
     one = replace(one, data=replace(one.data, channel_names=(), channels=1))
     with pytest.raises(ValueError, match="augment.drop_channel: the data have one channel"):
@@ -90,16 +92,18 @@ def test_the_key_of_a_teacher_of_one_channel_knows_nothing_of_channels() -> None
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("stacked", [False, True])
+@pytest.mark.parametrize(("stacked", "slices"), [(False, 3), (True, 1)])
 def test_a_whole_run_of_two_channels_ships_int8(
-    tmp_path: Path, stacked: bool, capsys: pytest.CaptureFixture[str]
+    tmp_path: Path, stacked: bool, slices: int, capsys: pytest.CaptureFixture[str]
 ) -> None:
     root, run = samples.write(tmp_path / "data", stacked=stacked), tmp_path / "run"
-    cli.main(["run", "phantom_volumes", "--out", str(run), *flags(root)])
+    cli.main(["run", "phantom_volumes", "--out", str(run), *flags(root, f"--data.slices={slices}")])
     for stage in ("teacher", "bank", "student", "slim", "int8", "ship", "report"):
         assert (run / stage).is_dir(), stage
     card = stage_folder.read_card(run / "ship")
-    assert (card.channels, card.channel_order) == (2, "channels") and any("int8" in name for name in card.files)
+    assert (card.channels, card.channel_order) == (2 * slices, "channels") and any(
+        "int8" in name for name in card.files
+    )
     cli.main(["eval", str(run / "ship"), "--data.root", str(root), "--without-channel", "t2"])
     cli.main(["predict", str(run / "ship"), str(root / "images"), "--out", str(tmp_path / "masks")])
     first, second = (root / f"images/p1_{name}.nii.gz" for name in samples.NAMES)
