@@ -73,9 +73,12 @@ def card_names(card: Any) -> tuple[str, ...]:
 
 
 def card_slices(card: Any) -> int:
-    """Neighbouring slices of each channel in a frame of the model of a `ModelCard` of several channels, 1 for none."""
+    """Neighbouring slices of each channel in a frame of the model of a `ModelCard` of several channels, 1 for none.
+
+    A 3-D network has none, whatever its student reads.
+    """
     slices = card.data.get("slices", 1)
-    return slices if card_names(card) and slices in (3, 5) else 1
+    return slices if card_names(card) and card.patch is None and slices in (3, 5) else 1
 
 
 def card_fill(card: Any) -> np.ndarray:

@@ -13,6 +13,7 @@ from tiny_flags import BRIEF
 torch = pytest.importorskip("torch")
 nibabel = pytest.importorskip("nibabel")
 
+from deploy.package.package import open_package  # noqa: E402
 from edgemt import cli, recipes  # noqa: E402
 from edgemt.artefacts import network_folder, stage_folder  # noqa: E402
 from edgemt.data.soft_labels import read_bank  # noqa: E402
@@ -52,7 +53,7 @@ def test_from_two_files_a_case_to_a_student(tmp_path: Path) -> None:
         2,
         2,
     )
-    assert card.data["channel_names"] == list(samples.NAMES)
+    assert card.data["channel_names"] == list(samples.NAMES) and open_package(teacher).card == card
     bank = flow.bank(context)
     network = network_folder.load_network(teacher)
     volumes, labelled = context.volumes, context.slices.cohort.labelled
