@@ -1,10 +1,10 @@
-"""A V-Net of two channels against one of the first channel alone, and the 2-D students that learn from their banks.
+"""A V-Net of two channels against one of the first channel alone, with labels only; and the students of their banks.
 
-    python benchmarks/volume_channels.py --work DIR --seeds 0 1 2
+    python benchmarks/volume_channels.py --work DIR --seeds 0 1
 
 Two renderings of the synthetic heart of `edgemt.data.phantom3d`: `t1` shows chamber and wall and has tissue where the
-vessel is, `t2` shows the vessel alone. Each line is one run (teacher, bank, student) and its Dice on the validation
-volumes.
+vessel is, `t2` shows the vessel alone. Each line is one run, to the teacher or `--until student`, and its Dice on the
+validation volumes.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from edgemt.artefacts import stage_folder
 from edgemt.data import phantom3d
 from edgemt.data.augment_options import VolumeOptions
 from edgemt.data.options import DataOptions
+from edgemt.methods import METHODS
 from edgemt.pipeline import flow
 from edgemt.recipes import RECIPES
 
@@ -61,9 +62,10 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--work", type=Path, required=True)
     parser.add_argument("--seeds", type=int, nargs="+", default=[0])
-    parser.add_argument("--steps", type=int, default=300)
+    parser.add_argument("--steps", type=int, default=400)
     parser.add_argument("--student-steps", type=int, default=300)
     parser.add_argument("--counts", type=int, nargs=3, default=(4, 12, 8), help="labelled, unlabelled, validating")
+    parser.add_argument("--until", choices=("teacher", "student"), default="teacher")
     given = parser.parse_args()
     for seed in given.seeds:
         for names in (NAMES, ()):
@@ -79,21 +81,21 @@ def measure(root: Path, names: tuple[str, ...], seed: int, given: argparse.Names
     data = DataOptions(
         root=root, layout="volumes", classes=CLASSES, size=(side, side), channels=1, channel_names=names, **lists
     )
-    teacher, student = (
-        replace(of, schedule=replace(of.schedule, steps=steps, validations=1))
-        for of, steps in ((base.teacher, given.steps), (base.student, given.student_steps))
-    )
+    few = replace(base.teacher.schedule, steps=given.steps, validations=1, labelled=2, unlabelled=0)
+    teacher = replace(base.teacher, method=METHODS["supervised"], norm="group", filters=8, schedule=few)
+    student = replace(base.student, schedule=replace(base.student.schedule, steps=given.student_steps, validations=1))
     volume = VolumeOptions(
         patch=(32, 32, 16), stride=(16, 16, 16), report_stride=(16, 16, 16), blend="gaussian", foreground=0.5
     )
     recipe = replace(base, data=data, volume=volume, teacher=teacher, student=student, seed=seed, threads=1)
     out, start = given.work / "run", time.time()
     shutil.rmtree(out, ignore_errors=True)
-    flow.run(recipe, out, until="student")
+    flow.run(recipe, out, until=given.until)
     record: dict[str, object] = {"channels": names or NAMES[:1], "seed": seed}
-    for stage in ("teacher", "student"):
+    for stage in ("teacher", "student")[: 1 + (given.until == "student")]:
         metrics = stage_folder.read_card(out / stage).measured[stage_folder.WEIGHTS]
-        record[stage] = {"dice": metrics.dice} | {name: row["dice"] for name, row in metrics.per_class.items()}
+        figures = {"dice": metrics.dice} | {name: row["dice"] for name, row in metrics.per_class.items()}
+        record[stage] = {name: None if value is None else round(value, 3) for name, value in figures.items()}
     return record | {"seconds": round(time.time() - start)}
 
 
