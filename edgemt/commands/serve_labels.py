@@ -20,11 +20,13 @@ class ServeLabels:
     """Masks of a ship for Label Studio and CVAT while people label: drawn ahead, to be corrected.
 
     Listens on 127.0.0.1 alone until Ctrl-C, and prints its address and a token. The token is the password of HTTP basic
-    authentication, with any user name. Nothing is stored, and nothing is sent elsewhere.
+    authentication, with any user name. Nothing is stored, and nothing is sent elsewhere. The reason of a rejected
+    request is printed.
 
-    Label Studio, Settings, Model, Connect Model: the address, basic authentication; --images names the folder of the
-    images, since it sends names alone. CVAT: NUCLIO_HOST and NUCLIO_PORT of this server (docs/serve-labels.md).
-    A ship with a prompt input (edgemt export SHIP --with-prompt) also gives the object of a click or a box.
+    Label Studio, started with USE_DEFAULT_BANNED_SUBNETS=false in its environment, Settings, Model, Connect Model: the
+    address, basic authentication; --images names the folder of the images, since it sends names alone. CVAT: the host and
+    port of Nuclio are those of this server (docs/serve-labels.md). A ship with a prompt input (edgemt export SHIP --with-prompt)
+    also gives the object of a click or a box.
     """
 
     ship: Positional[Path]
@@ -72,7 +74,7 @@ def serve_labels(command: ServeLabels) -> None:
     prompted = _prompted(command.ship)
     name, classes = model.card.name or "edgemt", tuple(model.card.classes)
     backend = LabelBackend(masks, classes, name=name, images=command.images, prompted=prompted)
-    server = LabelServer(backend, port=command.port, token=command.token)
+    server = LabelServer(backend, port=command.port, token=command.token, log=log)
     print(f"{server.address}  token {server.token}", flush=True)
     clicks = "clicks and boxes too" if prompted is not None else "no clicks or boxes (edgemt export SHIP --with-prompt)"
     log(f"masks of {model.name} ({', '.join(classes[1:])}); {clicks}; end with Ctrl-C")

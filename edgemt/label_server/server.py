@@ -25,13 +25,18 @@ _HEADERS = {"X-Content-Type-Options": "nosniff", "Cache-Control": "no-store"}
 
 
 class LabelServer(ThreadingHTTPServer):
-    """Serves until it is closed. Raises ValueError, in one line, where it cannot listen."""
+    """Serves until it is closed. Raises ValueError, in one line, where it cannot listen.
+
+    `log` gets one line for each rejected request: label tools show their users the status alone, not the reason.
+    """
 
     daemon_threads = True
     block_on_close = False
 
-    def __init__(self, backend: LabelBackend, *, port: int = 0, token: str = "") -> None:
-        self.backend, self.token = backend, token or secrets.token_urlsafe(24)
+    def __init__(
+        self, backend: LabelBackend, *, port: int = 0, token: str = "", log: Callable[[str], None] | None = None
+    ) -> None:
+        self.backend, self.token, self.log = backend, token or secrets.token_urlsafe(24), log
         self.predicting = threading.Lock()  # runners take one batch at a time
         if not 0 <= port <= 65535:
             raise ValueError(f"port: must lie in 0 to 65535, is {port}")
@@ -132,6 +137,8 @@ class _Handler(BaseHTTPRequestHandler):
 
     def _reject(self, status: int, why: str, headers: dict[str, str] | None = None) -> None:
         self.close_connection = True
+        if self.server.log is not None:
+            self.server.log(f"rejected {self.command} {self._path()[:80]!r}: {why}")
         self._respond(status, "text/plain; charset=utf-8", f"{why}\n".encode(), headers)
 
     def _respond(self, status: int, kind: str, body: bytes, headers: dict[str, str] | None = None) -> None:
@@ -145,7 +152,7 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def log_message(self, format: str, *args: Any) -> None:
-        """No log: requests name images of patients."""
+        """No log of what is answered: requests name images of patients."""
 
 
 class _TooLargeError(ValueError):

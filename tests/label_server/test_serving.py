@@ -41,6 +41,9 @@ PREDICT = {
 NUCLIO = {"x-nuclio-project-name": "cvat", "x-nuclio-function-name": "edgemt", "x-nuclio-path": "/"}
 
 
+LINES: list[str] = []  # what the server logs
+
+
 def truth() -> np.ndarray:
     rough = np.random.default_rng(3).integers(0, 3, (6, 7)).astype(np.uint8)
     return np.kron(rough, np.ones((5, 6), np.uint8))[: SIZE[0], : SIZE[1]]
@@ -85,7 +88,7 @@ def server(tmp_path: Path, request: pytest.FixtureRequest) -> Iterator[LabelServ
         lambda path: mask_of_image(path, card, by_colour), CLASSES, name="tiny", images=tmp_path / "frames",
         prompted=None if runner is None else PromptedImage(runner, card),
     )  # fmt: skip
-    with LabelServer(backend) as made:
+    with LabelServer(backend, log=LINES.append) as made:
         thread = threading.Thread(target=made.serve_forever, args=(0.01,), daemon=True)
         thread.start()
         yield made
@@ -125,6 +128,25 @@ def test_conversation_of_label_studio(server: LabelServer) -> None:
             assert (result["from_name"], result["type"]) == ("outline", "polygonlabels")
             drawn[rasterise([corners_of(value["points"]) * (SIZE[1] / 100, SIZE[0] / 100)], SIZE)] = 2
     assert (drawn == truth()).all()
+
+
+@pytest.mark.parametrize("server", [BoxOrDisc()], indirect=True)
+def test_recorded_conversation_of_label_studio(server: LabelServer) -> None:
+    recorded = json.loads((Path(__file__).parent / "label_studio_1.23.2.json").read_text())["requests"]
+    answers = [call(server, one["method"], one["path"], one["body"]) for one in recorded]
+    assert [status for status, _ in answers] == [200] * 5
+    health, setup, predicted, clicked, boxed = (answer for _, answer in answers)
+    assert health["status"] == "UP" and setup == {"model_version": "tiny"}
+    assert len(predicted["results"]) == 2, "of the upload and of the file of local storage"
+    for prediction in predicted["results"]:
+        brush, *_ = (r for r in prediction["result"] if r["type"] == "brushlabels")
+        assert (decode_label_studio(brush["value"]["rle"], SIZE) == (truth() == 1)).all()
+    (point,), (box,) = (found["results"][0]["result"] for found in (clicked, boxed))
+    click = decode_label_studio(point["value"]["rle"], SIZE)
+    assert np.argwhere(click).tolist() == [[15, 20]], "50 % of 30 rows and of 41 columns"
+    inside = decode_label_studio(box["value"]["rle"], SIZE)
+    rows, columns = np.flatnonzero(inside.any(1)), np.flatnonzero(inside.any(0))
+    assert (rows[0], rows[-1], columns[0], columns[-1]) == (6, 17, 10, 30) and inside[6:18, 10:31].all()
 
 
 def test_conversation_of_cvat(server: LabelServer) -> None:
@@ -263,6 +285,7 @@ def test_a_ship_without_a_prompt_input_names_the_command_that_adds_one(server: L
 def test_a_wrong_request_is_one_line(server: LabelServer, path: str, body: Any, status: int, message: str) -> None:
     found, text = call(server, "POST", path, body)
     assert found == status and message in text and text.count("\n") == 1
+    assert LINES[-1] == f"rejected POST {path!r}: {text.strip()}"
     assert call(server, "GET", "/health")[0] == 200  # it goes on
 
 
