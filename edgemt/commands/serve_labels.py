@@ -24,9 +24,9 @@ class ServeLabels:
     request is printed.
 
     Label Studio, started with USE_DEFAULT_BANNED_SUBNETS=false in its environment, Settings, Model, Connect Model: the
-    address, basic authentication; --images names the folder of the images, since it sends names alone. CVAT: the host and
-    port of Nuclio are those of this server (docs/serve-labels.md). A ship with a prompt input (edgemt export SHIP --with-prompt)
-    also gives the object of a click or a box.
+    address, basic authentication; --images names the folder of the images, since it sends names alone. CVAT: the host
+    and port of Nuclio are those of this server (docs/serve-labels.md). A ship with a prompt input (edgemt export SHIP
+    --with-prompt) also gives the object of a click or a box.
     """
 
     ship: Positional[Path]
