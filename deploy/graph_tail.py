@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     import onnx
 
-HEAD_WEIGHT, HEAD_BIAS = "network.head.weight", "network.head.bias"  # names that the exporter gives the classifier
+HEAD_WEIGHT = "network.head.weight"  # name that the exporter gives the weight of the classifier
 
 
 def classifier_node(graph: onnx.GraphProto, *, source: str | Path) -> onnx.NodeProto:

@@ -20,7 +20,7 @@ from deploy.package.golden import golden_pairs
 from deploy.package.package import Package, open_package
 from deploy.runtimes.load import runner
 from deploy.runtimes.registry import INSTALL, RUNTIMES, available
-from edgemt.io.channels import card_slices
+from edgemt.io.channels import neighbours_of
 from edgemt.io.images import fit_frame, fit_label
 from edgemt.model_card import FileMetrics
 
@@ -131,7 +131,7 @@ def _variants(package: Package, runtime: str) -> list[dict[str, Any]]:
 def _host_stages(frame: np.ndarray, package: Package) -> dict[str, Any]:
     """Times around the network for a 1280 x 720 source: fit the frame, enlarge the mask; by Pillow."""
     source = (720, 1280)
-    slices = package.card.channels if package.card.channel_order == "slices" else card_slices(package.card)
+    slices = neighbours_of(package.card)
     channels, size = package.card.channels // slices, package.card.size  # one new slice, its neighbours are there
     picture = frame.reshape(frame.shape[-3:])[..., : channels if slices > 1 else None]
     big = fit_frame(picture[..., 0] if channels == 1 else picture, size=source, channels=channels)

@@ -44,9 +44,9 @@ def describe(distributions: Iterable[str] = ()) -> dict[str, Any]:
     return {
         "cpu": info.get("model name") or board or platform.processor() or platform.machine(),
         "board": board,
-        "cores_allowed": len(_allowed()),
+        "cores_allowed": len(allowed_cpus()),
         "cpu_quota": cpu_quota(),
-        "affinity": _ranges(sorted(_allowed())),
+        "affinity": _ranges(sorted(allowed_cpus())),
         "niceness": os.nice(0) if hasattr(os, "nice") else None,
         "flags": [name for name in _FLAGS if name in flags],
         "governor": read_text(f"{_CPU}/cpu0/cpufreq/scaling_governor"),
@@ -94,7 +94,7 @@ def physical_cores() -> int:
     More threads than the quota of a container would all be stopped until its next period.
     """
     threads = f"{_CPU}/cpu{{}}/topology/thread_siblings_list"
-    cores = len({read_text(threads.format(cpu)) or str(cpu) for cpu in _allowed()})
+    cores = len({read_text(threads.format(cpu)) or str(cpu) for cpu in allowed_cpus()})
     quota = cpu_quota()
     return max(cores if quota is None else min(cores, int(quota)), 1)
 
@@ -181,7 +181,8 @@ class SpeedReference:
         return {"n": len(self.times_ns), "p10_ms": low, "p50_ms": mid, "p90_ms": high}
 
 
-def _allowed() -> set[int]:
+def allowed_cpus() -> set[int]:
+    """Numbers of the processors on which this process may run."""
     return os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else set(range(os.cpu_count() or 1))
 
 

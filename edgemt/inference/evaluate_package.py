@@ -21,7 +21,7 @@ from edgemt.inference.doctor import doctor
 from edgemt.inference.evaluate import EvalSet, fit_masks, frame_masks, prepare, score
 from edgemt.inference.evaluate_uncertainty import keeping_maps, maps_record
 from edgemt.inference.predict import predict
-from edgemt.io.channels import card_fill, card_names, card_slices
+from edgemt.io.channels import card_fill, card_names, neighbours_of
 from edgemt.io.class_regions import each_class
 from edgemt.metrics.postprocess import through_plane as vote
 from edgemt.model_card import ModelCard
@@ -142,8 +142,7 @@ def _contours(
 
 def read_cases(card: ModelCard, options: DataOptions, cases: tuple[Case, ...]) -> EvalSet:
     """The cases as the model of `card` needs them."""
-    sliced = card.channel_order == "slices"
-    names, slices = card_names(card), card.channels if sliced else card_slices(card)
+    names, slices = card_names(card), neighbours_of(card)
     return prepare(
         cases,
         size=card.size,

@@ -33,7 +33,7 @@ from edgemt.inference.predict_contours import (
 from edgemt.inference.predict_inputs import Input, find_inputs, read_input
 from edgemt.io.atomic import Failures, NoSpaceError, atomic_write, write_bytes
 from edgemt.io.bit_depth import of_card
-from edgemt.io.channels import card_names, card_slices
+from edgemt.io.channels import card_names, neighbours_of
 from edgemt.io.channels import shown as shown_channel
 from edgemt.io.class_regions import each_class, mask_parts
 from edgemt.io.contours import class_colours, contours
@@ -295,11 +295,6 @@ def _frames(array: np.ndarray, card: ModelCard) -> Iterator[np.ndarray]:
     narrow = np.stack(list(fitted))
     for k in range(len(narrow)):
         yield stack_neighbours(narrow, k, slices=width)
-
-
-def neighbours_of(card: ModelCard) -> int:
-    """Neighbouring slices of a volume that a frame of the model has, 1 for single frames."""
-    return card.channels if card.channel_order == "slices" else card_slices(card)
 
 
 def _gzip(data: bytes) -> bytes:

@@ -81,6 +81,11 @@ def card_slices(card: Any) -> int:
     return slices if card_names(card) and card.patch is None and slices in (3, 5) else 1
 
 
+def neighbours_of(card: Any) -> int:
+    """Neighbouring slices of a volume in a frame of the model, of one channel or of each of several; 1 for none."""
+    return int(card.channels) if card.channel_order == "slices" else card_slices(card)
+
+
 def card_fill(card: Any) -> np.ndarray:
     """uint8 [K]: what stands for a channel that a case lacks, one value a plane of one slice."""
     slices = card_slices(card)

@@ -6,7 +6,7 @@ import os
 
 import torch
 
-from deploy.hardware.machine import CpuLoad, cpu_quota
+from deploy.hardware.machine import CpuLoad, allowed_cpus, cpu_quota
 from edgemt.io import process_rank
 
 _AFTER_S = 10.0  # seconds of the reading: start-up is over, and few steps are lost
@@ -29,10 +29,10 @@ class BusyCores:
         if now.wall_s - self._start.wall_s < _AFTER_S:
             return ""
         others, self._start = self._start.other_processes(now), None
-        return notice(others, threads=self._threads, cores=usable_cores())
+        return describe_crowding(others, threads=self._threads, cores=usable_cores())
 
 
-def notice(others: float | None, *, threads: int, cores: float) -> str:
+def describe_crowding(others: float | None, *, threads: int, cores: float) -> str:
     """The line for `others` of `cores` in use by other programs (None: unknown); "" where the threads have room."""
     if others is None or others < _CORES or threads + others <= cores + _CORES:
         return ""
@@ -47,5 +47,4 @@ def notice(others: float | None, *, threads: int, cores: float) -> str:
 
 def usable_cores() -> float:
     """The processors that this process may use, at most its quota."""
-    allowed = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
-    return min(float(allowed), cpu_quota() or float(allowed))
+    return min(float(len(allowed_cpus())), cpu_quota() or float("inf"))

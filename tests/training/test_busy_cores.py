@@ -9,7 +9,7 @@ import torch
 
 from deploy.hardware.machine import CpuLoad
 from edgemt.training import busy_cores
-from edgemt.training.busy_cores import BusyCores, notice
+from edgemt.training.busy_cores import BusyCores, describe_crowding
 from edgemt.training.progress import TrainingProgress
 
 
@@ -31,7 +31,7 @@ def no_policy(monkeypatch: pytest.MonkeyPatch) -> None:
     ],
 )
 def test_the_line_names_threads_that_have_room(others: float | None, threads: int, cores: float, tries: str) -> None:
-    line = notice(others, threads=threads, cores=cores)
+    line = describe_crowding(others, threads=threads, cores=cores)
 
     assert re.findall(r"--threads \d+", line) == ([tries] if tries else [])
     assert ("OMP_WAIT_POLICY=passive" in line) == bool(tries)
@@ -40,7 +40,7 @@ def test_the_line_names_threads_that_have_room(others: float | None, threads: in
 def test_threads_that_sleep_while_they_wait_are_not_advised_again(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("OMP_WAIT_POLICY", "PASSIVE")
 
-    assert notice(1.0, threads=2, cores=2).endswith("try --threads 1")
+    assert describe_crowding(1.0, threads=2, cores=2).endswith("try --threads 1")
 
 
 def _readings(monkeypatch: pytest.MonkeyPatch, *readings: CpuLoad) -> None:
