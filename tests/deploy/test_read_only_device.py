@@ -149,7 +149,7 @@ def test_the_quota_of_a_container_is_read(tmp_path: Path) -> None:
 
 
 def test_threads_follow_the_quota(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(machine, "_allowed", lambda: set(range(100_000, 100_008)))
+    monkeypatch.setattr(machine, "allowed_cpus", lambda: set(range(100_000, 100_008)))
     for quota, threads in ((None, 8), (0.5, 1), (3.7, 3), (64.0, 8)):
         monkeypatch.setattr(machine, "cpu_quota", lambda quota=quota: quota)
         assert machine.physical_cores() == threads
