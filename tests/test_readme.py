@@ -37,14 +37,13 @@ SNIPPETS = [block for kind, block in BLOCKS if kind == "python"]
 FEW = ["--teacher.schedule.steps=2", "--student.schedule.steps=2", "--slim.schedule.steps=2"]
 SMALL = [*(arg for arg in TINY if not arg.startswith("--data.phantom") and arg not in ("6", "12", "4")), *FEW]
 PLAIN = [
-    "--teacher.schedule.unlabelled=0",
     "--student.pretrained=never",
     "--teacher.pretrained=never",
     "--teacher.members=1",
     "--slim.prune.target=macs",
 ]
 OWN = {
-    "kvasir_cpu": [*SMALL, *PLAIN],
+    "kvasir_cpu": [*SMALL, *PLAIN, "--teacher.schedule.unlabelled=0"],
     "acdc_cpu": [*SMALL, *PLAIN],
     "phantom": TINY,
     "phantom_volumes": TINY_VOLUMES,

@@ -49,6 +49,7 @@ class Method:
     citation: ClassVar[str] = ""
     takes_ignored_pixels: ClassVar[bool] = True  # False: reads labels otherwise than by the losses for labels
     takes_overlapping: ClassVar[bool] = False  # True: compares classes by the losses of `edgemt.learning.losses` alone
+    uses_unlabelled: ClassVar[bool] = True  # False: trains on labelled rows alone
     inspired: ClassVar[bool] = False  # the paper could not be read in full: no reproduction
     release: ClassVar[PublishedSettings | None] = None  # optimiser and augmentation of the released code
 

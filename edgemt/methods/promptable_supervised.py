@@ -34,6 +34,7 @@ class PromptableSupervised(Method):
     """
 
     delivers: ClassVar[str] = "average"
+    uses_unlabelled: ClassVar[bool] = False
     citation: ClassVar[str] = "Kirillov et al., ICCV 2023, Segment anything (how it is trained with simulated prompts)"
     classes: int = 2
     ema: Ema = field(default_factory=lambda: Ema(mode="eval"))

@@ -27,6 +27,7 @@ class Supervised(Method):
     """
 
     delivers: ClassVar[str] = "average"
+    uses_unlabelled: ClassVar[bool] = False
     takes_overlapping: ClassVar[bool] = True
     release: ClassVar[PublishedSettings | None] = SSL4MIS
     family: ClassVar[str] = "supervised"

@@ -41,6 +41,7 @@ def check_recipe(recipe: Recipe) -> None:
         raise ValueError(
             "first_conv: middle is the middle slice of one channel, and data.channel_names has more; take spread"
         )
+    _check_unlabelled_rows(recipe)
     _check_labels(recipe, method)
     _check_overlapping(recipe, method)
     alone = recipe.teacher.members == recipe.teacher.flips == recipe.data.folds == 1
@@ -55,6 +56,17 @@ def check_recipe(recipe: Recipe) -> None:
     if recipe.student.weights:  # an error now, not after the teacher has been trained
         size = {"channels": recipe.data.frame_channels, "classes": recipe.data.outputs}
         warm_start_spec(recipe.student.weights, student_spec(recipe.student, method, **size))
+
+
+def _check_unlabelled_rows(recipe: Recipe) -> None:
+    """Raises ValueError for a semi-supervised teacher whose batches have no unlabelled row: it would be supervised."""
+    method, schedule = recipe.teacher.method, recipe.teacher.schedule
+    if method.uses_unlabelled and not schedule.unlabelled:
+        raise ValueError(
+            f"teacher.method: {type(method).__name__} learns from unlabelled images, and teacher.schedule.unlabelled "
+            f"is 0; set it to the number of unlabelled rows of a batch, such as {schedule.labelled}, or take "
+            "--teacher.method supervised"
+        )
 
 
 def _check_labels(recipe: Recipe, method: Method) -> None:
