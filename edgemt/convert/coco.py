@@ -39,7 +39,7 @@ def _is_list(path: Path) -> bool:
 
 
 def read(source: Path, options: ImportOptions) -> Listing:
-    """One file, or all of a folder: instances_val.json, or a folder valid, is the validation part, test the test part."""
+    """One file, or all of a folder, whose parts are known by names such as instances_val.json or test/labels.json."""
     files = [p for p in files_like(source, ".json") if starts_like(p, *_KEYS)]
     if not files:
         raise ValueError(f"{source}: holds no COCO file; export 'COCO' from the label tool, as a .json file")
@@ -91,7 +91,7 @@ def _images_of(path: Path, names: dict[int, str], *, part: str) -> list[Labelled
 
 
 def _known_images(entries: list[Any], path: Path) -> set[int]:
-    """Their numbers. Raises ValueError for one that two images have: their shapes cannot be told apart."""
+    """Their numbers. Raises ValueError for one that two images have: it is unclear whose its shapes are."""
     known: set[int] = set()
     for entry in entries:
         number = _id(entry, path, "images")

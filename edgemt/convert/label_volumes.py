@@ -50,11 +50,11 @@ def segments_of(path: Path) -> list[Segment]:
 
 
 def _check_segments(path: Path, volume: Nrrd, found: Sequence[Segment]) -> None:
-    """Raises ValueError for a fractional segmentation, and where voxels have another value than their segment states."""
+    """Raises ValueError for a fractional segmentation, and where voxels have other values than their segments."""
     kind = volume.pairs.get("Segmentation_MasterRepresentation", "")
     if "fractional" in kind.lower():
         raise ValueError(
-            f"{path}: is a {kind.lower()}, which has no edge; export it as binary labelmap (in 3D Slicer: Segmentations)"
+            f"{path}: is a {kind.lower()}, which has no edge; export it as binary labelmap (3D Slicer: Segmentations)"
         )
     layers = [volume.array] if volume.array.ndim == 3 else np.moveaxis(volume.array, _layer_axis(volume), 0)
     for number, layer in enumerate(layers):
@@ -62,8 +62,8 @@ def _check_segments(path: Path, volume: Nrrd, found: Sequence[Segment]) -> None:
         unknown, empty = sorted(values - {one.value for one in own}), [one for one in own if one.value not in values]
         if unknown and empty:
             raise ValueError(
-                f"{path}: segment {empty[0].name!r} has the value {empty[0].value}, which no voxel has, and voxels have "
-                f"{unknown[0]}, which no segment has; save it again in the program that drew it"
+                f"{path}: segment {empty[0].name!r} has the value {empty[0].value}, which no voxel has, and voxels "
+                f"have {unknown[0]}, which no segment has; save it again in the program that drew it"
             )
 
 

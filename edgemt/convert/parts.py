@@ -18,10 +18,10 @@ _CALLED = {
 def part_of(path: PurePath) -> str:
     """The part by the stem of a file, or else by its folders, the deepest first: "val", "test", or "" for training.
 
-    A part is a whole word: instances_val2017.json is validation, mitral_valve.json is not. `path` is relative to the source.
+    A part is a whole word: instances_val2017.json is validation, mitral_valve.json is not. `path`: from the source on.
     """
     for text in (path.stem, *reversed(path.parts[:-1])):
-        found = {_CALLED[word] for word in re.split(r"[^a-z]+", text.casefold()) if word in _CALLED}
+        found = {_CALLED[name] for name in re.split(r"[^a-z]+", text.casefold()) if name in _CALLED}
         if len(found) == 1:
             return found.pop()
     return ""

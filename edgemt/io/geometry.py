@@ -24,7 +24,7 @@ _PAIRS = ("RL", "AP", "SI")
 
 
 def unit_in_mm(header: Any) -> float:
-    """Millimetres in the unit of length of a header of nibabel (xyzt_units); 1 where it states none, as ITK reads it."""
+    """Millimetres in the unit of length of a header of nibabel (xyzt_units); 1 where it states none, as in ITK."""
     return {"meter": 1000.0, "micron": 0.001}.get(str(header.get_xyzt_units()[0]), 1.0)
 
 
