@@ -165,6 +165,8 @@ def stacked(series: Series) -> tuple[list[int], np.ndarray]:
             raise ValueError(
                 f"{where}: its series has slices of several orientations; export them as series of their own"
             )
+    if not first.normal.any():
+        raise ValueError(f"{where}: its axes do not span a volume (a pixel spacing of 0?); export it again")
     heights = np.array([plane.position @ first.normal for plane in planes])
     order = np.argsort(heights, kind="stable")
     if len(planes) < 2:
@@ -189,11 +191,7 @@ def stacked(series: Series) -> tuple[list[int], np.ndarray]:
                 f"{_path_of(series, k)}: lies {beside:.1f} mm beside the line through the slices of its series "
                 "(the table or the field of view moved); export the parts as series of their own"
             )
-    try:
-        affine = affine_of(np.stack([low.along_row, low.along_column, across], 1), low.position)
-    except ValueError as error:
-        raise ValueError(f"{where}: {error}") from None
-    return order.tolist(), LPS_TO_RAS @ affine
+    return order.tolist(), LPS_TO_RAS @ affine_of(np.stack([low.along_row, low.along_column, across], 1), low.position)
 
 
 def _path_of(series: Series, frame: int) -> Path:
