@@ -77,6 +77,12 @@ def select_listed(items: Sequence[CaseFiles], names: Iterable[str], *, source: P
     return [item for item in items if item.name in wanted]
 
 
+def named_on(items: Iterable[CaseFiles], names: Iterable[str]) -> list[CaseFiles]:
+    """The items that a list names by file name, with or without suffix or folder; other names are passed over."""
+    listed = {re.split(r"[/\\]", name)[-1] for name in names}
+    return [item for item in items if listed & {item.name, item.image.name, normalise_name(stem_of(item.image))}]
+
+
 def patients_of(items: Iterable[CaseFiles], *, always: bool) -> dict[str, bool]:
     """Patient in lower case -> whether a file name has more than the patient (`p1_frame2`, not `p1`).
 

@@ -16,6 +16,9 @@ _CONVERT = {
     **dict.fromkeys((".dcm", ".dicom", ".ima"), _IMPORT),
     **dict.fromkeys((".gif", ".jp2", ".j2k", ".ppm", ".pgm", ".npy", ".npz", ".mat", ".svg", ".heic", ".avif"), "PNG"),
 }  # fmt: skip
+_RENAME = {".jfif": ".jpg", ".jpe": ".jpg", ".jif": ".jpg", ".dib": ".bmp"}  # of kinds that are read
+_TEXTS = (".txt", ".csv", ".tsv", ".json", ".xml", ".md", ".yaml", ".yml", ".html", ".pdf", ".xls", ".xlsx", ".doc",
+          ".docx", ".log", ".ini", ".lst", ".list", ".md5", ".sha256", ".py", ".ipynb", ".lnk", ".url")  # fmt: skip
 _STRAY = ("__macosx", "thumbs.db", "desktop.ini", "@eadir")
 
 
@@ -55,12 +58,33 @@ def stem_of(path: str | Path) -> str:
 
 def conversion_hint(path: str | Path) -> str | None:
     """For a file of a known format that is not supported: one line on how to convert it. None for any other file."""
-    name = Path(path).name.lower().removesuffix(".gz")
+    name = Path(path).name.lower()
+    if name.endswith((".nii.gz.gz", ".nii.zip", ".nii.bz2", ".nii.xz")):
+        return f"{path}: is packed {'twice' if name.endswith('.gz') else 'otherwise than by gzip'}; unpack it to .nii"
+    if (kind := os.path.splitext(name)[1]) in _RENAME:
+        return f"{path}: {kind} is not read; rename it to {_RENAME[kind]}"
+    name = name.removesuffix(".gz")
     how = next((how for suffix, how in _CONVERT.items() if name.endswith(suffix)), None)
     if how is None:
         return None
     way = "with" if " " in how or "(" in how else "to"
     return f"{path}: {Path(name).suffix} is not read; convert it {way} {how}"
+
+
+def is_unknown(path: str | Path) -> bool:
+    """Whether a file is of no kind that is read or expected beside images; without a suffix its first bytes tell."""
+    name = os.path.basename(path).lower()
+    suffix = os.path.splitext(name)[1]
+    if is_stray(path) or suffix in _TEXTS or is_image(path) or is_volume(path) or is_h5(path):
+        return False
+    if suffix:
+        return True
+    try:
+        with open(path, "rb") as file:
+            start = file.read(132)
+    except OSError:
+        return False
+    return start.startswith((b"\x89PNG", b"\xff\xd8\xff", b"II*\0", b"MM\0*", b"BM")) or start[128:] == b"DICM"
 
 
 def natural_sort_key(name: str) -> tuple[tuple[int, int, str], ...]:
