@@ -123,6 +123,8 @@ def decide_reading(
     )
     shapes = {str(path): decoded.arrays[str(path)].array.shape for path in labels if str(path) in decoded.arrays}
     stored, notes = fit_stored_orientation(labels.values(), headers, shapes)
+    if turned_masks := sum(one.turned for one in evidence.values()):
+        notes += (f"EXIF: {turned_masks} masks turned upright by their own orientation",)
     if turned := _turned_slices(images.values()):
         notes += (f"EXIF: slices of {turned} volumes turned upright, their masks are taken as drawn on those",)
     if (unknown := _places_unknown(labels.values())) and compare:

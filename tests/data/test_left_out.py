@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from PIL import Image
 from edgemt.data.cohort import split_dataset
 from edgemt.data.options import DataOptions
 from edgemt.io.file_types import is_unknown
+from edgemt.io.volumes import read_volume
 
 
 def folder(root: Path) -> Path:
@@ -120,3 +122,41 @@ def test_slices_of_one_pixel_are_refused(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="20 slices of 1 x 20 pixels; --data.axes ASR cuts"):
         split_dataset(DataOptions(**given))
     assert len(split_dataset(DataOptions(axes="ASR", **given)).labelled) == 2
+
+
+def nnunet(root: Path, *, training: list[tuple[int, int]] | None = None, labels: int = 3) -> Path:
+    """Four images, the first `labels` with a label; `training`: pairs (image, label) for a list."""
+    (root / "imagesTr").mkdir(parents=True)
+    (root / "labelsTr").mkdir()
+    for k in range(4):
+        array = np.random.default_rng(k).integers(0, 256, (16, 16)).astype(np.uint8)
+        Image.fromarray(array).save(root / "imagesTr" / f"p{k}_0000.png")
+        if k < labels:
+            Image.fromarray((array > 128).astype(np.uint8)).save(root / "labelsTr" / f"p{k}.png")
+    record = {"channel_names": {"0": "x"}, "labels": {"background": 0, "polyp": 1}, "file_ending": ".png"}
+    if training is not None:
+        record["training"] = [{"image": f"imagesTr/p{i}.png", "label": f"labelsTr/p{k}.png"} for i, k in training]  # type: ignore[assignment]
+    (root / "dataset.json").write_text(json.dumps(record))
+    return root
+
+
+@pytest.mark.parametrize("training", [None, [(0, 0), (1, 1), (2, 2)]])
+def test_images_of_nnunet_without_a_label_are_printed(training: list[tuple[int, int]] | None, tmp_path: Path) -> None:
+    root = nnunet(tmp_path / "set", training=training)
+    notes = split_dataset(DataOptions(root=root, size=(16, 16), val="0.3")).notes
+    assert any("1 images of" in note and "first p3_0000.png" in note for note in notes), notes
+
+
+def test_a_list_of_nnunet_with_labels_of_other_images_is_refused(tmp_path: Path) -> None:
+    root = nnunet(tmp_path / "set", training=[(0, 1), (1, 0), (2, 2)])
+    with pytest.raises(ValueError, match=r"lists p1\.png as the label of p0_0000\.png, and it is named as that of"):
+        split_dataset(DataOptions(root=root, size=(16, 16), val="0.3"))
+
+
+def test_datasets_of_complex_numbers_or_texts_are_refused(tmp_path: Path) -> None:
+    h5py = pytest.importorskip("h5py")
+    for name, array in (("a", np.ones((3, 3, 3), complex)), ("b", np.full((3, 3, 3), b"x"))):
+        with h5py.File(tmp_path / f"{name}.h5", "w") as file:
+            file["image"] = array
+        with pytest.raises(ValueError, match="no plain numbers; write one real number"):
+            read_volume(tmp_path / f"{name}.h5")

@@ -87,7 +87,9 @@ def list_cases(
         )
     if layout == "decathlon":
         cases, unlabelled = nnunet.list_nnunet(root, pattern=pattern, classes=classes, channels=channels, values=values)
-        return FolderListing(tuple(cases), unlabelled=tuple(unlabelled))
+        return FolderListing(
+            tuple(cases), unlabelled=tuple(unlabelled), notes=nnunet.left_out_note(root, [*cases, *unlabelled])
+        )
     if channels.names and layout in ("h5", "clips"):
         raise ValueError(f"data.channel_names: the layout {layout} has one file a case; leave the names out")
     if layout == "h5":
