@@ -289,15 +289,15 @@ def unsupervised_adaptation() -> Checked:
 
 
 def selection() -> Checked:
-    rows = record("select_kvasir")["rows"]
-    page = table("docs/selecting.md", "list")
-    for place, budget in enumerate((20, 40, 80), start=1):
-        of = {row["list"]: row["dice"] for row in rows if row["budget"] == budget}
-        random = [dice for name, dice in of.items() if name.startswith("random")]
-        assert len(random) == 5
-        shown = [of["typical"], of["k-centre"], mean(random), stdev(random)]
-        for cells, value in zip(page.rows, shown, strict=True):
-            yield cells[place], [value], 1
+    for name, after, budgets in (("kvasir", "Kvasir, 800", (20, 40, 80)), ("acdc", "ACDC, 140", (2, 6, 14))):
+        rows, page = record(f"select_{name}")["rows"], table("docs/selecting.md", "list", after)
+        for place, budget in enumerate(budgets, start=1):
+            of = {row["list"]: row["dice"] for row in rows if row["budget"] == budget}
+            random = [dice for name, dice in of.items() if name.startswith("random")]
+            assert len(random) == 5
+            shown = [of["typical"], of["k-centre"], mean(random), stdev(random)]
+            for cells, value in zip(page.rows, shown, strict=True):
+                yield cells[place], [value], 1
 
 
 TABLES: list[Callable[[], Checked]] = [
