@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import itertools
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 
 IMAGE_SUFFIXES = (".png", ".jpg", ".jpeg", ".bmp", ".tif", ".tiff", ".webp")
@@ -98,4 +100,20 @@ def slice_files(folder: str | Path) -> list[Path]:
     files = sorted(inside, key=lambda p: natural_sort_key(p.stem))
     if not files:
         raise ValueError(f"{folder}: holds no slice images; a volume is a NIfTI file, an .h5 file or such a folder")
+    for before, path in itertools.pairwise(files):
+        if before.stem == path.stem:
+            raise ValueError(f"{path}: a second slice named {path.stem!r}, beside {before.name}; remove one")
     return files
+
+
+def slice_gap(files: Sequence[Path]) -> Path | None:
+    """The slice after which one is missing, where a single number in the names counts the slices; else None."""
+    rows = [[int(part) for part in re.findall(r"\d+", path.stem)] for path in files]
+    if len(rows) < 3 or len({len(row) for row in rows}) > 1:
+        return None
+    counting = [k for k in range(len(rows[0])) if len({row[k] for row in rows}) > 1]
+    if len(counting) != 1:
+        return None
+    steps = [after[counting[0]] - before[counting[0]] for before, after in itertools.pairwise(rows)]
+    usual = min(steps)
+    return next((path for path, step in zip(files, steps, strict=False) if step != usual), None)

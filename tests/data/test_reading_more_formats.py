@@ -329,3 +329,16 @@ def test_a_tiff_with_nan_is_one_line(tmp_path: Path) -> None:
     Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "a.tif")
     with pytest.raises(ValueError, match=r"^[^:]*a\.tif: holds NaN or infinite values; mend or remove the file$"):
         read_image(tmp_path / "a.tif")
+
+
+def test_a_missing_slice_is_printed_and_one_stored_twice_refused(tmp_path: Path) -> None:
+    for k in (1, 2, 4, 5):
+        Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / f"p7_s{k}.png")
+    case = Case("p7", "p7", str(tmp_path), slice=0)
+    (note,) = decide_reading([case], classes=("background", "organ")).notes
+    assert note == f"slices are missing by the numbers in their names in 1 volumes, first after {tmp_path}/p7_s2.png"
+    shutil.copy(tmp_path / "p7_s4.png", tmp_path / "p7_s3.png")
+    assert not decide_reading([case], classes=("background", "organ")).notes
+    Image.open(tmp_path / "p7_s3.png").save(tmp_path / "p7_s3.tif")
+    with pytest.raises(ValueError, match=r"p7_s3\.tif: a second slice named 'p7_s3', beside p7_s3\.png; remove one"):
+        decide_reading([case], classes=("background", "organ"))
