@@ -160,3 +160,18 @@ def test_datasets_of_complex_numbers_or_texts_are_refused(tmp_path: Path) -> Non
             file["image"] = array
         with pytest.raises(ValueError, match="no plain numbers; write one real number"):
             read_volume(tmp_path / f"{name}.h5")
+
+
+@pytest.mark.parametrize(("first", "second"), [("left", "right"), ("OD", "OS"), ("pre", "post"), ("ED", "ES")])
+def test_two_sides_of_a_patient_in_training_and_validation_are_printed(first: str, second: str, tmp_path: Path) -> None:
+    root = folder(tmp_path / "set")
+    for k in range(6):
+        for kind in ("images", "masks"):
+            new = f"{k // 2 + 10}_{first if k % 2 else second}.png"
+            (root / kind / f"a{k}.png").rename(root / kind / new)
+    (root / "val.txt").write_text(f"10_{first}\n11_{first}\n11_{second}\n")
+    (note,) = split_dataset(DataOptions(root=root, size=(16, 16))).notes
+    assert note.startswith("1 training images begin as validation images do, first '10'")
+    pattern = note.partition("--data.patient-pattern '")[2].rstrip("'")
+    split = split_dataset(DataOptions(root=root, size=(16, 16), patient_pattern=pattern))
+    assert {case.patient for case in split.labelled} == {"12"}
