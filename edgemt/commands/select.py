@@ -71,6 +71,7 @@ def select_images(command: Select) -> None:
         raise ValueError("by: variance is that of a run's teachers; give --model RUN, and no --method but uncertain")
     if command.method in ("typical", "k-centre") and command.format is None:
         refuse_flags(command, "model", why=f"--method {command.method} looks at features alone")
+    refuse_flags(command.data, "mask_threshold", "ignore", why="no mask is opened")
     if command.ignore_masks and command.data.labelled is not None:
         raise ValueError(
             "--data.labelled: has no effect, --ignore-masks takes every image for unlabelled; leave it out"

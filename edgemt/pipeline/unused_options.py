@@ -35,12 +35,13 @@ def unused_options(recipe: Recipe) -> dict[str, str]:
 def check_flags(recipe: Recipe, args: Sequence[str]) -> None:
     """Raises ValueError for a flag among `args`, which `recipe` was made with, that changes nothing.
 
-    Flags that switch off what is off anyway pass. Sizes of networks are left to `log_unused`: the same flags suit
-    several networks.
+    Flags that switch off what is off anyway pass. Sizes of networks and of the patches of volumes are left to
+    `log_unused`: the same flags suit several teachers.
     """
     unused = unused_options(recipe)
+    printed = _PRINTED if teacher_dims(recipe.teacher.network) == 3 else (*_PRINTED, "volume.")
     for path in given_fields(recipe, args):
-        if path in unused and path not in _PRINTED and _at(recipe, path):
+        if path in unused and not path.startswith(printed) and _at(recipe, path):
             raise ValueError(f"{path}: has no effect here, {unused[path]}; leave it out")
 
 
@@ -52,9 +53,13 @@ def log_unused(recipe: Recipe) -> None:
         student=replace(StudentOptions(), method=_usual(recipe.student.method)),
     )
     unused = unused_options(recipe)
-    named = [f"{path} ({reason})" for path, reason in unused.items() if _at(recipe, path) != _at(usual, path)]
-    if named:
-        log(f"without effect: {', '.join(named)}")
+    by_reason: dict[str, list[str]] = {}
+    for path, reason in unused.items():
+        if _at(recipe, path) != _at(usual, path):
+            by_reason.setdefault(reason, []).append(path)
+    if by_reason:
+        named = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
+        log(f"without effect: {named}")
 
 
 def _usual(method: Method) -> Method:

@@ -71,6 +71,7 @@ TABLE = ("compare", "--table-only")
             ("select", "test", "--budget", "1", "--ignore-masks", "--data.labelled", "1"),
             "--data.labelled: has no effect, --ignore-masks",
         ),
+        (("select", "test", "--budget", "1", "--data.ignore", "255"), "--ignore: has no effect, no mask is opened"),
         ((*TABLE, "--seeds", "3"), "--seeds: has no effect, --table-only"),
         ((*TABLE, "--draw-labelled", "3"), "--draw-labelled: has no effect, --table-only"),
         (("compare", "cps", "--recipe", "phantom", "--seed", "1", "--seeds", "3"), "--seeds: has no effect, --seed"),

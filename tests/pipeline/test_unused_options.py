@@ -33,7 +33,6 @@ REFUSED = [
     (("kvasir_cpu", "--data.seed", "1"), "data.seed: .*not drawn; seed is that of the training"),
     (("kvasir_cpu", "--data.labelled=", "--data.labelled-seed", "1"), "data.labelled_seed: .*every image with a mask"),
     (("kvasir_cpu", "--contours.alpha", "0.05"), "contours.alpha: .*data.calibration"),
-    (("kvasir_cpu", "--volume.report-stride", "9", "9", "9"), "volume.report_stride: .*2-D teacher"),
     (("la", "--volume.no-strong", "--volume.noise", "0.2"), "volume.noise: .*volume.strong is off"),
     (("acdc_cpu", "--augment.hue", "0.1"), "augment.hue: .*grey"),
     (("kvasir_cpu", "--augment.no-strong", "--augment.cutout", "0.4"), "augment.cutout: .*strong is off"),
@@ -104,6 +103,9 @@ def test_sizes_of_another_network_and_values_of_a_recipe_are_named_in_one_line(c
     log_unused(made("kvasir_cpu", "--teacher.network", "unet", "--augment.preset", "none"))
     said = capsys.readouterr().err
     assert "teacher.decoder (" in said and "teacher.pretrained (" in said and said.count("\n") == 1
+    log_unused(made("la", "--teacher.network", "unet", "--volume.report-stride", "9", "9", "9"))
+    said = capsys.readouterr().err
+    assert "volume.report_stride (unet is a 2-D teacher)" in said and said.count("\n") == 1
     log_unused(made("kvasir", "--augment.preset", "none"))
     assert "teacher.method.strong (augment.strong is off" in capsys.readouterr().err
 
