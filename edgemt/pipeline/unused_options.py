@@ -20,6 +20,8 @@ from edgemt.pipeline.recipe import STUDENT_PREFIX, Recipe, StudentOptions, Teach
 Unused = Iterator[tuple[str, str]]  # fields as a prefix of their dotted path, and the reason
 _PRINTED = ("teacher.widths", "teacher.filters", "teacher.norm", "teacher.attention")  # given to networks of any kind
 
+_NOT_LOGGED = ("data.channels", "slim.", "int8.", "bench.")  # of a recipe whose pruning or INT8 a flag switches off
+
 
 def unused_options(recipe: Recipe) -> dict[str, str]:
     """Dotted path of each field without effect -> the reason."""
@@ -35,13 +37,17 @@ def unused_options(recipe: Recipe) -> dict[str, str]:
 def check_flags(recipe: Recipe, args: Sequence[str]) -> None:
     """Raises ValueError for a flag among `args`, which `recipe` was made with, that changes nothing.
 
-    Flags that switch off what is off anyway pass. Sizes of networks and of the patches of volumes are left to
-    `log_unused`: the same flags suit several teachers.
+    Flags that switch off what is off anyway pass. Flags of pruning beside a share of 0 are named in one line, and sizes
+    of networks and of the patches of volumes by `log_unused`: the same flags suit several teachers.
     """
     unused = unused_options(recipe)
     printed = _PRINTED if teacher_dims(recipe.teacher.network) == 3 else (*_PRINTED, "volume.")
-    for path in given_fields(recipe, args):
-        if path in unused and not path.startswith(printed) and _at(recipe, path):
+    given = [path for path in given_fields(recipe, args) if path in unused and _at(recipe, path)]
+    if not recipe.slim.prune.wanted:
+        _log_paths({path: unused[path] for path in given if path.startswith("slim.")})
+        printed = (*printed, "slim.")
+    for path in given:
+        if not path.startswith(printed):
             raise ValueError(f"{path}: has no effect here, {unused[path]}; leave it out")
 
 
@@ -53,10 +59,14 @@ def log_unused(recipe: Recipe) -> None:
         student=replace(StudentOptions(), method=_usual(recipe.student.method)),
     )
     unused = unused_options(recipe)
+    changed = [path for path in unused if _at(recipe, path) != _at(usual, path)]
+    _log_paths({path: unused[path] for path in changed if not path.startswith(_NOT_LOGGED)})
+
+
+def _log_paths(unused: dict[str, str]) -> None:
     by_reason: dict[str, list[str]] = {}
     for path, reason in unused.items():
-        if _at(recipe, path) != _at(usual, path):
-            by_reason.setdefault(reason, []).append(path)
+        by_reason.setdefault(reason, []).append(path)
     if by_reason:
         named = "; ".join(f"{', '.join(names)} ({reason})" for reason, names in by_reason.items())
         log(f"without effect: {named}")

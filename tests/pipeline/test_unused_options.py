@@ -53,7 +53,6 @@ REFUSED = [
     (("la", "--teacher.method", "bcp", "--teacher.method.pretrain", "0.5"), "method.pretrain: .*vnet is 3-D"),
     (("kvasir", "--teacher.method", "sam_handover", "--teacher.method.second.slices", "4"), "second.slices: "),
     (("kvasir", "--slim.prune.runtime", "onnxruntime"), "slim.prune.runtime: .*not latency"),
-    (("kvasir", "--slim.prune.share", "0", "--slim.prune.max-ratio", "0.5"), "max_ratio: .*share is 0"),
     (("kvasir", "--slim.prune.plan", "plan.json", "--slim.prune.share", "0.3"), "slim.prune.share: .*as it is"),
     (("kvasir", "--strict", "--slim.milder", "0.3"), "slim.milder: .*strict"),
     (("kvasir", "--int8.ladder", "distil", "--int8.kept", "4"), "int8.float_layers: .*no mixed"),
@@ -106,6 +105,11 @@ def test_sizes_of_another_network_and_values_of_a_recipe_are_named_in_one_line(c
     log_unused(made("la", "--teacher.network", "unet", "--volume.report-stride", "9", "9", "9"))
     said = capsys.readouterr().err
     assert "volume.report_stride (unet is a 2-D teacher)" in said and said.count("\n") == 1
+    log_unused(made("kvasir_cpu", "--slim.prune.share", "0"))
+    assert not capsys.readouterr().err
+    made("kvasir", "--slim.prune.share", "0", "--slim.batches", "4", "--slim.prune.max-ratio", "0.5")
+    said = capsys.readouterr().err
+    assert said.startswith("without effect: slim.batches, slim.prune.max_ratio (slim.prune.share is 0")
     log_unused(made("kvasir", "--augment.preset", "none"))
     assert "teacher.method.strong (augment.strong is off" in capsys.readouterr().err
 
