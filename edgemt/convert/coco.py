@@ -19,7 +19,8 @@ from edgemt.convert.contract import ExportOptions, Format, ImportOptions, LabelM
 from edgemt.convert.drawn_images import LabelledImage, Shape, Size, label_root, list_drawn
 from edgemt.convert.names import inner_path
 from edgemt.convert.outlines import outlines
-from edgemt.convert.polygons import corners_of, rasterise
+from edgemt.convert.parts import part_of
+from edgemt.convert.polygons import corners_of, on_image, rasterise
 from edgemt.convert.rle import decode_coco, encode_coco
 from edgemt.convert.text_files import files_like, read_json, starts_like, whole_number
 from edgemt.io.atomic import write_text
@@ -38,21 +39,22 @@ def _is_list(path: Path) -> bool:
 
 
 def read(source: Path, options: ImportOptions) -> Listing:
-    """One file, or all of a folder (instances_train.json, instances_val.json); "val" in a name: the validation part."""
+    """One file, or all of a folder, whose parts are known by names such as instances_val.json or test/labels.json."""
     files = [p for p in files_like(source, ".json") if starts_like(p, *_KEYS)]
     if not files:
         raise ValueError(f"{source}: holds no COCO file; export 'COCO' from the label tool, as a .json file")
     names: dict[int, str] = {}
     images: list[LabelledImage] = []
     for path in files:
-        images += _images_of(path, names, several=len(files) > 1)
+        part = part_of(path.relative_to(source)) if len(files) > 1 else ""
+        images += _images_of(path, names, part=part)
     classes = [names[key] for key in sorted(names)]
     return list_drawn(
         images, classes, source=files[0], pictures=label_root(source, options), options=options, labels=tuple(files)
     )
 
 
-def _images_of(path: Path, names: dict[int, str], *, several: bool) -> list[LabelledImage]:
+def _images_of(path: Path, names: dict[int, str], *, part: str) -> list[LabelledImage]:
     record = read_json(path)
     for key in ("images", "annotations", "categories"):
         if not isinstance(record, dict) or not isinstance(record.get(key), list):
@@ -64,7 +66,7 @@ def _images_of(path: Path, names: dict[int, str], *, several: bool) -> list[Labe
                 f"{path}: category {number} is {name!r}, elsewhere {names.get(number)!r}; use one numbering"
             )
     shapes: dict[int, list[Shape]] = defaultdict(list)
-    known = {_id(entry, path, "images") for entry in record["images"]}
+    known = _known_images(record["images"], path)
     for entry in record["annotations"]:
         number = _id(entry, path, "annotations")
         image, category = (
@@ -79,7 +81,6 @@ def _images_of(path: Path, names: dict[int, str], *, several: bool) -> list[Labe
         if not segmentation:
             raise ValueError(f"{path}: {where} is a box without a segmentation; draw its outline, or leave it out")
         shapes[image].append(Shape(names[category], partial(_draw, segmentation), where))
-    part = "val" if several and "val" in f"{path.parent.name}/{path.stem}".lower() else ""
     found = []
     for entry in record["images"]:
         number = _id(entry, path, "images")
@@ -87,6 +88,20 @@ def _images_of(path: Path, names: dict[int, str], *, several: bool) -> list[Labe
         size = tuple(whole_number(entry.get(k), source=path, field=f"image {number}: {k}") for k in ("height", "width"))
         found.append(LabelledImage(file, path, tuple(shapes.get(number, ())), size, part=part))  # type: ignore[arg-type]
     return found
+
+
+def _known_images(entries: list[Any], path: Path) -> set[int]:
+    """Their numbers. Raises ValueError for one that two images have: it is unclear whose its shapes are."""
+    known: set[int] = set()
+    for entry in entries:
+        number = _id(entry, path, "images")
+        if number in known:
+            raise ValueError(
+                f"{path}: image id {number} is listed twice, and its shapes could be of either image; number the "
+                "images anew (files that were joined by hand?)"
+            )
+        known.add(number)
+    return known
 
 
 def _id(entry: Any, path: Path, key: str) -> int:
@@ -108,7 +123,7 @@ def _draw(segmentation: Any, size: Size) -> np.ndarray:
         raise ValueError("its segmentation is neither polygons nor run lengths")
     area = np.zeros(size, bool)
     for polygon in segmentation:
-        area |= rasterise([corners_of(polygon)], size)
+        area |= rasterise([on_image(corners_of(polygon), size)], size)
     return area
 
 

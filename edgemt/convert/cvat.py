@@ -20,7 +20,8 @@ from edgemt.convert.contract import ExportOptions, Format, ImportOptions, LabelM
 from edgemt.convert.drawn_images import LabelledImage, Shape, Size, label_root, list_drawn
 from edgemt.convert.names import inner_path
 from edgemt.convert.outlines import outlines
-from edgemt.convert.polygons import corners_of, rasterise
+from edgemt.convert.parts import part_of
+from edgemt.convert.polygons import corners_of, on_image, rasterise
 from edgemt.convert.rle import fill_runs, runs_of
 from edgemt.convert.text_files import files_like, read_xml, starts_like, whole_number
 from edgemt.io.atomic import write_bytes
@@ -66,7 +67,8 @@ def _images(root: Element, path: Path) -> Iterator[LabelledImage]:
         areas = enumerate(_areas(node, path), 1)
         shapes = [(_z_order(area), _shape(area, path, f"{name}, shape {k}")) for k, area in areas]
         ordered = tuple(shape for _, shape in sorted(shapes, key=lambda pair: pair[0]))
-        yield LabelledImage(name, path, ordered, size, video=_video(root))  # type: ignore[arg-type]
+        part = part_of(PurePosixPath(node.get("subset") or ""))
+        yield LabelledImage(name, path, ordered, size, part=part, video=_video(root))  # type: ignore[arg-type]
 
 
 def _tracks(root: Element, path: Path) -> Iterator[LabelledImage]:
@@ -118,7 +120,7 @@ def _shape(node: Element, path: Path, where: str) -> Shape:
 
 def _draw_polygon(attributes: dict[str, str], size: Size) -> np.ndarray:
     pairs = [pair.split(",") for pair in attributes.get("points", "").split(";")]
-    return rasterise([corners_of(pairs)], size)
+    return rasterise([on_image(corners_of(pairs), size)], size)
 
 
 def _draw_mask(attributes: dict[str, str], size: Size) -> np.ndarray:

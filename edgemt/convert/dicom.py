@@ -22,7 +22,7 @@ from edgemt.convert.contract import (
     Unit,
     Volume,
 )
-from edgemt.convert.dicom_labels import label_names, read_areas, referenced_series
+from edgemt.convert.dicom_labels import contour_notes, label_names, read_areas, referenced_series
 from edgemt.convert.dicom_series import Series, cine_frames, dicom_files, read_volume, series_in, stacked
 from edgemt.convert.label_volumes import combined
 from edgemt.convert.names import class_names
@@ -55,9 +55,12 @@ def read(source: Path, options: ImportOptions) -> Listing:
             raise ValueError(f"{labels[0].paths[0]}: labels of cines are not read; leave it out")
         units = [_cine(series, name, options) for series, name in zip(found, names, strict=True)]
         return Listing("clips", (BACKGROUND,), units, notes=(*notes, chosen_frames(options)))
+    _check_series(volumes)
     for series in volumes:
         stacked(series)  # a series with a missing slice is refused before anything is written
     paired = _paired(labels, volumes)
+    for series, name in zip(volumes, names, strict=True):
+        notes += contour_notes(series, paired.get(series.uid), name=name)
     classes: tuple[str, ...] = (BACKGROUND,)
     if labels:
         classes = class_names(
@@ -71,6 +74,25 @@ def read(source: Path, options: ImportOptions) -> Listing:
         samples = _samples(series, name, own, classes, overlap)
         units.append(Unit(name, files, samples, name.partition("_")[0], series.words()))
     return Listing("volumes", classes, units, notes=tuple(notes), overlap=overlap)
+
+
+def _check_series(volumes: Sequence[Series]) -> None:
+    """Raises ValueError, naming a file, for slices of several sizes or patients under one number of a series."""
+    sizes: dict[str, tuple[int, int]] = {}
+    for series in volumes:
+        first = series.headers[0]
+        size = (int(first.Rows), int(first.Columns))
+        if sizes.setdefault(series.uid, size) != size:
+            raise ValueError(
+                f"{series.paths[0]}: has {size[0]} x {size[1]} pixels, other slices of its series have "
+                f"{sizes[series.uid][0]} x {sizes[series.uid][1]}; export them as series of their own"
+            )
+        for path, header in zip(series.paths, series.headers, strict=True):
+            if header.get("PatientID") != first.get("PatientID"):
+                raise ValueError(
+                    f"{path}: has another patient identifier than {series.paths[0].name} of the same series; was one "
+                    "number given to two series? export them again"
+                )
 
 
 def _left_out(series: Series, notes: list[str]) -> bool:

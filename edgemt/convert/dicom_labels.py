@@ -17,9 +17,9 @@ import numpy as np
 
 from deploy.dicom.header import read_dataset
 from edgemt.convert.contract import Volume
-from edgemt.convert.dicom_series import STRUCTURES, Series, planes_of, read_head
+from edgemt.convert.dicom_series import STRUCTURES, Series, planes_of, read_head, stacked
 from edgemt.convert.geometry import LPS_TO_RAS, onto_grid
-from edgemt.convert.polygons import rasterise
+from edgemt.convert.polygons import lies_beyond, rasterise
 from edgemt.io.decode_limits import check_bytes
 
 _OFF_SLICE = 0.2  # of the distance of two slices
@@ -130,14 +130,19 @@ def _structures(path: Path, header: Any, image: Volume) -> Areas:
     names = {int(item.ROINumber): str(item.ROIName).strip() for item in header.get("StructureSetROISequence") or []}
     areas: Areas = []
     for item in header.get("ROIContourSequence") or []:
-        name, slices = names.get(int(item.ReferencedROINumber), ""), defaultdict(list)
+        name = names.get(int(item.ReferencedROINumber), "")
+        slices: dict[int, list[np.ndarray]] = defaultdict(list)
         for contour in _closed(item):
             points = _points(contour, path, name)
             voxels = points @ to_voxels[:3, :3].T + to_voxels[:3, 3]
             k = round(float(voxels[:, 2].mean()))
             if np.abs(voxels[:, 2] - k).max() > _OFF_SLICE or not 0 <= k < shape[2]:
                 raise ValueError(f"{path}: a contour of {name!r} lies between or beyond the slices; export it again")
-            slices[k].append(voxels[:, :2] + 0.5)
+            ring = voxels[:, :2] + 0.5
+            if lies_beyond(ring, (shape[1], shape[0])):
+                raise ValueError(f"{path}: a contour of {name!r} lies beside its image; put the right series beside it")
+            if not any(np.array_equal(ring, other) for other in slices[k]):  # copies would cancel each other
+                slices[k].append(ring)
         if not slices:
             continue
         area = np.zeros(shape, bool)
@@ -145,6 +150,31 @@ def _structures(path: Path, header: Any, image: Volume) -> Areas:
             area[..., k] = rasterise(rings, (shape[1], shape[0])).T
         areas.append((name, area))
     return areas
+
+
+def contour_notes(series: Series, label: Series | None, *, name: str) -> list[str]:
+    """Lines on contours that are left out and on structures that are drawn on every second slice or fewer.
+
+    `name`: of the volume in the import.
+    """
+    if label is None or str(label.headers[0].SOPClassUID) != STRUCTURES:
+        return []
+    header, left_out, sparse = label.headers[0], 0, []
+    names = {int(item.ROINumber): str(item.ROIName).strip() for item in header.get("StructureSetROISequence") or []}
+    to_voxels = np.linalg.inv(LPS_TO_RAS @ stacked(series)[1])
+    for item in header.get("ROIContourSequence") or []:
+        closed, title = _closed(item), names.get(int(item.ReferencedROINumber), "")
+        left_out += len(item.get("ContourSequence") or []) - len(closed)
+        points = [_points(contour, label.paths[0], title).mean(0) for contour in closed]
+        drawn = sorted({round(float((to_voxels @ [*point, 1])[2])) for point in points})
+        if len(drawn) > 2 and np.median(np.diff(drawn)) >= 2:
+            sparse.append(title)
+    lines = [f"{name}: {left_out} open contours and points of its RT-STRUCT are left out"] if left_out else []
+    if sparse:
+        lines.append(
+            f"{name}: {', '.join(sparse)} has contours on every second slice or fewer, those between are left empty"
+        )
+    return lines
 
 
 def _closed(item: Any) -> list[Any]:

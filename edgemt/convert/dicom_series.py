@@ -21,15 +21,17 @@ from deploy.dicom.header import is_dicom, read_dataset
 from deploy.dicom.pixels import DicomFile
 from edgemt.convert.contract import Volume
 from edgemt.convert.geometry import LPS_TO_RAS, affine_of
+from edgemt.data.layouts.clips import VIDEOS
 from edgemt.io.decode_errors import Refused
 from edgemt.io.decode_limits import check_bytes
-from edgemt.io.file_types import is_stray, natural_sort_key
+from edgemt.io.file_types import is_image, is_stray, is_volume, natural_sort_key
 
 _SUFFIXES = (".dcm", ".dicom", ".ima")
 _GAP = 0.02  # of the distance of two slices
 _ANGLE = 1e-3
+_SIDEWAYS = 0.25  # of a pixel that a slice may lie beside the line through the others
 SEGMENTATIONS = ("1.2.840.10008.5.1.4.1.1.66.4", "1.2.840.10008.5.1.4.1.1.66.7")
-STRUCTURES = "1.2.840.10008.5.1.4.1.1.481.3"
+STRUCTURES, DOSE = "1.2.840.10008.5.1.4.1.1.481.3", "1.2.840.10008.5.1.4.1.1.481.2"
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,8 @@ class Plane:
     @property
     def normal(self) -> np.ndarray:
         across = np.cross(self.along_row, self.along_column)
-        return across / np.linalg.norm(across)
+        length = np.linalg.norm(across)
+        return across / length if length else across
 
 
 @dataclass(frozen=True)
@@ -91,8 +94,13 @@ def dicom_files(source: Path) -> list[Path]:
     if source.is_file():
         return [source] if source.suffix.lower() in _SUFFIXES or is_dicom(source) else []
     found = (p for p in source.rglob("*") if p.is_file() and not is_stray(p) and not p.name.startswith("DICOMDIR"))
-    named = (p for p in found if p.suffix.lower() in _SUFFIXES or (not p.suffix[1:].isalpha() and is_dicom(p)))
+    named = (p for p in found if p.suffix.lower() in _SUFFIXES or (not _is_other(p) and is_dicom(p)))
     return sorted(named, key=lambda p: natural_sort_key(str(p)))
+
+
+def _is_other(path: Path) -> bool:
+    """Files that need not be opened: scanners give theirs any suffix, or none."""
+    return is_image(path) or is_volume(path) or path.name.lower().endswith((*VIDEOS, ".json", ".xml", ".txt", ".csv"))
 
 
 def read_head(path: Path) -> Any:
@@ -157,6 +165,8 @@ def stacked(series: Series) -> tuple[list[int], np.ndarray]:
             raise ValueError(
                 f"{where}: its series has slices of several orientations; export them as series of their own"
             )
+    if not first.normal.any():
+        raise ValueError(f"{where}: its axes do not span a volume (a pixel spacing of 0?); export it again")
     heights = np.array([plane.position @ first.normal for plane in planes])
     order = np.argsort(heights, kind="stable")
     if len(planes) < 2:
@@ -174,6 +184,13 @@ def stacked(series: Series) -> tuple[list[int], np.ndarray]:
         )
     low, high = planes[order[0]], planes[order[-1]]
     across = (high.position - low.position) / (len(planes) - 1)
+    for number, k in enumerate(order.tolist()):
+        beside = np.linalg.norm(planes[k].position - low.position - number * across)
+        if beside > max(_SIDEWAYS * np.linalg.norm(first.along_row), _GAP * np.median(steps)):
+            raise ValueError(
+                f"{_path_of(series, k)}: lies {beside:.1f} mm beside the line through the slices of its series "
+                "(the table or the field of view moved); export the parts as series of their own"
+            )
     return order.tolist(), LPS_TO_RAS @ affine_of(np.stack([low.along_row, low.along_column, across], 1), low.position)
 
 
@@ -250,12 +267,14 @@ def series_in(paths: Sequence[Path]) -> tuple[list[Series], list[Series], list[s
     """(series of images, label files as series of one, lines on what is left out)."""
     images: dict[tuple[Any, ...], list[tuple[Path, Any]]] = {}
     labels: list[Series] = []
-    others = 0
+    others = doses = 0
     for path in paths:
         header = read_head(path)
         kind = str(header.get("SOPClassUID", ""))
         if kind in SEGMENTATIONS or kind == STRUCTURES:
             labels.append(Series((path,), (header,)))
+        elif kind == DOSE:
+            doses += 1
         elif "Rows" in header and "Columns" in header:
             alone = path if int(header.get("NumberOfFrames") or 1) > 1 else None
             key = (header.get("SeriesInstanceUID"), header.Rows, header.Columns, alone)
@@ -267,4 +286,5 @@ def series_in(paths: Sequence[Path]) -> tuple[list[Series], list[Series], list[s
         found.sort(key=lambda pair: int(pair[1].get("InstanceNumber") or 0))
         ordered.append(Series(tuple(p for p, _ in found), tuple(h for _, h in found)))
     notes = [f"{others} DICOM objects without pictures are left out"] if others else []
+    notes += [f"{doses} files of radiation dose are left out"] if doses else []
     return ordered, labels, notes

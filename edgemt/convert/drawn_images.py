@@ -16,6 +16,7 @@ import numpy as np
 
 from edgemt.convert.contract import MANIFEST, ImportOptions, Listing, Loaded, OverlapCount, Sample, Unit
 from edgemt.convert.names import class_names, is_background, output_names
+from edgemt.convert.parts import TEST, part_of, usable_parts
 from edgemt.convert.video import chosen_frames, video_units, videos_in
 from edgemt.io.decode_limits import check_pixels
 from edgemt.io.file_types import is_image, is_stray, natural_sort_key
@@ -149,19 +150,22 @@ def list_drawn(
     files = [place for place in places if isinstance(place, Path)]
     if len(files) < len(places):
         raise ValueError(f"{source}: some labels are of image files, some of frames of a video; import them one by one")
+    parts, line = usable_parts([image.part for image in images])
+    notes += line
     named = set(files)
     rest = [path for path in folder.images if path not in named] if others else []
     paths = [PurePosixPath(p.relative_to(pictures).as_posix()) for p in (*files, *rest)]
+    parts += [_part_of_rest(pictures, path, parts) for path in rest]
     clips = _holds_clips(pictures, paths)
     names = [path.with_suffix("").as_posix() for path in paths] if clips else output_names(paths)
     if clips:
         notes += ("the folders of the images are clips, as their manifest.json states",)
     units = []
-    for image, path, name, drawing in zip(
-        (*images, *[None] * len(rest)), (*files, *rest), names, (*drawings, *[None] * len(rest)), strict=True
+    for image, path, name, drawing, part in zip(
+        (*images, *[None] * len(rest)), (*files, *rest), names, (*drawings, *[None] * len(rest)), parts, strict=True
     ):
         own = (image.source,) if image is not None and image.source not in labels else ()
-        samples = _samples_of(image, path, name, drawing)
+        samples = _samples_of(image, path, name, drawing, part)
         units.append(Unit(path.relative_to(pictures).as_posix(), (path, *own), samples))
     if not units:
         raise ValueError(f"{source}: no image is below {pictures}; give --images DIR that holds them")
@@ -178,6 +182,11 @@ def _holds_clips(pictures: Path, paths: Sequence[PurePosixPath]) -> bool:
         layout = manifest.get("layout") if isinstance(manifest, dict) else None
         return layout == "clips" and all(len(path.parts) == 2 for path in paths)
     return False
+
+
+def _part_of_rest(pictures: Path, path: Path, parts: Sequence[str]) -> str:
+    """Of an image without an entry: the test part, where it lies in its folder and other images are of that part."""
+    return TEST if TEST in parts and part_of(path.relative_to(pictures).parent / "x") == TEST else ""
 
 
 def _meaning(options: ImportOptions) -> str:
@@ -234,10 +243,9 @@ def draw_shapes(
 
 
 def _samples_of(
-    image: LabelledImage | None, path: Path, name: str, draw: Callable[[Size], np.ndarray] | None
+    image: LabelledImage | None, path: Path, name: str, draw: Callable[[Size], np.ndarray] | None, part: str
 ) -> Callable[[], Iterator[Sample]]:
     def samples() -> Iterator[Sample]:
-        part = image.part if image is not None else ""
         yield Sample(name, draw is not None, lambda: Loaded(path, _mask_of(image, path, draw)), part=part)
 
     return samples

@@ -21,13 +21,13 @@ import numpy as np
 
 from edgemt.convert.contract import MANIFEST, ImportOptions, Listing, Sample, Unit
 from edgemt.convert.journal import JOURNAL, Journal
+from edgemt.convert.parts import TEST
 from edgemt.convert.registry import FORMATS, find_format
 from edgemt.convert.writing import write_sample
 from edgemt.io.atomic import NoSpaceError, fsync_folder, fsync_tree, make_folder, sha256, write_text
 
 _WRITERS = 2  # threads
 _MANY = 200
-TEST = "test"  # part of a data set, and the folder in which it is written
 Progress = Callable[[int, int, str], None]  # units done, units in all, what is read now
 
 

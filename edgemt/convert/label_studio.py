@@ -27,6 +27,7 @@ from edgemt.io.atomic import write_text
 
 _AREAS = {"brushlabels": "brushlabels", "polygonlabels": "polygonlabels"}
 _IGNORED = ("choices", "textarea", "rating", "labels", "number", "taxonomy", "relation")
+_BEYOND = 1.0  # per cent that a corner may lie outside
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")  # put before the name of an uploaded file
 
 
@@ -105,7 +106,10 @@ def _shape(result: dict[str, Any], path: Path, where: str) -> tuple[Shape, Size]
 
 def _draw(value: dict[str, Any], kind: str, size: Size) -> np.ndarray:
     if kind == "polygonlabels":
-        return rasterise([corners_of(value.get("points")) * (size[1] / 100, size[0] / 100)], size)
+        corners = corners_of(value.get("points"))
+        if corners.min() < -_BEYOND or corners.max() > 100 + _BEYOND:
+            raise ValueError("its corners lie beyond 0 to 100; they are per cent of width and height")
+        return rasterise([corners * (size[1] / 100, size[0] / 100)], size)
     if value.get("format") != "rle" or not isinstance(value.get("rle"), list):
         raise ValueError("its brush mask is not in the format rle")
     return decode_label_studio(value["rle"], size)

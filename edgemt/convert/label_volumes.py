@@ -13,6 +13,7 @@ from edgemt.convert.metaimage_file import read_metaimage
 from edgemt.convert.names import class_names, is_background
 from edgemt.convert.nrrd_file import Nrrd, read_nrrd
 from edgemt.io.array_values import to_unsigned_integers
+from edgemt.io.geometry import in_mm, unit_in_mm
 from edgemt.io.volumes import read_volume
 
 
@@ -43,7 +44,27 @@ def segments_of(path: Path) -> list[Segment]:
         if not 0 <= layer < (volume.array.shape[_layer_axis(volume)] if layered else 1):
             raise ValueError(f"{path}: segment {number} lies in layer {layer}, which is not there; save it again")
         found.append(Segment(pairs["Name"] or pairs["ID"], layer, value))
+    if found:
+        _check_segments(path, volume, found)
     return found
+
+
+def _check_segments(path: Path, volume: Nrrd, found: Sequence[Segment]) -> None:
+    """Raises ValueError for a fractional segmentation, and where voxels have other values than their segments."""
+    kind = volume.pairs.get("Segmentation_MasterRepresentation", "")
+    if "fractional" in kind.lower():
+        raise ValueError(
+            f"{path}: is a {kind.lower()}, which has no edge; export it as binary labelmap (3D Slicer: Segmentations)"
+        )
+    layers = [volume.array] if volume.array.ndim == 3 else np.moveaxis(volume.array, _layer_axis(volume), 0)
+    for number, layer in enumerate(layers):
+        values, own = set(np.unique(layer).tolist()) - {0}, [one for one in found if one.layer == number]
+        unknown, empty = sorted(values - {one.value for one in own}), [one for one in own if one.value not in values]
+        if unknown and empty:
+            raise ValueError(
+                f"{path}: segment {empty[0].name!r} has the value {empty[0].value}, which no voxel has, and voxels "
+                f"have {unknown[0]}, which no segment has; save it again in the program that drew it"
+            )
 
 
 def _layer_axis(volume: Nrrd) -> int:
@@ -76,7 +97,7 @@ def read_file(path: Path) -> Volume:
     if name.endswith((".mha", ".mhd")):
         return read_metaimage(path)
     volume = read_volume(path)
-    return Volume(volume.array, volume.affine)
+    return Volume(volume.array, in_mm(volume.affine, unit_in_mm(volume.header)))
 
 
 def label_classes(

@@ -22,7 +22,7 @@ from edgemt.convert.contract import ExportOptions, Format, ImportOptions, LabelM
 from edgemt.convert.drawn_images import LabelledImage, Shape, Size, label_root, list_drawn
 from edgemt.convert.names import inner_path
 from edgemt.convert.outlines import outlines
-from edgemt.convert.polygons import corners_of, rasterise
+from edgemt.convert.polygons import corners_of, on_image, rasterise
 from edgemt.convert.text_files import files_like, read_json, starts_like, whole_number
 from edgemt.io.atomic import write_text
 from edgemt.io.decode_limits import check_pixels
@@ -71,7 +71,7 @@ def _image_of(path: Path, root: Path) -> LabelledImage:
 
 def _draw(entry: dict[str, Any], kind: str, size: Size) -> np.ndarray:
     if kind == "polygon":
-        return rasterise([corners_of(entry.get("points"))], size)
+        return rasterise([on_image(corners_of(entry.get("points")), size)], size)
     corners = corners_of(entry.get("points"), least=2)
     left, top = np.rint(corners.min(0)).astype(int)
     try:

@@ -30,6 +30,24 @@ def corners_of(values: Any, *, least: int = 3) -> np.ndarray:
     return array
 
 
+def lies_beyond(corners: np.ndarray, size: tuple[int, int]) -> bool:
+    """Whether all corners [N, 2] are on the outer side of one rim of an image of `size` (rows, columns)."""
+    return bool((corners.min(0) > size[::-1]).any() or corners.max(0).min() < 0)
+
+
+def on_image(corners: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """The corners [N, 2] in pixels as they are. Raises ValueError where no part of them can lie on the image.
+
+    A polygon that reaches beyond the rim is cut there; one in fractions of the image, or of another image, is refused.
+    """
+    if lies_beyond(corners, size):
+        raise ValueError(f"its polygon lies beyond the image of {size[1]} x {size[0]} pixels; is it of another image?")
+    low, high = corners.min(0), corners.max(0)
+    if low.min() >= 0 and high.max() <= 1 and min(size) > 8 and len(np.unique(corners % 1)) > 2:
+        raise ValueError("its corners lie between 0 and 1: fractions of the image, where pixels are required")
+    return corners
+
+
 def rasterise(rings: Sequence[np.ndarray], size: tuple[int, int]) -> np.ndarray:
     """Pixels whose centre lies inside `rings` together, by the even-odd rule, bool [H, W]; the rest is cut off.
 

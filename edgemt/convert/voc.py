@@ -15,6 +15,7 @@ import numpy as np
 from edgemt.convert.contract import ExportOptions, Format, ImportOptions, LabelMap, Listing
 from edgemt.convert.drawn_images import LabelledImage, label_root, list_drawn
 from edgemt.convert.names import class_names, is_background
+from edgemt.convert.parts import TEST
 from edgemt.convert.text_files import files_like, read_text
 from edgemt.convert.writing import voc_palette, write_label_map
 from edgemt.io.atomic import atomic_write, write_text
@@ -35,7 +36,7 @@ def detects(source: Path) -> bool:
 
 
 def read(source: Path, options: ImportOptions) -> Listing:
-    """A data set folder. Images without a mask are unlabelled; ImageSets/Segmentation/val.txt: the validation part."""
+    """A data set folder. Images without a mask are unlabelled; val.txt and test.txt of ImageSets state parts."""
     masks = files_like(source / _MASKS, ".png", levels=0)
     if not masks:
         raise ValueError(f"{source}: has no {_MASKS}/*.png; export 'Pascal VOC segmentation mask'")
@@ -44,11 +45,12 @@ def read(source: Path, options: ImportOptions) -> Listing:
     classes = class_names(names, wanted=options.classes, source=source)
     if options.void and options.void not in classes:
         raise ValueError(f"void: {options.void!r} is no class; give one of {', '.join(classes)}")
-    val = _listed(source / "ImageSets" / "Segmentation" / "val.txt")
+    lists = source / "ImageSets" / "Segmentation"
+    parts = {**dict.fromkeys(_listed(lists / "test.txt"), TEST), **dict.fromkeys(_listed(lists / "val.txt"), "val")}
     images = []
     for path in masks:
         mask = partial(_read_mask, path, colours, classes, options.void)
-        part = "val" if path.stem in val else ""
+        part = parts.get(path.stem, "")
         images.append(LabelledImage(PurePosixPath(path.stem), path, part=part, mask=mask))
     folder = options.images or source / _IMAGES
     if not folder.is_dir():
@@ -80,7 +82,12 @@ def _colours(source: Path) -> _Colours:
         parts = rest.partition(":")[0].split(",")
         if len(parts) != 3 or not all(p.strip().isdigit() and int(p) < 256 for p in parts):
             raise ValueError(f"{path}: line {number} is no name:r,g,b; export it again")
-        found[int(parts[0]), int(parts[1]), int(parts[2])] = name.strip()
+        colour = int(parts[0]), int(parts[1]), int(parts[2])
+        if found.setdefault(colour, name.strip()) != name.strip():
+            raise ValueError(
+                f"{path}: gives {found[colour]} and {name.strip()} one colour, {colour}; give each its own and export "
+                "again"
+            )
     return found
 
 

@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path, PurePosixPath
 
@@ -17,6 +18,7 @@ import numpy as np
 from edgemt.convert.contract import ExportOptions, Format, ImportOptions, LabelMap, Listing
 from edgemt.convert.drawn_images import LabelledImage, Shape, Size, label_root, list_drawn
 from edgemt.convert.outlines import outlines
+from edgemt.convert.parts import TEST, part_of
 from edgemt.convert.polygons import corners_of, rasterise
 from edgemt.convert.text_files import files_like, read_text
 from edgemt.io.atomic import write_text
@@ -44,15 +46,34 @@ def read(source: Path, options: ImportOptions) -> Listing:
     names = _names_file(source) if source.is_dir() else None
     if names is None:
         raise ValueError(f"{source}: has no data.yaml with names, and no classes.txt; add one, a name for each class")
+    if re.search(r"(?m)^kpt_shape\s*:", read_text(names)):
+        raise ValueError(f"{names}: states key points (kpt_shape), no outlines; export 'YOLO segmentation'")
     classes = _class_names(names)
     files = _label_files(source)
     if not files:
         raise ValueError(f"{source}: has no folder 'labels' with .txt files; name the folder above it")
-    several = any(part in ("train", "val", "valid") for path in files for part in path.parts)
-    images = [_image_of(path, source, classes, several) for path in files]
+    images, notes = _with_parts([_image_of(path, source, classes) for path in files], names)
     root = label_root(source, options)
     labels = (names,)
-    return list_drawn(images, classes, source=names, pictures=root, options=options, labels=labels)
+    return list_drawn(images, classes, source=names, pictures=root, options=options, labels=labels, notes=notes)
+
+
+def _with_parts(images: Sequence[LabelledImage], names: Path) -> tuple[list[LabelledImage], tuple[str, ...]]:
+    """The images with their part, by the names of their folders, or by the folders of `val:` and `test:` in data.yaml.
+
+    Also a line where data.yaml states a part that no folder fits.
+    """
+    folders = [image.name.parent for image in images]
+    parts, notes = [part_of(folder / "x") for folder in folders], []
+    stated = dict(re.findall(r"(?m)^(train|val|test)\s*:\s*['\"]?([^\s'\"#\[]+)", read_text(names)))
+    for part in ("val", TEST):
+        where = stated.get(part, "").strip("./") if stated.get(part) != stated.get("train") else ""
+        fits = [bool(where) and f"/{folder}/".endswith(f"/{where}/") for folder in folders]
+        if any(fits) and not all(fits):
+            parts = [part if fit else own for fit, own in zip(fits, parts, strict=True)]
+        elif where and part not in parts:
+            notes.append(f"{names.name} states {part}: {stated[part]}, which is no folder of labels here: all train")
+    return [replace(image, part=part) for image, part in zip(images, parts, strict=True)], tuple(notes)
 
 
 def _class_names(path: Path) -> list[str]:
@@ -65,16 +86,20 @@ def _class_names(path: Path) -> list[str]:
     )
     rows: list[str] = []
     if found and found.group(1):
-        rows = [re.sub(r"^\s*\d+\s*:", "", row) for row in found.group(1)[1:-1].split(",")]
+        rows = found.group(1)[1:-1].split(",")
     elif found:
-        rows = [re.sub(r"^\s*(?:-|\d+\s*:)", "", row) for row in found.group(2).strip("\n").splitlines()]
-    names = [row.partition(" #")[0].strip().strip("'\"") for row in rows]
+        rows = found.group(2).strip("\n").splitlines()
+    pairs = [re.match(r"\s*(?:-|(\d+)\s*:)?(.*)", row) for row in rows]
+    names = [pair[2].partition(" #")[0].strip().strip("'\"") if pair else "" for pair in pairs]
     if not names or not all(names):
         raise ValueError(f"{path}: its list of names cannot be read; write names: [first, second]")
-    return names
+    numbers = [int(pair[1]) for pair in pairs if pair and pair[1]]
+    if numbers and sorted(numbers) != list(range(len(names))):
+        raise ValueError(f"{path}: its names are numbered {numbers}, not 0 to {len(names) - 1}; number them anew")
+    return [name for _, name in sorted(zip(numbers, names, strict=True))] if numbers else names
 
 
-def _image_of(path: Path, source: Path, classes: list[str], several: bool) -> LabelledImage:
+def _image_of(path: Path, source: Path, classes: list[str]) -> LabelledImage:
     shapes = []
     for number, line in enumerate(read_text(path).splitlines(), 1):
         words = line.split()
@@ -88,8 +113,7 @@ def _image_of(path: Path, source: Path, classes: list[str], several: bool) -> La
     parts = path.relative_to(source).parts
     at = max(k for k, part in enumerate(parts[:-1]) if part == "labels")
     name = PurePosixPath(*parts[:at], "images", *parts[at + 1 : -1], path.stem)
-    part = "val" if several and any(folder in ("val", "valid") for folder in parts[:-1]) else ""
-    return LabelledImage(name, path, tuple(shapes), part=part)
+    return LabelledImage(name, path, tuple(shapes))
 
 
 def _draw(words: list[str], size: Size) -> np.ndarray:

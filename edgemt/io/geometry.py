@@ -23,6 +23,16 @@ STORED = "ijk"
 _PAIRS = ("RL", "AP", "SI")
 
 
+def unit_in_mm(header: Any) -> float:
+    """Millimetres in the unit of length of a header of nibabel (xyzt_units); 1 where it states none, as in ITK."""
+    return {"meter": 1000.0, "micron": 0.001}.get(str(header.get_xyzt_units()[0]), 1.0)
+
+
+def in_mm(affine: np.ndarray, unit: float) -> np.ndarray:
+    """An affine [4, 4] to a unit of so many millimetres -> one to millimetres."""
+    return affine if unit == 1 else np.diag([unit, unit, unit, 1.0]) @ affine
+
+
 @dataclass(frozen=True)
 class Geometry:
     """What a header states. `affines` are those with a code, the sform first; none where the file states no place."""
@@ -32,6 +42,7 @@ class Geometry:
     affines: tuple[np.ndarray, ...] = ()
     channels: int = 1  # images along a fourth axis
     time: str = ""  # what the header states of time along it (`edgemt.io.fourth_axis`)
+    unit_mm: float = 1.0  # of the lengths in the file; spacing and affines are in millimetres
 
     @property
     def codes(self) -> str:
@@ -152,7 +163,10 @@ def align(
     """
     if not label.affines or not image.affines or len(label.shape) != 3 or says_nothing(label, image):
         return None
-    pairs = list(itertools.product(image.affines, label.affines))
+    places = list(label.affines)
+    if label.unit_mm != image.unit_mm:  # scripts keep the affine and drop the unit of the image
+        places += [in_mm(affine, image.unit_mm / label.unit_mm) for affine in label.affines]
+    pairs = list(itertools.product(image.affines, places))
     if label.shape == image.shape and any(_same(a, b, label.shape) for a, b in pairs):
         return None
     from nibabel import orientations

@@ -23,7 +23,7 @@ from edgemt.io.decode_errors import decoding
 from edgemt.io.decode_limits import check_bytes
 from edgemt.io.file_types import is_h5, is_image, is_volume, slice_files
 from edgemt.io.fourth_axis import check_fourth_axis, time_hint
-from edgemt.io.geometry import Geometry, align, arranged, arranged_sizes
+from edgemt.io.geometry import Geometry, align, arranged, arranged_sizes, in_mm, unit_in_mm
 from edgemt.io.hdf5 import image_shape, open_h5, read_dataset
 from edgemt.io.images import as_grey, image_header, read_image, read_label
 
@@ -92,11 +92,13 @@ def _geometry(path: str | Path, image: Any) -> Geometry:
     affines = [header.get_sform()] if int(header["sform_code"]) > 0 else []
     with suppress(ValueError, np.linalg.LinAlgError):  # a quaternion that is none
         affines += [header.get_qform()] if int(header["qform_code"]) > 0 else []
-    affines = [a for a in affines if np.isfinite(a).all() and abs(np.linalg.det(a[:3, :3])) > 1e-12]
+    unit = unit_in_mm(header)
+    affines = [in_mm(a, unit) for a in affines if np.isfinite(a).all()]
+    affines = [a for a in affines if abs(np.linalg.det(a[:3, :3])) > 1e-12]
     channels = max(1, *map(int, image.shape[3:])) if len(image.shape) > 3 else 1
     hint = time_hint(header) if channels > 1 else ""
     shape = tuple(int(n) for n in image.shape[:3])
-    return Geometry(shape, _spacing(path, image), tuple(affines), channels, hint)
+    return Geometry(shape, _spacing(path, image), tuple(affines), channels, hint, unit)
 
 
 def volume_shape(path: str | Path, *, axes: str = "") -> tuple[int, ...]:
@@ -274,4 +276,8 @@ def _spacing(path: str | Path, image: Any) -> tuple[float, ...] | None:
 
     with decoding(path, "NIfTI"), ImageOpener(str(path)) as file:
         zooms = type(image.header).from_fileobj(file, check=False).get_zooms()[:3]
-    return tuple(float(v) for v in zooms) if all(np.isfinite(v) and v > 0 for v in zooms) else None
+    return (
+        tuple(float(v) * unit_in_mm(image.header) for v in zooms)
+        if all(np.isfinite(v) and v > 0 for v in zooms)
+        else None
+    )

@@ -126,7 +126,32 @@ def other_grid(folder: Path, paths: list[Path]) -> None:
         change(path, PixelSpacing=[0.6, 0.6])
 
 
+def sideways(folder: Path, paths: list[Path]) -> None:
+    for path in paths:
+        data = pydicom.dcmread(path)
+        if data.InstanceNumber > 3:
+            place = [float(v) for v in data.ImagePositionPatient]
+            change(path, ImagePositionPatient=[place[0] + 20, *place[1:]])
+
+
+def larger(folder: Path, paths: list[Path]) -> None:
+    """Half of the slices have twice as many pixels."""
+    for path in paths[:3]:
+        data = pydicom.dcmread(path)
+        pixels = np.kron(data.pixel_array, np.ones((2, 2), np.uint16))
+        change(path, Rows=pixels.shape[0], Columns=pixels.shape[1], PixelData=pixels.tobytes())
+
+
+def beside(folder: Path, paths: list[Path]) -> None:
+    structures(paths, {"liver": [(2, [(90, 90), (99, 90), (99, 99)])]}, folder / "rt.dcm")
+
+
 REFUSED = [
+    (sideways, "beside the line through the slices"),
+    (larger, "other slices of its series have"),
+    (lambda f, p: change(p[0], PatientID="other"), "another patient identifier"),
+    (lambda f, p: [change(q, PixelSpacing=[0, 0]) for q in p], r"\.dcm: its axes do not span a volume"),
+    (beside, "lies beside its image"),
     (lambda f, p: p[2].write_bytes(p[2].read_bytes()[:-100]), "decoded|ends in the middle"),
     (lambda f, p: p[2].write_bytes(p[2].read_bytes()[:200]), "read as DICOM|no DICOM|is missing|several|pictures"),
     (lambda f, p: p[2].unlink(), "a slice is missing"),
@@ -159,3 +184,46 @@ def test_a_file_named_after_its_patient_is_a_number_in_the_manifest(tmp_path: Pa
     import_source(tmp_path / "in", tmp_path / "out")
     sources = json.loads((tmp_path / "out" / "manifest.json").read_text())["sources"]
     assert [one["file"] for one in sources["patient001"]][:2] == ["file 1", "file 2"]
+
+
+def test_the_slices_of_a_tilted_gantry_are_a_sheared_volume(tmp_path: Path) -> None:
+    for path in dicom_series(tmp_path / "in"):
+        data = pydicom.dcmread(path)
+        place = [float(v) for v in data.ImagePositionPatient]
+        change(path, ImagePositionPatient=[place[0], place[1] + 0.4 * int(data.InstanceNumber), place[2]])
+    import_source(tmp_path / "in", tmp_path / "out")
+    found = nibabel.load(tmp_path / "out" / "images" / "patient001.nii.gz")
+    assert abs(found.affine[1, 2] - affine()[1, 2] + 0.4) < 1e-4
+
+
+@pytest.mark.parametrize("suffix", ["", ".CT", ".img", ".1"])
+def test_files_of_a_series_may_have_any_suffix(suffix: str, tmp_path: Path) -> None:
+    for path in dicom_series(tmp_path / "in"):
+        path.rename(path.with_suffix(suffix))
+    import_source(tmp_path / "in", tmp_path / "out")
+    assert (voxels(tmp_path / "out" / "images" / "patient001.nii.gz") == image()).all()
+
+
+def test_dose_beside_a_series_is_left_out(tmp_path: Path) -> None:
+    data = pydicom.dcmread(dicom_series(tmp_path / "in")[0])
+    data.SOPClassUID = data.file_meta.MediaStorageSOPClassUID = pydicom.uid.RTDoseStorage
+    data.SeriesInstanceUID, data.NumberOfFrames, data.PixelData = pydicom.uid.generate_uid(), 3, data.PixelData * 3
+    data.save_as(tmp_path / "in" / "dose.dcm")
+    manifest = import_source(tmp_path / "in", tmp_path / "out")
+    assert len(manifest["cases"]) == 1 and "1 files of radiation dose are left out" in manifest["notes"]
+
+
+def test_contours_that_are_left_out_or_sparse_are_printed_and_copies_count_once(tmp_path: Path) -> None:
+    ring = [(1.6, 1.6), (8.4, 1.6), (8.4, 6.4), (1.6, 6.4)]
+    paths = dicom_series(tmp_path / "in")
+    drawn = [(0, ring), (0, ring), (2, ring), (4, ring), (5, ring)]
+    out = structures(paths, {"liver": drawn}, tmp_path / "in" / "rt.dcm")
+    data = pydicom.dcmread(out)
+    data.ROIContourSequence[0].ContourSequence[4].ContourGeometricType = "OPEN_PLANAR"
+    data.save_as(out)
+    lines: list[str] = []
+    import_source(tmp_path / "in", tmp_path / "out", tell=lines.append)
+    assert any("patient001: 1 open contours and points of its RT-STRUCT are left out" in line for line in lines)
+    assert any("patient001: liver has contours on every second slice or fewer" in line for line in lines)
+    mask = voxels(tmp_path / "out" / "labels" / "patient001.nii.gz")
+    assert mask[2:9, 2:7, 0].all() and mask.any((0, 1)).tolist() == [True, False, True, False, True, False]

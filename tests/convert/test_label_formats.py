@@ -222,6 +222,13 @@ REFUSED = [
     ("coco", changed(lambda r: r["images"].append(r["images"][0])), "twice"),
     ("coco", changed(lambda r: r.update(images={})), "no list 'images'"),
     ("coco", changed(lambda r: r["images"][0].update(width=10**9, height=10**9)), "the image is 31 x 23"),
+    ("coco", changed(lambda r: r["images"].append({**r["images"][0], "file_name": "b.png"})),
+     "image id 7 is listed twice"),
+    ("coco", changed(lambda r: r["annotations"][0].update(segmentation=[[v / 40 for v in TRIANGLE]])), "fractions of"),
+    ("coco", changed(lambda r: r["annotations"][0].update(segmentation=[[v + 40 for v in TRIANGLE]])), "lies beyond"),
+    ("labelme", changed(lambda r: shape_of(r).update(points=[[-9, -9], [-2, -9], [-2, -1]])), "lies beyond"),
+    ("cvat", replaced("1.00,1.00;20.00,2.00;9.00,15.00", "1,91;20,92;9,99"), "lies beyond"),
+    ("label-studio", changed(lambda r: result_of(r)["value"].update(points=[[9, 9], [300, 9], [9, 90]])), "per cent"),
     ("labelme", changed(lambda r: shape_of(r).update(shape_type="circle")), "is a circle, no outline"),
     ("labelme", changed(lambda r: shape_of(r).update(shape_type="mask", mask="AAAA")), "no whole PNG"),
     ("labelme", changed(lambda r: shape_of(r).update(label=None)), "has no label"),
@@ -243,6 +250,10 @@ REFUSED = [
     ("yolo", lambda p: p.write_text("0 0.5 0.5 0.1 0.1\n"), "is a box"),
     ("yolo", lambda p: p.write_text("0 1 1 500 2 9 9\n"), "fractions"),
     ("yolo", lambda p: (p.parents[1] / "data.yaml").write_text("names:\n"), "list of names"),
+    ("yolo", lambda p: (p.parents[1] / "data.yaml").write_text("names:\n  1: polyp\n  2: tool\n"), "numbered"),
+    ("yolo", lambda p: (p.parents[1] / "data.yaml").write_text("kpt_shape: [3, 2]\nnames: [polyp]\n"), "key points"),
+    ("voc", lambda p: (p.parents[1] / "labelmap.txt").write_text("background:0,0,0::\na:9,9,9::\nb:9,9,9::\n"),
+     "one colour"),
     ("voc", lambda p: (p.parents[1] / "labelmap.txt").write_text("background:0,0,0::\nx:9,9,9::\n"), "does not name"),
     ("voc", lambda p: (p.parents[1] / "labelmap.txt").write_text("polyp=1\n"), "no name:r,g,b"),
     ("voc", lambda p: Image.fromarray(np.full(SIZE, 255, np.uint8)).save(p), "pixels of void"),
@@ -277,6 +288,16 @@ def test_a_source_that_is_unclear_is_refused(make, why: str, tmp_path: Path) -> 
     source = files[0] if len(files) == 1 else tmp_path / "in"
     with pytest.raises(ValueError, match=why):
         import_source(source, tmp_path / "out")
+
+
+@pytest.mark.parametrize("names", ["{1: tool, 0: polyp}", "\n  1: tool\n  0: polyp", "[polyp, tool]"])
+def test_names_of_yolo_are_ordered_by_their_numbers(names: str, tmp_path: Path) -> None:
+    path = sample("yolo", tmp_path / "in")
+    (tmp_path / "in" / "data.yaml").write_text(f"names: {names}\n")
+    path.write_text(path.read_text().replace("0 ", "1 ", 1))
+    import_source(tmp_path / "in", tmp_path / "out")
+    manifest = json.loads((tmp_path / "out" / "manifest.json").read_text())
+    assert manifest["classes"] == list(CLASSES) and manifest["counts"]["images_with_class"] == {"polyp": 0, "tool": 1}
 
 
 # Choices --------------------------------------------------------------------------------------------------------------

@@ -164,6 +164,18 @@ SEG, IMAGE = "case0.seg.nrrd", "case0.nrrd"
         (IMAGE, lambda p: header(p, "space: left-posterior-superior", "comment: none"), "states no orientation"),
         (IMAGE, lambda p: header(p, "(", "(nan0"), "no numbers"),
         (SEG, lambda p: header(p, "Segment0_Layer:=0", "Segment0_Layer:=7"), "lies in layer 7"),
+        (
+            SEG,
+            lambda p: header(p, "Segment0_LabelValue:=1", "Segment0_LabelValue:=9"),
+            "voxels have 1, which no segment has",
+        ),
+        (
+            SEG,
+            lambda p: header(
+                p, "Segment0_Layer:=0", "Segment0_Layer:=0\nSegmentation_MasterRepresentation:=Fractional labelmap"
+            ),
+            "is a fractional labelmap",
+        ),
         (SEG, lambda p: header(p, "space origin: (", "space origin: (4"), "its voxels are not those of case0.nrrd"),
         (SEG, lambda p: p.rename(p.with_name("other.seg.nrrd")), "0 images fit"),
         (IMAGE, lambda p: meta(p, "ElementDataFile = ../x.raw\n"), "leads out of the folder"),

@@ -208,3 +208,23 @@ def test_a_mask_has_the_complete_geometry_of_its_input(tmp_path: Path, kind: str
     ours, theirs = (sitk.ReadImage(str(tmp_path / name)) for name in ("out.nii.gz", "in.nii.gz"))
     for get in ("GetOrigin", "GetSpacing", "GetDirection", "GetSize"):
         assert getattr(ours, get)() == pytest.approx(getattr(theirs, get)())
+
+
+@pytest.mark.parametrize(("unit", "factor"), [("meter", 1000), ("micron", 0.001), ("mm", 1), ("unknown", 1)])
+def test_lengths_are_millimetres_whatever_the_unit_of_the_file(tmp_path: Path, unit: str, factor: float) -> None:
+    """As ITK reads them; a label that keeps the numbers and drops the unit lies on its image all the same."""
+    paths = []
+    for name, array, own in (("image", IMAGE, unit), ("same", TRUTH, unit), ("bare", TRUTH, "unknown")):
+        file = nibabel.Nifti1Image(array, RAS)
+        file.header.set_xyzt_units(own)
+        paths.append(tmp_path / f"{name}.nii.gz")
+        nibabel.save(file, paths[-1])
+    assert np.allclose(volume_spacing(paths[0]), np.array([1.5, 1.2, 5.0]) * factor)
+    for label in paths[1:]:
+        assert (read_label_volume(label, image=paths[0]) == TRUTH).all()
+    in_mm = tmp_path / "mm.nii.gz"
+    nibabel.save(nibabel.Nifti1Image(TRUTH[::-1], np.diag([-1.5, 1.2, 5, 1] * np.array([factor] * 3 + [1]))), in_mm)
+    moved = nibabel.load(in_mm)
+    moved.set_sform(moved.affine + np.array([[0, 0, 0, 1.5 * 9 * factor], [0] * 4, [0] * 4, [0] * 4]), code=1)
+    nibabel.save(moved, in_mm)
+    assert (read_label_volume(in_mm, image=paths[0]) == TRUTH).all()
