@@ -93,6 +93,8 @@ def _log_without_unlabelled(context: RunContext) -> None:
         if needs_unlabelled(of.method):
             lost = "student.method.temporal has no effect" if isinstance(of.method, Distillation) else "as supervised"
             log(f"{stage}: {type(of.method).__name__} has no unlabelled images and learns from labels alone: {lost}")
+    if "student_no_distillation" in context.recipe.controls:
+        log("controls: student_no_distillation has no unlabelled images and is supervised")
 
 
 def _check_all_labels(context: RunContext) -> None:

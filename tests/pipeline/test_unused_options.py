@@ -195,10 +195,12 @@ ONE_STEP = [*TINY, "--teacher.schedule.steps=1", "--teacher.schedule.validations
 
 
 def test_a_run_without_unlabelled_images_states_what_its_method_is_then(tmp_path, capsys) -> None:
-    cli.main(["train", "phantom", "--out", str(tmp_path), *ONE_STEP, "--student.method.temporal", "1"])
+    more = ["--student.method.temporal", "1", "--controls", "student_no_distillation"]
+    cli.main(["train", "phantom", "--out", str(tmp_path), *ONE_STEP, *more])
     said = capsys.readouterr().err
     assert "teacher: MeanTeacher has no unlabelled images and learns from labels alone: as supervised" in said
     assert "student: Distillation has no unlabelled images" in said and "student.method.temporal has no effect" in said
+    assert "controls: student_no_distillation has no unlabelled images and is supervised" in said
 
 
 def test_the_control_with_all_labels_needs_masks_of_the_others(tmp_path, capsys) -> None:
