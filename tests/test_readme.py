@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pages
 import pytest
 import tomllib
 import volume_samples
@@ -238,25 +239,23 @@ def test_every_number_in_the_readme_has_a_date_and_a_command() -> None:
         assert re.search(r"20\d\d-\d\d-\d\d", section) and re.search(r"^    edgemt \w+", section, re.M), section[:60]
 
 
-LINKED = [
-    *sorted(ROOT.glob("*.md")),
-    *sorted(ROOT.glob("[a-z]*/README.md")),
-    *sorted(ROOT.glob("[a-z]*/zoo/README.md")),
-    *sorted((ROOT / "docs").rglob("*.md")),
-]
+by_name = pytest.mark.parametrize("page", pages.PAGES, ids=lambda p: p.relative_to(ROOT).as_posix())
 
 
-@pytest.mark.parametrize("page", LINKED, ids=lambda p: p.relative_to(ROOT).as_posix())
+@by_name
 def test_every_link_between_pages_leads_somewhere(page: Path) -> None:
-    for target in re.findall(r"\]\((?!#|https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
-        assert (page.parent / target.split("#")[0]).exists(), f"{page}: {target}"
+    for target in re.findall(r"\]\((?!https?:)([^)\s]+)\)", page.read_text(encoding="utf-8")):
+        file, _, heading = target.partition("#")
+        other = page.parent / file if file else page
+        assert other.exists(), f"{page}: {target}"
+        assert not heading or other.suffix != ".md" or heading in pages.anchors(other), f"{page}: {target}"
 
 
-@pytest.mark.parametrize("name", ["CONTRIBUTING.md", "SECURITY.md", "docs/architecture.md", "docs/guides/training.md"])
-def test_every_path_named_in_a_page_exists(name: str) -> None:
-    text = (ROOT / name).read_text(encoding="utf-8")
+@by_name
+def test_every_path_named_in_a_page_exists(page: Path) -> None:
+    text = page.read_text(encoding="utf-8")
     paths = re.findall(r"`((?:edgemt|deploy|teachers|students|tests|benchmarks|docs|\.ci)/[\w./-]*)`", text)
-    assert paths or "guides" in name
+    assert paths or page.name not in ("CONTRIBUTING.md", "SECURITY.md", "architecture.md")
     assert not [path for path in paths if "NAME" not in path and not (ROOT / path).exists()]
 
 
