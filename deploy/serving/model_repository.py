@@ -60,6 +60,10 @@ class ServeOptions:
             )
         if self.instances < 1:
             raise ValueError(f"serve.instances = {self.instances}: must be 1 or more")
+        if self.instances > 1 and self.server in ("monai", "cpp"):
+            raise ValueError(f"serve.instances = {self.instances}: {self.server} describes no instances; leave it at 1")
+        if self.file and self.server == "monai":
+            raise ValueError(f"serve.file = {self.file}: a MONAI bundle has every graph of the ship; leave it out")
 
 
 def export_to_server(package: Package, out: str | Path, options: ServeOptions) -> Path:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import Annotated, Any
 
 from tyro.conf import Positional, arg
 
-from edgemt.commands.console import show_help, without_extra_args, write_json
+from edgemt.commands.console import refuse_flags, show_help, without_extra_args, write_json
 from edgemt.errors import unknown_name_message
 from edgemt.io.zoo_paths import is_name
 
@@ -90,13 +90,16 @@ def _bench_recipe(command: Bench, rest: list[str]) -> None:
     from edgemt import recipes
     from edgemt.pipeline import benchmark, flow, run_context
     from edgemt.pipeline.overrides import override
+    from edgemt.pipeline.unused_options import check_flags
 
     for name, value in (("file", command.file), ("runtime", command.runtime)):
         if value:
             raise ValueError(f"--{name}: of a ship folder alone; run the recipe, then bench its ship folder")
+    refuse_flags(command, "cpu_fallback", why="the ship of a recipe is timed on every runtime")
     data = [("--data.root", command.root), ("--data.val", command.val)]
     rest = [*rest, *(argument for flag, value in data if value for argument in (flag, str(value)))]
     recipe = override(recipes.load(str(command.target), rest), rest, prog=f"edgemt bench {command.target}")
+    check_flags(recipe, rest)
     out = command.out or Path("runs") / recipe.name
     flow.run(recipe, out, until="ship")
     options = _bench_options(command, recipe.bench)
@@ -112,7 +115,10 @@ def _bench_ship(command: Bench) -> None:
     from edgemt.inference import evaluate_package
 
     if command.compare is not None:
+        others = [of.name for of in fields(command) if of.name not in ("compare", "json")]
+        refuse_flags(command, *others, why="--compare reads two records and measures nothing")
         return _compare(command)
+    refuse_flags(command, "size", "out", why="they are of a recipe, and a ship has its own size")
     folder = Path(str(command.target))
 
     def evaluate(runtime: str, file: str, precision: str | None) -> dict[str, Any]:

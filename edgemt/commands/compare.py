@@ -8,6 +8,8 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
+from edgemt.commands.console import refuse_flags
+
 if TYPE_CHECKING:
     from edgemt.comparison.runs import TrainingRun
     from edgemt.pipeline.recipe import Recipe
@@ -49,6 +51,7 @@ def compare(command: Compare, rest: list[str]) -> None:
     """Train what is missing, then write and print the table; `rest` are fields of the recipe."""
     from edgemt import comparison, recipes
     from edgemt.comparison import runs
+    from edgemt.comparison.unused_flags import check_compared_flags
     from edgemt.pipeline.overrides import override
     from edgemt.report.comparison_page import comparison_table
 
@@ -69,6 +72,7 @@ def compare(command: Compare, rest: list[str]) -> None:
     for name in command.methods:
         runs.method_of(name)
     recipe = override(recipes.load(command.recipe, rest), rest, prog="edgemt compare METHOD --recipe " + command.recipe)
+    check_compared_flags(recipe, rest, published=command.settings == "published")
     out = command.out or Path("runs") / f"compare-{recipe.name}"
     store = command.results or out / comparison.RESULTS
     if command.seed is not None:
@@ -101,6 +105,8 @@ def _table(command: Compare, rest: list[str]) -> None:
     if rest or command.methods:
         first = (*command.methods, *rest)[0]
         raise ValueError(f"compare: --table-only takes every result that stands; leave out {first}")
+    unused = ("seeds", "jobs", "seed", "draw_labelled", "settings")
+    refuse_flags(command, *unused, why="--table-only takes every result that stands")
     out = command.out or Path("runs") / f"compare-{command.recipe}"
     print(comparison_table(comparison.table_only(command.results or out / comparison.RESULTS, out)))
     print(out / "report.html")
@@ -112,6 +118,7 @@ def _one(command: Compare, recipe: Recipe, out: Path, store: Path) -> None:
     from edgemt.comparison.runs import plan_runs
 
     assert command.seed is not None
+    refuse_flags(command, "seeds", "jobs", why="--seed trains one run")
     if len(command.methods) != 1:
         raise ValueError(f"compare: --seed trains one method, not {len(command.methods)}; give --seeds for a table")
     draw, settings = command.draw_labelled, command.settings

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 import sys
 from collections.abc import Callable
+from dataclasses import fields
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,20 @@ def command_name(kind: type) -> str:
 def show_help(kind: type) -> None:
     """Prints the help of a command and leaves with status 0."""
     tyro.cli(kind, args=["--help"], prog=f"edgemt {command_name(kind)}")
+
+
+_SPELLED = {"root": "--data.root", "val": "--data.val", "by": "--data.by", "target": "TARGET"}
+
+
+def refuse_flags(command: Any, *names: str, why: str) -> None:
+    """Raises ValueError for the first of the fields `names` that has another value than its default.
+
+    `why` states what makes the flag change nothing.
+    """
+    for of in fields(command):
+        if of.name in names and getattr(command, of.name) != of.default:
+            flag = f"--{'no-' if of.default is True else ''}{of.name.replace('_', '-')}"
+            raise ValueError(f"{_SPELLED.get(of.name, flag)}: has no effect, {why}; leave it out")
 
 
 def without_extra_args(carry_out: Callable[[Any], None]) -> Callable[[Any, list[str]], None]:

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal
 
-from edgemt.commands.console import log, show_help
+from edgemt.commands.console import log, refuse_flags, show_help
 from edgemt.commands.pipeline import RecipeCommand, run_until
 
 
@@ -43,6 +43,9 @@ class Export(RecipeCommand):
 
 def export(command: Export, rest: list[str]) -> None:
     """A recipe up to its ship, an entry of the zoo, or a model repository of a ship that stands."""
+    if command.serve is None:
+        of_serve = ("serve_file", "serve_device", "serve_instances", "serve_name")
+        refuse_flags(command, *of_serve, why="--serve names no server")
     if command.format is not None:
         _add_program(command, rest)
     elif command.with_prompt is not None:
@@ -117,8 +120,10 @@ def _add_program(command: Export, rest: list[str]) -> None:
         from edgemt import recipes
         from edgemt.pipeline import flow
         from edgemt.pipeline.overrides import override
+        from edgemt.pipeline.unused_options import check_flags
 
         recipe = override(recipes.load(command.recipe, rest), rest, prog=f"edgemt export {command.recipe}")
+        check_flags(recipe, rest)
         out = command.out or Path("runs") / recipe.name
         ship = flow.run(recipe, out, until="ship", overwrite=command.overwrite)
         source = program.of_run(recipe, out)
@@ -128,6 +133,7 @@ def _add_program(command: Export, rest: list[str]) -> None:
 
 
 def _add_prompt(command: Export, promptable: Path, rest: list[str]) -> None:
+    refuse_flags(command, "with_features", "overwrite", why="--with-prompt changes the ship in place")
     if not _is_ship(command.recipe) or command.serve is not None or command.out is not None or rest:
         raise ValueError(f"{command.recipe}: --with-prompt takes a ship folder in RECIPE's place, and nothing else")
     from deploy.package.signing import SIGNATURE
@@ -143,6 +149,7 @@ def _add_prompt(command: Export, promptable: Path, rest: list[str]) -> None:
 
 
 def _add_features(command: Export, rest: list[str]) -> None:
+    refuse_flags(command, "overwrite", why="--with-features changes the ship in place")
     if not _is_ship(command.recipe) or command.serve is not None or command.out is not None or rest:
         raise ValueError(f"{command.recipe}: --with-features takes a ship folder in RECIPE's place, and nothing else")
     from deploy.adaptation.add_to_package import add_features
@@ -174,8 +181,10 @@ def _serve(command: Export, rest: list[str]) -> None:
         from edgemt import recipes
         from edgemt.pipeline import flow
         from edgemt.pipeline.overrides import override
+        from edgemt.pipeline.unused_options import check_flags
 
         recipe = override(recipes.load(command.recipe, rest), rest, prog=f"edgemt export {command.recipe}")
+        check_flags(recipe, rest)
         run = command.out or Path("runs") / recipe.name
         folder, out = flow.run(recipe, run, until="ship", overwrite=command.overwrite), None
     print(export_to_server(open_package(folder), out or folder.resolve().parent / "serve" / command.serve, options))

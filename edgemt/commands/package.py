@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from tyro.conf import Positional, arg
 
-from edgemt.commands.console import write_json
+from edgemt.commands.console import refuse_flags, write_json
 
 
 @dataclass(frozen=True)
@@ -51,11 +51,15 @@ class Eval:
     json: Path | None = None
 
 
+_NOT_OF_VIDEOS = ("by", "through_plane", "contours", "corrupt", "severities", "corrupt_out", "without_channel")
+
+
 def evaluate(command: Eval) -> None:
     """Measure a ship, print the table of its metrics and write them as JSON where a file is given."""
     from edgemt.inference import evaluate_package
 
     if command.video:
+        refuse_flags(command, *_NOT_OF_VIDEOS, why="--video measures flicker, and Dice against masks, alone")
         return _evaluate_video(command)
     if command.corrupt is not None:
         return _evaluate_corrupted(command, command.corrupt)
@@ -68,6 +72,7 @@ def evaluate(command: Eval) -> None:
 
         if command.contours:
             raise ValueError("contours: margins belong to the files of a ship; name RUN/ship")
+        refuse_flags(command, "runtime", "file", "cpu_fallback", why="weights are measured in torch")
         record = evaluate_network(command.ship, **where)
     else:
         record = evaluate_package.evaluate_ship(
@@ -87,7 +92,13 @@ def _evaluate_video(command: Eval) -> None:
 
     if command.root is not None or command.val:
         raise ValueError("video: takes no --data.root and no --data.val; measure images in a call of their own")
-    record = evaluate_video(command.ship, command.video, runtime=command.runtime, file=command.file)
+    record = evaluate_video(
+        command.ship,
+        command.video,
+        runtime=command.runtime,
+        file=command.file,
+        cpu_fallback=command.cpu_fallback,
+    )
     print(video_table(record))
     write_json(command.json, record)
 
@@ -101,6 +112,7 @@ def _evaluate_corrupted(command: Eval, names: tuple[str, ...]) -> None:
 
     if command.through_plane != 1:
         raise ValueError("through_plane: --corrupt measures the masks as they are; leave it at 1")
+    refuse_flags(command, "by", "contours", "without_channel", why="--corrupt measures Dice under corruptions alone")
     found = evaluate_corrupted(
         command.ship,
         names=names,
@@ -109,6 +121,7 @@ def _evaluate_corrupted(command: Eval, names: tuple[str, ...]) -> None:
         val=command.val,
         runtime=command.runtime,
         file=command.file,
+        cpu_fallback=command.cpu_fallback,
         progress=pass_progress("passes over the list"),
     )
     print(corruption_table(found.record))
@@ -171,12 +184,16 @@ def _predicted(command: Predict) -> Iterator[Path]:
     if command.contours and (command.prompt or command.format == "dicom-seg"):
         raise ValueError("contours: of masks from images and volumes alone; leave out --prompt and --format dicom-seg")
     if command.prompt:
+        unused = ("runtime", "file", "cpu_fallback", "through_plane", "uncertainty", "format", "missing_channels")
+        refuse_flags(command, *unused, why="--prompt runs a promptable network in torch")
         from edgemt.inference.interactive import predict_prompted
 
         return predict_prompted(
             str(command.ship), command.inputs, prompts=command.prompt, out=command.out, overlay=command.overlay
         )
     if command.format == "dicom-seg":
+        rest = ("through_plane", "uncertainty", "missing_channels")
+        refuse_flags(command, *rest, why="--format dicom-seg writes segmentations of the masks alone")
         from deploy.dicom.segmentation import predict_dicom_seg
 
         return predict_dicom_seg(

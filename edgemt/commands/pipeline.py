@@ -64,10 +64,12 @@ def run_until(command: RecipeCommand, rest: list[str], *, until: str) -> None:
     from edgemt import recipes
     from edgemt.pipeline import flow
     from edgemt.pipeline.overrides import override
+    from edgemt.pipeline.unused_options import check_flags
 
     recipe = override(
         recipes.load(command.recipe, rest), rest, prog=f"edgemt {type(command).__name__.lower()} {command.recipe}"
     )
+    check_flags(recipe, rest)
     folder = flow.run(recipe, command.out or Path("runs") / recipe.name, until=until, overwrite=command.overwrite)
     if process_rank.is_main_process():
         print(folder / "report.html" if until == "report" else folder)

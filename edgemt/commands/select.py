@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Literal
 
 from tyro.conf import Positional
 
-from edgemt.commands.console import log, pass_progress
+from edgemt.commands.console import log, pass_progress, refuse_flags
 from edgemt.commands.data import Fields
 
 if TYPE_CHECKING:
@@ -69,6 +69,13 @@ def select_images(command: Select) -> None:
     by_variance = command.by == "variance"
     if by_variance and (command.model is None or command.method not in ("auto", "uncertain")):
         raise ValueError("by: variance is that of a run's teachers; give --model RUN, and no --method but uncertain")
+    if command.method in ("typical", "k-centre") and command.format is None:
+        refuse_flags(command, "model", why=f"--method {command.method} looks at features alone")
+    refuse_flags(command.data, "mask_threshold", "ignore", why="no mask is opened")
+    if command.ignore_masks and command.data.labelled is not None:
+        raise ValueError(
+            "--data.labelled: has no effect, --ignore-masks takes every image for unlabelled; leave it out"
+        )
     teacher = open_teacher(command.model) if command.model is not None and not by_variance else None
     method = command.method if command.method != "auto" else "uncertain" if command.model is not None else "typical"
     out = command.out or Path("selection") / command.root.resolve().name

@@ -57,6 +57,8 @@ def compare(
         check_recipe(recipe_of(run, recipe))
     run_inputs = RunInputs(recipe, out, draw)
     ground = run_inputs.ground(plan[0])
+    for run in plan:
+        run_inputs.check_unlabelled(run)
     found = results.read_all(store, ground=ground)
     todo = [run for run in plan if finished_result(run, run_inputs, store) is None]
     for seed, names in draws_of(plan, run_inputs).items():

@@ -31,6 +31,7 @@ def train_one(run: TrainingRun, run_inputs: RunInputs, store: Path) -> str:
     """
     if finished_result(run, run_inputs, store) is not None:
         return ""
+    run_inputs.check_unlabelled(run)
     resumed = (run.folder / "teacher").exists() or (run.folder / "teacher.partial").exists()
     begun = time.monotonic()
     try:

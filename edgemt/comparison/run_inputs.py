@@ -10,9 +10,10 @@ from pathlib import Path
 from typing import Any
 
 from edgemt.artefacts import stage_folder
-from edgemt.comparison.runs import TrainingRun, recipe_of
+from edgemt.comparison.runs import TrainingRun, method_of, recipe_of
 from edgemt.pipeline import run_context, train
 from edgemt.pipeline.recipe import Recipe
+from edgemt.pipeline.recipe_checks import needs_unlabelled
 
 _OF_ONE_RUN = ("seed", "parents", "all_labels")
 
@@ -56,6 +57,14 @@ class RunInputs:
             )
             common["training data"] = hashlib.sha256(json.dumps(images).encode()).hexdigest()
         return {**common, "drawn": self.draw}
+
+    def check_unlabelled(self, run: TrainingRun) -> None:
+        """Raises ValueError for a semi-supervised method on data without unlabelled images: a second supervised run."""
+        if needs_unlabelled(method_of(run.method)) and not self.context_of(run).slices.cohort.unlabelled:
+            raise ValueError(
+                f"compare: {run.method} learns from unlabelled images and there are none; label fewer with "
+                "--draw-labelled or --data.labelled, or add images with --data.unlabelled"
+            )
 
     def drawn(self, run: TrainingRun) -> tuple[str, ...]:
         """The labelled patients or images of a run by name, sorted; empty where none are drawn."""

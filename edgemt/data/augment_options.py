@@ -8,12 +8,13 @@ from typing import Literal
 from edgemt.contract import ADDED_LATER
 from edgemt.data.corruptions import check_names
 
+_OFF = {"blur": (0, 0)}  # ranges that are allowed though they hold 0
 Preset = Literal["", "endoscopy", "mri", "ct", "ultrasound", "none"]
 
 
 @dataclass(frozen=True)
 class AugmentOptions:
-    """Ranges are drawn uniformly; a width of 0 (or a range of 1 to 1) switches a change off.
+    """Ranges are drawn uniformly; a width of 0 (or a factor of 1 to 1) switches a change off.
 
     `--augment.preset NAME` sets every field to what suits a modality (`PRESETS`); further flags change single ones.
     """
@@ -47,7 +48,7 @@ class AugmentOptions:
     hue: float = 0.06
     """Turns of the colour wheel, to either side."""
     blur: tuple[float, float] = (0.3, 1.5)
-    """Standard deviation, pixels."""
+    """Standard deviation, pixels; 0 0 switches it off."""
     noise: float = 0.08
     """Largest standard deviation, share of the full range."""
     cutout: float = 0.2
@@ -70,7 +71,7 @@ class AugmentOptions:
             value = getattr(self, f.name)
             if f.name == "corruptions":
                 check_names(value)
-            elif isinstance(value, tuple) and (len(value) != 2 or not 0 < value[0] <= value[1]):
+            elif isinstance(value, tuple) and value != _OFF.get(f.name) and not _is_range(value):
                 raise ValueError(f"augment.{f.name}: must be (low, high) with 0 < low <= high, not {value}")
             if isinstance(value, (int, float)) and value < 0:
                 raise ValueError(f"augment.{f.name}: must not be negative, is {value}")
@@ -80,6 +81,10 @@ class AugmentOptions:
                 raise ValueError(f"augment.{name}: must lie in 0 to 1, is {getattr(self, name)}")
         if self.padding not in ("zeros", "border", "reflection"):
             raise ValueError(f"augment.padding: {self.padding!r} is none of zeros, border, reflection")
+
+
+def _is_range(value: tuple[float, ...]) -> bool:
+    return len(value) == 2 and 0 < value[0] <= value[1]
 
 
 NO_AUGMENT = AugmentOptions(

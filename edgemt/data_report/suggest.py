@@ -170,7 +170,7 @@ def suggest(listing: Listing, scans: Sequence[FileScan], meaning: Meaning, *, gi
 
 _PASSED_ON = (
     *("mask_threshold", "axes", "slice_axis", "affines", "patient_pattern", "unlabelled", "depth", "window"),
-    *("label_map", "missing_channels", "channel_depth", "class_weights", "folds", "fold_file"),
+    *("label_map", "missing_channels", "channel_depth", "class_weights", "folds", "fold_file", "seed"),
 )
 
 

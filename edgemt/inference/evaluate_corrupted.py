@@ -57,6 +57,7 @@ def evaluate_corrupted(
     runtime: str = "auto",
     file: str | None = None,
     threads: int | None = None,
+    cpu_fallback: bool = True,
     seed: int = 0,
     progress: ProgressCall | None = None,
 ) -> Corrupted:
@@ -73,7 +74,7 @@ def evaluate_corrupted(
     modality, reason = modality_of_package(ship)
     kinds = corruption_names(names, modality=modality, colour=ship.card.channel_order == "RGB")
     require_opencv("corruptions")
-    made = runner(ship, runtime=runtime, file=file, threads=threads)
+    made = runner(ship, runtime=runtime, file=file, threads=threads, cpu_fallback=cpu_fallback)
     options, cases = find_cases(ship, data_root, val)
     clean = read_cases(ship.card, options, cases)
     both = made.with_uncertainty if made.has_uncertainty else None

@@ -108,6 +108,8 @@ def measured(
     ship: Package, frames: list[np.ndarray], eval_set: EvalSet, file: str, *, through_plane: int = 1
 ) -> dict[str, Any]:
     """Every metric of the masks of all frames, uint8 [H, W] each, which are those of `file`."""
+    if through_plane != 1 and not any(truth.ndim == 3 for truth in eval_set.truths):
+        raise ValueError("through_plane: slices of a volume vote, and every case is one image; leave it at 1")
     with_distances = _has_scipy()
     masks = fit_masks(frames, eval_set)
     if through_plane != 1:

@@ -51,6 +51,7 @@ def evaluate_video(
     runtime: str = "auto",
     file: str | None = None,
     threads: int | None = None,
+    cpu_fallback: bool = True,
 ) -> dict[str, Any]:
     """Predict every frame of every clip: {..., mean: figures over clips, clips: one record each}, JSON values.
 
@@ -63,7 +64,7 @@ def evaluate_video(
     no_channels(ship.card, where=folder, what="a video has one picture a frame; give --data.root in place of --video")
     no_overlapping(ship.card, where=folder, what="flicker is measured of one class a pixel; give --data.root instead")
     clips = [clip for path in videos for clip in find_clips(Path(path))]
-    made = runner(ship, runtime=runtime, file=file, threads=threads)
+    made = runner(ship, runtime=runtime, file=file, threads=threads, cpu_fallback=cpu_fallback)
     records = [{"name": clip.name, **_clip_record(made, ship, clip)} for clip in clips]
     mean = mean_record(records)
     dice = [one["dice"] for one in records if one.get("dice") is not None]

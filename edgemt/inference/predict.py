@@ -94,6 +94,8 @@ def predict(
             )
     if through_plane < 1 or through_plane % 2 == 0:
         raise ValueError(f"through_plane: must be odd and above 0, not {through_plane}; 3 or 5 is usual")
+    if through_plane != 1 and all(is_image(item.path) for item in jobs.values()):
+        raise ValueError("through_plane: slices of a volume vote, and every input is one image; leave it at 1")
     loaded = runner(ship, runtime=runtime, file=file, threads=threads, cpu_fallback=cpu_fallback)
     if uncertainty and not loaded.has_uncertainty:
         raise ValueError(

@@ -88,6 +88,7 @@ def recipe_for(target: str | Path, flags: Sequence[str]) -> Recipe | None:
     """
     from edgemt.data.options import DataOptions
     from edgemt.pipeline.overrides import override
+    from edgemt.pipeline.unused_options import check_flags
 
     entry = open_entry(target)
     if not flags:
@@ -100,6 +101,14 @@ def recipe_for(target: str | Path, flags: Sequence[str]) -> Recipe | None:
         raise ValueError(f"{entry.name}: is trained; leave the flags of {', '.join(others)} away")
     if changed - {"uncertainty", "threads"} and not has_frames(recipe):
         raise ValueError(f"{entry.name}: INT8 takes frames to calibrate and judge it; add --data.root DIR")
+    check_flags(recipe, flags)
+    margins = ("calibration", "calibration_share")
+    if any(getattr(recipe.data, name) != getattr(before.data, name) for name in margins):
+        raise ValueError(f"{entry.name}: edgemt calibrate fits margins of a ship; leave data.calibration away")
+    if replace(recipe.int8, images=before.int8.images) != before.int8:
+        raise ValueError(
+            f"{entry.name}: of int8 only int8.images counts, an entry has no teacher; leave the others away"
+        )
     fixed = (recipe.data.size, recipe.data.frame_channels, recipe.data.classes)
     if fixed != (entry.card.size, entry.card.channels, entry.card.classes):
         raise ValueError(f"{entry.name}: its size, channels and classes are fixed; leave those --data flags away")

@@ -18,16 +18,17 @@ from edgemt.artefacts.run_lock import locked
 from edgemt.io import process_rank
 from edgemt.io.atomic import write_text
 from edgemt.methods import METHODS, Method
-from edgemt.methods.supervised import Supervised
+from edgemt.methods.distillation import Distillation
 from edgemt.pipeline import folds, package, prune, quantize, soft_label_bank, warm_up
 from edgemt.pipeline import report as report_stage
 from edgemt.pipeline.data_changes import log_changes
 from edgemt.pipeline.fallback import describe_fallback
-from edgemt.pipeline.guidance import uses_soft_label_bank
 from edgemt.pipeline.log import log
-from edgemt.pipeline.recipe import Recipe, StudentOptions, TeacherOptions, student_method
+from edgemt.pipeline.recipe import Recipe, StudentOptions, TeacherOptions, student_method, uses_soft_label_bank
+from edgemt.pipeline.recipe_checks import needs_unlabelled, semi_supervised
 from edgemt.pipeline.run_context import RunContext, open_run
 from edgemt.pipeline.train import ensemble_stage, train_stage
+from edgemt.pipeline.unused_options import log_unused
 from edgemt.training import distributed
 from edgemt.training.seeds import member_seed
 
@@ -52,10 +53,13 @@ def _run(context: RunContext, until: str) -> Path:
     out = context.out
     distributed.barrier()  # for the lock of the first process
     _log_processes(context)
+    log_unused(context.recipe)
     context.slices.content  # noqa: B018  all processes together
     if process_rank.is_main_process():
         log_changes(context, STAGES[: STAGES.index(until) + 1])
         write_text(out / "recipe.json", stage_folder.to_json(context.recipe))
+    _log_without_unlabelled(context)
+    _check_all_labels(context)
     makers: dict[str, Callable[[RunContext], Path]] = {
         "teacher": teacher,
         "bank": _on_main_process(bank),
@@ -79,6 +83,34 @@ def _log_given_up(context: RunContext, until: str) -> None:
         return
     for record in stage_folder.read_card(context.folder(last)).given_up:
         log(f"given up: {describe_fallback(record)}")
+
+
+def _log_without_unlabelled(context: RunContext) -> None:
+    """Log the semi-supervised methods of a run that has no unlabelled images."""
+    if context.slices.cohort.unlabelled:
+        return
+    for stage, of in (("teacher", context.recipe.teacher), ("student", context.recipe.student)):
+        if needs_unlabelled(of.method):
+            lost = "student.method.temporal has no effect" if isinstance(of.method, Distillation) else "as supervised"
+            log(f"{stage}: {type(of.method).__name__} has no unlabelled images and learns from labels alone: {lost}")
+    if "student_no_distillation" in context.recipe.controls:
+        log("controls: student_no_distillation has no unlabelled images and is supervised")
+
+
+def _check_all_labels(context: RunContext) -> None:
+    """Log how many masks the control with all labels has. Raises ValueError where only the labelled images have one."""
+    cohort = context.slices.cohort
+    if "student_all_labels" not in context.recipe.controls:
+        return
+    own, every = (len({case.image for case in cases}) for cases in (cohort.labelled, context.slices.all_labelled))
+    images = len({case.image for case in (*cohort.labelled, *cohort.unlabelled)})
+    if every <= own < images:
+        raise ValueError(
+            f"controls: student_all_labels needs masks of the unlabelled images, and none of the {images - own} has "
+            "one; leave it out"
+        )
+    if every < images:
+        log(f"controls: student_all_labels learns from the {every} of {images} images that have a mask")
 
 
 def _on_main_process(make: Callable[[RunContext], Path]) -> Callable[[RunContext], Path]:
@@ -148,11 +180,6 @@ def supervised_as(method: Method) -> Method:
     """The supervised method with the Dice of `method`, of each image or of the batch, so that only labels differ."""
     per_image = bool(getattr(method, "image_dice", False))
     return replace(METHODS["supervised"], image_dice=per_image)  # type: ignore[call-arg]
-
-
-def semi_supervised(of: Recipe) -> Method:
-    """The teacher's method; `two_stream_mt` where the teacher learns from labelled images alone."""
-    return METHODS["two_stream_mt"] if isinstance(of.teacher.method, Supervised) else of.teacher.method
 
 
 def report(context: RunContext) -> Path:

@@ -15,7 +15,7 @@ from edgemt.learning.roles import Frozen
 from edgemt.methods import Method
 from edgemt.pipeline import feature_teacher
 from edgemt.pipeline.feature_teacher import FeatureTeacher
-from edgemt.pipeline.recipe import StudentOptions, TeacherOptions
+from edgemt.pipeline.recipe import StudentOptions, TeacherOptions, uses_soft_label_bank
 from edgemt.pipeline.run_context import RunContext
 
 
@@ -69,8 +69,3 @@ def student_guidance(context: RunContext, method: Method) -> Guidance:
 def frozen_kinds(method: Method) -> set[str]:
     """The kinds of a method's frozen players."""
     return {role.kind for role in method.roles().values() if isinstance(role, Frozen)}
-
-
-def uses_soft_label_bank(method: Method) -> bool:
-    """Whether the method takes the teacher's predictions from disk instead of running its network."""
-    return getattr(method, "teacher_source", getattr(method, "guide", "network")) == "bank"

@@ -27,9 +27,8 @@ def override(recipe: Recipe, args: Sequence[str], *, prog: str) -> Recipe:
     rest = _current_names(recipe, rest)
     known = set(paths(recipe))
     for arg in rest:
-        name = arg.split("=", 1)[0].removeprefix("--").replace("-", "_")
-        if arg.startswith("--") and name not in known and name.replace(".no_", ".").removeprefix("no_") not in known:
-            raise ValueError(unknown_name_message("field", name, known))
+        if arg.startswith("--") and _field(arg, known) not in known:
+            raise ValueError(unknown_name_message("field", _field(arg, known), known))
     output = io.StringIO()
     try:
         with contextlib.redirect_stderr(output), contextlib.redirect_stdout(output):
@@ -45,6 +44,20 @@ def paths(value: Any, prefix: str = "") -> list[str]:
         inner = getattr(value, f.name)
         found += paths(inner, f"{prefix}{f.name}.") if is_dataclass(inner) else [f"{prefix}{f.name}"]
     return found
+
+
+def given_fields(recipe: Recipe, args: Sequence[str]) -> list[str]:
+    """Dotted paths of the fields of `recipe` that flags among `args` set, in their order."""
+    known = set(paths(recipe))
+    flags = [arg for arg in _current_names(recipe, args) if arg.startswith("--")]
+    return [name for name in dict.fromkeys(_field(flag, known) for flag in flags) if name in known]
+
+
+def _field(flag: str, known: set[str]) -> str:
+    """`--a.no-b` and `--a.b=VALUE` -> a.b; the name as it is written where it is none of `known`."""
+    name = flag.split("=", 1)[0].removeprefix("--").replace("-", "_")
+    positive = name.replace(".no_", ".").removeprefix("no_")
+    return positive if name not in known and positive in known else name
 
 
 def _current_names(recipe: Recipe, args: Sequence[str]) -> list[str]:
@@ -87,6 +100,8 @@ def _choose_preset(recipe: Recipe, args: list[str]) -> tuple[Recipe, list[str]]:
             if name not in PRESETS:
                 raise ValueError(f"augment.preset: {unknown_name_message('preset', name, PRESETS)}")
             del args[index : index + (1 if "=" in arg else 2)]
+            if any(other.partition("=")[0] == flag for other in args):
+                raise ValueError("augment.preset: is given twice; leave one of them out")
             return replace(recipe, augment=PRESETS[name]), args
     return recipe, args
 

@@ -261,6 +261,8 @@ def _calibration(context: RunContext) -> list[np.ndarray]:
     count = min(context.recipe.int8.images, len(stack.image))
     if count < 1:
         raise ValueError(f"int8.images: {context.recipe.int8.images} frames cannot calibrate; give at least 1")
+    if count < context.recipe.int8.images:
+        log(f"int8: all {count} frames that there are calibrate it, of int8.images {context.recipe.int8.images}")
     frames = frames_of(stack, count, seed=context.recipe.seed)
     patients = len({case.patient for case in context.slices.cohort.labelled})
     known = measure(frames_of(context.slices.labelled, 500, seed=context.recipe.seed), patients=patients)

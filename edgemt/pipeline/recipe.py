@@ -148,6 +148,11 @@ def learns_uncertainty(of: StudentOptions) -> bool:
     return getattr(of.method, "uncertainty", 0.0) > 0
 
 
+def uses_soft_label_bank(method: Method) -> bool:
+    """Whether the method takes the teacher's predictions from disk instead of running its network."""
+    return getattr(method, "teacher_source", getattr(method, "guide", "network")) == "bank"
+
+
 def teacher_dims(name: str) -> int:
     """2 for a network of images, 3 for one of volumes; `students/NAME` is a student's network as a teacher."""
     return 2 if name.startswith(STUDENT_PREFIX) else teachers.dims(name)

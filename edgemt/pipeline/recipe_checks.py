@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+from edgemt.data.augment_options import PRESETS, AugmentOptions
 from edgemt.io.opencv import require_opencv
 from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
-from edgemt.methods import Method, takes_ignored_pixels, takes_overlapping_classes
+from edgemt.methods import METHODS, Method, takes_ignored_pixels, takes_overlapping_classes
+from edgemt.methods.distillation import Distillation
+from edgemt.methods.supervised import Supervised
 from edgemt.pipeline.corruptions import training_corruptions
 from edgemt.pipeline.network_spec import student_spec
-from edgemt.pipeline.recipe import Recipe, learns_uncertainty, student_method, teacher_dims
+from edgemt.pipeline.recipe import Recipe, learns_uncertainty, student_method, teacher_dims, uses_soft_label_bank
+from edgemt.training.options import Schedule
 from edgemt.zoo.warm_start import warm_start_spec
 
 
@@ -42,6 +46,7 @@ def check_recipe(recipe: Recipe) -> None:
             "first_conv: middle is the middle slice of one channel, and data.channel_names has more; take spread"
         )
     _check_unlabelled_rows(recipe)
+    _check_input(recipe)
     _check_labels(recipe, method)
     _check_overlapping(recipe, method)
     alone = recipe.teacher.members == recipe.teacher.flips == recipe.data.folds == 1
@@ -59,14 +64,52 @@ def check_recipe(recipe: Recipe) -> None:
 
 
 def _check_unlabelled_rows(recipe: Recipe) -> None:
-    """Raises ValueError for a semi-supervised teacher whose batches have no unlabelled row: it would be supervised."""
-    method, schedule = recipe.teacher.method, recipe.teacher.schedule
-    if method.uses_unlabelled and not schedule.unlabelled:
-        raise ValueError(
-            f"teacher.method: {type(method).__name__} learns from unlabelled images, and teacher.schedule.unlabelled "
-            f"is 0; set it to the number of unlabelled rows of a batch, such as {schedule.labelled}, or take "
-            "--teacher.method supervised"
-        )
+    """Raises ValueError for a semi-supervised method whose batches have no unlabelled row: it would be supervised.
+
+    A distillation learns from its teacher on labelled rows too, but for its term against flicker.
+    """
+    teacher, student = recipe.teacher, recipe.student
+    checked: list[tuple[str, str, Method, Schedule]] = [
+        ("teacher.method", "teacher", teacher.method, teacher.schedule),
+        ("student.method", "student", student.method, student.schedule),
+        ("student.method", "slim", student.method, recipe.slim.schedule),
+    ]
+    if "distil" in recipe.int8.ladder:
+        checked.append(("student.method", "int8", student.method, recipe.int8.schedule))
+    if "student_no_distillation" in recipe.controls:
+        checked.append(("controls", "student", semi_supervised(recipe), student.schedule))
+    for field, stage, method, schedule in checked:
+        if needs_unlabelled(method) and not schedule.unlabelled:
+            what, instead = f"{field}: {type(method).__name__}", f"take --{field} supervised"
+            if field == "controls":
+                what, instead = "controls: student_no_distillation", "leave it out"
+            elif isinstance(method, Distillation):
+                what, instead = f"{field}.temporal: it", "set temporal to 0"
+            raise ValueError(
+                f"{what} learns from unlabelled images, and {stage}.schedule.unlabelled is 0; set it to the number of "
+                f"unlabelled rows of a batch, such as {schedule.labelled}, or {instead}"
+            )
+
+
+def needs_unlabelled(method: Method) -> bool:
+    """Whether a method without unlabelled images is no more than supervised training, or lacks a term that is set."""
+    if isinstance(method, Distillation):
+        return method.temporal > 0
+    return method.uses_unlabelled
+
+
+def semi_supervised(of: Recipe) -> Method:
+    """The method of the control without distillation: the teacher's, `two_stream_mt` where that uses labels alone."""
+    return METHODS["two_stream_mt"] if isinstance(of.teacher.method, Supervised) else of.teacher.method
+
+
+def _check_input(recipe: Recipe) -> None:
+    """Raises ValueError for two normalisations of one input, and for an augmentation that has a preset's name alone."""
+    if recipe.per_image and recipe.normalise == "encoder":
+        raise ValueError("normalise: encoder excludes per_image, the frame's own mean and deviation; set one of them")
+    name = recipe.augment.preset
+    if name and recipe.augment == AugmentOptions(preset=name) != PRESETS[name]:
+        raise ValueError(f'augment.preset: is the name {name!r} alone, not its values; write augment=PRESETS["{name}"]')
 
 
 def _check_labels(recipe: Recipe, method: Method) -> None:
@@ -116,6 +159,8 @@ def _check_features(recipe: Recipe, method: Method) -> None:
         weights_of(of.feature_teacher, given=of.feature_teacher_weights)
     elif of.feature_teacher_weights:
         raise ValueError("student.feature_teacher_weights: name its timm encoder, too: --student.feature-teacher NAME")
+    elif compared and method.feature.source == "backbone":  # type: ignore[attr-defined]
+        raise ValueError("student.method.feature.source: backbone needs a student.feature_teacher; name a timm encoder")
     elif compared or of.warm_up_steps:
         what = "student.method.feature.kind" if compared else "student.warm_up_steps"
         if teacher_dims(teacher) == 3 or teacher.startswith("monai"):
@@ -123,8 +168,13 @@ def _check_features(recipe: Recipe, method: Method) -> None:
                 f"{what}: teacher {teacher} gives no feature maps of frames; name a student.feature_teacher, or take "
                 "unet, an smp/ or a students/ network"
             )
-        if recipe.teacher.members > 1 or recipe.teacher.flips > 1:
+        if max(recipe.teacher.members, recipe.teacher.flips, recipe.data.folds) > 1:
             raise ValueError(
-                f"{what}: several members or flips have no feature maps in common; name a student.feature_teacher, or "
-                "set teacher.members and teacher.flips to 1"
+                f"{what}: several members or flips, and folds, have no feature maps in common; name a "
+                "student.feature_teacher, or set teacher.members, teacher.flips and data.folds to 1"
+            )
+        if compared and uses_soft_label_bank(method):
+            raise ValueError(
+                f"{what}: a bank has no feature maps; name a student.feature_teacher, or set "
+                "student.method.teacher_source to network"
             )

@@ -249,8 +249,10 @@ class SliceData:
         names = training_corruptions(self.recipe, of_volumes=of_volumes)
         if names:
             augment = self.recipe.augment
-            shares = f"{augment.corrupt_strong:g} of the strong views, {augment.corrupt_labelled:g} of the labelled"
-            log(f"augment.corruptions: {', '.join(names)}; {shares} images")
+            views = f"{augment.corrupt_strong:g} of the strong views" if augment.strong else "there are no strong views"
+            log(
+                f"augment.corruptions: {', '.join(names)}; {views}, {augment.corrupt_labelled:g} of the labelled images"
+            )
         return names
 
     @cached_property
@@ -259,6 +261,11 @@ class SliceData:
         data = as_decided(self.recipe.data, self.reading)
         stack = load_slices(self._fully_labelled_cohort.labelled, data, progress=file_progress("all labels"))
         return stack if stack.missing is None else stack.filled(self.normalise.mean)
+
+    @property
+    def all_labelled(self) -> tuple[Case, ...]:
+        """The cases of `fully_labelled`."""
+        return self._fully_labelled_cohort.labelled
 
     @cached_property
     def _fully_labelled_cohort(self) -> DatasetSplit:

@@ -116,6 +116,13 @@ def test_auto_and_recipe_json_give_one_recipe_that_can_be_run(
     assert override(auto, flags, prog="x").teacher.schedule.steps == 7
 
 
+def test_recipe_json_draws_the_split_that_was_reported(frames: Path, tmp_path: Path) -> None:
+    for seed in ("5", "6"):
+        cli.main(["data", str(frames), "--out", str(tmp_path / seed), "--workers", "1", "--data.seed", seed])
+    one, other = (recipes.load(str(tmp_path / seed / "recipe.json")).data for seed in ("5", "6"))
+    assert (one.seed, other.seed) == (5, 6)
+
+
 def test_flags_of_the_user_come_before_what_is_suggested(frames: Path) -> None:
     flags = ["--data.root", str(frames), "--data.size", "64", "64", "--data.labelled", "2", "--student.resolution", "1"]
     found = override(recipes.load("auto", flags), flags, prog="x").data

@@ -108,6 +108,9 @@ def test_the_batches_of_the_teacher_are_clean(tmp_path: Path, capsys: pytest.Cap
     noisy = train.training_data_for(context, given.student).draw(given.teacher.schedule)(0)
     assert changed_rows(noisy.labelled, want.labelled) == len(want.label)
     assert "augment.corruptions: noise; 1 of the strong views" in capsys.readouterr().err
+    weak = open_run(recipe("--augment.corruptions", "noise", "--augment.no-strong"), tmp_path)
+    train.training_data_for(weak, given.student).draw(given.teacher.schedule)(0)
+    assert "noise; there are no strong views, 0.25 of the labelled images" in capsys.readouterr().err
 
 
 def test_a_flag_without_a_name_takes_the_kinds_of_the_modality() -> None:

@@ -351,6 +351,9 @@ def test_exporting_never_replaces_a_folder_that_is_no_ship(
         (["--data.channels=1"], "add --data.root DIR"),
         (["--int8.images=8", "--uncertainty=softmax"], "add --data.root DIR"),
         (["--student.schedule.steps=2", "--slim.prune.share=0.3"], "leave the flags of slim, student away"),
+        (["--data.layout=phantom", "--int8.images=8", "--int8.float-layers=2"], "only int8.images counts"),
+        (["--data.layout=phantom", "--data.calibration-share=0.5"], "edgemt calibrate fits margins"),
+        (["--data.layout=phantom", "--data.root=x"], "data.root: has no effect here"),
     ],
 )
 def test_flags_that_would_change_nothing_of_an_entry_are_refused(
