@@ -14,7 +14,9 @@ from deploy.runtimes.load import runner
 from edgemt.contour_margins import margins_of
 from edgemt.contract import Case
 from edgemt.data.cohort import all_cases, split_dataset
+from edgemt.data.decode import FrameSpec
 from edgemt.data.options import DataOptions
+from edgemt.data.reading import Reading, print_note
 from edgemt.inference.by_group import by_group, case_dice, group_table, read_groups
 from edgemt.inference.contours import coverage_text, list_digest, measure_contours, patients_of, unit_of
 from edgemt.inference.doctor import doctor
@@ -143,23 +145,41 @@ def _contours(
 
 
 def read_cases(card: ModelCard, options: DataOptions, cases: tuple[Case, ...]) -> EvalSet:
-    """The cases as the model of `card` needs them."""
+    """The cases as the model of `card` needs them. Prints what was assumed of their files."""
     names, slices = card_names(card), neighbours_of(card)
-    return prepare(
-        cases,
-        size=card.size,
-        channels=card.channels // slices,
-        slices=slices,
-        classes=card.classes,
-        channel_names=names,
-        channel_depth=options.channel_depth,
-        values=replace(options.mask_values, overlapping=card.overlapping),
-        fill=card_fill(card) if names else None,
-        mask_threshold=options.mask_threshold,
-        depth=options.depth,
-        window=options.window,
-        compare=options.affines == "compare",
-    )
+    form: dict[str, Any] = {
+        "size": card.size,
+        "channels": card.channels // slices,
+        "slices": slices,
+        "classes": card.classes,
+        "channel_names": names,
+        "channel_depth": options.channel_depth,
+        "values": replace(options.mask_values, overlapping=card.overlapping),
+        "depth": options.depth,
+        "window": options.window,
+        "compare": options.affines == "compare",
+    }
+    reading = _reading(FrameSpec(**form, mask_threshold=options.mask_threshold), cases) if cases else None
+    fill = card_fill(card) if names else None
+    return prepare(cases, **form, mask_threshold=options.mask_threshold, fill=fill, reading=reading)
+
+
+def _reading(form: FrameSpec, cases: tuple[Case, ...]) -> Reading:
+    """How the files are read: masks by the threshold of the card or, where it does not fit them, by their values."""
+    notes: tuple[str, ...] = ()
+    try:
+        reading = form.reading(cases)
+    except ValueError as refused:
+        if form.mask_threshold is None:
+            raise
+        try:
+            reading = replace(form, mask_threshold=None).reading(cases)
+        except ValueError:
+            raise refused from None
+        notes = (f"{reading.masks.text}; data.mask_threshold {form.mask_threshold} of the card does not fit them",)
+    for note in (*notes, *reading.notes):
+        print_note(note)
+    return reading
 
 
 def without(cases: tuple[Case, ...], names: tuple[str, ...], channel: str) -> tuple[Case, ...]:
