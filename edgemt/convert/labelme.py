@@ -10,7 +10,7 @@ import base64
 import binascii
 import io
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -26,6 +26,7 @@ from edgemt.convert.polygons import corners_of, on_image, rasterise
 from edgemt.convert.text_files import files_like, read_json, starts_like, whole_number
 from edgemt.io.atomic import write_text
 from edgemt.io.decode_limits import check_pixels
+from edgemt.io.file_types import IMAGE_SUFFIXES
 
 _VERSION = "5.5.0"  # of the files written
 
@@ -47,7 +48,20 @@ def read(source: Path, options: ImportOptions) -> Listing:
     root = label_root(source, options)
     images = [_image_of(path, source if source.is_dir() else source.parent) for path in files]
     classes = sorted({shape.label for image in images for shape in image.shapes})
-    return list_drawn(images, classes, source=source, pictures=root, options=options, labels=())
+    notes = _renamed_note(files, images)
+    return list_drawn(images, classes, source=source, pictures=root, options=options, labels=(), notes=notes)
+
+
+def _renamed_note(files: Sequence[Path], images: Sequence[LabelledImage]) -> tuple[str, ...]:
+    """A line on files beside an image of their own name that name another one, as renaming leaves them."""
+    pairs = [(path, image.name) for path, image in zip(files, images, strict=True) if path.stem != image.name.stem]
+    found = [(path, name) for path, name in pairs if any(path.with_suffix(s).is_file() for s in IMAGE_SUFFIXES)]
+    if not found:
+        return ()
+    path, name = found[0]
+    return (
+        f"{len(found)} label files name another image than that beside them, first {path.name}: {name.name} counts",
+    )
 
 
 def _image_of(path: Path, root: Path) -> LabelledImage:

@@ -23,6 +23,7 @@ _SQUARE_TOLERANCE = 0.01
 _SCENE = 0.35  # distance of grey histograms, 0 to 1
 _SCENE_BLOCKS = 18.0  # mean difference of 16 x 16 block means, grey values
 _BINS = 32
+_LATE = 0.5  # seconds that the last frame may be shown
 
 
 def is_video_file(path: Path) -> bool:
@@ -67,12 +68,13 @@ def decoded_frames(path: Path) -> Iterator[VideoFrame]:
     import av
 
     with opened_video(path) as (container, stream):
-        stated, number = int(stream.frames or 0), -1
+        stated, number, seconds = int(stream.frames or 0), -1, 0.0
         try:
             for frame in container.decode(stream):
                 number += 1
                 if frame.is_corrupt:
                     raise ValueError(f"{path}: frame {number} is damaged; copy the video again, or cut it before there")
+                seconds = max(seconds, float(frame.time or 0.0))
                 yield VideoFrame(path, number, frame, stream.sample_aspect_ratio)
         except (av.error.FFmpegError, OSError) as error:
             why = str(error).partition(": '")[0]
@@ -83,6 +85,9 @@ def decoded_frames(path: Path) -> Iterator[VideoFrame]:
             raise ValueError(f"{path}: holds no frame; copy the video again")
         if number + 1 < stated * 0.98:
             raise ValueError(f"{path}: ends after frame {number} of {stated}; copy the video again")
+        length = (container.duration or 0) / 1e6  # Matroska states no number of frames
+        if not stated and not container.streams.audio and seconds + _LATE < length * 0.9:
+            raise ValueError(f"{path}: ends after {seconds:.1f} of {length:.1f} seconds; copy the video again")
 
 
 class VideoFrame:

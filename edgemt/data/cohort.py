@@ -15,6 +15,7 @@ Every slice of a volume is a case, or, with `whole_volumes`, every volume. Lists
 from __future__ import annotations
 
 import filecmp
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +30,7 @@ from edgemt.data.phantom_cases import slices_of, synthetic_cases
 from edgemt.data.splits import (
     check_no_patient_leakage,
     find_list,
+    named_on,
     parse_count_or_fraction,
     patients_of,
     same_patient,
@@ -38,7 +40,7 @@ from edgemt.data.splits import (
 )
 from edgemt.io.file_types import is_h5, is_image
 from edgemt.io.fourth_axis import check_fourth_axis
-from edgemt.io.geometry import common_order
+from edgemt.io.geometry import check_slices, common_order
 from edgemt.io.volumes import geometry_of, volume_shape
 
 
@@ -95,7 +97,8 @@ def split_dataset(options: DataOptions, *, whole_volumes: bool = False) -> Datas
     axes = _axis_order(options, items)
     copies = "" if options.val_in_training else _copies_note([*labelled, *unlabelled], val)
     names = "" if options.val_in_training else similar_names_note([*labelled, *unlabelled], val)
-    notes = (*listing.notes, *(text for text in (excluded_note, calibration_note, copies, names) if text))
+    lists = _list_notes(options, root, [*labelled, *unlabelled], val_folder)
+    notes = (*listing.notes, *(text for text in (excluded_note, calibration_note, copies, names, *lists) if text))
     return DatasetSplit(
         labelled=_cases(labelled, with_labels=True, whole_volumes=whole_volumes, axes=axes),
         unlabelled=_cases(unlabelled, with_labels=False, whole_volumes=whole_volumes, axes=axes),
@@ -190,7 +193,13 @@ def _axis_order(options: DataOptions, items: list[CaseFiles]) -> str:
             check_fourth_axis(path, geometry, ())
     oriented = [(path, geometry) for path, geometry in files if not is_h5(path) and not path.is_dir()]
     files = oriented or [(path, geometry) for path, geometry in files if len(geometry.shape) == 3]
-    return common_order(files, axes=options.axes, slice_axis=options.slice_axis, compare=options.affines == "compare")
+    compare = options.affines == "compare"
+    order = common_order(files, axes=options.axes, slice_axis=options.slice_axis, compare=compare)
+    if not options.axes and options.slice_axis is None:
+        for path, geometry in files:
+            if not path.is_dir():
+                check_slices(path, geometry, order, compare=compare)
+    return order
 
 
 def all_cases(options: DataOptions, *, whole_volumes: bool = False) -> tuple[Case, ...]:
@@ -222,6 +231,23 @@ def _default_list(root: Path, name: str) -> Path | None:
     """The list `train` or `val` in `root` or `root/splits`; None where there is none."""
     tried = [base / f"{name}{suffix}" for base in (root, root / "splits") for suffix in (".txt", ".list")]
     return next((path for path in tried if path.is_file()), None)
+
+
+def _list_notes(options: DataOptions, root: Path, training: list[CaseFiles], val_folder: list[CaseFiles]) -> list[str]:
+    """Lines on lists in the folder that are not followed: test.txt, and val.txt beside a folder val."""
+    notes = []
+    unused = _default_list(root, "val") if val_folder and not options.val else None
+    if unused is not None:
+        notes.append(f"{unused} is not read, since the folder val is there; --data.val {unused.name} takes the list")
+    test = _default_list(root, "test")
+    if test is not None:
+        with suppress(ValueError):  # no list of names
+            if named := named_on(training, read_list(test)):
+                notes.append(
+                    f"{len(named)} images that {test.name} names are among those of training, first "
+                    f"{named[0].image.name}; name the others in train.txt to leave them out"
+                )
+    return notes
 
 
 def _need_masks(items: list[CaseFiles], *, source: str) -> list[CaseFiles]:

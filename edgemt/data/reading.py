@@ -123,8 +123,12 @@ def decide_reading(
     )
     shapes = {str(path): decoded.arrays[str(path)].array.shape for path in labels if str(path) in decoded.arrays}
     stored, notes = fit_stored_orientation(labels.values(), headers, shapes)
+    if turned_masks := sum(one.turned for one in evidence.values()):
+        notes += (f"EXIF: {turned_masks} masks turned upright by their own orientation",)
     if turned := _turned_slices(images.values()):
         notes += (f"EXIF: slices of {turned} volumes turned upright, their masks are taken as drawn on those",)
+    if gaps := _slice_gaps(images.values()):
+        notes += (f"slices are missing by the numbers in their names in {len(gaps)} volumes, first after {gaps[0]}",)
     if (unknown := _places_unknown(labels.values())) and compare:
         notes += (f"{unknown} labels or their images state no place, or the identity: read voxel by voxel",)
     if channel_depths:
@@ -187,6 +191,13 @@ def _two_axes(path: str) -> bool:
 
 def _phantom(path: str) -> bool:
     return path.startswith(("phantom:", phantom3d.PREFIX))
+
+
+def _slice_gaps(cases: Iterable[Case]) -> list[Path]:
+    """Of volumes that are folders: the slice after which one is missing."""
+    folders = [c.image for c in cases if not file_types.is_image(c.image) and file_types.is_slice_folder(c.image)]
+    gaps = [file_types.slice_gap(file_types.slice_files(folder)) for folder in folders]
+    return [path for path in gaps if path is not None]
 
 
 def _turned_slices(cases: Iterable[Case]) -> int:

@@ -14,6 +14,8 @@ from edgemt.data.layouts.case_files import CaseFiles, normalise_name
 from edgemt.io.file_types import stem_of
 
 _NUMBERED = re.compile(r"^(.*\d.*?)[ _.-]+[a-z]*\d+$", re.IGNORECASE)
+_SIDES = "left|right|l|r|od|os|ed|es|pre|post|cc|mlo"  # eyes, sides, phases, views
+_SIDED = re.compile(rf"^(.*\d.*?)[ _.-]+(?:{_SIDES})$", re.IGNORECASE)
 
 
 def parse_count_or_fraction(text: str, *, field: str) -> int | float | None:
@@ -77,6 +79,12 @@ def select_listed(items: Sequence[CaseFiles], names: Iterable[str], *, source: P
     return [item for item in items if item.name in wanted]
 
 
+def named_on(items: Iterable[CaseFiles], names: Iterable[str]) -> list[CaseFiles]:
+    """The items that a list names by file name, with or without suffix or folder; other names are passed over."""
+    listed = {re.split(r"[/\\]", name)[-1] for name in names}
+    return [item for item in items if listed & {item.name, item.image.name, normalise_name(stem_of(item.image))}]
+
+
 def patients_of(items: Iterable[CaseFiles], *, always: bool) -> dict[str, bool]:
     """Patient in lower case -> whether a file name has more than the patient (`p1_frame2`, not `p1`).
 
@@ -99,22 +107,24 @@ def same_patient(item: CaseFiles, known: dict[str, bool], *, always: bool) -> bo
 
 
 def similar_names_note(training: Iterable[CaseFiles], val: Iterable[CaseFiles]) -> str:
-    """A note where names look like PATIENT_NUMBER and one such PATIENT would be in training and validation.
+    """A note where names look like PATIENT_NUMBER or PATIENT_left and a PATIENT would be in training and validation.
 
     Empty where the pattern finds patients, and where all names have the same beginning (KiTS19_00001).
     """
     training, val = list(training), list(val)
-    prefixes = {item.name: match[1] for item in (*training, *val) if (match := _NUMBERED.match(item.name))}
-    if len(set(prefixes.values())) < 2:
-        return ""
-    val_prefixes = {prefixes[item.name] for item in val if item.patient == item.name and item.name in prefixes}
-    shared = [item for item in training if item.patient == item.name and prefixes.get(item.name) in val_prefixes]
-    if not shared:
-        return ""
-    return (
-        f"{len(shared)} training images begin as validation images do, first {prefixes[shared[0].name]!r}; if that is "
-        "the patient, give --data.patient-pattern '^(.*)[_-][a-z]*\\d+$'"
-    )
+    hints = ((_NUMBERED, r"^(.*)[_-][a-z]*\d+$"), (_SIDED, rf"(?i)^(.*)[_-](?:{_SIDES})$"))
+    for names, hint in hints:
+        prefixes = {item.name: match[1] for item in (*training, *val) if (match := names.match(item.name))}
+        if len(set(prefixes.values())) < 2:
+            continue
+        val_prefixes = {prefixes[item.name] for item in val if item.patient == item.name and item.name in prefixes}
+        shared = [item for item in training if item.patient == item.name and prefixes.get(item.name) in val_prefixes]
+        if shared:
+            return (
+                f"{len(shared)} training images begin as validation images do, first {prefixes[shared[0].name]!r}; if "
+                f"that is the patient, give --data.patient-pattern '{hint}'"
+            )
+    return ""
 
 
 def check_no_patient_leakage(labelled: Iterable[CaseFiles], val: Iterable[CaseFiles], *, always: bool = True) -> None:

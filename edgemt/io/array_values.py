@@ -6,6 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from edgemt.io.decode_errors import Refused
+
 INTEGER_TOLERANCE = 1e-3  # so far from a whole number a label may be, as resampling in float leaves it
 
 
@@ -41,5 +43,5 @@ def check_not_constant(array: np.ndarray, path: str | Path) -> np.ndarray:
 def check_finite(array: np.ndarray, path: str | Path) -> np.ndarray:
     """The array as it is. Raises ValueError, naming the file, if it holds NaN or infinite values."""
     if array.dtype.kind == "f" and not np.isfinite(array).all():
-        raise ValueError(f"{path}: holds NaN or infinite values; mend or remove the file")
+        raise Refused(f"{path}: holds NaN or infinite values; mend or remove the file")
     return array

@@ -20,6 +20,7 @@ import numpy as np
 TOLERANCE = 0.2  # largest distance between the corners of an image and of its label, in voxels
 ANISOTROPIC = 1.2  # an axis is the slice axis when its spacing is so many times that of both others
 STORED = "ijk"
+_STRIPS = 4  # times as many slices as pixels across: the axes lie in another order
 _PAIRS = ("RL", "AP", "SI")
 
 
@@ -142,6 +143,21 @@ def common_order(
         slice_axis = Counter(map(_thickest, known)).most_common(1)[0][0] if known else 2
     order = "".join([*(base[k] for k in range(3) if k != slice_axis), base[slice_axis]])
     return "" if order == STORED else order
+
+
+def check_slices(path: str | Path, geometry: Geometry, order: str, *, compare: bool = True) -> None:
+    """Raises ValueError for a volume whose slices in `order` would be thin strips: its slices lie along another axis.
+
+    That is one pixel, or a fourth of the number of slices where the file states no spacing, as .h5 files of [Z, H, W].
+    """
+    shape = arranged_sizes(geometry.shape, geometry.codes if compare else "", order)
+    side = min(shape[:2])
+    if shape[2] > 1 and (side == 1 or (geometry.spacing_mm is None and shape[2] >= _STRIPS * side)):
+        base, k = order or STORED, shape.index(side)
+        raise ValueError(
+            f"{path}: has shape {geometry.shape}, which would be {shape[2]} slices of {shape[0]} x {shape[1]} pixels; "
+            f"--data.axes {base[:k]}{base[k + 1 :]}{base[k]} cuts it across its short axis, --data.axes {base} as it is"
+        )
 
 
 def _thickest(spacing: Sequence[float]) -> int:

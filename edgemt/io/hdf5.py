@@ -68,6 +68,8 @@ def read_dataset(path: str | Path, name: str, *, axes: int) -> np.ndarray:
         if len(shape) != axes:
             hint = "a 3-D recipe needs whole volumes" if axes == 3 else "is it a volume?"
             raise ValueError(f"{path}: {name!r} must have {axes} axes, it has shape {shape}; {hint}")
+        if found.dtype.kind not in "biuf":
+            raise ValueError(f"{path}: {name!r} holds {found.dtype}, no plain numbers; write one real number a voxel")
         try:
             check_bytes(path, shape, found.dtype.itemsize)
             return np.asarray(found)

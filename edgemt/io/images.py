@@ -30,7 +30,7 @@ _BROKEN = (
     *(OSError, SyntaxError, ValueError, TypeError, KeyError, IndexError, AttributeError, OverflowError),
     *(EOFError, struct.error, Image.DecompressionBombError),
 )
-_ORIENTATION = 0x0112
+_ORIENTATION, _XMP = 0x0112, "XML:com.adobe.xmp"
 _DEEP_COLOUR = "pip install opencv-python-headless, or save it with 8 bits a channel"
 
 
@@ -70,7 +70,7 @@ def image_header(path: str | Path) -> Header:
     """Raises ValueError as `read_image` does; pixels are not decoded."""
     try:
         with Image.open(path, formats=FORMATS) as image:
-            known = image.format != "PNG" or "exif" in image.info  # a PNG would be decoded for it
+            known = image.format != "PNG" or {"exif", _XMP} & set(image.info)  # a PNG would be decoded for it
             turn, size = _orientation(image) if known else 1, (image.height, image.width)
             if image.format == "TIFF":  # Pillow turns these by itself, its size may be that of the turned picture
                 turn = int(_tag(image, _ORIENTATION) or 1)

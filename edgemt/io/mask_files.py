@@ -35,6 +35,7 @@ class Evidence:
     colours: tuple[tuple[int, Colour], ...] = ()  # palette: index and colour of those in use; colour: (0, colour) each
     regions: frozenset[int] = frozenset()  # values between the lowest and the highest that fill areas
     conflict: str = ""  # why nothing can be read at all
+    turned: bool = False  # by its own EXIF orientation
 
     @property
     def top(self) -> int:
@@ -55,7 +56,9 @@ def read_mask(path: str | Path) -> MaskFile:
         return of_array(read_label(path), path)
     with opened_image(path, what="mask") as (image, turn):
         found = _of_image(image, str(path))
-    return replace(found, array=upright(found.array, turn)) if turn > 1 else found
+    if turn == 1:
+        return found
+    return MaskFile(upright(found.array, turn), replace(found.evidence, turned=True))
 
 
 def of_array(array: np.ndarray, path: str | Path) -> MaskFile:

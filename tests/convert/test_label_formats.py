@@ -429,6 +429,17 @@ def test_a_mask_of_labelme_is_a_picture_in_its_box(tmp_path: Path) -> None:
     assert (imported(path, tmp_path / "out")["a"][6:10, 5:9] == np.eye(4)).all()
 
 
+@pytest.mark.parametrize("other", [True, False])
+def test_a_labelme_file_beside_an_image_that_names_another_one_is_printed(other: bool, tmp_path: Path) -> None:
+    path = sample("labelme", tmp_path / "in")
+    path.rename(path.with_name("b.json" if other else "a.json"))
+    picture(tmp_path / "in" / "b.png")
+    lines: list[str] = []
+    found = imported(tmp_path / "in", tmp_path / "out", tell=lines.append)
+    assert list(found) == ["a"]
+    assert any("1 label files name another image" in line and "b.json: a.png counts" in line for line in lines) == other
+
+
 def test_export_says_what_does_not_fit(tmp_path: Path) -> None:
     root = folder(tmp_path / "data")
     for options, why in (

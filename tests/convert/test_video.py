@@ -177,3 +177,13 @@ def test_a_folder_in_the_way_is_not_touched(one: Path, tmp_path: Path) -> None:
 def test_numbers_that_mean_nothing_are_refused(options: ImportOptions, one: Path, tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="no number of frames"):
         import_source(one, tmp_path / "out", options=options)
+
+
+def test_a_matroska_file_cut_short_is_refused_by_its_length(tmp_path: Path) -> None:
+    film(tmp_path / "a.mkv", frames=60, size=(96, 128))
+    whole = import_source(tmp_path / "a.mkv", tmp_path / "whole", options=ImportOptions(duplicates=-1))
+    assert whole["counts"]["images"] == 60
+    data = (tmp_path / "a.mkv").read_bytes()
+    (tmp_path / "a.mkv").write_bytes(data[: len(data) * 2 // 3])
+    with pytest.raises(ValueError, match=r"a\.mkv: (ends after|cannot be decoded after).*copy the video again"):
+        import_source(tmp_path / "a.mkv", tmp_path / "out")

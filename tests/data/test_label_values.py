@@ -143,7 +143,8 @@ def test_methods_that_take_ignored_pixels_learn_nothing_from_them(name: str) -> 
 def test_a_method_that_reads_labels_by_itself_is_refused(tmp_path: Path) -> None:
     base = RECIPES["kvasir_cpu"]()
     data = DataOptions(root=tmp_path, classes=("background", "polyp"), ignore=255)
-    recipe = replace(base, data=data, teacher=replace(base.teacher, method=METHODS["bcp"]))
+    schedule = replace(base.teacher.schedule, unlabelled=8)
+    recipe = replace(base, data=data, teacher=replace(base.teacher, method=METHODS["bcp"], schedule=schedule))
     with pytest.raises(ValueError, match=r"teacher.method: BCP reads labels otherwise .* cannot follow data.ignore"):
         check_recipe(recipe)
 

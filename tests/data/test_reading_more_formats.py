@@ -304,3 +304,41 @@ def test_the_colours_of_a_large_mask_are_counted_in_little_memory(tmp_path: Path
     peak = tracemalloc.get_traced_memory()[1]
     tracemalloc.stop()
     assert evidence.colours == ((0, (0, 0, 0)), (0, (0, 200, 0))) and peak < 12 * large.size // 3
+
+
+def test_masks_with_an_orientation_of_their_own_and_pictures_with_one_in_xmp_are_printed(tmp_path: Path) -> None:
+    from PIL.PngImagePlugin import PngInfo
+
+    xmp = PngInfo()
+    description = '<rdf:Description xmlns:tiff="http://ns.adobe.com/tiff/1.0/" tiff:Orientation="3"/>'
+    xmp.add_itxt("XML:com.adobe.xmp", f"<rdf:RDF>{description}</rdf:RDF>")
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    picture = np.arange(64, dtype=np.uint8).reshape(8, 8)
+    Image.fromarray(picture).save(tmp_path / "a.png", pnginfo=xmp)
+    Image.fromarray((picture > 40).astype(np.uint8) * 255).save(tmp_path / "m.png", exif=exif)
+    case = Case("a", "a", str(tmp_path / "a.png"), str(tmp_path / "m.png"))
+    reading = decide_reading([case], classes=("background", "polyp"))
+    assert (read_image(case.image) == picture[::-1, ::-1]).all()
+    assert (reading.class_indices(case) == (picture > 40)[::-1, ::-1]).all()
+    assert any("EXIF: 1 images turned upright" in note for note in reading.notes)
+    assert any("EXIF: 1 masks turned upright by their own orientation" in note for note in reading.notes)
+
+
+def test_a_tiff_with_nan_is_one_line(tmp_path: Path) -> None:
+    Image.fromarray(np.full((4, 4), np.nan, np.float32)).save(tmp_path / "a.tif")
+    with pytest.raises(ValueError, match=r"^[^:]*a\.tif: holds NaN or infinite values; mend or remove the file$"):
+        read_image(tmp_path / "a.tif")
+
+
+def test_a_missing_slice_is_printed_and_one_stored_twice_refused(tmp_path: Path) -> None:
+    for k in (1, 2, 4, 5):
+        Image.fromarray(np.arange(64, dtype=np.uint8).reshape(8, 8)).save(tmp_path / f"p7_s{k}.png")
+    case = Case("p7", "p7", str(tmp_path), slice=0)
+    (note,) = decide_reading([case], classes=("background", "organ")).notes
+    assert note == f"slices are missing by the numbers in their names in 1 volumes, first after {tmp_path}/p7_s2.png"
+    shutil.copy(tmp_path / "p7_s4.png", tmp_path / "p7_s3.png")
+    assert not decide_reading([case], classes=("background", "organ")).notes
+    Image.open(tmp_path / "p7_s3.png").save(tmp_path / "p7_s3.tif")
+    with pytest.raises(ValueError, match=r"p7_s3\.tif: a second slice named 'p7_s3', beside p7_s3\.png; remove one"):
+        decide_reading([case], classes=("background", "organ"))

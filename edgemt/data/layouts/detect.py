@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +14,16 @@ from edgemt.data.layouts.case_files import CaseFiles, normalise_name, patient_of
 from edgemt.data.layouts.channel_files import Channels, Files, channel_folders, first_of, list_channels
 from edgemt.data.layouts.class_masks import list_class_masks
 from edgemt.data.layouts.mask_names import match_masks, plain_name
-from edgemt.io.file_types import conversion_hint, is_h5, is_image, is_slice_folder, is_stray, is_volume, stem_of
+from edgemt.io.file_types import (
+    conversion_hint,
+    is_h5,
+    is_image,
+    is_slice_folder,
+    is_stray,
+    is_unknown,
+    is_volume,
+    stem_of,
+)
 from edgemt.io.hdf5 import dataset_names
 from edgemt.io.mask_rule import MaskValues
 
@@ -78,7 +87,9 @@ def list_cases(
         )
     if layout == "decathlon":
         cases, unlabelled = nnunet.list_nnunet(root, pattern=pattern, classes=classes, channels=channels, values=values)
-        return FolderListing(tuple(cases), unlabelled=tuple(unlabelled))
+        return FolderListing(
+            tuple(cases), unlabelled=tuple(unlabelled), notes=nnunet.left_out_note(root, [*cases, *unlabelled])
+        )
     if channels.names and layout in ("h5", "clips"):
         raise ValueError(f"data.channel_names: the layout {layout} has one file a case; leave the names out")
     if layout == "h5":
@@ -184,6 +195,9 @@ def _image_mask_pairs(
         patient = patient_of(name, pattern=pattern)
         items.append(CaseFiles(name, patient, image, truths.get(mask), files.get(stem, ()), labels))
     notes = [foreign] if foreign else []
+    notes += _left_out_notes(base, images, wanted, () if channels.names else IMAGE_FOLDERS)
+    if masks is not None and not classes:
+        notes += _left_out_notes(base, masks, wanted, LABEL_FOLDERS)
     used = {one.mask for one in matched.values()}
     unmatched = [path for stem, path in truths.items() if stem not in used]
     if unmatched and len(unmatched) == len(truths):
@@ -255,6 +269,21 @@ def _unread_files_note(folder: Path, wanted: Callable[[Path], bool]) -> str | No
     lines = [conversion_hint(p) for p in sorted(folder.iterdir()) if p.is_file() and not is_stray(p) and not wanted(p)]
     others = [line for line in lines if line is not None]
     return None if not others else others[0] + (f" ({len(others)} such files)" if len(others) > 1 else "")
+
+
+def _left_out_notes(base: Path, folder: Path, wanted: Callable[[Path], bool], names: Sequence[str]) -> list[str]:
+    """Lines on what lies in or beside the `folder` of images or masks and is not read: one of `names`, below `base`."""
+    inside = [path for path in sorted(folder.iterdir()) if not is_stray(path) and not wanted(path)]
+    unknown = [path for path in inside if path.is_file() and conversion_hint(path) is None and is_unknown(path)]
+    folders = [path for path in inside if path.is_dir() and is_slice_folder(path)]
+    notes = (
+        [f"{len(unknown)} files in {folder} are of no kind that is read, first {unknown[0].name}"] if unknown else []
+    )
+    if folders:
+        notes.append(f"{len(folders)} folders with images in {folder} are not read, first {folders[0].name}")
+    beside = [path for name in names if (path := base / name) != folder and path.is_dir()]
+    notes += [f"{path} is not read, since {folder} is there" for path in beside if any(map(wanted, path.iterdir()))]
+    return notes
 
 
 def _h5_files(root: Path) -> list[Path]:

@@ -12,6 +12,7 @@ Facts from https://github.com/MIC-DKFZ/nnUNet/blob/master/documentation/dataset_
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,7 +20,7 @@ from edgemt.data.layouts.case_files import CaseFiles, patient_of
 from edgemt.data.layouts.channel_files import Channels, Files, first_of, holds_all
 from edgemt.data.layouts.nnunet_labels import DatasetLabels, read_labels
 from edgemt.io.channels import quoted
-from edgemt.io.file_types import is_image
+from edgemt.io.file_types import is_image, is_stray, is_volume
 from edgemt.io.mask_rule import MaskValues
 from edgemt.io.plain_files import TEXT_LIMIT, parse_json, read_regular
 
@@ -133,7 +134,30 @@ def _listed(raw: dict[str, Any], root: Path, channels: Channels) -> list[tuple[s
             raise ValueError(f"{root / 'dataset.json'}: training entry {entry!r} is not {{'image': .., 'label': ..}}")
         label = _existing(root, entry["label"])
         found.append((_name(label), _images(root, entry["image"], channels), label))
+    images = {_case_name(first_of(files)) for _, files, _ in found}
+    for name, files, label in found:
+        if name != _case_name(first_of(files)) and name in images:
+            raise ValueError(
+                f"{root / 'dataset.json'}: lists {label.name} as the label of {first_of(files).name}, and it is named "
+                "as that of another image; mend the list"
+            )
     return found
+
+
+def _case_name(image: Path) -> str:
+    return _name(image).removesuffix("_0000")
+
+
+def left_out_note(root: Path, cases: Sequence[CaseFiles]) -> tuple[str, ...]:
+    """A line on images of imagesTr that no label or list names; none where there are none."""
+    folder = root / "imagesTr"
+    used = {path for case in cases for path in (case.image, *case.channels)}
+    inside = sorted(folder.iterdir()) if folder.is_dir() else []
+    rest = [p for p in inside if (is_image(p) or is_volume(p)) and not is_stray(p) and p not in used]
+    if not rest:
+        return ()
+    where = f"{len(rest)} images of {folder} have no label or are on no list and are not read, first {rest[0].name}"
+    return (f"{where}; in imagesTs, or in a folder for --data.unlabelled, they train without a label",)
 
 
 def _numbered(raw: dict[str, Any], root: Path, channels: Channels) -> list[tuple[str, Files, Path]]:
