@@ -15,6 +15,12 @@ from edgemt.contract import Batch
 MULTIPLE = 32  # pixels: the deepest stride of the encoders
 
 
+def first_size(size: tuple[int, int], fraction: float) -> tuple[int, int]:
+    """`size` at `fraction` of its sides in steps of 32 pixels; unchanged where a side would become longer."""
+    height, width = (max(MULTIPLE, round(side * fraction / MULTIPLE) * MULTIPLE) for side in size)
+    return size if height > size[0] or width > size[1] else (height, width)
+
+
 def resize_batch(batch: Batch, fraction: float) -> Batch:
     """The same 2-D batch at `fraction` of its sides, rounded to a multiple of 32 pixels; 1 returns it unchanged.
 
@@ -26,8 +32,8 @@ def resize_batch(batch: Batch, fraction: float) -> Batch:
     height, width = batch.image.shape[2:4]
     if batch.image.ndim != 4:
         raise ValueError("schedule.start_size: only frames are resized; leave it at 1 for a 3-D network")
-    size = tuple(max(MULTIPLE, round(side * fraction / MULTIPLE) * MULTIPLE) for side in (height, width))
-    if size == (height, width) or size[0] > height or size[1] > width:
+    size = first_size((height, width), fraction)
+    if size == (height, width):
         return batch
 
     def smooth(x: Tensor) -> Tensor:

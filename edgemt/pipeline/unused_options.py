@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, replace
 from typing import Any
 
+from edgemt.data.resize import MULTIPLE, first_size
 from edgemt.data.splits import parse_count_or_fraction
 from edgemt.methods import METHODS, Method
 from edgemt.methods.distillation import Distillation
@@ -145,12 +146,12 @@ def _of_augmentation(recipe: Recipe) -> Unused:
 def _of_data(recipe: Recipe) -> Unused:
     data = recipe.data
     if data.layout.startswith("phantom"):
-        read = ("patient_pattern", "val_in_training", "mask_threshold", "depth", "window", "axes", "slice_axis")
         yield (
             "data.root",
             f"data.layout {data.layout} draws its images (edgemt run auto --data.root DIR reads a folder)",
         )
-        for name in (*read, "affines"):
+        drawn = ("mask_threshold", "label_map", "ignore", "depth", "window") if data.layout == "phantom" else ()
+        for name in ("patient_pattern", "val_in_training", "axes", "slice_axis", "affines", *drawn):
             yield f"data.{name}", f"data.layout {data.layout} reads no files"
     else:
         yield "data.phantom", f"data.layout is {data.layout}, not phantom"
@@ -250,6 +251,17 @@ def _of_int8(recipe: Recipe) -> Unused:
         yield "int8.fallback", "strict ends the run where no candidate passes"
 
 
+def _of_schedules(recipe: Recipe) -> Unused:
+    trained = {"student": recipe.student.schedule, "slim": recipe.slim.schedule, "int8": recipe.int8.schedule}
+    if teacher_dims(recipe.teacher.network) == 2:
+        trained["teacher"] = recipe.teacher.schedule
+    sides = recipe.data.size
+    for stage, schedule in trained.items():
+        if schedule.start_size < 1 and first_size(sides, schedule.start_size) == tuple(sides):
+            side = " x ".join(map(str, sides))
+            yield f"{stage}.schedule.start_size", f"{side} is the nearest size, sides are in steps of {MULTIPLE} pixels"
+
+
 def _of_bench(recipe: Recipe) -> Unused:
     of = recipe.bench
     if not of.soak_minutes:
@@ -262,5 +274,5 @@ def _of_bench(recipe: Recipe) -> Unused:
 
 _RULES: tuple[Callable[[Recipe], Unused], ...] = (
     *(_of_data, _of_augmentation, _of_volumes, _of_teacher, _of_student, _of_first_conv, _of_methods),
-    *(_of_pruning, _of_int8, _of_bench),
+    *(_of_pruning, _of_int8, _of_schedules, _of_bench),
 )

@@ -28,6 +28,11 @@ def made(name: str, *flags: str) -> Recipe:
 FEATURE = "--student.method.feature"
 REFUSED = [
     (("phantom", "--data.root", "DIR"), "data.root: .*draws its images .edgemt run auto --data.root DIR"),
+    (("phantom", "--data.ignore", "3"), "data.ignore: .*reads no files"),
+    (
+        ("kvasir", "--teacher.schedule.start-size", "0.95"),
+        "teacher.schedule.start_size: .*256 x 256 is the nearest size",
+    ),
     (("phantom", "--data.val-in-training"), "data.val_in_training: .*reads no files"),
     (("kvasir_cpu", "--data.phantom", "4", "4", "4"), "data.phantom: .*layout is pairs"),
     (("kvasir_cpu", "--data.seed", "1"), "data.seed: .*not drawn; seed is that of the training"),
@@ -72,6 +77,8 @@ def test_a_flag_without_effect_is_refused_with_the_reason(words: tuple[str, ...]
     [
         ("kvasir_cpu", "--data.seed", "1", "--data.val", "0.2"),
         ("phantom", "--data.seed", "1"),
+        ("phantom_volumes", "--data.window", "10", "200", "--data.ignore", "255"),
+        ("kvasir", "--teacher.schedule.start-size", "0.9"),
         ("kvasir_cpu", "--data.folds=3", "--teacher.members=1", "--data.seed=1"),
         ("kvasir_cpu", "--contours.alpha", "0.05", "--data.calibration-share", "0.5"),
         ("la", "--volume.report-stride", "9", "9", "9"),
