@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from edgemt.data import phantom2d, phantom3d
 from edgemt.data.augment_options import PRESETS, AugmentOptions
 from edgemt.io.opencv import require_opencv
 from edgemt.learning.feature_term import FeatureTerm
@@ -49,6 +50,7 @@ def check_recipe(recipe: Recipe) -> None:
     _check_input(recipe)
     _check_labels(recipe, method)
     _check_overlapping(recipe, method)
+    _check_phantom_classes(recipe)
     alone = recipe.teacher.members == recipe.teacher.flips == recipe.data.folds == 1
     if learns_uncertainty(recipe.student) and alone:
         raise ValueError(
@@ -110,6 +112,17 @@ def _check_input(recipe: Recipe) -> None:
     name = recipe.augment.preset
     if name and recipe.augment == AugmentOptions(preset=name) != PRESETS[name]:
         raise ValueError(f'augment.preset: is the name {name!r} alone, not its values; write augment=PRESETS["{name}"]')
+
+
+def _check_phantom_classes(recipe: Recipe) -> None:
+    """Raises ValueError where the classes of a synthetic layout are more or fewer than those that it draws."""
+    data = recipe.data
+    drawn = {"phantom": phantom2d.CLASSES, "phantom_volumes": phantom3d.CLASSES}.get(data.layout)
+    if drawn and len(data.classes) != len(drawn) and not (data.layout == "phantom_volumes" and data.label_map):
+        raise ValueError(
+            f"data.classes: the layout {data.layout} draws {len(drawn)} classes ({', '.join(drawn)}), and "
+            f"{len(data.classes)} are named; name as many, or leave data.classes out"
+        )
 
 
 def _check_labels(recipe: Recipe, method: Method) -> None:
