@@ -41,7 +41,7 @@ def fits(
 
     Raises ValueError when a file of the finished stage is damaged.
     """
-    key, stage = stage_folder.key_of(inputs), folder.name
+    key, stage = stage_folder.key_of(inputs), _stage(folder)
     if stage_folder.stands(folder, key=key):
         return True
     found = next((old for old in previous_folders(folder) if _key_of_finished(old) == key), None)
@@ -52,7 +52,7 @@ def fits(
     if folder.exists():
         after = "is replaced" if overwrite else f"becomes {next_name(folder).name}"
         say(f"{stage}: {_why(folder, inputs, explain)}: made again; the finished stage {after}")
-    _ready(folder.with_name(f"{stage}.partial"), inputs, key=key, say=say, overwrite=overwrite, explain=explain)
+    _ready(folder.with_name(f"{folder.name}.partial"), inputs, key=key, say=say, overwrite=overwrite, explain=explain)
     return False
 
 
@@ -90,7 +90,7 @@ def _ready(
     """`partial` holds a checkpoint of `key`, or none."""
     if _has_checkpoint(partial) and _key_of_begun(partial) != key:
         after = "is replaced" if overwrite else f"moves to {next_name(partial).name}"
-        say(f"{partial.stem}: {_why(partial, inputs, explain)}: the {_begun(partial)} does not fit and {after}")
+        say(f"{_stage(partial)}: {_why(partial, inputs, explain)}: the {_begun(partial)} does not fit and {after}")
         if not overwrite:
             set_aside(partial)
     if not _has_checkpoint(partial):
@@ -99,8 +99,14 @@ def _ready(
         )
         if found is not None:
             _exchange(partial, found)
-            say(f"{partial.stem}: the {_begun(partial)} in {found.name} fits and is taken up again")
+            say(f"{_stage(partial)}: the {_begun(partial)} in {found.name} fits and is taken up again")
     write_text(partial / INPUTS, stage_folder.to_json({"key": key, "inputs": inputs}))
+
+
+def _stage(folder: Path) -> str:
+    """The name of a stage in a line: `teacher`, and `members/2` of a folder that has a number for its name."""
+    name = folder.name.removesuffix(".partial")
+    return f"{folder.parent.name}/{name}" if name.isdigit() else name
 
 
 def _exchange(folder: Path, found: Path) -> None:
@@ -180,11 +186,17 @@ def changed(old: Mapping[str, Any], new: Mapping[str, Any], *, explain: Explain 
         if name.endswith(".is"):
             replaced.append(name.removesuffix("is"))
             name = name.removesuffix(".is")
-        if _DIGEST.fullmatch(f"{one}") or _DIGEST.fullmatch(f"{other}"):
+        if _is_hash(one) or _is_hash(other):
             lines.append((explain(f"{one}", f"{other}") if explain is not None else "") or f"{name} changed")
         else:
             lines.append(f"{name} {_shown(one)} -> {_shown(other)}")
     return lines
+
+
+def _is_hash(value: Any) -> bool:
+    """Whether a plain value is a hash, or a list of nothing else."""
+    values = value if isinstance(value, list) and value else [value]
+    return all(_DIGEST.fullmatch(f"{one}") for one in values)
 
 
 def _flat(value: Mapping[str, Any]) -> dict[str, Any]:

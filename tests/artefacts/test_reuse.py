@@ -72,6 +72,22 @@ def test_a_finished_stage_of_other_inputs_stays_and_the_field_is_named(tmp_path:
     assert reuse.recorded(tmp_path / "student.previous-1")["student"]["schedule"]["steps"] == 600  # type: ignore[index]
 
 
+def test_a_member_is_named_with_its_folder_and_hashes_are_not_printed(tmp_path: Path) -> None:
+    lines: list[str] = []
+    member, teacher = tmp_path / "members" / "1", tmp_path / "teacher"
+    member.parent.mkdir()
+    for steps, made_of in ((600, "a" * 64), (800, "b" * 64)):
+        finished(member, inputs(steps), lines=lines)
+        finished(teacher, inputs(members=[made_of, "c" * 64]), lines=lines)
+    assert lines == [
+        "members/1: student.schedule.steps 600 -> 800: made again; the finished stage becomes 1.previous-1",
+        "teacher: members changed: made again; the finished stage becomes teacher.previous-1",
+    ]
+    assert interrupted(member, inputs(900), step=3, lines=lines) == 0
+    assert interrupted(member, inputs(950), step=0, lines=lines) == 0
+    assert lines[-1].startswith("members/1: student.schedule.steps 900 -> 950: the checkpoint of step 3")
+
+
 def test_the_command_that_made_an_earlier_stage_takes_it_up_again(tmp_path: Path) -> None:
     lines: list[str] = []
     folder = tmp_path / "student"
