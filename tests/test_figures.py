@@ -65,8 +65,13 @@ def recipes() -> Checked:
 
 
 def teachers() -> Checked:
-    page = table(RESULTS, "Kvasir-SEG, 80 labels")
-    for seed, name in (("1000", KVASIR[1]), ("2000", KVASIR[2])):
+    kvasir, acdc = table(RESULTS, "Kvasir-SEG, 80 labels"), table(RESULTS, "ACDC, two teachers")
+    for page, seed, name in (
+        (kvasir, 1000, KVASIR[1]),
+        (kvasir, 2000, KVASIR[2]),
+        (acdc, 1, ACDC[1]),
+        (acdc, 2, ACDC[2]),
+    ):
         members, stages = record(name)["members"], _stages(name)
         shown = [mean(members), max(members), stages["teacher"]["dice"], stages["student"]["dice"]]
         for cell, value in zip(page.cells(f"seed {seed}"), shown, strict=True):
