@@ -149,3 +149,10 @@ def test_means_and_deviations_of_methods_are_those_of_their_seeds() -> None:
         if row[0] not in controls.values():
             (gap, _), (low, _), (high, _) = numbers(of["difference [95 %]"])
             assert low < gap < high and abs(gap - dice[row[0]] + dice[controls[row[1]]]) <= 0.0011, row
+
+
+def test_a_cell_that_differs_in_its_last_digit_does_not_agree() -> None:
+    assert agree("**0.857**", 0.8574) and agree("+2.1 [-0.4, +3.6]", [0.0205, -0.0043, 0.0364], times=100)
+    assert not agree("0.857", 0.8583) and not agree("+2.1 [-0.4, +3.6]", [0.0205, 0.0043, 0.0364], times=100)
+    assert not agree("0.857", [0.857, 0.9]) and not agree("", 0.857)
+    assert numbers("1,200 steps, −5 %, `x2`") == [(1200.0, 0), (-5.0, 0)]
