@@ -70,7 +70,7 @@ def select_images(command: Select) -> None:
     if by_variance and (command.model is None or command.method not in ("auto", "uncertain")):
         raise ValueError("by: variance is that of a run's teachers; give --model RUN, and no --method but uncertain")
     if command.method in ("typical", "k-centre") and command.format is None:
-        refuse_flags(command, "model", why=f"--method {command.method} looks at features alone")
+        refuse_flags(command, "model", why=f"--method {command.method} compares features alone")
     refuse_flags(command.data, "mask_threshold", "ignore", why="no mask is opened")
     if command.ignore_masks and command.data.labelled is not None:
         raise ValueError(

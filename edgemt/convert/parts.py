@@ -18,7 +18,8 @@ _CALLED = {
 def part_of(path: PurePath) -> str:
     """The part by the stem of a file, or else by its folders, the deepest first: "val", "test", or "" for training.
 
-    A part is a whole word: instances_val2017.json is validation, mitral_valve.json is not. `path`: from the source on.
+    The name of a part counts where no letter is beside it: instances_val2017.json is validation, mitral_valve.json is
+    not. `path`: from the source on.
     """
     for text in (path.stem, *reversed(path.parts[:-1])):
         found = {_CALLED[name] for name in re.split(r"[^a-z]+", text.casefold()) if name in _CALLED}

@@ -9,7 +9,6 @@ from edgemt.learning.feature_term import FeatureTerm
 from edgemt.learning.roles import Frozen
 from edgemt.methods import METHODS, Method, takes_ignored_pixels, takes_overlapping_classes
 from edgemt.methods.distillation import Distillation
-from edgemt.methods.supervised import Supervised
 from edgemt.pipeline.corruptions import training_corruptions
 from edgemt.pipeline.network_spec import student_spec
 from edgemt.pipeline.recipe import Recipe, learns_uncertainty, student_method, teacher_dims, uses_soft_label_bank
@@ -102,7 +101,7 @@ def needs_unlabelled(method: Method) -> bool:
 
 def semi_supervised(of: Recipe) -> Method:
     """The method of the control without distillation: the teacher's, `two_stream_mt` where that uses labels alone."""
-    return METHODS["two_stream_mt"] if isinstance(of.teacher.method, Supervised) else of.teacher.method
+    return of.teacher.method if of.teacher.method.uses_unlabelled else METHODS["two_stream_mt"]
 
 
 def _check_input(recipe: Recipe) -> None:
